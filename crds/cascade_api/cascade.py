@@ -1,0 +1,215 @@
+"""The DiffusionCascade resource: variants, objective and capacity that a user asks for (design 5.1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from .base import NAME_PATTERN, Document, Metadata, field_error
+from .names import API_VERSION, CascadeRef
+from .quantities import Duration, Money, Percent, duration_s
+
+SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
+
+
+class Objective(Document):
+    """The end-to-end deadline of a request and the share of requests that must meet it."""
+
+    latency: Duration
+    attainment_percent: int = Field(default=99, ge=1, le=100)
+
+    @property
+    def latency_s(self) -> float:
+        return duration_s(self.latency)
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.latency_s <= 0:
+            raise field_error("latency", "must be above zero: write a duration such as 60s")
+        return self
+
+
+class Reference(Document):
+    """A resource in the same namespace."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=63)
+
+
+class Model(Document):
+    """The identity of a model; immutable once served: a new revision is a new variant."""
+
+    source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
+    revision: str = Field(pattern=r"^[A-Za-z0-9._-]+$", min_length=1, max_length=64)
+    weights: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=40)
+    steps: int = Field(ge=1, le=1000)
+    height: int = Field(ge=8, le=4096)
+    width: int = Field(ge=8, le=4096)
+
+
+class Engine(str, Enum):
+    """What runs a variant's denoiser."""
+
+    DIFFUSERS = "diffusers"
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+
+
+class ReplicaBounds(Document):
+    """Bounds on a variant's replicas, over all accelerator classes."""
+
+    min: int = Field(default=0, ge=0, le=1024)
+    max: int = Field(default=16, ge=0, le=1024)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise field_error("min", f"{self.min} is above max ({self.max}): lower min or raise max")
+        return self
+
+
+class Discriminator(Document):
+    """The model that judges a light image."""
+
+    source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
+
+
+class Variant(Document):
+    """One model configuration that turns a prompt into an image."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=40)
+    model: Model
+    engine: Engine
+    classes: list[str] = Field(min_length=1, max_length=8)
+    replicas: ReplicaBounds = ReplicaBounds()
+    discriminator: Discriminator | None = None
+
+
+class Hardness(Document):
+    """How prompts are scored before any image exists."""
+
+    scorer: Literal["rules", "learned", "coin-flip"] = "rules"
+    source: str | None = Field(default=None, pattern=SOURCE_PATTERN, max_length=253)
+
+
+class Capacity(Document):
+    """Hard ceilings; a class that is absent is 0, and missing data never lifts them."""
+
+    accelerators: dict[str, int] = Field(min_length=1, max_length=16)
+    budget_per_hour: Money | None = None
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        for name, count in self.accelerators.items():
+            if count < 0 or count > 100_000:
+                raise field_error(f"accelerators.{name}", f"{count} is not a count between 0 and 100000")
+        if sum(self.accelerators.values()) == 0:
+            raise field_error("accelerators", "admits nothing: give at least one class a count above zero")
+        return self
+
+
+class PolicyName(str, Enum):
+    """Policies that can decide; `hybrid` is ours, the rest are baselines in the same code path."""
+
+    ALL_LIGHT = "all-light"
+    ALL_HEAVY = "all-heavy"
+    PROTEUS = "proteus"
+    DIFFSERVE = "diffserve"
+    DIFFSERVE_STATIC = "diffserve-static"
+    HADIS = "hadis"
+    HADIS_JSQ = "hadis-jsq"
+    HYBRID = "hybrid"
+
+
+class Policy(Document):
+    """How decisions are made and acted upon."""
+
+    name: PolicyName = PolicyName.HYBRID
+    mode: Literal["auto", "advisory", "paused"] = "auto"
+    overload: Literal["degrade", "strict"] = "degrade"
+    headroom_percent: Percent = 5
+    weight: int = Field(default=100, ge=1, le=10_000)
+    scale_to_zero_after: Duration | None = None
+
+
+class ModelCache(Document):
+    """Where downloaded weights are kept on a cluster."""
+
+    claim_name: str = Field(pattern=NAME_PATTERN, max_length=253)
+
+
+class PodTemplate(Document):
+    """Curated overrides of a replica's pod."""
+
+    node_selector: dict[str, str] = Field(default_factory=dict, max_length=32)
+    tolerations: list[dict[str, Any]] = Field(default_factory=list, max_length=32)
+    env: list[dict[str, Any]] = Field(default_factory=list, max_length=64)
+    resources: dict[str, Any] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
+
+
+class CascadeSpec(Document):
+    """What the user asks for."""
+
+    objective: Objective
+    profile_ref: Reference
+    variants: list[Variant] = Field(min_length=2, max_length=8)
+    hardness: Hardness = Hardness()
+    discriminator: Discriminator
+    capacity: Capacity
+    policy: Policy = Policy()
+    model_cache: ModelCache | None = None
+    pod_template: PodTemplate = PodTemplate()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        twice = [name for name, n in Counter(v.name for v in self.variants).items() if n > 1]
+        if twice:
+            raise field_error("variants", f"{twice[0]!r} is there twice: variant names must be unique")
+        sizes = {(v.model.width, v.model.height) for v in self.variants}
+        if len(sizes) > 1:
+            raise field_error("variants", f"images differ in size ({sorted(sizes)}): give all variants one size")
+        for index, variant in enumerate(self.variants):
+            if not any(self.capacity.accelerators.get(c, 0) for c in variant.classes):
+                raise field_error(
+                    f"variants.{index}.classes",
+                    f"none of {variant.classes} has accelerators in spec.capacity.accelerators: add one there, "
+                    "or name another class",
+                )
+        least = sum(v.replicas.min for v in self.variants)
+        if least > sum(self.capacity.accelerators.values()):
+            raise field_error(
+                "capacity.accelerators",
+                f"fewer accelerators than the variants' replicas.min together ({least}): raise it or lower min",
+            )
+        return self
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; raises KeyError where there is none."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise KeyError(name)
+
+    def discriminator_of(self, variant: str) -> str:
+        """Source of the discriminator that judges the images of ``variant``."""
+        return (self.variant(variant).discriminator or self.discriminator).source
+
+
+class DiffusionCascade(Document):
+    """A cascade as a Kubernetes object."""
+
+    model_config = ConfigDict(title="DiffusionCascade")
+
+    api_version: Literal["diffusioncascade.io/v1alpha1"] = API_VERSION
+    kind: Literal["DiffusionCascade"] = "DiffusionCascade"
+    metadata: Metadata
+    spec: CascadeSpec
+    status: dict[str, Any] | None = None
+
+    @property
+    def ref(self) -> CascadeRef:
+        return CascadeRef(self.metadata.namespace, self.metadata.name)

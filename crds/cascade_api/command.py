@@ -1,0 +1,61 @@
+"""The `cascade` command: composed from what the installed components bring.
+
+Each component registers its subcommands through the entry-point group ``cascade.commands``; a component
+whose libraries are not installed is left out, so that an image shows the commands of what it holds.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+import typer
+
+from .documents import DocumentError
+
+
+class CommandFailed(Exception):
+    """A command could not do its work; the message says why and what to do. Exit code 1 unless given."""
+
+    def __init__(self, message: str, *, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def build() -> typer.Typer:
+    """The command line of all installed components."""
+    app = typer.Typer(
+        name="cascade",
+        help="Serve cascades of text-to-image diffusion models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_root)
+    for entry in sorted(importlib.metadata.entry_points(group="cascade.commands"), key=lambda e: e.name):
+        try:
+            register = entry.load()
+        except ModuleNotFoundError as missing:
+            if missing.name is not None and missing.name.startswith("cascade_"):
+                raise
+            continue
+        register(app)
+    return app
+
+
+def _root() -> None:
+    """Serve cascades of text-to-image diffusion models."""
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one clear message, never a traceback."""
+    try:
+        build()()
+    except CommandFailed as failure:
+        sys.stderr.write(f"cascade: {failure}\n")
+        sys.exit(failure.code)
+    except DocumentError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"cascade: {problem}\n")
+        sys.exit(2)

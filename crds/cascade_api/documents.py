@@ -1,0 +1,250 @@
+"""YAML text to resources; every problem comes with file, line, field and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .cascade import DiffusionCascade
+from .names import API_VERSION
+from .profile import CascadeProfile, profile_problems
+
+Resource = DiffusionCascade | CascadeProfile
+KINDS: Mapping[str, type[DiffusionCascade] | type[CascadeProfile]] = {
+    "DiffusionCascade": DiffusionCascade,
+    "CascadeProfile": CascadeProfile,
+}
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a document."""
+
+    source: str
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.source}:{self.line}" if self.line else self.source
+        return f"{where}: {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
+
+
+class DocumentError(ValueError):
+    """A file that cannot be used; ``problems`` says all that is wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class CascadeFile:
+    """The cascades of a file with the profiles that they name."""
+
+    cascades: list[DiffusionCascade]
+    profiles: list[CascadeProfile]
+
+    def profile_of(self, cascade: DiffusionCascade) -> CascadeProfile:
+        """The profile that a cascade names; raises KeyError where the file has none (never after `load_cascades`)."""
+        for profile in self.profiles:
+            same_place = profile.metadata.namespace == cascade.metadata.namespace
+            if same_place and profile.metadata.name == cascade.spec.profile_ref.name:
+                return profile
+        raise KeyError(cascade.spec.profile_ref.name)
+
+
+def load_documents(text: str, *, source: str) -> list[Resource]:
+    """Parse every document of a YAML text.
+
+    Raises DocumentError with all problems of all documents.
+    """
+    return [resource for resource, _ in _parse(text, source)]
+
+
+def load_cascades(text: str, *, source: str) -> CascadeFile:
+    """Cascades and profiles of one text, checked against each other.
+
+    Raises DocumentError also where a cascade's profile is missing or lacks one of its variants.
+    """
+    parsed = _parse(text, source)
+    file = CascadeFile(
+        cascades=[r for r, _ in parsed if isinstance(r, DiffusionCascade)],
+        profiles=[r for r, _ in parsed if isinstance(r, CascadeProfile)],
+    )
+    problems: list[Problem] = []
+    if not file.cascades:
+        problems.append(Problem(source, 0, "kind", "holds no DiffusionCascade: add one"))
+    for resource, node in parsed:
+        if not isinstance(resource, DiffusionCascade):
+            continue
+        try:
+            profile = file.profile_of(resource)
+        except KeyError:
+            name = resource.spec.profile_ref.name
+            found = [
+                (
+                    "spec.profileRef.name",
+                    f"no CascadeProfile {name!r} in namespace {resource.metadata.namespace!r}: add it to the file",
+                )
+            ]
+        else:
+            found = profile_problems(resource.spec, profile.spec)
+        for field, message in found:
+            problems.append(Problem(source, _line(node, _split(field)), field, message))
+    if problems:
+        raise DocumentError(problems)
+    return file
+
+
+def dump_documents(resources: list[Resource]) -> str:
+    """YAML of resources, in order, in the spelling that `load_documents` reads."""
+    return yaml.safe_dump_all([r.wire() for r in resources], sort_keys=False, width=110)
+
+
+def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
+    try:
+        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        detail = getattr(error, "problem", None) or str(error)
+        raise DocumentError([Problem(source, mark.line + 1 if mark else 0, "", f"not YAML: {detail}")]) from None
+    if not nodes:
+        raise DocumentError([Problem(source, 0, "", "is empty: it should hold a DiffusionCascade")])
+    problems: list[Problem] = []
+    resources: list[tuple[Resource, yaml.Node]] = []
+    for node in nodes:
+        problems.extend(_duplicate_keys(node, source, ()))
+        loader = yaml.SafeLoader("")
+        try:
+            value = loader.construct_document(node)
+        except yaml.YAMLError as error:
+            problems.append(Problem(source, node.start_mark.line + 1, "", f"not YAML: {error}"))
+            continue
+        found = _resource(value, node, source)
+        if isinstance(found, list):
+            problems.extend(found)
+        else:
+            resources.append((found, node))
+    if problems:
+        raise DocumentError(problems)
+    return resources
+
+
+def _resource(value: Any, node: yaml.Node, source: str) -> Resource | list[Problem]:
+    line = node.start_mark.line + 1
+    if not isinstance(value, dict):
+        return [Problem(source, line, "", "is not a mapping: it should be a resource with apiVersion and kind")]
+    if value.get("apiVersion") != API_VERSION:
+        line = _line(node, ("apiVersion",))
+        return [Problem(source, line, "apiVersion", f"{value.get('apiVersion')!r} is not known: write {API_VERSION}")]
+    kind = value.get("kind")
+    model = KINDS.get(str(kind))
+    if model is None:
+        line = _line(node, ("kind",))
+        return [Problem(source, line, "kind", f"{kind!r} is not known: write one of {', '.join(KINDS)}")]
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        return [_problem(detail, model, node, source) for detail in error.errors()]
+
+
+def _problem(detail: Any, model: type[BaseModel], node: yaml.Node, source: str) -> Problem:
+    path: Path = tuple(detail["loc"])
+    message = str(detail["msg"])
+    kind = detail["type"]
+    if kind == "cross_field":
+        path = path + _split(detail["ctx"]["field"])
+    elif kind == "extra_forbidden":
+        known = _known_fields(model, path[:-1])
+        near = difflib.get_close_matches(str(path[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        message = f"unknown field; {hint}"
+    elif kind == "missing":
+        message = "is required: add it"
+    elif kind == "string_pattern_mismatch":
+        message = f"{detail['input']!r} does not match {detail['ctx']['pattern']}"
+    elif kind in ("too_short", "too_long"):
+        message = message[0].lower() + message[1:]
+    else:
+        message = f"{message[0].lower()}{message[1:]} (is {_short(detail['input'])})"
+    return Problem(source, _line(node, path), ".".join(str(step) for step in path), message)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_fields(model: type[BaseModel], path: Path) -> list[str]:
+    """Names of the fields at ``path`` below ``model``, as written on the wire."""
+    current: Any = model
+    for step in path:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            return []
+        if isinstance(step, int):
+            continue
+        for name, field in current.model_fields.items():
+            if step in (name, field.alias):
+                current = _inner_model(field.annotation)
+                break
+        else:
+            return []
+    if not (isinstance(current, type) and issubclass(current, BaseModel)):
+        return []
+    return sorted(str(field.alias or name) for name, field in current.model_fields.items())
+
+
+def _inner_model(annotation: Any) -> Any:
+    """The model inside ``list[M]``, ``M | None`` or ``M``; None where there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _inner_model(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _split(field: str) -> Path:
+    return tuple(int(step) if step.isdigit() else step for step in field.split("."))
+
+
+def _line(node: yaml.Node, path: Path) -> int:
+    """Line of the node at ``path``, or of its nearest ancestor that exists; 1 is the first."""
+    line = node.start_mark.line + 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == step:
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def _duplicate_keys(node: yaml.Node, source: str, path: Path) -> Iterator[Problem]:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            here = (*path, key.value)
+            if key.value in seen:
+                yield Problem(source, key.start_mark.line + 1, ".".join(map(str, here)), "is there twice: keep one")
+            seen.add(key.value)
+            yield from _duplicate_keys(value, source, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _duplicate_keys(value, source, (*path, index))

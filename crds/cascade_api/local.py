@@ -1,0 +1,43 @@
+"""Where `cascade up` keeps its state on this machine, and how other commands find what it runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from .base import Document
+
+ADDRESSES_FILE = "addresses.json"
+
+
+class Addresses(Document):
+    """What a running `cascade up` listens on."""
+
+    grpc: str
+    http: str
+    redis: str
+    pid: int
+    manifest: str
+
+
+def default_state_dir() -> Path:
+    """``$XDG_STATE_HOME/diffusion-cascade``, by default below ``~/.local/state``."""
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "diffusion-cascade"
+
+
+def read_addresses(state_dir: Path) -> Addresses | None:
+    """Addresses of the local cascade, or None where none was started from ``state_dir``."""
+    try:
+        return Addresses.model_validate_json((state_dir / ADDRESSES_FILE).read_text())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def write_addresses(state_dir: Path, addresses: Addresses) -> None:
+    """Replace the addresses atomically."""
+    scratch = state_dir / (ADDRESSES_FILE + ".new")
+    scratch.write_text(addresses.model_dump_json(by_alias=True))
+    scratch.replace(state_dir / ADDRESSES_FILE)

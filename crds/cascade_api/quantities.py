@@ -1,0 +1,53 @@
+"""Durations, percentages and money as the resources write them: strings and integers, never floats.
+
+Kubernetes API conventions forbid floats in resources: a round trip through another client may change
+them. Durations are ``^[0-9]+(ms|s|m|h)$``, shares are integer percent, qualities integer thousandths.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field
+
+DURATION_PATTERN = r"^[0-9]+(ms|s|m|h)$"
+MONEY_PATTERN = r"^[0-9]+(\.[0-9]{1,4})?$"
+
+Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=12)]
+Money = Annotated[str, Field(pattern=MONEY_PATTERN, max_length=16)]
+Percent = Annotated[int, Field(ge=0, le=100)]
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration_s(text: str) -> float:
+    """Seconds in a duration such as ``250ms``, ``60s``, ``10m`` or ``2h``.
+
+    Raises ValueError, naming the accepted form, for anything else.
+    """
+    match = re.fullmatch(r"([0-9]+)(ms|s|m|h)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration: write a whole number and ms, s, m or h, such as 60s")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest duration string for a non-negative number of seconds, exact to a millisecond."""
+    millis = round(seconds * 1000)
+    if millis < 0:
+        raise ValueError(f"a duration cannot be negative: {seconds}")
+    if millis % 1000:
+        return f"{millis}ms"
+    whole = millis // 1000
+    if whole and whole % 3600 == 0:
+        return f"{whole // 3600}h"
+    if whole and whole % 60 == 0:
+        return f"{whole // 60}m"
+    return f"{whole}s"
+
+
+def money(text: str) -> Decimal:
+    """Amount of money per hour, in the currency of the operator's class prices."""
+    return Decimal(text)

@@ -1,0 +1,30 @@
+"""What a router reports about itself, in Redis, for the planner and for `cascade status`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .plan import PlanPart
+from .reasons import Refusal, Route
+
+QUANTILES = 21
+"""Points of a reported score sketch: the 0 %, 5 %, …, 100 % quantiles."""
+
+
+class RouterReport(PlanPart):
+    """One router's view of one cascade; refreshed about every second, TTL a few seconds."""
+
+    router: str
+    at_ms: int
+    plan_generation: int
+    received: int = Field(description="valid requests since the router started")
+    routes: dict[Route, int] = Field(default_factory=dict, description="answers since the router started")
+    refusals: dict[Refusal, int] = Field(default_factory=dict, description="refusals since the router started")
+    violations: int = Field(default=0, description="answers later than their deadline, and refusals")
+    recent_routes: dict[Route, int] = Field(default_factory=dict, description="answers of the last 60 s")
+    recent_window_s: float = 60.0
+    latency_p50_s: float | None = Field(default=None, description="over the last 60 s")
+    latency_p99_s: float | None = Field(default=None, description="over the last 60 s")
+    hardness: list[float] = Field(default_factory=list, description="QUANTILES points, or empty")
+    confidence: dict[str, list[float]] = Field(default_factory=dict, description="by light variant")
+    store_away: bool = False

@@ -1,0 +1,68 @@
+"""Settings of the operator and the router: environment variables, chart values and command-line options meet here.
+
+Every field can be set through the environment (``CASCADE_OPERATOR_…``, ``CASCADE_ROUTER_…``; nested and
+list values as JSON), which is how a chart passes its values.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .base import NAME_PATTERN, Document
+from .names import CPU_CLASS
+from .quantities import Money
+
+
+class AcceleratorClass(Document):
+    """A kind of accelerator of a cluster."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=63)
+    resource: str = Field(max_length=253)
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
+    price_per_hour: Money = "0"
+
+
+CPU = AcceleratorClass(name=CPU_CLASS, resource="cpu")
+"""Built in: a slot of one core and one thread, for the built-in models and for laptops."""
+
+
+class PlannerSettings(BaseSettings):
+    """Constants of the planner, as fractions of the objective where they are times (design 5.1, 6)."""
+
+    model_config = SettingsConfigDict(env_prefix="CASCADE_OPERATOR_", frozen=True)
+
+    tick_fraction: float = Field(default=1 / 12, gt=0, le=1)
+    tick_min_s: float = Field(default=0.5, gt=0)
+    tick_max_s: float = Field(default=10.0, gt=0)
+    pool_ticks: int = Field(default=10, ge=1, description="ticks between plans that may change pools")
+    forecast_window: float = Field(default=2.0, gt=0, description="objectives of arrivals the forecast looks at")
+    forecast_margin: float = Field(default=1.03, ge=1)
+    light_utilisation: float = Field(default=0.95, gt=0, le=1)
+    heavy_utilisation: float = Field(default=0.97, gt=0, le=1)
+    switch_price: float = Field(default=0.005, ge=0, description="metric units given up per switch saved")
+    dear_switch_price: float = Field(
+        default=0.02, ge=0, description="the same where a switch costs more than half an objective"
+    )
+    seed: int = 0
+
+    def tick_s(self, objective_s: float) -> float:
+        """Seconds between two ticks of the planner for an objective."""
+        return min(max(objective_s * self.tick_fraction, self.tick_min_s), self.tick_max_s)
+
+
+class RouterSettings(BaseSettings):
+    """Where the router listens, and its bounds."""
+
+    model_config = SettingsConfigDict(env_prefix="CASCADE_ROUTER_", frozen=True)
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    grpc_address: str = "127.0.0.1:8001"
+    http_address: str = "127.0.0.1:8000"
+    router_id: str = Field(default="", description="empty: host name and process id")
+    queue_limit: int = Field(default=1000, ge=1, description="waiting entries of one pool")
+    prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
+    deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")
+    drain_s: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for work in hand")
+    log_prompts: bool = False

@@ -1,0 +1,63 @@
+"""What the operator reports of a cascade: conditions, pools and the plan in force (design 5.1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .base import Document
+from .reasons import ConditionType, Reason
+
+
+class Condition(Document):
+    """A Kubernetes condition."""
+
+    type: ConditionType
+    status: Literal["True", "False", "Unknown"]
+    reason: Reason
+    message: str = Field(default="", max_length=1024)
+    observed_generation: int = 0
+    last_transition_time: str = ""
+
+
+class PoolStatus(Document):
+    """One pool at a glance."""
+
+    name: str
+    variant: str
+    accelerator_class: str = Field(alias="class")
+    desired: int
+    ready: int
+    batch: int
+
+
+class CascadeStatus(Document):
+    """Status of a DiffusionCascade; below 10 KB, written only when it changes."""
+
+    observed_generation: int = 0
+    conditions: list[Condition] = Field(default_factory=list, max_length=16)
+    light: str = ""
+    heavy: str = ""
+    direct_percent: int = 0
+    escalation_percent: int = 0
+    replicas: str = "0/0"
+    pools: list[PoolStatus] = Field(default_factory=list, max_length=64)
+    plan_generation: int = 0
+    plan_reason: Reason = Reason.INITIAL_PLAN
+    cost_per_hour: str = "0"
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        return next((c for c in self.conditions if c.type == kind), None)
+
+
+def merge_conditions(old: list[Condition], new: list[Condition], *, now: str) -> list[Condition]:
+    """``new`` with the transition time of ``old`` kept wherever the status did not change."""
+    before = {c.type: c for c in old}
+    merged = []
+    for condition in new:
+        was = before.get(condition.type)
+        same = was is not None and was.status == condition.status
+        time = was.last_transition_time if same and was is not None else now
+        merged.append(condition.model_copy(update={"last_transition_time": time}))
+    return merged

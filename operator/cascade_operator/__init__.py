@@ -1,0 +1,1 @@
+"""The operator: decides which variants run where, and makes it so."""

@@ -1,0 +1,1 @@
+"""The profiler: measures variants and cascades, generates load, and replays traces."""
