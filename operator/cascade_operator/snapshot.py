@@ -1,0 +1,123 @@
+"""What the controller sees and what it asks for: plain data between collect, decide and act."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
+from cascade_api.profile import CascadeProfile
+from cascade_api.report import RouterReport
+from cascade_api.status import CascadeStatus
+
+
+class ReplicaState(str, Enum):
+    """Life of a replica: starting → ready → draining → (stopped, or starting with another variant)."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One accelerator with the Triton server on it.
+
+    ``in_flight`` counts credits in use (None: unknown, so not drained); ``since_s`` is when ``state`` began.
+    """
+
+    id: str
+    accelerator_class: str
+    endpoint: str
+    variant: str
+    state: ReplicaState
+    since_s: float
+    in_flight: int | None = None
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Arrivals per whole second, oldest first, as (Unix second, count); absent seconds had none."""
+
+    counts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class CascadeView:
+    """Everything known of one cascade; None means unknown, and unknown holds the last plan."""
+
+    cascade: DiffusionCascade
+    profile: CascadeProfile | None
+    plan: Plan | None
+    demand: Demand | None
+    queue_depths: Mapping[str, int] | None
+    reports: tuple[RouterReport, ...]
+    replicas: tuple[Replica, ...]
+    status: CascadeStatus | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every cascade of one operator at one instant; ``inventory`` counts accelerators by class."""
+
+    cascades: tuple[CascadeView, ...]
+    inventory: Mapping[str, int] | None
+    store_available: bool = True
+
+
+@dataclass(frozen=True)
+class Start:
+    """Have ``variant`` served on a replica: a new one on a free accelerator, or ``replica_id`` in place once drained."""
+
+    cascade: CascadeRef
+    replica_id: str | None
+    accelerator_class: str
+    variant: str
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Give a replica no new work; it keeps serving what it holds."""
+
+    cascade: CascadeRef
+    replica_id: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Take a drained or failed replica away and free its accelerator."""
+
+    cascade: CascadeRef
+    replica_id: str
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Put a plan in force."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class SetStatus:
+    """Report a cascade's state; sent only when it changed."""
+
+    cascade: CascadeRef
+    status: CascadeStatus
+
+
+Action = Start | Drain | Stop | Publish | SetStatus
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Why: figures and binding constraints of a decision, for logs, `cascade plan` and metrics."""
+
+    cascade: CascadeRef
+    reason: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    binding: tuple[str, ...] = ()
