@@ -1,0 +1,83 @@
+# Diffusion Cascade: `make help` lists the targets. `make up` serves; `make test` proves.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
+PYTHON := python3
+endif
+FILE ?= examples/shapes.yaml
+BIN := .venv/bin
+PIP_FLAGS := --quiet --disable-pip-version-check
+PYTEST := $(BIN)/pytest --durations=10
+
+.PHONY: help setup up down test test-long lint verify bench lock models clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready .venv-triton/.ready ## both environments, from the locks
+
+.venv/.ready: requirements/dev.lock pyproject.toml
+	@echo "setup: project environment (.venv), about a minute"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install $(PIP_FLAGS) -r requirements/dev.lock
+	@$(BIN)/pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-triton/.ready: requirements/triton.lock
+	@echo "setup: Triton environment (.venv-triton), about half a minute"
+	@test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
+	@.venv-triton/bin/pip install $(PIP_FLAGS) -r requirements/triton.lock
+	@touch $@
+
+.venv-train/.ready: requirements/train.lock
+	@echo "setup: training environment (.venv-train), with torch"
+	@test -x .venv-train/bin/python || $(PYTHON) -m venv .venv-train
+	@.venv-train/bin/pip install $(PIP_FLAGS) -r requirements/train.lock
+	@touch $@
+
+up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
+	@$(BIN)/cascade up -f $(FILE) $(ARGS)
+
+down: ## stop what `cascade up --detach` left running
+	@$(BIN)/cascade down
+
+test: setup ## unit, property and contract tests (real Redis, real Triton)
+	@$(PYTEST) -m "not slow and not cluster" $(ARGS)
+
+test-long: setup ## the slow tests: kills under load, long load runs
+	@$(PYTEST) -m "slow" $(ARGS)
+
+lint: setup ## format, lint, types, import layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+verify: setup ## regenerate everything that is generated; fails on a difference
+	@$(BIN)/python docs/generate.py --check
+
+bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
+	@$(BIN)/python -m tests.bench.cascade_quality
+
+lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
+	@for part in dev triton train; do \
+		case $$part in dev) in="--extra dev pyproject.toml";; *) in=requirements/$$part.in;; esac; \
+		$(BIN)/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-find-links \
+			--no-emit-trusted-host --strip-extras --annotation-style=line -o requirements/$$part.lock $$in; \
+		sed -i -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' requirements/$$part.lock; \
+	done
+
+models: .venv-train/.ready ## train the built-in models from nothing (SMOKE=1: a minute, checks only)
+ifeq ($(SMOKE),)
+	@cd model-repo && ../.venv-train/bin/python -m cascade_models.shapes.training --out cascade_models/shapes/weights --seed 0
+else
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && cd model-repo \
+		&& ../.venv-train/bin/python -m cascade_models.shapes.training --out "$$out" --seed 0 --smoke
+endif
+
+clean: ## remove environments and caches
+	rm -rf .venv .venv-triton .venv-train .mypy_cache .ruff_cache .pytest_cache .hypothesis

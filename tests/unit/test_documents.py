@@ -1,0 +1,112 @@
+"""Manifests: what is accepted, and how each mistake is named with its line, field and fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from cascade_api.documents import DocumentError, load_cascades
+
+PROFILE = """\
+apiVersion: diffusioncascade.io/v1alpha1
+kind: CascadeProfile
+metadata: {name: shapes}
+spec:
+  source: {kind: estimated}
+  metrics: [{name: q2, direction: max}]
+  objectiveMetric: q2
+  execution:
+    - {variant: small, class: cpu, batch: 1, p50Micros: 2000, p95Micros: 2500}
+    - {variant: large, class: cpu, batch: 1, p50Micros: 40000, p95Micros: 41000}
+  quality:
+    - {light: small, heavy: large, directPercent: 0, escalationPercent: 0, valuesMilli: {q2: 660}}
+"""
+CASCADE = """\
+apiVersion: diffusioncascade.io/v1alpha1
+kind: DiffusionCascade
+metadata: {name: shapes}
+spec:
+  objective: {latency: 2s}
+  profileRef: {name: shapes}
+  variants:
+    - name: small
+      model: {source: "builtin://shapes", revision: abc, weights: light, steps: 2, height: 32, width: 32}
+      engine: onnxruntime
+      classes: [cpu]
+    - name: large
+      model: {source: "builtin://shapes", revision: abc, weights: heavy, steps: 20, height: 32, width: 32}
+      engine: onnxruntime
+      classes: [cpu]
+      replicas: {min: 0, max: 4}
+  discriminator: {source: "builtin://shapes"}
+  capacity: {accelerators: {cpu: 2}}
+"""
+GOOD = f"{PROFILE}---\n{CASCADE}"
+
+
+def problem_of(text: str) -> str:
+    with pytest.raises(DocumentError) as caught:
+        load_cascades(text, source="cascade.yaml")
+    return str(caught.value)
+
+
+def test_a_good_file_gives_cascade_and_profile() -> None:
+    file = load_cascades(GOOD, source="cascade.yaml")
+    (cascade,) = file.cascades
+    assert str(cascade.ref) == "default/shapes"
+    assert cascade.spec.objective.latency_s == 2
+    assert cascade.spec.objective.attainment_percent == 99
+    assert file.profile_of(cascade).spec.direction == "max"
+    assert cascade.spec.discriminator_of("small") == "builtin://shapes"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ("steps: 20", "stepz: 20", "cascade.yaml:26: spec.variants.1.model.stepz", "did you mean 'steps'?"),
+        ("min: 0, max: 4", "min: 5, max: 4", "spec.variants.1.replicas.min", "above max (4): lower min or raise max"),
+        ("latency: 2s", "latency: two", "spec.objective.latency", "'two' does not match"),
+        ("latency: 2s", "latency: 0s", "spec.objective.latency", "above zero"),
+        ("- name: large", "- name: small", "spec.variants", "'small' is there twice"),
+        ("cpu: 2", "cpu: 0", "spec.capacity.accelerators", "admits nothing"),
+        ("cpu: 2", "cpu: -1", "spec.capacity.accelerators.cpu", "-1 is not a count"),
+        ("{cpu: 2}", "{gpu: 2}", "spec.variants.0.classes", "has accelerators in spec.capacity.accelerators"),
+        ("variant: large, class", "variant: huge, class", "spec.variants.1.name", "is not in the profile's"),
+        ("profileRef: {name: shapes}", "profileRef: {name: other}", "spec.profileRef.name", "no 'other' in"),
+        ("kind: DiffusionCascade", "kind: Cascade", "kind", "write one of DiffusionCascade, CascadeProfile"),
+        ("v1alpha1\nkind: DiffusionCascade", "v9\nkind: DiffusionCascade", "apiVersion", "write diffusioncascade.io"),
+        ("engine: onnxruntime", "engine: magic", "spec.variants.0.engine", "'magic'"),
+        ("height: 32, width: 32}\n      engine: onnxruntime\n      classes: [cpu]\n      replicas",
+         "height: 64, width: 32}\n      engine: onnxruntime\n      classes: [cpu]\n      replicas",
+         "spec.variants", "images differ in size"),
+        ("objectiveMetric: q2", "objectiveMetric: fid", "spec.objectiveMetric", "'fid' is not among"),
+        ("p95Micros: 2500", "p95Micros: 25", "spec.execution.0.p95Micros", "below p50Micros"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_field(old: str, new: str, where: str, what: str) -> None:
+    assert old in GOOD
+    text = problem_of(GOOD.replace(old, new, 1))
+    assert where in text
+    assert what in text
+
+
+def test_one_variant_alone_is_no_cascade() -> None:
+    start, end = CASCADE.index("    - name: large"), CASCADE.index("  discriminator:")
+    text = problem_of(f"{PROFILE}---\n{CASCADE[:start]}{CASCADE[end:]}")
+    assert "spec.variants" in text
+    assert "at least 2" in text
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = problem_of(GOOD.replace("steps: 20", "stepz: 20").replace("latency: 2s", "latency: two"))
+    assert len(text.splitlines()) == 3  # unknown field, missing field, bad duration
+
+
+def test_a_key_written_twice_is_refused() -> None:
+    assert "is there twice" in problem_of(
+        GOOD.replace("  objective: {latency: 2s}", "  objective: {latency: 2s}\n" * 2)
+    )
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "- 1\n", "a: [", "\x00"])
+def test_what_is_not_a_manifest_is_refused_in_words(text: str) -> None:
+    assert problem_of(text).startswith("cascade.yaml")

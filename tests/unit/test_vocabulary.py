@@ -1,0 +1,97 @@
+"""Durations, names and the plan document: round trips and rules that every component leans on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cascade_api.names import CascadeRef, pool_name
+from cascade_api.plan import Plan, next_generation
+from cascade_api.quantities import duration_s, format_duration
+from cascade_api.reasons import ConditionType, Reason
+from cascade_api.status import Condition, merge_conditions
+
+PLAN = """{"schema": 1, "generation": 7, "cascade": "default/shapes", "issuedAt": "2026-11-21T10:00:00Z",
+ "reason": "DemandRose", "objectiveS": 2, "attainment": 0.99, "overload": "degrade", "discriminator": "builtin://shapes",
+ "image": {"width": 32, "height": 32}, "variants": {"l": {"steps": 2}, "h": {"steps": 20}}, "someday": true,
+ "rows": [{"share": 0.5, "light": "l", "heavy": "h", "direct": 0.2, "escalation": 0.5},
+          {"share": 0.5, "light": "l", "heavy": "h", "direct": 0.0, "escalation": 0.0}],
+ "pools": [{"name": "l.cpu", "variant": "l", "class": "cpu", "batch": 2, "executionS": {"1": 0.002, "4": 0.008},
+            "replicas": [{"id": "cpu-0", "endpoint": "127.0.0.1:9000", "state": "ready"}]}],
+ "expected": {"demand": 5, "latencyP99": 0.4, "quality": 0.9}}"""
+
+
+@given(st.integers(min_value=0, max_value=10**9))
+def test_durations_survive_the_round_trip_to_a_millisecond(millis: int) -> None:
+    assert duration_s(format_duration(millis / 1000)) == pytest.approx(millis / 1000)
+
+
+@pytest.mark.parametrize("text", ["", "5", "-5s", "1.5s", "5 s", "s", "1d", "1s "])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        duration_s(text)
+
+
+def test_all_keys_of_a_cascade_share_one_cluster_slot() -> None:
+    ref = CascadeRef("media", "portraits")
+    keys = [
+        ref.plan_key,
+        ref.demand_key,
+        ref.queue_key("p"),
+        ref.entry_key("e"),
+        ref.credits_key("p"),
+        ref.leases_key("p"),
+    ]
+    assert all(key.startswith("cascade:{media/portraits}:") for key in keys)
+    assert CascadeRef.parse(str(ref)) == ref
+    assert pool_name(variant="l", accelerator_class="cpu") == "l.cpu"
+
+
+@pytest.mark.parametrize("text", ["", "a", "a/", "/b", "a/b/c"])
+def test_what_is_no_cascade_reference_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="namespace/name"):
+        CascadeRef.parse(text)
+
+
+def test_a_plan_survives_the_round_trip_and_fields_of_newer_operators_are_ignored() -> None:
+    plan = Plan.from_json(PLAN)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.planned_shares == pytest.approx({"direct": 0.1, "escalated": 0.2, "light": 0.7})
+    assert plan.rows[0].heavy_share == pytest.approx(0.6)
+
+
+def test_batch_times_between_measured_sizes_are_interpolated_and_beyond_them_extended() -> None:
+    (pool,) = Plan.from_json(PLAN).pools
+    assert pool.batch_execution_s(1) == pytest.approx(0.002)
+    assert pool.batch_execution_s(2) == pytest.approx(0.004)
+    assert pool.batch_execution_s(8) == pytest.approx(0.016)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"rows": [{"share": 0.5', '"rows": [{"share": 0.4'),
+        ('"batch": 2', '"batch": 0'),
+        ('"direct": 0.2', '"direct": 1.2'),
+        ("127.0.0.1:9000", "nowhere"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(old: str, new: str) -> None:
+    with pytest.raises(ValidationError):
+        Plan.from_json(PLAN.replace(old, new))
+
+
+@given(st.floats(min_value=0, max_value=1e10), st.integers(min_value=0, max_value=10**14))
+def test_generations_only_grow(now_s: float, last: int) -> None:
+    assert next_generation(now_s=now_s, last=last) > last
+
+
+def test_a_condition_keeps_its_transition_time_until_its_status_changes() -> None:
+    ready = Condition(type=ConditionType.READY, status="True", reason=Reason.AS_PLANNED)
+    (first,) = merge_conditions([], [ready], now="t1")
+    (same,) = merge_conditions([first], [ready.model_copy(update={"reason": Reason.STEADY})], now="t2")
+    assert same.last_transition_time == "t1"
+    (changed,) = merge_conditions([same], [ready.model_copy(update={"status": "False"})], now="t3")
+    assert changed.last_transition_time == "t3"
