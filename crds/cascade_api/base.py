@@ -20,6 +20,7 @@ class Document(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     def wire(self) -> dict[str, Any]:

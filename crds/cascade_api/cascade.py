@@ -20,7 +20,9 @@ class Objective(Document):
     """The end-to-end deadline of a request and the share of requests that must meet it."""
 
     latency: Duration
+    """The end-to-end deadline of a request."""
     attainment_percent: int = Field(default=99, ge=1, le=100)
+    """Percent of requests that must meet it."""
 
     @property
     def latency_s(self) -> float:
@@ -37,17 +39,24 @@ class Reference(Document):
     """A resource in the same namespace."""
 
     name: str = Field(pattern=NAME_PATTERN, max_length=63)
+    """Name of a resource in the same namespace."""
 
 
 class Model(Document):
     """The identity of a model; immutable once served: a new revision is a new variant."""
 
     source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
+    """Where the weights come from: `builtin://shapes`, `hf://owner/repository` or `file:///path`."""
     revision: str = Field(pattern=r"^[A-Za-z0-9._-]+$", min_length=1, max_length=64)
+    """Commit of the repository, or SHA-256 of built-in weights."""
     weights: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=40)
+    """Which weights of the source; built-in models: `heavy` or `light`."""
     steps: int = Field(ge=1, le=1000)
+    """Denoising steps."""
     height: int = Field(ge=8, le=4096)
+    """Height of the image in pixels."""
     width: int = Field(ge=8, le=4096)
+    """Width of the image in pixels."""
 
 
 class Engine(str, Enum):
@@ -62,7 +71,9 @@ class ReplicaBounds(Document):
     """Bounds on a variant's replicas, over all accelerator classes."""
 
     min: int = Field(default=0, ge=0, le=1024)
+    """Fewest replicas, also without load."""
     max: int = Field(default=16, ge=0, le=1024)
+    """Most replicas."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -75,15 +86,18 @@ class Discriminator(Document):
     """The model that judges a light image."""
 
     source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
+    """Where the discriminator comes from, as for models."""
 
 
 class Variant(Document):
     """One model configuration that turns a prompt into an image."""
 
     name: str = Field(pattern=NAME_PATTERN, max_length=40)
+    """Name of the variant; it is the name of the Triton model too."""
     model: Model
     engine: Engine
     classes: list[str] = Field(min_length=1, max_length=8)
+    """Accelerator classes that it may run on."""
     replicas: ReplicaBounds = ReplicaBounds()
     discriminator: Discriminator | None = None
 
@@ -92,14 +106,18 @@ class Hardness(Document):
     """How prompts are scored before any image exists."""
 
     scorer: Literal["rules", "learned", "coin-flip"] = "rules"
+    """`rules`: fitted weights on features of the text; `learned`: a model from `source`; `coin-flip`: the baseline."""
     source: str | None = Field(default=None, pattern=SOURCE_PATTERN, max_length=253)
+    """Weights of the `learned` scorer."""
 
 
 class Capacity(Document):
     """Hard ceilings; a class that is absent is 0, and missing data never lifts them."""
 
     accelerators: dict[str, int] = Field(min_length=1, max_length=16)
+    """Most accelerators in use by class, over all pools of this cascade."""
     budget_per_hour: Money | None = None
+    """Most money per hour, by the prices of the classes."""
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
@@ -128,27 +146,39 @@ class Policy(Document):
     """How decisions are made and acted upon."""
 
     name: PolicyName = PolicyName.HYBRID
+    """Who decides; all but `hybrid` are baselines."""
     mode: Literal["auto", "advisory", "paused"] = "auto"
+    """`auto` acts; `advisory` decides and reports, changes nothing; `paused` holds what runs."""
     overload: Literal["degrade", "strict"] = "degrade"
+    """When escalating would miss the deadline: `degrade` answers with the light image, `strict` refuses."""
     headroom_percent: Percent = 5
+    """Capacity kept free, in percent of the forecast."""
     weight: int = Field(default=100, ge=1, le=10_000)
+    """Weight of this cascade where several share accelerators."""
     scale_to_zero_after: Duration | None = None
+    """Idle time after which all pools are stopped; absent: never."""
 
 
 class ModelCache(Document):
     """Where downloaded weights are kept on a cluster."""
 
     claim_name: str = Field(pattern=NAME_PATTERN, max_length=253)
+    """Name of the PersistentVolumeClaim."""
 
 
 class PodTemplate(Document):
     """Curated overrides of a replica's pod."""
 
     node_selector: dict[str, str] = Field(default_factory=dict, max_length=32)
+    """Added to the node selector of the class."""
     tolerations: list[dict[str, Any]] = Field(default_factory=list, max_length=32)
+    """Tolerations of the pods."""
     env: list[dict[str, Any]] = Field(default_factory=list, max_length=64)
+    """Environment of the model container."""
     resources: dict[str, Any] = Field(default_factory=dict)
+    """Requests and limits besides the accelerator."""
     annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
+    """Annotations of the pods."""
 
 
 class CascadeSpec(Document):

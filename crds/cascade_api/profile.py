@@ -20,27 +20,39 @@ class ProfileSource(Document):
     """Where the figures come from."""
 
     kind: Literal["measured", "published", "estimated"]
+    """How the figures were obtained."""
     tool: str = Field(default="", max_length=128)
+    """Program and version that wrote the profile."""
     time: str = Field(default="", max_length=32)
+    """When, as RFC 3339."""
     prompts: int = Field(default=0, ge=0)
+    """Prompts that the quality figures rest on."""
 
 
 class Metric(Document):
     """A quality metric and its better direction."""
 
     name: MetricName
+    """Name used in `valuesMilli`."""
     direction: Literal["min", "max"]
+    """Which way is better."""
 
 
 class Execution(Document):
     """Time of one batch of a variant on a class, in a real Triton, without the discriminator."""
 
     variant: str = Field(pattern=NAME_PATTERN, max_length=40)
+    """Name of the variant."""
     accelerator_class: str = Field(alias="class", max_length=63)
+    """Accelerator class."""
     batch: int = Field(ge=1, le=256)
+    """Images in the batch."""
     p50_micros: Micros
+    """Median microseconds of one batch."""
     p95_micros: Micros
+    """95th percentile of one batch in microseconds."""
     memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
+    """Memory in use at that batch size."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -53,28 +65,41 @@ class DiscriminatorExecution(Document):
     """Time that the discriminator adds to one batch of the light stage."""
 
     accelerator_class: str = Field(alias="class", max_length=63)
+    """Accelerator class."""
     batch: int = Field(ge=1, le=256)
+    """Images in the batch."""
     p50_micros: Micros
+    """Median microseconds added."""
     p95_micros: Micros
+    """95th percentile of the microseconds added."""
 
 
 class Startup(Document):
     """How long a replica of a variant takes to come up, cold and by changing the model in place."""
 
     variant: str = Field(pattern=NAME_PATTERN, max_length=40)
+    """Name of the variant."""
     accelerator_class: str = Field(alias="class", max_length=63)
+    """Accelerator class."""
     cold_seconds: int = Field(ge=0, le=86_400)
+    """From nothing to ready."""
     switch_millis: int = Field(ge=0, le=86_400_000)
+    """From another variant to this one, in place."""
 
 
 class QualityRow(Document):
     """Quality of a chain at one (direct, escalation) pair, in thousandths of each metric."""
 
     light: str = Field(pattern=NAME_PATTERN, max_length=40)
+    """The cheaper variant of the chain."""
     heavy: str = Field(pattern=NAME_PATTERN, max_length=40)
+    """The better variant of the chain."""
     direct_percent: Percent
+    """r: percent of prompts sent straight to the heavy variant."""
     escalation_percent: Percent
+    """d: percent of the rest that escalates."""
     values_milli: dict[str, int] = Field(min_length=1, max_length=8)
+    """Thousandths of each metric."""
 
 
 class ScoreQuantiles(Document):
@@ -84,7 +109,9 @@ class ScoreQuantiles(Document):
     """
 
     hardness_milli: list[int] = Field(default_factory=list, max_length=21)
+    """Of the hardness of the prompts."""
     confidence_milli: dict[str, list[int]] = Field(default_factory=dict, max_length=8)
+    """Of the confidence of the light images, by light variant."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -102,6 +129,7 @@ class ProfileSpec(Document):
     source: ProfileSource
     metrics: list[Metric] = Field(min_length=1, max_length=8)
     objective_metric: MetricName
+    """The metric that the planner maximises (or minimises, by its direction)."""
     execution: list[Execution] = Field(min_length=1, max_length=512)
     discriminator: list[DiscriminatorExecution] = Field(default_factory=list, max_length=64)
     startup: list[Startup] = Field(default_factory=list, max_length=64)
