@@ -7,12 +7,15 @@ import time
 
 logger = logging.getLogger("cascade_models.shapes.training")
 
+_ENDS = 6
+
 
 class Stage:
     """Iterates steps until their number or the wall-clock budget is spent, reporting every few seconds.
 
     Progress is the larger of the two fractions, so that a learning-rate decay tied to it completes whichever comes
-    first. Without a budget a run depends on its seed alone.
+    first. Without a budget a run depends on its seed alone. ``before`` and ``after`` are what should have fallen: the
+    loss over the first and the last steps, unless a stage has a better measure of its own.
     """
 
     def __init__(self, name: str, steps: int, minutes: float | None = None, every_s: float = 8.0) -> None:
@@ -21,11 +24,10 @@ class Stage:
         self.budget_s = None if minutes is None else minutes * 60
         self.every_s = every_s
         self.step = 0
-        self.first_loss = 0.0
-        self.last_loss = 0.0
         self._started = self._reported = time.monotonic()
         self._smoothed: float | None = None
-        self._early: list[float] = []
+        self._losses: list[float] = []
+        self.before = self.after = 0.0
 
     @property
     def progress(self) -> float:
@@ -39,10 +41,10 @@ class Stage:
         """Counts a step and reports when it is time."""
         self.step += 1
         self._smoothed = loss if self._smoothed is None else 0.98 * self._smoothed + 0.02 * loss
-        if len(self._early) < 10:
-            self._early.append(loss)
-        self.first_loss = sum(self._early) / len(self._early)
-        self.last_loss = self._smoothed
+        self._losses.append(loss)
+        if len(self._losses) <= _ENDS:
+            self.before = _mean(self._losses)
+        self.after = _mean(self._losses[-_ENDS:])
         now = time.monotonic()
         if now - self._reported >= self.every_s or self.progress >= 1.0:
             self._reported = now
@@ -57,3 +59,7 @@ class Stage:
                 1000 * elapsed / self.step,
                 remaining,
             )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / max(1, len(values))

@@ -1,0 +1,114 @@
+"""Where the shapes models' files are, whether they are whole, and what is known about them.
+
+``weights/metadata.json`` holds the SHA-256 of every weight file, how the variants are meant to be run, and how they
+were trained. ``revision()`` is what a manifest pins as ``revision``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any, Final, Literal
+
+Model = Literal["heavy", "light", "discriminator"]
+Format = Literal["onnx", "safetensors"]
+
+MODELS: Final[tuple[Model, ...]] = ("heavy", "light", "discriminator")
+FORMATS: Final[tuple[Format, ...]] = ("onnx", "safetensors")
+WEIGHTS: Final = pathlib.Path(__file__).parent / "weights"
+METADATA: Final = "metadata.json"
+
+_FIX: Final = "run `make models`, or restore the file from the repository"
+
+
+class AssetError(RuntimeError):
+    """A weight file is missing or corrupt; the message names the file and the fix."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variant:
+    """How a denoiser is meant to be run: the sampler's kind, its steps, and the guidance scale."""
+
+    kind: Literal["heavy", "light"]
+    steps: int
+    guidance: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Metadata:
+    """What ``metadata.json`` says: variants by name, SHA-256 by file, training seed and date, and the whole document."""
+
+    variants: dict[str, Variant]
+    digests: dict[str, str]
+    seed: int
+    trained: str
+    document: dict[str, Any]
+
+
+def path(model: Model, form: Format = "onnx", directory: pathlib.Path = WEIGHTS) -> pathlib.Path:
+    """The file of a model, which exists.
+
+    Raises:
+        AssetError: it does not.
+    """
+    file = directory / f"{model}.{form}"
+    if not file.is_file():
+        raise AssetError(f"weights are missing: {file} does not exist; {_FIX}")
+    return file
+
+
+def metadata(directory: pathlib.Path = WEIGHTS) -> Metadata:
+    """The metadata beside the weights.
+
+    Raises:
+        AssetError: missing or not understood.
+    """
+    file = directory / METADATA
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return Metadata(
+            variants={name: Variant(**values) for name, values in document["variants"].items()},
+            digests={name: str(value) for name, value in document["sha256"].items()},
+            seed=int(document["training"]["seed"]),
+            trained=str(document["training"]["date"]),
+            document=document,
+        )
+    except FileNotFoundError:
+        raise AssetError(f"weights are missing: {file} does not exist; {_FIX}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AssetError(f"weights are corrupt: {file} is not understood ({error!r}); {_FIX}") from error
+
+
+def digests(directory: pathlib.Path = WEIGHTS) -> dict[str, str]:
+    """SHA-256 of every weight file, by file name in alphabetical order.
+
+    Raises:
+        AssetError: one is missing.
+    """
+    files = sorted((path(model, form, directory) for model in MODELS for form in FORMATS), key=lambda file: file.name)
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def revision(directory: pathlib.Path = WEIGHTS) -> str:
+    """SHA-256, 64 hex digits, over the names and contents of all weight files.
+
+    Raises:
+        AssetError: one is missing.
+    """
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests(directory).items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def verify(directory: pathlib.Path = WEIGHTS) -> Metadata:
+    """The metadata, after comparing every weight file with it.
+
+    Raises:
+        AssetError: a file is missing or differs from what was trained.
+    """
+    known = metadata(directory)
+    for name, digest in digests(directory).items():
+        if known.digests.get(name) != digest:
+            raise AssetError(f"weights are corrupt: {directory / name} has SHA-256 {digest[:12]}…, not what {METADATA} says; {_FIX}")
+    return known

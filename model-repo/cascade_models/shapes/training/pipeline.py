@@ -1,0 +1,118 @@
+"""All stages in order: heavy, light, discriminator, export, metadata; and the smoke run's checks of the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import pathlib
+
+import numpy as np
+import torch
+
+from cascade_models.shapes import assets, grammar, sampling, tokens
+from cascade_models.shapes.training import discriminator, distil, export, heavy, network, progress
+
+logger = logging.getLogger("cascade_models.shapes.training")
+
+VARIANTS = {
+    "heavy": assets.Variant("heavy", steps=26, guidance=distil.GUIDANCE),
+    "light": assets.Variant("light", steps=2, guidance=1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How long each stage trains: numbers of steps, and a wall-clock limit for all of them in minutes."""
+
+    heavy_steps: int = heavy.STEPS
+    light_steps: int = distil.STEPS
+    discriminator: discriminator.Sizes = dataclasses.field(default_factory=discriminator.Sizes)
+    minutes: float | None = 85.0
+
+
+SMOKE = Recipe(
+    heavy_steps=90,
+    light_steps=20,
+    discriminator=discriminator.Sizes(
+        trunk_steps=60, edit_steps=60, light_images=256, calibration_images=64, epochs=4
+    ),
+    minutes=None,
+)
+
+
+def make(out: pathlib.Path, seed: int, recipe: Recipe) -> list[progress.Stage]:
+    """Trains everything from nothing and writes all files to ``out``; returns the stages with their losses."""
+    out.mkdir(parents=True, exist_ok=True)
+
+    def share(part: float) -> float | None:
+        return None if recipe.minutes is None else recipe.minutes * part
+
+    teacher, first = heavy.train(seed, recipe.heavy_steps, share(0.66), out / "heavy.checkpoint")
+    student, second = distil.train(teacher, seed, recipe.light_steps, share(0.13))
+    judge, rest = discriminator.train(student, VARIANTS["light"].steps, seed, recipe.discriminator, share(0.19))
+    stages = [first, second, *rest]
+    write(out, {"heavy": teacher, "light": student, "discriminator": judge}, seed, stages)
+    (out / "heavy.checkpoint").unlink(missing_ok=True)
+    return stages
+
+
+def write(
+    out: pathlib.Path, models: dict[assets.Model, torch.nn.Module], seed: int, stages: list[progress.Stage]
+) -> None:
+    """Exports the models and writes the metadata."""
+    for name, model in models.items():
+        export.write(name, model, out)
+    judge = models["discriminator"]
+    assert isinstance(judge, discriminator.Discriminator)
+    document = {
+        "schema": 1,
+        "variants": {name: dataclasses.asdict(variant) for name, variant in VARIANTS.items()},
+        "training": {
+            "seed": seed,
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "steps": {stage.name: stage.step for stage in stages},
+            "torch": torch.__version__,
+        },
+        "parameters": {name: sum(value.numel() for value in model.parameters()) for name, model in models.items()},
+        "calibration": {"scale": float(judge.scale), "offset": float(judge.offset)},
+        "heldOut": sorted(" ".join(filter(None, dataclasses.astuple(shape))) for shape in grammar.HELD_OUT),
+        "sha256": assets.digests(out),
+    }
+    (out / assets.METADATA).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def check(out: pathlib.Path, stages: list[progress.Stage]) -> list[str]:
+    """What is wrong with a training's result: losses that did not fall, files that are not well-formed."""
+    problems = [
+        f"{stage.name}: the loss did not fall ({stage.before:.4g} to {stage.after:.4g})"
+        for stage in stages
+        if not stage.after < stage.before
+    ]
+    try:
+        assets.verify(out)
+        export.verify(out)
+        problems += _check_generation(out)
+    except (assets.AssetError, AssertionError) as error:
+        problems.append(str(error))
+    return problems
+
+
+def _check_generation(out: pathlib.Path) -> list[str]:
+    problems: list[str] = []
+    words = tokens.encode_all([grammar.parse(grammar.EXAMPLE), grammar.parse("a large red circle")])
+    for name, variant in assets.metadata(out).variants.items():
+        model = export.read("heavy" if variant.kind == "heavy" else "light", out)
+        assert isinstance(model, network.Denoiser)
+        images = sampling.generate(
+            discriminator.as_callable(model),
+            words,
+            [1, 2],
+            kind=variant.kind,
+            steps=variant.steps,
+            guidance=variant.guidance,
+        )
+        if images.shape != (2, 32, 32, 3) or images.dtype != np.uint8 or images.std() == 0:
+            problems.append(f"{name}: generation gave shape {images.shape}, type {images.dtype}, no picture")
+    return problems
