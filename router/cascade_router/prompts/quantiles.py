@@ -1,0 +1,126 @@
+"""A live cut that picks a planned share of a score stream, highest scores first.
+
+Invariants: memory is bounded by the window; a share of 0 picks none and a share of 1 picks all; of two scores seen at
+the same moment the higher one is at least as likely to be picked; over a long run the picked share is the planned one,
+whatever the distribution of the scores does, ties and sudden changes included.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+WINDOW: Final = 400
+"""Scores remembered."""
+SEEDS_ALONE: Final = 50
+"""With fewer live scores than this, seeds alone decide."""
+LIVE_ALONE: Final = 150
+"""From this many live scores on, seeds no longer count."""
+SEEDS_TRUSTED: Final = 8.0
+"""Picks too few or too many so far up to which seeds keep their weight; at twice as many they have none."""
+CORRECTION_GAIN: Final = 0.03
+"""Change of the aimed share per pick too few or too many so far."""
+CORRECTION_LIMIT: Final = 0.25
+"""Bound of that change: a clear-cut score stays clear-cut."""
+DEBT_LIMIT: Final = 100.0
+"""Picks too few or too many that are remembered; more is forgotten rather than made up for."""
+
+
+class LiveCut:
+    """Decides for each score of a stream whether it is among the planned top share."""
+
+    def __init__(self, *, seeds: Sequence[float], scores: Iterable[float] = (), window: int = WINDOW) -> None:
+        """
+        Args:
+            seeds: evenly spaced rising quantiles of the scores expected before any was seen.
+            scores: scores seen elsewhere to begin with, oldest first.
+            window: scores remembered.
+        """
+        self._seeds = tuple(seeds)
+        self._recent: deque[float] = deque(maxlen=window)
+        self._sorted: list[float] = []
+        self._debt = 0.0
+        for score in scores:
+            self._observe(score)
+
+    @property
+    def count(self) -> int:
+        """Live scores remembered."""
+        return len(self._recent)
+
+    @property
+    def recent(self) -> tuple[float, ...]:
+        """Live scores remembered, oldest first."""
+        return tuple(self._recent)
+
+    def pick(self, score: float, *, share: float, seed_threshold: float | None, draw: float) -> bool:
+        """Whether ``score`` is among the top ``share``; remembers the score and the outcome.
+
+        Args:
+            share: planned share, 0 to 1.
+            seed_threshold: the threshold to begin with; None takes it from the seeds.
+            draw: number in [0, 1) that breaks ties.
+        """
+        if share <= 0 or share >= 1:
+            self._observe(score)
+            return share >= 1
+        threshold = self._seed_quantile(1 - share) if seed_threshold is None else seed_threshold
+        weight = self._live_weight()
+        chance = 1.0 - weight if score > threshold else 0.0
+        if weight > 0:
+            correction = CORRECTION_GAIN * self._debt
+            aim = share + max(-CORRECTION_LIMIT, min(CORRECTION_LIMIT, correction))
+            chance += weight * self._live_chance(score, aim)
+        picked = draw < chance
+        self._debt = max(-DEBT_LIMIT, min(DEBT_LIMIT, self._debt + share - picked))
+        self._observe(score)
+        return picked
+
+    def threshold(self, share: float) -> float:
+        """The score above which the top ``share`` lies now, seeds counting as they do in `pick`."""
+        seed = self._seed_quantile(1 - share)
+        weight = self._live_weight()
+        return (
+            seed
+            if weight == 0 or not self._sorted
+            else (1 - weight) * seed + weight * _quantile(self._sorted, 1 - share)
+        )
+
+    def snapshot(self, points: int) -> list[float]:
+        """Evenly spaced quantiles of the live scores, minimum and maximum included; empty where there are none."""
+        if not self._sorted:
+            return []
+        return [_quantile(self._sorted, index / (points - 1)) for index in range(points)]
+
+    def _live_weight(self) -> float:
+        by_count = (len(self._recent) - SEEDS_ALONE) / (LIVE_ALONE - SEEDS_ALONE)
+        by_debt = (abs(self._debt) - SEEDS_TRUSTED) / SEEDS_TRUSTED
+        return max(0.0, min(1.0, max(by_count, by_debt)))
+
+    def _live_chance(self, score: float, share: float) -> float:
+        """Probability of being picked: 1 above the cut, 0 below, and what is left of the share among ties."""
+        first = bisect.bisect_left(self._sorted, score)
+        last = bisect.bisect_right(self._sorted, score)
+        # The score at hand counts as one of its ties.
+        total = len(self._sorted) + 1
+        above = len(self._sorted) - last
+        return max(0.0, min(1.0, (share * total - above) / (last - first + 1)))
+
+    def _seed_quantile(self, level: float) -> float:
+        return _quantile(self._seeds, level)
+
+    def _observe(self, score: float) -> None:
+        if len(self._recent) == self._recent.maxlen:
+            del self._sorted[bisect.bisect_left(self._sorted, self._recent[0])]
+        self._recent.append(score)
+        bisect.insort(self._sorted, score)
+
+
+def _quantile(rising: Sequence[float], level: float) -> float:
+    place = level * (len(rising) - 1)
+    below = int(place)
+    if below + 1 >= len(rising):
+        return rising[-1]
+    return rising[below] + (place - below) * (rising[below + 1] - rising[below])
