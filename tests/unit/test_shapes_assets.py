@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from cascade_models.shapes import assets, checker, grammar, sampling, tokens
 
 
@@ -24,7 +25,8 @@ def test_the_shipped_weights_are_whole_and_small() -> None:
 
 def test_the_revision_follows_every_weight_file(weights: pathlib.Path) -> None:
     before = assets.revision(weights)
-    assert before == assets.revision() and len(before) == 64
+    assert before == assets.revision()
+    assert len(before) == 64
     for name in assets.digests(weights):
         original = (weights / name).read_bytes()
         (weights / name).write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
@@ -80,4 +82,5 @@ def test_the_variants_draw_an_easy_prompt_right() -> None:
             judge.run(["confidence"], {"image": sampling.from_image(images), "tokens": asked})[0]  # type: ignore[attr-defined]
             for asked in (words, wrong)
         )
-        assert sure.shape == (4,) and sure.mean() > 0.5 > unsure.max()
+        assert sure.shape == (4,)
+        assert sure.mean() > 0.5 > unsure.max()

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from cascade_models.shapes import checker, grammar, render
 
 IMAGES = 60
@@ -26,7 +27,9 @@ def test_true_images_are_perfect(objects: int, noise: float) -> None:
     for image, scene in zip(images, scenes, strict=True):
         assert checker.check(image, scene) == checker.Scores(1.0, 1.0, 1.0), grammar.describe(scene)
         slots = checker.slots(checker.detect(image), scene)
-        assert slots.count and all(slots.objects) and all(slots.relations)
+        assert slots.count
+        assert all(slots.objects)
+        assert all(slots.relations)
 
 
 @pytest.mark.parametrize("objects", [1, 2, 3, 4])
@@ -49,7 +52,9 @@ def test_a_single_wrong_attribute_is_caught(objects: int) -> None:
             wrong = dataclasses.replace(shape, **{field: other})
             asked = dataclasses.replace(scene, objects=(*scene.objects[:-1], wrong))
             score = checker.check(image, asked)
-            assert score.strict == 0 and score.q2 < 1 and score.adherence < 1
+            assert score.strict == 0
+            assert score.q2 < 1
+            assert score.adherence < 1
 
 
 def test_a_single_wrong_relation_is_caught() -> None:

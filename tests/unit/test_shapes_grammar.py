@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
-from cascade_models.shapes import grammar, tokens
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cascade_models.shapes import grammar, tokens
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -20,17 +23,15 @@ def test_described_scenes_parse_back(seed: int, split: grammar.Split) -> None:
 @given(seed=seeds, article=st.sampled_from(("a", "an", "the", "")), stop=st.sampled_from(("", ".", " . ")))
 def test_case_spacing_articles_and_full_stop_do_not_matter(seed: int, article: str, stop: str) -> None:
     scene = grammar.sample_scene(np.random.default_rng(seed))
-    prompt = "  " + grammar.describe(scene).replace("a ", f"{article}  ").upper() + stop
+    prompt = "  " + re.sub(r"\ba ", f"{article}  ", grammar.describe(scene)).upper() + stop
     assert grammar.parse(prompt) == scene
 
 
-@given(text=st.text())
-def test_any_text_is_parsed_or_refused_with_an_example(text: str) -> None:
-    try:
-        grammar.parse(text)
-    except grammar.PromptError as error:
-        assert "for example" in str(error)
-        assert len(str(error)) < 500
+@given(text=st.text(max_size=200))
+def test_what_is_no_prompt_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(grammar.PromptError, match="for example") as caught:
+        grammar.parse(text + " x")
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,9 @@ def test_a_size_may_be_left_out_and_is_drawn_large() -> None:
 def test_splits_are_disjoint_and_held_out_combinations_are_never_trained() -> None:
     rng = np.random.default_rng(0)
     prompts = {
-        split: {grammar.describe(grammar.sample_scene(rng, objects, split)) for objects in (2, 3, 4) for _ in range(100)}
+        split: {
+            grammar.describe(grammar.sample_scene(rng, objects, split)) for objects in (2, 3, 4) for _ in range(100)
+        }
         for split in ("train", "test", "heldout")
     }
     assert not prompts["train"] & prompts["test"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from cascade_models.shapes import grammar, sampling, tokens
 
 KINDS: list[tuple[sampling.Kind, int]] = [("heavy", 5), ("heavy", 1), ("light", 1), ("light", 2)]
@@ -27,7 +28,8 @@ def test_the_same_seed_gives_the_same_image(kind: sampling.Kind, steps: int) -> 
     first = sampling.generate(denoise, words, [1, 2, 2**64 - 1], kind=kind, steps=steps)
     again = sampling.generate(denoise, words, [1, 2, 2**64 - 1], kind=kind, steps=steps)
     other = sampling.generate(denoise, words, [4, 5, 6], kind=kind, steps=steps)
-    assert first.shape == (3, 32, 32, 3) and first.dtype == np.uint8
+    assert first.shape == (3, 32, 32, 3)
+    assert first.dtype == np.uint8
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -67,17 +69,13 @@ def test_nothing_runs_once_everything_is_cancelled() -> None:
         return denoise(x, t, words)
 
     with pytest.raises(sampling.Cancelled):
-        sampling.generate(
-            counting, words_of(2), [1, 2], kind="heavy", steps=10, poll=lambda step: [step < 3, step < 2]
-        )
+        sampling.generate(counting, words_of(2), [1, 2], kind="heavy", steps=10, poll=lambda step: [step < 3, step < 2])
     assert calls == [4, 4, 2]
 
 
 def test_previews_come_after_every_step_but_the_last() -> None:
     seen: list[int] = []
-    sampling.generate(
-        denoise, words_of(1), [1], kind="heavy", steps=4, preview=lambda step, images: seen.append(step)
-    )
+    sampling.generate(denoise, words_of(1), [1], kind="heavy", steps=4, preview=lambda step, images: seen.append(step))
     assert seen == [0, 1, 2]
 
 

@@ -38,7 +38,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Metadata:
-    """What ``metadata.json`` says: variants by name, SHA-256 by file, training seed and date, and the whole document."""
+    """What ``metadata.json`` says: variants by name, SHA-256 by file, training seed and date, and all of it."""
 
     variants: dict[str, Variant]
     digests: dict[str, str]
@@ -110,5 +110,7 @@ def verify(directory: pathlib.Path = WEIGHTS) -> Metadata:
     known = metadata(directory)
     for name, digest in digests(directory).items():
         if known.digests.get(name) != digest:
-            raise AssetError(f"weights are corrupt: {directory / name} has SHA-256 {digest[:12]}…, not what {METADATA} says; {_FIX}")
+            raise AssetError(
+                f"weights are corrupt: {directory / name} has SHA-256 {digest[:12]}…, not what {METADATA} says; {_FIX}"
+            )
     return known

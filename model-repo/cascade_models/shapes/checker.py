@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -96,8 +96,8 @@ def score(detections: Sequence[Detection], scene: grammar.Scene) -> Scores:
     credits = _credits(detections, scene)
     adherence, q2 = 0.0, 0.0
     for assigned in _assignments(detections, count):
-        q2 = max(q2, sum(map(sum, _judge(detections, assigned, credits, scene, exact=True))) / total)
-        adherence = max(adherence, sum(map(sum, _judge(detections, assigned, credits, scene, exact=False))) / total)
+        q2 = max(q2, _sum(_judge(detections, assigned, credits, scene, exact=True)) / total)
+        adherence = max(adherence, _sum(_judge(detections, assigned, credits, scene, exact=False)) / total)
         if q2 == 1.0:
             break
     return Scores(adherence * factor, float(q2 == 1.0 and len(detections) == count), q2 * factor)
@@ -109,13 +109,17 @@ def slots(detections: Sequence[Detection], scene: grammar.Scene) -> Slots:
     credits = _credits(detections, scene)
     for assigned in _assignments(detections, len(scene.objects)):
         judged = _judge(detections, assigned, credits, scene, exact=True)
-        if sum(map(sum, judged)) > sum(map(sum, best)):
+        if _sum(judged) > _sum(best):
             best = judged
     objects, relations = (tuple(bool(value) for value in values) for values in best)
     return Slots(objects, relations, len(detections) == len(scene.objects))
 
 
-def _assignments(detections: Sequence[Detection], count: int) -> itertools.permutations[int]:
+def _sum(judged: tuple[list[float], list[float]]) -> float:
+    return sum(judged[0]) + sum(judged[1])
+
+
+def _assignments(detections: Sequence[Detection], count: int) -> Iterator[tuple[int, ...]]:
     """Every way to give each shape a detection's index, or -1 where there are too few."""
     found = min(len(detections), _MAX_DETECTIONS)
     return itertools.permutations([*range(found), *[-1] * max(0, count - found)], count)

@@ -59,9 +59,13 @@ class Scene:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.objects) <= MAX_OBJECTS:
-            raise PromptError(f"a scene has 1 to {MAX_OBJECTS} shapes, not {len(self.objects)}; for example: {EXAMPLE!r}")
+            raise PromptError(
+                f"a scene has 1 to {MAX_OBJECTS} shapes, not {len(self.objects)}; for example: {EXAMPLE!r}"
+            )
         if len(self.relations) != len(self.objects) - 1:
-            raise PromptError(f"{len(self.objects)} shapes need {len(self.objects) - 1} relations, not {len(self.relations)}")
+            raise PromptError(
+                f"{len(self.objects)} shapes need {len(self.objects) - 1} relations, not {len(self.relations)}"
+            )
         if len(self.relations) >= 2 and is_horizontal(self.relations[0]) == is_horizontal(self.relations[1]):
             raise PromptError(
                 f"the second relation {self.relations[1]!r} must be orthogonal to the first, {self.relations[0]!r}; "
@@ -99,7 +103,9 @@ def _quote(word: str) -> str:
 
 
 def _fail(found: str | None, position: int, expected: str) -> PromptError:
-    what = "the prompt ends too early" if found is None else f"did not understand {_quote(found)} at word {position + 1}"
+    what = (
+        "the prompt ends too early" if found is None else f"did not understand {_quote(found)} at word {position + 1}"
+    )
     return PromptError(f"{what}: expected {expected}; for example: {EXAMPLE!r}")
 
 

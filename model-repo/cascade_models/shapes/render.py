@@ -71,7 +71,8 @@ def coverage(
     else:
         long, short = np.maximum(np.abs(dx), np.abs(dy)), np.minimum(np.abs(dx), np.abs(dy))
         distance = np.maximum(long - r, short - np.float32(0.34) * r)
-    return np.clip(np.float32(0.5) - distance, 0.0, 1.0).astype(np.float32)
+    covered: npt.NDArray[np.float32] = np.clip(np.float32(0.5) - distance, 0.0, 1.0).astype(np.float32)
+    return covered
 
 
 def render(scenes: Sequence[grammar.Scene], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ import sys
 import torch
 
 from cascade_models.shapes import assets
-from cascade_models.shapes.training import export, pipeline
+from cascade_models.shapes.training import card, evaluate, export, pipeline
 
 
 def main() -> int:
@@ -23,7 +23,9 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="train about a minute, then check losses and files")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
     parser.add_argument("--prompts", type=int, default=None, help="card, labels: number of prompts")
-    parser.add_argument("--labels", type=pathlib.Path, default=pathlib.Path("labels.npz"), help="labels: the file to write")
+    parser.add_argument(
+        "--labels", type=pathlib.Path, default=pathlib.Path("labels.npz"), help="labels: the file to write"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     logging.getLogger("onnxscript").setLevel(logging.WARNING)
@@ -35,13 +37,11 @@ def main() -> int:
         assets.verify(options.out)
         export.verify(options.out)
         return 0
-    if options.command in ("card", "labels"):
-        from cascade_models.shapes.training import card, evaluate
-
-        if options.command == "card":
-            card.write(options.out, options.prompts or 1200)
-        else:
-            evaluate.write_labels(options.out, options.prompts or 3000, options.labels)
+    if options.command == "card":
+        card.write(options.out, options.prompts or 1200)
+        return 0
+    if options.command == "labels":
+        evaluate.write_labels(options.out, options.prompts or 3000, options.labels)
         return 0
     recipe = pipeline.SMOKE if options.smoke else pipeline.Recipe(minutes=options.minutes)
     stages = pipeline.make(options.out, options.seed, recipe)

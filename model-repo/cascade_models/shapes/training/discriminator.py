@@ -31,7 +31,7 @@ _CELLS = 16
 _RATE = 1.5e-3
 
 
-class Discriminator(nn.Module):
+class Discriminator(nn.Module):  # type: ignore[misc]
     """``(image [B,3,32,32] in 0..1, tokens [B,7,3]) -> confidence [B] in 0..1``."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Discriminator(nn.Module):
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """Cells ``[B, 16, 64]`` of an image, row by row."""
-        return self.trunk(image * 2 - 1).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.trunk(image * 2 - 1).flatten(2).transpose(1, 2)
 
     def logits(self, image: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Uncalibrated logits that all is right ``[B]`` and that each slot is right ``[B, 7]``."""
@@ -177,7 +177,9 @@ def calibrate(model: Discriminator, labelled: Labelled, chosen: npt.NDArray[np.i
     model.offset.copy_(weights[1].float())
 
 
-def edit(scene: grammar.Scene, edits: int, rng: np.random.Generator) -> tuple[grammar.Scene, npt.NDArray[np.float32], bool]:
+def edit(
+    scene: grammar.Scene, edits: int, rng: np.random.Generator
+) -> tuple[grammar.Scene, npt.NDArray[np.float32], bool]:
     """A scene altered ``edits`` times, which of its slots are still right (NaN where empty), and whether all is."""
     objects, relations = list(scene.objects), list(scene.relations)
     right = np.full(tokens.SLOTS, np.nan, dtype=np.float32)
@@ -263,7 +265,11 @@ def _train_edits(model: Discriminator, rng: np.random.Generator, stage: progress
 
 
 def _train_images(
-    model: Discriminator, rng: np.random.Generator, labelled: Labelled, fitted: npt.NDArray[np.int64], stage: progress.Stage
+    model: Discriminator,
+    rng: np.random.Generator,
+    labelled: Labelled,
+    fitted: npt.NDArray[np.int64],
+    stage: progress.Stage,
 ) -> None:
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=0.05)
@@ -290,9 +296,13 @@ def _loss(
 
 
 def _update(
-    optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: torch.Tensor, rate: float, stage: progress.Stage
+    optimiser: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    loss: torch.Tensor,
+    rate: float,
+    stage: progress.Stage,
 ) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     for group in optimiser.param_groups:
         group["lr"] = rate * min(1.0, 20 * (stage.progress + 0.005), 1.5 * (1 - stage.progress))

@@ -35,17 +35,17 @@ class Probe:
             guess = _guided(teacher, self.end, level, self.words, null)
             self.end = guess + (self.end - guess) * ((knot - 1) / knot)
 
-    @torch.no_grad()
     def distance(self, student: network.Denoiser) -> float:
         """The student's distance, to be compared before and after training."""
-        return float((student(self.noise, torch.ones(heavy.BATCH), self.words) - self.end).square().mean())
+        with torch.no_grad():
+            return float((student(self.noise, torch.ones(heavy.BATCH), self.words) - self.end).square().mean())
 
 
-@torch.no_grad()
 def _guided(
     teacher: network.Denoiser, x: torch.Tensor, level: torch.Tensor, words: torch.Tensor, null: torch.Tensor
 ) -> torch.Tensor:
-    both = teacher(torch.cat((x, x)), torch.cat((level, level)), torch.cat((words, null)))
+    with torch.no_grad():
+        both = teacher(torch.cat((x, x)), torch.cat((level, level)), torch.cat((words, null)))
     with_prompt, without = both.chunk(2)
     return without + GUIDANCE * (with_prompt - without)
 
@@ -78,7 +78,7 @@ def train(
             target = torch.where(following == 0, guess, target)
         error = (student(x, upper, words) - target).square().mean(dim=(1, 2, 3))
         loss = (error + 1e-4).sqrt().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         for group in optimiser.param_groups:
             group["lr"] = _RATE * min(1.0, 2 * (1 - stage.progress))
@@ -86,5 +86,5 @@ def train(
         optimiser.zero_grad()
         average.update(student)
         stage.advance(float(loss.detach()))
-    stage.before, stage.after = before, probe.distance(average.target)  # type: ignore[arg-type]
-    return average.target, stage  # type: ignore[return-value]
+    stage.before, stage.after = before, probe.distance(average.target)
+    return average.target, stage

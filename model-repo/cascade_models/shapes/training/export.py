@@ -34,6 +34,10 @@ TOLERANCE = 1e-4
 _HALVED_FROM = 256
 
 
+class ExportError(RuntimeError):
+    """An exported model is not what was trained."""
+
+
 def write(name: assets.Model, model: nn.Module, directory: pathlib.Path) -> None:
     """Writes ``name.safetensors`` and ``name.onnx``; the model is rounded to float16 precision on the way."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,8 @@ def write(name: assets.Model, model: nn.Module, directory: pathlib.Path) -> None
         dynamic_shapes=tuple({0: torch.export.Dim("batch", min=1, max=4096)} for _ in INPUTS[name]),
         verbose=False,
     )
-    assert exported is not None
+    if exported is None:
+        raise ExportError(f"{name}: torch gave no ONNX program")
     proto = exported.model_proto
     _halve(proto.graph)
     proto.ClearField("metadata_props")
@@ -86,7 +91,7 @@ def verify(directory: pathlib.Path) -> dict[str, float]:
     """The largest difference between torch and ONNX Runtime by model, over several batch sizes.
 
     Raises:
-        AssertionError: it exceeds ``TOLERANCE``, or an output has the wrong shape.
+        ExportError: it exceeds ``TOLERANCE``, or an output has the wrong shape.
     """
     differences: dict[str, float] = {}
     for name in assets.MODELS:
@@ -98,9 +103,11 @@ def verify(directory: pathlib.Path) -> dict[str, float]:
             actual: npt.NDArray[np.float32] = runtime.run([OUTPUTS[name]], feed)[0]
             with torch.inference_mode():
                 expected = model(*inputs).numpy()
-            assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, not {expected.shape}"
+            if actual.shape != expected.shape:
+                raise ExportError(f"{name}: shape {actual.shape}, not {expected.shape}")
             worst = max(worst, float(np.abs(actual - expected).max()))
-        assert worst < TOLERANCE, f"{name}: ONNX Runtime differs from torch by {worst:.2g}"
+        if not worst < TOLERANCE:
+            raise ExportError(f"{name}: ONNX Runtime differs from torch by {worst:.2g}")
         differences[name] = worst
         logger.info("%s: ONNX Runtime differs from torch by at most %.1g", name, worst)
     return differences

@@ -49,10 +49,10 @@ def train(
         predicted = model((1 - level) * clean + level * torch.randn_like(clean), t, words)
         error = (predicted - clean).square().mean(dim=(1, 2, 3)) / t.clamp(min=0.15).square()
         loss = error.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step(stage.progress)
         average.update(model)
         stage.advance(float(loss.detach()))
         if checkpoint is not None and stage.step % _CHECKPOINT_EVERY == 0:
             torch.save(average.target.state_dict(), checkpoint)
-    return average.target, stage  # type: ignore[return-value]
+    return average.target, stage

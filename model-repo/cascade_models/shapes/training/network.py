@@ -23,7 +23,7 @@ PATCHES = GRID * GRID
 PATCH_VALUES = 3 * PATCH * PATCH
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]
     """Pre-norm attention and MLP; both write to the residual stream through zero-initialised matrices."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -48,7 +48,7 @@ class Block(nn.Module):
         return x + self.down(functional.relu(self.up(self.norm2(x))))
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module):  # type: ignore[misc]
     """``(x [B,3,32,32] in about -1..1 plus noise, t [B] in 0..1, tokens [B,7,3]) -> x0 [B,3,32,32]``."""
 
     def __init__(self) -> None:
@@ -68,7 +68,9 @@ class Denoiser(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        patches = x.reshape(-1, 3, GRID, PATCH, GRID, PATCH).permute(0, 2, 4, 1, 3, 5).reshape(-1, PATCHES, PATCH_VALUES)
+        patches = (
+            x.reshape(-1, 3, GRID, PATCH, GRID, PATCH).permute(0, 2, 4, 1, 3, 5).reshape(-1, PATCHES, PATCH_VALUES)
+        )
         angles = t[:, None] * self.frequencies
         when = self.time_mlp(torch.cat((torch.cos(angles), torch.sin(angles)), dim=1))[:, None, :]
         image = self.patch_in(patches) + self.patch_position + when

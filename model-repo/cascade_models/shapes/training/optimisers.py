@@ -29,7 +29,6 @@ class Muon:
         self.momentum = momentum
         self.weight_decay = weight_decay
 
-    @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update at learning rate ``rate``, from the parameters' gradients."""
         for group, buffer in zip(self.groups, self.buffers, strict=True):
@@ -37,8 +36,9 @@ class Muon:
             buffer.lerp_(gradients, 1 - self.momentum)
             updates = _orthogonalise(gradients.lerp_(buffer, self.momentum))
             scale = 0.2 * rate * max(group[0].shape) ** 0.5
-            for parameter, update in zip(group, updates, strict=True):
-                parameter.mul_(1 - rate * self.weight_decay).sub_(update, alpha=scale)
+            with torch.no_grad():
+                for parameter, update in zip(group, updates, strict=True):
+                    parameter.mul_(1 - rate * self.weight_decay).sub_(update, alpha=scale)
 
 
 class Optimiser:
@@ -75,12 +75,12 @@ class Average:
         self.rate = rate
         self.updates = 0
 
-    @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Moves the average towards ``network``."""
         self.updates += 1
         rate = min(self.rate, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.target.parameters()), list(network.parameters()), 1 - rate)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.target.parameters()), list(network.parameters()), 1 - rate)
 
 
 def _gradient(parameter: nn.Parameter) -> torch.Tensor:
