@@ -1,1 +1,1 @@
-"""Models, their Triton repository and the built-in shapes testbed. Runs in Triton's environment, imports nothing of ours."""
+"""Models, their Triton repository and the shapes testbed. Runs in Triton's environment and imports nothing of ours."""

@@ -1,0 +1,43 @@
+"""What runs a network: one module per engine behind the `Network` protocol, loaded only when a variant names it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+ENGINES: Final = ("diffusers", "onnxruntime", "tensorrt")
+"""What a manifest may name; the ones that are built are in `AVAILABLE`."""
+
+AVAILABLE: Final = ("onnxruntime",)
+
+
+class EngineError(RuntimeError):
+    """An engine cannot load a network; the message says why and what to do."""
+
+
+class Network(Protocol):
+    """A loaded network: arrays in, in the order of its inputs, its one output back; not thread-safe."""
+
+    def __call__(self, *inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]: ...
+
+
+class Loader(Protocol):
+    """What an engine's module offers as ``load``."""
+
+    def __call__(self, file: Path, inputs: Sequence[str]) -> Network: ...
+
+
+def load(engine: str, file: Path, inputs: Sequence[str]) -> Network:
+    """The network of ``file``, run by ``engine``, called with arrays in the order of ``inputs``.
+
+    Raises EngineError where the engine is unknown, not built yet or not installed, or the file is not a network.
+    """
+    if engine not in AVAILABLE:
+        raise EngineError(f"engine {engine!r} cannot run {file.name}: use one of {', '.join(AVAILABLE)}")
+    module = importlib.import_module(f"{__name__}.{engine}")
+    return cast(Loader, module.load)(file, inputs)

@@ -1,0 +1,292 @@
+"""Turns this process into a tritonserver on a model repository: `cascade-triton`.
+
+Needs the standard library only. The Triton environment is a virtual environment with the nvidia-pytriton wheel, which
+carries a genuine tritonserver, its python backend and one stub per Python version, but not laid out as a server
+expects them. The launcher links them into a server folder (once per environment), sets what the server and its stubs
+need to find each other, and replaces itself by the server, so that the process id stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+EXIT_CODE: Final = 2
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
+EXIT_TIMEOUT_S: Final = 5
+"""How long a server that was told to end waits for inferences in flight."""
+
+_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class LaunchError(Exception):
+    """The server cannot be started; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens; ``host`` is an IP address or a host name."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Reads ``HOST:PORT`` or ``[IPv6]:PORT``; raises LaunchError."""
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+            raise LaunchError(f"--grpc-address: {text!r} is not HOST:PORT; write for example 127.0.0.1:8101")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where an environment keeps Triton's parts."""
+
+    environment: Path
+    python: str
+    wheel: Path
+    libraries: Path
+    python_libraries: Path
+
+    @classmethod
+    def find(cls, environment: Path) -> Installation:
+        """The Triton of a virtual environment.
+
+        Raises LaunchError where the environment or a part of it is missing.
+        """
+        fix = "run `make setup`, or name the environment that holds nvidia-pytriton in CASCADE_TRITON_ENV"
+        interpreter = environment / "bin" / "python"
+        if not interpreter.exists():
+            raise LaunchError(f"no Triton environment at {environment}: {fix}")
+        for site in sorted(environment.glob("lib/python3.*/site-packages")):
+            wheel = site / "pytriton" / "tritonserver"
+            if (wheel / "bin" / "tritonserver").is_file():
+                break
+        else:
+            raise LaunchError(f"{environment} holds no tritonserver: {fix}")
+        python = site.parent.name.removeprefix("python")
+        if not (wheel / "python_backend_stubs" / python).is_dir():
+            raise LaunchError(f"Triton has no stub for Python {python} of {environment}: use one of 3.10 to 3.12")
+        found = cls(
+            environment=environment,
+            python=python,
+            wheel=wheel,
+            libraries=site / "nvidia_pytriton.libs",
+            python_libraries=Path(os.path.realpath(interpreter)).parent.parent / "lib",
+        )
+        library = f"libpython{python}.so.1.0"
+        folders = (found.python_libraries, found.python_libraries / str(sysconfig.get_config_var("MULTIARCH")))
+        if not any((folder / library).exists() for folder in folders):
+            raise LaunchError(
+                f"Python {python} of {environment} lacks {library} in {found.python_libraries}: "
+                "make the environment with a Python that was built with --enable-shared"
+            )
+        return found
+
+    def links(self) -> dict[str, Path]:
+        """What a server folder holds: path in it to the file or folder that it stands for."""
+        package = Path(__file__).resolve().parent
+        backend = self.wheel / "backends" / "python"
+        stub = self.wheel / "python_backend_stubs" / self.python / "triton_python_backend_stub"
+        return {
+            "bin/tritonserver": self.wheel / "bin" / "tritonserver",
+            "caches/local": self.wheel / "caches" / "local",
+            "backends/python/libtriton_python.so": backend / "libtriton_python.so",
+            "backends/python/triton_python_backend_utils.py": backend / "triton_python_backend_utils.py",
+            "backends/python/triton_python_backend_stub": stub,
+            # Stubs ignore PYTHONPATH but import from this folder: this package, and nothing else of its environment,
+            # whose numpy may not suit Triton.
+            f"backends/python/{package.name}": package,
+        }
+
+
+def server_folder(installation: Installation) -> Path:
+    """The folder of links for an installation, made when it is not there yet; safe beside other launchers.
+
+    Raises LaunchError where it cannot be written.
+    """
+    links = installation.links()
+    missing = [str(target) for target in links.values() if not target.exists()]
+    if missing:
+        raise LaunchError(f"{installation.environment} is incomplete, it lacks {missing[0]}: run `make setup` again")
+    identity = hashlib.sha256("\n".join(f"{name}={target}" for name, target in links.items()).encode()).hexdigest()
+    parent = installation.environment / "share" / "cascade-triton"
+    folder = parent / identity[:16]
+    if folder.is_dir():
+        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+        for name, target in links.items():
+            link = scratch / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target)
+        scratch.chmod(0o755)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            # Another launcher was first; its links are the same.
+            shutil.rmtree(scratch)
+            if not folder.is_dir():
+                raise
+    except OSError as error:
+        raise LaunchError(f"cannot write the server folder {folder}: {error.strerror}") from None
+    return folder
+
+
+def server_environment(installation: Installation, inherited: dict[str, str]) -> dict[str, str]:
+    """Environment variables of the server and, through it, of its stubs."""
+    values = {name: value for name, value in inherited.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    values |= dict.fromkeys(_ONE_THREAD, "1")
+    values["LD_LIBRARY_PATH"] = f"{installation.libraries}:{installation.python_libraries}"
+    values["PATH"] = f"{installation.environment / 'bin'}:{inherited.get('PATH', os.defpath)}"
+    return values
+
+
+def server_command(
+    folder: Path, repository: Path, address: Address, *, models: list[str], replica_id: str
+) -> list[str]:
+    """The server's command line."""
+    host = str(ipaddress.ip_address(address.host)) if _is_ip(address.host) else address.host
+    return [
+        str(folder / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        f"--backend-directory={folder / 'backends'}",
+        f"--cache-directory={folder / 'caches'}",
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
+        "--strict-readiness=false",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        "--allow-http=false",
+        "--allow-metrics=false",
+        f"--grpc-address={host}",
+        f"--grpc-port={address.port}",
+        f"--id={replica_id}",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(replica_id, address)}",
+        *(f"--load-model={model}" for model in models),
+    ]
+
+
+def shared_memory_prefix(replica_id: str, address: Address) -> str:
+    """What the names of a server's shared-memory segments begin with: no two servers that run share it."""
+    return f"{replica_id}.{address.port}."
+
+
+def sweep_shared_memory(prefix: str, folder: Path = SHARED_MEMORY) -> int:
+    """Removes what a killed server with that prefix left behind; returns the number of segments."""
+    left = [file for file in folder.iterdir() if file.name.startswith(prefix)] if folder.is_dir() else []
+    for file in left:
+        file.unlink(missing_ok=True)
+    return len(left)
+
+
+def check_repository(repository: Path, models: list[str]) -> None:
+    """Raises LaunchError unless the repository and the models to load at start are there."""
+    if not repository.is_dir():
+        raise LaunchError(f"--model-repository: no folder {repository}: make it with `cascade model-repo render`")
+    for model in models:
+        if not (repository / model / "config.pbtxt").is_file():
+            there = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+            known = f"it holds {', '.join(there)}" if there else "it is empty: run `cascade model-repo render`"
+            raise LaunchError(f"--load: no model {model!r} in {repository}; {known}")
+
+
+def check_address_is_free(address: Address) -> None:
+    """Raises LaunchError where the address cannot be bound now."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(where)
+            trial.listen(1)
+    except OSError as error:
+        in_use = f"port {address.port} of {address.host} is in use: choose another port, or end what listens there"
+        why = in_use if error.errno == 98 else f"cannot listen on {address.host}:{address.port}: {error.strerror}"
+        raise LaunchError(f"--grpc-address: {why}") from None
+
+
+def launch(arguments: argparse.Namespace) -> NoReturn:
+    """Becomes the server; raises LaunchError where it cannot."""
+    if not _ID.fullmatch(arguments.replica_id):
+        raise LaunchError(
+            f"--replica-id: {arguments.replica_id!r} is not a name: use up to 64 letters, digits, dots, dashes"
+        )
+    address = Address.parse(arguments.grpc_address)
+    installation = Installation.find(Path(os.path.abspath(arguments.triton_env)))
+    repository = Path(os.path.abspath(arguments.model_repository))
+    check_repository(repository, arguments.load)
+    folder = server_folder(installation)
+    check_address_is_free(address)
+    # The port is ours now, so nobody alive owns segments of this name.
+    sweep_shared_memory(shared_memory_prefix(arguments.replica_id, address))
+    if arguments.core is not None:
+        try:
+            os.sched_setaffinity(0, {arguments.core})
+        except OSError:
+            allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+            raise LaunchError(f"--core: core {arguments.core} is not available here: use one of {allowed}") from None
+    command = server_command(folder, repository, address, models=arguments.load, replica_id=arguments.replica_id)
+    environment = server_environment(installation, dict(os.environ))
+    try:
+        os.execve(command[0], command, environment)  # noqa: S606 - the point of a launcher
+    except OSError as error:
+        raise LaunchError(f"cannot run {command[0]}: {error.strerror}") from None
+
+
+def default_environment() -> Path:
+    """``CASCADE_TRITON_ENV``, else ``.venv-triton`` beside the running environment."""
+    return Path(os.environ.get("CASCADE_TRITON_ENV") or Path(sys.prefix).parent / ".venv-triton")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `cascade-triton`."""
+    options = argparse.ArgumentParser(
+        prog="cascade-triton", description="Run a Triton inference server on a model repository, in this process."
+    )
+    options.add_argument("--model-repository", required=True, metavar="DIR", help="made by `cascade model-repo render`")
+    options.add_argument("--grpc-address", required=True, metavar="HOST:PORT", help="where to listen")
+    options.add_argument("--load", action="append", default=[], metavar="MODEL", help="load at start; repeatable")
+    options.add_argument("--replica-id", default="replica", metavar="ID", help="names the server and its shared memory")
+    options.add_argument("--core", type=int, metavar="N", help="run on this core only")
+    options.add_argument(
+        "--triton-env",
+        default=default_environment(),
+        metavar="VENV",
+        help="environment with nvidia-pytriton (default: $CASCADE_TRITON_ENV, else .venv-triton beside this one)",
+    )
+    return options
+
+
+def main() -> None:
+    """Entry point: every error is one line and exit code 2."""
+    try:
+        launch(parser().parse_args())
+    except LaunchError as error:
+        sys.stderr.write(f"cascade-triton: {error}\n")
+        sys.exit(EXIT_CODE)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

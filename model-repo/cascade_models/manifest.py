@@ -1,0 +1,137 @@
+"""The variants that a manifest asks for, as far as serving them needs to know; every error names a field and the fix.
+
+Reads the same YAML as the rest of the product, with PyYAML alone: this package runs in Triton's environment and
+shares no code with the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+DEFAULT_BATCH: Final = 8
+"""Largest batch of a variant that no profile in the manifest knows."""
+
+NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._/@:-]+")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be served: ``field`` is a dotted path, the message ends with what to do."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant; the fields say where the manifest says so, ``batch`` is the largest batch that it must take."""
+
+    field: str
+    name: str
+    source: str
+    revision: str
+    weights: str
+    steps: int
+    height: int
+    width: int
+    engine: str
+    discriminator: str
+    discriminator_field: str
+    batch: int
+
+
+def read_variants(text: str) -> list[Variant]:
+    """The variants of all cascades of a manifest, in order.
+
+    Raises ManifestError where it is not YAML, holds no cascade, or a field is missing or of the wrong kind.
+    """
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if isinstance(document, dict)]
+    except yaml.YAMLError as error:
+        raise ManifestError("", f"not YAML: {error}") from None
+    cascades = [document for document in documents if document.get("kind") == "DiffusionCascade"]
+    if not cascades:
+        raise ManifestError("kind", "holds no DiffusionCascade: add one")
+    found: dict[str, Variant] = {}
+    for cascade in cascades:
+        spec = _get(cascade, "", "spec", dict)
+        batches = _largest_batches(documents, cascade, spec)
+        for index, entry in enumerate(_get(spec, "spec", "variants", list)):
+            variant = _variant(entry, f"spec.variants.{index}", spec, batches)
+            if variant.name in found:
+                raise ManifestError(f"{variant.field}.name", f"{variant.name!r} is there twice: rename one")
+            found[variant.name] = variant
+    return list(found.values())
+
+
+def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mapping[str, int]) -> Variant:
+    if not isinstance(entry, dict):
+        raise ManifestError(field, "is not a mapping: it should be a variant with name, model and engine")
+    name = _get(entry, field, "name", str)
+    if not NAME.fullmatch(name):
+        raise ManifestError(f"{field}.name", f"{name!r} is not a name: use lower-case letters, digits and dashes")
+    model = _get(entry, field, "model", dict)
+    at = f"{field}.model"
+    owner, above = (entry, field) if "discriminator" in entry else (spec, "spec")
+    judge = f"{above}.discriminator"
+    variant = Variant(
+        field=field,
+        name=name,
+        source=_get(model, at, "source", str),
+        revision=_get(model, at, "revision", str),
+        weights=_get(model, at, "weights", str) if "weights" in model else "",
+        steps=_get(model, at, "steps", int),
+        height=_get(model, at, "height", int),
+        width=_get(model, at, "width", int),
+        engine=_get(entry, field, "engine", str),
+        discriminator=_get(_get(owner, above, "discriminator", dict), judge, "source", str),
+        discriminator_field=f"{judge}.source",
+        batch=batches.get(name, DEFAULT_BATCH),
+    )
+    named = {f"{at}.{key}": getattr(variant, key) for key in ("source", "revision", "weights")}
+    for place, value in {**named, variant.discriminator_field: variant.discriminator}.items():
+        if value and not _TOKEN.fullmatch(value):
+            raise ManifestError(place, f"{value!r} may have letters, digits and ._/@:- only")
+    return variant
+
+
+def _largest_batches(
+    documents: list[dict[str, Any]], cascade: Mapping[str, Any], spec: Mapping[str, Any]
+) -> dict[str, int]:
+    """Largest measured batch by variant, from the profile that the cascade names if the manifest holds it."""
+    wanted = _get(_get(spec, "spec", "profileRef", dict), "spec.profileRef", "name", str)
+    batches: dict[str, int] = {}
+    for document in documents:
+        if document.get("kind") != "CascadeProfile" or _identity(document) != (_identity(cascade)[0], wanted):
+            continue
+        rows = _get(_get(document, "", "spec", dict), "spec", "execution", list)
+        for index, row in enumerate(rows):
+            at = f"spec.execution.{index}"
+            if not isinstance(row, dict):
+                raise ManifestError(at, "is not a mapping: it should be a measurement")
+            name, batch = _get(row, at, "variant", str), _get(row, at, "batch", int)
+            batches[name] = max(batch, batches.get(name, 1))
+    return batches
+
+
+def _identity(document: Mapping[str, Any]) -> tuple[str, str]:
+    metadata = document.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    return str(metadata.get("namespace", "default")), str(metadata.get("name", ""))
+
+
+def _get(mapping: Mapping[str, Any], field: str, key: str, kind: type) -> Any:
+    at = f"{field}.{key}" if field else key
+    if key not in mapping:
+        raise ManifestError(at, "is required: add it")
+    value = mapping[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = {str: "text", int: "a whole number", list: "a list", dict: "a mapping"}[kind]
+        raise ManifestError(at, f"should be {wanted} (is {value!r:.60})")
+    return value

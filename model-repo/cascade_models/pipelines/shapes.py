@@ -1,0 +1,101 @@
+"""The built-in shapes models as a pipeline: ``builtin://shapes``, weights ``heavy`` or ``light``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_models import engines
+from cascade_models.recipe import Recipe, RecipeError
+from cascade_models.shapes import assets, grammar, render, sampling, tokens
+
+if TYPE_CHECKING:
+    from cascade_models.pipelines import Poll
+
+WEIGHTS: Final[dict[str, sampling.Kind]] = {"heavy": "heavy", "light": "light"}
+DENOISER_INPUTS: Final = ("x", "t", "tokens")
+DISCRIMINATOR_INPUTS: Final = ("image", "tokens")
+
+
+class ShapesPipeline:
+    """One shapes variant and the shapes discriminator."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._kind = WEIGHTS[recipe.weights]
+        self._steps = recipe.steps
+        self._guidance = assets.metadata().variants[self._kind].guidance
+        self._denoise = engines.load(recipe.engine, assets.path(self._kind), DENOISER_INPUTS)
+        self._judge = engines.load(recipe.engine, assets.path("discriminator"), DISCRIMINATOR_INPUTS)
+
+    def read(self, prompt: str, negative_prompt: str) -> npt.NDArray[np.int64]:
+        """Tokens ``[7, 3]`` of a prompt; raises ValueError for one outside the grammar or a negative prompt."""
+        if negative_prompt:
+            raise ValueError("negative_prompt: the shapes models take none; leave it out")
+        try:
+            return tokens.encode(grammar.parse(prompt))
+        except grammar.PromptError as error:
+            raise ValueError(f"prompt: {error}") from None
+
+    def generate(
+        self, prompts: Sequence[npt.NDArray[np.int64]], seeds: Sequence[int], poll: Poll | None
+    ) -> npt.NDArray[np.uint8]:
+        """Images ``[B, 32, 32, 3]``."""
+        try:
+            return sampling.generate(
+                self._denoise,
+                np.stack(prompts),
+                seeds,
+                kind=self._kind,
+                steps=self._steps,
+                guidance=self._guidance,
+                poll=poll,
+            )
+        except sampling.Cancelled:
+            return np.zeros((len(prompts), render.IMAGE_SIZE, render.IMAGE_SIZE, 3), dtype=np.uint8)
+
+    def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        """Confidence ``[B]`` that each image is right in everything."""
+        return self._judge(sampling.from_image(images), np.stack(prompts))
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError unless the weights are here, whole, of this revision, and can be run as asked."""
+    if recipe.weights not in WEIGHTS:
+        raise RecipeError("weights", f"{recipe.weights!r} is not a shapes model: write {' or '.join(WEIGHTS)}")
+    if recipe.engine not in engines.AVAILABLE:
+        known = " or ".join(engines.AVAILABLE)
+        raise RecipeError("engine", f"{recipe.engine!r} cannot run {recipe.source}: write {known}")
+    if (recipe.height, recipe.width) != (render.IMAGE_SIZE, render.IMAGE_SIZE):
+        key = "height" if recipe.height != render.IMAGE_SIZE else "width"
+        raise RecipeError(key, f"shapes images are {render.IMAGE_SIZE} pixels high and wide: write {render.IMAGE_SIZE}")
+    try:
+        sampling.step_times(WEIGHTS[recipe.weights], recipe.steps)
+    except ValueError as error:
+        raise RecipeError("steps", str(error)) from None
+    try:
+        assets.metadata()
+        here = assets.revision()
+    except assets.AssetError as error:
+        raise RecipeError("weights", str(error)) from None
+    if recipe.revision != here:
+        raise RecipeError(
+            "revision", f"the weights here are revision {here}, not {recipe.revision}: write that revision instead"
+        )
+
+
+def load(recipe: Recipe) -> ShapesPipeline:
+    """The pipeline, after one image: the first run of a network allocates its memory."""
+    check(recipe)
+    pipeline = ShapesPipeline(recipe)
+    example = pipeline.read(grammar.EXAMPLE, "")
+    calls = iter((True, False))
+    pipeline.judge(pipeline.generate([example], [0], lambda _: [next(calls, False)]), [example])
+    return pipeline
+
+
+def revision() -> str:
+    """Revision of the weights that are here; raises AssetError (a RuntimeError) where they are missing."""
+    return assets.revision()

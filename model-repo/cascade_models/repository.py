@@ -1,0 +1,127 @@
+"""Renders the Triton model repository of a manifest: one model per variant, named after it.
+
+A model is a `config.pbtxt` and a shim that imports the serving package; weights stay where they are. Everything is
+checked before anything is written, files are replaced one by one and atomically, and rendering twice changes nothing,
+so a server may run on the folder meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cascade_models import engines, pipelines
+from cascade_models.manifest import ManifestError, Variant
+from cascade_models.recipe import Recipe, RecipeError
+
+QUEUE_DELAY_US: Final = 300
+"""How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
+
+QUEUE_TIMEOUT_US: Final = 600_000_000
+"""Upper bound of a request's own ``timeout``, which Triton heeds only where a default is set: the longest deadline."""
+
+QUEUE_SIZE: Final = 1024
+"""Requests that may wait in a model; more are answered UNAVAILABLE. Routers send far fewer."""
+
+SHIM: Final = '''"""Loads the serving pipeline; what it serves stands in config.pbtxt."""
+
+from cascade_models.serving.model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+def recipe_of(variant: Variant) -> Recipe:
+    """The recipe of a variant, checked against the weights that are here; raises ManifestError."""
+    recipe = Recipe(
+        source=variant.source,
+        revision=variant.revision,
+        weights=variant.weights,
+        steps=variant.steps,
+        height=variant.height,
+        width=variant.width,
+        engine=variant.engine,
+        discriminator=variant.discriminator,
+    )
+    if recipe.engine not in engines.ENGINES:
+        known = ", ".join(engines.ENGINES)
+        raise ManifestError(f"{variant.field}.engine", f"{recipe.engine!r} is not an engine: write one of {known}")
+    try:
+        pipelines.check(recipe)
+    except RecipeError as error:
+        places = {"engine": f"{variant.field}.engine", "discriminator": variant.discriminator_field}
+        raise ManifestError(places.get(error.key, f"{variant.field}.model.{error.key}"), str(error)) from None
+    return recipe
+
+
+def config(variant: Variant, recipe: Recipe) -> str:
+    """The model's `config.pbtxt`."""
+    parameters = "\n".join(
+        f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}"
+        for key, value in recipe.parameters().items()
+    )
+    return f"""name: {_quote(variant.name)}
+backend: "python"
+max_batch_size: {variant.batch}
+input [
+  {{ name: "prompt" data_type: TYPE_STRING dims: [ 1 ] }},
+  {{ name: "negative_prompt" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
+  {{ name: "seed" data_type: TYPE_INT64 dims: [ 1 ] optional: true }}
+]
+output [
+  {{ name: "image" data_type: TYPE_UINT8 dims: [ {recipe.height}, {recipe.width}, 3 ] }},
+  {{ name: "confidence" data_type: TYPE_FP32 dims: [ 1 ] }}
+]
+instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+dynamic_batching {{
+  max_queue_delay_microseconds: {QUEUE_DELAY_US}
+  default_queue_policy {{
+    timeout_action: REJECT
+    default_timeout_microseconds: {QUEUE_TIMEOUT_US}
+    allow_timeout_override: true
+    max_queue_size: {QUEUE_SIZE}
+  }}
+}}
+{parameters}
+"""
+
+
+def render(variants: Sequence[Variant], directory: Path) -> list[str]:
+    """Makes ``directory`` the repository of exactly these variants; returns the models that changed.
+
+    Models of variants that are no longer there are removed, other folders left alone. Raises ManifestError, having
+    written nothing, where a variant cannot be served.
+    """
+    configs = {variant.name: config(variant, recipe_of(variant)) for variant in variants}
+    changed = []
+    for name, text in configs.items():
+        version = directory / name / "1"
+        version.mkdir(parents=True, exist_ok=True)
+        # The config comes last: Triton takes a folder for a model when it has one.
+        written = [_replace(version / "model.py", SHIM), _replace(directory / name / "config.pbtxt", text)]
+        if any(written):
+            changed.append(name)
+    for shim in sorted(directory.glob("*/1/model.py")):
+        folder = shim.parent.parent
+        if folder.name not in configs and shim.read_text(encoding="utf-8") == SHIM:
+            shutil.rmtree(folder)
+            changed.append(folder.name)
+    return changed
+
+
+def _replace(file: Path, text: str) -> bool:
+    """Gives a file its content atomically; False where it had it."""
+    if file.is_file() and file.read_text(encoding="utf-8") == text:
+        return False
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(file)
+    return True
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text)

@@ -1,0 +1,1 @@
+"""The Triton model behind every variant."""

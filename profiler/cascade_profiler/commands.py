@@ -1,0 +1,9 @@
+"""The profiler's subcommands of `cascade`; each module registers its own."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this component's commands to `cascade`."""
