@@ -1,0 +1,3 @@
+"""Fixtures for all tests live in tests/support, one module per thing that they start."""
+
+pytest_plugins = ["support.redis"]
