@@ -17,7 +17,6 @@ A phrase may leave its size out: the models then draw it large, and the checker 
 from __future__ import annotations
 
 import dataclasses
-import re
 import zlib
 from typing import Final, Literal
 
@@ -115,7 +114,7 @@ def parse(prompt: str) -> Scene:
     Raises:
         PromptError: the prompt is outside the grammar.
     """
-    words = re.sub(r"\s*\.\s*$", "", prompt).lower().split()
+    words = prompt.strip().removesuffix(".").lower().split()
     if not words:
         raise PromptError(f"the prompt is empty; for example: {EXAMPLE!r}")
     objects: list[Shape] = []

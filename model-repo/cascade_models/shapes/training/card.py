@@ -17,6 +17,7 @@ logger = logging.getLogger("cascade_models.shapes.training")
 
 SEED = 11
 _FITTING_SEED = 12
+_FITTED = 800
 _ZOOM = 4
 _COLUMNS = 6
 _MARGIN = 8
@@ -33,7 +34,9 @@ def write(directory: pathlib.Path, prompts: int) -> None:
         *evaluate.scenes_of("heldout", half, SEED),
     ]
     judged = evaluate.run(models, scenes, SEED, "evaluation")
-    fitted = evaluate.run(models, evaluate.scenes_of("train", 800, _FITTING_SEED), _FITTING_SEED, "fitting the rule")
+    fitted = evaluate.run(
+        models, evaluate.scenes_of("train", _FITTED, _FITTING_SEED), _FITTING_SEED, "fitting the rule"
+    )
     latency = evaluate.measure_latency(models)
     target = directory.parent
     _grid(judged, ~judged.heldout).save(target / "samples.png", optimize=True)
@@ -123,8 +126,8 @@ nothing from batching.
 At batch 1 heavy costs **{latency.ratio:.1f}** times what light costs; **{latency.ratio_with_overhead:.1f}** times with
 0.5 ms of serving overhead added to each. The aim is 18 within a fifth, the ratio of SD 1.5 to SD-Turbo. It decides the
 numbers of steps: both networks are the same size, and a guided step runs the prompt and the empty prompt in one batch
-of two, at about 1.7 times the cost of a plain call, so {heavy_variant.steps} guided steps against {light_variant.steps} plain
-ones. The light model is the weaker one by its number of steps, not by a smaller network.
+of two, at about 1.7 times the cost of a plain call, so {heavy_variant.steps} guided steps against
+{light_variant.steps} plain ones. The light model is the weaker one by its number of steps, not by a smaller network.
 
 ## What routing is worth
 
@@ -149,11 +152,11 @@ minutes on two cores. Endless rendered scenes, no data set. In order:
 {chr(10).join(f"| {name} | {count} | {_batch_of(name)} |" for name, count in steps.items())}
 
 The denoisers are a plain transformer over 16 patches of 8×8 pixels and 7 prompt slots that predicts the clean image of
-a rectified flow. Heavy: Muon and AdamW, prompts dropped one time in ten, one decay over the last 60 %, weights averaged.
-Light: consistency distillation over {distil.KNOTS} noise levels. Discriminator: first the convolutions learn what true
-images hold, then true prompts against edited ones with a label for every phrase and relation, then the light model's
-images as the checker labels them. Platt scaling on {discriminator.CALIBRATION_IMAGES:,} further light images is part of
-its graph.
+a rectified flow. Heavy: Muon and AdamW, prompts dropped one time in ten, one decay over the last 60 %, weights
+averaged. Light: consistency distillation over {distil.KNOTS} noise levels. Discriminator: first the convolutions learn
+what true images hold, then true prompts against edited ones with a label for every phrase and relation, then the light
+model's images as the checker labels them. Platt scaling on {discriminator.CALIBRATION_IMAGES:,} further light images is
+part of its graph.
 
 ## Limits
 

@@ -99,19 +99,38 @@ def train(
     light: network.Denoiser, light_steps: int, seed: int, sizes: Sizes, minutes: float | None = None
 ) -> tuple[Discriminator, list[progress.Stage]]:
     """A calibrated discriminator for the light model at ``light_steps`` steps, and its stages' losses."""
+    model, stages = train_matching(seed, sizes, _part(minutes, 0.45))
+    stages.append(train_verdicts(model, light, light_steps, seed, sizes, _part(minutes, 0.55)))
+    return model, stages
+
+
+def train_matching(seed: int, sizes: Sizes, minutes: float | None = None) -> tuple[Discriminator, list[progress.Stage]]:
+    """A discriminator that tells true prompts of true images from edited ones; needs no denoiser."""
     torch.manual_seed(seed + 2)
     rng = np.random.default_rng((seed, 3))
     model = Discriminator()
-    trunk = _train_trunk(model, rng, progress.Stage("discriminator, trunk", sizes.trunk_steps, _part(minutes, 0.1)))
-    edits = _train_edits(model, rng, progress.Stage("discriminator, edits", sizes.edit_steps, _part(minutes, 0.35)))
-    labelled = label(light, light_steps, sizes.light_images + sizes.calibration_images, rng, _part(minutes, 0.3))
+    trunk = _train_trunk(model, rng, progress.Stage("discriminator, trunk", sizes.trunk_steps, _part(minutes, 0.25)))
+    edits = _train_edits(model, rng, progress.Stage("discriminator, edits", sizes.edit_steps, _part(minutes, 0.75)))
+    return model, [trunk, edits]
+
+
+def train_verdicts(
+    model: Discriminator,
+    light: network.Denoiser,
+    light_steps: int,
+    seed: int,
+    sizes: Sizes,
+    minutes: float | None = None,
+) -> progress.Stage:
+    """Trains and calibrates ``model`` on the light model's own images as the checker labels them."""
+    rng = np.random.default_rng((seed, 4))
+    labelled = label(light, light_steps, sizes.light_images + sizes.calibration_images, rng, _part(minutes, 0.5))
     held_back = min(sizes.calibration_images, len(labelled.strict) // 4)
     fitted = np.arange(held_back, len(labelled.strict))
-    steps = sizes.epochs * max(1, len(fitted) // BATCH)
-    images = progress.Stage("discriminator, images", steps, _part(minutes, 0.25))
-    _train_images(model, rng, labelled, fitted, images)
+    stage = progress.Stage("discriminator, images", sizes.epochs * max(1, len(fitted) // BATCH), _part(minutes, 0.5))
+    _train_images(model, rng, labelled, fitted, stage)
     calibrate(model, labelled, np.arange(held_back))
-    return model, [trunk, edits, images]
+    return stage
 
 
 def label(
