@@ -1,0 +1,59 @@
+"""Whether a model really answers: by the inferences that it has finished, or by asking it for a picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from .triton import Counts, TritonError
+
+PROBE_EVERY_S: Final = 2.0
+PROBE_TIMEOUT_S: Final = 4.0
+"""Longer than the longest batch that a probe may have to wait behind."""
+
+
+class Probed(Protocol):
+    """What the check needs of a Triton client."""
+
+    async def counts(self, model: str) -> Counts: ...
+
+    async def probe(self, model: str, *, timeout_s: float) -> None: ...
+
+
+class Health:
+    """Evidence that one model works.
+
+    A dead python-backend process leaves its model ready for ever, so only answers count. Under load the answers to
+    clients are evidence enough, and a probe is sent only when there were none for a while, or when some failed.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: Counts | None = None
+        self._evidence_s = clock()
+
+    async def complaint(self, client: Probed, model: str) -> str | None:
+        """Look once; None while all is well, else what is wrong."""
+        try:
+            counts = await client.counts(model)
+            known, self._known = self._known, counts
+            if known is not None:
+                if counts.failed == known.failed and counts.succeeded > known.succeeded:
+                    self._evidence_s = self._clock()
+                    return None
+                if counts.failed == known.failed and self._clock() - self._evidence_s < PROBE_EVERY_S:
+                    return None
+            return await self._ask(client, model, counts)
+        except TritonError as error:
+            return str(error)
+
+    async def _ask(self, client: Probed, model: str, before: Counts) -> str | None:
+        try:
+            await client.probe(model, timeout_s=PROBE_TIMEOUT_S)
+        except TritonError as error:
+            self._known = await client.counts(model)
+            if self._known.succeeded == before.succeeded or not str(error).startswith("DEADLINE_EXCEEDED"):
+                return str(error)
+        self._evidence_s = self._clock()
+        return None

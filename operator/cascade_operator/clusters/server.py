@@ -1,0 +1,99 @@
+"""A Triton server as a child process: started with one model, changed to another in place, ended without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ..local.state import SHARED_MEMORY, StateDir, log_tail
+from ..local.supervisor import Child, Program, describe_exit
+from .triton import TritonClient
+
+START_TIMEOUT_S: Final = 30.0
+PROVE_TIMEOUT_S: Final = 15.0
+STOP_GRACE_S: Final = 1.5
+
+ServerProgram = Callable[[str, int, str], Program]
+"""The program of a server, from slot id, port and model."""
+
+
+class ServerFailed(Exception):
+    """A server ended, or did not come up; the message says how."""
+
+
+class Server:
+    """A running server and the one model that it serves."""
+
+    def __init__(self, child: Child, *, endpoint: str, model: str, segments: str, log_file: Path) -> None:
+        self.child = child
+        self.endpoint = endpoint
+        self.model = model
+        self.client = TritonClient(endpoint)
+        self._segments = segments
+        self._log_file = log_file
+
+    @classmethod
+    async def start(cls, slot_id: str, model: str, *, program: ServerProgram, state: StateDir) -> Server:
+        """Start a server with a model, on a port that is free now; raises ServerFailed or OSError."""
+        port = free_port()
+        running = program(slot_id, port, model)
+        server = cls(
+            await Child.start(running, state),
+            endpoint=f"127.0.0.1:{port}",
+            model=model,
+            segments=f"{state.replica_id(slot_id)}.*",
+            log_file=state.log_file(running.name),
+        )
+        try:
+            await server._wait_ready()
+        except BaseException:
+            await asyncio.shield(server.end())
+            raise
+        return server
+
+    async def change_model(self, model: str) -> None:
+        """Serve another model, or the same one anew; raises TritonError."""
+        await self.client.unload(self.model)
+        self.model = model
+        await self.client.load(model)
+
+    async def prove(self) -> None:
+        """Wait until the model has drawn a picture; raises TritonError where it cannot."""
+        await self.client.probe(self.model, timeout_s=PROVE_TIMEOUT_S)
+
+    def check_running(self) -> None:
+        """Raises ServerFailed where the process is gone."""
+        if not self.child.running:
+            raise ServerFailed(f"its server ended ({describe_exit(self.child.ended.result())})")
+
+    async def end(self) -> None:
+        """End the process and remove what it leaves behind."""
+        await self.client.close()
+        await self.child.stop(grace_s=STOP_GRACE_S)
+        for segment in SHARED_MEMORY.glob(self._segments):
+            segment.unlink(missing_ok=True)
+
+    async def _wait_ready(self) -> None:
+        until = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < until:
+            if not self.child.running:
+                how = describe_exit(self.child.ended.result())
+                tail = log_tail(self._log_file, 4)
+                raise ServerFailed(f"its server did not start ({how}); {self._log_file}:\n{tail}")
+            if await self.client.model_ready(self.model):
+                return
+            await asyncio.wait([self.child.ended], timeout=0.05)
+        raise ServerFailed(f"its server was not ready within {START_TIMEOUT_S:.0f} s; see {self._log_file}")
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on now."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+

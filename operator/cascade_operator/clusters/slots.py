@@ -1,0 +1,201 @@
+"""One accelerator slot: the wish what to serve on it, and the task that has a Triton server do so and keeps it well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cascade_api.names import CascadeRef
+
+from ..local.supervisor import Backoff
+from ..snapshot import Replica, ReplicaState
+from .health import Health
+from .server import Server, ServerFailed
+from .triton import TritonError
+
+CHECK_EVERY_S: Final = 0.5
+FAILED_AFTER: Final = 3
+"""Starts in a row that must fail before a slot counts as failed; it is tried again all the same."""
+NOWHERE: Final = "127.0.0.1:0"
+"""Endpoint of a replica whose server is not there (yet)."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a slot is to serve, and for whom."""
+
+    cascade: CascadeRef
+    variant: str
+
+
+class Slot:
+    """`assign`, `drain` and `release` state a wish and return; `run` brings it about."""
+
+    def __init__(
+        self,
+        slot_id: str,
+        *,
+        accelerator_class: str,
+        start_server: Callable[[str, str], Awaitable[Server]],
+        changed: Callable[[], None],
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``start_server`` takes slot id and model; ``changed`` is called whenever `view` may differ."""
+        self.id = slot_id
+        self._class = accelerator_class
+        self._start_server = start_server
+        self._changed = changed
+        self._say = say
+        self._clock = clock
+        self._wanted: Assignment | None = None
+        self._draining = False
+        self._state = ReplicaState.STARTING
+        self._since_s = clock()
+        self._woken = asyncio.Event()
+        self._backoff = Backoff()
+        self._server: Server | None = None
+        self._complaint = ""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the slot does not come up, once it failed several times in a row."""
+        return self._complaint if self._state is ReplicaState.FAILED else None
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """What the slot is to serve; None: it is free."""
+        return self._wanted
+
+    def view(self) -> Replica | None:
+        """The slot as a replica; None while it is free. Requests in flight are the routers' to know."""
+        if self._wanted is None:
+            return None
+        gone = self._server is None
+        return Replica(
+            id=self.id,
+            accelerator_class=self._class,
+            endpoint=NOWHERE if self._server is None else self._server.endpoint,
+            variant=self._wanted.variant,
+            state=self._state,
+            since_s=self._since_s,
+            # What a dead server held is lost already: there is nothing to wait for.
+            in_flight=0 if gone and self._draining else None,
+        )
+
+    def assign(self, assignment: Assignment) -> None:
+        """Serve this; in place if the server is there, and no longer draining."""
+        if assignment == self._wanted and not self._draining:
+            return
+        same_model = self._server is not None and self._server.model == assignment.variant
+        proven = same_model and self._state is ReplicaState.DRAINING and assignment == self._wanted
+        if assignment != self._wanted:
+            self._backoff = Backoff()
+        self._wanted = assignment
+        self._draining = False
+        self._enter(ReplicaState.READY if proven else ReplicaState.STARTING)
+        self._woken.set()
+
+    def drain(self) -> None:
+        """Take no new work; what is in flight is finished."""
+        if self._wanted is not None and not self._draining:
+            self._draining = True
+            self._enter(ReplicaState.DRAINING)
+
+    def release(self) -> None:
+        """Become free; the server ends."""
+        if self._wanted is not None:
+            self._wanted = None
+            self._draining = False
+            self._woken.set()
+            self._changed()
+
+    async def run(self) -> None:
+        """Bring about what is wished, and keep it so, until cancelled; then end the server."""
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    await self._step()
+                except (TritonError, ServerFailed, OSError) as error:
+                    await self._retreat(str(error))
+        finally:
+            await self._end_server()
+
+    async def _step(self) -> None:
+        """Serve one wish until it changes; raises where the server must be replaced."""
+        wanted = self._wanted
+        if wanted is None or (self._server is None and self._draining):
+            await self._end_server()
+            await self._woken.wait()
+            return
+        if self._server is None:
+            self._server = await self._start_server(self.id, wanted.variant)
+        elif self._server.model != wanted.variant:
+            await self._server.change_model(wanted.variant)
+        await self._server.prove()
+        if self._wanted == wanted:
+            self._serving()
+            await self._watch(self._server, wanted)
+
+    async def _watch(self, server: Server, wanted: Assignment) -> None:
+        health = Health()
+        waker = asyncio.ensure_future(self._woken.wait())
+        try:
+            while not waker.done():
+                await asyncio.wait(
+                    [waker, server.child.ended], timeout=CHECK_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                server.check_running()
+                if waker.done():
+                    return
+                complaint = await health.complaint(server.client, wanted.variant)
+                if complaint is not None:
+                    await asyncio.wait([server.child.ended], timeout=0.1)
+                    server.check_running()
+                    await self._mend(server, wanted, complaint)
+        finally:
+            waker.cancel()
+
+    async def _mend(self, server: Server, wanted: Assignment, complaint: str) -> None:
+        """Give the model a new process by loading it anew."""
+        began = time.monotonic()
+        self._say(f"{self.id}: {wanted.variant} does not answer ({complaint}): loading it again")
+        if not self._draining:
+            self._enter(ReplicaState.STARTING)
+        await server.change_model(wanted.variant)
+        await server.prove()
+        if self._wanted == wanted:
+            self._serving()
+        self._say(f"{self.id}: {wanted.variant} is back after {time.monotonic() - began:.1f} s")
+
+    def _serving(self) -> None:
+        self._enter(ReplicaState.DRAINING if self._draining else ReplicaState.READY)
+
+    async def _retreat(self, why: str) -> None:
+        """End a server that is of no use, and wait as long as is wise before the next one."""
+        ran_s = 0.0 if self._server is None else time.monotonic() - self._server.child.started
+        wait_s = self._backoff.after(ran_s)
+        self._complaint = f"{self.id}: {why}"
+        self._say(self._complaint)
+        if self._wanted is not None and not self._draining:
+            self._enter(ReplicaState.FAILED if self._backoff.failures > FAILED_AFTER else ReplicaState.STARTING)
+        await self._end_server()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), wait_s)
+
+    async def _end_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.end()
+            self._changed()
+
+    def _enter(self, state: ReplicaState) -> None:
+        if state is not self._state:
+            self._state = state
+            self._since_s = self._clock()
+        self._changed()

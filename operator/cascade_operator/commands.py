@@ -1,0 +1,132 @@
+"""The operator's subcommands of `cascade`: up, down, status, plan, doctor.
+
+Everything beyond typer is imported when a command runs, so that the command line stays quick and an image without
+the libraries of local mode still has the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cascade_api.local import default_state_dir
+
+File = Annotated[Path, typer.Option("--file", "-f", help="Manifest with a DiffusionCascade and its CascadeProfile.")]
+StateDirectory = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
+    typer.Option("--state-dir", help="Where a local run keeps lock, logs and addresses.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this component's commands to `cascade`."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(plan)
+    app.command()(doctor)
+
+
+def up(
+    file: File,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; stop it with `down`.")] = False,
+    grpc: Annotated[str, typer.Option(help="Where to serve gRPC.", metavar="HOST:PORT")] = "127.0.0.1:8001",
+    http: Annotated[str, typer.Option(help="Where to serve HTTP.", metavar="HOST:PORT")] = "127.0.0.1:8000",
+    state_dir: StateDirectory = None,
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="A Redis that runs already; default: one of our own.")
+    ] = "",
+    ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
+) -> None:
+    """Serve a manifest's cascades on this machine: Redis, router, Triton servers and planner."""
+    from cascade_api.command import CommandFailed
+    from cascade_api.documents import load_cascades
+
+    from .local import greeting, session
+    from .local.stack import Options, slots_of
+    from .local.state import StateDir
+
+    manifest = load_cascades(session.read_text(file), source=str(file))
+    slots_of(manifest)
+    options = Options(
+        manifest=file, state_dir=state_dir or default_state_dir(), grpc=grpc, http=http, redis_url=redis_url or None
+    )
+    if detach:
+        addresses, took_s = session.start_detached(options, say=session.print_line)
+        typer.echo(greeting.text(manifest, addresses, took_s=took_s, state_dir=state_dir, detached=True))
+        return
+    state = StateDir(options.state_dir)
+    session.log_to(state)
+    if ready_fd < 0:
+        session.run(
+            options,
+            manifest,
+            say=session.print_line,
+            ready=lambda addresses, took_s: typer.echo(
+                greeting.text(manifest, addresses, took_s=took_s, state_dir=state_dir, detached=False)
+            ),
+        )
+        return
+    reporter = session.Reporter(ready_fd)
+
+    def say(line: str) -> None:
+        session.print_line(line)
+        reporter.say(line)
+
+    try:
+        session.run(options, manifest, say=say, ready=reporter.ready)
+    except CommandFailed as failure:
+        reporter.failed(failure)
+        raise
+
+
+def down(state_dir: StateDirectory = None) -> None:
+    """Stop what `cascade up` runs, and tidy up after a crash."""
+    from .local import session
+    from .local.state import StateDir
+
+    session.stop(StateDir(state_dir or default_state_dir()), say=typer.echo)
+
+
+def status(state_dir: StateDirectory = None, json: Json = False) -> None:
+    """Show pools, plan, reason, demand, shares and conditions of what runs here."""
+    from .local import overview
+    from .local.state import StateDir
+
+    seen = overview.collect(StateDir(state_dir or default_state_dir()))
+    typer.echo(overview.as_json(seen) if json else overview.as_text(seen))
+
+
+def plan(
+    file: File,
+    demand: Annotated[float, typer.Option(min=0.0, help="Requests per second to plan for.")],
+    json: Json = False,
+) -> None:
+    """Say what would be decided for a demand, without doing it."""
+    from cascade_api.documents import load_cascades
+
+    from . import whatif
+    from .local.session import read_text
+
+    decided = whatif.decide_for(load_cascades(read_text(file), source=str(file)), demand=demand)
+    typer.echo(whatif.as_json(decided) if json else whatif.as_text(decided))
+
+
+def doctor(
+    state_dir: StateDirectory = None,
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--file", "-f", help="Manifest to check against this machine.", show_default=False),
+    ] = None,
+) -> None:
+    """Say what is wrong with this set-up, and the fix; exit code 1 when something is."""
+    from .local import diagnosis
+
+    findings = diagnosis.examine(state_dir or default_state_dir(), file)
+    for finding in findings:
+        typer.echo(str(finding))
+    if any(finding.problem for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,38 @@
+"""Plans in words, for the lines that `cascade up` prints and for `cascade plan`."""
+
+from __future__ import annotations
+
+from cascade_api.plan import Plan, PlanPool
+
+NOTABLE_SHARE = 0.05
+"""Shares that moved by less in all are not worth a line."""
+
+
+def plan_line(plan: Plan) -> str:
+    """What a plan does and why, in one line."""
+    expected = plan.expected
+    figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}"
+    return f"plan: {plan.reason}: {expected.demand:.1f} requests/s → {_pools(plan.pools)}; {_shares(plan)}; {figures}"
+
+
+def worth_telling(plan: Plan, told: Plan | None) -> bool:
+    """Whether a plan differs from the last one that was told by more than a tremor of its shares."""
+    if told is None or _pools(plan.pools) != _pools(told.pools) or _chains(plan) != _chains(told):
+        return True
+    before, now = told.planned_shares, plan.planned_shares
+    return sum(abs(now[route] - before[route]) for route in now) >= 2 * NOTABLE_SHARE
+
+
+def _pools(pools: list[PlanPool]) -> str:
+    served = [f"{pool.variant} ×{len(pool.ready)} (batch {pool.batch})" for pool in pools if pool.ready]
+    draining = [f"{replica.id} draining" for pool in pools for replica in pool.replicas if replica.state == "draining"]
+    return ", ".join([*served, *draining]) or "no replica ready"
+
+
+def _shares(plan: Plan) -> str:
+    shares = plan.planned_shares
+    return f"{', '.join(_chains(plan))}: direct {shares['direct']:.0%}, escalated {shares['escalated']:.0%}"
+
+
+def _chains(plan: Plan) -> list[str]:
+    return sorted({f"{row.light}→{row.heavy}" for row in plan.rows})

@@ -1,0 +1,197 @@
+"""What `cascade doctor` looks at: each finding says what is well, or what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cascade_api.command import CommandFailed
+from cascade_api.documents import CascadeFile, DocumentError, load_cascades
+from cascade_api.local import Addresses, read_addresses
+
+from ..clusters.triton import TritonClient
+from ..store import Store
+from .ports import check_free, parse_address
+from .services import redis_program, render_models
+from .session import read_text
+from .stack import slots_of
+from .state import SHARED_MEMORY, StateDir
+from .supervisor import ChildFailed, script
+
+OLDEST_PYTHON: Final = (3, 10)
+SHARED_MEMORY_PER_SLOT: Final = 4 * 1024 * 1024
+DEFAULT_ADDRESSES: Final = {"--grpc": "127.0.0.1:8001", "--http": "127.0.0.1:8000"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; ``problem`` and ``fix`` are empty where all is well."""
+
+    subject: str
+    detail: str
+    problem: bool = False
+    fix: str = ""
+
+    def __str__(self) -> str:
+        mark = "PROBLEM" if self.problem else "ok     "
+        fix = f"\n         fix: {self.fix}" if self.fix else ""
+        return f"{mark}  {self.subject}: {self.detail}{fix}"
+
+
+def examine(state_dir: Path, manifest: Path | None) -> list[Finding]:
+    """Look at everything; ``manifest`` None: the one that runs, if one does."""
+    state = StateDir(state_dir)
+    running = state.holder()
+    addresses = read_addresses(state_dir) if running else None
+    findings = [_python(), _triton(), _redis_binary(addresses)]
+    path = manifest or (state.manifest if running else None)
+    file: CascadeFile | None = None
+    if path is not None:
+        finding, file = _manifest(path)
+        findings.append(finding)
+        if file is not None:
+            findings += [_weights(path), _cores(file)]
+    findings += [*_shared_memory(state, file, running), *_run(state, running)]
+    findings += list(asyncio.run(_running(addresses))) if addresses else list(_ports())
+    return findings
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < OLDEST_PYTHON:
+        return Finding("python", version, True, "use Python 3.10 or newer, then `make setup`")
+    return Finding("python", f"{version} ({sys.executable})")
+
+
+def _triton() -> Finding:
+    """Have the launcher look for its environment, on a folder that is no model repository."""
+    try:
+        launcher = script("cascade-triton")
+    except ChildFailed as error:
+        return Finding("triton", str(error), True, "run `make setup`")
+    missing = "/nonexistent/cascade-doctor"
+    command = [launcher, "--model-repository", missing, "--grpc-address", "127.0.0.1:65535"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    said = done.stderr.strip().removeprefix("cascade-triton: ")
+    if missing in said:
+        return Finding("triton", f"{launcher} finds its environment")
+    return Finding("triton", said or f"the launcher ended with {done.returncode}", True, "run `make setup`")
+
+
+def _redis_binary(addresses: Addresses | None) -> Finding:
+    url = os.environ.get("REDIS_URL")
+    if url:
+        return Finding("redis", f"REDIS_URL names {url}; `cascade up` starts none")
+    try:
+        binary = redis_program(1, StateDir(Path())).command[0]
+    except CommandFailed as error:
+        return Finding("redis", str(error), True, "run `make setup`")
+    return Finding("redis", f"{binary}")
+
+
+def _manifest(path: Path) -> tuple[Finding, CascadeFile | None]:
+    try:
+        file = load_cascades(read_text(path), source=str(path))
+    except (DocumentError, CommandFailed) as error:
+        return Finding("manifest", str(error), True, "mend the fields named"), None
+    names = ", ".join(str(cascade.ref) for cascade in file.cascades)
+    return Finding("manifest", f"{path}: {names}"), file
+
+
+def _weights(path: Path) -> Finding:
+    with tempfile.TemporaryDirectory(prefix="cascade-doctor-") as folder:
+        try:
+            asyncio.run(render_models(path, Path(folder)))
+        except CommandFailed as error:
+            return Finding("weights", str(error), True, "make the weights (`make models`), or pin those that are there")
+    return Finding("weights", "there, with the revisions that the manifest pins")
+
+
+def _cores(file: CascadeFile) -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        slots = slots_of(file)
+    except CommandFailed as error:
+        return Finding("cores", str(error), True, "set spec.capacity.accelerators.cpu")
+    if slots > cores:
+        return Finding("cores", f"{slots} slots share {cores} cores: it works, but slots slow each other down")
+    return Finding("cores", f"{cores} for {slots} slots")
+
+
+def _shared_memory(state: StateDir, file: CascadeFile | None, running: int | None) -> Iterator[Finding]:
+    if not SHARED_MEMORY.is_dir():
+        yield Finding("shared memory", f"no {SHARED_MEMORY}", True, "mount a tmpfs there: Triton needs it")
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    needed = SHARED_MEMORY_PER_SLOT * (slots_of(file) if file is not None and _local(file) else 2)
+    if free < needed:
+        fix = "remove what is not needed there, or give it more room (docker run --shm-size=256m)"
+        yield Finding("shared memory", f"{free >> 20} MiB free of {needed >> 20} MiB needed", True, fix)
+    else:
+        yield Finding("shared memory", f"{free >> 20} MiB free")
+    stale = state.segments() if running is None else []
+    if stale:
+        yield Finding("shared memory", f"{len(stale)} segments of a run that ended", True, "run `cascade down`")
+
+
+def _local(file: CascadeFile) -> bool:
+    try:
+        return slots_of(file) > 0
+    except CommandFailed:
+        return False
+
+
+def _run(state: StateDir, running: int | None) -> Iterator[Finding]:
+    if running is not None:
+        yield Finding("run", f"process {running}, state in {state.path}")
+        return
+    crashed = state.crashed()
+    if crashed is not None:
+        yield Finding("run", f"process {crashed} ended without tidying up", True, "run `cascade down`")
+    orphans = state.processes()
+    if orphans:
+        pids = ", ".join(str(process.pid) for process in orphans)
+        yield Finding("run", f"servers of an earlier run are left: {pids}", True, "run `cascade down`")
+
+
+def _ports() -> Iterator[Finding]:
+    for flag, text in DEFAULT_ADDRESSES.items():
+        try:
+            check_free(parse_address(text, flag=flag), flag=flag)
+        except CommandFailed as error:
+            yield Finding("port", str(error), True, f"or start with {flag} 127.0.0.1:PORT")
+        else:
+            yield Finding("port", f"{text} is free")
+
+
+async def _running(addresses: Addresses) -> list[Finding]:
+    findings = []
+    async with Store(addresses.redis) as store:
+        version = await store.version()
+    if version is None:
+        findings.append(Finding("redis", f"{addresses.redis} does not answer", True, "see logs/redis.log"))
+    else:
+        findings.append(Finding("redis", f"{addresses.redis} answers (version {version})"))
+    router = TritonClient(addresses.grpc)
+    alive = await router.alive()
+    await router.close()
+    if alive:
+        findings.append(Finding("router", f"{addresses.grpc} answers"))
+    else:
+        findings.append(Finding("router", f"{addresses.grpc} does not answer", True, "see logs/router.log"))
+    host, _, port = addresses.http.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            findings.append(Finding("http", f"{addresses.http} accepts connections"))
+    except OSError as error:
+        findings.append(Finding("http", f"{addresses.http}: {error}", True, "see logs/router.log"))
+    return findings

@@ -1,0 +1,39 @@
+"""What `cascade up` says when it is ready: where it listens, how to ask for a picture, how to stop it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from cascade_api.documents import CascadeFile
+from cascade_api.local import Addresses
+
+PROMPT = "a small red circle left of a large blue square"
+_SAVE = (
+    "python3 -c 'import base64, json, sys; "
+    'sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))\''
+)
+
+
+def text(
+    file: CascadeFile, addresses: Addresses, *, took_s: float, state_dir: Path | None, detached: bool
+) -> str:
+    """The lines to print."""
+    models = [cascade.metadata.name for cascade in file.cascades]
+    where = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir is not None else ""
+    body = json.dumps({"model": models[0], "prompt": PROMPT})
+    stop = f"cascade down{where}" if detached else "Ctrl-C"
+    return f"""
+Ready after {took_s:.1f} s. Models: {', '.join(models)}
+  gRPC  {addresses.grpc} (KServe v2, any Triton client)
+  HTTP  http://{addresses.http} (POST /v1/images/generations, /metrics)
+
+Ask for a picture:
+  cascade generate "{PROMPT}" -o out.png{where}
+  curl -s http://{addresses.http}/v1/images/generations -H 'content-type: application/json' \\
+    -d '{body}' | {_SAVE} > out.png
+Put load on it:      cascade load --rate 10 --duration 30{where}
+See what it does:    cascade status{where}
+Stop it:             {stop}
+"""

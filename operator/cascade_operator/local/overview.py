@@ -1,0 +1,202 @@
+"""What `cascade status` shows: pools, plan, demand, shares and conditions of a local run, as data and as text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cascade_api.command import CommandFailed
+from cascade_api.documents import CascadeFile, load_cascades
+from cascade_api.local import Addresses, read_addresses
+from cascade_api.names import CascadeRef
+from cascade_api.report import RouterReport
+from cascade_api.status import CascadeStatus
+
+from ..snapshot import Demand
+from ..store import Observation, Store, pools_of
+from .session import read_text
+from .state import StateDir
+
+DEMAND_WINDOW_S: Final = 10
+
+
+@dataclass(frozen=True)
+class CascadeOverview:
+    """One cascade; ``seen`` is None when Redis is away."""
+
+    ref: CascadeRef
+    status: CascadeStatus | None
+    seen: Observation | None
+    demand_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A local run; ``children`` are process ids by name."""
+
+    pid: int
+    addresses: Addresses
+    children: dict[str, int]
+    cascades: tuple[CascadeOverview, ...]
+
+
+def collect(state: StateDir) -> Overview:
+    """Look at what runs from a state directory; raises CommandFailed where nothing does."""
+    pid = state.holder()
+    addresses = read_addresses(state.path)
+    if pid is None:
+        crashed = state.crashed()
+        ended = f" (process {crashed} ended without tidying up: run `cascade down`)" if crashed else ""
+        raise CommandFailed(f"nothing runs from {state.path}{ended}: start it with `cascade up -f FILE`")
+    if addresses is None:
+        raise CommandFailed(f"process {pid} is still starting; its logs are in {state.logs}")
+    manifest = load_cascades(read_text(state.manifest), source=addresses.manifest)
+    return Overview(pid, addresses, state.read_pids(), asyncio.run(_observe(state, addresses, manifest)))
+
+
+async def _observe(state: StateDir, addresses: Addresses, file: CascadeFile) -> tuple[CascadeOverview, ...]:
+    found = []
+    async with Store(addresses.redis) as store:
+        for cascade in file.cascades:
+            seen = await store.observe(cascade.ref, pools_of(cascade))
+            found.append(
+                CascadeOverview(
+                    ref=cascade.ref,
+                    status=state.read_status(cascade.ref),
+                    seen=seen,
+                    demand_per_s=demand_per_s(seen.demand, now=time.time()) if seen else None,
+                )
+            )
+    return tuple(found)
+
+
+def demand_per_s(demand: Demand, *, now: float, window_s: int = DEMAND_WINDOW_S) -> float:
+    """Mean arrivals per second over the last whole seconds."""
+    last = int(now) - 1
+    return sum(count for second, count in demand.counts if last - window_s < second <= last) / window_s
+
+
+def realised_shares(reports: Iterable[RouterReport]) -> dict[str, float]:
+    """Shares of the answers of the last minute by way of serving; a degraded one counts as light. Empty: no answers."""
+    counts = {"direct": 0, "escalated": 0, "light": 0}
+    for report in reports:
+        for route, count in report.recent_routes.items():
+            counts["light" if route.value in ("light", "degraded") else route.value] += count
+    total = sum(counts.values())
+    return {route: count / total for route, count in counts.items()} if total else {}
+
+
+def as_json(seen: Overview) -> str:
+    """The overview as JSON."""
+    return json.dumps(
+        {
+            "pid": seen.pid,
+            "addresses": seen.addresses.wire(),
+            "children": seen.children,
+            "cascades": [_data(cascade) for cascade in seen.cascades],
+        },
+        indent=2,
+    )
+
+
+def _data(cascade: CascadeOverview) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "cascade": str(cascade.ref),
+        "status": cascade.status.wire() if cascade.status else None,
+        "redis": cascade.seen is not None,
+    }
+    if cascade.seen is None:
+        return data
+    seen = cascade.seen
+    plan = seen.plan
+    return data | {
+        "demandPerSecond": cascade.demand_per_s,
+        "plan": json.loads(plan.to_json()) if plan else None,
+        "pools": _pools(cascade),
+        "shares": {"planned": plan.planned_shares if plan else {}, "realised": realised_shares(seen.reports)},
+        "routers": [json.loads(report.model_dump_json(by_alias=True)) for report in seen.reports],
+    }
+
+
+def _pools(cascade: CascadeOverview) -> list[dict[str, Any]]:
+    seen = cascade.seen
+    if seen is None or seen.plan is None:
+        return []
+    desired = {pool.name: pool.desired for pool in cascade.status.pools} if cascade.status else {}
+    return [
+        {
+            "name": pool.name,
+            "variant": pool.variant,
+            "class": pool.accelerator_class,
+            "ready": len(pool.ready),
+            "desired": desired.get(pool.name, len(pool.replicas)),
+            "batch": pool.batch,
+            "queue": seen.queue_depths.get(pool.name, 0),
+            "inUse": sum(seen.in_use.get(replica.id, 0) for replica in pool.replicas),
+            "replicas": {replica.id: replica.state for replica in pool.replicas},
+        }
+        for pool in seen.plan.pools
+    ]
+
+
+def as_text(seen: Overview) -> str:
+    """The overview for a person."""
+    lines = [f"running: process {seen.pid}, gRPC {seen.addresses.grpc}, HTTP http://{seen.addresses.http}"]
+    for cascade in seen.cascades:
+        lines += ["", *_lines(cascade)]
+    return "\n".join(lines)
+
+
+def _lines(cascade: CascadeOverview) -> list[str]:
+    lines = [str(cascade.ref)]
+    seen = cascade.seen
+    if seen is None:
+        lines.append("  redis does not answer: showing conditions only")
+    elif seen.plan is None:
+        lines.append("  no plan yet")
+    else:
+        plan = seen.plan
+        lines.append(f"  plan {plan.generation} since {plan.issued_at}: {plan.reason}")
+        lines.append(
+            f"  demand {cascade.demand_per_s or 0:.1f}/s (planned for {plan.expected.demand:.1f}/s), "
+            f"expected p99 {plan.expected.latency_p99:.2f} s, expected quality {plan.expected.quality:.3f}"
+        )
+        for row in plan.rows:
+            lines.append(
+                f"  {row.share:4.0%} of the prompts: {row.light} → {row.heavy}, "
+                f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
+            )
+        lines.append(_share_line(plan.planned_shares, realised_shares(seen.reports)))
+        lines += [_latency_line(report) for report in seen.reports]
+        lines.append("  pool                     ready  desired  batch  queue  in use  replicas")
+        for pool in _pools(cascade):
+            replicas = ", ".join(f"{name} {state}" for name, state in pool["replicas"].items())
+            lines.append(
+                f"  {pool['name']:<24} {pool['ready']:>5}  {pool['desired']:>7}  {pool['batch']:>5}  "
+                f"{pool['queue']:>5}  {pool['inUse']:>6}  {replicas}"
+            )
+    if cascade.status is not None:
+        for condition in cascade.status.conditions:
+            message = f": {condition.message}" if condition.message else ""
+            lines.append(f"  {condition.type}={condition.status} ({condition.reason}){message}")
+    return lines
+
+
+def _share_line(planned: dict[str, float], realised: dict[str, float]) -> str:
+    parts = [f"{route} {share:.0%} / {_percent(realised.get(route))}" for route, share in planned.items()]
+    return f"  shares planned / realised in the last minute: {', '.join(parts)}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def _latency_line(report: RouterReport) -> str:
+    p50, p99 = report.latency_p50_s, report.latency_p99_s
+    latency = "no answers yet" if p50 is None or p99 is None else f"latency p50 {p50:.3f} s, p99 {p99:.3f} s"
+    refused = sum(report.refusals.values())
+    return f"  router {report.router}: {latency}; {sum(report.routes.values())} answered, {refused} refused"

