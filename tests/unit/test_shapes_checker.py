@@ -9,7 +9,7 @@ import pytest
 
 from cascade_models.shapes import checker, grammar, render
 
-IMAGES = 60
+IMAGES = 40
 
 
 def scenes_of(objects: int, seed: int = 0) -> list[grammar.Scene]:

@@ -16,6 +16,8 @@ from cascade_models.shapes.training import discriminator, distil, export, heavy,
 
 logger = logging.getLogger("cascade_models.shapes.training")
 
+_EXPORT_S = 9
+
 VARIANTS = {
     "heavy": assets.Variant("heavy", steps=24, guidance=distil.GUIDANCE),
     "light": assets.Variant("light", steps=2, guidance=1.0),
@@ -33,9 +35,9 @@ class Recipe:
 
 
 SMOKE = Recipe(
-    heavy_steps=90,
-    light_steps=20,
-    discriminator=discriminator.Sizes(trunk_steps=60, edit_steps=60, light_images=256, calibration_images=64, epochs=4),
+    heavy_steps=80,
+    light_steps=24,
+    discriminator=discriminator.Sizes(trunk_steps=40, edit_steps=40, light_images=256, calibration_images=64, epochs=4),
     minutes=None,
 )
 
@@ -43,6 +45,7 @@ SMOKE = Recipe(
 def make(out: pathlib.Path, seed: int, recipe: Recipe) -> list[progress.Stage]:
     """Trains everything from nothing and writes all files to ``out``; returns the stages with their losses."""
     out.mkdir(parents=True, exist_ok=True)
+    started = datetime.datetime.now(datetime.timezone.utc).date()
 
     def share(part: float) -> float | None:
         return None if recipe.minutes is None else recipe.minutes * part
@@ -51,16 +54,21 @@ def make(out: pathlib.Path, seed: int, recipe: Recipe) -> list[progress.Stage]:
     student, second = distil.train(teacher, seed, recipe.light_steps, share(0.13))
     judge, rest = discriminator.train(student, VARIANTS["light"].steps, seed, recipe.discriminator, share(0.19))
     stages = [first, second, *rest]
-    write(out, {"heavy": teacher, "light": student, "discriminator": judge}, seed, stages)
+    write(out, {"heavy": teacher, "light": student, "discriminator": judge}, seed, started, stages)
     (out / "heavy.checkpoint").unlink(missing_ok=True)
     return stages
 
 
 def write(
-    out: pathlib.Path, models: dict[assets.Model, torch.nn.Module], seed: int, stages: list[progress.Stage]
+    out: pathlib.Path,
+    models: dict[assets.Model, torch.nn.Module],
+    seed: int,
+    started: datetime.date,
+    stages: list[progress.Stage],
 ) -> None:
     """Exports the models and writes the metadata."""
-    for name, model in models.items():
+    for left, (name, model) in zip(range(len(models), 0, -1), models.items(), strict=True):
+        logger.info("export: %s, about %d s left", name, _EXPORT_S * left)
         export.write(name, model, out)
     judge = models["discriminator"]
     document = {
@@ -68,7 +76,7 @@ def write(
         "variants": {name: dataclasses.asdict(variant) for name, variant in VARIANTS.items()},
         "training": {
             "seed": seed,
-            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "date": started.isoformat(),
             "steps": {stage.name: stage.step for stage in stages},
             "torch": torch.__version__,
         },
