@@ -1,0 +1,259 @@
+"""Which replicas at which batch size: a MIP over rows, chains and columns, for all cascades of a cluster at once.
+
+Continuous row shares, integer replicas per (chain, role, variant, class, batch). In order, by the size of the
+prices: nothing is shed that can be served; quality, less the price of switches and of accelerator time that
+only buys noise; fewest accelerators. Always answers: with nothing feasible it sheds quality by its nature
+(light rows), then load, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cascade_api.names import CascadeRef
+from cascade_api.reasons import Reason
+
+from .frontier import Portion, gpu_seconds
+from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
+from .programs import Answer, Outcome, Program
+from .shares import SHED_PRICE, Sharing, accelerator_seconds, best_sharing, time_unit
+from .stages import Column, Role, Stages
+
+ACCELERATOR_PRICE = 1e-4
+"""Normalised quality given up for one accelerator of the dearest class: the last of the aims."""
+KEEP_REWARD = 1e-6
+"""For keeping a replica that runs on accelerators that cost nothing."""
+SHORTAGE_PRICE = 1000.0
+"""For each replica below ``replicas.min``: a user's bound goes before anything but the ceilings."""
+_NOTHING = 1e-6
+
+
+@dataclass
+class _Variables:
+    """Where one cascade's variables are in the program."""
+
+    problem: CascadeProblem
+    columns: list[tuple[int, int, Column]] = field(default_factory=list)
+    """(replicas, in use, column)"""
+    spare: dict[PoolKey, int] = field(default_factory=dict)
+    starts: dict[PoolKey, int] = field(default_factory=dict)
+
+    def pools(self) -> dict[PoolKey, list[int]]:
+        """Replica variables by pool, spare ones included."""
+        found: dict[PoolKey, list[int]] = {key: [v] for key, v in self.spare.items()}
+        for replicas, _, column in self.columns:
+            found.setdefault((column.variant, column.accelerator_class), []).append(replicas)
+        return found
+
+
+def allocate(problem: Problem) -> dict[CascadeRef, Allocation]:
+    """The best allocation of every cascade within the ceilings of the cluster and of each cascade."""
+    program = Program(integer=True, seed=problem.seed)
+    dearest = max(problem.prices_per_hour.values(), default=0.0)
+    mean_weight = sum(c.weight for c in problem.cascades) / max(len(problem.cascades), 1)
+    built = [_add_cascade(program, c, problem, dearest, c.weight / mean_weight) for c in problem.cascades]
+    for accelerator_class, count in problem.accelerators.items():
+        terms = {
+            v: 1.0
+            for variables in built
+            for (_, on), group in variables.pools().items()
+            if on == accelerator_class
+            for v in group
+        }
+        if terms:
+            program.at_most(terms, count)
+    answer = program.solve()
+    return {v.problem.ref: _read(v, problem, answer) for v in built}
+
+
+def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
+    """Accelerators that a cascade may use, by class; a class without a price is closed to a cascade with a budget."""
+    return {
+        name: min(count, problem.accelerators.get(name, 0))
+        for name, count in cascade.accelerators.items()
+        if cascade.budget_per_hour is None or name in problem.prices_per_hour
+    }
+
+
+def _add_cascade(
+    program: Program, cascade: CascadeProblem, problem: Problem, dearest: float, weight: float
+) -> _Variables:
+    variables = _Variables(cascade)
+    ceilings = _ceilings(problem, cascade)
+    price = {c: problem.prices_per_hour.get(c, 0.0) for c in ceilings}
+    unit = time_unit(cascade)
+    chains = {}
+    for stages in cascade.stages:
+        chosen = program.variable(integer=True)
+        chains[chosen] = 1.0
+        _add_chain(program, variables, stages, chosen, ceilings, weight, unit)
+    if chains:
+        program.equal(chains, 1.0)
+    for name, classes in cascade.classes.items():
+        bounds = cascade.bounds[name]
+        for accelerator_class in classes:
+            key = (name, accelerator_class)
+            ceiling = ceilings.get(accelerator_class, 0)
+            upper = min(ceiling, bounds.max, max(cascade.running.get(key, 0), bounds.min))
+            reward = 0.0 if price.get(accelerator_class) else KEEP_REWARD
+            variables.spare[key] = program.variable(value=reward, upper=upper, integer=True)
+            # Where nothing runs yet, everything has to start: a price would only favour lopsided pools.
+            start_price = cascade.prices.switch.get(key, 0.0) if any(cascade.running.values()) else 0.0
+            variables.starts[key] = program.variable(value=-start_price * weight, upper=max(ceiling, 0))
+    pools = variables.pools()
+    for (_, accelerator_class), group in pools.items():
+        if price.get(accelerator_class):
+            # A tax on each replica, and none on the reward that free ones get for staying.
+            cost = program.variable(value=-ACCELERATOR_PRICE * price[accelerator_class] / dearest, upper=1e6)
+            program.equal({cost: 1.0, **dict.fromkeys(group, -1.0)}, 0.0)
+    for key, group in pools.items():
+        starts = {variables.starts[key]: 1.0, **dict.fromkeys(group, -1.0)}
+        program.at_least(starts, -cascade.running.get(key, 0))
+    for name in cascade.classes:
+        bounds = cascade.bounds[name]
+        own = [v for (variant, _), group in pools.items() if variant == name for v in group]
+        program.at_most(dict.fromkeys(own, 1.0), bounds.max)
+        if bounds.min:
+            shortage = program.variable(value=-SHORTAGE_PRICE, upper=bounds.min)
+            program.at_least(dict.fromkeys([*own, shortage], 1.0), bounds.min)
+    for accelerator_class, ceiling in ceilings.items():
+        here = [v for (_, on), group in pools.items() if on == accelerator_class for v in group]
+        program.at_most(dict.fromkeys(here, 1.0), ceiling)
+    if cascade.budget_per_hour is not None:
+        terms = {v: price[on] for (_, on), group in pools.items() if on in price for v in group}
+        program.at_most(terms, cascade.budget_per_hour)
+    return variables
+
+
+def _add_chain(
+    program: Program,
+    variables: _Variables,
+    stages: Stages,
+    chosen: int,
+    ceilings: Mapping[str, int],
+    weight: float,
+    unit: float,
+) -> None:
+    cascade = variables.problem
+    demand = max(cascade.demand, _NOTHING)
+    light_s, heavy_s = accelerator_seconds(stages)
+    light: dict[int, float] = {}
+    heavy: dict[int, float] = {}
+    direct: dict[int, float] = {}
+    shed = program.variable(value=-SHED_PRICE * weight)
+    total = {chosen: -1.0, shed: 1.0}
+    for row in stages.chain.rows:
+        seconds = gpu_seconds((Portion(1.0, row),), light_s=light_s, heavy_s=heavy_s)
+        share = program.variable(value=weight * (row.value - cascade.prices.accelerator_time * seconds / unit))
+        total[share] = 1.0
+        light[share], heavy[share], direct[share] = row.light_load, row.heavy_load, row.direct
+    program.equal(total, 0.0)
+
+    busy: dict[Role, dict[int, float]] = {role: {} for role in Role}
+    waits: dict[Role, dict[int, float]] = {role: {} for role in Role}
+    firm: dict[int, float] = {}
+    utilisation = {Role.LIGHT: cascade.light_utilisation, Role.HEAVY: cascade.heavy_utilisation}
+    one_batch: dict[PoolKey, dict[int, float]] = {}
+    for column in stages.columns:
+        ceiling = min(ceilings.get(column.accelerator_class, 0), cascade.bounds[column.variant].max)
+        if ceiling <= column.reserve:
+            continue
+        key = (column.variant, column.accelerator_class)
+        replicas = program.variable(upper=ceiling, integer=True)
+        in_use = program.variable(integer=True)
+        program.at_most({replicas: 1.0, in_use: -float(ceiling)}, 0.0)
+        one_batch.setdefault(key, {})[in_use] = 1.0
+        if cascade.running.get(key):
+            same = column.service.batch == cascade.running_batch.get(key, 1)
+            program.hint(replicas, float(min(cascade.running[key], ceiling)) if same else 0.0)
+        rate = column.rate / demand
+        busy[column.role][replicas] = -utilisation[column.role] * rate
+        waits[column.role] |= {replicas: -rate, in_use: column.reserve * rate}
+        if column.role is Role.HEAVY:
+            firm |= {replicas: -rate, in_use: column.direct_reserve * rate}
+        variables.columns.append((replicas, in_use, column))
+    for uses in one_batch.values():
+        program.at_most({**uses, chosen: -1.0}, 0.0)
+    for loads, role in ((light, Role.LIGHT), (heavy, Role.HEAVY)):
+        program.at_most({**loads, **busy[role]}, 0.0)
+        program.at_most({**loads, **waits[role]}, 0.0)
+    program.at_most({**direct, **firm}, 0.0)
+
+
+def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation:
+    cascade = variables.problem
+    if not answer.values or not cascade.stages:
+        return Allocation(cascade.ref, (), {}, 1.0, 0.0, Reason.NO_CAPACITY, binding=("nothing can be allocated",))
+    pools: dict[PoolKey, PoolSize] = {}
+    for replicas, _, column in variables.columns:
+        count = round(answer.values[replicas])
+        if count:
+            pools[column.variant, column.accelerator_class] = PoolSize(count, column.service.batch)
+    for key, variable in variables.spare.items():
+        count = round(answer.values[variable])
+        if count:
+            used = pools.get(key, PoolSize(0, cascade.running_batch.get(key, 1)))
+            pools[key] = PoolSize(used.replicas + count, used.batch)
+    # The program's shares may be any optimal point; the linear one's are a vertex, so at most three rows.
+    sharing = best_sharing(cascade, pools)
+    cost = sum(problem.prices_per_hour.get(c, 0.0) * pool.replicas for (_, c), pool in pools.items())
+    switches = sum(max(pool.replicas - cascade.running.get(key, 0), 0) for key, pool in pools.items())
+    return Allocation(
+        ref=cascade.ref,
+        mixture=sharing.mixture,
+        pools=pools,
+        shed=sharing.shed,
+        value=sharing.value,
+        verdict=_verdict(cascade, pools, sharing, answer.outcome),
+        switches=switches,
+        cost_per_hour=cost,
+        binding=_binding(cascade, problem, pools, sharing, cost),
+    )
+
+
+def _verdict(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, outcome: Outcome) -> Reason:
+    if not pools:
+        return Reason.NO_CAPACITY
+    if sharing.shed > _NOTHING:
+        return Reason.LOAD_SHED
+    if outcome is Outcome.LIMITED:
+        return Reason.SOLVER_LIMIT
+    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
+
+
+def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
+    """Whether the load leaves room only for the cheapest rows although better ones are measured."""
+    rows = [row for stages in cascade.stages for row in stages.chain.rows]
+    least = min((row.heavy_load for row in rows), default=0.0)
+    best = max((row.value for row in rows), default=0.0)
+    return sharing.heavy_load <= least + _NOTHING and sharing.value < best - _NOTHING
+
+
+def _binding(
+    cascade: CascadeProblem, problem: Problem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, cost: float
+) -> tuple[str, ...]:
+    """What holds the quality (or the load) down, in words a user can act on."""
+    best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
+    if sharing.shed <= _NOTHING and sharing.value >= best - 0.01:
+        return ()
+    words = []
+    for name, own in cascade.accelerators.items():
+        here = sum(pool.replicas for (_, on), pool in pools.items() if on == name)
+        if cascade.budget_per_hour is not None and name not in problem.prices_per_hour:
+            words.append(f"class {name} has no price, so spec.capacity.budgetPerHour closes it")
+        elif here >= min(own, problem.accelerators.get(name, 0)):
+            where = "spec.capacity.accelerators" if own <= problem.accelerators.get(name, 0) else "the cluster"
+            words.append(f"all {here} {name} accelerators that {where} allows are in use")
+        elif here and problem.accelerators.get(name, 0) < own:
+            words.append(f"the other cascades leave {here} {name} accelerators")
+    for name, bounds in cascade.bounds.items():
+        if sum(pool.replicas for (variant, _), pool in pools.items() if variant == name) >= bounds.max:
+            words.append(f"{name} is at its replicas.max ({bounds.max})")
+    if cascade.budget_per_hour is not None:
+        cheapest = min((p for p in problem.prices_per_hour.values() if p), default=0.0)
+        if cost + cheapest > cascade.budget_per_hour:
+            words.append(f"spec.capacity.budgetPerHour ({cascade.budget_per_hour:.2f}) is spent to {cost:.2f}")
+    if not any(s.columns for s in cascade.stages):
+        words.append("no variant makes one image within spec.objective.latency")
+    return tuple(words)

@@ -1,0 +1,171 @@
+"""What follows from a cascade's spec and profile alone, made once and kept until either changes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cascade_api.cascade import CascadeSpec, DiffusionCascade
+from cascade_api.names import CascadeRef
+from cascade_api.profile import CascadeProfile, ProfileSpec, profile_problems
+from cascade_api.quantities import money
+from cascade_api.reasons import Reason
+from cascade_api.settings import AcceleratorClass, PlannerSettings
+
+from .frontier import measured
+from .policies import Policy, PolicyUnavailable, policy
+from .problem import CascadeProblem, PoolKey, Prices
+from .stages import Target, Timings, stages
+
+TUNED_SPAN = 10.0
+"""Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
+QUALITY_NOISE = 0.005
+"""Part of the metric's span below which measured qualities do not differ: what a switch must at least gain."""
+ACCELERATOR_TIME_PRICE = 0.03
+"""Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
+quality that is dearer is not told from noise and buys no time."""
+
+
+class NotPlannable(Exception):
+    """A cascade that cannot be planned; ``reason`` and the message, naming the field, go into its status."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cascade ready to be planned: ``problem`` lacks only what changes with time (demand, running replicas)."""
+
+    spec: CascadeSpec
+    profile: ProfileSpec
+    policy: Policy
+    timings: Timings
+    problem: CascadeProblem
+    spec_print: str
+    profile_print: str
+
+
+def prices_per_hour(classes: Sequence[AcceleratorClass]) -> dict[str, float]:
+    """Price of one accelerator by class."""
+    return {c.name: float(money(c.price_per_hour)) for c in classes}
+
+
+def prepare(
+    cascade: DiffusionCascade,
+    profile: CascadeProfile,
+    *,
+    settings: PlannerSettings,
+    classes: Sequence[AcceleratorClass],
+) -> Prepared:
+    """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field."""
+    spec = cascade.spec
+    try:
+        chosen = policy(spec.policy.name)
+    except PolicyUnavailable as error:
+        raise NotPlannable(Reason.INVALID_SPEC, str(error)) from error
+    problems = profile_problems(spec, profile.spec)
+    if problems:
+        field, message = problems[0]
+        raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
+    try:
+        frontier = chosen.candidates(measured(profile.spec, variants={v.name for v in spec.variants}))
+    except ValueError as error:
+        raise NotPlannable(
+            Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
+        ) from error
+    timings = Timings(profile.spec, memory_mib={c.name: c.memory_mi_b for c in classes})
+    usable = {v.name: tuple(c for c in v.classes if spec.capacity.accelerators.get(c, 0)) for v in spec.variants}
+    busy = 1 - spec.policy.headroom_percent / 100
+    target = Target(
+        objective_s=spec.objective.latency_s,
+        attainment=spec.objective.attainment_percent / 100,
+        degrade=spec.policy.overload == "degrade",
+        light_utilisation=min(settings.light_utilisation, busy),
+        heavy_utilisation=min(settings.heavy_utilisation, busy),
+    )
+    budget = spec.capacity.budget_per_hour
+    # A published table is what its benchmark charges: taken at its word, noise and all.
+    published = profile.spec.source.kind == "published"
+    problem = CascadeProblem(
+        ref=cascade.ref,
+        frontier=frontier,
+        stages=tuple(stages(c, timings=timings, classes=usable, target=target) for c in frontier.chains),
+        demand=0.0,
+        light_utilisation=target.light_utilisation,
+        heavy_utilisation=target.heavy_utilisation,
+        bounds={v.name: v.replicas for v in spec.variants},
+        accelerators=spec.capacity.accelerators,
+        classes=usable,
+        prices=Prices(
+            switch=_switch_prices(spec, timings, usable, settings, noise=0.0 if published else QUALITY_NOISE),
+            accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE,
+        ),
+        budget_per_hour=None if budget is None else float(money(budget)),
+        weight=float(spec.policy.weight),
+    )
+    return Prepared(spec, profile.spec, chosen, timings, problem, _print(spec), _print(profile.spec))
+
+
+def _switch_prices(
+    spec: CascadeSpec,
+    timings: Timings,
+    classes: Mapping[str, Sequence[str]],
+    settings: PlannerSettings,
+    *,
+    noise: float,
+) -> dict[PoolKey, float]:
+    """Price of a start by pool, in parts of the span; at least the noise of the measured qualities."""
+    prices = {}
+    for name, usable in classes.items():
+        for accelerator_class in usable:
+            dear = timings.switch_s(name, accelerator_class) > spec.objective.latency_s / 2
+            price = settings.dear_switch_price if dear else settings.switch_price
+            prices[name, accelerator_class] = max(price / TUNED_SPAN, noise)
+    return prices
+
+
+def _print(part: CascadeSpec | ProfileSpec) -> str:
+    return f"{zlib.crc32(part.model_dump_json().encode()):08x}"
+
+
+class Catalogue:
+    """Prepared cascades, kept as long as the spec and profile given are equal; a cache without other effect."""
+
+    def __init__(self) -> None:
+        self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
+
+    def prepare(
+        self,
+        cascade: DiffusionCascade,
+        profile: CascadeProfile,
+        *,
+        settings: PlannerSettings,
+        classes: Sequence[AcceleratorClass],
+    ) -> Prepared:
+        """`prepare`, remembered; raises NotPlannable."""
+        key = (cascade.spec, profile, settings, tuple(classes))
+        kept = self._kept.get(cascade.ref)
+        if kept is None or kept[0] != key:
+            result: Prepared | NotPlannable
+            try:
+                result = prepare(cascade, profile, settings=settings, classes=classes)
+            except NotPlannable as error:
+                result = error
+            kept = self._kept[cascade.ref] = (key, result)
+        if isinstance(kept[1], NotPlannable):
+            raise kept[1]
+        return kept[1]
+
+    def keep_only(self, refs: set[CascadeRef]) -> None:
+        """Forget cascades that are gone."""
+        self._kept = {ref: kept for ref, kept in self._kept.items() if ref in refs}
+
+
+def with_demand(
+    prepared: Prepared, *, demand: float, running: Mapping[PoolKey, int], running_batch: Mapping[PoolKey, int]
+) -> CascadeProblem:
+    """The cascade's problem at a demand and with what runs."""
+    return replace(prepared.problem, demand=demand, running=running, running_batch=running_batch)

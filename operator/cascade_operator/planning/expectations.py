@@ -1,0 +1,48 @@
+"""What a mixture on given pools will be like: its paths, their waits, and the latency that most requests stay below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .latency import Path, Service, Wait, quantile, waiting
+from .problem import PoolKey, PoolSize
+from .shares import Sharing, running_columns
+from .stages import Role, Stages
+
+P99 = 0.99
+
+
+def paths(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float) -> list[Path]:
+    """Direct, accepted and escalated requests with their shares of what is served; empty when nothing is."""
+    if sharing.stages is None:
+        return []
+    light, light_wait = _stage(sharing.stages, Role.LIGHT, pools, demand * sharing.light_load)
+    heavy, heavy_wait = _stage(sharing.stages, Role.HEAVY, pools, demand * sharing.heavy_load)
+    light_s = light.p95_s if light else 0.0
+    heavy_s = heavy.p95_s if heavy else 0.0
+    direct = sum(p.share * p.row.direct for p in sharing.mixture)
+    escalated = sum(p.share * p.row.escalated for p in sharing.mixture)
+    found = [
+        Path(direct, heavy_s, (heavy_wait,)),
+        Path(1 - direct - escalated, light_s, (light_wait,)),
+        Path(escalated, light_s + heavy_s, (light_wait, heavy_wait)),
+    ]
+    return [path for path in found if path.share > 0]
+
+
+def latency_p99_s(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float, objective_s: float) -> float:
+    """Seconds within which 99 % are answered; at most twice the objective, beyond which the model says nothing."""
+    return quantile(paths(sharing, pools, demand=demand), share=P99, ceiling_s=2 * objective_s)
+
+
+def _stage(stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize], load: float) -> tuple[Service | None, Wait]:
+    """Service and wait of a stage: its slowest pool, with the load split by capacity."""
+    running = [(column.service, replicas) for column, replicas in running_columns(stages.of(role), pools)]
+    total = sum(service.rate * replicas for service, replicas in running)
+    if not total:
+        return None, Wait(0.0, 0.0)
+    waits = [
+        (service, waiting(load=load * service.rate * replicas / total, service=service, replicas=replicas))
+        for service, replicas in running
+    ]
+    return max(waits, key=lambda pair: pair[0].p95_s + pair[1].mean_s)

@@ -1,0 +1,180 @@
+"""What a chain can give at what load: the rows of a profile, pruned to those that a mixture cannot replace.
+
+A row (r, d) loads the light pool with 1 - r and the heavy pool with T = r + (1 - r)·d per prompt, so a row is
+a point (1 - r, T, quality), and any share of prompts may be routed by each of several rows. A row below the
+upper hull of these points is never worth using, whatever the pools cost; three constraints (the shares add
+up, two loads) mean that no optimum needs more than three rows of a chain.
+
+Quality is normalised over the rows of a cascade: 0 the worst, 1 the best, whatever the metric's direction.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from cascade_api.profile import ProfileSpec
+
+from .programs import Outcome, Program
+
+MIXTURE_ROWS = 3
+_EQUAL = 1e-9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured (direct, escalation) point of a chain; shares 0 to 1, ``value`` the normalised quality."""
+
+    light: str
+    heavy: str
+    direct: float
+    escalation: float
+    value: float
+
+    @property
+    def light_load(self) -> float:
+        """Share of the prompts that the light pool serves."""
+        return 1.0 - self.direct
+
+    @property
+    def heavy_load(self) -> float:
+        """T, the share of the prompts that the heavy pool serves."""
+        return self.direct + (1.0 - self.direct) * self.escalation
+
+    @property
+    def escalated(self) -> float:
+        """Share of the prompts that both pools serve."""
+        return (1.0 - self.direct) * self.escalation
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A share of the prompts routed by one row."""
+
+    share: float
+    row: Row
+
+
+Mixture = tuple[Portion, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A light and a heavy variant, and the rows to choose from."""
+
+    light: str
+    heavy: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """All chains of a cascade; ``worst`` and ``best`` are metric values that normalise to 0 and 1."""
+
+    chains: tuple[Chain, ...]
+    worst: float
+    best: float
+
+    def metric(self, value: float) -> float:
+        """The objective metric at a normalised quality."""
+        return self.worst + value * (self.best - self.worst)
+
+    def value(self, metric: float) -> float:
+        """Normalised quality of a value of the objective metric."""
+        return (metric - self.worst) / (self.best - self.worst) if self.best != self.worst else 1.0
+
+
+def gpu_seconds(mixture: Mixture, *, light_s: float, heavy_s: float) -> float:
+    """L = Σ share·((1 - r)·e_light + T·e_heavy), accelerator seconds per prompt; ``light_s`` has the discriminator."""
+    return sum(p.share * (p.row.light_load * light_s + p.row.heavy_load * heavy_s) for p in mixture)
+
+
+def measured(profile: ProfileSpec, *, variants: Collection[str]) -> Frontier:
+    """Every row of the profile whose chain consists of ``variants``; raises ValueError where there is none."""
+    rows = [row for row in profile.quality if row.light in variants and row.heavy in variants]
+    if not rows:
+        raise ValueError(f"spec.quality has no chain of two of {sorted(variants)}")
+    metrics = [row.values_milli[profile.objective_metric] / 1000 for row in rows]
+    low, high = min(metrics), max(metrics)
+    worst, best = (high, low) if profile.direction == "min" else (low, high)
+    empty = Frontier((), worst, best)
+    chains: dict[tuple[str, str], list[Row]] = {}
+    for row, metric in zip(rows, metrics, strict=True):
+        chains.setdefault((row.light, row.heavy), []).append(
+            Row(row.light, row.heavy, row.direct_percent / 100, row.escalation_percent / 100, empty.value(metric))
+        )
+    return Frontier(tuple(Chain(*key, tuple(points)) for key, points in sorted(chains.items())), worst, best)
+
+
+def pruned(frontier: Frontier) -> Frontier:
+    """The frontier without rows that other rows of their chain, mixed, replace at no more load on either pool."""
+    chains = tuple(Chain(c.light, c.heavy, _hull(c.rows)) for c in frontier.chains)
+    return Frontier(chains, frontier.worst, frontier.best)
+
+
+def _hull(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    # Cheap first: a single row that is as good everywhere. What is left is small enough for one program per row.
+    ordered = sorted(rows, key=lambda r: (r.light_load, r.heavy_load, -r.value, r.escalation))
+    kept: list[Row] = []
+    for row in ordered:
+        if not any(_covers(other, row) for other in kept):
+            kept.append(row)
+    kept = [row for row in kept if not any(other is not row and _covers(other, row) for other in kept)]
+    for row in list(kept):
+        others = [other for other in kept if other is not row]
+        if others and _replaced(row, others):
+            kept = others
+    return tuple(sorted(kept, key=lambda r: (r.heavy_load, r.direct)))
+
+
+def _covers(other: Row, row: Row) -> bool:
+    return (
+        other.light_load <= row.light_load + _EQUAL
+        and other.heavy_load <= row.heavy_load + _EQUAL
+        and other.value >= row.value - _EQUAL
+    )
+
+
+def _replaced(row: Row, others: list[Row]) -> bool:
+    program = Program(integer=False)
+    shares = {program.variable(value=other.value): other for other in others}
+    program.equal(dict.fromkeys(shares, 1.0), 1.0)
+    program.at_most({v: other.light_load for v, other in shares.items()}, row.light_load)
+    program.at_most({v: other.heavy_load for v, other in shares.items()}, row.heavy_load)
+    answer = program.solve()
+    return answer.outcome is Outcome.OPTIMAL and answer.objective >= row.value - _EQUAL
+
+
+class QualityGrid:
+    """Quality of one chain at any (direct, escalation), interpolated bilinearly between its measured rows."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._cells: Mapping[tuple[float, float], float] = {(r.direct, r.escalation): r.value for r in chain.rows}
+        self._directs = sorted({r.direct for r in chain.rows})
+        self._escalations = sorted({r.escalation for r in chain.rows})
+        for direct in self._directs:
+            for escalation in self._escalations:
+                if (direct, escalation) not in self._cells:
+                    raise ValueError(
+                        f"spec.quality of chain {chain.light} → {chain.heavy} lacks directPercent "
+                        f"{direct * 100:.0f}, escalationPercent {escalation * 100:.0f}: interpolation needs a full grid"
+                    )
+
+    def value(self, direct: float, escalation: float) -> float:
+        """Normalised quality at the point; beyond the grid, that of its nearest edge."""
+        (r0, r1, u), (d0, d1, v) = _bracket(self._directs, direct), _bracket(self._escalations, escalation)
+        low = self._cells[r0, d0] * (1 - v) + self._cells[r0, d1] * v
+        high = self._cells[r1, d0] * (1 - v) + self._cells[r1, d1] * v
+        return low * (1 - u) + high * u
+
+
+def _bracket(knots: list[float], point: float) -> tuple[float, float, float]:
+    """The knots around a point and its weight towards the upper one."""
+    if point <= knots[0]:
+        return knots[0], knots[0], 0.0
+    if point >= knots[-1]:
+        return knots[-1], knots[-1], 0.0
+    above = bisect_right(knots, point)
+    low, high = knots[above - 1], knots[above]
+    return low, high, (point - low) / (high - low)

@@ -1,0 +1,136 @@
+"""How long a request waits and takes: a pool of c replicas that serve batches, as a GI/G/c queue.
+
+The mean wait is the Allen-Cunneen approximation (A. O. Allen, "Probability, Statistics, and Queueing Theory",
+2nd ed., 1990, ch. 5), with Sakasegawa's closed form for the probability of waiting (H. Sakasegawa, "An
+approximation formula L_q = α·ρ^β/(1-ρ)", Ann. Inst. Statist. Math. 29, 1977); the tail of the wait is taken
+as exponential, which is its heavy-traffic limit (J. F. C. Kingman, 1962). A replica serves a batch of b in
+e(b) whatever its fill; batches of b Poisson arrivals have a squared coefficient of variation of 1/b.
+
+The same limit turns a bound on the tail into a linear one on load, which a MIP can hold: P(W > t) ≤ late
+where load ≤ μ·(c - δ) with δ = ln(1/late)·(1/b + cs²)·e(b)/(2t), the replicas' worth of idle time (`reserve`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_P95 = 1.6449
+"""95 % quantile of the standard normal distribution."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One batch on one replica: its size, its median and 95 % seconds."""
+
+    batch: int
+    p50_s: float
+    p95_s: float
+
+    @property
+    def rate(self) -> float:
+        """Requests per second of one busy replica, b / e(b)."""
+        return self.batch / self.p50_s
+
+    @property
+    def variability(self) -> float:
+        """(ca² + cs²)/2 of batch arrivals and batch service."""
+        spread = (self.p95_s - self.p50_s) / _P95 / self.p50_s
+        return (1 / self.batch + spread * spread) / 2
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Waiting time with P(W > t) = probability·exp(-t/tail_s); ``tail_s`` infinite where the queue grows."""
+
+    probability: float
+    tail_s: float
+
+    def beyond(self, seconds: float) -> float:
+        """P(W > seconds)."""
+        if seconds < 0:
+            return 1.0
+        if math.isinf(self.tail_s):
+            return self.probability
+        return self.probability * math.exp(-seconds / self.tail_s) if self.tail_s > 0 else 0.0
+
+    @property
+    def mean_s(self) -> float:
+        return self.probability * self.tail_s if self.probability else 0.0
+
+
+NO_WAIT = Wait(0.0, 0.0)
+
+
+def waiting(*, load: float, service: Service, replicas: int) -> Wait:
+    """Wait in a pool that ``load`` requests per second reach."""
+    if load <= 0:
+        return NO_WAIT
+    if replicas <= 0:
+        return Wait(1.0, math.inf)
+    busy = load / (service.rate * replicas)
+    if busy >= 1:
+        return Wait(1.0, math.inf)
+    probability = busy ** (math.sqrt(2 * (replicas + 1)) - 1)
+    return Wait(probability, service.variability * service.p50_s / (replicas * (1 - busy)))
+
+
+def reserve(*, service: Service, wait_s: float, late: float) -> float:
+    """δ, replicas' worth of idle time that keeps P(wait > wait_s) at or below ``late``; infinite where none does."""
+    if wait_s <= 0:
+        return math.inf
+    return math.log(1 / late) * service.variability * service.p50_s / wait_s
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way through the cascade: its share of the requests, seconds of execution, and the waits on the way."""
+
+    share: float
+    execution_s: float
+    waits: tuple[Wait, ...]
+
+    def beyond(self, seconds: float) -> float:
+        """P(latency > seconds)."""
+        slack = seconds - self.execution_s
+        if slack < 0:
+            return 1.0
+        if len(self.waits) == 1:
+            return self.waits[0].beyond(slack)
+        first, second = self.waits
+        return _sum_beyond(first, second, slack)
+
+
+def _sum_beyond(first: Wait, second: Wait, slack: float) -> float:
+    """P(A + B > slack) of two independent waits, each zero or exponential."""
+    a, b = first.tail_s, second.tail_s
+    alone = first.probability * (1 - second.probability) * Wait(1.0, a).beyond(slack)
+    alone += second.probability * (1 - first.probability) * Wait(1.0, b).beyond(slack)
+    both = first.probability * second.probability
+    if both == 0 or math.isinf(a) or math.isinf(b):
+        return alone + both
+    if abs(a - b) < 1e-9 * max(a, b):
+        tail = (1 + slack / a) * math.exp(-slack / a)
+    else:
+        tail = (a * math.exp(-slack / a) - b * math.exp(-slack / b)) / (a - b)
+    return alone + both * tail
+
+
+def late_share(paths: Sequence[Path], *, seconds: float) -> float:
+    """Share of all requests that take longer, the paths weighted by their shares."""
+    return sum(path.share * path.beyond(seconds) for path in paths)
+
+
+def quantile(paths: Sequence[Path], *, share: float, ceiling_s: float) -> float:
+    """Seconds within which ``share`` of all requests are answered, at most ``ceiling_s``."""
+    low, high = 0.0, ceiling_s
+    if late_share(paths, seconds=high) > 1 - share:
+        return ceiling_s
+    while high - low > 1e-4 * ceiling_s:
+        middle = (low + high) / 2
+        if late_share(paths, seconds=middle) > 1 - share:
+            low = middle
+        else:
+            high = middle
+    return high

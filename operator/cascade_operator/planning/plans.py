@@ -1,0 +1,182 @@
+"""The plan document: from a mixture and the replicas that exist to what routers follow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timezone
+
+from cascade_api.names import pool_name
+from cascade_api.plan import (
+    Expected,
+    ImageSize,
+    Plan,
+    PlanPool,
+    PlanReplica,
+    PlanRow,
+    PlanVariant,
+    ScorerChoice,
+    SeedThresholds,
+)
+from cascade_api.reasons import Reason
+from cascade_api.report import QUANTILES, RouterReport
+
+from ..snapshot import Replica, ReplicaState
+from .catalogue import Prepared
+from .frontier import Mixture
+from .moves import pool_of
+from .problem import PoolKey, PoolSize
+
+SHORT_EXECUTION_S = 0.02
+"""Below this a batch is over before the next grant arrives: a second one in hand keeps the replica busy."""
+SHARE_STEP = 0.02
+"""A change of the pools' shares below this is not worth a plan."""
+
+
+def timestamp(now: float) -> str:
+    """Unix seconds as RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rows_of(mixture: Mixture, prepared: Prepared, reports: Sequence[RouterReport]) -> list[PlanRow]:
+    """Plan rows of a mixture; the largest takes what rounding leaves, so that the shares add up to 1."""
+    ordered = sorted(mixture, key=lambda p: -p.share)
+    shares = [round(p.share, 4) for p in ordered]
+    shares[0] = 1.0 - sum(shares[1:])
+    return [
+        PlanRow(
+            share=share,
+            light=portion.row.light,
+            heavy=portion.row.heavy,
+            direct=portion.row.direct,
+            escalation=portion.row.escalation,
+            seed_thresholds=seed_thresholds(
+                prepared, reports, portion.row.light, portion.row.direct, portion.row.escalation
+            ),
+        )
+        for share, portion in zip(shares, ordered, strict=True)
+        if share > 0
+    ]
+
+
+def seed_thresholds(
+    prepared: Prepared, reports: Sequence[RouterReport], light: str, direct: float, escalation: float
+) -> SeedThresholds | None:
+    """Thresholds for empty sketches: from the live scores of all routers, else from the profile's; None without."""
+    scores = prepared.profile.scores
+    hardness = _merged([r.hardness for r in reports]) or [v / 1000 for v in scores.hardness_milli]
+    confidence = _merged([r.confidence.get(light, []) for r in reports]) or [
+        v / 1000 for v in scores.confidence_milli.get(light, [])
+    ]
+    if not hardness or not confidence:
+        return None
+    return SeedThresholds(hardness=_quantile(hardness, 1 - direct), confidence=_quantile(confidence, escalation))
+
+
+def pools_of(
+    prepared: Prepared,
+    *,
+    replicas: Sequence[Replica],
+    target: Mapping[PoolKey, PoolSize],
+    batches: Mapping[PoolKey, int],
+) -> list[PlanPool]:
+    """Pools of the target and of whatever else still serves or drains, in the order of their names."""
+    keys = set(target) | {pool_of(r) for r in replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
+    pools = []
+    for key in sorted(keys):
+        variant, accelerator_class = key
+        execution_s = prepared.timings.execution_s(variant, accelerator_class)
+        if not execution_s:
+            continue
+        batch = batches.get(key, 1)
+        members = [
+            PlanReplica(id=r.id, endpoint=r.endpoint, state="ready" if r.state is ReplicaState.READY else "draining")
+            for r in sorted(replicas, key=lambda r: r.id)
+            if pool_of(r) == key and r.state in (ReplicaState.READY, ReplicaState.DRAINING)
+        ]
+        pools.append(
+            PlanPool(
+                name=pool_name(variant=variant, accelerator_class=accelerator_class),
+                variant=variant,
+                accelerator_class=accelerator_class,
+                batch=batch,
+                credit_factor=2 if execution_s.get(batch, execution_s[min(execution_s)]) < SHORT_EXECUTION_S else 1,
+                execution_s=execution_s,
+                replicas=members,
+            )
+        )
+    return pools
+
+
+def build(
+    prepared: Prepared,
+    *,
+    cascade: str,
+    generation: int,
+    now: float,
+    reason: Reason,
+    rows: list[PlanRow],
+    pools: list[PlanPool],
+    expected: Expected,
+) -> Plan:
+    """The plan document."""
+    spec = prepared.spec
+    model = spec.variants[0].model
+    return Plan(
+        generation=generation,
+        cascade=cascade,
+        issued_at=timestamp(now),
+        reason=reason,
+        objective_s=spec.objective.latency_s,
+        attainment=spec.objective.attainment_percent / 100,
+        overload=spec.policy.overload,
+        dispatch=prepared.policy.dispatch,
+        scorer=ScorerChoice(name=spec.hardness.scorer, source=spec.hardness.source),
+        discriminator=spec.discriminator_of(rows[0].light),
+        image=ImageSize(width=model.width, height=model.height),
+        variants={v.name: PlanVariant(steps=v.model.steps) for v in spec.variants},
+        rows=rows,
+        pools=pools,
+        expected=expected,
+    )
+
+
+def same_structure(old: Plan, new: Plan) -> bool:
+    """Whether two plans differ in nothing but rows, expectations, reason and number."""
+    ignore = {"generation", "issued_at", "reason", "rows", "expected", "discriminator"}
+    return old.model_dump(exclude=ignore) == new.model_dump(exclude=ignore) and _chain(old) == _chain(new)
+
+
+def shares_moved(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> bool:
+    """Whether the loads of the stages or the direct share differ enough to tell the routers."""
+    return any(abs(a - b) >= SHARE_STEP for a, b in zip(_loads(old), _loads(new), strict=True))
+
+
+def needed(rows: Sequence[PlanRow]) -> set[str]:
+    """Variants that rows send requests to."""
+    return {r.light for r in rows if r.direct < 1} | {r.heavy for r in rows if r.heavy_share > 0}
+
+
+def servable(rows: Sequence[PlanRow], ready: Collection[str]) -> bool:
+    """Whether every variant that the rows need is among the ``ready`` ones."""
+    return needed(rows) <= set(ready)
+
+
+def _chain(plan: Plan) -> tuple[str, str]:
+    return plan.rows[0].light, plan.rows[0].heavy
+
+
+def _loads(rows: Sequence[PlanRow]) -> tuple[float, float]:
+    return sum(r.share * r.direct for r in rows), sum(r.share * r.heavy_share for r in rows)
+
+
+def _merged(sketches: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of the routers' quantiles; routers see the same mix, so none is weighted."""
+    full = [s for s in sketches if len(s) == QUANTILES]
+    return [sum(points) / len(full) for points in zip(*full, strict=True)] if full else []
+
+
+def _quantile(points: Sequence[float], share: float) -> float:
+    """The quantile of equally spaced quantile points, interpolated."""
+    position = min(max(share, 0.0), 1.0) * (len(points) - 1)
+    index = min(int(position), len(points) - 2)
+    return points[index] + (points[index + 1] - points[index]) * (position - index)

@@ -1,0 +1,20 @@
+"""Baseline: every prompt goes straight to a heavy variant (Clipper, heavy)."""
+
+from __future__ import annotations
+
+from cascade_api.cascade import PolicyName
+
+from ..frontier import Frontier
+from .base import Policy, keep
+
+
+def candidates(frontier: Frontier) -> Frontier:
+    """Rows that send everything direct."""
+    return keep(
+        frontier,
+        lambda row: row.light_load == 0,
+        missing="spec.quality has no row with directPercent 100, which all-heavy needs",
+    )
+
+
+POLICY = Policy(PolicyName.ALL_HEAVY, candidates)

@@ -1,0 +1,20 @@
+"""Baseline: every prompt is answered by a light variant, the best that the load allows (Clipper, light)."""
+
+from __future__ import annotations
+
+from cascade_api.cascade import PolicyName
+
+from ..frontier import Frontier
+from .base import Policy, keep
+
+
+def candidates(frontier: Frontier) -> Frontier:
+    """Rows that send nothing to the heavy variant."""
+    return keep(
+        frontier,
+        lambda row: row.heavy_load == 0,
+        missing="spec.quality has no row with directPercent 0 and escalationPercent 0, which all-light needs",
+    )
+
+
+POLICY = Policy(PolicyName.ALL_LIGHT, candidates)

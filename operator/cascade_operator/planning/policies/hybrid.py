@@ -1,0 +1,10 @@
+"""Ours: any row of any chain, mixed: some prompts go direct, some light images escalate."""
+
+from __future__ import annotations
+
+from cascade_api.cascade import PolicyName
+
+from ..frontier import pruned
+from .base import Policy
+
+POLICY = Policy(PolicyName.HYBRID, pruned)

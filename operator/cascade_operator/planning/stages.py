@@ -1,0 +1,192 @@
+"""The two stages of a chain: which batch sizes on which classes meet the objective, and how much load they carry.
+
+The objective is split between the stages: each gets the execution of one image and its part of the slack, in
+proportion to that execution but at least a tenth. A stage that keeps the tail of its wait within its part
+keeps every path within the objective, so the stages can be sized apart, by constraints linear in replicas:
+load ≤ utilisation·Σ μx and load ≤ Σ μ(x - δ).
+
+Where late escalations are degraded (``overload: degrade``) rather than missed, the heavy stage as a whole may
+keep a tenth of its load waiting too long; what goes there directly has no light image and keeps the full promise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from cascade_api.profile import DiscriminatorExecution, ProfileSpec
+
+from .frontier import Chain
+from .latency import Service, reserve
+
+LEAST_SLACK_PART = 0.1
+DEGRADED_LATE = 0.1
+"""Share of escalations that may find the heavy pool too slow, where they are degraded."""
+LEAST_LATE = 0.001
+BATCH_GAIN = 1.02
+"""A larger batch must serve this much faster to be considered: less is noise, and costs latency."""
+
+
+class Role(str, Enum):
+    """What a variant does in a chain; the light stage includes the discriminator."""
+
+    LIGHT = "light"
+    HEAVY = "heavy"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the stages are held to: seconds, share answered in time, and how busy a pool may be."""
+
+    objective_s: float
+    attainment: float
+    degrade: bool
+    light_utilisation: float
+    heavy_utilisation: float
+
+    def utilisation(self, role: Role) -> float:
+        return self.light_utilisation if role is Role.LIGHT else self.heavy_utilisation
+
+    @property
+    def late(self) -> float:
+        """Share of a stage's requests that may wait too long: half of what may be late, for two stages."""
+        return max((1 - self.attainment) / 2, LEAST_LATE)
+
+    @property
+    def late_overall(self) -> float:
+        """The same for all of the heavy stage's load, escalations included."""
+        return max(self.late, DEGRADED_LATE) if self.degrade else self.late
+
+
+@dataclass(frozen=True)
+class Column:
+    """Replicas of one variant in one role on one class at one batch size, per replica.
+
+    ``rate`` is μ in requests per second; ``reserve`` and ``direct_reserve`` are δ, for all of the stage's load
+    and for the part of it that cannot be degraded.
+    """
+
+    variant: str
+    accelerator_class: str
+    role: Role
+    service: Service
+    reserve: float
+    direct_reserve: float
+
+    @property
+    def rate(self) -> float:
+        return self.service.rate
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A chain's rows that can meet the objective, and the columns of its stages (empty: it cannot be used)."""
+
+    chain: Chain
+    columns: tuple[Column, ...]
+
+    def of(self, role: Role) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.role is role)
+
+
+class Timings:
+    """Execution times of a profile, by variant, class and batch."""
+
+    def __init__(self, profile: ProfileSpec, *, memory_mib: Mapping[str, int] | None = None) -> None:
+        ceilings = memory_mib or {}
+        self._discriminator: dict[str, list[DiscriminatorExecution]] = {}
+        for judged in sorted(profile.discriminator, key=lambda d: d.batch):
+            self._discriminator.setdefault(judged.accelerator_class, []).append(judged)
+        self._services: dict[tuple[str, str], dict[int, Service]] = {}
+        for row in profile.execution:
+            ceiling = ceilings.get(row.accelerator_class, 0)
+            if ceiling and row.memory_mi_b > ceiling:
+                continue
+            by_batch = self._services.setdefault((row.variant, row.accelerator_class), {})
+            by_batch[row.batch] = Service(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
+        self._switch_s = {(s.variant, s.accelerator_class): s.switch_millis / 1000 for s in profile.startup}
+
+    def services(self, variant: str, accelerator_class: str, role: Role) -> list[Service]:
+        """Measured batches of a variant on a class, by size, the discriminator added in the light role."""
+        measured = self._services.get((variant, accelerator_class), {})
+        chosen = [measured[batch] for batch in sorted(measured)]
+        return [self._judged(s, accelerator_class) for s in chosen] if role is Role.LIGHT else chosen
+
+    def execution_s(self, variant: str, accelerator_class: str) -> dict[int, float]:
+        """Median seconds by batch size, without the discriminator."""
+        return {s.batch: s.p50_s for s in self.services(variant, accelerator_class, Role.HEAVY)}
+
+    def quickest_s(self, variant: str, classes: Collection[str], role: Role) -> float:
+        """95 % seconds of one image on the fastest of ``classes``; infinite where none was measured."""
+        times = [s.p95_s for c in classes for s in self.services(variant, c, role) if s.batch == 1]
+        return min(times, default=math.inf)
+
+    def switch_s(self, variant: str, accelerator_class: str) -> float:
+        """Seconds to have a variant served in place of another; 0 where it was not measured."""
+        return self._switch_s.get((variant, accelerator_class), 0.0)
+
+    def _judged(self, service: Service, accelerator_class: str) -> Service:
+        p50, p95 = self._judging_s(accelerator_class, service.batch)
+        return Service(service.batch, service.p50_s + p50, service.p95_s + p95)
+
+    def _judging_s(self, accelerator_class: str, batch: int) -> tuple[float, float]:
+        """Seconds that the discriminator adds to a batch: measured, else in proportion to the nearest size."""
+        rows = self._discriminator.get(accelerator_class, [])
+        if not rows:
+            return 0.0, 0.0
+        nearest = min(rows, key=lambda d: abs(d.batch - batch))
+        scale = batch / nearest.batch / 1e6
+        return nearest.p50_micros * scale, nearest.p95_micros * scale
+
+
+def stages(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[str]], target: Target) -> Stages:
+    """Columns and usable rows of a chain; ``classes`` are those that each variant may run on.
+
+    Where light and heavy together do not fit the objective, rows that escalate are left out; where a variant
+    alone does not fit, so are the rows that need it.
+    """
+    light_s = timings.quickest_s(chain.light, classes[chain.light], Role.LIGHT)
+    heavy_s = timings.quickest_s(chain.heavy, classes[chain.heavy], Role.HEAVY)
+    slack = target.objective_s - light_s - heavy_s
+    escalates = slack > 0
+    if escalates:
+        part = max(light_s / (light_s + heavy_s), LEAST_SLACK_PART)
+        part = min(part, 1 - LEAST_SLACK_PART)
+        budgets = {Role.LIGHT: light_s + part * slack, Role.HEAVY: heavy_s + (1 - part) * slack}
+    else:
+        budgets = dict.fromkeys(Role, target.objective_s)
+    columns = [
+        column
+        for variant, role in ((chain.light, Role.LIGHT), (chain.heavy, Role.HEAVY))
+        for accelerator_class in classes[variant]
+        for column in _columns(variant, accelerator_class, role, timings, budgets[role], target)
+    ]
+    roles = {column.role for column in columns}
+    rows = tuple(
+        row
+        for row in chain.rows
+        if (escalates or not row.escalated)
+        and (Role.LIGHT in roles or not row.light_load)
+        and (Role.HEAVY in roles or not row.heavy_load)
+    )
+    return Stages(Chain(chain.light, chain.heavy, rows), tuple(columns))
+
+
+def _columns(
+    variant: str, accelerator_class: str, role: Role, timings: Timings, budget_s: float, target: Target
+) -> list[Column]:
+    columns: list[Column] = []
+    for service in timings.services(variant, accelerator_class, role):
+        wait_s = budget_s - service.p95_s
+        if wait_s <= 0:
+            continue
+        strict = reserve(service=service, wait_s=wait_s, late=target.late)
+        overall = strict
+        if role is Role.HEAVY:
+            overall = reserve(service=service, wait_s=wait_s, late=target.late_overall)
+        column = Column(variant, accelerator_class, role, service, overall, strict)
+        if all(column.rate > BATCH_GAIN * smaller.rate or column.reserve < smaller.reserve for smaller in columns):
+            columns.append(column)
+    return columns

@@ -1,0 +1,196 @@
+"""The status of a cascade: conditions with reasons, pools and the plan in force.
+
+Share-only changes travel in Redis alone: `worth_writing` leaves figures that move with every tick to the next
+real change. Messages hold nothing that differs from tick to tick.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.names import pool_name
+from cascade_api.plan import Plan
+from cascade_api.reasons import ConditionType, Reason
+from cascade_api.status import CascadeStatus, Condition, PoolStatus, merge_conditions
+
+from ..snapshot import Replica, ReplicaState
+from .moves import pool_of
+from .plans import servable, timestamp
+from .problem import PoolKey, PoolSize
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a tick found out about a cascade; ``refused`` and ``held`` are (reason, message) where they apply."""
+
+    refused: tuple[Reason, str] | None = None
+    held: tuple[Reason, str] | None = None
+    metrics_missing: bool = False
+    store_available: bool = True
+    routers: int = 0
+    verdict: Reason = Reason.OPTIMAL
+    binding: tuple[str, ...] = ()
+    moving: bool = False
+    target: Mapping[PoolKey, PoolSize] = field(default_factory=dict)
+    cost_per_hour: str = "0"
+
+
+def status_of(
+    cascade: DiffusionCascade,
+    *,
+    plan: Plan | None,
+    replicas: Sequence[Replica],
+    findings: Findings,
+    before: CascadeStatus | None,
+    now: float,
+) -> CascadeStatus:
+    """The status to report, with the transition times of conditions that did not change."""
+    generation = cascade.metadata.generation
+    found = [
+        _ready(plan, replicas, findings),
+        _accepted(findings),
+        _pools_available(replicas, findings),
+        _router_available(findings),
+        _metrics_available(findings),
+        _allocation_optimal(findings),
+        _progressing(findings),
+        _paused(cascade),
+    ]
+    conditions = [
+        Condition(type=kind, status=truth, reason=reason, message=message[:1024], observed_generation=generation)
+        for kind, truth, reason, message in found
+    ]
+    ready = Counter(pool_of(r) for r in replicas if r.state is ReplicaState.READY)
+    keys = sorted({*findings.target, *ready})
+    rows = plan.rows if plan else []
+    direct = sum(r.share * r.direct for r in rows)
+    heavy = sum(r.share * r.heavy_share for r in rows)
+    return CascadeStatus(
+        observed_generation=generation,
+        conditions=merge_conditions(before.conditions if before else [], conditions, now=timestamp(now)),
+        light=rows[0].light if rows else "",
+        heavy=rows[0].heavy if rows else "",
+        direct_percent=round(100 * direct),
+        escalation_percent=round(100 * (heavy - direct) / (1 - direct)) if direct < 1 else 0,
+        replicas=f"{sum(ready.values())}/{sum(p.replicas for p in findings.target.values())}",
+        pools=[
+            PoolStatus(
+                name=pool_name(variant=key[0], accelerator_class=key[1]),
+                variant=key[0],
+                accelerator_class=key[1],
+                desired=findings.target[key].replicas if key in findings.target else 0,
+                ready=ready[key],
+                batch=findings.target[key].batch if key in findings.target else 1,
+            )
+            for key in keys
+        ],
+        plan_generation=plan.generation if plan else 0,
+        plan_reason=plan.reason if plan else Reason.INITIAL_PLAN,
+        cost_per_hour=findings.cost_per_hour,
+    )
+
+
+def worth_writing(before: CascadeStatus | None, after: CascadeStatus) -> bool:
+    """Whether a status differs in more than shares and plan number, which routers and commands read in Redis."""
+    if before is None:
+        return True
+    moving = {"direct_percent", "escalation_percent", "plan_generation", "plan_reason"}
+    return before.model_dump(exclude=moving) != after.model_dump(exclude=moving)
+
+
+_Found = tuple[ConditionType, Truth, Reason, str]
+
+
+def _ready(plan: Plan | None, replicas: Sequence[Replica], findings: Findings) -> _Found:
+    kind = ConditionType.READY
+    ready = {r.variant for r in replicas if r.state is ReplicaState.READY}
+    if plan is not None and servable(plan.rows, ready):
+        return kind, "True", Reason.AS_PLANNED, "every stage of the plan in force has a ready replica"
+    if findings.refused is not None:
+        return kind, "False", *findings.refused
+    if findings.held is not None and plan is None:
+        return kind, "False", *findings.held
+    if findings.verdict is Reason.NO_CAPACITY:
+        return kind, "False", Reason.NO_CAPACITY, "; ".join(findings.binding) or "no accelerators"
+    if replicas and all(r.state is ReplicaState.FAILED for r in replicas):
+        return kind, "False", Reason.REPLICAS_FAILING, "all replicas have failed and are being restarted"
+    return kind, "False", Reason.REPLICAS_STARTING, "a stage of the plan has no ready replica yet"
+
+
+def _accepted(findings: Findings) -> _Found:
+    if findings.refused is not None:
+        return ConditionType.ACCEPTED, "False", *findings.refused
+    return ConditionType.ACCEPTED, "True", Reason.VALID, "spec and profile can be planned"
+
+
+def _pools_available(replicas: Sequence[Replica], findings: Findings) -> _Found:
+    kind = ConditionType.POOLS_AVAILABLE
+    ready = Counter(pool_of(r) for r in replicas if r.state is ReplicaState.READY)
+    short = [key for key, size in sorted(findings.target.items()) if ready[key] < size.replicas]
+    failed = sorted(r.id for r in replicas if r.state is ReplicaState.FAILED)
+    if failed:
+        return kind, "False", Reason.REPLICAS_FAILING, f"failed: {', '.join(failed)}"
+    if short:
+        names = ", ".join(pool_name(variant=v, accelerator_class=c) for v, c in short)
+        return kind, "False", Reason.REPLICAS_STARTING, f"fewer replicas ready than wanted: {names}"
+    return kind, "True", Reason.AS_PLANNED, "every pool has its replicas"
+
+
+def _router_available(findings: Findings) -> _Found:
+    kind = ConditionType.ROUTER_AVAILABLE
+    if not findings.store_available:
+        return kind, "Unknown", Reason.STORE_AWAY, "Redis cannot be reached; routers serve by their last plan"
+    if findings.routers == 0:
+        return kind, "False", Reason.ROUTER_AWAY, "no router has reported"
+    return kind, "True", Reason.AS_PLANNED, "routers report"
+
+
+def _metrics_available(findings: Findings) -> _Found:
+    kind = ConditionType.METRICS_AVAILABLE
+    if not findings.store_available:
+        return kind, "False", Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
+    if findings.metrics_missing:
+        return kind, "False", Reason.METRICS_MISSING, "no demand is known: planned for the last known one"
+    return kind, "True", Reason.AS_PLANNED, "demand is known"
+
+
+def _allocation_optimal(findings: Findings) -> _Found:
+    kind = ConditionType.ALLOCATION_OPTIMAL
+    because = "; ".join(findings.binding)
+    if findings.refused is not None:
+        return kind, "Unknown", *findings.refused
+    if findings.held is not None:
+        return kind, "Unknown", *findings.held
+    if findings.verdict is Reason.OPTIMAL:
+        return kind, "True", Reason.OPTIMAL, because or "best quality at this demand"
+    texts = {
+        Reason.QUALITY_SHED: "the load leaves room for the cheapest images only",
+        Reason.LOAD_SHED: "the load is above what can be served in time; a part is refused",
+        Reason.NO_CAPACITY: "nothing can be served",
+        Reason.SOLVER_LIMIT: "the search was cut short; the plan is usable",
+    }
+    text = texts.get(findings.verdict, str(findings.verdict))
+    return kind, "False", findings.verdict, f"{text}: {because}" if because else text
+
+
+def _progressing(findings: Findings) -> _Found:
+    kind = ConditionType.PROGRESSING
+    if findings.moving:
+        return kind, "True", Reason.MOVING, "replicas are being moved to the plan's pools"
+    return kind, "False", Reason.AS_PLANNED, "pools are as planned"
+
+
+def _paused(cascade: DiffusionCascade) -> _Found:
+    kind = ConditionType.PAUSED
+    mode = cascade.spec.policy.mode
+    if mode == "paused":
+        return kind, "True", Reason.PAUSED_BY_USER, "spec.policy.mode is paused: nothing is changed"
+    if mode == "advisory":
+        return kind, "True", Reason.ADVISORY, "spec.policy.mode is advisory: decisions are shown, not acted upon"
+    return kind, "False", Reason.AS_PLANNED, "decisions are acted upon"

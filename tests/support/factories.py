@@ -1,0 +1,181 @@
+"""Cascades, profiles and snapshots for tests: sensible defaults, any part overridden by a double-underscore path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.names import pool_name
+from cascade_api.plan import Plan
+from cascade_api.profile import CascadeProfile
+from cascade_api.report import RouterReport
+from cascade_operator.snapshot import CascadeView, Demand, Replica, ReplicaState
+
+LIGHT_MS, DISCRIMINATOR_MS, HEAVY_MS = 2.5, 1.0, 40.0
+"""Milliseconds per image of the built-in models on one thread; batches gain nothing there."""
+GRID = range(0, 101, 10)
+
+
+def make_cascade(name: str = "shapes", **overrides: Any) -> DiffusionCascade:
+    """A cascade of ``light`` and ``heavy`` on two cpu slots with an objective of 2 s.
+
+    ``light__replicas=2`` sets a variant's replicas (min and max); ``light__classes=[…]`` its classes; any other
+    path is below spec: ``objective__latency="6s"``, ``policy__mode="paused"``, ``capacity__accelerators={…}``.
+    """
+    spec: dict[str, Any] = {
+        "objective": {"latency": "2s"},
+        "profileRef": {"name": name},
+        "variants": [_variant("light", steps=1), _variant("heavy", steps=20)],
+        "discriminator": {"source": "builtin://shapes"},
+        "capacity": {"accelerators": {"cpu": 2}},
+        "policy": {},
+    }
+    by_name = {v["name"]: v for v in spec["variants"]}
+    for path, value in overrides.items():
+        head, *rest = path.split("__")
+        if head in by_name:
+            by_name[head][rest[0]] = (
+                {"min": value, "max": value} if rest[0] == "replicas" and isinstance(value, int) else value
+            )
+            continue
+        at = spec
+        for part in [head, *rest][:-1]:
+            at = at.setdefault(part, {})
+        at[[head, *rest][-1]] = value
+    return DiffusionCascade.model_validate({"metadata": {"name": name}, "spec": spec})
+
+
+def _variant(name: str, *, steps: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "model": {
+            "source": "builtin://shapes",
+            "revision": "0" * 64,
+            "weights": name,
+            "steps": steps,
+            "height": 32,
+            "width": 32,
+        },
+        "engine": "onnxruntime",
+        "classes": ["cpu"],
+    }
+
+
+def quality(direct: float, escalation: float) -> float:
+    """A plausible q2: .67 all light, .98 all heavy, the first escalations worth most, level above four fifths."""
+    heavy = direct + (1 - direct) * escalation
+    judged = (1 - direct) * (1 - (1 - escalation) ** 2.4)
+    ruled = 1 - (1 - direct) ** 1.7
+    return 0.67 + 0.31 * min(1.0, max(judged * (1 - 0.4 * direct) + ruled, heavy))
+
+
+def make_profile(
+    name: str = "shapes",
+    *,
+    light_ms: float = LIGHT_MS,
+    heavy_ms: float = HEAVY_MS,
+    discriminator_ms: float = DISCRIMINATOR_MS,
+    batches: Sequence[int] = (1, 2, 4, 8),
+    accelerator_class: str = "cpu",
+    chains: Sequence[tuple[str, str]] = (("light", "heavy"),),
+    **spec: Any,
+) -> CascadeProfile:
+    """A measured profile with linear batches, an 11×11 quality grid and score quantiles."""
+    execution_ms = {"light": light_ms, "heavy": heavy_ms}
+    document = {
+        "metadata": {"name": name},
+        "spec": {
+            "source": {"kind": "measured"},
+            "metrics": [{"name": "q2", "direction": "max"}],
+            "objectiveMetric": "q2",
+            "execution": [
+                {
+                    "variant": variant,
+                    "class": accelerator_class,
+                    "batch": batch,
+                    "p50Micros": int(ms * batch * 1000),
+                    "p95Micros": int(ms * batch * 1100),
+                }
+                for variant, ms in execution_ms.items()
+                for batch in batches
+            ],
+            "discriminator": [
+                {
+                    "class": accelerator_class,
+                    "batch": batch,
+                    "p50Micros": int(discriminator_ms * batch * 1000),
+                    "p95Micros": int(discriminator_ms * batch * 1100),
+                }
+                for batch in batches
+            ],
+            "startup": [
+                {"variant": v, "class": accelerator_class, "coldSeconds": 2, "switchMillis": 350} for v in execution_ms
+            ],
+            "quality": [
+                {
+                    "light": light,
+                    "heavy": heavy,
+                    "directPercent": direct,
+                    "escalationPercent": escalation,
+                    "valuesMilli": {"q2": round(1000 * quality(direct / 100, escalation / 100))},
+                }
+                for light, heavy in chains
+                for direct in GRID
+                for escalation in GRID
+            ],
+            "scores": {
+                "hardnessMilli": [50 * i for i in range(21)],
+                "confidenceMilli": {"light": [50 * i for i in range(21)]},
+            },
+            **spec,
+        },
+    }
+    return CascadeProfile.model_validate(document)
+
+
+def make_replica(id: str = "cpu-0", variant: str = "light", state: str = "ready", **fields: Any) -> Replica:
+    """A replica on class cpu."""
+    values: dict[str, Any] = {
+        "accelerator_class": "cpu",
+        "endpoint": f"127.0.0.1:{9000 + int(id.rpartition('-')[2])}",
+        "since_s": 0.0,
+        "in_flight": 0,
+    } | fields
+    return Replica(id=id, variant=variant, state=ReplicaState(state), **values)
+
+
+def make_demand(rate: float, *, now: float, seconds: int = 60) -> Demand:
+    """Even arrivals at ``rate`` per second up to now."""
+    counts, carried = [], 0.0
+    for second in range(int(now) - seconds, int(now) + 1):
+        carried += rate
+        counts.append((second, int(carried)))
+        carried -= int(carried)
+    return Demand(tuple(counts))
+
+
+def make_view(
+    cascade: DiffusionCascade | None = None,
+    *,
+    profile: CascadeProfile | None = None,
+    plan: Plan | None = None,
+    demand: Demand | None = None,
+    queue_depths: Mapping[str, int] | None = None,
+    reports: Sequence[RouterReport] = (),
+    replicas: Sequence[Replica] = (),
+    **fields: Any,
+) -> CascadeView:
+    """One cascade as the controller sees it; queues are empty unless told."""
+    if queue_depths is None:
+        queue_depths = {pool_name(variant=v, accelerator_class="cpu"): 0 for v in ("light", "heavy")}
+    return CascadeView(
+        cascade=cascade or make_cascade(),
+        profile=profile or make_profile(),
+        plan=plan,
+        demand=demand,
+        queue_depths=queue_depths,
+        reports=tuple(reports),
+        replicas=tuple(replicas),
+        **fields,
+    )
