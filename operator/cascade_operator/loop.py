@@ -23,8 +23,9 @@ from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 
 from .clusters import Cluster
-from .controller import Decision, Memory
+from .controller import Decision
 from .explanations import plan_line, worth_telling
+from .planning.memory import Memory
 from .snapshot import CascadeView, Drain, Publish, Replica, SetStatus, Snapshot, Start, Stop
 from .store import Observation, Store, pools_of
 
@@ -201,8 +202,5 @@ def _recall(observations: Sequence[Observation | None]) -> Memory:
     """The memory that an earlier operator left in Redis, or none."""
     for seen in observations:
         if seen is not None and seen.memory is not None:
-            try:
-                return Memory.from_json(seen.memory)
-            except ValueError:
-                log.warning("the planner's memory in redis cannot be read; beginning anew")
+            return Memory.from_json(seen.memory)
     return Memory()

@@ -89,6 +89,11 @@ class Store:
         """Everything about one cascade and the named pools; None when Redis is away."""
         return await self._guard(lambda: self._observe(ref, pools))
 
+    async def plan(self, ref: CascadeRef) -> Plan | None:
+        """The plan in force; None where there is none, or Redis is away."""
+        text: Any = await self._guard(lambda: self._redis.get(ref.plan_key))
+        return _plan(text)
+
     async def publish(self, plan: Plan) -> bool:
         """Put a plan in force for all routers; False when Redis is away."""
         return await self._guard(lambda: self._publish(plan)) is not None

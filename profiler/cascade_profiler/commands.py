@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from .load import command as load
+
 
 def register(app: typer.Typer) -> None:
     """Adds this component's commands to `cascade`."""
+    load.register(app)

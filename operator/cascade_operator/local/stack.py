@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -82,7 +83,7 @@ class LocalStack:
         router_client = TritonClient(str(grpc))
         try:
             self._router = Supervised(lambda: router, state=self._state, ready=router_client.alive, say=self._say)
-            await asyncio.gather(
+            await _together(
                 render_models(options.manifest, self._state.models),
                 self._router.start(timeout_s=READY_TIMEOUT_S),
                 asyncio.to_thread(_import_planner),
@@ -152,6 +153,7 @@ class LocalStack:
     def _start_planner(self, store: Store, slots: int) -> LocalCluster:
         from ..controller import decide
         from ..loop import Loop
+        from ..planning.catalogue import Catalogue
 
         launcher = script("cascade-triton")
 
@@ -170,7 +172,7 @@ class LocalStack:
             self._file,
             cluster=cluster,
             store=store,
-            decide=decide,
+            decide=functools.partial(decide, catalogue=Catalogue()),
             settings=PlannerSettings(),
             say=self._say,
             keep_status=self._state.write_status,
@@ -229,6 +231,17 @@ def slots_of(file: CascadeFile) -> int:
             )
         total += count
     return total
+
+
+async def _together(*work: Awaitable[object]) -> None:
+    """Do all of it at once; the first failure ends the rest."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _import_planner() -> None:

@@ -81,7 +81,7 @@ class Child:
             await asyncio.wait([self.ended], timeout=grace_s)
         if self.running:
             self.kill()
-        await self.ended
+        await asyncio.wait([self.ended])
 
     def kill(self) -> None:
         """End the process and all that it started, now."""
@@ -159,7 +159,9 @@ class Supervised:
     async def _keep(self) -> None:
         backoff = Backoff()
         while self._child is not None:
-            status = await self._child.ended
+            # Not awaited itself: being cancelled here must not cancel it.
+            await asyncio.wait([self._child.ended])
+            status = self._child.ended.result()
             name = self._program().name
             ran_s = time.monotonic() - self._child.started
             wait_s = backoff.after(ran_s)

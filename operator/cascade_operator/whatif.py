@@ -1,0 +1,173 @@
+"""What would be decided for a demand: the real `decide`, on replicas that do at once what they are told."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cascade_api.command import CommandFailed
+from cascade_api.documents import CascadeFile
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
+from cascade_api.settings import PlannerSettings
+from cascade_api.status import CascadeStatus
+
+from .controller import decide
+from .explanations import plan_line
+from .planning.catalogue import Catalogue
+from .planning.memory import Memory
+from .snapshot import (
+    Action,
+    CascadeView,
+    Demand,
+    Diagnostics,
+    Drain,
+    Publish,
+    Replica,
+    ReplicaState,
+    SetStatus,
+    Snapshot,
+    Start,
+    Stop,
+)
+
+START_S: Final = 1_000_000.0
+TICKS: Final = 40
+"""Ticks after which what is not settled is shown as it is."""
+HISTORY_S: Final = 600
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """What one cascade would come to."""
+
+    ref: CascadeRef
+    plan: Plan | None
+    status: CascadeStatus | None
+    diagnostics: Diagnostics | None
+
+
+@dataclass
+class _World:
+    """Cascades whose replicas obey instantly, on as many accelerators as the manifest asks for."""
+
+    replicas: dict[str, tuple[CascadeRef, Replica]]
+    plans: dict[CascadeRef, Plan]
+    statuses: dict[CascadeRef, CascadeStatus]
+
+    def obey(self, action: Action, now: float) -> None:
+        if isinstance(action, Publish):
+            self.plans[action.plan.ref] = action.plan
+        elif isinstance(action, SetStatus):
+            self.statuses[action.cascade] = action.status
+        elif isinstance(action, Start):
+            name = action.replica_id or f"{action.accelerator_class}-{len(self.replicas)}"
+            self.replicas[name] = (
+                action.cascade,
+                Replica(
+                    id=name,
+                    accelerator_class=action.accelerator_class,
+                    endpoint="127.0.0.1:1",
+                    variant=action.variant,
+                    state=ReplicaState.READY,
+                    since_s=now,
+                    in_flight=0,
+                ),
+            )
+        elif isinstance(action, Drain):
+            ref, replica = self.replicas[action.replica_id]
+            self.replicas[action.replica_id] = ref, replace(replica, state=ReplicaState.DRAINING, since_s=now)
+        elif isinstance(action, Stop):
+            self.replicas.pop(action.replica_id, None)
+
+
+def decide_for(file: CascadeFile, *, demand: float) -> list[WhatIf]:
+    """Where every cascade of a file would settle at ``demand`` requests per second each.
+
+    Raises CommandFailed where one cannot be planned at all.
+    """
+    world, memory, catalogue, settings = _World({}, {}, {}), Memory(), Catalogue(), PlannerSettings()
+    inventory: Counter[str] = Counter()
+    for cascade in file.cascades:
+        inventory.update(cascade.spec.capacity.accelerators)
+    now = START_S
+    diagnostics: tuple[Diagnostics, ...] = ()
+    for _ in range(TICKS):
+        snapshot = Snapshot(
+            cascades=tuple(
+                CascadeView(
+                    cascade=cascade,
+                    profile=file.profile_of(cascade),
+                    plan=world.plans.get(cascade.ref),
+                    demand=_steady(demand, now),
+                    queue_depths={},
+                    reports=(),
+                    replicas=tuple(replica for ref, replica in world.replicas.values() if ref == cascade.ref),
+                    status=world.statuses.get(cascade.ref),
+                )
+                for cascade in file.cascades
+            ),
+            inventory=inventory,
+        )
+        decision = decide(snapshot, memory, now, settings, catalogue=catalogue)
+        memory, diagnostics = decision.memory, decision.diagnostics
+        for action in decision.actions:
+            world.obey(action, now)
+        now = decision.next_at
+    found = {diagnosis.cascade: diagnosis for diagnosis in diagnostics}
+    answers = [
+        WhatIf(c.ref, world.plans.get(c.ref), world.statuses.get(c.ref), found.get(c.ref)) for c in file.cascades
+    ]
+    for answer in answers:
+        if answer.plan is None:
+            why = "; ".join(answer.diagnostics.binding) if answer.diagnostics else "no decision"
+            raise CommandFailed(f"{answer.ref}: no plan: {why}")
+    return answers
+
+
+def _steady(rate: float, now: float) -> Demand:
+    """Arrivals at a steady rate up to now, whole requests spread evenly."""
+    first = int(now) - HISTORY_S
+    totals = [int(rate * second) for second in range(HISTORY_S + 1)]
+    return Demand(tuple((first + s, totals[s + 1] - totals[s]) for s in range(HISTORY_S)))
+
+
+def as_json(answers: list[WhatIf]) -> str:
+    """The answers as JSON."""
+    return json.dumps(
+        [
+            {
+                "cascade": str(answer.ref),
+                "plan": json.loads(answer.plan.to_json()) if answer.plan else None,
+                "status": answer.status.wire() if answer.status else None,
+                "figures": dict(answer.diagnostics.figures) if answer.diagnostics else {},
+                "binding": list(answer.diagnostics.binding) if answer.diagnostics else [],
+            }
+            for answer in answers
+        ],
+        indent=2,
+    )
+
+
+def as_text(answers: list[WhatIf]) -> str:
+    """The answers for a person: the plan, its rows, and what keeps it from being better."""
+    lines: list[str] = []
+    for answer in answers:
+        if answer.plan is None:
+            continue
+        lines += [f"{answer.ref}", f"  {plan_line(answer.plan)}"]
+        for row in answer.plan.rows:
+            lines.append(
+                f"  {row.share:4.0%} of the prompts by {row.light} → {row.heavy}: "
+                f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
+            )
+        if answer.diagnostics is not None:
+            figures = ", ".join(f"{name} {value:g}" for name, value in sorted(answer.diagnostics.figures.items()))
+            lines.append(f"  figures: {figures}")
+            lines += [f"  bound by: {constraint}" for constraint in answer.diagnostics.binding]
+        for condition in answer.status.conditions if answer.status else ():
+            if condition.type in ("AllocationOptimal", "Accepted") and condition.message:
+                lines.append(f"  {condition.type}={condition.status} ({condition.reason}): {condition.message}")
+    return "\n".join(lines)

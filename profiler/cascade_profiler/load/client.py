@@ -1,0 +1,138 @@
+"""Sends single requests to the service and says what came of each: an answer, a refusal, or a lost connection."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
+
+from cascade_api.command import CommandFailed
+from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE
+
+CHANNELS: Final = 4
+"""Connections; one carries a hundred calls at a time at best."""
+SLACK_S: Final = 5.0
+"""How long after its deadline a request may end before it counts as silent."""
+RECONNECT_S: Final = 15.0
+"""How long a repeated request waits for the service to come back."""
+
+_OPTIONS: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+)
+REFUSAL_KEY: Final = "cascade-reason"
+"""Trailing metadata by which the router says why it refused; a broken connection has none."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An image and how it was made."""
+
+    request_id: str
+    route: str
+    image: npt.NDArray[np.uint8]
+
+
+class RefusedByService(Exception):
+    """The service said no."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+class ConnectionLost(Exception):
+    """The connection broke, or there was none, before an answer came."""
+
+
+class NoAnswer(Exception):
+    """Neither an answer nor a refusal came in time."""
+
+
+class Client:
+    """Connections to one service, and one model there."""
+
+    def __init__(self, address: str, *, model: str, deadline_s: float) -> None:
+        self._model = model
+        self._deadline_s = deadline_s
+        self._channels = [grpc.aio.insecure_channel(address, options=_OPTIONS) for _ in range(CHANNELS)]
+        self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
+        self._next = 0
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply:
+        """Have one prompt drawn; ``again``: the connection of a first try was lost, so wait for the service.
+
+        Raises RefusedByService, ConnectionLost or NoAnswer.
+        """
+        self._next = (self._next + 1) % CHANNELS
+        timeout_s = self._deadline_s + SLACK_S + (RECONNECT_S if again else 0)
+        began = asyncio.get_running_loop().time()
+        try:
+            response = await self._stubs[self._next].ModelInfer(
+                self._request(request_id, prompt), timeout=timeout_s, wait_for_ready=again
+            )
+        except grpc.aio.AioRpcError as error:
+            waited_s = asyncio.get_running_loop().time() - began
+            raise _failure(error, expired=waited_s >= timeout_s - 0.1) from None
+        return _reply(response)
+
+    def _request(self, request_id: str, prompt: str) -> Any:
+        request = service_pb2.ModelInferRequest(model_name=self._model, id=request_id)
+        request.inputs.add(name=INPUT_PROMPT, datatype="BYTES", shape=[1])
+        request.outputs.add(name=OUTPUT_IMAGE)
+        request.outputs.add(name="route")
+        request.parameters["deadline_ms"].int64_param = round(self._deadline_s * 1000)
+        text = prompt.encode()
+        request.raw_input_contents.append(struct.pack("<I", len(text)) + text)
+        return request
+
+
+async def find_model(address: str) -> str:
+    """The one model of a service; raises CommandFailed where there is none, or more than one to choose from."""
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            index = await stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=5)
+        except grpc.aio.AioRpcError as error:
+            why = f"no service answers at {address} ({error.details()})"
+            raise CommandFailed(f"{why}: start it with `cascade up`, or name it with --grpc") from None
+    names = sorted({model.name for model in index.models})
+    if len(names) != 1:
+        raise CommandFailed(f"{address} serves {', '.join(names) or 'no model yet'}: choose one with --model")
+    return str(names[0])
+
+
+def _failure(error: grpc.aio.AioRpcError, *, expired: bool) -> Exception:
+    status, detail = error.code(), error.details() or ""
+    said = any(key == REFUSAL_KEY for key, _ in error.trailing_metadata() or ())
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED and expired and not said:
+        return NoAnswer(detail)
+    if status is grpc.StatusCode.UNAVAILABLE and not said:
+        return ConnectionLost(detail)
+    return RefusedByService(status.name, detail)
+
+
+def _reply(response: Any) -> Reply:
+    result = InferResult(response)
+    route = result.as_numpy("route").reshape(-1)[0]
+    image = np.asarray(result.as_numpy(OUTPUT_IMAGE), dtype=np.uint8)
+    return Reply(
+        request_id=response.id,
+        route=route.decode() if isinstance(route, bytes) else str(route),
+        image=image.reshape(image.shape[-3:]),
+    )

@@ -1,0 +1,79 @@
+"""`cascade load`: put a load on a running service and account for every request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add `cascade load`."""
+    app.command()(load)
+
+
+def load(
+    rate: Annotated[float, typer.Option(min=0.01, help="Requests per second on average (Poisson arrivals).")],
+    duration: Annotated[str, typer.Option(help="How long requests arrive, for example 30s; seconds without a unit.")],
+    deadline: Annotated[str, typer.Option(help="The deadline that each request asks for.")] = "2s",
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and prompts.")] = 0,
+    prompts: Annotated[
+        str, typer.Option(help="shapes (or shapes:heldout, shapes:test), or a file with a prompt a line.")
+    ] = "shapes",
+    model: Annotated[str, typer.Option(help="Model to ask; default: the one that is served.")] = "",
+    grpc: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's, else 127.0.0.1:8001.")
+    ] = "",
+    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests in flight at most.")] = 1000,
+    retry_lost: Annotated[
+        bool, typer.Option("--retry-lost", help="Send again, once and with its id, what lost its connection.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    state_dir: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
+        typer.Option("--state-dir", help="Where the local run keeps its addresses.", show_default=False),
+    ] = None,
+) -> None:
+    """Send prompts at a rate, whatever becomes of them; print latency, shares, violations and quality.
+
+    Exit code 1 where a request was neither answered nor refused, or answered twice.
+    """
+    from .session import Request, run
+
+    data, text = run(
+        Request(
+            rate=rate,
+            duration_s=seconds(duration, flag="--duration"),
+            deadline_s=seconds(deadline, flag="--deadline"),
+            seed=seed,
+            prompts=prompts,
+            model=model,
+            grpc=grpc,
+            max_in_flight=max_in_flight,
+            retry_lost=retry_lost,
+            state_dir=state_dir,
+        )
+    )
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps(data, indent=2))
+    else:
+        typer.echo(text)
+    if not data["balanced"]:
+        raise typer.Exit(1)
+
+
+def seconds(text: str, *, flag: str) -> float:
+    """Seconds of ``30``, ``30s``, ``500ms`` or ``2m``; raises CommandFailed, naming the flag."""
+    from cascade_api.command import CommandFailed
+    from cascade_api.quantities import duration_s
+
+    try:
+        value = float(text) if text.replace(".", "", 1).isdigit() else duration_s(text)
+    except ValueError:
+        raise CommandFailed(f"{flag}: {text!r} is not a duration: write for example 30s", code=2) from None
+    if value <= 0:
+        raise CommandFailed(f"{flag}: must be above zero", code=2)
+    return value

@@ -1,0 +1,115 @@
+"""The open loop: requests leave when they arrive, not when earlier ones are answered, up to a bound in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from cascade_api.plan import Plan
+
+from .client import ConnectionLost, NoAnswer, RefusedByService, Reply
+from .ledger import Kind, Ledger, Outcome
+
+PROGRESS_EVERY_S: Final = 2.0
+PLAN_EVERY_S: Final = 0.5
+
+
+class Service(Protocol):
+    """Whatever answers prompts."""
+
+    async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply: ...
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to send: arrivals in seconds from the start, and the most requests in flight."""
+
+    arrivals: Iterator[float]
+    prompts: Iterator[str]
+    max_in_flight: int
+    retry_lost: bool
+
+
+class Generator:
+    """One run of a load against a service."""
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        service: Service,
+        ledger: Ledger,
+        current_plan: Callable[[], Awaitable[Plan | None]],
+        answered: Callable[[str, Reply], None],
+        progress: Callable[[float], None],
+    ) -> None:
+        """``answered`` gets each prompt with its reply; ``progress`` the seconds since the start, every 2 s."""
+        self._load = load
+        self._service = service
+        self._ledger = ledger
+        self._current_plan = current_plan
+        self._answered = answered
+        self._progress = progress
+        self._planned: dict[str, float] | None = None
+        self._clock = asyncio.get_running_loop().time
+
+    async def run(self) -> None:
+        """Send everything and wait for the end of each request."""
+        began = self._clock()
+        helpers = [asyncio.create_task(self._follow_plan()), asyncio.create_task(self._tell(began))]
+        in_flight: set[asyncio.Task[None]] = set()
+        try:
+            for offset in self._load.arrivals:
+                await asyncio.sleep(max(0.0, began + offset - self._clock()))
+                prompt = next(self._load.prompts)
+                if len(in_flight) >= self._load.max_in_flight:
+                    self._ledger.unsent += 1
+                    continue
+                task = asyncio.create_task(self._one(uuid.uuid4().hex, prompt, began + offset))
+                in_flight.add(task)
+                task.add_done_callback(in_flight.discard)
+            await asyncio.gather(*in_flight)
+        finally:
+            for helper in (*helpers, *in_flight):
+                helper.cancel()
+            await asyncio.gather(*helpers, *in_flight, return_exceptions=True)
+
+    async def _one(self, request_id: str, prompt: str, intended: float) -> None:
+        self._ledger.send(request_id)
+        outcome = await self._ask(request_id, prompt, intended, again=False)
+        if outcome.kind is Kind.LOST and self._load.retry_lost:
+            self._ledger.retried += 1
+            outcome = await self._ask(request_id, prompt, intended, again=True)
+        self._ledger.settle(request_id, outcome)
+
+    async def _ask(self, request_id: str, prompt: str, intended: float, *, again: bool) -> Outcome:
+        try:
+            reply = await self._service.ask(request_id, prompt, again=again)
+        except RefusedByService as refusal:
+            return Outcome(Kind.REFUSED, self._clock() - intended, status=refusal.status, detail=refusal.detail)
+        except ConnectionLost as loss:
+            return Outcome(Kind.LOST, self._clock() - intended, detail=str(loss))
+        except NoAnswer as silence:
+            return Outcome(Kind.SILENT, self._clock() - intended, detail=str(silence))
+        latency_s = self._clock() - intended
+        if reply.request_id != request_id:
+            return Outcome(Kind.SILENT, latency_s, detail=f"got the answer to {reply.request_id!r}")
+        self._answered(prompt, reply)
+        if self._planned is not None:
+            self._ledger.plan_in_force(self._planned)
+        return Outcome(Kind.ANSWERED, latency_s, route=reply.route)
+
+    async def _follow_plan(self) -> None:
+        while True:
+            plan = await self._current_plan()
+            if plan is not None:
+                self._planned = plan.planned_shares
+            await asyncio.sleep(PLAN_EVERY_S)
+
+    async def _tell(self, began: float) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_EVERY_S)
+            self._progress(self._clock() - began)

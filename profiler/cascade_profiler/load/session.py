@@ -1,0 +1,98 @@
+"""One run of `cascade load`: finds the service, sends, and sums up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cascade_api.local import default_state_dir, read_addresses
+from cascade_api.names import DEFAULT_NAMESPACE, CascadeRef
+from cascade_api.plan import Plan
+from cascade_operator.store import Store
+
+from . import arrivals, summary
+from .client import Client, Reply, find_model
+from .generator import Generator, Load
+from .ledger import Ledger
+from .prompts import is_shapes, prompts
+from .verdicts import Gallery
+
+DEFAULT_GRPC: Final = "127.0.0.1:8001"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line; empty strings mean: find it."""
+
+    rate: float
+    duration_s: float
+    deadline_s: float
+    seed: int
+    prompts: str
+    model: str
+    grpc: str
+    max_in_flight: int
+    retry_lost: bool
+    state_dir: Path | None
+
+
+def run(request: Request) -> tuple[dict[str, Any], str]:
+    """Put on the load; the result as data and as text. Raises CommandFailed where it cannot begin."""
+    return asyncio.run(_run(request))
+
+
+async def _run(request: Request) -> tuple[dict[str, Any], str]:
+    texts = prompts(request.prompts, seed=request.seed)
+    addresses = read_addresses(request.state_dir or default_state_dir())
+    here = addresses is not None and request.grpc in ("", addresses.grpc)
+    grpc = request.grpc or (addresses.grpc if addresses else DEFAULT_GRPC)
+    model = request.model or await find_model(grpc)
+    gallery = Gallery(rng=random.Random(request.seed)) if is_shapes(request.prompts) else None  # noqa: S311
+    ledger = Ledger(deadline_s=request.deadline_s)
+    client = Client(grpc, model=model, deadline_s=request.deadline_s)
+    store = Store(addresses.redis) if addresses and here else None
+
+    async def current_plan() -> Plan | None:
+        return await store.plan(_ref(model)) if store else None
+
+    def answered(prompt: str, reply: Reply) -> None:
+        if gallery is not None:
+            gallery.add(prompt, reply.image)
+
+    rng = random.Random(request.seed)  # noqa: S311 - arrivals, not secrets
+    try:
+        await Generator(
+            Load(
+                arrivals=arrivals.poisson(rate=request.rate, duration_s=request.duration_s, rng=rng),
+                prompts=texts,
+                max_in_flight=request.max_in_flight,
+                retry_lost=request.retry_lost,
+            ),
+            service=client,
+            ledger=ledger,
+            current_plan=current_plan,
+            answered=answered,
+            progress=lambda elapsed_s: _tell(summary.progress_line(ledger, elapsed_s)),
+        ).run()
+    finally:
+        await client.close()
+        if store is not None:
+            await store.close()
+    quality = gallery.judge() if gallery is not None else None
+    data = summary.as_data(ledger, rate=request.rate, duration_s=request.duration_s, quality=quality)
+    return data, summary.as_text(data)
+
+
+def _ref(model: str) -> CascadeRef:
+    """The cascade behind a model name: ``name``, or ``namespace.name`` where names clash."""
+    namespace, dot, name = model.partition(".")
+    return CascadeRef(namespace, name) if dot else CascadeRef(DEFAULT_NAMESPACE, model)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

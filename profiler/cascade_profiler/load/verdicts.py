@@ -1,0 +1,76 @@
+"""How well images fit their prompts, where the prompts are from the grammar of the built-in shapes."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_models.shapes import checker, grammar
+
+SAMPLE: Final = 500
+"""Images that are checked at most; a check takes a few milliseconds."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the half-width of its 95 % interval (normal approximation)."""
+
+    mean: float
+    half_width: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        mean = sum(values) / len(values)
+        variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+        return cls(mean, 1.96 * math.sqrt(variance / len(values)))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Scores of a uniform sample of the answers."""
+
+    images: int
+    q2: Estimate
+    strict: Estimate
+
+
+class Gallery:
+    """A uniform sample of bounded size of the images that came back (reservoir sampling)."""
+
+    def __init__(self, *, rng: random.Random, size: int = SAMPLE) -> None:
+        self._rng = rng
+        self._size = size
+        self._seen = 0
+        self._kept: list[tuple[str, npt.NDArray[np.uint8]]] = []
+
+    def add(self, prompt: str, image: npt.NDArray[np.uint8]) -> None:
+        """Take an image into the sample, perhaps."""
+        self._seen += 1
+        if len(self._kept) < self._size:
+            self._kept.append((prompt, image))
+            return
+        place = self._rng.randrange(self._seen)
+        if place < self._size:
+            self._kept[place] = (prompt, image)
+
+    def judge(self) -> Quality | None:
+        """Check what was kept; None where it is nothing, or not of the domain."""
+        scores = []
+        for prompt, image in self._kept:
+            try:
+                scores.append(checker.check(image, grammar.parse(prompt)))
+            except ValueError:
+                continue
+        if not scores:
+            return None
+        return Quality(
+            images=len(scores),
+            q2=Estimate.of([score.q2 for score in scores]),
+            strict=Estimate.of([score.strict for score in scores]),
+        )
