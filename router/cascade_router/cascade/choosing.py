@@ -1,0 +1,96 @@
+"""Which row a prompt is drawn for, whether it goes direct, and whether its light image is good enough.
+
+Shares come from the plan, thresholds from what this router sees: hardness of all prompts, confidence of the light
+images of each row. State is bounded and survives a change of plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cascade_api.plan import Plan, PlanRow
+
+from ..prompts.quantiles import LiveCut
+from ..prompts.scorers import Scorer
+from ..prompts.shares import DIRECT_STEP, ESCALATION_STEP, ROW_STEP, EvenDraws, draw_row
+
+CONFIDENCE_CUTS: Final = 16
+"""Rows whose confidences are remembered; the longest unused goes first."""
+_UNSURE: Final = (-1.0, 0.0)
+"""Negated confidence before any was seen: a probability, so evenly spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the plan and the prompt's text say."""
+
+    row: PlanRow
+    hardness: float
+    direct: bool
+
+
+class Chooser:
+    """Turns the plan's shares into decisions on single prompts, for one cascade.
+
+    Args:
+        start: where the even draws begin, in [0, 1); differs from router to router.
+    """
+
+    def __init__(self, *, scorer: Scorer, start: float = 0.0) -> None:
+        self._rows = EvenDraws(step=ROW_STEP, start=start)
+        self._direct = EvenDraws(step=DIRECT_STEP, start=start)
+        self._escalation = EvenDraws(step=ESCALATION_STEP, start=start)
+        self._confidence: dict[tuple[str, float], LiveCut] = {}
+        self.use_scorer(scorer)
+
+    def use_scorer(self, scorer: Scorer) -> None:
+        """Score with another scorer from now on; hardness of different scorers cannot be compared."""
+        self._scorer = scorer
+        self._hardness = LiveCut(seeds=scorer.quantiles)
+
+    def choose(self, plan: Plan, prompt: str, *, coin: float) -> Choice:
+        """Draw a row for the prompt and decide between direct and light; ``coin`` is random in [0, 1)."""
+        row = plan.rows[draw_row([row.share for row in plan.rows], self._rows.next())]
+        hardness = self._scorer.score(prompt, draw=coin)
+        direct = self._hardness.pick(
+            hardness,
+            share=row.direct,
+            seed_threshold=row.seed_thresholds.hardness if row.seed_thresholds else None,
+            draw=self._direct.next(),
+        )
+        return Choice(row, hardness, direct)
+
+    def escalates(self, row: PlanRow, confidence: float) -> bool:
+        """Whether a light image of ``row`` is among the least sure ones that the plan wants made again."""
+        return self._cut(row).pick(
+            -confidence,
+            share=row.escalation,
+            seed_threshold=-row.seed_thresholds.confidence if row.seed_thresholds else None,
+            draw=self._escalation.next(),
+        )
+
+    def hardness_quantiles(self, points: int) -> list[float]:
+        """Evenly spaced quantiles of the live hardness."""
+        return self._hardness.snapshot(points)
+
+    def confidence_quantiles(self, points: int) -> dict[str, list[float]]:
+        """Evenly spaced quantiles of the live confidence by light variant, of the row used last."""
+        return {
+            light: [-value for value in reversed(cut.snapshot(points))]
+            for (light, _), cut in self._confidence.items()
+            if cut.count
+        }
+
+    def _cut(self, row: PlanRow) -> LiveCut:
+        # How many prompts go direct decides which ones the light model is left with, hence what its images look like.
+        key = (row.light, round(row.direct, 2))
+        cut = self._confidence.pop(key, None)
+        if cut is None:
+            alike = [known for known in self._confidence if known[0] == row.light]
+            nearest = min(alike, key=lambda known: abs(known[1] - key[1]), default=None)
+            cut = LiveCut(seeds=_UNSURE, scores=self._confidence[nearest].recent if nearest else ())
+        self._confidence[key] = cut  # most recently used last
+        if len(self._confidence) > CONFIDENCE_CUTS:
+            del self._confidence[next(iter(self._confidence))]
+        return cut

@@ -1,0 +1,168 @@
+"""What to do with a request next, from the plan, the loads of the pools and the time left.
+
+Times are seconds on the router's monotonic clock. `Outlook.execution_s` is a high quantile, so that what is begun is
+almost surely finished in time; a decision never plans to answer after the deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from cascade_api.reasons import Refusal
+
+Stage = Literal["light", "heavy"]
+Overload = Literal["degrade", "strict"]
+
+MAX_ATTEMPTS: Final = 4
+"""Replicas that one stage of one request is tried on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a pool promises to a request that would join it now."""
+
+    pool: str
+    variant: str
+    ready: int
+    """Replicas that take new work."""
+    waiting: int
+    expected_wait_s: float
+    execution_s: float
+
+    def finish(self, now: float) -> float:
+        return now + self.expected_wait_s + self.execution_s
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Have a pool make the image; leave its queue at ``start_by`` (the last useful start)."""
+
+    stage: Stage
+    pool: str
+    variant: str
+    start_by: float
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The light image is the answer; ``degraded`` if a heavy one was wanted."""
+
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """No image; ``retry_after_s`` is when asking again could help, None where it could not."""
+
+    reason: Refusal
+    message: str
+    retry_after_s: float | None = None
+
+
+def best(outlooks: Sequence[Outlook], *, now: float) -> Outlook | None:
+    """The pool that would finish first; None where no pool has a ready replica."""
+    return min((o for o in outlooks if o.ready > 0), key=lambda o: o.finish(now), default=None)
+
+
+def admit(
+    *,
+    direct: bool,
+    light: Sequence[Outlook],
+    heavy: Sequence[Outlook],
+    deadline: float,
+    now: float,
+    overload: Overload,
+    queue_limit: int,
+) -> Make | Refuse:
+    """Where a new request goes first; a direct one may fall back to light under ``degrade``."""
+    if direct:
+        choice = _join("heavy", best(heavy, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
+        if isinstance(choice, Make) or overload == "strict":
+            return choice
+        fallback = _join("light", best(light, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
+        if isinstance(fallback, Make):
+            return Make("light", fallback.pool, fallback.variant, fallback.start_by, degraded=True)
+        return choice
+    return _join("light", best(light, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
+
+
+def after_light(
+    *,
+    escalate: bool,
+    heavy: Sequence[Outlook],
+    deadline: float,
+    now: float,
+    overload: Overload,
+    queue_limit: int,
+) -> Accept | Make | Refuse:
+    """What becomes of a light image; ``escalate`` says that its confidence is below the cut."""
+    if not escalate:
+        return Accept()
+    choice = _join("heavy", best(heavy, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
+    if isinstance(choice, Make):
+        return choice
+    return _too_late(choice, overload)
+
+
+def may_fall_back(reason: Refusal, *, overload: Overload) -> bool:
+    """Whether a light image may stand in for a heavy one that did not come for this reason."""
+    return overload == "degrade" and reason is not Refusal.INVALID
+
+
+def on_failure(
+    *,
+    stage: Stage,
+    attempts: int,
+    outlooks: Sequence[Outlook],
+    deadline: float,
+    now: float,
+    retry_budget: float,
+) -> Make | Refuse:
+    """After a replica failed: try another, or give up.
+
+    Args:
+        attempts: replicas tried so far in this stage, the failed one included.
+        outlooks: the pools of the stage's variant.
+        retry_budget: retries that the router may still afford; below 1, none.
+    """
+    if attempts >= MAX_ATTEMPTS or retry_budget < 1:
+        return Refuse(Refusal.MODEL_FAILED, f"{attempts} replicas in turn failed to make the image")
+    pool = best(outlooks, now=now)
+    if pool is None:
+        return Refuse(Refusal.NO_REPLICA, "the replica failed and no other is ready", 1.0)
+    if now + pool.execution_s > deadline:
+        return Refuse(Refusal.DEADLINE_EXCEEDED, "a replica failed, and another would finish after the deadline")
+    return Make(stage, pool.pool, pool.variant, deadline - pool.execution_s)
+
+
+def _too_late(refusal: Refuse, overload: Overload) -> Accept | Refuse:
+    if overload == "degrade":
+        return Accept(degraded=True)
+    if refusal.reason is Refusal.DEADLINE_UNREACHABLE:
+        return Refuse(Refusal.DEADLINE_EXCEEDED, refusal.message, refusal.retry_after_s)
+    return refusal
+
+
+def _join(stage: Stage, pool: Outlook | None, *, deadline: float, now: float, queue_limit: int) -> Make | Refuse:
+    if pool is None:
+        return Refuse(Refusal.NO_REPLICA, f"no replica of the {stage} model is ready", 1.0)
+    if pool.waiting >= queue_limit:
+        return Refuse(
+            Refusal.QUEUE_FULL,
+            f"{pool.waiting} requests wait for the {stage} model, which is the limit",
+            pool.expected_wait_s,
+        )
+    late = pool.finish(now) - deadline
+    if late > 0:
+        return Refuse(
+            Refusal.DEADLINE_UNREACHABLE,
+            f"deadline: {deadline - now:.3f} s are left, but the {stage} model needs about "
+            f"{pool.expected_wait_s + pool.execution_s:.3f} s (waiting {pool.expected_wait_s:.3f} s); "
+            "ask for a longer deadline or try later",
+            # A deadline shorter than the execution alone never fits.
+            pool.expected_wait_s if now + pool.execution_s <= deadline else None,
+        )
+    return Make(stage, pool.pool, pool.variant, deadline - pool.execution_s)

@@ -1,0 +1,134 @@
+"""`cascade generate`: have one image made by a running cascade.
+
+Libraries are imported where they are used, because every `cascade` command loads this module.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from cascade_api.command import CommandFailed
+from cascade_api.local import default_state_dir, read_addresses
+from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
+from cascade_api.quantities import duration_s
+
+_CALL_MARGIN_S: Final = 5.0
+_LONGEST_S: Final = 600.0
+_INVALID: Final = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the router's commands to `cascade`."""
+    app.command("generate")(generate)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the image shows.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("image.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print how the image was made as JSON.")] = False,
+    cascade: Annotated[str, typer.Option(help="Cascade to ask; needed where several are served.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of the image; random when absent.")] = None,
+    deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; the objective when absent.")] = "",
+    address: Annotated[str, typer.Option(help="HOST:PORT of the gRPC service.")] = "",
+    state_dir: Annotated[Path | None, typer.Option(help="State of the local cascade to ask.")] = None,
+) -> None:
+    """Generate one image."""
+    try:
+        deadline_s = duration_s(deadline) if deadline else None
+    except ValueError as error:
+        raise CommandFailed(f"--deadline: {error}", code=2) from None
+    target = address or _local_address(state_dir or default_state_dir())
+    used_seed = random.getrandbits(31) if seed is None else seed
+    made = _ask(target, prompt, cascade=cascade, seed=used_seed, deadline_s=deadline_s)
+    _write_png(output, made.pop("pixels"))
+    made |= {"seed": used_seed, "file": str(output)}
+    if as_json:
+        typer.echo(json.dumps(made))
+    else:
+        scores = [f"hardness {made['hardness']:.2f}"]
+        if made["confidence"] is not None:
+            scores.append(f"confidence {made['confidence']:.2f}")
+        typer.echo(
+            f"{output}: {made['route']}, made by {made['variant']} in {made['latency_ms']:.0f} ms ({', '.join(scores)})"
+        )
+
+
+def _local_address(state_dir: Path) -> str:
+    addresses = read_addresses(state_dir)
+    if addresses is None:
+        raise CommandFailed(
+            f"no cascade runs from {state_dir}; start one with `cascade up -f examples/shapes.yaml`, "
+            "or name a running one with --address"
+        )
+    return addresses.grpc
+
+
+def _ask(target: str, prompt: str, *, cascade: str, seed: int, deadline_s: float | None) -> dict[str, Any]:
+    """Pixels, and how they were made."""
+    import numpy as np
+    from tritonclient.grpc import InferenceServerClient, InferInput
+    from tritonclient.utils import InferenceServerException
+
+    inputs = [InferInput(INPUT_PROMPT, [1], "BYTES"), InferInput(INPUT_SEED, [1], "INT64")]
+    inputs[0].set_data_from_numpy(np.array([prompt.encode()], dtype=object))
+    try:
+        inputs[1].set_data_from_numpy(np.array([seed], dtype=np.int64))
+    except OverflowError:
+        raise CommandFailed(f"--seed: {seed} does not fit into 64 bits", code=2) from None
+    parameters = {} if deadline_s is None else {"deadline_ms": round(deadline_s * 1000)}
+    client = InferenceServerClient(target)
+    try:
+        model = cascade or _only_cascade(client, target)
+        began = time.monotonic()
+        result = client.infer(
+            model,
+            inputs,
+            parameters=parameters,
+            client_timeout=(deadline_s or _LONGEST_S) + _CALL_MARGIN_S,
+        )
+        latency_ms = (time.monotonic() - began) * 1000
+    except InferenceServerException as error:
+        raise CommandFailed(_explained(error, target), code=2 if error.status() in _INVALID else 1) from None
+    finally:
+        client.close()
+    confidence = float(result.as_numpy(OUTPUT_CONFIDENCE)[0])
+    return {
+        "pixels": result.as_numpy(OUTPUT_IMAGE),
+        "cascade": model,
+        "route": result.as_numpy("route")[0].decode(),
+        "variant": result.as_numpy("variant")[0].decode(),
+        "confidence": None if np.isnan(confidence) else round(confidence, 4),
+        "hardness": round(float(result.as_numpy("hardness")[0]), 4),
+        "latency_ms": round(latency_ms, 1),
+    }
+
+
+def _only_cascade(client: Any, target: str) -> str:
+    names = sorted(model.name for model in client.get_model_repository_index(client_timeout=_CALL_MARGIN_S).models)
+    if not names:
+        raise CommandFailed(f"the router at {target} serves no cascade yet; try again in a moment")
+    if len(names) > 1:
+        raise CommandFailed(f"--cascade: {target} serves {', '.join(names)}; name one", code=2)
+    return str(names[0])
+
+
+def _explained(error: Any, target: str) -> str:
+    message = str(error.message() or error.status())
+    if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in message:
+        return f"nothing answers at {target}; start a cascade with `cascade up -f examples/shapes.yaml`"
+    return message
+
+
+def _write_png(path: Path, pixels: Any) -> None:
+    from PIL import Image
+
+    try:
+        Image.fromarray(pixels).save(path, "PNG")
+    except OSError as error:
+        raise CommandFailed(f"--output: cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,307 @@
+"""Takes one request through the cascade: decide, wait for a replica, make the image, decide again, answer or refuse.
+
+Every request that enters `generate` leaves it with an `Answer`, a `Refused`, or the caller's cancellation; a grant that
+was taken is given back in each case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cascade_api.reasons import Refusal, Route
+
+from . import metrics
+from .cascade.decisions import Accept, Make, Refuse, admit, after_light, may_fall_back, on_failure
+from .cascade.journey import Journey, State
+from .pools.clients import Image, OutOfTime, PromptRejected, ReplicaFailed
+from .queue.work import Entry, Expired, Grant, NoReplica, QueueFull
+from .requests import Answer, GenerateRequest, Refused
+from .runtime import CascadeRuntime
+
+ANSWER_MARGIN_S: Final = 0.01
+"""Kept back before the deadline to answer with a light image when the heavy one does not come."""
+HUNG_FACTOR: Final = 4.0
+HUNG_EXTRA_S: Final = 1.0
+"""A replica that takes longer than 4 times its execution time and a second is probed like one that failed."""
+
+
+async def generate(runtime: CascadeRuntime, request: GenerateRequest, *, coin: float, queue_limit: int) -> Answer:
+    """The image for a request.
+
+    Args:
+        coin: random in [0, 1), for scorers that use it.
+        queue_limit: waiting entries of one pool.
+
+    Raises:
+        Refused: there is no image, and why.
+    """
+    return await _Run(runtime, request, coin=coin, queue_limit=queue_limit).answer()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An image, and the grant that it was made under."""
+
+    image: Image
+    grant: Grant
+    service_s: float
+
+
+class _Run:
+    """One request under way."""
+
+    def __init__(self, runtime: CascadeRuntime, request: GenerateRequest, *, coin: float, queue_limit: int) -> None:
+        plan = runtime.plan
+        self._runtime = runtime
+        self._request = request
+        self._queue_limit = queue_limit
+        self._overload = plan.overload
+        self._received = runtime.clock()
+        self._deadline = self._received + (plan.objective_s if request.deadline_s is None else request.deadline_s)
+        self._journey = Journey()
+        self._choice = runtime.chooser.choose(plan, request.prompt.text, coin=coin)
+        metrics.HARDNESS.labels(runtime.name).observe(self._choice.hardness)
+        runtime.retries.earn()
+
+    async def answer(self) -> Answer:
+        try:
+            answer = await self._first_stage()
+        except Refused:
+            self._journey.go(State.REFUSED)
+            raise
+        self._journey.go(State.ANSWERED)
+        return answer
+
+    async def _first_stage(self) -> Answer:
+        step = await self._admit()
+        if step.stage == "heavy":
+            self._journey.go(State.DIRECT)
+            try:
+                made = await self._make(step)
+            except Refused as refused:
+                step = self._degrade_direct(refused)
+            else:
+                await self._release(made)
+                return self._answered(made.image, step.variant, Route.DIRECT, None)
+        self._journey.go(State.DEGRADED if step.degraded else State.LIGHT)
+        made = await self._make(step)
+        confidence = made.image.confidence or 0.0
+        metrics.CONFIDENCE.labels(self._runtime.name, step.variant).observe(confidence)
+        if step.degraded:
+            await self._release(made)
+            return self._answered(made.image, step.variant, Route.DEGRADED, confidence)
+        return await self._second_stage(made, confidence)
+
+    async def _second_stage(self, light: _Made, confidence: float) -> Answer:
+        """What becomes of a light image; its grant ends here."""
+        runtime, row = self._runtime, self._choice.row
+        try:
+            step = after_light(
+                escalate=runtime.chooser.escalates(row, confidence),
+                heavy=runtime.outlooks(row.heavy),
+                deadline=self._deadline,
+                now=runtime.clock(),
+                overload=self._overload,
+                queue_limit=self._queue_limit,
+            )
+        except Exception:
+            await self._release(light)
+            raise
+        if not isinstance(step, Make):
+            await self._release(light)
+            return self._settled(step, light.image, confidence)
+        self._journey.go(State.ESCALATED)
+        try:
+            made = await self._make(step, light=light)
+        except Refused as refused:
+            if not may_fall_back(refused.reason, overload=self._overload):
+                raise
+            return self._settled(Accept(degraded=True), light.image, confidence)
+        await self._release(made)
+        return self._answered(made.image, step.variant, Route.ESCALATED, confidence)
+
+    def _settled(self, step: Accept | Refuse, image: Image, confidence: float) -> Answer:
+        if isinstance(step, Refuse):
+            raise _refused(step)
+        self._journey.go(State.DEGRADED if step.degraded else State.ACCEPTED)
+        route = Route.DEGRADED if step.degraded else Route.LIGHT
+        return self._answered(image, self._choice.row.light, route, confidence)
+
+    async def _admit(self) -> Make:
+        """The first stage; waits while no replica that could serve is there but one is expected."""
+        runtime, row, direct = self._runtime, self._choice.row, self._choice.direct
+        while True:
+            step = admit(
+                direct=direct,
+                light=runtime.outlooks(row.light),
+                heavy=runtime.outlooks(row.heavy),
+                deadline=self._deadline,
+                now=runtime.clock(),
+                overload=self._overload,
+                queue_limit=self._queue_limit,
+            )
+            if isinstance(step, Make):
+                return step
+            waits = step.reason is Refusal.NO_REPLICA
+            if not waits or not await self._replica_may_come(row.heavy if direct else row.light):
+                raise _refused(step)
+
+    def _degrade_direct(self, refused: Refused) -> Make:
+        """A direct prompt's heavy image did not come: the light model may still draw it in time."""
+        if not may_fall_back(refused.reason, overload=self._overload):
+            raise refused
+        step = admit(
+            direct=False,
+            light=self._runtime.outlooks(self._choice.row.light),
+            heavy=(),
+            deadline=self._deadline,
+            now=self._runtime.clock(),
+            overload=self._overload,
+            queue_limit=self._queue_limit,
+        )
+        if isinstance(step, Refuse):
+            raise refused
+        return Make("light", step.pool, step.variant, step.start_by, degraded=True)
+
+    async def _make(self, step: Make, *, light: _Made | None = None) -> _Made:
+        """Wait for a replica and have it make the image; on another replica if that one fails.
+
+        ``light`` is the light image at hand when escalating; its grant is given back as the heavy one is asked for.
+        """
+        runtime = self._runtime
+        to_exchange, attempts = light, 0
+        while True:
+            attempts += 1
+            leaving, to_exchange = to_exchange, None
+            try:
+                grant = await self._granted(step, leaving=leaving)
+            except NoReplica:
+                step = await self._another(step, attempts=attempts)
+                continue
+            if grant.replica_id in runtime.health.ejected:
+                # Given back as failed, so that the queue holds the replica for a while.
+                await runtime.queue.release(grant, service_s=None, failed=True)
+                step = await self._another(step, attempts=attempts)
+                continue
+            try:
+                return await self._infer(step, grant, have_light=light is not None)
+            except ReplicaFailed as failure:
+                runtime.replica_failed(grant.replica_id, str(failure))
+                step = await self._another(step, attempts=attempts)
+                runtime.retries.spend()
+                metrics.RETRIES.labels(runtime.name, step.stage).inc()
+
+    async def _granted(self, step: Make, *, leaving: _Made | None) -> Grant:
+        """Wait for a replica; ``leaving`` is the light stage that ends with it."""
+        queue, began = self._runtime.queue, self._runtime.clock()
+        # The queue drops an entry at its deadline: the last useful start, not the end.
+        entry = Entry(id=self._request.id, pool=step.pool, band=self._request.band, deadline=step.start_by)
+        try:
+            if leaving is None:
+                grant = await queue.acquire(entry)
+            else:
+                grant = await queue.exchange(leaving.grant, entry, service_s=leaving.service_s)
+        except Expired:
+            raise Refused(
+                Refusal.DEADLINE_EXCEEDED, f"the {step.stage} model could not begin in time to meet the deadline"
+            ) from None
+        except QueueFull as full:
+            raise Refused(
+                Refusal.QUEUE_FULL,
+                f"{full.waiting} requests wait for the {step.stage} model, which is the limit",
+                retry_after_s=full.expected_wait_s,
+            ) from None
+        metrics.STAGE_WAIT.labels(self._runtime.name, step.stage).observe(self._runtime.clock() - began)
+        return grant
+
+    async def _infer(self, step: Make, grant: Grant, *, have_light: bool) -> _Made:
+        """One try on one replica; the grant is given back unless an image comes of it."""
+        runtime, request = self._runtime, self._request
+        began = runtime.clock()
+        left = self._deadline - began
+        if have_light and self._overload == "degrade":
+            left -= ANSWER_MARGIN_S
+        try:
+            image = await runtime.clients.make(
+                endpoint=grant.endpoint,
+                variant=step.variant,
+                prompt=request.prompt,
+                confidence=step.stage == "light",
+                request_id=request.id,
+                timeout_s=left,
+            )
+        except PromptRejected as rejected:
+            await runtime.queue.release(grant, service_s=None)
+            raise Refused(Refusal.INVALID, _about_prompt(str(rejected)), field="prompt") from None
+        except OutOfTime:
+            hangs = self._hangs(step, began)
+            await runtime.queue.release(grant, service_s=None, failed=hangs)
+            if hangs:
+                runtime.replica_failed(grant.replica_id, "no answer in time")
+            raise Refused(
+                Refusal.DEADLINE_EXCEEDED, f"the {step.stage} model did not finish before the deadline"
+            ) from None
+        except BaseException as error:
+            await runtime.queue.release(grant, service_s=None, failed=isinstance(error, ReplicaFailed))
+            raise
+        service_s = runtime.clock() - began
+        runtime.estimates.observe(step.pool, service_s)
+        runtime.replica_works(grant.replica_id)
+        metrics.STAGE_SERVICE.labels(runtime.name, step.stage, step.variant).observe(service_s)
+        return _Made(image, grant, service_s)
+
+    def _hangs(self, step: Make, began: float) -> bool:
+        expected = next((o.execution_s for o in self._runtime.outlooks(step.variant) if o.pool == step.pool), 0.0)
+        return self._runtime.clock() - began > HUNG_FACTOR * expected + HUNG_EXTRA_S
+
+    async def _another(self, step: Make, *, attempts: int) -> Make:
+        """The next try after a failed one, waiting while no replica is trusted but one may come back."""
+        while True:
+            again = on_failure(
+                stage=step.stage,
+                attempts=attempts,
+                outlooks=self._runtime.outlooks(step.variant),
+                deadline=self._deadline,
+                now=self._runtime.clock(),
+                retry_budget=self._runtime.retries.left,
+            )
+            if isinstance(again, Make):
+                return again
+            # Where a light image can stand in, an answer now is better than a wait.
+            patient = step.stage == "light" or self._overload == "strict"
+            waits = patient and again.reason is Refusal.NO_REPLICA
+            if not waits or not await self._replica_may_come(step.variant):
+                raise _refused(again)
+
+    async def _replica_may_come(self, variant: str) -> bool:
+        """Wait for a change while a replica of ``variant`` is expected; False where waiting is pointless."""
+        runtime = self._runtime
+        left = self._deadline - runtime.clock()
+        execution_s = min((outlook.execution_s for outlook in runtime.outlooks(variant)), default=0.0)
+        if left <= execution_s or not runtime.expects_replica(variant):
+            return False
+        return await runtime.changed(left - execution_s)
+
+    async def _release(self, made: _Made) -> None:
+        await self._runtime.queue.release(made.grant, service_s=made.service_s)
+
+    def _answered(self, image: Image, variant: str, route: Route, confidence: float | None) -> Answer:
+        return Answer(
+            request_id=self._request.id,
+            cascade=self._runtime.name,
+            image=image,
+            variant=variant,
+            route=route,
+            hardness=self._choice.hardness,
+            confidence=confidence,
+            latency_s=self._runtime.clock() - self._received,
+        )
+
+
+def _refused(step: Refuse) -> Refused:
+    return Refused(step.reason, step.message, retry_after_s=step.retry_after_s)
+
+
+def _about_prompt(message: str) -> str:
+    return message if message.startswith("prompt") else f"prompt: {message}"

@@ -1,0 +1,161 @@
+"""The router process: `python -m cascade_router.main`, set up through the environment (`RouterSettings`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import zlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final
+
+import structlog
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
+from cascade_api.settings import RouterSettings
+
+from . import logs
+from .plans import Plans
+from .pools.probing import probe_due
+from .queue.work_queue import WorkQueue
+from .reporting import DemandCounter, Reporter
+from .runtime import CascadeRuntime
+from .service import Service
+from .serving.servers import AddressTaken, GrpcServer, HttpServer
+
+log = structlog.get_logger(__name__)
+
+PROBE_EVERY_S: Final = 0.1
+REDIS_TIMEOUT_S: Final = 2.0
+
+
+class Router:
+    """All parts of one router, put together."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self.settings = settings
+        self.id = settings.router_id or f"{socket.gethostname()}-{os.getpid()}"
+        self._redis = Redis.from_url(
+            settings.redis_url,
+            socket_timeout=None,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._demand = DemandCounter()
+        self._reporter = Reporter(redis=self._redis, router_id=self.id, demand=self._demand)
+        # Routers begin their even draws at different points, so that together they are even too.
+        self._start = zlib.crc32(self.id.encode()) / 2**32
+        self._plans = Plans(redis=self._redis, make_runtime=self._make_runtime, clock=time.monotonic)
+        self.service = Service(
+            settings=settings,
+            plans=self._plans,
+            rng=random.Random(),  # noqa: S311 - no secrets
+            demand=self._demand,
+            clock=time.monotonic,
+        )
+        self._grpc = GrpcServer(self.service)
+        self._http = HttpServer(self.service)
+        self.grpc_address = ""
+        self.http_address = ""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Router]:
+        """Serve inside the block, drain at its end. Raises AddressTaken."""
+        background: list[asyncio.Task[None]] = []
+        try:
+            self.grpc_address = await self._grpc.start(self.settings.grpc_address)
+            self.http_address = await self._http.start(self.settings.http_address)
+            background += map(
+                _forever,
+                (
+                    self._plans.follow(),
+                    self._reporter.run(self._plans.runtimes),
+                    self._probe(),
+                    self._grpc.watch_health(),
+                ),
+            )
+            log.info("serving", router=self.id, grpc=self.grpc_address, http=self.http_address)
+            yield self
+        finally:
+            if self.grpc_address:
+                drained = await self.service.drain(self.settings.drain_s)
+                log.info("stopping", drained=drained)
+                # What came in with the last moments hears that the router is shutting down.
+                await self._grpc.stop(0.5)
+            if self.http_address:
+                await self._http.stop()
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self._plans.close()
+            await self._redis.aclose()
+
+    async def _make_runtime(self, ref: CascadeRef, plan: Plan) -> CascadeRuntime:
+        queue = WorkQueue(
+            cascade=ref, router_id=self.id, redis_url=self.settings.redis_url, limit=self.settings.queue_limit
+        )
+        await queue.start()
+        runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=self._start)
+        await runtime.apply(plan)
+        return runtime
+
+    async def _probe(self) -> None:
+        while True:
+            await asyncio.gather(*(probe_due(runtime) for runtime in self._plans.runtimes))
+            await asyncio.sleep(PROBE_EVERY_S)
+
+
+def _forever(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_died)
+    return task
+
+
+def _died(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        # Half a router is worse than none: whoever watches the process starts it again.
+        log.critical("background work died", exc_info=task.exception())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def serve(settings: RouterSettings) -> None:
+    """Run a router until SIGTERM or SIGINT. Raises AddressTaken."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Router(settings).running():
+        await stop.wait()
+
+
+def main() -> None:
+    """Entry point of `cascade-router`."""
+    logs.set_up()
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    try:
+        asyncio.run(serve(RouterSettings()))
+    except AddressTaken as error:
+        sys.stderr.write(f"cascade-router: {error}\n")
+        sys.exit(2)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(map(str, problem["loc"]))
+            sys.stderr.write(f"cascade-router: setting {name}: {problem['msg']}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Every metric that the router exports: this module is their list, their labels and their meaning."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY: Final = CollectorRegistry()
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
+_TENTHS: Final = tuple(tenth / 10 for tenth in range(1, 11))
+
+REQUESTS = Counter(
+    "cascade_requests", "Valid requests received, before admission.", ["cascade", "protocol"], registry=REGISTRY
+)
+ANSWERS = Counter(
+    "cascade_answers", "Images answered, by how they were made.", ["cascade", "route", "variant"], registry=REGISTRY
+)
+REFUSALS = Counter(
+    "cascade_refusals",
+    "Requests refused, by reason (`none` for an unknown cascade).",
+    ["cascade", "reason"],
+    registry=REGISTRY,
+)
+VIOLATIONS = Counter(
+    "cascade_violations",
+    "Answers later than their deadline, and refusals that the service is to blame for.",
+    ["cascade"],
+    registry=REGISTRY,
+)
+LATENCY = Histogram(
+    "cascade_latency_seconds", "From receipt to answer.", ["cascade", "route"], buckets=_SECONDS, registry=REGISTRY
+)
+STAGE_WAIT = Histogram(
+    "cascade_stage_wait_seconds", "Waiting for a replica.", ["cascade", "stage"], buckets=_SECONDS, registry=REGISTRY
+)
+STAGE_SERVICE = Histogram(
+    "cascade_stage_service_seconds",
+    "From sending a request to a replica until its image came.",
+    ["cascade", "stage", "variant"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+CONFIDENCE = Histogram(
+    "cascade_confidence", "Confidence of light images.", ["cascade", "variant"], buckets=_TENTHS, registry=REGISTRY
+)
+HARDNESS = Histogram(
+    "cascade_hardness",
+    "Hardness of prompts; the unit is the scorer's own.",
+    ["cascade"],
+    buckets=(0, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10),
+    registry=REGISTRY,
+)
+RETRIES = Counter(
+    "cascade_retries", "Requests sent to another replica after one failed.", ["cascade", "stage"], registry=REGISTRY
+)
+REPLICA_HEALTHY = Gauge(
+    "cascade_replica_healthy",
+    "1 where a replica is trusted, 0 while it is ejected.",
+    ["cascade", "replica"],
+    registry=REGISTRY,
+)
+PLANNED_SHARE = Gauge(
+    "cascade_planned_share", "Share of all prompts by route, as planned.", ["cascade", "route"], registry=REGISTRY
+)
+PLAN_GENERATION = Gauge(
+    "cascade_plan_generation", "Generation of the plan that the router follows.", ["cascade"], registry=REGISTRY
+)
+QUEUE_WAITING = Gauge(
+    "cascade_queue_waiting", "Entries waiting for a pool, over all routers.", ["cascade", "pool"], registry=REGISTRY
+)
+QUEUE_IN_FLIGHT = Gauge(
+    "cascade_queue_in_flight", "Requests in flight on a pool, over all routers.", ["cascade", "pool"], registry=REGISTRY
+)
+STORE_AWAY = Gauge(
+    "cascade_store_away", "1 while Redis cannot be reached and the router goes on by itself.", [], registry=REGISTRY
+)
+IN_HAND = Gauge("cascade_requests_in_hand", "Requests received and not yet answered or refused.", [], registry=REGISTRY)
+
+
+def forget(cascade: str) -> None:
+    """Drop the gauges of a cascade that is gone; counters stay, as Prometheus expects."""
+    for gauge in (REPLICA_HEALTHY, PLANNED_SHARE, PLAN_GENERATION, QUEUE_WAITING, QUEUE_IN_FLIGHT):
+        gauge.remove_by_labels({"cascade": cascade})

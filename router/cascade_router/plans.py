@@ -1,0 +1,176 @@
+"""Follows the plans of all cascades in Redis, and keeps the last ones while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import structlog
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from cascade_api.names import CASCADE_INDEX, CascadeRef
+from cascade_api.plan import Plan
+from cascade_api.reasons import Refusal
+
+from .requests import Refused
+from .runtime import CascadeRuntime
+
+log = structlog.get_logger(__name__)
+
+POLL_S: Final = 1.0
+"""Safety net beside the channel that says when a plan changed."""
+GONE_S: Final = 30.0
+"""A cascade that Redis does not know for so long is forgotten; before that, Redis may have lost its data."""
+_SHOWN: Final = 10
+
+
+class Plans:
+    """The cascades that this router serves, by reference.
+
+    Args:
+        make_runtime: starts the runtime of a cascade from its first plan.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        redis: Redis,
+        make_runtime: Callable[[CascadeRef, Plan], Awaitable[CascadeRuntime]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._redis = redis
+        self._make_runtime = make_runtime
+        self._clock = clock
+        self._runtimes: dict[CascadeRef, CascadeRuntime] = {}
+        self._planless: set[CascadeRef] = set()
+        self._missing_since: dict[CascadeRef, float] = {}
+        self._complained: dict[CascadeRef, str] = {}
+        self._heard = False
+        self.away = False
+
+    @property
+    def runtimes(self) -> Iterable[CascadeRuntime]:
+        return self._runtimes.values()
+
+    def find(self, model: str) -> CascadeRuntime:
+        """The cascade that a model name means: its name, or ``<namespace>.<name>``.
+
+        Raises:
+            Refused: unknown, ambiguous, or not planned yet.
+        """
+        found = [ref for ref in self._runtimes if model in (ref.name, f"{ref.namespace}.{ref.name}")]
+        if len(found) == 1:
+            return self._runtimes[found[0]]
+        if found:
+            names = ", ".join(sorted(f"{ref.namespace}.{ref.name}" for ref in found))
+            raise Refused(
+                Refusal.INVALID, f"model: {model!r} is in several namespaces; use one of {names}", field="model"
+            )
+        if any(model in (ref.name, f"{ref.namespace}.{ref.name}") for ref in self._planless) or not self._heard:
+            raise Refused(Refusal.NO_PLAN, "no plan has been published yet; try again in a moment", retry_after_s=1.0)
+        known = sorted(ref.name for ref in self._runtimes)
+        listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "") if known else "none yet"
+        raise Refused(
+            Refusal.UNKNOWN_MODEL, f"model: {model[:80]!r} is not served here; there is: {listed}", field="model"
+        )
+
+    def why_not_ready(self) -> str | None:
+        """Why no prompt could be served now; None where one could."""
+        if not self._runtimes:
+            return "Redis cannot be reached" if self.away else "no plan has been published yet"
+        problems = {}
+        for runtime in self._runtimes.values():
+            problems[runtime.name] = runtime.why_not_ready()
+            if problems[runtime.name] is None:
+                return None
+        return "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+
+    async def follow(self) -> None:
+        """Run until cancelled."""
+        wake = asyncio.Event()
+        listener = asyncio.ensure_future(self._listen(wake))
+        try:
+            while True:
+                wake.clear()
+                await self.refresh()
+                try:
+                    await asyncio.wait_for(wake.wait(), POLL_S)
+                except (asyncio.TimeoutError, TimeoutError):
+                    continue
+        finally:
+            listener.cancel()
+
+    async def refresh(self) -> None:
+        """Read all plans once; when Redis is away, say so and keep what there is."""
+        try:
+            refs = self._refs(await self._redis.smembers(CASCADE_INDEX))
+            documents = {ref: await self._redis.get(ref.plan_key) for ref in refs | set(self._runtimes)}
+        except (RedisError, OSError) as error:
+            if not self.away:
+                log.warning("Redis cannot be reached; the last plan stays in force", why=str(error))
+            self.away = True
+            return
+        if self.away:
+            log.info("Redis is back")
+        self.away, self._heard = False, True
+        self._planless = {ref for ref in refs if documents[ref] is None} - set(self._runtimes)
+        for ref, document in documents.items():
+            if document is not None:
+                self._missing_since.pop(ref, None)
+                await self._take(ref, document)
+            elif ref in self._runtimes:
+                await self._missed(ref)
+
+    async def close(self) -> None:
+        for ref in list(self._runtimes):
+            await self._runtimes.pop(ref).close()
+
+    async def _take(self, ref: CascadeRef, document: bytes | str) -> None:
+        runtime = self._runtimes.get(ref)
+        try:
+            plan = Plan.from_json(document)
+            if plan.cascade != str(ref):
+                raise ValueError(f"it is the plan of {plan.cascade}")
+        except (ValidationError, ValueError) as error:
+            problem = str(error).splitlines()[0]
+            if self._complained.get(ref) != problem:
+                log.error("not a plan; the last one stays in force", cascade=str(ref), why=problem)
+            self._complained[ref] = problem
+            return
+        self._complained.pop(ref, None)
+        if runtime is None:
+            self._runtimes[ref] = await self._make_runtime(ref, plan)
+            log.info("cascade found", cascade=str(ref), generation=plan.generation)
+        elif plan.generation > runtime.plan.generation:
+            log.info("plan changed", cascade=str(ref), generation=plan.generation, reason=str(plan.reason))
+            await runtime.apply(plan)
+
+    async def _missed(self, ref: CascadeRef) -> None:
+        since = self._missing_since.setdefault(ref, self._clock())
+        if self._clock() - since >= GONE_S:
+            log.info("cascade gone", cascade=str(ref))
+            del self._missing_since[ref]
+            await self._runtimes.pop(ref).close()
+
+    def _refs(self, members: Iterable[Any]) -> set[CascadeRef]:
+        refs = set()
+        for member in members:
+            try:
+                refs.add(CascadeRef.parse(member.decode() if isinstance(member, bytes) else str(member)))
+            except ValueError:
+                log.error("not a cascade", member=repr(member)[:80])
+        return refs
+
+    async def _listen(self, wake: asyncio.Event) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub() as channel:
+                    await channel.psubscribe("cascade:{*}:plan-changed")
+                    async for _ in channel.listen():
+                        wake.set()
+            except (RedisError, OSError):
+                await asyncio.sleep(POLL_S)

@@ -1,0 +1,1 @@
+"""The Triton replicas behind the router: clients, their health, and probes."""

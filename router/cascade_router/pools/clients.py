@@ -1,0 +1,161 @@
+"""One gRPC channel per Triton server, and the one call that the router makes: have an image made."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from cascade_api.names import INPUT_NEGATIVE_PROMPT, INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
+
+MESSAGE_LIMIT: Final = 256 * 1024 * 1024
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_CLOSE_GRACE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model needs to know."""
+
+    text: str
+    negative: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Pixels as rows of RGB bytes, and the discriminator's score where it was asked for."""
+
+    pixels: bytes
+    height: int
+    width: int
+    confidence: float | None = None
+
+
+class PromptRejected(Exception):
+    """The model cannot draw this prompt; the message is for the client."""
+
+
+class ReplicaFailed(Exception):
+    """The server did not do its work; another one might."""
+
+
+class OutOfTime(Exception):
+    """The time given was not enough."""
+
+
+class TritonClients:
+    """Channels to the servers of the plan in force."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._stubs: dict[str, Any] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def keep(self, endpoints: Iterable[str]) -> None:
+        """Close channels to servers that left the plan, after calls on them had time to end."""
+        for gone in set(self._channels) - set(endpoints):
+            self._stubs.pop(gone, None)
+            task = asyncio.ensure_future(self._channels.pop(gone).close(_CLOSE_GRACE_S))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        for task in self._closing:
+            task.cancel()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+        self._stubs.clear()
+
+    async def make(
+        self, *, endpoint: str, variant: str, prompt: Prompt, confidence: bool, request_id: str, timeout_s: float
+    ) -> Image:
+        """One image from one server. Cancelling the task cancels the inference.
+
+        Raises:
+            PromptRejected: the model says that the prompt is not for it.
+            OutOfTime: ``timeout_s`` passed.
+            ReplicaFailed: anything else went wrong.
+        """
+        request = infer_request(variant=variant, prompt=prompt, confidence=confidence, request_id=request_id)
+        try:
+            response = await self._stub(endpoint).ModelInfer(request, timeout=max(timeout_s, 0.001))
+        except grpc.aio.AioRpcError as error:
+            raise _meaning(error) from None
+        except grpc.aio.UsageError as error:
+            raise ReplicaFailed(f"channel to {endpoint} is closed") from error
+        return read_image(response, confidence=confidence)
+
+    def _stub(self, endpoint: str) -> Any:
+        stub = self._stubs.get(endpoint)
+        if stub is None:
+            channel = grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
+            self._channels[endpoint] = channel
+            stub = self._stubs[endpoint] = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        return stub
+
+
+def infer_request(*, variant: str, prompt: Prompt, confidence: bool, request_id: str) -> Any:
+    """The ModelInferRequest for one image; the confidence is computed only where it is requested."""
+    request = service_pb2.ModelInferRequest(model_name=variant, id=request_id)
+    _add_bytes(request, INPUT_PROMPT, prompt.text)
+    if prompt.negative is not None:
+        _add_bytes(request, INPUT_NEGATIVE_PROMPT, prompt.negative)
+    if prompt.seed is not None:
+        request.inputs.add(name=INPUT_SEED, datatype="INT64", shape=[1, 1])
+        request.raw_input_contents.append(struct.pack("<q", prompt.seed))
+    request.outputs.add(name=OUTPUT_IMAGE)
+    if confidence:
+        request.outputs.add(name=OUTPUT_CONFIDENCE)
+    return request
+
+
+def read_image(response: Any, *, confidence: bool) -> Image:
+    """The image in a response of `infer_request`; raises ReplicaFailed for anything else."""
+    raw = {
+        tensor.name: (tensor, raw) for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
+    }
+    tensor, pixels = raw.get(OUTPUT_IMAGE, (None, b""))
+    if tensor is None or tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] != 3:
+        raise ReplicaFailed("the answer holds no image of shape [1, height, width, 3]")
+    _, height, width, _ = tensor.shape
+    if len(pixels) != height * width * 3:
+        raise ReplicaFailed(f"the image holds {len(pixels)} bytes, not {height * width * 3}")
+    score = None
+    if confidence:
+        tensor, data = raw.get(OUTPUT_CONFIDENCE, (None, b""))
+        if tensor is None or tensor.datatype != "FP32" or len(data) != 4:
+            raise ReplicaFailed("the answer holds no confidence")
+        (score,) = struct.unpack("<f", data)
+        if score != score:
+            raise ReplicaFailed("the confidence is not a number")
+    return Image(pixels, height, width, score)
+
+
+def _add_bytes(request: Any, name: str, text: str) -> None:
+    data = text.encode()
+    request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+
+
+def _meaning(error: grpc.aio.AioRpcError) -> Exception:
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return PromptRejected(details)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return OutOfTime(details)
+    return ReplicaFailed(f"{code.name}: {details}")

@@ -1,0 +1,140 @@
+"""One request and its answer as all protocols see them, and what makes a request invalid."""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from cascade_api.reasons import Refusal, Route
+
+from .pools.clients import Image, Prompt
+
+BANDS: Final = {"high": 0, "normal": 1, "low": 2}
+"""Priorities by name; 0 is served first."""
+_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_TIER: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
+_MAX_SEED: Final = 2**63 - 1
+
+
+class Refused(Exception):
+    """A request that gets no image: why, in a word and in a sentence for the client.
+
+    ``field`` names the offending input, ``retry_after_s`` when asking again could help.
+    """
+
+    def __init__(
+        self, reason: Refusal, message: str, *, field: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.retry_after_s = retry_after_s if retry_after_s is not None and math.isfinite(retry_after_s) else None
+
+
+def invalid(field: str, message: str) -> Refused:
+    """A refusal because of what the client sent."""
+    return Refused(Refusal.INVALID, f"{field}: {message}", field=field)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One valid request for one image."""
+
+    id: str
+    model: str
+    prompt: Prompt
+    deadline_s: float | None = None
+    """Seconds from receipt; None: the cascade's objective."""
+    id_chosen: bool = False
+    """The client chose the id, so it may come twice."""
+    band: int = BANDS["normal"]
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An image and how it was made; ``confidence`` is None where the light model was skipped."""
+
+    request_id: str
+    cascade: str
+    image: Image
+    variant: str
+    route: Route
+    hardness: float
+    confidence: float | None
+    latency_s: float
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def check_id(text: str) -> str:
+    """A request id as the client sent it, or a new one for an empty one."""
+    if not text:
+        return new_id()
+    if not _ID.fullmatch(text):
+        raise invalid("id", "must be 1 to 128 letters, digits or ._:/+=@- characters")
+    return text
+
+
+def check_prompt(text: str, *, limit: int, field: str = "prompt") -> str:
+    """A prompt of 1 to ``limit`` characters that are not all blank."""
+    if len(text) > limit:
+        raise invalid(field, f"has {len(text)} characters; at most {limit} are allowed")
+    if not text.strip():
+        raise invalid(field, "is empty; describe the image in a few words")
+    return text
+
+
+def decode_prompt(data: bytes, *, limit: int, field: str = "prompt") -> str:
+    """A prompt from UTF-8 bytes."""
+    if len(data) > limit * 4:
+        raise invalid(field, f"has {len(data)} bytes; at most {limit} characters are allowed")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise invalid(field, f"is not valid UTF-8 (byte {error.start}); send UTF-8 text") from None
+    return check_prompt(text, limit=limit, field=field)
+
+
+def check_seed(value: int, *, field: str = "seed") -> int:
+    """A seed of 0 or more that fits into 63 bits."""
+    if not 0 <= value <= _MAX_SEED:
+        raise invalid(field, f"{value} is not between 0 and {_MAX_SEED}")
+    return value
+
+
+def check_deadline(seconds: float, *, limit_s: float, field: str) -> float:
+    """A deadline in seconds from now, above 0 and at most ``limit_s``."""
+    if not math.isfinite(seconds):
+        raise invalid(field, "is not a finite number; give milliseconds from now")
+    if seconds <= 0:
+        raise invalid(field, f"must be above 0, and is {seconds * 1000:g} ms; give milliseconds from now")
+    if seconds > limit_s:
+        raise invalid(field, f"{seconds * 1000:g} ms is longer than the limit of {limit_s * 1000:g} ms")
+    return seconds
+
+
+def check_priority(value: str | int, *, field: str = "priority") -> int:
+    """The band of a priority: its name, or Triton's number (0 default, 1 highest, 2, 3)."""
+    if isinstance(value, str):
+        if value in BANDS:
+            return BANDS[value]
+        if not value.isdecimal():
+            raise invalid(field, f"{value[:40]!r} is none of {', '.join(BANDS)}")
+        value = int(value[:9])
+    if not 0 <= value <= len(BANDS):
+        raise invalid(field, f"{value} is not a priority; use {', '.join(BANDS)}, or 1 (highest) to {len(BANDS)}")
+    return BANDS["normal"] if value == 0 else value - 1
+
+
+def check_tier(text: str, *, field: str = "tier") -> str:
+    """A service tier's label."""
+    if text and not _TIER.fullmatch(text):
+        raise invalid(field, "must be 1 to 63 letters, digits or ._- characters")
+    return text

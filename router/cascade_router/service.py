@@ -1,0 +1,176 @@
+"""What every protocol calls: finds the cascade, counts, serves, and ends each with an answer or a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from cascade_api.reasons import Refusal
+from cascade_api.settings import RouterSettings
+
+from . import metrics
+from .engine import generate
+from .plans import Plans
+from .reporting import DemandCounter
+from .requests import Answer, GenerateRequest, Refused
+from .runtime import CascadeRuntime
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN_CASCADE: Final = "none"
+
+
+class Failed(Exception):
+    """A defect of the router kept it from serving a request; the details are in the log under the request id."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"internal error; the router's log has it under request id {request_id}")
+        self.request_id = request_id
+
+
+class Service:
+    """The router's whole work on single requests."""
+
+    def __init__(
+        self,
+        *,
+        settings: RouterSettings,
+        plans: Plans,
+        rng: random.Random,
+        demand: DemandCounter,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.plans = plans
+        self._rng = rng
+        self._demand = demand
+        self._clock = clock
+        self._in_hand = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    def why_not_ready(self) -> str | None:
+        """Why this router should get no requests now; None where it should."""
+        return "the router is shutting down" if self.draining else self.plans.why_not_ready()
+
+    async def generate(self, request: GenerateRequest, *, protocol: str) -> Answer:
+        """Serve one valid request.
+
+        Raises:
+            Refused: no image, and why.
+            Failed: a defect; already logged.
+        """
+        began = self._clock()
+        try:
+            runtime = self._find(request.model)
+        except Refused as refused:
+            self._refused(None, request, refused, began)
+            raise
+        runtime.tally.received += 1
+        metrics.REQUESTS.labels(runtime.name, protocol).inc()
+        self._demand.add(runtime.ref, at_s=time.time())
+        self._begin()
+        try:
+            answer = await self._serve(runtime, request)
+        except Refused as refused:
+            self._refused(runtime, request, refused, began)
+            raise
+        except asyncio.CancelledError:
+            self._refused(runtime, request, Refused(Refusal.CANCELLED, "the client went away"), began)
+            raise
+        except Exception as error:
+            log.exception("request failed", request=request.id, cascade=runtime.name)
+            raise Failed(request.id) from error
+        finally:
+            self._end()
+        self._answered(runtime, request, answer)
+        return answer
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no new requests and wait for those in hand; False if some are left after ``timeout_s``."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except (asyncio.TimeoutError, TimeoutError):
+            return False
+        return True
+
+    def reject(self, refused: Refused) -> None:
+        """Count a request that was not even valid."""
+        metrics.REFUSALS.labels(UNKNOWN_CASCADE, str(refused.reason)).inc()
+
+    def _find(self, model: str) -> CascadeRuntime:
+        if self.draining:
+            raise Refused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
+        return self.plans.find(model)
+
+    async def _serve(self, runtime: CascadeRuntime, request: GenerateRequest) -> Answer:
+        if request.deadline_s is None:
+            request = replace(request, deadline_s=runtime.plan.objective_s)
+        if not request.id_chosen:
+            return await self._run(runtime, request)
+        if not await runtime.queue.hold_request(request.id, request.deadline_s or runtime.plan.objective_s):
+            raise Refused(
+                Refusal.DUPLICATE, f"id: request {request.id!r} is being served already; wait for it", field="id"
+            )
+        try:
+            return await self._run(runtime, request)
+        finally:
+            await runtime.queue.drop_request(request.id)
+
+    async def _run(self, runtime: CascadeRuntime, request: GenerateRequest) -> Answer:
+        return await generate(runtime, request, coin=self._rng.random(), queue_limit=self.settings.queue_limit)
+
+    def _begin(self) -> None:
+        self._in_hand += 1
+        self._idle.clear()
+        metrics.IN_HAND.set(self._in_hand)
+
+    def _end(self) -> None:
+        self._in_hand -= 1
+        metrics.IN_HAND.set(self._in_hand)
+        if self._in_hand == 0:
+            self._idle.set()
+
+    def _answered(self, runtime: CascadeRuntime, request: GenerateRequest, answer: Answer) -> None:
+        late = request.deadline_s is not None and answer.latency_s > request.deadline_s
+        runtime.tally.answered(answer.route, latency_s=answer.latency_s, late=late, now=self._clock())
+        metrics.ANSWERS.labels(runtime.name, str(answer.route), answer.variant).inc()
+        metrics.LATENCY.labels(runtime.name, str(answer.route)).observe(answer.latency_s)
+        if late:
+            metrics.VIOLATIONS.labels(runtime.name).inc()
+        log.info(
+            "answered",
+            request=request.id,
+            cascade=runtime.name,
+            route=str(answer.route),
+            variant=answer.variant,
+            latency_s=round(answer.latency_s, 4),
+            **self._prompt(request),
+        )
+
+    def _refused(
+        self, runtime: CascadeRuntime | None, request: GenerateRequest, refused: Refused, began: float
+    ) -> None:
+        name = UNKNOWN_CASCADE if runtime is None else runtime.name
+        metrics.REFUSALS.labels(name, str(refused.reason)).inc()
+        if runtime is not None and runtime.tally.refused(refused.reason):
+            metrics.VIOLATIONS.labels(name).inc()
+        log.info(
+            "refused",
+            request=request.id,
+            cascade=name,
+            reason=str(refused.reason),
+            latency_s=round(self._clock() - began, 4),
+            **self._prompt(request),
+        )
+
+    def _prompt(self, request: GenerateRequest) -> dict[str, str]:
+        return {"prompt": request.prompt.text} if self.settings.log_prompts else {}

@@ -1,0 +1,49 @@
+"""What a cascade looks like to a KServe v2 client: metadata, configuration, statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE
+
+from ..runtime import CascadeRuntime
+from .kserve import INPUTS, OUTPUTS, VERSION
+
+PLATFORM = "cascade"
+_CONFIG_TYPES = {"BYTES": "TYPE_STRING", "INT64": "TYPE_INT64", "FP32": "TYPE_FP32", "UINT8": "TYPE_UINT8"}
+
+
+def model_metadata(runtime: CascadeRuntime, *, model: str) -> Any:
+    response = service_pb2.ModelMetadataResponse(name=model, versions=[VERSION], platform=PLATFORM)
+    for name, datatype in INPUTS.items():
+        response.inputs.add(name=name, datatype=datatype, shape=[-1, 1])
+    for name, datatype in OUTPUTS.items():
+        response.outputs.add(name=name, datatype=datatype, shape=[-1, *_dims(runtime, name)])
+    return response
+
+
+def model_config(runtime: CascadeRuntime, *, model: str) -> Any:
+    config = model_config_pb2.ModelConfig(name=model, platform=PLATFORM, max_batch_size=1)
+    for name, datatype in INPUTS.items():
+        config.input.add(name=name, data_type=_CONFIG_TYPES[datatype], dims=[1], optional=name != INPUT_PROMPT)
+    for name, datatype in OUTPUTS.items():
+        config.output.add(name=name, data_type=_CONFIG_TYPES[datatype], dims=_dims(runtime, name))
+    return service_pb2.ModelConfigResponse(config=config)
+
+
+def model_statistics(runtime: CascadeRuntime, *, model: str) -> Any:
+    tally = runtime.tally
+    answers = sum(tally.routes.values())
+    statistics = service_pb2.ModelStatistics(
+        name=model, version=VERSION, inference_count=answers, execution_count=answers
+    )
+    statistics.inference_stats.success.count = answers
+    statistics.inference_stats.success.ns = int(tally.latency_total_s * 1e9)
+    statistics.inference_stats.fail.count = sum(tally.refusals.values())
+    return statistics
+
+
+def _dims(runtime: CascadeRuntime, output: str) -> list[int]:
+    return [runtime.plan.image.height, runtime.plan.image.width, 3] if output == OUTPUT_IMAGE else [1]

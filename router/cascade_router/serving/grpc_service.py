@@ -1,0 +1,155 @@
+"""The KServe v2 gRPC service: every call of the protocol either works or says why it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import version
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+from tritonclient.grpc import service_pb2
+
+from cascade_api.names import OUTPUT_IMAGE_PNG
+
+from ..requests import Refused, new_id
+from ..service import Failed, Service
+from . import describe, kserve
+from .png import encode_png
+from .statuses import GRPC
+
+log = structlog.get_logger(__name__)
+
+SERVER_NAME: Final = "diffusion-cascade"
+_SHARED_MEMORY: Final = "shared memory is not supported; send tensors in the message"
+_MODEL_CONTROL: Final = "models are the planner's to load; change the DiffusionCascade instead"
+
+Context = Any
+"""grpc.aio.ServicerContext, whose type parameters differ from call to call."""
+
+
+class InferenceService:
+    """`inference.GRPCInferenceService`; models are cascades."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def ServerLive(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return service_pb2.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=self._service.why_not_ready() is None)
+
+    async def ModelReady(self, request: Any, context: Context) -> Any:  # noqa: N802
+        try:
+            runtime = self._service.plans.find(request.name)
+        except Refused:
+            return service_pb2.ModelReadyResponse(ready=False)
+        known_version = request.version in ("", kserve.VERSION)
+        return service_pb2.ModelReadyResponse(ready=known_version and runtime.why_not_ready() is None)
+
+    async def ServerMetadata(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return service_pb2.ServerMetadataResponse(name=SERVER_NAME, version=version("diffusion-cascade"), extensions=[])
+
+    async def ModelMetadata(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return describe.model_metadata(await self._find(request, context), model=request.name)
+
+    async def ModelConfig(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return describe.model_config(await self._find(request, context), model=request.name)
+
+    async def ModelStatistics(self, request: Any, context: Context) -> Any:  # noqa: N802
+        if request.name:
+            found = {request.name: await self._find(request, context)}
+        else:
+            found = {runtime.ref.name: runtime for runtime in self._service.plans.runtimes}
+        statistics = [describe.model_statistics(runtime, model=name) for name, runtime in found.items()]
+        return service_pb2.ModelStatisticsResponse(model_stats=statistics)
+
+    async def RepositoryIndex(self, request: Any, context: Context) -> Any:  # noqa: N802
+        response = service_pb2.RepositoryIndexResponse()
+        for runtime in self._service.plans.runtimes:
+            problem = runtime.why_not_ready()
+            if problem is None or not request.ready:
+                state = "UNAVAILABLE" if problem else "READY"
+                response.models.add(name=runtime.ref.name, version=kserve.VERSION, state=state, reason=problem or "")
+        return response
+
+    async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
+        request_id = new_id()
+        try:
+            return await self._infer(request, context)
+        except Refused as refused:
+            await _abort(context, refused, request_id=request.id)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Failed as failed:
+            await context.abort(grpc.StatusCode.INTERNAL, str(failed))
+        except Exception:
+            log.exception("request failed", request=request_id)
+            await context.abort(grpc.StatusCode.INTERNAL, str(Failed(request_id)))
+
+    async def _infer(self, message: Any, context: Context) -> Any:
+        try:
+            request, form = kserve.read_request(
+                message, settings=self._service.settings, remaining_s=context.time_remaining()
+            )
+        except Refused as refused:
+            self._service.reject(refused)
+            raise
+        answer = await self._service.generate(request, protocol="grpc")
+        png = await encode_png(answer.image) if OUTPUT_IMAGE_PNG in form.outputs else None
+        return kserve.write_response(answer, form, model=message.model_name, png=png)
+
+    async def _find(self, request: Any, context: Context) -> Any:
+        try:
+            return self._service.plans.find(request.name)
+        except Refused as refused:
+            await _abort(context, refused, request_id="")
+
+    async def ModelStreamInfer(self, request_iterator: Any, context: Context) -> None:  # noqa: N802
+        await _unimplemented(context, "streaming is not supported yet; use ModelInfer")
+
+    async def RepositoryModelLoad(self, request: Any, context: Context) -> None:  # noqa: N802
+        await _unimplemented(context, _MODEL_CONTROL)
+
+    async def RepositoryModelUnload(self, request: Any, context: Context) -> None:  # noqa: N802
+        await _unimplemented(context, _MODEL_CONTROL)
+
+    async def SystemSharedMemoryStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return service_pb2.SystemSharedMemoryStatusResponse()
+
+    async def SystemSharedMemoryRegister(self, request: Any, context: Context) -> None:  # noqa: N802
+        await _unimplemented(context, _SHARED_MEMORY)
+
+    async def SystemSharedMemoryUnregister(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return service_pb2.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return service_pb2.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(self, request: Any, context: Context) -> None:  # noqa: N802
+        await _unimplemented(context, _SHARED_MEMORY)
+
+    async def CudaSharedMemoryUnregister(self, request: Any, context: Context) -> Any:  # noqa: N802
+        return service_pb2.CudaSharedMemoryUnregisterResponse()
+
+    async def TraceSetting(self, request: Any, context: Context) -> None:  # noqa: N802
+        await _unimplemented(context, "tracing is set up in the router's settings")
+
+    async def LogSettings(self, request: Any, context: Context) -> None:  # noqa: N802
+        await _unimplemented(context, "logging is set up in the router's settings")
+
+
+async def _abort(context: Context, refused: Refused, *, request_id: str) -> NoReturn:
+    trailing = [("cascade-reason", str(refused.reason))]
+    if request_id.isascii() and request_id.isprintable():
+        trailing.append(("cascade-request-id", request_id))
+    if refused.retry_after_s is not None:
+        trailing.append(("grpc-retry-pushback-ms", str(int(refused.retry_after_s * 1000))))
+    await context.abort(GRPC[refused.reason], refused.message, trailing_metadata=tuple(trailing))
+    raise AssertionError("abort always raises")
+
+
+async def _unimplemented(context: Context, why: str) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)

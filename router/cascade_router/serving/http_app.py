@@ -1,0 +1,146 @@
+"""The HTTP side: OpenAI images, health, readiness, metrics and the playground page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ..metrics import REGISTRY
+from ..requests import Answer, GenerateRequest, Refused, new_id
+from ..service import Failed, Service
+from . import openai
+from .page import PAGE
+from .png import encode_png
+
+log = structlog.get_logger(__name__)
+
+BODY_LIMIT: Final = 1024 * 1024
+REQUEST_ID: Final = "x-request-id"
+
+
+def make_app(service: Service) -> Starlette:
+    """The application of a router."""
+
+    async def generations(request: Request) -> Response:
+        request_id = request.headers.get(REQUEST_ID, "")
+        try:
+            body = await _read(request)
+            items = await _until_disconnect(request, lambda: _generate(service, body, request_id=request_id))
+        except Refused as refused:
+            status, content, headers = openai.refusal_body(refused)
+            return JSONResponse(content, status, headers=headers)
+        except Failed as failed:
+            return JSONResponse(openai.error_body(str(failed), kind="server_error"), 500)
+        return JSONResponse({"created": int(time.time()), "data": items})
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        problem = service.why_not_ready()
+        return PlainTextResponse("ready\n" if problem is None else f"{problem}\n", 200 if problem is None else 503)
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    async def models(request: Request) -> Response:
+        names = [runtime.ref.name for runtime in service.plans.runtimes]
+        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+
+    async def page(request: Request) -> Response:
+        return HTMLResponse(PAGE)
+
+    routes = [
+        Route("/", page),
+        Route("/v1/images/generations", generations, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
+
+
+async def _generate(service: Service, body: bytes, *, request_id: str) -> list[dict[str, Any]]:
+    try:
+        names = [runtime.ref.name for runtime in service.plans.runtimes]
+        wanted = openai.read_body(
+            body,
+            request_id=request_id,
+            default_model=names[0] if len(names) == 1 else None,
+            settings=service.settings,
+        )
+        image = service.plans.find(wanted.requests[0].model).plan.image
+        openai.check_size(wanted.size, width=image.width, height=image.height)
+    except Refused as refused:
+        service.reject(refused)
+        raise
+    return await _all([_item(service, request) for request in wanted.requests])
+
+
+async def _item(service: Service, request: GenerateRequest) -> dict[str, Any]:
+    answer: Answer = await service.generate(request, protocol="http")
+    return openai.image_item(answer, await encode_png(answer.image))
+
+
+async def _all(parts: list[Any]) -> list[dict[str, Any]]:
+    """All results in order; the first failure cancels the others."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _until_disconnect(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
+    """The result of ``work``, which is cancelled when the client goes away."""
+    task = asyncio.ensure_future(work())
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise HTTPException(413, f"the body is longer than {BODY_LIMIT} bytes")
+    return bytes(body)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "error"
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    message = f"{request.method} {request.url.path}: {detail}"
+    return JSONResponse(openai.error_body(message, kind="invalid_request_error"), status, headers=headers)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    request_id = new_id()
+    if not isinstance(error, ClientDisconnect):
+        log.error("request failed", request=request_id, path=request.url.path, exc_info=error)
+    return JSONResponse(openai.error_body(str(Failed(request_id)), kind="server_error"), 500)

@@ -1,0 +1,188 @@
+"""OpenAI images over HTTP: JSON bodies to requests, answers to items, refusals to error bodies."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cascade_api.reasons import Refusal
+from cascade_api.settings import RouterSettings
+
+from ..pools.clients import Prompt
+from ..requests import (
+    Answer,
+    GenerateRequest,
+    Refused,
+    check_deadline,
+    check_id,
+    check_priority,
+    check_prompt,
+    check_seed,
+    check_tier,
+    invalid,
+)
+from .statuses import HTTP
+
+MAX_IMAGES: Final = 8
+FIELDS: Final = (
+    "model", "prompt", "n", "size", "response_format", "user",
+    "negative_prompt", "seed", "deadline_ms", "priority", "tier",
+)  # fmt: skip
+"""The first six are OpenAI's, the others the KServe inputs and parameters of the same names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesRequest:
+    """A valid body, before the cascade is known; one `GenerateRequest` per image."""
+
+    requests: tuple[GenerateRequest, ...]
+    size: str | None
+
+
+def read_body(body: bytes, *, request_id: str, default_model: str | None, settings: RouterSettings) -> ImagesRequest:
+    """Parse a request body.
+
+    Args:
+        default_model: the model of a body without one; None where that would be ambiguous.
+
+    Raises:
+        Refused: INVALID with the field named.
+    """
+    content = _parse(body)
+    for name in content:
+        if name not in FIELDS:
+            raise invalid(name[:80], f"is not a known field; there are {', '.join(FIELDS)}")
+    model = _text(content, "model")
+    if model is None:
+        model = default_model
+    if model is None:
+        raise invalid("model", "is missing; give the name of a cascade")
+    prompt = _text(content, "prompt")
+    if prompt is None:
+        raise invalid("prompt", "is missing; describe the image in a few words")
+    check_prompt(prompt, limit=settings.prompt_limit)
+    _encodable(prompt, "prompt")
+    negative = _text(content, "negative_prompt") or None
+    if negative is not None:
+        check_prompt(negative, limit=settings.prompt_limit, field="negative_prompt")
+        _encodable(negative, "negative_prompt")
+    if _text(content, "response_format") not in (None, "b64_json"):
+        raise invalid("response_format", "only b64_json is supported")
+    count = _whole(content, "n")
+    count = 1 if count is None else count
+    if not 1 <= count <= MAX_IMAGES:
+        raise invalid("n", f"{count} is not between 1 and {MAX_IMAGES}")
+    seed = _whole(content, "seed")
+    _text(content, "user")
+    name = check_id(request_id)
+    chosen = bool(request_id)
+    common: dict[str, Any] = {
+        "model": model,
+        "deadline_s": _deadline(content, settings),
+        "band": check_priority(_priority(content)),
+        "tier": check_tier(_text(content, "tier") or ""),
+    }
+    requests = tuple(
+        GenerateRequest(
+            id=name if index == 0 else f"{name[:120]}:{index}",
+            id_chosen=chosen,
+            prompt=Prompt(prompt, negative, None if seed is None else check_seed(seed + index)),
+            **common,
+        )
+        for index in range(count)
+    )
+    return ImagesRequest(requests, _text(content, "size"))
+
+
+def check_size(size: str | None, *, width: int, height: int) -> None:
+    """The cascade's own size, ``auto`` or none at all."""
+    if size not in (None, "auto", f"{width}x{height}"):
+        raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
+
+
+def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
+    """One item of ``data``, with how the image was made beside it."""
+    return {
+        "b64_json": base64.b64encode(png).decode(),
+        "route": str(answer.route),
+        "variant": answer.variant,
+        "confidence": answer.confidence,
+        "hardness": answer.hardness,
+        "latency_ms": round(answer.latency_s * 1000, 3),
+    }
+
+
+def error_body(message: str, *, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's form."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers of a refusal."""
+    status = HTTP[refused.reason]
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    if refused.reason is Refusal.QUEUE_FULL:
+        kind = "rate_limit_error"
+    headers = {"cascade-reason": str(refused.reason)}
+    if refused.retry_after_s is not None:
+        headers["retry-after"] = str(math.ceil(refused.retry_after_s))
+    body = error_body(refused.message, kind=kind, code=str(refused.reason), param=refused.field)
+    return status, body, headers
+
+
+def _parse(body: bytes) -> Mapping[str, Any]:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        why = str(error) if isinstance(error, json.JSONDecodeError) else "it is not JSON in UTF-8"
+        raise invalid("body", f"cannot be read: {why}; send a JSON object") from None
+    if not isinstance(content, dict):
+        raise invalid("body", "is not a JSON object")
+    return content
+
+
+def _text(content: Mapping[str, Any], name: str) -> str | None:
+    value = content.get(name)
+    if value is not None and not isinstance(value, str):
+        raise invalid(name, "must be text")
+    return value
+
+
+def _whole(content: Mapping[str, Any], name: str) -> int | None:
+    value = content.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise invalid(name, "must be a whole number")
+    return value
+
+
+def _deadline(content: Mapping[str, Any], settings: RouterSettings) -> float | None:
+    value = content.get("deadline_ms")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise invalid("deadline_ms", "must be a number of milliseconds from now")
+    try:
+        seconds = value / 1000
+    except OverflowError:
+        seconds = math.inf
+    return check_deadline(seconds, limit_s=settings.deadline_limit_s, field="deadline_ms")
+
+
+def _priority(content: Mapping[str, Any]) -> str | int:
+    value = content.get("priority")
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise invalid("priority", "must be a name or a whole number")
+    return value
+
+
+def _encodable(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise invalid(name, "holds half of a surrogate pair; send valid Unicode") from None

@@ -1,0 +1,148 @@
+"""Listens on the gRPC and HTTP addresses, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import structlog
+import uvicorn
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc
+
+from ..service import Service
+from .grpc_service import InferenceService
+from .http_app import make_app
+
+log = structlog.get_logger(__name__)
+
+INFERENCE: Final = "inference.GRPCInferenceService"
+_RECEIVE_LIMIT: Final = 4 * 1024 * 1024
+_SEND_LIMIT: Final = 256 * 1024 * 1024
+_HEALTH_S: Final = 0.25
+_BACKLOG: Final = 1024
+
+
+class AddressTaken(Exception):
+    """An address cannot be listened on; the message says which setting to change."""
+
+
+def split_address(address: str, *, setting: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; raises AddressTaken where it is none."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise AddressTaken(f"{setting}: {address!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+class GrpcServer:
+    """The gRPC side, with health and reflection."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._health = health_aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", _RECEIVE_LIMIT),
+                ("grpc.max_send_message_length", _SEND_LIMIT),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+            )
+        )
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(service), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (INFERENCE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, address: str) -> str:
+        """Listen; returns the address with the port that was given. Raises AddressTaken."""
+        host, port = split_address(address, setting="CASCADE_ROUTER_GRPC_ADDRESS")
+        # gRPC's own message does not say why it failed.
+        _bind(host, port, setting="CASCADE_ROUTER_GRPC_ADDRESS").close()
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressTaken(f"CASCADE_ROUTER_GRPC_ADDRESS: cannot listen on {address}: {error}") from None
+        await self._server.start()
+        return f"{host}:{port}"
+
+    async def watch_health(self) -> None:
+        """Keep the health service's answer in step with readiness, until cancelled."""
+        while True:
+            ready = self._service.why_not_ready() is None
+            status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+            for name in ("", INFERENCE):
+                await self._health.set(name, status)
+            await asyncio.sleep(_HEALTH_S)
+
+    async def stop(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)
+
+
+class HttpServer:
+    """The HTTP side."""
+
+    def __init__(self, service: Service) -> None:
+        self._config = uvicorn.Config(
+            make_app(service),
+            loop="none",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            backlog=_BACKLOG,
+        )
+        self._server = _QuietServer(self._config)
+        self._task: asyncio.Task[Any] | None = None
+
+    async def start(self, address: str) -> str:
+        """Listen; returns the address with the port that was given. Raises AddressTaken."""
+        host, port = split_address(address, setting="CASCADE_ROUTER_HTTP_ADDRESS")
+        listener = _bind(host, port, setting="CASCADE_ROUTER_HTTP_ADDRESS")
+        listener.listen(_BACKLOG)
+        self._task = asyncio.ensure_future(self._server.serve(sockets=[listener]))
+        return f"{host}:{listener.getsockname()[1]}"
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn without its own signal handlers: the router's main program has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(host: str, port: int, *, setting: str) -> socket.socket:
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(target)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        why = (
+            "the port is in use; stop what listens there or choose another"
+            if error.errno == errno.EADDRINUSE
+            else error
+        )
+        raise AddressTaken(f"{setting}: cannot listen on {host}:{port}: {why}") from None
+    return listener

@@ -1,0 +1,37 @@
+"""Status codes of refusals in each protocol."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from cascade_api.reasons import Refusal
+
+GRPC: Final[dict[Refusal, grpc.StatusCode]] = {
+    Refusal.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Refusal.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
+    Refusal.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Refusal.DEADLINE_UNREACHABLE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Refusal.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Refusal.CANCELLED: grpc.StatusCode.CANCELLED,
+    Refusal.NO_PLAN: grpc.StatusCode.UNAVAILABLE,
+    Refusal.NO_REPLICA: grpc.StatusCode.UNAVAILABLE,
+    Refusal.MODEL_FAILED: grpc.StatusCode.UNAVAILABLE,
+    Refusal.DUPLICATE: grpc.StatusCode.ALREADY_EXISTS,
+    Refusal.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
+}
+
+HTTP: Final[dict[Refusal, int]] = {
+    Refusal.INVALID: 400,
+    Refusal.UNKNOWN_MODEL: 404,
+    Refusal.QUEUE_FULL: 429,
+    Refusal.DEADLINE_UNREACHABLE: 504,
+    Refusal.DEADLINE_EXCEEDED: 504,
+    Refusal.CANCELLED: 499,
+    Refusal.NO_PLAN: 503,
+    Refusal.NO_REPLICA: 503,
+    Refusal.MODEL_FAILED: 503,
+    Refusal.DUPLICATE: 409,
+    Refusal.SHUTTING_DOWN: 503,
+}
