@@ -1,0 +1,172 @@
+"""Operations as script calls, and replies and messages as outcomes; no I/O but reading the scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final
+
+from cascade_api.names import CascadeRef, grants_channel
+
+from .operations import (
+    DropCause,
+    Dropped,
+    Enqueue,
+    Exchange,
+    Granted,
+    Heartbeat,
+    Operation,
+    Outcome,
+    Reap,
+    Release,
+    Restore,
+    Sync,
+    Timing,
+    Verdict,
+    Withdraw,
+)
+from .work import PoolLoad
+
+Argument = str | int | float
+
+NAMES: Final[dict[type[Operation], str]] = {
+    Sync: "sync",
+    Enqueue: "enqueue",
+    Release: "release",
+    Exchange: "exchange",
+    Withdraw: "withdraw",
+    Heartbeat: "heartbeat",
+    Restore: "restore",
+    Reap: "reap",
+}
+LOCK: Final = "lock"
+UNLOCK: Final = "unlock"
+
+
+@cache
+def part(name: str) -> str:
+    """One of the files in ``scripts/``."""
+    return (files(__package__) / "scripts" / f"{name}.lua").read_text()
+
+
+class Script:
+    """A script as Redis gets it, and the name that Redis gives it."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def scripts(timing: Timing, *, clock: str | None = None) -> dict[str, Script]:
+    """All scripts by name; ``clock`` replaces the server's clock (source of a Lua function ``now_ms``)."""
+    constants = (
+        f"local LEASE_MS, DEAD_MS = {timing.lease_ms}, {timing.dead_ms}\n"
+        f"local HOLD_MS, KEEP_MS = {timing.hold_ms}, {timing.keep_ms}\n"
+        f"local CHANNEL = '{grants_channel('')}'\n"
+    )
+    shared = f"{clock or part('clock')}\n{constants}\n{part('pool')}\n"
+    by_name = {name: Script(shared + part(name)) for name in NAMES.values()}
+    return {**by_name, LOCK: Script(part(LOCK)), UNLOCK: Script(part(UNLOCK))}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A script call: what EVALSHA gets after the script's name."""
+
+    script: str
+    keys: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+
+
+class Calls:
+    """Writes the calls of one cascade."""
+
+    def __init__(self, ref: CascadeRef) -> None:
+        self._ref = ref
+
+    def of(self, operation: Operation) -> Call:
+        """The call that carries out an operation."""
+        pools = pools_of(operation)
+        keys = [self._ref.routers_key]
+        for pool in pools:
+            keys += [self._ref.queue_key(pool), self._ref.credits_key(pool), self._ref.leases_key(pool)]
+        return Call(NAMES[type(operation)], tuple(keys), (operation.router, *pools, *_own_arguments(operation)))
+
+    def lock(self, request_id: str, owner: str, ttl_ms: int) -> Call:
+        """Take or renew the lock of a request id; the reply is 0 if another holds it."""
+        return Call(LOCK, (self._ref.request_key(request_id),), (owner, ttl_ms))
+
+    def unlock(self, request_id: str, owner: str) -> Call:
+        """Delete the lock of a request id if ``owner`` holds it."""
+        return Call(UNLOCK, (self._ref.request_key(request_id),), (owner,))
+
+
+def pools_of(operation: Operation) -> tuple[str, ...]:
+    """The pools that an operation touches."""
+    if isinstance(operation, Exchange):
+        return operation.release.pool, operation.enqueue.pool
+    return (operation.pool,)
+
+
+def _own_arguments(operation: Operation) -> tuple[Argument, ...]:
+    match operation:
+        case Sync():
+            replicas = [(r.id, r.endpoint, r.capacity, repr(r.service_s)) for r in operation.replicas]
+            return (operation.generation, operation.spread, *(value for replica in replicas for value in replica))
+        case Enqueue():
+            return operation.ticket, operation.band, operation.remaining_ms, operation.limit
+        case Release():
+            service = "" if operation.service_s is None else repr(operation.service_s)
+            return operation.ticket, operation.replica_id, service, operation.sharing, int(operation.failed)
+        case Exchange():
+            return _own_arguments(operation.release) + _own_arguments(operation.enqueue)
+        case Withdraw():
+            return (operation.ticket,)
+        case Heartbeat():
+            return (len(operation.leases), *(v for lease in operation.leases for v in lease), *operation.waiting)
+        case Restore():
+            return tuple(value for lease in operation.leases for value in lease)
+        case Reap():
+            return ()
+
+
+def outcome_of(reply: Sequence[Any]) -> Outcome:
+    """What a script's reply says."""
+    verdict, _now, grants, drops, loads, missing, routers = reply
+    return Outcome(
+        verdict=Verdict(_text(verdict)),
+        grants=tuple(
+            Granted(_text(pool), _text(ticket), _text(replica), _text(endpoint), int(sharing))
+            for pool, ticket, replica, endpoint, sharing in grants
+        ),
+        drops=tuple(Dropped(_text(pool), _text(ticket), DropCause(_text(cause))) for pool, ticket, cause in drops),
+        loads={
+            _text(pool): PoolLoad(waiting=int(waiting), in_flight=int(in_flight), expected_wait_s=float(wait_s))
+            for pool, waiting, in_flight, wait_s in loads
+        },
+        missing=tuple(_text(ticket) for ticket in missing),
+        routers=tuple(sorted(_text(router) for router in routers)),
+    )
+
+
+def message_of(data: bytes | str, ref: CascadeRef) -> Granted | Dropped | None:
+    """What a message on a grants channel says; None for another cascade's, and for what is not a message of ours."""
+    try:
+        message = json.loads(data)
+        if message["routers"] != ref.routers_key:
+            return None
+        if "cause" in message:
+            return Dropped(message["pool"], message["ticket"], DropCause(message["cause"]))
+        return Granted(
+            message["pool"], message["ticket"], message["replica"], message["endpoint"], int(message["sharing"])
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

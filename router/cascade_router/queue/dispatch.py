@@ -1,0 +1,353 @@
+"""Who gets which replica next: the reference for the Lua scripts, and the dispatcher itself when Redis is away.
+
+Rules, which `scripts/*.lua` mirror line by line:
+
+* Entries of a pool wait in the order (band, deadline in milliseconds, ticket). A replica with ``capacity`` credits
+  serves at most so many requests at once. Whenever something may have changed, the most urgent entry gets a credit
+  of the replica with the least expected wait, ``(used + 1) · service_s`` (ties: the smaller id), until either runs out.
+  With ``spread="random"`` the replica is any with a free credit, drawn by a hash of the ticket.
+* ``service_s`` is a replica's seconds per request: the mean of ``service / n`` over its releases, exponentially
+  smoothed, where n is how many requests shared the replica (Little's law), the greater of at grant and at release.
+* A replica that a newer plan drains or leaves out gets no grants; its credits in use stay counted until released.
+* A grant is a lease. Renewed by its router's heartbeats, it expires when that router is gone.
+* Expected wait of a pool: 0 while more credits are free than entries wait, else
+  ``(waiting + 1 - free) / Σ 1/service_s`` over the replicas that take grants, inf if there are none.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from .operations import (
+    DropCause,
+    Dropped,
+    Enqueue,
+    Exchange,
+    Granted,
+    Heartbeat,
+    Operation,
+    Outcome,
+    Reap,
+    Release,
+    Restore,
+    Spread,
+    Sync,
+    Ticket,
+    Timing,
+    Verdict,
+    Withdraw,
+    owner_of,
+)
+from .work import PoolLoad
+
+SMOOTHING: Final = 0.2
+"""Weight of the newest release in a replica's service seconds."""
+SHORTEST_SERVICE_S: Final = 1e-6
+UNKNOWN_SERVICE_S: Final = 1.0
+"""Of a replica that is only known from a lease."""
+
+Place = tuple[int, int, Ticket]
+"""Order of a waiting entry: band, deadline, ticket."""
+
+
+@dataclass
+class Replica:
+    """A replica of a pool, with its credits."""
+
+    id: str
+    endpoint: str = ""
+    capacity: int = 0
+    used: int = 0
+    service_s: float = UNKNOWN_SERVICE_S
+    held_until: int = 0
+
+
+@dataclass
+class Lease:
+    """A credit in use."""
+
+    replica_id: str
+    expires: int
+
+
+@dataclass
+class Pool:
+    """Queue, replicas and leases of one pool."""
+
+    name: str
+    generation: int | None = None
+    spread: Spread = "least-wait"
+    waiting: list[Place] = field(default_factory=list)
+    places: dict[Ticket, Place] = field(default_factory=dict)
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    leases: dict[Ticket, Lease] = field(default_factory=dict)
+
+    @property
+    def serving(self) -> list[Replica]:
+        return [replica for replica in self.replicas.values() if replica.capacity > 0]
+
+    @property
+    def load(self) -> PoolLoad:
+        free = sum(max(replica.capacity - replica.used, 0) for replica in self.serving)
+        if not self.serving:
+            wait_s = float("inf")
+        elif len(self.waiting) < free:
+            wait_s = 0.0
+        else:
+            rate = sum(1 / replica.service_s for replica in self.serving)
+            wait_s = (len(self.waiting) + 1 - free) / rate
+        return PoolLoad(
+            waiting=len(self.waiting),
+            in_flight=sum(replica.used for replica in self.replicas.values()),
+            expected_wait_s=wait_s,
+        )
+
+    def put(self, place: Place) -> None:
+        """Add a waiting entry; one that waits already moves."""
+        self.take(place[2])
+        insort(self.waiting, place)
+        self.places[place[2]] = place
+
+    def take(self, ticket: Ticket) -> bool:
+        """Remove a waiting entry; False if it does not wait."""
+        place = self.places.pop(ticket, None)
+        if place is None:
+            return False
+        del self.waiting[bisect_left(self.waiting, place)]
+        return True
+
+    def next_replica(self, ticket: Ticket, now: int) -> Replica | None:
+        """The replica that a ticket would be sent to, None if none has a free credit."""
+        free = [r for r in self.serving if r.used < r.capacity and r.held_until <= now]
+        if not free:
+            return None
+        if self.spread == "random":
+            free.sort(key=lambda replica: replica.id)
+            return free[draw_of(ticket) % len(free)]
+        return min(free, key=lambda replica: ((replica.used + 1) * replica.service_s, replica.id))
+
+    def free_credit(self, ticket: Ticket) -> Replica | None:
+        """End a lease; the replica that has the credit back, None if there was no such lease."""
+        lease = self.leases.pop(ticket, None)
+        if lease is None:
+            return None
+        replica = self.replicas[lease.replica_id]
+        replica.used -= 1
+        return replica
+
+
+def draw_of(ticket: Ticket) -> int:
+    """A number drawn from a ticket, the same in Lua and in Python."""
+    draw = 7
+    for byte in ticket.encode():
+        draw = (draw * 31 + byte) % 2147483647
+    return draw
+
+
+class Dispatcher:
+    """The queues of one cascade. `run` is the only way in; it takes the time in milliseconds and never waits."""
+
+    def __init__(self, timing: Timing | None = None) -> None:
+        self.timing = timing or Timing()
+        self.pools: dict[str, Pool] = {}
+        self.routers: dict[str, int] = {}
+        """Last seen, by router id."""
+
+    def run(self, operation: Operation, *, now: int) -> Outcome:
+        """Carry out one operation at time ``now``; grants and drops of all routers' tickets, in the order made."""
+        match operation:
+            case Sync():
+                return self._sync(operation, now)
+            case Enqueue():
+                return self._enqueue(operation, now)
+            case Release():
+                return self._release(operation, now)
+            case Exchange():
+                return self._exchange(operation, now)
+            case Withdraw():
+                return self._withdraw(operation, now)
+            case Heartbeat():
+                return self._heartbeat(operation, now)
+            case Restore():
+                return self._restore(operation, now)
+            case Reap():
+                return self._reap(operation, now)
+
+    def _pool(self, name: str) -> Pool:
+        return self.pools.setdefault(name, Pool(name))
+
+    def _alive(self, router: str, now: int) -> bool:
+        seen = self.routers.get(router)
+        return seen is not None and seen >= now - self.timing.dead_ms
+
+    def _knows(self, router: str, pool: Pool) -> bool:
+        return pool.generation is not None and router in self.routers
+
+    def _sync(self, sync: Sync, now: int) -> Outcome:
+        pool = self._pool(sync.pool)
+        self.routers.setdefault(sync.router, now)
+        if pool.generation is not None and sync.generation < pool.generation:
+            return _outcome(pool)
+        pool.generation, pool.spread = sync.generation, sync.spread
+        planned = {spec.id: spec for spec in sync.replicas}
+        for replica in list(pool.replicas.values()):
+            if replica.id not in planned:
+                replica.capacity = 0
+                if replica.used <= 0:
+                    del pool.replicas[replica.id]
+        for spec in sync.replicas:
+            known = pool.replicas.setdefault(spec.id, Replica(spec.id))
+            if not known.endpoint:
+                known.service_s, known.held_until = spec.service_s, 0
+            known.endpoint, known.capacity = spec.endpoint, spec.capacity
+        if not pool.serving:
+            return _outcome(pool, drops=_drop(pool, [place[2] for place in pool.waiting], DropCause.NO_REPLICA))
+        return self._match(pool, sync.router, now)
+
+    def _enqueue(self, enqueue: Enqueue, now: int) -> Outcome:
+        pool = self._pool(enqueue.pool)
+        verdict = self._admit(enqueue, pool, now)
+        return self._match(pool, enqueue.router, now) if verdict is Verdict.DONE else _outcome(pool, verdict=verdict)
+
+    def _admit(self, enqueue: Enqueue, pool: Pool, now: int) -> Verdict:
+        if not self._knows(enqueue.router, pool):
+            return Verdict.UNKNOWN
+        if not pool.serving:
+            return Verdict.NO_REPLICA
+        if len(pool.waiting) >= enqueue.limit:
+            return Verdict.FULL
+        pool.put((enqueue.band, now + enqueue.remaining_ms, enqueue.ticket))
+        return Verdict.DONE
+
+    def _release(self, release: Release, now: int) -> Outcome:
+        pool = self._pool(release.pool)
+        self._give_back(release, pool, now)
+        return self._match(pool, release.router, now)
+
+    def _give_back(self, release: Release, pool: Pool, now: int) -> None:
+        lease = pool.leases.get(release.ticket)
+        if lease is None or lease.replica_id != release.replica_id:
+            return
+        replica = pool.replicas[release.replica_id]
+        if release.failed:
+            replica.held_until = now + self.timing.hold_ms
+        elif release.service_s is not None:
+            sample = max(release.service_s / max(release.sharing, replica.used, 1), SHORTEST_SERVICE_S)
+            replica.service_s += SMOOTHING * (sample - replica.service_s)
+        pool.free_credit(release.ticket)
+
+    def _exchange(self, exchange: Exchange, now: int) -> Outcome:
+        left, entered = self._pool(exchange.release.pool), self._pool(exchange.enqueue.pool)
+        self._give_back(exchange.release, left, now)
+        first = self._match(left, exchange.router, now)
+        verdict = self._admit(exchange.enqueue, entered, now)
+        second = self._match(entered, exchange.router, now) if verdict is Verdict.DONE else _outcome(entered)
+        return Outcome(
+            verdict=verdict,
+            grants=first.grants + second.grants,
+            drops=first.drops + second.drops,
+            loads={left.name: left.load, entered.name: entered.load},
+        )
+
+    def _withdraw(self, withdraw: Withdraw, now: int) -> Outcome:
+        pool = self._pool(withdraw.pool)
+        if not pool.take(withdraw.ticket):
+            pool.free_credit(withdraw.ticket)
+        return self._match(pool, withdraw.router, now)
+
+    def _heartbeat(self, beat: Heartbeat, now: int) -> Outcome:
+        pool = self._pool(beat.pool)
+        if not self._knows(beat.router, pool):
+            return _outcome(pool, verdict=Verdict.UNKNOWN)
+        self.routers[beat.router] = now
+        missing: list[Ticket] = []
+        for ticket, replica_id in beat.leases:
+            lease = pool.leases.get(ticket)
+            if lease is None or lease.replica_id != replica_id:
+                missing.append(ticket)
+            else:
+                lease.expires = now + self.timing.lease_ms
+        grants: list[Granted] = []
+        for ticket in beat.waiting:
+            if ticket in pool.places:
+                continue
+            lease = pool.leases.get(ticket)
+            if lease is None:
+                missing.append(ticket)
+                continue
+            lease.expires = now + self.timing.lease_ms
+            replica = pool.replicas[lease.replica_id]
+            grants.append(Granted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
+        routers = tuple(sorted(router for router in self.routers if self._alive(router, now)))
+        return Outcome(grants=tuple(grants), loads={pool.name: pool.load}, missing=tuple(missing), routers=routers)
+
+    def _restore(self, restore: Restore, now: int) -> Outcome:
+        pool = self._pool(restore.pool)
+        for ticket, replica_id in restore.leases:
+            pool.take(ticket)
+            lease = pool.leases.get(ticket)
+            if lease is not None and lease.replica_id != replica_id:
+                pool.free_credit(ticket)
+                lease = None
+            if lease is None:
+                pool.replicas.setdefault(replica_id, Replica(replica_id)).used += 1
+            pool.leases[ticket] = Lease(replica_id, now + self.timing.lease_ms)
+        return _outcome(pool)
+
+    def _reap(self, reap: Reap, now: int) -> Outcome:
+        pool = self._pool(reap.pool)
+        for ticket in [ticket for ticket, lease in pool.leases.items() if lease.expires <= now]:
+            pool.free_credit(ticket)
+        late = [ticket for _, deadline, ticket in pool.waiting if deadline <= now]
+        drops = _drop(pool, late, DropCause.EXPIRED)
+        if not all(self._alive(router, now) for router in self.routers):
+            orphans = [place[2] for place in pool.waiting if not self._owned(place[2], reap.router, now)]
+            drops += _drop(pool, orphans, DropCause.DEAD_ROUTER)
+        forgotten = now - self.timing.keep_ms
+        self.routers = {router: seen for router, seen in self.routers.items() if seen >= forgotten}
+        matched = self._match(pool, reap.router, now)
+        return _outcome(pool, grants=matched.grants, drops=drops + matched.drops)
+
+    def _owned(self, ticket: Ticket, caller: str, now: int) -> bool:
+        owner = owner_of(ticket)
+        return owner == caller or self._alive(owner, now)
+
+    def _match(self, pool: Pool, caller: str, now: int) -> Outcome:
+        """Give free credits to the most urgent entries; drop what is found at the head and no longer wanted."""
+        grants: list[Granted] = []
+        drops: tuple[Dropped, ...] = ()
+        while pool.waiting:
+            _, deadline, ticket = pool.waiting[0]
+            replica = pool.next_replica(ticket, now)
+            if replica is None:
+                break
+            if deadline <= now:
+                drops += _drop(pool, [ticket], DropCause.EXPIRED)
+            elif not self._owned(ticket, caller, now):
+                drops += _drop(pool, [ticket], DropCause.DEAD_ROUTER)
+            else:
+                pool.take(ticket)
+                replica.used += 1
+                pool.leases[ticket] = Lease(replica.id, now + self.timing.lease_ms)
+                grants.append(Granted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
+        return _outcome(pool, grants=tuple(grants), drops=drops)
+
+
+def _drop(pool: Pool, tickets: Iterable[Ticket], cause: DropCause) -> tuple[Dropped, ...]:
+    dropped = tuple(Dropped(pool.name, ticket, cause) for ticket in tickets)
+    for drop in dropped:
+        pool.take(drop.ticket)
+    return dropped
+
+
+def _outcome(
+    pool: Pool,
+    *,
+    verdict: Verdict = Verdict.DONE,
+    grants: tuple[Granted, ...] = (),
+    drops: tuple[Dropped, ...] = (),
+) -> Outcome:
+    return Outcome(verdict=verdict, grants=grants, drops=drops, loads={pool.name: pool.load})

@@ -1,0 +1,61 @@
+"""Locks of request ids: no id is served twice at once, over all routers while Redis is there, else within this one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from .redis_queue import RedisQueue, StoreAway
+
+
+class RequestLocks:
+    """The request ids that this router is serving.
+
+    A lock in Redis lives for ``ttl_s`` and is renewed, so that a dead router's ids are soon free for a retry.
+    """
+
+    def __init__(self, *, ttl_s: float, clock: Callable[[], float], shared: Callable[[], RedisQueue | None]) -> None:
+        """``shared`` gives Redis, or None while it is away."""
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._shared = shared
+        self._held: dict[str, float] = {}
+        """When each was taken or renewed, by request id."""
+
+    @asynccontextmanager
+    async def hold(self, request_id: str) -> AsyncIterator[bool]:
+        """Hold a request id inside the block; False if a request of that id is being served already."""
+        if request_id in self._held:
+            yield False
+            return
+        self._held[request_id] = self._clock()
+        try:
+            yield await self._take(request_id)
+        finally:
+            del self._held[request_id]
+            redis = self._shared()
+            if redis is not None:
+                redis.unlock(request_id)
+
+    async def _take(self, request_id: str) -> bool:
+        redis = self._shared()
+        if redis is None:
+            return True
+        try:
+            return await redis.lock(request_id, self._ttl_ms)
+        except StoreAway:
+            return True
+
+    def renew(self, *, all_of_them: bool = False) -> None:
+        """Renew in Redis what was not taken or renewed for a third of the time to live."""
+        redis, now = self._shared(), self._clock()
+        if redis is None:
+            return
+        for request_id, since in self._held.items():
+            if all_of_them or now - since > self._ttl_s / 3:
+                redis.relock(request_id, self._ttl_ms)
+                self._held[request_id] = now
+
+    @property
+    def _ttl_ms(self) -> int:
+        return int(self._ttl_s * 1000)

@@ -1,0 +1,6 @@
+-- Enqueue. ARGS: ticket, band, remaining_ms, limit.
+local pool = load_pool(1)
+local verdict = admit(pool, 1)
+if verdict == 'done' then dispatch(pool) end
+keep(pool)
+return reply(verdict, { pool })

@@ -1,0 +1,10 @@
+-- Release in the first pool and enqueue in the second. ARGS: those of release, then those of enqueue.
+local left = load_pool(1)
+local entered = KEYS[5] == KEYS[2] and left or load_pool(2)
+give_back(left, 1)
+dispatch(left)
+local verdict = admit(entered, 6)
+if verdict == 'done' then dispatch(entered) end
+keep(left)
+keep(entered)
+return reply(verdict, { left, entered })

@@ -1,0 +1,246 @@
+-- What every operation shares; mirrors dispatch.py, which explains the rules.
+--
+-- KEYS: routers, then (queue, credits, leases) of each pool.
+-- ARGV: the calling router, the pools' names, then ARGS, the operation's own.
+-- Defined before this text: now_ms(), LEASE_MS, DEAD_MS, HOLD_MS, KEEP_MS, CHANNEL (prefix of the grants channels).
+local ROUTERS = KEYS[1]
+local CALLER = ARGV[1]
+local POOLS = (#KEYS - 1) / 3
+local ARGS = {}
+for i = 2 + POOLS, #ARGV do ARGS[#ARGS + 1] = ARGV[i] end
+
+local BAND = 4398046511104 -- 2^42: a score is band * BAND + deadline, exact below 2^53
+local BANDS = 8
+local SMOOTHING, SHORTEST_SERVICE_S, UNKNOWN_SERVICE_S = 0.2, 1e-6, 1.0
+
+local NOW = now_ms()
+local grants, drops = {}, {} -- the caller's own
+
+local function decimal(number) return string.format('%.17g', number) end
+
+-- The order of bytes: `<` on strings follows the server's locale.
+local function before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = a:byte(i), b:byte(i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+local function owner_of(ticket) return ticket:match('@([^@]*)$') or ticket end
+
+-- Leases are members '<replica>|<ticket>' by expiry.
+local function lease_of(replica, ticket) return replica .. '|' .. ticket end
+
+local function parse_lease(member)
+  local bar = member:find('|', 1, true)
+  return member:sub(1, bar - 1), member:sub(bar + 1)
+end
+
+local FIELDS = { ['c:'] = 'capacity', ['u:'] = 'used', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
+
+local function replica_of(pool, id)
+  local replica = pool.replicas[id]
+  if not replica then
+    replica = { id = id, capacity = 0, used = 0, service_s = UNKNOWN_SERVICE_S, held_until = 0, endpoint = '' }
+    pool.replicas[id] = replica
+  end
+  return replica
+end
+
+local function load_pool(index)
+  local first = 2 + (index - 1) * 3
+  local pool = { name = ARGV[1 + index], queue = KEYS[first], credits = KEYS[first + 1], leases = KEYS[first + 2], replicas = {} }
+  local flat = redis.call('HGETALL', pool.credits)
+  for i = 1, #flat, 2 do
+    local name, value = flat[i], flat[i + 1]
+    if name == 'generation' then
+      pool.generation = tonumber(value)
+    elseif name == 'spread' then
+      pool.spread = value
+    else
+      local field = FIELDS[name:sub(1, 2)]
+      if field then replica_of(pool, name:sub(3))[field] = field == 'endpoint' and value or tonumber(value) end
+    end
+  end
+  return pool
+end
+
+local function save(pool, replica)
+  redis.call('HSET', pool.credits, 'c:' .. replica.id, decimal(replica.capacity), 'u:' .. replica.id, decimal(replica.used),
+    's:' .. replica.id, decimal(replica.service_s), 'h:' .. replica.id, decimal(replica.held_until),
+    'e:' .. replica.id, replica.endpoint)
+end
+
+local function forget(pool, replica)
+  pool.replicas[replica.id] = nil
+  redis.call('HDEL', pool.credits, 'c:' .. replica.id, 'u:' .. replica.id, 's:' .. replica.id, 'h:' .. replica.id,
+    'e:' .. replica.id)
+end
+
+local function keep(pool)
+  redis.call('PEXPIRE', pool.queue, KEEP_MS)
+  redis.call('PEXPIRE', pool.credits, KEEP_MS)
+  redis.call('PEXPIRE', pool.leases, KEEP_MS)
+end
+
+local function serving(pool)
+  for _, replica in pairs(pool.replicas) do
+    if replica.capacity > 0 then return true end
+  end
+  return false
+end
+
+local function load_of(pool)
+  local waiting, in_flight, free, rate = redis.call('ZCARD', pool.queue), 0, 0, 0
+  for _, replica in pairs(pool.replicas) do
+    in_flight = in_flight + replica.used
+    if replica.capacity > 0 then
+      free = free + math.max(replica.capacity - replica.used, 0)
+      rate = rate + 1 / replica.service_s
+    end
+  end
+  local wait_s = 0
+  if rate == 0 then
+    wait_s = math.huge
+  elseif waiting >= free then
+    wait_s = (waiting + 1 - free) / rate
+  end
+  return { pool.name, waiting, in_flight, decimal(wait_s) }
+end
+
+local function reply(verdict, pools, missing, routers)
+  local loads = {}
+  for _, pool in ipairs(pools) do loads[#loads + 1] = load_of(pool) end
+  return { verdict, NOW, grants, drops, loads, missing or {}, routers or {} }
+end
+
+local function tell(ticket, message)
+  message.routers, message.ticket = ROUTERS, ticket
+  redis.call('PUBLISH', CHANNEL .. owner_of(ticket), cjson.encode(message))
+end
+
+local function grant(pool, ticket, replica)
+  if owner_of(ticket) == CALLER then
+    grants[#grants + 1] = { pool.name, ticket, replica.id, replica.endpoint, replica.used }
+  else
+    tell(ticket, { pool = pool.name, replica = replica.id, endpoint = replica.endpoint, sharing = replica.used })
+  end
+end
+
+local function drop(pool, ticket, cause)
+  redis.call('ZREM', pool.queue, ticket)
+  if owner_of(ticket) == CALLER then
+    drops[#drops + 1] = { pool.name, ticket, cause }
+  else
+    tell(ticket, { pool = pool.name, cause = cause })
+  end
+end
+
+local function alive(router)
+  local seen = redis.call('ZSCORE', ROUTERS, router)
+  return seen and tonumber(seen) >= NOW - DEAD_MS
+end
+
+local function owned(ticket)
+  local owner = owner_of(ticket)
+  return owner == CALLER or alive(owner)
+end
+
+local function knows(pool) return pool.generation and redis.call('ZSCORE', ROUTERS, CALLER) end
+
+local function draw_of(ticket)
+  local draw = 7
+  for i = 1, #ticket do draw = (draw * 31 + ticket:byte(i)) % 2147483647 end
+  return draw
+end
+
+local function free_replicas(pool)
+  local free = {}
+  for _, replica in pairs(pool.replicas) do
+    if replica.used < replica.capacity and replica.held_until <= NOW then free[#free + 1] = replica end
+  end
+  return free
+end
+
+local function choose(pool, free, ticket)
+  if pool.spread == 'random' then
+    table.sort(free, function(a, b) return before(a.id, b.id) end)
+    return free[draw_of(ticket) % #free + 1]
+  end
+  local best, best_wait
+  for _, replica in ipairs(free) do
+    local wait = (replica.used + 1) * replica.service_s
+    if not best or wait < best_wait or (wait == best_wait and before(replica.id, best.id)) then
+      best, best_wait = replica, wait
+    end
+  end
+  return best
+end
+
+-- Give free credits to the most urgent entries; drop what is found at the head and no longer wanted.
+local function dispatch(pool)
+  while true do
+    local free = free_replicas(pool)
+    if #free == 0 then return end
+    local head = redis.call('ZRANGE', pool.queue, 0, 0, 'WITHSCORES')
+    if #head == 0 then return end
+    local ticket = head[1]
+    if tonumber(head[2]) % BAND <= NOW then
+      drop(pool, ticket, 'expired')
+    elseif not owned(ticket) then
+      drop(pool, ticket, 'dead-router')
+    else
+      local replica = choose(pool, free, ticket)
+      redis.call('ZREM', pool.queue, ticket)
+      replica.used = replica.used + 1
+      redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(replica.id, ticket))
+      save(pool, replica)
+      grant(pool, ticket, replica)
+    end
+  end
+end
+
+-- End a lease and teach nothing.
+local function free_credit(pool, member)
+  if redis.call('ZREM', pool.leases, member) == 0 then return end
+  local replica = replica_of(pool, (parse_lease(member)))
+  replica.used = replica.used - 1
+  save(pool, replica)
+end
+
+-- The leases of a pool by ticket: {ticket = replica id}.
+local function leases_of(pool)
+  local leases = {}
+  for _, member in ipairs(redis.call('ZRANGE', pool.leases, 0, -1)) do
+    local replica, ticket = parse_lease(member)
+    leases[ticket] = replica
+  end
+  return leases
+end
+
+-- ARGS from `at`: ticket, replica id, service_s or '', sharing, failed (0 or 1).
+local function give_back(pool, at)
+  local ticket, id, service_s = ARGS[at], ARGS[at + 1], tonumber(ARGS[at + 2])
+  local sharing, failed = tonumber(ARGS[at + 3]), ARGS[at + 4] == '1'
+  if redis.call('ZREM', pool.leases, lease_of(id, ticket)) == 0 then return end
+  local replica = replica_of(pool, id)
+  if failed then
+    replica.held_until = NOW + HOLD_MS
+  elseif service_s then
+    local sample = math.max(service_s / math.max(sharing, replica.used, 1), SHORTEST_SERVICE_S)
+    replica.service_s = replica.service_s + SMOOTHING * (sample - replica.service_s)
+  end
+  replica.used = replica.used - 1
+  save(pool, replica)
+end
+
+-- ARGS from `at`: ticket, band, remaining_ms, limit.
+local function admit(pool, at)
+  if not knows(pool) then return 'unknown' end
+  if not serving(pool) then return 'no-replica' end
+  if redis.call('ZCARD', pool.queue) >= tonumber(ARGS[at + 3]) then return 'full' end
+  redis.call('ZADD', pool.queue, decimal(tonumber(ARGS[at + 1]) * BAND + NOW + tonumber(ARGS[at + 2])), ARGS[at])
+  keep(pool)
+  return 'done'
+end

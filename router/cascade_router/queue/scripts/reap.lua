@@ -1,0 +1,16 @@
+-- Reap. No ARGS of its own.
+local pool = load_pool(1)
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', pool.leases, '-inf', decimal(NOW))) do free_credit(pool, member) end
+for band = 0, BANDS - 1 do
+  local late = redis.call('ZRANGEBYSCORE', pool.queue, decimal(band * BAND), decimal(band * BAND + NOW))
+  for _, ticket in ipairs(late) do drop(pool, ticket, 'expired') end
+end
+if redis.call('ZCOUNT', ROUTERS, '-inf', '(' .. decimal(NOW - DEAD_MS)) > 0 then
+  for _, ticket in ipairs(redis.call('ZRANGE', pool.queue, 0, -1)) do
+    if not owned(ticket) then drop(pool, ticket, 'dead-router') end
+  end
+end
+redis.call('ZREMRANGEBYSCORE', ROUTERS, '-inf', '(' .. decimal(NOW - KEEP_MS))
+dispatch(pool)
+keep(pool)
+return reply('done', { pool })

@@ -1,0 +1,20 @@
+-- Restore. ARGS: (ticket, replica id) of each lease.
+local pool = load_pool(1)
+local leases = leases_of(pool)
+for at = 1, #ARGS, 2 do
+  local ticket, id = ARGS[at], ARGS[at + 1]
+  redis.call('ZREM', pool.queue, ticket)
+  if leases[ticket] and leases[ticket] ~= id then
+    free_credit(pool, lease_of(leases[ticket], ticket))
+    leases[ticket] = nil
+  end
+  if not leases[ticket] then
+    local replica = replica_of(pool, id)
+    replica.used = replica.used + 1
+    save(pool, replica)
+    leases[ticket] = id
+  end
+  redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(id, ticket))
+end
+keep(pool)
+return reply('done', { pool })

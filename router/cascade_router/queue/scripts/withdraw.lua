@@ -1,0 +1,10 @@
+-- Withdraw. ARGS: ticket.
+local pool = load_pool(1)
+local ticket = ARGS[1]
+if redis.call('ZREM', pool.queue, ticket) == 0 then
+  local replica = leases_of(pool)[ticket]
+  if replica then free_credit(pool, lease_of(replica, ticket)) end
+end
+dispatch(pool)
+keep(pool)
+return reply('done', { pool })

@@ -1,0 +1,530 @@
+"""The queue as the rest of the router sees it: shared through Redis, and alone in memory while Redis is away.
+
+What the router has waiting and in flight lives here, in the process; the dispatcher behind (Redis, or memory) can be
+lost at any time and is told again. Three modes:
+
+* *shared*: every operation goes to Redis. A heartbeat per second renews the leases, finds grants whose wake-up was
+  lost, tells Redis again what it does not know, and reaps what other routers left behind.
+* *alone*: Redis failed. At once what is in flight is counted and what waits is enqueued in memory, on this router's
+  equal share of every replica's credits.
+* *returning*: Redis answers again, possibly empty. No new grants until what is in flight is counted there and the
+  routers last seen are back too (or a grace has passed), so that together they do not overrun the replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from typing import Final
+
+import structlog
+
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan, PlanPool
+
+from .memory_queue import MemoryQueue, share_of
+from .operations import (
+    DropCause,
+    Dropped,
+    Enqueue,
+    Exchange,
+    Granted,
+    Heartbeat,
+    Operation,
+    Outcome,
+    Reap,
+    Release,
+    ReplicaSpec,
+    Restore,
+    Sync,
+    Ticket,
+    Timing,
+    Verdict,
+    Withdraw,
+    ticket_of,
+)
+from .redis_queue import RedisQueue, StoreAway
+from .request_locks import RequestLocks
+from .work import NOTHING_SERVES, Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull
+
+NO_LIMIT: Final = 2**31
+HEARTBEAT_CHUNK: Final = 500
+"""Waiting tickets asked about in one script call, lest a long queue keep Redis from others."""
+RETURN_S: Final = 0.25
+"""Seconds between two attempts to return to Redis; doubled each time that a return does not last."""
+SLOWEST_RETURN_S: Final = 5.0
+GRACE_S: Final = 1.5
+"""How long a return waits for the routers last seen."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Mode(str, Enum):
+    """Where operations go."""
+
+    SHARED = "shared"
+    ALONE = "alone"
+    RETURNING = "returning"
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """An acquisition under way."""
+
+    entry: Entry
+    ticket: Ticket
+    future: asyncio.Future[Grant]
+    timer: asyncio.TimerHandle
+
+
+class WorkQueue:
+    """Grants of one cascade's replicas to one router's requests, in one order over all routers."""
+
+    def __init__(
+        self,
+        *,
+        url: str | None,
+        ref: CascadeRef,
+        router_id: str,
+        limit: int = 1000,
+        timing: Timing | None = None,
+        timeout_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``router_id`` is this process's own; without ``url`` (of Redis) the queue is in memory for good.
+
+        ``limit`` bounds the waiting entries of a pool over all routers; ``clock`` is the one of `Entry.deadline`.
+        """
+        if "@" in router_id or not router_id:
+            raise ValueError(f"router_id {router_id!r} must be non-empty and without '@'")
+        self._router_id = router_id
+        self._limit = limit
+        self._timing = timing or Timing()
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._life = secrets.token_hex(3)
+        self._redis = (
+            RedisQueue(
+                url=url,
+                ref=ref,
+                router_id=router_id,
+                timing=self._timing,
+                timeout_s=timeout_s,
+                on_message=self._on_message,
+                on_subscribed=self._on_subscribed,
+                on_failure=self._go_alone,
+            )
+            if url
+            else None
+        )
+        self._mode = Mode.ALONE
+        self._epoch = 0
+        """Grows whenever Redis is given up: replies of an earlier epoch are void."""
+        self._memory = MemoryQueue(self._timing, clock)
+        self._generation = -1
+        self._pools: dict[str, Sync] = {}
+        self._retired: dict[str, Sync] = {}
+        """Pools that the plan left out but that still have requests in flight."""
+        self._waiters: dict[Ticket, Waiter] = {}
+        self._held: dict[Ticket, Grant] = {}
+        self._returned: list[Release] = []
+        """Releases made while returning, for Redis to hear afterwards."""
+        self._loads: dict[str, PoolLoad] = {}
+        self._routers: tuple[str, ...] = (router_id,)
+        self._locks = RequestLocks(ttl_s=self._timing.lease_ms / 1000, clock=clock, shared=self._shared)
+        self._beaten_at = float("-inf")
+        self._nudge = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect to Redis, or begin alone if it is away; then keep up by itself."""
+        await self._return()
+        if self.away:
+            logger.warning("queue.redis_away", reason="not reached at start")
+        self._loop_task = asyncio.create_task(self._keep_up(), name="queue-heartbeat")
+
+    async def close(self) -> None:
+        """Stop; whoever still waits is cancelled."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.wait([self._loop_task])
+        for waiter in list(self._waiters.values()):
+            waiter.future.cancel()
+            self._abandon(waiter)
+        if self._redis:
+            await self._redis.close()
+
+    @property
+    def away(self) -> bool:
+        """True while Redis should be there and is not."""
+        return bool(self._redis) and self._mode is not Mode.SHARED
+
+    async def apply(self, plan: Plan) -> None:
+        """Follow a plan; one older than the plan in force is ignored.
+
+        Entries that wait in a pool which is left without a ready replica end with `NoReplica`.
+        """
+        if plan.generation < self._generation:
+            return
+        self._generation = plan.generation
+        before, self._pools = self._pools, {pool.name: self._sync_of(plan, pool) for pool in plan.pools}
+        for name, sync in before.items():
+            if name not in self._pools:
+                self._retired[name] = sync
+        self._retired = {
+            name: replace(sync, generation=plan.generation, replicas=())
+            for name, sync in self._retired.items()
+            if name not in self._pools
+        }
+        for sync in self._syncs():
+            self._submit(sync)
+        redis = self._shared()
+        if redis is not None:
+            with suppress(StoreAway):
+                await redis.settle()
+
+    def load(self, pool: str) -> PoolLoad:
+        """Load of a pool as last heard, at most about a second old; no I/O."""
+        return self._loads.get(pool, NOTHING_SERVES)
+
+    def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]:
+        """Hold a request id inside ``async with``; False if a request of that id is being served already.
+
+        Costs a round trip: for ids that clients chose, the router's own being unique.
+        """
+        return self._locks.hold(request_id)
+
+    # -- acquiring and releasing ----------------------------------------------------------------------------------
+
+    async def acquire(self, entry: Entry) -> Grant:
+        """Wait for a replica of the entry's pool; raises `QueueFull`, `NoReplica` or `Expired`.
+
+        Cancelling the call withdraws the entry. The grant must be released or exchanged.
+        """
+        waiter = self._expect(entry)
+        return await self._wait(waiter, self._enqueue_of(waiter, self._limit))
+
+    async def exchange(self, grant: Grant, entry: Entry, *, service_s: float) -> Grant:
+        """`release` the grant and `acquire` for the entry in one step; the grant is released whatever happens."""
+        release = self._let_go(grant, service_s=service_s, failed=False)
+        try:
+            waiter = self._expect(entry)
+        except (NoReplica, Expired):
+            if release is not None:
+                self._submit(release)
+            raise
+        enqueue = self._enqueue_of(waiter, self._limit)
+        return await self._wait(waiter, Exchange(release, enqueue) if release else enqueue)
+
+    async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None:
+        """Give the credit back; a second release of the same grant does nothing.
+
+        ``service_s`` is the time that the replica took, None if that says nothing of its speed (a cancelled request);
+        ``failed`` says that the replica, not the request, was at fault: it gets no grants for a second.
+        """
+        release = self._let_go(grant, service_s=service_s, failed=failed)
+        if release is not None:
+            self._submit(release)
+
+    def _expect(self, entry: Entry) -> Waiter:
+        sync = self._pools.get(entry.pool)
+        if sync is None or not any(spec.capacity for spec in sync.replicas):
+            raise NoReplica(entry.pool)
+        remaining_s = entry.deadline - self._clock()
+        if remaining_s <= 0:
+            raise Expired(entry)
+        ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers)}", self._router_id)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(remaining_s, self._expire, ticket)
+        waiter = self._waiters[ticket] = Waiter(entry, ticket, loop.create_future(), timer)
+        return waiter
+
+    async def _wait(self, waiter: Waiter, operation: Enqueue | Exchange) -> Grant:
+        self._submit(operation, waiter)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._abandon(waiter)
+            raise
+        finally:
+            waiter.timer.cancel()
+
+    def _abandon(self, waiter: Waiter) -> None:
+        """Undo an acquisition whose caller has gone: withdraw it, or release what it was granted meanwhile."""
+        if self._waiters.pop(waiter.ticket, None) is not None:
+            self._submit(Withdraw(self._router_id, waiter.entry.pool, waiter.ticket))
+        elif waiter.ticket in self._held:
+            release = self._let_go(self._held[waiter.ticket], service_s=None, failed=False)
+            if release is not None:
+                self._submit(release)
+        elif waiter.future.done() and not waiter.future.cancelled():
+            waiter.future.exception()  # looked at here, since nobody else will
+
+    def _expire(self, ticket: Ticket) -> None:
+        waiter = self._fail(ticket, Expired)
+        if waiter is not None:
+            self._submit(Withdraw(self._router_id, waiter.entry.pool, ticket))
+
+    def _let_go(self, grant: Grant, *, service_s: float | None, failed: bool) -> Release | None:
+        """The release of a grant that is held, which no longer is; None if it was not."""
+        if self._held.pop(grant.ticket, None) is None:
+            return None
+        return Release(
+            self._router_id,
+            grant.entry.pool,
+            grant.ticket,
+            grant.replica_id,
+            service_s,
+            grant.sharing,
+            failed,
+        )
+
+    def _enqueue_of(self, waiter: Waiter, limit: int) -> Enqueue:
+        entry = waiter.entry
+        remaining_ms = max(int((entry.deadline - self._clock()) * 1000), 1)
+        return Enqueue(self._router_id, entry.pool, waiter.ticket, entry.band, remaining_ms, limit)
+
+    # -- what the dispatcher says ---------------------------------------------------------------------------------
+
+    def _submit(self, operation: Operation, waiter: Waiter | None = None) -> None:
+        """Have an operation carried out; while returning only releases are remembered: the rest is told afresh."""
+        if self._mode is Mode.SHARED and self._redis:
+            self._redis.submit(operation, partial(self._done, self._epoch, waiter))
+        elif self._mode is Mode.ALONE:
+            if isinstance(operation, Sync):
+                operation = self._shared_out(operation)
+            self._done(self._epoch, waiter, self._memory.run(operation))
+        elif isinstance(operation, Release):
+            self._returned.append(operation)
+        elif isinstance(operation, Exchange):
+            self._returned.append(operation.release)
+
+    def _done(self, epoch: int, waiter: Waiter | None, outcome: Outcome) -> None:
+        if epoch != self._epoch:
+            return
+        if outcome.verdict is Verdict.UNKNOWN:
+            self._go_alone("Redis has lost its data")
+            return
+        self._loads.update(outcome.loads)
+        for granted in outcome.grants:
+            self._on_granted(granted)
+        for dropped in outcome.drops:
+            self._on_dropped(dropped)
+        if waiter is None:
+            return
+        if outcome.verdict is Verdict.FULL:
+            load = outcome.loads[waiter.entry.pool]
+            self._fail(waiter.ticket, lambda entry: QueueFull(entry.pool, load.waiting, load.expected_wait_s))
+        elif outcome.verdict is Verdict.NO_REPLICA:
+            self._fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
+
+    def _on_granted(self, granted: Granted) -> None:
+        waiter = self._waiters.pop(granted.ticket, None)
+        if waiter is not None and not waiter.future.done():
+            grant = Grant(waiter.entry, granted.replica_id, granted.endpoint, granted.ticket, granted.sharing)
+            self._held[granted.ticket] = grant
+            waiter.future.set_result(grant)
+            return
+        held = self._held.get(granted.ticket)
+        if held is None or held.replica_id != granted.replica_id:  # else it is told twice
+            self._submit(
+                Release(self._router_id, granted.pool, granted.ticket, granted.replica_id, None, granted.sharing)
+            )
+
+    def _on_dropped(self, dropped: Dropped) -> None:
+        if dropped.cause is DropCause.EXPIRED:
+            self._fail(dropped.ticket, Expired)
+        elif dropped.cause is DropCause.NO_REPLICA:
+            self._fail(dropped.ticket, lambda entry: NoReplica(entry.pool))
+        # dropped as a dead router's: the next heartbeat finds it missing and enqueues it again
+
+    def _on_message(self, message: Granted | Dropped) -> None:
+        if self._mode is not Mode.SHARED:
+            return
+        if isinstance(message, Granted):
+            self._on_granted(message)
+        else:
+            self._on_dropped(message)
+
+    def _fail(self, ticket: Ticket, error: Callable[[Entry], Exception]) -> Waiter | None:
+        waiter = self._waiters.pop(ticket, None)
+        if waiter is not None and not waiter.future.done():
+            waiter.future.set_exception(error(waiter.entry))
+        return waiter
+
+    # -- heartbeats -----------------------------------------------------------------------------------------------
+
+    async def _keep_up(self) -> None:
+        beat_s, retry_s, next_try = self._timing.beat_ms / 1000, RETURN_S, 0.0
+        while True:
+            self._beat()
+            if self._mode is Mode.SHARED or not self._redis:
+                await self._pause(beat_s)
+                if self._mode is Mode.SHARED:
+                    retry_s = RETURN_S
+                continue
+            early_s = next_try - self._clock()
+            if early_s > 0:
+                await self._pause(early_s)
+                continue
+            if await self._return():
+                logger.info("queue.redis_back")
+                retry_s = min(retry_s * 2, SLOWEST_RETURN_S)
+            next_try = self._clock() + retry_s
+
+    async def _pause(self, seconds: float) -> None:
+        self._nudge.clear()
+        try:
+            await asyncio.wait_for(self._nudge.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+
+    def _beat(self) -> None:
+        now = self._clock()
+        self._locks.renew()
+        leases: dict[str, list[tuple[Ticket, str]]] = defaultdict(list)
+        waiting: dict[str, list[Ticket]] = defaultdict(list)
+        for ticket, grant in self._held.items():
+            leases[grant.entry.pool].append((ticket, grant.replica_id))
+        for ticket, waiter in self._waiters.items():
+            waiting[waiter.entry.pool].append(ticket)
+        # one that was silent itself does not judge others: perhaps Redis was stopped, for all alike
+        judges = self._mode is Mode.ALONE or now - self._beaten_at < 2 * self._timing.beat_ms / 1000
+        for pool in list(self._pools | self._retired):
+            for beat in self._heartbeats(pool, leases[pool], waiting[pool]):
+                self._submit_heartbeat(beat)
+            if judges:
+                self._submit(Reap(self._router_id, pool))
+
+    def _heartbeats(self, pool: str, leases: list[tuple[Ticket, str]], waiting: list[Ticket]) -> Iterable[Heartbeat]:
+        for start in range(0, max(len(leases), len(waiting), 1), HEARTBEAT_CHUNK):
+            part = slice(start, start + HEARTBEAT_CHUNK)
+            yield Heartbeat(self._router_id, pool, tuple(leases[part]), tuple(waiting[part]))
+
+    def _submit_heartbeat(self, beat: Heartbeat) -> None:
+        if self._mode is Mode.SHARED and self._redis:
+            self._redis.submit(beat, partial(self._on_beaten, self._epoch, beat))
+        elif self._mode is Mode.ALONE:
+            self._on_beaten(self._epoch, beat, self._memory.run(beat))
+
+    def _on_beaten(self, epoch: int, beat: Heartbeat, outcome: Outcome) -> None:
+        if epoch != self._epoch:
+            return
+        self._done(epoch, None, outcome)
+        if outcome.verdict is not Verdict.DONE:
+            return
+        if self._mode is Mode.SHARED:
+            self._beaten_at = self._clock()
+            self._routers = outcome.routers
+        missing = set(outcome.missing)
+        lost = tuple(lease for lease in beat.leases if lease[0] in missing and lease[0] in self._held)
+        if lost:
+            self._submit(Restore(self._router_id, beat.pool, lost))
+        self._enqueue_again(ticket for ticket in beat.waiting if ticket in missing)
+        load = outcome.loads[beat.pool]
+        if load.in_flight == load.waiting == 0:
+            self._retired.pop(beat.pool, None)
+
+    def _enqueue_again(self, tickets: Iterable[Ticket]) -> None:
+        """Enqueue, the most urgent first, what waits and was once let in: the queue's bound is not for these."""
+        waiters = [self._waiters[ticket] for ticket in tickets if ticket in self._waiters]
+        for waiter in sorted(waiters, key=lambda waiter: (waiter.entry.band, waiter.entry.deadline)):
+            self._submit(self._enqueue_of(waiter, NO_LIMIT), waiter)
+
+    def _on_subscribed(self) -> None:
+        self._nudge.set()
+
+    # -- leaving Redis and returning to it ------------------------------------------------------------------------
+
+    def _go_alone(self, reason: str) -> None:
+        """Count what is in flight and enqueue what waits in memory; at once."""
+        if not self._redis or self._mode is Mode.ALONE:
+            return
+        logger.warning("queue.redis_away", reason=reason, waiting=len(self._waiters), in_flight=len(self._held))
+        self._mode = Mode.ALONE
+        self._epoch += 1
+        self._returned.clear()
+        self._memory = MemoryQueue(self._timing, self._clock)
+        for sync in self._syncs():
+            self._submit(sync)
+        for restore in self._restores():
+            self._submit(restore)
+        self._enqueue_again(list(self._waiters))
+        self._nudge.set()
+
+    async def _return(self) -> bool:
+        """Go back to Redis if it answers; True if that succeeded."""
+        if not self._redis:
+            return False
+        try:
+            await self._redis.open()
+            self._mode = Mode.RETURNING
+            self._epoch += 1
+            generation = self._generation
+            known: list[Operation] = [*self._syncs(), *self._restores()]
+            for operation in known:
+                await self._redis.run(operation)
+            await self._await_others()
+        except StoreAway as error:
+            self._go_alone(str(error))
+            return False
+        self._mode = Mode.SHARED
+        for release in self._returned:
+            self._submit(release)
+        self._returned.clear()
+        if self._generation != generation:
+            for sync in self._syncs():
+                self._submit(sync)
+        self._beaten_at = float("-inf")
+        self._beat()
+        self._locks.renew(all_of_them=True)
+        return True
+
+    async def _await_others(self) -> None:
+        """Let the routers last seen count there what they have in flight, too."""
+        others = set(self._routers)
+        if not (self._redis and self._pools and others - {self._router_id}):
+            return
+        patience = self._clock() + GRACE_S
+        pool = next(iter(self._pools))
+        while True:
+            outcome = await self._redis.run(Heartbeat(self._router_id, pool, (), ()))
+            if others <= set(outcome.routers) or self._clock() > patience:
+                return
+            await asyncio.sleep(RETURN_S / 2)
+
+    def _shared(self) -> RedisQueue | None:
+        return self._redis if self._mode is Mode.SHARED else None
+
+    def _syncs(self) -> list[Sync]:
+        return [*self._pools.values(), *self._retired.values()]
+
+    def _restores(self) -> list[Restore]:
+        leases: dict[str, list[tuple[Ticket, str]]] = defaultdict(list)
+        for ticket, grant in self._held.items():
+            leases[grant.entry.pool].append((ticket, grant.replica_id))
+        return [Restore(self._router_id, pool, tuple(held)) for pool, held in leases.items()]
+
+    def _sync_of(self, plan: Plan, pool: PlanPool) -> Sync:
+        service_s = pool.batch_execution_s(pool.batch) / pool.batch
+        capacity = pool.batch * pool.credit_factor
+        replicas = tuple(
+            ReplicaSpec(replica.id, replica.endpoint, capacity if replica.state == "ready" else 0, service_s)
+            for replica in pool.replicas
+        )
+        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, replicas)
+
+    def _shared_out(self, sync: Sync) -> Sync:
+        """A pool as this router has it in memory: its share of the credits."""
+        routers = self._routers if self._redis else (self._router_id,)
+        return replace(sync, replicas=share_of(sync.replicas, router=self._router_id, routers=routers))
