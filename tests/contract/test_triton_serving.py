@@ -1,0 +1,173 @@
+"""What a variant's Triton model answers, in a real server."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from cascade_models import pipelines
+from cascade_models.manifest import read_variants
+from cascade_models.repository import recipe_of
+from support.triton import ONE_IMAGE, SLOW, TritonServer, inference, shapes_manifest, wait_until
+
+pytestmark = pytest.mark.contract
+
+PROMPTS = [ONE_IMAGE, "a large white cross", "a small cyan triangle below a yellow square"]
+SEEDS = [7, 123456789, 2**62]
+
+
+class Answers:
+    """Requests in flight at the same time, and their answers in the order of asking."""
+
+    def __init__(self, server: TritonServer, model: str) -> None:
+        self.server, self.model = server, model
+        self._results: list[queue.Queue[tuple[Any, Any]]] = []
+
+    def ask(self, prompt: str | bytes, **options: Any) -> Any:
+        """Send a request; the returned call can be cancelled."""
+        box: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        request = inference([prompt], **options)
+        call = self.server.client.async_infer(
+            self.model, callback=lambda result, error: box.put((result, error)), **request
+        )
+        self._results.append(box)
+        return call
+
+    def result(self, index: int) -> Any:
+        """The answer to a request, or the error that it got."""
+        result, error = self._results[index].get(timeout=30)
+        return error if error is not None else result
+
+
+def direct(variant: str, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and confidences made one by one in this process."""
+    recipe = next(recipe_of(v) for v in read_variants(shapes_manifest(**SLOW)) if v.name == variant)
+    pipeline = pipelines.load(recipe)
+    images, confidences = [], []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        words = [pipeline.read(prompt, "")]
+        images.append(pipeline.generate(words, [seed], None))
+        confidences.append(pipeline.judge(images[-1], words))
+    return np.concatenate(images), np.concatenate(confidences)
+
+
+def levels_apart(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def see_it_begin(server: TritonServer, model: str) -> None:
+    """Return once a model is at work on a batch of seconds."""
+    stub = server.stub(model)
+    worked_s = stub.cpu_times().user
+    wait_until(lambda: stub.cpu_times().user > worked_s + 0.1, "the model to begin")
+
+
+def answered(server: TritonServer, model: str) -> int:
+    """How many requests a model has finished with, whatever the answer."""
+    stats = server.statistics(model).inference_stats
+    return int(stats.success.count + stats.fail.count)
+
+
+def batch_sizes(server: TritonServer, model: str) -> dict[int, int]:
+    """How many batches of each size a model has run."""
+    return {entry.batch_size: entry.compute_infer.count for entry in server.statistics(model).batch_stats}
+
+
+def test_image_and_confidence_come_together(shared_triton: TritonServer) -> None:
+    answer = shared_triton.ask("shapes-light", [ONE_IMAGE], seeds=[1], confidence=True)
+    assert answer.as_numpy("image").shape == (1, 32, 32, 3)
+    assert answer.as_numpy("image").dtype == np.uint8
+    assert answer.as_numpy("confidence").shape == (1, 1)
+    assert 0 <= answer.as_numpy("confidence")[0, 0] <= 1
+
+
+def test_confidence_is_left_out_unless_asked_for(shared_triton: TritonServer) -> None:
+    answer = shared_triton.ask("shapes-light", [ONE_IMAGE], seeds=[1])
+    assert answer.as_numpy("confidence") is None
+
+
+@pytest.mark.parametrize("variant", ["shapes-light", "shapes-heavy"])
+def test_a_seeded_image_is_the_same_alone_in_a_batch_and_outside_the_server(
+    shared_triton: TritonServer, variant: str
+) -> None:
+    images, confidences = direct(variant, PROMPTS, SEEDS)
+    together = shared_triton.ask(variant, PROMPTS, seeds=SEEDS, confidence=True)
+    assert levels_apart(together.as_numpy("image"), images) <= 1
+    np.testing.assert_allclose(together.as_numpy("confidence")[:, 0], confidences, atol=0.02)
+    alone = shared_triton.ask(variant, PROMPTS[1:2], seeds=SEEDS[1:2])
+    assert levels_apart(alone.as_numpy("image"), images[1:2]) <= 1
+
+
+def test_without_a_seed_every_image_is_another(shared_triton: TritonServer) -> None:
+    images = shared_triton.ask("shapes-light", [ONE_IMAGE] * 2).as_numpy("image")
+    assert levels_apart(images[0], images[1]) > 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        ({"prompts": [b"a \xff circle"]}, "prompt: not UTF-8"),
+        ({"prompts": [""]}, "prompt: "),
+        ({"prompts": ["a portrait of a cat"]}, "prompt: did not understand 'portrait'"),
+        ({"prompts": [ONE_IMAGE], "negative": ["blurry"]}, "negative_prompt: "),
+        ({"prompts": [ONE_IMAGE], "seeds": [-1]}, "seed: -1 is below zero"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_the_input_named(
+    shared_triton: TritonServer, request_: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=named) as refusal:
+        shared_triton.ask("shapes-light", **request_)
+    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_requests_that_wait_become_one_batch(shared_triton: TritonServer) -> None:
+    before = batch_sizes(shared_triton, "shapes-heavy")
+    answers = Answers(shared_triton, "shapes-heavy")
+    for seed in range(9):
+        answers.ask(ONE_IMAGE, seeds=[seed])
+    images = [answers.result(index).as_numpy("image")[0] for index in range(9)]
+    batches = {size: n - before.get(size, 0) for size, n in batch_sizes(shared_triton, "shapes-heavy").items()}
+    assert sum(size * n for size, n in batches.items()) == 9
+    assert sum(batches.values()) < 9
+    expected, _ = direct("shapes-heavy", [ONE_IMAGE] * 9, range(9))
+    assert all(levels_apart(image, wanted) <= 1 for image, wanted in zip(images, expected, strict=True))
+
+
+def test_a_cancelled_image_is_given_up_at_the_next_step(shared_triton: TritonServer) -> None:
+    stub = shared_triton.stub("shapes-slow")
+    answers = Answers(shared_triton, "shapes-slow")
+    worked_s, done = stub.cpu_times().user, answered(shared_triton, "shapes-slow")
+    call = answers.ask(ONE_IMAGE, seeds=[0])
+    see_it_begin(shared_triton, "shapes-slow")
+    call.cancel()
+    assert "CANCELLED" in str(answers.result(0))
+    wait_until(lambda: answered(shared_triton, "shapes-slow") > done, "the model to stop")
+    # Left alone, it would have worked for more than a second.
+    assert stub.cpu_times().user - worked_s < 0.5
+
+
+def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch(shared_triton: TritonServer) -> None:
+    before = batch_sizes(shared_triton, "shapes-slow").get(3, 0)
+    done = answered(shared_triton, "shapes-slow")
+    answers = Answers(shared_triton, "shapes-slow")
+    first = answers.ask(ONE_IMAGE, seeds=[0])
+    see_it_begin(shared_triton, "shapes-slow")
+    answers.ask(b"\xff", seeds=[1])
+    answers.ask(ONE_IMAGE, seeds=[2])
+    third = answers.ask(ONE_IMAGE, seeds=[3])
+    shared_triton.client.is_server_live()  # on the same connection, so those before it have arrived
+    first.cancel()
+    wait_until(lambda: answered(shared_triton, "shapes-slow") > done, "the first to be given up")
+    see_it_begin(shared_triton, "shapes-slow")
+    third.cancel()
+    image = answers.result(2).as_numpy("image")
+    assert "prompt: not UTF-8" in str(answers.result(1))
+    assert "CANCELLED" in str(answers.result(3))
+    assert batch_sizes(shared_triton, "shapes-slow")[3] == before + 1
+    assert levels_apart(image, direct("shapes-slow", [ONE_IMAGE], [2])[0]) <= 1

@@ -1,0 +1,198 @@
+"""Fixtures: real Triton servers with the shapes variants on free ports, started by `cascade-triton`."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+import yaml
+from tritonclient.utils import InferenceServerException
+
+from cascade_models import manifest, repository
+from cascade_models.shapes import assets
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "shapes.yaml"
+LAUNCHER = Path(sys.executable).parent / "cascade-triton"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+SLOW = {"shapes-slow": {"steps": 500}}
+"""Denoising steps of `shapes-slow`: more than a second for one image, so that a test can act while it is being made."""
+
+ONE_IMAGE = "a small red circle left of a large blue square above a green triangle"
+
+
+def shapes_manifest(**changes: Mapping[str, Any]) -> str:
+    """The example's manifest for the weights that are here; ``changes`` update a variant's model by variant name.
+
+    Variants that the example lacks are made from its heavy one.
+    """
+    documents = list(yaml.safe_load_all(EXAMPLE.read_text()))
+    spec = next(document for document in documents if document["kind"] == "DiffusionCascade")["spec"]
+    heavy = next(variant for variant in spec["variants"] if variant["model"]["weights"] == "heavy")
+    variants = {variant["name"]: variant for variant in spec["variants"]}
+    for name, change in changes.items():
+        variant = variants.setdefault(name, {**heavy, "name": name})
+        variant["model"] = {**variant["model"], **change}
+    for variant in variants.values():
+        variant["model"]["revision"] = assets.revision()
+    spec["variants"] = list(variants.values())
+    return yaml.safe_dump_all(documents)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class TritonServer:
+    """A tritonserver of our own; ``log`` is its output."""
+
+    def __init__(self, models: Path, directory: Path, *, load: Sequence[str] = (), replica_id: str = "test") -> None:
+        self.models = models
+        self.log = directory / f"{replica_id}.log"
+        self.load = load
+        self.replica_id = replica_id
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._client: triton.InferenceServerClient | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> triton.InferenceServerClient:
+        if self._client is None:
+            self._client = triton.InferenceServerClient(self.endpoint)
+        return self._client
+
+    def command(self, *options: str) -> list[str]:
+        """The launcher's command line for this server."""
+        loads = [word for model in self.load for word in ("--load", model)]
+        where = ["--model-repository", str(self.models), "--grpc-address", self.endpoint]
+        return [str(LAUNCHER), *where, "--replica-id", self.replica_id, *loads, *options]
+
+    def start(self, *options: str) -> TritonServer:
+        """Start the server and wait until it and its models are ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command(*options), stdout=log, stderr=log)
+        process = self.process
+        wait_until(lambda: process.poll() is not None or self._ready(), "the server to be ready", 30)
+        assert process.poll() is None, self.log.read_text()
+        return self
+
+    def stop(self) -> None:
+        """End the server as an operator would, and remove what it leaves behind if it was killed."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            finally:
+                self.process.kill()
+                self.process.wait()
+        for segment in self.segments():
+            segment.unlink(missing_ok=True)
+
+    def segments(self) -> list[Path]:
+        """Its segments of shared memory."""
+        return list(SHARED_MEMORY.glob(f"{self.replica_id}.{self.port}.*"))
+
+    def stubs(self) -> list[psutil.Process]:
+        """The processes of its models."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stub(self, model: str) -> psutil.Process:
+        """The process of one model."""
+        return next(stub for stub in self.stubs() if f"/{model}/1/model.py" in " ".join(stub.cmdline()))
+
+    def ask(self, model: str, prompts: Sequence[str | bytes], **options: Any) -> triton.InferResult:
+        """One request, see `inference`."""
+        return self.client.infer(model, **inference(prompts, **options))
+
+    def statistics(self, model: str) -> Any:
+        """What the server counted of a model since it was loaded."""
+        return self.client.get_inference_statistics(model).model_stats[0]
+
+    def _ready(self) -> bool:
+        # A channel that finds nobody at first waits a second before it tries again.
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", self.port)):
+                return False
+        try:
+            return bool(self.client.is_server_ready()) and all(map(self.client.is_model_ready, self.load))
+        except InferenceServerException:
+            return False
+
+
+def inference(
+    prompts: Sequence[str | bytes],
+    *,
+    seeds: Sequence[int] | None = None,
+    negative: Sequence[str] | None = None,
+    confidence: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of a client's ``infer`` or ``async_infer`` for a request of one image per prompt."""
+    inputs = [_tensor("prompt", "BYTES", [p.encode() if isinstance(p, str) else p for p in prompts], np.object_)]
+    if negative is not None:
+        inputs.append(_tensor("negative_prompt", "BYTES", [text.encode() for text in negative], np.object_))
+    if seeds is not None:
+        inputs.append(_tensor("seed", "INT64", list(seeds), np.int64))
+    names = ["image", "confidence"] if confidence else ["image"]
+    return {"inputs": inputs, "outputs": [triton.InferRequestedOutput(name) for name in names], **options}
+
+
+def _tensor(name: str, datatype: str, values: list[Any], kind: type) -> triton.InferInput:
+    tensor = triton.InferInput(name, [len(values), 1], datatype)
+    tensor.set_data_from_numpy(np.array(values, dtype=kind).reshape(-1, 1))
+    return tensor
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+    """Return when ``condition`` holds; fail the test when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+
+
+@pytest.fixture(scope="session")
+def shapes_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with `shapes-light`, `shapes-heavy` and `shapes-slow`."""
+    directory = tmp_path_factory.mktemp("models")
+    text = shapes_manifest(**SLOW)
+    repository.render(manifest.read_variants(text), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def shared_triton(shapes_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """One server with all shapes variants for the whole run; not to be killed or reloaded."""
+    loads = ("shapes-light", "shapes-heavy", "shapes-slow")
+    server = TritonServer(shapes_models, tmp_path_factory.mktemp("triton"), load=loads, replica_id="test-shared")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def mortal_triton(shapes_models: Path, tmp_path: Path) -> Iterator[TritonServer]:
+    """A server of the test's own that serves `shapes-light`, to be killed and reloaded at will."""
+    server = TritonServer(shapes_models, tmp_path, load=("shapes-light",), replica_id="test-mortal")
+    try:
+        yield server.start()
+    finally:
+        server.stop()

@@ -1,0 +1,127 @@
+"""From a manifest to a Triton model repository, and what keeps a manifest from being served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cascade_models import repository
+from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
+from cascade_models.recipe import Recipe
+from cascade_models.shapes import assets
+from support.triton import EXAMPLE, shapes_manifest
+
+
+def documents(**changes: Any) -> str:
+    """The example with its first variant changed: dotted paths to values, None to leave a field out."""
+    parts = list(yaml.safe_load_all(shapes_manifest()))
+    spec = next(part for part in parts if part["kind"] == "DiffusionCascade")["spec"]
+    for path, value in changes.items():
+        *steps, last = path.split(".")
+        target = spec["variants"][0]
+        for step in steps:
+            target = target.setdefault(step, {})
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+    return yaml.safe_dump_all(parts)
+
+
+def contents(directory: Path) -> dict[str, str]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_text() for path in files}
+
+
+def test_the_example_can_be_served_with_the_weights_that_are_here(tmp_path: Path) -> None:
+    variants = read_variants(EXAMPLE.read_text())
+    assert {variant.revision for variant in variants} == {assets.revision()}
+    assert repository.render(variants, tmp_path) == ["shapes-light", "shapes-heavy"]
+
+
+def test_a_model_is_a_config_and_a_shim(tmp_path: Path) -> None:
+    repository.render(read_variants(shapes_manifest()), tmp_path)
+    assert sorted(contents(tmp_path)) == [
+        f"shapes-{name}/{file}" for name in ("heavy", "light") for file in ("1/model.py", "config.pbtxt")
+    ]
+
+
+def test_the_config_carries_the_recipe_and_the_profiles_largest_batch() -> None:
+    variant = read_variants(shapes_manifest())[0]
+    profile = next(part for part in yaml.safe_load_all(shapes_manifest()) if part["kind"] == "CascadeProfile")
+    largest = max(row["batch"] for row in profile["spec"]["execution"] if row["variant"] == variant.name)
+    text = repository.config(variant, repository.recipe_of(variant))
+    assert f"max_batch_size: {largest}\n" in text
+    assert f'key: "revision" value {{ string_value: "{variant.revision}" }}' in text
+    assert "dims: [ 32, 32, 3 ]" in text
+
+
+def test_a_variant_that_no_profile_knows_gets_the_default_batch() -> None:
+    named = read_variants(shapes_manifest(**{"shapes-slow": {"steps": 100}}))
+    assert next(variant.batch for variant in named if variant.name == "shapes-slow") == DEFAULT_BATCH
+
+
+def test_a_recipe_survives_being_parameters() -> None:
+    recipe = repository.recipe_of(read_variants(shapes_manifest())[1])
+    assert Recipe.of_parameters(recipe.parameters()) == recipe
+
+
+def test_rendering_again_changes_nothing(tmp_path: Path) -> None:
+    variants = read_variants(shapes_manifest())
+    repository.render(variants, tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert repository.render(variants, tmp_path) == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+
+
+def test_a_variant_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) -> None:
+    repository.render(read_variants(shapes_manifest(**{"shapes-slow": {"steps": 100}})), tmp_path)
+    (tmp_path / "mine" / "1").mkdir(parents=True)
+    (tmp_path / "mine" / "1" / "model.py").write_text("class TritonPythonModel: ...\n")
+    assert repository.render(read_variants(shapes_manifest()), tmp_path) == ["shapes-slow"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "shapes-heavy", "shapes-light"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"model.revision": "0" * 64}, "spec.variants.0.model.revision", "the weights here are revision"),
+        ({"model.source": "builtin://faces"}, "spec.variants.0.model.source", "no built-in model"),
+        ({"model.source": "hf://org/model"}, "spec.variants.0.model.source", "cannot be served yet"),
+        ({"model.weights": "medium"}, "spec.variants.0.model.weights", "write heavy or light"),
+        ({"model.weights": None}, "spec.variants.0.model.weights", "write heavy or light"),
+        ({"model.steps": 9}, "spec.variants.0.model.steps", "1 to 4 steps"),
+        ({"model.steps": "two"}, "spec.variants.0.model.steps", "should be a whole number"),
+        ({"model.height": 64}, "spec.variants.0.model.height", "write 32"),
+        ({"engine": "tensorrt"}, "spec.variants.0.engine", "write onnxruntime"),
+        ({"engine": "onnx"}, "spec.variants.0.engine", "write one of diffusers, onnxruntime, tensorrt"),
+        ({"engine": None}, "spec.variants.0.engine", "is required: add it"),
+        ({"name": "Light!"}, "spec.variants.0.name", "is not a name"),
+        ({"name": "shapes-heavy"}, "spec.variants.1.name", "is there twice"),
+        ({"discriminator.source": "builtin://x"}, "spec.variants.0.discriminator.source", "no built-in model"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_by_field_and_nothing_is_written(
+    tmp_path: Path, changes: dict[str, Any], field: str, said: str
+) -> None:
+    with pytest.raises(ManifestError, match=said) as refusal:
+        repository.render(read_variants(documents(**changes)), tmp_path / "models")
+    assert refusal.value.field == field
+    assert not (tmp_path / "models").exists()
+
+
+def test_missing_weights_are_named_with_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = shapes_manifest()
+    monkeypatch.setattr(assets.revision, "__defaults__", (tmp_path,))
+    with pytest.raises(ManifestError, match=r"weights are missing: .* run `make models`") as refusal:
+        repository.recipe_of(read_variants(text)[0])
+    assert refusal.value.field == "spec.variants.0.model.weights"
+
+
+@pytest.mark.parametrize("text", ["a: [1", "kind: CascadeProfile", ""])
+def test_a_file_without_a_cascade_is_refused(text: str) -> None:
+    with pytest.raises(ManifestError):
+        read_variants(text)

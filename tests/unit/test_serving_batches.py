@@ -1,0 +1,96 @@
+"""How one batch of requests becomes outcomes, with a pipeline that keeps account of its work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_models.pipelines import Poll
+from cascade_models.serving.batches import Dropped, Made, Order, Refused, run
+
+STEPS = 10
+
+
+class Counting:
+    """Draws an image full of its seed; remembers for how many images each step was run, and what was judged."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.judged = 0
+
+    def read(self, prompt: str, negative_prompt: str) -> str:
+        if not prompt:
+            raise ValueError("prompt: empty")
+        return prompt
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], poll: Poll | None) -> npt.NDArray[np.uint8]:
+        alive = [True] * len(prompts)
+        for step in range(STEPS):
+            wanted = poll(step) if poll else None
+            alive = [a and w for a, w in zip(alive, wanted, strict=True)] if wanted else alive
+            if not any(alive):
+                break
+            self.rows.append(sum(alive))
+        return np.stack([np.full((2, 2, 3), seed, dtype=np.uint8) for seed in seeds])
+
+    def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.judged += len(images)
+        return images[:, 0, 0, 0].astype(np.float32) / 100
+
+
+def after(polls: int) -> list[bool]:
+    return [False] * polls + [True] * STEPS
+
+
+def order(*seeds: int, prompt: bytes = b"x", confidence: bool = False, cancelled_at: int = STEPS) -> Order:
+    polls = iter(after(cancelled_at))
+    return Order([prompt] * len(seeds), seeds=seeds, confidence=confidence, cancelled=lambda: next(polls))
+
+
+def test_requests_of_several_images_are_one_run() -> None:
+    pipeline = Counting()
+    outcomes = run(pipeline, [order(1, 2), order(3)])
+    assert pipeline.rows == [3] * STEPS
+    assert [o.images[:, 0, 0, 0].tolist() for o in outcomes if isinstance(o, Made)] == [[1, 2], [3]]
+
+
+def test_only_the_images_whose_confidence_is_wanted_are_judged() -> None:
+    pipeline = Counting()
+    plain, judged = run(pipeline, [order(1), order(20, 30, confidence=True)])
+    assert pipeline.judged == 2
+    assert isinstance(plain, Made)
+    assert plain.confidences is None
+    assert isinstance(judged, Made)
+    np.testing.assert_allclose(judged.confidences, [0.2, 0.3])
+
+
+def test_a_cancelled_request_costs_no_further_step_and_the_others_go_on() -> None:
+    pipeline = Counting()
+    outcomes = run(pipeline, [order(1, 2, cancelled_at=3), order(3, confidence=True)])
+    assert pipeline.rows == [3] * 4 + [1] * 6
+    assert isinstance(outcomes[0], Dropped)
+    assert isinstance(outcomes[1], Made)
+    assert pipeline.judged == 1
+
+
+def test_a_batch_that_nobody_wants_any_more_stops() -> None:
+    pipeline = Counting()
+    outcomes = run(pipeline, [order(1, cancelled_at=2), order(2, confidence=True, cancelled_at=4)])
+    assert pipeline.rows == [2] * 3 + [1] * 2
+    assert all(isinstance(outcome, Dropped) for outcome in outcomes)
+    assert pipeline.judged == 0
+
+
+def test_a_wrong_request_is_refused_and_the_others_are_made() -> None:
+    pipeline = Counting()
+    outcomes = run(pipeline, [order(1, prompt=b""), order(2), order(3, prompt=b"\xff"), order(-1)])
+    assert [type(outcome) for outcome in outcomes] == [Refused, Made, Refused, Refused]
+    assert pipeline.rows == [1] * STEPS
+
+
+def test_a_batch_of_wrong_requests_alone_runs_nothing() -> None:
+    pipeline = Counting()
+    assert isinstance(run(pipeline, [order(1, prompt=b"")])[0], Refused)
+    assert pipeline.rows == []
