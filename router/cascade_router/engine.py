@@ -15,7 +15,7 @@ from . import metrics
 from .cascade.decisions import Accept, Make, Refuse, admit, after_light, may_fall_back, on_failure
 from .cascade.journey import Journey, State
 from .pools.clients import Image, OutOfTime, PromptRejected, ReplicaFailed
-from .queue.work import Entry, Expired, Grant, NoReplica, QueueFull
+from .queue import Entry, Expired, Grant, NoReplica, QueueFull
 from .requests import Answer, GenerateRequest, Refused
 from .runtime import CascadeRuntime
 

@@ -27,7 +27,7 @@ from cascade_api.settings import RouterSettings
 from . import logs
 from .plans import Plans
 from .pools.probing import probe_due
-from .queue.work_queue import WorkQueue
+from .queue import WorkQueue
 from .reporting import DemandCounter, Reporter
 from .runtime import CascadeRuntime
 from .service import Service
@@ -101,9 +101,7 @@ class Router:
             await self._redis.aclose()
 
     async def _make_runtime(self, ref: CascadeRef, plan: Plan) -> CascadeRuntime:
-        queue = WorkQueue(
-            cascade=ref, router_id=self.id, redis_url=self.settings.redis_url, limit=self.settings.queue_limit
-        )
+        queue = WorkQueue(url=self.settings.redis_url, ref=ref, router_id=self.id, limit=self.settings.queue_limit)
         await queue.start()
         runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=self._start)
         await runtime.apply(plan)

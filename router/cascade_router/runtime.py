@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import structlog
@@ -20,7 +21,7 @@ from .cascade.retries import RetryBudget
 from .pools.clients import TritonClients
 from .pools.health import Health
 from .prompts.scorers import ScorerError, make_scorer
-from .queue.work import Entry, Grant, PoolLoad
+from .queue import Entry, Grant, PoolLoad
 from .tally import Tally
 
 log = structlog.get_logger(__name__)
@@ -36,8 +37,7 @@ class Queue(Protocol):
     async def exchange(self, grant: Grant, entry: Entry, *, service_s: float) -> Grant: ...
     async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None: ...
     def load(self, pool: str) -> PoolLoad: ...
-    async def hold_request(self, request_id: str, ttl_s: float) -> bool: ...
-    async def drop_request(self, request_id: str) -> None: ...
+    def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]: ...
     async def close(self) -> None: ...
 
 

@@ -116,14 +116,12 @@ class Service:
             request = replace(request, deadline_s=runtime.plan.objective_s)
         if not request.id_chosen:
             return await self._run(runtime, request)
-        if not await runtime.queue.hold_request(request.id, request.deadline_s or runtime.plan.objective_s):
-            raise Refused(
-                Refusal.DUPLICATE, f"id: request {request.id!r} is being served already; wait for it", field="id"
-            )
-        try:
+        async with runtime.queue.hold_request(request.id) as held:
+            if not held:
+                raise Refused(
+                    Refusal.DUPLICATE, f"id: request {request.id!r} is being served already; wait for it", field="id"
+                )
             return await self._run(runtime, request)
-        finally:
-            await runtime.queue.drop_request(request.id)
 
     async def _run(self, runtime: CascadeRuntime, request: GenerateRequest) -> Answer:
         return await generate(runtime, request, coin=self._rng.random(), queue_limit=self.settings.queue_limit)

@@ -1,0 +1,208 @@
+"""Fixtures: a real router process on free ports, and plans for it to follow."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+from cascade_api.names import CASCADE_INDEX, CascadeRef, pool_name
+from cascade_api.plan import Plan
+from support.redis import RedisServer
+from support.triton import free_port, wait_until
+
+EASY = "a large red circle"
+HARD = "a small red circle left of a small blue square above a small green triangle right of a small white cross"
+EXECUTION_S = {"shapes-light": 0.004, "shapes-heavy": 0.06, "shapes-slow": 1.2}
+_generations = itertools.count(int(time.time() * 1000))
+
+
+def make_plan(
+    replicas: Mapping[str, Sequence[str]],
+    *,
+    name: str = "shapes",
+    direct: float = 0.4,
+    escalation: float = 0.3,
+    light: str = "shapes-light",
+    heavy: str = "shapes-heavy",
+    seed_thresholds: Mapping[str, float] | None = None,
+    batch: int = 4,
+    execution_s: Mapping[str, float] = EXECUTION_S,
+    **overrides: Any,
+) -> Plan:
+    """A plan of one row over pools of class cpu.
+
+    Args:
+        replicas: endpoints by variant; replica ids are ``<variant>-<index>``.
+        execution_s: seconds of a batch of one, by variant.
+    """
+    row = {"share": 1, "light": light, "heavy": heavy, "direct": direct, "escalation": escalation}
+    if seed_thresholds is not None:
+        row["seedThresholds"] = dict(seed_thresholds)
+    pools = [
+        {
+            "name": pool_name(variant=variant, accelerator_class="cpu"),
+            "variant": variant,
+            "class": "cpu",
+            "batch": batch,
+            "executionS": {size: execution_s[variant] * size for size in (1, batch)},
+            "replicas": [
+                {"id": f"{variant}-{index}", "endpoint": endpoint, "state": "ready"}
+                for index, endpoint in enumerate(endpoints)
+            ],
+        }
+        for variant, endpoints in replicas.items()
+    ]
+    document = {
+        "generation": next(_generations),
+        "cascade": f"default/{name}",
+        "issuedAt": "2026-11-20T10:00:00Z",
+        "reason": "InitialPlan",
+        "objectiveS": 10,
+        "attainment": 0.99,
+        "overload": "degrade",
+        "discriminator": "builtin://shapes",
+        "image": {"width": 32, "height": 32},
+        "variants": {variant: {"steps": 1} for variant in replicas},
+        "rows": [row],
+        "pools": pools,
+        "expected": {"demand": 1, "latencyP99": 1, "quality": 0.9},
+    }
+    return Plan.model_validate({**document, **overrides})
+
+
+def publish(server: RedisServer, *plans: Plan) -> None:
+    """Put plans in force, as the operator does."""
+    with server.client() as client:
+        for plan in plans:
+            client.sadd(CASCADE_INDEX, plan.cascade)
+            client.set(plan.ref.plan_key, plan.to_json())
+            client.publish(plan.ref.plan_channel, str(plan.generation))
+
+
+class RouterProcess:
+    """`python -m cascade_router.main` with settings of our own; ``log`` is its output."""
+
+    def __init__(self, redis_url: str, directory: Path, **settings: Any) -> None:
+        self.log = directory / f"router-{free_port()}.log"
+        self.grpc = f"127.0.0.1:{free_port()}"
+        self.http_url = f"http://127.0.0.1:{free_port()}"
+        self.environment = {
+            **os.environ,
+            "REDIS_URL": redis_url,
+            "CASCADE_ROUTER_GRPC_ADDRESS": self.grpc,
+            "CASCADE_ROUTER_HTTP_ADDRESS": self.http_url.removeprefix("http://"),
+            **{f"CASCADE_ROUTER_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self._client: triton.InferenceServerClient | None = None
+
+    @property
+    def client(self) -> triton.InferenceServerClient:
+        if self._client is None:
+            self._client = triton.InferenceServerClient(self.grpc)
+        return self._client
+
+    def start(self) -> RouterProcess:
+        """Start the process and wait until its HTTP side answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cascade_router.main"], env=self.environment, stdout=log, stderr=log
+            )
+        process = self.process
+        wait_until(lambda: process.poll() is not None or self._answers(), "the router to answer", 30)
+        assert process.poll() is None, self.log.read_text()
+        return self
+
+    def wait_ready(self) -> RouterProcess:
+        wait_until(lambda: self.get("/readyz").status_code == 200, "the router to be ready", 15)
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.http_url + path, timeout=10)
+
+    def post(self, body: Any, **options: Any) -> httpx.Response:
+        """Ask for images over HTTP."""
+        return httpx.post(self.http_url + "/v1/images/generations", json=body, timeout=30, **options)
+
+    def ask(self, prompt: str | bytes = EASY, *, model: str = "shapes", seed: int | None = 1, **options: Any) -> Made:
+        """Ask for one image over gRPC."""
+        return Made(self.client.infer(model, inputs_of(prompt, seed=seed), **options))
+
+    def _answers(self) -> bool:
+        try:
+            return self.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+class Made:
+    """An answer of the KServe service, read."""
+
+    def __init__(self, result: triton.InferResult) -> None:
+        self.result = result
+        self.image = result.as_numpy("image")
+        self.route = result.as_numpy("route")[0].decode()
+        self.variant = result.as_numpy("variant")[0].decode()
+        self.confidence = float(result.as_numpy("confidence")[0])
+        self.hardness = float(result.as_numpy("hardness")[0])
+
+
+def inputs_of(prompt: str | bytes, *, seed: int | None = None) -> list[triton.InferInput]:
+    """KServe inputs of one prompt."""
+    data = prompt.encode() if isinstance(prompt, str) else prompt
+    inputs = [triton.InferInput("prompt", [1], "BYTES")]
+    inputs[0].set_data_from_numpy(np.array([data], dtype=np.object_))
+    if seed is not None:
+        inputs.append(triton.InferInput("seed", [1], "INT64"))
+        inputs[1].set_data_from_numpy(np.array([seed], dtype=np.int64))
+    return inputs
+
+
+StartRouter = Callable[..., RouterProcess]
+
+
+@pytest.fixture
+def start_router(tmp_path: Path) -> Iterator[StartRouter]:
+    """Starts routers: ``start_router(redis_server, plan, ..., setting=value)``; they end with the test."""
+    routers: list[RouterProcess] = []
+
+    def start(server: RedisServer, *plans: Plan, **settings: Any) -> RouterProcess:
+        publish(server, *plans)
+        router = RouterProcess(server.url, tmp_path, **settings)
+        routers.append(router)
+        router.start()
+        return router.wait_ready() if plans else router
+
+    yield start
+    for router in routers:
+        if router.process is not None and router.process.poll() is None:
+            router.stop()
+
+
+def reference(name: str = "shapes") -> CascadeRef:
+    return CascadeRef("default", name)
