@@ -61,7 +61,7 @@ verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
 
 bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
-	@$(BIN)/python -m tests.bench.cascade_quality
+	@cd tests && ../$(BIN)/python -m bench.cascade_quality $(ARGS)
 
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
 	@for part in dev triton train; do \
