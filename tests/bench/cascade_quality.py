@@ -244,7 +244,7 @@ def report(results: Sequence[Result], costs: Costs, seed: int) -> dict[str, Any]
             "routes": dict(result.routes),
         }
         closing = ""
-        if arm.judged or arm.scorer == "rules" and 0 < arm.direct < 1:
+        if arm.judged or (arm.scorer == "rules" and 0 < arm.direct < 1):
             gains, gaps = (result.q2 - random)[draws].mean(1), (heavy - random)[draws].mean(1)
             figure["gap_closed"] = (result.q2 - random).mean() / (heavy - random).mean()
             figure["gap_closed_interval"] = interval(gains / gaps)
@@ -253,7 +253,8 @@ def report(results: Sequence[Result], costs: Costs, seed: int) -> dict[str, Any]
         low, high = figure["q2_interval"]
         print(
             f"| {arm.name} | {arm.direct:.2f} | {arm.escalation:.2f} | {compute:.3f} "
-            f"| {figure['q2']:.3f} ({low:.3f} to {high:.3f}) | {figure['q2_random']:.3f} | {figure['strict']:.3f} | {closing} |"
+            f"| {figure['q2']:.3f} ({low:.3f} to {high:.3f}) | {figure['q2_random']:.3f} "
+            f"| {figure['strict']:.3f} | {closing} |"
         )
         figures[arm.name] = figure
     return figures
