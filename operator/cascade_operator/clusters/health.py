@@ -37,23 +37,27 @@ class Health:
         """Look once; None while all is well, else what is wrong."""
         try:
             counts = await client.counts(model)
-            known, self._known = self._known, counts
-            if known is not None:
-                if counts.failed == known.failed and counts.succeeded > known.succeeded:
+            known, self._known = self._known or counts, counts
+            if counts.failed == known.failed:
+                if counts.succeeded > known.succeeded:
                     self._evidence_s = self._clock()
-                    return None
-                if counts.failed == known.failed and self._clock() - self._evidence_s < PROBE_EVERY_S:
+                if self._clock() - self._evidence_s < PROBE_EVERY_S:
                     return None
             return await self._ask(client, model, counts)
         except TritonError as error:
             return str(error)
 
     async def _ask(self, client: Probed, model: str, before: Counts) -> str | None:
+        complaint = None
         try:
             await client.probe(model, timeout_s=PROBE_TIMEOUT_S)
         except TritonError as error:
-            self._known = await client.counts(model)
-            if self._known.succeeded == before.succeeded or not str(error).startswith("DEADLINE_EXCEEDED"):
-                return str(error)
+            complaint = str(error)
+        # Our own probe is no evidence for the next look.
+        self._known = await client.counts(model)
+        if complaint is not None:
+            behind = complaint.startswith("DEADLINE_EXCEEDED") and self._known.succeeded > before.succeeded
+            if not behind:
+                return complaint
         self._evidence_s = self._clock()
         return None

@@ -14,7 +14,7 @@ from ..snapshot import Drain, Replica, Start, Stop
 from .server import Server
 from .slots import Assignment, Slot
 
-SERVER_NICE = 5
+SERVER_NICE = 2
 """Added to the nice value of servers, so that router, Redis and planner come first on a busy machine."""
 
 

@@ -100,6 +100,8 @@ class LocalStack:
 
     async def stop(self) -> None:
         """End everything, in the order in which nobody misses what is gone; takes less than 5 s."""
+        if self._lock is None:
+            return
         (self._state.path / ADDRESSES_FILE).unlink(missing_ok=True)
         for task in self._tasks:
             task.cancel()
@@ -114,9 +116,8 @@ class LocalStack:
             await self._store.close()
         if self._redis is not None:
             await self._redis.stop(grace_s=REDIS_GRACE_S)
-        if self._lock is not None:
-            self._state.sweep()
-            self._lock.release()
+        self._state.sweep()
+        self._lock.release()
 
     def _take_state_dir(self) -> None:
         try:

@@ -1,0 +1,163 @@
+"""`cascade up`: from a manifest to pictures, and nothing that goes wrong beside it disturbs what runs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cascade_api.local import read_addresses
+from support.local_run import ANY_PORTS, PROMPT, LocalRun
+from support.triton import shapes_manifest
+
+pytestmark = pytest.mark.contract
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_prompt_becomes_a_picture_over_grpc(serving: LocalRun, tmp_path: Path) -> None:
+    made = serving.generate(tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(PNG)
+    assert made["route"] in ("light", "direct", "escalated", "degraded")
+    assert made["variant"] in ("shapes-light", "shapes-heavy")
+
+
+def test_a_prompt_becomes_a_picture_over_http(serving: LocalRun) -> None:
+    addresses = read_addresses(serving.state.path)
+    assert addresses is not None
+    request = urllib.request.Request(
+        f"http://{addresses.http}/v1/images/generations",
+        data=json.dumps({"model": "shapes", "prompt": PROMPT}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+        answer = json.load(response)
+    assert base64.b64decode(answer["data"][0]["b64_json"]).startswith(PNG)
+
+
+def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> None:
+    seen = serving.status()
+    assert seen["pid"] == serving.supervisor
+    assert {"redis", "router", "cpu-0"} <= set(seen["children"])
+    [cascade] = seen["cascades"]
+    assert cascade["cascade"] == "default/shapes"
+    assert cascade["plan"]["reason"]
+    assert abs(sum(cascade["shares"]["planned"].values()) - 1) < 1e-6
+    assert any(pool["ready"] for pool in cascade["pools"])
+    assert {c["type"] for c in cascade["status"]["conditions"]} >= {"Ready", "Accepted", "Progressing"}
+    text = serving.cascade("status")
+    assert "default/shapes" in text.stdout
+    assert "shares planned / realised" in text.stdout
+
+
+def test_a_second_run_in_the_same_place_is_refused_with_the_first_ones_process(serving: LocalRun) -> None:
+    before = serving.supervisor
+    done = serving.cascade("up", "-f", str(serving.manifest), *ANY_PORTS)
+    assert done.returncode == 1
+    assert f"already running (process {before}" in done.stderr
+    assert serving.supervisor == before
+    serving.generate()
+
+
+def one_variant(spec: dict) -> None:  # type: ignore[type-arg]
+    del spec["variants"][1]
+
+
+def unknown_field(spec: dict) -> None:  # type: ignore[type-arg]
+    spec["objectiv"] = {}
+
+
+def crossed_bounds(spec: dict) -> None:  # type: ignore[type-arg]
+    spec["variants"][0]["replicas"] = {"min": 3, "max": 1}
+
+
+def unprofiled(spec: dict) -> None:  # type: ignore[type-arg]
+    spec["variants"].append({**spec["variants"][0], "name": "unheard-of"})
+
+
+def no_cpu(spec: dict) -> None:  # type: ignore[type-arg]
+    spec["capacity"]["accelerators"] = {"cpu": 0, "nvidia-l40s": 1}
+    for variant in spec["variants"]:
+        variant["classes"] = ["nvidia-l40s"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (one_variant, "spec.variants"),
+        (unknown_field, "spec.objectiv"),
+        (crossed_bounds, "spec.variants.0.replicas.min"),
+        (unprofiled, "spec.variants.2.name"),
+    ],
+)
+def test_a_bad_manifest_is_refused_by_line_and_field_and_disturbs_nothing(
+    serving: LocalRun, tmp_path: Path, spoil, field: str  # type: ignore[no-untyped-def]
+) -> None:
+    documents = list(yaml.safe_load_all(shapes_manifest()))
+    spoil(next(d for d in documents if d["kind"] == "DiffusionCascade")["spec"])
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump_all(documents))
+    before = serving.status()["children"]
+    done = serving.cascade("up", "-f", str(bad))
+    assert done.returncode == 2
+    assert f"{bad}:" in done.stderr
+    assert field in done.stderr
+    assert "Traceback" not in done.stderr
+    assert serving.status()["children"] == before
+
+
+def test_missing_weights_are_named_with_the_field(local_run: LocalRun) -> None:
+    documents = list(yaml.safe_load_all(shapes_manifest()))
+    spec = next(d for d in documents if d["kind"] == "DiffusionCascade")["spec"]
+    spec["variants"][0]["model"]["revision"] = "0" * 64
+    local_run.manifest.write_text(yaml.safe_dump_all(documents))
+    done = local_run.up()
+    assert done.returncode == 2
+    assert "model.revision" in done.stderr
+    assert local_run.leftovers() == []
+
+
+def test_a_manifest_that_is_not_there_is_named(local_run: LocalRun) -> None:
+    done = local_run.cascade("up", "-f", "/nowhere/cascade.yaml")
+    assert done.returncode == 2
+    assert "--file: cannot read /nowhere/cascade.yaml" in done.stderr
+
+
+def test_a_port_in_use_is_named_with_the_flag_and_leaves_nothing(local_run: LocalRun) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        done = local_run.up("--http", f"127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert f"--http: port {port} of 127.0.0.1 is in use" in done.stderr
+    assert local_run.leftovers() == []
+
+
+def test_a_redis_that_is_not_there_is_named_with_the_flag(local_run: LocalRun) -> None:
+    done = local_run.up("--redis-url", "redis://127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert "--redis-url: no Redis answers at redis://127.0.0.1:1/0" in done.stderr
+    assert local_run.leftovers() == []
+
+
+def test_doctor_finds_nothing_wrong_with_what_runs(serving: LocalRun) -> None:
+    done = serving.cascade("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "PROBLEM" not in done.stdout
+
+
+def test_what_would_be_decided_can_be_asked_without_a_run(serving: LocalRun) -> None:
+    import subprocess
+
+    from support.local_run import CASCADE
+
+    command = [str(CASCADE), "plan", "-f", str(serving.manifest), "--demand", "40", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    [answer] = json.loads(done.stdout)
+    assert answer["cascade"] == "default/shapes"
+    assert answer["plan"]["expected"]["demand"] == pytest.approx(40, rel=0.2)

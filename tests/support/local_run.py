@@ -1,0 +1,147 @@
+"""A real `cascade up` in a state directory of its own, on ports that are free; and what it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cascade_api.local import read_addresses
+from cascade_operator.local.state import StateDir
+
+from .triton import shapes_manifest
+
+CASCADE = Path(sys.executable).parent / "cascade"
+ROOT = Path(__file__).parents[2]
+PROMPT = "a small red circle left of a large blue square"
+ANY_PORTS = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+
+
+class LocalRun:
+    """One state directory and the commands on it."""
+
+    def __init__(self, directory: Path, *, manifest: str | None = None) -> None:
+        self.directory = directory
+        self.state = StateDir(directory / "state")
+        self.manifest = directory / "cascade.yaml"
+        self.manifest.write_text(manifest if manifest is not None else shapes_manifest())
+        self._known: set[psutil.Process] = set()
+
+    def cascade(self, *arguments: str, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+        """Run `cascade …` on this state directory to its end."""
+        command = [str(CASCADE), *arguments, "--state-dir", str(self.state.path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+    def up(self, *arguments: str, file: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """`cascade up --detach` on free ports; the caller looks at the exit code."""
+        done = self.cascade("up", "--detach", "-f", str(file or self.manifest), *ANY_PORTS, *arguments)
+        self.remember()
+        return done
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        self.remember()
+        return self.cascade("down")
+
+    def generate(self, file: Path | None = None) -> dict[str, Any]:
+        """One picture through the running service; how it was made."""
+        file = file or self.directory / "picture.png"
+        done = self.cascade("generate", PROMPT, "-o", str(file), "--json", "--deadline", "10s")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def status(self) -> dict[str, Any]:
+        """`cascade status --json`."""
+        done = self.cascade("status", "--json")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def start_load(self, *arguments: str) -> subprocess.Popen[str]:
+        """`cascade load --json` beside the test."""
+        command = [str(CASCADE), "load", "--json", "--state-dir", str(self.state.path), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    @property
+    def supervisor(self) -> int | None:
+        return self.state.holder()
+
+    def pid(self, name: str) -> int | None:
+        """Process id of a child (redis, router, cpu-0, …) or, for ``stub``, of a server's first stub."""
+        pids = self.state.read_pids()
+        if name != "stub":
+            return pids.get(name)
+        for slot, pid in pids.items():
+            if slot.startswith("cpu-") and psutil.pid_exists(pid):
+                stubs = psutil.Process(pid).children()
+                if stubs:
+                    return stubs[0].pid
+        return None
+
+    def kill(self, name: str) -> int:
+        """SIGKILL a child; its process id."""
+        pid = self.pid(name)
+        assert pid is not None, f"no {name} to kill"
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def remember(self) -> None:
+        """Note the processes that run now, to know them again when they should be gone."""
+        supervisor = self.supervisor
+        if supervisor is not None and psutil.pid_exists(supervisor):
+            process = psutil.Process(supervisor)
+            self._known |= {process, *process.children(recursive=True)}
+
+    def leftovers(self) -> list[str]:
+        """Processes, ports and shared memory of this run that are still there."""
+        found = [f"process {p.pid} {p.cmdline()}" for p in self._known if p.is_running() and _alive(p)]
+        found += [f"process {p.pid} {p.cmdline()}" for p in self.state.processes()]
+        found += [f"segment {segment}" for segment in self.state.segments()]
+        addresses = read_addresses(self.state.path)
+        return found + ([f"addresses {addresses}"] if addresses else [])
+
+    def end(self) -> None:
+        """Whatever happened: leave nothing."""
+        self.remember()
+        self.cascade("down")
+        for process in self._known:
+            if process.is_running():
+                process.kill()
+
+
+def _alive(process: psutil.Process) -> bool:
+    return bool(process.status() != psutil.STATUS_ZOMBIE)
+
+
+def started(directory: Path, arguments: Sequence[str] = (), *, manifest: str | None = None) -> LocalRun:
+    """A run that is ready."""
+    run = LocalRun(directory, manifest=manifest)
+    done = run.up(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run
+
+
+@pytest.fixture
+def local_run(tmp_path: Path) -> Iterator[LocalRun]:
+    """A state directory in which nothing runs yet."""
+    run = LocalRun(tmp_path)
+    yield run
+    run.end()
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
+    """A ready run, shared by the tests of a module."""
+    run = LocalRun(tmp_path_factory.mktemp("serving"))
+    try:
+        done = run.up()
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield run
+    finally:
+        run.end()

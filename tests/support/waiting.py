@@ -1,0 +1,34 @@
+"""Waiting for a condition instead of sleeping: fails with what was seen last."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T | None], *, within_s: float, what: str, every_s: float = 0.05) -> T:
+    """The first true value of ``look()``; AssertionError with the last one after ``within_s`` seconds."""
+    deadline = time.monotonic() + within_s
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, f"{what}: not within {within_s} s (last seen: {seen!r})"
+        time.sleep(every_s)
+
+
+async def eventually(look: Callable[[], T | Awaitable[T | None] | None], *, within_s: float = 5.0, what: str) -> T:
+    """The same for a condition that a running event loop brings about."""
+    deadline = time.monotonic() + within_s
+    while True:
+        seen = look()
+        if isinstance(seen, Awaitable):
+            seen = await seen
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, f"{what}: not within {within_s} s (last seen: {seen!r})"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,83 @@
+"""A model is well while it answers: clients' answers count, and a probe is sent only when there are none."""
+
+from __future__ import annotations
+
+from cascade_operator.clusters.health import PROBE_EVERY_S, Health
+from cascade_operator.clusters.triton import Counts, TritonError
+
+
+class Model:
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.failed = 0
+        self.probes = 0
+        self.error: str | None = None
+
+    async def counts(self, model: str) -> Counts:
+        return Counts(self.succeeded, self.failed)
+
+    async def probe(self, model: str, *, timeout_s: float) -> None:
+        self.probes += 1
+        if self.error:
+            raise TritonError(self.error)
+        self.succeeded += 1
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def settled() -> tuple[Model, Clock, Health]:
+    """A model that was looked at once."""
+    model, clock = Model(), Clock()
+    health = Health(clock=clock)
+    assert await health.complaint(model, "light") is None
+    model.probes = 0
+    return model, clock, health
+
+
+async def test_a_busy_model_is_never_probed() -> None:
+    model, clock, health = await settled()
+    for _ in range(10):
+        clock.now += 1.0
+        model.succeeded += 5
+        assert await health.complaint(model, "light") is None
+    assert model.probes == 0
+
+
+async def test_an_idle_model_is_probed_every_two_seconds() -> None:
+    model, clock, health = await settled()
+    for _ in range(12):
+        clock.now += 0.5
+        assert await health.complaint(model, "light") is None
+    assert model.probes == round(6.0 / PROBE_EVERY_S)
+
+
+async def test_a_failure_of_a_client_calls_for_a_probe_at_once() -> None:
+    model, clock, health = await settled()
+    clock.now += 0.5
+    model.succeeded, model.failed, model.error = model.succeeded + 3, 1, "INTERNAL: stub process is not healthy"
+    assert await health.complaint(model, "light") == "INTERNAL: stub process is not healthy"
+
+
+async def test_a_probe_that_waits_behind_work_in_progress_is_no_complaint() -> None:
+    model, clock, health = await settled()
+    clock.now += PROBE_EVERY_S
+
+    async def slow(name: str, *, timeout_s: float) -> None:
+        model.succeeded += 8
+        raise TritonError("DEADLINE_EXCEEDED: Deadline Exceeded")
+
+    model.probe = slow  # type: ignore[method-assign]
+    assert await health.complaint(model, "light") is None
+
+
+async def test_a_probe_that_hangs_while_nothing_is_answered_is_a_complaint() -> None:
+    model, clock, health = await settled()
+    clock.now += PROBE_EVERY_S
+    model.error = "DEADLINE_EXCEEDED: Deadline Exceeded"
+    assert await health.complaint(model, "light") == "DEADLINE_EXCEEDED: Deadline Exceeded"

@@ -1,0 +1,146 @@
+"""One run per state directory; what a crash leaves is found and removed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cascade_api.command import CommandFailed
+from cascade_api.names import CascadeRef
+from cascade_api.status import CascadeStatus
+from cascade_operator.local.ports import check_free, parse_address
+from cascade_operator.local.state import SHARED_MEMORY, AlreadyRunning, Lock, StateDir, keep_logs_bounded, log_tail
+
+HOLD_THE_LOCK = """
+import sys
+from pathlib import Path
+from cascade_operator.local.state import Lock, StateDir
+lock = Lock(StateDir(Path(sys.argv[1])))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    state = StateDir(tmp_path / "state")
+    state.prepare()
+    return state
+
+
+def hold_elsewhere(state: StateDir) -> subprocess.Popen[bytes]:
+    """Another process that holds the lock."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_LOCK, str(state.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    return holder
+
+
+def test_a_second_run_is_told_who_holds_the_directory(state: StateDir) -> None:
+    holder = hold_elsewhere(state)
+    assert state.holder() == holder.pid
+    with pytest.raises(AlreadyRunning) as refused:
+        Lock(state)
+    assert refused.value.pid == holder.pid
+    holder.kill()
+    holder.wait()
+
+
+def test_a_killed_run_leaves_no_lock_but_is_known_to_have_crashed(state: StateDir) -> None:
+    holder = hold_elsewhere(state)
+    assert state.crashed() is None
+    holder.kill()
+    holder.wait()
+    assert state.holder() is None
+    assert state.crashed() == holder.pid
+    Lock(state).release()
+    assert state.crashed() is None
+
+
+def test_sweeping_ends_orphaned_servers_and_removes_their_memory(state: StateDir, tmp_path: Path) -> None:
+    # An interpreter of that name stands in for a server.
+    python = tmp_path / "tritonserver"
+    python.symlink_to(sys.executable)
+    script = "import sys; print('up', flush=True); sys.stdin.read()"
+    orphan, stranger = (
+        subprocess.Popen([python, "-c", script, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in (f"{state.replica_id('cpu-0')}.9001", "dcas-0000000000.cpu-0.9001")
+    )
+    for process in (orphan, stranger):
+        assert process.stdout is not None
+        process.stdout.readline()
+    segment = SHARED_MEMORY / f"{state.replica_id('cpu-1')}.9001.test"
+    segment.touch()
+    (state.path / "addresses.json").write_text("{}")
+    state.write_pid("cpu-0", orphan.pid)
+    done = state.sweep()
+    assert not psutil.pid_exists(orphan.pid)
+    assert stranger.poll() is None
+    assert not segment.exists()
+    assert state.read_pids() == {}
+    assert not (state.path / "addresses.json").exists()
+    assert len(done) == 2
+    stranger.kill()
+    stranger.wait()
+
+
+def test_two_directories_never_share_a_name(tmp_path: Path) -> None:
+    first, second = StateDir(tmp_path / "a"), StateDir(tmp_path / "b")
+    assert first.instance != second.instance
+    assert StateDir(tmp_path / "b" / ".." / "a").instance == first.instance
+
+
+def test_status_is_kept_by_cascade(state: StateDir) -> None:
+    ref = CascadeRef("default", "shapes")
+    assert state.read_status(ref) is None
+    state.write_status(ref, CascadeStatus(light="light", heavy="heavy"))
+    kept = state.read_status(ref)
+    assert kept is not None
+    assert kept.heavy == "heavy"
+
+
+def test_logs_are_bounded_while_their_writers_go_on(state: StateDir) -> None:
+    log = state.log_file("router")
+    with log.open("a") as writer:
+        writer.write("x" * 2000)
+        writer.flush()
+        keep_logs_bounded(state, limit_bytes=1000)
+        assert log.stat().st_size == 0
+        writer.write("after\n")
+    assert log.read_text() == "after\n"
+    assert log_tail(log) == "    after"
+    assert (state.logs / "router.log.1").stat().st_size == 2000
+
+
+def test_a_port_in_use_is_named_with_its_user_and_the_flag() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandFailed) as failure:
+            check_free(parse_address(f"127.0.0.1:{port}", flag="--grpc"), flag="--grpc")
+    message = str(failure.value)
+    assert f"--grpc: port {port} of 127.0.0.1 is in use" in message
+    assert f"process {os.getpid()}" in message
+    assert "choose another port with --grpc" in message
+
+
+@pytest.mark.parametrize("text", ["8001", "localhost", "127.0.0.1:http", "127.0.0.1:99999", ":8001"])
+def test_an_address_that_is_none_is_refused_by_flag(text: str) -> None:
+    with pytest.raises(CommandFailed, match="is not HOST:PORT") as failure:
+        parse_address(text, flag="--http")
+    assert failure.value.code == 2
+
+
+def test_port_zero_becomes_a_free_one() -> None:
+    address = parse_address("127.0.0.1:0", flag="--grpc")
+    assert address.port > 0
+    check_free(address, flag="--grpc")
