@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 from cascade_api.names import CascadeRef, grants_channel
 
@@ -134,22 +133,20 @@ def _own_arguments(operation: Operation) -> tuple[Argument, ...]:
             return ()
 
 
-def outcome_of(reply: Sequence[Any]) -> Outcome:
-    """What a script's reply says."""
-    verdict, _now, grants, drops, loads, missing, routers = reply
+def outcome_of(reply: bytes | str) -> Outcome:
+    """What a script's reply says; raises ValueError for what is no reply of ours."""
+    # an empty Lua table arrives as an object, which iterates as an empty list does
+    verdict, grants, drops, loads, missing, routers = json.loads(reply)
     return Outcome(
-        verdict=Verdict(_text(verdict)),
-        grants=tuple(
-            Granted(_text(pool), _text(ticket), _text(replica), _text(endpoint), int(sharing))
-            for pool, ticket, replica, endpoint, sharing in grants
-        ),
-        drops=tuple(Dropped(_text(pool), _text(ticket), DropCause(_text(cause))) for pool, ticket, cause in drops),
+        verdict=Verdict(verdict),
+        grants=tuple(Granted(*grant) for grant in grants),
+        drops=tuple(Dropped(pool, ticket, DropCause(cause)) for pool, ticket, cause in drops),
         loads={
-            _text(pool): PoolLoad(waiting=int(waiting), in_flight=int(in_flight), expected_wait_s=float(wait_s))
+            pool: PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=float(wait_s))
             for pool, waiting, in_flight, wait_s in loads
         },
-        missing=tuple(_text(ticket) for ticket in missing),
-        routers=tuple(sorted(_text(router) for router in routers)),
+        missing=tuple(missing),
+        routers=tuple(sorted(routers)),
     )
 
 
@@ -166,7 +163,3 @@ def message_of(data: bytes | str, ref: CascadeRef) -> Granted | Dropped | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

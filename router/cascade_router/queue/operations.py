@@ -14,12 +14,15 @@ from typing import Literal
 from .work import PoolLoad
 
 Ticket = str
+TICKET_ID_LENGTH = 64
+"""So much of an entry's id goes into its tickets."""
 Spread = Literal["least-wait", "random"]
 
 
 def ticket_of(entry_id: str, number: int | str, router: str) -> Ticket:
     """The ticket of a router's acquisition, told from its others by ``number``."""
-    return f"{entry_id}~{number}@{router}"
+    readable = entry_id[:TICKET_ID_LENGTH].encode(errors="replace").decode()
+    return f"{readable}~{number}@{router}"
 
 
 def owner_of(ticket: Ticket) -> str:

@@ -64,7 +64,11 @@ class RedisQueue:
     ) -> None:
         """``on_failure`` gets the reason before any caller hears `StoreAway`. No callback may wait."""
         self._client = Redis.from_url(
-            url, socket_connect_timeout=timeout_s, socket_keepalive=True, retry=Retry(NoBackoff(), 0)
+            url,
+            socket_connect_timeout=timeout_s,
+            socket_keepalive=True,
+            encoding_errors="replace",
+            retry=Retry(NoBackoff(), 0),
         )
         self._ref = ref
         self._router_id = router_id

@@ -2,5 +2,4 @@
 local pool = load_pool(1)
 local verdict = admit(pool, 1)
 if verdict == 'done' then dispatch(pool) end
-keep(pool)
 return reply(verdict, { pool })

@@ -5,6 +5,4 @@ give_back(left, 1)
 dispatch(left)
 local verdict = admit(entered, 6)
 if verdict == 'done' then dispatch(entered) end
-keep(left)
-keep(entered)
 return reply(verdict, { left, entered })

@@ -66,10 +66,16 @@ local function load_pool(index)
   return pool
 end
 
+-- Write what operations change in a replica; `plan` writes what plans change.
 local function save(pool, replica)
-  redis.call('HSET', pool.credits, 'c:' .. replica.id, decimal(replica.capacity), 'u:' .. replica.id, decimal(replica.used),
-    's:' .. replica.id, decimal(replica.service_s), 'h:' .. replica.id, decimal(replica.held_until),
-    'e:' .. replica.id, replica.endpoint)
+  redis.call('HSET', pool.credits, 'u:' .. replica.id, decimal(replica.used), 's:' .. replica.id, decimal(replica.service_s),
+    'h:' .. replica.id, decimal(replica.held_until))
+end
+
+local function plan(pool, replica, endpoint, capacity)
+  replica.endpoint, replica.capacity = endpoint, capacity
+  redis.call('HSET', pool.credits, 'c:' .. replica.id, decimal(capacity), 'e:' .. replica.id, endpoint)
+  save(pool, replica)
 end
 
 local function forget(pool, replica)
@@ -78,6 +84,7 @@ local function forget(pool, replica)
     'e:' .. replica.id)
 end
 
+-- Every heartbeat keeps the keys of a pool alive; a key that an operation makes gets its time to live there and then.
 local function keep(pool)
   redis.call('PEXPIRE', pool.queue, KEEP_MS)
   redis.call('PEXPIRE', pool.credits, KEEP_MS)
@@ -112,7 +119,8 @@ end
 local function reply(verdict, pools, missing, routers)
   local loads = {}
   for _, pool in ipairs(pools) do loads[#loads + 1] = load_of(pool) end
-  return { verdict, NOW, grants, drops, loads, missing or {}, routers or {} }
+  -- JSON, because clients read one string much faster than nested arrays
+  return cjson.encode({ verdict, grants, drops, loads, missing or {}, routers or {} })
 end
 
 local function tell(ticket, message)
@@ -178,6 +186,11 @@ local function choose(pool, free, ticket)
   return best
 end
 
+local function lease(pool, id, ticket)
+  redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(id, ticket))
+  if redis.call('ZCARD', pool.leases) == 1 then redis.call('PEXPIRE', pool.leases, KEEP_MS) end
+end
+
 -- Give free credits to the most urgent entries; drop what is found at the head and no longer wanted.
 local function dispatch(pool)
   while true do
@@ -194,7 +207,7 @@ local function dispatch(pool)
       local replica = choose(pool, free, ticket)
       redis.call('ZREM', pool.queue, ticket)
       replica.used = replica.used + 1
-      redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(replica.id, ticket))
+      lease(pool, replica.id, ticket)
       save(pool, replica)
       grant(pool, ticket, replica)
     end
@@ -239,8 +252,9 @@ end
 local function admit(pool, at)
   if not knows(pool) then return 'unknown' end
   if not serving(pool) then return 'no-replica' end
-  if redis.call('ZCARD', pool.queue) >= tonumber(ARGS[at + 3]) then return 'full' end
+  local waiting = redis.call('ZCARD', pool.queue)
+  if waiting >= tonumber(ARGS[at + 3]) then return 'full' end
   redis.call('ZADD', pool.queue, decimal(tonumber(ARGS[at + 1]) * BAND + NOW + tonumber(ARGS[at + 2])), ARGS[at])
-  keep(pool)
+  if waiting == 0 then redis.call('PEXPIRE', pool.queue, KEEP_MS) end
   return 'done'
 end

@@ -12,5 +12,4 @@ if redis.call('ZCOUNT', ROUTERS, '-inf', '(' .. decimal(NOW - DEAD_MS)) > 0 then
 end
 redis.call('ZREMRANGEBYSCORE', ROUTERS, '-inf', '(' .. decimal(NOW - KEEP_MS))
 dispatch(pool)
-keep(pool)
 return reply('done', { pool })

@@ -2,5 +2,4 @@
 local pool = load_pool(1)
 give_back(pool, 1)
 dispatch(pool)
-keep(pool)
 return reply('done', { pool })

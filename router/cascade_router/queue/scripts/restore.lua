@@ -11,10 +11,10 @@ for at = 1, #ARGS, 2 do
   if not leases[ticket] then
     local replica = replica_of(pool, id)
     replica.used = replica.used + 1
-    save(pool, replica)
+    plan(pool, replica, replica.endpoint, replica.capacity)
     leases[ticket] = id
   end
-  redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(id, ticket))
+  lease(pool, id, ticket)
 end
 keep(pool)
 return reply('done', { pool })

@@ -17,14 +17,12 @@ for id, replica in pairs(pool.replicas) do
   if not planned[id] then left_out[#left_out + 1] = replica end
 end
 for _, replica in ipairs(left_out) do
-  replica.capacity = 0
-  if replica.used <= 0 then forget(pool, replica) else save(pool, replica) end
+  if replica.used <= 0 then forget(pool, replica) else plan(pool, replica, replica.endpoint, 0) end
 end
 for at = 3, #ARGS, 4 do
   local replica = replica_of(pool, ARGS[at])
   if replica.endpoint == '' then replica.service_s, replica.held_until = tonumber(ARGS[at + 3]), 0 end
-  replica.endpoint, replica.capacity = ARGS[at + 1], tonumber(ARGS[at + 2])
-  save(pool, replica)
+  plan(pool, replica, ARGS[at + 1], tonumber(ARGS[at + 2]))
 end
 
 if serving(pool) then
