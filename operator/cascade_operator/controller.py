@@ -67,6 +67,7 @@ class _Work:
     held: tuple[Reason, str] | None = None
     rate: float = 0.0
     due: Reason | None = None
+    news: Reason | None = None
     moves: Moves = field(default_factory=lambda: Moves((), None, moving=False))
     published: Plan | None = None
     figures: dict[str, float] = field(default_factory=dict)
@@ -258,11 +259,12 @@ def _pool_problem(work: _Work, settings: PlannerSettings) -> CascadeProblem:
 def _adopt(work: _Work, problem: CascadeProblem, answer: Allocation, snapshot: Snapshot, now: float) -> None:
     """Remember the allocation as the target; its reason changes only where the target does."""
     memory = work.memory
-    changed = target_of(answer.pools) != memory.target
+    if target_of(answer.pools) != memory.target or work.due in (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED):
+        work.news = work.due or Reason.CAPACITY_CHANGED
     work.memory = replace(
         memory,
         target=target_of(answer.pools),
-        reason=(work.due or Reason.CAPACITY_CHANGED) if changed else memory.reason,
+        reason=work.news or memory.reason,
         verdict=answer.verdict,
         binding=answer.binding,
         cost_per_hour=answer.cost_per_hour,
@@ -306,6 +308,8 @@ def _act(work: _Work, snapshot: Snapshot, free: dict[str, int], now: float) -> l
     """What one cascade needs done now, plans before replicas are drained; takes what it starts from ``free``."""
     actions: list[Action] = []
     if work.acts:
+        if _lost(work):
+            work.memory = replace(work.memory, reason=Reason.REPLICAS_CHANGED)
         work.moves = _moves(work, free, now)
         plan = _plan(work, now)
         if plan is not None:
@@ -327,6 +331,14 @@ def _act(work: _Work, snapshot: Snapshot, free: dict[str, int], now: float) -> l
     if worth_writing(work.view.status, status):
         actions.append(SetStatus(work.ref, status))
     return actions
+
+
+def _lost(work: _Work) -> bool:
+    """Whether a replica that the plan in force counts on went away without being asked."""
+    if work.view.plan is None:
+        return False
+    still = {r.id for r in work.view.replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
+    return any(replica.id not in still for pool in work.view.plan.pools for replica in pool.ready)
 
 
 def _moves(work: _Work, free: Mapping[str, int], now: float) -> Moves:
@@ -434,10 +446,9 @@ def _worth_publishing(work: _Work, plan: Plan) -> Plan | None:
     if last is None or work.memory.store_was_away:
         return plan
     if not plans.same_structure(last, plan):
-        reason = plan.reason if plan.reason != last.reason or work.moves.moving else Reason.REPLICAS_CHANGED
-        return plan.model_copy(update={"reason": reason})
+        return plan
     if plan.rows != last.rows:
-        return plan.model_copy(update={"reason": plan.reason if work.due else Reason.SHARES_ADJUSTED})
+        return plan.model_copy(update={"reason": work.news or Reason.SHARES_ADJUSTED})
     return None
 
 

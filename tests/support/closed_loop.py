@@ -63,6 +63,7 @@ class ClosedLoop:
         self.unserved: list[tuple[float, str]] = []
         self.decisions: list[Decision] = []
         self._catalogue = Catalogue()
+        self._settings = PlannerSettings()
         self._random = random.Random(self.seed)
         self._next = self.now
         self._carried = 0.0
@@ -87,6 +88,10 @@ class ClosedLoop:
                 self._decide()
             self._check()
         return self
+
+    def fail(self, replica_id: str) -> None:
+        """A replica dies."""
+        self._put(self.replicas[replica_id], state=ReplicaState.FAILED, since_s=self.now)
 
     def _arrive(self, step_s: float) -> None:
         # Binomial thinning of a fine grid: close to Poisson, and cheap.
@@ -117,7 +122,7 @@ class ClosedLoop:
         snapshot = Snapshot(
             (view,), {"cpu": self.slots} if self.inventory_known else None, store_available=self.store_available
         )
-        decision = decide(snapshot, self.memory, self.now, PlannerSettings(), catalogue=self._catalogue)
+        decision = decide(snapshot, self.memory, self.now, self._settings, catalogue=self._catalogue)
         self.decisions.append(decision)
         self.memory = Memory.from_json(decision.memory.to_json())
         self._next = decision.next_at

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from support.factories import make_demand
 
 from cascade_operator.planning.demand import Forecast, clearing_rate, fast_up_slow_down, moving_average, steady
 from cascade_operator.snapshot import Demand
+from support.factories import make_demand
 
 NOW = 1_700_000_000.5
 

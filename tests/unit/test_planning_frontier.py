@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support.factories import GRID, make_profile, quality
 
 from cascade_operator.planning.frontier import Chain, Frontier, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
+from support.factories import GRID, make_profile, quality
 
 ROW = Row("light", "heavy", direct=0.2, escalation=0.5, value=0.7)
 

@@ -20,7 +20,9 @@ from cascade_operator.planning.latency import (
 )
 
 
-def simulated_waits(*, load: float, service_s: float, replicas: int, requests: int = 150_000, seed: int = 3) -> list[float]:
+def simulated_waits(
+    *, load: float, service_s: float, replicas: int, requests: int = 150_000, seed: int = 3
+) -> list[float]:
     """Waits of Poisson arrivals at replicas with deterministic service, first come first served, exactly."""
     rng = random.Random(seed)
     free = [0.0] * replicas

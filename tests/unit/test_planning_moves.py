@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from support.factories import make_replica
-
 from cascade_api.names import CascadeRef
 from cascade_operator.planning.moves import Moves, next_moves
 from cascade_operator.planning.problem import PoolKey
 from cascade_operator.snapshot import Drain, Replica, Start, Stop
+from support.factories import make_replica
 
 REF = CascadeRef("default", "shapes")
 LIGHT, HEAVY = ("light", "cpu"), ("heavy", "cpu")
@@ -23,9 +22,7 @@ def moves(
     left: Collection[PoolKey] = (),
     now: float = 100.0,
 ) -> Moves:
-    return next_moves(
-        REF, replicas=replicas, target=target, free={"cpu": free}, left=left, now=now, grace_s=2.0
-    )
+    return next_moves(REF, replicas=replicas, target=target, free={"cpu": free}, left=left, now=now, grace_s=2.0)
 
 
 def test_on_free_accelerators_everything_starts_at_once() -> None:

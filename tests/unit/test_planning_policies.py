@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.factories import make_profile
 
 from cascade_api.cascade import PolicyName
 from cascade_operator.planning.frontier import measured
 from cascade_operator.planning.policies import PolicyUnavailable, policy
+from support.factories import make_profile
 
 FRONTIER = measured(make_profile().spec, variants=["light", "heavy"])
 

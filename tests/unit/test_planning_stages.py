@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.factories import make_profile
 
 from cascade_operator.planning.frontier import measured
 from cascade_operator.planning.stages import Role, Stages, Target, Timings, stages
+from support.factories import make_profile
 
 CLASSES = {"light": ("cpu",), "heavy": ("cpu",)}
 
@@ -57,7 +57,14 @@ def test_strict_overload_keeps_more_of_the_heavy_pool_idle_than_degrading_does()
 
 def test_a_batch_that_does_not_fit_the_memory_is_left_out() -> None:
     execution = [
-        {"variant": v, "class": "cpu", "batch": b, "p50Micros": int(us * b**0.5), "p95Micros": int(us * b**0.5), "memoryMiB": 100 * b}
+        {
+            "variant": v,
+            "class": "cpu",
+            "batch": b,
+            "p50Micros": int(us * b**0.5),
+            "p95Micros": int(us * b**0.5),
+            "memoryMiB": 100 * b,
+        }
         for v, us in (("light", 2500), ("heavy", 40_000))
         for b in (1, 2, 4)
     ]

@@ -8,6 +8,7 @@ only buys noise; fewest accelerators. Always answers: with nothing feasible it s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up for one accelerator of the dearest class: the last of the aims."""
 KEEP_REWARD = 1e-6
 """For keeping a replica that runs on accelerators that cost nothing."""
+BATCH_PRICE = 1e-5
+"""For each doubling of a pool's batch: where a larger one is not needed, images come sooner without."""
 SHORTAGE_PRICE = 1000.0
 """For each replica below ``replicas.min``: a user's bound goes before anything but the ceilings."""
 _NOTHING = 1e-6
@@ -161,7 +164,7 @@ def _add_chain(
             continue
         key = (column.variant, column.accelerator_class)
         replicas = program.variable(upper=ceiling, integer=True)
-        in_use = program.variable(integer=True)
+        in_use = program.variable(value=-BATCH_PRICE * math.log2(column.service.batch), integer=True)
         program.at_most({replicas: 1.0, in_use: -float(ceiling)}, 0.0)
         one_batch.setdefault(key, {})[in_use] = 1.0
         if cascade.running.get(key):

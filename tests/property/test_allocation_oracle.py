@@ -1,0 +1,99 @@
+"""The allocation is as good as trying everything, on instances small enough to try everything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascade_operator.planning.allocation import ACCELERATOR_PRICE, BATCH_PRICE, KEEP_REWARD
+from cascade_operator.planning.problem import PoolKey, PoolSize
+from cascade_operator.planning.shares import SHED_PRICE
+from cascade_operator.planning.stages import Column, Role, Stages
+from support.problems import STEPS, Instance
+
+UTILISATION = {Role.LIGHT: 0.95, Role.HEAVY: 0.95}
+TOLERANCE = 2e-5
+
+
+@st.composite
+def instances(draw: st.DrawFn) -> Instance:
+    def values() -> list[int]:
+        return [draw(st.integers(0, 1000)) for _ in range(len(STEPS) ** 2)]
+
+    light = draw(st.floats(0.05, 0.5))
+    heavy = draw(st.floats(0.5, 2.5))
+    return Instance(
+        seconds={"a": {"gpu": light}, "b": {"gpu": heavy}},
+        accelerators={"gpu": draw(st.integers(1, 4))},
+        values={("a", "b"): values()},
+        batch_exponent=draw(st.sampled_from([0.5, 0.9, 1.2])),
+        overload=draw(st.sampled_from(["degrade", "strict"])),
+        prices={"gpu": "1"} if draw(st.booleans()) else {},
+    )
+
+
+def exact_score(stages: Stages, columns: Mapping[Column, int], demand: float) -> float:
+    """The best quality less shed load for given replicas: every basis of the linear program, solved."""
+    rows = stages.chain.rows
+    capacity = {}
+    for role in Role:
+        own = [(c, n) for c, n in columns.items() if c.role is role]
+        busy = UTILISATION[role] * sum(c.rate * n for c, n in own)
+        capacity[role] = max(min(busy, sum(c.rate * (n - c.reserve) for c, n in own)), 0.0)
+    firm = max(sum(c.rate * (n - c.direct_reserve) for c, n in columns.items() if c.role is Role.HEAVY), 0.0)
+    # Columns: rows, shed, slacks of the light, heavy and direct limits. Rows: shares add up, the three limits.
+    matrix = np.array(
+        [
+            [1.0] * len(rows) + [1.0, 0, 0, 0],
+            [r.light_load for r in rows] + [0.0, 1, 0, 0],
+            [r.heavy_load for r in rows] + [0.0, 0, 1, 0],
+            [r.direct for r in rows] + [0.0, 0, 0, 1],
+        ]
+    )
+    right = np.array([1.0, capacity[Role.LIGHT] / demand, capacity[Role.HEAVY] / demand, firm / demand])
+    gain = np.array([r.value for r in rows] + [-SHED_PRICE, 0, 0, 0])
+    bases = np.array(list(itertools.combinations(range(matrix.shape[1]), 4)))
+    stacked = matrix[:, bases].transpose(1, 0, 2)
+    regular = np.abs(np.linalg.det(stacked)) > 1e-9
+    solved = np.linalg.solve(stacked[regular], np.broadcast_to(right, (regular.sum(), 4))[..., None])[..., 0]
+    feasible = (solved >= -1e-9).all(axis=1)
+    return float((solved[feasible] * gain[bases[regular][feasible]]).sum(axis=1).max())
+
+
+def everything(stages: Stages, accelerators: int) -> Iterator[dict[Column, int]]:
+    """Every choice of batch and replicas of both stages within the accelerators."""
+    for light, heavy in itertools.product(stages.of(Role.LIGHT), stages.of(Role.HEAVY)):
+        for lights in range(accelerators + 1):
+            for heavies in range(accelerators + 1 - lights):
+                yield {light: lights, heavy: heavies}
+
+
+def worth(instance: Instance, stages: Stages, columns: Mapping[Column, int], demand: float) -> float:
+    score = exact_score(stages, columns, demand)
+    score -= sum(BATCH_PRICE * float(np.log2(c.service.batch)) for c, n in columns.items() if n)
+    return score - (ACCELERATOR_PRICE * sum(columns.values()) if instance.prices else 0.0)
+
+
+@given(instance=instances(), demand=st.floats(0.2, 60))
+@settings(max_examples=40, deadline=None)
+def test_nothing_better_exists(instance: Instance, demand: float) -> None:
+    problem = instance.cascade_problem(demand=demand)
+    (stages,) = problem.stages
+    best = max(worth(instance, stages, columns, demand) for columns in everything(stages, instance.accelerators["gpu"]))
+    answer = instance.allocate(demand=demand)
+    chosen = columns_of(stages, answer.pools)
+    assert worth(instance, stages, chosen, demand) >= best - TOLERANCE - KEEP_REWARD
+    assert len(answer.mixture) <= 4 if answer.shed else len(answer.mixture) <= 3
+
+
+def columns_of(stages: Stages, pools: Mapping[PoolKey, PoolSize]) -> dict[Column, int]:
+    return {
+        column: pools[column.variant, column.accelerator_class].replicas
+        for column in stages.columns
+        if (column.variant, column.accelerator_class) in pools
+        and pools[column.variant, column.accelerator_class].batch == column.service.batch
+    }

@@ -1,0 +1,115 @@
+"""Small allocation problems, made through the same preparation as real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.profile import CascadeProfile
+from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_operator.planning.allocation import allocate
+from cascade_operator.planning.catalogue import prepare, with_demand
+from cascade_operator.planning.problem import Allocation, CascadeProblem, PoolKey, Problem
+
+STEPS = (0, 50, 100)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A cascade of some variants, each with seconds per image by class, on some accelerators."""
+
+    seconds: Mapping[str, Mapping[str, float]]
+    accelerators: Mapping[str, int]
+    values: Mapping[tuple[str, str], Sequence[int]]
+    """Thousandths of quality for each chain at (r, d) = STEPS × STEPS, row by row."""
+    batch_exponent: float = 0.8
+    batches: tuple[int, ...] = (1, 4)
+    objective: str = "6s"
+    prices: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    budget: str | None = None
+    overload: str = "degrade"
+    source: str = "published"
+
+    def cascade(self) -> DiffusionCascade:
+        capacity: dict[str, Any] = {"accelerators": dict(self.accelerators)}
+        if self.budget is not None:
+            capacity["budgetPerHour"] = self.budget
+        return DiffusionCascade.model_validate(
+            {
+                "metadata": {"name": "case"},
+                "spec": {
+                    "objective": {"latency": self.objective},
+                    "profileRef": {"name": "case"},
+                    "variants": [
+                        {
+                            "name": name,
+                            "model": {
+                                "source": "builtin://shapes",
+                                "revision": "1",
+                                "steps": 1,
+                                "height": 32,
+                                "width": 32,
+                            },
+                            "engine": "onnxruntime",
+                            "classes": sorted(by_class),
+                            "replicas": dict(self.bounds.get(name, {})),
+                        }
+                        for name, by_class in self.seconds.items()
+                    ],
+                    "discriminator": {"source": "builtin://shapes"},
+                    "capacity": capacity,
+                    "policy": {"overload": self.overload},
+                },
+            }
+        )
+
+    def profile(self) -> CascadeProfile:
+        execution = [
+            {
+                "variant": name,
+                "class": accelerator_class,
+                "batch": batch,
+                "p50Micros": int(1e6 * seconds * batch**self.batch_exponent),
+                "p95Micros": int(1.05e6 * seconds * batch**self.batch_exponent),
+            }
+            for name, by_class in self.seconds.items()
+            for accelerator_class, seconds in by_class.items()
+            for batch in self.batches
+        ]
+        points = [(r, d) for r in STEPS for d in STEPS]
+        quality = [
+            {"light": light, "heavy": heavy, "directPercent": r, "escalationPercent": d, "valuesMilli": {"q": value}}
+            for (light, heavy), values in self.values.items()
+            for (r, d), value in zip(points, values, strict=True)
+        ]
+        return CascadeProfile.model_validate(
+            {
+                "metadata": {"name": "case"},
+                "spec": {
+                    "source": {"kind": self.source},
+                    "metrics": [{"name": "q", "direction": "max"}],
+                    "objectiveMetric": "q",
+                    "execution": execution,
+                    "quality": quality,
+                },
+            }
+        )
+
+    def problem(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Problem:
+        return Problem(
+            (self.cascade_problem(demand=demand, running=running),),
+            accelerators=dict(self.accelerators),
+            prices_per_hour={name: float(price) for name, price in self.prices.items()},
+        )
+
+    def cascade_problem(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> CascadeProblem:
+        classes = [AcceleratorClass(name=n, resource=n, price_per_hour=p) for n, p in self.prices.items()]
+        prepared = prepare(self.cascade(), self.profile(), settings=PlannerSettings(), classes=classes)
+        return with_demand(prepared, demand=demand, running=running or {}, running_batch={})
+
+    def allocate(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Allocation:
+        problem = self.problem(demand=demand, running=running)
+        return allocate(problem)[problem.cascades[0].ref]

@@ -1,0 +1,118 @@
+"""The controller in a closed loop: a fake cluster of two slots that take 0.35 s to switch, and a fake clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cascade_api.reasons import ConditionType, Reason
+from support.closed_loop import ClosedLoop
+from support.factories import make_cascade
+
+
+def steps(*parts: tuple[float, float]) -> Callable[[float], float]:
+    """A rate that changes at given seconds."""
+
+    def rate(at: float) -> float:
+        return [value for since, value in parts if at >= since][-1]
+
+    return rate
+
+
+def heavy_share(loop: ClosedLoop) -> float:
+    assert loop.plan is not None
+    return sum(row.share * row.heavy_share for row in loop.plan.rows)
+
+
+def test_a_cold_start_serves_both_stages_within_two_seconds() -> None:
+    loop = ClosedLoop(lambda _: 0).run(2)
+    assert loop.ready == ["heavy", "light"]
+    assert heavy_share(loop) > 0.5
+
+
+def test_plans_and_pools_follow_a_rising_and_falling_demand_and_every_row_is_always_served() -> None:
+    loop = ClosedLoop(steps((0, 8), (20, 80), (45, 400), (80, 80), (120, 8)))
+    loop.run(18)
+    idle = heavy_share(loop)
+    assert loop.ready == ["heavy", "light"]
+    loop.run(25)
+    medium = heavy_share(loop)
+    assert loop.ready == ["heavy", "light"]
+    assert 0.05 < medium < idle - 0.2
+    loop.run(20)
+    assert loop.ready == ["light", "light"]
+    assert heavy_share(loop) == 0
+    loop.run(50)
+    assert loop.ready == ["heavy", "light"]
+    assert 0.05 < heavy_share(loop) < idle - 0.2
+    loop.run(40)
+    assert heavy_share(loop) > 0.6
+    assert loop.unserved == []
+    assert len(loop.switches) == 4
+
+
+def test_a_surge_is_answered_with_shares_at_once_and_with_pools_soon() -> None:
+    loop = ClosedLoop(steps((0, 10), (20, 400))).run(32)
+    rose = [at for at, plan in loop.history if at > 20 and sum(r.share * r.heavy_share for r in plan.rows) < 0.2]
+    assert rose[0] < 23.5
+    assert loop.ready == ["light", "light"]
+    both_light = next(
+        at for at, plan in loop.history if at > 20 and sum(len(p.ready) for p in plan.pools_of("light")) == 2
+    )
+    assert both_light < 26
+    assert loop.unserved == []
+
+
+def test_nothing_flaps_under_steady_load() -> None:
+    for rate in (5.0, 40.0, 80.0, 260.0, 290.0, 500.0):
+        loop = ClosedLoop(lambda _, rate=rate: rate, seed=int(rate)).run(15)  # type: ignore[misc]
+        before = len(loop.switches)
+        loop.run(60)
+        assert len(loop.switches) - before <= 2, (rate, loop.switches)
+        assert loop.unserved == []
+
+
+def test_modes_that_act_on_nothing_leave_the_cluster_alone() -> None:
+    for mode in ("paused", "advisory"):
+        loop = ClosedLoop(steps((0, 10)), cascade=make_cascade(policy__mode=mode)).run(10)
+        assert loop.switches == []
+        assert loop.history == []
+
+
+def test_an_unknown_inventory_or_store_holds_everything_until_it_is_back() -> None:
+    loop = ClosedLoop(steps((0, 10), (20, 400))).run(18)
+    plans, switches = len(loop.history), len(loop.switches)
+    loop.inventory_known = False
+    loop.run(15)
+    assert (len(loop.history), len(loop.switches)) == (plans, switches)
+    loop.inventory_known, loop.store_available, loop.demand_known = True, False, False
+    loop.run(5)
+    assert (len(loop.history), len(loop.switches)) == (plans, switches)
+    assert loop.status is not None
+    found = loop.status.condition(ConditionType.METRICS_AVAILABLE)
+    assert found is not None
+    assert found.reason is Reason.STORE_AWAY
+    loop.store_available = loop.demand_known = True
+    loop.run(15)
+    assert loop.ready == ["light", "light"]
+    assert loop.unserved == []
+
+
+def test_a_killed_replica_is_replaced_and_the_rows_leave_its_pool_meanwhile() -> None:
+    loop = ClosedLoop(lambda _: 20).run(10)
+    heavy = next(r.id for r in loop.replicas.values() if r.variant == "heavy")
+    loop.fail(heavy)
+    loop.run(3)
+    assert loop.ready == ["heavy", "light"]
+    assert all(at < 11 for at, _ in loop.unserved)
+    assert heavy_share(loop) > 0.5
+
+
+def test_more_slots_than_needed_are_not_all_taken_but_what_runs_is_kept() -> None:
+    loop = ClosedLoop(
+        steps((0, 10), (15, 150), (40, 10)), slots=4, cascade=make_cascade(capacity__accelerators={"cpu": 4})
+    )
+    loop.run(38)
+    running = len(loop.ready)
+    loop.run(60)
+    assert len(loop.ready) == running
+    assert loop.unserved == []

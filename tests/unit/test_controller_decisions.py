@@ -1,0 +1,283 @@
+"""One decision at a time: what is published, done and reported in each situation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cascade_api.plan import Plan
+from cascade_api.reasons import ConditionType, Reason
+from cascade_api.report import RouterReport
+from cascade_api.settings import PlannerSettings
+from cascade_api.status import CascadeStatus
+from cascade_operator.controller import Decision, decide
+from cascade_operator.planning.memory import Memory
+from cascade_operator.snapshot import CascadeView, Drain, Publish, SetStatus, Snapshot, Start, Stop
+from support.closed_loop import START, ClosedLoop
+from support.factories import make_cascade, make_demand, make_profile, make_replica, make_view
+
+NOW = START
+BOTH = (make_replica("cpu-0", "light"), make_replica("cpu-1", "heavy"))
+MOVES = (Start, Drain, Stop)
+
+
+def decided(
+    view: CascadeView,
+    *,
+    memory: Memory | None = None,
+    now: float = NOW,
+    inventory: dict[str, int] | None = {"cpu": 2},  # noqa: B006 (never changed)
+    store_available: bool = True,
+) -> Decision:
+    snapshot = Snapshot((view,), inventory, store_available=store_available)
+    return decide(snapshot, memory or Memory(), now, PlannerSettings())
+
+
+def published(decision: Decision) -> Plan | None:
+    return next((a.plan for a in decision.actions if isinstance(a, Publish)), None)
+
+
+def reported(decision: Decision) -> CascadeStatus:
+    return next(a.status for a in decision.actions if isinstance(a, SetStatus))
+
+
+def condition(decision: Decision, kind: ConditionType) -> tuple[str, Reason, str]:
+    found = reported(decision).condition(kind)
+    assert found is not None
+    return found.status, found.reason, found.message
+
+
+def moved(decision: Decision) -> list[Any]:
+    return [action for action in decision.actions if isinstance(action, MOVES)]
+
+
+def running_plan(**view: Any) -> tuple[Plan, Memory]:
+    """A plan in force at 20 requests per second and the memory beside it."""
+    fields = {"demand": make_demand(20, now=NOW), "replicas": BOTH} | view
+    decision = decided(make_view(**fields))
+    plan = published(decision)
+    assert plan is not None
+    return plan, decision.memory
+
+
+def test_a_cold_start_brings_both_stages_up_without_knowing_the_demand() -> None:
+    decision = decided(make_view(demand=None))
+    assert {(a.replica_id, a.variant) for a in moved(decision)} == {(None, "light"), (None, "heavy")}
+    assert published(decision) is None
+    assert condition(decision, ConditionType.READY)[:2] == ("False", Reason.REPLICAS_STARTING)
+    assert condition(decision, ConditionType.METRICS_AVAILABLE)[1] is Reason.METRICS_MISSING
+
+
+def test_the_first_plan_serves_with_what_is_ready() -> None:
+    replicas = (make_replica("cpu-0", "light"), make_replica("cpu-1", "heavy", "starting"))
+    plan = published(decided(make_view(demand=None, replicas=replicas)))
+    assert plan is not None
+    assert plan.reason is Reason.INITIAL_PLAN
+    assert all(row.heavy_share == 0 for row in plan.rows)
+
+
+def test_a_plan_carries_all_that_a_router_needs() -> None:
+    plan, _ = running_plan()
+    light, heavy = (plan.pools_of(v)[0] for v in ("light", "heavy"))
+    assert (light.name, heavy.name) == ("light.cpu", "heavy.cpu")
+    assert [r.endpoint for r in light.ready] == ["127.0.0.1:9000"]
+    assert (light.credit_factor, heavy.credit_factor) == (2, 1)
+    assert heavy.execution_s[1] == pytest.approx(0.04)
+    assert plan.objective_s == 2
+    assert plan.generation == int(NOW * 1000)
+    assert plan.expected.demand == pytest.approx(20 * 1.03)
+    assert 0.9 < plan.expected.quality <= 0.98
+    assert 0.04 < plan.expected.latency_p99 < 2
+    row = plan.rows[0]
+    assert row.seed_thresholds is not None
+    assert row.seed_thresholds.hardness == pytest.approx(1 - row.direct)
+    assert row.seed_thresholds.confidence == pytest.approx(row.escalation)
+
+
+def test_live_scores_replace_the_profile_s_as_seeds() -> None:
+    report = RouterReport(
+        router="r",
+        at_ms=0,
+        plan_generation=0,
+        received=1000,
+        hardness=[10.0 + i for i in range(21)],
+        confidence={"light": [20.0 + i for i in range(21)]},
+    )
+    plan, _ = running_plan(reports=[report])
+    row = plan.rows[0]
+    assert row.seed_thresholds is not None
+    assert row.seed_thresholds.hardness == pytest.approx(10 + 20 * (1 - row.direct))
+    assert row.seed_thresholds.confidence == pytest.approx(20 + 20 * row.escalation)
+
+
+def test_nothing_is_published_while_nothing_changes() -> None:
+    plan, memory = running_plan()
+    view = make_view(demand=make_demand(20, now=NOW + 0.5), replicas=BOTH, plan=plan)
+    assert published(decided(view, memory=memory, now=NOW + 0.5)) is None
+
+
+def test_shares_follow_the_demand_on_the_pools_that_exist() -> None:
+    plan, memory = running_plan()
+    view = make_view(demand=make_demand(90, now=NOW + 0.5), replicas=BOTH, plan=plan)
+    later = published(decided(view, memory=memory, now=NOW + 0.5))
+    assert later is not None
+    assert later.generation > plan.generation
+    assert sum(r.share * r.heavy_share for r in later.rows) < sum(r.share * r.heavy_share for r in plan.rows)
+
+
+def test_a_lost_replica_changes_the_plan_at_once_and_is_started_again() -> None:
+    plan, memory = running_plan()
+    replicas = (BOTH[0], make_replica("cpu-1", "heavy", "failed"))
+    decision = decided(
+        make_view(demand=make_demand(20, now=NOW + 0.5), replicas=replicas, plan=plan), memory=memory, now=NOW + 0.5
+    )
+    later = published(decision)
+    assert later is not None
+    assert later.reason is Reason.REPLICAS_CHANGED
+    assert all(row.heavy_share == 0 for row in later.rows)
+    assert [(a.replica_id, a.variant) for a in moved(decision)] == [("cpu-1", "heavy")]
+    assert condition(decision, ConditionType.POOLS_AVAILABLE)[1] is Reason.REPLICAS_FAILING
+
+
+def test_when_every_replica_is_lost_the_rows_stay_and_the_pools_are_empty() -> None:
+    plan, memory = running_plan()
+    replicas = tuple(make_replica(r.id, r.variant, "failed") for r in BOTH)
+    decision = decided(
+        make_view(demand=make_demand(20, now=NOW + 0.5), replicas=replicas, plan=plan), memory=memory, now=NOW + 0.5
+    )
+    later = published(decision)
+    assert later is not None
+    assert later.rows == plan.rows
+    assert all(not pool.replicas for pool in later.pools)
+    assert condition(decision, ConditionType.READY)[:2] == ("False", Reason.REPLICAS_FAILING)
+
+
+@pytest.mark.parametrize("mode", ["paused", "advisory"])
+def test_paused_and_advisory_act_on_nothing_and_say_so(mode: str) -> None:
+    decision = decided(make_view(make_cascade(policy__mode=mode), demand=make_demand(400, now=NOW), replicas=BOTH))
+    assert not moved(decision)
+    assert published(decision) is None
+    reason = Reason.PAUSED_BY_USER if mode == "paused" else Reason.ADVISORY
+    assert condition(decision, ConditionType.PAUSED)[:2] == ("True", reason)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "kind", "reason"),
+    [
+        ({"inventory": None}, ConditionType.ALLOCATION_OPTIMAL, Reason.INVENTORY_UNKNOWN),
+        ({"store_available": False}, ConditionType.METRICS_AVAILABLE, Reason.STORE_AWAY),
+    ],
+)
+def test_what_is_not_known_holds_the_last_plan(unknown: Any, kind: ConditionType, reason: Reason) -> None:
+    plan, memory = running_plan()
+    demand = None if "store_available" in unknown else make_demand(400, now=NOW + 60)
+    view = make_view(demand=demand, replicas=BOTH, plan=plan)
+    decision = decided(view, memory=memory, now=NOW + 60, **unknown)
+    assert not moved(decision)
+    assert published(decision) is None
+    assert condition(decision, kind)[1] is reason
+    assert condition(decision, ConditionType.READY)[0] == "True"
+
+
+def test_missing_demand_holds_the_last_known_one() -> None:
+    plan, memory = running_plan()
+    decision = decided(make_view(demand=None, replicas=BOTH, plan=plan), memory=memory, now=NOW + 60)
+    assert not moved(decision)
+    assert published(decision) is None
+    assert condition(decision, ConditionType.METRICS_AVAILABLE)[1] is Reason.METRICS_MISSING
+
+
+def test_a_missing_profile_holds_the_plan_and_names_the_field() -> None:
+    plan, memory = running_plan()
+    view = CascadeView(make_cascade(), None, plan, make_demand(400, now=NOW), {}, (), BOTH)
+    decision = decided(view, memory=memory)
+    assert not moved(decision)
+    assert published(decision) is None
+    status, reason, message = condition(decision, ConditionType.ACCEPTED)
+    assert (status, reason) == ("False", Reason.PROFILE_MISSING)
+    assert "spec.profileRef.name" in message
+
+
+def test_a_profile_that_does_not_fit_is_refused_by_field() -> None:
+    profile = make_profile(chains=[("light", "other")])
+    status, reason, message = condition(decided(make_view(profile=profile)), ConditionType.ACCEPTED)
+    assert (status, reason) == ("False", Reason.PROFILE_INVALID)
+    assert "spec.profileRef" in message
+
+
+def test_a_policy_that_is_not_there_yet_is_refused_by_field() -> None:
+    decision = decided(make_view(make_cascade(policy__name="hadis")))
+    status, reason, message = condition(decision, ConditionType.ACCEPTED)
+    assert (status, reason) == ("False", Reason.INVALID_SPEC)
+    assert message.startswith("spec.policy.name: 'hadis' is not yet available")
+    assert not moved(decision)
+
+
+def test_after_the_store_was_away_the_plan_is_published_again() -> None:
+    plan, memory = running_plan()
+    held = decided(make_view(replicas=BOTH, plan=plan), memory=memory, now=NOW + 1, store_available=False)
+    view = make_view(demand=make_demand(20, now=NOW + 2), replicas=BOTH, plan=None)
+    again = published(decided(view, memory=held.memory, now=NOW + 2))
+    assert again is not None
+    assert again.generation > plan.generation
+    assert again.pools == plan.pools
+    back = make_view(demand=make_demand(20, now=NOW + 2), replicas=BOTH, plan=plan)
+    assert published(decided(back, memory=held.memory, now=NOW + 2)) is not None
+
+
+def test_a_lost_memory_is_rebuilt_from_the_plan_without_moving_anything() -> None:
+    plan, _ = running_plan()
+    decision = decided(make_view(demand=make_demand(20, now=NOW + 5), replicas=BOTH, plan=plan), now=NOW + 5)
+    assert not moved(decision)
+    later = published(decision)
+    assert later is None or later.generation > plan.generation
+
+
+def test_the_memory_survives_json_and_an_unreadable_one_is_empty() -> None:
+    _, memory = running_plan()
+    assert Memory.from_json(memory.to_json()) == memory
+    assert Memory.from_json("{") == Memory()
+
+
+def test_the_status_is_sent_only_when_it_changes() -> None:
+    plan, memory = running_plan()
+    first = decided(make_view(demand=make_demand(20, now=NOW), replicas=BOTH, plan=plan), memory=memory)
+    view = make_view(demand=make_demand(20, now=NOW + 0.5), replicas=BOTH, plan=plan, status=reported(first))
+    again = decided(view, memory=first.memory, now=NOW + 0.5)
+    assert not [a for a in again.actions if isinstance(a, SetStatus)]
+
+
+def test_a_change_of_spec_is_the_reason_of_the_plan_that_it_causes() -> None:
+    plan, memory = running_plan()
+    view = make_view(
+        make_cascade(policy__name="all-light"), demand=make_demand(20, now=NOW + 0.5), replicas=BOTH, plan=plan
+    )
+    later = published(decided(view, memory=memory, now=NOW + 0.5))
+    assert later is not None
+    assert later.reason is Reason.SPEC_CHANGED
+
+
+def test_the_next_decision_is_a_tick_away() -> None:
+    assert decided(make_view()).next_at == pytest.approx(NOW + 0.5)
+    slow = make_cascade(objective__latency="60s")
+    assert decided(make_view(slow)).next_at == pytest.approx(NOW + 5)
+
+
+def test_an_operator_without_cascades_decides_nothing() -> None:
+    decision = decide(Snapshot((), {}), Memory(), NOW, PlannerSettings())
+    assert decision.actions == ()
+
+
+def test_diagnostics_tell_demand_and_reason() -> None:
+    (found,) = decided(make_view(demand=make_demand(20, now=NOW), replicas=BOTH)).diagnostics
+    assert found.reason == "InitialPlan"
+    assert found.figures["demand"] == pytest.approx(20.6)
+
+
+def test_cascades_do_not_take_each_other_s_accelerators() -> None:
+    loop = ClosedLoop(lambda _: 5)
+    one = make_view(make_cascade("one"), demand=make_demand(5, now=NOW))
+    other = make_view(make_cascade("other"), demand=make_demand(5, now=NOW))
+    decision = decide(Snapshot((one, other), {"cpu": loop.slots}), Memory(), NOW, PlannerSettings())
+    assert len([a for a in decision.actions if isinstance(a, Start)]) <= 2

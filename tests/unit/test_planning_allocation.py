@@ -1,0 +1,204 @@
+"""Allocations of the built-in cascade and of small made-up ones: what is chosen, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cascade_api.reasons import Reason
+from cascade_api.settings import CPU, PlannerSettings
+from cascade_operator.planning.allocation import allocate
+from cascade_operator.planning.catalogue import prepare, with_demand
+from cascade_operator.planning.problem import Allocation, PoolKey, Problem
+from cascade_operator.planning.shares import best_sharing
+from support.factories import make_cascade, make_profile
+from support.problems import Instance
+
+LIGHT, HEAVY = ("light", "cpu"), ("heavy", "cpu")
+BOTH = {LIGHT: 1, HEAVY: 1}
+
+RISING = [0, 600, 1000, 500, 800, 1000, 900, 950, 1000]
+"""Thousandths of quality at r, d of 0, 50 and 100 %."""
+
+
+def allocation(
+    demand: float, *, running: Mapping[PoolKey, int] | None = None, slots: int = 2, **cascade: Any
+) -> Allocation:
+    prepared = prepare(
+        make_cascade(capacity__accelerators={"cpu": slots}, **cascade),
+        make_profile(),
+        settings=PlannerSettings(),
+        classes=(CPU,),
+    )
+    problem = with_demand(prepared, demand=demand, running=running or {}, running_batch={})
+    return allocate(Problem((problem,), {"cpu": slots}, {"cpu": 0.0}))[problem.ref]
+
+
+def replicas(answer: Allocation) -> dict[PoolKey, int]:
+    return {key: pool.replicas for key, pool in answer.pools.items()}
+
+
+@pytest.mark.parametrize("demand", [0.5, 5, 15, 25])
+def test_at_low_load_both_variants_run_and_the_quality_is_the_best_there_is(demand: float) -> None:
+    answer = allocation(demand)
+    assert replicas(answer) == BOTH
+    assert answer.value == pytest.approx(1.0)
+    assert answer.verdict is Reason.OPTIMAL
+    assert answer.binding == ()
+
+
+def test_at_idle_time_is_not_spent_on_quality_that_is_no_better() -> None:
+    (portion,) = allocation(1.0).mixture
+    assert portion.row.heavy_load < 0.85
+
+
+def test_at_medium_load_two_heavy_replicas_serve_where_that_is_clearly_better() -> None:
+    assert replicas(allocation(42, running=BOTH)) == {HEAVY: 2}
+
+
+def test_more_load_means_less_heavy() -> None:
+    served = [allocation(demand) for demand in (60, 100, 150, 250)]
+    heavy = [sum(p.share * p.row.heavy_load for p in answer.mixture) for answer in served]
+    assert heavy == sorted(heavy, reverse=True)
+    assert all(replicas(answer) == BOTH for answer in served)
+    assert "all 2 cpu accelerators" in served[0].binding[0]
+
+
+def test_at_high_load_everything_is_light_and_the_answer_says_so() -> None:
+    answer = allocation(400, running=BOTH)
+    assert replicas(answer) == {LIGHT: 2}
+    assert answer.verdict is Reason.QUALITY_SHED
+    assert answer.shed == 0
+
+
+def test_beyond_capacity_load_is_shed_last_and_as_little_as_possible() -> None:
+    answer = allocation(800)
+    assert answer.verdict is Reason.LOAD_SHED
+    assert answer.shed == pytest.approx(1 - 2 * 0.95 / 0.0035 / 800, abs=0.002)
+
+
+def test_a_gain_within_the_noise_is_not_worth_a_switch() -> None:
+    values = [0, 997, 1000, 500, 998, 1000, 999, 999, 1000]
+    measured = instance(values={("a", "b"): values}, prices={}, batches=(1,), source="measured")
+    running = {("a", "gpu"): 4, ("b", "gpu"): 4}
+    noise = measured.allocate(demand=6, running=running)
+    assert noise.switches == 0
+    assert replace(measured, source="published").allocate(demand=6, running=running).switches > 0
+
+
+def test_replicas_beyond_need_are_kept_where_they_cost_nothing() -> None:
+    running = {LIGHT: 2, HEAVY: 2}
+    assert replicas(allocation(5, running=running, slots=4)) == running
+
+
+def test_bounds_on_replicas_are_kept() -> None:
+    answer = allocation(400, light__replicas={"min": 0, "max": 1})
+    assert replicas(answer).get(LIGHT, 0) <= 1
+    assert any("light is at its replicas.max (1)" in words for words in answer.binding)
+    assert replicas(allocation(400, heavy__replicas={"min": 1, "max": 2}))[HEAVY] == 1
+
+
+def test_all_light_and_all_heavy_choose_their_own_rows() -> None:
+    assert {key[0] for key in allocation(5, policy__name="all-light").pools} == {"light"}
+    assert {key[0] for key in allocation(5, policy__name="all-heavy").pools} == {"heavy"}
+    assert allocation(5, policy__name="all-light").verdict is Reason.OPTIMAL
+
+
+def instance(**changes: Any) -> Instance:
+    base = Instance(
+        seconds={"a": {"gpu": 0.1}, "b": {"gpu": 1.0}},
+        accelerators={"gpu": 8},
+        values={("a", "b"): RISING},
+        prices={"gpu": "2.5"},
+    )
+    return replace(base, **changes)
+
+
+def test_the_fewest_accelerators_that_give_the_quality_are_used() -> None:
+    answer = instance(batches=(1,)).allocate(demand=0.3)
+    assert answer.total == 1
+    assert answer.value == pytest.approx(1.0)
+    assert answer.cost_per_hour == pytest.approx(2.5)
+
+
+def test_the_budget_is_a_ceiling_and_is_named_when_it_binds() -> None:
+    answer = instance(budget="7.50").allocate(demand=6)
+    assert answer.total <= 3
+    assert any("budgetPerHour (7.50) is spent to 7.50" in words for words in answer.binding)
+
+
+def test_a_class_without_a_price_is_closed_to_a_cascade_with_a_budget() -> None:
+    answer = instance(budget="7.50", prices={}).allocate(demand=6)
+    assert answer.verdict is Reason.NO_CAPACITY
+    assert any("class gpu has no price" in words for words in answer.binding)
+
+
+def test_an_objective_that_no_variant_meets_is_said() -> None:
+    answer = instance(objective="50ms").allocate(demand=1)
+    assert answer.verdict is Reason.NO_CAPACITY
+    assert any("no variant makes one image within spec.objective.latency" in words for words in answer.binding)
+
+
+def test_batches_are_used_where_they_serve_more_and_fit_the_objective() -> None:
+    answer = instance(batch_exponent=0.3).allocate(demand=30)
+    assert {pool.batch for pool in answer.pools.values()} == {4}
+    hurried = instance(batch_exponent=0.3, objective="1500ms").allocate(demand=0.2)
+    assert all(pool.batch == 1 for key, pool in hurried.pools.items() if key[0] == "b")
+
+
+def test_only_one_chain_is_in_force() -> None:
+    three = instance(
+        seconds={"a": {"gpu": 0.1}, "b": {"gpu": 0.5}, "c": {"gpu": 2.0}},
+        values={("a", "b"): [v * 0.8 // 1 for v in RISING], ("a", "c"): RISING, ("b", "c"): RISING},
+    )
+    answer = three.allocate(demand=5)
+    assert len({(p.row.light, p.row.heavy) for p in answer.mixture}) == 1
+    assert len(answer.mixture) <= 3
+
+
+def test_two_classes_serve_one_stage_together() -> None:
+    both = instance(
+        seconds={"a": {"small": 0.2, "large": 0.1}, "b": {"small": 2.0, "large": 1.0}},
+        accelerators={"small": 2, "large": 2},
+        prices={"small": "1", "large": "3"},
+    )
+    answer = both.allocate(demand=3)
+    assert answer.total == 4
+    assert {key[1] for key in answer.pools} == {"small", "large"}
+
+
+def two_cascades(weight: float) -> tuple[Allocation, Allocation]:
+    one = instance(prices={}).cascade_problem(demand=6)
+    other = replace(one, ref=replace(one.ref, name="other"), weight=weight * one.weight)
+    answers = allocate(Problem((one, other), {"gpu": 6}, {}))
+    return answers[one.ref], answers[other.ref]
+
+
+def test_cascades_share_a_cluster_by_weight() -> None:
+    even, fair = two_cascades(1.0)
+    assert even.total + fair.total <= 6
+    light, weighty = two_cascades(20.0)
+    assert weighty.value > light.value
+    assert weighty.value >= fair.value
+
+
+def test_shares_on_what_is_left_of_the_pools_are_the_best_that_it_serves() -> None:
+    problem = instance(prices={}).cascade_problem(demand=6)
+    full = allocate(Problem((problem,), {"gpu": 8}, {}))[problem.ref]
+    fewer = {key: replace(pool, replicas=max(pool.replicas - 1, 1)) for key, pool in full.pools.items()}
+    sharing = best_sharing(problem, fewer)
+    assert 0 < sharing.value < full.value
+    assert best_sharing(problem, full.pools).value == pytest.approx(full.value)
+    assert best_sharing(problem, {}).mixture == ()
+
+
+def test_a_backlog_takes_from_the_pool_where_it_waits() -> None:
+    problem = instance(prices={}).cascade_problem(demand=6)
+    pools = allocate(Problem((problem,), {"gpu": 8}, {}))[problem.ref].pools
+    clear = best_sharing(problem, pools)
+    clearing = best_sharing(problem, pools, backlog={"b": 2.0})
+    assert clearing.heavy_load < clear.heavy_load - 0.2
+    assert clearing.shed == 0
