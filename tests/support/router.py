@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from cascade_api.names import CASCADE_INDEX, CascadeRef, pool_name
+from cascade_api.names import CASCADE_INDEX, pool_name
 from cascade_api.plan import Plan
 from support.redis import RedisServer
-from support.triton import free_port, wait_until
+from support.triton import TritonServer, free_port, wait_until
 
 EASY = "a large red circle"
 HARD = "a small red circle left of a small blue square above a small green triangle right of a small white cross"
@@ -204,5 +204,17 @@ def start_router(tmp_path: Path) -> Iterator[StartRouter]:
             router.stop()
 
 
-def reference(name: str = "shapes") -> CascadeRef:
-    return CascadeRef("default", name)
+@pytest.fixture(scope="session")
+def shared_router(shared_triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterProcess]:
+    """One router for the whole run, with a Redis of its own; serves `shapes`. Not to be stopped or re-planned."""
+    directory = tmp_path_factory.mktemp("router")
+    redis_server = RedisServer(directory)
+    redis_server.start()
+    replicas = {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")}
+    publish(redis_server, make_plan(replicas, seed_thresholds={"hardness": 2.0, "confidence": 0.01}))
+    router = RouterProcess(redis_server.url, directory)
+    try:
+        yield router.start().wait_ready()
+    finally:
+        router.stop()
+        redis_server.kill()

@@ -1,0 +1,215 @@
+"""Whatever a client sends, it hears which field is wrong, in its protocol's own status; nothing is disturbed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from support.router import EASY, RouterProcess
+
+pytestmark = pytest.mark.contract
+
+Change = Callable[[Any], object]
+
+
+def valid_request() -> Any:
+    request = service_pb2.ModelInferRequest(model_name="shapes")
+    request.inputs.add(name="prompt", datatype="BYTES", shape=[1]).contents.bytes_contents.append(EASY.encode())
+    return request
+
+
+def prompt(data: bytes) -> Change:
+    def change(request: Any) -> None:
+        request.inputs[0].contents.bytes_contents[0] = data
+
+    return change
+
+
+def raw(*tensors: bytes) -> Change:
+    def change(request: Any) -> None:
+        request.inputs[0].ClearField("contents")
+        request.raw_input_contents.extend(tensors)
+
+    return change
+
+
+def parameter(name: str, **value: Any) -> Change:
+    def change(request: Any) -> None:
+        request.parameters[name].CopyFrom(service_pb2.InferParameter(**value))
+
+    return change
+
+
+def second_input(name: str, datatype: str, shape: list[int], **contents: Any) -> Change:
+    def change(request: Any) -> None:
+        request.inputs.add(name=name, datatype=datatype, shape=shape, contents=contents)
+
+    return change
+
+
+def set_prompt(field: str, value: Any) -> Change:
+    def change(request: Any) -> None:
+        if field == "shape":
+            request.inputs[0].shape[:] = value
+        else:
+            setattr(request.inputs[0], field, value)
+
+    return change
+
+
+INVALID: dict[str, tuple[Change, str]] = {
+    "an empty prompt": (prompt(b""), "prompt: is empty"),
+    "a blank prompt": (prompt(b" \n\t"), "prompt: is empty"),
+    "10 000 characters": (prompt(b"x" * 10_000), "prompt: has 10000 characters; at most 4000"),
+    "a megabyte": (prompt(b"x" * 1_000_000), "prompt: has 1000000 bytes; at most 4000"),
+    "invalid UTF-8": (prompt(b"a red \xff circle"), "prompt: is not valid UTF-8 (byte 6)"),
+    "a prompt that the model cannot draw": (prompt(b"a purple dragon"), "prompt: did not understand 'purple'"),
+    "no inputs": (lambda request: request.ClearField("inputs"), "prompt: is missing"),
+    "a wrong datatype": (set_prompt("datatype", "FP32"), "prompt: has datatype 'FP32'; it must be BYTES"),
+    "an unknown datatype": (set_prompt("datatype", "TEXT"), "prompt: has datatype 'TEXT'"),
+    "a wrong shape": (set_prompt("shape", [2]), "prompt: has shape [2]; send one value"),
+    "a negative shape": (set_prompt("shape", [-1]), "prompt: has shape [-1]"),
+    "no shape": (set_prompt("shape", []), "prompt: has shape []"),
+    "an unknown input": (second_input("style", "BYTES", [1]), "inputs: unknown input 'style'; there are prompt"),
+    "an input twice": (second_input("prompt", "BYTES", [1], bytes_contents=[b"x"]), "prompt: was sent twice"),
+    "contents of another type": (second_input("seed", "INT64", [1], fp32_contents=[1.0]), "seed: holds 0 values"),
+    "two seeds": (second_input("seed", "INT64", [1], int64_contents=[1, 2]), "seed: holds 2 values"),
+    "a negative seed": (second_input("seed", "INT64", [1], int64_contents=[-1]), "seed: -1 is not between 0"),
+    "raw contents too many": (raw(b"x", b"y"), "raw_input_contents: has 2 entries for 1 inputs"),
+    "raw contents without a length": (raw(b"abc"), "prompt: must hold exactly one BYTES element"),
+    "raw contents with a wrong length": (raw(struct.pack("<I", 99) + b"abc"), "prompt: must hold exactly one BYTES"),
+    "an unknown output": (lambda request: request.outputs.add(name="depth"), "outputs: unknown output 'depth'"),
+    "an unknown parameter": (parameter("quality", int64_param=9), "parameters: unknown parameter 'quality'"),
+    "a negative deadline": (parameter("deadline_ms", int64_param=-5), "deadline_ms: must be above 0, and is -5 ms"),
+    "no deadline at all": (parameter("deadline_ms", int64_param=0), "deadline_ms: must be above 0"),
+    "an absurd deadline": (parameter("deadline_ms", int64_param=10**15), "deadline_ms: 1e+15 ms is longer than"),
+    "a deadline of NaN": (parameter("deadline_ms", double_param=float("nan")), "deadline_ms: is not a finite number"),
+    "an infinite deadline": (parameter("deadline_ms", string_param="inf"), "deadline_ms: is not a finite number"),
+    "a deadline in words": (parameter("deadline_ms", string_param="soon"), "deadline_ms: 'soon' is not a number"),
+    "a deadline of yes": (parameter("deadline_ms", bool_param=True), "deadline_ms: must be a number"),
+    "a negative timeout": (parameter("timeout", int64_param=-1), "timeout: must be above 0"),
+    "an unknown priority": (parameter("priority", string_param="urgent"), "priority: 'urgent' is none of high"),
+    "a priority of 9": (parameter("priority", uint64_param=9), "priority: 9 is not a priority"),
+    "a tier with spaces": (parameter("tier", string_param="my tier"), "tier: must be 1 to 63"),
+    "an id with spaces": (lambda request: setattr(request, "id", "my id"), "id: must be 1 to 128"),
+    "shared memory": (
+        lambda request: (
+            request.inputs[0]
+            .parameters["shared_memory_region"]
+            .CopyFrom(service_pb2.InferParameter(string_param="region"))
+        ),
+        "prompt: parameter 'shared_memory_region' is not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_over_grpc_the_field_is_named(shared_router: RouterProcess, case: str) -> None:
+    change, said = INVALID[case]
+    code, details = infer(shared_router, change)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert said in details
+    assert "Traceback" not in details
+    assert len(details) < 500
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda request: setattr(request, "model_name", "portraits"), "model: 'portraits' is not served here"),
+        (lambda request: setattr(request, "model_name", ""), "model: '' is not served here; there is: shapes"),
+        (lambda request: setattr(request, "model_name", "other.shapes"), "model: 'other.shapes' is not served here"),
+        (lambda request: setattr(request, "model_version", "2"), "model_version: '2' is not served"),
+    ],
+)
+def test_an_unknown_model_is_not_found(shared_router: RouterProcess, change: Change, said: str) -> None:
+    code, details = infer(shared_router, change)
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert said in details
+
+
+def test_what_is_odd_but_valid_is_served(shared_router: RouterProcess) -> None:
+    for change in (
+        parameter("priority", string_param="high"),
+        parameter("priority", uint64_param=3),
+        parameter("deadline_ms", string_param="5000"),
+        parameter("timeout", int64_param=5_000_000),
+        parameter("tier", string_param="gold"),
+        prompt(b"  A  Large RED circle. "),
+    ):
+        assert infer(shared_router, change)[0] is grpc.StatusCode.OK
+
+
+BODIES: dict[str, tuple[Any, int, str | None, str]] = {
+    "an empty prompt": ({"prompt": ""}, 400, "prompt", "is empty"),
+    "no prompt": ({}, 400, "prompt", "is missing"),
+    "a prompt of numbers": ({"prompt": 7}, 400, "prompt", "must be text"),
+    "10 000 characters": ({"prompt": "x" * 10_000}, 400, "prompt", "at most 4000"),
+    "what the model cannot draw": ({"prompt": "a purple dragon"}, 400, "prompt", "did not understand 'purple'"),
+    "half a surrogate pair": (b'{"prompt": "\\ud800"}', 400, "prompt", "surrogate"),
+    "an unknown model": ({"prompt": EASY, "model": "dall-e"}, 404, "model", "there is: shapes"),
+    "an unknown field": ({"prompt": EASY, "guidance": 7}, 400, "guidance", "not a known field"),
+    "another size": ({"prompt": EASY, "size": "1024x1024"}, 400, "size", "use 32x32"),
+    "an address wanted": ({"prompt": EASY, "response_format": "url"}, 400, "response_format", "b64_json"),
+    "no images": ({"prompt": EASY, "n": 0}, 400, "n", "between 1 and 8"),
+    "too many images": ({"prompt": EASY, "n": 9}, 400, "n", "between 1 and 8"),
+    "half an image": ({"prompt": EASY, "n": 1.5}, 400, "n", "whole number"),
+    "true images": ({"prompt": EASY, "n": True}, 400, "n", "whole number"),
+    "a huge seed": ({"prompt": EASY, "seed": 2**70}, 400, "seed", "not between"),
+    "a negative deadline": ({"prompt": EASY, "deadline_ms": -1}, 400, "deadline_ms", "above 0"),
+    "a deadline of NaN": (b'{"prompt": "x", "deadline_ms": NaN}', 400, "deadline_ms", "finite"),
+    "a huge deadline": (b'{"prompt": "x", "deadline_ms": 1%s}' % (b"0" * 400), 400, "deadline_ms", "finite"),
+    "a deadline in words": ({"prompt": EASY, "deadline_ms": "soon"}, 400, "deadline_ms", "number"),
+    "an unknown priority": ({"prompt": EASY, "priority": "urgent"}, 400, "priority", "none of high"),
+    "not JSON": (b"prompt=cat", 400, "body", "send a JSON object"),
+    "no body": (b"", 400, "body", "send a JSON object"),
+    "a list": ([EASY], 400, "body", "not a JSON object"),
+    "deep nesting": (b"[" * 100_000, 400, "body", "send a JSON object"),
+    "invalid UTF-8": (b'{"prompt": "\xff"}', 400, "body", "UTF-8"),
+    "two megabytes": (b" " * 2_000_000, 413, None, "longer than"),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_over_http_the_error_has_openai_form(shared_router: RouterProcess, case: str) -> None:
+    body, status, param, said = BODIES[case]
+    content = {"content": body} if isinstance(body, bytes) else {"json": body}
+    reply = httpx.post(shared_router.http_url + "/v1/images/generations", timeout=10, **content)
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert error["param"] == param
+    assert said in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert "Traceback" not in reply.text
+
+
+def test_other_paths_and_methods_have_error_bodies_too(shared_router: RouterProcess) -> None:
+    for path, status in (("/v1/images/generations", 405), ("/v1/images/edits", 404)):
+        reply = shared_router.get(path)
+        assert reply.status_code == status
+        assert path in reply.json()["error"]["message"]
+
+
+def test_nothing_was_disturbed(shared_router: RouterProcess) -> None:
+    assert infer(shared_router, lambda request: None)[0] is grpc.StatusCode.OK
+    log = shared_router.log.read_text()
+    assert '"level": "error"' not in log
+    assert "dragon" not in log  # prompts are not logged
+
+
+def infer(router: RouterProcess, change: Change) -> tuple[grpc.StatusCode, str]:
+    """Status and message of a request that is valid but for ``change``."""
+    request = valid_request()
+    change(request)
+    with grpc.insecure_channel(router.grpc) as channel:
+        try:
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+        except grpc.RpcError as error:
+            return error.code(), error.details()  # type: ignore[attr-defined]
+    return grpc.StatusCode.OK, ""
