@@ -1,0 +1,219 @@
+"""Redis dies, hangs, comes back empty or full of rubbish: every acquire still ends, once, on a replica not overrun."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from cascade_router.queue import Grant, WorkQueue
+from support.plans import HEAVY, LIGHT, REF, make_plan
+from support.queues import InFlight, entry, work_queues
+from support.redis import RedisServer
+from support.waiting import eventually
+
+pytestmark = pytest.mark.contract
+
+
+class Traffic:
+    """Requests of two stages, as fast as the replicas allow, until told to stop."""
+
+    def __init__(self, queues: list[WorkQueue], *, clients: int) -> None:
+        self.in_flight = InFlight()
+        self.ended: Counter[str] = Counter()
+        self.slowest_s = 0.0
+        self._queues = queues
+        self._stop = False
+        self._tasks = [asyncio.ensure_future(self._client(number)) for number in range(clients)]
+
+    async def _client(self, number: int) -> None:
+        turn = 0
+        while not self._stop:
+            await self._request(self._queues[number % len(self._queues)], f"c{number}-{turn}")
+            turn += 1
+
+    async def _request(self, queue: WorkQueue, name: str) -> None:
+        began = time.monotonic()
+        grant = await queue.acquire(entry(name))
+        await self.in_flight.serve(grant, 0.005)
+        grant = await queue.exchange(grant, entry(name, pool=HEAVY), service_s=0.005)
+        await self.in_flight.serve(grant, 0.005)
+        await queue.release(grant, service_s=0.005)
+        self.ended[name] += 1
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+
+    async def more(self, count: int = 50) -> None:
+        """Wait until so many more requests have ended well."""
+        goal = self.ended.total() + count
+        await eventually(lambda: self.ended.total() >= goal, within_s=10, what="more requests served")
+
+    async def stop(self) -> None:
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+
+
+async def shared(queues: list[WorkQueue]) -> None:
+    await eventually(lambda: not any(queue.away for queue in queues), within_s=10, what="back at Redis")
+
+
+async def alone(queues: list[WorkQueue]) -> None:
+    await eventually(lambda: all(queue.away for queue in queues), within_s=10, what="away from Redis")
+
+
+async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=2, batch=2)) as queues:
+        traffic = Traffic(queues, clients=12)
+        await traffic.more()
+        for _ in range(3):
+            mortal_redis.kill()
+            await alone(queues)
+            await traffic.more()
+            mortal_redis.start()
+            await shared(queues)
+            await traffic.more()
+        await traffic.stop()
+        assert set(traffic.ended.values()) == {1}
+        assert max(traffic.in_flight.most.values()) <= 2
+        assert traffic.slowest_s < 3
+        with mortal_redis.client() as client:
+            await eventually(lambda: client.zcard(REF.leases_key(LIGHT)) == 0, what="no credit lost")
+
+
+async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
+        await eventually(lambda: all(len(queue._routers) == 2 for queue in queues), what="both know both")
+        traffic = Traffic(queues, clients=16)
+        await traffic.more()
+        mortal_redis.kill()
+        await alone(queues)
+        await traffic.more()
+        traffic.in_flight.most.clear()
+        await traffic.more()
+        assert max(traffic.in_flight.most.values()) <= 4
+        mortal_redis.start()
+        await shared(queues)
+        await traffic.more()
+        await traffic.stop()
+        assert set(traffic.ended.values()) == {1}
+        assert max(traffic.in_flight.most.values()) <= 4
+
+
+async def test_what_waits_is_served_in_memory_within_a_second(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
+        held = await queue.acquire(entry("held"))
+        later = asyncio.ensure_future(queue.acquire(entry("later", band=2)))
+        sooner = asyncio.ensure_future(queue.acquire(entry("sooner", band=1)))
+        await eventually(lambda: queue.load(LIGHT).waiting == 2, what="both waiting")
+        mortal_redis.kill()
+        died = time.monotonic()
+        await queue.release(held, service_s=0.01)
+        grant = await sooner
+        assert time.monotonic() - died < 1
+        assert queue.away
+        assert not later.done()
+        await queue.release(grant, service_s=0.01)
+        await later
+
+
+async def test_a_redis_that_hangs_is_left_and_found_again(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
+        traffic = Traffic(queues, clients=12)
+        await traffic.more()
+        mortal_redis.signal(signal.SIGSTOP)
+        await alone(queues)
+        await traffic.more()
+        mortal_redis.signal(signal.SIGCONT)
+        await shared(queues)
+        await traffic.more()
+        await traffic.stop()
+        assert set(traffic.ended.values()) == {1}
+        with mortal_redis.client() as client:
+            await eventually(lambda: client.zcard(REF.leases_key(HEAVY)) == 0, what="no credit lost")
+
+
+async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: RedisServer) -> None:
+    plan = make_plan(replicas=1, batch=2)
+    async with work_queues(mortal_redis.url, "a", plan=plan) as [a]:
+        held = [await a.acquire(entry(f"held{n}")) for n in range(2)]
+        mortal_redis.kill()
+        await alone([a])
+        mortal_redis.start()
+        await shared([a])
+        async with work_queues(mortal_redis.url, "b", plan=plan) as [b]:
+            waits = asyncio.ensure_future(b.acquire(entry("waits")))
+            await eventually(lambda: b.load(LIGHT).waiting == 1, what="waiting")
+            assert b.load(LIGHT).in_flight == 2
+            await a.release(held[0], service_s=0.01)
+            assert (await waits).replica_id == "light-0"
+
+
+async def test_a_grant_released_while_redis_was_away_is_not_counted_after(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
+        held = await queue.acquire(entry("held"))
+        mortal_redis.kill()
+        await alone([queue])
+        await queue.release(held, service_s=0.01)
+        await queue.release(held, service_s=0.01)
+        mortal_redis.start()
+        await shared([queue])
+        await queue.acquire(entry("next"))
+
+
+async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: RedisServer) -> None:
+    mortal_redis.kill()
+    async with work_queues(mortal_redis.url, "a") as [queue]:
+        assert queue.away
+        grant: Grant = await queue.acquire(entry("alone"))
+        async with queue.hold_request("r") as held:
+            assert held
+            mortal_redis.start()
+            await shared([queue])
+            with mortal_redis.client() as client:
+                await eventually(lambda: client.get(REF.request_key("r")) == "a", what="the lock is there too")
+                assert client.zcard(REF.leases_key(LIGHT)) == 1
+        await queue.release(grant, service_s=0.01)
+
+
+async def test_flushed_data_and_scripts_are_brought_back(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
+        traffic = Traffic(queues, clients=12)
+        with mortal_redis.client() as client:
+            await traffic.more()
+            client.flushall()
+            await traffic.more()
+            client.script_flush()
+            await traffic.more()
+            client.flushall()
+            client.set(REF.credits_key(LIGHT), "written by somebody else")
+            await traffic.more()
+            client.delete(REF.credits_key(LIGHT))
+            await shared(queues)
+            await traffic.more()
+        await traffic.stop()
+        assert set(traffic.ended.values()) == {1}
+
+
+async def test_a_grant_whose_message_was_lost_is_found(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1)) as [a, b]:
+        with mortal_redis.client() as client:
+            for number in range(5):
+                held = await a.acquire(entry(f"held{number}"))
+                waits = asyncio.ensure_future(b.acquire(entry(f"waits{number}")))
+                await eventually(lambda: b.load(LIGHT).waiting == 1, what="waiting")
+                client.client_kill_filter(_type="pubsub")
+                await a.release(held, service_s=0.01)
+                await b.release(await waits, service_s=0.01)
+                assert not b.away
+
+
+async def test_without_a_redis_configured_the_queue_is_in_memory() -> None:
+    async with work_queues(None, "a", plan=make_plan(replicas=1, batch=2)) as queues:
+        traffic = Traffic(queues, clients=8)
+        await traffic.more()
+        await traffic.stop()
+        assert not queues[0].away
+        assert set(traffic.ended.values()) == {1}
+        assert max(traffic.in_flight.most.values()) <= 2

@@ -1,0 +1,93 @@
+"""Work queues for tests: routers in this process or in one of their own, and an own count of what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from cascade_api.plan import Plan
+from cascade_router.queue import Entry, Grant, WorkQueue
+from cascade_router.queue.operations import Timing
+
+from .plans import LIGHT, REF, make_plan
+
+QUICK = Timing(beat_ms=200, lease_ms=1_000, dead_ms=1_000, hold_ms=200)
+"""As in production, five times faster."""
+
+
+@asynccontextmanager
+async def work_queues(
+    url: str | None, *names: str, plan: Plan | None = None, limit: int = 1000, timing: Timing = QUICK
+) -> AsyncIterator[list[WorkQueue]]:
+    """A started queue for each router name, following ``plan``."""
+    queues = [WorkQueue(url=url, ref=REF, router_id=name, limit=limit, timing=timing) for name in names]
+    try:
+        for queue in queues:
+            await queue.start()
+            await queue.apply(plan or make_plan())
+        yield queues
+    finally:
+        for queue in queues:
+            await queue.close()
+
+
+def entry(name: str, *, pool: str = LIGHT, band: int = 1, within_s: float = 10.0) -> Entry:
+    """An entry whose deadline is ``within_s`` from now."""
+    return Entry(name, pool, band, time.monotonic() + within_s)
+
+
+class InFlight:
+    """Counts, independently of the queue, what is in flight on each replica."""
+
+    def __init__(self) -> None:
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()
+
+    async def serve(self, grant: Grant, seconds: float) -> None:
+        """Take ``seconds`` on the replica of a grant."""
+        replica = grant.replica_id
+        self.now[replica] += 1
+        self.most[replica] = max(self.most[replica], self.now[replica])
+        self.served[replica] += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.now[replica] -= 1
+
+
+ROUTER = """
+import asyncio, sys, time
+sys.path.insert(0, {tests!r})
+from support.queues import QUICK, entry, work_queues
+from support.plans import make_plan
+
+async def main():
+    async with work_queues({url!r}, {name!r}, plan=make_plan(replicas=1, batch={batch})) as [queue]:
+        for number in range({held}):
+            await queue.acquire(entry(f"held-{{number}}", within_s=60))
+        entries = [entry(f"w{{number}}", band=0, within_s=60) for number in range({waiting})]
+        waiting = [asyncio.ensure_future(queue.acquire(entry)) for entry in entries]
+        async with queue.hold_request("locked"):
+            await asyncio.sleep(0.1)
+            print("ready", flush=True)
+            await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+def other_router(url: str, *, name: str, batch: int, held: int, waiting: int) -> subprocess.Popen[bytes]:
+    """A router in a process of its own that holds grants and waits for more; to be killed."""
+    tests = str(Path(__file__).parents[1])
+    code = ROUTER.format(tests=tests, url=url, name=name, batch=batch, held=held, waiting=waiting)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"ready"
+    return process
