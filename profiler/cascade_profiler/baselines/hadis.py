@@ -1,0 +1,78 @@
+"""HADIS as coded: exhaustive over its table's rows and batch pairs, light stage sized for everybody, worst path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..simulate.outcomes import DrawnRow
+from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals
+
+SMOOTHING = 1 - 2 ** (-1 / 3)
+"""Half-life of three samples."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of the planner's table."""
+
+    row: DrawnRow
+    value: float
+    """Quality, the more the better."""
+    metric: float
+
+
+class Hadis:
+    """The planner of HADIS, over ``workers`` accelerators."""
+
+    smoothing = SMOOTHING
+    margin = 1.05
+    drop_after = 1.5
+
+    def __init__(
+        self,
+        rows: Sequence[TableRow],
+        *,
+        variants: Sequence[str],
+        times: PublishedTimes,
+        workers: int,
+        objective_s: float,
+        name: str = "hadis",
+    ) -> None:
+        """``variants``: cheapest first."""
+        self.name = name
+        self._rows = sorted(rows, key=lambda r: -r.value)
+        self._lightest = variants[0]
+        self._second = variants[1]
+        self._times = times
+        self._workers = workers
+        self._objective_s = objective_s
+
+    def solve(self, signals: Signals) -> Assignment:
+        for entry in self._rows:
+            levels = self._levels(entry.row, signals)
+            if levels is not None:
+                return Assignment(levels, entry.row, entry.metric)
+        # Nothing fits: everybody on the lightest model.
+        row = DrawnRow(self._lightest, self._second, 0.0, 0.0)
+        worst = min(self._rows, key=lambda r: r.value)
+        return Assignment((Level(self._lightest, self._workers, BATCHES[-1]),), row, worst.metric)
+
+    def _levels(self, row: DrawnRow, signals: Signals) -> tuple[Level, ...] | None:
+        heavy_share = row.direct + (1 - row.direct) * row.escalation
+        queues = signals.queue_s.get(row.light, 0.0) + signals.queue_s.get(row.heavy, 0.0)
+        for light_batch in BATCHES:
+            light_s = self._times.believed_s(row.light, light_batch)
+            light = math.ceil(signals.demand * light_s / light_batch - 1e-9)
+            if light > self._workers:
+                continue
+            for heavy_batch in BATCHES:
+                heavy_s = self._times.believed_s(row.heavy, heavy_batch)
+                if light_s + heavy_s + queues > self._objective_s:
+                    break
+                heavy = math.ceil(signals.demand * heavy_share * heavy_s / heavy_batch - 1e-9)
+                if light + heavy <= self._workers:
+                    spare = self._workers - light - heavy
+                    return Level(row.light, light, light_batch), Level(row.heavy, heavy + spare, heavy_batch)
+        return None

@@ -1,0 +1,86 @@
+"""What a published planner is told and answers, and the constants that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ..simulate.outcomes import DrawnRow
+
+BATCHES: Final = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Level:
+    """Workers of one variant; the first level gets the arrivals, later ones what the level before rejects."""
+
+    variant: str
+    workers: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A solved plan.
+
+    ``row`` tells what shares go direct and escalate between the two levels; without a chain (proteus, clipper) its
+    ``light`` is empty and every level gets arrivals. ``planned`` is the quality that the system believes it has.
+    """
+
+    levels: tuple[Level, ...]
+    row: DrawnRow
+    planned: float
+
+    @property
+    def is_chain(self) -> bool:
+        return bool(self.row.light)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What the controllers measure once a second, already smoothed, with their margins.
+
+    ``demand`` is the number of queries in the system, taken for a rate; ``queue_s`` the waiting time by variant.
+    """
+
+    demand: float
+    queue_s: Mapping[str, float]
+    queued: Mapping[str, float]
+    """Queries that wait, by variant."""
+
+
+class PublishedPlanner(Protocol):
+    """A published system's planner; ``smoothing`` and ``margin`` make its demand from the queries in the system."""
+
+    name: str
+    smoothing: float
+    margin: float
+    drop_after: float
+    """Age, in objectives, at which a query is dropped when its turn comes."""
+
+    def solve(self, signals: Signals) -> Assignment:
+        """The plan for these signals."""
+        ...
+
+
+class PublishedTimes:
+    """Seconds of a batch as published: 0.9·b·e beyond batch 1 where no larger batch was measured."""
+
+    def __init__(
+        self, single_s: Mapping[str, float], measured_s: Mapping[tuple[str, int], float] | None = None
+    ) -> None:
+        self._single_s = single_s
+        self._measured_s = measured_s or {}
+
+    def batch_s(self, variant: str, batch: int) -> float:
+        """Seconds of a batch, without the discriminator."""
+        measured = self._measured_s.get((variant, batch))
+        if measured is not None:
+            return measured
+        single = self._single_s[variant]
+        return single if batch == 1 else 0.9 * batch * single
+
+    def believed_s(self, variant: str, batch: int) -> float:
+        """The same as the HADIS planner has it, rounded to a tenth of a second."""
+        return round(self.batch_s(variant, batch) + 1e-12, 1)

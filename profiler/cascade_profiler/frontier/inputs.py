@@ -1,0 +1,78 @@
+"""Tables of numbers in files: every error names file, row and field, and is shown without a traceback."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cascade_api.command import CommandFailed
+
+
+class BadInput(CommandFailed):
+    """A file that cannot be used; exit code 2."""
+
+    def __init__(self, source: str, message: str, *, row: int = 0, field: str = "") -> None:
+        where = f"{source}:{row}" if row else source
+        super().__init__(f"{where}: {field}: {message}" if field else f"{where}: {message}", code=2)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a table, by column name."""
+
+    source: str
+    row: int
+    cells: dict[str, str]
+
+    def text(self, field: str) -> str:
+        """A cell as it stands; BadInput where the line is too short for it."""
+        value = self.cells.get(field)
+        if value is None or not value.strip():
+            raise self.bad(field, "is missing")
+        return value.strip()
+
+    def number(self, field: str, *, low: float = -math.inf, high: float = math.inf) -> float:
+        """A finite number between ``low`` and ``high``."""
+        text = self.text(field)
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.bad(field, f"{text!r} is not a number") from None
+        if not math.isfinite(value):
+            raise self.bad(field, f"{text!r} is not a finite number")
+        if not low <= value <= high:
+            bounds = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+            raise self.bad(field, f"{text} must be {bounds}")
+        return value
+
+    def bad(self, field: str, message: str) -> BadInput:
+        return BadInput(self.source, message, row=self.row, field=field)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; BadInput where it cannot be read or is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(str(path), "is not a text file") from None
+    if not any(line.strip() for line in lines):
+        raise BadInput(str(path), "is empty")
+    return lines
+
+
+def records(path: Path, *, columns: Sequence[str]) -> Iterator[Record]:
+    """The lines of a CSV file with a header that has at least ``columns``."""
+    lines = lines_of(path)
+    reader = csv.reader(lines)
+    header = [name.strip() for name in next(reader)]
+    for column in columns:
+        if column not in header:
+            raise BadInput(str(path), f"the header lacks this column; it has {', '.join(header)}", row=1, field=column)
+    for row, cells in enumerate(reader, start=2):
+        if cells:
+            yield Record(str(path), row, dict(zip(header, cells, strict=False)))

@@ -1,0 +1,121 @@
+"""A profile by file or by reference name, checked for everything that planning and simulating takes for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.documents import load_documents
+from cascade_api.profile import CascadeProfile, ProfileSpec
+from cascade_operator.planning.frontier import Chain, Frontier, QualityGrid, measured
+
+from .inputs import BadInput
+from .reference import FULL_GRID, REFERENCE_PROFILES, reference_profile
+
+Pair = tuple[str, str]
+"""(light, heavy)."""
+
+
+class Charges:
+    """The objective metric of what was really served: of a chain at any (r, d), and of a variant alone."""
+
+    def __init__(self, profile: CascadeProfile) -> None:
+        spec = profile.spec
+        self._frontier: Frontier = measured(spec, variants=variants_of(spec))
+        self._grids: Mapping[Pair, QualityGrid] = {
+            (chain.light, chain.heavy): QualityGrid(chain) for chain in self._frontier.chains
+        }
+        self._alone = {name: self._frontier.metric(value) for name, value in _alone(self._frontier.chains).items()}
+
+    def chain(self, light: str, heavy: str, *, direct: float, escalation: float) -> float:
+        """Quality of a chain with these shares, interpolated bilinearly on its grid."""
+        return self._frontier.metric(self._grids[light, heavy].value(direct, escalation))
+
+    def alone(self, variant: str) -> float:
+        """Quality of a variant that makes every image."""
+        return self._alone[variant]
+
+
+@dataclass(frozen=True)
+class LoadedProfile:
+    """A profile to plan with, what served images are charged by, and the cascade that its file describes, if any."""
+
+    name: str
+    profile: CascadeProfile
+    charges: Charges
+    cascade: DiffusionCascade | None = None
+
+
+def load_profile(name: str) -> LoadedProfile:
+    """A YAML file with a CascadeProfile, or one of REFERENCE_PROFILES; BadInput or DocumentError name what is wrong."""
+    if name in REFERENCE_PROFILES:
+        profile = reference_profile(name)
+        grid = reference_profile(FULL_GRID) if name.startswith("hadis-") else profile
+        return LoadedProfile(name, profile, Charges(grid))
+    path = Path(name)
+    if not path.exists():
+        raise BadInput(name, f"is neither a file nor a reference profile ({', '.join(REFERENCE_PROFILES)})")
+    return _from_file(path)
+
+
+def variants_of(profile: ProfileSpec) -> list[str]:
+    """Every variant that is part of a chain, in the order of the profile."""
+    names = dict.fromkeys(name for row in profile.quality for name in (row.light, row.heavy))
+    return [name for name in dict.fromkeys(row.variant for row in profile.execution) if name in names]
+
+
+def _from_file(path: Path) -> LoadedProfile:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(str(path), f"cannot be read: {error}") from None
+    documents = load_documents(text, source=str(path))
+    profiles = [d for d in documents if isinstance(d, CascadeProfile)]
+    if len(profiles) != 1:
+        raise BadInput(str(path), f"holds {len(profiles)} CascadeProfiles: exactly one is needed")
+    profile = profiles[0]
+    check(profile.spec, source=str(path))
+    try:
+        charges = Charges(profile)
+    except ValueError as error:
+        raise BadInput(str(path), str(error)) from None
+    named = (d for d in documents if isinstance(d, DiffusionCascade))
+    cascade = next((c for c in named if c.spec.profile_ref.name == profile.metadata.name), None)
+    return LoadedProfile(profile.metadata.name, profile, charges, cascade)
+
+
+def check(profile: ProfileSpec, *, source: str) -> None:
+    """BadInput for figures that contradict each other; what a schema can say is checked before."""
+    timed = {row.variant for row in profile.execution}
+    for index, row in enumerate(profile.quality):
+        for field, name in (("light", row.light), ("heavy", row.heavy)):
+            if name not in timed:
+                raise BadInput(
+                    source, f"{name!r} is not in spec.execution: unknown variant", field=f"spec.quality.{index}.{field}"
+                )
+    by_size = sorted(enumerate(profile.execution), key=lambda item: item[1].batch)
+    last: dict[tuple[str, str], int] = {}
+    for index, cell in by_size:
+        key = (cell.variant, cell.accelerator_class)
+        if cell.p50_micros < last.get(key, 0):
+            raise BadInput(
+                source,
+                f"{cell.p50_micros} µs at batch {cell.batch} is less than a smaller batch takes ({last[key]} µs): "
+                "measure again, and mind the unit",
+                field=f"spec.execution.{index}.p50Micros",
+            )
+        last[key] = cell.p50_micros
+
+
+def _alone(chains: tuple[Chain, ...]) -> dict[str, float]:
+    """Normalised quality of each variant alone, from a chain that it is half of."""
+    values: dict[str, float] = {}
+    for chain in chains:
+        for row in chain.rows:
+            if row.heavy_load == 0:
+                values.setdefault(chain.light, row.value)
+            elif row.light_load == 0 or row.escalation == 1:
+                values.setdefault(chain.heavy, row.value)
+    return values

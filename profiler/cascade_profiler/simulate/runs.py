@@ -1,0 +1,70 @@
+"""What every simulated system is given, and what a run of it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..frontier.profiles import LoadedProfile
+from .outcomes import Outcomes
+from .scores import Scores
+from .traces import Trace
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Accelerators that go away at a time and come back."""
+
+    at_s: float
+    for_s: float
+    workers: int
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One cascade, one trace, one seed.
+
+    ``workers`` counts accelerators by class; ``switch_s`` is what every switch and start costs, None the profile's.
+    """
+
+    profile: LoadedProfile
+    trace: Trace
+    scores: Scores
+    workers: Mapping[str, int]
+    objective_s: float
+    seed: int
+    switch_s: float | None = None
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def total_workers(self) -> int:
+        return sum(self.workers.values())
+
+
+@dataclass(frozen=True)
+class PlanChange:
+    """A plan that came into force: ``says`` in words, ``replicas`` by variant, the heavy share it asks for."""
+
+    at_s: float
+    says: str
+    replicas: Mapping[str, int]
+    heavy_share: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. ``switches`` counts loads of a variant after time zero; ``figures`` are for the curious."""
+
+    policy: str
+    outcomes: Outcomes
+    switches: int
+    gpu_seconds: float
+    changes: tuple[PlanChange, ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Progress(Protocol):
+    """Hears how much of a run is done, 0 to 1."""
+
+    def __call__(self, part: float) -> None: ...

@@ -1,0 +1,82 @@
+"""How long batches, starts and switches take in a simulation, from a profile."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Final
+
+from cascade_api.profile import ProfileSpec
+
+_P95: Final = 1.6449
+"""95 % quantile of the standard normal distribution."""
+
+
+class Timings:
+    """Seconds of execution by variant, class and batch size; between measured sizes in proportion.
+
+    Args:
+        switch_s: of every switch and start; None takes the profile's.
+        rng: draws the spread between median and 95 % as a log-normal factor; without spread it is not used.
+    """
+
+    def __init__(self, profile: ProfileSpec, *, switch_s: float | None, rng: random.Random) -> None:
+        self._rng = rng
+        self._switch_s = switch_s
+        self._median: dict[tuple[str, str], dict[int, float]] = {}
+        self._spread: dict[tuple[str, str], float] = {}
+        for row in profile.execution:
+            key = (row.variant, row.accelerator_class)
+            self._median.setdefault(key, {})[row.batch] = row.p50_micros / 1e6
+            spread = math.log(row.p95_micros / row.p50_micros) / _P95
+            self._spread[key] = max(self._spread.get(key, 0.0), spread)
+        self._discriminator: dict[str, dict[int, float]] = {}
+        for judge in profile.discriminator:
+            self._discriminator.setdefault(judge.accelerator_class, {})[judge.batch] = judge.p50_micros / 1e6
+        self._starts = {(s.variant, s.accelerator_class): s for s in profile.startup}
+
+    def largest_batch(self, variant: str, accelerator_class: str) -> int:
+        """The largest batch that was measured; Triton forms no larger ones."""
+        return max(self._median[variant, accelerator_class])
+
+    def median_s(self, variant: str, accelerator_class: str, batch: int, *, judged: bool) -> float:
+        """Median seconds of a batch; ``judged`` adds the discriminator."""
+        seconds = _between(self._median[variant, accelerator_class], batch)
+        if judged and accelerator_class in self._discriminator:
+            seconds += _between(self._discriminator[accelerator_class], batch)
+        return seconds
+
+    def batch_s(self, variant: str, accelerator_class: str, batch: int, *, judged: bool) -> float:
+        """Seconds of one batch, drawn around the median."""
+        seconds = self.median_s(variant, accelerator_class, batch, judged=judged)
+        spread = self._spread[variant, accelerator_class]
+        return seconds * math.exp(spread * self._rng.gauss(0.0, 1.0)) if spread else seconds
+
+    def switch_s(self, variant: str, accelerator_class: str) -> float:
+        """Seconds from another variant to this one, in place."""
+        if self._switch_s is not None:
+            return self._switch_s
+        start = self._starts.get((variant, accelerator_class))
+        return start.switch_millis / 1000 if start else 0.0
+
+    def start_s(self, variant: str, accelerator_class: str) -> float:
+        """Seconds from an empty accelerator to ready."""
+        if self._switch_s is not None:
+            return self._switch_s
+        start = self._starts.get((variant, accelerator_class))
+        return max(float(start.cold_seconds), start.switch_millis / 1000) if start else 0.0
+
+
+def _between(measured: Mapping[int, float], batch: int) -> float:
+    """The measured time, interpolated between two sizes, or extended in proportion beyond the last."""
+    known = measured.get(batch)
+    if known is not None:
+        return known
+    below = max((size for size in measured if size < batch), default=0)
+    above = min((size for size in measured if size > batch), default=0)
+    if below and above:
+        weight = (batch - below) / (above - below)
+        return measured[below] * (1 - weight) + measured[above] * weight
+    nearest = below or above
+    return measured[nearest] * batch / nearest

@@ -1,0 +1,175 @@
+"""Accelerators with a server on each: they form batches of what is queued with them, and load another variant.
+
+A worker runs one batch at a time and never waits for a batch to fill.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from .events import Events
+
+
+class Job:
+    """One request on a worker; ``judged``: the discriminator looks at its image too."""
+
+    __slots__ = ("judged", "request")
+
+    def __init__(self, request: Any, *, judged: bool) -> None:
+        self.request = request
+        self.judged = judged
+
+
+class Worker:
+    """One accelerator; ``variant`` is what it has loaded or is loading, None for nothing."""
+
+    __slots__ = (
+        "accelerator_class",
+        "batch",
+        "busy_s",
+        "id",
+        "loads",
+        "lost",
+        "pending",
+        "ready",
+        "run",
+        "running",
+        "running_since_s",
+        "variant",
+        "waiting",
+    )
+
+    def __init__(self, worker_id: str, accelerator_class: str) -> None:
+        self.id = worker_id
+        self.accelerator_class = accelerator_class
+        self.variant: str | None = None
+        self.batch = 1
+        """Most requests in one batch."""
+        self.ready = False
+        self.lost = False
+        """The accelerator is away."""
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self.running_since_s = 0.0
+        self.run = 0
+        """Number of the latest batch or load; what an earlier one scheduled is void."""
+        self.pending: tuple[str, float] | None = None
+        """Variant to load when the batch is done, and how long it takes."""
+        self.busy_s = 0.0
+        self.loads = 0
+
+    @property
+    def in_hand(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+
+class Fleet:
+    """All workers of a simulation.
+
+    Args:
+        batch_s: seconds of a batch by variant, class, size and whether it is judged.
+        take: removes the next batch from a worker's queue; may leave it empty.
+        done: a batch is finished; its jobs and seconds.
+        loaded: a worker is ready with its variant.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        workers: list[Worker],
+        *,
+        batch_s: Callable[[str, str, int, bool], float],
+        take: Callable[[Worker], list[Job]],
+        done: Callable[[Worker, list[Job], float], None],
+        loaded: Callable[[Worker], None],
+    ) -> None:
+        self.workers = {worker.id: worker for worker in workers}
+        self._events = events
+        self._batch_s = batch_s
+        self._take = take
+        self._done = done
+        self._loaded = loaded
+
+    def submit(self, worker: Worker, job: Job) -> None:
+        """Queue a job with a worker."""
+        worker.waiting.append(job)
+        if not worker.running:
+            self._begin(worker)
+
+    def load(self, worker: Worker, variant: str, seconds: float) -> None:
+        """Change a worker's variant once its batch is done; what is queued with it stays."""
+        if worker.running:
+            worker.pending = (variant, seconds)
+            return
+        self._load(worker, variant, seconds)
+
+    def cancel(self, worker: Worker, job: Job) -> None:
+        """Take a job back; a batch that is left empty ends at once."""
+        if job in worker.running:
+            worker.running.remove(job)
+            if not worker.running:
+                worker.run += 1
+                worker.busy_s += self._events.now - worker.running_since_s
+                self._next(worker)
+        elif job in worker.waiting:
+            worker.waiting.remove(job)
+
+    def lose(self, worker: Worker) -> list[Job]:
+        """The accelerator goes away; returns the jobs that go with it."""
+        jobs = [*worker.running, *worker.waiting]
+        if worker.running:
+            worker.busy_s += self._events.now - worker.running_since_s
+        worker.running, worker.pending = [], None
+        worker.waiting.clear()
+        worker.ready, worker.lost, worker.variant = False, True, None
+        worker.run += 1
+        return jobs
+
+    def _load(self, worker: Worker, variant: str, seconds: float) -> None:
+        worker.variant, worker.ready, worker.pending = variant, False, None
+        worker.run += 1
+        worker.loads += 1
+        if seconds <= 0:
+            self._finish_load((worker, worker.run))
+        else:
+            self._events.at(self._events.now + seconds, self._finish_load, (worker, worker.run))
+
+    def _finish_load(self, subject: tuple[Worker, int]) -> None:
+        worker, run = subject
+        if run != worker.run:
+            return
+        worker.ready = True
+        self._loaded(worker)
+        if not worker.running:
+            self._begin(worker)
+
+    def _begin(self, worker: Worker) -> None:
+        if not worker.ready or not worker.waiting or worker.variant is None or worker.pending is not None:
+            return
+        jobs = self._take(worker)
+        if not jobs:
+            return
+        worker.running = jobs
+        worker.run += 1
+        now = self._events.now
+        worker.running_since_s = now
+        judged = any(job.judged for job in jobs)
+        seconds = self._batch_s(worker.variant, worker.accelerator_class, len(jobs), judged)
+        self._events.at(now + seconds, self._end, (worker, worker.run, seconds))
+
+    def _end(self, subject: tuple[Worker, int, float]) -> None:
+        worker, run, seconds = subject
+        if run != worker.run:
+            return
+        jobs, worker.running = worker.running, []
+        worker.busy_s += seconds
+        self._done(worker, jobs, seconds)
+        self._next(worker)
+
+    def _next(self, worker: Worker) -> None:
+        if worker.pending is not None:
+            self._load(worker, *worker.pending)
+        elif not worker.running:
+            self._begin(worker)
