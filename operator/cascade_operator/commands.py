@@ -42,53 +42,41 @@ def up(
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
     """Serve a manifest's cascades on this machine: Redis, router, Triton servers and planner."""
-    from cascade_api.command import CommandFailed
-    from cascade_api.documents import load_cascades
+    from .local.console import print_line, read_text
+    from .local.options import Options
 
-    from .local import greeting, session
-    from .local.stack import Options, slots_of
-    from .local.state import StateDir
-
-    manifest = load_cascades(session.read_text(file), source=str(file))
-    slots_of(manifest)
     options = Options(
         manifest=file, state_dir=state_dir or default_state_dir(), grpc=grpc, http=http, redis_url=redis_url or None
     )
     if detach:
-        addresses, took_s = session.start_detached(options, say=session.print_line)
-        typer.echo(greeting.text(manifest, addresses, took_s=took_s, state_dir=state_dir, detached=True))
+        from .local import detached
+
+        typer.echo(detached.start(options, say=print_line))
         return
-    state = StateDir(options.state_dir)
-    session.log_to(state)
-    if ready_fd < 0:
+    from .local.reporting import reporter_for
+
+    with reporter_for(ready_fd) as reporter:
+        from cascade_api.documents import load_cascades
+
+        from .local import greeting, session
+
+        manifest = load_cascades(read_text(file), source=str(file))
         session.run(
             options,
             manifest,
-            say=session.print_line,
-            ready=lambda addresses, took_s: typer.echo(
-                greeting.text(manifest, addresses, took_s=took_s, state_dir=state_dir, detached=False)
+            say=reporter.say,
+            ready=lambda addresses, took_s: reporter.ready(
+                greeting.text(manifest, addresses, took_s=took_s, state_dir=state_dir, detached=ready_fd >= 0)
             ),
         )
-        return
-    reporter = session.Reporter(ready_fd)
-
-    def say(line: str) -> None:
-        session.print_line(line)
-        reporter.say(line)
-
-    try:
-        session.run(options, manifest, say=say, ready=reporter.ready)
-    except CommandFailed as failure:
-        reporter.failed(failure)
-        raise
 
 
 def down(state_dir: StateDirectory = None) -> None:
     """Stop what `cascade up` runs, and tidy up after a crash."""
-    from .local import session
+    from .local import ending
     from .local.state import StateDir
 
-    session.stop(StateDir(state_dir or default_state_dir()), say=typer.echo)
+    ending.stop(StateDir(state_dir or default_state_dir()), say=typer.echo)
 
 
 def status(state_dir: StateDirectory = None, json: Json = False) -> None:
@@ -109,7 +97,7 @@ def plan(
     from cascade_api.documents import load_cascades
 
     from . import whatif
-    from .local.session import read_text
+    from .local.console import read_text
 
     decided = whatif.decide_for(load_cascades(read_text(file), source=str(file)), demand=demand)
     typer.echo(whatif.as_json(decided) if json else whatif.as_text(decided))

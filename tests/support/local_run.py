@@ -73,16 +73,13 @@ class LocalRun:
         return self.state.holder()
 
     def pid(self, name: str) -> int | None:
-        """Process id of a child (redis, router, cpu-0, …) or, for ``stub``, of a server's first stub."""
+        """Process id of a child (redis, router, cpu-0, …) or, for ``stub``, of the stub that serves on cpu-0."""
         pids = self.state.read_pids()
         if name != "stub":
             return pids.get(name)
-        for slot, pid in pids.items():
-            if slot.startswith("cpu-") and psutil.pid_exists(pid):
-                stubs = psutil.Process(pid).children()
-                if stubs:
-                    return stubs[0].pid
-        return None
+        if "cpu-0" not in pids or not psutil.pid_exists(pids["cpu-0"]):
+            return None
+        return next((stub.pid for stub in psutil.Process(pids["cpu-0"]).children() if _alive(stub)), None)
 
     def kill(self, name: str) -> int:
         """SIGKILL a child; its process id."""

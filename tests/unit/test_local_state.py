@@ -14,8 +14,9 @@ import pytest
 from cascade_api.command import CommandFailed
 from cascade_api.names import CascadeRef
 from cascade_api.status import CascadeStatus
+from cascade_operator.local.logs import keep_logs_bounded, log_tail
 from cascade_operator.local.ports import check_free, parse_address
-from cascade_operator.local.state import SHARED_MEMORY, AlreadyRunning, Lock, StateDir, keep_logs_bounded, log_tail
+from cascade_operator.local.state import SHARED_MEMORY, AlreadyRunning, Lock, StateDir
 
 HOLD_THE_LOCK = """
 import sys

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..local.state import SHARED_MEMORY, StateDir, log_tail
+from ..local.logs import log_tail
+from ..local.state import SHARED_MEMORY, StateDir
 from ..local.supervisor import Child, Program, describe_exit
 from .triton import TritonClient
 
 START_TIMEOUT_S: Final = 30.0
 PROVE_TIMEOUT_S: Final = 15.0
-STOP_GRACE_S: Final = 1.5
 
 ServerProgram = Callable[[str, int, str], Program]
 """The program of a server, from slot id, port and model."""
@@ -71,9 +71,12 @@ class Server:
             raise ServerFailed(f"its server ended ({describe_exit(self.child.ended.result())})")
 
     async def end(self) -> None:
-        """End the process and remove what it leaves behind."""
+        """End the process at once and remove what it leaves behind.
+
+        A server has no state, and takes one to two seconds to leave politely: whoever ends it has drained it before.
+        """
         await self.client.close()
-        await self.child.stop(grace_s=STOP_GRACE_S)
+        await self.child.stop(grace_s=0)
         for segment in SHARED_MEMORY.glob(self._segments):
             segment.unlink(missing_ok=True)
 

@@ -20,9 +20,9 @@ from cascade_api.local import Addresses, read_addresses
 
 from ..clusters.triton import TritonClient
 from ..store import Store
+from .console import read_text
 from .ports import check_free, parse_address
 from .services import redis_program, render_models
-from .session import read_text
 from .stack import slots_of
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import ChildFailed, script

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
+
+import structlog
 
 from cascade_api.command import CommandFailed
 from cascade_api.documents import CascadeFile, load_cascades
@@ -18,7 +21,7 @@ from cascade_api.status import CascadeStatus
 
 from ..snapshot import Demand
 from ..store import Observation, Store, pools_of
-from .session import read_text
+from .console import read_text
 from .state import StateDir
 
 DEMAND_WINDOW_S: Final = 10
@@ -46,6 +49,8 @@ class Overview:
 
 def collect(state: StateDir) -> Overview:
     """Look at what runs from a state directory; raises CommandFailed where nothing does."""
+    # Standard output is the overview's.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     pid = state.holder()
     addresses = read_addresses(state.path)
     if pid is None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from cascade_api.command import CommandFailed
@@ -22,9 +21,11 @@ from ..clusters.local import LocalCluster, server_program
 from ..clusters.server import Server, free_port
 from ..clusters.triton import TritonClient
 from ..store import Store
+from .logs import keep_logs_bounded, log_to
+from .options import Options
 from .ports import check_free, parse_address
 from .services import redis_program, render_models, router_program
-from .state import AlreadyRunning, Lock, StateDir, keep_logs_bounded
+from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
 
 READY_TIMEOUT_S: Final = 60.0
@@ -32,17 +33,6 @@ PROGRESS_EVERY_S: Final = 2.0
 HOUSEKEEPING_EVERY_S: Final = 10.0
 ROUTER_GRACE_S: Final = 2.2
 REDIS_GRACE_S: Final = 0.5
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `cascade up` was asked for; ``redis_url`` None: a Redis of our own."""
-
-    manifest: Path
-    state_dir: Path
-    grpc: str
-    http: str
-    redis_url: str | None
 
 
 class LocalStack:
@@ -103,21 +93,26 @@ class LocalStack:
         if self._lock is None:
             return
         (self._state.path / ADDRESSES_FILE).unlink(missing_ok=True)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._router is not None:
-            await self._router.stop(grace_s=ROUTER_GRACE_S)
-        if self._cluster is not None:
-            await self._cluster.close()
-        if self._store is not None:
-            if self._options.redis_url is not None:
-                await asyncio.gather(*(self._store.forget(cascade.ref) for cascade in self._file.cascades))
-            await self._store.close()
-        if self._redis is not None:
-            await self._redis.stop(grace_s=REDIS_GRACE_S)
-        self._state.sweep()
-        self._lock.release()
+        # Last in, first out; what fails does not keep the rest from ending.
+        async with contextlib.AsyncExitStack() as steps:
+            steps.callback(self._lock.release)
+            steps.callback(self._state.sweep)
+            if self._redis is not None:
+                steps.push_async_callback(self._redis.stop, grace_s=REDIS_GRACE_S)
+            if self._store is not None:
+                steps.push_async_callback(self._leave_store, self._store)
+            if self._cluster is not None:
+                steps.push_async_callback(self._cluster.close)
+            if self._router is not None:
+                steps.push_async_callback(self._router.stop, grace_s=ROUTER_GRACE_S)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _leave_store(self, store: Store) -> None:
+        if self._options.redis_url is not None:
+            await asyncio.gather(*(store.forget(cascade.ref) for cascade in self._file.cascades))
+        await store.close()
 
     def _take_state_dir(self) -> None:
         try:
@@ -131,6 +126,7 @@ class LocalStack:
                 f"already running (process {running.pid}, state in {self._state.path}): stop it with `cascade down`, "
                 "or run a second one with its own --state-dir, --grpc and --http"
             ) from None
+        log_to(self._state)
         for done in self._state.sweep():
             self._say(f"after an earlier crash: {done}")
 

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from cascade_api.status import CascadeStatus
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
 SERVER_PROGRAMS: Final = ("tritonserver", "triton_python_backend_stub")
 LOCK_TRIES: Final = 5
-LOG_LIMIT_BYTES: Final = 8 * 1024 * 1024
 
 
 class AlreadyRunning(Exception):
@@ -204,20 +202,3 @@ def _pid_in(file: IO[str]) -> int | None:
         return int(json.loads(file.read())["pid"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def keep_logs_bounded(state: StateDir, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-    """Keep of every log that grew above the limit one old copy, and begin it anew (its writers append)."""
-    for log in state.logs.glob("*.log"):
-        if log.stat().st_size > limit_bytes:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            os.truncate(log, 0)
-
-
-def log_tail(file: Path, lines: int = 12) -> str:
-    """The last lines of a log, indented for a message; empty where there is none."""
-    try:
-        text = file.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])

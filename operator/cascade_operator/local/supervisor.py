@@ -18,7 +18,8 @@ import structlog
 from cascade_api.command import CommandFailed
 
 from . import tether
-from .state import StateDir, log_tail
+from .logs import log_tail
+from .state import StateDir
 
 log = structlog.get_logger(__name__)
 
@@ -74,8 +75,8 @@ class Child:
         return not self.ended.done()
 
     async def stop(self, *, grace_s: float) -> None:
-        """End the process: politely, and after ``grace_s`` seconds without asking."""
-        if self.running:
+        """End the process: politely, and after ``grace_s`` seconds (at once for 0) without asking."""
+        if self.running and grace_s > 0:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             await asyncio.wait([self.ended], timeout=grace_s)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from cascade_api.local import default_state_dir, read_addresses
 from cascade_api.names import DEFAULT_NAMESPACE, CascadeRef
 from cascade_api.plan import Plan
@@ -42,6 +44,8 @@ class Request:
 
 def run(request: Request) -> tuple[dict[str, Any], str]:
     """Put on the load; the result as data and as text. Raises CommandFailed where it cannot begin."""
+    # Standard output is the result's.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     return asyncio.run(_run(request))
 
 

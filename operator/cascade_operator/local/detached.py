@@ -1,0 +1,70 @@
+"""`cascade up --detach`: starts a run as a process of its own, and listens to its report until it is ready.
+
+Imports little: there is nothing else to do here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+from cascade_api.command import CommandFailed
+
+from .console import Say
+from .logs import log_tail
+from .options import Options
+from .state import StateDir
+from .supervisor import script
+
+
+def start(options: Options, *, say: Say) -> str:
+    """Start a run in a session of its own, and wait until it is ready; what to greet the user with.
+
+    Raises CommandFailed, with nothing left running, where it cannot start.
+    """
+    state = StateDir(options.state_dir)
+    try:
+        state.prepare()
+    except OSError as error:
+        raise CommandFailed(f"--state-dir: cannot write {state.path}: {error.strerror}") from None
+    output = state.log_file("supervisor")
+    reading, writing = os.pipe()
+    with output.open("ab") as log:
+        process = subprocess.Popen(
+            [script("cascade"), "up", *_arguments(options), f"--ready-fd={writing}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[writing],
+            start_new_session=True,
+            cwd="/",
+        )
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as pipe:
+            for line in pipe:
+                message = json.loads(line)
+                if "say" in message:
+                    say(message["say"])
+                elif "ready" in message:
+                    return str(message["ready"])
+                else:
+                    process.wait()
+                    raise CommandFailed(message["failed"], code=message["code"])
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    status = process.wait()
+    raise CommandFailed(f"`cascade up` ended with {status} before it was ready; {output}:\n{log_tail(output)}")
+
+
+def _arguments(options: Options) -> list[str]:
+    arguments = [
+        f"--file={options.manifest.resolve()}",
+        f"--grpc={options.grpc}",
+        f"--http={options.http}",
+        f"--state-dir={options.state_dir.resolve()}",
+    ]
+    return arguments + ([f"--redis-url={options.redis_url}"] if options.redis_url else [])

@@ -1,0 +1,58 @@
+"""`cascade down`: ends the run of a state directory, and tidies up after one that crashed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from cascade_api.command import CommandFailed
+
+from .console import Say
+from .state import AlreadyRunning, Lock, StateDir
+
+
+def stop(state: StateDir, *, say: Say, timeout_s: float = 10.0) -> None:
+    """End the run that holds a state directory, and tidy up after one that crashed; raises CommandFailed."""
+    pid = state.holder()
+    if pid is None:
+        _tidy(state, say)
+        return
+    began = told = time.monotonic()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    while state.holder() == pid:
+        now = time.monotonic()
+        if now - began > timeout_s:
+            say(f"process {pid} does not end: killing it")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            began = now
+        elif now - told > 2.0:
+            told = now
+            say(f"waiting for process {pid} to end")
+        time.sleep(0.05)
+    left = state.crashed() is not None
+    say(f"stopped (process {pid})")
+    if left:
+        _tidy(state, say)
+
+
+def _tidy(state: StateDir, say: Say) -> None:
+    if not state.path.is_dir():
+        say(f"nothing runs from {state.path}")
+        return
+    crashed = state.crashed()
+    try:
+        lock = Lock(state)
+    except AlreadyRunning as other:
+        raise CommandFailed(f"process {other.pid} has just started from {state.path}") from None
+    done = state.sweep()
+    lock.release()
+    if crashed is None and not done:
+        say(f"nothing runs from {state.path}")
+        return
+    say(f"process {crashed} had ended without tidying up" if crashed else "nothing ran any more")
+    for line in done:
+        say(line)

@@ -1,0 +1,67 @@
+"""How a run of `cascade up` tells how it goes: on the terminal, and to a process that waits for it to be ready."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO, Any
+
+from cascade_api.command import CommandFailed
+from cascade_api.documents import DocumentError
+
+from .console import print_line
+
+
+class Reporter:
+    """Prints, and writes JSON lines to a pipe until the run is ready or has failed."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        self._pipe = pipe
+
+    def say(self, line: str) -> None:
+        """One line for a person."""
+        print_line(line)
+        self._send({"say": line})
+
+    def ready(self, greeting: str) -> None:
+        """The run serves."""
+        if self._pipe is None:
+            sys.stdout.write(greeting + "\n")
+            sys.stdout.flush()
+        self._send({"ready": greeting})
+        self._close()
+
+    def failed(self, message: str, *, code: int) -> None:
+        """The run ended before it was ready."""
+        self._send({"failed": message, "code": code})
+        self._close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._pipe is not None:
+            try:
+                self._pipe.write(json.dumps(message) + "\n")
+            except OSError:
+                self._close()
+
+    def _close(self) -> None:
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):
+                self._pipe.close()
+            self._pipe = None
+
+
+@contextlib.contextmanager
+def reporter_for(descriptor: int) -> Iterator[Reporter]:
+    """A reporter to the pipe ``descriptor`` (below 0: none) that also reports the errors a user can mend."""
+    reporter = Reporter(os.fdopen(descriptor, "w", buffering=1) if descriptor >= 0 else None)
+    try:
+        yield reporter
+    except CommandFailed as failure:
+        reporter.failed(str(failure), code=failure.code)
+        raise
+    except DocumentError as error:
+        reporter.failed("\ncascade: ".join(map(str, error.problems)), code=2)
+        raise
