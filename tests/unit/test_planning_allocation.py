@@ -12,7 +12,7 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, PlannerSettings
 from cascade_operator.planning.allocation import allocate
 from cascade_operator.planning.catalogue import prepare, with_demand
-from cascade_operator.planning.problem import Allocation, PoolKey, Problem
+from cascade_operator.planning.problem import Allocation, PoolKey, PoolSize, Problem
 from cascade_operator.planning.shares import best_sharing
 from support.factories import make_cascade, make_profile
 from support.problems import Instance
@@ -187,17 +187,17 @@ def test_cascades_share_a_cluster_by_weight() -> None:
 
 def test_shares_on_what_is_left_of_the_pools_are_the_best_that_it_serves() -> None:
     problem = instance(prices={}).cascade_problem(demand=6)
-    full = allocate(Problem((problem,), {"gpu": 8}, {}))[problem.ref]
-    fewer = {key: replace(pool, replicas=max(pool.replicas - 1, 1)) for key, pool in full.pools.items()}
-    sharing = best_sharing(problem, fewer)
-    assert 0 < sharing.value < full.value
-    assert best_sharing(problem, full.pools).value == pytest.approx(full.value)
+    pools = {("a", "gpu"): PoolSize(1, 1), ("b", "gpu"): PoolSize(4, 1)}
+    full = best_sharing(problem, pools)
+    less = best_sharing(problem, pools | {("b", "gpu"): PoolSize(3, 1)})
+    assert 0 < less.value < full.value < 1
+    assert full.heavy_load == pytest.approx(4 * 0.95 / 6, abs=0.02)
     assert best_sharing(problem, {}).mixture == ()
 
 
 def test_a_backlog_takes_from_the_pool_where_it_waits() -> None:
     problem = instance(prices={}).cascade_problem(demand=6)
-    pools = allocate(Problem((problem,), {"gpu": 8}, {}))[problem.ref].pools
+    pools = {("a", "gpu"): PoolSize(1, 1), ("b", "gpu"): PoolSize(4, 1)}
     clear = best_sharing(problem, pools)
     clearing = best_sharing(problem, pools, backlog={"b": 2.0})
     assert clearing.heavy_load < clear.heavy_load - 0.2

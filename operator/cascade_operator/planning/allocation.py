@@ -25,6 +25,8 @@ ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up for one accelerator of the dearest class: the last of the aims."""
 KEEP_REWARD = 1e-6
 """For keeping a replica that runs on accelerators that cost nothing."""
+FIRST_START_PRICE = 1e-5
+"""For a start where nothing runs yet: what must start anyway is free, what is not needed is not started."""
 BATCH_PRICE = 1e-5
 """For each doubling of a pool's batch: where a larger one is not needed, images come sooner without."""
 SHORTAGE_PRICE = 1000.0
@@ -101,8 +103,9 @@ def _add_cascade(
             upper = min(ceiling, bounds.max, max(cascade.running.get(key, 0), bounds.min))
             reward = 0.0 if price.get(accelerator_class) else KEEP_REWARD
             variables.spare[key] = program.variable(value=reward, upper=upper, integer=True)
-            # Where nothing runs yet, everything has to start: a price would only favour lopsided pools.
-            start_price = cascade.prices.switch.get(key, 0.0) if any(cascade.running.values()) else 0.0
+            # The price of a switch would favour lopsided pools where everything has to start.
+            first = not any(cascade.running.values())
+            start_price = FIRST_START_PRICE if first else cascade.prices.switch.get(key, 0.0)
             variables.starts[key] = program.variable(value=-start_price * weight, upper=max(ceiling, 0))
     pools = variables.pools()
     for (_, accelerator_class), group in pools.items():

@@ -15,6 +15,19 @@ from ortools.linear_solver import pywraplp
 NODE_LIMIT = 20_000
 BACKSTOP_S = 20.0
 
+# These programs are small and their relaxation is tight: presolving, cuts and the search heuristics that solve
+# programs of their own cost nine tenths of the time and find nothing (64 accelerators, 6 chains, 200 rows).
+_LEAN = """\
+presolving/maxrounds = 0
+separating/maxrounds = 0
+separating/maxroundsroot = 0
+heuristics/alns/freq = -1
+heuristics/crossover/freq = -1
+heuristics/feaspump/freq = -1
+heuristics/rens/freq = -1
+heuristics/rins/freq = -1
+"""
+
 
 class Outcome(str, Enum):
     """How a solve ended."""
@@ -41,7 +54,7 @@ class Program:
         self._solver = pywraplp.Solver.CreateSolver("SCIP" if integer else "GLOP")
         if integer:
             self._solver.SetSolverSpecificParametersAsString(
-                f"limits/nodes = {NODE_LIMIT}\nrandomization/randomseedshift = {seed}\n"
+                f"{_LEAN}limits/nodes = {NODE_LIMIT}\nrandomization/randomseedshift = {seed}\n"
             )
         self._variables: list[pywraplp.Variable] = []
         self._objective = self._solver.Objective()
