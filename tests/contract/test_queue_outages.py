@@ -84,7 +84,7 @@ async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redi
 
 async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis: RedisServer) -> None:
     async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
-        await eventually(lambda: all(len(queue._routers) == 2 for queue in queues), what="both know both")
+        await eventually(lambda: all(len(queue.routers) == 2 for queue in queues), what="both know both")
         traffic = Traffic(queues, clients=16)
         await traffic.more()
         mortal_redis.kill()
@@ -99,6 +99,28 @@ async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis
         await traffic.stop()
         assert set(traffic.ended.values()) == {1}
         assert max(traffic.in_flight.most.values()) <= 4
+
+
+async def test_a_long_queue_moves_to_memory_and_back(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1), limit=3_000) as [queue]:
+        held = await queue.acquire(entry("held", within_s=60))
+        tasks = [asyncio.ensure_future(queue.acquire(entry(f"w{n}", within_s=60 + n))) for n in range(3_000)]
+        await eventually(lambda: queue.load(LIGHT).waiting == 3_000, within_s=20, what="all waiting")
+        mortal_redis.kill()
+        await alone([queue])
+        assert queue.load(LIGHT).waiting == 3_000
+        mortal_redis.start()
+        await shared([queue])
+        with mortal_redis.client() as client:
+            await eventually(
+                lambda: client.zcard(REF.queue_key(LIGHT)) == 3_000, within_s=20, what="all waiting in Redis again"
+            )
+        assert not queue.away
+        await queue.release(held, service_s=0.01)
+        assert (await tasks[0]).entry.id == "w0"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_what_waits_is_served_in_memory_within_a_second(mortal_redis: RedisServer) -> None:

@@ -11,6 +11,7 @@ missed meanwhile is found by the next heartbeat.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +30,14 @@ from .operations import Dropped, Granted, Operation, Outcome, Timing
 
 FAILURES: Final = (RedisError, OSError, asyncio.TimeoutError)
 RESUBSCRIBE_S: Final = 0.2
+BATCH: Final = 100
+"""Commands that are sent together at most, lest a great many of them look like a Redis that does not answer."""
 
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout  # redis brings it there
 
 logger = structlog.get_logger(__name__)
 
@@ -88,11 +96,15 @@ class RedisQueue:
         await self._stop()
         connection: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            await asyncio.wait_for(self._prepare(connection), self._timeout_s)
+            async with timeout(self._timeout_s):
+                await self._prepare(connection)
         except FAILURES as error:
-            await connection.disconnect(nowait=True)
             raise StoreAway(_reason(error)) from error
-        self._connection = connection
+        else:
+            self._connection = connection
+        finally:
+            if self._connection is None:
+                await connection.disconnect(nowait=True)
         self._listening = asyncio.create_task(self._listen(), name="queue-grants")
 
     async def _prepare(self, connection: AbstractConnection) -> None:
@@ -163,9 +175,9 @@ class RedisQueue:
         batch: list[Errand] = []
         try:
             while self._pending:
-                batch, self._pending = self._pending, []
-                commands = [errand.command for errand in batch]
-                replies = await asyncio.wait_for(_replies(connection, commands), self._timeout_s)
+                batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
+                async with timeout(self._timeout_s):
+                    replies = await _replies(connection, [errand.command for errand in batch])
                 for reply in replies:
                     batch.pop(0).replied(reply)
             self._sending = None
@@ -209,8 +221,8 @@ class RedisQueue:
                             heard = message_of(message["data"], self._ref)
                             if heard is not None:
                                 self._on_message(heard)
-            except FAILURES as error:
-                logger.debug("queue.grants_channel_lost", reason=_reason(error))
+            except Exception as error:  # whatever it is, heartbeats do without until this is heard again
+                logger.info("queue.grants_channel_lost", reason=_reason(error))
             await asyncio.sleep(RESUBSCRIBE_S)
 
 

@@ -169,6 +169,11 @@ class WorkQueue:
         """True while Redis should be there and is not."""
         return bool(self._redis) and self._mode is not Mode.SHARED
 
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """The routers that were alive when Redis was last heard, this one included."""
+        return self._routers
+
     async def apply(self, plan: Plan) -> None:
         """Follow a plan; one older than the plan in force is ignored.
 
