@@ -172,7 +172,6 @@ class _Run:
         runtime = self._runtime
         to_exchange, attempts = light, 0
         while True:
-            attempts += 1
             leaving, to_exchange = to_exchange, None
             try:
                 grant = await self._granted(step, leaving=leaving)
@@ -184,6 +183,7 @@ class _Run:
                 await runtime.queue.release(grant, service_s=None, failed=True)
                 step = await self._another(step, attempts=attempts)
                 continue
+            attempts += 1
             try:
                 return await self._infer(step, grant, have_light=light is not None)
             except ReplicaFailed as failure:

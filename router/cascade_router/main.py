@@ -47,7 +47,7 @@ class Router:
         self.id = settings.router_id or f"{socket.gethostname()}-{os.getpid()}"
         self._redis = Redis.from_url(
             settings.redis_url,
-            socket_timeout=None,
+            socket_timeout=REDIS_TIMEOUT_S,
             socket_connect_timeout=REDIS_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
@@ -65,6 +65,8 @@ class Router:
         )
         self._grpc = GrpcServer(self.service)
         self._http = HttpServer(self.service)
+        self.broken = False
+        """Part of the router died; whoever watches the process starts it again."""
         self.grpc_address = ""
         self.http_address = ""
 
@@ -76,7 +78,7 @@ class Router:
             self.grpc_address = await self._grpc.start(self.settings.grpc_address)
             self.http_address = await self._http.start(self.settings.http_address)
             background += map(
-                _forever,
+                self._forever,
                 (
                     self._plans.follow(),
                     self._reporter.run(self._plans.runtimes),
@@ -112,39 +114,44 @@ class Router:
             await asyncio.gather(*(probe_due(runtime) for runtime in self._plans.runtimes))
             await asyncio.sleep(PROBE_EVERY_S)
 
+    def _forever(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._died)
+        return task
 
-def _forever(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(_died)
-    return task
-
-
-def _died(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        # Half a router is worse than none: whoever watches the process starts it again.
-        log.critical("background work died", exc_info=task.exception())
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _died(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("background work died", exc_info=task.exception())
+            self.broken = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def serve(settings: RouterSettings) -> None:
-    """Run a router until SIGTERM or SIGINT. Raises AddressTaken."""
+    """Run a router until SIGTERM or SIGINT. Raises AddressTaken, and SystemExit(1) where part of the router died."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Router(settings).running():
+    async with Router(settings).running() as router:
         await stop.wait()
+    if router.broken:
+        sys.exit(1)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
 
 
 def main() -> None:
     """Entry point of `cascade-router`."""
     logs.set_up()
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     try:
-        asyncio.run(serve(RouterSettings()))
+        _run(serve(RouterSettings()))
     except AddressTaken as error:
         sys.stderr.write(f"cascade-router: {error}\n")
         sys.exit(2)

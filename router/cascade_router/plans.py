@@ -170,7 +170,8 @@ class Plans:
             try:
                 async with self._redis.pubsub() as channel:
                     await channel.psubscribe("cascade:{*}:plan-changed")
-                    async for _ in channel.listen():
-                        wake.set()
+                    while True:
+                        if await channel.get_message(ignore_subscribe_messages=True, timeout=POLL_S):
+                            wake.set()
             except (RedisError, OSError):
                 await asyncio.sleep(POLL_S)

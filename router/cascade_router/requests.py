@@ -48,7 +48,9 @@ class GenerateRequest:
     model: str
     prompt: Prompt
     deadline_s: float | None = None
-    """Seconds from receipt; None: the cascade's objective."""
+    """Seconds from receipt that the client asked for; None: the cascade's objective."""
+    call_s: float | None = None
+    """Seconds that the call itself has left; shortens the deadline, never lengthens it."""
     id_chosen: bool = False
     """The client chose the id, so it may come twice."""
     band: int = BANDS["normal"]

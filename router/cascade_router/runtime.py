@@ -73,6 +73,9 @@ class CascadeRuntime:
         self.estimates.keep({pool.name for pool in plan.pools})
         self.clients.keep({replica.endpoint for replica in replicas})
         await self.queue.apply(plan)
+        metrics.forget(self.name)  # pools and replicas that are gone
+        for replica in replicas:
+            metrics.REPLICA_HEALTHY.labels(self.name, replica.id).set(replica.id not in self.health.ejected)
         metrics.PLAN_GENERATION.labels(self.name).set(plan.generation)
         for route, share in plan.planned_shares.items():
             metrics.PLANNED_SHARE.labels(self.name, route).set(share)

@@ -76,6 +76,8 @@ class Service:
         runtime.tally.received += 1
         metrics.REQUESTS.labels(runtime.name, protocol).inc()
         self._demand.add(runtime.ref, at_s=time.time())
+        allowed_s = request.deadline_s or runtime.plan.objective_s
+        request = replace(request, deadline_s=allowed_s if request.call_s is None else min(allowed_s, request.call_s))
         self._begin()
         try:
             answer = await self._serve(runtime, request)
@@ -112,8 +114,6 @@ class Service:
         return self.plans.find(model)
 
     async def _serve(self, runtime: CascadeRuntime, request: GenerateRequest) -> Answer:
-        if request.deadline_s is None:
-            request = replace(request, deadline_s=runtime.plan.objective_s)
         if not request.id_chosen:
             return await self._run(runtime, request)
         async with runtime.queue.hold_request(request.id) as held:
@@ -144,7 +144,8 @@ class Service:
         metrics.LATENCY.labels(runtime.name, str(answer.route)).observe(answer.latency_s)
         if late:
             metrics.VIOLATIONS.labels(runtime.name).inc()
-        log.info(
+        record = log.info if self.settings.log_prompts else log.debug
+        record(
             "answered",
             request=request.id,
             cascade=runtime.name,

@@ -32,16 +32,19 @@ def make_app(service: Service) -> Starlette:
     """The application of a router."""
 
     async def generations(request: Request) -> Response:
-        request_id = request.headers.get(REQUEST_ID, "")
+        chosen = request.headers.get(REQUEST_ID, "")
+        request_id = chosen or new_id()
         try:
             body = await _read(request)
-            items = await _until_disconnect(request, lambda: _generate(service, body, request_id=request_id))
+            items = await _until_disconnect(
+                request, lambda: _generate(service, body, request_id=request_id, id_chosen=bool(chosen))
+            )
         except Refused as refused:
             status, content, headers = openai.refusal_body(refused)
-            return JSONResponse(content, status, headers=headers)
+            return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id})
         except Failed as failed:
             return JSONResponse(openai.error_body(str(failed), kind="server_error"), 500)
-        return JSONResponse({"created": int(time.time()), "data": items})
+        return JSONResponse({"created": int(time.time()), "data": items}, headers={REQUEST_ID: request_id})
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -71,12 +74,13 @@ def make_app(service: Service) -> Starlette:
     return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
 
 
-async def _generate(service: Service, body: bytes, *, request_id: str) -> list[dict[str, Any]]:
+async def _generate(service: Service, body: bytes, *, request_id: str, id_chosen: bool) -> list[dict[str, Any]]:
     try:
         names = [runtime.ref.name for runtime in service.plans.runtimes]
         wanted = openai.read_body(
             body,
             request_id=request_id,
+            id_chosen=id_chosen,
             default_model=names[0] if len(names) == 1 else None,
             settings=service.settings,
         )

@@ -76,8 +76,6 @@ def read_request(message: Any, *, settings: RouterSettings, remaining_s: float |
         )
     values, batched = _read_inputs(message, limit=settings.prompt_limit)
     deadline_s, band, tier = _read_parameters(message.parameters, settings=settings)
-    if remaining_s is not None:
-        deadline_s = remaining_s if deadline_s is None else min(deadline_s, remaining_s)
     if INPUT_PROMPT not in values:
         raise invalid(INPUT_PROMPT, "is missing; send one BYTES input `prompt` of shape [1] or [1, 1]")
     request = GenerateRequest(
@@ -86,6 +84,7 @@ def read_request(message: Any, *, settings: RouterSettings, remaining_s: float |
         model=message.model_name,
         prompt=Prompt(values[INPUT_PROMPT], values.get(INPUT_NEGATIVE_PROMPT), values.get(INPUT_SEED)),
         deadline_s=deadline_s,
+        call_s=remaining_s,
         band=band,
         tier=tier,
     )

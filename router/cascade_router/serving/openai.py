@@ -43,10 +43,14 @@ class ImagesRequest:
     size: str | None
 
 
-def read_body(body: bytes, *, request_id: str, default_model: str | None, settings: RouterSettings) -> ImagesRequest:
+def read_body(
+    body: bytes, *, request_id: str, id_chosen: bool, default_model: str | None, settings: RouterSettings
+) -> ImagesRequest:
     """Parse a request body.
 
     Args:
+        request_id: the id of the first image's request, and the stem of the others'.
+        id_chosen: whether the client chose it.
         default_model: the model of a body without one; None where that would be ambiguous.
 
     Raises:
@@ -79,7 +83,6 @@ def read_body(body: bytes, *, request_id: str, default_model: str | None, settin
     seed = _whole(content, "seed")
     _text(content, "user")
     name = check_id(request_id)
-    chosen = bool(request_id)
     common: dict[str, Any] = {
         "model": model,
         "deadline_s": _deadline(content, settings),
@@ -89,7 +92,7 @@ def read_body(body: bytes, *, request_id: str, default_model: str | None, settin
     requests = tuple(
         GenerateRequest(
             id=name if index == 0 else f"{name[:120]}:{index}",
-            id_chosen=chosen,
+            id_chosen=id_chosen,
             prompt=Prompt(prompt, negative, None if seed is None else check_seed(seed + index)),
             **common,
         )

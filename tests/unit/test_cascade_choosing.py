@@ -1,0 +1,93 @@
+"""Rows, direct prompts and escalations of one cascade, from shares and what the router has seen."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from cascade_api.plan import Plan
+from cascade_router.cascade.choosing import CONFIDENCE_CUTS, Chooser
+from cascade_router.prompts.scorers import make_scorer
+from support.router import EASY, HARD, make_plan
+
+PROMPTS = [EASY, "a small red circle", "a large red circle above a large blue cross", HARD]
+
+
+def plan_of(*rows: tuple[float, float, float], **changes: Any) -> Plan:
+    """A plan of rows (share, direct, escalation)."""
+    plan = make_plan({"shapes-light": ["h:1"], "shapes-heavy": ["h:2"]}, **changes)
+    made = [
+        plan.rows[0].model_copy(update={"share": share, "direct": direct, "escalation": escalation})
+        for share, direct, escalation in rows
+    ]
+    return plan.model_copy(update={"rows": made})
+
+
+def test_a_fresh_router_sends_the_hard_prompt_direct_and_the_easy_one_light() -> None:
+    chooser = Chooser(scorer=make_scorer("rules"))
+    for seeds in (None, {"hardness": 2.9, "confidence": 0.4}):
+        plan = make_plan({"shapes-light": [], "shapes-heavy": []}, direct=0.4, seed_thresholds=seeds)
+        assert not chooser.choose(plan, EASY, coin=0.5).direct
+        assert chooser.choose(plan, HARD, coin=0.5).direct
+
+
+def test_realised_shares_follow_a_mixture_of_rows() -> None:
+    plan = plan_of((0.7, 0.2, 0.1), (0.3, 0.6, 0.5))
+    chooser, rng = Chooser(scorer=make_scorer("rules")), random.Random(3)
+    routes = Counter[str]()
+    for _ in range(3000):
+        choice = chooser.choose(plan, rng.choice(PROMPTS), coin=rng.random())
+        if choice.direct:
+            routes["direct"] += 1
+        else:
+            routes["escalated" if chooser.escalates(choice.row, rng.random()) else "light"] += 1
+    for route, share in plan.planned_shares.items():
+        assert routes[route] / 3000 == pytest.approx(share, abs=0.02)
+
+
+def test_the_least_sure_images_are_escalated() -> None:
+    plan, chooser, rng = plan_of((1, 0, 0.3)), Chooser(scorer=make_scorer("rules")), random.Random(4)
+    sure, unsure = Counter[bool](), Counter[bool]()
+    for _ in range(1000):
+        confidence = rng.random()
+        outcome = chooser.escalates(plan.rows[0], confidence)
+        if confidence < 0.2:
+            unsure[outcome] += 1
+        elif confidence > 0.4:
+            sure[outcome] += 1
+    assert unsure[True] > 0.95 * unsure.total()
+    assert sure[False] > 0.95 * sure.total()
+
+
+def test_a_new_row_begins_with_what_the_nearest_one_has_seen() -> None:
+    chooser = Chooser(scorer=make_scorer("rules"))
+    known = plan_of((1, 0.2, 0.5)).rows[0]
+    for index in range(300):
+        chooser.escalates(known, 0.8 + 0.1 * (index % 10) / 10)
+    # Confidences of this model lie above .8: at .85 the new row accepts none, which a fresh cut at .5 would do.
+    new = plan_of((1, 0.3, 0.9)).rows[0]
+    assert all(chooser.escalates(new, 0.8) for _ in range(20))
+
+
+def test_memory_of_rows_is_bounded_and_reports_have_the_latest() -> None:
+    chooser = Chooser(scorer=make_scorer("rules"))
+    for index in range(3 * CONFIDENCE_CUTS):
+        chooser.escalates(plan_of((1, index / 100, 0.5)).rows[0], index / 100)
+    quantiles = chooser.confidence_quantiles(21)
+    assert list(quantiles) == ["shapes-light"]
+    assert quantiles["shapes-light"] == sorted(quantiles["shapes-light"])
+    assert len(chooser._confidence) == CONFIDENCE_CUTS
+
+
+def test_another_scorer_starts_afresh() -> None:
+    chooser = Chooser(scorer=make_scorer("rules"))
+    plan = plan_of((1, 0.5, 0))
+    for _ in range(10):
+        chooser.choose(plan, HARD, coin=0.1)
+    chooser.use_scorer(make_scorer("coin-flip"))
+    assert chooser.hardness_quantiles(3) == []
+    assert chooser.choose(plan, EASY, coin=0.9).direct
+    assert not chooser.choose(plan, HARD, coin=0.1).direct

@@ -1,0 +1,204 @@
+"""Where a request goes next, from loads, deadline and policy alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade_api.reasons import Refusal
+from cascade_router.cascade.decisions import (
+    MAX_ATTEMPTS,
+    Accept,
+    Make,
+    Outlook,
+    Refuse,
+    admit,
+    after_light,
+    may_fall_back,
+    on_failure,
+)
+from cascade_router.cascade.estimates import ENOUGH, ExecutionEstimates
+from cascade_router.cascade.journey import IllegalMove, Journey, State
+from cascade_router.cascade.retries import CAPACITY, RetryBudget
+
+NOW = 100.0
+
+
+def pool(name: str, *, wait: float = 0.0, execution: float = 0.1, ready: int = 1, waiting: int = 0) -> Outlook:
+    return Outlook(
+        pool=f"{name}.cpu", variant=name, ready=ready, waiting=waiting, expected_wait_s=wait, execution_s=execution
+    )
+
+
+def first_stage(**changes: Any) -> Make | Refuse:
+    given: dict[str, Any] = {
+        "direct": False,
+        "light": [pool("light", execution=0.01)],
+        "heavy": [pool("heavy")],
+        "deadline": NOW + 1,
+        "now": NOW,
+        "overload": "degrade",
+        "queue_limit": 10,
+    }
+    return admit(**{**given, **changes})
+
+
+def second_stage(**changes: Any) -> Accept | Make | Refuse:
+    given: dict[str, Any] = {
+        "escalate": True,
+        "heavy": [pool("heavy")],
+        "deadline": NOW + 1,
+        "now": NOW,
+        "overload": "degrade",
+        "queue_limit": 10,
+    }
+    return after_light(**{**given, **changes})
+
+
+def test_a_prompt_goes_light_and_a_hard_one_direct() -> None:
+    assert first_stage() == Make("light", "light.cpu", "light", pytest.approx(NOW + 0.99))  # type: ignore[arg-type]
+    assert first_stage(direct=True) == Make("heavy", "heavy.cpu", "heavy", pytest.approx(NOW + 0.9))  # type: ignore[arg-type]
+
+
+def test_of_several_pools_the_one_that_finishes_first_is_taken() -> None:
+    pools = [pool("slow", execution=0.5), pool("busy", wait=0.6), pool("best", wait=0.2), pool("gone", ready=0)]
+    step = first_stage(light=pools)
+    assert isinstance(step, Make)
+    assert step.pool == "best.cpu"
+
+
+@pytest.mark.parametrize(
+    ("heavy", "reason", "retry_after_s"),
+    [
+        (pool("heavy", wait=2.0), Refusal.DEADLINE_UNREACHABLE, 2.0),
+        (pool("heavy", execution=2.0), Refusal.DEADLINE_UNREACHABLE, None),
+        (pool("heavy", waiting=10, wait=0.5), Refusal.QUEUE_FULL, 0.5),
+        (pool("heavy", ready=0), Refusal.NO_REPLICA, 1.0),
+    ],
+)
+def test_a_direct_prompt_that_heavy_cannot_serve_degrades_or_is_refused(
+    heavy: Outlook, reason: Refusal, retry_after_s: float | None
+) -> None:
+    degraded = first_stage(direct=True, heavy=[heavy])
+    assert isinstance(degraded, Make)
+    assert (degraded.stage, degraded.degraded) == ("light", True)
+    strict = first_stage(direct=True, heavy=[heavy], overload="strict")
+    assert isinstance(strict, Refuse)
+    assert (strict.reason, strict.retry_after_s) == (reason, retry_after_s)
+    both = first_stage(direct=True, heavy=[heavy], light=[pool("light", execution=3.0)])
+    assert isinstance(both, Refuse)
+    assert both.reason is reason
+
+
+def test_a_light_image_is_accepted_escalated_or_degraded() -> None:
+    assert second_stage(escalate=False) == Accept()
+    step = second_stage()
+    assert isinstance(step, Make)
+    assert step.stage == "heavy"
+    assert second_stage(heavy=[pool("heavy", wait=2)]) == Accept(degraded=True)
+    assert second_stage(heavy=[]) == Accept(degraded=True)
+    strict = second_stage(heavy=[pool("heavy", wait=2)], overload="strict")
+    assert isinstance(strict, Refuse)
+    assert strict.reason is Refusal.DEADLINE_EXCEEDED
+
+
+def test_a_light_image_stands_in_only_where_the_policy_and_the_prompt_allow() -> None:
+    assert may_fall_back(Refusal.MODEL_FAILED, overload="degrade")
+    assert not may_fall_back(Refusal.INVALID, overload="degrade")
+    assert not may_fall_back(Refusal.DEADLINE_EXCEEDED, overload="strict")
+
+
+def test_a_failure_is_tried_again_elsewhere_while_time_budget_and_replicas_last() -> None:
+    def again(**changes: Any) -> Make | Refuse:
+        given: dict[str, Any] = {
+            "stage": "heavy",
+            "attempts": 1,
+            "outlooks": [pool("heavy")],
+            "deadline": NOW + 1,
+            "now": NOW,
+            "retry_budget": 5.0,
+        }
+        return on_failure(**{**given, **changes})
+
+    step = again()
+    assert isinstance(step, Make)
+    assert step.stage == "heavy"
+    for changes, reason in (
+        ({"attempts": MAX_ATTEMPTS}, Refusal.MODEL_FAILED),
+        ({"retry_budget": 0.5}, Refusal.MODEL_FAILED),
+        ({"outlooks": [pool("heavy", ready=0)]}, Refusal.NO_REPLICA),
+        ({"deadline": NOW + 0.05}, Refusal.DEADLINE_EXCEEDED),
+    ):
+        refusal = again(**changes)
+        assert isinstance(refusal, Refuse)
+        assert refusal.reason is reason
+
+
+times = st.floats(0, 5)
+outlooks = st.lists(
+    st.builds(
+        pool,
+        st.sampled_from(["a", "b"]),
+        wait=times,
+        execution=times,
+        ready=st.integers(0, 2),
+        waiting=st.integers(0, 12),
+    ),
+    max_size=3,
+)
+
+
+@given(st.booleans(), outlooks, outlooks, times, st.sampled_from(["degrade", "strict"]))
+def test_nothing_is_begun_that_would_end_after_the_deadline(
+    direct: bool, light: list[Outlook], heavy: list[Outlook], left: float, overload: str
+) -> None:
+    steps = [
+        first_stage(direct=direct, light=light, heavy=heavy, deadline=NOW + left, overload=overload),
+        second_stage(heavy=heavy, deadline=NOW + left, overload=overload),
+    ]
+    for step in steps:
+        if isinstance(step, Make):
+            chosen = next(o for o in light + heavy if o.pool == step.pool and o.finish(NOW) <= NOW + left)
+            assert chosen.ready > 0
+            assert chosen.waiting < 10
+            assert NOW <= step.start_by <= NOW + left
+        if overload == "strict" and isinstance(step, Make | Accept):
+            assert not step.degraded
+
+
+def test_a_journey_ends_once() -> None:
+    journey = Journey()
+    for state in (State.LIGHT, State.ESCALATED, State.DEGRADED, State.ANSWERED):
+        journey.go(state)
+    assert journey.ended
+    for state in State:
+        with pytest.raises(IllegalMove):
+            journey.go(state)
+    with pytest.raises(IllegalMove, match="received does not lead to answered"):
+        Journey().go(State.ANSWERED)
+
+
+def test_execution_is_the_planned_one_until_enough_was_seen() -> None:
+    estimates = ExecutionEstimates()
+    for index in range(ENOUGH - 1):
+        estimates.observe("p", 1 + index / 100)
+    assert estimates.execution_s("p", planned=0.3) == 0.3
+    estimates.observe("p", 9.0)
+    assert 1.1 < estimates.execution_s("p", planned=0.3) < 1.2
+    estimates.keep({"q"})
+    assert estimates.execution_s("p", planned=0.3) == 0.3
+
+
+def test_retries_are_a_share_of_the_traffic() -> None:
+    budget = RetryBudget()
+    while budget.left >= 1:
+        budget.spend()
+    for _ in range(30):
+        budget.earn()
+    assert 2.9 < budget.left < 3.1
+    for _ in range(1000):
+        budget.earn()
+    assert budget.left == CAPACITY
