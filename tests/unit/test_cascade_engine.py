@@ -1,0 +1,222 @@
+"""One request through the cascade, with replicas that fail, hang, lie or are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
+from cascade_api.reasons import Refusal, Route
+from cascade_router.engine import generate
+from cascade_router.pools.clients import Prompt
+from cascade_router.pools.probing import probe_due
+from cascade_router.queue import WorkQueue
+from cascade_router.requests import Answer, GenerateRequest, Refused, new_id
+from cascade_router.runtime import CascadeRuntime
+from support.router import EASY, make_plan
+from support.scripted_triton import Behaviour, ScriptedTriton, answer, fail, hang, response
+from support.waiting import eventually
+
+UNAVAILABLE = fail(grpc.StatusCode.UNAVAILABLE)
+
+
+@contextlib.asynccontextmanager
+async def cascade(plan: Plan) -> AsyncIterator[CascadeRuntime]:
+    """A runtime whose queue is in memory."""
+    ref = CascadeRef.parse(plan.cascade)
+    queue = WorkQueue(url=None, ref=ref, router_id="router-1")
+    await queue.start()
+    runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=0.0)
+    await runtime.apply(plan)
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+@contextlib.asynccontextmanager
+async def replicas(*behaviours: Behaviour) -> AsyncIterator[list[ScriptedTriton]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(ScriptedTriton(behaviour)) for behaviour in behaviours]
+
+
+def endpoints(*servers: ScriptedTriton) -> list[str]:
+    return [server.endpoint for server in servers]
+
+
+async def ask(runtime: CascadeRuntime, **changes: Any) -> Answer:
+    request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), **changes})
+    return await generate(runtime, request, coin=0.5, queue_limit=10)
+
+
+def in_flight(runtime: CascadeRuntime) -> int:
+    return sum(runtime.queue.load(pool.name).in_flight for pool in runtime.plan.pools)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        UNAVAILABLE,
+        fail(grpc.StatusCode.INTERNAL),
+        fail(grpc.StatusCode.NOT_FOUND, "unknown model"),
+        fail(grpc.StatusCode.CANCELLED),
+        answer(pixels=b"too short"),
+        answer(shape=(1, 12)),
+        answer(confidence=None),
+        answer(confidence=math.nan),
+    ],
+)
+async def test_what_a_bad_replica_cannot_do_another_does(bad: Behaviour) -> None:
+    async with replicas(bad, answer()) as (worse, better):
+        plan = make_plan({"shapes-light": endpoints(worse, better)}, direct=0, escalation=0)
+        async with cascade(plan) as runtime:
+            made = await ask(runtime)
+            assert (made.route, made.confidence) == (Route.LIGHT, pytest.approx(0.9))
+            assert (len(worse.asked), len(better.asked)) == (1, 1)
+            assert runtime.health.ejected == {"shapes-light-0"}
+            for _ in range(3):
+                await ask(runtime)
+            assert len(worse.asked) == 1
+            assert in_flight(runtime) == 0
+
+
+async def test_an_ejected_replica_comes_back_by_a_probe_only() -> None:
+    async with replicas(UNAVAILABLE, answer()) as (bad, good):
+        async with cascade(make_plan({"shapes-light": endpoints(bad, good)}, direct=0, escalation=0)) as runtime:
+            await ask(runtime)
+            bad.behaviour = answer(confidence=None)
+
+            async def probed() -> bool:
+                await probe_due(runtime)
+                return not runtime.health.ejected
+
+            await eventually(probed, what="the replica to be trusted again")
+
+
+async def test_requests_wait_for_the_only_replica_to_come_back() -> None:
+    async with replicas(UNAVAILABLE) as (server,):
+        async with cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime:
+            asking = [asyncio.ensure_future(ask(runtime)) for _ in range(3)]
+            await eventually(lambda: runtime.health.ejected, what="the replica to be ejected")
+            server.behaviour = answer()
+            while not all(task.done() for task in asking):
+                await probe_due(runtime)
+                await asyncio.sleep(0.01)
+            assert [task.result().route for task in asking] == [Route.LIGHT] * 3
+
+
+async def test_a_prompt_that_the_model_rejects_is_the_clients_fault() -> None:
+    rejects = fail(grpc.StatusCode.INVALID_ARGUMENT, "prompt: did not understand 'purple'")
+    async with replicas(rejects) as (server,):
+        async with cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime:
+            with pytest.raises(Refused, match="did not understand 'purple'") as refused:
+                await ask(runtime)
+            assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "prompt")
+            assert runtime.health.ejected == frozenset()
+            assert in_flight(runtime) == 0
+
+
+async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> None:
+    believed = {"shapes-light": 0.001, "shapes-heavy": 0.001, "shapes-slow": 0.001}
+    async with replicas(hang()) as (server,):
+        plan = make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0, execution_s=believed)
+        async with cascade(plan) as runtime:
+            with pytest.raises(Refused) as refused:
+                await ask(runtime, deadline_s=0.1)
+            assert refused.value.reason is Refusal.DEADLINE_EXCEEDED
+            assert runtime.health.ejected == frozenset()  # too short a time to judge
+            with pytest.raises(Refused):
+                await ask(runtime, deadline_s=1.2)
+            assert runtime.health.ejected == {"shapes-light-0"}
+            await eventually(lambda: server.cancelled == 2, what="the hanging calls to be cancelled")
+            assert in_flight(runtime) == 0
+
+
+@pytest.mark.parametrize("heavy", [UNAVAILABLE, hang()])
+async def test_a_heavy_stage_that_fails_is_degraded_or_refused(heavy: Behaviour) -> None:
+    async with replicas(answer(), heavy) as (light_server, heavy_server):
+        servers = {"shapes-light": endpoints(light_server), "shapes-heavy": endpoints(heavy_server)}
+        async with cascade(make_plan(servers, direct=0, escalation=1, batch=1)) as runtime:
+            made = await ask(runtime, deadline_s=0.5)
+            assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
+            assert made.latency_s <= 0.5
+        async with cascade(make_plan(servers, direct=0, escalation=1, batch=1, overload="strict")) as runtime:
+            with pytest.raises(Refused) as refused:
+                await ask(runtime, deadline_s=0.5)
+            assert refused.value.reason in (Refusal.NO_REPLICA, Refusal.DEADLINE_EXCEEDED)
+            assert in_flight(runtime) == 0
+
+
+async def test_a_direct_prompt_whose_heavy_replica_fails_is_drawn_by_the_light_one() -> None:
+    async with replicas(answer(), UNAVAILABLE) as (light, heavy):
+        servers = {"shapes-light": endpoints(light), "shapes-heavy": endpoints(heavy)}
+        async with cascade(make_plan(servers, direct=1)) as runtime:
+            made = await ask(runtime)
+            assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
+            assert heavy.asked == ["shapes-heavy"]
+
+
+async def test_the_confidence_is_asked_for_in_the_light_stage_only() -> None:
+    wanted: list[list[str]] = []
+
+    async def note(request: Any, context: Any) -> Any:
+        wanted.append([output.name for output in request.outputs])
+        return response(confidence=0.1 if len(wanted) == 1 else None)
+
+    async with replicas(note) as (server,):
+        servers = {"shapes-light": endpoints(server), "shapes-heavy": endpoints(server)}
+        async with cascade(make_plan(servers, direct=0, escalation=1)) as runtime:
+            made = await ask(runtime)
+    assert (made.route, made.confidence) == (Route.ESCALATED, pytest.approx(0.1))
+    assert wanted == [["image", "confidence"], ["image"]]
+
+
+@pytest.mark.parametrize("stage", ["light", "escalated", "waiting"])
+async def test_a_cancelled_request_leaves_nothing_behind(stage: str) -> None:
+    async with replicas(hang() if stage == "light" else answer(), hang()) as (light, heavy):
+        servers = {"shapes-light": endpoints(light), "shapes-heavy": endpoints(heavy)}
+        async with cascade(make_plan(servers, direct=0, escalation=1, batch=1)) as runtime:
+            if stage == "waiting":
+                first = asyncio.ensure_future(ask(runtime))
+                await eventually(lambda: heavy.asked, what="the first to take the only credit")
+            asking = asyncio.ensure_future(ask(runtime))
+            pool = f"shapes-{'light' if stage == 'light' else 'heavy'}.cpu"
+
+            def under_way() -> bool:
+                load = runtime.queue.load(pool)
+                return load.waiting == 1 if stage == "waiting" else load.in_flight == 1
+
+            await eventually(under_way, what="the request to be under way")
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            if stage == "waiting":
+                first.cancel()
+                await asyncio.wait([first])
+            assert in_flight(runtime) == 0
+            assert runtime.queue.load(pool).waiting == 0
+            await eventually(lambda: light.cancelled + heavy.cancelled == 1, what="the call to be cancelled")
+
+
+async def test_without_any_replica_a_request_is_refused_at_once() -> None:
+    async with cascade(make_plan({"shapes-light": [], "shapes-heavy": []})) as runtime:
+        with pytest.raises(Refused, match="no replica of the light model is ready") as refused:
+            await ask(runtime)
+        assert refused.value.reason is Refusal.NO_REPLICA
+
+
+async def test_a_scorer_that_cannot_be_used_is_replaced_by_the_rules() -> None:
+    async with replicas(answer()) as (server,):
+        plan = make_plan(
+            {"shapes-light": endpoints(server)}, direct=0, scorer={"name": "learned", "source": "/nowhere"}
+        )
+        async with cascade(plan) as runtime:
+            assert (await ask(runtime)).hardness == pytest.approx(0.2)
