@@ -1,0 +1,134 @@
+"""What is done now towards the target: the safe moves, the best shares on what is ready, and the plan that says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from cascade_api.names import pool_name
+from cascade_api.plan import Expected, Plan, PlanRow, next_generation
+from cascade_api.reasons import Reason
+
+from ..snapshot import Drain, ReplicaState
+from . import plans
+from .catalogue import with_demand
+from .expectations import latency_p99_s
+from .moves import Moves, next_moves, pool_of
+from .problem import PoolKey, PoolSize
+from .shares import Sharing, best_sharing
+from .situation import Situation, backlog, batches, ready_replicas
+
+
+def lost(it: Situation) -> bool:
+    """Whether a replica that the plan in force counts on went away without being asked."""
+    if it.view.plan is None:
+        return False
+    still = {r.id for r in it.view.replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
+    return any(replica.id not in still for pool in it.view.plan.pools for replica in pool.ready)
+
+
+def moves_now(it: Situation, free: Mapping[str, int], now: float) -> Moves:
+    """The next safe steps of a cascade, which may use ``free`` accelerators up to its own ceilings."""
+    own = Counter(r.accelerator_class for r in it.view.replicas)
+    ceilings = it.view.cascade.spec.capacity.accelerators
+    return next_moves(
+        it.ref,
+        replicas=it.view.replicas,
+        target={key: size.replicas for key, size in it.memory.pools.items()},
+        free={name: max(min(count, ceilings.get(name, 0) - own[name]), 0) for name, count in free.items()},
+        left=_left(it, now),
+        now=now,
+        grace_s=it.objective_s,
+    )
+
+
+def _left(it: Situation, now: float) -> set[PoolKey]:
+    """Pools that the plan in force needs no more and where nothing waits: their last replica may go.
+
+    With unknown queues a pool counts as left one objective after the plan without it was published.
+    """
+    plan = it.view.plan
+    if plan is None:
+        return set()
+    needed = plans.needed(plan.rows)
+    ready = ready_replicas(it)
+    left = set()
+    for key in ready:
+        siblings = any(other[0] == key[0] and other != key for other in ready)
+        if key[0] in needed and not siblings:
+            continue
+        depths = it.view.queue_depths
+        if depths is None:
+            empty = now - it.memory.published_at_s >= it.objective_s
+        else:
+            empty = depths.get(pool_name(variant=key[0], accelerator_class=key[1]), 0) == 0
+        if empty:
+            left.add(key)
+    return left
+
+
+def plan_now(it: Situation, now: float) -> Plan | None:
+    """The plan to publish, or None where the one in force says the same."""
+    draining = {a.replica_id for a in it.moves.actions if isinstance(a, Drain)}
+    replicas = [replace(r, state=ReplicaState.DRAINING) if r.id in draining else r for r in it.view.replicas]
+    batch_of = batches(it)
+    ready = Counter(pool_of(r) for r in replicas if r.state is ReplicaState.READY)
+    pools = {key: PoolSize(count, batch_of.get(key, 1)) for key, count in ready.items()}
+    sharing = _sharing(it, pools)
+    rows = _rows(it, sharing, ready)
+    if not rows:
+        return None
+    latency = latency_p99_s(sharing, pools, demand=it.rate, objective_s=it.objective_s)
+    it.figures |= {"latency_p99_s": round(latency, 4), "value": round(sharing.value, 4), "shed_now": sharing.shed}
+    plan = plans.build(
+        it.known,
+        cascade=str(it.ref),
+        generation=next_generation(now_s=now, last=it.memory.generation),
+        now=now,
+        reason=it.memory.reason,
+        rows=rows,
+        pools=plans.pools_of(it.known, replicas=replicas, target=it.memory.pools, batches=batch_of),
+        expected=Expected(
+            demand=round(it.rate, 3),
+            latency_p99=round(latency, 4),
+            quality=round(it.known.problem.frontier.metric(sharing.value), 4),
+            cost_per_hour=f"{it.memory.cost_per_hour:.2f}",
+        ),
+    )
+    return _worth_publishing(it, plan)
+
+
+def _sharing(it: Situation, pools: Mapping[PoolKey, PoolSize]) -> Sharing:
+    """The best shares on ready pools, without the one to be left, unless nothing could be served without it."""
+    problem = with_demand(it.known, demand=it.rate, running={}, running_batch={})
+    waiting = backlog(it)
+    if it.moves.vacate is not None:
+        kept = {key: size for key, size in pools.items() if key != it.moves.vacate}
+        sharing = best_sharing(problem, kept, backlog=waiting)
+        if sharing.mixture:
+            return sharing
+    return best_sharing(problem, pools, backlog=waiting)
+
+
+def _rows(it: Situation, sharing: Sharing, ready: Collection[PoolKey]) -> list[PlanRow]:
+    """Rows to publish: those in force where the new ones hardly differ, or where nothing at all can be served."""
+    last = list(it.view.plan.rows) if it.view.plan is not None else []
+    if not sharing.mixture:
+        return last
+    rows = plans.rows_of(sharing.mixture, it.known, it.view.reports)
+    if not last or (last[0].light, last[0].heavy) != (rows[0].light, rows[0].heavy):
+        return rows
+    leaves = it.moves.vacate is not None and it.moves.vacate[0] in plans.needed(last)
+    if leaves or not plans.servable(last, {key[0] for key in ready}) or plans.shares_moved(last, rows):
+        return rows
+    return last
+
+
+def _worth_publishing(it: Situation, plan: Plan) -> Plan | None:
+    last = it.view.plan
+    if last is None or it.memory.store_was_away or not plans.same_structure(last, plan):
+        return plan
+    if plan.rows != last.rows:
+        return plan.model_copy(update={"reason": it.news or Reason.SHARES_ADJUSTED})
+    return None
