@@ -89,39 +89,45 @@ async def test_what_a_bad_replica_cannot_do_another_does(bad: Behaviour) -> None
 
 
 async def test_an_ejected_replica_comes_back_by_a_probe_only() -> None:
-    async with replicas(UNAVAILABLE, answer()) as (bad, good):
-        async with cascade(make_plan({"shapes-light": endpoints(bad, good)}, direct=0, escalation=0)) as runtime:
-            await ask(runtime)
-            bad.behaviour = answer(confidence=None)
+    async with (
+        replicas(UNAVAILABLE, answer()) as (bad, good),
+        cascade(make_plan({"shapes-light": endpoints(bad, good)}, direct=0, escalation=0)) as runtime,
+    ):
+        await ask(runtime)
+        bad.behaviour = answer(confidence=None)
 
-            async def probed() -> bool:
-                await probe_due(runtime)
-                return not runtime.health.ejected
+        async def probed() -> bool:
+            await probe_due(runtime)
+            return not runtime.health.ejected
 
-            await eventually(probed, what="the replica to be trusted again")
+        await eventually(probed, what="the replica to be trusted again")
 
 
 async def test_requests_wait_for_the_only_replica_to_come_back() -> None:
-    async with replicas(UNAVAILABLE) as (server,):
-        async with cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime:
-            asking = [asyncio.ensure_future(ask(runtime)) for _ in range(3)]
-            await eventually(lambda: runtime.health.ejected, what="the replica to be ejected")
-            server.behaviour = answer()
-            while not all(task.done() for task in asking):
-                await probe_due(runtime)
-                await asyncio.sleep(0.01)
-            assert [task.result().route for task in asking] == [Route.LIGHT] * 3
+    async with (
+        replicas(UNAVAILABLE) as (server,),
+        cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime,
+    ):
+        asking = [asyncio.ensure_future(ask(runtime)) for _ in range(3)]
+        await eventually(lambda: runtime.health.ejected, what="the replica to be ejected")
+        server.behaviour = answer()
+        while not all(task.done() for task in asking):
+            await probe_due(runtime)
+            await asyncio.sleep(0.01)
+        assert [task.result().route for task in asking] == [Route.LIGHT] * 3
 
 
 async def test_a_prompt_that_the_model_rejects_is_the_clients_fault() -> None:
     rejects = fail(grpc.StatusCode.INVALID_ARGUMENT, "prompt: did not understand 'purple'")
-    async with replicas(rejects) as (server,):
-        async with cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime:
-            with pytest.raises(Refused, match="did not understand 'purple'") as refused:
-                await ask(runtime)
-            assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "prompt")
-            assert runtime.health.ejected == frozenset()
-            assert in_flight(runtime) == 0
+    async with (
+        replicas(rejects) as (server,),
+        cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime,
+    ):
+        with pytest.raises(Refused, match="did not understand 'purple'") as refused:
+            await ask(runtime)
+        assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "prompt")
+        assert runtime.health.ejected == frozenset()
+        assert in_flight(runtime) == 0
 
 
 async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> None:
