@@ -9,11 +9,13 @@ need to find each other, and replaces itself by the server, so that the process 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import ipaddress
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import sysconfig
@@ -28,6 +30,7 @@ EXIT_TIMEOUT_S: Final = 5
 """How long a server that was told to end waits for inferences in flight."""
 
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_PR_SET_PDEATHSIG: Final = 1
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -239,6 +242,8 @@ def launch(arguments: argparse.Namespace) -> NoReturn:
         except OSError:
             allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
             raise LaunchError(f"--core: core {arguments.core} is not available here: use one of {allowed}") from None
+    if arguments.die_with_parent:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     command = server_command(folder, repository, address, models=arguments.load, replica_id=arguments.replica_id)
     environment = server_environment(installation, dict(os.environ))
     try:
@@ -261,6 +266,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--grpc-address", required=True, metavar="HOST:PORT", help="where to listen")
     options.add_argument("--load", action="append", default=[], metavar="MODEL", help="load at start; repeatable")
     options.add_argument("--replica-id", default="replica", metavar="ID", help="names the server and its shared memory")
+    options.add_argument(
+        "--die-with-parent", action="store_true", help="end in good order when the process that started this one ends"
+    )
     options.add_argument("--core", type=int, metavar="N", help="run on this core only")
     options.add_argument(
         "--triton-env",

@@ -58,7 +58,7 @@ def recipe_of(variant: Variant) -> Recipe:
     return recipe
 
 
-def config(variant: Variant, recipe: Recipe) -> str:
+def config(variant: Variant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US) -> str:
     """The model's `config.pbtxt`."""
     parameters = "\n".join(
         f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}"
@@ -78,7 +78,7 @@ output [
 ]
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 dynamic_batching {{
-  max_queue_delay_microseconds: {QUEUE_DELAY_US}
+  max_queue_delay_microseconds: {queue_delay_us}
   default_queue_policy {{
     timeout_action: REJECT
     default_timeout_microseconds: {QUEUE_TIMEOUT_US}
@@ -90,13 +90,13 @@ dynamic_batching {{
 """
 
 
-def render(variants: Sequence[Variant], directory: Path) -> list[str]:
+def render(variants: Sequence[Variant], directory: Path, *, queue_delay_us: int = QUEUE_DELAY_US) -> list[str]:
     """Makes ``directory`` the repository of exactly these variants; returns the models that changed.
 
     Models of variants that are no longer there are removed, other folders left alone. Raises ManifestError, having
     written nothing, where a variant cannot be served.
     """
-    configs = {variant.name: config(variant, recipe_of(variant)) for variant in variants}
+    configs = {v.name: config(v, recipe_of(v), queue_delay_us=queue_delay_us) for v in variants}
     changed = []
     for name, text in configs.items():
         version = directory / name / "1"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import typer
 
 from .load import command as load
+from .measure import command as measure
 
 
 def register(app: typer.Typer) -> None:
     """Adds this component's commands to `cascade`."""
     load.register(app)
+    measure.register(app)

@@ -1,0 +1,1 @@
+"""What a set of variants costs and is worth: measured through a real Triton, written as a CascadeProfile."""

@@ -1,0 +1,182 @@
+"""A Triton server on one core, as a replica of class ``cpu`` runs, for measuring: started, asked, ended."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton
+from typing_extensions import Self
+
+from cascade_api.command import CommandFailed
+from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE, PROBE_PROMPT
+
+START_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
+COUNT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Images ``[n, height, width, 3]`` of one request, and confidences ``[n]`` if asked for."""
+
+    images: npt.NDArray[np.uint8]
+    confidences: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What the server has counted of a model: images in all; batches of one size, and what they took together."""
+
+    images: int
+    batches: int
+    nanoseconds: int
+
+
+class Replica:
+    """A server on a free port; a context manager. Raises CommandFailed where it does not come up or answer."""
+
+    def __init__(self, repository: Path, *, core: int, load: Sequence[str] = ()) -> None:
+        self._repository = repository
+        self._core = core
+        self._load = load
+        self._port = _free_port()
+        self._log = repository.with_name(f"{repository.name}-{self._port}.log")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+
+    def __enter__(self) -> Self:
+        launcher = Path(sys.executable).parent / "cascade-triton"
+        where = ["--model-repository", str(self._repository), "--grpc-address", f"127.0.0.1:{self._port}"]
+        what = ["--replica-id", f"profile-{os.getpid()}", "--core", str(self._core), "--die-with-parent"]
+        loads = [word for model in self._load for word in ("--load", model)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen([str(launcher), *where, *what, *loads], stdout=log, stderr=log)
+        self._pid = self._process.pid
+        try:
+            self._wait_for_port()
+            self._client = triton.InferenceServerClient(f"127.0.0.1:{self._port}")
+            while not self._client.is_server_ready():
+                self._check(time.monotonic() + 1)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._client.close()
+        self._end()
+
+    def load(self, model: str) -> None:
+        """Load a model of the repository."""
+        self._client.load_model(model)
+
+    def unload(self, model: str) -> None:
+        """Take a model out; what it has begun is still answered."""
+        self._client.unload_model(model)
+
+    def probe(self, model: str) -> None:
+        """One image, to see that the model works."""
+        self.ask(model, [PROBE_PROMPT], [0])
+
+    def ask(self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False) -> Answer:
+        """One request for an image per prompt."""
+        result = self._client.infer(
+            model, **_request(prompts, seeds, confidence=confidence), client_timeout=ANSWER_TIMEOUT_S
+        )
+        judged = result.as_numpy(OUTPUT_CONFIDENCE)
+        return Answer(result.as_numpy(OUTPUT_IMAGE), None if judged is None else judged[:, 0])
+
+    def memory_mib(self) -> int:
+        """Resident memory of the server and its models' processes, in whole MiB."""
+        server = f"/proc/{self._pid}"
+        children = Path(f"{server}/task/{self._pid}/children").read_text().split()
+        kib = 0
+        for process in (self._pid, *children):
+            for line in Path(f"/proc/{process}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    kib += int(line.split()[1])
+        return round(kib / 1024)
+
+    def time_batch(self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool) -> float | None:
+        """Seconds that the model took for one batch, formed from one request per prompt as a router sends them.
+
+        Counted by the server, from the batch's inputs to its answers. None where the requests did not become one
+        batch.
+        """
+        before = self._counted(model, len(prompts))
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            request = _request([prompt], [seed], confidence=confidence)
+            # The client calls back by keyword, so the names of these parameters count.
+            self._client.async_infer(model, callback=lambda result, error: answers.put(error), **request)
+        for _ in prompts:
+            error = answers.get(timeout=ANSWER_TIMEOUT_S)
+            if error is not None:
+                raise CommandFailed(f"{model} failed: {error}")
+        # The server counts a batch a moment after it has sent the answers.
+        until = time.monotonic() + COUNT_TIMEOUT_S
+        after = self._counted(model, len(prompts))
+        while after.images < before.images + len(prompts) and time.monotonic() < until:
+            after = self._counted(model, len(prompts))
+        return (after.nanoseconds - before.nanoseconds) / 1e9 if after.batches == before.batches + 1 else None
+
+    def _counted(self, model: str, batch: int) -> _Counted:
+        stats = self._client.get_inference_statistics(model).model_stats[0]
+        for entry in stats.batch_stats:
+            if entry.batch_size == batch:
+                spent = entry.compute_input.ns + entry.compute_infer.ns + entry.compute_output.ns
+                return _Counted(stats.inference_count, entry.compute_infer.count, spent)
+        return _Counted(stats.inference_count, 0, 0)
+
+    def _wait_for_port(self) -> None:
+        until = time.monotonic() + START_TIMEOUT_S
+        while True:
+            # A gRPC channel that finds nobody at first would wait a second before it tries again.
+            with socket.socket() as trial:
+                if trial.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            self._check(until)
+            time.sleep(0.01)
+
+    def _check(self, until_s: float) -> None:
+        if self._process is not None and self._process.poll() is None and time.monotonic() < until_s:
+            return
+        tail = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise CommandFailed(f"Triton did not start: {tail[0] if tail else 'no output'}")
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _request(prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool) -> dict[str, Any]:
+    words = triton.InferInput(INPUT_PROMPT, [len(prompts), 1], "BYTES")
+    words.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_).reshape(-1, 1))
+    numbers = triton.InferInput(INPUT_SEED, [len(seeds), 1], "INT64")
+    numbers.set_data_from_numpy(np.array(seeds, dtype=np.int64).reshape(-1, 1))
+    names = [OUTPUT_IMAGE, OUTPUT_CONFIDENCE] if confidence else [OUTPUT_IMAGE]
+    return {"inputs": [words, numbers], "outputs": [triton.InferRequestedOutput(name) for name in names]}
+
+
+def _free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])

@@ -1,0 +1,60 @@
+"""When a series of timings is long enough, and what it says (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+LEAST: Final = 15
+"""Timings below which no median is trusted."""
+MOST: Final = 400
+WIDTH: Final = 0.02
+"""Width of the median's 95 % interval, as a share of the median, at which there are enough."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median and 95th percentile of a series, in whole microseconds of at least 1."""
+
+    p50_micros: int
+    p95_micros: int
+    count: int
+
+
+def enough(timings_s: Sequence[float]) -> bool:
+    """Whether the median is known well enough, or there have been so many that more would not help."""
+    if len(timings_s) < LEAST:
+        return False
+    low, high = median_interval(timings_s)
+    return len(timings_s) >= MOST or high - low <= WIDTH * quantile(timings_s, 0.5)
+
+
+def median_interval(timings_s: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the median, by order statistics: no assumption on how the timings are distributed."""
+    ordered = sorted(timings_s)
+    reach = 0.98 * math.sqrt(len(ordered))
+    middle = len(ordered) / 2
+    return ordered[max(0, math.floor(middle - reach))], ordered[min(len(ordered) - 1, math.ceil(middle + reach))]
+
+
+def timing(timings_s: Sequence[float]) -> Timing:
+    """What a series says."""
+    p50, p95 = (max(1, round(1e6 * quantile(timings_s, level))) for level in (0.5, 0.95))
+    return Timing(p50, max(p50, p95), len(timings_s))
+
+
+def difference(longer: Timing, shorter: Timing) -> Timing:
+    """What the longer one has on top, by quantile."""
+    p50 = max(1, longer.p50_micros - shorter.p50_micros)
+    return Timing(p50, max(p50, longer.p95_micros - shorter.p95_micros), min(longer.count, shorter.count))
+
+
+def quantile(values: Sequence[float], level: float) -> float:
+    """The quantile at ``level``, between neighbours by straight line."""
+    ordered = sorted(values)
+    place = level * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

@@ -1,0 +1,98 @@
+"""Puts a profile into a YAML file: the rest of the file, comments included, stays as it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cascade_api.profile import CascadeProfile
+
+HEADER = "# Made by `cascade profile`.\n"
+WIDTH = 160
+
+
+def write_profile(profile: CascadeProfile, file: Path) -> None:
+    """Replaces the profile of that name in a file, or adds it; a file that is not there is made. Atomic."""
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        scratch.write_text(with_profile(before, profile), encoding="utf-8")
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def with_profile(text: str, profile: CascadeProfile) -> str:
+    """The text with ``profile`` in the place of the document of that kind and name, else at its end."""
+    fresh = HEADER + profile_yaml(profile)
+    parts = _split(text)
+    for index, part in enumerate(parts):
+        if _is_profile(part, profile):
+            parts[index] = fresh
+            break
+    else:
+        parts.append(fresh)
+    return "---\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
+
+
+def profile_yaml(profile: CascadeProfile) -> str:
+    """A profile as YAML with one line per measurement."""
+    wire = profile.wire()
+    for field, value in wire["spec"].items():
+        if isinstance(value, list):
+            wire["spec"][field] = [_Line(row) if isinstance(row, dict) else row for row in value]
+    wire["metadata"] = {key: value for key, value in wire["metadata"].items() if key in ("name", "namespace")}
+    wire["spec"]["scores"] = {
+        key: _Series(value) if isinstance(value, list) else {name: _Series(points) for name, points in value.items()}
+        for key, value in wire["spec"].get("scores", {}).items()
+    }
+    return yaml.dump(wire, Dumper=_Dumper, sort_keys=False, width=WIDTH)
+
+
+def _split(text: str) -> list[str]:
+    """The documents of a YAML text, as they are written; they are parted by lines that begin with three dashes."""
+    parts: list[list[str]] = [[]]
+    for line in text.splitlines(keepends=True):
+        if line.rstrip() == "---":
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    joined = ["".join(part) for part in parts]
+    return [part for part in joined if part.strip()]
+
+
+def _is_profile(part: str, profile: CascadeProfile) -> bool:
+    document: Any = yaml.safe_load(part)
+    if not isinstance(document, dict) or document.get("kind") != profile.kind:
+        return False
+    metadata = document.get("metadata") or {}
+    identity = (metadata.get("namespace", "default"), metadata.get("name"))
+    return identity == (profile.metadata.namespace, profile.metadata.name)
+
+
+class _Line(dict[str, Any]):
+    """A mapping to be written on one line."""
+
+
+class _Series(list[int]):
+    """A list to be written on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lines and series in flow style, everything inside included."""
+
+
+def _represent_line(dumper: yaml.SafeDumper, value: _Line) -> yaml.Node:
+    inner = {key: _Line(item) if isinstance(item, dict) else item for key, item in value.items()}
+    return dumper.represent_mapping("tag:yaml.org,2002:map", inner.items(), flow_style=True)
+
+
+def _represent_series(dumper: yaml.SafeDumper, value: _Series) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+
+
+_Dumper.add_representer(_Line, _represent_line)
+_Dumper.add_representer(_Series, _represent_series)

@@ -1,0 +1,57 @@
+"""Quality over shares of direct and escalated prompts, by what would serve each prompt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cascade_profiler.measure.grid import quality_rows, quantiles_milli, served_by_heavy, top_share
+
+HARDNESS = np.array([4.0, 3.0, 2.0, 1.0])
+CONFIDENCE = np.array([0.9, 0.1, 0.8, 0.2])
+
+
+def test_the_hardest_prompts_go_direct_and_the_least_confident_of_the_rest_escalate() -> None:
+    served = served_by_heavy(HARDNESS, CONFIDENCE, direct=0.25, escalation=1 / 3)
+    np.testing.assert_allclose(served, [1, 1, 0, 0], atol=1e-12)
+
+
+def test_a_cut_inside_a_prompt_counts_it_in_part() -> None:
+    np.testing.assert_allclose(top_share(HARDNESS, np.ones(4), 0.375), [1, 0.5, 0, 0])
+
+
+def test_equal_scores_share_alike() -> None:
+    np.testing.assert_allclose(top_share(np.array([2.0, 1.0, 1.0, 1.0]), np.ones(4), 0.5), [1, 1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("direct", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("escalation", [0.0, 0.7, 1.0])
+def test_the_share_served_by_the_heavy_variant_is_the_planned_one(direct: float, escalation: float) -> None:
+    rng = np.random.default_rng(1)
+    served = served_by_heavy(rng.integers(0, 5, 200) / 1.0, rng.random(200), direct=direct, escalation=escalation)
+    assert served.mean() == pytest.approx(direct + (1 - direct) * escalation)
+    assert served.min() >= 0
+    assert served.max() <= 1 + 1e-12
+
+
+def test_a_chain_has_a_full_grid_whose_corners_are_the_variants_own_quality() -> None:
+    light, heavy = np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.5])
+    rows = quality_rows(
+        "light",
+        "heavy",
+        hardness=HARDNESS,
+        confidence=CONFIDENCE,
+        light_values={"q2": light},
+        heavy_values={"q2": heavy},
+    )
+    cells = {(row.direct_percent, row.escalation_percent): row.values_milli["q2"] for row in rows}
+    assert len(cells) == len(rows) == 121
+    assert cells[0, 0] == 500
+    assert {cells[100, d] for d in range(0, 101, 10)} == {875}
+    assert cells[0, 100] == 875
+    assert cells[0, 50] == 875  # a good discriminator: half of the work buys all of the quality
+    assert cells[50, 0] == 750
+
+
+def test_scores_are_summed_up_by_21_rising_quantiles() -> None:
+    assert quantiles_milli(np.arange(101) / 100) == [50 * index for index in range(21)]
