@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from cascade_api import command
 from cascade_models import repository
 from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
 from cascade_models.recipe import Recipe
@@ -111,6 +113,29 @@ def test_what_cannot_be_served_is_refused_by_field_and_nothing_is_written(
         repository.render(read_variants(documents(**changes)), tmp_path / "models")
     assert refusal.value.field == field
     assert not (tmp_path / "models").exists()
+
+
+def test_the_command_renders_and_says_what_changed(tmp_path: Path) -> None:
+    file = tmp_path / "cascade.yaml"
+    file.write_text(shapes_manifest())
+    rendering = ["model-repo", "render", "-f", str(file), str(tmp_path / "models")]
+    first, second = (CliRunner().invoke(command.build(), rendering) for _ in range(2))
+    assert "shapes-light, shapes-heavy (changed: shapes-light, shapes-heavy)" in first.output
+    assert "(unchanged)" in second.output
+
+
+def test_the_command_refuses_with_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    file = tmp_path / "cascade.yaml"
+    file.write_text(documents(engine="tensorrt"))
+    for given, said in ((file, "spec.variants.0.engine: "), (tmp_path / "none.yaml", "No such file")):
+        ended = CliRunner().invoke(command.build(), ["model-repo", "render", "-f", str(given), str(tmp_path / "m")])
+        assert ended.exit_code == 2
+        assert said in ended.output
+        assert len(ended.output.splitlines()) == 1
+
+
+def test_the_command_prints_the_revision_that_manifests_pin() -> None:
+    assert CliRunner().invoke(command.build(), ["model-repo", "revision"]).output.strip() == assets.revision()
 
 
 def test_missing_weights_are_named_with_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
