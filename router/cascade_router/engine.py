@@ -279,7 +279,7 @@ class _Run:
         runtime = self._runtime
         left = self._deadline - runtime.clock()
         execution_s = min((outlook.execution_s for outlook in runtime.outlooks(variant)), default=0.0)
-        if left <= execution_s or not runtime.expects_replica(variant):
+        if left <= execution_s or runtime.parked >= self._queue_limit or not runtime.expects_replica(variant):
             return False
         return await runtime.changed(left - execution_s)
 

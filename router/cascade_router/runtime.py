@@ -63,6 +63,8 @@ class CascadeRuntime:
         self._scorer: tuple[str, str | None] = ("rules", None)
         self.chooser = Chooser(scorer=make_scorer("rules"), start=start)
         self._changed = asyncio.Event()
+        self.parked = 0
+        """Requests that wait for a change of plan or health."""
 
     async def apply(self, plan: Plan) -> None:
         """Follow a plan from now on; requests under way go on by what they drew."""
@@ -123,10 +125,13 @@ class CascadeRuntime:
 
     async def changed(self, timeout_s: float) -> bool:
         """Wait for a change of plan or health; False if none came in time."""
+        self.parked += 1
         try:
             await asyncio.wait_for(self._changed.wait(), timeout_s)
         except (asyncio.TimeoutError, TimeoutError):
             return False
+        finally:
+            self.parked -= 1
         return True
 
     def _outlook(self, pool: PlanPool) -> Outlook:

@@ -255,4 +255,5 @@ def test_a_client_that_goes_away_stops_the_work(
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(router.http_url + "/v1/images/generations", json={"prompt": EASY}, timeout=0.4)
     wait_until(lambda: cancelled() == 2, "the HTTP client's disconnect to arrive")
+    assert "Traceback" not in router.log.read_text()
     assert router.ask(EASY).route == "direct"

@@ -15,12 +15,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from cascade_api.reasons import Refusal
+
 from ..metrics import REGISTRY
 from ..requests import Answer, GenerateRequest, Refused, new_id
 from ..service import Failed, Service
 from . import openai
 from .page import PAGE
 from .png import encode_png
+from .statuses import HTTP
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +46,14 @@ def make_app(service: Service) -> Starlette:
             status, content, headers = openai.refusal_body(refused)
             return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id})
         except Failed as failed:
-            return JSONResponse(openai.error_body(str(failed), kind="server_error"), 500)
+            return _failed(failed)
+        except ClientDisconnect:
+            return Response(status_code=HTTP[Refusal.CANCELLED])  # nobody reads it
+        except HTTPException:
+            raise
+        except Exception:
+            log.exception("request failed", request=request_id)
+            return _failed(Failed(request_id))
         return JSONResponse({"created": int(time.time()), "data": items}, headers={REQUEST_ID: request_id})
 
     async def healthz(request: Request) -> Response:
@@ -71,7 +81,7 @@ def make_app(service: Service) -> Starlette:
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _defect})
+    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
 
 async def _generate(service: Service, body: bytes, *, request_id: str, id_chosen: bool) -> list[dict[str, Any]]:
@@ -143,8 +153,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(openai.error_body(message, kind="invalid_request_error"), status, headers=headers)
 
 
-async def _defect(request: Request, error: Exception) -> Response:
-    request_id = new_id()
-    if not isinstance(error, ClientDisconnect):
-        log.error("request failed", request=request_id, path=request.url.path, exc_info=error)
-    return JSONResponse(openai.error_body(str(Failed(request_id)), kind="server_error"), 500)
+def _failed(failed: Failed) -> Response:
+    return JSONResponse(openai.error_body(str(failed), kind="server_error"), 500)

@@ -1,0 +1,83 @@
+"""`cascade generate` against a running router."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cascade_api.local import Addresses, write_addresses
+from support.router import EASY, HARD, RouterProcess
+from support.triton import free_port
+
+pytestmark = pytest.mark.contract
+
+
+def generate(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "cascade"), "generate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=directory)
+
+
+def test_it_writes_a_png_and_says_how_it_was_made(shared_router: RouterProcess, tmp_path: Path) -> None:
+    run = generate(HARD, "-o", "hard.png", "--address", shared_router.grpc, directory=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("hard.png: direct, made by shapes-heavy in ")
+    assert Image.open(tmp_path / "hard.png").size == (32, 32)
+
+
+def test_json_has_everything_that_it_takes_to_repeat_the_image(shared_router: RouterProcess, tmp_path: Path) -> None:
+    options = ("--json", "--cascade", "shapes", "--deadline", "20s", "--address", shared_router.grpc)
+    run = generate(EASY, "-o", "one.png", *options, directory=tmp_path)
+    made = json.loads(run.stdout)
+    assert set(made) == {
+        "cascade", "route", "variant", "confidence", "hardness", "latency_ms", "seed", "file",
+    }  # fmt: skip
+    assert (made["route"], made["variant"], made["file"]) == ("light", "shapes-light", "one.png")
+    generate(EASY, "-o", "two.png", "--seed", str(made["seed"]), *options, directory=tmp_path)
+    one, two = (Image.open(tmp_path / name).tobytes() for name in ("one.png", "two.png"))
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) <= 1
+
+
+def test_it_finds_the_local_cascade_by_its_state(shared_router: RouterProcess, tmp_path: Path) -> None:
+    http = shared_router.http_url.removeprefix("http://")
+    write_addresses(
+        tmp_path, Addresses(grpc=shared_router.grpc, http=http, redis="redis://nowhere", pid=1, manifest="shapes.yaml")
+    )
+    run = generate(EASY, "--state-dir", str(tmp_path), directory=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "image.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "prompt: is empty"),
+        (("--deadline", "soon"), "--deadline: 'soon' is not a duration"),
+        (("--seed", "-1"), "seed: -1 is not between"),
+        (("--seed", str(2**80)), "--seed: "),
+        (("--cascade", "portraits"), "model: 'portraits' is not served here; there is: shapes"),
+    ],
+)
+def test_what_the_user_got_wrong_is_exit_code_2(
+    shared_router: RouterProcess, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    prompt = EASY if arguments else ""
+    run = generate(prompt, *arguments, "--address", shared_router.grpc, directory=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith(f"cascade: {said}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_running_is_exit_code_1_with_the_fix(shared_router: RouterProcess, tmp_path: Path) -> None:
+    for arguments in (("--state-dir", str(tmp_path)), ("--address", f"127.0.0.1:{free_port()}")):
+        run = generate(EASY, *arguments, directory=tmp_path)
+        assert run.returncode == 1
+        assert "cascade up -f examples/shapes.yaml" in run.stderr
+        assert len(run.stderr.splitlines()) == 1
+    run = generate(EASY, "-o", "missing/x.png", "--address", shared_router.grpc, directory=tmp_path)
+    assert run.returncode == 1
+    assert run.stderr == "cascade: --output: cannot write missing/x.png: No such file or directory\n"
