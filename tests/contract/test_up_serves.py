@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import subprocess
 import urllib.request
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from cascade_api.local import read_addresses
-from support.local_run import ANY_PORTS, PROMPT, LocalRun
+from support.local_run import ANY_PORTS, CASCADE, PROMPT, LocalRun
 from support.triton import shapes_manifest
 
 pytestmark = pytest.mark.contract
@@ -79,12 +80,6 @@ def unprofiled(spec: dict) -> None:  # type: ignore[type-arg]
     spec["variants"].append({**spec["variants"][0], "name": "unheard-of"})
 
 
-def no_cpu(spec: dict) -> None:  # type: ignore[type-arg]
-    spec["capacity"]["accelerators"] = {"cpu": 0, "nvidia-l40s": 1}
-    for variant in spec["variants"]:
-        variant["classes"] = ["nvidia-l40s"]
-
-
 @pytest.mark.parametrize(
     ("spoil", "field"),
     [
@@ -101,13 +96,14 @@ def test_a_bad_manifest_is_refused_by_line_and_field_and_disturbs_nothing(
     spoil(next(d for d in documents if d["kind"] == "DiffusionCascade")["spec"])
     bad = tmp_path / "bad.yaml"
     bad.write_text(yaml.safe_dump_all(documents))
-    before = serving.status()["children"]
+    before = serving.state.read_pids()
     done = serving.cascade("up", "-f", str(bad))
     assert done.returncode == 2
     assert f"{bad}:" in done.stderr
     assert field in done.stderr
     assert "Traceback" not in done.stderr
-    assert serving.status()["children"] == before
+    assert serving.state.read_pids() == before
+    assert serving.whole()
 
 
 def test_missing_weights_are_named_with_the_field(local_run: LocalRun) -> None:
@@ -152,10 +148,6 @@ def test_doctor_finds_nothing_wrong_with_what_runs(serving: LocalRun) -> None:
 
 
 def test_what_would_be_decided_can_be_asked_without_a_run(serving: LocalRun) -> None:
-    import subprocess
-
-    from support.local_run import CASCADE
-
     command = [str(CASCADE), "plan", "-f", str(serving.manifest), "--demand", "40", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     [answer] = json.loads(done.stdout)

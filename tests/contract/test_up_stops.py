@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from cascade_api.local import read_addresses
@@ -78,12 +79,9 @@ def test_after_the_supervisor_is_killed_its_children_die_and_down_tidies_up(loca
     done = local_run.down()
     assert done.returncode == 0
     assert local_run.leftovers() == []
-    assert local_run.cascade("doctor", "-f", str(local_run.manifest)).returncode in (0, 1)
 
 
 def _runs(pid: int) -> bool:
-    import psutil
-
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 

@@ -37,7 +37,8 @@ START = 1_700_000_000.0
 class ClosedLoop:
     """A local cluster of ``slots`` accelerators that obeys the controller, and arrivals at ``rate(seconds)``.
 
-    ``unserved`` collects the instants at which a row in force lacked a ready replica; ``history`` the plans.
+    ``unserved`` collects the instants at which a row in force lacked a ready replica, ``abandoned`` those at which
+    a pool lost its last ready replica while rows in force still sent requests there; ``history`` the plans.
     """
 
     rate: Callable[[float], float]
@@ -61,6 +62,7 @@ class ClosedLoop:
         self.history: list[tuple[float, Plan]] = []
         self.switches: list[tuple[float, str]] = []
         self.unserved: list[tuple[float, str]] = []
+        self.abandoned: list[tuple[float, str]] = []
         self.decisions: list[Decision] = []
         self._catalogue = Catalogue()
         self._settings = PlannerSettings()
@@ -124,6 +126,7 @@ class ClosedLoop:
         )
         decision = decide(snapshot, self.memory, self.now, self._settings, catalogue=self._catalogue)
         self.decisions.append(decision)
+        before = self.plan
         self.memory = Memory.from_json(decision.memory.to_json())
         self._next = decision.next_at
         for action in decision.actions:
@@ -139,6 +142,10 @@ class ClosedLoop:
                     assert held.state is ReplicaState.FAILED or held.in_flight == 0, "started on a busy replica"
                     self._start(replica_id, accelerator_class, variant)
                 case Drain(_, replica_id):
+                    # What was sent by the plan before may still wait for this pool.
+                    variant = self.replicas[replica_id].variant
+                    if self.ready.count(variant) == 1 and before is not None and variant in needed(before.rows):
+                        self.abandoned.append((self.elapsed, variant))
                     self._put(self.replicas[replica_id], state=ReplicaState.DRAINING, since_s=self.now, in_flight=3)
                 case Stop(_, replica_id):
                     del self.replicas[replica_id]

@@ -7,14 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from cascade_api.command import CommandFailed
 from cascade_api.local import read_addresses
+from cascade_operator.local import overview
 from cascade_operator.local.state import StateDir
 
 from .triton import shapes_manifest
@@ -62,6 +64,20 @@ class LocalRun:
         done = self.cascade("status", "--json")
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
+
+    def look(self) -> dict[str, Any]:
+        """The same without the cost of a command, or {} while there is nothing to see."""
+        try:
+            return dict(json.loads(overview.as_json(overview.collect(self.state))))
+        except CommandFailed:
+            return {}
+
+    def whole(self) -> bool:
+        """Whether Redis and a router answer, and every pool has the replicas that it should."""
+        cascades = self.look().get("cascades") or [{}]
+        pools = cascades[0].get("pools") or []
+        healthy = all(pool["ready"] >= pool["desired"] for pool in pools)
+        return bool(pools) and bool(cascades[0].get("routers")) and healthy
 
     def start_load(self, *arguments: str) -> subprocess.Popen[str]:
         """`cascade load --json` beside the test."""
@@ -114,14 +130,6 @@ class LocalRun:
 
 def _alive(process: psutil.Process) -> bool:
     return bool(process.status() != psutil.STATUS_ZOMBIE)
-
-
-def started(directory: Path, arguments: Sequence[str] = (), *, manifest: str | None = None) -> LocalRun:
-    """A run that is ready."""
-    run = LocalRun(directory, manifest=manifest)
-    done = run.up(*arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return run
 
 
 @pytest.fixture

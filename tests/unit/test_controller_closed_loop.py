@@ -46,7 +46,7 @@ def test_plans_and_pools_follow_a_rising_and_falling_demand_and_every_row_is_alw
     assert 0.05 < heavy_share(loop) < idle - 0.2
     loop.run(40)
     assert heavy_share(loop) > 0.6
-    assert loop.unserved == []
+    assert loop.unserved == loop.abandoned == []
     assert len(loop.switches) == 4
 
 
@@ -116,3 +116,18 @@ def test_more_slots_than_needed_are_not_all_taken_but_what_runs_is_kept() -> Non
     loop.run(60)
     assert len(loop.ready) == running
     assert loop.unserved == []
+
+
+def test_a_single_slot_changes_its_variant_only_when_it_must_shed_load() -> None:
+    loop = ClosedLoop(
+        steps((0, 5), (15, 100), (40, 5)), slots=1, cascade=make_cascade(capacity__accelerators={"cpu": 1})
+    )
+    loop.run(14)
+    assert loop.ready == ["heavy"]
+    loop.run(20)
+    assert loop.ready == ["light"]
+    assert len(loop.unserved) * 0.05 < 1.5
+    gap = len(loop.unserved)
+    loop.run(30)
+    assert loop.ready == ["light"]
+    assert len(loop.unserved) == gap

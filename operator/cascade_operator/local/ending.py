@@ -7,6 +7,8 @@ import os
 import signal
 import time
 
+import psutil
+
 from cascade_api.command import CommandFailed
 
 from .console import Say
@@ -33,6 +35,8 @@ def stop(state: StateDir, *, say: Say, timeout_s: float = 10.0) -> None:
             told = now
             say(f"waiting for process {pid} to end")
         time.sleep(0.05)
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        psutil.Process(pid).wait(timeout=3)
     left = state.crashed() is not None
     say(f"stopped (process {pid})")
     if left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,7 +70,6 @@ class Client:
         self._deadline_s = deadline_s
         self._channels = [grpc.aio.insecure_channel(address, options=_OPTIONS) for _ in range(CHANNELS)]
         self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
-        self._next = 0
 
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
@@ -79,17 +79,20 @@ class Client:
 
         Raises RefusedByService, ConnectionLost or NoAnswer.
         """
-        self._next = (self._next + 1) % CHANNELS
         timeout_s = self._deadline_s + SLACK_S + (RECONNECT_S if again else 0)
         began = asyncio.get_running_loop().time()
         try:
-            response = await self._stubs[self._next].ModelInfer(
+            response = await self._stub(request_id).ModelInfer(
                 self._request(request_id, prompt), timeout=timeout_s, wait_for_ready=again
             )
         except grpc.aio.AioRpcError as error:
             waited_s = asyncio.get_running_loop().time() - began
             raise _failure(error, expired=waited_s >= timeout_s - 0.1) from None
         return _reply(response)
+
+    def _stub(self, request_id: str) -> Any:
+        """The same connection for both tries: it knows that it was lost, and waits for the next."""
+        return self._stubs[zlib.crc32(request_id.encode()) % CHANNELS]
 
     def _request(self, request_id: str, prompt: str) -> Any:
         request = service_pb2.ModelInferRequest(model_name=self._model, id=request_id)

@@ -1,0 +1,66 @@
+"""Plan and pools follow the load, in place and without a failed request."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from support.local_run import LocalRun
+from support.triton import shapes_manifest
+
+pytestmark = [pytest.mark.contract, pytest.mark.slow]
+SLOWDOWN = 6
+"""The heavy variant is said to be slower than it is, so that a busy test machine still keeps up."""
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
+    """A run of a cascade whose plans change at a few requests per second."""
+    documents = list(yaml.safe_load_all(shapes_manifest()))
+    profile = next(document for document in documents if document["kind"] == "CascadeProfile")["spec"]
+    for row in profile["execution"]:
+        if row["variant"] == "shapes-heavy":
+            row["p50Micros"] *= SLOWDOWN
+            row["p95Micros"] *= SLOWDOWN
+    run = LocalRun(tmp_path_factory.mktemp("patient"), manifest=yaml.safe_dump_all(documents))
+    try:
+        done = run.up()
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield run
+    finally:
+        run.end()
+
+
+def loaded(run: LocalRun, *, rate: float, seconds: int) -> tuple[dict[str, Any], list[dict[str, int]], dict[str, Any]]:
+    """The result of a load, the pools seen meanwhile (replicas by variant), and the last plan under it."""
+    pools: list[dict[str, int]] = []
+    plan: dict[str, Any] = {}
+    with run.start_load("--rate", str(rate), "--duration", f"{seconds}s", "--deadline", "10s") as load:
+        assert load.stderr is not None
+        for _ in load.stderr:
+            [cascade] = run.look()["cascades"]
+            plan = cascade["plan"]
+            pools.append(dict(Counter({pool["variant"]: pool["ready"] for pool in cascade["pools"] if pool["ready"]})))
+        assert load.stdout is not None
+        return json.loads(load.stdout.read()), pools, plan
+
+
+def test_plan_and_pools_follow_the_load_without_a_failed_request(patient: LocalRun) -> None:
+    before = patient.state.read_pids()
+    low, _, calm_plan = loaded(patient, rate=2, seconds=8)
+    middle, pools, _ = loaded(patient, rate=7, seconds=16)
+    high, busy_pools, busy_plan = loaded(patient, rate=16, seconds=20)
+    for result in (low, middle, high):
+        assert result["answered"] == result["sent"], result
+        assert result["balanced"]
+        assert result["shares"]["planned"]
+        assert sum(result["shares"]["realised"].values()) == pytest.approx(1)
+    assert busy_plan["rows"] != calm_plan["rows"]
+    assert {"shapes-heavy": 2} in pools, "a slot changed from light to heavy"
+    assert busy_pools[-1] == {"shapes-heavy": 1, "shapes-light": 1}, "and back"
+    assert patient.state.read_pids() == before, "models were changed in the servers that were there"

@@ -1,0 +1,129 @@
+"""The generator sends when requests arrive, not when others are answered, and hides nothing that it could not send."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from cascade_profiler.load.client import ConnectionLost, NoAnswer, RefusedByService, Reply
+from cascade_profiler.load.generator import Generator, Load
+from cascade_profiler.load.ledger import Kind, Ledger
+
+IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
+
+
+class Service:
+    """Answers as the script says: one entry for each call, by order; then always."""
+
+    def __init__(self, *script: Exception | str, wait: asyncio.Event | None = None) -> None:
+        self.script = list(script)
+        self.wait = wait
+        self.calls: list[tuple[str, bool]] = []
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply:
+        self.calls.append((request_id, again))
+        step = self.script.pop(0) if self.script else "light"
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        if self.wait is not None:
+            await self.wait.wait()
+        self.at_once -= 1
+        if isinstance(step, Exception):
+            raise step
+        return Reply(request_id, step, IMAGE)
+
+
+async def run(
+    service: Service,
+    count: int,
+    *,
+    cap: int = 1000,
+    retry: bool = False,
+    when_all_arrived: Callable[[], None] = lambda: None,
+) -> Ledger:
+    """Send ``count`` requests that arrive at once."""
+    ledger = Ledger(deadline_s=2.0)
+
+    def arriving() -> itertools.chain[float]:
+        def last() -> float:
+            when_all_arrived()
+            return 0.001
+
+        return itertools.chain([0.001] * (count - 1), (last() for _ in range(1)))
+
+    async def no_plan() -> None:
+        return None
+
+    await Generator(
+        Load(arrivals=arriving(), prompts=itertools.repeat("a cat"), max_in_flight=cap, retry_lost=retry),
+        service=service,
+        ledger=ledger,
+        current_plan=no_plan,
+        answered=lambda prompt, reply: None,
+        progress=lambda elapsed_s: None,
+    ).run()
+    return ledger
+
+
+async def test_arrivals_do_not_wait_for_answers() -> None:
+    answer = asyncio.Event()
+    service = Service(wait=answer)
+    asyncio.get_running_loop().call_later(0.1, answer.set)
+    ledger = await run(service, 20)
+    assert service.most_at_once == 20
+    assert ledger.count(Kind.ANSWERED) == 20
+    assert ledger.latencies_s[0] >= 0.09
+
+
+async def test_what_exceeds_the_bound_in_flight_is_counted_and_not_sent() -> None:
+    answer = asyncio.Event()
+    service = Service(wait=answer)
+    asyncio.get_running_loop().call_later(0.05, answer.set)
+    ledger = await run(service, 20, cap=8)
+    assert len(service.calls) == len(ledger.sent) == 8
+    assert ledger.unsent == 12
+    assert ledger.balanced
+
+
+async def test_every_kind_of_end_is_told_apart() -> None:
+    service = Service(
+        "direct", RefusedByService("RESOURCE_EXHAUSTED", "queue full"), ConnectionLost("reset"), NoAnswer("late")
+    )
+    ledger = await run(service, 4)
+    ends = {kind: ledger.count(kind) for kind in Kind}
+    assert ends == {Kind.ANSWERED: 1, Kind.REFUSED: 1, Kind.LOST: 1, Kind.SILENT: 1}
+    assert ledger.refusals == {"RESOURCE_EXHAUSTED": 1}
+    assert not ledger.balanced
+
+
+async def test_a_lost_request_is_sent_again_once_with_its_id() -> None:
+    service = Service(ConnectionLost("reset"), "light")
+    ledger = await run(service, 1, retry=True)
+    [(first, again_first), (second, again_second)] = service.calls
+    assert (first, again_first, again_second) == (second, False, True)
+    assert ledger.retried == 1
+    assert ledger.count(Kind.ANSWERED) == 1
+    assert ledger.balanced
+
+
+async def test_a_request_that_is_lost_twice_stays_lost() -> None:
+    service = Service(ConnectionLost("reset"), ConnectionLost("reset"))
+    ledger = await run(service, 1, retry=True)
+    assert len(service.calls) == 2
+    assert ledger.count(Kind.LOST) == 1
+    assert ledger.balanced
+
+
+async def test_an_answer_to_another_request_is_no_answer() -> None:
+    class Confused(Service):
+        async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply:
+            return Reply("somebody-else", "light", IMAGE)
+
+    ledger = await run(Confused(), 1)
+    assert ledger.count(Kind.SILENT) == 1
+    assert not ledger.balanced

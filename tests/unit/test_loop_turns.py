@@ -1,0 +1,264 @@
+"""The loop collects, decides and acts; whatever fails, the last plan holds and is put in force again."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from cascade_api.documents import CascadeFile
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
+from cascade_api.settings import PlannerSettings
+from cascade_api.status import CascadeStatus
+from cascade_operator.controller import Decision, decide
+from cascade_operator.loop import Loop
+from cascade_operator.planning.memory import CascadeMemory, Memory
+from cascade_operator.snapshot import Drain, Publish, Replica, ReplicaState, Snapshot, Start, Stop
+from cascade_operator.store import Observation
+from support.factories import make_cascade, make_demand, make_profile, make_replica
+from support.waiting import eventually
+
+NOW = 1_700_000_000.0
+REF = CascadeRef("default", "shapes")
+FILE = CascadeFile(cascades=[make_cascade()], profiles=[make_profile()])
+
+
+@dataclass
+class FakeStore:
+    """Redis as the loop sees it; ``away`` answers like a server that is not there."""
+
+    plan: Plan | None = None
+    memory: str | None = None
+    in_use: Mapping[str, int] = field(default_factory=dict)
+    away: bool = False
+    published: list[Plan] = field(default_factory=list)
+
+    async def observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation | None:
+        if self.away:
+            return None
+        return Observation(
+            plan=self.plan,
+            demand=make_demand(1.0, now=NOW),
+            queue_depths=dict.fromkeys(pools, 0),
+            in_use=self.in_use,
+            memory=self.memory,
+        )
+
+    async def publish(self, plan: Plan) -> bool:
+        if self.away:
+            return False
+        self.plan = plan
+        self.published.append(plan)
+        return True
+
+    async def save_memory(self, ref: CascadeRef, memory: str) -> bool:
+        self.memory = memory
+        return not self.away
+
+
+@dataclass
+class FakeCluster:
+    """Replicas that are ready the moment they are started."""
+
+    all: dict[str, Replica] = field(default_factory=dict)
+
+    async def inventory(self) -> Mapping[str, int] | None:
+        return {"cpu": 2}
+
+    async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
+        return tuple(self.all.values())
+
+    async def act(self, action: Start | Drain | Stop) -> None:
+        if isinstance(action, Start):
+            name = action.replica_id or f"cpu-{len(self.all)}"
+            self.all[name] = make_replica(name, action.variant, in_flight=None)
+        elif isinstance(action, Drain):
+            self.all[action.replica_id] = dataclasses.replace(
+                self.all[action.replica_id], state=ReplicaState.DRAINING
+            )
+        else:
+            del self.all[action.replica_id]
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class World:
+    """A loop on fakes, with a clock that stands still unless told."""
+
+    store: FakeStore = field(default_factory=FakeStore)
+    cluster: FakeCluster = field(default_factory=FakeCluster)
+    decide: Callable[..., Decision] = decide
+    now: float = NOW
+    said: list[str] = field(default_factory=list)
+    statuses: list[CascadeStatus] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.loop = Loop(
+            FILE,
+            cluster=self.cluster,
+            store=self.store,  # type: ignore[arg-type]
+            decide=self.decide,
+            settings=PlannerSettings(),
+            say=self.said.append,
+            keep_status=lambda ref, status: self.statuses.append(status),
+            clock=lambda: self.now,
+        )
+
+    async def ticks(self, count: int) -> None:
+        for _ in range(count):
+            self.now = await self.loop.tick()
+
+
+async def test_a_cascade_comes_up_and_its_plan_is_published_and_told() -> None:
+    world = World()
+    await world.ticks(3)
+    plan = world.loop.plan(REF)
+    assert plan is not None
+    assert world.store.plan == plan
+    assert {r.variant for r in world.cluster.all.values()} == {"light", "heavy"}
+    assert any(line.startswith("plan: InitialPlan: ") for line in world.said)
+    assert world.statuses
+    assert world.loop.status(REF) == world.statuses[-1]
+
+
+async def test_a_redis_that_came_back_empty_gets_the_same_plan_again() -> None:
+    world = World()
+    await world.ticks(4)
+    plan = world.loop.plan(REF)
+    world.store.plan, world.store.memory = None, None
+    told = list(world.said)
+    await world.ticks(1)
+    assert world.store.plan is not None
+    assert plan is not None
+    assert world.store.plan.generation >= plan.generation
+    assert world.store.plan.rows == plan.rows
+    assert world.said == told
+
+
+async def test_without_redis_the_plan_holds_and_nothing_is_moved() -> None:
+    world = World()
+    await world.ticks(4)
+    plan, replicas = world.loop.plan(REF), dict(world.cluster.all)
+    world.store.away = True
+    await world.ticks(5)
+    assert world.loop.plan(REF) == plan
+    assert world.cluster.all == replicas
+
+
+async def test_a_new_operator_takes_over_plan_and_memory() -> None:
+    first = World()
+    await first.ticks(4)
+    plan = first.loop.plan(REF)
+    assert plan is not None
+    second = World(store=first.store, cluster=first.cluster, now=first.now)
+    await second.ticks(1)
+    taken = second.loop.plan(REF)
+    assert taken is not None
+    assert taken.generation >= plan.generation
+    assert taken.pools == plan.pools
+
+
+async def test_credits_in_use_are_the_requests_in_flight() -> None:
+    seen: list[Snapshot] = []
+
+    def watch(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+        seen.append(snapshot)
+        return Decision((), (), memory, now + 1)
+
+    world = World(decide=watch, store=FakeStore(in_use={"cpu-1": 3}))
+    dead = make_replica("cpu-2", state="draining", in_flight=0)
+    world.cluster.all = {r.id: r for r in (make_replica("cpu-0", in_flight=None), dead)}
+    world.cluster.all["cpu-1"] = make_replica("cpu-1", in_flight=None)
+    await world.ticks(1)
+    world.store.away = True
+    await world.ticks(1)
+    known, unknown = ({r.id: r.in_flight for r in s.cascades[0].replicas} for s in seen)
+    assert known == {"cpu-0": 0, "cpu-1": 3, "cpu-2": 0}
+    assert unknown == {"cpu-0": None, "cpu-1": None, "cpu-2": 0}
+    assert not seen[1].store_available
+
+
+async def test_a_decision_that_fails_is_told_and_the_loop_goes_on() -> None:
+    calls = 0
+
+    def fails_once(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ZeroDivisionError("a bug")
+        return Decision((), (), memory, now + 60)
+
+    world = World(decide=fails_once)
+    running = asyncio.create_task(world.loop.run())
+    await eventually(lambda: world.said, what="it is told")
+    assert "ZeroDivisionError: a bug" in world.said[0]
+    world.loop.wake()
+    await eventually(lambda: calls == 2, what="the next decision")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_waking_brings_the_next_decision_forward() -> None:
+    calls: list[float] = []
+
+    def idle(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+        calls.append(now)
+        return Decision((), (), memory, now + 3600)
+
+    world = World(decide=idle)
+    running = asyncio.create_task(world.loop.run())
+    await eventually(lambda: len(calls) == 1, what="the first decision")
+    world.loop.wake()
+    await eventually(lambda: len(calls) == 2, what="a second one at once")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_memory_is_written_only_when_it_changed() -> None:
+    writes = 0
+    memories = [Memory(), Memory(), Memory({str(REF): CascadeMemory(generation=7)})]
+
+    def scripted(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+        return Decision((), (), memories.pop(0), now + 1)
+
+    class Counting(FakeStore):
+        async def save_memory(self, ref: CascadeRef, memory: str) -> bool:
+            nonlocal writes
+            writes += 1
+            return True
+
+    world = World(decide=scripted, store=Counting())
+    await world.ticks(3)
+    assert writes == 1
+
+
+async def test_shares_that_tremble_are_published_but_not_told() -> None:
+    first = World()
+    await first.ticks(3)
+    plan = first.loop.plan(REF)
+    assert plan is not None
+    row = plan.rows[0]
+    steps = [0.0, 0.02, 0.30]
+    plans = [
+        plan.model_copy(
+            update={
+                "generation": plan.generation + 1 + index,
+                "rows": [row.model_copy(update={"escalation": 0.4 + step, "direct": 0.0, "share": 1.0})],
+            }
+        )
+        for index, step in enumerate(steps)
+    ]
+
+    def scripted(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+        return Decision((Publish(plans.pop(0)),), (), memory, now + 1)
+
+    world = World(decide=scripted)
+    await world.ticks(3)
+    assert len(world.store.published) == 3
+    assert len([line for line in world.said if line.startswith("plan: ")]) == 2
