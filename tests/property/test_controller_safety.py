@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.closed_loop import ClosedLoop
-from support.factories import make_cascade
 
 from cascade_operator.snapshot import Replica, ReplicaState
+from support.closed_loop import ClosedLoop
+from support.factories import make_cascade
 
 RATES = st.lists(st.sampled_from([0.0, 3.0, 20.0, 42.0, 90.0, 280.0, 400.0, 900.0]), min_size=2, max_size=5)
 PHASE_S = 8.0

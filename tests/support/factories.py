@@ -65,8 +65,8 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
 def quality(direct: float, escalation: float) -> float:
     """A plausible q2: .67 all light, .98 all heavy, the first escalations worth most, level above four fifths."""
     heavy = direct + (1 - direct) * escalation
-    judged = (1 - direct) * (1 - (1 - escalation) ** 2.4)
-    ruled = 1 - (1 - direct) ** 1.7
+    judged: float = (1 - direct) * (1 - (1 - escalation) ** 2.4)
+    ruled: float = 1 - (1 - direct) ** 1.7
     return 0.67 + 0.31 * min(1.0, max(judged * (1 - 0.4 * direct) + ruled, heavy))
 
 

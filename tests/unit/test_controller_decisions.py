@@ -54,7 +54,7 @@ def moved(decision: Decision) -> list[Any]:
 
 def running_plan(**view: Any) -> tuple[Plan, Memory]:
     """A plan in force at 20 requests per second and the memory beside it."""
-    fields = {"demand": make_demand(20, now=NOW), "replicas": BOTH} | view
+    fields: dict[str, Any] = {"demand": make_demand(20, now=NOW), "replicas": BOTH} | view
     decision = decided(make_view(**fields))
     plan = published(decision)
     assert plan is not None

@@ -19,6 +19,9 @@ from .problem import PoolKey, PoolSize
 from .shares import Sharing, best_sharing
 from .situation import Situation, backlog, batches, ready_replicas
 
+OUTGROWN = 0.1
+"""Share of the demand that a move must save from being shed to be worth a gap."""
+
 
 def lost(it: Situation) -> bool:
     """Whether a replica that the plan in force counts on went away without being asked."""
@@ -65,7 +68,21 @@ def _left(it: Situation, now: float) -> set[PoolKey]:
             empty = depths.get(pool_name(variant=key[0], accelerator_class=key[1]), 0) == 0
         if empty:
             left.add(key)
-    return left
+    return left | _outgrown(it)
+
+
+def _outgrown(it: Situation) -> set[PoolKey]:
+    """The pool of a cascade's only replica, where it cannot carry the load but the target can.
+
+    With one accelerator a move has no safe step: a short gap is the lesser evil beside refusing load for good.
+    """
+    if len(it.view.replicas) != 1:
+        return set()
+    only, batch_of = it.view.replicas[0], batches(it)
+    pools = {pool_of(only): PoolSize(1, batch_of.get(pool_of(only), 1))}
+    problem = with_demand(it.known, demand=it.rate, running={}, running_batch={})
+    target = best_sharing(problem, it.memory.pools)
+    return set(pools) if best_sharing(problem, pools).shed - target.shed > OUTGROWN else set()
 
 
 def plan_now(it: Situation, now: float) -> Plan | None:
