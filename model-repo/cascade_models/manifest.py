@@ -17,6 +17,7 @@ DEFAULT_BATCH: Final = 8
 """Largest batch of a variant that no profile in the manifest knows."""
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._/@:-]+")
 
 
@@ -52,7 +53,7 @@ def read_variants(text: str) -> list[Variant]:
     Raises ManifestError where it is not YAML, holds no cascade, or a field is missing or of the wrong kind.
     """
     try:
-        documents = [document for document in yaml.safe_load_all(text) if isinstance(document, dict)]
+        documents = [document for document in yaml.load_all(text, Loader=_Loader) if isinstance(document, dict)]
     except yaml.YAMLError as error:
         raise ManifestError("", f"not YAML: {error}") from None
     cascades = [document for document in documents if document.get("kind") == "DiffusionCascade"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import socket
 import subprocess
 import sys
@@ -34,7 +36,7 @@ def shapes_manifest(**changes: Mapping[str, Any]) -> str:
 
     Variants that the example lacks are made from its heavy one.
     """
-    documents = list(yaml.safe_load_all(EXAMPLE.read_text()))
+    documents = copy.deepcopy(_example())
     spec = next(document for document in documents if document["kind"] == "DiffusionCascade")["spec"]
     heavy = next(variant for variant in spec["variants"] if variant["model"]["weights"] == "heavy")
     variants = {variant["name"]: variant for variant in spec["variants"]}
@@ -44,7 +46,12 @@ def shapes_manifest(**changes: Mapping[str, Any]) -> str:
     for variant in variants.values():
         variant["model"]["revision"] = assets.revision()
     spec["variants"] = list(variants.values())
-    return yaml.safe_dump_all(documents)
+    return yaml.dump_all(documents, Dumper=yaml.CSafeDumper)
+
+
+@functools.cache
+def _example() -> list[dict[str, Any]]:
+    return list(yaml.load_all(EXAMPLE.read_text(), Loader=yaml.CSafeLoader))
 
 
 def free_port() -> int:

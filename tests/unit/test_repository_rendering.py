@@ -19,7 +19,7 @@ from support.triton import EXAMPLE, shapes_manifest
 
 def documents(**changes: Any) -> str:
     """The example with its first variant changed: dotted paths to values, None to leave a field out."""
-    parts = list(yaml.safe_load_all(shapes_manifest()))
+    parts = list(yaml.load_all(shapes_manifest(), Loader=yaml.CSafeLoader))
     spec = next(part for part in parts if part["kind"] == "DiffusionCascade")["spec"]
     for path, value in changes.items():
         *steps, last = path.split(".")
@@ -30,7 +30,7 @@ def documents(**changes: Any) -> str:
             del target[last]
         else:
             target[last] = value
-    return yaml.safe_dump_all(parts)
+    return yaml.dump_all(parts, Dumper=yaml.CSafeDumper)
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -53,7 +53,9 @@ def test_a_model_is_a_config_and_a_shim(tmp_path: Path) -> None:
 
 def test_the_config_carries_the_recipe_and_the_profiles_largest_batch() -> None:
     variant = read_variants(shapes_manifest())[0]
-    profile = next(part for part in yaml.safe_load_all(shapes_manifest()) if part["kind"] == "CascadeProfile")
+    profile = next(
+        part for part in yaml.load_all(shapes_manifest(), Loader=yaml.CSafeLoader) if part["kind"] == "CascadeProfile"
+    )
     largest = max(row["batch"] for row in profile["spec"]["execution"] if row["variant"] == variant.name)
     text = repository.config(variant, repository.recipe_of(variant))
     assert f"max_batch_size: {largest}\n" in text
