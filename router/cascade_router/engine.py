@@ -19,8 +19,10 @@ from .queue import Entry, Expired, Grant, NoReplica, QueueFull
 from .requests import Answer, GenerateRequest, Refused
 from .runtime import CascadeRuntime
 
-ANSWER_MARGIN_S: Final = 0.01
-"""Kept back before the deadline to answer with a light image when the heavy one does not come."""
+ANSWER_MARGIN: Final = 0.025
+ANSWER_MARGIN_S: Final = (0.01, 0.25)
+"""Share of the time allowed, and its bounds in seconds, kept back to answer with a light image when the heavy one
+does not come: the answer has to reach the client by the deadline."""
 HUNG_FACTOR: Final = 4.0
 HUNG_EXTRA_S: Final = 1.0
 """A replica that takes longer than 4 times its execution time and a second is probed like one that failed."""
@@ -221,7 +223,8 @@ class _Run:
         began = runtime.clock()
         left = self._deadline - began
         if have_light and self._overload == "degrade":
-            left -= ANSWER_MARGIN_S
+            least, most = ANSWER_MARGIN_S
+            left -= max(least, min(most, ANSWER_MARGIN * (self._deadline - self._received)))
         try:
             image = await runtime.clients.make(
                 endpoint=grant.endpoint,
