@@ -54,7 +54,10 @@ class Hadis:
             levels = self._levels(entry.row, signals)
             if levels is not None:
                 return Assignment(levels, entry.row, entry.metric)
-        # Nothing fits: everybody on the lightest model.
+        return self.start()
+
+    def start(self) -> Assignment:
+        """Everybody on the lightest model; the same where nothing fits."""
         row = DrawnRow(self._lightest, self._second, 0.0, 0.0)
         worst = min(self._rows, key=lambda r: r.value)
         return Assignment((Level(self._lightest, self._workers, BATCHES[-1]),), row, worst.metric)

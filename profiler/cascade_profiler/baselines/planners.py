@@ -59,28 +59,30 @@ class PublishedPlanner(Protocol):
     drop_after: float
     """Age, in objectives, at which a query is dropped when its turn comes."""
 
+    def start(self) -> Assignment:
+        """What runs until the first plan, which comes after five seconds."""
+        ...
+
     def solve(self, signals: Signals) -> Assignment:
         """The plan for these signals."""
         ...
 
 
 class PublishedTimes:
-    """Seconds of a batch as published: 0.9·b·e beyond batch 1 where no larger batch was measured."""
+    """Seconds of a batch as published: 0.9·b·e beyond batch 1 where no larger batch was measured.
 
-    def __init__(
-        self, single_s: Mapping[str, float], measured_s: Mapping[tuple[str, int], float] | None = None
-    ) -> None:
-        self._single_s = single_s
-        self._measured_s = measured_s or {}
+    ``quantum_s`` is what the HADIS planner rounds to: a tenth of a second at its objective of 6 s.
+    """
+
+    def __init__(self, measured_s: Mapping[tuple[str, int], float], *, quantum_s: float) -> None:
+        self._measured_s = measured_s
+        self._quantum_s = quantum_s
 
     def batch_s(self, variant: str, batch: int) -> float:
         """Seconds of a batch, without the discriminator."""
         measured = self._measured_s.get((variant, batch))
-        if measured is not None:
-            return measured
-        single = self._single_s[variant]
-        return single if batch == 1 else 0.9 * batch * single
+        return measured if measured is not None else 0.9 * batch * self._measured_s[variant, 1]
 
     def believed_s(self, variant: str, batch: int) -> float:
-        """The same as the HADIS planner has it, rounded to a tenth of a second."""
-        return round(self.batch_s(variant, batch) + 1e-12, 1)
+        """The same as the HADIS planner has it, rounded, but never to nothing."""
+        return self._quantum_s * max(round(self.batch_s(variant, batch) / self._quantum_s + 1e-9), 1)

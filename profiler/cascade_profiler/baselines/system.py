@@ -71,7 +71,7 @@ class PublishedSystem:
         self._forwarded = 0
         self._changes: list[PlanChange] = []
         self._at = 0
-        self._plan: Assignment = planner.solve(Signals(1.0, {}, {}))
+        self._plan: Assignment = planner.start()
 
     def run(self, progress: Progress) -> Run:
         """Play the trace to its end."""

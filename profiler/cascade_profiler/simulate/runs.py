@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ..frontier.profiles import LoadedProfile
 from .outcomes import Outcomes
@@ -64,7 +63,5 @@ class Run:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-class Progress(Protocol):
-    """Hears how much of a run is done, 0 to 1."""
-
-    def __call__(self, part: float) -> None: ...
+Progress = Callable[[float], None]
+"""Hears how much of a run is done, 0 to 1."""

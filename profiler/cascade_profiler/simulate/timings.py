@@ -47,7 +47,7 @@ class Timings:
             seconds += _between(self._discriminator[accelerator_class], batch)
         return seconds
 
-    def batch_s(self, variant: str, accelerator_class: str, batch: int, *, judged: bool) -> float:
+    def batch_s(self, variant: str, accelerator_class: str, batch: int, judged: bool) -> float:
         """Seconds of one batch, drawn around the median."""
         seconds = self.median_s(variant, accelerator_class, batch, judged=judged)
         spread = self._spread[variant, accelerator_class]

@@ -118,12 +118,17 @@ class Fleet:
 
     def lose(self, worker: Worker) -> list[Job]:
         """The accelerator goes away; returns the jobs that go with it."""
+        worker.lost = True
+        return self.unload(worker)
+
+    def unload(self, worker: Worker) -> list[Job]:
+        """Have nothing loaded; returns the jobs that the worker had in hand."""
         jobs = [*worker.running, *worker.waiting]
         if worker.running:
             worker.busy_s += self._events.now - worker.running_since_s
         worker.running, worker.pending = [], None
         worker.waiting.clear()
-        worker.ready, worker.lost, worker.variant = False, True, None
+        worker.ready, worker.variant = False, None
         worker.run += 1
         return jobs
 

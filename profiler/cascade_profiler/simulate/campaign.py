@@ -1,0 +1,125 @@
+"""Several policies on one trace, with several seeds: the work of `cascade simulate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from cascade_api.settings import PlannerSettings
+
+from ..baselines.catalogue import PUBLISHED, published_system
+from ..frontier.inputs import BadInput
+from ..frontier.profiles import LoadedProfile, variants_of
+from ..frontier.reference import HADIS_MODELS
+from .figures import figures_of, summary
+from .production import ProductionSystem
+from .runs import Failure, Progress, Run, Scenario
+from .scores import Scores, drawn_scores, reference_scores
+from .traces import PROMPTS, is_drawn, load_trace
+
+PRODUCT: Final = ("hybrid",)
+POLICIES: Final = (*PUBLISHED, *PRODUCT)
+"""Who can be simulated: the published systems with their quirks, and the product's own policy."""
+
+Told = Callable[[str, int, float], None]
+"""Hears of progress: policy, seed, part done."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to simulate."""
+
+    profile: LoadedProfile
+    trace: str
+    policies: tuple[str, ...]
+    workers: Mapping[str, int]
+    objective_s: float
+    seeds: int
+    switch_s: float | None = None
+    scorer: str | None = None
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """One policy over all seeds; ``first`` is the run of the first seed."""
+
+    name: str
+    seeds: int
+    figures: dict[str, float]
+    first: Run
+
+
+def check(request: Request) -> None:
+    """BadInput for what cannot be simulated."""
+    for policy in request.policies:
+        if policy not in POLICIES:
+            raise BadInput("--policy", f"{policy!r} is unknown; choose from {', '.join(POLICIES)}")
+    spec = request.profile.profile.spec
+    classes = {row.accelerator_class for row in spec.execution}
+    for name, count in request.workers.items():
+        if name not in classes:
+            raise BadInput("--workers", f"class {name!r} is not in the profile, which has {', '.join(sorted(classes))}")
+        if count < 1:
+            raise BadInput("--workers", f"{count} accelerators of {name} admit nothing")
+    quickest = min(row.p50_micros / 1e6 for row in spec.execution if row.accelerator_class in request.workers)
+    if quickest > request.objective_s:
+        raise BadInput(
+            "--objective",
+            f"{request.objective_s:g} s is less than any variant takes ({quickest:g} s): times are in the trace's own "
+            "seconds; mind the unit",
+        )
+
+
+def simulate(request: Request, *, told: Told) -> list[PolicyResult]:
+    """Run every policy with every seed, one after the other."""
+    check(request)
+    results = []
+    for policy in request.policies:
+        runs: list[dict[str, float]] = []
+        first: Run | None = None
+        for seed in range(request.seeds):
+            run = run_once(request, policy, seed, progress=partial(told, policy, seed))
+            first = first or run
+            runs.append(figures_of(run, request.profile.charges))
+        if first is not None:
+            results.append(PolicyResult(policy, request.seeds, summary(runs), first))
+    return results
+
+
+def run_once(request: Request, policy: str, seed: int, *, progress: Progress) -> Run:
+    """One run."""
+    scenario = Scenario(
+        profile=request.profile,
+        trace=load_trace(request.trace, seed=seed if is_drawn(request.trace) else 0),
+        scores=_scores(request.profile, seed=seed),
+        workers=request.workers,
+        objective_s=request.objective_s,
+        seed=seed,
+        switch_s=_switch_s(request, policy),
+        failures=request.failures,
+    )
+    if policy in PUBLISHED:
+        return published_system(policy, scenario).run(progress)
+    settings = PlannerSettings()
+    return ProductionSystem(scenario, policy=policy, settings=settings, scorer=request.scorer).run(progress)
+
+
+def _switch_s(request: Request, policy: str) -> float | None:
+    """As published a switch costs nothing; a cost that is asked for is paid by all."""
+    return 0.0 if request.switch_s is None and policy in PUBLISHED else request.switch_s
+
+
+_reference: list[Scores] = []
+
+
+def _scores(profile: LoadedProfile, *, seed: int) -> Scores:
+    """Scores of the reference prompts where the profile is of their models, else drawn from the seed."""
+    variants: Sequence[str] = variants_of(profile.profile.spec)
+    if set(variants) <= set(HADIS_MODELS) and profile.name.startswith("hadis-"):
+        if not _reference:
+            _reference.append(reference_scores())
+        return _reference[0]
+    return drawn_scores(variants, prompts=PROMPTS, seed=seed)

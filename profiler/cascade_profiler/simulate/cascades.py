@@ -1,0 +1,80 @@
+"""The cascade that a simulation runs: the one of the profile's file, or one made of all variants of the profile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.profile import CascadeProfile, Startup
+from cascade_api.quantities import format_duration
+
+from ..frontier.inputs import BadInput
+from ..frontier.profiles import LoadedProfile, variants_of
+
+
+def cascade_of(
+    loaded: LoadedProfile, *, workers: Mapping[str, int], objective_s: float, policy: str, scorer: str | None
+) -> DiffusionCascade:
+    """A cascade on these accelerators; BadInput where the vocabulary does not admit it."""
+    document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
+    spec = document["spec"]
+    spec["objective"] = {**spec.get("objective", {}), "latency": format_duration(objective_s)}
+    spec["capacity"] = {**spec.get("capacity", {}), "accelerators": dict(workers)}
+    spec["policy"] = {**spec.get("policy", {}), "name": policy}
+    if scorer is not None:
+        spec["hardness"] = {"scorer": scorer}
+    for variant in spec["variants"]:
+        bounds = variant.setdefault("replicas", {})
+        bounds["max"] = max(bounds.get("max", 0), sum(workers.values()))
+    try:
+        return DiffusionCascade.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadInput(loaded.name, str(first["msg"]), field=field) from None
+
+
+def _made(loaded: LoadedProfile) -> dict[str, Any]:
+    profile = loaded.profile.spec
+    classes: dict[str, list[str]] = {}
+    for row in profile.execution:
+        on = classes.setdefault(row.variant, [])
+        if row.accelerator_class not in on:
+            on.append(row.accelerator_class)
+    model = {"source": "hf://published/model", "revision": "published", "steps": 1, "height": 1024, "width": 1024}
+    return {
+        "apiVersion": "diffusioncascade.io/v1alpha1",
+        "kind": "DiffusionCascade",
+        "metadata": {"name": loaded.profile.metadata.name},
+        "spec": {
+            "profileRef": {"name": loaded.profile.metadata.name},
+            "variants": [
+                {"name": name, "model": model, "engine": "diffusers", "classes": classes[name]}
+                for name in variants_of(profile)
+            ],
+            "discriminator": {"source": "hf://published/discriminator"},
+            "policy": {"headroomPercent": 0},
+        },
+    }
+
+
+def with_switch_time(profile: CascadeProfile, switch_s: float | None) -> CascadeProfile:
+    """The profile with every start and switch taking ``switch_s``, so that the planner knows; None leaves it."""
+    if switch_s is None:
+        return profile
+    startup = [
+        Startup(
+            variant=variant,
+            accelerator_class=accelerator_class,
+            cold_seconds=math.ceil(switch_s),
+            switch_millis=round(switch_s * 1000),
+        )
+        for variant, accelerator_class in dict.fromkeys(
+            (row.variant, row.accelerator_class) for row in profile.spec.execution
+        )
+    ]
+    return profile.model_copy(update={"spec": profile.spec.model_copy(update={"startup": startup})})
