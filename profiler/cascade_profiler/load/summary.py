@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -31,8 +32,13 @@ def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality 
         "routes": dict(ledger.routes),
         "shares": {"planned": ledger.planned_shares, "realised": ledger.realised_shares},
         "quality": asdict(quality) if quality else None,
-        "details": dict(Counter(o.detail for o in ledger.outcomes.values() if o.detail).most_common(10)),
+        "details": dict(Counter(_kind(o.detail) for o in ledger.outcomes.values() if o.detail).most_common(10)),
     }
+
+
+def _kind(detail: str) -> str:
+    """A message without its figures, so that messages of a kind are counted together."""
+    return re.sub(r"\d+(\.\d+)?", "…", detail)
 
 
 def as_text(data: dict[str, Any]) -> str:
