@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,18 @@ from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 from cascade_operator.controller import Decision, decide
 from cascade_operator.planning.memory import Memory
-from cascade_operator.snapshot import CascadeView, Drain, Publish, SetStatus, Snapshot, Start, Stop
-from support.closed_loop import START, ClosedLoop
+from cascade_operator.snapshot import (
+    CascadeView,
+    Drain,
+    Publish,
+    Replica,
+    ReplicaState,
+    SetStatus,
+    Snapshot,
+    Start,
+    Stop,
+)
+from support.closed_loop import START
 from support.factories import make_cascade, make_demand, make_profile, make_replica, make_view
 
 NOW = START
@@ -276,8 +287,43 @@ def test_diagnostics_tell_demand_and_reason() -> None:
 
 
 def test_cascades_do_not_take_each_other_s_accelerators() -> None:
-    loop = ClosedLoop(lambda _: 5)
-    one = make_view(make_cascade("one"), demand=make_demand(5, now=NOW))
-    other = make_view(make_cascade("other"), demand=make_demand(5, now=NOW))
-    decision = decide(Snapshot((one, other), {"cpu": loop.slots}), Memory(), NOW, PlannerSettings())
-    assert len([a for a in decision.actions if isinstance(a, Start)]) <= 2
+    one, other = (make_view(make_cascade(name), demand=make_demand(5, now=NOW)) for name in ("one", "other"))
+    decision = decide(Snapshot((one, other), {"cpu": 2}), Memory(), NOW, PlannerSettings())
+    assert len(moved(decision)) == 2
+
+
+def test_a_cascade_gives_up_what_another_needs_and_the_other_starts_only_on_what_is_free() -> None:
+    capacity = {"cpu": 4}
+    rich = tuple(make_replica(f"cpu-{i}", "light" if i < 2 else "heavy") for i in range(4))
+    plan, _ = running_plan(replicas=rich, cascade=make_cascade("one", capacity__accelerators=capacity))
+
+    def both(replicas: tuple[Replica, ...], memory: Memory, now: float) -> Decision:
+        one = make_view(
+            make_cascade("one", capacity__accelerators=capacity),
+            demand=make_demand(5, now=now),
+            replicas=replicas,
+            plan=plan,
+        )
+        other = make_view(make_cascade("other", capacity__accelerators=capacity), demand=make_demand(5, now=now))
+        return decide(Snapshot((one, other), {"cpu": 4}), memory, now, PlannerSettings())
+
+    first = both(rich, Memory(), NOW)
+    (drain,) = moved(first)
+    assert isinstance(drain, Drain)
+    assert str(drain.cascade) == "default/one"
+    left = tuple(replace(r, state=ReplicaState.DRAINING) if r.id == drain.replica_id else r for r in rich)
+    second = both(left, first.memory, NOW + 0.5)
+    assert Stop(drain.cascade, drain.replica_id) in moved(second)
+    third = both(tuple(r for r in rich if r.id != drain.replica_id), second.memory, NOW + 1)
+    (start,) = (a for a in moved(third) if isinstance(a, Start))
+    assert str(start.cascade) == "default/other"
+
+
+def test_variants_that_the_spec_no_longer_has_make_room_one_at_a_time() -> None:
+    plan, memory = running_plan()
+    old = (make_replica("cpu-0", "retired"), make_replica("cpu-1", "ancient"))
+    rows = [row.model_copy(update={"light": "retired", "heavy": "ancient"}) for row in plan.rows]
+    view = make_view(demand=make_demand(20, now=NOW + 1), replicas=old, plan=plan.model_copy(update={"rows": rows}))
+    decision = decided(view, memory=memory, now=NOW + 1)
+    assert [type(action) for action in moved(decision)] == [Drain]
+    assert published(decision) is None

@@ -49,14 +49,13 @@ def moves_now(it: Situation, free: Mapping[str, int], now: float) -> Moves:
 def _left(it: Situation, now: float) -> set[PoolKey]:
     """Pools that the plan in force needs no more and where nothing waits: their last replica may go.
 
-    With unknown queues a pool counts as left one objective after the plan without it was published.
+    With unknown queues a pool counts as left one objective after the plan without it was published. A variant
+    that the spec no longer has is left at once: no plan may name it.
     """
-    plan = it.view.plan
-    if plan is None:
-        return set()
-    needed = plans.needed(plan.rows)
     ready = ready_replicas(it)
-    left = set()
+    names = {variant.name for variant in it.known.spec.variants}
+    left = {key for key in ready if key[0] not in names}
+    needed = plans.needed(it.view.plan.rows) if it.view.plan is not None else set()
     for key in ready:
         siblings = any(other[0] == key[0] and other != key for other in ready)
         if key[0] in needed and not siblings:
@@ -130,7 +129,10 @@ def _sharing(it: Situation, pools: Mapping[PoolKey, PoolSize]) -> Sharing:
 
 def _rows(it: Situation, sharing: Sharing, ready: Collection[PoolKey]) -> list[PlanRow]:
     """Rows to publish: those in force where the new ones hardly differ, or where nothing at all can be served."""
+    names = {variant.name for variant in it.known.spec.variants}
     last = list(it.view.plan.rows) if it.view.plan is not None else []
+    if not plans.servable(last, names):
+        last = []
     if not sharing.mixture:
         return last
     rows = plans.rows_of(sharing.mixture, it.known, it.view.reports)
