@@ -141,6 +141,19 @@ def test_a_redis_that_is_not_there_is_named_with_the_flag(local_run: LocalRun) -
     assert local_run.leftovers() == []
 
 
+def test_a_missing_triton_environment_is_named_with_the_fix(
+    local_run: LocalRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASCADE_TRITON_ENV", "/nowhere")
+    done = local_run.up()
+    assert done.returncode == 1
+    assert "no Triton environment at /nowhere: run `make setup`" in done.stderr
+    assert local_run.leftovers() == []
+    doctor = local_run.cascade("doctor")
+    assert doctor.returncode == 1
+    assert "PROBLEM  triton: no Triton environment at /nowhere" in doctor.stdout
+
+
 def test_doctor_finds_nothing_wrong_with_what_runs(serving: LocalRun) -> None:
     done = serving.cascade("doctor")
     assert done.returncode == 0, done.stdout

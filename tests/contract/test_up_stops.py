@@ -11,8 +11,10 @@ import psutil
 import pytest
 
 from cascade_api.local import read_addresses
+from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_operator.local.ports import check_free, parse_address
 from support.local_run import ANY_PORTS, CASCADE, LocalRun
+from support.redis import RedisServer
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
@@ -83,6 +85,21 @@ def test_after_the_supervisor_is_killed_its_children_die_and_down_tidies_up(loca
 
 def _runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_somebody_elses_redis_is_used_and_left_running_without_our_plan(
+    local_run: LocalRun, redis_server: RedisServer
+) -> None:
+    with redis_server.client() as client:
+        client.set("theirs", "untouched")
+        assert local_run.up("--redis-url", redis_server.url).returncode == 0
+        assert "redis" not in local_run.state.read_pids()
+        assert client.smembers(CASCADE_INDEX) == {"default/shapes"}
+        assert local_run.down().returncode == 0
+        assert local_run.leftovers() == []
+        assert client.get("theirs") == "untouched"
+        assert client.smembers(CASCADE_INDEX) == set()
+        assert client.get(CascadeRef("default", "shapes").plan_key) is None
 
 
 def test_status_of_nothing_says_how_to_start(local_run: LocalRun) -> None:

@@ -15,6 +15,7 @@ from cascade_api.command import CommandFailed
 from cascade_api.documents import CascadeFile
 from cascade_api.local import ADDRESSES_FILE, Addresses, write_addresses
 from cascade_api.names import CPU_CLASS
+from cascade_api.reasons import ConditionType
 from cascade_api.settings import PlannerSettings
 
 from ..clusters.local import LocalCluster, server_program
@@ -63,6 +64,7 @@ class LocalStack:
         self._take_state_dir()
         check_free(grpc, flag="--grpc")
         check_free(http, flag="--http")
+        self._say(f"starting Redis, router and {slots} Triton slots; state and logs in {self._state.path}")
         shutil.copyfile(options.manifest, self._state.manifest)
         cores = len(os.sched_getaffinity(0))
         if slots > cores:
@@ -111,8 +113,11 @@ class LocalStack:
 
     async def _leave_store(self, store: Store) -> None:
         if self._options.redis_url is not None:
-            await asyncio.gather(*(store.forget(cascade.ref) for cascade in self._file.cascades))
+            await self._withdraw(store)
         await store.close()
+
+    async def _withdraw(self, store: Store) -> None:
+        await asyncio.gather(*(store.forget(cascade.ref) for cascade in self._file.cascades))
 
     def _take_state_dir(self) -> None:
         try:
@@ -138,6 +143,8 @@ class LocalStack:
             if not await store.ping():
                 await store.close()
                 raise CommandFailed(f"--redis-url: no Redis answers at {url}: start it, or leave the option out")
+            # A plan of an earlier run names servers that are gone.
+            await self._withdraw(store)
             return url, store
         port = free_port()
         url = f"redis://127.0.0.1:{port}/0"
@@ -186,8 +193,9 @@ class LocalStack:
         began = told = time.monotonic()
         while not all([await router.model_ready(name) for name in names]):
             now = time.monotonic()
-            if cluster.problem is not None:
-                raise CommandFailed(cluster.problem)
+            hopeless = cluster.problem or self._refused()
+            if hopeless is not None:
+                raise CommandFailed(hopeless)
             if now - began > READY_TIMEOUT_S:
                 why = self._why_not_ready()
                 raise CommandFailed(f"not ready within {READY_TIMEOUT_S:.0f} s: {why}; logs: {self._state.logs}")
@@ -195,6 +203,15 @@ class LocalStack:
                 told = now
                 self._say(f"waiting: {self._why_not_ready()}")
             await asyncio.sleep(0.1)
+
+    def _refused(self) -> str | None:
+        """Why a cascade cannot be planned at all, if one cannot."""
+        for cascade in self._file.cascades:
+            status = self._state.read_status(cascade.ref)
+            accepted = status.condition(ConditionType.ACCEPTED) if status is not None else None
+            if accepted is not None and accepted.status == "False":
+                return f"{cascade.ref}: {accepted.reason}: {accepted.message}"
+        return None
 
     def _why_not_ready(self) -> str:
         for cascade in self._file.cascades:
