@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import typer
 
+from .frontier import command as frontier
 from .load import command as load
 from .measure import command as measure
+from .simulate import command as simulate
 
 
 def register(app: typer.Typer) -> None:
     """Adds this component's commands to `cascade`."""
+    frontier.register(app)
     load.register(app)
     measure.register(app)
+    simulate.register(app)

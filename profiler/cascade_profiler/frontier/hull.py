@@ -1,0 +1,61 @@
+"""What quality a profile can give at what accelerator time: the rows that no mixture of others replaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cascade_api.profile import ProfileSpec
+from cascade_operator.planning.frontier import Portion, Row, gpu_seconds, measured
+
+from .profiles import variants_of
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row with its accelerator seconds per image at batch 1 and its value of the objective metric."""
+
+    row: Row
+    gpu_seconds: float
+    metric: float
+
+
+def points(profile: ProfileSpec, accelerator_class: str) -> list[Point]:
+    """Every row that can run on one class, cheapest first."""
+    single = {
+        row.variant: row.p50_micros / 1e6
+        for row in profile.execution
+        if row.accelerator_class == accelerator_class and row.batch == 1
+    }
+    judge_s = next(
+        (d.p50_micros / 1e6 for d in profile.discriminator if (d.accelerator_class, d.batch) == (accelerator_class, 1)),
+        0.0,
+    )
+    frontier = measured(profile, variants=variants_of(profile))
+    found = [
+        Point(
+            row,
+            gpu_seconds((Portion(1.0, row),), light_s=single[row.light] + judge_s, heavy_s=single[row.heavy]),
+            frontier.metric(row.value),
+        )
+        for chain in frontier.chains
+        for row in chain.rows
+        if row.light in single and row.heavy in single
+    ]
+    return sorted(found, key=lambda p: (p.gpu_seconds, -p.row.value))
+
+
+def hull(candidates: list[Point]) -> list[Point]:
+    """The upper hull: more accelerator time buys more quality, at a falling rate."""
+    kept: list[Point] = []
+    for point in candidates:
+        if kept and point.row.value <= kept[-1].row.value + 1e-12:
+            continue
+        while len(kept) > 1 and _slope(kept[-2], point) >= _slope(kept[-2], kept[-1]) - 1e-12:
+            kept.pop()
+        kept.append(point)
+    return kept
+
+
+def _slope(low: Point, high: Point) -> float:
+    seconds = high.gpu_seconds - low.gpu_seconds
+    return (high.row.value - low.row.value) / seconds if seconds > 0 else float("inf")

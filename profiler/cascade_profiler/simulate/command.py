@@ -1,0 +1,67 @@
+"""`cascade simulate`: policies on a trace, without a cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add `cascade simulate`."""
+    app.command()(simulate)
+
+
+def simulate(
+    profile: Annotated[str, typer.Option(help="A file with a CascadeProfile, or a reference profile (hadis-726).")],
+    trace: Annotated[
+        str,
+        typer.Option(
+            help="A file (seconds[,prompt], or trace_*.csv in milliseconds), a reference trace (hadis_1to64), or a "
+            "generator: poisson, diurnal, bursts, flash, on-off with parameters, as in flash:rate=16,seconds=200."
+        ),
+    ],
+    policy: Annotated[str, typer.Option(help="One or more policies, by commas.")] = "hybrid",
+    workers: Annotated[
+        str, typer.Option(help="Accelerators: a number, or CLASS=N,…; default: the capacity of the file's cascade.")
+    ] = "",
+    objective: Annotated[
+        str, typer.Option(help="Deadline of a request in the trace's own seconds; default: the file's cascade's.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per policy.")] = 5,
+    switch_seconds: Annotated[
+        Optional[float],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
+        typer.Option(
+            min=0,
+            help="What every switch and start takes; default: the profile's (published systems: nothing).",
+            show_default=False,
+        ),
+    ] = None,
+    scorer: Annotated[str, typer.Option(help="Hardness scorer of the product: rules or coin-flip.")] = "",
+    fail: Annotated[
+        str, typer.Option(metavar="AT:FOR:COUNT", help="Lose COUNT accelerators at second AT for FOR seconds.")
+    ] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    report: Annotated[str, typer.Option(metavar="FILE.html", help="Write a page with plots.")] = "",
+) -> None:
+    """Play a trace through policies; print realised quality, violations, latency and switches.
+
+    `hybrid` is the product's own planning, routing and dispatch code; all others are the published systems as coded.
+    """
+    from .session import Options, run
+
+    run(
+        Options(
+            profile=profile,
+            trace=trace,
+            policy=policy,
+            workers=workers,
+            objective=objective,
+            seeds=seeds,
+            switch_seconds=switch_seconds,
+            scorer=scorer,
+            fail=fail,
+            json=json,
+            report=report,
+        )
+    )
