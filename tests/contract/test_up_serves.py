@@ -90,7 +90,10 @@ def unprofiled(spec: dict) -> None:  # type: ignore[type-arg]
     ],
 )
 def test_a_bad_manifest_is_refused_by_line_and_field_and_disturbs_nothing(
-    serving: LocalRun, tmp_path: Path, spoil, field: str  # type: ignore[no-untyped-def]
+    serving: LocalRun,
+    tmp_path: Path,
+    spoil,
+    field: str,  # type: ignore[no-untyped-def]
 ) -> None:
     documents = list(yaml.safe_load_all(shapes_manifest()))
     spoil(next(d for d in documents if d["kind"] == "DiffusionCascade")["spec"])

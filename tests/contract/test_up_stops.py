@@ -106,5 +106,3 @@ def test_status_of_nothing_says_how_to_start(local_run: LocalRun) -> None:
     done = local_run.cascade("status")
     assert done.returncode == 1
     assert "start it with `cascade up -f FILE`" in done.stderr
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 
@@ -44,23 +43,15 @@ async def run(
     *,
     cap: int = 1000,
     retry: bool = False,
-    when_all_arrived: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Send ``count`` requests that arrive at once."""
     ledger = Ledger(deadline_s=2.0)
-
-    def arriving() -> itertools.chain[float]:
-        def last() -> float:
-            when_all_arrived()
-            return 0.001
-
-        return itertools.chain([0.001] * (count - 1), (last() for _ in range(1)))
 
     async def no_plan() -> None:
         return None
 
     await Generator(
-        Load(arrivals=arriving(), prompts=itertools.repeat("a cat"), max_in_flight=cap, retry_lost=retry),
+        Load(arrivals=iter([0.0] * count), prompts=itertools.repeat("a cat"), max_in_flight=cap, retry_lost=retry),
         service=service,
         ledger=ledger,
         current_plan=no_plan,
@@ -116,6 +107,26 @@ async def test_a_request_that_is_lost_twice_stays_lost() -> None:
     ledger = await run(service, 1, retry=True)
     assert len(service.calls) == 2
     assert ledger.count(Kind.LOST) == 1
+    assert ledger.balanced
+
+
+async def test_a_stopped_run_waits_for_what_is_in_flight() -> None:
+    ledger = Ledger(deadline_s=2.0)
+    service = Service()
+
+    async def no_plan() -> None:
+        return None
+
+    generator = Generator(
+        Load(arrivals=iter([0.0, 0.0, 3600.0]), prompts=itertools.repeat("a cat"), max_in_flight=9, retry_lost=False),
+        service=service,
+        ledger=ledger,
+        current_plan=no_plan,
+        answered=lambda prompt, reply: generator.stop(),
+        progress=lambda elapsed_s: None,
+    )
+    await asyncio.wait_for(generator.run(), 5)
+    assert ledger.count(Kind.ANSWERED) == 2
     assert ledger.balanced
 
 

@@ -77,9 +77,7 @@ class FakeCluster:
             name = action.replica_id or f"cpu-{len(self.all)}"
             self.all[name] = make_replica(name, action.variant, in_flight=None)
         elif isinstance(action, Drain):
-            self.all[action.replica_id] = dataclasses.replace(
-                self.all[action.replica_id], state=ReplicaState.DRAINING
-            )
+            self.all[action.replica_id] = dataclasses.replace(self.all[action.replica_id], state=ReplicaState.DRAINING)
         else:
             del self.all[action.replica_id]
 

@@ -16,16 +16,14 @@ _SAVE = (
 )
 
 
-def text(
-    file: CascadeFile, addresses: Addresses, *, took_s: float, state_dir: Path | None, detached: bool
-) -> str:
+def text(file: CascadeFile, addresses: Addresses, *, took_s: float, state_dir: Path | None, detached: bool) -> str:
     """The lines to print."""
     models = [cascade.metadata.name for cascade in file.cascades]
     where = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir is not None else ""
     body = json.dumps({"model": models[0], "prompt": PROMPT})
     stop = f"cascade down{where}" if detached else "Ctrl-C"
     return f"""
-Ready after {took_s:.1f} s. Models: {', '.join(models)}
+Ready after {took_s:.1f} s. Models: {", ".join(models)}
   gRPC  {addresses.grpc} (KServe v2, any Triton client)
   HTTP  http://{addresses.http} (POST /v1/images/generations, /metrics)
 

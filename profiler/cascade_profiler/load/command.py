@@ -37,7 +37,8 @@ def load(
 ) -> None:
     """Send prompts at a rate, whatever becomes of them; print latency, shares, violations and quality.
 
-    Exit code 1 where a request was neither answered nor refused, or answered twice.
+    Ctrl-C ends the arrivals and prints what there is. Exit code 1 where a request was neither answered nor refused,
+    or answered twice.
     """
     from .session import Request, run
 

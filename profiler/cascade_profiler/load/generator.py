@@ -54,7 +54,12 @@ class Generator:
         self._answered = answered
         self._progress = progress
         self._planned: dict[str, float] | None = None
+        self._stopped = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
+
+    def stop(self) -> None:
+        """Let no more requests arrive; those in flight are still waited for."""
+        self._stopped.set()
 
     async def run(self) -> None:
         """Send everything and wait for the end of each request."""
@@ -63,7 +68,8 @@ class Generator:
         in_flight: set[asyncio.Task[None]] = set()
         try:
             for offset in self._load.arrivals:
-                await asyncio.sleep(max(0.0, began + offset - self._clock()))
+                if await self._stopped_before(began + offset):
+                    break
                 prompt = next(self._load.prompts)
                 if len(in_flight) >= self._load.max_in_flight:
                     self._ledger.unsent += 1
@@ -76,6 +82,14 @@ class Generator:
             for helper in (*helpers, *in_flight):
                 helper.cancel()
             await asyncio.gather(*helpers, *in_flight, return_exceptions=True)
+
+    async def _stopped_before(self, at: float) -> bool:
+        """Wait until a time; True, at once, where the run is stopped."""
+        try:
+            await asyncio.wait_for(self._stopped.wait(), max(0.0, at - self._clock()))
+        except asyncio.TimeoutError:
+            return False
+        return True
 
     async def _one(self, request_id: str, prompt: str, intended: float) -> None:
         self._ledger.send(request_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ async def _run(request: Request) -> tuple[dict[str, Any], str]:
 
     rng = random.Random(request.seed)  # noqa: S311 - arrivals, not secrets
     try:
-        await Generator(
+        generator = Generator(
             Load(
                 arrivals=arrivals.poisson(rate=request.rate, duration_s=request.duration_s, rng=rng),
                 prompts=texts,
@@ -81,7 +82,9 @@ async def _run(request: Request) -> tuple[dict[str, Any], str]:
             current_plan=current_plan,
             answered=answered,
             progress=lambda elapsed_s: _tell(summary.progress_line(ledger, elapsed_s)),
-        ).run()
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, generator.stop)
+        await generator.run()
     finally:
         await client.close()
         if store is not None:
