@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -168,7 +169,8 @@ async def test_a_pool_that_the_plan_drops_is_watched_until_it_is_empty(redis_ser
 
 
 async def test_a_failed_replica_rests_while_the_others_serve(redis_server: RedisServer) -> None:
-    async with work_queues(redis_server.url, "a", plan=make_plan(replicas=2)) as [queue]:
+    timing = replace(QUICK, hold_ms=1_500)
+    async with work_queues(redis_server.url, "a", plan=make_plan(replicas=2), timing=timing) as [queue]:
         grant = await queue.acquire(entry("fails"))
         await queue.release(grant, service_s=None, failed=True)
         other = await queue.acquire(entry("second try"))

@@ -30,6 +30,7 @@ from .operations import Dropped, Granted, Operation, Outcome, Timing
 
 FAILURES: Final = (RedisError, OSError, asyncio.TimeoutError)
 RESUBSCRIBE_S: Final = 0.2
+END_AGAIN_S: Final = 0.1
 BATCH: Final = 100
 """Commands that are sent together at most, lest a great many of them look like a Redis that does not answer."""
 
@@ -193,11 +194,7 @@ class RedisQueue:
 
     async def _stop(self) -> None:
         """End both connections; what is outstanding is lost."""
-        tasks = [task for task in (self._sending, self._listening) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(self._sending, self._listening)
         lost, self._pending = self._pending, []
         connection, self._connection = self._connection, None
         self._sending = self._listening = None
@@ -224,6 +221,15 @@ class RedisQueue:
             except Exception as error:  # whatever it is, heartbeats do without until this is heard again
                 logger.info("queue.grants_channel_lost", reason=_reason(error))
             await asyncio.sleep(RESUBSCRIBE_S)
+
+
+async def end(*tasks: asyncio.Task[None] | None) -> None:
+    """Cancel tasks until they have ended: a single cancellation can get lost in a wait that ends at that moment."""
+    left = {task for task in tasks if task is not None and not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=END_AGAIN_S)
 
 
 async def _replies(connection: AbstractConnection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -14,13 +14,10 @@ lost at any time and is told again. Three modes:
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from typing import Final
@@ -28,8 +25,9 @@ from typing import Final
 import structlog
 
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan, PlanPool
+from cascade_api.plan import Plan
 
+from .acquisitions import NO_LIMIT, Acquisitions, Waiter
 from .memory_queue import MemoryQueue, share_of
 from .operations import (
     DropCause,
@@ -42,20 +40,18 @@ from .operations import (
     Outcome,
     Reap,
     Release,
-    ReplicaSpec,
     Restore,
     Sync,
     Ticket,
     Timing,
     Verdict,
     Withdraw,
-    ticket_of,
 )
-from .redis_queue import RedisQueue, StoreAway
+from .planned_pools import PlannedPools
+from .redis_queue import RedisQueue, StoreAway, end
 from .request_locks import RequestLocks
 from .work import NOTHING_SERVES, Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull
 
-NO_LIMIT: Final = 2**31
 HEARTBEAT_CHUNK: Final = 500
 """Waiting tickets asked about in one script call, lest a long queue keep Redis from others."""
 RETURN_S: Final = 0.25
@@ -73,16 +69,6 @@ class Mode(str, Enum):
     SHARED = "shared"
     ALONE = "alone"
     RETURNING = "returning"
-
-
-@dataclass(frozen=True)
-class Waiter:
-    """An acquisition under way."""
-
-    entry: Entry
-    ticket: Ticket
-    future: asyncio.Future[Grant]
-    timer: asyncio.TimerHandle
 
 
 class WorkQueue:
@@ -109,8 +95,8 @@ class WorkQueue:
         self._limit = limit
         self._timing = timing or Timing()
         self._clock = clock
-        self._numbers = itertools.count()
-        self._life = secrets.token_hex(3)
+        self._ours = Acquisitions(router_id=router_id, clock=clock, on_expired=self._withdraw)
+        self._pools = PlannedPools(router_id)
         self._redis = (
             RedisQueue(
                 url=url,
@@ -129,12 +115,6 @@ class WorkQueue:
         self._epoch = 0
         """Grows whenever Redis is given up: replies of an earlier epoch are void."""
         self._memory = MemoryQueue(self._timing, clock)
-        self._generation = -1
-        self._pools: dict[str, Sync] = {}
-        self._retired: dict[str, Sync] = {}
-        """Pools that the plan left out but that still have requests in flight."""
-        self._waiters: dict[Ticket, Waiter] = {}
-        self._held: dict[Ticket, Grant] = {}
         self._returned: list[Release] = []
         """Releases made while returning, for Redis to hear afterwards."""
         self._loads: dict[str, PoolLoad] = {}
@@ -155,10 +135,8 @@ class WorkQueue:
 
     async def close(self) -> None:
         """Stop; whoever still waits is cancelled."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.wait([self._loop_task])
-        for waiter in list(self._waiters.values()):
+        await end(self._loop_task)
+        for waiter in list(self._ours.waiters.values()):
             waiter.future.cancel()
             self._abandon(waiter)
         if self._redis:
@@ -179,19 +157,9 @@ class WorkQueue:
 
         Entries that wait in a pool which is left without a ready replica end with `NoReplica`.
         """
-        if plan.generation < self._generation:
+        if not self._pools.follow(plan):
             return
-        self._generation = plan.generation
-        before, self._pools = self._pools, {pool.name: self._sync_of(plan, pool) for pool in plan.pools}
-        for name, sync in before.items():
-            if name not in self._pools:
-                self._retired[name] = sync
-        self._retired = {
-            name: replace(sync, generation=plan.generation, replicas=())
-            for name, sync in self._retired.items()
-            if name not in self._pools
-        }
-        for sync in self._syncs():
+        for sync in self._pools.syncs:
             self._submit(sync)
         redis = self._shared()
         if redis is not None:
@@ -217,18 +185,18 @@ class WorkQueue:
         Cancelling the call withdraws the entry. The grant must be released or exchanged.
         """
         waiter = self._expect(entry)
-        return await self._wait(waiter, self._enqueue_of(waiter, self._limit))
+        return await self._wait(waiter, self._ours.enqueue(waiter, limit=self._limit))
 
     async def exchange(self, grant: Grant, entry: Entry, *, service_s: float) -> Grant:
         """`release` the grant and `acquire` for the entry in one step; the grant is released whatever happens."""
-        release = self._let_go(grant, service_s=service_s, failed=False)
+        release = self._ours.let_go(grant, service_s=service_s)
         try:
             waiter = self._expect(entry)
         except (NoReplica, Expired):
             if release is not None:
                 self._submit(release)
             raise
-        enqueue = self._enqueue_of(waiter, self._limit)
+        enqueue = self._ours.enqueue(waiter, limit=self._limit)
         return await self._wait(waiter, Exchange(release, enqueue) if release else enqueue)
 
     async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None:
@@ -237,22 +205,14 @@ class WorkQueue:
         ``service_s`` is the time that the replica took, None if that says nothing of its speed (a cancelled request);
         ``failed`` says that the replica, not the request, was at fault: it gets no grants for a second.
         """
-        release = self._let_go(grant, service_s=service_s, failed=failed)
+        release = self._ours.let_go(grant, service_s=service_s, failed=failed)
         if release is not None:
             self._submit(release)
 
     def _expect(self, entry: Entry) -> Waiter:
-        sync = self._pools.get(entry.pool)
-        if sync is None or not any(spec.capacity for spec in sync.replicas):
+        if not self._pools.serves(entry.pool):
             raise NoReplica(entry.pool)
-        remaining_s = entry.deadline - self._clock()
-        if remaining_s <= 0:
-            raise Expired(entry)
-        ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers)}", self._router_id)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(remaining_s, self._expire, ticket)
-        waiter = self._waiters[ticket] = Waiter(entry, ticket, loop.create_future(), timer)
-        return waiter
+        return self._ours.expect(entry)
 
     async def _wait(self, waiter: Waiter, operation: Enqueue | Exchange) -> Grant:
         self._submit(operation, waiter)
@@ -266,38 +226,17 @@ class WorkQueue:
 
     def _abandon(self, waiter: Waiter) -> None:
         """Undo an acquisition whose caller has gone: withdraw it, or release what it was granted meanwhile."""
-        if self._waiters.pop(waiter.ticket, None) is not None:
-            self._submit(Withdraw(self._router_id, waiter.entry.pool, waiter.ticket))
-        elif waiter.ticket in self._held:
-            release = self._let_go(self._held[waiter.ticket], service_s=None, failed=False)
+        if self._ours.waiters.pop(waiter.ticket, None) is not None:
+            self._withdraw(waiter)
+        elif waiter.ticket in self._ours.held:
+            release = self._ours.let_go(self._ours.held[waiter.ticket])
             if release is not None:
                 self._submit(release)
         elif waiter.future.done() and not waiter.future.cancelled():
             waiter.future.exception()  # looked at here, since nobody else will
 
-    def _expire(self, ticket: Ticket) -> None:
-        waiter = self._fail(ticket, Expired)
-        if waiter is not None:
-            self._submit(Withdraw(self._router_id, waiter.entry.pool, ticket))
-
-    def _let_go(self, grant: Grant, *, service_s: float | None, failed: bool) -> Release | None:
-        """The release of a grant that is held, which no longer is; None if it was not."""
-        if self._held.pop(grant.ticket, None) is None:
-            return None
-        return Release(
-            self._router_id,
-            grant.entry.pool,
-            grant.ticket,
-            grant.replica_id,
-            service_s,
-            grant.sharing,
-            failed,
-        )
-
-    def _enqueue_of(self, waiter: Waiter, limit: int) -> Enqueue:
-        entry = waiter.entry
-        remaining_ms = max(int((entry.deadline - self._clock()) * 1000), 1)
-        return Enqueue(self._router_id, entry.pool, waiter.ticket, entry.band, remaining_ms, limit)
+    def _withdraw(self, waiter: Waiter) -> None:
+        self._submit(Withdraw(self._router_id, waiter.entry.pool, waiter.ticket))
 
     # -- what the dispatcher says ---------------------------------------------------------------------------------
 
@@ -329,28 +268,20 @@ class WorkQueue:
             return
         if outcome.verdict is Verdict.FULL:
             load = outcome.loads[waiter.entry.pool]
-            self._fail(waiter.ticket, lambda entry: QueueFull(entry.pool, load.waiting, load.expected_wait_s))
+            self._ours.fail(waiter.ticket, lambda entry: QueueFull(entry.pool, load.waiting, load.expected_wait_s))
         elif outcome.verdict is Verdict.NO_REPLICA:
-            self._fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
+            self._ours.fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
 
     def _on_granted(self, granted: Granted) -> None:
-        waiter = self._waiters.pop(granted.ticket, None)
-        if waiter is not None and not waiter.future.done():
-            grant = Grant(waiter.entry, granted.replica_id, granted.endpoint, granted.ticket, granted.sharing)
-            self._held[granted.ticket] = grant
-            waiter.future.set_result(grant)
-            return
-        held = self._held.get(granted.ticket)
-        if held is None or held.replica_id != granted.replica_id:  # else it is told twice
-            self._submit(
-                Release(self._router_id, granted.pool, granted.ticket, granted.replica_id, None, granted.sharing)
-            )
+        unwanted = self._ours.grant(granted)
+        if unwanted is not None:
+            self._submit(unwanted)
 
     def _on_dropped(self, dropped: Dropped) -> None:
         if dropped.cause is DropCause.EXPIRED:
-            self._fail(dropped.ticket, Expired)
+            self._ours.fail(dropped.ticket, Expired)
         elif dropped.cause is DropCause.NO_REPLICA:
-            self._fail(dropped.ticket, lambda entry: NoReplica(entry.pool))
+            self._ours.fail(dropped.ticket, lambda entry: NoReplica(entry.pool))
         # dropped as a dead router's: the next heartbeat finds it missing and enqueues it again
 
     def _on_message(self, message: Granted | Dropped) -> None:
@@ -360,12 +291,6 @@ class WorkQueue:
             self._on_granted(message)
         else:
             self._on_dropped(message)
-
-    def _fail(self, ticket: Ticket, error: Callable[[Entry], Exception]) -> Waiter | None:
-        waiter = self._waiters.pop(ticket, None)
-        if waiter is not None and not waiter.future.done():
-            waiter.future.set_exception(error(waiter.entry))
-        return waiter
 
     # -- heartbeats -----------------------------------------------------------------------------------------------
 
@@ -397,15 +322,10 @@ class WorkQueue:
     def _beat(self) -> None:
         now = self._clock()
         self._locks.renew()
-        leases: dict[str, list[tuple[Ticket, str]]] = defaultdict(list)
-        waiting: dict[str, list[Ticket]] = defaultdict(list)
-        for ticket, grant in self._held.items():
-            leases[grant.entry.pool].append((ticket, grant.replica_id))
-        for ticket, waiter in self._waiters.items():
-            waiting[waiter.entry.pool].append(ticket)
+        leases, waiting = self._ours.leases(), self._ours.waiting()
         # one that was silent itself does not judge others: perhaps Redis was stopped, for all alike
         judges = self._mode is Mode.ALONE or now - self._beaten_at < 2 * self._timing.beat_ms / 1000
-        for pool in list(self._pools | self._retired):
+        for pool in [sync.pool for sync in self._pools.syncs]:
             for beat in self._heartbeats(pool, leases[pool], waiting[pool]):
                 self._submit_heartbeat(beat)
             if judges:
@@ -432,19 +352,17 @@ class WorkQueue:
             self._beaten_at = self._clock()
             self._routers = outcome.routers
         missing = set(outcome.missing)
-        lost = tuple(lease for lease in beat.leases if lease[0] in missing and lease[0] in self._held)
+        lost = tuple(lease for lease in beat.leases if lease[0] in missing and lease[0] in self._ours.held)
         if lost:
             self._submit(Restore(self._router_id, beat.pool, lost))
         self._enqueue_again(ticket for ticket in beat.waiting if ticket in missing)
         load = outcome.loads[beat.pool]
         if load.in_flight == load.waiting == 0:
-            self._retired.pop(beat.pool, None)
+            self._pools.emptied(beat.pool)
 
     def _enqueue_again(self, tickets: Iterable[Ticket]) -> None:
-        """Enqueue, the most urgent first, what waits and was once let in: the queue's bound is not for these."""
-        waiters = [self._waiters[ticket] for ticket in tickets if ticket in self._waiters]
-        for waiter in sorted(waiters, key=lambda waiter: (waiter.entry.band, waiter.entry.deadline)):
-            self._submit(self._enqueue_of(waiter, NO_LIMIT), waiter)
+        for waiter in self._ours.most_urgent_first(tickets):
+            self._submit(self._ours.enqueue(waiter, limit=NO_LIMIT), waiter)
 
     def _on_subscribed(self) -> None:
         self._nudge.set()
@@ -455,16 +373,18 @@ class WorkQueue:
         """Count what is in flight and enqueue what waits in memory; at once."""
         if not self._redis or self._mode is Mode.ALONE:
             return
-        logger.warning("queue.redis_away", reason=reason, waiting=len(self._waiters), in_flight=len(self._held))
+        logger.warning(
+            "queue.redis_away", reason=reason, waiting=len(self._ours.waiters), in_flight=len(self._ours.held)
+        )
         self._mode = Mode.ALONE
         self._epoch += 1
         self._returned.clear()
         self._memory = MemoryQueue(self._timing, self._clock)
-        for sync in self._syncs():
+        for sync in self._pools.syncs:
             self._submit(sync)
         for restore in self._restores():
             self._submit(restore)
-        self._enqueue_again(list(self._waiters))
+        self._enqueue_again(list(self._ours.waiters))
         self._nudge.set()
 
     async def _return(self) -> bool:
@@ -475,8 +395,8 @@ class WorkQueue:
             await self._redis.open()
             self._mode = Mode.RETURNING
             self._epoch += 1
-            generation = self._generation
-            known: list[Operation] = [*self._syncs(), *self._restores()]
+            generation = self._pools.generation
+            known: list[Operation] = [*self._pools.syncs, *self._restores()]
             for operation in known:
                 await self._redis.run(operation)
             await self._await_others()
@@ -487,8 +407,8 @@ class WorkQueue:
         for release in self._returned:
             self._submit(release)
         self._returned.clear()
-        if self._generation != generation:
-            for sync in self._syncs():
+        if self._pools.generation != generation:
+            for sync in self._pools.syncs:
                 self._submit(sync)
         self._beaten_at = float("-inf")
         self._beat()
@@ -498,10 +418,10 @@ class WorkQueue:
     async def _await_others(self) -> None:
         """Let the routers last seen count there what they have in flight, too."""
         others = set(self._routers)
-        if not (self._redis and self._pools and others - {self._router_id}):
+        if not (self._redis and self._pools.syncs and others - {self._router_id}):
             return
         patience = self._clock() + GRACE_S
-        pool = next(iter(self._pools))
+        pool = self._pools.syncs[0].pool
         while True:
             outcome = await self._redis.run(Heartbeat(self._router_id, pool, (), ()))
             if others <= set(outcome.routers) or self._clock() > patience:
@@ -511,23 +431,8 @@ class WorkQueue:
     def _shared(self) -> RedisQueue | None:
         return self._redis if self._mode is Mode.SHARED else None
 
-    def _syncs(self) -> list[Sync]:
-        return [*self._pools.values(), *self._retired.values()]
-
     def _restores(self) -> list[Restore]:
-        leases: dict[str, list[tuple[Ticket, str]]] = defaultdict(list)
-        for ticket, grant in self._held.items():
-            leases[grant.entry.pool].append((ticket, grant.replica_id))
-        return [Restore(self._router_id, pool, tuple(held)) for pool, held in leases.items()]
-
-    def _sync_of(self, plan: Plan, pool: PlanPool) -> Sync:
-        service_s = pool.batch_execution_s(pool.batch) / pool.batch
-        capacity = pool.batch * pool.credit_factor
-        replicas = tuple(
-            ReplicaSpec(replica.id, replica.endpoint, capacity if replica.state == "ready" else 0, service_s)
-            for replica in pool.replicas
-        )
-        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, replicas)
+        return [Restore(self._router_id, pool, tuple(leases)) for pool, leases in self._ours.leases().items()]
 
     def _shared_out(self, sync: Sync) -> Sync:
         """A pool as this router has it in memory: its share of the credits."""

@@ -1,0 +1,110 @@
+"""What one router has waiting and in flight, by ticket: the state that survives whatever becomes of a dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from .operations import Enqueue, Granted, Release, Ticket, ticket_of
+from .work import Entry, Expired, Grant
+
+NO_LIMIT: Final = 2**31
+"""For what was let in once and is enqueued again: the queue's bound is not for these."""
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """An acquisition under way."""
+
+    entry: Entry
+    ticket: Ticket
+    future: asyncio.Future[Grant]
+    timer: asyncio.TimerHandle
+
+
+class Acquisitions:
+    """Waiting entries and held grants of one router."""
+
+    def __init__(self, *, router_id: str, clock: Callable[[], float], on_expired: Callable[[Waiter], None]) -> None:
+        """``on_expired`` hears of each waiter whose deadline passed, after its caller has got `Expired`."""
+        self._router_id = router_id
+        self._clock = clock
+        self._on_expired = on_expired
+        self._numbers = itertools.count()
+        self._life = secrets.token_hex(3)
+        """Tells the tickets of this process from those of an earlier one of the same router id."""
+        self.waiters: dict[Ticket, Waiter] = {}
+        self.held: dict[Ticket, Grant] = {}
+
+    def expect(self, entry: Entry) -> Waiter:
+        """Begin to wait; raises `Expired` where it is too late for that."""
+        remaining_s = entry.deadline - self._clock()
+        if remaining_s <= 0:
+            raise Expired(entry)
+        ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers)}", self._router_id)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(remaining_s, self._expire, ticket)
+        waiter = self.waiters[ticket] = Waiter(entry, ticket, loop.create_future(), timer)
+        return waiter
+
+    def enqueue(self, waiter: Waiter, *, limit: int) -> Enqueue:
+        """The operation that puts a waiter into its pool's queue, with the time that it has left."""
+        entry = waiter.entry
+        remaining_ms = max(int((entry.deadline - self._clock()) * 1000), 1)
+        return Enqueue(self._router_id, entry.pool, waiter.ticket, entry.band, remaining_ms, limit)
+
+    def grant(self, granted: Granted) -> Release | None:
+        """Hand a grant to its waiter; if nobody wants it (any more), the release that gives it back."""
+        waiter = self.waiters.pop(granted.ticket, None)
+        if waiter is not None and not waiter.future.done():
+            grant = Grant(waiter.entry, granted.replica_id, granted.endpoint, granted.ticket, granted.sharing)
+            self.held[granted.ticket] = grant
+            waiter.future.set_result(grant)
+            return None
+        held = self.held.get(granted.ticket)
+        if held is not None and held.replica_id == granted.replica_id:
+            return None  # told twice
+        return Release(self._router_id, granted.pool, granted.ticket, granted.replica_id, None, granted.sharing)
+
+    def fail(self, ticket: Ticket, error: Callable[[Entry], Exception]) -> Waiter | None:
+        """End a waiter, if it still waits, with an exception; the waiter."""
+        waiter = self.waiters.pop(ticket, None)
+        if waiter is not None and not waiter.future.done():
+            waiter.future.set_exception(error(waiter.entry))
+        return waiter
+
+    def let_go(self, grant: Grant, *, service_s: float | None = None, failed: bool = False) -> Release | None:
+        """The release of a grant that is held, which from now on is not; None if it was not."""
+        if self.held.pop(grant.ticket, None) is None:
+            return None
+        pool, ticket, replica_id = grant.entry.pool, grant.ticket, grant.replica_id
+        return Release(self._router_id, pool, ticket, replica_id, service_s, grant.sharing, failed)
+
+    def leases(self) -> dict[str, list[tuple[Ticket, str]]]:
+        """(ticket, replica id) of what is held, by pool."""
+        leases: dict[str, list[tuple[Ticket, str]]] = defaultdict(list)
+        for ticket, grant in self.held.items():
+            leases[grant.entry.pool].append((ticket, grant.replica_id))
+        return leases
+
+    def waiting(self) -> dict[str, list[Ticket]]:
+        """Tickets that wait, by pool."""
+        waiting: dict[str, list[Ticket]] = defaultdict(list)
+        for ticket, waiter in self.waiters.items():
+            waiting[waiter.entry.pool].append(ticket)
+        return waiting
+
+    def most_urgent_first(self, tickets: Iterable[Ticket]) -> list[Waiter]:
+        """Those of the tickets that still wait, in the order in which they should be enqueued again."""
+        waiters = [self.waiters[ticket] for ticket in tickets if ticket in self.waiters]
+        return sorted(waiters, key=lambda waiter: (waiter.entry.band, waiter.entry.deadline))
+
+    def _expire(self, ticket: Ticket) -> None:
+        waiter = self.fail(ticket, Expired)
+        if waiter is not None:
+            self._on_expired(waiter)

@@ -1,0 +1,56 @@
+"""The pools of the plan in force as a dispatcher is told of them, and those left out that are not yet empty."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cascade_api.plan import Plan, PlanPool
+
+from .operations import ReplicaSpec, Sync
+
+
+class PlannedPools:
+    """What `Sync` should say of each pool."""
+
+    def __init__(self, router_id: str) -> None:
+        self._router_id = router_id
+        self.generation = -1
+        self._planned: dict[str, Sync] = {}
+        self._retired: dict[str, Sync] = {}
+
+    def follow(self, plan: Plan) -> bool:
+        """Take a plan over; False if it is older than the one in force."""
+        if plan.generation < self.generation:
+            return False
+        known = self._retired | self._planned
+        self.generation = plan.generation
+        self._planned = {pool.name: self._sync(plan, pool) for pool in plan.pools}
+        self._retired = {
+            name: replace(sync, generation=plan.generation, replicas=())
+            for name, sync in known.items()
+            if name not in self._planned
+        }
+        return True
+
+    def _sync(self, plan: Plan, pool: PlanPool) -> Sync:
+        capacity = pool.batch * pool.credit_factor
+        service_s = pool.batch_execution_s(pool.batch) / pool.batch
+        replicas = tuple(
+            ReplicaSpec(replica.id, replica.endpoint, capacity if replica.state == "ready" else 0, service_s)
+            for replica in pool.replicas
+        )
+        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, replicas)
+
+    @property
+    def syncs(self) -> list[Sync]:
+        """All pools: those of the plan, then those that it left out."""
+        return [*self._planned.values(), *self._retired.values()]
+
+    def serves(self, pool: str) -> bool:
+        """True if the plan has a ready replica in the pool."""
+        sync = self._planned.get(pool)
+        return sync is not None and any(spec.capacity for spec in sync.replicas)
+
+    def emptied(self, pool: str) -> None:
+        """Nothing waits or is in flight in the pool: one that the plan left out can be forgotten."""
+        self._retired.pop(pool, None)
