@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cascade_operator.planning.allocation import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE
@@ -79,7 +79,17 @@ def worth(instance: Instance, stages: Stages, columns: Mapping[Column, int], dem
     return score - (ACCELERATOR_PRICE * sum(columns.values()) if instance.prices else 0.0)
 
 
+ESCALATIONS_ALONE = Instance(
+    seconds={"a": {"gpu": 0.5}, "b": {"gpu": 2.0}},
+    accelerators={"gpu": 4},
+    values={("a", "b"): [0, 0, 1, 0, 0, 0, 0, 0, 0]},
+    batch_exponent=0.5,
+)
+"""The heavy pool can keep its promise to escalations, which may be degraded, but to nothing direct."""
+
+
 @given(instance=instances(), demand=st.floats(0.2, 60))
+@example(instance=ESCALATIONS_ALONE, demand=1.0)
 @settings(max_examples=40, deadline=None)
 def test_nothing_better_exists(instance: Instance, demand: float) -> None:
     problem = instance.cascade_problem(demand=demand)

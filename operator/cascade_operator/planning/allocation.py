@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
-from .frontier import Portion, gpu_seconds
 from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
 from .programs import Answer, Outcome, Program
-from .shares import SHED_PRICE, Sharing, accelerator_seconds, best_sharing, time_unit
+from .shares import SHED_PRICE, Sharing, best_sharing, gains
 from .stages import Column, Role, Stages
 
 ACCELERATOR_PRICE = 1e-4
@@ -87,12 +86,11 @@ def _add_cascade(
     variables = _Variables(cascade)
     ceilings = _ceilings(problem, cascade)
     price = {c: problem.prices_per_hour.get(c, 0.0) for c in ceilings}
-    unit = time_unit(cascade)
     chains = {}
     for stages in cascade.stages:
         chosen = program.variable(integer=True)
         chains[chosen] = 1.0
-        _add_chain(program, variables, stages, chosen, ceilings, weight, unit)
+        _add_chain(program, variables, stages, chosen, ceilings, weight)
     if chains:
         program.equal(chains, 1.0)
     for name, classes in cascade.classes.items():
@@ -139,19 +137,16 @@ def _add_chain(
     chosen: int,
     ceilings: Mapping[str, int],
     weight: float,
-    unit: float,
 ) -> None:
     cascade = variables.problem
     demand = max(cascade.demand, _NOTHING)
-    light_s, heavy_s = accelerator_seconds(stages)
     light: dict[int, float] = {}
     heavy: dict[int, float] = {}
     direct: dict[int, float] = {}
     shed = program.variable(value=-SHED_PRICE * weight)
     total = {chosen: -1.0, shed: 1.0}
-    for row in stages.chain.rows:
-        seconds = gpu_seconds((Portion(1.0, row),), light_s=light_s, heavy_s=heavy_s)
-        share = program.variable(value=weight * (row.value - cascade.prices.accelerator_time * seconds / unit))
+    for row, gain in zip(stages.chain.rows, gains(cascade, stages), strict=True):
+        share = program.variable(value=weight * gain)
         total[share] = 1.0
         light[share], heavy[share], direct[share] = row.light_load, row.heavy_load, row.direct
     program.equal(total, 0.0)
@@ -184,7 +179,11 @@ def _add_chain(
     for loads, role in ((light, Role.LIGHT), (heavy, Role.HEAVY)):
         program.at_most({**loads, **busy[role]}, 0.0)
         program.at_most({**loads, **waits[role]}, 0.0)
-    program.at_most({**direct, **firm}, 0.0)
+    # The firmer reserve matters only where something goes direct: escalations alone may use the pool without it.
+    slack = sum(factor for factor in firm.values() if factor > 0)
+    goes_direct = program.variable(integer=True)
+    program.at_most({**direct, goes_direct: -1.0}, 0.0)
+    program.at_most({**direct, **firm, goes_direct: slack}, slack)
 
 
 def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation:

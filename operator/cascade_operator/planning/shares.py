@@ -6,10 +6,10 @@ tick. A waiting backlog is charged to the pool where it waits, as requests per s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .frontier import Mixture, Portion, gpu_seconds
+from .frontier import Mixture, Portion, Row
 from .problem import CascadeProblem, PoolKey, PoolSize
 from .programs import Outcome, Program
 from .stages import Column, Role, Stages
@@ -64,21 +64,20 @@ def carried(
         busy = overall = direct = 0.0
         for column, replicas in running_columns(stages.of(role), pools):
             busy += utilisation[role] * column.rate * replicas
-            overall += column.rate * (replicas - column.reserve)
-            direct += column.rate * (replicas - column.direct_reserve)
-        result[role] = Carried(max(min(busy, overall), 0.0), max(min(busy, direct), 0.0))
+            overall += column.rate * max(replicas - column.reserve, 0.0)
+            direct += column.rate * max(replicas - column.direct_reserve, 0.0)
+        result[role] = Carried(min(busy, overall), min(busy, direct))
     return result
 
 
-def accelerator_seconds(stages: Stages) -> tuple[float, float]:
-    """Accelerator seconds per image of the light and the heavy stage, each at its best batch and class."""
-    light, heavy = ([1 / column.rate for column in stages.of(role)] for role in Role)
-    return min(light, default=0.0), min(heavy, default=0.0)
+def gains(problem: CascadeProblem, stages: Stages) -> list[float]:
+    """What a prompt by each row is worth: its quality less the price of its accelerator time.
 
-
-def time_unit(problem: CascadeProblem) -> float:
-    """Accelerator seconds per image of the dearest heavy variant: the unit of the price of accelerator time."""
-    return max((accelerator_seconds(s)[1] for s in problem.stages), default=0.0) or 1.0
+    The unit of that price is an image of the dearest heavy variant.
+    """
+    unit = max((s.image_s(Role.HEAVY) for s in problem.stages), default=0.0) or 1.0
+    price = problem.prices.accelerator_time / unit
+    return [row.value - price * seconds for row, seconds in zip(stages.chain.rows, stages.seconds, strict=True)]
 
 
 def best_sharing(
@@ -96,43 +95,60 @@ def best_sharing(
 def _share(
     problem: CascadeProblem, stages: Stages, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
 ) -> Sharing:
-    utilisation = {Role.LIGHT: problem.light_utilisation, Role.HEAVY: problem.heavy_utilisation}
-    capacity = carried(stages, pools, utilisation=utilisation)
-    rows = [
-        row
-        for row in stages.chain.rows
-        if (capacity[Role.LIGHT].overall > 0 or not row.light_load)
-        and (capacity[Role.HEAVY].overall > 0 or not row.heavy_load)
-    ]
-    if not rows:
-        return NOTHING_SERVED
-    light_s, heavy_s = accelerator_seconds(stages)
-    unit = time_unit(problem)
+    capacity = carried(
+        stages, pools, utilisation={Role.LIGHT: problem.light_utilisation, Role.HEAVY: problem.heavy_utilisation}
+    )
     demand = max(problem.demand, _NOTHING)
+    limits = (
+        max(capacity[Role.LIGHT].overall - backlog.get(stages.chain.light, 0.0), 0.0) / demand,
+        max(capacity[Role.HEAVY].overall - backlog.get(stages.chain.heavy, 0.0), 0.0) / demand,
+        capacity[Role.HEAVY].direct / demand,
+    )
+    candidates = sorted(
+        (
+            (gain, row)
+            for gain, row in zip(gains(problem, stages), stages.chain.rows, strict=True)
+            if (capacity[Role.LIGHT].overall > 0 or not row.light_load)
+            and (capacity[Role.HEAVY].overall > 0 or not row.heavy_load)
+        ),
+        key=lambda pair: -pair[0],
+    )
+    if not candidates:
+        return NOTHING_SERVED
+    best_gain, best = candidates[0]
+    if all(load <= limit for load, limit in zip(_loads(best), limits, strict=True)):
+        return Sharing((Portion(1.0, best),), 0.0, best.value, best_gain, stages, capacity)
+    return _mixed(candidates, limits, stages, capacity)
 
+
+def _loads(row: Row) -> tuple[float, float, float]:
+    """Loads per prompt that `limits` bound: on the light stage, on the heavy one, and directly on that."""
+    return row.light_load, row.heavy_load, row.direct
+
+
+def _mixed(
+    candidates: Sequence[tuple[float, Row]],
+    limits: tuple[float, float, float],
+    stages: Stages,
+    capacity: Mapping[Role, Carried],
+) -> Sharing:
+    """The best mixture within ``limits``, the loads per prompt that the stages can carry."""
     program = Program(integer=False)
-    shares = []
-    for row in rows:
-        seconds = gpu_seconds((Portion(1.0, row),), light_s=light_s, heavy_s=heavy_s)
-        shares.append(program.variable(value=row.value - problem.prices.accelerator_time * seconds / unit))
+    shares = {program.variable(value=gain): row for gain, row in candidates}
     shed = program.variable(value=-SHED_PRICE)
     program.equal(dict.fromkeys([*shares, shed], 1.0), 1.0)
-    light = max(capacity[Role.LIGHT].overall - backlog.get(stages.chain.light, 0.0), 0.0)
-    heavy = max(capacity[Role.HEAVY].overall - backlog.get(stages.chain.heavy, 0.0), 0.0)
-    program.at_most({v: r.light_load for v, r in zip(shares, rows, strict=True)}, light / demand)
-    program.at_most({v: r.heavy_load for v, r in zip(shares, rows, strict=True)}, heavy / demand)
-    program.at_most({v: r.direct for v, r in zip(shares, rows, strict=True)}, capacity[Role.HEAVY].direct / demand)
+    for index, limit in enumerate(limits):
+        program.at_most({variable: _loads(row)[index] for variable, row in shares.items()}, limit)
     answer = program.solve()
     if answer.outcome is not Outcome.OPTIMAL:
         return NOTHING_SERVED
-    served = sum(answer.values[v] for v in shares)
-    if served <= _NOTHING:
+    chosen = [(answer.values[variable], row) for variable, row in shares.items() if answer.values[variable] > _NOTHING]
+    served = sum(share for share, _ in chosen)
+    if not served:
         return NOTHING_SERVED
-    chosen = [(answer.values[v], row) for v, row in zip(shares, rows, strict=True) if answer.values[v] > _NOTHING]
-    total = sum(share for share, _ in chosen)
-    mixture = tuple(Portion(share / total, row) for share, row in chosen)
+    mixture = tuple(Portion(share / served, row) for share, row in chosen)
     value = sum(p.share * p.row.value for p in mixture)
-    lost = max(0.0, 1 - served)
+    lost = answer.values[shed]
     return Sharing(mixture, lost if lost > _NOTHING else 0.0, value, answer.objective, stages, capacity)
 
 

@@ -15,10 +15,11 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from cascade_api.profile import DiscriminatorExecution, ProfileSpec
 
-from .frontier import Chain
+from .frontier import Chain, Portion, gpu_seconds
 from .latency import Service, reserve
 
 LEAST_SLACK_PART = 0.1
@@ -89,6 +90,16 @@ class Stages:
 
     def of(self, role: Role) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.role is role)
+
+    def image_s(self, role: Role) -> float:
+        """Accelerator seconds per image of a stage at its best batch and class; 0 where it has no columns."""
+        return min((1 / column.rate for column in self.of(role)), default=0.0)
+
+    @cached_property
+    def seconds(self) -> tuple[float, ...]:
+        """Accelerator seconds per prompt of each row."""
+        light_s, heavy_s = self.image_s(Role.LIGHT), self.image_s(Role.HEAVY)
+        return tuple(gpu_seconds((Portion(1.0, r),), light_s=light_s, heavy_s=heavy_s) for r in self.chain.rows)
 
 
 class Timings:
