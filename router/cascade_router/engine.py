@@ -6,6 +6,7 @@ was taken is given back in each case.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +26,7 @@ ANSWER_MARGIN_S: Final = (0.01, 0.25)
 does not come: the answer has to reach the client by the deadline."""
 HUNG_FACTOR: Final = 4.0
 HUNG_EXTRA_S: Final = 1.0
-"""A replica that takes longer than 4 times its execution time and a second is probed like one that failed."""
+"""A replica that takes longer than 4 times its execution time and a second is treated as failed."""
 
 
 async def generate(runtime: CascadeRuntime, request: GenerateRequest, *, coin: float, queue_limit: int) -> Answer:
@@ -222,6 +223,7 @@ class _Run:
         runtime, request = self._runtime, self._request
         began = runtime.clock()
         left = self._deadline - began
+        patience = self._patience(step)
         if have_light and self._overload == "degrade":
             least, most = ANSWER_MARGIN_S
             left -= max(least, min(most, ANSWER_MARGIN * (self._deadline - self._received)))
@@ -232,16 +234,22 @@ class _Run:
                 prompt=request.prompt,
                 confidence=step.stage == "light",
                 request_id=request.id,
-                timeout_s=left,
+                timeout_s=min(left, patience),
             )
         except PromptRejected as rejected:
             await runtime.queue.release(grant, service_s=None)
             raise Refused(Refusal.INVALID, _about_prompt(str(rejected)), field="prompt") from None
         except OutOfTime:
-            hangs = self._hangs(step, began)
-            await runtime.queue.release(grant, service_s=None, failed=hangs)
+            took = runtime.clock() - began
+            hangs = took > self._hung_after(step)
             if hangs:
-                runtime.replica_failed(grant.replica_id, "no answer in time")
+                # What was seen counts: were all replicas this slow, none would be thought hanging for long.
+                runtime.estimates.observe(step.pool, took)
+            await runtime.queue.release(grant, service_s=None, failed=hangs)
+            if patience < left:
+                raise ReplicaFailed(f"no answer within {patience:.1f} s") from None
+            if hangs:
+                runtime.replica_failed(grant.replica_id, f"no answer within {took:.1f} s")
             raise Refused(
                 Refusal.DEADLINE_EXCEEDED, f"the {step.stage} model did not finish before the deadline"
             ) from None
@@ -254,9 +262,15 @@ class _Run:
         metrics.STAGE_SERVICE.labels(runtime.name, step.stage, step.variant).observe(service_s)
         return _Made(image, grant, service_s)
 
-    def _hangs(self, step: Make, began: float) -> bool:
-        expected = next((o.execution_s for o in self._runtime.outlooks(step.variant) if o.pool == step.pool), 0.0)
-        return self._runtime.clock() - began > HUNG_FACTOR * expected + HUNG_EXTRA_S
+    def _patience(self, step: Make) -> float:
+        """Seconds after which a try is given up for another; endless where there is no other replica."""
+        others = sum(outlook.ready for outlook in self._runtime.outlooks(step.variant)) > 1
+        return self._hung_after(step) if others else math.inf
+
+    def _hung_after(self, step: Make) -> float:
+        outlooks = self._runtime.outlooks(step.variant)
+        expected = next((outlook.execution_s for outlook in outlooks if outlook.pool == step.pool), 0.0)
+        return HUNG_FACTOR * expected + HUNG_EXTRA_S
 
     async def _another(self, step: Make, *, attempts: int) -> Make:
         """The next try after a failed one, waiting while no replica is trusted but one may come back."""

@@ -117,9 +117,9 @@ def test_a_dead_model_behind_a_live_server_is_found_by_a_real_inference(
     with Traffic(router, prompt=EASY, clients=4).flowing() as traffic:
         traffic.more(20)
         servers[0].stub("shapes-light").kill()
-        traffic.more(100)
         unhealthy = 'cascade_replica_healthy{cascade="default/shapes",replica="shapes-light-0"} 0.0'
-        assert unhealthy in metrics(router)
+        wait_until(lambda: unhealthy in metrics(router), "the replica to be ejected", 15)
+        traffic.more(50)
         servers[0].client.unload_model("shapes-light")
         servers[0].client.load_model("shapes-light")
         wait_until(lambda: unhealthy not in metrics(router), "the replica to be trusted again", 10)

@@ -130,6 +130,18 @@ async def test_a_prompt_that_the_model_rejects_is_the_clients_fault() -> None:
         assert in_flight(runtime) == 0
 
 
+async def test_what_hangs_on_one_replica_is_done_by_another_while_there_is_time() -> None:
+    believed = {"shapes-light": 0.001}
+    async with replicas(hang(), answer()) as (worse, better):
+        plan = make_plan({"shapes-light": endpoints(worse, better)}, direct=0, escalation=0, execution_s=believed)
+        async with cascade(plan) as runtime:
+            made = await ask(runtime, deadline_s=10)
+            assert made.route is Route.LIGHT
+            assert 1 < made.latency_s < 5
+            assert runtime.health.ejected == {"shapes-light-0"}
+            assert in_flight(runtime) == 0
+
+
 async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> None:
     believed = {"shapes-light": 0.001, "shapes-heavy": 0.001, "shapes-slow": 0.001}
     async with replicas(hang()) as (server,):
@@ -197,8 +209,9 @@ async def test_a_cancelled_request_leaves_nothing_behind(stage: str) -> None:
             pool = f"shapes-{'light' if stage == 'light' else 'heavy'}.cpu"
 
             def under_way() -> bool:
-                load = runtime.queue.load(pool)
-                return load.waiting == 1 if stage == "waiting" else load.in_flight == 1
+                if stage == "waiting":
+                    return runtime.queue.load(pool).waiting == 1
+                return len((light if stage == "light" else heavy).asked) == 1
 
             await eventually(under_way, what="the request to be under way")
             asking.cancel()

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..runtime import CascadeRuntime
 
 PROBE_FACTOR: Final = 4.0
-PROBE_EXTRA_S: Final = 1.0
+PROBE_EXTRA_S: Final = 10.0
+"""Beyond 4 times the planned execution time: the first inference after a load may be a slow one."""
 
 
 async def probe_due(runtime: CascadeRuntime) -> None:
