@@ -36,11 +36,14 @@ class FakeServer:
         self.child = FakeChild()
         self.client = self
         self.broken = False
+        self.hung = False
         self.loads: list[str] = [model]
         self.answers = 0
         self.ended = False
 
     async def counts(self, model: str) -> Counts:
+        if self.hung:
+            raise TritonError("DEADLINE_EXCEEDED: Deadline Exceeded")
         self.answers += not self.broken
         return Counts(self.answers, int(self.broken))
 
@@ -203,6 +206,16 @@ async def test_a_model_whose_process_died_is_loaded_again() -> None:
         await eventually(lambda: m.servers[0].loads == ["light", "light"], what="a second load")
         await m.until("cpu-0", ReplicaState.READY, "light")
         assert len(m.servers) == 1
+
+
+async def test_a_server_that_hangs_is_replaced() -> None:
+    async with machine() as m:
+        await m.cluster.act(start("light"))
+        await m.until("cpu-0", ReplicaState.READY, "light")
+        m.servers[0].hung = True
+        await eventually(lambda: len(m.servers) == 2, what="a second server")
+        await m.until("cpu-0", ReplicaState.READY, "light")
+        assert m.servers[0].ended
 
 
 async def test_a_server_that_dies_while_draining_has_nothing_in_flight_and_is_not_replaced() -> None:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from .triton import Counts, TritonError
 
 PROBE_EVERY_S: Final = 2.0
-PROBE_TIMEOUT_S: Final = 4.0
+PROBE_TIMEOUT_S: Final = 6.0
 """Longer than the longest batch that a probe may have to wait behind."""
 
 
@@ -34,18 +34,18 @@ class Health:
         self._evidence_s = clock()
 
     async def complaint(self, client: Probed, model: str) -> str | None:
-        """Look once; None while all is well, else what is wrong."""
-        try:
-            counts = await client.counts(model)
-            known, self._known = self._known or counts, counts
-            if counts.failed == known.failed:
-                if counts.succeeded > known.succeeded:
-                    self._evidence_s = self._clock()
-                if self._clock() - self._evidence_s < PROBE_EVERY_S:
-                    return None
-            return await self._ask(client, model, counts)
-        except TritonError as error:
-            return str(error)
+        """Look once; None while all is well, else what is wrong with the model.
+
+        Raises TritonError where the server itself does not answer.
+        """
+        counts = await client.counts(model)
+        known, self._known = self._known or counts, counts
+        if counts.failed == known.failed:
+            if counts.succeeded > known.succeeded:
+                self._evidence_s = self._clock()
+            if self._clock() - self._evidence_s < PROBE_EVERY_S:
+                return None
+        return await self._ask(client, model, counts)
 
     async def _ask(self, client: Probed, model: str, before: Counts) -> str | None:
         complaint = None

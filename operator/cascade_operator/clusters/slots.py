@@ -121,7 +121,9 @@ class Slot:
                 self._woken.clear()
                 try:
                     await self._step()
-                except (TritonError, ServerFailed, OSError) as error:
+                except TritonError as error:
+                    await self._retreat(f"its server fails ({error})")
+                except (ServerFailed, OSError) as error:
                     await self._retreat(str(error))
         finally:
             await self._end_server()

@@ -14,7 +14,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
 
 CALL_TIMEOUT_S: Final = 2.0
-LOAD_TIMEOUT_S: Final = 60.0
+COUNTS_TIMEOUT_S: Final = 5.0
+"""A server that does not even count for so long hangs, however busy the machine is."""
+UNLOAD_TIMEOUT_S: Final = 5.0
+LOAD_TIMEOUT_S: Final = 30.0
 
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -72,12 +75,12 @@ class TritonClient:
     async def unload(self, model: str) -> None:
         """Take a model out of service; inferences that it has begun are still answered."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        await self._call(self._stub.RepositoryModelUnload, request, LOAD_TIMEOUT_S)
+        await self._call(self._stub.RepositoryModelUnload, request, UNLOAD_TIMEOUT_S)
 
     async def counts(self, model: str) -> Counts:
         """How many inferences a model has answered and failed since it was loaded."""
         request = service_pb2.ModelStatisticsRequest(name=model)
-        answer = await self._call(self._stub.ModelStatistics, request, CALL_TIMEOUT_S)
+        answer = await self._call(self._stub.ModelStatistics, request, COUNTS_TIMEOUT_S)
         stats = [entry.inference_stats for entry in answer.model_stats]
         return Counts(sum(s.success.count for s in stats), sum(s.fail.count for s in stats))
 
