@@ -113,8 +113,9 @@ def doctor(
     """Say what is wrong with this set-up, and the fix; exit code 1 when something is."""
     from .local import diagnosis
 
-    findings = diagnosis.examine(state_dir or default_state_dir(), file)
-    for finding in findings:
+    wrong = False
+    for finding in diagnosis.examine(state_dir or default_state_dir(), file):
         typer.echo(str(finding))
-    if any(finding.problem for finding in findings):
+        wrong = wrong or finding.problem
+    if wrong:
         raise typer.Exit(1)

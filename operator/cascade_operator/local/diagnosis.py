@@ -47,22 +47,25 @@ class Finding:
         return f"{mark}  {self.subject}: {self.detail}{fix}"
 
 
-def examine(state_dir: Path, manifest: Path | None) -> list[Finding]:
-    """Look at everything; ``manifest`` None: the one that runs, if one does."""
+def examine(state_dir: Path, manifest: Path | None) -> Iterator[Finding]:
+    """Look at one thing after another; ``manifest`` None: the one that runs, if one does."""
     state = StateDir(state_dir)
     running = state.holder()
     addresses = read_addresses(state_dir) if running else None
-    findings = [_python(), _triton(), _redis_binary(addresses)]
+    yield _python()
+    yield _triton()
+    yield _redis_binary()
     path = manifest or (state.manifest if running else None)
     file: CascadeFile | None = None
     if path is not None:
         finding, file = _manifest(path)
-        findings.append(finding)
-        if file is not None:
-            findings += [_weights(path), _cores(file)]
-    findings += [*_shared_memory(state, file, running), *_run(state, running)]
-    findings += list(asyncio.run(_running(addresses))) if addresses else list(_ports())
-    return findings
+        yield finding
+    if path is not None and file is not None:
+        yield _weights(path)
+        yield _cores(file)
+    yield from _shared_memory(state, file, running)
+    yield from _run(state, running)
+    yield from asyncio.run(_running(addresses)) if addresses else _ports()
 
 
 def _python() -> Finding:
@@ -87,7 +90,7 @@ def _triton() -> Finding:
     return Finding("triton", said or f"the launcher ended with {done.returncode}", True, "run `make setup`")
 
 
-def _redis_binary(addresses: Addresses | None) -> Finding:
+def _redis_binary() -> Finding:
     url = os.environ.get("REDIS_URL")
     if url:
         return Finding("redis", f"REDIS_URL names {url}; `cascade up` starts none")

@@ -188,10 +188,10 @@ class LocalStack:
         return cluster
 
     async def _wait_until_served(self, router: TritonClient, cluster: LocalCluster) -> None:
-        """Wait until the router serves every cascade; raises CommandFailed after `READY_TIMEOUT_S`."""
+        """Wait until every cascade is served from all its pools; raises CommandFailed after `READY_TIMEOUT_S`."""
         names = [cascade.metadata.name for cascade in self._file.cascades]
         began = told = time.monotonic()
-        while not all([await router.model_ready(name) for name in names]):
+        while not (self._pools_available() and all([await router.model_ready(name) for name in names])):
             now = time.monotonic()
             hopeless = cluster.problem or self._refused()
             if hopeless is not None:
@@ -203,6 +203,11 @@ class LocalStack:
                 told = now
                 self._say(f"waiting: {self._why_not_ready()}")
             await asyncio.sleep(0.1)
+
+    def _pools_available(self) -> bool:
+        statuses = [self._state.read_status(cascade.ref) for cascade in self._file.cascades]
+        found = [status.condition(ConditionType.POOLS_AVAILABLE) for status in statuses if status is not None]
+        return len(found) == len(statuses) and all(c is not None and c.status == "True" for c in found)
 
     def _refused(self) -> str | None:
         """Why a cascade cannot be planned at all, if one cannot."""
