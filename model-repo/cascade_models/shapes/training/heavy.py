@@ -16,7 +16,7 @@ from cascade_models.shapes import grammar, render, tokens
 from cascade_models.shapes.training import network, optimisers, progress
 
 BATCH = 32
-STEPS = 11_000
+STEPS = 8_600
 _OBJECT_SHARES = (0.18, 0.22, 0.27, 0.33)
 _DROPPED = 0.1
 _CHECKPOINT_EVERY = 250
