@@ -244,9 +244,12 @@ def test_a_client_that_goes_away_stops_the_work(
         statistics = shared_triton.statistics("shapes-slow").inference_stats
         return statistics.success.count + statistics.fail.count, statistics.compute_infer.ns / 1e9
 
+    stub = shared_triton.stub("shapes-slow")
+    worked_s = stub.cpu_times().user
     before, began = spent()
     call = router.client.async_infer("shapes", inputs_of(EASY), callback=lambda result, error: None)
-    wait_until(lambda: credits_in_use() == "1", "the work to begin")
+    wait_until(lambda: stub.cpu_times().user > worked_s + 0.05, "the model to begin")
+    assert credits_in_use() == "1"
     call.cancel()
     wait_until(lambda: cancelled() == 1, "the cancellation to arrive")
     wait_until(lambda: credits_in_use() == "0", "the credit to come back")
