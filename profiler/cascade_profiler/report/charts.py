@@ -89,8 +89,8 @@ class _Scale:
 
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers, evenly spaced, that enclose ``low`` and ``high``."""
-    if high <= low:
-        low, high = low - 0.5, low + 0.5
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1.0):
+        low, high = low - 0.5, high + 0.5
     rough = (high - low) / _TICKS
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough - 1e-12)

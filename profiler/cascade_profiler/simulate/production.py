@@ -21,7 +21,6 @@ from cascade_router.cascade.retries import RetryBudget
 from cascade_router.pools.health import Health
 from cascade_router.queue.dispatch import Dispatcher, Pool
 from cascade_router.queue.operations import (
-    Dropped,
     Enqueue,
     Exchange,
     Granted,
@@ -430,15 +429,18 @@ class ProductionSystem:
         self._health.keep({replica.id for pool in plan.pools for replica in pool.replicas})
         self._estimates.keep({pool.name for pool in plan.pools})
         planned = {pool.name for pool in plan.pools}
-        for name in set(self._dispatcher.pools) - planned:
-            self._dispatch(Sync(_ROUTER, name, plan.generation, plan.dispatch, ()))
+        gone = sorted(set(self._dispatcher.pools) - planned)
+        syncs = [Sync(_ROUTER, name, plan.generation, plan.dispatch, ()) for name in gone]
         for pool in plan.pools:
             service_s = pool.batch_execution_s(pool.batch) / pool.batch
             capacity = pool.batch * pool.credit_factor
             specs = tuple(
                 ReplicaSpec(r.id, r.endpoint, capacity if r.state == "ready" else 0, service_s) for r in pool.replicas
             )
-            self._dispatch(Sync(_ROUTER, pool.name, plan.generation, plan.dispatch, specs))
+            syncs.append(Sync(_ROUTER, pool.name, plan.generation, plan.dispatch, specs))
+        # What a pool drops may enter another one, so all pools follow the plan first.
+        for outcome in [self._asked(sync) for sync in syncs]:
+            self._heard(outcome)
         hopeful, self._hopeful = self._hopeful, []
         for request in hopeful:
             self._admit(request)
@@ -513,16 +515,19 @@ class ProductionSystem:
         )
 
     def _dispatch(self, operation: Operation) -> Outcome:
-        outcome = self._dispatcher.run(operation, now=int((EPOCH + self._events.now) * 1000))
+        outcome = self._asked(operation)
+        self._heard(outcome)
+        return outcome
+
+    def _asked(self, operation: Operation) -> Outcome:
+        return self._dispatcher.run(operation, now=int((EPOCH + self._events.now) * 1000))
+
+    def _heard(self, outcome: Outcome) -> None:
         for grant in outcome.grants:
             request = self._waiting.pop(grant.ticket, None)
             if request is not None:
                 self._granted(request, grant)
         for drop in outcome.drops:
-            self._dropped(drop)
-        return outcome
-
-    def _dropped(self, drop: Dropped) -> None:
-        request = self._waiting.pop(drop.ticket, None)
-        if request is not None:
-            self._not_granted(request)
+            request = self._waiting.pop(drop.ticket, None)
+            if request is not None:
+                self._not_granted(request)

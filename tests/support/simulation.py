@@ -1,0 +1,95 @@
+"""Small profiles and scenarios for tests of the simulator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from cascade_api.base import Metadata
+from cascade_api.profile import CascadeProfile, Execution, Metric, ProfileSource, ProfileSpec, QualityRow
+from cascade_profiler.frontier.profiles import Charges, LoadedProfile
+from cascade_profiler.simulate.runs import Failure, Scenario
+from cascade_profiler.simulate.scores import drawn_scores
+from cascade_profiler.simulate.traces import Trace, load_trace
+
+needs_reference = pytest.mark.skipif(
+    not os.environ.get("CASCADE_REFERENCE_DATA"),
+    reason="CASCADE_REFERENCE_DATA is not set: let it name the folder of the reference tables and traces",
+)
+
+GRID = (0, 50, 100)
+
+
+def quality(direct: int, escalation: int) -> int:
+    """Thousandths; better with every image that the heavy variant makes, and bilinear in the two shares."""
+    heavy = direct / 100 + (1 - direct / 100) * escalation / 100
+    return round(1000 * (10 + 10 * heavy))
+
+
+def make_profile(
+    *, light_s: float = 0.1, heavy_s: float = 1.0, batches: Mapping[int, float] | None = None, name: str = "small"
+) -> LoadedProfile:
+    """Two variants, ``light`` and ``heavy``, on class ``gpu``; ``batches`` are seconds of larger light batches."""
+    times = {("light", 1): light_s, ("heavy", 1): heavy_s}
+    times |= {("light", size): seconds for size, seconds in (batches or {}).items()}
+    profile = CascadeProfile(
+        metadata=Metadata(name=name),
+        spec=ProfileSpec(
+            source=ProfileSource(kind="estimated"),
+            metrics=[Metric(name="score", direction="max")],
+            objective_metric="score",
+            execution=[
+                Execution(
+                    variant=variant,
+                    accelerator_class="gpu",
+                    batch=batch,
+                    p50_micros=round(seconds * 1e6),
+                    p95_micros=round(seconds * 1e6),
+                )
+                for (variant, batch), seconds in times.items()
+            ],
+            quality=[
+                QualityRow(
+                    light="light",
+                    heavy="heavy",
+                    direct_percent=r,
+                    escalation_percent=d,
+                    values_milli={"score": quality(r, d)},
+                )
+                for r in GRID
+                for d in GRID
+            ],
+        ),
+    )
+    return LoadedProfile(name, profile, Charges(profile))
+
+
+def make_scenario(
+    trace: str | Trace,
+    *,
+    profile: LoadedProfile | None = None,
+    workers: int = 4,
+    objective_s: float = 6.0,
+    seed: int = 0,
+    switch_s: float | None = 0.1,
+    failures: tuple[Failure, ...] = (),
+) -> Scenario:
+    """A scenario on the small profile."""
+    return Scenario(
+        profile=profile or make_profile(),
+        trace=load_trace(trace, seed=seed) if isinstance(trace, str) else trace,
+        scores=drawn_scores(["light", "heavy"], prompts=500, seed=seed),
+        workers={"gpu": workers},
+        objective_s=objective_s,
+        seed=seed,
+        switch_s=switch_s,
+        failures=failures,
+    )
+
+
+def poisson_times(*, rate: float, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Arrival times of a Poisson process."""
+    return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, size=count))

@@ -1,0 +1,118 @@
+"""The product in the simulator: every request ends once, runs repeat, overload degrades, failures are survived."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cascade_api.command import build
+from cascade_api.settings import PlannerSettings
+from cascade_profiler.simulate.outcomes import Way
+from cascade_profiler.simulate.production import ProductionSystem
+from cascade_profiler.simulate.runs import Failure, Run, Scenario
+from support.simulation import make_profile, make_scenario
+
+
+def played(scenario: Scenario, *, policy: str = "hybrid") -> Run:
+    return ProductionSystem(scenario, policy=policy, settings=PlannerSettings()).run(lambda part: None)
+
+
+def test_every_request_ends_once_and_the_same_seed_repeats_everything() -> None:
+    first, again, other = (played(make_scenario("poisson:rate=6,seconds=25", seed=seed)) for seed in (1, 1, 2))
+    assert len(first.outcomes.way) == len(make_scenario("poisson:rate=6,seconds=25", seed=1).trace.times_s)
+    assert first.outcomes.latency_s.tolist() == again.outcomes.latency_s.tolist()
+    assert first.outcomes.way.tolist() == again.outcomes.way.tolist()
+    assert [c.says for c in first.changes] == [c.says for c in again.changes]
+    assert first.outcomes.latency_s.tolist() != other.outcomes.latency_s.tolist()
+
+
+def test_shares_served_follow_the_plan_at_a_steady_load() -> None:
+    run = played(make_scenario("poisson:rate=4,seconds=60"))
+    outcomes = run.outcomes
+    steady = outcomes.arrival_s > 20
+    heavy = np.isin(outcomes.way, (Way.DIRECT, Way.ESCALATED))
+    shares = np.asarray([outcomes.rows[row].direct for row in outcomes.row[steady]])
+    escalations = np.asarray([outcomes.rows[row].escalation for row in outcomes.row[steady]])
+    planned = float(np.mean(shares + (1 - shares) * escalations))
+    assert float(heavy[steady].mean()) == pytest.approx(planned, abs=0.08)
+    assert outcomes.violations[steady].mean() < 0.02
+
+
+def test_answers_are_never_late_because_what_would_be_is_degraded_or_refused() -> None:
+    run = played(make_scenario("flash:rate=4,factor=8,at=15,length=4,seconds=35", workers=2))
+    assert not run.outcomes.late.any()
+
+
+def test_a_lost_accelerator_costs_little_and_comes_back() -> None:
+    run = played(make_scenario("poisson:rate=4,seconds=40", failures=(Failure(10.0, 15.0, 1),)))
+    assert run.outcomes.lost.mean() < 0.05
+    busiest = [sum(change.replicas.values()) for change in run.changes if change.at_s > 12]
+    assert min(busiest) <= 3
+    assert sum(run.changes[-1].replicas.values()) == 4
+
+
+def test_a_light_batch_serves_more_than_single_images_could() -> None:
+    profile = make_profile(light_s=0.1, heavy_s=1.0, batches={2: 0.12, 4: 0.16, 8: 0.24})
+    outcomes = played(make_scenario("poisson:rate=20,seconds=30", profile=profile, workers=1)).outcomes
+    settled = outcomes.arrival_s > 12  # the one worker begins with the heavy variant, since nobody asks for anything
+    assert outcomes.violations[settled].mean() < 0.02
+    assert np.count_nonzero(settled) > 300
+
+
+def test_the_command_prints_the_figures_of_each_policy_as_json() -> None:
+    result = CliRunner().invoke(
+        build(),
+        ["simulate", "--profile", "examples/shapes.yaml", "--trace", "poisson:rate=10,seconds=5",
+         "--policy", "hadis,hybrid", "--seeds", "2", "--json"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    policies = json.loads(result.stdout)["policies"]
+    assert [policy["name"] for policy in policies] == ["hadis", "hybrid"]
+    assert set(policies[0]) == {"name", "seeds"} | {
+        name + spread
+        for name in (
+            "quality_time_mean", "quality_request_mean", "quality_planned_mean", "violation_percent",
+            "degraded_percent", "dropped_percent", "p50_s", "p99_s", "switches", "gpu_seconds",
+        )
+        for spread in ("", "_sd")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--policy", "best"], "--policy: 'best' is unknown"),
+        (["--workers", "0"], "--workers: '0' is not a number of accelerators"),
+        (["--workers", "gpu=2"], "class 'gpu' is not in the profile"),
+        (["--objective", "1ms"], "is less than any variant takes"),
+        (["--fail", "1:2"], "--fail: '1:2' is not AT:FOR:COUNT"),
+        (["--scorer", "guess"], "--scorer: 'guess' is none of"),
+    ],
+)
+def test_bad_options_are_named(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(
+        build(),
+        ["simulate", "--profile", "examples/shapes.yaml", "--trace", "poisson:rate=1,seconds=2", *arguments],
+    )
+    assert result.exit_code != 0
+    assert says in str(result.exception)
+
+
+def test_the_report_is_one_page_with_its_plots(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    result = CliRunner().invoke(
+        build(),
+        ["simulate", "--profile", "examples/shapes.yaml", "--trace", "poisson:rate=10,seconds=12",
+         "--policy", "hadis", "--seeds", "1", "--report", str(target)],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    text = target.read_text(encoding="utf-8")
+    for title in ("Realised quality", "Violations", "Plans:", "Latency", "Replicas under hadis"):
+        assert title in text
+    assert text.count("<svg") == 5
+    assert "http-equiv" not in text
+    assert "src=" not in text
