@@ -21,10 +21,11 @@ from .workload import Workload
 
 GATHER_US = 200_000
 """While measuring, a batch waits this long for its last request; complete ones leave at once."""
-WARM_UP = 3
+BLOCK = 8
+"""Batches timed in a row, before the other kind has its turn."""
 ROUNDS = 3
 TRIES = 10
-"""Batches that may fall apart in a row before the measurement is given up."""
+"""Blocks whose batches may fall apart in a row before the measurement is given up."""
 
 
 def measured_model(variant: Variant, batch: int) -> Variant:
@@ -42,17 +43,15 @@ def measure_execution(
     model = measured_model(variant, batch).name
     replica.load(model)
     kinds = (False, True) if confidence else (False,)
+    for kind in kinds:
+        _block(replica, model, workload, batch, confidence=kind)
     taken: dict[bool, list[float]] = {kind: [] for kind in kinds}
     until = time.monotonic() + seconds
-    turn = 0
     while time.monotonic() < until or min(map(len, taken.values())) < samples.LEAST:
         if all(map(samples.enough, taken.values())):
             break
         for kind in kinds:
-            elapsed = _one(replica, model, workload, turn * batch, batch, confidence=kind)
-            if turn >= WARM_UP:
-                taken[kind].append(elapsed)
-        turn += 1
+            taken[kind] += _block(replica, model, workload, batch, confidence=kind)
     plain = samples.timing(taken[False])
     row = Execution(
         variant=variant.name,
@@ -66,15 +65,12 @@ def measure_execution(
     return row, plain, samples.difference(samples.timing(taken[True]), plain) if confidence else None
 
 
-def _one(replica: Replica, model: str, workload: Workload, at: int, batch: int, *, confidence: bool) -> float:
-    prompts, seeds = workload.slice(at, batch)
+def _block(replica: Replica, model: str, workload: Workload, batch: int, *, confidence: bool) -> list[float]:
     for _ in range(TRIES):
-        elapsed = replica.time_batch(model, prompts, seeds, confidence=confidence)
-        if elapsed is not None:
-            return elapsed
-    raise CommandFailed(
-        f"{model}: {batch} requests did not become one batch in {TRIES} tries: end other work, try again"
-    )
+        taken = replica.time_batches(model, workload, batch=batch, count=BLOCK, confidence=confidence)
+        if taken is not None:
+            return taken
+    raise CommandFailed(f"{model}: the server does not form batches of {batch}: end other work, and try again")
 
 
 def measure_executions(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +24,12 @@ from typing_extensions import Self
 from cascade_api.command import CommandFailed
 from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE, PROBE_PROMPT
 
+from .workload import Workload
+
 START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 60.0
 COUNT_TIMEOUT_S = 2.0
+WAITING_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,6 @@ class Answer:
 
     images: npt.NDArray[np.uint8]
     confidences: npt.NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """What the server has counted of a model: images in all; batches of one size, and what they took together."""
-
-    images: int
-    batches: int
-    nanoseconds: int
 
 
 class Replica:
@@ -109,36 +105,43 @@ class Replica:
                     kib += int(line.split()[1])
         return round(kib / 1024)
 
-    def time_batch(self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool) -> float | None:
-        """Seconds that the model took for one batch, formed from one request per prompt as a router sends them.
+    def time_batches(
+        self, model: str, workload: Workload, *, batch: int, count: int, confidence: bool
+    ) -> list[float] | None:
+        """Seconds from the end of one batch to the end of the next, ``count`` of them, while more are waiting.
 
-        Counted by the server, from the batch's inputs to its answers. None where the requests did not become one
-        batch.
+        That is what a busy replica needs per batch, everything included. The server forms the batches from one
+        request per prompt, as routers send them. None where it formed other batches than those.
         """
-        before = self._counted(model, len(prompts))
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            request = _request([prompt], [seed], confidence=confidence)
-            # The client calls back by keyword, so the names of these parameters count.
-            self._client.async_infer(model, callback=lambda result, error: answers.put(error), **request)
-        for _ in prompts:
-            error = answers.get(timeout=ANSWER_TIMEOUT_S)
+        before = self._batches(model, batch)
+        ends: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
+        free = threading.Semaphore(WAITING_BATCHES * batch)
+
+        # The client calls back by keyword, so the names of these parameters count.
+        def answered(result: Any, error: Any) -> None:
+            ends.put((time.perf_counter(), error))
+            free.release()
+
+        asked = (count + 1) * batch
+        for prompt, seed in zip(*workload.slice(0, asked), strict=True):
+            free.acquire(timeout=ANSWER_TIMEOUT_S)
+            self._client.async_infer(model, callback=answered, **_request([prompt], [seed], confidence=confidence))
+        taken = [ends.get(timeout=ANSWER_TIMEOUT_S) for _ in range(asked)]
+        for _, error in taken:
             if error is not None:
                 raise CommandFailed(f"{model} failed: {error}")
-        # The server counts a batch a moment after it has sent the answers.
         until = time.monotonic() + COUNT_TIMEOUT_S
-        after = self._counted(model, len(prompts))
-        while after.images < before.images + len(prompts) and time.monotonic() < until:
-            after = self._counted(model, len(prompts))
-        return (after.nanoseconds - before.nanoseconds) / 1e9 if after.batches == before.batches + 1 else None
+        # The server counts a batch a moment after it has sent the answers.
+        while self._batches(model, batch) < before + count + 1:
+            if time.monotonic() > until:
+                return None
+        of_batches = [end for end, _ in taken[batch - 1 :: batch]]
+        return [later - earlier for earlier, later in itertools.pairwise(of_batches)]
 
-    def _counted(self, model: str, batch: int) -> _Counted:
+    def _batches(self, model: str, size: int) -> int:
+        """How many batches of a size the model has run."""
         stats = self._client.get_inference_statistics(model).model_stats[0]
-        for entry in stats.batch_stats:
-            if entry.batch_size == batch:
-                spent = entry.compute_input.ns + entry.compute_infer.ns + entry.compute_output.ns
-                return _Counted(stats.inference_count, entry.compute_infer.count, spent)
-        return _Counted(stats.inference_count, 0, 0)
+        return sum(entry.compute_infer.count for entry in stats.batch_stats if entry.batch_size == size)
 
     def _wait_for_port(self) -> None:
         until = time.monotonic() + START_TIMEOUT_S
