@@ -28,7 +28,7 @@ from cascade_operator.snapshot import (
     Stop,
 )
 
-from .factories import make_cascade, make_profile
+from .factories import DISCRIMINATOR_MS, HEAVY_MS, LIGHT_MS, make_cascade, make_profile
 
 START = 1_700_000_000.0
 
@@ -37,8 +37,9 @@ START = 1_700_000_000.0
 class ClosedLoop:
     """A local cluster of ``slots`` accelerators that obeys the controller, and arrivals at ``rate(seconds)``.
 
-    ``unserved`` collects the instants at which a row in force lacked a ready replica, ``abandoned`` those at which
-    a pool lost its last ready replica while rows in force still sent requests there; ``history`` the plans.
+    ``late`` counts requests that waited longer than the objective, ``history`` keeps the plans. ``unserved``
+    collects the instants at which a row in force lacked a ready replica, ``abandoned`` those at which a pool lost
+    its last ready replica while rows in force still sent requests there.
     """
 
     rate: Callable[[float], float]
@@ -47,6 +48,8 @@ class ClosedLoop:
     profile: CascadeProfile | None = field(default_factory=make_profile)
     switch_s: float = 0.35
     drain_s: float = 0.15
+    efficiency: float = 1.0
+    """What a replica serves, as a part of what the profile says."""
     seed: int = 1
     now: float = START
     demand_known: bool = True
@@ -59,6 +62,8 @@ class ClosedLoop:
         self.memory = Memory()
         self.status: CascadeStatus | None = None
         self.counts: dict[int, int] = {}
+        self.queues: dict[str, float] = {}
+        self.late = 0.0
         self.history: list[tuple[float, Plan]] = []
         self.switches: list[tuple[float, str]] = []
         self.unserved: list[tuple[float, str]] = []
@@ -85,6 +90,7 @@ class ClosedLoop:
         while self.now < end:
             self.now = round(self.now + step_s, 6)
             self._arrive(step_s)
+            self._serve(step_s)
             self._settle()
             if self.now >= self._next:
                 self._decide()
@@ -102,6 +108,22 @@ class ClosedLoop:
         if arrived:
             self.counts[int(self.now)] = self.counts.get(int(self.now), 0) + arrived
 
+    def _serve(self, step_s: float) -> None:
+        """Queues as fluids: what arrives for a variant by the rows in force, less what its ready replicas serve."""
+        if self.plan is None:
+            return
+        light = sum(row.share * (1 - row.direct) for row in self.plan.rows)
+        for variant, part, seconds in (
+            ("light", light, (LIGHT_MS + DISCRIMINATOR_MS) / 1000),
+            ("heavy", sum(row.share * row.heavy_share for row in self.plan.rows), HEAVY_MS / 1000),
+        ):
+            capacity = self.ready.count(variant) * self.efficiency / seconds
+            depth = self.queues.get(variant, 0.0) + (self.rate(self.elapsed) * part - capacity) * step_s
+            # What waits longer than the objective is refused.
+            most = capacity * self.cascade.spec.objective.latency_s
+            self.late += max(0.0, depth - most) if capacity else 0.0
+            self.queues[variant] = min(max(depth, 0.0), most) if capacity else max(depth, 0.0)
+
     def _settle(self) -> None:
         for replica in list(self.replicas.values()):
             age = self.now - replica.since_s
@@ -116,7 +138,7 @@ class ClosedLoop:
             profile=self.profile,
             plan=self.plan,
             demand=Demand(tuple(sorted(self.counts.items()))) if self.demand_known else None,
-            queue_depths={},
+            queue_depths={f"{variant}.cpu": int(depth) for variant, depth in self.queues.items()},
             reports=(),
             replicas=tuple(self.replicas.values()),
             status=self.status,

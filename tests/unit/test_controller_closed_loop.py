@@ -131,3 +131,16 @@ def test_a_single_slot_changes_its_variant_only_when_it_must_shed_load() -> None
     loop.run(30)
     assert loop.ready == ["light"]
     assert len(loop.unserved) == gap
+
+
+def test_pools_that_serve_less_than_their_profile_promises_are_found_out_and_not_tried_again_at_once() -> None:
+    loop = ClosedLoop(steps((0, 10), (10, 42)), efficiency=0.7)
+    loop.run(15)
+    loop.run(60)
+    assert loop.ready == ["heavy", "light"]
+    assert loop.status is not None
+    late, switches = loop.late, len(loop.switches)
+    loop.run(30)
+    assert len(loop.switches) == switches
+    assert loop.late - late < 0.02 * 42 * 30
+    assert loop.unserved == loop.abandoned == []

@@ -30,7 +30,9 @@ class CascadeMemory:
     """One cascade between ticks.
 
     ``target`` is what the last pool decision wants (None: none was made), with its ``reason``, ``verdict`` and
-    ``binding`` words, when it was made and for which demand. ``generation`` is the last published.
+    ``binding`` words, when it was made and for which demand. ``backlog_demand`` is the demand
+    that the pools were sized for when a queue last grew beyond what the profile promises. ``generation`` is the
+    last published.
     """
 
     target: tuple[TargetPool, ...] | None = None
@@ -40,6 +42,8 @@ class CascadeMemory:
     cost_per_hour: float = 0.0
     decided_at_s: float = 0.0
     decided_demand: float | None = None
+    backlog_demand: float = 0.0
+    backlog_at_s: float = 0.0
     forecast: Forecast | None = None
     spec_print: str = ""
     profile_print: str = ""

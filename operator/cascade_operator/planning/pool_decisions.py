@@ -24,8 +24,14 @@ RISE = 1.1
 """Demand above what the pools were decided for by this factor lets an emergency decide again at once."""
 EMERGENCY_TICKS = 4
 """Ticks between two emergency decisions at the same demand."""
-BACKLOG_PART = 1 / 8
-"""Part of the objective that the light pools' queue may take to serve before it is an emergency."""
+LIGHT_BACKLOG = 1 / 8
+"""Part of the objective that a light pool's queue may take to serve before it is an emergency."""
+DIRECT_BACKLOG = 1 / 4
+"""The same for a pool that prompts reach directly and where they cannot be degraded."""
+DISTRUST = 30.0
+"""Objectives for which a demand that grew a backlog is not believed to be smaller, unless it halved."""
+LEAST_PART = 0.5
+"""A backlog counts as this many requests at most for each that reach its pool."""
 
 
 def decide_pools(
@@ -43,7 +49,7 @@ def decide_pools(
         return
     others = Counter(r.accelerator_class for it in situations if it not in planned for r in it.view.replicas)
     inventory = {name: max(count - others[name], 0) for name, count in (snapshot.inventory or {}).items()}
-    problems = tuple(_pool_problem(it, settings) for it in planned)
+    problems = tuple(_pool_problem(it, now, settings) for it in planned)
     answers = allocate(Problem(problems, inventory, prices_per_hour(classes), settings.seed))
     for it, problem in zip(planned, problems, strict=True):
         _adopt(it, problem, answers[it.ref], snapshot, now)
@@ -77,29 +83,50 @@ def _emergency(it: Situation) -> Reason | None:
     target = best_sharing(problem, it.memory.pools)
     if target.shed > 0:
         return Reason.DEMAND_ROSE
-    lights = {s.chain.light for s in problem.stages}
     for key, size in it.memory.pools.items():
-        if key[0] not in lights or not size.replicas:
+        part = _backlog_part(it, key[0])
+        if part is None or not size.replicas:
             continue
         waiting = (it.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
         rounds = waiting / size.batch / size.replicas
         seconds = it.known.timings.execution_s(*key).get(size.batch, 0.0)
-        if rounds * seconds > BACKLOG_PART * it.objective_s:
+        if rounds * seconds > part * it.objective_s:
             return Reason.BACKLOG_GREW
     return None
 
 
-def _pool_problem(it: Situation, settings: PlannerSettings) -> CascadeProblem:
-    """What the allocation is asked: demand held steady, a light backlog on top, and what runs."""
+def _backlog_part(it: Situation, variant: str) -> float | None:
+    """Part of the objective that a variant's queue may take; None where what waits can be degraded."""
+    rows = it.view.plan.rows if it.view.plan is not None else []
+    if any(row.light == variant and row.direct < 1 for row in rows):
+        return LIGHT_BACKLOG
+    return DIRECT_BACKLOG if any(row.heavy == variant and row.direct > 0 for row in rows) else None
+
+
+def _pool_problem(it: Situation, now: float, settings: PlannerSettings) -> CascadeProblem:
+    """What the allocation is asked: demand held steady, what waits on top, and what runs.
+
+    A backlog is expressed as prompts: what waits for a pool, for each prompt that reaches it. Where one grew, the
+    profile promised too much, so the demand it was cleared at holds on for a while.
+    """
     demand = steady(
         it.rate,
         planned=it.memory.decided_demand,
         window_s=settings.forecast_window * it.objective_s,
     )
-    lights = {s.chain.light for s in it.known.problem.stages}
-    waiting = sum(rate for variant, rate in backlog(it).items() if variant in lights)
+    demand += sum(rate / max(_reached(it, variant), LEAST_PART) for variant, rate in backlog(it).items())
+    held = it.memory.backlog_demand
+    if now - it.memory.backlog_at_s < DISTRUST * it.objective_s and it.rate > held / 2:
+        demand = max(demand, held)
     running = Counter(pool_of(r) for r in it.view.replicas if r.state in (ReplicaState.READY, ReplicaState.STARTING))
-    return with_demand(it.known, demand=demand + waiting, running=running, running_batch=batches(it))
+    return with_demand(it.known, demand=demand, running=running, running_batch=batches(it))
+
+
+def _reached(it: Situation, variant: str) -> float:
+    """Share of the prompts that reach a variant by the plan in force."""
+    rows = it.view.plan.rows if it.view.plan is not None else []
+    light = sum(row.share * (1 - row.direct) for row in rows if row.light == variant)
+    return light + sum(row.share * row.heavy_share for row in rows if row.heavy == variant)
 
 
 def _adopt(it: Situation, problem: CascadeProblem, answer: Allocation, snapshot: Snapshot, now: float) -> None:
@@ -107,8 +134,11 @@ def _adopt(it: Situation, problem: CascadeProblem, answer: Allocation, snapshot:
     memory = it.memory
     if target_of(answer.pools) != memory.target or it.due in (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED):
         it.news = it.due or Reason.CAPACITY_CHANGED
+    grew = it.due is Reason.BACKLOG_GREW
     it.memory = replace(
         memory,
+        backlog_demand=problem.demand if grew else memory.backlog_demand,
+        backlog_at_s=now if grew else memory.backlog_at_s,
         target=target_of(answer.pools),
         reason=it.news or memory.reason,
         verdict=answer.verdict,

@@ -16,6 +16,8 @@ from .stages import Column, Role, Stages
 
 SHED_PRICE = 100.0
 """Normalised quality lost with a request that is not served: above any gain in quality that its time could buy."""
+LEAST_BESIDE = 0.2
+"""The part of a stage's capacity that new prompts may count on, however much waits."""
 _NOTHING = 1e-6
 
 
@@ -99,17 +101,17 @@ def _share(
         stages, pools, utilisation={Role.LIGHT: problem.light_utilisation, Role.HEAVY: problem.heavy_utilisation}
     )
     demand = max(problem.demand, _NOTHING)
+    light, heavy = capacity[Role.LIGHT], capacity[Role.HEAVY]
     limits = (
-        max(capacity[Role.LIGHT].overall - backlog.get(stages.chain.light, 0.0), 0.0) / demand,
-        max(capacity[Role.HEAVY].overall - backlog.get(stages.chain.heavy, 0.0), 0.0) / demand,
-        capacity[Role.HEAVY].direct / demand,
+        _beside(light.overall, backlog.get(stages.chain.light, 0.0)) / demand,
+        _beside(heavy.overall, backlog.get(stages.chain.heavy, 0.0)) / demand,
+        heavy.direct / demand,
     )
     candidates = sorted(
         (
             (gain, row)
             for gain, row in zip(gains(problem, stages), stages.chain.rows, strict=True)
-            if (capacity[Role.LIGHT].overall > 0 or not row.light_load)
-            and (capacity[Role.HEAVY].overall > 0 or not row.heavy_load)
+            if (light.overall > 0 or not row.light_load) and (heavy.overall > 0 or not row.heavy_load)
         ),
         key=lambda pair: -pair[0],
     )
@@ -119,6 +121,11 @@ def _share(
     if all(load <= limit for load, limit in zip(_loads(best), limits, strict=True)):
         return Sharing((Portion(1.0, best),), 0.0, best.value, best_gain, stages, capacity)
     return _mixed(candidates, limits, stages, capacity)
+
+
+def _beside(capacity: float, backlog: float) -> float:
+    """What of a stage's capacity is left beside clearing a backlog; never nothing, or no row could be served."""
+    return max(capacity - backlog, LEAST_BESIDE * capacity)
 
 
 def _loads(row: Row) -> tuple[float, float, float]:
