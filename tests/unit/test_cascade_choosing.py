@@ -76,10 +76,21 @@ def test_memory_of_rows_is_bounded_and_reports_have_the_latest() -> None:
     chooser = Chooser(scorer=make_scorer("rules"))
     for index in range(3 * CONFIDENCE_CUTS):
         chooser.escalates(plan_of((1, index / 100, 0.5)).rows[0], index / 100)
+    assert chooser.confidence_quantiles(21) == {}  # a few images say nothing
+    for index in range(60):
+        chooser.escalates(plan_of((1, 0.5, 0.5)).rows[0], index / 100)
     quantiles = chooser.confidence_quantiles(21)
     assert list(quantiles) == ["shapes-light"]
     assert quantiles["shapes-light"] == sorted(quantiles["shapes-light"])
     assert len(chooser._confidence) == CONFIDENCE_CUTS
+
+
+def test_a_few_prompts_say_nothing_of_the_hardness_to_come() -> None:
+    chooser = Chooser(scorer=make_scorer("rules"))
+    plan = plan_of((1, 0.5, 0))
+    for count in range(60):
+        assert (chooser.hardness_quantiles(21) == []) == (count < 50)
+        chooser.choose(plan, HARD, coin=0.1)
 
 
 def test_another_scorer_starts_afresh() -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from cascade_api.plan import Plan, PlanRow
 
-from ..prompts.quantiles import LiveCut
+from ..prompts.quantiles import SEEDS_ALONE, LiveCut
 from ..prompts.scorers import Scorer
 from ..prompts.shares import DIRECT_STEP, ESCALATION_STEP, ROW_STEP, EvenDraws, draw_row
 
@@ -71,15 +71,15 @@ class Chooser:
         )
 
     def hardness_quantiles(self, points: int) -> list[float]:
-        """Evenly spaced quantiles of the live hardness."""
-        return self._hardness.snapshot(points)
+        """Evenly spaced quantiles of the live hardness; empty until enough was seen to say anything."""
+        return self._hardness.snapshot(points) if self._hardness.count >= SEEDS_ALONE else []
 
     def confidence_quantiles(self, points: int) -> dict[str, list[float]]:
-        """Evenly spaced quantiles of the live confidence by light variant, of the row used last."""
+        """Evenly spaced quantiles of the live confidence by light variant (its row used last), where enough was seen."""
         return {
             light: [-value for value in reversed(cut.snapshot(points))]
             for (light, _), cut in self._confidence.items()
-            if cut.count
+            if cut.count >= SEEDS_ALONE
         }
 
     def _cut(self, row: PlanRow) -> LiveCut:
