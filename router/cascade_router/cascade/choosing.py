@@ -75,7 +75,7 @@ class Chooser:
         return self._hardness.snapshot(points) if self._hardness.count >= SEEDS_ALONE else []
 
     def confidence_quantiles(self, points: int) -> dict[str, list[float]]:
-        """Evenly spaced quantiles of the live confidence by light variant (its row used last), where enough was seen."""
+        """Evenly spaced quantiles of the live confidence by light variant (its latest row), where enough was seen."""
         return {
             light: [-value for value in reversed(cut.snapshot(points))]
             for (light, _), cut in self._confidence.items()
