@@ -19,6 +19,8 @@ RECENT_PART = 0.25
 """The part of the window that may raise the forecast alone."""
 SURGE_SIGMAS = 2.0
 """How far above the window's mean, in Poisson standard deviations, the recent part counts as a rise."""
+STEADY_SIGMAS = 3.0
+"""How far below the rate that pools were sized for, in the same measure, the rate must fall to size them anew."""
 LEAST_SPAN_S = 2.0
 FLUSH_LAG_S = 0.3
 """Routers report a second's arrivals up to a quarter second later."""
@@ -66,11 +68,11 @@ def moving_average(demand: Demand, *, now: float, window_s: float, last: Forecas
 def steady(rate: float, *, planned: float | None, window_s: float) -> float:
     """The rate to size pools for: the one planned for, as long as it is no less and above by chance alone.
 
-    Pools are dearer to change than shares, so a rate that wavers within two Poisson deviations leaves them be.
+    Pools are dearer to change than shares, so a rate that wavers within three Poisson deviations leaves them be.
     """
     if planned is None:
         return rate
-    slack = SURGE_SIGMAS * math.sqrt(rate / max(window_s, LEAST_WINDOW_S))
+    slack = STEADY_SIGMAS * math.sqrt(rate / max(window_s, LEAST_WINDOW_S))
     return min(max(planned, rate), rate + slack)
 
 
