@@ -15,6 +15,8 @@ from .ledger import Kind, Ledger, Outcome
 
 PROGRESS_EVERY_S: Final = 2.0
 PLAN_EVERY_S: Final = 0.5
+RETRY_AFTER_S: Final = 0.2
+"""Pause before a second try: the end of a stream is told before the end of its connection."""
 
 
 class Service(Protocol):
@@ -96,6 +98,7 @@ class Generator:
         outcome = await self._ask(request_id, prompt, intended, again=False)
         if outcome.kind is Kind.LOST and self._load.retry_lost:
             self._ledger.retried += 1
+            await asyncio.sleep(RETRY_AFTER_S)
             outcome = await self._ask(request_id, prompt, intended, again=True)
         self._ledger.settle(request_id, outcome)
 
