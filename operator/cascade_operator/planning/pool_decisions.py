@@ -72,7 +72,8 @@ def _due(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSetting
         emergency = _emergency(it)
         if emergency is not None:
             return emergency
-    if now - memory.decided_at_s >= settings.pool_ticks * tick:
+    # On its way down the demand passes regimes that are not worth two switches.
+    if now - memory.decided_at_s >= settings.pool_ticks * tick and not it.falling:
         return Reason.DEMAND_ROSE if it.rate > (memory.decided_demand or 0.0) else Reason.DEMAND_FELL
     return None
 

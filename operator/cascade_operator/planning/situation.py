@@ -18,13 +18,17 @@ from .memory import CascadeMemory, Memory
 from .moves import Moves, pool_of
 from .problem import PoolKey
 
+STILL = 0.97
+"""A forecast that keeps this part of the last tick's is not falling."""
+
 
 @dataclass(eq=False)
 class Situation:
     """A cascade, and what this tick found out about it.
 
     ``refused`` and ``held`` are (reason, message) where it cannot be planned, or must be left as it is. ``rate``
-    is the demand to plan for. ``due`` is why pools were decided in this tick, ``news`` why their target changed.
+    is the demand to plan for, and ``falling`` that it is on its way down. ``due`` is why pools were decided in
+    this tick, ``news`` why their target changed.
     """
 
     view: CascadeView
@@ -33,6 +37,7 @@ class Situation:
     refused: tuple[Reason, str] | None = None
     held: tuple[Reason, str] | None = None
     rate: float = 0.0
+    falling: bool = False
     due: Reason | None = None
     news: Reason | None = None
     moves: Moves = field(default_factory=lambda: Moves((), None, moving=False))
@@ -101,9 +106,10 @@ def _forecast(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSe
     last = it.memory.forecast
     if it.view.demand is not None and snapshot.store_available:
         window_s = settings.forecast_window * it.objective_s
-        last = forecaster(it.view.demand, now=now, window_s=window_s, last=last)
-        it.memory = replace(it.memory, forecast=last)
-        rate = last.rate * settings.forecast_margin
+        forecast = forecaster(it.view.demand, now=now, window_s=window_s, last=last)
+        it.falling = last is not None and forecast.rate < STILL * last.rate
+        it.memory = replace(it.memory, forecast=forecast)
+        rate = forecast.rate * settings.forecast_margin
     elif last is not None:
         rate = last.rate * settings.forecast_margin
     else:
