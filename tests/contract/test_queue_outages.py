@@ -11,7 +11,7 @@ import pytest
 
 from cascade_router.queue import Grant, WorkQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
-from support.queues import InFlight, entry, work_queues
+from support.queues import InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
 from support.waiting import eventually
 
@@ -78,8 +78,7 @@ async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redi
         assert set(traffic.ended.values()) == {1}
         assert max(traffic.in_flight.most.values()) <= 2
         assert traffic.slowest_s < 3
-        with mortal_redis.client() as client:
-            await eventually(lambda: client.zcard(REF.leases_key(LIGHT)) == 0, what="no credit lost")
+        await no_credit_is_lost(mortal_redis)
 
 
 async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis: RedisServer) -> None:
@@ -152,8 +151,7 @@ async def test_a_redis_that_hangs_is_left_and_found_again(mortal_redis: RedisSer
         await traffic.more()
         await traffic.stop()
         assert set(traffic.ended.values()) == {1}
-        with mortal_redis.client() as client:
-            await eventually(lambda: client.zcard(REF.leases_key(HEAVY)) == 0, what="no credit lost")
+        await no_credit_is_lost(mortal_redis)
 
 
 async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: RedisServer) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cascade_router.queue import Expired, Grant, NoReplica, QueueFull, WorkQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
-from support.queues import QUICK, InFlight, entry, other_router, work_queues
+from support.queues import QUICK, InFlight, entry, no_credit_is_lost, other_router, work_queues
 from support.redis import RedisServer
 from support.waiting import eventually
 
@@ -65,11 +65,7 @@ async def test_credits_are_never_overrun_whatever_the_plan_does(redis_server: Re
         await asyncio.gather(replan(), *(request(number) for number in range(300)))
         assert sum(in_flight.served.values()) == 600
         assert max(in_flight.most.values()) <= 3
-        with redis_server.client() as client:
-            for pool in (LIGHT, HEAVY):
-                await eventually(lambda pool=pool: client.zcard(REF.leases_key(pool)) == 0, what="leases gone")
-                fields = client.hgetall(REF.credits_key(pool))
-                assert {value for name, value in fields.items() if name.startswith("u:")} == {"0"}
+        await no_credit_is_lost(redis_server)
 
 
 async def test_a_stage_costs_at_most_two_calls(redis_server: RedisServer) -> None:
@@ -185,13 +181,13 @@ async def test_the_faster_replica_gets_the_more_work(redis_server: RedisServer) 
 
         async def request(number: int) -> None:
             queue = queues[number % 2]
-            await asyncio.sleep(number * 0.005)
+            await asyncio.sleep(number * 0.01)
             grant = await queue.acquire(entry(f"e{number}"))
-            service_s = 0.04 if grant.replica_id == "light-0" else 0.004
+            service_s = 0.4 if grant.replica_id == "light-0" else 0.01
             await in_flight.serve(grant, service_s)
             await queue.release(grant, service_s=service_s)
 
-        await asyncio.gather(*(request(number) for number in range(200)))
+        await asyncio.gather(*(request(number) for number in range(80)))
     assert in_flight.served["light-1"] > 2 * in_flight.served["light-0"]
 
 

@@ -153,6 +153,13 @@ class Mirror(RuleBasedStateMachine):
         for _ in range(count):
             self.run(self._enqueue(router, pool, 1, 6_000, 100))
 
+    @rule(router=routers, pool=pools, band=st.integers(0, 7))
+    def crowd_waits_too_long(self, router: str, pool: str, band: int) -> None:
+        for _ in range(10):
+            self.run(self._enqueue(router, pool, band, 5, 100))
+        self.now += 5
+        self.run(Reap(router, pool))
+
     def _held(self) -> list[tuple[str, str, str]]:
         return sorted(
             (pool.name, ticket, lease.replica_id)

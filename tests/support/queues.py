@@ -15,7 +15,9 @@ from cascade_api.plan import Plan
 from cascade_router.queue import Entry, Grant, WorkQueue
 from cascade_router.queue.operations import Timing
 
-from .plans import LIGHT, REF, make_plan
+from .plans import HEAVY, LIGHT, REF, make_plan
+from .redis import RedisServer
+from .waiting import eventually
 
 QUICK = Timing(beat_ms=200, lease_ms=1_000, dead_ms=1_000, hold_ms=200)
 """As in production, five times faster."""
@@ -60,6 +62,19 @@ class InFlight:
             await asyncio.sleep(seconds)
         finally:
             self.now[replica] -= 1
+
+
+async def no_credit_is_lost(server: RedisServer) -> None:
+    """Wait until nothing is leased and no credit is in use, as it must be when all was released."""
+    with server.client() as client:
+
+        def in_use() -> list[str]:
+            leases = [lease for pool in (LIGHT, HEAVY) for lease in client.zrange(REF.leases_key(pool), 0, -1)]
+            fields = [field for pool in (LIGHT, HEAVY) for field in client.hgetall(REF.credits_key(pool)).items()]
+            return leases + [f"{name}={value}" for name, value in fields if name.startswith("u:") and value != "0"]
+
+        await eventually(lambda: not in_use() or None, within_s=10, what="no credit in use")
+        assert in_use() == []
 
 
 ROUTER = """

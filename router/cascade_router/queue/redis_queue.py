@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,6 +89,8 @@ class RedisQueue:
         self._calls = Calls(ref)
         self._scripts = scripts(timing)
         self._connection: AbstractConnection | None = None
+        self._client_id: int | None = None
+        """What Redis calls the connection that was opened last."""
         self._pending: list[Errand] = []
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -110,7 +113,12 @@ class RedisQueue:
 
     async def _prepare(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]
-        await _replies(connection, [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()])
+        if self._client_id is not None:
+            # what the last connection sent and Redis has not come to yet must not be carried out any more
+            with suppress(ResponseError):
+                await _replies(connection, [("CLIENT", "KILL", "ID", self._client_id)])
+        loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
+        self._client_id, *_ = await _replies(connection, [("CLIENT", "ID"), *loads])
 
     async def close(self) -> None:
         """Send what is outstanding, then close both connections."""

@@ -186,9 +186,11 @@ local function choose(pool, free, ticket)
   return best
 end
 
+-- False if there is such a lease already: a ticket that comes twice is not counted twice.
 local function lease(pool, id, ticket)
-  redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(id, ticket))
-  if redis.call('ZCARD', pool.leases) == 1 then redis.call('PEXPIRE', pool.leases, KEEP_MS) end
+  local new = redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(id, ticket)) == 1
+  if new and redis.call('ZCARD', pool.leases) == 1 then redis.call('PEXPIRE', pool.leases, KEEP_MS) end
+  return new
 end
 
 -- Give free credits to the most urgent entries; drop what is found at the head and no longer wanted.
@@ -206,8 +208,7 @@ local function dispatch(pool)
     else
       local replica = choose(pool, free, ticket)
       redis.call('ZREM', pool.queue, ticket)
-      replica.used = replica.used + 1
-      lease(pool, replica.id, ticket)
+      if lease(pool, replica.id, ticket) then replica.used = replica.used + 1 end
       save(pool, replica)
       grant(pool, ticket, replica)
     end
