@@ -37,8 +37,8 @@ def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality 
 
 
 def _kind(detail: str) -> str:
-    """A message without its figures, so that messages of a kind are counted together."""
-    return re.sub(r"\d+(\.\d+)?", "…", detail)
+    """A message without its figures and ids, so that messages of a kind are counted together."""
+    return re.sub(r"\b[0-9a-f]{32}\b|\d+(\.\d+)?", "…", detail)
 
 
 def as_text(data: dict[str, Any]) -> str:
