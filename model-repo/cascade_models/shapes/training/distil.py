@@ -22,25 +22,6 @@ _RATE = 5e-4
 _AT_START = heavy.BATCH // 4
 
 
-class Probe:
-    """How far one step of a student from pure noise is from the end of the teacher's guided path (mean squared)."""
-
-    def __init__(self, teacher: network.Denoiser, rng: np.random.Generator) -> None:
-        clean, self.words = heavy.batch(rng)
-        self.noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-        null = torch.from_numpy(tokens.null(heavy.BATCH))
-        self.end = self.noise
-        for knot in range(KNOTS, 0, -1):
-            level = torch.full((heavy.BATCH,), knot / KNOTS)
-            guess = _guided(teacher, self.end, level, self.words, null)
-            self.end = guess + (self.end - guess) * ((knot - 1) / knot)
-
-    def distance(self, student: network.Denoiser) -> float:
-        """The student's distance, to be compared before and after training."""
-        with torch.no_grad():
-            return float((student(self.noise, torch.ones(heavy.BATCH), self.words) - self.end).square().mean())
-
-
 def _guided(
     teacher: network.Denoiser, x: torch.Tensor, level: torch.Tensor, words: torch.Tensor, null: torch.Tensor
 ) -> torch.Tensor:
@@ -60,9 +41,7 @@ def train(
     student = copy.deepcopy(teacher).requires_grad_(True)
     average = optimisers.Average(student, copy.deepcopy(student).requires_grad_(False), rate=0.96)
     optimiser = torch.optim.AdamW(student.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    probe = Probe(teacher, rng)
     stage = progress.Stage("light", steps, minutes)
-    before = probe.distance(student)
     null = torch.from_numpy(tokens.null(heavy.BATCH))
     while stage.progress < 1.0:
         clean, words = heavy.batch(rng)
@@ -86,5 +65,4 @@ def train(
         optimiser.zero_grad()
         average.update(student)
         stage.advance(float(loss.detach()))
-    stage.before, stage.after = before, probe.distance(average.target)
     return average.target, stage

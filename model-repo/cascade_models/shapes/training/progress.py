@@ -7,15 +7,15 @@ import time
 
 logger = logging.getLogger("cascade_models.shapes.training")
 
-_ENDS = 6
+_LAST = 6
 
 
 class Stage:
     """Iterates steps until their number or the wall-clock budget is spent, reporting every few seconds.
 
     Progress is the larger of the two fractions, so that a learning-rate decay tied to it completes whichever comes
-    first. Without a budget a run depends on its seed alone. ``before`` and ``after`` are what should have fallen: the
-    loss over the first and the last steps, unless a stage has a better measure of its own.
+    first. Without a budget a run depends on its seed alone. What should have fallen: ``before``, the loss before the
+    first update, to ``after``, the mean over the last steps.
     """
 
     def __init__(self, name: str, steps: int, minutes: float | None = None, every_s: float = 8.0) -> None:
@@ -42,9 +42,9 @@ class Stage:
         self.step += 1
         self._smoothed = loss if self._smoothed is None else 0.98 * self._smoothed + 0.02 * loss
         self._losses.append(loss)
-        if len(self._losses) <= _ENDS:
-            self.before = _mean(self._losses)
-        self.after = _mean(self._losses[-_ENDS:])
+        self.before = self._losses[0]
+        last = self._losses[-_LAST:]
+        self.after = sum(last) / len(last)
         now = time.monotonic()
         if now - self._reported >= self.every_s or self.progress >= 1.0:
             self._reported = now
@@ -59,7 +59,3 @@ class Stage:
                 1000 * elapsed / self.step,
                 remaining,
             )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / max(1, len(values))
