@@ -54,7 +54,7 @@ class PublishedSystem:
         self._spread = spread
         self._rng = random.Random(scenario.seed)  # noqa: S311 (a simulation)
         self._events = Events()
-        self._recorder = Recorder(scenario.objective_s)
+        self._recorder = Recorder(scenario.objective_s, len(scenario.trace.times_s), self._events.stop)
         self._timings = Timings(scenario.profile.profile.spec, switch_s=scenario.switch_s, rng=self._rng)
         names = [f"{c}-{i:03d}" for c, count in scenario.workers.items() for i in range(count)]
         workers = [Worker(name, name.rpartition("-")[0]) for name in names]
@@ -82,9 +82,8 @@ class PublishedSystem:
             self._events.at(failure.at_s, self._fail, failure)
         self._events.at(float(trace.times_s[0]), self._arrive)
         self._events.at(1.0, self._second, 1)
-        total = len(trace.times_s)
         self._progress = progress
-        self._events.run(until=lambda: self._recorder.count == total)
+        self._events.run()
         return Run(
             policy=self._planner.name,
             outcomes=self._recorder.outcomes(),

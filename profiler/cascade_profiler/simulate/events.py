@@ -14,18 +14,21 @@ class Events:
         self.now = start_s
         self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._number = 0
+        self._stopped = False
 
     def at(self, when: float, action: Callable[[Any], None], subject: Any = None) -> None:
         """Have ``action(subject)`` happen at a time, at once if that has passed."""
         self._number += 1
         heapq.heappush(self._heap, (when if when > self.now else self.now, self._number, action, subject))
 
-    def run(self, *, until: Callable[[], bool]) -> None:
-        """Go on until ``until()`` is true after an action, or nothing is left to happen."""
+    def stop(self) -> None:
+        """Let nothing more happen after the present action."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Go on until stopped, or nothing is left to happen."""
         heap, pop = self._heap, heapq.heappop
-        while heap:
+        while heap and not self._stopped:
             when, _, action, subject = pop(heap)
             self.now = when
             action(subject)
-            if until():
-                return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -81,6 +82,9 @@ class Recorder:
     """Collects outcomes while a simulation runs; requests end in any order."""
 
     objective_s: float
+    expected: int = -1
+    """Requests that will end; with the last of them, `finished` is called."""
+    finished: Callable[[], None] = lambda: None
     _lines: list[tuple[float, float, int, int, int, float]] = field(default_factory=list)
     _variants: dict[str, int] = field(default_factory=dict)
     _rows: dict[DrawnRow, int] = field(default_factory=dict)
@@ -93,10 +97,8 @@ class Recorder:
         latency = float("inf") if way is Way.LOST else end_s - arrival_s
         line = (arrival_s, latency, int(way), number, self._rows.setdefault(row, len(self._rows)), planned)
         self._lines.append(line)
-
-    @property
-    def count(self) -> int:
-        return len(self._lines)
+        if len(self._lines) == self.expected:
+            self.finished()
 
     def outcomes(self) -> Outcomes:
         """Everything recorded."""

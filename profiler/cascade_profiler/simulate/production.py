@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from cascade_api.plan import Plan, PlanRow
+from cascade_api.plan import Plan, PlanPool, PlanRow
 from cascade_api.reasons import Refusal
 from cascade_api.report import QUANTILES, RouterReport
 from cascade_api.settings import PlannerSettings
@@ -19,7 +19,7 @@ from cascade_router.cascade.decisions import Accept, Make, Outlook, Overload, Re
 from cascade_router.cascade.estimates import ExecutionEstimates
 from cascade_router.cascade.retries import RetryBudget
 from cascade_router.pools.health import Health
-from cascade_router.queue.dispatch import Dispatcher, Pool
+from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
     Enqueue,
     Exchange,
@@ -100,7 +100,7 @@ class ProductionSystem:
         self._policy = policy
         self._rng = random.Random(scenario.seed)  # noqa: S311 (a simulation)
         self._events = Events(start_s=-WARM_UP_S)
-        self._recorder = Recorder(scenario.objective_s)
+        self._recorder = Recorder(scenario.objective_s, len(scenario.trace.times_s), self._events.stop)
         profile = with_switch_time(scenario.profile.profile, scenario.switch_s)
         cascade = cascade_of(
             scenario.profile,
@@ -132,7 +132,8 @@ class ProductionSystem:
         self._health = Health()
         self._largest: dict[tuple[str, str], int] = {}
         self._plan: Plan | None = None
-        self._outlook_parts: dict[str, list[tuple[str, int, float, frozenset[str]]]] = {}
+        self._pools_of: dict[str, list[tuple[PlanPool, int, float]]] = {}
+        """By variant: its pools in the plan, their ready replicas and planned seconds of a batch."""
         self._names = [str(number) for number in range(scenario.scores.prompts)]
         self._rows: dict[tuple[str, str, float, float], DrawnRow] = {}
         self._waiting: dict[str, _Request] = {}
@@ -148,7 +149,6 @@ class ProductionSystem:
 
     def run(self, progress: Progress) -> Run:
         """Play the trace to its end."""
-        trace = self._scenario.trace
         self._progress = progress
         router = Router(
             demand=self._demand,
@@ -160,8 +160,7 @@ class ProductionSystem:
         )
         self._control.start(router, failures=self._scenario.failures)
         self._events.at(0.0, self._begin)
-        total = len(trace.times_s)
-        self._events.run(until=lambda: self._recorder.count == total)
+        self._events.run()
         workers = self._fleet.workers.values()
         return Run(
             policy=self._policy,
@@ -426,6 +425,10 @@ class ProductionSystem:
     def _follow(self, plan: Plan) -> None:
         """Routers hear of a plan."""
         last, self._plan = self._plan, plan
+        self._pools_of = {
+            variant: [(pool, len(pool.ready), pool.batch_execution_s(pool.batch)) for pool in plan.pools_of(variant)]
+            for variant in {pool.variant for pool in plan.pools}
+        }
         self._health.keep({replica.id for pool in plan.pools for replica in pool.replicas})
         self._estimates.keep({pool.name for pool in plan.pools})
         planned = {pool.name for pool in plan.pools}
@@ -452,27 +455,23 @@ class ProductionSystem:
 
     def _outlooks(self, variant: str) -> list[Outlook]:
         """What each pool of a variant promises now."""
-        plan = self._plan
-        if plan is None:
-            return []
         ejected = self._health.ejected
         outlooks = []
-        for pool in plan.pools_of(variant):
-            load = self._pool(pool.name).load
+        for pool, ready, planned_s in self._pools_of.get(variant, ()):
+            load = self._dispatcher.pools[pool.name].load
+            if ejected:
+                ready = sum(replica.id not in ejected for replica in pool.ready)
             outlooks.append(
                 Outlook(
                     pool=pool.name,
                     variant=variant,
-                    ready=sum(replica.id not in ejected for replica in pool.ready),
+                    ready=ready,
                     waiting=load.waiting,
                     expected_wait_s=load.expected_wait_s,
-                    execution_s=self._estimates.execution_s(pool.name, planned=pool.batch_execution_s(pool.batch)),
+                    execution_s=self._estimates.execution_s(pool.name, planned=planned_s),
                 )
             )
         return outlooks
-
-    def _pool(self, name: str) -> Pool:
-        return self._dispatcher.pools[name]
 
     def _in_use(self, worker: Worker) -> int:
         return sum(
