@@ -147,8 +147,8 @@ much about its difficulty in this domain (small shapes are hard), which flatters
 ## Training
 
 `python -m cascade_models.shapes.training --out DIR --seed {known.seed}` makes everything from nothing in under 90
-minutes on two cores. Endless rendered scenes, no data set. The weights took about 45 CPU minutes: heavy 30 (its limit of
-37 minutes of wall clock came at the step given), light 4, discriminator about 11. In order:
+minutes on two cores. Endless rendered scenes, no data set. The weights took about 45 CPU minutes: heavy 30 (its limit
+of 37 minutes of wall clock came at the step given), light 4, discriminator about 11. In order:
 
 | stage | steps | batch |
 |---|---|---|
