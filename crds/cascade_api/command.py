@@ -11,15 +11,9 @@ import sys
 
 import typer
 
-from .documents import DocumentError
+from .failures import CommandFailed
 
-
-class CommandFailed(Exception):
-    """A command could not do its work; the message says why and what to do. Exit code 1 unless given."""
-
-    def __init__(self, message: str, *, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
+__all__ = ["CommandFailed", "build", "main"]
 
 
 def build() -> typer.Typer:
@@ -53,9 +47,10 @@ def main() -> None:
     try:
         build()()
     except CommandFailed as failure:
-        sys.stderr.write(f"cascade: {failure}\n")
+        for line in str(failure).splitlines():
+            sys.stderr.write(f"cascade: {line}\n")
         sys.exit(failure.code)
-    except DocumentError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"cascade: {problem}\n")
-        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .cascade import DiffusionCascade
+from .failures import CommandFailed
 from .names import API_VERSION
 from .profile import CascadeProfile, profile_problems
 
@@ -37,11 +38,11 @@ class Problem:
         return f"{where}: {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
 
 
-class DocumentError(ValueError):
+class DocumentError(CommandFailed, ValueError):
     """A file that cannot be used; ``problems`` says all that is wrong with it."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(str(problem) for problem in problems), code=2)
         self.problems = problems
 
 

@@ -1,4 +1,7 @@
-"""`cascade model-repo …`: the commands of this component."""
+"""`cascade model-repo …`: the commands of this component.
+
+Libraries are imported where they are used, because every `cascade` command loads this module.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from cascade_models import manifest, repository
-from cascade_models.pipelines import shapes
 
 EXIT_CODE = 2
 
@@ -26,6 +26,8 @@ def render(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="the repository; made if it is not there")],
 ) -> None:
     """Make DIR the Triton repository of a manifest's variants."""
+    from cascade_models import manifest, repository
+
     try:
         variants = manifest.read_variants(file.read_text(encoding="utf-8"))
         changed = repository.render(variants, directory)
@@ -40,6 +42,8 @@ def render(
 @models.command()
 def revision() -> None:
     """Print the revision of the built-in shapes models, which manifests pin."""
+    from cascade_models.pipelines import shapes
+
     try:
         typer.echo(shapes.revision())
     except RuntimeError as error:
