@@ -21,12 +21,6 @@ from cascade_models.recipe import Recipe, RecipeError
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
 
-QUEUE_TIMEOUT_US: Final = 600_000_000
-"""Upper bound of a request's own ``timeout``, which Triton heeds only where a default is set: the longest deadline."""
-
-QUEUE_SIZE: Final = 1024
-"""Requests that may wait in a model; more are answered UNAVAILABLE. Routers send far fewer."""
-
 SHIM: Final = '''"""Loads the serving pipeline; what it serves stands in config.pbtxt."""
 
 from cascade_models.serving.model import TritonPythonModel
@@ -59,7 +53,12 @@ def recipe_of(variant: Variant) -> Recipe:
 
 
 def config(variant: Variant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US) -> str:
-    """The model's `config.pbtxt`."""
+    """The model's `config.pbtxt`.
+
+    Without a queue policy: with one, even a queue size alone, Triton (2.51) does not prefetch batches, and now and
+    then its batcher misses that the model is free and sleeps half a second on waiting requests. Credits bound what
+    waits, and deadlines come as cancellations.
+    """
     parameters = "\n".join(
         f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}"
         for key, value in recipe.parameters().items()
@@ -79,12 +78,6 @@ output [
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {queue_delay_us}
-  default_queue_policy {{
-    timeout_action: REJECT
-    default_timeout_microseconds: {QUEUE_TIMEOUT_US}
-    allow_timeout_override: true
-    max_queue_size: {QUEUE_SIZE}
-  }}
 }}
 {parameters}
 """

@@ -171,13 +171,3 @@ def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch
     assert "CANCELLED" in str(answers.result(3))
     assert batch_sizes(shared_triton, "shapes-slow")[3] == before + 1
     assert levels_apart(image, direct("shapes-slow", [ONE_IMAGE], [2])[0]) <= 1
-
-
-def test_a_request_that_waited_beyond_its_timeout_is_not_begun(shared_triton: TritonServer) -> None:
-    answers = Answers(shared_triton, "shapes-slow")
-    first = answers.ask(ONE_IMAGE, seeds=[0])
-    see_it_begin(shared_triton, "shapes-slow")
-    answers.ask(ONE_IMAGE, seeds=[1], timeout=1000)
-    shared_triton.client.is_server_live()
-    first.cancel()
-    assert "timeout expired" in str(answers.result(1)).lower()

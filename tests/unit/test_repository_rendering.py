@@ -63,6 +63,11 @@ def test_the_config_carries_the_recipe_and_the_profiles_largest_batch() -> None:
     assert "dims: [ 32, 32, 3 ]" in text
 
 
+def test_a_queue_has_no_policy_since_triton_then_forgets_waiting_requests_for_half_a_second() -> None:
+    variant = read_variants(shapes_manifest())[0]
+    assert "queue_policy" not in repository.config(variant, repository.recipe_of(variant))
+
+
 def test_a_variant_that_no_profile_knows_gets_the_default_batch() -> None:
     named = read_variants(shapes_manifest(**{"shapes-slow": {"steps": 100}}))
     assert next(variant.batch for variant in named if variant.name == "shapes-slow") == DEFAULT_BATCH
