@@ -10,34 +10,20 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from cascade_api.plan import Plan, PlanPool, PlanRow
+from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Refusal
 from cascade_api.report import QUANTILES, RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_router.cascade.choosing import Choice, Chooser
-from cascade_router.cascade.decisions import Accept, Make, Outlook, Overload, Refuse, admit, after_light, on_failure
-from cascade_router.cascade.estimates import ExecutionEstimates
+from cascade_router.cascade.decisions import Accept, Make, Overload, Refuse, admit, after_light, on_failure
 from cascade_router.cascade.retries import RetryBudget
-from cascade_router.pools.health import Health
-from cascade_router.queue.dispatch import Dispatcher
-from cascade_router.queue.operations import (
-    Enqueue,
-    Exchange,
-    Granted,
-    Operation,
-    Outcome,
-    Release,
-    ReplicaSpec,
-    Sync,
-    Verdict,
-    Withdraw,
-    ticket_of,
-)
+from cascade_router.queue.operations import Release
 
 from .cascades import cascade_of, with_switch_time
 from .control import EPOCH, Control, Router, in_words
 from .events import Events
 from .outcomes import DrawnRow, Recorder, Way
+from .pools import QUEUE_LIMIT, ROUTER, Place, Pools
 from .runs import PlanChange, Progress, Run, Scenario
 from .scores import IMAGES_PER_PROMPT, scorer_of
 from .timings import Timings
@@ -45,37 +31,20 @@ from .workers import Fleet, Job, Worker
 
 WARM_UP_S: Final = 30.0
 """Before time zero, without arrivals: the operator brings up what an idle cascade has."""
-QUEUE_LIMIT: Final = 1000
 ANSWER_MARGIN_S: Final = 0.01
 """Kept back before the deadline to answer with a light image when the heavy one does not come."""
 REPORT_EVERY_S: Final = 1.0
-_ROUTER: Final = "simulated"
 _NO_ROW: Final = DrawnRow("", "", 0.0, 0.0)
 
 
-class _Request:
-    __slots__ = (
-        "arrival_s",
-        "attempts",
-        "choice",
-        "deadline_s",
-        "granted_s",
-        "image",
-        "job",
-        "light_variant",
-        "planned",
-        "prompt",
-        "replica_id",
-        "sharing",
-        "step",
-        "ticket",
-    )
+class _Request(Place):
+    __slots__ = ("arrival_s", "attempts", "choice", "deadline_s", "image", "job", "light_variant", "planned", "prompt")
 
     choice: Choice
-    step: Make
     job: Job
 
     def __init__(self, *, arrival_s: float, deadline_s: float, prompt: int, image: int, planned: float) -> None:
+        super().__init__()
         self.arrival_s = arrival_s
         self.deadline_s = deadline_s
         self.prompt = prompt
@@ -84,10 +53,6 @@ class _Request:
         self.light_variant: str | None = None
         """Who made the light image at hand."""
         self.attempts = 0
-        self.ticket = ""
-        self.replica_id = ""
-        self.granted_s = 0.0
-        self.sharing = 1
 
 
 class ProductionSystem:
@@ -123,26 +88,20 @@ class ProductionSystem:
             settings=settings,
             rng=self._rng,
         )
-        self._dispatcher = Dispatcher()
+        self._pools: Pools[_Request] = Pools(self._events, granted=self._granted, refused=self._not_granted)
         self._chooser = Chooser(
             scorer=scorer_of(cascade.spec.hardness.scorer, scenario.scores), start=self._rng.random()
         )
-        self._estimates = ExecutionEstimates()
         self._retries = RetryBudget()
-        self._health = Health()
         self._largest: dict[tuple[str, str], int] = {}
         self._plan: Plan | None = None
-        self._pools_of: dict[str, list[tuple[PlanPool, int, float]]] = {}
-        """By variant: its pools in the plan, their ready replicas and planned seconds of a batch."""
         self._names = [str(number) for number in range(scenario.scores.prompts)]
         self._rows: dict[tuple[str, str, float, float], DrawnRow] = {}
-        self._waiting: dict[str, _Request] = {}
         self._hopeful: list[_Request] = []
         """Requests that wait for a replica that is expected."""
         self._demand: dict[int, int] = {}
         self._report: RouterReport | None = None
         self._changes: list[PlanChange] = []
-        self._tickets = 0
         self._at = 0
         self._loads_before = 0
         self._busy_before_s = 0.0
@@ -152,8 +111,8 @@ class ProductionSystem:
         self._progress = progress
         router = Router(
             demand=self._demand,
-            depths=lambda: {name: len(pool.waiting) for name, pool in self._dispatcher.pools.items()},
-            in_use=self._in_use,
+            depths=self._pools.depths,
+            in_use=self._pools.in_use,
             report=self._reported,
             publish=self._follow,
             failed=self._worker_failed,
@@ -208,42 +167,19 @@ class ProductionSystem:
         row, direct = request.choice.row, request.choice.direct
         step = admit(
             direct=direct,
-            light=() if direct and self._overload == "strict" else self._outlooks(row.light),
-            heavy=self._outlooks(row.heavy) if direct else (),
+            light=() if direct and self._overload == "strict" else self._pools.outlooks(row.light),
+            heavy=self._pools.outlooks(row.heavy) if direct else (),
             deadline=request.deadline_s,
             now=self._events.now,
             overload=self._overload,
             queue_limit=QUEUE_LIMIT,
         )
         if isinstance(step, Make):
-            self._enter(request, step)
+            self._pools.enter(request, step)
         elif step.reason is Refusal.NO_REPLICA:
             self._hope(request, row.heavy if direct else row.light)
         else:
             self._end(request, Way.LOST, None)
-
-    def _enter(self, request: _Request, step: Make, *, leaving: Release | None = None) -> None:
-        """Queue a request with the pool of a step, giving its light grant back in the same operation."""
-        now = self._events.now
-        self._tickets += 1
-        ticket = ticket_of("", self._tickets, _ROUTER)
-        remaining_ms = max(int((step.start_by - now) * 1000), 0)
-        enqueue = Enqueue(_ROUTER, step.pool, ticket, 1, remaining_ms, QUEUE_LIMIT)
-        request.step, request.ticket = step, ticket
-        self._waiting[ticket] = request
-        outcome = self._dispatch(enqueue if leaving is None else Exchange(leaving, enqueue))
-        if outcome.verdict is not Verdict.DONE:
-            self._waiting.pop(ticket, None)
-            self._not_granted(request)
-        elif ticket in self._waiting:
-            self._events.at(step.start_by, self._expire, ticket)
-
-    def _expire(self, ticket: str) -> None:
-        """The last useful start has passed."""
-        request = self._waiting.pop(ticket, None)
-        if request is not None:
-            self._dispatch(Withdraw(_ROUTER, request.step.pool, ticket))
-            self._not_granted(request)
 
     def _not_granted(self, request: _Request) -> None:
         """The pool will not begin in time, or at all."""
@@ -261,7 +197,7 @@ class ProductionSystem:
         """The light model may still draw a direct prompt in time."""
         step = admit(
             direct=False,
-            light=self._outlooks(request.choice.row.light),
+            light=self._pools.outlooks(request.choice.row.light),
             heavy=(),
             deadline=request.deadline_s,
             now=self._events.now,
@@ -269,19 +205,17 @@ class ProductionSystem:
             queue_limit=QUEUE_LIMIT,
         )
         if isinstance(step, Make):
-            self._enter(request, Make("light", step.pool, step.variant, step.start_by, degraded=True))
+            self._pools.enter(request, Make("light", step.pool, step.variant, step.start_by, degraded=True))
         else:
             self._end(request, Way.LOST, None)
 
-    def _granted(self, request: _Request, grant: Granted) -> None:
-        worker = self._fleet.workers[grant.replica_id]
-        request.replica_id, request.sharing = grant.replica_id, grant.sharing
-        if grant.replica_id in self._health.ejected:
-            self._dispatch(self._release(request, None, failed=True))
+    def _granted(self, request: _Request) -> None:
+        worker = self._fleet.workers[request.replica_id]
+        if request.replica_id in self._pools.health.ejected:
+            self._pools.leave(self._pools.release(request, service_s=None, failed=True))
             self._try_another(request)
             return
         request.attempts += 1
-        request.granted_s = self._events.now
         request.job = Job(request, judged=request.step.stage == "light")
         if not worker.ready:
             self._replica_failed(request, worker)
@@ -301,40 +235,40 @@ class ProductionSystem:
         if request.job not in worker.running and request.job not in worker.waiting:
             return
         self._fleet.cancel(worker, request.job)
-        self._dispatch(self._release(request, None))
+        self._pools.leave(self._pools.release(request, service_s=None))
         if request.light_variant is not None:
             self._end(request, *self._fall_back(request))
         else:
             self._end(request, Way.LOST, None)
 
     def _done(self, worker: Worker, jobs: list[Job], _: float) -> None:
-        self._health.succeeded(worker.id)
+        self._pools.health.succeeded(worker.id)
         variant = worker.variant or ""
         for job in jobs:
             request: _Request = job.request
             service_s = self._events.now - request.granted_s
-            self._estimates.observe(request.step.pool, service_s)
-            release = self._release(request, service_s)
+            self._pools.estimates.observe(request.step.pool, service_s)
+            release = self._pools.release(request, service_s=service_s)
             if request.step.stage == "light":
                 self._judge(request, variant, release)
             else:
                 way = Way.DIRECT if request.light_variant is None else Way.ESCALATED
                 self._end(request, way, variant)
-                self._dispatch(release)
+                self._pools.leave(release)
 
     def _judge(self, request: _Request, variant: str, release: Release) -> None:
         """What becomes of a light image."""
         request.light_variant = variant
         if request.step.degraded:
             self._end(request, Way.DEGRADED, variant)
-            self._dispatch(release)
+            self._pools.leave(release)
             return
         row = request.choice.row
         confidence = self._scenario.scores.confidence[variant][request.prompt][request.image]
         escalate = self._chooser.escalates(row, confidence)
         step = after_light(
             escalate=escalate,
-            heavy=self._outlooks(row.heavy) if escalate else (),
+            heavy=self._pools.outlooks(row.heavy) if escalate else (),
             deadline=request.deadline_s,
             now=self._events.now,
             overload=self._overload,
@@ -342,13 +276,13 @@ class ProductionSystem:
         )
         if isinstance(step, Make):
             request.attempts = 0
-            self._enter(request, step, leaving=release)
+            self._pools.enter(request, step, leaving=release)
             return
         if isinstance(step, Accept):
             self._end(request, Way.DEGRADED if step.degraded else Way.ACCEPTED, variant)
         else:
             self._end(request, Way.LOST, None)
-        self._dispatch(release)
+        self._pools.leave(release)
 
     def _end(self, request: _Request, way: Way, variant: str | None) -> None:
         request.ticket = ""
@@ -376,22 +310,22 @@ class ProductionSystem:
             self._replica_failed(job.request, worker)
 
     def _replica_failed(self, request: _Request, worker: Worker) -> None:
-        self._health.failed(worker.id, now=self._events.now)
+        self._pools.health.failed(worker.id, now=self._events.now)
         self._retries.spend()
-        self._dispatch(self._release(request, None, failed=True))
+        self._pools.leave(self._pools.release(request, service_s=None, failed=True))
         self._try_another(request)
 
     def _try_another(self, request: _Request) -> None:
         step = on_failure(
             stage=request.step.stage,
             attempts=request.attempts,
-            outlooks=self._outlooks(request.step.variant),
+            outlooks=self._pools.outlooks(request.step.variant),
             deadline=request.deadline_s,
             now=self._events.now,
             retry_budget=self._retries.left,
         )
         if isinstance(step, Make):
-            self._enter(
+            self._pools.enter(
                 request, Make(step.stage, step.pool, step.variant, step.start_by, degraded=request.step.degraded)
             )
         elif isinstance(step, Refuse) and step.reason is Refusal.NO_REPLICA and request.light_variant is None:
@@ -401,7 +335,7 @@ class ProductionSystem:
 
     def _hope(self, request: _Request, variant: str) -> None:
         """Wait for a change of plan while a replica is expected; give up where waiting is pointless."""
-        execution_s = min((outlook.execution_s for outlook in self._outlooks(variant)), default=0.0)
+        execution_s = min((outlook.execution_s for outlook in self._pools.outlooks(variant)), default=0.0)
         give_up_s = request.deadline_s - execution_s
         plan = self._plan
         expected = plan is not None and any(pool.replicas for pool in plan.pools_of(variant))
@@ -425,25 +359,7 @@ class ProductionSystem:
     def _follow(self, plan: Plan) -> None:
         """Routers hear of a plan."""
         last, self._plan = self._plan, plan
-        self._pools_of = {
-            variant: [(pool, len(pool.ready), pool.batch_execution_s(pool.batch)) for pool in plan.pools_of(variant)]
-            for variant in {pool.variant for pool in plan.pools}
-        }
-        self._health.keep({replica.id for pool in plan.pools for replica in pool.replicas})
-        self._estimates.keep({pool.name for pool in plan.pools})
-        planned = {pool.name for pool in plan.pools}
-        gone = sorted(set(self._dispatcher.pools) - planned)
-        syncs = [Sync(_ROUTER, name, plan.generation, plan.dispatch, ()) for name in gone]
-        for pool in plan.pools:
-            service_s = pool.batch_execution_s(pool.batch) / pool.batch
-            capacity = pool.batch * pool.credit_factor
-            specs = tuple(
-                ReplicaSpec(r.id, r.endpoint, capacity if r.state == "ready" else 0, service_s) for r in pool.replicas
-            )
-            syncs.append(Sync(_ROUTER, pool.name, plan.generation, plan.dispatch, specs))
-        # What a pool drops may enter another one, so all pools follow the plan first.
-        for outcome in [self._asked(sync) for sync in syncs]:
-            self._heard(outcome)
+        self._pools.follow(plan)
         hopeful, self._hopeful = self._hopeful, []
         for request in hopeful:
             self._admit(request)
@@ -453,41 +369,16 @@ class ProductionSystem:
             self._changes.append(PlanChange(self._events.now, in_words(plan), replicas, share))
         self._progress(max(0.0, min(self._events.now / max(self._scenario.trace.span_s, 1e-9), 1.0)))
 
-    def _outlooks(self, variant: str) -> list[Outlook]:
-        """What each pool of a variant promises now."""
-        ejected = self._health.ejected
-        outlooks = []
-        for pool, ready, planned_s in self._pools_of.get(variant, ()):
-            load = self._dispatcher.pools[pool.name].load
-            if ejected:
-                ready = sum(replica.id not in ejected for replica in pool.ready)
-            outlooks.append(
-                Outlook(
-                    pool=pool.name,
-                    variant=variant,
-                    ready=ready,
-                    waiting=load.waiting,
-                    expected_wait_s=load.expected_wait_s,
-                    execution_s=self._estimates.execution_s(pool.name, planned=planned_s),
-                )
-            )
-        return outlooks
-
-    def _in_use(self, worker: Worker) -> int:
-        return sum(
-            pool.replicas[worker.id].used for pool in self._dispatcher.pools.values() if worker.id in pool.replicas
-        )
-
     def _reported(self) -> RouterReport:
         now_ms = int((EPOCH + self._events.now) * 1000)
         if self._report is None or now_ms - self._report.at_ms >= REPORT_EVERY_S * 1000:
-            for replica_id in self._health.due(now=self._events.now):
+            for replica_id in self._pools.health.due(now=self._events.now):
                 if self._fleet.workers[replica_id].ready:
-                    self._health.succeeded(replica_id)
+                    self._pools.health.succeeded(replica_id)
                 else:
-                    self._health.failed(replica_id, now=self._events.now)
+                    self._pools.health.failed(replica_id, now=self._events.now)
             self._report = RouterReport(
-                router=_ROUTER,
+                router=ROUTER,
                 at_ms=now_ms,
                 plan_generation=self._plan.generation if self._plan else 0,
                 received=self._at,
@@ -507,26 +398,3 @@ class ProductionSystem:
             largest = self._largest[key] = self._timings.largest_batch(*key)
         waiting = worker.waiting
         return [waiting.popleft() for _ in range(min(largest, len(waiting)))]
-
-    def _release(self, request: _Request, service_s: float | None, *, failed: bool = False) -> Release:
-        return Release(
-            _ROUTER, request.step.pool, request.ticket, request.replica_id, service_s, request.sharing, failed
-        )
-
-    def _dispatch(self, operation: Operation) -> Outcome:
-        outcome = self._asked(operation)
-        self._heard(outcome)
-        return outcome
-
-    def _asked(self, operation: Operation) -> Outcome:
-        return self._dispatcher.run(operation, now=int((EPOCH + self._events.now) * 1000))
-
-    def _heard(self, outcome: Outcome) -> None:
-        for grant in outcome.grants:
-            request = self._waiting.pop(grant.ticket, None)
-            if request is not None:
-                self._granted(request, grant)
-        for drop in outcome.drops:
-            request = self._waiting.pop(drop.ticket, None)
-            if request is not None:
-                self._not_granted(request)

@@ -1,0 +1,26 @@
+"""What no policy can exceed: the fluid limit, with every accelerator busy, rows mixed freely and no queue.
+
+In each window the arrivals get the accelerators' whole time, at batch 1 and with the discriminator for nothing; the
+quality is read off the profile's hull, all chains together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascade_api.profile import ProfileSpec
+
+from ..frontier.hull import hull, points
+from .outcomes import WINDOW_S
+from .traces import Trace
+
+
+def fluid_limit(profile: ProfileSpec, trace: Trace, *, accelerator_class: str, workers: int) -> tuple[float, float]:
+    """Best objective metric on one class, as means over windows and over requests."""
+    corners = hull(points(profile.model_copy(update={"discriminator": []}), accelerator_class))
+    seconds = np.asarray([corner.gpu_seconds for corner in corners])
+    metrics = np.asarray([corner.metric for corner in corners])
+    counts = np.bincount(np.floor(trace.times_s / WINDOW_S).astype(np.int64))
+    counts = counts[counts > 0]
+    best = np.interp(workers * WINDOW_S / counts, seconds, metrics)
+    return float(best.mean()), float(np.average(best, weights=counts))
