@@ -15,7 +15,7 @@ from cascade_api import command
 from cascade_api.documents import load_cascades
 from cascade_models import manifest, repository
 from cascade_models.manifest import Variant
-from cascade_profiler.measure import latency, quality
+from cascade_profiler.measure import execution, quality
 from cascade_profiler.measure.progress import Progress
 from cascade_profiler.measure.replica import Replica
 from cascade_profiler.measure.workload import sample_workload
@@ -38,7 +38,7 @@ def _all_cores() -> Iterator[None]:
 
 def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: Variant, tmp_path: Path) -> None:
     workload = sample_workload(8, 0)
-    repository.render([latency.measured_model(light, 4)], tmp_path / "models", queue_delay_us=latency.GATHER_US)
+    repository.render([execution.measured_model(light, 4)], tmp_path / "models", queue_delay_us=execution.GATHER_US)
     with Replica(tmp_path / "models", core=max(os.sched_getaffinity(0)), load=["shapes-light-b4"]) as replica:
         taken = replica.time_batches("shapes-light-b4", workload, batch=4, count=5, confidence=True)
         assert taken is not None
@@ -63,7 +63,7 @@ def test_images_are_judged_in_the_order_of_their_prompts(light: Variant, tmp_pat
 def test_a_profile_is_measured_and_put_into_its_manifest(tmp_path: Path) -> None:
     file = tmp_path / "cascade.yaml"
     file.write_text(shapes_manifest())
-    options = ["--prompts", "40", "--cell-seconds", "0.1", "--batches", "1,2"]
+    options = ["--prompts", "40", "--seconds", "0.1", "--batches", "1,2"]
     ended = CliRunner().invoke(command.build(), ["profile", "-f", str(file), "-o", str(file), *options])
     assert ended.exit_code == 0, ended.output
     found = load_cascades(file.read_text(), source="measured")

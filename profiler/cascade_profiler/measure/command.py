@@ -21,9 +21,11 @@ def profile(
     prompts: Annotated[int, typer.Option(min=40, help="Prompts that quality is measured on.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and images.")] = 0,
     batches: Annotated[str, typer.Option(help="Batch sizes to time, 1 among them.")] = "1,2,4,8",
-    cell_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timing per variant and batch size.")] = 12.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of timing, all variants and batch sizes together.")
+    ] = 90.0,
 ) -> None:
     """Measure latency and quality through a real Triton; write a CascadeProfile."""
     from .session import run
 
-    run(file=file, output=output, prompts=prompts, seed=seed, batches=batches, cell_seconds=cell_seconds)
+    run(file=file, output=output, prompts=prompts, seed=seed, batches=batches, seconds=seconds)

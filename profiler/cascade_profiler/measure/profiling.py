@@ -29,12 +29,14 @@ from cascade_models import manifest, repository
 from cascade_models.manifest import Variant
 from cascade_router.prompts.scorers import ScorerError, make_scorer
 
-from . import grid, latency, quality
+from . import execution, grid, quality, startup
 from .progress import Progress
 from .workload import Workload, sample_workload
 
 OBJECTIVE_METRIC = "q2"
-GENERATION_BATCH = 8
+GENERATION_BATCH = 4
+"""Images per request while quality is measured: larger ones are no faster on a core, and Triton takes a model that
+computes for a second for dead too easily."""
 EXPECTED_IMAGE_S = {"heavy": 0.05, "light": 0.006}
 START_STEP_S = 12.0
 
@@ -46,7 +48,7 @@ class Plan:
     prompts: int
     seed: int
     batches: tuple[int, ...]
-    cell_seconds: float
+    seconds: float
 
 
 def profile_cascade(text: str, cascade: DiffusionCascade, plan: Plan) -> CascadeProfile:
@@ -59,34 +61,34 @@ def profile_cascade(text: str, cascade: DiffusionCascade, plan: Plan) -> Cascade
     hardness = _hardness(cascade, workload)
     cores = sorted(os.sched_getaffinity(0))
     timed = cores[-1]
-    steps = {latency.step_name(v, b): plan.cell_seconds for v in variants for b in plan.batches}
-    steps |= {f"{v.name}, start": START_STEP_S for v in variants}
+    steps = {execution.STEP: plan.seconds}
+    steps |= {startup.step_name(v): START_STEP_S for v in variants}
     images_s = plan.prompts / len(cores)
     steps |= {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * images_s for v in variants}
     progress = Progress(steps)
     with tempfile.TemporaryDirectory(prefix="cascade-profile-") as scratch:
         directory = Path(scratch)
         os.sched_setaffinity(0, set(cores[:-1]) or {timed})
-        execution, discriminator = latency.measure_executions(
+        rows, discriminator = execution.measure_execution(
             variants,
             plan.batches,
             workload,
             judged=min(variants, key=lambda variant: variant.steps).name,
             directory=directory / "timing",
             core=timed,
-            seconds=plan.cell_seconds,
+            seconds=plan.seconds,
             progress=progress,
         )
-        startup = latency.measure_startup(variants, directory=directory / "starting", core=timed, progress=progress)
+        starts = startup.measure_startup(variants, directory=directory / "starting", core=timed, progress=progress)
         os.sched_setaffinity(0, cores)
         drawn = [dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in variants]
         images = quality.measure_images(
             drawn, workload, directory=directory / "drawing", cores=cores, progress=progress
         )
-    chains = _chains(variants, execution)
-    rows: list[QualityRow] = []
+    chains = _chains(variants, rows)
+    cells: list[QualityRow] = []
     for light, heavy in chains:
-        rows += grid.quality_rows(
+        cells += grid.quality_rows(
             light,
             heavy,
             hardness=hardness,
@@ -99,10 +101,10 @@ def profile_cascade(text: str, cascade: DiffusionCascade, plan: Plan) -> Cascade
         source=_source(plan),
         metrics=[Metric(name=metric, direction="max") for metric in quality.METRICS],
         objective_metric=OBJECTIVE_METRIC,
-        execution=execution,
+        execution=rows,
         discriminator=discriminator,
-        startup=startup,
-        quality=rows,
+        startup=starts,
+        quality=cells,
         scores=ScoreQuantiles(
             hardness_milli=grid.quantiles_milli(hardness),
             confidence_milli={light: grid.quantiles_milli(images[light].confidence) for light in lights},
@@ -145,9 +147,9 @@ def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
     return np.array(scores, dtype=np.float64)
 
 
-def _chains(variants: Sequence[Variant], execution: Sequence[Execution]) -> list[tuple[str, str]]:
+def _chains(variants: Sequence[Variant], rows: Sequence[Execution]) -> list[tuple[str, str]]:
     """Every pair of variants of which the first is the cheaper, cheapest light first."""
-    cost = {row.variant: row.p50_micros for row in execution if row.batch == 1}
+    cost = {row.variant: row.p50_micros for row in rows if row.batch == 1}
     ordered = sorted((variant.name for variant in variants), key=lambda name: cost[name])
     return [(light, heavy) for index, light in enumerate(ordered) for heavy in ordered[index + 1 :]]
 

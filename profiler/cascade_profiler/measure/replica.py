@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 from typing_extensions import Self
 
 from cascade_api.command import CommandFailed
@@ -76,7 +78,8 @@ class Replica:
 
     def load(self, model: str) -> None:
         """Load a model of the repository."""
-        self._client.load_model(model)
+        with _clear(f"{model} cannot be loaded"):
+            self._client.load_model(model)
 
     def unload(self, model: str) -> None:
         """Take a model out; what it has begun is still answered."""
@@ -88,18 +91,18 @@ class Replica:
 
     def ask(self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False) -> Answer:
         """One request for an image per prompt."""
-        result = self._client.infer(
-            model, **_request(prompts, seeds, confidence=confidence), client_timeout=ANSWER_TIMEOUT_S
-        )
+        request = _request(prompts, seeds, confidence=confidence)
+        with _clear(f"{model} failed"):
+            result = self._client.infer(model, **request, client_timeout=ANSWER_TIMEOUT_S)
         judged = result.as_numpy(OUTPUT_CONFIDENCE)
         return Answer(result.as_numpy(OUTPUT_IMAGE), None if judged is None else judged[:, 0])
 
-    def memory_mib(self) -> int:
-        """Resident memory of the server and its models' processes, in whole MiB."""
-        server = f"/proc/{self._pid}"
-        children = Path(f"{server}/task/{self._pid}/children").read_text().split()
+    def memory_mib(self, model: str) -> int:
+        """Resident memory of the server and one model's process, in whole MiB."""
+        children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+        mine = [pid for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
         kib = 0
-        for process in (self._pid, *children):
+        for process in (self._pid, *mine):
             for line in Path(f"/proc/{process}/status").read_text().splitlines():
                 if line.startswith("VmRSS:"):
                     kib += int(line.split()[1])
@@ -177,6 +180,15 @@ def _request(prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool) 
     numbers.set_data_from_numpy(np.array(seeds, dtype=np.int64).reshape(-1, 1))
     names = [OUTPUT_IMAGE, OUTPUT_CONFIDENCE] if confidence else [OUTPUT_IMAGE]
     return {"inputs": [words, numbers], "outputs": [triton.InferRequestedOutput(name) for name in names]}
+
+
+@contextmanager
+def _clear(what: str) -> Iterator[None]:
+    """Turns an error of the server into one line for the user."""
+    try:
+        yield
+    except InferenceServerException as error:
+        raise CommandFailed(f"{what}: {error.message()}") from None
 
 
 def _free_port() -> int:

@@ -15,9 +15,9 @@ from .profiling import Plan, profile_cascade
 from .writing import write_profile
 
 
-def run(*, file: Path, output: Path, prompts: int, seed: int, batches: str, cell_seconds: float) -> None:
+def run(*, file: Path, output: Path, prompts: int, seed: int, batches: str, seconds: float) -> None:
     """Raises DocumentError or CommandFailed before anything is measured, where something is wrong."""
-    plan = Plan(prompts=prompts, seed=seed, batches=_sizes(batches), cell_seconds=cell_seconds)
+    plan = Plan(prompts=prompts, seed=seed, batches=_sizes(batches), seconds=seconds)
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
