@@ -20,9 +20,9 @@ from .stages import Target, Timings, stages
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
-QUALITY_NOISE = 0.005
+QUALITY_NOISE = 0.02
 """Part of the metric's span below which measured qualities do not differ: what a switch must at least gain."""
-ACCELERATOR_TIME_PRICE = 0.03
+ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
 quality that is dearer is not told from noise and buys no time."""
 
