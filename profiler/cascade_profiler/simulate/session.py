@@ -149,7 +149,7 @@ _COLUMNS: Final = {
     "quality_time_mean": ("by time", 3),
     "quality_request_mean": ("by request", 3),
     "quality_planned_mean": ("planned", 3),
-    "violation_percent": ("late %", 3),
+    "violation_percent": ("violations %", 3),
     "degraded_percent": ("degraded %", 2),
     "dropped_percent": ("dropped %", 3),
     "p50_s": ("p50 s", 2),
