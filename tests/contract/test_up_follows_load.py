@@ -20,7 +20,7 @@ LIGHT_MS, HEAVY_MS = 60, 220
 
 
 def patient_manifest() -> str:
-    """The example with figures that plan one slot of each variant at 2 requests per second, and two light ones at 18."""
+    """The example with figures that plan one slot of each variant at 2 requests per second, two light ones at 18."""
     documents = list(yaml.safe_load_all(shapes_manifest()))
     profile = next(document for document in documents if document["kind"] == "CascadeProfile")["spec"]
     for row in profile["execution"]:

@@ -71,7 +71,7 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("cpu: 2", "cpu: -1", "spec.capacity.accelerators.cpu", "-1 is not a count"),
         ("{cpu: 2}", "{gpu: 2}", "spec.variants.0.classes", "has accelerators in spec.capacity.accelerators"),
         ("variant: large, class", "variant: huge, class", "spec.variants.1.name", "is not in the profile's"),
-        ("profileRef: {name: shapes}", "profileRef: {name: other}", "spec.profileRef.name", "no CascadeProfile 'other'"),
+        ("profileRef: {name: shapes}", "profileRef: {name: other}", "spec.profileRef.name", "no CascadeProfile 'oth"),
         ("kind: DiffusionCascade", "kind: Cascade", "kind", "write one of DiffusionCascade, CascadeProfile"),
         ("v1alpha1\nkind: DiffusionCascade", "v9\nkind: DiffusionCascade", "apiVersion", "write diffusioncascade.io"),
         ("engine: onnxruntime", "engine: magic", "spec.variants.0.engine", "'magic'"),
