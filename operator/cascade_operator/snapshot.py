@@ -71,7 +71,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Start:
-    """Have ``variant`` served on a replica: a new one on a free accelerator, or ``replica_id`` in place once drained."""
+    """Have ``variant`` served: on a free accelerator, or by ``replica_id`` in place once it is drained."""
 
     cascade: CascadeRef
     replica_id: str | None
