@@ -20,7 +20,7 @@ def profile(
     ],
     prompts: Annotated[int, typer.Option(min=40, help="Prompts that quality is measured on.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and images.")] = 0,
-    batches: Annotated[str, typer.Option(help="Batch sizes to time, 1 among them.")] = "1,2,4,8",
+    batches: Annotated[str, typer.Option(help="Batch sizes to time, 1 among them.")] = "1,2,4",
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds of timing, all variants and batch sizes together.")
     ] = 90.0,

@@ -25,6 +25,7 @@ from typing_extensions import Self
 
 from cascade_api.command import CommandFailed
 from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE, PROBE_PROMPT
+from cascade_models import launcher
 
 from .workload import Workload
 
@@ -49,18 +50,19 @@ class Replica:
         self._repository = repository
         self._core = core
         self._load = load
+        self._id = f"profile-{os.getpid()}"
         self._port = _free_port()
         self._log = repository.with_name(f"{repository.name}-{self._port}.log")
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
     def __enter__(self) -> Self:
-        launcher = Path(sys.executable).parent / "cascade-triton"
+        command = str(Path(sys.executable).parent / "cascade-triton")
         where = ["--model-repository", str(self._repository), "--grpc-address", f"127.0.0.1:{self._port}"]
-        what = ["--replica-id", f"profile-{os.getpid()}", "--core", str(self._core), "--die-with-parent"]
+        what = ["--replica-id", self._id, "--core", str(self._core), "--die-with-parent"]
         loads = [word for model in self._load for word in ("--load", model)]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen([str(launcher), *where, *what, *loads], stdout=log, stderr=log)
+            self._process = subprocess.Popen([command, *where, *what, *loads], stdout=log, stderr=log)
         self._pid = self._process.pid
         try:
             self._wait_for_port()
@@ -171,6 +173,8 @@ class Replica:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        # A model process that died leaves its memory behind.
+        launcher.sweep_shared_memory(launcher.shared_memory_prefix(self._id, launcher.Address("127.0.0.1", self._port)))
 
 
 def _request(prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool) -> dict[str, Any]:
