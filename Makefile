@@ -13,7 +13,7 @@ BIN := .venv/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest --durations=10
 
-.PHONY: help setup up down test test-long lint verify bench lock models clean
+.PHONY: help setup up down test test-long lint verify bench bench-policy lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ verify: setup ## regenerate everything that is generated; fails on a difference
 
 bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
 	@cd tests && ../$(BIN)/python -m bench.cascade_quality $(ARGS)
+
+bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DATA)
+	@cd tests && ../$(BIN)/python -m bench.bench_policy $(ARGS)
 
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
 	@for part in dev triton train; do \
