@@ -116,7 +116,7 @@ class Plans:
             return
         if self.away:
             log.info("Redis is back")
-        self.away, self._heard = False, True
+        self.away = False
         self._planless = {ref for ref in refs if documents[ref] is None} - set(self._runtimes)
         for ref, document in documents.items():
             if document is not None:
@@ -124,6 +124,8 @@ class Plans:
                 await self._take(ref, document)
             elif ref in self._runtimes:
                 await self._missed(ref)
+        # Only now: until all plans are taken, a name that is not known yet may still be.
+        self._heard = True
 
     async def close(self) -> None:
         for ref in list(self._runtimes):
