@@ -1,3 +1,20 @@
-"""Fixtures for all tests live in tests/support, one module per thing that they start."""
+"""Fixtures for all tests live in tests/support, one module per thing that they start.
+
+With CASCADE_NO_SKIPS set, as CI does where everything that tests need is at hand, a skipped test fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
 
 pytest_plugins = ["support.redis", "support.triton", "support.router", "support.local_run"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CASCADE_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("skipped tests count as failed here (CASCADE_NO_SKIPS)", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
