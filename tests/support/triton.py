@@ -109,8 +109,15 @@ class TritonServer:
             finally:
                 self.process.kill()
                 self.process.wait()
+        for stub in self._orphans():
+            stub.kill()
         for segment in self.segments():
             segment.unlink(missing_ok=True)
+
+    def _orphans(self) -> list[psutil.Process]:
+        """Model processes that outlived a killed server: its shared memory is named on their command lines."""
+        region = f"{self.replica_id}.{self.port}."
+        return [p for p in psutil.process_iter(["cmdline"]) if region in " ".join(p.info["cmdline"] or ())]
 
     def segments(self) -> list[Path]:
         """Its segments of shared memory."""

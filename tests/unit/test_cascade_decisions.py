@@ -138,20 +138,22 @@ def test_a_failure_is_tried_again_elsewhere_while_time_budget_and_replicas_last(
 
 
 times = st.floats(0, 5)
-outlooks = st.lists(
-    st.builds(
+
+
+def outlooks(*names: str) -> st.SearchStrategy[list[Outlook]]:
+    """Pools with names of their own, as plans have them."""
+    one = st.builds(
         pool,
-        st.sampled_from(["a", "b"]),
+        st.sampled_from(names),
         wait=times,
         execution=times,
         ready=st.integers(0, 2),
         waiting=st.integers(0, 12),
-    ),
-    max_size=3,
-)
+    )
+    return st.lists(one, max_size=3, unique_by=lambda outlook: outlook.pool)
 
 
-@given(st.booleans(), outlooks, outlooks, times, st.sampled_from(["degrade", "strict"]))
+@given(st.booleans(), outlooks("a", "b", "c"), outlooks("d", "e", "f"), times, st.sampled_from(["degrade", "strict"]))
 def test_nothing_is_begun_that_would_end_after_the_deadline(
     direct: bool, light: list[Outlook], heavy: list[Outlook], left: float, overload: str
 ) -> None:
