@@ -173,5 +173,5 @@ def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch
     image = answers.result(2).as_numpy("image")
     assert "prompt: not UTF-8" in str(answers.result(1))
     assert "CANCELLED" in str(answers.result(3))
-    assert batch_sizes(shared_triton, "shapes-slow")[3] == before + 1
+    wait_until(lambda: batch_sizes(shared_triton, "shapes-slow").get(3, 0) == before + 1, "the three to be counted")
     assert levels_apart(image, direct("shapes-slow", [ONE_IMAGE], [2])[0]) <= 1
