@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Final
 
 import structlog
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 PROBE_EVERY_S: Final = 0.1
 REDIS_TIMEOUT_S: Final = 2.0
+CLOSING_S: Final = 3.0
+"""How long a part of the router may take to let go of Redis at the end."""
 
 
 class Router:
@@ -96,11 +98,11 @@ class Router:
                 await self._grpc.stop(0.5)
             if self.http_address:
                 await self._http.stop()
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await self._plans.close()
-            await self._redis.aclose()
+            await _ended(background)
+            # Redis may hang just now; what it holds of this router expires by itself.
+            for closing in (self._plans.close(), self._redis.aclose()):
+                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                    await asyncio.wait_for(closing, CLOSING_S)
 
     async def _make_runtime(self, ref: CascadeRef, plan: Plan) -> CascadeRuntime:
         queue = WorkQueue(url=self.settings.redis_url, ref=ref, router_id=self.id, limit=self.settings.queue_limit)
@@ -124,6 +126,15 @@ class Router:
             log.critical("background work died", exc_info=task.exception())
             self.broken = True
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: before Python 3.12 `wait_for` may lose a cancellation that meets its time-out."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 async def serve(settings: RouterSettings) -> None:
