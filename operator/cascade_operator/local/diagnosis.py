@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cascade_api.command import CommandFailed
-from cascade_api.documents import CascadeFile, DocumentError, load_cascades
+from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
 
 from ..clusters.triton import TritonClient
@@ -104,7 +104,7 @@ def _redis_binary() -> Finding:
 def _manifest(path: Path) -> tuple[Finding, CascadeFile | None]:
     try:
         file = load_cascades(read_text(path), source=str(path))
-    except (DocumentError, CommandFailed) as error:
+    except CommandFailed as error:
         return Finding("manifest", str(error), True, "mend the fields named"), None
     names = ", ".join(str(cascade.ref) for cascade in file.cascades)
     return Finding("manifest", f"{path}: {names}"), file

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from cascade_api.command import CommandFailed
-from cascade_api.documents import DocumentError
 
 from .console import print_line
 
@@ -61,7 +60,4 @@ def reporter_for(descriptor: int) -> Iterator[Reporter]:
         yield reporter
     except CommandFailed as failure:
         reporter.failed(str(failure), code=failure.code)
-        raise
-    except DocumentError as error:
-        reporter.failed("\ncascade: ".join(map(str, error.problems)), code=2)
         raise
