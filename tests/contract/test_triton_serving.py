@@ -157,7 +157,7 @@ def test_a_cancelled_image_is_given_up_at_the_next_step(shared_triton: TritonSer
 
 
 def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch(shared_triton: TritonServer) -> None:
-    before = batch_sizes(shared_triton, "shapes-slow").get(3, 0)
+    before = batch_sizes(shared_triton, "shapes-slow")
     done = answered(shared_triton, "shapes-slow")
     answers = Answers(shared_triton, "shapes-slow")
     first = answers.ask(ONE_IMAGE, seeds=[0])
@@ -173,5 +173,11 @@ def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch
     image = answers.result(2).as_numpy("image")
     assert "prompt: not UTF-8" in str(answers.result(1))
     assert "CANCELLED" in str(answers.result(3))
-    wait_until(lambda: batch_sizes(shared_triton, "shapes-slow").get(3, 0) == before + 1, "the three to be counted")
+
+    def shared() -> bool:
+        now = batch_sizes(shared_triton, "shapes-slow")
+        return any(size > 1 and count > before.get(size, 0) for size, count in now.items())
+
+    # Triton may have taken the first of them for a batch before the others came: two are enough.
+    wait_until(shared, "a batch of several to be counted")
     assert levels_apart(image, direct("shapes-slow", [ONE_IMAGE], [2])[0]) <= 1
