@@ -7,6 +7,7 @@ was taken is given back in each case.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,17 +30,29 @@ HUNG_EXTRA_S: Final = 1.0
 """A replica that takes longer than 4 times its execution time and a second is treated as failed."""
 
 
-async def generate(runtime: CascadeRuntime, request: GenerateRequest, *, coin: float, queue_limit: int) -> Answer:
+Preview = Callable[[Answer], None]
+"""Takes the light image of a request while the heavy one is being made."""
+
+
+async def generate(
+    runtime: CascadeRuntime,
+    request: GenerateRequest,
+    *,
+    coin: float,
+    queue_limit: int,
+    preview: Preview | None = None,
+) -> Answer:
     """The image for a request.
 
     Args:
         coin: random in [0, 1), for scorers that use it.
         queue_limit: waiting entries of one pool.
+        preview: called with the light image when it is escalated.
 
     Raises:
         Refused: there is no image, and why.
     """
-    return await _Run(runtime, request, coin=coin, queue_limit=queue_limit).answer()
+    return await _Run(runtime, request, coin=coin, queue_limit=queue_limit, preview=preview).answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +67,20 @@ class _Made:
 class _Run:
     """One request under way."""
 
-    def __init__(self, runtime: CascadeRuntime, request: GenerateRequest, *, coin: float, queue_limit: int) -> None:
+    def __init__(
+        self,
+        runtime: CascadeRuntime,
+        request: GenerateRequest,
+        *,
+        coin: float,
+        queue_limit: int,
+        preview: Preview | None,
+    ) -> None:
         plan = runtime.plan
         self._runtime = runtime
         self._request = request
         self._queue_limit = queue_limit
+        self._preview = preview
         self._overload = plan.overload
         self._received = runtime.clock()
         self._deadline = self._received + (plan.objective_s if request.deadline_s is None else request.deadline_s)
@@ -115,6 +137,8 @@ class _Run:
             await self._release(light)
             return self._settled(step, light.image, confidence)
         self._journey.go(State.ESCALATED)
+        if self._preview is not None:
+            self._preview(self._answered(light.image, row.light, Route.LIGHT, confidence))
         try:
             made = await self._make(step, light=light)
         except Refused as refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -15,7 +15,7 @@ from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
 from . import metrics
-from .engine import generate
+from .engine import Preview, generate
 from .plans import Plans
 from .reporting import DemandCounter
 from .requests import Answer, GenerateRequest, Refused
@@ -60,8 +60,8 @@ class Service:
         """Why this router should get no requests now; None where it should."""
         return "the router is shutting down" if self.draining else self.plans.why_not_ready()
 
-    async def generate(self, request: GenerateRequest, *, protocol: str) -> Answer:
-        """Serve one valid request.
+    async def generate(self, request: GenerateRequest, *, protocol: str, preview: Preview | None = None) -> Answer:
+        """Serve one valid request; ``preview`` is called with the light image of one that escalates.
 
         Raises:
             Refused: no image, and why.
@@ -80,7 +80,7 @@ class Service:
         request = replace(request, deadline_s=allowed_s if request.call_s is None else min(allowed_s, request.call_s))
         self._begin()
         try:
-            answer = await self._serve(runtime, request)
+            answer = await self._serve(runtime, request, preview)
         except Refused as refused:
             self._refused(runtime, request, refused, began)
             raise
@@ -94,6 +94,21 @@ class Service:
             self._end()
         self._answered(runtime, request, answer)
         return answer
+
+    async def generate_all(self, requests: Sequence[GenerateRequest], *, protocol: str) -> list[Answer]:
+        """Serve the images of one call together; the first that fails withdraws the others.
+
+        Raises:
+            Refused, Failed: as `generate`.
+        """
+        if len(requests) == 1:
+            return [await self.generate(requests[0], protocol=protocol)]
+        tasks = [asyncio.ensure_future(self.generate(request, protocol=protocol)) for request in requests]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new requests and wait for those in hand; False if some are left after ``timeout_s``."""
@@ -113,18 +128,20 @@ class Service:
             raise Refused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         return self.plans.find(model)
 
-    async def _serve(self, runtime: CascadeRuntime, request: GenerateRequest) -> Answer:
+    async def _serve(self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None) -> Answer:
         if not request.id_chosen:
-            return await self._run(runtime, request)
+            return await self._run(runtime, request, preview)
         async with runtime.queue.hold_request(request.id) as held:
             if not held:
                 raise Refused(
                     Refusal.DUPLICATE, f"id: request {request.id!r} is being served already; wait for it", field="id"
                 )
-            return await self._run(runtime, request)
+            return await self._run(runtime, request, preview)
 
-    async def _run(self, runtime: CascadeRuntime, request: GenerateRequest) -> Answer:
-        return await generate(runtime, request, coin=self._rng.random(), queue_limit=self.settings.queue_limit)
+    async def _run(self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None) -> Answer:
+        return await generate(
+            runtime, request, coin=self._rng.random(), queue_limit=self.settings.queue_limit, preview=preview
+        )
 
     def _begin(self) -> None:
         self._in_hand += 1
