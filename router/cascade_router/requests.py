@@ -17,6 +17,8 @@ BANDS: Final = {"high": 0, "normal": 1, "low": 2}
 _ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TIER: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 _MAX_SEED: Final = 2**63 - 1
+MAX_IMAGES: Final = 8
+"""Images of one call."""
 
 
 class Refused(Exception):
@@ -69,6 +71,11 @@ class Answer:
     hardness: float
     confidence: float | None
     latency_s: float
+
+
+def nth_id(stem: str, index: int) -> str:
+    """The id of the image at ``index`` of a call whose own id is ``stem``."""
+    return stem if index == 0 else f"{stem[:120]}:{index}"
 
 
 def new_id() -> str:

@@ -8,6 +8,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE
 
+from ..requests import MAX_IMAGES
 from ..runtime import CascadeRuntime
 from .kserve import INPUTS, OUTPUTS, VERSION
 
@@ -25,7 +26,7 @@ def model_metadata(runtime: CascadeRuntime, *, model: str) -> Any:
 
 
 def model_config(runtime: CascadeRuntime, *, model: str) -> Any:
-    config = model_config_pb2.ModelConfig(name=model, platform=PLATFORM, max_batch_size=1)
+    config = model_config_pb2.ModelConfig(name=model, platform=PLATFORM, max_batch_size=MAX_IMAGES)
     for name, datatype in INPUTS.items():
         config.input.add(name=name, data_type=_CONFIG_TYPES[datatype], dims=[1], optional=name != INPUT_PROMPT)
     for name, datatype in OUTPUTS.items():

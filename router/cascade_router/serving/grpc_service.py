@@ -11,11 +11,9 @@ import grpc.aio
 import structlog
 from tritonclient.grpc import service_pb2
 
-from cascade_api.names import OUTPUT_IMAGE_PNG
-
 from ..requests import Refused, new_id
 from ..service import Failed, Service
-from . import describe, kserve
+from . import describe, kserve, streaming
 from .png import encode_png
 from .statuses import GRPC
 
@@ -91,15 +89,15 @@ class InferenceService:
 
     async def _infer(self, message: Any, context: Context) -> Any:
         try:
-            request, form = kserve.read_request(
+            requests, form = kserve.read_requests(
                 message, settings=self._service.settings, remaining_s=context.time_remaining()
             )
         except Refused as refused:
             self._service.reject(refused)
             raise
-        answer = await self._service.generate(request, protocol="grpc")
-        png = await encode_png(answer.image) if OUTPUT_IMAGE_PNG in form.outputs else None
-        return kserve.write_response(answer, form, model=message.model_name, png=png)
+        answers = await self._service.generate_all(requests, protocol="grpc")
+        pngs = [await encode_png(answer.image) for answer in answers] if kserve.wants_png(form) else []
+        return kserve.write_response(answers, form, request_id=requests[0].id, model=message.model_name, pngs=pngs)
 
     async def _find(self, request: Any, context: Context) -> Any:
         try:
@@ -107,8 +105,9 @@ class InferenceService:
         except Refused as refused:
             await _abort(context, refused, request_id="")
 
-    async def ModelStreamInfer(self, request_iterator: Any, context: Context) -> None:  # noqa: N802
-        await _unimplemented(context, "streaming is not supported yet; use ModelInfer")
+    async def ModelStreamInfer(self, request_iterator: Any, context: Context) -> Any:  # noqa: N802
+        async for response in streaming.responses(self._service, request_iterator):
+            yield response
 
     async def RepositoryModelLoad(self, request: Any, context: Context) -> None:  # noqa: N802
         await _unimplemented(context, _MODEL_CONTROL)

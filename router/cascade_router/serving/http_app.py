@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -12,13 +12,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cascade_api.reasons import Refusal
 
 from ..metrics import REGISTRY
-from ..requests import Answer, GenerateRequest, Refused, new_id
+from ..requests import Answer, Refused, new_id
 from ..service import Failed, Service
 from . import openai
 from .page import PAGE
@@ -37,14 +37,18 @@ def make_app(service: Service) -> Starlette:
     async def generations(request: Request) -> Response:
         chosen = request.headers.get(REQUEST_ID, "")
         request_id = chosen or new_id()
+        headers = {REQUEST_ID: request_id}
         try:
-            body = await _read(request)
-            items = await _until_disconnect(
-                request, lambda: _generate(service, body, request_id=request_id, id_chosen=bool(chosen))
-            )
+            wanted = _wanted(service, await _read(request), request_id=request_id, id_chosen=bool(chosen))
+            if wanted.stream:
+                # The first image is awaited, so that a refusal has a status of its own.
+                events = _events(service, wanted)
+                first = await _until_disconnect(request, lambda: anext(events))
+                return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
+            items = await _until_disconnect(request, lambda: _items(service, wanted))
         except Refused as refused:
-            status, content, headers = openai.refusal_body(refused)
-            return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id})
+            status, content, more = openai.refusal_body(refused)
+            return JSONResponse(content, status, headers={**more, **headers})
         except Failed as failed:
             return _failed(failed)
         except ClientDisconnect:
@@ -54,7 +58,7 @@ def make_app(service: Service) -> Starlette:
         except Exception:
             log.exception("request failed", request=request_id)
             return _failed(Failed(request_id))
-        return JSONResponse({"created": int(time.time()), "data": items}, headers={REQUEST_ID: request_id})
+        return JSONResponse({"created": int(time.time()), "data": items}, headers=headers)
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -84,7 +88,8 @@ def make_app(service: Service) -> Starlette:
     return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
 
-async def _generate(service: Service, body: bytes, *, request_id: str, id_chosen: bool) -> list[dict[str, Any]]:
+def _wanted(service: Service, body: bytes, *, request_id: str, id_chosen: bool) -> openai.ImagesRequest:
+    """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
     try:
         names = [runtime.ref.name for runtime in service.plans.runtimes]
         wanted = openai.read_body(
@@ -99,22 +104,47 @@ async def _generate(service: Service, body: bytes, *, request_id: str, id_chosen
     except Refused as refused:
         service.reject(refused)
         raise
-    return await _all([_item(service, request) for request in wanted.requests])
+    return wanted
 
 
-async def _item(service: Service, request: GenerateRequest) -> dict[str, Any]:
-    answer: Answer = await service.generate(request, protocol="http")
-    return openai.image_item(answer, await encode_png(answer.image))
+async def _items(service: Service, wanted: openai.ImagesRequest) -> list[dict[str, Any]]:
+    answers = await service.generate_all(wanted.requests, protocol="http")
+    return [openai.image_item(answer, await encode_png(answer.image)) for answer in answers]
 
 
-async def _all(parts: list[Any]) -> list[dict[str, Any]]:
-    """All results in order; the first failure cancels the others."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
+async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterator[bytes]:
+    """Server-sent events of one request; raises what `Service.generate` does."""
+    created_at = int(time.time())
+    previews: asyncio.Queue[Answer] = asyncio.Queue()
+    making = asyncio.ensure_future(
+        service.generate(
+            wanted.requests[0], protocol="http-stream", preview=previews.put_nowait if wanted.previews else None
+        )
+    )
+    shown = asyncio.ensure_future(previews.get())
     try:
-        return list(await asyncio.gather(*tasks))
+        await asyncio.wait({making, shown}, return_when=asyncio.FIRST_COMPLETED)
+        if shown.done():
+            light = shown.result()
+            yield openai.stream_event(light, await encode_png(light.image), final=False, created_at=created_at)
+        answer = await making
+        yield openai.stream_event(answer, await encode_png(answer.image), final=True, created_at=created_at)
     finally:
-        for task in tasks:
-            task.cancel()
+        making.cancel()
+        shown.cancel()
+
+
+async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The events from the first on; a failure after it becomes the last event."""
+    yield first
+    try:
+        async for event in events:
+            yield event
+    except Refused as refused:
+        _, content, _ = openai.refusal_body(refused)
+        yield openai.sent_event("error", content)
+    except Failed as failed:
+        yield openai.sent_event("error", openai.error_body(str(failed), kind="server_error"))
 
 
 async def _until_disconnect(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import Prompt
 from ..requests import (
+    MAX_IMAGES,
     Answer,
     GenerateRequest,
     Refused,
@@ -32,6 +34,7 @@ from ..requests import (
     check_tier,
     decode_prompt,
     invalid,
+    nth_id,
 )
 
 VERSION: Final = "1"
@@ -39,6 +42,9 @@ INPUTS: Final = {INPUT_PROMPT: "BYTES", INPUT_NEGATIVE_PROMPT: "BYTES", INPUT_SE
 OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
+OUTPUT_STAGE: Final = "stage"
+PREVIEW: Final = "preview"
+FINAL: Final = "final"
 OUTPUTS: Final = {
     OUTPUT_IMAGE: "UINT8",
     OUTPUT_IMAGE_PNG: "BYTES",
@@ -46,8 +52,11 @@ OUTPUTS: Final = {
     OUTPUT_ROUTE: "BYTES",
     OUTPUT_CONFIDENCE: "FP32",
     OUTPUT_HARDNESS: "FP32",
+    OUTPUT_STAGE: "BYTES",
 }
-DEFAULT_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_PNG)
+STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_PNG)
+"""What a client gets that does not say what it wants, and in a stream also the stage."""
+DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
 PARAMETERS: Final = ("deadline_ms", "priority", "tier", "timeout")
 _IGNORED_PARAMETERS: Final = frozenset({"binary_data_output", "triton_enable_empty_final_response"})
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
@@ -55,14 +64,20 @@ _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the client wants its answer: which outputs, and whether with a batch dimension."""
+    """How the client wants its answer: which outputs, and the batch dimensions of each (none, [N] or [N, 1])."""
 
     outputs: tuple[str, ...]
-    batched: bool
+    batch: tuple[int, ...]
 
 
-def read_request(message: Any, *, settings: RouterSettings, remaining_s: float | None) -> tuple[GenerateRequest, Form]:
-    """A ModelInferRequest as a request; ``remaining_s`` is the time left on the call itself.
+def read_requests(
+    message: Any,
+    *,
+    settings: RouterSettings,
+    remaining_s: float | None,
+    default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
+) -> tuple[tuple[GenerateRequest, ...], Form]:
+    """A ModelInferRequest as one request per prompt; ``remaining_s`` is the time left on the call itself.
 
     Raises:
         Refused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
@@ -74,51 +89,79 @@ def read_request(message: Any, *, settings: RouterSettings, remaining_s: float |
             f"model_version: {message.model_version[:40]!r} is not served; leave it out or use {VERSION!r}",
             field="model_version",
         )
-    values, batched = _read_inputs(message, limit=settings.prompt_limit)
+    values, batch = _read_inputs(message, limit=settings.prompt_limit)
     deadline_s, band, tier = _read_parameters(message.parameters, settings=settings)
-    if INPUT_PROMPT not in values:
-        raise invalid(INPUT_PROMPT, "is missing; send one BYTES input `prompt` of shape [1] or [1, 1]")
-    request = GenerateRequest(
-        id=request_id,
-        id_chosen=bool(message.id),
-        model=message.model_name,
-        prompt=Prompt(values[INPUT_PROMPT], values.get(INPUT_NEGATIVE_PROMPT), values.get(INPUT_SEED)),
-        deadline_s=deadline_s,
-        call_s=remaining_s,
-        band=band,
-        tier=tier,
+    nothing = [None] * batch[0]
+    requests = tuple(
+        GenerateRequest(
+            id=nth_id(request_id, index),
+            id_chosen=bool(message.id),
+            model=message.model_name,
+            prompt=Prompt(prompt, negative, seed),
+            deadline_s=deadline_s,
+            call_s=remaining_s,
+            band=band,
+            tier=tier,
+        )
+        for index, (prompt, negative, seed) in enumerate(
+            zip(
+                values[INPUT_PROMPT],
+                values.get(INPUT_NEGATIVE_PROMPT, nothing),
+                values.get(INPUT_SEED, nothing),
+                strict=True,
+            )
+        )
     )
-    return request, Form(_read_outputs(message.outputs), batched)
+    return requests, Form(_read_outputs(message.outputs) or tuple(default_outputs), batch)
 
 
-def write_response(answer: Answer, form: Form, *, model: str, png: bytes | None) -> Any:
-    """The ModelInferResponse; ``png`` is needed where the form asks for ``image_png``."""
-    response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=answer.request_id)
-    confidence = float("nan") if answer.confidence is None else answer.confidence
-    image = answer.image
+def write_response(
+    answers: Sequence[Answer], form: Form, *, request_id: str, model: str, pngs: Sequence[bytes], stage: str = FINAL
+) -> Any:
+    """The ModelInferResponse; ``pngs`` has one for each answer where the form asks for ``image_png``."""
+    response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
+    image = answers[0].image
     for name in form.outputs:
-        shape = [1]
+        shape = list(form.batch)
         if name == OUTPUT_IMAGE:
-            shape, data = [image.height, image.width, 3], image.pixels
-        elif name == OUTPUT_IMAGE_PNG:
-            data = _pack_bytes(png or b"")
-        elif name == OUTPUT_VARIANT:
-            data = _pack_bytes(answer.variant.encode())
-        elif name == OUTPUT_ROUTE:
-            data = _pack_bytes(str(answer.route).encode())
+            # A single image that was asked for without a batch dimension has none either.
+            shape = [*(() if form.batch == (1,) else form.batch[:1]), image.height, image.width, 3]
+        response.outputs.add(name=name, datatype=OUTPUTS[name], shape=shape)
+        if name == OUTPUT_IMAGE_PNG:
+            elements = [_pack_bytes(png) for png in pngs]
         else:
-            data = struct.pack("<f", confidence if name == OUTPUT_CONFIDENCE else answer.hardness)
-        response.outputs.add(name=name, datatype=OUTPUTS[name], shape=[1, *shape] if form.batched else shape)
-        response.raw_output_contents.append(data)
+            elements = [_packed(name, answer, stage) for answer in answers]
+        response.raw_output_contents.append(b"".join(elements))
     return response
 
 
-def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, Any], bool]:
+def wants_png(form: Form) -> bool:
+    """Whether the answers have to be encoded for the client."""
+    return OUTPUT_IMAGE_PNG in form.outputs
+
+
+def _packed(name: str, answer: Answer, stage: str) -> bytes:
+    """One answer's element of an output."""
+    if name == OUTPUT_IMAGE:
+        return answer.image.pixels
+    if name == OUTPUT_VARIANT:
+        return _pack_bytes(answer.variant.encode())
+    if name == OUTPUT_ROUTE:
+        return _pack_bytes(str(answer.route).encode())
+    if name == OUTPUT_STAGE:
+        return _pack_bytes(stage.encode())
+    if name == OUTPUT_HARDNESS:
+        return struct.pack("<f", answer.hardness)
+    return struct.pack("<f", math.nan if answer.confidence is None else answer.confidence)
+
+
+def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, list[Any]], tuple[int, ...]]:
+    """Values by input, one for each image, and the shape that all inputs have."""
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise invalid("raw_input_contents", f"has {len(raw)} entries for {len(message.inputs)} inputs")
-    values: dict[str, Any] = {}
-    batched = False
+    values: dict[str, list[Any]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for index, tensor in enumerate(message.inputs):
         name = tensor.name
         if name not in INPUTS:
@@ -127,41 +170,66 @@ def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, Any], bool]:
             raise invalid(name, "was sent twice")
         if tensor.datatype != INPUTS[name]:
             raise invalid(name, f"has datatype {tensor.datatype[:20]!r}; it must be {INPUTS[name]}")
-        shape = list(tensor.shape)
-        if shape not in ([1], [1, 1]):
-            raise invalid(name, f"has shape {shape[:8]}; send one value per request, of shape [1] or [1, 1]")
+        shapes[name] = _read_shape(name, list(tensor.shape))
         if tensor.parameters:
             raise invalid(
                 name, f"parameter {next(iter(tensor.parameters))[:80]!r} is not supported; send the data itself"
             )
-        if name == INPUT_PROMPT:
-            batched = len(shape) == 2
-        value = _unpack(name, raw[index]) if raw else _contents(name, tensor.contents)
-        if name == INPUT_SEED:
-            values[name] = check_seed(value)
-        elif name == INPUT_PROMPT or value:
-            values[name] = decode_prompt(value, limit=limit, field=name)
-        else:
-            values[name] = None  # an empty negative prompt is none
-    return values, batched
+        count = shapes[name][0]
+        elements = _unpack(name, raw[index], count) if raw else _contents(name, tensor.contents, count)
+        values[name] = [_checked(name, element, limit=limit) for element in elements]
+    if INPUT_PROMPT not in values:
+        raise invalid(INPUT_PROMPT, "is missing; send one BYTES input `prompt` of shape [N] or [N, 1]")
+    batch = shapes[INPUT_PROMPT]
+    for name, shape in shapes.items():
+        if shape[0] != batch[0]:
+            raise invalid(name, f"has shape {list(shape)}; send one value per prompt, of which there are {batch[0]}")
+    return values, batch
 
 
-def _unpack(name: str, data: bytes) -> Any:
+def _read_shape(name: str, shape: list[int]) -> tuple[int, ...]:
+    if len(shape) not in (1, 2) or not 1 <= shape[0] <= MAX_IMAGES or shape[1:] not in ([], [1]):
+        raise invalid(name, f"has shape {shape[:8]}; send [N] or [N, 1] with N from 1 to {MAX_IMAGES}")
+    return tuple(shape)
+
+
+def _checked(name: str, value: Any, *, limit: int) -> Any:
+    if name == INPUT_SEED:
+        return check_seed(value)
+    if name == INPUT_PROMPT or value:
+        return decode_prompt(value, limit=limit, field=name)
+    return None  # an empty negative prompt is none
+
+
+def _unpack(name: str, data: bytes, count: int) -> list[Any]:
+    """The elements of raw contents (KServe v2: little-endian, BYTES with their length in 4 bytes before each)."""
     if INPUTS[name] == "INT64":
-        if len(data) != 8:
-            raise invalid(name, f"has {len(data)} bytes; one INT64 has 8")
-        return struct.unpack("<q", data)[0]
-    if len(data) < 4 or struct.unpack("<I", data[:4])[0] != len(data) - 4:
-        raise invalid(name, "must hold exactly one BYTES element: its length in 4 bytes, little-endian, then its bytes")
-    return data[4:]
+        if len(data) != 8 * count:
+            raise invalid(name, f"has {len(data)} bytes; {count} INT64 have {8 * count}")
+        return list(struct.unpack(f"<{count}q", data))
+    elements: list[Any] = []
+    at = 0
+    while at < len(data) and len(elements) < count:
+        if len(data) - at < 4:
+            break
+        (length,) = struct.unpack_from("<I", data, at)
+        elements.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    if at != len(data) or len(elements) != count:
+        raise invalid(
+            name,
+            f"must hold exactly {count} BYTES element{'s' * (count > 1)}: the length in 4 bytes, little-endian, then"
+            " the bytes",
+        )
+    return elements
 
 
-def _contents(name: str, contents: Any) -> Any:
+def _contents(name: str, contents: Any, count: int) -> list[Any]:
     field = _CONTENTS[INPUTS[name]]
     values = getattr(contents, field)
-    if len(values) != 1:
-        raise invalid(name, f"holds {len(values)} values in {field}; send exactly one")
-    return values[0]
+    if len(values) != count:
+        raise invalid(name, f"holds {len(values)} values in {field}; send exactly {count}")
+    return list(values)
 
 
 def _read_outputs(requested: Any) -> tuple[str, ...]:
@@ -171,7 +239,7 @@ def _read_outputs(requested: Any) -> tuple[str, ...]:
         for parameter in output.parameters:
             if parameter != "binary_data":
                 raise invalid(output.name, f"output parameter {parameter[:80]!r} is not supported")
-    return tuple(dict.fromkeys(output.name for output in requested)) or DEFAULT_OUTPUTS
+    return tuple(dict.fromkeys(output.name for output in requested))
 
 
 def _read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> tuple[float | None, int, str]:

@@ -14,6 +14,7 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import Prompt
 from ..requests import (
+    MAX_IMAGES,
     Answer,
     GenerateRequest,
     Refused,
@@ -24,15 +25,17 @@ from ..requests import (
     check_seed,
     check_tier,
     invalid,
+    nth_id,
 )
 from .statuses import HTTP
 
-MAX_IMAGES: Final = 8
+MAX_PARTIAL: Final = 3
+"""OpenAI's bound; there is at most one partial image, the light one."""
 FIELDS: Final = (
-    "model", "prompt", "n", "size", "response_format", "user",
+    "model", "prompt", "n", "size", "response_format", "user", "stream", "partial_images",
     "negative_prompt", "seed", "deadline_ms", "priority", "tier",
 )  # fmt: skip
-"""The first six are OpenAI's, the others the KServe inputs and parameters of the same names."""
+"""The first eight are OpenAI's, the others the KServe inputs and parameters of the same names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ class ImagesRequest:
 
     requests: tuple[GenerateRequest, ...]
     size: str | None
+    stream: bool = False
+    previews: bool = False
+    """The stream shows the light image of a request that escalates."""
 
 
 def read_body(
@@ -80,6 +86,7 @@ def read_body(
     count = 1 if count is None else count
     if not 1 <= count <= MAX_IMAGES:
         raise invalid("n", f"{count} is not between 1 and {MAX_IMAGES}")
+    stream, previews = _stream(content, count)
     seed = _whole(content, "seed")
     _text(content, "user")
     name = check_id(request_id)
@@ -91,14 +98,14 @@ def read_body(
     }
     requests = tuple(
         GenerateRequest(
-            id=name if index == 0 else f"{name[:120]}:{index}",
+            id=nth_id(name, index),
             id_chosen=id_chosen,
             prompt=Prompt(prompt, negative, None if seed is None else check_seed(seed + index)),
             **common,
         )
         for index in range(count)
     )
-    return ImagesRequest(requests, _text(content, "size"))
+    return ImagesRequest(requests, _text(content, "size"), stream, previews)
 
 
 def check_size(size: str | None, *, width: int, height: int) -> None:
@@ -117,6 +124,27 @@ def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
         "hardness": answer.hardness,
         "latency_ms": round(answer.latency_s * 1000, 3),
     }
+
+
+def stream_event(answer: Answer, png: bytes, *, final: bool, created_at: int) -> bytes:
+    """A server-sent event of an image stream: a partial image, or the completed one."""
+    kind = f"image_generation.{'completed' if final else 'partial_image'}"
+    content = {
+        "type": kind,
+        "created_at": created_at,
+        "size": f"{answer.image.width}x{answer.image.height}",
+        "output_format": "png",
+        "background": "opaque",
+        "quality": "auto",
+        **({} if final else {"partial_image_index": 0}),
+        **image_item(answer, png),
+    }
+    return sent_event(kind, content)
+
+
+def sent_event(name: str, content: Mapping[str, Any]) -> bytes:
+    """One server-sent event with a JSON body."""
+    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
 
 
 def error_body(message: str, *, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
@@ -160,6 +188,21 @@ def _whole(content: Mapping[str, Any], name: str) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise invalid(name, "must be a whole number")
     return value
+
+
+def _stream(content: Mapping[str, Any], count: int) -> tuple[bool, bool]:
+    """Whether to stream, and with previews."""
+    stream = content.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise invalid("stream", "must be true or false")
+    partial = _whole(content, "partial_images")
+    if partial is not None and not 0 <= partial <= MAX_PARTIAL:
+        raise invalid("partial_images", f"{partial} is not between 0 and {MAX_PARTIAL}")
+    if stream and count > 1:
+        raise invalid("n", f"{count} images cannot be streamed; ask for one, or without `stream`")
+    if partial and not stream:
+        raise invalid("partial_images", "needs `stream` to be true")
+    return bool(stream), bool(partial)
 
 
 def _deadline(content: Mapping[str, Any], settings: RouterSettings) -> float | None:
