@@ -59,6 +59,7 @@ lint: setup ## format, lint, types, import layers
 
 verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python crds/generate.py --check
 
 bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
 	@cd tests && ../$(BIN)/python -m bench.cascade_quality $(ARGS)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from .base import NAME_PATTERN, Document, Metadata, field_error
-from .names import API_VERSION, CascadeRef
-from .quantities import Duration, Money, Percent, duration_s
+from .names import API_VERSION, CPU_CLASS, CascadeRef
+from .openapi import as_set, keyed_by, refuse_repetition, rules
+from .quantities import Duration, Integer, Money, Percent, duration_s
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
+
+ClassName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
+Count = Annotated[Integer, Field(ge=0, le=100_000)]
 
 
 class Objective(Document):
     """The end-to-end deadline of a request and the share of requests that must meet it."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.latency.matches('[1-9]')", "latency must be above zero: write a duration such as 60s"),
+        )
+    )
+
     latency: Duration
     """The end-to-end deadline of a request."""
-    attainment_percent: int = Field(default=99, ge=1, le=100)
+    attainment_percent: Integer = Field(default=99, ge=1, le=100)
     """Percent of requests that must meet it."""
 
     @property
@@ -45,17 +54,29 @@ class Reference(Document):
 class Model(Document):
     """The identity of a model; immutable once served: a new revision is a new variant."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.source == oldSelf.source && self.revision == oldSelf.revision"
+                " && self.steps == oldSelf.steps && self.height == oldSelf.height && self.width == oldSelf.width"
+                " && has(self.weights) == has(oldSelf.weights)"
+                " && (!has(self.weights) || self.weights == oldSelf.weights)",
+                "a variant's model is immutable: add a variant under a new name, then remove this one",
+            ),
+        )
+    )
+
     source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
     """Where the weights come from: `builtin://shapes`, `hf://owner/repository` or `file:///path`."""
     revision: str = Field(pattern=r"^[A-Za-z0-9._-]+$", min_length=1, max_length=64)
     """Commit of the repository, or SHA-256 of built-in weights."""
     weights: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=40)
     """Which weights of the source; built-in models: `heavy` or `light`."""
-    steps: int = Field(ge=1, le=1000)
+    steps: Integer = Field(ge=1, le=1000)
     """Denoising steps."""
-    height: int = Field(ge=8, le=4096)
+    height: Integer = Field(ge=8, le=4096)
     """Height of the image in pixels."""
-    width: int = Field(ge=8, le=4096)
+    width: Integer = Field(ge=8, le=4096)
     """Width of the image in pixels."""
 
 
@@ -70,9 +91,13 @@ class Engine(str, Enum):
 class ReplicaBounds(Document):
     """Bounds on a variant's replicas, over all accelerator classes."""
 
-    min: int = Field(default=0, ge=0, le=1024)
+    model_config = ConfigDict(
+        json_schema_extra=rules(("self.min <= self.max", "min is above max: lower min or raise max")),
+    )
+
+    min: Integer = Field(default=0, ge=0, le=1024)
     """Fewest replicas, also without load."""
-    max: int = Field(default=16, ge=0, le=1024)
+    max: Integer = Field(default=16, ge=0, le=1024)
     """Most replicas."""
 
     @model_validator(mode="after")
@@ -92,38 +117,72 @@ class Discriminator(Document):
 class Variant(Document):
     """One model configuration that turns a prompt into an image."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                f"self.engine != 'tensorrt' || !('{CPU_CLASS}' in self.classes)",
+                f"engine tensorrt does not run on class {CPU_CLASS}: remove the class, or use onnxruntime",
+            ),
+        )
+    )
+
     name: str = Field(pattern=NAME_PATTERN, max_length=40)
     """Name of the variant; it is the name of the Triton model too."""
     model: Model
     engine: Engine
-    classes: list[str] = Field(min_length=1, max_length=8)
+    classes: list[ClassName] = Field(min_length=1, max_length=8, json_schema_extra=as_set())
     """Accelerator classes that it may run on."""
     replicas: ReplicaBounds = ReplicaBounds()
     discriminator: Discriminator | None = None
 
+    @model_validator(mode="after")
+    def _runs_there(self) -> Self:
+        refuse_repetition("classes", self.classes, fix="name a class once")
+        if self.engine is Engine.TENSORRT and CPU_CLASS in self.classes:
+            raise field_error("classes", f"engine tensorrt does not run on class {CPU_CLASS}: remove the class")
+        return self
+
 
 class Hardness(Document):
     """How prompts are scored before any image exists."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.scorer != 'learned' || has(self.source)", "scorer learned needs source: where its weights are"),
+        )
+    )
 
     scorer: Literal["rules", "learned", "coin-flip"] = "rules"
     """`rules`: fitted weights on features of the text; `learned`: a model from `source`; `coin-flip`: the baseline."""
     source: str | None = Field(default=None, pattern=SOURCE_PATTERN, max_length=253)
     """Weights of the `learned` scorer."""
 
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.scorer == "learned" and self.source is None:
+            raise field_error("source", "scorer learned needs it: say where its weights are")
+        return self
+
 
 class Capacity(Document):
     """Hard ceilings; a class that is absent is 0, and missing data never lifts them."""
 
-    accelerators: dict[str, int] = Field(min_length=1, max_length=16)
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.accelerators.exists(c, self.accelerators[c] > 0)",
+                "accelerators admits nothing: give at least one class a count above zero",
+            ),
+        )
+    )
+
+    accelerators: dict[str, Count] = Field(min_length=1, max_length=16)
     """Most accelerators in use by class, over all pools of this cascade."""
     budget_per_hour: Money | None = None
     """Most money per hour, by the prices of the classes."""
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
-        for name, count in self.accelerators.items():
-            if count < 0 or count > 100_000:
-                raise field_error(f"accelerators.{name}", f"{count} is not a count between 0 and 100000")
         if sum(self.accelerators.values()) == 0:
             raise field_error("accelerators", "admits nothing: give at least one class a count above zero")
         return self
@@ -153,7 +212,7 @@ class Policy(Document):
     """When escalating would miss the deadline: `degrade` answers with the light image, `strict` refuses."""
     headroom_percent: Percent = 5
     """Capacity kept free, in percent of the forecast."""
-    weight: int = Field(default=100, ge=1, le=10_000)
+    weight: Integer = Field(default=100, ge=1, le=10_000)
     """Weight of this cascade where several share accelerators."""
     scale_to_zero_after: Duration | None = None
     """Idle time after which all pools are stopped; absent: never."""
@@ -184,9 +243,30 @@ class PodTemplate(Document):
 class CascadeSpec(Document):
     """What the user asks for."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.variants.all(v, v.model.width == self.variants[0].model.width"
+                " && v.model.height == self.variants[0].model.height)",
+                "variants' images differ in size: give all variants one width and height",
+            ),
+            (
+                "self.variants.all(v, v.classes.exists(c,"
+                " c in self.capacity.accelerators && self.capacity.accelerators[c] > 0))",
+                "a variant's classes have no accelerators in spec.capacity.accelerators: add one there, "
+                "or name another class",
+            ),
+            (
+                "self.variants.map(v, v.replicas.min).sum()"
+                " <= self.capacity.accelerators.map(c, self.capacity.accelerators[c]).sum()",
+                "capacity.accelerators has fewer than the variants' replicas.min together: raise it or lower min",
+            ),
+        )
+    )
+
     objective: Objective
     profile_ref: Reference
-    variants: list[Variant] = Field(min_length=2, max_length=8)
+    variants: list[Variant] = Field(min_length=2, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
     discriminator: Discriminator
     capacity: Capacity
@@ -196,9 +276,7 @@ class CascadeSpec(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        twice = [name for name, n in Counter(v.name for v in self.variants).items() if n > 1]
-        if twice:
-            raise field_error("variants", f"{twice[0]!r} is there twice: variant names must be unique")
+        refuse_repetition("variants", (v.name for v in self.variants), fix="variant names must be unique")
         sizes = {(v.model.width, v.model.height) for v in self.variants}
         if len(sizes) > 1:
             raise field_error("variants", f"images differ in size ({sorted(sizes)}): give all variants one size")

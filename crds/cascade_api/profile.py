@@ -10,10 +10,13 @@ from typing_extensions import Self
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .cascade import CascadeSpec
 from .names import API_VERSION
-from .quantities import Percent
+from .openapi import keyed_by, refuse_repetition, rules
+from .quantities import Integer, Percent
 
 MetricName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=32)]
-Micros = Annotated[int, Field(ge=1, le=3_600_000_000)]
+Micros = Annotated[Integer, Field(ge=1, le=3_600_000_000)]
+Milli = Annotated[Integer, Field(ge=-(10**12), le=10**12)]
+Quantiles = Annotated[list[Milli], Field(max_length=21)]
 
 
 class ProfileSource(Document):
@@ -25,7 +28,7 @@ class ProfileSource(Document):
     """Program and version that wrote the profile."""
     time: str = Field(default="", max_length=32)
     """When, as RFC 3339."""
-    prompts: int = Field(default=0, ge=0)
+    prompts: Integer = Field(default=0, ge=0, le=10**12)
     """Prompts that the quality figures rest on."""
 
 
@@ -41,17 +44,21 @@ class Metric(Document):
 class Execution(Document):
     """Time of one batch of a variant on a class, in a real Triton, without the discriminator."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(("self.p95Micros >= self.p50Micros", "p95Micros is below p50Micros: measure again"))
+    )
+
     variant: str = Field(pattern=NAME_PATTERN, max_length=40)
     """Name of the variant."""
     accelerator_class: str = Field(alias="class", max_length=63)
     """Accelerator class."""
-    batch: int = Field(ge=1, le=256)
+    batch: Integer = Field(ge=1, le=256)
     """Images in the batch."""
     p50_micros: Micros
     """Median microseconds of one batch."""
     p95_micros: Micros
     """95th percentile of one batch in microseconds."""
-    memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
+    memory_mi_b: Integer = Field(default=0, ge=0, le=10**9, alias="memoryMiB")
     """Memory in use at that batch size."""
 
     @model_validator(mode="after")
@@ -66,7 +73,7 @@ class DiscriminatorExecution(Document):
 
     accelerator_class: str = Field(alias="class", max_length=63)
     """Accelerator class."""
-    batch: int = Field(ge=1, le=256)
+    batch: Integer = Field(ge=1, le=256)
     """Images in the batch."""
     p50_micros: Micros
     """Median microseconds added."""
@@ -81,14 +88,20 @@ class Startup(Document):
     """Name of the variant."""
     accelerator_class: str = Field(alias="class", max_length=63)
     """Accelerator class."""
-    cold_seconds: int = Field(ge=0, le=86_400)
+    cold_seconds: Integer = Field(ge=0, le=86_400)
     """From nothing to ready."""
-    switch_millis: int = Field(ge=0, le=86_400_000)
+    switch_millis: Integer = Field(ge=0, le=86_400_000)
     """From another variant to this one, in place."""
 
 
 class QualityRow(Document):
     """Quality of a chain at one (direct, escalation) pair, in thousandths of each metric."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.light != self.heavy", "heavy is the light variant too: a chain has two variants"),
+        )
+    )
 
     light: str = Field(pattern=NAME_PATTERN, max_length=40)
     """The cheaper variant of the chain."""
@@ -98,7 +111,7 @@ class QualityRow(Document):
     """r: percent of prompts sent straight to the heavy variant."""
     escalation_percent: Percent
     """d: percent of the rest that escalates."""
-    values_milli: dict[str, int] = Field(min_length=1, max_length=8)
+    values_milli: dict[str, Milli] = Field(min_length=1, max_length=8)
     """Thousandths of each metric."""
 
 
@@ -108,9 +121,23 @@ class ScoreQuantiles(Document):
     They seed a router's thresholds until it has seen enough scores of its own.
     """
 
-    hardness_milli: list[int] = Field(default_factory=list, max_length=21)
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.hardnessMilli) || (self.hardnessMilli.size() in [0, 21] && self.hardnessMilli.isSorted())",
+                "hardnessMilli must be 21 quantiles in rising order (0 %, 5 %, …, 100 %): profile again",
+            ),
+            (
+                "!has(self.confidenceMilli) || self.confidenceMilli.all(v,"
+                " self.confidenceMilli[v].size() in [0, 21] && self.confidenceMilli[v].isSorted())",
+                "confidenceMilli must be 21 quantiles in rising order (0 %, 5 %, …, 100 %): profile again",
+            ),
+        )
+    )
+
+    hardness_milli: Quantiles = Field(default_factory=list)
     """Of the hardness of the prompts."""
-    confidence_milli: dict[str, list[int]] = Field(default_factory=dict, max_length=8)
+    confidence_milli: dict[str, Quantiles] = Field(default_factory=dict, max_length=8)
     """Of the confidence of the light images, by light variant."""
 
     @model_validator(mode="after")
@@ -126,36 +153,61 @@ class ScoreQuantiles(Document):
 class ProfileSpec(Document):
     """All that was measured of a set of variants."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.metrics.exists(m, m.name == self.objectiveMetric)",
+                "objectiveMetric is not among metrics: add it there, or name one that is",
+            ),
+            (
+                "self.execution.all(r, self.execution.exists(o,"
+                " o.batch == 1 && o.variant == r.variant && o.class == r.class))",
+                "execution lacks a row for batch 1 of a variant and class: profile it",
+            ),
+            (
+                "self.quality.all(q, self.objectiveMetric in q.valuesMilli)",
+                "a row of quality lacks the objective metric in valuesMilli: profile again",
+            ),
+        )
+    )
+
     source: ProfileSource
-    metrics: list[Metric] = Field(min_length=1, max_length=8)
+    metrics: list[Metric] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
     objective_metric: MetricName
     """The metric that the planner maximises (or minimises, by its direction)."""
-    execution: list[Execution] = Field(min_length=1, max_length=512)
-    discriminator: list[DiscriminatorExecution] = Field(default_factory=list, max_length=64)
-    startup: list[Startup] = Field(default_factory=list, max_length=64)
-    quality: list[QualityRow] = Field(min_length=1, max_length=8192)
+    execution: list[Execution] = Field(
+        min_length=1, max_length=256, json_schema_extra=keyed_by("variant", "class", "batch")
+    )
+    discriminator: list[DiscriminatorExecution] = Field(
+        default_factory=list, max_length=64, json_schema_extra=keyed_by("class", "batch")
+    )
+    startup: list[Startup] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("variant", "class"))
+    quality: list[QualityRow] = Field(
+        min_length=1,
+        max_length=8192,
+        json_schema_extra=keyed_by("light", "heavy", "directPercent", "escalationPercent"),
+    )
     scores: ScoreQuantiles = ScoreQuantiles()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        refuse_repetition("metrics", (m.name for m in self.metrics), fix="metric names must be unique")
         metrics = {m.name for m in self.metrics}
         if self.objective_metric not in metrics:
             raise field_error("objectiveMetric", f"{self.objective_metric!r} is not among metrics {sorted(metrics)}")
-        cells: set[tuple[str, str, int]] = set()
-        for index, row in enumerate(self.execution):
-            cell = (row.variant, row.accelerator_class, row.batch)
-            if cell in cells:
-                raise field_error(f"execution.{index}", f"{cell} is there twice: keep one measurement")
-            cells.add(cell)
+        cells = [(row.variant, row.accelerator_class, row.batch) for row in self.execution]
+        refuse_repetition("execution", cells, fix="keep one measurement")
+        measured = set(cells)
         for variant, accelerator_class, _ in cells:
-            if (variant, accelerator_class, 1) not in cells:
+            if (variant, accelerator_class, 1) not in measured:
                 raise field_error("execution", f"{variant} on {accelerator_class} lacks a row for batch 1")
-        seen: set[tuple[str, str, int, int]] = set()
+        judged = ((row.accelerator_class, row.batch) for row in self.discriminator)
+        refuse_repetition("discriminator", judged, fix="keep one measurement")
+        started = ((row.variant, row.accelerator_class) for row in self.startup)
+        refuse_repetition("startup", started, fix="keep one measurement")
+        points = ((q.light, q.heavy, q.direct_percent, q.escalation_percent) for q in self.quality)
+        refuse_repetition("quality", points, fix="keep one row")
         for index, quality in enumerate(self.quality):
-            key = (quality.light, quality.heavy, quality.direct_percent, quality.escalation_percent)
-            if key in seen:
-                raise field_error(f"quality.{index}", f"{key} is there twice: keep one row")
-            seen.add(key)
             if self.objective_metric not in quality.values_milli:
                 raise field_error(
                     f"quality.{index}.valuesMilli", f"lacks the objective metric {self.objective_metric!r}"

@@ -17,7 +17,9 @@ MONEY_PATTERN = r"^[0-9]+(\.[0-9]{1,4})?$"
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=12)]
 Money = Annotated[str, Field(pattern=MONEY_PATTERN, max_length=16)]
-Percent = Annotated[int, Field(ge=0, le=100)]
+Integer = Annotated[int, Field(strict=True)]
+"""A whole number, as an API server takes it: neither "4" nor 4.0 nor true."""
+Percent = Annotated[Integer, Field(ge=0, le=100)]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 

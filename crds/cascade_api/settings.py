@@ -6,6 +6,8 @@ list values as JSON), which is how a chart passes its values.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -19,7 +21,11 @@ class AcceleratorClass(Document):
 
     name: str = Field(pattern=NAME_PATTERN, max_length=63)
     resource: str = Field(max_length=253)
+    """Extended resource that one replica asks for one of, such as `nvidia.com/gpu`."""
     node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the Nodes that have this kind."""
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    """Tolerations of its pods, for Nodes that keep others away."""
     memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
     price_per_hour: Money = "0"
 
@@ -50,6 +56,36 @@ class PlannerSettings(BaseSettings):
     def tick_s(self, objective_s: float) -> float:
         """Seconds between two ticks of the planner for an objective."""
         return min(max(objective_s * self.tick_fraction, self.tick_min_s), self.tick_max_s)
+
+
+class OperatorSettings(BaseSettings):
+    """What the operator on a cluster watches, where it finds Redis, and what its pods run."""
+
+    model_config = SettingsConfigDict(env_prefix="CASCADE_OPERATOR_", frozen=True)
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    namespaces: list[str] = Field(default_factory=list, description="JSON list; empty: the whole cluster")
+    accelerator_classes: list[AcceleratorClass] = Field(
+        default_factory=list, description="JSON list of classes beside `cpu`, which is built in"
+    )
+    runtime_image: str = Field(
+        default="diffusion-cascade/runtime:latest", description="image of the replicas: Triton and the models' code"
+    )
+    runtime_command: list[str] = Field(
+        default_factory=lambda: ["cascade-triton"], description="JSON list: the launcher in that image"
+    )
+    image_pull_secrets: list[str] = Field(default_factory=list, description="JSON list of Secrets' names")
+    health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")  # noqa: S104
+    api_timeout_s: float = Field(default=5.0, gt=0, description="longest wait for one answer of the API server")
+    resync_s: float = Field(
+        default=60.0, gt=0, description="seconds between two comparisons of what was watched with what there is"
+    )
+
+    @property
+    def classes(self) -> tuple[AcceleratorClass, ...]:
+        """All classes, the built-in one included unless it is described anew."""
+        named = {c.name for c in self.accelerator_classes}
+        return (*self.accelerator_classes, *(() if CPU.name in named else (CPU,)))
 
 
 class RouterSettings(BaseSettings):

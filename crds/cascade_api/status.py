@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from .base import Document
+from .openapi import keyed_by
 from .reasons import ConditionType, Reason
 
 
@@ -36,19 +37,26 @@ class CascadeStatus(Document):
     """Status of a DiffusionCascade; below 10 KB, written only when it changes."""
 
     observed_generation: int = 0
-    conditions: list[Condition] = Field(default_factory=list, max_length=16)
+    conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
     light: str = ""
     heavy: str = ""
     direct_percent: int = 0
     escalation_percent: int = 0
     replicas: str = "0/0"
-    pools: list[PoolStatus] = Field(default_factory=list, max_length=64)
+    pools: list[PoolStatus] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("name"))
     plan_generation: int = 0
     plan_reason: Reason = Reason.INITIAL_PLAN
     cost_per_hour: str = "0"
 
     def condition(self, kind: ConditionType) -> Condition | None:
         return next((c for c in self.conditions if c.type == kind), None)
+
+
+class ProfileStatus(Document):
+    """Status of a CascadeProfile."""
+
+    observed_generation: int = 0
+    conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
 
 
 def merge_conditions(old: list[Condition], new: list[Condition], *, now: str) -> list[Condition]:

@@ -68,7 +68,7 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("latency: 2s", "latency: 0s", "spec.objective.latency", "above zero"),
         ("- name: large", "- name: small", "spec.variants", "'small' is there twice"),
         ("cpu: 2", "cpu: 0", "spec.capacity.accelerators", "admits nothing"),
-        ("cpu: 2", "cpu: -1", "spec.capacity.accelerators.cpu", "-1 is not a count"),
+        ("cpu: 2", "cpu: -1", "spec.capacity.accelerators.cpu", "greater than or equal to 0 (is -1)"),
         ("{cpu: 2}", "{gpu: 2}", "spec.variants.0.classes", "has accelerators in spec.capacity.accelerators"),
         ("variant: large, class", "variant: huge, class", "spec.variants.1.name", "is not in the profile's"),
         ("profileRef: {name: shapes}", "profileRef: {name: other}", "spec.profileRef.name", "no CascadeProfile 'oth"),
