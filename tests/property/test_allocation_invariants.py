@@ -79,7 +79,7 @@ def test_stages_are_never_under_provisioned_when_nothing_is_shed(instance: Insta
         (Role.LIGHT, demand * sum(p.share * p.row.light_load for p in answer.mixture)),
         (Role.HEAVY, demand * sum(p.share * p.row.heavy_load for p in answer.mixture)),
     ):
-        running = running_columns(stages.of(role), answer.pools)
+        running = running_columns(stages, role, answer.pools)
         capacity = sum(column.rate * replicas for column, replicas in running)
         assert load <= 0.95 * capacity + 1e-4
         if len(running) == 1 and load > 0:

@@ -152,7 +152,7 @@ def test_batches_are_used_where_they_serve_more_and_fit_the_objective() -> None:
 def test_only_one_chain_is_in_force() -> None:
     three = instance(
         seconds={"a": {"gpu": 0.1}, "b": {"gpu": 0.5}, "c": {"gpu": 2.0}},
-        values={("a", "b"): [v * 0.8 // 1 for v in RISING], ("a", "c"): RISING, ("b", "c"): RISING},
+        values={("a", "b"): [v * 4 // 5 for v in RISING], ("a", "c"): RISING, ("b", "c"): RISING},
     )
     answer = three.allocate(demand=5)
     assert len({(p.row.light, p.row.heavy) for p in answer.mixture}) == 1

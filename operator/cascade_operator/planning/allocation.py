@@ -17,8 +17,8 @@ from cascade_api.reasons import Reason
 
 from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
 from .programs import Answer, Outcome, Program
-from .shares import SHED_PRICE, Sharing, best_sharing, gains
-from .stages import Column, Role, Stages
+from .shares import Sharing, best_sharing
+from .stages import SHED_PRICE, Column, Role, Stages
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up for one accelerator of the dearest class: the last of the aims."""
@@ -103,7 +103,7 @@ def _add_cascade(
             variables.spare[key] = program.variable(value=reward, upper=upper, integer=True)
             # The price of a switch would favour lopsided pools where everything has to start.
             first = not any(cascade.running.values())
-            start_price = FIRST_START_PRICE if first else cascade.prices.switch.get(key, 0.0)
+            start_price = FIRST_START_PRICE if first else cascade.switch_prices.get(key, 0.0)
             variables.starts[key] = program.variable(value=-start_price * weight, upper=max(ceiling, 0))
     pools = variables.pools()
     for (_, accelerator_class), group in pools.items():
@@ -145,7 +145,7 @@ def _add_chain(
     direct: dict[int, float] = {}
     shed = program.variable(value=-SHED_PRICE * weight)
     total = {chosen: -1.0, shed: 1.0}
-    for row, gain in zip(stages.chain.rows, gains(cascade, stages), strict=True):
+    for row, gain in zip(stages.chain.rows, stages.gains, strict=True):
         share = program.variable(value=weight * gain)
         total[share] = 1.0
         light[share], heavy[share], direct[share] = row.light_load, row.heavy_load, row.direct

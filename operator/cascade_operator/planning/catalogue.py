@@ -15,8 +15,8 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 
 from .frontier import measured
 from .policies import Policy, PolicyUnavailable, policy
-from .problem import CascadeProblem, PoolKey, Prices
-from .stages import Target, Timings, stages
+from .problem import CascadeProblem, PoolKey
+from .stages import Target, Timings, priced, stages
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
@@ -92,17 +92,17 @@ def prepare(
     problem = CascadeProblem(
         ref=cascade.ref,
         frontier=frontier,
-        stages=tuple(stages(c, timings=timings, classes=usable, target=target) for c in frontier.chains),
+        stages=priced(
+            [stages(c, timings=timings, classes=usable, target=target) for c in frontier.chains],
+            accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE,
+        ),
         demand=0.0,
         light_utilisation=target.light_utilisation,
         heavy_utilisation=target.heavy_utilisation,
         bounds={v.name: v.replicas for v in spec.variants},
         accelerators=spec.capacity.accelerators,
         classes=usable,
-        prices=Prices(
-            switch=_switch_prices(spec, timings, usable, settings, noise=0.0 if published else QUALITY_NOISE),
-            accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE,
-        ),
+        switch_prices=_switch_prices(spec, timings, usable, settings, noise=0.0 if published else QUALITY_NOISE),
         budget_per_hour=None if budget is None else float(money(budget)),
         weight=float(spec.policy.weight),
     )

@@ -37,7 +37,7 @@ def latency_p99_s(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand
 
 def _stage(stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize], load: float) -> tuple[Service | None, Wait]:
     """Service and wait of a stage: its slowest pool, with the load split by capacity."""
-    running = [(column.service, replicas) for column, replicas in running_columns(stages.of(role), pools)]
+    running = [(column.service, replicas) for column, replicas in running_columns(stages, role, pools)]
     total = sum(service.rate * replicas for service, replicas in running)
     if not total:
         return None, Wait(0.0, 0.0)

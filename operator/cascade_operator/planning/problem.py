@@ -25,20 +25,12 @@ class PoolSize:
 
 
 @dataclass(frozen=True)
-class Prices:
-    """What is given up for what, in normalised quality (1 = from the worst row to the best).
-
-    ``switch``: a start or change of model, by pool. ``accelerator_time``: the accelerator seconds per prompt of
-    all-heavy; a better row must be worth that much, or it is noise that buys time.
-    """
-
-    switch: Mapping[PoolKey, float] = field(default_factory=dict)
-    accelerator_time: float = 0.0
-
-
-@dataclass(frozen=True)
 class CascadeProblem:
-    """One cascade: its rows and columns, ``demand`` in requests per second, and its own ceilings."""
+    """One cascade: its rows and columns, ``demand`` in requests per second, and its own ceilings.
+
+    ``switch_prices`` is what a start or change of model must gain in normalised quality (1 = from the worst row to
+    the best), by pool.
+    """
 
     ref: CascadeRef
     frontier: Frontier
@@ -49,7 +41,7 @@ class CascadeProblem:
     bounds: Mapping[str, ReplicaBounds]
     accelerators: Mapping[str, int]
     classes: Mapping[str, tuple[str, ...]]
-    prices: Prices = Prices()
+    switch_prices: Mapping[PoolKey, float] = field(default_factory=dict)
     budget_per_hour: float | None = None
     running: Mapping[PoolKey, int] = field(default_factory=dict)
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)

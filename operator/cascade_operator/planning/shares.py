@@ -1,24 +1,22 @@
 """Shares for pools that exist: the best mixture of rows that the ready replicas can serve within the objective.
 
-This is the allocation's program with the replicas fixed, a linear one of a few rows, cheap enough for every
-tick. A waiting backlog is charged to the pool where it waits, as requests per second to be cleared.
+This is the allocation's program with the replicas fixed, whose vertices are known beforehand (`mixtures`), so it is
+cheap enough for every tick. A waiting backlog is charged to the pool where it waits, as requests per second to be
+cleared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .frontier import Mixture, Portion, Row
+from .frontier import Mixture, Portion
+from .mixtures import NOTHING, Limits
 from .problem import CascadeProblem, PoolKey, PoolSize
-from .programs import Outcome, Program
-from .stages import Column, Role, Stages
+from .stages import SHED_PRICE, Column, Role, Stages
 
-SHED_PRICE = 100.0
-"""Normalised quality lost with a request that is not served: above any gain in quality that its time could buy."""
 LEAST_BESIDE = 0.2
 """The part of a stage's capacity that new prompts may count on, however much waits."""
-_NOTHING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def carried(
     result = {}
     for role in Role:
         busy = overall = direct = 0.0
-        for column, replicas in running_columns(stages.of(role), pools):
+        for column, replicas in running_columns(stages, role, pools):
             busy += utilisation[role] * column.rate * replicas
             overall += column.rate * max(replicas - column.reserve, 0.0)
             direct += column.rate * max(replicas - column.direct_reserve, 0.0)
@@ -72,55 +70,30 @@ def carried(
     return result
 
 
-def gains(problem: CascadeProblem, stages: Stages) -> list[float]:
-    """What a prompt by each row is worth: its quality less the price of its accelerator time.
-
-    The unit of that price is an image of the dearest heavy variant.
-    """
-    unit = max((s.image_s(Role.HEAVY) for s in problem.stages), default=0.0) or 1.0
-    price = problem.prices.accelerator_time / unit
-    return [row.value - price * seconds for row, seconds in zip(stages.chain.rows, stages.seconds, strict=True)]
-
-
 def best_sharing(
     problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
 ) -> Sharing:
     """The best mixture of one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
-    best = NOTHING_SERVED
+    utilisation = {Role.LIGHT: problem.light_utilisation, Role.HEAVY: problem.heavy_utilisation}
+    best_score, best = -SHED_PRICE, None
     for stages in problem.stages:
-        sharing = _share(problem, stages, pools, backlog or {})
-        if sharing.score > best.score + _NOTHING:
-            best = sharing
-    return best
+        capacity = carried(stages, pools, utilisation=utilisation)
+        limits = _limits(stages, capacity, demand=problem.demand, backlog=backlog or {})
+        score = stages.mixer.score(limits)
+        if score > best_score + NOTHING:
+            best_score, best = score, (stages, limits, capacity)
+    return NOTHING_SERVED if best is None else _mixed(*best, score=best_score)
 
 
-def _share(
-    problem: CascadeProblem, stages: Stages, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
-) -> Sharing:
-    capacity = carried(
-        stages, pools, utilisation={Role.LIGHT: problem.light_utilisation, Role.HEAVY: problem.heavy_utilisation}
-    )
-    demand = max(problem.demand, _NOTHING)
+def _limits(stages: Stages, capacity: Mapping[Role, Carried], *, demand: float, backlog: Mapping[str, float]) -> Limits:
+    """Loads per prompt that the stages can carry."""
+    per_prompt = 1 / max(demand, NOTHING)
     light, heavy = capacity[Role.LIGHT], capacity[Role.HEAVY]
-    limits = (
-        _beside(light.overall, backlog.get(stages.chain.light, 0.0)) / demand,
-        _beside(heavy.overall, backlog.get(stages.chain.heavy, 0.0)) / demand,
-        heavy.direct / demand,
+    return (
+        _beside(light.overall, backlog.get(stages.chain.light, 0.0)) * per_prompt,
+        _beside(heavy.overall, backlog.get(stages.chain.heavy, 0.0)) * per_prompt,
+        heavy.direct * per_prompt,
     )
-    candidates = sorted(
-        (
-            (gain, row)
-            for gain, row in zip(gains(problem, stages), stages.chain.rows, strict=True)
-            if (light.overall > 0 or not row.light_load) and (heavy.overall > 0 or not row.heavy_load)
-        ),
-        key=lambda pair: -pair[0],
-    )
-    if not candidates:
-        return NOTHING_SERVED
-    best_gain, best = candidates[0]
-    if all(load <= limit for load, limit in zip(_loads(best), limits, strict=True)):
-        return Sharing((Portion(1.0, best),), 0.0, best.value, best_gain, stages, capacity)
-    return _mixed(candidates, limits, stages, capacity)
 
 
 def _beside(capacity: float, backlog: float) -> float:
@@ -128,44 +101,22 @@ def _beside(capacity: float, backlog: float) -> float:
     return max(capacity - backlog, LEAST_BESIDE * capacity)
 
 
-def _loads(row: Row) -> tuple[float, float, float]:
-    """Loads per prompt that `limits` bound: on the light stage, on the heavy one, and directly on that."""
-    return row.light_load, row.heavy_load, row.direct
-
-
-def _mixed(
-    candidates: Sequence[tuple[float, Row]],
-    limits: tuple[float, float, float],
-    stages: Stages,
-    capacity: Mapping[Role, Carried],
-) -> Sharing:
-    """The best mixture within ``limits``, the loads per prompt that the stages can carry."""
-    program = Program(integer=False)
-    shares = {program.variable(value=gain): row for gain, row in candidates}
-    shed = program.variable(value=-SHED_PRICE)
-    program.equal(dict.fromkeys([*shares, shed], 1.0), 1.0)
-    for index, limit in enumerate(limits):
-        program.at_most({variable: _loads(row)[index] for variable, row in shares.items()}, limit)
-    answer = program.solve()
-    if answer.outcome is not Outcome.OPTIMAL:
-        return NOTHING_SERVED
-    chosen = [(answer.values[variable], row) for variable, row in shares.items() if answer.values[variable] > _NOTHING]
-    served = sum(share for share, _ in chosen)
+def _mixed(stages: Stages, limits: Limits, capacity: Mapping[Role, Carried], *, score: float) -> Sharing:
+    shares, shed = stages.mixer.shares(limits)
+    served = sum(share for _, share in shares)
     if not served:
         return NOTHING_SERVED
-    mixture = tuple(Portion(share / served, row) for share, row in chosen)
+    mixture = tuple(Portion(share / served, stages.chain.rows[number]) for number, share in shares)
     value = sum(p.share * p.row.value for p in mixture)
-    lost = answer.values[shed]
-    return Sharing(mixture, lost if lost > _NOTHING else 0.0, value, answer.objective, stages, capacity)
+    return Sharing(mixture, shed if shed > NOTHING else 0.0, value, score, stages, capacity)
 
 
-def pool_column(columns: tuple[Column, ...], key: PoolKey, pool: PoolSize) -> Column | None:
-    """The column that tells what a pool carries: of its batch, else of the next smaller (or smallest) considered."""
-    own = sorted((c for c in columns if (c.variant, c.accelerator_class) == key), key=lambda c: c.service.batch)
-    fitting = [c for c in own if c.service.batch <= pool.batch]
-    return fitting[-1] if fitting else own[0] if own else None
-
-
-def running_columns(columns: tuple[Column, ...], pools: Mapping[PoolKey, PoolSize]) -> list[tuple[Column, int]]:
-    found = ((pool_column(columns, key, pool), pool.replicas) for key, pool in pools.items() if pool.replicas)
-    return [(column, replicas) for column, replicas in found if column is not None]
+def running_columns(stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize]) -> list[tuple[Column, int]]:
+    """What serves a stage, with its replicas: the column of a pool's batch, else of the next smaller (or smallest)."""
+    found = []
+    for key, columns in stages.pools(role).items():
+        pool = pools.get(key)
+        if pool is not None and pool.replicas:
+            fitting = [column for column in columns if column.service.batch <= pool.batch]
+            found.append((fitting[-1] if fitting else columns[0], pool.replicas))
+    return found

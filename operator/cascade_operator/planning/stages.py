@@ -12,15 +12,19 @@ keep a tenth of its load waiting too long; what goes there directly has no light
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
 from cascade_api.profile import DiscriminatorExecution, ProfileSpec
 
-from .frontier import Chain, Portion, gpu_seconds
+from .frontier import Chain
 from .latency import Service, reserve
+from .mixtures import Mixer
+
+SHED_PRICE = 100.0
+"""Normalised quality lost with a request that is not served: above any gain in quality that its time could buy."""
 
 LEAST_SLACK_PART = 0.1
 DEGRADED_LATE = 0.1
@@ -83,23 +87,55 @@ class Column:
 
 @dataclass(frozen=True)
 class Stages:
-    """A chain's rows that can meet the objective, and the columns of its stages (empty: it cannot be used)."""
+    """A chain's rows that can meet the objective, and the columns of its stages (empty: it cannot be used).
+
+    ``second_price`` is what an accelerator second must gain in normalised quality, or it is not worth spending.
+    """
 
     chain: Chain
     columns: tuple[Column, ...]
+    second_price: float = 0.0
 
     def of(self, role: Role) -> tuple[Column, ...]:
-        return tuple(column for column in self.columns if column.role is role)
+        return self._by_role[role]
+
+    def pools(self, role: Role) -> Mapping[tuple[str, str], tuple[Column, ...]]:
+        """Columns of a stage by (variant, class), the smallest batch first."""
+        return self._pools[role]
 
     def image_s(self, role: Role) -> float:
         """Accelerator seconds per image of a stage at its best batch and class; 0 where it has no columns."""
         return min((1 / column.rate for column in self.of(role)), default=0.0)
 
     @cached_property
-    def seconds(self) -> tuple[float, ...]:
-        """Accelerator seconds per prompt of each row."""
-        light_s, heavy_s = self.image_s(Role.LIGHT), self.image_s(Role.HEAVY)
-        return tuple(gpu_seconds((Portion(1.0, r),), light_s=light_s, heavy_s=heavy_s) for r in self.chain.rows)
+    def gains(self) -> tuple[float, ...]:
+        """What a prompt by each row is worth: its quality less the price of its accelerator time."""
+        light = self.second_price * self.image_s(Role.LIGHT)
+        heavy = self.second_price * self.image_s(Role.HEAVY)
+        return tuple(row.value - light * row.light_load - heavy * row.heavy_load for row in self.chain.rows)
+
+    @cached_property
+    def mixer(self) -> Mixer:
+        """Finds the best mixture of the rows."""
+        return Mixer(self.chain.rows, self.gains, shed_price=SHED_PRICE)
+
+    @cached_property
+    def _by_role(self) -> Mapping[Role, tuple[Column, ...]]:
+        return {role: tuple(column for column in self.columns if column.role is role) for role in Role}
+
+    @cached_property
+    def _pools(self) -> Mapping[Role, Mapping[tuple[str, str], tuple[Column, ...]]]:
+        found: dict[Role, dict[tuple[str, str], tuple[Column, ...]]] = {role: {} for role in Role}
+        for column in sorted(self.columns, key=lambda c: c.service.batch):
+            key = (column.variant, column.accelerator_class)
+            found[column.role][key] = (*found[column.role].get(key, ()), column)
+        return found
+
+
+def priced(stages: Sequence[Stages], *, accelerator_time: float) -> tuple[Stages, ...]:
+    """The stages of a cascade's chains, with ``accelerator_time`` as the price of an image of the dearest variant."""
+    unit = max((s.image_s(Role.HEAVY) for s in stages), default=0.0) or 1.0
+    return tuple(replace(s, second_price=accelerator_time / unit) for s in stages)
 
 
 class Timings:

@@ -1,0 +1,103 @@
+"""The best mixture of a chain's rows for any capacities: the vertices of one linear program, found once and looked up.
+
+Shares s of the rows and a share shed maximise Σ gain·s - price·shed, where all add up to one and each load stays
+within its limit: on the light stage, on the heavy one, and directly on that. Only the limits change from tick to
+tick, and they are the right-hand side: which bases of the program are dual feasible does not depend on them. So
+these are enumerated when a chain is prepared; by strong duality the optimum at any limits is the least of their
+dual objectives, and any of those bases that is primal feasible there holds the shares.
+
+Light and direct load of a row add up to one, so a basis has at most three rows. Three rows that can be optimal
+together span a facet of the upper hull of the points (direct, heavy load, gain), which keeps the table small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from .frontier import Row
+
+NOTHING = 1e-6
+"""A share that is none."""
+_EQUAL = 1e-9
+_SINGULAR = 1e-8
+_UNBOUND = 2.0
+"""A limit per prompt that no row reaches."""
+_SHED, _LIGHT, _HEAVY, _DIRECT = range(4)
+"""Columns of the program beside the rows: the share shed, and what each limit leaves over."""
+
+Floats = npt.NDArray[np.float64]
+Limits = tuple[float, float, float]
+"""Load per prompt that can be carried: by the light stage, by the heavy one, and directly by that."""
+
+
+class Mixer:
+    """One chain's rows, ready to be mixed; ``gains`` is what a prompt by each row is worth, in normalised quality."""
+
+    def __init__(self, rows: Sequence[Row], gains: Sequence[float], *, shed_price: float) -> None:
+        self._rows = len(rows)
+        columns = np.zeros((self._rows + 4, 4))
+        columns[: self._rows] = [(1.0, row.light_load, row.heavy_load, row.direct) for row in rows] or np.empty((0, 4))
+        columns[self._rows :] = np.eye(4)
+        worth = np.array([*gains, -shed_price, 0.0, 0.0, 0.0])
+        bases = _candidates(columns, worth, self._rows)
+        bases = bases[np.abs(np.linalg.det(columns[bases])) > _SINGULAR]
+        prices = np.linalg.solve(columns[bases], worth[bases][..., None])[..., 0]
+        feasible = (prices @ columns.T >= worth - _EQUAL).all(axis=1)
+        self._bases: npt.NDArray[np.intp] = bases[feasible]
+        self._prices: Floats = prices[feasible]
+        self._inverses: Floats = np.linalg.inv(columns[self._bases].transpose(0, 2, 1))
+
+    def score(self, limits: Limits) -> float:
+        """The most that Σ gain·share - price·shed can be within ``limits``."""
+        return float((self._prices @ _right(limits)).min())
+
+    def shares(self, limits: Limits) -> tuple[list[tuple[int, float]], float]:
+        """Shares of the demand by number of row, and the share shed, where `score` is reached; at most three rows.
+
+        Where several mixtures are as good, the one of fewest and then first rows.
+        """
+        right = _right(limits)
+        objectives = self._prices @ right
+        optimal = np.flatnonzero(objectives <= objectives.min() + _EQUAL)
+        amounts = self._inverses[optimal] @ right
+        least = amounts.min(axis=1)
+        feasible = least >= -_EQUAL
+        at = int(feasible.argmax()) if feasible.any() else int(least.argmax())
+        basis = self._bases[optimal[at]].tolist()
+        found = list(zip(basis, amounts[at].tolist(), strict=True))
+        shed = next((amount for column, amount in found if column == self._rows + _SHED), 0.0)
+        return [(column, amount) for column, amount in found if column < self._rows and amount > NOTHING], max(shed, 0)
+
+
+def _right(limits: Limits) -> Floats:
+    return np.array((1.0, *(min(limit, _UNBOUND) for limit in limits)))
+
+
+def _candidates(columns: Floats, worth: Floats, rows: int) -> npt.NDArray[np.intp]:
+    """Every four columns that may be an optimal basis, those with fewest rows first."""
+    others = range(rows, rows + 4)
+    found = [tuple(others)]
+    for count in (1, 2):
+        found += [(*own, *rest) for own in combinations(range(rows), count) for rest in combinations(others, 4 - count)]
+    found += [
+        (*facet, rows + rest) for facet in _facets(columns, worth[:rows], rows) for rest in (_SHED, _LIGHT, _DIRECT)
+    ]
+    return np.array(found, dtype=np.intp)
+
+
+def _facets(columns: Floats, gains: Floats, rows: int) -> list[tuple[int, int, int]]:
+    """Threes of rows whose plane of gain over (direct, heavy load) no row exceeds."""
+    found = []
+    points = columns[:rows, [0, _DIRECT, _HEAVY]]
+    for first in range(rows - 2):
+        seconds, thirds = np.triu_indices(rows - first - 1, k=1)
+        threes = np.stack([np.full(len(seconds), first), first + 1 + seconds, first + 1 + thirds], axis=1)
+        threes = threes[np.abs(np.linalg.det(points[threes])) > _SINGULAR]
+        planes = np.linalg.solve(points[threes], gains[threes][..., None])[..., 0]
+        above = (planes @ points.T >= gains - _EQUAL).all(axis=1)
+        found += [tuple(three) for three in threes[above].tolist()]
+    return found
