@@ -75,7 +75,7 @@ class OperatorSettings(BaseSettings):
         default_factory=lambda: ["cascade-triton"], description="JSON list: the launcher in that image"
     )
     image_pull_secrets: list[str] = Field(default_factory=list, description="JSON list of Secrets' names")
-    health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")  # noqa: S104
+    health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")
     api_timeout_s: float = Field(default=5.0, gt=0, description="longest wait for one answer of the API server")
     resync_s: float = Field(
         default=60.0, gt=0, description="seconds between two comparisons of what was watched with what there is"
