@@ -4,6 +4,9 @@ Needs the standard library only. The Triton environment is a virtual environment
 carries a genuine tritonserver, its python backend and one stub per Python version, but not laid out as a server
 expects them. The launcher links them into a server folder (once per environment), sets what the server and its stubs
 need to find each other, and replaces itself by the server, so that the process id stays.
+
+In a pod it first renders the repository from the cascade's document (`--cascade`; that part needs this package's
+libraries), and `cascade-triton probe` asks the running server for proof that its model draws.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Final, NoReturn
 EXIT_CODE: Final = 2
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
 EXIT_TIMEOUT_S: Final = 5
-"""How long a server that was told to end waits for inferences in flight."""
+"""How long a server that was told to end waits for inferences in flight, unless told otherwise."""
 
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PR_SET_PDEATHSIG: Final = 1
@@ -46,12 +49,12 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str, option: str = "--grpc-address") -> Address:
         """Reads ``HOST:PORT`` or ``[IPv6]:PORT``; raises LaunchError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
-            raise LaunchError(f"--grpc-address: {text!r} is not HOST:PORT; write for example 127.0.0.1:8101")
+            raise LaunchError(f"{option}: {text!r} is not HOST:PORT; write for example 127.0.0.1:8101")
         return cls(host, int(port))
 
 
@@ -131,6 +134,10 @@ def server_folder(installation: Installation) -> Path:
     folder = parent / identity[:16]
     if folder.is_dir():
         return folder
+    if not os.access(parent if parent.is_dir() else installation.environment, os.W_OK):
+        # A container's root file system is read-only.
+        parent = Path(tempfile.gettempdir()) / "cascade-triton"
+        folder = parent / identity[:16]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
@@ -160,11 +167,28 @@ def server_environment(installation: Installation, inherited: dict[str, str]) ->
     return values
 
 
+@dataclass(frozen=True)
+class Frontends:
+    """Where a server listens beside gRPC (None: nowhere), and how long it takes its leave."""
+
+    http: Address | None = None
+    metrics: Address | None = None
+    exit_timeout_s: int = EXIT_TIMEOUT_S
+
+    def flags(self) -> list[str]:
+        """The server's flags."""
+        flags = [f"--exit-timeout-secs={self.exit_timeout_s}"]
+        for name, address in (("http", self.http), ("metrics", self.metrics)):
+            flags.append(f"--allow-{name}={'false' if address is None else 'true'}")
+            if address is not None:
+                flags += [f"--{name}-address={_host(address)}", f"--{name}-port={address.port}"]
+        return flags
+
+
 def server_command(
-    folder: Path, repository: Path, address: Address, *, models: list[str], replica_id: str
+    folder: Path, repository: Path, address: Address, *, models: list[str], replica_id: str, frontends: Frontends
 ) -> list[str]:
     """The server's command line."""
-    host = str(ipaddress.ip_address(address.host)) if _is_ip(address.host) else address.host
     return [
         str(folder / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -173,10 +197,8 @@ def server_command(
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
         "--strict-readiness=false",
-        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        "--allow-http=false",
-        "--allow-metrics=false",
-        f"--grpc-address={host}",
+        *frontends.flags(),
+        f"--grpc-address={_host(address)}",
         f"--grpc-port={address.port}",
         f"--id={replica_id}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(replica_id, address)}",
@@ -208,6 +230,25 @@ def check_repository(repository: Path, models: list[str]) -> None:
             raise LaunchError(f"--load: no model {model!r} in {repository}; {known}")
 
 
+def render(cascade: Path, repository: Path, models: list[str]) -> None:
+    """Makes the repository of the models to load, from the cascade's document; raises LaunchError."""
+    # Only a pod renders; elsewhere the launcher does without what rendering needs.
+    from cascade_models import manifest
+    from cascade_models import repository as repositories
+
+    try:
+        variants = manifest.read_variants(cascade.read_text(encoding="utf-8"))
+        missing = sorted(set(models) - {variant.name for variant in variants})
+        if missing:
+            raise LaunchError(f"--load: {cascade} has no variant {missing[0]!r}")
+        repository.mkdir(parents=True, exist_ok=True)
+        repositories.render([variant for variant in variants if variant.name in models], repository)
+    except manifest.ManifestError as error:
+        raise LaunchError(f"--cascade: {cascade}: {error}") from None
+    except OSError as error:
+        raise LaunchError(f"--cascade: {error.filename}: {error.strerror}") from None
+
+
 def check_address_is_free(address: Address) -> None:
     """Raises LaunchError where the address cannot be bound now."""
     try:
@@ -229,8 +270,17 @@ def launch(arguments: argparse.Namespace) -> NoReturn:
             f"--replica-id: {arguments.replica_id!r} is not a name: use up to 64 letters, digits, dots, dashes"
         )
     address = Address.parse(arguments.grpc_address)
+    frontends = Frontends(
+        http=Address.parse(arguments.http_address, option="--http-address") if arguments.http_address else None,
+        metrics=(
+            Address.parse(arguments.metrics_address, option="--metrics-address") if arguments.metrics_address else None
+        ),
+        exit_timeout_s=arguments.exit_timeout,
+    )
     installation = Installation.find(Path(os.path.abspath(arguments.triton_env)))
     repository = Path(os.path.abspath(arguments.model_repository))
+    if arguments.cascade is not None:
+        render(Path(arguments.cascade), repository, arguments.load)
     check_repository(repository, arguments.load)
     folder = server_folder(installation)
     check_address_is_free(address)
@@ -244,7 +294,14 @@ def launch(arguments: argparse.Namespace) -> NoReturn:
             raise LaunchError(f"--core: core {arguments.core} is not available here: use one of {allowed}") from None
     if arguments.die_with_parent:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    command = server_command(folder, repository, address, models=arguments.load, replica_id=arguments.replica_id)
+    command = server_command(
+        folder,
+        repository,
+        address,
+        models=arguments.load,
+        replica_id=arguments.replica_id,
+        frontends=frontends,
+    )
     environment = server_environment(installation, dict(os.environ))
     try:
         os.execve(command[0], command, environment)  # noqa: S606 - the point of a launcher
@@ -264,6 +321,18 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--model-repository", required=True, metavar="DIR", help="made by `cascade model-repo render`")
     options.add_argument("--grpc-address", required=True, metavar="HOST:PORT", help="where to listen")
+    options.add_argument(
+        "--cascade", metavar="FILE", help="render the repository from this document first (as a pod does)"
+    )
+    options.add_argument("--http-address", metavar="HOST:PORT", help="serve HTTP there too, for probes")
+    options.add_argument("--metrics-address", metavar="HOST:PORT", help="serve Prometheus metrics there")
+    options.add_argument(
+        "--exit-timeout",
+        type=int,
+        default=EXIT_TIMEOUT_S,
+        metavar="S",
+        help="how long a server that is told to end finishes what it has in hand",
+    )
     options.add_argument("--load", action="append", default=[], metavar="MODEL", help="load at start; repeatable")
     options.add_argument("--replica-id", default="replica", metavar="ID", help="names the server and its shared memory")
     options.add_argument(
@@ -281,11 +350,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Entry point: every error is one line and exit code 2."""
+    if sys.argv[1:2] == ["probe"]:
+        from cascade_models import probe
+
+        sys.exit(probe.main(sys.argv[2:]))
     try:
         launch(parser().parse_args())
     except LaunchError as error:
         sys.stderr.write(f"cascade-triton: {error}\n")
         sys.exit(EXIT_CODE)
+
+
+def _host(address: Address) -> str:
+    return str(ipaddress.ip_address(address.host)) if _is_ip(address.host) else address.host
 
 
 def _is_ip(host: str) -> bool:

@@ -7,7 +7,7 @@ shares no code with the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ def read_variants(text: str) -> list[Variant]:
     Raises ManifestError where it is not YAML, holds no cascade, or a field is missing or of the wrong kind.
     """
     try:
-        documents = [document for document in yaml.load_all(text, Loader=_Loader) if isinstance(document, dict)]
+        documents = list(_flat(yaml.load_all(text, Loader=_Loader)))
     except yaml.YAMLError as error:
         raise ManifestError("", f"not YAML: {error}") from None
     cascades = [document for document in documents if document.get("kind") == "DiffusionCascade"]
@@ -69,6 +69,17 @@ def read_variants(text: str) -> list[Variant]:
                 raise ManifestError(f"{variant.field}.name", f"{variant.name!r} is there twice: rename one")
             found[variant.name] = variant
     return list(found.values())
+
+
+def _flat(documents: Iterable[object]) -> Iterator[dict[str, Any]]:
+    """The documents, with those of a List in its place."""
+    for document in documents:
+        if not isinstance(document, dict):
+            continue
+        if document.get("kind") == "List":
+            yield from _flat(_get(document, "", "items", list))
+        else:
+            yield document
 
 
 def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mapping[str, int]) -> Variant:
