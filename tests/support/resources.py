@@ -1,0 +1,103 @@
+"""Documents of both resources for tests, and edits of them by path."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+ABSENT = object()
+"""As a value in `edited`: take the field away."""
+
+
+def cascade_document() -> dict[str, Any]:
+    """A DiffusionCascade that every check takes, with every optional part given."""
+    return {
+        "apiVersion": "diffusioncascade.io/v1alpha1",
+        "kind": "DiffusionCascade",
+        "metadata": {"name": "portraits"},
+        "spec": {
+            "objective": {"latency": "60s", "attainmentPercent": 99},
+            "profileRef": {"name": "portraits"},
+            "variants": [_variant("light", steps=2), _variant("heavy", steps=50)],
+            "hardness": {"scorer": "rules"},
+            "discriminator": {"source": "builtin://clip-head"},
+            "capacity": {"accelerators": {"nvidia-l40s": 4, "cpu": 2}, "budgetPerHour": "60.00"},
+            "policy": {"name": "hybrid", "mode": "auto", "overload": "degrade", "headroomPercent": 5, "weight": 100},
+            "modelCache": {"claimName": "hf-cache"},
+            "podTemplate": {
+                "nodeSelector": {"zone": "a"},
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}],
+                "resources": {"requests": {"memory": "8Gi"}},
+                "annotations": {"team": "images"},
+            },
+        },
+    }
+
+
+def _variant(name: str, *, steps: int) -> dict[str, Any]:
+    model = {"source": "hf://owner/model", "revision": "abc123", "steps": steps, "height": 512, "width": 512}
+    return {
+        "name": name,
+        "model": model,
+        "engine": "diffusers",
+        "classes": ["nvidia-l40s"],
+        "replicas": {"min": 0, "max": 4},
+    }
+
+
+def profile_document() -> dict[str, Any]:
+    """A CascadeProfile that every check takes, with every optional part given."""
+    quantiles = list(range(0, 1050, 50))
+    return {
+        "apiVersion": "diffusioncascade.io/v1alpha1",
+        "kind": "CascadeProfile",
+        "metadata": {"name": "portraits"},
+        "spec": {
+            "source": {"kind": "measured", "tool": "cascade profile", "time": "2026-11-20T10:00:00Z", "prompts": 5000},
+            "metrics": [{"name": "fid", "direction": "min"}, {"name": "clip", "direction": "max"}],
+            "objectiveMetric": "fid",
+            "execution": [_execution("light", 1), _execution("light", 2), _execution("heavy", 1)],
+            "discriminator": [{"class": "nvidia-l40s", "batch": 1, "p50Micros": 900, "p95Micros": 1000}],
+            "startup": [{"variant": "light", "class": "nvidia-l40s", "coldSeconds": 45, "switchMillis": 1220}],
+            "quality": [
+                {
+                    "light": "light",
+                    "heavy": "heavy",
+                    "directPercent": direct,
+                    "escalationPercent": 10,
+                    "valuesMilli": {"fid": 24690, "clip": 31200},
+                }
+                for direct in (0, 10)
+            ],
+            "scores": {"hardnessMilli": quantiles, "confidenceMilli": {"light": quantiles}},
+        },
+    }
+
+
+def _execution(variant: str, batch: int) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "class": "nvidia-l40s",
+        "batch": batch,
+        "p50Micros": 500_000 * batch,
+        "p95Micros": 520_000 * batch,
+        "memoryMiB": 9800,
+    }
+
+
+def edited(document: dict[str, Any], edits: dict[str, Any]) -> dict[str, Any]:
+    """A copy with the value at each dotted path (``spec.variants.0.name``) replaced, added, or ABSENT."""
+    document = copy.deepcopy(document)
+    for path, value in edits.items():
+        *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
+        at: Any = document
+        for step in steps:
+            at = at[step]
+        if value is ABSENT:
+            del at[last]
+        elif isinstance(at, list) and last == len(at):
+            at.append(value)
+        else:
+            at[last] = value
+    return document
