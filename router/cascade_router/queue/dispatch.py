@@ -86,24 +86,28 @@ class Pool:
     leases: dict[Ticket, Lease] = field(default_factory=dict)
 
     @property
-    def serving(self) -> list[Replica]:
-        return [replica for replica in self.replicas.values() if replica.capacity > 0]
+    def serves(self) -> bool:
+        """Whether any replica takes grants."""
+        return any(replica.capacity > 0 for replica in self.replicas.values())
 
     @property
     def load(self) -> PoolLoad:
-        free = sum(max(replica.capacity - replica.used, 0) for replica in self.serving)
-        if not self.serving:
+        waiting = len(self.waiting)
+        free = in_flight = 0
+        rate = 0.0
+        for replica in self.replicas.values():
+            in_flight += replica.used
+            if replica.capacity > 0:
+                rate += 1 / replica.service_s
+                if replica.used < replica.capacity:
+                    free += replica.capacity - replica.used
+        if not rate:
             wait_s = float("inf")
-        elif len(self.waiting) < free:
+        elif waiting < free:
             wait_s = 0.0
         else:
-            rate = sum(1 / replica.service_s for replica in self.serving)
-            wait_s = (len(self.waiting) + 1 - free) / rate
-        return PoolLoad(
-            waiting=len(self.waiting),
-            in_flight=sum(replica.used for replica in self.replicas.values()),
-            expected_wait_s=wait_s,
-        )
+            wait_s = (waiting + 1 - free) / rate
+        return PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=wait_s)
 
     def put(self, place: Place) -> None:
         """Add a waiting entry; one that waits already moves."""
@@ -121,13 +125,13 @@ class Pool:
 
     def next_replica(self, ticket: Ticket, now: int) -> Replica | None:
         """The replica that a ticket would be sent to, None if none has a free credit."""
-        free = [r for r in self.serving if r.used < r.capacity and r.held_until <= now]
+        free = [r for r in self.replicas.values() if r.used < r.capacity and r.held_until <= now]
         if not free:
             return None
         if self.spread == "random":
             free.sort(key=lambda replica: replica.id)
             return free[draw_of(ticket) % len(free)]
-        return min(free, key=lambda replica: ((replica.used + 1) * replica.service_s, replica.id))
+        return min(free, key=_expected_wait)
 
     def free_credit(self, ticket: Ticket) -> Replica | None:
         """End a lease; the replica that has the credit back, None if there was no such lease."""
@@ -137,6 +141,10 @@ class Pool:
         replica = self.replicas[lease.replica_id]
         replica.used -= 1
         return replica
+
+
+def _expected_wait(replica: Replica) -> tuple[float, str]:
+    return (replica.used + 1) * replica.service_s, replica.id
 
 
 def draw_of(ticket: Ticket) -> int:
@@ -203,7 +211,7 @@ class Dispatcher:
             if not known.endpoint:
                 known.service_s, known.held_until = spec.service_s, 0
             known.endpoint, known.capacity = spec.endpoint, spec.capacity
-        if not pool.serving:
+        if not pool.serves:
             return _outcome(pool, drops=_drop(pool, [place[2] for place in pool.waiting], DropCause.NO_REPLICA))
         return self._match(pool, sync.router, now)
 
@@ -215,7 +223,7 @@ class Dispatcher:
     def _admit(self, enqueue: Enqueue, pool: Pool, now: int) -> Verdict:
         if not self._knows(enqueue.router, pool):
             return Verdict.UNKNOWN
-        if not pool.serving:
+        if not pool.serves:
             return Verdict.NO_REPLICA
         if len(pool.waiting) >= enqueue.limit:
             return Verdict.FULL
