@@ -89,6 +89,13 @@ class Plans:
                 return None
         return "; ".join(f"{name}: {problem}" for name, problem in problems.items())
 
+    def why_not_started(self) -> str | None:
+        """Why this router does not know yet which cascades there are; None once it does, also where there is none.
+
+        It is what a Service should go by: a parked cascade wakes only if its requests reach a router.
+        """
+        return None if self._heard or self._runtimes else "Redis has not told the plans yet"
+
     async def follow(self) -> None:
         """Run until cancelled."""
         wake = asyncio.Event()

@@ -58,7 +58,14 @@ class Service:
 
     def why_not_ready(self) -> str | None:
         """Why this router should get no requests now; None where it should."""
-        return "the router is shutting down" if self.draining else self.plans.why_not_ready()
+        return self._why_draining() or self.plans.why_not_ready()
+
+    def why_not_started(self) -> str | None:
+        """Why no request at all should be sent here, for whichever cascade; None where they may be."""
+        return self._why_draining() or self.plans.why_not_started()
+
+    def _why_draining(self) -> str | None:
+        return "the router is shutting down" if self.draining else None
 
     async def generate(self, request: GenerateRequest, *, protocol: str, preview: Preview | None = None) -> Answer:
         """Serve one valid request; ``preview`` is called with the light image of one that escalates.

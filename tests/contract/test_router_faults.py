@@ -170,6 +170,7 @@ def test_before_the_first_plan_requests_are_refused_as_unavailable(
     assert router.get("/readyz").status_code == 503
     wait_until(lambda: "not a plan" in router.log.read_text(), "the malformed plan to be found")
     assert "no plan has been published yet" in router.get("/readyz").text
+    wait_until(lambda: router.get("/startedz").status_code == 200, "the router to know that there is none")
     publish(redis_server, make_plan({"shapes-light": [], "shapes-heavy": []}))
     wait_until(lambda: "no replica is ready" in router.get("/readyz").text, "the plan to be followed")
     with pytest.raises(InferenceServerException, match="no replica of the light model is ready") as refused:
@@ -189,9 +190,11 @@ def test_without_redis_at_start_it_says_so_and_mends_itself(
     with pytest.raises(InferenceServerException, match="no plan") as refused:
         router.ask(EASY)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
+    assert router.get("/startedz").status_code == 503
     mortal_redis.start()
     publish(mortal_redis, make_plan({"shapes-light": [shared_triton.endpoint]}, direct=0, escalation=0))
     router.wait_ready()
+    assert router.get("/startedz").status_code == 200
     assert router.ask(EASY).route == "light"
 
 

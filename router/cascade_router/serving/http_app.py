@@ -31,6 +31,10 @@ BODY_LIMIT: Final = 1024 * 1024
 REQUEST_ID: Final = "x-request-id"
 
 
+def _verdict(word: str, problem: str | None) -> Response:
+    return PlainTextResponse(f"{problem or word}\n", 200 if problem is None else 503)
+
+
 def make_app(service: Service) -> Starlette:
     """The application of a router."""
 
@@ -64,8 +68,10 @@ def make_app(service: Service) -> Starlette:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        problem = service.why_not_ready()
-        return PlainTextResponse("ready\n" if problem is None else f"{problem}\n", 200 if problem is None else 503)
+        return _verdict("ready", service.why_not_ready())
+
+    async def startedz(request: Request) -> Response:
+        return _verdict("started", service.why_not_started())
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
@@ -82,6 +88,7 @@ def make_app(service: Service) -> Starlette:
         Route("/v1/images/generations", generations, methods=["POST"]),
         Route("/v1/models", models),
         Route("/healthz", healthz),
+        Route("/startedz", startedz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
