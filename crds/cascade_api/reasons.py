@@ -67,7 +67,9 @@ class Refusal(Word):
     """Why the router refused a request; the label ``reason`` of ``cascade_refusals_total``."""
 
     INVALID = "Invalid"
+    UNAUTHENTICATED = "Unauthenticated"
     UNKNOWN_MODEL = "UnknownModel"
+    RATE_LIMITED = "RateLimited"
     QUEUE_FULL = "QueueFull"
     DEADLINE_UNREACHABLE = "DeadlineUnreachable"
     DEADLINE_EXCEEDED = "DeadlineExceeded"

@@ -97,6 +97,17 @@ class RouterSettings(BaseSettings):
     grpc_address: str = "127.0.0.1:8001"
     http_address: str = "127.0.0.1:8000"
     router_id: str = Field(default="", description="empty: host name and process id")
+    health_address: str = Field(
+        default="", description="plain HTTP with health and metrics only, for probes where the others use TLS"
+    )
+    tls_certificate_file: str = Field(default="", description="PEM; with it, gRPC and HTTP speak TLS only")
+    tls_key_file: str = ""
+    tls_client_authority_file: str = Field(
+        default="", description="PEM; with it, clients must show a certificate that it signed"
+    )
+    tenants_file: str = Field(
+        default="", description="YAML of tenants, their key digests and rates; empty: everybody may ask"
+    )
     queue_limit: int = Field(default=1000, ge=1, description="waiting entries of one pool")
     prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
     deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")

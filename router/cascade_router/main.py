@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Coroutine, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -31,12 +32,17 @@ from .queue import WorkQueue
 from .reporting import DemandCounter, Reporter
 from .runtime import CascadeRuntime
 from .service import Service
+from .serving.http_app import make_app, make_health_app
 from .serving.servers import AddressTaken, GrpcServer, HttpServer
+from .serving.tls import Certificates, TlsError
+from .tenants import Tenants, TenantsError
 
 log = structlog.get_logger(__name__)
 
 PROBE_EVERY_S: Final = 0.1
 REDIS_TIMEOUT_S: Final = 2.0
+RENEW_S: Final = 10.0
+"""How often the certificate's files are looked at."""
 CLOSING_S: Final = 3.0
 """How long a part of the router may take to let go of Redis at the end."""
 
@@ -63,10 +69,13 @@ class Router:
             plans=self._plans,
             rng=random.Random(),  # noqa: S311 - no secrets
             demand=self._demand,
+            tenants=Tenants(Path(settings.tenants_file) if settings.tenants_file else None, clock=time.monotonic),
             clock=time.monotonic,
         )
+        self._certificates = Certificates.of(settings)
         self._grpc = GrpcServer(self.service)
-        self._http = HttpServer(self.service)
+        self._http = HttpServer(make_app(self.service), setting="CASCADE_ROUTER_HTTP_ADDRESS")
+        self._health = HttpServer(make_health_app(self.service), setting="CASCADE_ROUTER_HEALTH_ADDRESS")
         self.broken = False
         """Part of the router died; whoever watches the process starts it again."""
         self.grpc_address = ""
@@ -77,14 +86,17 @@ class Router:
         """Serve inside the block, drain at its end. Raises AddressTaken."""
         background: list[asyncio.Task[None]] = []
         try:
-            self.grpc_address = await self._grpc.start(self.settings.grpc_address)
-            self.http_address = await self._http.start(self.settings.http_address)
+            if self.settings.health_address:
+                await self._health.start(self.settings.health_address, None)
+            self.grpc_address = await self._grpc.start(self.settings.grpc_address, self._certificates)
+            self.http_address = await self._http.start(self.settings.http_address, self._certificates)
             background += map(
                 self._forever,
                 (
                     self._plans.follow(),
                     self._reporter.run(self._plans.runtimes),
                     self._probe(),
+                    self._renew_certificates(),
                     self._grpc.watch_health(),
                 ),
             )
@@ -96,8 +108,8 @@ class Router:
                 log.info("stopping", drained=drained)
                 # What came in with the last moments hears that the router is shutting down.
                 await self._grpc.stop(0.5)
-            if self.http_address:
-                await self._http.stop()
+            for server in (self._http, self._health):
+                await server.stop()
             await _ended(background)
             # Redis may hang just now; what it holds of this router expires by itself.
             for closing in (self._plans.close(), self._redis.aclose()):
@@ -115,6 +127,11 @@ class Router:
         while True:
             await asyncio.gather(*(probe_due(runtime) for runtime in self._plans.runtimes))
             await asyncio.sleep(PROBE_EVERY_S)
+
+    async def _renew_certificates(self) -> None:
+        while self._certificates is not None:
+            await asyncio.sleep(RENEW_S)
+            self._certificates.refresh()
 
     def _forever(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -163,7 +180,7 @@ def main() -> None:
     logs.set_up()
     try:
         _run(serve(RouterSettings()))
-    except AddressTaken as error:
+    except (AddressTaken, TlsError, TenantsError) as error:
         sys.stderr.write(f"cascade-router: {error}\n")
         sys.exit(2)
     except ValidationError as error:

@@ -57,6 +57,8 @@ class GenerateRequest:
     """The client chose the id, so it may come twice."""
     band: int = BANDS["normal"]
     tier: str = ""
+    tenant: str = ""
+    """Who asks; empty where everybody may."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from .plans import Plans
 from .reporting import DemandCounter
 from .requests import Answer, GenerateRequest, Refused
 from .runtime import CascadeRuntime
+from .tenants import Tenants
 
 log = structlog.get_logger(__name__)
 
@@ -44,10 +45,12 @@ class Service:
         plans: Plans,
         rng: random.Random,
         demand: DemandCounter,
+        tenants: Tenants,
         clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.plans = plans
+        self.tenants = tenants
         self._rng = rng
         self._demand = demand
         self._clock = clock
@@ -77,6 +80,7 @@ class Service:
         began = self._clock()
         try:
             runtime = self._find(request.model)
+            self.tenants.admit(request.tenant)
         except Refused as refused:
             self._refused(None, request, refused, began)
             raise

@@ -113,14 +113,15 @@ class RouterProcess:
             self._client = triton.InferenceServerClient(self.grpc)
         return self._client
 
-    def start(self) -> RouterProcess:
-        """Start the process and wait until its HTTP side answers."""
+    def start(self, health_url: str | None = None) -> RouterProcess:
+        """Start the process and wait until its HTTP side answers, or is ready at a health address of its own."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cascade_router.main"], env=self.environment, stdout=log, stderr=log
             )
         process = self.process
-        wait_until(lambda: process.poll() is not None or self._answers(), "the router to answer", 30)
+        url = f"{self.http_url}/healthz" if health_url is None else f"{health_url}/readyz"
+        wait_until(lambda: process.poll() is not None or _answers(url), "the router to answer", 30)
         assert process.poll() is None, self.log.read_text()
         return self
 
@@ -153,11 +154,12 @@ class RouterProcess:
         """Ask for one image over gRPC."""
         return Made(self.client.infer(model, inputs_of(prompt, seed=seed), **options))
 
-    def _answers(self) -> bool:
-        try:
-            return self.get("/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 class Made:

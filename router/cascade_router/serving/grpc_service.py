@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from ..requests import Refused, new_id
 from ..service import Failed, Service
-from . import describe, kserve, streaming
+from . import describe, kserve, streaming, tls
 from .png import encode_png
 from .statuses import GRPC
 
@@ -60,11 +60,13 @@ class InferenceService:
         if request.name:
             found = {request.name: await self._find(request, context)}
         else:
+            await self._known(context)
             found = {runtime.ref.name: runtime for runtime in self._service.plans.runtimes}
         statistics = [describe.model_statistics(runtime, model=name) for name, runtime in found.items()]
         return service_pb2.ModelStatisticsResponse(model_stats=statistics)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:  # noqa: N802
+        await self._known(context)
         response = service_pb2.RepositoryIndexResponse()
         for runtime in self._service.plans.runtimes:
             problem = runtime.why_not_ready()
@@ -90,7 +92,10 @@ class InferenceService:
     async def _infer(self, message: Any, context: Context) -> Any:
         try:
             requests, form = kserve.read_requests(
-                message, settings=self._service.settings, remaining_s=context.time_remaining()
+                message,
+                settings=self._service.settings,
+                tenant=self._tenant(context),
+                remaining_s=context.time_remaining(),
             )
         except Refused as refused:
             self._service.reject(refused)
@@ -99,14 +104,33 @@ class InferenceService:
         pngs = [await encode_png(answer.image) for answer in answers] if kserve.wants_png(form) else []
         return kserve.write_response(answers, form, request_id=requests[0].id, model=message.model_name, pngs=pngs)
 
+    def _tenant(self, context: Context) -> str:
+        """Who calls. Raises Refused."""
+        keys = (str(value) for name, value in context.invocation_metadata() or () if name == "authorization")
+        names = tls.certificate_names(context.auth_context())
+        return self._service.tenants.identify(authorization=next(keys, None), certificate_names=names)
+
+    async def _known(self, context: Context) -> None:
+        """Abort a call of somebody who may not ask."""
+        try:
+            self._tenant(context)
+        except Refused as refused:
+            await _abort(context, refused, request_id="")
+
     async def _find(self, request: Any, context: Context) -> Any:
+        await self._known(context)
         try:
             return self._service.plans.find(request.name)
         except Refused as refused:
             await _abort(context, refused, request_id="")
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Context) -> Any:  # noqa: N802
-        async for response in streaming.responses(self._service, request_iterator):
+        try:
+            tenant = self._tenant(context)
+        except Refused as refused:
+            self._service.reject(refused)
+            await _abort(context, refused, request_id="")
+        async for response in streaming.responses(self._service, request_iterator, tenant=tenant):
             yield response
 
     async def RepositoryModelLoad(self, request: Any, context: Context) -> None:  # noqa: N802

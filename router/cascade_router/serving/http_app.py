@@ -31,6 +31,30 @@ BODY_LIMIT: Final = 1024 * 1024
 REQUEST_ID: Final = "x-request-id"
 
 
+def make_health_app(service: Service) -> Starlette:
+    """What probes and scrapes need."""
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        return _verdict("ready", service.why_not_ready())
+
+    async def startedz(request: Request) -> Response:
+        return _verdict("started", service.why_not_started())
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    routes = [
+        Route("/healthz", healthz),
+        Route("/startedz", startedz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+
+
 def _verdict(word: str, problem: str | None) -> Response:
     return PlainTextResponse(f"{problem or word}\n", 200 if problem is None else 503)
 
@@ -43,7 +67,10 @@ def make_app(service: Service) -> Starlette:
         request_id = chosen or new_id()
         headers = {REQUEST_ID: request_id}
         try:
-            wanted = _wanted(service, await _read(request), request_id=request_id, id_chosen=bool(chosen))
+            tenant = _tenant(service, request)
+            wanted = _wanted(
+                service, await _read(request), request_id=request_id, id_chosen=bool(chosen), tenant=tenant
+            )
             if wanted.stream:
                 # The first image is awaited, so that a refusal has a status of its own.
                 events = _events(service, wanted)
@@ -64,19 +91,12 @@ def make_app(service: Service) -> Starlette:
             return _failed(Failed(request_id))
         return JSONResponse({"created": int(time.time()), "data": items}, headers=headers)
 
-    async def healthz(request: Request) -> Response:
-        return PlainTextResponse("ok\n")
-
-    async def readyz(request: Request) -> Response:
-        return _verdict("ready", service.why_not_ready())
-
-    async def startedz(request: Request) -> Response:
-        return _verdict("started", service.why_not_started())
-
-    async def metrics(request: Request) -> Response:
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
-
     async def models(request: Request) -> Response:
+        try:
+            _tenant(service, request)
+        except Refused as refused:
+            status, content, headers = openai.refusal_body(refused)
+            return JSONResponse(content, status, headers=headers)
         names = [runtime.ref.name for runtime in service.plans.runtimes]
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
 
@@ -87,15 +107,21 @@ def make_app(service: Service) -> Starlette:
         Route("/", page),
         Route("/v1/images/generations", generations, methods=["POST"]),
         Route("/v1/models", models),
-        Route("/healthz", healthz),
-        Route("/startedz", startedz),
-        Route("/readyz", readyz),
-        Route("/metrics", metrics),
+        *make_health_app(service).routes,
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
 
-def _wanted(service: Service, body: bytes, *, request_id: str, id_chosen: bool) -> openai.ImagesRequest:
+def _tenant(service: Service, request: Request) -> str:
+    """Who calls. Raises Refused, which is then counted already."""
+    try:
+        return service.tenants.identify(authorization=request.headers.get("authorization"))
+    except Refused as refused:
+        service.reject(refused)
+        raise
+
+
+def _wanted(service: Service, body: bytes, *, request_id: str, id_chosen: bool, tenant: str) -> openai.ImagesRequest:
     """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
     try:
         names = [runtime.ref.name for runtime in service.plans.runtimes]
@@ -104,6 +130,7 @@ def _wanted(service: Service, body: bytes, *, request_id: str, id_chosen: bool) 
             request_id=request_id,
             id_chosen=id_chosen,
             default_model=names[0] if len(names) == 1 else None,
+            tenant=tenant,
             settings=service.settings,
         )
         image = service.plans.find(wanted.requests[0].model).plan.image

@@ -74,6 +74,7 @@ def read_requests(
     message: Any,
     *,
     settings: RouterSettings,
+    tenant: str,
     remaining_s: float | None,
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> tuple[tuple[GenerateRequest, ...], Form]:
@@ -102,6 +103,7 @@ def read_requests(
             call_s=remaining_s,
             band=band,
             tier=tier,
+            tenant=tenant,
         )
         for index, (prompt, negative, seed) in enumerate(
             zip(

@@ -50,7 +50,13 @@ class ImagesRequest:
 
 
 def read_body(
-    body: bytes, *, request_id: str, id_chosen: bool, default_model: str | None, settings: RouterSettings
+    body: bytes,
+    *,
+    request_id: str,
+    id_chosen: bool,
+    default_model: str | None,
+    tenant: str,
+    settings: RouterSettings,
 ) -> ImagesRequest:
     """Parse a request body.
 
@@ -95,6 +101,7 @@ def read_body(
         "deadline_s": _deadline(content, settings),
         "band": check_priority(_priority(content)),
         "tier": check_tier(_text(content, "tier") or ""),
+        "tenant": tenant,
     }
     requests = tuple(
         GenerateRequest(
@@ -156,9 +163,11 @@ def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]
     """Status, body and headers of a refusal."""
     status = HTTP[refused.reason]
     kind = "invalid_request_error" if status < 429 else "server_error"
-    if refused.reason is Refusal.QUEUE_FULL:
+    if status == 429:
         kind = "rate_limit_error"
     headers = {"cascade-reason": str(refused.reason)}
+    if refused.reason is Refusal.UNAUTHENTICATED:
+        headers["www-authenticate"] = "Bearer"
     if refused.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(refused.retry_after_s))
     body = error_body(refused.message, kind=kind, code=str(refused.reason), param=refused.field)

@@ -16,11 +16,12 @@ import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from starlette.applications import Starlette
 from tritonclient.grpc import service_pb2_grpc
 
 from ..service import Service
 from .grpc_service import InferenceService
-from .http_app import make_app
+from .tls import Certificates
 
 log = structlog.get_logger(__name__)
 
@@ -63,13 +64,16 @@ class GrpcServer:
         names = (INFERENCE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
-    async def start(self, address: str) -> str:
+    async def start(self, address: str, certificates: Certificates | None) -> str:
         """Listen; returns the address with the port that was given. Raises AddressTaken."""
         host, port = split_address(address, setting="CASCADE_ROUTER_GRPC_ADDRESS")
         # gRPC's own message does not say why it failed.
         _bind(host, port, setting="CASCADE_ROUTER_GRPC_ADDRESS").close()
         try:
-            port = self._server.add_insecure_port(address)
+            if certificates is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, certificates.grpc_credentials())
         except RuntimeError as error:
             raise AddressTaken(f"CASCADE_ROUTER_GRPC_ADDRESS: cannot listen on {address}: {error}") from None
         await self._server.start()
@@ -89,11 +93,12 @@ class GrpcServer:
 
 
 class HttpServer:
-    """The HTTP side."""
+    """An HTTP side; ``setting`` is the one that gives its address."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, app: Starlette, *, setting: str) -> None:
+        self._setting = setting
         self._config = uvicorn.Config(
-            make_app(service),
+            app,
             loop="none",
             lifespan="off",
             ws="none",
@@ -106,11 +111,14 @@ class HttpServer:
         self._server = _QuietServer(self._config)
         self._task: asyncio.Task[Any] | None = None
 
-    async def start(self, address: str) -> str:
+    async def start(self, address: str, certificates: Certificates | None) -> str:
         """Listen; returns the address with the port that was given. Raises AddressTaken."""
-        host, port = split_address(address, setting="CASCADE_ROUTER_HTTP_ADDRESS")
-        listener = _bind(host, port, setting="CASCADE_ROUTER_HTTP_ADDRESS")
+        host, port = split_address(address, setting=self._setting)
+        listener = _bind(host, port, setting=self._setting)
         listener.listen(_BACKLOG)
+        self._config.load()
+        if certificates is not None:
+            self._config.ssl = certificates.context
         self._task = asyncio.ensure_future(self._server.serve(sockets=[listener]))
         return f"{host}:{listener.getsockname()[1]}"
 

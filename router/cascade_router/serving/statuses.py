@@ -10,7 +10,9 @@ from cascade_api.reasons import Refusal
 
 GRPC: Final[dict[Refusal, grpc.StatusCode]] = {
     Refusal.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Refusal.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Refusal.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
+    Refusal.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Refusal.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Refusal.DEADLINE_UNREACHABLE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Refusal.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -24,7 +26,9 @@ GRPC: Final[dict[Refusal, grpc.StatusCode]] = {
 
 HTTP: Final[dict[Refusal, int]] = {
     Refusal.INVALID: 400,
+    Refusal.UNAUTHENTICATED: 401,
     Refusal.UNKNOWN_MODEL: 404,
+    Refusal.RATE_LIMITED: 429,
     Refusal.QUEUE_FULL: 429,
     Refusal.DEADLINE_UNREACHABLE: 504,
     Refusal.DEADLINE_EXCEEDED: 504,

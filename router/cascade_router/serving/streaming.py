@@ -40,7 +40,7 @@ class _Ready:
     error: Refused | Failed | None = None
 
 
-async def responses(service: Service, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def responses(service: Service, messages: AsyncIterator[Any], *, tenant: str) -> AsyncIterator[Any]:
     """The ModelStreamInferResponses to a stream of ModelInferRequests; ends after the last answer."""
     ready: asyncio.Queue[_Ready | None] = asyncio.Queue()
     room = asyncio.Semaphore(STREAM_LIMIT)
@@ -50,7 +50,7 @@ async def responses(service: Service, messages: AsyncIterator[Any]) -> AsyncIter
         try:
             async for message in messages:
                 await room.acquire()
-                task = asyncio.ensure_future(_serve(service, message, ready))
+                task = asyncio.ensure_future(_serve(service, message, tenant, ready))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
             await asyncio.gather(*under_way)
@@ -69,11 +69,15 @@ async def responses(service: Service, messages: AsyncIterator[Any]) -> AsyncIter
             task.cancel()
 
 
-async def _serve(service: Service, message: Any, ready: asyncio.Queue[_Ready | None]) -> None:
+async def _serve(service: Service, message: Any, tenant: str, ready: asyncio.Queue[_Ready | None]) -> None:
     """One request of a stream; its end is always put into ``ready``, unless it is cancelled."""
     try:
         requests, form = kserve.read_requests(
-            message, settings=service.settings, remaining_s=None, default_outputs=kserve.STREAM_OUTPUTS
+            message,
+            settings=service.settings,
+            tenant=tenant,
+            remaining_s=None,
+            default_outputs=kserve.STREAM_OUTPUTS,
         )
     except Refused as refused:
         service.reject(refused)
