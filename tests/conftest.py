@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["support.redis", "support.triton", "support.router", "support.local_run"]
+pytest_plugins = ["support.redis", "support.triton", "support.router", "support.local_run", "support.kube"]
 
 
 @pytest.hookimpl(trylast=True)

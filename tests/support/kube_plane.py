@@ -1,0 +1,246 @@
+"""A Kubernetes control plane of the suite's own: etcd, API server, controller manager and scheduler as processes.
+
+The binaries come from KUBEBUILDER_ASSETS (the envtest convention, here with controller manager and scheduler). RBAC
+is on. Every process ends with this one, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import signal
+import subprocess
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from .kube_api import Api, ApiError
+from .triton import free_port
+from .waiting import wait_for
+
+BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+NODE_GRACE_S = 25
+"""How long a Node may be silent before its pods are moved (Kubernetes: 40 s), so that tests do not wait for minutes."""
+EVICTION_S = 5
+"""How long pods stay on a Node that is away or not ready (Kubernetes: 300 s)."""
+
+_USERS = {
+    "admin": ("admin", "system:masters"),
+    "kcm": ("system:kube-controller-manager", ""),
+    "scheduler": ("system:kube-scheduler", ""),
+}
+_AUDIT_POLICY = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts"]}
+- {level: None}
+"""
+
+
+class ControlPlane:
+    """The four processes; ``kubeconfig`` is the administrator's."""
+
+    def __init__(self, binaries: Path, directory: Path) -> None:
+        missing = [name for name in BINARIES if not (binaries / name).is_file()]
+        assert not missing, f"KUBEBUILDER_ASSETS={binaries} lacks {', '.join(missing)}"
+        self._binaries = binaries
+        self._directory = directory
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._port = free_port()
+        self._etcd = f"http://127.0.0.1:{free_port()}"
+        self._tokens = {name: secrets.token_hex(24) for name in _USERS}
+        self._audit = directory / "audit.log"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self._directory / "admin.kubeconfig"
+
+    @property
+    def server(self) -> str:
+        return f"https://127.0.0.1:{self._port}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[ControlPlane]:
+        """The control plane inside the block, nothing of it afterwards."""
+        try:
+            self._prepare()
+            self._start_etcd()
+            self.start_api_server()
+            self._start_controllers()
+            yield self
+        finally:
+            for name in reversed(list(self._processes)):
+                self._end(name)
+
+    def start_api_server(self) -> None:
+        """Start it, at first or again, and wait until it is ready."""
+        self._spawn(
+            "kube-apiserver",
+            f"--etcd-servers={self._etcd}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self._port}",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
+            f"--cert-dir={self._directory / 'certs'}",
+            "--service-cluster-ip-range=198.18.0.0/16",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={self._directory / 'tokens.csv'}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self._directory / 'sa.pub'}",
+            f"--service-account-signing-key-file={self._directory / 'sa.key'}",
+            "--allow-privileged=true",
+            f"--default-not-ready-toleration-seconds={EVICTION_S}",
+            f"--default-unreachable-toleration-seconds={EVICTION_S}",
+            f"--audit-policy-file={self._directory / 'audit.yaml'}",
+            f"--audit-log-path={self._audit}",
+        )
+        self._write_kubeconfigs()
+        self._wait("kube-apiserver", self._ready)
+
+    def stop_api_server(self) -> None:
+        self._end("kube-apiserver")
+
+    def requests(self, user: str) -> list[dict[str, Any]]:
+        """What a service account asked for so far, as the API server's audit log has it.
+
+        Args:
+            user: such as ``system:serviceaccount:<namespace>:<name>``.
+        """
+        entries = [json.loads(line) for line in self._audit.read_text().splitlines() if line.endswith("}")]
+        return [entry for entry in entries if entry["user"]["username"] == user]
+
+    def _prepare(self) -> None:
+        self._directory.chmod(0o700)
+        for name in ("etcd", "certs", "log"):
+            (self._directory / name).mkdir()
+        key = self._directory / "sa.key"
+        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        public = ["openssl", "rsa", "-in", key, "-pubout", "-out", self._directory / "sa.pub"]
+        subprocess.run(public, check=True, capture_output=True)
+        users = [f'{self._tokens[name]},{user},{name},"{groups}"' for name, (user, groups) in _USERS.items()]
+        (self._directory / "tokens.csv").write_text("\n".join(users) + "\n")
+        (self._directory / "audit.yaml").write_text(_AUDIT_POLICY)
+
+    def _write_kubeconfigs(self) -> None:
+        certificate = self._directory / "certs" / "apiserver.crt"
+        self._wait("kube-apiserver", certificate.exists)
+        for name, token in self._tokens.items():
+            write_kubeconfig(
+                self._directory / f"{name}.kubeconfig",
+                server=self.server,
+                authority=certificate.read_text(),
+                token=token,
+            )
+
+    def _start_etcd(self) -> None:
+        peer = f"http://127.0.0.1:{free_port()}"
+        self._spawn(
+            "etcd",
+            "--name=test",
+            f"--data-dir={self._directory / 'etcd'}",
+            "--unsafe-no-fsync",
+            f"--listen-client-urls={self._etcd}",
+            f"--advertise-client-urls={self._etcd}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=test={peer}",
+        )
+        self._wait("etcd", lambda: _answers(f"{self._etcd}/health"))
+
+    def _start_controllers(self) -> None:
+        version = subprocess.check_output([self._binaries / "kube-apiserver", "--version"], text=True)
+        insecure_port = ["--port=0"] if " v1.20." in version else []
+        flags = {
+            "kube-controller-manager": [
+                "--use-service-account-credentials=true",
+                f"--service-account-private-key-file={self._directory / 'sa.key'}",
+                f"--root-ca-file={self._directory / 'certs' / 'apiserver.crt'}",
+                f"--node-monitor-grace-period={NODE_GRACE_S}s",
+                "--node-monitor-period=1s",
+                "--node-eviction-rate=10",
+                "--kube-api-qps=200",
+                "--kube-api-burst=400",
+            ],
+            "kube-scheduler": ["--kube-api-qps=200", "--kube-api-burst=400"],
+        }
+        ports = {name: free_port() for name in flags}
+        for name, own in flags.items():
+            user = self._directory / ("kcm.kubeconfig" if name == "kube-controller-manager" else "scheduler.kubeconfig")
+            self._spawn(
+                name,
+                f"--kubeconfig={user}",
+                f"--authentication-kubeconfig={user}",
+                f"--authorization-kubeconfig={user}",
+                "--bind-address=127.0.0.1",
+                f"--secure-port={ports[name]}",
+                *insecure_port,
+                f"--cert-dir={self._directory / name}",
+                "--leader-elect=false",
+                *own,
+            )
+        for name, port in ports.items():
+            self._wait(name, lambda port=port: _answers(f"https://127.0.0.1:{port}/healthz"))  # type: ignore[misc]
+
+    def _spawn(self, name: str, *flags: str) -> None:
+        assert threading.current_thread() is threading.main_thread(), "children die with the thread that started them"
+        with (self._directory / "log" / f"{name}.log").open("ab") as log:
+            command = ["setpriv", "--pdeathsig", "KILL", str(self._binaries / name), *flags]
+            self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def _end(self, name: str) -> None:
+        process = self._processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _wait(self, name: str, condition: Any) -> None:
+        process = self._processes[name]
+        wait_for(lambda: process.poll() is not None or condition(), within_s=120, what=f"{name} to be ready")
+        if process.poll() is not None:
+            log = (self._directory / "log" / f"{name}.log").read_text()
+            raise AssertionError(f"{name} ended with {process.returncode}: {log[-3000:]}")
+
+    def _ready(self) -> bool:
+        try:
+            return Api(self.kubeconfig).text("/readyz") == "ok"
+        except (ApiError, httpx.TransportError):
+            return False
+
+
+def write_kubeconfig(file: Path, *, server: str, authority: str, token: str, namespace: str = "default") -> Path:
+    """A kubeconfig for one user with a token.
+
+    Args:
+        authority: PEM text of the certificate that vouches for the server.
+    """
+    certificate = file.with_suffix(".crt")
+    certificate.write_text(authority)
+    file.write_text(
+        textwrap.dedent(f"""\
+            apiVersion: v1
+            kind: Config
+            clusters: [{{name: test, cluster: {{server: "{server}", certificate-authority: "{certificate}"}}}}]
+            users: [{{name: test, user: {{token: "{token}"}}}}]
+            contexts: [{{name: test, context: {{cluster: test, user: test, namespace: {namespace}}}}}]
+            current-context: test
+            """)
+    )
+    file.chmod(0o600)
+    return file
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, verify=False, timeout=5, trust_env=False).is_success  # noqa: S501 - our own, on loopback
+    except httpx.TransportError:
+        return False
