@@ -12,11 +12,13 @@ FILE ?= examples/shapes.yaml
 BIN := .venv/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest --durations=10
+# A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
+NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long lint verify bench bench-policy lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy lock models clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready .venv-triton/.ready ## both environments, from the locks
 
@@ -45,11 +47,14 @@ up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
 down: ## stop what `cascade up --detach` left running
 	@$(BIN)/cascade down
 
-test: setup ## unit, property and contract tests (real Redis, real Triton)
-	@$(PYTEST) -m "not slow and not cluster" $(ARGS)
+test: setup ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
+	@env -u KUBECONFIG $(PYTEST) -m "not slow $(NOT_HERE)" $(ARGS)
 
 test-long: setup ## the slow tests: kills under load, long load runs
-	@$(PYTEST) -m "slow" $(ARGS)
+	@env -u KUBECONFIG $(PYTEST) -m "slow $(NOT_HERE)" $(ARGS)
+
+test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
+	@$(PYTEST) -m "cluster and not slow" $(ARGS)
 
 lint: setup ## format, lint, types, import layers
 	@$(BIN)/ruff format --check .
