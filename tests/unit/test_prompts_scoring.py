@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cascade_router.prompts.features import MAX_WORDS, extract
+from cascade_router.prompts.features import PUBLISHED, count, extract, first_noun
 from cascade_router.prompts.scorers import ScorerError, make_scorer
+from cascade_router.prompts.words import MAX_WORDS, words_of
 
 FOUR_SMALL = "a small red circle left of a small blue square above a small green triangle right of a small white cross"
 
@@ -30,25 +31,58 @@ FOUR_SMALL = "a small red circle left of a small blue square above a small green
 )
 def test_objects_and_small_objects_are_counted(prompt: str, objects: int, small: int) -> None:
     features = extract(prompt)
-    assert (features.num_objects, features.small_objects) == (objects, small)
+    assert (features.noun_phrases, features.small_objects) == (objects, small)
 
 
 def test_a_huge_prompt_is_read_up_to_a_bound() -> None:
-    assert extract("small " * 100_000).prompt_length == MAX_WORDS
+    assert len(words_of("small " * 100_000)) == MAX_WORDS
 
 
-def test_hardness_grows_with_objects_and_more_with_small_ones() -> None:
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a dog sitting on a couch with a laptop", (9, 0, 2, 4, 0, 2, 1, 0)),
+        ("three brown cups with white designs on them", (8, 0, 2, 1, 2, 2, 0, 0)),
+        ("a fountain in the dark", (5, 1, 1, 2, 0, 1, 0, 0)),
+        ("a large metal structure", (4, 0, 0, 1, 1, 0, 0, 0)),
+    ],
+)
+def test_published_features_are_near_the_counts_of_the_parser(prompt: str, expected: tuple[int, ...]) -> None:
+    features = extract(prompt)
+    for name, count_of_parser in zip(PUBLISHED, expected, strict=True):
+        assert abs(getattr(features, name) - count_of_parser) < 1, name
+
+
+def test_unknown_words_are_judged_by_length_and_ending() -> None:
+    assert extract("a zymurgistical xylophonist").token_rarity > extract("a dog").token_rarity + 1
+    assert 2.5 < extract("qqzz vvkk wwjj").prompt_length < 3.5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "noun"),
+    [
+        ("a close up of a dog", "close"),
+        ("a large red fire truck on a road", "truck"),
+        ("the sail is white", "sail"),
+        ("sitting and waiting", ""),
+    ],
+)
+def test_the_subject_of_a_caption_is_the_noun_of_its_first_phrase(prompt: str, noun: str) -> None:
+    assert first_noun(words_of(prompt)) == noun
+
+
+def test_hardness_grows_with_small_objects() -> None:
     rules = make_scorer("rules")
 
     def hardness(prompt: str) -> float:
         return rules.score(prompt, draw=0.5)
 
     one_large = hardness("a large red circle")
-    two_large = hardness("a large red circle above a large blue cross")
+    one_small = hardness("a small red circle above a large blue cross")
     two_small = hardness("a small red circle above a small blue cross")
-    assert one_large < two_large < two_small < hardness(FOUR_SMALL)
+    assert one_large < one_small < two_small < hardness(FOUR_SMALL)
     assert hardness(FOUR_SMALL) >= rules.quantiles[-1] > one_large
-    assert one_large <= rules.quantiles[1]
+    assert one_large <= rules.quantiles[len(rules.quantiles) // 2]
 
 
 def test_the_coin_knows_nothing_of_the_prompt() -> None:
@@ -58,8 +92,24 @@ def test_the_coin_knows_nothing_of_the_prompt() -> None:
 
 def test_learned_weights_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "weights.json"
-    path.write_text(json.dumps({"weights": {"num_objects": 2}, "intercept": -1, "quantiles": [0, 1]}))
-    assert make_scorer("learned", f"file://{path}").score(FOUR_SMALL, draw=0) == 7
+    path.write_text(json.dumps({"weights": {"noun_phrases": 2, "prompt_length": 0.5}, "quantiles": [0, 1]}))
+    expected = 2 * count(words_of(FOUR_SMALL)).noun_phrases + 0.5 * extract(FOUR_SMALL).prompt_length
+    assert make_scorer("learned", f"file://{path}").score(FOUR_SMALL, draw=0) == pytest.approx(expected)
+
+
+def test_learned_words_come_from_a_file(tmp_path: Path) -> None:
+    words = {
+        "columns": ["hardness"],
+        "intercept": [500],
+        "unknown": [10],
+        "unknownLetter": [1],
+        "words": {"dog": [2000]},
+        "suffixes": {"ing": [100]},
+    }
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps({"weights": {}, "quantiles": [0, 1], "words": words}))
+    scorer = make_scorer("learned", str(path))
+    assert scorer.score("Dog, running!", draw=0) == pytest.approx(0.5 + 2 + 0.01 + 0.007 + 0.1)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +120,8 @@ def test_learned_weights_come_from_a_file(tmp_path: Path) -> None:
         ("[]", "needs `weights`"),
         ('{"weights": {"numObjects": 1}, "quantiles": [0, 1]}', "unknown feature 'numObjects'"),
         ('{"weights": {}, "quantiles": [1, 0]}', "rising"),
+        ('{"weights": {"noun_phrases": NaN}, "quantiles": [0, 1]}', "finite"),
+        ('{"weights": {}, "quantiles": [0, 1], "words": {"columns": ["a"]}}', "cascade fit-hardness"),
     ],
 )
 def test_weights_that_cannot_be_used_are_named(tmp_path: Path, content: str | None, said: str) -> None:

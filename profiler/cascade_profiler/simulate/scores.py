@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 IMAGES_PER_PROMPT: Final = 4
 """Images per prompt and model that the reference data has confidences of."""
 EVEN: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-_PUBLISHED_WEIGHTS: Final = {
+PUBLISHED_WEIGHTS: Final = {
     "prompt_length": 0.85,
     "token_rarity": 0.32,
     "num_objects": 0.72,
@@ -91,7 +91,7 @@ def reference_scores() -> Scores:
     folder = reference_folder()
     texts = lines_of(folder / "prompts_imagenet1k_hr_5k.txt")
     rules = make_scorer("rules")
-    images = {name: _confidences(folder / f"disc_scores_model_{i}.txt") for i, name in enumerate(HADIS_MODELS)}
+    images = {name: confidences(folder / f"disc_scores_model_{i}.txt") for i, name in enumerate(HADIS_MODELS)}
     for name, drawn in images.items():
         if len(drawn) != len(texts):
             raise BadInput(str(folder), f"has {len(texts)} prompts but confidences of {len(drawn)} for {name}")
@@ -113,7 +113,7 @@ def _rows(table: Floats) -> list[list[float]]:
     return [[float(value) for value in row] for row in table]
 
 
-def _confidences(path: Path) -> Floats:
+def confidences(path: Path) -> Floats:
     """P(real) by prompt and image, from lines of P(fake) and P(real)."""
     lines = lines_of(path)
     try:
@@ -127,7 +127,7 @@ def _confidences(path: Path) -> Floats:
 
 
 def _published_hardness(folder: Path) -> Floats:
-    names = list(_PUBLISHED_WEIGHTS)
+    names = list(PUBLISHED_WEIGHTS)
     table = np.asarray(
         [
             [record.number(name, low=0) for name in names]
@@ -136,4 +136,4 @@ def _published_hardness(folder: Path) -> Floats:
     )
     spread = table.std(axis=0)
     standard = (table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return np.asarray(standard @ np.asarray(list(_PUBLISHED_WEIGHTS.values())), dtype=np.float64)
+    return np.asarray(standard @ np.asarray(list(PUBLISHED_WEIGHTS.values())), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Hardness of a prompt from its text: a linear rule with fixed weights, the same with fitted ones, or a coin.
+"""Hardness of a prompt from its text: the weights that ship, weights fitted by the user, or a coin.
 
 Hardness has no unit and no zero: only the order of scores matters, since routers cut at quantiles of the live
 distribution. The coin is the baseline that any other scorer has to beat.
@@ -6,17 +6,17 @@ distribution. The coin is the baseline that any other scorer has to beat.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from .features import Features, extract
+from .features import COUNTED, PUBLISHED, count, lexicon, read_tables
+from .words import WordWeights, combined, words_of
 
-FEATURES: Final = tuple(field.name for field in dataclasses.fields(Features))
+FEATURES: Final = (*COUNTED, *PUBLISHED)
 _RULES: Final = Path(__file__).with_name("rules.json")
 
 
@@ -43,19 +43,29 @@ class Scorer(Protocol):
 
 
 class LinearScorer:
-    """Weighted sum of the features, plus an intercept."""
+    """Weighted sum of features, plus a weight for every word where there are ``words``."""
 
     def __init__(
-        self, *, name: str, weights: Mapping[str, float], intercept: float, quantiles: tuple[float, ...]
+        self,
+        *,
+        name: str,
+        weights: Mapping[str, float],
+        quantiles: Sequence[float],
+        words: WordWeights | None = None,
     ) -> None:
         self.name = name
-        self.quantiles = quantiles
-        self._intercept = intercept
-        self._weights = tuple((feature, weight) for feature, weight in weights.items() if weight != 0)
+        self.quantiles = tuple(quantiles)
+        self._counted = tuple((feature, weights[feature]) for feature in COUNTED if weights.get(feature))
+        estimated = [(weights[feature], lexicon()[feature]) for feature in PUBLISHED if weights.get(feature)]
+        self._tables = ([combined(estimated)] if estimated else []) + ([words] if words else [])
 
     def score(self, prompt: str, *, draw: float) -> float:
-        features = extract(prompt)
-        return self._intercept + math.fsum(weight * getattr(features, name) for name, weight in self._weights)
+        words = words_of(prompt)
+        total = math.fsum(table.total(words) for table in self._tables)
+        if self._counted:
+            counts = count(words)
+            total += math.fsum(weight * getattr(counts, feature) for feature, weight in self._counted)
+        return total
 
 
 class CoinFlipScorer:
@@ -73,7 +83,7 @@ def make_scorer(name: str, source: str | None = None) -> Scorer:
 
     Args:
         name: ``rules``, ``learned`` or ``coin-flip``.
-        source: the weight file of ``learned``, as a path or a ``file://`` address.
+        source: the weight file of ``learned`` (`cascade fit-hardness` writes one), as a path or a ``file://`` address.
 
     Raises:
         ScorerError: unknown name, or weights that are missing or malformed.
@@ -95,7 +105,7 @@ def _rules() -> Scorer:
 
 
 def _load(name: str, path: Path) -> Scorer:
-    """A linear scorer from JSON: ``weights`` by feature, ``intercept``, ``quantiles`` (evenly spaced, rising)."""
+    """A scorer from JSON: ``weights`` by feature, ``quantiles`` (evenly spaced, rising), and perhaps ``words``."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -106,15 +116,18 @@ def _load(name: str, path: Path) -> Scorer:
         raise ScorerError(f"hardness.source: {path} is not JSON: {error}") from None
     try:
         weights = {str(key): float(value) for key, value in content["weights"].items()}
-        intercept = float(content.get("intercept", 0.0))
-        quantiles = tuple(float(value) for value in content["quantiles"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        quantiles = [float(value) for value in content["quantiles"]]
+        tables = read_tables(content["words"]) if "words" in content else {}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ScorerError(
-            f"hardness.source: {path} needs `weights` (numbers by feature) and `quantiles` (numbers): {error!r}"
+            f"hardness.source: {path} needs `weights` (numbers by feature) and `quantiles` (numbers), and `words` must "
+            f"be as `cascade fit-hardness` writes them: {error!r}"
         ) from None
     unknown = sorted(set(weights) - set(FEATURES))
     if unknown:
         raise ScorerError(f"hardness.source: {path}: unknown feature {unknown[0]!r}; known: {', '.join(FEATURES)}")
-    if len(quantiles) < 2 or list(quantiles) != sorted(quantiles):
+    if len(quantiles) < 2 or quantiles != sorted(quantiles):
         raise ScorerError(f"hardness.source: {path}: `quantiles` must be two or more rising numbers")
-    return LinearScorer(name=name, weights=weights, intercept=intercept, quantiles=quantiles)
+    if not all(math.isfinite(value) for value in (*weights.values(), *quantiles)):
+        raise ScorerError(f"hardness.source: {path}: every number must be finite")
+    return LinearScorer(name=name, weights=weights, quantiles=quantiles, words=next(iter(tables.values()), None))

@@ -1,0 +1,116 @@
+"""Labelled prompts: how much each gains from the heavy variant, from a file, a publication or the built-in models."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_api.command import CommandFailed
+from cascade_models import manifest
+from cascade_router.prompts.features import PUBLISHED
+
+from ..frontier.inputs import BadInput, lines_of, records
+from ..frontier.reference import HADIS_MODELS, reference_folder
+from ..measure import quality
+from ..measure.profiling import EXPECTED_IMAGE_S, GENERATION_BATCH, OBJECTIVE_METRIC
+from ..measure.progress import Progress
+from ..measure.workload import sample_workload
+from ..simulate.scores import confidences
+
+Floats = npt.NDArray[np.float64]
+
+LEAST: Final = 40
+"""Prompts below which nothing is fitted."""
+CONFIDENCE: Final = "confidence:"
+"""Prefix of the labels that the reference data has: `confidence:` and a variant."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Prompts with a gain each; ``classes`` groups them for the held-out split by class, None where nobody said."""
+
+    source: str
+    prompts: tuple[str, ...]
+    gain: Floats
+    classes: tuple[str, ...] | None = None
+
+
+def load_labels(name: str) -> Labelled:
+    """A file with columns prompt, gain and perhaps class, or `confidence:VARIANT` of the reference data."""
+    if name.startswith(CONFIDENCE):
+        return _confidence_labels(name.removeprefix(CONFIDENCE))
+    prompts, gain, classes = [], [], []
+    for record in records(Path(name), columns=["prompt", "gain"]):
+        prompts.append(record.text("prompt"))
+        gain.append(record.number("gain"))
+        classes.append(record.cells.get("class", ""))
+    return _enough(Labelled(name, tuple(prompts), np.asarray(gain), tuple(classes) if all(classes) else None))
+
+
+def _confidence_labels(variant: str) -> Labelled:
+    """Prompts whose light image the published discriminator likes least gain most: its mean over a prompt's images."""
+    if variant not in HADIS_MODELS:
+        raise BadInput(CONFIDENCE + variant, f"unknown variant; known are {', '.join(HADIS_MODELS)}")
+    folder = reference_folder()
+    prompts = lines_of(folder / "prompts_imagenet1k_hr_5k.txt")
+    real = confidences(folder / f"disc_scores_model_{HADIS_MODELS.index(variant)}.txt")
+    if len(real) != len(prompts):
+        raise BadInput(str(folder), f"has {len(prompts)} prompts but confidences of {len(real)}")
+    # Scores span eight powers of ten, so it is their logarithms that are averaged.
+    return Labelled(CONFIDENCE + variant, tuple(prompts), -np.log(np.maximum(real, 1e-9)).mean(axis=1))
+
+
+def load_features(path: Path) -> tuple[tuple[str, ...], dict[str, Floats]]:
+    """Prompts with the counts of the published features, from a CSV file with those columns."""
+    prompts: list[str] = []
+    counts: dict[str, list[float]] = {name: [] for name in PUBLISHED}
+    for record in records(path, columns=["prompt", *PUBLISHED]):
+        prompts.append(record.text("prompt"))
+        for name in PUBLISHED:
+            counts[name].append(record.number(name, low=0))
+    if len(prompts) < LEAST:
+        raise BadInput(str(path), f"has {len(prompts)} prompts: at least {LEAST} are needed")
+    return tuple(prompts), {name: np.asarray(values) for name, values in counts.items()}
+
+
+def make_labels(file: Path, *, prompts: int, seed: int) -> Labelled:
+    """Labels of the built-in models: the heavy variant's image against the light one's, by the domain's checker."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        variants = manifest.read_variants(text)
+    except OSError as error:
+        raise CommandFailed(f"--file: cannot read {file}: {error.strerror}", code=2) from None
+    except manifest.ManifestError as error:
+        raise CommandFailed(f"{file}: {error}", code=2) from None
+    if len(variants) < 2:
+        raise CommandFailed(f"{file}: spec.variants: two are needed to compare", code=2)
+    ordered = sorted(variants, key=lambda variant: variant.steps)
+    drawn = [dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in (ordered[0], ordered[-1])]
+    workload = sample_workload(prompts, seed)
+    cores = sorted(os.sched_getaffinity(0))
+    steps = {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * prompts / len(cores) for v in drawn}
+    with tempfile.TemporaryDirectory(prefix="cascade-fit-") as scratch:
+        judged = quality.measure_images(drawn, workload, directory=Path(scratch), cores=cores, progress=Progress(steps))
+    light, heavy = (judged[variant.name].values[OBJECTIVE_METRIC] for variant in drawn)
+    return _enough(Labelled(str(file), workload.prompts, heavy - light))
+
+
+def _enough(labelled: Labelled) -> Labelled:
+    if len(labelled.prompts) < LEAST:
+        raise BadInput(labelled.source, f"has {len(labelled.prompts)} prompts: at least {LEAST} are needed")
+    if len(set(labelled.gain.tolist())) < 2:
+        raise BadInput(labelled.source, "is the same for all prompts: there is nothing to learn", field="gain")
+    return labelled
+
+
+def as_csv(labelled: Labelled) -> Sequence[Sequence[object]]:
+    """Rows of a file that `load_labels` reads."""
+    return [("prompt", "gain"), *zip(labelled.prompts, labelled.gain.tolist(), strict=True)]

@@ -1,0 +1,40 @@
+"""Which prompts are fitted on and which are held out: by prompt, or by what they show, so that none is in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_router.prompts.features import first_noun
+from cascade_router.prompts.words import words_of
+
+HELD_OUT = 0.25
+
+
+def by_prompt(prompts: Sequence[str]) -> list[str]:
+    """Groups of the same text."""
+    return [" ".join(words_of(prompt)) for prompt in prompts]
+
+
+def by_subject(prompts: Sequence[str]) -> list[str]:
+    """Groups of the same subject, the last noun of the first noun phrase: captions of one class share it, mostly."""
+    return [first_noun(words_of(prompt)) for prompt in prompts]
+
+
+def held_out(groups: Sequence[str], *, seed: int, part: float = HELD_OUT) -> npt.NDArray[np.bool_]:
+    """Which prompts to hold out: whole groups, drawn until they hold ``part`` of the prompts or more."""
+    names = sorted(set(groups))
+    order = np.random.default_rng([seed, 11]).permutation(len(names))
+    size = dict.fromkeys(names, 0)
+    for group in groups:
+        size[group] += 1
+    chosen: set[str] = set()
+    count = 0
+    for at in order:
+        if count >= part * len(groups):
+            break
+        chosen.add(names[at])
+        count += size[names[at]]
+    return np.asarray([group in chosen for group in groups])
