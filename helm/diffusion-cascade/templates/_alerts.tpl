@@ -1,0 +1,41 @@
+{{/* Every alert; docs/runbooks.md has a section for each under its name. */}}
+
+{{- define "dc.alert" -}}
+- alert: {{ .name }}
+  expr: {{ .expr | quote }}
+  for: {{ .for }}
+  labels: {severity: {{ .severity }}}
+  annotations:
+    summary: {{ .summary | quote }}
+    {{- with .root.Values.metrics.prometheusRule.runbookUrl }}
+    runbook_url: {{ printf "%s#%s" . (lower $.name) | quote }}
+    {{- end }}
+{{- end -}}
+
+{{- define "dc.alerts" -}}
+{{- $up := printf "up{namespace=%q, service=~%q}" .Release.Namespace (printf "%s-(router-metrics|operator)" (include "dc.fullname" .)) -}}
+{{- $limit := divf (toString .Values.metrics.prometheusRule.violationPercent | float64) 100 -}}
+{{ include "dc.alert" (dict "root" . "name" "CascadeObjectiveMissed" "for" "10m" "severity" "warning"
+  "expr" (printf "sum by (cascade) (rate(cascade_violations_total[10m])) / sum by (cascade) (rate(cascade_requests_total[10m])) > %v" $limit)
+  "summary" (printf "{{ $labels.cascade }} misses its objective for {{ $value | humanizePercentage }} of its requests.")) }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeRefusesWork" "for" "5m" "severity" "warning"
+  "expr" `sum by (cascade) (rate(cascade_refusals_total{reason=~"QueueFull|DeadlineUnreachable|NoReplica|NoPlan|ModelFailed"}[5m])) > 0.01 * sum by (cascade) (rate(cascade_requests_total[5m]))`
+  "summary" "{{ $labels.cascade }} refuses requests that it could serve with more accelerators or healthy replicas.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeReplicaEjected" "for" "5m" "severity" "warning"
+  "expr" "max by (cascade, replica) (cascade_replica_healthy) == 0"
+  "summary" "Replica {{ $labels.replica }} of {{ $labels.cascade }} answers no probe.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeStoreAway" "for" "1m" "severity" "critical"
+  "expr" "max(cascade_store_away) == 1"
+  "summary" "A router cannot reach Redis: it serves by the last plan, without order over all routers.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeRoutersDisagree" "for" "5m" "severity" "warning"
+  "expr" "max by (cascade) (cascade_plan_generation) - min by (cascade) (cascade_plan_generation) > 120000"
+  "summary" "Routers follow plans of {{ $labels.cascade }} that are more than two minutes apart.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeComponentDown" "for" "2m" "severity" "critical"
+  "expr" (printf "%s == 0" $up)
+  "summary" "{{ $labels.pod }} of {{ $labels.service }} cannot be scraped.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeComponentAbsent" "for" "5m" "severity" "critical"
+  "expr" (printf "absent(%s == 1) or absent(%s == 1)"
+    (printf "up{namespace=%q, service=%q}" .Release.Namespace (printf "%s-router-metrics" (include "dc.fullname" .)))
+    (printf "up{namespace=%q, service=%q}" .Release.Namespace (printf "%s-operator" (include "dc.fullname" .))))
+  "summary" "No router, or no operator, of the release is up.") }}
+{{- end -}}
