@@ -116,6 +116,20 @@ class CascadeRef:
         """Sorted set of granted entries of a pool by the Unix milliseconds at which the grant expires."""
         return f"{self.prefix}leases:{pool}"
 
+    def job_key(self, job_id: str) -> str:
+        """Hash of an asynchronous job: state, request, result; TTL."""
+        return f"{self.prefix}job:{job_id}"
+
+    @property
+    def jobs_key(self) -> str:
+        """Sorted set of jobs without an end by the Unix milliseconds from which any router may take each."""
+        return f"{self.prefix}jobs"
+
+    @property
+    def job_results_key(self) -> str:
+        """Sorted set of jobs with an end by the Unix milliseconds at which each expires; TTL."""
+        return f"{self.prefix}job-results"
+
     def request_key(self, request_id: str) -> str:
         """Lock held while a request id is being served; TTL."""
         return f"{self.prefix}request:{request_id}"

@@ -61,6 +61,8 @@ class Reason(Word):
     ADVISORY = "Advisory"
     PAUSED_BY_USER = "PausedByUser"
     PARKED = "Parked"
+    # events of the operator on a cluster
+    EDIT_REVERTED = "EditReverted"
 
 
 class Refusal(Word):
@@ -78,6 +80,8 @@ class Refusal(Word):
     NO_REPLICA = "NoReplica"
     MODEL_FAILED = "ModelFailed"
     DUPLICATE = "Duplicate"
+    UNKNOWN_JOB = "UnknownJob"
+    STORE_AWAY = "StoreAway"
     SHUTTING_DOWN = "ShuttingDown"
 
 

@@ -110,6 +110,9 @@ class RouterSettings(BaseSettings):
     )
     queue_limit: int = Field(default=1000, ge=1, description="waiting entries of one pool")
     prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
+    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade in Redis, results included")
+    job_deadline_s: float = Field(default=600.0, gt=0, description="the deadline of a job that names none")
+    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept")
     deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")
     drain_s: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for work in hand")
     log_prompts: bool = False

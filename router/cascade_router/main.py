@@ -26,6 +26,8 @@ from cascade_api.plan import Plan
 from cascade_api.settings import RouterSettings
 
 from . import logs
+from .jobs.runner import JobRunner
+from .jobs.store import JobStore
 from .plans import Plans
 from .pools.probing import probe_due
 from .queue import WorkQueue
@@ -33,6 +35,7 @@ from .reporting import DemandCounter, Reporter
 from .runtime import CascadeRuntime
 from .service import Service
 from .serving.http_app import make_app, make_health_app
+from .serving.http_jobs import Jobs, explain_refusal, write_answer
 from .serving.servers import AddressTaken, GrpcServer, HttpServer
 from .serving.tls import Certificates, TlsError
 from .tenants import Tenants, TenantsError
@@ -74,7 +77,10 @@ class Router:
         )
         self._certificates = Certificates.of(settings)
         self._grpc = GrpcServer(self.service)
-        self._http = HttpServer(make_app(self.service), setting="CASCADE_ROUTER_HTTP_ADDRESS")
+        store = JobStore(self._redis, keep_s=settings.job_result_s, limit=settings.job_limit)
+        runner = JobRunner(service=self.service, store=store, write=write_answer, explain=explain_refusal)
+        self._jobs = Jobs(store, runner)
+        self._http = HttpServer(make_app(self.service, self._jobs), setting="CASCADE_ROUTER_HTTP_ADDRESS")
         self._health = HttpServer(make_health_app(self.service), setting="CASCADE_ROUTER_HEALTH_ADDRESS")
         self.broken = False
         """Part of the router died; whoever watches the process starts it again."""
@@ -97,6 +103,7 @@ class Router:
                     self._reporter.run(self._plans.runtimes),
                     self._probe(),
                     self._renew_certificates(),
+                    self._jobs.runner.run(),
                     self._grpc.watch_health(),
                 ),
             )

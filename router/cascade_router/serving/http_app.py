@@ -5,30 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
-import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cascade_api.reasons import Refusal
-
 from ..metrics import REGISTRY
-from ..requests import Answer, Refused, new_id
+from ..requests import Answer, Refused
 from ..service import Failed, Service
 from . import openai
+from .http_jobs import Jobs, make_job_routes
+from .http_requests import EXCEPTION_HANDLERS, REQUEST_ID, request_id_of, tenant_of, wanted_images
 from .page import PAGE
 from .png import encode_png
-from .statuses import HTTP
-
-log = structlog.get_logger(__name__)
-
-BODY_LIMIT: Final = 1024 * 1024
-REQUEST_ID: Final = "x-request-id"
 
 
 def make_health_app(service: Service) -> Starlette:
@@ -52,51 +44,29 @@ def make_health_app(service: Service) -> Starlette:
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
 
 
 def _verdict(word: str, problem: str | None) -> Response:
     return PlainTextResponse(f"{problem or word}\n", 200 if problem is None else 503)
 
 
-def make_app(service: Service) -> Starlette:
+def make_app(service: Service, jobs: Jobs) -> Starlette:
     """The application of a router."""
 
     async def generations(request: Request) -> Response:
-        chosen = request.headers.get(REQUEST_ID, "")
-        request_id = chosen or new_id()
-        headers = {REQUEST_ID: request_id}
-        try:
-            tenant = _tenant(service, request)
-            wanted = _wanted(
-                service, await _read(request), request_id=request_id, id_chosen=bool(chosen), tenant=tenant
-            )
-            if wanted.stream:
-                # The first image is awaited, so that a refusal has a status of its own.
-                events = _events(service, wanted)
-                first = await _until_disconnect(request, lambda: anext(events))
-                return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
-            items = await _until_disconnect(request, lambda: _items(service, wanted))
-        except Refused as refused:
-            status, content, more = openai.refusal_body(refused)
-            return JSONResponse(content, status, headers={**more, **headers})
-        except Failed as failed:
-            return _failed(failed)
-        except ClientDisconnect:
-            return Response(status_code=HTTP[Refusal.CANCELLED])  # nobody reads it
-        except HTTPException:
-            raise
-        except Exception:
-            log.exception("request failed", request=request_id)
-            return _failed(Failed(request_id))
+        wanted = await wanted_images(service, request)
+        headers = {REQUEST_ID: request_id_of(request)}
+        if wanted.stream:
+            # The first image is awaited, so that a refusal has a status of its own.
+            events = _events(service, wanted)
+            first = await _until_disconnect(request, lambda: anext(events))
+            return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
+        items = await _until_disconnect(request, lambda: _items(service, wanted))
         return JSONResponse({"created": int(time.time()), "data": items}, headers=headers)
 
     async def models(request: Request) -> Response:
-        try:
-            _tenant(service, request)
-        except Refused as refused:
-            status, content, headers = openai.refusal_body(refused)
-            return JSONResponse(content, status, headers=headers)
+        tenant_of(service, request)
         names = [runtime.ref.name for runtime in service.plans.runtimes]
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
 
@@ -107,38 +77,10 @@ def make_app(service: Service) -> Starlette:
         Route("/", page),
         Route("/v1/images/generations", generations, methods=["POST"]),
         Route("/v1/models", models),
+        *make_job_routes(service, jobs),
         *make_health_app(service).routes,
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-
-
-def _tenant(service: Service, request: Request) -> str:
-    """Who calls. Raises Refused, which is then counted already."""
-    try:
-        return service.tenants.identify(authorization=request.headers.get("authorization"))
-    except Refused as refused:
-        service.reject(refused)
-        raise
-
-
-def _wanted(service: Service, body: bytes, *, request_id: str, id_chosen: bool, tenant: str) -> openai.ImagesRequest:
-    """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
-    try:
-        names = [runtime.ref.name for runtime in service.plans.runtimes]
-        wanted = openai.read_body(
-            body,
-            request_id=request_id,
-            id_chosen=id_chosen,
-            default_model=names[0] if len(names) == 1 else None,
-            tenant=tenant,
-            settings=service.settings,
-        )
-        image = service.plans.find(wanted.requests[0].model).plan.image
-        openai.check_size(wanted.size, width=image.width, height=image.height)
-    except Refused as refused:
-        service.reject(refused)
-        raise
-    return wanted
+    return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
 
 
 async def _items(service: Service, wanted: openai.ImagesRequest) -> list[dict[str, Any]]:
@@ -198,24 +140,3 @@ async def _until_disconnect(request: Request, work: Callable[[], Awaitable[Any]]
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise HTTPException(413, f"the body is longer than {BODY_LIMIT} bytes")
-    return bytes(body)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    detail = error.detail if isinstance(error, HTTPException) else "error"
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    message = f"{request.method} {request.url.path}: {detail}"
-    return JSONResponse(openai.error_body(message, kind="invalid_request_error"), status, headers=headers)
-
-
-def _failed(failed: Failed) -> Response:
-    return JSONResponse(openai.error_body(str(failed), kind="server_error"), 500)

@@ -21,6 +21,8 @@ GRPC: Final[dict[Refusal, grpc.StatusCode]] = {
     Refusal.NO_REPLICA: grpc.StatusCode.UNAVAILABLE,
     Refusal.MODEL_FAILED: grpc.StatusCode.UNAVAILABLE,
     Refusal.DUPLICATE: grpc.StatusCode.ALREADY_EXISTS,
+    Refusal.UNKNOWN_JOB: grpc.StatusCode.NOT_FOUND,
+    Refusal.STORE_AWAY: grpc.StatusCode.UNAVAILABLE,
     Refusal.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -37,5 +39,7 @@ HTTP: Final[dict[Refusal, int]] = {
     Refusal.NO_REPLICA: 503,
     Refusal.MODEL_FAILED: 503,
     Refusal.DUPLICATE: 409,
+    Refusal.UNKNOWN_JOB: 404,
+    Refusal.STORE_AWAY: 503,
     Refusal.SHUTTING_DOWN: 503,
 }

@@ -1,0 +1,134 @@
+"""What is kept of a job, and how it is written; pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any, Final
+
+from cascade_api.names import CascadeRef
+from cascade_api.reasons import Refusal
+
+from ..pools.clients import Prompt
+from ..requests import GenerateRequest
+
+TRY_AGAIN: Final = frozenset(
+    {Refusal.QUEUE_FULL, Refusal.NO_PLAN, Refusal.NO_REPLICA, Refusal.MODEL_FAILED, Refusal.SHUTTING_DOWN}
+)
+"""Refusals that end an attempt, not the job."""
+
+
+class JobState(str, Enum):
+    """Life of a job: queued ⇄ running → succeeded, failed or cancelled, which is final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class JobUnreadable(ValueError):
+    """What stands in Redis under a job's key is not a job of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it is read back. Times are Unix milliseconds by Redis's clock, 0 where there is none yet."""
+
+    id: str
+    state: JobState
+    tenant: str
+    created_ms: int
+    deadline_ms: int
+    finished_ms: int = 0
+    result: bytes = b""
+    """JSON: the image and how it was made, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this router works on; ``token`` tells this attempt from all others."""
+
+    id: str
+    token: int
+    body: bytes
+    left_s: float
+
+
+def job_id(ref: CascadeRef, unique: str) -> str:
+    """The id of a job, from which every router finds its cascade."""
+    return f"{ref.namespace}.{ref.name}.{unique}"
+
+
+def cascade_of(text: str) -> CascadeRef:
+    """The cascade of a job id; raises ValueError for what is no job id."""
+    namespace, _, rest = text.partition(".")
+    name, _, unique = rest.partition(".")
+    if not (namespace and name and unique.isalnum()) or len(text) > 200:
+        raise ValueError("not a job id")
+    return CascadeRef(namespace, name)
+
+
+def unique_of(key: str, *, tenant: str) -> str:
+    """The unique part of the id of a job with an idempotency key: the same for the same tenant and key."""
+    return hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:32]
+
+
+def write_body(request: GenerateRequest) -> bytes:
+    """What a job asks for; equal requests are written alike."""
+    fields = {"prompt": asdict(request.prompt), "band": request.band, "tier": request.tier}
+    return json.dumps(fields, sort_keys=True).encode()
+
+
+def digest_of(body: bytes, *, deadline_s: float) -> str:
+    """Tells whether an idempotency key comes again with the same request."""
+    return hashlib.sha256(body + repr(deadline_s).encode()).hexdigest()
+
+
+def read_body(claim: Claim, *, model: str) -> GenerateRequest:
+    """The request of a job with the time that it has left. Raises JobUnreadable."""
+    try:
+        fields = json.loads(claim.body)
+        return GenerateRequest(
+            id=claim.id,
+            model=model,
+            prompt=Prompt(**fields["prompt"]),
+            deadline_s=claim.left_s,
+            band=int(fields["band"]),
+            tier=str(fields["tier"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise JobUnreadable(str(error)) from None
+
+
+def read_job(identifier: str, fields: Mapping[bytes, bytes]) -> Job:
+    """A job from its hash. Raises JobUnreadable."""
+
+    def whole(name: bytes) -> int:
+        return int(fields.get(name, b"0"))
+
+    try:
+        return Job(
+            id=identifier,
+            state=JobState(fields[b"state"].decode()),
+            tenant=fields[b"tenant"].decode(),
+            created_ms=whole(b"created"),
+            deadline_ms=whole(b"deadline"),
+            finished_ms=whole(b"finished"),
+            result=fields.get(b"result", b""),
+        )
+    except (KeyError, ValueError) as error:
+        raise JobUnreadable(f"job {identifier}: {error}") from None
+
+
+def result_of(fields: Mapping[str, Any]) -> bytes:
+    """A result as it is kept."""
+    return json.dumps(fields).encode()

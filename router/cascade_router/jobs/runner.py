@@ -1,0 +1,140 @@
+"""Works off the jobs of all cascades: claims what is due, makes the image as for any request, keeps what came of it.
+
+Every router takes part. A job is leased to one attempt at a time; what a dead router held is due again within seconds,
+and only the attempt that holds the lease can give a job its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import structlog
+
+from cascade_api.names import CascadeRef
+from cascade_api.reasons import Refusal
+
+from ..requests import Answer, GenerateRequest, Refused
+from ..service import Failed, Service
+from .records import TRY_AGAIN, Claim, JobState, JobUnreadable, read_body, result_of
+from .store import LEASE_S, JobStore, StoreAway
+
+log = structlog.get_logger(__name__)
+
+IDLE_S: Final = 0.5
+"""How often a router looks for jobs that it was not told of."""
+AT_ONCE: Final = 16
+"""Jobs of one cascade that one router works on at the same time."""
+AGAIN_S: Final = 1.0
+"""Pause before another attempt."""
+ATTEMPTS: Final = 10
+"""Attempts of a job whose model fails."""
+Write = Callable[[Answer], Awaitable[Mapping[str, Any]]]
+
+
+class JobRunner:
+    """One router's part of the work.
+
+    Args:
+        write: an answer as it is kept and later told.
+        explain: a refusal as it is kept and later told.
+    """
+
+    def __init__(
+        self, *, service: Service, store: JobStore, write: Write, explain: Callable[[Refused], Mapping[str, Any]]
+    ) -> None:
+        self._service = service
+        self._store = store
+        self._write = write
+        self._explain = explain
+        self._woken = asyncio.Event()
+        self._attempts: dict[CascadeRef, set[asyncio.Task[None]]] = {}
+
+    def wake(self) -> None:
+        """A job was handed in here."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled; then what is under way is given back."""
+        try:
+            while True:
+                self._woken.clear()
+                with contextlib.suppress(StoreAway):
+                    await self._look()
+                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), IDLE_S)
+        finally:
+            attempts = [attempt for of_one in self._attempts.values() for attempt in of_one]
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+
+    async def _look(self) -> None:
+        if self._service.draining:
+            return
+        for runtime in list(self._service.plans.runtimes):
+            attempts = self._attempts.setdefault(runtime.ref, set())
+            room = AT_ONCE - len(attempts)
+            if room <= 0:
+                continue
+            for job in await self._store.due(runtime.ref, count=room):
+                claim = await self._store.claim(runtime.ref, job)
+                if claim is not None:
+                    attempt = asyncio.ensure_future(self._attempt(runtime.ref, claim))
+                    attempts.add(attempt)
+                    attempt.add_done_callback(attempts.discard)
+                    attempt.add_done_callback(lambda _: self._woken.set())
+
+    async def _attempt(self, ref: CascadeRef, claim: Claim) -> None:
+        """One attempt at a job, which ends when the lease is lost."""
+        making = asyncio.ensure_future(self._make(ref, claim))
+        leased = asyncio.ensure_future(self._hold_lease(ref, claim))
+        try:
+            await asyncio.wait({making, leased}, return_when=asyncio.FIRST_COMPLETED)
+            if making.done():
+                await making
+        except asyncio.CancelledError:
+            making.cancel()
+            with contextlib.suppress(StoreAway):
+                await self._store.give_back(ref, claim, after_s=0)
+            raise
+        except StoreAway:
+            log.warning("the end of a job could not be kept; it will be tried again", job=claim.id)
+        finally:
+            making.cancel()
+            leased.cancel()
+
+    async def _hold_lease(self, ref: CascadeRef, claim: Claim) -> None:
+        """Renew until the job is another's or has its end."""
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with contextlib.suppress(StoreAway):
+                if not await self._store.renew(ref, claim):
+                    return
+
+    async def _make(self, ref: CascadeRef, claim: Claim) -> None:
+        try:
+            request = self._read(ref, claim)
+            answer = await self._service.generate(request, protocol="job")
+            state, result = JobState.SUCCEEDED, result_of(await self._write(answer))
+        except Refused as refused:
+            if refused.reason in TRY_AGAIN and not (refused.reason is Refusal.MODEL_FAILED and claim.token >= ATTEMPTS):
+                await self._store.give_back(ref, claim, after_s=refused.retry_after_s or AGAIN_S)
+                return
+            state, result = JobState.FAILED, result_of(self._explain(refused))
+        except Failed as failed:
+            state, result = JobState.FAILED, result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
+        if not await self._store.finish(ref, claim, state, result):
+            log.info("the job had its end already", job=claim.id)
+
+    def _read(self, ref: CascadeRef, claim: Claim) -> GenerateRequest:
+        """The request of a job. Raises Refused."""
+        if claim.left_s <= 0:
+            raise Refused(Refusal.DEADLINE_EXCEEDED, "the job's deadline passed before its image could be made")
+        try:
+            return read_body(claim, model=f"{ref.namespace}.{ref.name}")
+        except JobUnreadable as error:
+            log.error("not a job", job=claim.id, why=str(error))
+            raise Refused(Refusal.INVALID, "the job cannot be read; hand it in again") from None

@@ -1,0 +1,171 @@
+"""Asynchronous jobs over HTTP: hand in, ask, wait, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from cascade_api.names import CascadeRef
+from cascade_api.reasons import Refusal
+
+from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, unique_of, write_body
+from ..jobs.runner import JobRunner
+from ..jobs.store import JobStore, StoreAway, Submitted
+from ..requests import Answer, Refused, invalid, new_id
+from ..service import Service
+from . import openai
+from .http_requests import request_id_of, tenant_of, wanted_images
+from .png import encode_png
+
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+LONGEST_WAIT_S: Final = 60.0
+_POLL_S: Final = 0.1
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Where jobs are kept, and who works them off."""
+
+    store: JobStore
+    runner: JobRunner
+
+
+async def write_answer(answer: Answer) -> Mapping[str, Any]:
+    """An answer as it is kept."""
+    return openai.image_item(answer, await encode_png(answer.image))
+
+
+def explain_refusal(refused: Refused) -> Mapping[str, Any]:
+    """A refusal as it is kept."""
+    return openai.refusal_body(refused)[1]
+
+
+def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
+    """The routes below ``/v1/jobs``."""
+
+    async def submit(request: Request) -> Response:
+        wanted = await wanted_images(service, request)
+        if len(wanted.requests) > 1 or wanted.stream:
+            raise invalid("n" if not wanted.stream else "stream", "a job makes one image, which is fetched later")
+        image = wanted.requests[0]
+        ref = service.plans.find(image.model).ref
+        service.tenants.admit(image.tenant)
+        key = request.headers.get(IDEMPOTENCY_KEY, "")
+        if len(key) > 255:
+            raise invalid(IDEMPOTENCY_KEY, f"has {len(key)} characters; at most 255 are allowed")
+        body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
+        job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())
+        submitted = await _kept(
+            jobs.store.submit(
+                ref,
+                job,
+                digest=digest_of(body, deadline_s=deadline_s),
+                body=body,
+                tenant=image.tenant,
+                deadline_s=deadline_s,
+            )
+        )
+        if submitted is Submitted.DIFFERENT:
+            raise Refused(
+                Refusal.DUPLICATE,
+                f"{IDEMPOTENCY_KEY}: was used for another request; choose a new one",
+                field=IDEMPOTENCY_KEY,
+            )
+        if submitted is Submitted.FULL:
+            raise Refused(
+                Refusal.QUEUE_FULL, "there are as many jobs as are kept at a time; try again later", retry_after_s=10.0
+            )
+        jobs.runner.wake()
+        return _told(request, await _find(ref, job, image.tenant), 202)
+
+    async def ask(request: Request) -> Response:
+        ref, job, tenant = _named(request)
+        wait_s = _wait(request.query_params.get("wait", "0"))
+        found = await _find(ref, job, tenant)
+        until = asyncio.get_running_loop().time() + wait_s
+        while not found.state.final and asyncio.get_running_loop().time() < until and not service.draining:
+            await asyncio.sleep(_POLL_S)
+            found = await _find(ref, job, tenant)
+        return _told(request, found, 200)
+
+    async def cancel(request: Request) -> Response:
+        ref, job, tenant = _named(request)
+        await _find(ref, job, tenant)
+        await _kept(jobs.store.cancel(ref, job))
+        return _told(request, await _find(ref, job, tenant), 200)
+
+    def _named(request: Request) -> tuple[CascadeRef, str, str]:
+        tenant, job = tenant_of(service, request), request.path_params["job"]
+        try:
+            return cascade_of(job), job, tenant
+        except ValueError:
+            raise _unknown(job) from None
+
+    async def _find(ref: CascadeRef, job: str, tenant: str) -> Job:
+        try:
+            found = await _kept(jobs.store.find(ref, job))
+        except JobUnreadable:
+            raise _unknown(job) from None
+        if found is None or found.tenant != tenant:
+            raise _unknown(job)
+        return found
+
+    return [
+        Route("/v1/jobs", submit, methods=["POST"]),
+        Route("/v1/jobs/{job}", ask, methods=["GET"]),
+        Route("/v1/jobs/{job}", cancel, methods=["DELETE"]),
+    ]
+
+
+async def _kept(reply: Awaitable[_T]) -> _T:
+    """The store's reply; raises Refused while Redis is away."""
+    try:
+        return await reply
+    except StoreAway:
+        raise Refused(
+            Refusal.STORE_AWAY, "jobs are kept in Redis, which cannot be reached now; try again", retry_after_s=1.0
+        ) from None
+
+
+def _unknown(job: str) -> Refused:
+    return Refused(
+        Refusal.UNKNOWN_JOB,
+        f"job: there is no {job[:80]!r}: it never was, its result has expired, or Redis lost its data",
+        field="job",
+    )
+
+
+def _wait(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_WAIT_S:
+        raise invalid("wait", f"{text[:20]!r} is not between 0 and {LONGEST_WAIT_S:g} seconds")
+    return seconds
+
+
+def _told(request: Request, job: Job, status: int) -> Response:
+    content: dict[str, Any] = {
+        "id": job.id,
+        "object": "job",
+        "status": job.state.value,
+        "created_at": job.created_ms / 1000,
+        "deadline_at": job.deadline_ms / 1000,
+        "finished_at": job.finished_ms / 1000 if job.finished_ms else None,
+        "result": None,
+        "error": None,
+    }
+    if job.result:
+        outcome = json.loads(job.result)
+        content["error" if "error" in outcome else "result"] = outcome.get("error", outcome)
+    headers = {"x-request-id": request_id_of(request), "location": f"/v1/jobs/{job.id}"}
+    return JSONResponse(content, status, headers=headers)

@@ -1,0 +1,104 @@
+"""What all HTTP routes share: the caller, the body, a valid request for images, and errors in OpenAI's form."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from cascade_api.reasons import Refusal
+
+from ..requests import Refused, new_id
+from ..service import Failed, Service
+from . import openai
+from .statuses import HTTP
+
+log = structlog.get_logger(__name__)
+
+BODY_LIMIT: Final = 1024 * 1024
+REQUEST_ID: Final = "x-request-id"
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the client chose, or one made for it now, which every answer to it carries."""
+    if not hasattr(request.state, "id"):
+        request.state.id = request.headers.get(REQUEST_ID, "") or new_id()
+    return str(request.state.id)
+
+
+def tenant_of(service: Service, request: Request) -> str:
+    """Who calls. Raises Refused, which is then counted already."""
+    try:
+        return service.tenants.identify(authorization=request.headers.get("authorization"))
+    except Refused as refused:
+        service.reject(refused)
+        raise
+
+
+async def wanted_images(service: Service, request: Request) -> openai.ImagesRequest:
+    """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
+    tenant = tenant_of(service, request)
+    body = await _read(request)
+    try:
+        names = [runtime.ref.name for runtime in service.plans.runtimes]
+        wanted = openai.read_body(
+            body,
+            request_id=request_id_of(request),
+            id_chosen=REQUEST_ID in request.headers,
+            default_model=names[0] if len(names) == 1 else None,
+            tenant=tenant,
+            settings=service.settings,
+        )
+        image = service.plans.find(wanted.requests[0].model).plan.image
+        openai.check_size(wanted.size, width=image.width, height=image.height)
+    except Refused as refused:
+        service.reject(refused)
+        raise
+    return wanted
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise HTTPException(413, f"the body is longer than {BODY_LIMIT} bytes")
+    return bytes(body)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status, content, headers = openai.refusal_body(cast(Refused, error))
+    return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id_of(request)})
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse(openai.error_body(str(error), kind="server_error"), 500)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    log.error("request failed", request=request_id_of(request), exc_info=error)
+    return await _failed(request, Failed(request_id_of(request)))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=HTTP[Refusal.CANCELLED])  # nobody reads it
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "error"
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    message = f"{request.method} {request.url.path}: {detail}"
+    return JSONResponse(openai.error_body(message, kind="invalid_request_error"), status, headers=headers)
+
+
+EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
+    Refused: _refused,
+    Failed: _failed,
+    ClientDisconnect: _gone,
+    HTTPException: _http_error,
+    Exception: _defect,
+}

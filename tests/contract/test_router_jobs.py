@@ -1,0 +1,194 @@
+"""Jobs: handed in now, fetched later, with exactly one end, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.redis import RedisServer
+from support.router import EASY, HARD, RouterProcess, StartRouter, make_plan
+from support.triton import TritonServer, wait_until
+
+pytestmark = pytest.mark.contract
+
+FINAL = ("succeeded", "failed", "cancelled")
+
+
+@pytest.fixture
+def endpoints(shared_triton: TritonServer) -> dict[str, list[str]]:
+    return {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy", "shapes-slow")}
+
+
+def submit(router: RouterProcess, *, key: str = "", **body: Any) -> httpx.Response:
+    headers = {"idempotency-key": key} if key else {}
+    return httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY, **body}, headers=headers, timeout=10)
+
+
+def ask(router: RouterProcess, job: str, wait: float = 0) -> dict[str, Any]:
+    reply = httpx.get(f"{router.http_url}/v1/jobs/{job}", params={"wait": wait}, timeout=wait + 10)
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def end_of(router: RouterProcess, job: str) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+
+    def ended() -> bool:
+        told.update(ask(router, job, wait=5))
+        return told["status"] in FINAL
+
+    wait_until(ended, f"job {job} to end", 60)
+    return told
+
+
+def test_a_job_is_accepted_at_once_and_its_image_fetched_later(shared_router: RouterProcess) -> None:
+    accepted = submit(shared_router, prompt=HARD, seed=1)
+    assert accepted.status_code == 202
+    job = accepted.json()["id"]
+    assert accepted.headers["location"] == f"/v1/jobs/{job}"
+    told = end_of(shared_router, job)
+    assert (told["status"], told["error"], told["result"]["route"]) == ("succeeded", None, "direct")
+    assert told["created_at"] <= told["finished_at"] < told["deadline_at"]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(told["result"]["b64_json"]))))
+    assert np.abs(picture.astype(int) - shared_router.ask(HARD).image).max() <= 1
+    assert ask(shared_router, job) == told
+
+
+def test_an_idempotency_key_makes_one_job_of_many_tries(shared_router: RouterProcess) -> None:
+    first, again = (submit(shared_router, key="once", prompt=HARD, seed=4).json()["id"] for _ in range(2))
+    assert first == again
+    other = submit(shared_router, key="once", prompt=HARD, seed=5)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "Duplicate")
+    assert end_of(shared_router, first)["status"] == "succeeded"
+
+
+def test_what_cannot_be_drawn_fails_with_the_reason(shared_router: RouterProcess) -> None:
+    told = end_of(shared_router, submit(shared_router, prompt="a purple dragon").json()["id"])
+    assert (told["status"], told["result"]) == ("failed", None)
+    assert "did not understand 'purple'" in told["error"]["message"]
+
+
+def test_a_job_whose_deadline_is_too_short_fails_and_says_so(shared_router: RouterProcess) -> None:
+    told = end_of(shared_router, submit(shared_router, deadline_ms=1).json()["id"])
+    assert (told["status"], told["error"]["type"]) == ("failed", "server_error")
+    assert "Deadline" in told["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"n": 2}, "n: a job makes one image"),
+        ({"stream": True}, "stream: a job makes one image"),
+        ({"prompt": ""}, "prompt: is empty"),
+        ({"deadline_ms": -1}, "deadline_ms: must be above 0"),
+    ],
+)
+def test_a_wrong_job_is_refused_at_once(shared_router: RouterProcess, body: dict[str, Any], said: str) -> None:
+    reply = submit(shared_router, **body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "Invalid")
+    assert said in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("job", ["nonsense", "default.shapes.0", "a.b.c", "default.shapes.%20x", "default.other.abc"])
+def test_an_unknown_job_is_not_found_on_every_route(shared_router: RouterProcess, job: str) -> None:
+    for method in ("GET", "DELETE"):
+        reply = httpx.request(method, f"{shared_router.http_url}/v1/jobs/{job}", timeout=10)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "UnknownJob")
+    wrong = httpx.get(f"{shared_router.http_url}/v1/jobs/{job}", params={"wait": "nan"}, timeout=10)
+    assert wrong.status_code in (400, 404)
+
+
+def test_a_cancelled_job_stops_and_stays_cancelled(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+) -> None:
+    router = start_router(redis_server, make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1))
+    job = submit(router).json()["id"]
+    wait_until(lambda: ask(router, job)["status"] == "running", "the job to begin", 30)
+    reply = httpx.delete(f"{router.http_url}/v1/jobs/{job}", timeout=10)
+    assert reply.json()["status"] == "cancelled"
+    wait_until(lambda: "cascade_requests_in_hand 0.0" in router.get("/metrics").text, "the work to stop", 30)
+    assert ask(router, job)["status"] == "cancelled"
+    done = submit(router, prompt=HARD, deadline_ms=60_000).json()["id"]
+    assert end_of(router, done)["status"] == "succeeded"
+    assert httpx.delete(f"{router.http_url}/v1/jobs/{done}", timeout=10).json()["status"] == "succeeded"
+
+
+def test_jobs_of_a_killed_router_are_done_by_another_and_end_once(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+) -> None:
+    plan = make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1)
+    first, second = (start_router(redis_server, plan) for _ in range(2))
+    jobs = [submit(first, seed=seed).json()["id"] for seed in range(4)]
+    wait_until(lambda: any(ask(first, job)["status"] == "running" for job in jobs), "a job to begin", 30)
+    assert first.process is not None
+    first.process.kill()
+    first.process.wait()
+    assert [end_of(second, job)["status"] for job in jobs] == ["succeeded"] * 4
+    finished = [ask(second, job)["finished_at"] for job in jobs]
+    assert [ask(second, job)["finished_at"] for job in jobs] == finished
+
+
+def test_a_router_that_is_told_to_stop_hands_its_jobs_on(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+) -> None:
+    plan = make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1)
+    first, second = (start_router(redis_server, plan, drain_s=0.1) for _ in range(2))
+    jobs = [submit(first, seed=seed).json()["id"] for seed in range(4)]
+    assert first.stop() == 0
+    assert [end_of(second, job)["status"] for job in jobs] == ["succeeded"] * 4
+
+
+def test_without_redis_jobs_are_refused_and_a_redis_that_lost_them_says_not_found(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+) -> None:
+    router = start_router(redis_server, make_plan(endpoints, direct=1))
+    job = submit(router).json()["id"]
+    assert end_of(router, job)["status"] == "succeeded"
+    redis_server.kill()
+    began = time.monotonic()
+    refused = submit(router)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "StoreAway")
+    assert time.monotonic() - began < 8
+    redis_server.start()
+    wait_until(lambda: httpx.get(f"{router.http_url}/v1/jobs/{job}", timeout=10).status_code == 404, "Redis", 30)
+
+
+def test_there_are_only_so_many_jobs_and_expired_ones_make_room(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+) -> None:
+    router = start_router(redis_server, make_plan(endpoints, direct=1), job_limit=2, job_result_s=2)
+    jobs = [submit(router, seed=seed).json()["id"] for seed in range(2)]
+    full = submit(router, seed=2)
+    assert (full.status_code, full.json()["error"]["code"]) == (429, "QueueFull")
+    assert "retry-after" in full.headers
+    wait_until(lambda: submit(router, seed=3).status_code == 202, "an expired job to make room", 60)
+    wait_until(
+        lambda: httpx.get(f"{router.http_url}/v1/jobs/{jobs[0]}", timeout=10).status_code == 404, "it to be gone", 30
+    )
+
+
+def test_another_tenants_job_is_not_found(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter, tmp_path: Any
+) -> None:
+    keys = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("ours", "theirs")}
+    listed = "\n".join(f"  - {{name: {name}, keys: ['{digest}']}}" for name, digest in keys.items())
+    (tmp_path / "tenants.yaml").write_text(f"tenants:\n{listed}\n")
+    router = start_router(redis_server, make_plan(endpoints), tenants_file=tmp_path / "tenants.yaml")
+    headers = [{"authorization": f"Bearer {name}", "idempotency-key": "same"} for name in keys]
+    ours, theirs = (
+        httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, headers=header, timeout=10).json()["id"]
+        for header in headers
+    )
+    assert ours != theirs
+    statuses = [
+        httpx.get(f"{router.http_url}/v1/jobs/{ours}", headers=header, timeout=10).status_code for header in headers
+    ]
+    assert statuses == [200, 404]
