@@ -9,7 +9,10 @@ import os
 
 import pytest
 
-pytest_plugins = ["support.redis", "support.triton", "support.router", "support.local_run", "support.kube"]
+pytest_plugins = [
+    "support.redis", "support.triton", "support.router", "support.local_run", "support.kube",
+    "support.installation",
+]
 
 
 @pytest.hookimpl(trylast=True)

@@ -8,36 +8,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
-from support.factories import quality
 from support.local_run import LocalRun
-from support.triton import shapes_manifest
+from support.patience import patient_manifest
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 LIGHT_MS, HEAVY_MS = 60, 220
-"""Both variants are said to be slower than they are, so that a busy test machine still keeps up with every plan."""
+"""Both variants are said to be slower than they are, so that a busy test machine still keeps up with every plan.
 
-
-def patient_manifest() -> str:
-    """The example with figures that plan one slot of each variant at 2 requests per second, two light ones at 18."""
-    documents = list(yaml.safe_load_all(shapes_manifest()))
-    profile = next(document for document in documents if document["kind"] == "CascadeProfile")["spec"]
-    for row in profile["execution"]:
-        micros = (LIGHT_MS if row["variant"] == "shapes-light" else HEAVY_MS) * 1000 * row["batch"]
-        row |= {"p50Micros": micros, "p95Micros": micros * 11 // 10}
-    for row in profile["discriminator"]:
-        row |= {"p50Micros": 1000, "p95Micros": 1100}
-    for row in profile["quality"]:
-        value = quality(row["directPercent"] / 100, row["escalationPercent"] / 100)
-        row["valuesMilli"] = {metric["name"]: round(1000 * value) for metric in profile["metrics"]}
-    return yaml.safe_dump_all(documents)
+The plans are one slot of each variant at 2 requests per second, and two light ones at 18."""
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
     """A run of a cascade whose plans change at a few requests per second."""
-    run = LocalRun(tmp_path_factory.mktemp("patient"), manifest=patient_manifest())
+    run = LocalRun(tmp_path_factory.mktemp("patient"), manifest=patient_manifest(light_ms=LIGHT_MS, heavy_ms=HEAVY_MS))
     try:
         done = run.up()
         assert done.returncode == 0, done.stdout + done.stderr

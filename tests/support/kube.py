@@ -98,9 +98,9 @@ def local_images() -> Images:
     ours = {"programs": [programs], "needs": [ROOT, Path(sys.base_prefix)]}
     valkey = Path(get_binary_path())
     table: dict[str, Any] = {
-        "diffusion-cascade-operator": Image(**ours, entrypoint=["cascade-operator"]),
-        "diffusion-cascade-router": Image(**ours, entrypoint=["cascade-router"]),
-        "diffusion-cascade-triton": Image(**ours, environment={"CASCADE_TRITON_ENV": str(ROOT / ".venv-triton")}),
+        "operator": Image(**ours, entrypoint=["cascade-operator"]),
+        "router": Image(**ours, entrypoint=["cascade-router"]),
+        "runtime": Image(**ours, environment={"CASCADE_TRITON_ENV": str(ROOT / ".venv-triton")}),
         "valkey": Image(programs=[valkey.parent], entrypoint=["valkey-server"], needs=[valkey.parent]),
     }
     return Images(table)

@@ -21,6 +21,14 @@ def wait_for(look: Callable[[], T | None], *, within_s: float, what: str, every_
         time.sleep(every_s)
 
 
+def throughout(look: Callable[[], object], *, for_s: float, what: str, every_s: float = 0.5) -> None:
+    """Return when ``look()`` was true for ``for_s`` seconds on end; AssertionError as soon as it is not."""
+    until = time.monotonic() + for_s
+    while time.monotonic() < until:
+        assert look(), what
+        time.sleep(every_s)
+
+
 async def eventually(look: Callable[[], T | Awaitable[T | None] | None], *, within_s: float = 5.0, what: str) -> T:
     """The same for a condition that a running event loop brings about."""
     deadline = time.monotonic() + within_s

@@ -114,13 +114,11 @@ class NodeAgent:
         self._api.delete(f"/api/v1/nodes/{name}")
         self._api.delete(f"{LEASES}/{name}")
 
-    def containers(self, namespace: str, pod: str) -> list[Container]:
-        """The running containers of a pod."""
-        for candidate in list(self._pods.values()):
-            metadata = candidate.manifest["metadata"]
-            if (metadata["namespace"], metadata["name"]) == (namespace, pod):
-                return candidate.containers
-        return []
+    def containers(self, namespace: str, pod: str = "") -> list[Container]:
+        """The containers of a pod, or of all pods of a namespace."""
+        pods = [known.manifest["metadata"] | {"of": known} for known in list(self._pods.values())]
+        chosen = [m["of"] for m in pods if m["namespace"] == namespace and pod in ("", m["name"])]
+        return [container for known in chosen for container in known.containers]
 
     def logs(self, namespace: str) -> str:
         """The ends of the logs of all pods of a namespace that are here, for the message of a failed test."""

@@ -1,0 +1,71 @@
+"""Pools follow the load: more replicas when it rises, fewer when it falls, and no request fails meanwhile."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import tritonclient.grpc as triton
+
+from support.installation import Installation, unfailed
+from support.kube import is_ready
+from support.kube_api import Object
+from support.patience import patient_documents
+
+pytestmark = pytest.mark.cluster
+
+INTERVAL_S = 10.0
+"""Between two plans that may change pools: ten ticks of a twelfth of the objective."""
+DOCUMENTS = patient_documents(
+    light_ms=150, heavy_ms=600, objective={"latency": "12s"}, capacity={"accelerators": {"cpu": 4}}
+)
+
+
+def test_pools_follow_the_load_without_a_failed_request(installation: Installation, tenant: str) -> None:
+    installation.apply(DOCUMENTS, namespace=tenant)
+    installation.wait_condition(tenant, "Ready")
+    with installation.load(rate=0.5) as calm:
+        few = installation.expect(lambda: _settled(installation, tenant), within_s=90, what="pools for a calm load")
+    assert unfailed(calm), calm
+
+    begun = time.monotonic()
+    with installation.load(rate=6) as busy:
+        installation.expect(
+            lambda: sum(installation.deployments(tenant).values()) > sum(few.values()),
+            within_s=60,
+            what="more replicas to be asked for",
+        )
+        took_s = time.monotonic() - begun
+        print(f"from the rise of the load to more replicas: {took_s:.1f} s, interval {INTERVAL_S:g} s")
+        assert took_s < 2 * INTERVAL_S + 5
+        many = installation.expect(
+            lambda: _settled(installation, tenant, above=sum(few.values())), within_s=90, what="them to be ready"
+        )
+        installation.expect(
+            lambda: all(map(_has_served, installation.replicas(tenant))), within_s=90, what="traffic on every replica"
+        )
+    assert unfailed(busy), busy
+
+    with installation.load(rate=0.5, router=1) as falling:
+        installation.expect(
+            lambda: _settled(installation, tenant, below=sum(many.values())), within_s=180, what="fewer replicas"
+        )
+    assert unfailed(falling), falling
+
+
+def _settled(installation: Installation, tenant: str, *, above: int = 0, below: int = 1000) -> dict[str, int] | None:
+    """Replicas by variant, when all that are asked for are ready and no other is there."""
+    wanted = installation.deployments(tenant)
+    pods = installation.replicas(tenant)
+    settled = len(pods) == sum(wanted.values()) and all(map(is_ready, pods))
+    return wanted if settled and above < len(pods) < below else None
+
+
+def _has_served(pod: Object) -> bool:
+    """Whether a replica has made an image for somebody: probes alone ask for one at a time, and not as often."""
+    variant = pod["metadata"]["labels"]["diffusioncascade.io/variant"]
+    try:
+        with triton.InferenceServerClient(f"{pod['status']['podIP']}:8001") as client:
+            return bool(client.get_inference_statistics(variant).model_stats[0].inference_count > 3)
+    except triton.InferenceServerException:
+        return False

@@ -1,0 +1,147 @@
+"""What breaks is mended, and what is away is waited for; meanwhile the routers serve on by the last plan."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from support.installation import Installation, unfailed
+from support.kube import CLASS_LABEL, GPU, is_ready
+from support.kube_api import Object
+from support.node_agent import Node
+from support.patience import patient_documents
+from support.waiting import throughout
+
+pytestmark = pytest.mark.cluster
+API_OUTAGE_S = 60
+
+
+def documents(*, light: int = 2, heavy: int = 1, accelerator_class: str = "cpu") -> list[Object]:
+    """A cascade with fixed numbers of replicas, three together, which is all that it may have."""
+    made = patient_documents(
+        light_ms=150,
+        heavy_ms=600,
+        accelerator_class=accelerator_class,
+        objective={"latency": "12s"},
+        capacity={"accelerators": {accelerator_class: 3}},
+    )
+    cascade = next(document for document in made if document["kind"] == "DiffusionCascade")
+    for variant, number in zip(cascade["spec"]["variants"], (light, heavy), strict=True):
+        variant["replicas"] = {"min": number, "max": number}
+    return made
+
+
+@pytest.fixture
+def served(installation: Installation, tenant: str) -> str:
+    """The namespace of a cascade that is ready."""
+    installation.apply(documents(), namespace=tenant)
+    installation.wait_condition(tenant, "Ready")
+    _wait_for_pools(installation, tenant, light=2, heavy=1)
+    return tenant
+
+
+def test_an_operator_killed_in_the_middle_of_a_move_finishes_it(installation: Installation, served: str) -> None:
+    with installation.load(rate=1) as result:
+        installation.apply(documents(light=1, heavy=2), namespace=served)
+        # No slot is free: one light replica goes first, and only then its heavy successor comes.
+        installation.expect(
+            lambda: installation.deployments(served)["shapes-light"] == 1, within_s=60, what="the move to begin"
+        )
+        installation.kill("operator")
+        _wait_for_pools(installation, served, light=1, heavy=2)
+        installation.wait_condition(served, "Ready")
+    assert unfailed(result), result
+
+
+def test_a_redis_that_lost_everything_gets_the_plan_again(installation: Installation, served: str) -> None:
+    with installation.redis.client() as client:
+        key = f"cascade:{{{served}/shapes}}:plan"
+        before = client.get(key)
+        assert before
+    installation.redis.kill()
+    assert installation.ask().image.any(), "the router goes on by what it knows"
+    installation.redis.start()
+    with installation.redis.client() as client:
+        installation.expect(lambda: client.get(key), within_s=60, what="the plan to be published anew")
+    installation.expect(lambda: installation.ask().image.any(), within_s=60, what="an image")
+    assert installation.deployments(served) == {"shapes-light": 2, "shapes-heavy": 1}
+
+
+def test_a_replica_whose_stub_was_killed_is_noticed_and_replaced(installation: Installation, served: str) -> None:
+    pod = installation.replicas(served, variant="shapes-heavy")[0]
+    name = pod["metadata"]["name"]
+    (container,) = installation.agent.containers(served, name)
+    stub = next(p for p in psutil.Process(container.pid).children(recursive=True) if "python_backend_stub" in p.name())
+    stub.kill()
+    installation.expect(
+        lambda: not any(is_ready(p) for p in installation.replicas(served) if p["metadata"]["name"] == name),
+        within_s=90,
+        what="the dead model to be noticed",
+    )
+    _wait_for_pools(installation, served, light=2, heavy=1)
+
+
+@pytest.mark.slow
+def test_an_api_server_that_is_away_for_a_minute_changes_nothing(installation: Installation, served: str) -> None:
+    plane = installation.cluster.plane
+    if plane is None:
+        pytest.skip("the API server of KUBECONFIG is not ours to stop: use KUBEBUILDER_ASSETS")
+    before = {pod["metadata"]["uid"] for pod in installation.replicas(served)}
+    restarts = _restarts(installation, "operator")
+    routers = installation.routers
+    with installation.load(rate=1) as result:
+        running = [container.pid for container in installation.agent.containers(served)]
+        plane.stop_api_server()
+        throughout(lambda: all(map(psutil.pid_exists, running)), for_s=API_OUTAGE_S, what="nothing is torn down")
+        plane.start_api_server()
+        assert {pod["metadata"]["uid"] for pod in installation.replicas(served)} == before
+        installation.apply(documents(light=1, heavy=2), namespace=served)
+        _wait_for_pools(installation, served, light=1, heavy=2)
+    assert unfailed(result), result
+    assert installation.routers == routers
+    assert _restarts(installation, "operator") == restarts, "the operator waited"
+
+
+@pytest.mark.slow
+def test_the_pods_of_a_lost_node_are_placed_elsewhere(installation: Installation, tenant: str) -> None:
+    agent, api = installation.agent, installation.cluster.api
+    agent.add_node(Node("gpu-doomed", {"cpu": "2", GPU: "4"}, {CLASS_LABEL: "test-gpu"}))
+    try:
+        api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": True}})
+        installation.apply(documents(accelerator_class="test-gpu"), namespace=tenant)
+        _wait_for_pools(installation, tenant, light=2, heavy=1)
+        before = {pod["metadata"]["uid"] for pod in installation.replicas(tenant)}
+        api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": None}})
+        agent.lose_node("gpu-doomed")
+
+        def replaced() -> bool:
+            new = [pod for pod in installation.replicas(tenant) if pod["metadata"]["uid"] not in before]
+            return sorted(map(_variant, new)) == ["shapes-heavy", "shapes-light", "shapes-light"] and all(
+                map(is_ready, new)
+            )
+
+        installation.expect(replaced, within_s=240, what="the lost replicas to be placed anew")
+        installation.expect(lambda: installation.ask().image.any(), within_s=60, what="an image")
+    finally:
+        api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": None}})
+        agent.remove_node("gpu-doomed")
+
+
+def _wait_for_pools(installation: Installation, namespace: str, *, light: int, heavy: int) -> None:
+    """Waits until exactly these replicas are there, all ready."""
+    wanted = {"shapes-light": light, "shapes-heavy": heavy}
+
+    def settled() -> bool:
+        pods = installation.replicas(namespace)
+        counts = {name: sum(_variant(pod) == name for pod in pods) for name in wanted}
+        return counts == wanted and all(map(is_ready, pods)) and installation.deployments(namespace) == wanted
+
+    installation.expect(settled, within_s=180, what=f"pools of {wanted}")
+
+
+def _variant(pod: Object) -> str:
+    return str(pod["metadata"]["labels"]["diffusioncascade.io/variant"])
+
+
+def _restarts(installation: Installation, component: str) -> int:
+    return sum(c["restartCount"] for pod in installation.pods(component) for c in pod["status"]["containerStatuses"])

@@ -1,0 +1,87 @@
+"""From `helm install` and `kubectl apply` to an image, under the chart's rights and no others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import tritonclient.grpc as triton
+
+from support.installation import Installation
+from support.kube import ROOT
+from support.kube_api import Api, ApiError
+
+pytestmark = pytest.mark.cluster
+EXAMPLE = ROOT / "examples" / "shapes.yaml"
+FIRST_IMAGE_S = 60
+COLUMNS = ["NAME", "READY", "REASON", "LIGHT", "HEAVY", "REPLICAS", "SLO", "COST/H", "AGE"]
+
+
+@pytest.fixture(scope="module")
+def first_image_s(installation: Installation) -> Iterator[float]:
+    """The example, applied as it is; seconds from that to the first image."""
+    begun = time.monotonic()
+    installation.cluster.kubectl("apply", "-f", str(EXAMPLE))
+    try:
+        installation.expect(lambda: _image_comes(installation), within_s=120, what="the first image")
+        yield time.monotonic() - begun
+    finally:
+        installation.remove_cascades("default")
+        installation.cluster.kubectl("delete", "-f", str(EXAMPLE), "--ignore-not-found")
+
+
+def _image_comes(installation: Installation) -> bool:
+    try:
+        return bool(installation.ask("a small red circle left of a large blue square").image.any())
+    except triton.InferenceServerException:
+        return False
+
+
+def test_an_applied_cascade_answers_within_a_minute(first_image_s: float) -> None:
+    print(f"from apply to the first image: {first_image_s:.1f} s")
+    assert first_image_s < FIRST_IMAGE_S
+
+
+@pytest.mark.usefixtures("first_image_s")
+def test_every_router_answers_a_triton_client(installation: Installation) -> None:
+    for router, address in enumerate(installation.routers):
+        made = installation.ask(router=router)
+        assert made.image.shape[-3:] == (32, 32, 3), address
+        assert made.variant in ("shapes-light", "shapes-heavy")
+
+
+@pytest.mark.usefixtures("first_image_s")
+def test_kubectl_shows_at_a_glance_what_runs(installation: Installation) -> None:
+    installation.wait_condition("default", "Ready")
+    header, row = installation.cluster.kubectl("get", "dcas", "--namespace", "default").splitlines()
+    shown = dict(zip(header.split(), row.split(), strict=False))
+    assert header.split() == COLUMNS
+    assert shown["NAME"] == "shapes"
+    assert shown["READY"] == "True"
+    assert shown["SLO"] == "2s"
+    assert "shapes-" in shown["LIGHT"]
+
+
+@pytest.mark.usefixtures("first_image_s")
+def test_the_operator_needs_no_more_than_the_charts_role_and_has_no_more(installation: Installation) -> None:
+    kubeconfig = installation.cluster.account_kubeconfig(installation.namespace, installation.account)
+    api = Api(kubeconfig)
+    assert api.items("/apis/diffusioncascade.io/v1alpha1/diffusioncascades"), "what it needs it may"
+    outside = ["/api/v1/namespaces/kube-system/secrets", "/apis/rbac.authorization.k8s.io/v1/clusterroles"]
+    for path in outside:
+        with pytest.raises(ApiError) as refusal:
+            api.get(path)
+        assert refusal.value.status == 403
+    with pytest.raises(ApiError) as refusal:
+        api.create("/api/v1/namespaces/default/pods", {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}})
+    assert refusal.value.status == 403
+
+    plane = installation.cluster.plane
+    if plane is not None:
+        asked = plane.requests(installation.user)
+        # kubectl-like requests above carry this library's name.
+        own = [entry for entry in asked if "python-httpx" not in entry.get("userAgent", "")]
+        refused = {entry["requestURI"] for entry in own if entry["responseStatus"]["code"] == 403}
+        assert own
+        assert not refused, "the operator asks for nothing that its role does not give"

@@ -1,0 +1,246 @@
+"""The product on a cluster: installed with Helm, its pods run by the node agent, its Redis a server of the test's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.grpc as triton
+import yaml
+
+from .kube import CLASS_LABEL, GPU, ROOT, Cluster, is_ready
+from .kube_api import Object
+from .node_agent import NodeAgent
+from .redis import RedisServer
+from .router import EASY, Made, inputs_of
+from .waiting import wait_for
+
+CHART = ROOT / "helm" / "diffusion-cascade"
+RELEASE = "dc"
+CASCADES = "/apis/diffusioncascade.io/v1alpha1/namespaces/{namespace}/diffusioncascades"
+COMPONENT = "app.kubernetes.io/component"
+CASCADE = Path(sys.executable).parent / "cascade"
+TEST_GPU = {
+    "name": "test-gpu",
+    "resource": GPU,
+    "nodeSelector": {CLASS_LABEL: "test-gpu"},
+    "memoryMiB": 16000,
+    "pricePerHour": "1.00",
+}
+
+
+def helm() -> str:
+    """Helm 3 of $HELM, of the PATH or of the set-up."""
+    own = ROOT / ".tools" / "helm3" / "helm"
+    found = os.environ.get("HELM") or shutil.which("helm") or (str(own) if own.exists() else None)
+    assert found, "no helm: run `make setup`, or name it in HELM"
+    return found
+
+
+class Installation:
+    """A release of the chart and all that a test asks of it."""
+
+    def __init__(self, cluster: Cluster, agent: NodeAgent, redis: RedisServer, namespace: str) -> None:
+        self.cluster = cluster
+        self.agent = agent
+        self.redis = redis
+        self.namespace = namespace
+        self._clients: dict[str, triton.InferenceServerClient] = {}
+
+    # Installing.
+
+    def install(self, *options: str, **values: Any) -> None:
+        """`helm install` with what this machine needs: servers on the pods' own addresses, Redis by address."""
+        chosen = {
+            "bindAddress": "$(POD_IP)",
+            "redis": {"url": self.redis.url},
+            "acceleratorClasses": [TEST_GPU],
+            **values,
+        }
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(chosen, file)
+            file.flush()
+            self.helm("install", RELEASE, str(CHART), "--values", file.name, *options)
+
+    def uninstall(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self.helm("uninstall", RELEASE)
+
+    def helm(self, *arguments: str) -> str:
+        where = ["--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace]
+        done = subprocess.run([helm(), *arguments, *where], capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    # Its parts.
+
+    def pods(self, component: str) -> list[Object]:
+        """Pods of ``operator`` or ``router``."""
+        return self.cluster.pods(self.namespace, **{COMPONENT: component})
+
+    def wait_ready(self, component: str) -> list[Object]:
+        """Its ready pods, once all are."""
+
+        def look() -> list[Object]:
+            pods = self.pods(component)
+            return pods if pods and all(map(is_ready, pods)) else []
+
+        return self.expect(look, within_s=120, what=f"the {component} to be ready")
+
+    def kill(self, component: str) -> None:
+        """SIGKILL to the processes of a component; the agent starts them again."""
+        for pod in self.pods(component):
+            for container in self.agent.containers(self.namespace, pod["metadata"]["name"]):
+                container.kill()
+
+    @property
+    def account(self) -> str:
+        """The operator's service account."""
+        return str(self.pods("operator")[0]["spec"]["serviceAccountName"])
+
+    @property
+    def user(self) -> str:
+        """The operator's name for the API server."""
+        return f"system:serviceaccount:{self.namespace}:{self.account}"
+
+    @property
+    def routers(self) -> list[str]:
+        """The gRPC addresses of the routers."""
+        return [f"{pod['status']['podIP']}:8001" for pod in self.pods("router")]
+
+    def expect(self, look: Callable[[], Any], *, within_s: float, what: str) -> Any:
+        """`wait_for`, with the logs of the operator where it is in vain."""
+        try:
+            return wait_for(look, within_s=within_s, what=what, every_s=0.1)
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}\n{self.agent.logs(self.namespace)}") from None
+
+    # Cascades.
+
+    def apply(self, documents: str | Sequence[Object], *, namespace: str) -> None:
+        text = documents if isinstance(documents, str) else yaml.safe_dump_all(documents)
+        self.cluster.apply(text, namespace=namespace)
+
+    def cascade(self, namespace: str, name: str = "shapes") -> Object:
+        """The resource as the API server has it."""
+        return self.cluster.api.get(f"{CASCADES.format(namespace=namespace)}/{name}")
+
+    def condition(self, namespace: str, kind: str, name: str = "shapes") -> Object:
+        """A condition of a cascade; {} while it has none of this kind."""
+        conditions = (self.cascade(namespace, name).get("status") or {}).get("conditions") or []
+        return next((dict(condition) for condition in conditions if condition["type"] == kind), {})
+
+    def wait_condition(
+        self, namespace: str, kind: str, status: str = "True", *, name: str = "shapes", within_s: float = 90
+    ) -> Object:
+        """Waits until a condition of a cascade has this status for its present generation."""
+
+        def look() -> Object | None:
+            cascade = self.cascade(namespace, name)
+            current = cascade["metadata"]["generation"]
+            held = self.condition(namespace, kind, name)
+            return held if held.get("status") == status and held.get("observedGeneration", current) == current else None
+
+        return dict(self.expect(look, within_s=within_s, what=f"{namespace}/{name} to be {kind}={status}"))
+
+    def remove_cascades(self, namespace: str) -> None:
+        """Delete all cascades of a namespace and wait until their finalizers are through."""
+        path = CASCADES.format(namespace=namespace)
+        for cascade in self.cluster.api.items(path):
+            self.cluster.api.delete(f"{path}/{cascade['metadata']['name']}")
+        self.expect(lambda: not self.cluster.api.items(path), within_s=90, what="the cascades to be gone")
+
+    def deployments(self, namespace: str) -> dict[str, int]:
+        """Replicas that the pools' Deployments ask for, by variant."""
+        found = self.cluster.api.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
+        return {d["metadata"]["labels"]["diffusioncascade.io/variant"]: d["spec"]["replicas"] for d in found}
+
+    def replicas(self, namespace: str, **labels: str) -> list[Object]:
+        """The pods of pools."""
+        wanted = {f"diffusioncascade.io/{name}": value for name, value in labels.items()}
+        pods = self.cluster.pods(namespace, **wanted)
+        return [pod for pod in pods if "diffusioncascade.io/pool" in (pod["metadata"].get("labels") or {})]
+
+    # Traffic.
+
+    def ask(self, prompt: str = EASY, *, model: str = "shapes", router: int = 0, **options: Any) -> Made:
+        """One image through a router, with an unmodified Triton client."""
+        address = self.routers[router]
+        if address not in self._clients:
+            self._clients[address] = triton.InferenceServerClient(address)
+        return Made(self._clients[address].infer(model, inputs_of(prompt, seed=1), **options))
+
+    @contextlib.contextmanager
+    def load(
+        self, *, rate: float, model: str = "shapes", router: int = 0, deadline: str = "30s"
+    ) -> Iterator[dict[str, Any]]:
+        """`cascade load` while the block runs; what it found is in the dictionary afterwards."""
+        what = ["--rate", str(rate), "--duration", "600s", "--deadline", deadline, "--model", model]
+        command = [str(CASCADE), "load", "--json", "--grpc", self.routers[router], *what]
+        result: dict[str, Any] = {}
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+            try:
+                yield result
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=90)
+                errors.seek(0)
+                assert output, errors.read()[-3000:]
+                result |= json.loads(output)
+            finally:
+                process.kill()
+                process.wait()
+
+
+def unfailed(result: dict[str, Any]) -> bool:
+    """Whether every request of a load got its image."""
+    return bool(result["sent"]) and result["answered"] == result["sent"] and not result["unsent"]
+
+
+@contextlib.contextmanager
+def installed(cluster: Cluster, nodes: NodeAgent, directory: Path, **values: Any) -> Iterator[Installation]:
+    """A release in a namespace of its own, ready, and gone afterwards with all cascades."""
+    namespace = cluster.make_namespace("dc-system")
+    redis = RedisServer(directory)
+    redis.start()
+    installation = Installation(cluster, nodes, redis, namespace)
+    try:
+        installation.install(**values)
+        installation.wait_ready("operator")
+        installation.wait_ready("router")
+        yield installation
+    finally:
+        installation.uninstall()
+        redis.kill()
+        cluster.remove_namespace(namespace)
+
+
+@pytest.fixture(scope="module")
+def installation(
+    control_plane: Cluster, nodes: NodeAgent, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """The chart with two routers and the class `test-gpu`, for the tests of a module."""
+    with installed(control_plane, nodes, tmp_path_factory.mktemp("redis")) as installation:
+        yield installation
+
+
+@pytest.fixture
+def tenant(installation: Installation) -> Iterator[str]:
+    """A namespace for the cascades of one test."""
+    name = installation.cluster.make_namespace("tenant")
+    try:
+        yield name
+    finally:
+        installation.remove_cascades(name)
+        installation.cluster.remove_namespace(name)

@@ -1,0 +1,54 @@
+"""The example, said to be slower than it is: plans change at a few requests per second, which any machine manages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from .factories import quality
+from .triton import shapes_manifest
+
+Document = dict[str, Any]
+
+
+def patient_documents(
+    *, light_ms: int, heavy_ms: int, name: str = "shapes", accelerator_class: str = "cpu", **spec: Mapping[str, Any]
+) -> list[Document]:
+    """A cascade and its profile, both called ``name``.
+
+    Args:
+        light_ms: what the profile says of an image of the light variant.
+        heavy_ms: the same of the heavy one.
+        accelerator_class: the class that both variants may run on, and that the profile has figures of.
+        spec: sections of the cascade's spec to update, such as ``capacity={"accelerators": {"cpu": 4}}``.
+    """
+    documents: list[Document] = list(yaml.safe_load_all(shapes_manifest()))
+    cascade, profile = (
+        next(d for d in documents if d["kind"] == kind) for kind in ("DiffusionCascade", "CascadeProfile")
+    )
+    for document in documents:
+        document["metadata"] = {"name": name}
+    cascade["spec"]["profileRef"] = {"name": name}
+    for variant in cascade["spec"]["variants"]:
+        variant["classes"] = [accelerator_class]
+    for section, values in spec.items():
+        cascade["spec"][section] = {**cascade["spec"].get(section, {}), **values}
+    for row in profile["spec"]["execution"]:
+        micros = (light_ms if row["variant"] == "shapes-light" else heavy_ms) * 1000 * row["batch"]
+        row |= {"p50Micros": micros, "p95Micros": micros * 11 // 10}
+    for row in profile["spec"]["discriminator"]:
+        row |= {"p50Micros": 1000, "p95Micros": 1100}
+    for rows in ("execution", "discriminator", "startup"):
+        for row in profile["spec"][rows]:
+            row["class"] = accelerator_class
+    for row in profile["spec"]["quality"]:
+        value = quality(row["directPercent"] / 100, row["escalationPercent"] / 100)
+        row["valuesMilli"] = {metric["name"]: round(1000 * value) for metric in profile["spec"]["metrics"]}
+    return documents
+
+
+def patient_manifest(**options: Any) -> str:
+    """The same as YAML, see `patient_documents`."""
+    return yaml.safe_dump_all(patient_documents(**options))
