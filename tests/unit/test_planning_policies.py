@@ -5,11 +5,34 @@ from __future__ import annotations
 import pytest
 
 from cascade_api.cascade import PolicyName
-from cascade_operator.planning.frontier import measured
-from cascade_operator.planning.policies import PolicyUnavailable, policy
+from cascade_api.settings import PlannerSettings
+from cascade_operator.planning.demand import Forecast
+from cascade_operator.planning.frontier import Chain, Frontier, Row, measured
+from cascade_operator.planning.policies import policy, routed
+from cascade_operator.snapshot import Demand
+from cascade_profiler.simulate.production import ProductionSystem
 from support.factories import make_profile
+from support.simulation import make_scenario
 
 FRONTIER = measured(make_profile().spec, variants=["light", "heavy"])
+PUBLISHED = ("proteus", "diffserve", "diffserve-static", "hadis", "hadis-jsq")
+
+
+def three_variants() -> Frontier:
+    """Every chain of a, b and c, cheapest first; quality grows with the heavy load."""
+    shares = (0.0, 0.5, 1.0)
+    return Frontier(
+        tuple(
+            Chain(
+                light,
+                heavy,
+                tuple(Row(light, heavy, r, d, value=0.1 + r + (1 - r) * d) for r in shares for d in shares),
+            )
+            for light, heavy in (("a", "b"), ("a", "c"), ("b", "c"))
+        ),
+        worst=0.0,
+        best=1.0,
+    )
 
 
 def test_all_light_never_uses_the_heavy_variant() -> None:
@@ -27,7 +50,50 @@ def test_hybrid_chooses_from_the_whole_hull() -> None:
     assert 2 < len(rows) < len(FRONTIER.chains[0].rows)
 
 
-@pytest.mark.parametrize("name", ["proteus", "diffserve", "diffserve-static", "hadis", "hadis-jsq"])
-def test_a_policy_that_is_not_there_yet_is_refused_by_field_and_choice(name: str) -> None:
-    with pytest.raises(PolicyUnavailable, match=rf"spec.policy.name: '{name}' is not yet available: .*hybrid"):
-        policy(PolicyName(name))
+def test_proteus_uses_single_variants_only() -> None:
+    rows = [row for chain in policy(PolicyName.PROTEUS).candidates(three_variants()).chains for row in chain.rows]
+    assert rows
+    assert all(row.light_load == 0 or row.heavy_load == 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", [PolicyName.DIFFSERVE, PolicyName.DIFFSERVE_STATIC])
+def test_diffserve_escalates_within_one_pair_and_sends_nothing_direct(name: PolicyName) -> None:
+    (chain,) = policy(name).candidates(three_variants()).chains
+    assert (chain.light, chain.heavy) == ("b", "c")
+    assert {row.direct for row in chain.rows} == {0.0}
+    (chain,) = policy(name).candidates(FRONTIER).chains
+    assert (chain.light, chain.heavy) == ("light", "heavy")
+
+
+def test_diffserve_static_is_sized_for_the_highest_demand_seen() -> None:
+    forecaster = policy(PolicyName.DIFFSERVE_STATIC).forecaster
+    assert forecaster is not None
+    quiet = Demand(tuple((second, 1) for second in range(100)))
+    assert forecaster(quiet, now=100.5, window_s=10, last=Forecast(8.0, 99)).rate == 8.0
+    assert forecaster(quiet, now=100.5, window_s=10, last=None).rate == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", [PolicyName.HADIS, PolicyName.HADIS_JSQ])
+def test_hadis_mixes_nothing_and_sizes_the_light_stage_for_every_prompt(name: PolicyName) -> None:
+    chains = policy(name).candidates(three_variants()).chains
+    assert {(chain.light, chain.heavy) for chain in chains} == {("a", "b"), ("b", "c")}, "neighbours only"
+    for chain in chains:
+        (row,) = chain.rows
+        direct, escalation = routed(row)
+        assert row.light_load == 1
+        assert row.heavy_load == pytest.approx(direct + (1 - direct) * escalation)
+    assert any(routed(chain.rows[0])[0] > 0 for chain in chains), "routers are told the row as measured"
+
+
+def test_hadis_spreads_its_load_at_random_and_its_variant_does_not() -> None:
+    assert policy(PolicyName.HADIS).dispatch == "random"
+    assert policy(PolicyName.HADIS_JSQ).dispatch == "least-wait"
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "all-light", "all-heavy"])
+def test_the_production_loop_runs_every_policy(name: str) -> None:
+    scenario = make_scenario("poisson:rate=2,seconds=40", workers=4, seed=1)
+    run = ProductionSystem(scenario, policy=name, settings=PlannerSettings()).run(lambda part: None)
+    assert len(run.outcomes.way) == len(scenario.trace.times_s)
+    assert run.outcomes.violations.mean() < 0.2
+    assert run.changes

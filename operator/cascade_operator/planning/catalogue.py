@@ -14,7 +14,7 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 
 from .frontier import measured
-from .policies import Policy, PolicyUnavailable, policy
+from .policies import Policy, policy
 from .problem import CascadeProblem, PoolKey
 from .stages import Target, Timings, priced, stages
 
@@ -62,10 +62,7 @@ def prepare(
 ) -> Prepared:
     """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field."""
     spec = cascade.spec
-    try:
-        chosen = policy(spec.policy.name)
-    except PolicyUnavailable as error:
-        raise NotPlannable(Reason.INVALID_SPEC, str(error)) from error
+    chosen = policy(spec.policy.name)
     problems = profile_problems(spec, profile.spec)
     if problems:
         field, message = problems[0]
@@ -94,7 +91,7 @@ def prepare(
         frontier=frontier,
         stages=priced(
             [stages(c, timings=timings, classes=usable, target=target) for c in frontier.chains],
-            accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE,
+            accelerator_time=ACCELERATOR_TIME_PRICE if chosen.thrifty and not published else 0.0,
         ),
         demand=0.0,
         light_utilisation=target.light_utilisation,
@@ -102,7 +99,9 @@ def prepare(
         bounds={v.name: v.replicas for v in spec.variants},
         accelerators=spec.capacity.accelerators,
         classes=usable,
-        switch_prices=_switch_prices(spec, timings, usable, settings, noise=0.0 if published else QUALITY_NOISE),
+        switch_prices=_switch_prices(spec, timings, usable, settings, noise=0.0 if published else QUALITY_NOISE)
+        if chosen.thrifty
+        else {},
         budget_per_hour=None if budget is None else float(money(budget)),
         weight=float(spec.policy.weight),
     )

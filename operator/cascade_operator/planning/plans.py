@@ -22,8 +22,9 @@ from cascade_api.report import QUANTILES, RouterReport
 
 from ..snapshot import Replica, ReplicaState
 from .catalogue import Prepared
-from .frontier import Mixture
+from .frontier import Mixture, Row
 from .moves import pool_of
+from .policies import routed
 from .problem import PoolKey, PoolSize
 
 SHORT_EXECUTION_S = 0.02
@@ -43,19 +44,20 @@ def rows_of(mixture: Mixture, prepared: Prepared, reports: Sequence[RouterReport
     shares = [round(p.share, 4) for p in ordered]
     shares[0] = 1.0 - sum(shares[1:])
     return [
-        PlanRow(
-            share=share,
-            light=portion.row.light,
-            heavy=portion.row.heavy,
-            direct=portion.row.direct,
-            escalation=portion.row.escalation,
-            seed_thresholds=seed_thresholds(
-                prepared, reports, portion.row.light, portion.row.direct, portion.row.escalation
-            ),
-        )
-        for share, portion in zip(shares, ordered, strict=True)
-        if share > 0
+        _row(share, portion.row, prepared, reports) for share, portion in zip(shares, ordered, strict=True) if share > 0
     ]
+
+
+def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterReport]) -> PlanRow:
+    direct, escalation = routed(row)
+    return PlanRow(
+        share=share,
+        light=row.light,
+        heavy=row.heavy,
+        direct=direct,
+        escalation=escalation,
+        seed_thresholds=seed_thresholds(prepared, reports, row.light, direct, escalation),
+    )
 
 
 def seed_thresholds(

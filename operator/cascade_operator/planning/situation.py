@@ -106,6 +106,7 @@ def _forecast(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSe
     last = it.memory.forecast
     if it.view.demand is not None and snapshot.store_available:
         window_s = settings.forecast_window * it.objective_s
+        forecaster = it.known.policy.forecaster or forecaster
         forecast = forecaster(it.view.demand, now=now, window_s=window_s, last=last)
         it.falling = last is not None and forecast.rate < STILL * last.rate
         it.memory = replace(it.memory, forecast=forecast)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cascade_api.cascade import PolicyName
 
-from . import all_heavy, all_light, hybrid
-from .base import Policy
+from . import all_heavy, all_light, diffserve, diffserve_static, hadis, hadis_jsq, hybrid, proteus
+from .base import Policy, routed
 
-_AVAILABLE: dict[PolicyName, Policy] = {
-    policy.name: policy for policy in (hybrid.POLICY, all_light.POLICY, all_heavy.POLICY)
+_POLICIES: Final[dict[PolicyName, Policy]] = {
+    module.POLICY.name: module.POLICY
+    for module in (all_light, all_heavy, proteus, diffserve, diffserve_static, hadis, hadis_jsq, hybrid)
 }
 
 
-class PolicyUnavailable(Exception):
-    """The manifest names a policy that this version does not have."""
-
-
 def policy(name: PolicyName) -> Policy:
-    """The policy of that name; raises PolicyUnavailable, naming the field and what can be chosen."""
-    try:
-        return _AVAILABLE[name]
-    except KeyError:
-        names = ", ".join(sorted(p.value for p in _AVAILABLE))
-        raise PolicyUnavailable(
-            f"spec.policy.name: {name.value!r} is not yet available: choose one of {names}"
-        ) from None
+    """The policy of that name."""
+    return _POLICIES[name]
 
 
-__all__ = ["Policy", "PolicyUnavailable", "policy"]
+__all__ = ["Policy", "policy", "routed"]
