@@ -71,7 +71,8 @@ def read_body(
     content = _parse(body)
     for name in content:
         if name not in FIELDS:
-            raise invalid(name[:80], f"is not a known field; there are {', '.join(FIELDS)}")
+            shown = name[:80].strip() or "body"
+            raise invalid(shown, f"{name[:80]!r} is not a known field; there are {', '.join(FIELDS)}")
     model = _text(content, "model")
     if model is None:
         model = default_model
@@ -196,6 +197,8 @@ def _whole(content: Mapping[str, Any], name: str) -> int | None:
     value = content.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise invalid(name, "must be a whole number")
+    if value is not None and abs(value) >= 2**64:
+        raise invalid(name, "is a number far too large")
     return value
 
 
@@ -233,6 +236,8 @@ def _priority(content: Mapping[str, Any]) -> str | int:
         return 0
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise invalid("priority", "must be a name or a whole number")
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise invalid("priority", "is a number far too large")
     return value
 
 
