@@ -197,7 +197,7 @@ def _whole(content: Mapping[str, Any], name: str) -> int | None:
     value = content.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise invalid(name, "must be a whole number")
-    if value is not None and abs(value) >= 2**64:
+    if value is not None and abs(value) >= 10**80:
         raise invalid(name, "is a number far too large")
     return value
 
@@ -236,7 +236,7 @@ def _priority(content: Mapping[str, Any]) -> str | int:
         return 0
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise invalid("priority", "must be a name or a whole number")
-    if isinstance(value, int) and abs(value) >= 2**64:
+    if isinstance(value, int) and abs(value) >= 10**80:
         raise invalid("priority", "is a number far too large")
     return value
 
