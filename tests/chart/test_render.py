@@ -1,0 +1,247 @@
+"""What the chart renders: as reviewed, valid for every supported Kubernetes, restricted, and the same in Helm 3 and 4.
+
+After a wanted change run with UPDATE_GOLDEN=1 and review the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
+from support.helm import (
+    CHART,
+    MONITORING,
+    OLD_PLANE,
+    environment,
+    of_kind,
+    pod_specs,
+    programs,
+    render,
+    restricted_violations,
+    run,
+    without_secrets,
+)
+
+pytestmark = pytest.mark.chart
+
+HERE = Path(__file__).parent
+CASES = ("default", "external-redis-tls", "namespaced", "everything")
+PROGRAMS = programs()
+HELM = next(iter(PROGRAMS.values()), Path("helm"))
+SUPPORTED = [f"1.{minor}" for minor in range(30, 38)]
+MONITORING_KINDS = {"ServiceMonitor", "PrometheusRule"}
+"""Kinds of the Prometheus operator, whose schemas Kubernetes does not have."""
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@cache
+def rendered(case: str, *arguments: str, program: Path = HELM, **options: Any) -> list[dict[str, Any]]:
+    """The objects of a case; tests only look at them."""
+    return render(program, "--values", HERE / "values" / f"{case}.yaml", *MONITORING, *arguments, **options)
+
+
+def test_both_helms_are_there() -> None:
+    assert {"helm3", "helm4"} <= PROGRAMS.keys(), "run `make setup`"
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_lint(case: str, program: Path) -> None:
+    done = run(program, "lint", "--strict", CHART, "--values", HERE / "values" / f"{case}.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_golden(case: str, program: Path) -> None:
+    objects = [o for o in rendered(case, program=program) if o["kind"] != "CustomResourceDefinition"]
+    text = yaml.safe_dump_all(without_secrets(objects), sort_keys=False, width=120)
+    golden = HERE / "golden" / f"{case}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text(), f"{case} renders otherwise than reviewed; see the docstring of {__name__}"
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_every_supported_kubernetes_takes_it(case: str, version: str) -> None:
+    for o in rendered(case):
+        if o["kind"] not in MONITORING_KINDS:
+            kubernetes_validate.validate(o, version, strict=True)  # raises also where the kind is unknown
+
+
+def test_an_unknown_kind_would_be_noticed() -> None:
+    with pytest.raises(kubernetes_validate.SchemaNotFoundError):
+        kubernetes_validate.validate({"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget"}, "1.31")
+
+
+def test_every_pod_is_restricted_and_cannot_write_its_root(case: str) -> None:
+    specs = pod_specs(rendered(case))
+    assert {"Deployment/dc-diffusion-cascade-operator", "Pod/dc-diffusion-cascade-test"} <= specs.keys()
+    assert {where: restricted_violations(spec) for where, spec in specs.items()} == {where: [] for where in specs}
+
+
+def test_a_pod_that_is_not_restricted_would_be_noticed() -> None:
+    spec = {"hostNetwork": True, "volumes": [{"name": "v", "hostPath": {"path": "/"}}], "containers": [{"name": "c"}]}
+    assert len(restricted_violations(spec)) >= 7
+
+
+def test_only_the_operator_talks_to_the_api_server(case: str) -> None:
+    holders = [where for where, spec in pod_specs(rendered(case)).items() if spec["automountServiceAccountToken"]]
+    assert holders == ["Deployment/dc-diffusion-cascade-operator"]
+
+
+def test_the_programs_take_the_settings_that_the_chart_passes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = pod_specs(rendered(case))
+    for component, settings in (("operator", OperatorSettings), ("router", RouterSettings)):
+        passed = environment(specs[f"Deployment/dc-diffusion-cascade-{component}"])
+        known = {str(f.validation_alias or f"CASCADE_{component}_{n}") for n, f in settings.model_fields.items()}
+        known |= {f"CASCADE_OPERATOR_{name}" for name in PlannerSettings.model_fields}
+        assert {name for name in passed if name.startswith("CASCADE_")} <= {name.upper() for name in known}
+        with monkeypatch.context() as patch:
+            for name, entry in passed.items():
+                if "value" in entry:
+                    patch.setenv(name, entry["value"])
+            settings()
+
+
+def test_values_reach_the_operator() -> None:
+    spec = pod_specs(rendered("everything"))["Deployment/dc-diffusion-cascade-operator"]
+    passed = environment(spec)
+    classes = json.loads(passed["CASCADE_OPERATOR_ACCELERATOR_CLASSES"]["value"])
+    assert [(c["name"], c.get("memoryMiB"), c["pricePerHour"]) for c in classes] == [
+        ("nvidia-l40s", 46068, "1.20"),
+        ("nvidia-h100", None, "4.00"),
+    ]
+    assert json.loads(passed["CASCADE_OPERATOR_NAMESPACES"]["value"]) == ["media"]
+    assert spec["containers"][0]["image"].startswith("registry.example.com/cascade/operator:0.1.0@sha256:1111")
+
+
+def test_a_registry_goes_before_our_images_and_not_before_complete_ones() -> None:
+    images = {
+        where: spec["containers"][0]["image"]
+        for where, spec in pod_specs(render(HELM, values={"image": {"registry": "registry.example.com/a/"}})).items()
+    }
+    assert images["Deployment/dc-diffusion-cascade-router"] == "registry.example.com/a/diffusion-cascade-router:0.1.0"
+    assert images["StatefulSet/dc-diffusion-cascade-redis"].startswith("docker.io/valkey/valkey:")
+
+
+def test_a_router_ends_after_the_longest_generation() -> None:
+    """Requests in hand end before the router is told to end, and it is not killed while it drains."""
+    spec = pod_specs(rendered("everything"))["Deployment/dc-diffusion-cascade-router"]
+    _, pause = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    passed = environment(spec)
+    longest = float(passed["CASCADE_ROUTER_DEADLINE_LIMIT_S"]["value"])
+    drain = float(passed["CASCADE_ROUTER_DRAIN_S"]["value"])
+    assert longest == 300
+    assert float(pause) > longest
+    assert drain >= longest
+    assert spec["terminationGracePeriodSeconds"] > float(pause) + drain
+
+
+def test_routers_are_never_all_gone() -> None:
+    objects = rendered("default")
+    router = of_kind(objects, "Deployment")["dc-diffusion-cascade-router"]["spec"]
+    assert router["replicas"] >= 2
+    assert router["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    budget = of_kind(objects, "PodDisruptionBudget")["dc-diffusion-cascade-router"]["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"].items() <= router["template"]["metadata"]["labels"].items()
+    spread = {c["topologyKey"] for c in router["template"]["spec"]["topologySpreadConstraints"]}
+    assert spread == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+
+
+def test_there_is_one_operator_at_a_time() -> None:
+    operator = of_kind(rendered("default"), "Deployment")["dc-diffusion-cascade-operator"]["spec"]
+    assert (operator["replicas"], operator["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_bundled_redis_keeps_what_it_is_told() -> None:
+    objects = rendered("default")
+    redis = of_kind(objects, "StatefulSet")["dc-diffusion-cascade-redis"]["spec"]
+    words = " ".join(redis["template"]["spec"]["containers"][0]["args"])
+    assert "--appendonly yes" in words
+    assert "--maxmemory-policy noeviction" in words
+    assert redis["volumeClaimTemplates"]
+    assert "dc-diffusion-cascade-redis" in of_kind(objects, "Secret")
+
+
+def test_an_external_redis_replaces_the_bundled_one() -> None:
+    objects = rendered("external-redis-tls")
+    assert not of_kind(objects, "StatefulSet")
+    assert not of_kind(objects, "Secret")
+    for component in ("operator", "router"):
+        spec = pod_specs(objects)[f"Deployment/dc-diffusion-cascade-{component}"]
+        passed = environment(spec)
+        assert passed["REDIS_URL"]["valueFrom"]["secretKeyRef"] == {"name": "redis-url", "key": "url"}
+        mount = next(m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "redis-ca")
+        assert passed["SSL_CERT_FILE"]["value"] == f"{mount['mountPath']}/ca.crt"
+
+
+def test_the_operator_of_named_namespaces_has_no_right_elsewhere() -> None:
+    objects = rendered("namespaced")
+    assert not of_kind(objects, "ClusterRole")
+    assert not of_kind(objects, "ClusterRoleBinding")
+    assert {o["metadata"]["namespace"] for o in objects if o["kind"] == "Role"} == {"team-a", "team-b"}
+
+
+@pytest.mark.parametrize("name", ["default", "namespaced"])
+def test_no_role_has_wildcards_secrets_or_more_rights_than_documented(name: str) -> None:
+    roles = [o for o in rendered(name) if o["kind"] in ("Role", "ClusterRole")]
+    granted = {
+        (resource, verb) for role in roles for rule in role["rules"] for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }  # fmt: skip
+    assert not {r for r, _ in granted if r in ("*", "secrets", "roles", "serviceaccounts")}
+    assert not {v for _, v in granted if v in ("*", "escalate", "bind", "impersonate", "deletecollection")}
+    assert {r for r, v in granted if v in ("create", "delete")} == {"deployments", "configmaps", "pods", "events"}
+
+
+def test_definitions_come_with_the_chart_and_outlive_it() -> None:
+    definitions = of_kind(rendered("default"), "CustomResourceDefinition")
+    assert definitions.keys() == {"diffusioncascades.diffusioncascade.io", "cascadeprofiles.diffusioncascade.io"}
+    for name, definition in definitions.items():
+        committed = yaml.safe_load((CHART.parents[1] / "crds" / f"{name.partition('.')[0]}.yaml").read_text())
+        assert definition["spec"] == committed["spec"]
+        assert definition["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    loose = of_kind(rendered("default", "--set", "crds.keep=false"), "CustomResourceDefinition")
+    assert all("annotations" not in definition["metadata"] for definition in loose.values())
+    assert not of_kind(rendered("default", "--set", "crds.enabled=false"), "CustomResourceDefinition")
+
+
+def test_what_an_old_cluster_does_not_know_is_left_out() -> None:
+    objects = render(HELM, kube=OLD_PLANE)
+    assert "x-kubernetes-validations" not in yaml.safe_dump_all(objects)
+    assert not {o["kind"] for o in objects} & MONITORING_KINDS
+    old = of_kind(render(HELM, "--api-versions", "policy/v1beta1", kube=OLD_PLANE), "PodDisruptionBudget")
+    assert {o["apiVersion"] for o in old.values()} <= {"policy/v1", "policy/v1beta1"}
+
+
+def test_without_the_prometheus_operator_there_is_no_monitoring() -> None:
+    objects = render(HELM)
+    assert not {o["kind"] for o in objects} & {*MONITORING_KINDS, "ConfigMap"}
+
+
+def test_network_policies_cover_every_pod() -> None:
+    objects = rendered("everything")
+    selectors = [
+        (o["metadata"]["namespace"], o["spec"]["podSelector"].get("matchLabels"))
+        for o in of_kind(objects, "NetworkPolicy").values()
+    ]
+    for o in objects:
+        labels = o["metadata"]["labels"] if o["kind"] == "Pod" else None
+        if "template" in o.get("spec", {}):
+            labels = o["spec"]["template"]["metadata"]["labels"]
+        if labels is not None:
+            assert any(s and s.items() <= labels.items() for n, s in selectors if n == o["metadata"]["namespace"]), o
+    assert ("media", None) in selectors, "the models' pods are chosen by the presence of their pool's label"
+    assert not of_kind(rendered("default"), "NetworkPolicy")
