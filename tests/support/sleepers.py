@@ -1,0 +1,63 @@
+"""Models that sleep rather than compute, for a real Triton: what is left to measure is everything around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+MODEL: Final = '''
+"""Sleeps for its time per batch, then answers each request with one grey image and a random confidence."""
+
+import json
+import random
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._seconds = float(parameters["seconds"]["string_value"])
+
+    def execute(self, requests):
+        time.sleep(self._seconds)
+        return [self._response(request) for request in requests]
+
+    def _response(self, request):
+        tensors = [pb_utils.Tensor("image", np.full((1, 32, 32, 3), 128, np.uint8))]
+        if "confidence" in request.requested_output_names():
+            tensors.append(pb_utils.Tensor("confidence", np.full((1, 1), random.random(), np.float32)))
+        return pb_utils.InferenceResponse(output_tensors=tensors)
+'''
+
+CONFIG: Final = """
+name: "{name}"
+backend: "python"
+max_batch_size: {batch}
+input [
+  {{ name: "prompt" data_type: TYPE_STRING dims: [1] }},
+  {{ name: "negative_prompt" data_type: TYPE_STRING dims: [1] optional: true }},
+  {{ name: "seed" data_type: TYPE_INT64 dims: [1] optional: true }}
+]
+output [
+  {{ name: "image" data_type: TYPE_UINT8 dims: [32, 32, 3] }},
+  {{ name: "confidence" data_type: TYPE_FP32 dims: [1] }}
+]
+instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
+dynamic_batching {{ }}
+parameters {{ key: "seconds" value {{ string_value: "{seconds}" }} }}
+"""
+
+
+def write_sleepers(directory: Path, seconds: Mapping[str, float], *, batch: int = 8, instances: int = 2) -> Path:
+    """A model repository of models by name and seconds per batch."""
+    for name, each in seconds.items():
+        folder = directory / name / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.py").write_text(MODEL)
+        config = CONFIG.format(name=name, batch=batch, instances=instances, seconds=each)
+        (folder.parent / "config.pbtxt").write_text(config)
+    return directory
