@@ -25,7 +25,7 @@ TEMPLATE: Object = {
     "containers": [
         {
             "name": "triton",
-            "image": "registry.example/diffusion-cascade/runtime:1.0",
+            "image": "registry.example/diffusion-cascade-triton:1.0",
             "command": ["cascade-triton", "--grpc-address=$(POD_IP):8001", "--replica-id=$(POD_NAME)"],
             "args": ["--load=shapes-light", "--model-repository=/models"],
             "env": [

@@ -115,4 +115,4 @@ def restricted_violations(spec: Object) -> list[str]:
 
 def metric_names(expression: str) -> set[str]:
     """Names of the product's metrics in a PromQL expression."""
-    return set(re.findall(r"\bcascade_[a-z_]+\b", expression))
+    return set(re.findall(r"\bcascade_[a-z0-9_]+\b", expression))

@@ -211,6 +211,7 @@ def unfailed(result: dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def installed(cluster: Cluster, nodes: NodeAgent, directory: Path, **values: Any) -> Iterator[Installation]:
     """A release in a namespace of its own, ready, and gone afterwards with all cascades."""
+    # Always the same: definitions that an uninstalled release left belong to a release of this name and namespace.
     namespace = cluster.make_namespace("dc-system")
     redis = RedisServer(directory)
     redis.start()
@@ -238,7 +239,7 @@ def installation(
 @pytest.fixture
 def tenant(installation: Installation) -> Iterator[str]:
     """A namespace for the cascades of one test."""
-    name = installation.cluster.make_namespace("tenant")
+    name = installation.cluster.make_namespace()
     try:
         yield name
     finally:

@@ -61,15 +61,17 @@ class Cluster:
             namespace=namespace,
         )
 
-    def make_namespace(self, prefix: str) -> str:
-        name = f"{prefix}-{os.getpid()}-{next(_numbers)}"
+    def make_namespace(self, name: str = "") -> str:
+        """A namespace, by default with a name that none had before."""
+        name = name or f"test-{os.getpid()}-{next(_numbers)}"
         self.api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         return name
 
     def remove_namespace(self, name: str) -> None:
-        """Delete it and wait until nothing of it is left."""
+        """Delete it, its pods without grace, and wait until nothing of it is left."""
         path = f"/api/v1/namespaces/{name}"
         self.api.delete(path)
+        self.api.delete(f"{path}/pods", grace_s=0)
         wait_for(lambda: self.api.find(path) is None, within_s=120, what=f"namespace {name} to be gone")
 
     def pods(self, namespace: str, **labels: str) -> list[Object]:
@@ -98,9 +100,9 @@ def local_images() -> Images:
     ours = {"programs": [programs], "needs": [ROOT, Path(sys.base_prefix)]}
     valkey = Path(get_binary_path())
     table: dict[str, Any] = {
-        "operator": Image(**ours, entrypoint=["cascade-operator"]),
-        "router": Image(**ours, entrypoint=["cascade-router"]),
-        "runtime": Image(**ours, environment={"CASCADE_TRITON_ENV": str(ROOT / ".venv-triton")}),
+        "diffusion-cascade-operator": Image(**ours, entrypoint=["cascade-operator"]),
+        "diffusion-cascade-router": Image(**ours, entrypoint=["cascade-router"]),
+        "diffusion-cascade-triton": Image(**ours, environment={"CASCADE_TRITON_ENV": str(ROOT / ".venv-triton")}),
         "valkey": Image(programs=[valkey.parent], entrypoint=["valkey-server"], needs=[valkey.parent]),
     }
     return Images(table)
@@ -145,6 +147,6 @@ def nodes(node_agent: NodeAgent) -> NodeAgent:
 @pytest.fixture
 def namespace(control_plane: Cluster) -> Iterator[str]:
     """A namespace of the test's own, with all that is in it gone afterwards."""
-    name = control_plane.make_namespace("test")
+    name = control_plane.make_namespace()
     yield name
     control_plane.remove_namespace(name)

@@ -127,7 +127,8 @@ class NodeAgent:
             if pod.manifest["metadata"]["namespace"] == namespace:
                 for container in pod.containers:
                     text = container.log.read_text(errors="replace") if container.log.exists() else ""
-                    parts.append(f"--- {pod.manifest['metadata']['name']}/{container.name}\n{text[-4000:]}")
+                    name = f"{pod.manifest['metadata']['name']}/{container.name}"
+                    parts.append(f"--- {name}: {container.state}, before {container.last_state}\n{text[-2500:]}")
         return "\n".join(parts)
 
     def _schedulable(self, name: str) -> bool:
