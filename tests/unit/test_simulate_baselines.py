@@ -36,6 +36,15 @@ def test_the_shortest_queue_alone_takes_the_violations_away() -> None:
 
 
 @needs_reference
+def test_diffserve_reports_the_published_figure_and_drowns_less_than_proteus() -> None:
+    diffserve, proteus = figures("diffserve"), figures("proteus")
+    assert diffserve["quality_planned_mean"] == pytest.approx(24.13, abs=0.1)
+    assert 3 < diffserve["violation_percent"] < 12
+    assert diffserve["p99_s"] == pytest.approx(7.8, abs=0.9)
+    assert proteus["violation_percent"] > 2 * diffserve["violation_percent"]
+
+
+@needs_reference
 def test_one_model_for_everything() -> None:
     light, heavy = figures("all-light", seeds=1), figures("all-heavy", seeds=1)
     assert light["quality_time_mean"] == pytest.approx(29.76, abs=0.02)

@@ -69,7 +69,8 @@ class DiffServe:
             Level(self._light, light, light_batch),
             Level(self._heavy, self._workers - light, heavy_batch),
         )
-        planned = self._charges.chain(self._light, self._heavy, direct=0.0, escalation=share)
+        # What it reports: heavy/(light + heavy) taken for the share of heavy, where heavy/light is.
+        planned = self._charges.chain(self._light, self._heavy, direct=0.0, escalation=share / (1 + share))
         return Assignment(levels, row, planned)
 
 
