@@ -105,6 +105,14 @@ def load_cascades(text: str, *, source: str) -> CascadeFile:
     return file
 
 
+def read_resource(value: Mapping[str, Any], *, source: str) -> Resource:
+    """A resource as an API server gives it; raises DocumentError, whose problems have no lines."""
+    found = _resource(dict(value), None, source)
+    if isinstance(found, list):
+        raise DocumentError(found)
+    return found
+
+
 def dump_documents(resources: list[Resource]) -> str:
     """YAML of resources, in order, in the spelling that `load_documents` reads."""
     return yaml.safe_dump_all([r.wire() for r in resources], sort_keys=False, width=110)
@@ -139,8 +147,8 @@ def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
     return resources
 
 
-def _resource(value: Any, node: yaml.Node, source: str) -> Resource | list[Problem]:
-    line = node.start_mark.line + 1
+def _resource(value: Any, node: yaml.Node | None, source: str) -> Resource | list[Problem]:
+    line = _line(node, ())
     if not isinstance(value, dict):
         return [Problem(source, line, "", "is not a mapping: it should be a resource with apiVersion and kind")]
     if value.get("apiVersion") != API_VERSION:
@@ -157,7 +165,7 @@ def _resource(value: Any, node: yaml.Node, source: str) -> Resource | list[Probl
         return [_problem(detail, model, node, source) for detail in error.errors()]
 
 
-def _problem(detail: Any, model: type[BaseModel], node: yaml.Node, source: str) -> Problem:
+def _problem(detail: Any, model: type[BaseModel], node: yaml.Node | None, source: str) -> Problem:
     path: Path = tuple(detail["loc"])
     message = str(detail["msg"])
     kind = detail["type"]
@@ -218,8 +226,10 @@ def _split(field: str) -> Path:
     return tuple(int(step) if step.isdigit() else step for step in field.split("."))
 
 
-def _line(node: yaml.Node, path: Path) -> int:
-    """Line of the node at ``path``, or of its nearest ancestor that exists; 1 is the first."""
+def _line(node: yaml.Node | None, path: Path) -> int:
+    """Line of the node at ``path``, or of its nearest ancestor that exists; 1 is the first, 0 where no text is."""
+    if node is None:
+        return 0
     line = node.start_mark.line + 1
     for step in path:
         if isinstance(node, yaml.MappingNode):

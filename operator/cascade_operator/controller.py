@@ -98,7 +98,8 @@ def _act(it: Situation, snapshot: Snapshot, free: dict[str, int], now: float) ->
 def _findings(it: Situation, snapshot: Snapshot) -> Findings:
     memory = it.memory
     return Findings(
-        refused=it.refused,
+        refused=it.refused and (it.view.complaint or it.refused),
+        complaint=it.view.complaint,
         held=it.held,
         metrics_missing=it.view.demand is None,
         store_available=snapshot.store_available,

@@ -1,7 +1,7 @@
 """The planner's loop: collect what there is, decide, act; again at the time that the decision names, or when woken.
 
 It outlives everything: an exception is logged and the last plan holds; without Redis the plan is kept here and put in
-force again, also in a Redis that came back empty.
+force again, also in a Redis that came back empty. What a cluster or Redis did not take now is offered again next time.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 import structlog
 
-from cascade_api.cascade import DiffusionCascade
-from cascade_api.documents import CascadeFile
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 
-from .clusters import Cluster
+from .clusters import Cluster, ClusterFailed
 from .controller import Decision
-from .explanations import plan_line, worth_telling
-from .planning.memory import Memory
-from .snapshot import CascadeView, Drain, Publish, Replica, SetStatus, Snapshot, Start, Stop
+from .planning.memory import CascadeMemory, Memory
+from .refusals import status_of_refused
+from .snapshot import Action, CascadeView, Publish, Replica, SetStatus, Snapshot
+from .sources import Refused, Source, Subject
 from .store import Observation, Store, pools_of
 
 log = structlog.get_logger(__name__)
@@ -42,40 +42,63 @@ class Decide(Protocol):
     def __call__(self, snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision: ...
 
 
+class Reporter(Protocol):
+    """Where the loop tells people and machines what it does."""
+
+    async def status(self, ref: CascadeRef, status: CascadeStatus) -> bool:
+        """Put a status where it is read; False where that failed and is to be tried again."""
+
+    def plan(self, plan: Plan) -> None:
+        """A plan was put in force."""
+
+    def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
+        """A decision was made, in ``took_s`` seconds."""
+
+    def failed(self, error: Exception) -> None:
+        """A tick failed; the last plan holds."""
+
+    def gone(self, ref: CascadeRef) -> None:
+        """A cascade was deleted and withdrawn."""
+
+
 class Loop:
-    """One operator's loop over the cascades of a file."""
+    """One operator's loop over the cascades of a source."""
 
     def __init__(
         self,
-        file: CascadeFile,
+        source: Source,
         *,
         cluster: Cluster,
         store: Store,
         decide: Decide,
         settings: PlannerSettings,
-        say: Callable[[str], None],
-        keep_status: Callable[[CascadeRef, CascadeStatus], None],
+        reporter: Reporter,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``say`` gets one line for each change of plan, ``keep_status`` each new status; ``clock`` is Unix time."""
-        self._file = file
+        """``clock`` is Unix time."""
+        self._source = source
         self._cluster = cluster
         self._store = store
         self._decide = decide
         self._settings = settings
-        self._say = say
-        self._keep_status = keep_status
+        self._reporter = reporter
         self._clock = clock
-        self._memory: Memory | None = None
+        self._memory = Memory()
+        self._recalled: set[CascadeRef] = set()
         self._plans: dict[CascadeRef, Plan] = {}
-        self._told: dict[CascadeRef, Plan] = {}
         self._statuses: dict[CascadeRef, CascadeStatus] = {}
+        self.turned_s = time.monotonic()
+        """When the last turn ended, by the monotonic clock: its age says whether the loop hangs."""
         self._woken = asyncio.Event()
         self._solver = ThreadPoolExecutor(max_workers=1, thread_name_prefix="planner")
 
     def wake(self) -> None:
         """Decide soon: something changed."""
         self._woken.set()
+
+    def turned(self) -> None:
+        """A turn ended; whoever has the loop wait says so too."""
+        self.turned_s = time.monotonic()
 
     def plan(self, ref: CascadeRef) -> Plan | None:
         """The plan in force."""
@@ -91,6 +114,7 @@ class Loop:
             while True:
                 self._woken.clear()
                 next_at = await self._turn()
+                self.turned()
                 await asyncio.sleep(SHORTEST_TICK_S)
                 await self._rest(next_at)
         finally:
@@ -108,54 +132,65 @@ class Loop:
             return await self.tick()
         except Exception as error:
             log.exception("a tick failed; the last plan holds")
-            self._say(f"planner: a decision failed ({type(error).__name__}: {error}); the last plan holds")
+            self._reporter.failed(error)
             return self._clock() + AFTER_FAILURE_S
 
     async def tick(self) -> float:
         """Collect, decide and act once; returns the time of the next tick."""
-        snapshot, observations = await self._collect()
-        if self._memory is None:
-            self._memory = _recall(observations)
-        now = self._clock()
+        found = await self._source.subjects()
+        if found is None:
+            return self._clock() + AFTER_FAILURE_S
+        subjects = [each for each in found if isinstance(each, Subject)]
+        refused = [each for each in found if isinstance(each, Refused)]
+        await self._forget_gone({each.cascade.ref for each in subjects} | {each.ref for each in refused})
+        await self._cluster.reconcile(subjects)
+        snapshot = await self._collect(subjects)
+        now, began = self._clock(), time.monotonic()
         decision = await asyncio.get_running_loop().run_in_executor(
             self._solver, self._decide, snapshot, self._memory, now, self._settings
         )
+        self._reporter.decided(snapshot, decision, time.monotonic() - began)
         await self._act(decision)
+        await asyncio.gather(*(self._tell_refused(each) for each in refused))
         await self._remember(decision.memory)
-        for found in decision.diagnostics:
-            log.debug("decided", cascade=str(found.cascade), reason=found.reason, **found.figures)
+        for diagnosis in decision.diagnostics:
+            log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures)
         return decision.next_at
 
-    async def _collect(self) -> tuple[Snapshot, list[Observation | None]]:
-        cascades = self._file.cascades
-        observations = list(await asyncio.gather(*(self._observe(cascade) for cascade in cascades)))
+    async def _collect(self, subjects: Sequence[Subject]) -> Snapshot:
+        observations = await asyncio.gather(
+            *(self._store.observe(each.cascade.ref, pools_of(each.cascade)) for each in subjects)
+        )
         inventory = await self._cluster.inventory()
         views = []
-        for cascade, seen in zip(cascades, observations, strict=True):
-            ref = cascade.ref
+        for subject, seen in zip(subjects, observations, strict=True):
+            ref = subject.cascade.ref
             if seen is not None:
                 await self._restore(ref, seen)
             replicas = await self._cluster.replicas(ref)
             views.append(
                 CascadeView(
-                    cascade=cascade,
-                    profile=self._file.profile_of(cascade),
+                    cascade=subject.cascade,
+                    profile=subject.profile,
                     plan=self._plans.get(ref),
                     demand=seen.demand if seen else None,
                     queue_depths=seen.queue_depths if seen else None,
                     reports=seen.reports if seen else (),
                     replicas=tuple(with_in_flight(replica, seen) for replica in replicas),
-                    status=self._statuses.get(ref),
+                    status=self._statuses.get(ref) or subject.status,
+                    complaint=subject.complaint,
                 )
             )
         available = all(seen is not None for seen in observations)
-        return Snapshot(cascades=tuple(views), inventory=inventory, store_available=available), observations
-
-    async def _observe(self, cascade: DiffusionCascade) -> Observation | None:
-        return await self._store.observe(cascade.ref, pools_of(cascade))
+        return Snapshot(cascades=tuple(views), inventory=inventory, store_available=available)
 
     async def _restore(self, ref: CascadeRef, seen: Observation) -> None:
-        """Take over the plan that an earlier operator left, or put ours in force again where it was lost."""
+        """Take over what an earlier operator left, or put our plan in force again where it was lost."""
+        if ref not in self._recalled:
+            self._recalled.add(ref)
+            kept = Memory.from_json(seen.memory).cascades.get(str(ref)) if seen.memory is not None else None
+            if kept is not None:
+                self._memory = Memory({**self._memory.cascades, str(ref): kept})
         ours = self._plans.get(ref)
         if ours is None:
             if seen.plan is not None:
@@ -165,30 +200,58 @@ class Loop:
             await self._store.publish(ours)
 
     async def _act(self, decision: Decision) -> None:
+        """Carry out all actions; those of one cascade in their order, and none held up by another cascade's failure."""
+        by_cascade: dict[CascadeRef, list[Action]] = defaultdict(list)
         for action in decision.actions:
-            if isinstance(action, Publish):
-                await self._publish(action.plan)
-            elif isinstance(action, SetStatus):
-                self._statuses[action.cascade] = action.status
-                self._keep_status(action.cascade, action.status)
-            elif isinstance(action, Start | Drain | Stop):
-                log.info("acting", action=repr(action))
-                await self._cluster.act(action)
+            by_cascade[action.plan.ref if isinstance(action, Publish) else action.cascade].append(action)
+        await asyncio.gather(*(self._act_for(ref, actions) for ref, actions in by_cascade.items()))
 
-    async def _publish(self, plan: Plan) -> None:
-        self._plans[plan.ref] = plan
-        await self._store.publish(plan)
-        if worth_telling(plan, self._told.get(plan.ref)):
-            self._told[plan.ref] = plan
-            self._say(plan_line(plan))
+    async def _act_for(self, ref: CascadeRef, actions: Sequence[Action]) -> None:
+        moves = [action for action in actions if not isinstance(action, Publish | SetStatus)]
+        for action in actions:
+            if isinstance(action, Publish):
+                self._plans[ref] = action.plan
+                await self._store.publish(action.plan)
+                self._reporter.plan(action.plan)
+        if moves:
+            log.debug("acting", cascade=str(ref), moves=[repr(move) for move in moves])
+            try:
+                await self._cluster.act(moves)
+            except ClusterFailed as error:
+                log.warning("a move was not begun; it is tried again", cascade=str(ref), error=str(error))
+        for action in actions:
+            if isinstance(action, SetStatus):
+                await self._report(ref, action.status)
+
+    async def _report(self, ref: CascadeRef, status: CascadeStatus) -> None:
+        if await self._reporter.status(ref, status):
+            self._statuses[ref] = status
+
+    async def _tell_refused(self, refused: Refused) -> None:
+        before = self._statuses.get(refused.ref) or refused.status
+        status = status_of_refused(refused, before=before, now=self._clock())
+        if status != before:
+            await self._report(refused.ref, status)
 
     async def _remember(self, memory: Memory) -> None:
-        if memory == self._memory:
-            return
-        self._memory = memory
-        text = memory.to_json()
-        for cascade in self._file.cascades:
-            await self._store.save_memory(cascade.ref, text)
+        """Keep what changed in Redis, each cascade's memory by itself."""
+        before, self._memory = self._memory, memory
+        changed = {name: kept for name, kept in memory.cascades.items() if before.cascades.get(name) != kept}
+        await asyncio.gather(*(self._save(CascadeRef.parse(name), kept) for name, kept in changed.items()))
+
+    async def _save(self, ref: CascadeRef, memory: CascadeMemory) -> None:
+        await self._store.save_memory(ref, Memory({str(ref): memory}).to_json())
+
+    async def _forget_gone(self, present: set[CascadeRef]) -> None:
+        """Withdraw cascades that were deleted, also while no operator or no Redis was there."""
+        known = {*self._plans, *self._statuses, *(await self._store.published())}
+        for ref in known - present:
+            if self._source.owns(ref) and await self._store.forget(ref):
+                log.info("withdrawn", cascade=str(ref))
+                self._plans.pop(ref, None)
+                self._statuses.pop(ref, None)
+                self._recalled.discard(ref)
+                self._reporter.gone(ref)
 
 
 def with_in_flight(replica: Replica, seen: Observation | None) -> Replica:
@@ -196,11 +259,3 @@ def with_in_flight(replica: Replica, seen: Observation | None) -> Replica:
     if replica.in_flight is not None or seen is None:
         return replica
     return dataclasses.replace(replica, in_flight=seen.in_use.get(replica.id, 0))
-
-
-def _recall(observations: Sequence[Observation | None]) -> Memory:
-    """The memory that an earlier operator left in Redis, or none."""
-    for seen in observations:
-        if seen is not None and seen.memory is not None:
-            return Memory.from_json(seen.memory)
-    return Memory()

@@ -10,6 +10,7 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
+from cascade_api.reasons import Reason
 from cascade_api.report import RouterReport
 from cascade_api.status import CascadeStatus
 
@@ -48,7 +49,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class CascadeView:
-    """Everything known of one cascade; None means unknown, and unknown holds the last plan."""
+    """Everything known of one cascade; None means unknown, and unknown holds the last plan.
+
+    ``complaint`` is (reason, message) where the resources say something invalid: cascade and profile are then the
+    last that were valid.
+    """
 
     cascade: DiffusionCascade
     profile: CascadeProfile | None
@@ -58,6 +63,7 @@ class CascadeView:
     reports: tuple[RouterReport, ...]
     replicas: tuple[Replica, ...]
     status: CascadeStatus | None = None
+    complaint: tuple[Reason, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,11 @@ class Store:
         text: Any = await self._guard(lambda: self._redis.get(ref.plan_key))
         return _plan(text)
 
+    async def published(self) -> frozenset[CascadeRef]:
+        """Cascades whose plans are published; none when Redis is away."""
+        names: Any = await self._guard(self._published)
+        return frozenset(names or ())
+
     async def publish(self, plan: Plan) -> bool:
         """Put a plan in force for all routers; False when Redis is away."""
         return await self._guard(lambda: self._publish(plan)) is not None
@@ -125,6 +130,16 @@ class Store:
             reports=tuple(report for report in map(_report, reports) if report is not None),
             memory=memory.decode() if memory else None,
         )
+
+    async def _published(self) -> list[CascadeRef]:
+        found = []
+        names: Any = await self._redis.smembers(CASCADE_INDEX)
+        for name in names:
+            try:
+                found.append(CascadeRef.parse(name.decode()))
+            except ValueError:
+                log.warning("ignored a cascade in redis that has no name", name=name)
+        return found
 
     async def _publish(self, plan: Plan) -> bool:
         pipe = self._redis.pipeline(transaction=False)

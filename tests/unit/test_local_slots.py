@@ -122,7 +122,7 @@ def start(variant: str, slot_id: str | None = None, ref: CascadeRef = REF) -> St
 
 async def test_a_start_takes_a_free_slot_and_becomes_ready() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         replica = await m.replica("cpu-0")
         assert replica is not None
         assert replica.state is ReplicaState.STARTING
@@ -132,20 +132,20 @@ async def test_a_start_takes_a_free_slot_and_becomes_ready() -> None:
 
 async def test_starts_beyond_the_slots_or_of_another_class_do_nothing() -> None:
     async with machine(1) as m:
-        await m.cluster.act(Start(REF, None, "nvidia-l40s", "light"))
+        await m.cluster.act([Start(REF, None, "nvidia-l40s", "light")])
         assert await m.cluster.replicas(REF) == ()
-        await m.cluster.act(start("light"))
-        await m.cluster.act(start("heavy"))
+        await m.cluster.act([start("light")])
+        await m.cluster.act([start("heavy")])
         assert [r.variant for r in await m.cluster.replicas(REF)] == ["light"]
 
 
 async def test_a_drained_replica_changes_its_model_in_the_same_server() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        await m.cluster.act(Drain(REF, "cpu-0"))
+        await m.cluster.act([Drain(REF, "cpu-0")])
         await m.until("cpu-0", ReplicaState.DRAINING, "light")
-        await m.cluster.act(start("heavy", "cpu-0"))
+        await m.cluster.act([start("heavy", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "heavy")
         assert [server.loads for server in m.servers] == [["light", "heavy"]]
 
@@ -153,13 +153,13 @@ async def test_a_drained_replica_changes_its_model_in_the_same_server() -> None:
 async def test_actions_may_be_repeated() -> None:
     async with machine() as m:
         for _ in range(3):
-            await m.cluster.act(start("light", "cpu-1"))
+            await m.cluster.act([start("light", "cpu-1")])
         await m.until("cpu-1", ReplicaState.READY, "light")
         since = (await m.until("cpu-1", ReplicaState.READY, "light")).since_s
-        await m.cluster.act(start("light", "cpu-1"))
+        await m.cluster.act([start("light", "cpu-1")])
         assert (await m.until("cpu-1", ReplicaState.READY, "light")).since_s == since
         for _ in range(2):
-            await m.cluster.act(Stop(REF, "cpu-1"))
+            await m.cluster.act([Stop(REF, "cpu-1")])
         await eventually(lambda: m.servers[0].ended, what="the server ends")
         assert await m.cluster.replicas(REF) == ()
         assert len(m.servers) == 1
@@ -167,28 +167,28 @@ async def test_actions_may_be_repeated() -> None:
 
 async def test_a_draining_replica_can_be_called_back() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        await m.cluster.act(Drain(REF, "cpu-0"))
-        await m.cluster.act(start("light", "cpu-0"))
+        await m.cluster.act([Drain(REF, "cpu-0")])
+        await m.cluster.act([start("light", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "light")
         assert m.servers[0].loads == ["light"]
 
 
 async def test_another_cascades_replica_is_out_of_reach() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        await m.cluster.act(Drain(OTHER, "cpu-0"))
-        await m.cluster.act(Stop(OTHER, "cpu-0"))
-        await m.cluster.act(start("theirs", "cpu-0", OTHER))
+        await m.cluster.act([Drain(OTHER, "cpu-0")])
+        await m.cluster.act([Stop(OTHER, "cpu-0")])
+        await m.cluster.act([start("theirs", "cpu-0", OTHER)])
         assert await m.cluster.replicas(OTHER) == ()
         await m.until("cpu-0", ReplicaState.READY, "light")
 
 
 async def test_a_dead_server_is_replaced() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
         m.servers[0].die()
         await eventually(lambda: len(m.servers) == 2, what="a second server")
@@ -200,7 +200,7 @@ async def test_a_dead_server_is_replaced() -> None:
 
 async def test_a_model_whose_process_died_is_loaded_again() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
         m.servers[0].broken = True
         await eventually(lambda: m.servers[0].loads == ["light", "light"], what="a second load")
@@ -210,7 +210,7 @@ async def test_a_model_whose_process_died_is_loaded_again() -> None:
 
 async def test_a_server_that_hangs_is_replaced() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
         m.servers[0].hung = True
         await eventually(lambda: len(m.servers) == 2, what="a second server")
@@ -220,14 +220,14 @@ async def test_a_server_that_hangs_is_replaced() -> None:
 
 async def test_a_server_that_dies_while_draining_has_nothing_in_flight_and_is_not_replaced() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        await m.cluster.act(Drain(REF, "cpu-0"))
+        await m.cluster.act([Drain(REF, "cpu-0")])
         m.servers[0].die()
         await eventually(lambda: m.servers[0].ended, what="the dead server is cleared away")
         replica = await m.until("cpu-0", ReplicaState.DRAINING, "light")
         assert replica.in_flight == 0
-        await m.cluster.act(start("heavy", "cpu-0"))
+        await m.cluster.act([start("heavy", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "heavy")
         assert [server.model for server in m.servers] == ["light", "heavy"]
 
@@ -235,7 +235,7 @@ async def test_a_server_that_dies_while_draining_has_nothing_in_flight_and_is_no
 async def test_a_slot_that_cannot_start_says_why_and_recovers() -> None:
     async with machine() as m:
         m.start_error = "no Triton environment"
-        await m.cluster.act(start("light"))
+        await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.FAILED, "light")
         assert m.cluster.problem == "cpu-0: no Triton environment"
         m.start_error = None
@@ -245,7 +245,7 @@ async def test_a_slot_that_cannot_start_says_why_and_recovers() -> None:
 
 async def test_closing_ends_every_server() -> None:
     async with machine() as m:
-        await m.cluster.act(start("light"))
-        await m.cluster.act(start("heavy"))
+        await m.cluster.act([start("light")])
+        await m.cluster.act([start("heavy")])
         await m.until("cpu-1", ReplicaState.READY, "heavy")
     assert all(server.ended for server in m.servers)

@@ -15,9 +15,11 @@ from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 from cascade_operator.controller import Decision, decide
+from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.memory import CascadeMemory, Memory
 from cascade_operator.snapshot import Drain, Publish, Replica, ReplicaState, Snapshot, Start, Stop
+from cascade_operator.sources import FileSource, Subject
 from cascade_operator.store import Observation
 from support.factories import make_cascade, make_demand, make_profile, make_replica
 from support.waiting import eventually
@@ -35,7 +37,7 @@ class FakeStore:
     memory: str | None = None
     in_use: Mapping[str, int] = field(default_factory=dict)
     away: bool = False
-    published: list[Plan] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
 
     async def observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation | None:
         if self.away:
@@ -52,12 +54,15 @@ class FakeStore:
         if self.away:
             return False
         self.plan = plan
-        self.published.append(plan)
+        self.plans.append(plan)
         return True
 
     async def save_memory(self, ref: CascadeRef, memory: str) -> bool:
         self.memory = memory
         return not self.away
+
+    async def published(self) -> frozenset[CascadeRef]:
+        return frozenset()
 
 
 @dataclass
@@ -72,14 +77,17 @@ class FakeCluster:
     async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
         return tuple(self.all.values())
 
-    async def act(self, action: Start | Drain | Stop) -> None:
-        if isinstance(action, Start):
-            name = action.replica_id or f"cpu-{len(self.all)}"
-            self.all[name] = make_replica(name, action.variant, in_flight=None)
-        elif isinstance(action, Drain):
-            self.all[action.replica_id] = dataclasses.replace(self.all[action.replica_id], state=ReplicaState.DRAINING)
-        else:
-            del self.all[action.replica_id]
+    async def reconcile(self, subjects: Sequence[Subject]) -> None: ...
+
+    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
+        for move in moves:
+            if isinstance(move, Start):
+                name = move.replica_id or f"cpu-{len(self.all)}"
+                self.all[name] = make_replica(name, move.variant, in_flight=None)
+            elif isinstance(move, Drain):
+                self.all[move.replica_id] = dataclasses.replace(self.all[move.replica_id], state=ReplicaState.DRAINING)
+            else:
+                del self.all[move.replica_id]
 
     async def close(self) -> None: ...
 
@@ -97,13 +105,12 @@ class World:
 
     def __post_init__(self) -> None:
         self.loop = Loop(
-            FILE,
+            FileSource(FILE),
             cluster=self.cluster,
             store=self.store,  # type: ignore[arg-type]
             decide=self.decide,
             settings=PlannerSettings(),
-            say=self.said.append,
-            keep_status=lambda ref, status: self.statuses.append(status),
+            reporter=LocalReporter(say=self.said.append, keep_status=lambda ref, status: self.statuses.append(status)),
             clock=lambda: self.now,
         )
 
@@ -258,5 +265,5 @@ async def test_shares_that_tremble_are_published_but_not_told() -> None:
 
     world = World(decide=scripted)
     await world.ticks(3)
-    assert len(world.store.published) == 3
+    assert len(world.store.plans) == 3
     assert len([line for line in world.said if line.startswith("plan: ")]) == 2

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from cascade_api.names import CascadeRef
 
 from ..snapshot import Drain, Replica, Start, Stop
+from ..sources import Subject
+
+
+class ClusterFailed(Exception):
+    """The cluster did not do as it was told; it may at the next tick."""
 
 
 class Cluster(Protocol):
@@ -19,8 +24,14 @@ class Cluster(Protocol):
     async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
         """The replicas of a cascade; ``variant`` is what one serves or is loading."""
 
-    async def act(self, action: Start | Drain | Stop) -> None:
-        """Begin an action and return; idempotent, and what comes of it shows in `replicas`."""
+    async def reconcile(self, subjects: Sequence[Subject]) -> None:
+        """Take note of all cascades, and bring what runs in line with their specs; what fails is tried next time."""
+
+    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
+        """Begin the moves of one cascade and return; idempotent, and what comes of them shows in `replicas`.
+
+        Raises ClusterFailed where one could not be begun.
+        """
 
     async def close(self) -> None:
-        """Take everything away that this driver started."""
+        """Let go of the cluster: what ends with this process is ended, the rest runs on."""

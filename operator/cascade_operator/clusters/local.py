@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
 
 from cascade_api.names import CPU_CLASS, CascadeRef
 
 from ..local.state import StateDir
 from ..local.supervisor import Program
 from ..snapshot import Drain, Replica, Start, Stop
+from ..sources import Subject
 from .server import Server
 from .slots import Assignment, Slot
+
+log = structlog.get_logger(__name__)
 
 SERVER_NICE = 2
 """Added to the nice value of servers, so that router, Redis and planner come first on a busy machine."""
@@ -49,7 +54,15 @@ class LocalCluster:
         views = (slot.view() for slot in owned)
         return tuple(view for view in views if view is not None)
 
-    async def act(self, action: Start | Drain | Stop) -> None:
+    async def reconcile(self, subjects: Sequence[Subject]) -> None:
+        """Nothing to do: the manifest of a local run never changes."""
+
+    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
+        for move in moves:
+            log.info("acting", move=repr(move))
+            self._begin(move)
+
+    def _begin(self, action: Start | Drain | Stop) -> None:
         if isinstance(action, Start):
             slot = self._free(action.accelerator_class) if action.replica_id is None else self._of(action)
             if slot is not None:

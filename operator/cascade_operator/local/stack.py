@@ -158,6 +158,8 @@ class LocalStack:
         from ..controller import decide
         from ..loop import Loop
         from ..planning.catalogue import Catalogue
+        from ..sources import FileSource
+        from .reporter import LocalReporter
 
         launcher = script("cascade-triton")
 
@@ -173,13 +175,12 @@ class LocalStack:
 
         cluster = LocalCluster(slots=slots, start_server=start_server, changed=lambda: loop.wake(), say=self._say)
         loop = Loop(
-            self._file,
+            FileSource(self._file),
             cluster=cluster,
             store=store,
             decide=functools.partial(decide, catalogue=Catalogue()),
             settings=PlannerSettings(),
-            say=self._say,
-            keep_status=self._state.write_status,
+            reporter=LocalReporter(say=self._say, keep_status=self._state.write_status),
         )
         self._tasks += [
             asyncio.create_task(loop.run(), name="planner"),

@@ -27,9 +27,14 @@ Truth = Literal["True", "False", "Unknown"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What a tick found out about a cascade; ``refused`` and ``held`` are (reason, message) where they apply."""
+    """What a tick found out about a cascade; the first three are (reason, message) where they apply.
+
+    ``refused``: it cannot be planned; ``complaint``: it is planned by an older spec or profile; ``held``: it is left
+    as it is.
+    """
 
     refused: tuple[Reason, str] | None = None
+    complaint: tuple[Reason, str] | None = None
     held: tuple[Reason, str] | None = None
     metrics_missing: bool = False
     store_available: bool = True
@@ -124,8 +129,9 @@ def _ready(plan: Plan | None, replicas: Sequence[Replica], findings: Findings) -
 
 
 def _accepted(findings: Findings) -> _Found:
-    if findings.refused is not None:
-        return ConditionType.ACCEPTED, "False", *findings.refused
+    wrong = findings.complaint or findings.refused
+    if wrong is not None:
+        return ConditionType.ACCEPTED, "False", *wrong
     return ConditionType.ACCEPTED, "True", Reason.VALID, "spec and profile can be planned"
 
 

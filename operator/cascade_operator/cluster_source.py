@@ -1,0 +1,160 @@
+"""Cascades and profiles of a cluster: whatever becomes of a resource, what was valid last stays in force.
+
+A spec or profile that cannot be used becomes a complaint beside the last that could. Those are kept in this process and
+in each cascade's ConfigMap, so that an operator that starts while a resource is wrong goes on all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.documents import DocumentError, read_resource
+from cascade_api.names import API_VERSION, CascadeRef
+from cascade_api.profile import CascadeProfile
+from cascade_api.reasons import Reason
+from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_api.status import CascadeStatus
+
+from .clusters.kubernetes_mirror import Document, Mirror
+from .manifests.documents import last_valid
+from .manifests.naming import document_name
+from .planning.catalogue import NotPlannable, prepare
+from .sources import Complaint, Refused, Subject
+
+T = TypeVar("T", DiffusionCascade, CascadeProfile)
+
+NOTHING_KNOWN: Final = (Reason.INVALID_SPEC, "spec: cannot be read")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a resource and its profile come to: usable where ``complaint`` is None, else as far as readable."""
+
+    cascade: DiffusionCascade | None
+    profile: CascadeProfile | None
+    complaint: Complaint | None = None
+
+
+def judge(
+    cascade: Mapping[str, Any],
+    profile: Mapping[str, Any] | None,
+    *,
+    settings: PlannerSettings,
+    classes: Sequence[AcceleratorClass],
+) -> Judged:
+    """Read a cascade and its profile (None: not there), and see whether they can be planned."""
+    try:
+        spec = _read(cascade, DiffusionCascade)
+    except DocumentError as error:
+        return Judged(None, None, (Reason.INVALID_SPEC, _words(error)))
+    name = spec.spec.profile_ref.name
+    if profile is None:
+        text = f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it"
+        return Judged(spec, None, (Reason.PROFILE_MISSING, text))
+    try:
+        measured = _read(profile, CascadeProfile)
+    except DocumentError as error:
+        return Judged(spec, None, (Reason.PROFILE_INVALID, f"CascadeProfile {name}: {_words(error)}"))
+    try:
+        prepare(spec, measured, settings=settings, classes=classes)
+    except NotPlannable as error:
+        return Judged(spec, measured, (error.reason, str(error)))
+    return Judged(spec, measured)
+
+
+class ClusterSource:
+    """The cascades that the mirror shows."""
+
+    def __init__(self, mirror: Mirror, *, settings: PlannerSettings, classes: Sequence[AcceleratorClass]) -> None:
+        self._mirror = mirror
+        self._settings = settings
+        self._classes = classes
+        self._judged: dict[CascadeRef, tuple[object, Subject | Refused]] = {}
+        self._valid: dict[CascadeRef, tuple[str, DiffusionCascade, CascadeProfile]] = {}
+
+    async def subjects(self) -> Sequence[Subject | Refused] | None:
+        if not self._mirror.complete:
+            return None
+        there = {CascadeRef(*document.key): document for document in self._mirror.cascades if not document.terminating}
+        self._judged = {ref: kept for ref, kept in self._judged.items() if ref in there}
+        self._valid = {ref: kept for ref, kept in self._valid.items() if ref in there}
+        return [await self._subject(ref, document) for ref, document in there.items()]
+
+    def owns(self, ref: CascadeRef) -> bool:
+        return self._mirror.covers(ref.namespace)
+
+    async def _subject(self, ref: CascadeRef, document: Document) -> Subject | Refused:
+        """What a resource comes to; judged anew only when it or its profile changed."""
+        name = ((document.raw.get("spec") or {}).get("profileRef") or {}).get("name", "")
+        profile = self._mirror.profiles.get((ref.namespace, name)) if isinstance(name, str) else None
+        if profile is not None and profile.terminating:
+            profile = None
+        key = (document.uid, document.generation, profile and (profile.uid, profile.generation))
+        known = self._judged.get(ref)
+        if known is None or known[0] != key:
+            judged = await asyncio.to_thread(
+                judge,
+                document.raw,
+                None if profile is None else profile.raw,
+                settings=self._settings,
+                classes=self._classes,
+            )
+            known = self._judged[ref] = (key, self._decide(ref, document, judged))
+        return known[1]
+
+    def _decide(self, ref: CascadeRef, document: Document, judged: Judged) -> Subject | Refused:
+        status = _status(document.raw.get("status"))
+        if judged.complaint is None and judged.cascade is not None and judged.profile is not None:
+            self._valid[ref] = document.uid, judged.cascade, judged.profile
+            return Subject(judged.cascade, judged.profile, status, uid=document.uid)
+        valid = self._last_valid(ref, document.uid)
+        if valid is not None:
+            cascade, profile = valid
+            metadata = cascade.metadata.model_copy(update={"generation": document.generation})
+            current = cascade.model_copy(update={"metadata": metadata})
+            return Subject(current, profile, status, judged.complaint, document.uid)
+        if judged.cascade is None:
+            return Refused(ref, document.generation, judged.complaint or NOTHING_KNOWN, status)
+        return Subject(judged.cascade, judged.profile, status, judged.complaint, document.uid)
+
+    def _last_valid(self, ref: CascadeRef, uid: str) -> tuple[DiffusionCascade, CascadeProfile] | None:
+        """What was valid last of this very resource."""
+        known = self._valid.get(ref)
+        if known is not None and known[0] == uid:
+            return known[1], known[2]
+        kept = self._mirror.config_maps.get((ref.namespace, document_name(ref)))
+        if kept is None or all(owner.get("uid") != uid for owner in kept.raw["metadata"].get("ownerReferences") or ()):
+            return None
+        found = last_valid(kept.raw)
+        if found is not None:
+            self._valid[ref] = uid, *found
+        return found
+
+
+def _read(raw: Mapping[str, Any], model: type[T]) -> T:
+    """A resource without what the API server adds; raises DocumentError."""
+    meta = raw["metadata"]
+    metadata = {key: meta[key] for key in ("name", "namespace", "generation") if key in meta}
+    bare = {"apiVersion": API_VERSION, "kind": model.__name__, "metadata": metadata, "spec": raw.get("spec")}
+    found = read_resource(bare, source=model.__name__)
+    if not isinstance(found, model):
+        raise TypeError(f"{model.__name__} was read as {type(found).__name__}")
+    return found
+
+
+def _words(error: DocumentError) -> str:
+    return "; ".join(f"{problem.field}: {problem.message}" for problem in error.problems[:3])
+
+
+def _status(raw: object) -> CascadeStatus | None:
+    """The status that is there, unless another version wrote it."""
+    try:
+        return CascadeStatus.model_validate(raw) if raw else None
+    except ValidationError:
+        return None

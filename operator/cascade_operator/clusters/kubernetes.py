@@ -1,0 +1,285 @@
+"""Replicas as pods: a pool is a Deployment, a start one replica more of it, a stop one less.
+
+Nothing is remembered here that the cluster does not have: numbers wanted and pods on their way out stand in the
+Deployments, drains on the pods, so an operator that was killed goes on where it was. In the steady state nothing is
+written. Another variant on the same accelerator is a stop first, and a start once the pod is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from cascade_api.names import CascadeRef
+from cascade_api.reasons import Reason
+from cascade_api.settings import AcceleratorClass, OperatorSettings
+
+from ..manifests.documents import cascade_document
+from ..manifests.drift import Baselines
+from ..manifests.naming import (
+    ANNOTATION_CONTENT,
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAINING,
+    ANNOTATION_REPLICAS,
+    ANNOTATION_STOPPING,
+    FIRST_TO_GO,
+    pool_object_name,
+)
+from ..manifests.pools import pool_deployment
+from ..planning.plans import timestamp
+from ..snapshot import Drain, Replica, Start, Stop
+from ..sources import Subject
+from . import ClusterFailed
+from .kubernetes_api import CONFIG_MAPS, DEPLOYMENTS, NOT_FOUND, PODS, ApiRefused, KubernetesApi, Object
+from .kubernetes_inventory import count_accelerators
+from .kubernetes_mirror import Mirror
+from .kubernetes_objects import Deployment, Pod
+from .kubernetes_pools import Change, Pool, as_stop, change_of, replicas_of
+
+log = structlog.get_logger(__name__)
+
+REVERT_EVERY_S: Final = 5.0
+"""Pause between two reversals of edits on one object: another controller that insists is told, not fought."""
+
+
+class KubernetesCluster:
+    """The driver for a cluster."""
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        mirror: Mirror,
+        *,
+        settings: OperatorSettings,
+        notice: Callable[[CascadeRef, Reason, str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``notice`` is told of what people should know: cascade, reason, message."""
+        self._api = api
+        self._mirror = mirror
+        self._settings = settings
+        self._classes: Mapping[str, AcceleratorClass] = {c.name: c for c in settings.classes}
+        self._notice = notice
+        self._clock = clock
+        self._subjects: dict[CascadeRef, Subject] = {}
+        self._baselines = Baselines()
+        self._reverted_s: dict[str, float] = {}
+
+    async def inventory(self) -> Mapping[str, int] | None:
+        if not (self._mirror.complete and self._mirror.sees_nodes and self._api.available):
+            return None
+        return count_accelerators(
+            self._mirror.nodes, self._mirror.pods, classes=self._classes.values(), planned=self._subjects.keys()
+        )
+
+    async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
+        nodes = self._nodes_there()
+        now = self._clock()
+        return tuple(
+            replica for pool in self._pools(ref).values() for replica in replicas_of(pool, now=now, nodes=nodes)
+        )
+
+    async def reconcile(self, subjects: Sequence[Subject]) -> None:
+        self._subjects = {subject.cascade.ref: subject for subject in subjects}
+        by_cascade: dict[CascadeRef, list[Deployment]] = defaultdict(list)
+        for deployment in self._mirror.deployments:
+            by_cascade[deployment.ref].append(deployment)
+        work = [
+            self._reconcile_one(subject, by_cascade[subject.cascade.ref])
+            for subject in subjects
+            if subject.cascade.spec.policy.mode == "auto" and subject.profile is not None
+        ]
+        for result in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(result, ClusterFailed):
+                log.warning("what runs could not be brought in line", error=str(result))
+            elif isinstance(result, BaseException):
+                raise result
+
+    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
+        ref = moves[0].cascade
+        pools = self._pools(ref)
+        pods = [pod for pool in pools.values() for pod in pool.pods]
+        by_pool: dict[str, list[Start | Stop]] = defaultdict(list)
+        for move in moves:
+            if isinstance(move, Drain):
+                await self._drain(ref, move.replica_id, pods)
+                continue
+            asked = as_stop(move, pods)
+            name = self._pool_of(ref, asked, pods, pools)
+            if name is not None:
+                by_pool[name].append(asked)
+        for name, wanted in by_pool.items():
+            change = change_of(pools[name], wanted)
+            if change is not None:
+                await self._change(ref, pools[name], change)
+
+    async def close(self) -> None:
+        """Pods serve on without the operator; only the connection ends."""
+        self._api.close()
+
+    def _nodes_there(self) -> set[str]:
+        """Nodes whose terminating pods still end; where Nodes cannot be read, those of all pods."""
+        if not self._mirror.sees_nodes:
+            return {pod.node for pod in self._mirror.pods}
+        return {node.key[1] for node in self._mirror.nodes if node.ready}
+
+    def _pools(self, ref: CascadeRef) -> dict[str, Pool]:
+        pods: dict[str, list[Pod]] = defaultdict(list)
+        for pod in self._mirror.pods:
+            if pod.ref == ref:
+                pods[pod.pool].append(pod)
+        pools = {
+            d.pool: Pool(d.pool, d.variant, d.accelerator_class, d.wanted, d.stopping, tuple(pods.pop(d.pool, ())))
+            for d in self._mirror.deployments
+            if d.ref == ref and not d.terminating
+        }
+        for name, orphans in pods.items():
+            first = orphans[0]
+            pools[name] = Pool(name, first.variant, first.accelerator_class, 0, frozenset(), tuple(orphans))
+        return pools
+
+    def _pool_of(self, ref: CascadeRef, move: Start | Stop, pods: Sequence[Pod], pools: dict[str, Pool]) -> str | None:
+        """Name of the pool that a move is about; a new one is added to ``pools``."""
+        if isinstance(move, Stop) or move.replica_id is not None:
+            return next((pod.pool for pod in pods if pod.key[1] == move.replica_id), None)
+        name = pool_object_name(ref, variant=move.variant, accelerator_class=move.accelerator_class)
+        pools.setdefault(name, Pool(name, move.variant, move.accelerator_class, 0, frozenset(), ()))
+        return name
+
+    async def _drain(self, ref: CascadeRef, name: str, pods: Sequence[Pod]) -> None:
+        pod = next((pod for pod in pods if pod.key[1] == name), None)
+        if pod is None or pod.terminating_s is not None or pod.draining_s is not None:
+            return
+        log.info("draining", cascade=str(ref), replica=name)
+        await self._annotate(
+            pod, {ANNOTATION_DRAINING: timestamp(self._clock()), ANNOTATION_DELETION_COST: FIRST_TO_GO}
+        )
+
+    async def _change(self, ref: CascadeRef, pool: Pool, change: Change) -> None:
+        """Mark pods, then change the number: the cluster takes those with the lowest cost first."""
+        log.info(
+            "resizing",
+            cascade=str(ref),
+            pool=pool.name,
+            before=pool.wanted,
+            replicas=change.wanted,
+            stopping=list(change.condemned),
+            kept=list(change.spared),
+        )
+        by_name = {pod.key[1]: pod for pod in pool.pods}
+        for name in change.condemned:
+            if by_name[name].draining_s is None:
+                await self._annotate(by_name[name], {ANNOTATION_DELETION_COST: FIRST_TO_GO})
+        for name in change.spared:
+            await self._annotate(by_name[name], {ANNOTATION_DRAINING: None, ANNOTATION_DELETION_COST: None})
+        if change.wanted == pool.wanted and change.stopping == pool.stopping:
+            return
+        manifest = self._manifest(ref, pool, change.wanted, sorted(change.stopping))
+        if manifest is not None:
+            self._take(await self._api.apply(DEPLOYMENTS, manifest), manifest)
+            return
+        # A variant or class that the spec has no more: only its number is still of interest.
+        patch: Object = {
+            "metadata": {
+                "annotations": {
+                    ANNOTATION_REPLICAS: str(change.wanted),
+                    ANNOTATION_STOPPING: ",".join(sorted(change.stopping)),
+                }
+            },
+            "spec": {"replicas": change.wanted},
+        }
+        self._mirror.deployments.put(await self._api.merge(DEPLOYMENTS, ref.namespace, pool.name, patch))
+
+    async def _annotate(self, pod: Pod, annotations: Mapping[str, str | None]) -> None:
+        patch = {"metadata": {"annotations": dict(annotations)}}
+        try:
+            self._mirror.pods.put(await self._api.merge(PODS, *pod.key, patch))
+        except ApiRefused as refused:
+            if refused.status != NOT_FOUND:
+                raise
+
+    async def _reconcile_one(self, subject: Subject, deployments: Sequence[Deployment]) -> None:
+        await self._keep_document(subject)
+        for deployment in deployments:
+            if not deployment.terminating:
+                await self._keep_deployment(subject, deployment)
+
+    async def _keep_document(self, subject: Subject) -> None:
+        profile = subject.profile
+        if profile is None:
+            return
+        manifest = self._baselines.made(
+            str(subject.cascade.ref),
+            (subject.cascade, profile, subject.uid),
+            lambda: cascade_document(subject.cascade, profile, uid=subject.uid),
+        )
+        meta = manifest["metadata"]
+        there = self._mirror.config_maps.get((meta["namespace"], meta["name"]))
+        same = there is not None and all(there.raw.get(part) == manifest[part] for part in ("data", "binaryData"))
+        if not same:
+            self._mirror.config_maps.put(await self._api.apply(CONFIG_MAPS, manifest))
+
+    async def _keep_deployment(self, subject: Subject, deployment: Deployment) -> None:
+        ref = subject.cascade.ref
+        pool = Pool(
+            deployment.pool,
+            deployment.variant,
+            deployment.accelerator_class,
+            deployment.wanted,
+            deployment.stopping,
+            tuple(pod for pod in self._mirror.pods if pod.ref == ref and pod.pool == deployment.pool),
+        )
+        manifest = self._manifest(ref, pool, pool.wanted, sorted(pool.stopping))
+        if manifest is None:
+            if pool.wanted == 0 and not pool.pods:
+                log.info("removing", cascade=str(ref), pool=pool.name)
+                await self._api.delete(DEPLOYMENTS, *deployment.key, uid=deployment.uid)
+            return
+        if deployment.content == manifest["metadata"]["annotations"][ANNOTATION_CONTENT]:
+            edited = self._baselines.difference(deployment.raw, manifest)
+            if edited is None or not self._may_revert(deployment.uid):
+                return
+            self._notice(ref, Reason.EDIT_REVERTED, f"Deployment {pool.name}: {edited} was changed and is put right")
+        else:
+            log.info("updating", cascade=str(ref), pool=pool.name)
+        self._take(await self._api.apply(DEPLOYMENTS, manifest), manifest)
+
+    def _may_revert(self, uid: str) -> bool:
+        now = self._clock()
+        if now - self._reverted_s.get(uid, 0.0) < REVERT_EVERY_S:
+            return False
+        self._reverted_s[uid] = now
+        return True
+
+    def _manifest(self, ref: CascadeRef, pool: Pool, replicas: int, stopping: Sequence[str]) -> Object | None:
+        """The pool's Deployment; None where spec or settings know its variant or class no more."""
+        subject = self._subjects[ref]
+        spec = subject.cascade.spec
+        variant = next((v for v in spec.variants if v.name == pool.variant), None)
+        accelerator_class = self._classes.get(pool.accelerator_class)
+        if variant is None or accelerator_class is None or pool.accelerator_class not in variant.classes:
+            return None
+
+        def build() -> dict[str, Any]:
+            return pool_deployment(
+                subject.cascade,
+                variant,
+                accelerator_class,
+                uid=subject.uid,
+                profile=None if subject.profile is None else subject.profile.spec,
+                settings=self._settings,
+                replicas=replicas,
+                stopping=stopping,
+            )
+
+        key = (subject.cascade, subject.profile, subject.uid, replicas, tuple(stopping))
+        return self._baselines.made(f"{ref}/{pool.name}", key, build)
+
+    def _take(self, applied: Object, manifest: Object) -> None:
+        self._baselines.keep(applied, manifest)
+        self._mirror.deployments.put(applied)

@@ -1,0 +1,54 @@
+"""Accelerators of a cluster by class: what its Nodes offer, less what other pods ask for. Pure.
+
+A replica of a cascade that the planner sees counts as free here, because the planner counts it as used; everything
+else on a Node is another's, the pods of a deleted cascade included. A cordoned Node counts for what runs on it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
+
+from cascade_api.names import CascadeRef
+from cascade_api.settings import AcceleratorClass
+
+from .kubernetes_objects import Node, Pod, whole
+
+
+def count_accelerators(
+    nodes: Iterable[Node],
+    pods: Iterable[Pod],
+    *,
+    classes: Iterable[AcceleratorClass],
+    planned: Collection[CascadeRef],
+) -> dict[str, int]:
+    """Accelerators by class that the cascades ``planned`` may have together, those in use by them included."""
+    by_node: dict[str, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        if pod.node and not pod.finished:
+            by_node[pod.node].append(pod)
+    usable = [node for node in nodes if node.ready]
+    return {
+        c.name: sum(
+            _on_node(node, by_node[node.key[1]], c, planned) for node in usable if _matches(node, c.node_selector)
+        )
+        for c in classes
+    }
+
+
+def _on_node(node: Node, pods: Iterable[Pod], wanted: AcceleratorClass, planned: Collection[CascadeRef]) -> int:
+    replicas, others = 0, Decimal(0)
+    for pod in pods:
+        if pod.accelerator_class == wanted.name and pod.ref in planned:
+            replicas += 1
+        else:
+            others += pod.requests.get(wanted.resource, Decimal(0))
+    if not node.schedulable:
+        return replicas
+    # What runs, runs: a replica that finds its Node overfull is not counted away.
+    return max(whole(node.allocatable.get(wanted.resource, Decimal(0)) - others), replicas)
+
+
+def _matches(node: Node, selector: Mapping[str, str]) -> bool:
+    return all(node.labels.get(name) == value for name, value in selector.items())

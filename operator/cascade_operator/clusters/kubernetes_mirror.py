@@ -1,0 +1,196 @@
+"""What the API server has, mirrored here: filled by lists, kept up by watch events, compared anew now and then.
+
+A watch can miss a deletion: where it breaks off for longer than the API server remembers, kopf lists anew, and what is
+gone is in no list. So the mirror compares itself, by metadata alone, with what there is, at a steady pace and whenever
+the API server was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from cascade_api.names import LABEL_CASCADE, LABEL_POOL
+
+from .kubernetes_api import CASCADES, CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, PROFILES, KubernetesApi, Object, Resource
+from .kubernetes_objects import Deployment, Key, Node, Pod, Seen, read_deployment, read_node, read_pod, version_of
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Document(Seen):
+    """A resource of ours, or a ConfigMap, as the API has it."""
+
+    generation: int
+    terminating: bool
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+T = TypeVar("T", bound=Seen)
+
+
+def read_document(raw: Mapping[str, Any]) -> Document:
+    """A resource of ours, or a ConfigMap, from the API's JSON."""
+    meta = raw["metadata"]
+    return Document(
+        key=(meta.get("namespace") or "", meta["name"]),
+        uid=meta.get("uid", ""),
+        version=version_of(meta),
+        generation=meta.get("generation", 0),
+        terminating="deletionTimestamp" in meta,
+        raw=raw,
+    )
+
+
+class Shelf(Generic[T]):
+    """The objects of one kind, newest readings only."""
+
+    def __init__(
+        self,
+        resource: Resource,
+        read: Callable[[Mapping[str, Any]], T],
+        *,
+        changed: Callable[[T], None],
+        selector: str | None = None,
+    ) -> None:
+        """``changed`` gets an object that came, went, or differs in more than its version."""
+        self.resource = resource
+        self.selector = selector
+        self._read = read
+        self._changed = changed
+        self._items: dict[Key, T] = {}
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(list(self._items.values()))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, key: Key) -> T | None:
+        return self._items.get(key)
+
+    def put(self, raw: Mapping[str, Any]) -> T:
+        """Take a reading, unless a newer one of the same object is here; the one that counts."""
+        item = self._read(raw)
+        known = self._items.get(item.key)
+        if known is not None and known.uid == item.uid and known.version >= item.version:
+            return known
+        self._items[item.key] = item
+        if item != known:
+            self._changed(item)
+        return item
+
+    def drop(self, key: Key, uid: str) -> None:
+        """Forget this very object."""
+        known = self._items.get(key)
+        if known is not None and known.uid == uid:
+            del self._items[key]
+            self._changed(known)
+
+    def see(self, event: Mapping[str, Any]) -> None:
+        """Take a watch event."""
+        raw = event["object"]
+        if event["type"] == "DELETED":
+            meta = raw["metadata"]
+            self.drop((meta.get("namespace") or "", meta["name"]), meta.get("uid", ""))
+        else:
+            self.put(raw)
+
+    async def fill(self, api: KubernetesApi, namespaces: Sequence[str]) -> None:
+        """Take everything there is."""
+        for raw in await self._list(api, namespaces):
+            self.put(raw)
+
+    async def compare(self, api: KubernetesApi, namespaces: Sequence[str]) -> None:
+        """Forget what is gone, and read anew what is not the newest here."""
+        before = dict(self._items)
+        there: dict[Key, tuple[str, int]] = {}
+        for raw in await self._list(api, namespaces, metadata_only=True):
+            meta = raw["metadata"]
+            there[meta.get("namespace") or "", meta["name"]] = meta.get("uid", ""), version_of(meta)
+        for key, item in before.items():
+            if key not in there or there[key][0] != item.uid:
+                log.info("gone unnoticed", kind=self.resource.plural, name="/".join(key))
+                self.drop(key, item.uid)
+        for key, (uid, version) in there.items():
+            known = self._items.get(key)
+            if known is None or known.uid != uid or known.version < version:
+                raw_object = await api.get(self.resource, *key)
+                if raw_object is not None:
+                    self.put(raw_object)
+
+    async def _list(
+        self, api: KubernetesApi, namespaces: Sequence[str], *, metadata_only: bool = False
+    ) -> list[Object]:
+        places = namespaces if namespaces and self.resource.namespaced else ("",)
+        lists = [
+            await api.list(self.resource, place, selector=self.selector, metadata_only=metadata_only)
+            for place in places
+        ]
+        return [raw for items in lists for raw in items]
+
+
+class Mirror:
+    """Cascades, profiles, Deployments of pools, ConfigMaps of cascades, pods and Nodes."""
+
+    def __init__(self, api: KubernetesApi, *, namespaces: Sequence[str], changed: Callable[[], None]) -> None:
+        """``namespaces`` empty: the whole cluster; ``changed`` is called for changes that a decision may depend on."""
+
+        def any_of_them(thing: object) -> None:
+            changed()
+
+        def replica(pod: Pod) -> None:
+            # What others run is taken into account at the next tick, however often it changes.
+            if pod.cascade:
+                changed()
+
+        self._api = api
+        self._namespaces = list(namespaces)
+        self.cascades: Shelf[Document] = Shelf(CASCADES, read_document, changed=any_of_them)
+        self.profiles: Shelf[Document] = Shelf(PROFILES, read_document, changed=any_of_them)
+        self.deployments: Shelf[Deployment] = Shelf(
+            DEPLOYMENTS, read_deployment, changed=any_of_them, selector=LABEL_POOL
+        )
+        self.config_maps: Shelf[Document] = Shelf(
+            CONFIG_MAPS, read_document, changed=lambda _: None, selector=LABEL_CASCADE
+        )
+        self.pods: Shelf[Pod] = Shelf(PODS, read_pod, changed=replica)
+        self.nodes: Shelf[Node] = Shelf(NODES, read_node, changed=any_of_them)
+        self.complete = False
+        """Whether everything was listed once."""
+        self.sees_nodes = True
+        """Whether Nodes may be read; without them nobody knows what there is."""
+        self._sees_all_pods = True
+
+    def covers(self, namespace: str) -> bool:
+        """Whether objects of a namespace are watched."""
+        return not self._namespaces or namespace in self._namespaces
+
+    def shelf_of(self, plural: str) -> Shelf[Any]:
+        """The shelf of a kind that is watched; raises KeyError."""
+        return {shelf.resource.plural: shelf for shelf in self._shelves}[plural]
+
+    async def begin(self) -> None:
+        """Find out what may be seen, and list it; raises ApiAway or ApiRefused."""
+        self.sees_nodes = await self._api.allowed(verb="list", group="", resource="nodes")
+        self._sees_all_pods = not self._namespaces or await self._api.allowed(verb="list", group="", resource="pods")
+        await asyncio.gather(*(shelf.fill(self._api, self._where(shelf)) for shelf in self._shelves))
+        self.complete = True
+
+    async def compare(self) -> None:
+        """Mend what the watches missed; raises ApiAway or ApiRefused."""
+        await asyncio.gather(*(shelf.compare(self._api, self._where(shelf)) for shelf in self._shelves))
+
+    def _where(self, shelf: Shelf[Any]) -> Sequence[str]:
+        # Beside its own namespaces an operator wants to know what the pods of others take.
+        return () if shelf is self.pods and self._sees_all_pods else self._namespaces
+
+    @property
+    def _shelves(self) -> list[Shelf[Any]]:
+        shelves: list[Shelf[Any]] = [self.cascades, self.profiles, self.deployments, self.config_maps, self.pods]
+        return [*shelves, self.nodes] if self.sees_nodes else shelves

@@ -1,0 +1,233 @@
+"""What the driver needs to know of Pods, Nodes and Deployments, read from the API's JSON. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
+
+from ..manifests.naming import ANNOTATION_CONTENT, ANNOTATION_DRAINING, ANNOTATION_REPLICAS, ANNOTATION_STOPPING
+
+Key = tuple[str, str]
+"""Namespace (empty for Nodes) and name."""
+
+HOPELESS: Final = frozenset(
+    {
+        "CrashLoopBackOff",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+"""Reasons for which a container waits that do not pass by waiting."""
+
+_FACTORS: Final = {
+    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
+    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12), "P": Decimal(10**15),
+    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object as it was read; two readings that differ in nothing but the version are equal."""
+
+    key: Key
+    uid: str
+    version: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Pod(Seen):
+    """A pod; ``cascade``, ``pool``, ``variant`` and ``accelerator_class`` are empty for pods that are not replicas.
+
+    Times are Unix seconds. ``problem`` says why it does not come up, where waiting does not help.
+    """
+
+    node: str = ""
+    ip: str = ""
+    created_s: float = 0.0
+    ready: bool = False
+    ready_since_s: float = 0.0
+    terminating_s: float | None = None
+    finished: bool = False
+    unschedulable_s: float | None = None
+    problem: str = ""
+    draining_s: float | None = None
+    cascade: str = ""
+    pool: str = ""
+    variant: str = ""
+    accelerator_class: str = ""
+    requests: Mapping[str, Decimal] = field(default_factory=dict)
+
+    @property
+    def ref(self) -> CascadeRef | None:
+        """The cascade that it is a replica of."""
+        return CascadeRef(self.key[0], self.cascade) if self.cascade else None
+
+
+@dataclass(frozen=True)
+class Node(Seen):
+    """A Node; ``ready``: its kubelet is there, ``schedulable``: new pods may come."""
+
+    labels: Mapping[str, str]
+    allocatable: Mapping[str, Decimal]
+    ready: bool
+    schedulable: bool
+
+
+@dataclass(frozen=True)
+class Deployment(Seen):
+    """A pool's Deployment; ``wanted`` is what the operator last asked for, ``raw`` the object itself."""
+
+    generation: int
+    cascade: str
+    pool: str
+    variant: str
+    accelerator_class: str
+    wanted: int
+    stopping: frozenset[str]
+    content: str
+    terminating: bool
+    raw: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
+
+    @property
+    def ref(self) -> CascadeRef:
+        return CascadeRef(self.key[0], self.cascade)
+
+
+def read_pod(raw: Mapping[str, Any]) -> Pod:
+    """A pod from the API's JSON."""
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    labels = meta.get("labels") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
+    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    draining = (meta.get("annotations") or {}).get(ANNOTATION_DRAINING)
+    return Pod(
+        **_identity(meta),
+        node=spec.get("nodeName") or "",
+        ip=status.get("podIP") or "",
+        created_s=seconds(meta.get("creationTimestamp")) or 0.0,
+        ready=ready.get("status") == "True",
+        ready_since_s=seconds(ready.get("lastTransitionTime")) or 0.0,
+        terminating_s=seconds(meta.get("deletionTimestamp")),
+        finished=status.get("phase") in ("Succeeded", "Failed"),
+        unschedulable_s=seconds(scheduled.get("lastTransitionTime")) if unschedulable else None,
+        problem=_problem(status),
+        draining_s=seconds(draining),
+        cascade=labels.get(LABEL_CASCADE, "") if LABEL_POOL in labels else "",
+        pool=labels.get(LABEL_POOL, ""),
+        variant=labels.get(LABEL_VARIANT, ""),
+        accelerator_class=labels.get(LABEL_CLASS, ""),
+        requests=_requests(spec),
+    )
+
+
+def read_node(raw: Mapping[str, Any]) -> Node:
+    """A Node from the API's JSON."""
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    conditions = {c["type"]: c.get("status") for c in status.get("conditions") or ()}
+    return Node(
+        **_identity(meta),
+        labels=meta.get("labels") or {},
+        allocatable={name: quantity(value) for name, value in (status.get("allocatable") or {}).items()},
+        ready=conditions.get("Ready") == "True",
+        schedulable=not spec.get("unschedulable", False),
+    )
+
+
+def read_deployment(raw: Mapping[str, Any]) -> Deployment:
+    """A Deployment from the API's JSON."""
+    meta, spec = raw["metadata"], raw.get("spec") or {}
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    noted = annotations.get(ANNOTATION_REPLICAS, "")
+    return Deployment(
+        **_identity(meta),
+        generation=meta.get("generation", 0),
+        cascade=labels.get(LABEL_CASCADE, ""),
+        pool=labels.get(LABEL_POOL, ""),
+        variant=labels.get(LABEL_VARIANT, ""),
+        accelerator_class=labels.get(LABEL_CLASS, ""),
+        wanted=int(noted) if noted.isdigit() else int(spec.get("replicas", 1)),
+        stopping=frozenset(name for name in annotations.get(ANNOTATION_STOPPING, "").split(",") if name),
+        content=annotations.get(ANNOTATION_CONTENT, ""),
+        terminating="deletionTimestamp" in meta,
+        raw=raw,
+    )
+
+
+def quantity(text: str | int | float) -> Decimal:
+    """A Kubernetes quantity such as ``1``, ``500m``, ``2Gi`` or ``1e3``; nothing readable counts as 0."""
+    text = str(text)
+    number = text.rstrip("numkMGTPEi") if not text[-1:].isdigit() else text
+    try:
+        return Decimal(number) * _FACTORS.get(text[len(number) :], Decimal(1))
+    except InvalidOperation:
+        return Decimal(0)
+
+
+def seconds(timestamp: str | None) -> float | None:
+    """RFC 3339 as Unix seconds; None for nothing, and for what is no time."""
+    if not timestamp:
+        return None
+    try:
+        return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+def version_of(meta: Mapping[str, Any]) -> int:
+    """The resource version as a number, to tell which of two readings of one object is newer; 0 where it is none."""
+    text = str(meta.get("resourceVersion", ""))
+    return int(text) if text.isdigit() else 0
+
+
+def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "key": (meta.get("namespace") or "", meta["name"]),
+        "uid": meta.get("uid", ""),
+        "version": version_of(meta),
+    }
+
+
+def _problem(status: Mapping[str, Any]) -> str:
+    for container in status.get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in HOPELESS:
+            return f"{waiting['reason']}: {waiting.get('message') or 'see its log'}"[:200]
+    return ""
+
+
+def _requests(spec: Mapping[str, Any]) -> dict[str, Decimal]:
+    """What the scheduler sets aside for a pod: the sum of its containers, or its neediest init container."""
+    total: dict[str, Decimal] = {}
+    for container in spec.get("containers") or ():
+        for name, value in _asked(container).items():
+            total[name] = total.get(name, Decimal(0)) + value
+    for container in spec.get("initContainers") or ():
+        for name, value in _asked(container).items():
+            always = container.get("restartPolicy") == "Always"
+            total[name] = total.get(name, Decimal(0)) + value if always else max(total.get(name, Decimal(0)), value)
+    for name, value in (spec.get("overhead") or {}).items():
+        total[name] = total.get(name, Decimal(0)) + quantity(value)
+    return total
+
+
+def _asked(container: Mapping[str, Any]) -> dict[str, Decimal]:
+    resources = container.get("resources") or {}
+    # The API server fills requests in from limits.
+    return {name: quantity(value) for name, value in (resources.get("requests") or {}).items()}
+
+
+def whole(value: Decimal) -> int:
+    """Whole accelerators in an amount; never below 0."""
+    return max(math.floor(value), 0)

@@ -1,0 +1,175 @@
+"""The operator process: `cascade-operator`, set up through the environment (`OperatorSettings`, `PlannerSettings`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+import kopf
+import structlog
+from pydantic import ValidationError
+
+from cascade_api.command import CommandFailed
+from cascade_api.names import CascadeRef
+from cascade_api.settings import OperatorSettings, PlannerSettings
+
+from . import handlers, logs, metrics
+from .cluster_reporter import ClusterReporter
+from .cluster_source import ClusterSource
+from .clusters import ClusterFailed
+from .clusters.kubernetes import KubernetesCluster
+from .clusters.kubernetes_api import KubernetesApi, connect
+from .clusters.kubernetes_mirror import Mirror
+from .controller import decide
+from .health import Health
+from .loop import Loop
+from .notices import Notices
+from .planning.catalogue import Catalogue
+from .store import Store
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S: Final = 5.0
+"""How often the API server is asked whether it is there, where nothing else is asked of it."""
+AWAY_S: Final = 1.0
+OLDEST_SUPPORTED: Final = (1, 30)
+
+
+class Operator:
+    """All parts of the operator, put together."""
+
+    def __init__(self, settings: OperatorSettings, planner: PlannerSettings) -> None:
+        self._settings = settings
+        client = connect(timeout_s=settings.api_timeout_s)
+        self._api = KubernetesApi(client, timeout_s=settings.api_timeout_s, count=metrics.count_request)
+        self._mirror = Mirror(self._api, namespaces=settings.namespaces, changed=lambda: self._loop.wake())
+        notices = Notices(self._api, uid_of=self._uid_of)
+        self._reporter = ClusterReporter(self._api, self._mirror, notices)
+        self._cluster = KubernetesCluster(self._api, self._mirror, settings=settings, notice=self._reporter.notice)
+        self._store = Store(settings.redis_url)
+        self._loop = Loop(
+            ClusterSource(self._mirror, settings=planner, classes=settings.classes),
+            cluster=self._cluster,
+            store=self._store,
+            decide=functools.partial(decide, catalogue=Catalogue(), classes=settings.classes),
+            settings=planner,
+            reporter=self._reporter,
+        )
+        self._health = Health(turned_s=lambda: self._loop.turned_s, ready=self._missing)
+
+    async def run(self) -> None:
+        """Serve until a signal says stop. Raises CommandFailed where that cannot begin."""
+        async with self._parts():
+            await self._wait_for_api()
+            registry = kopf.OperatorRegistry()
+            handlers.register(registry, self._mirror)
+            background = [
+                asyncio.create_task(self._loop.run(), name="planner"),
+                asyncio.create_task(self._keep_mirror(), name="mirror"),
+            ]
+            try:
+                await self._watch(registry)
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def _parts(self) -> AsyncIterator[None]:
+        await self._health.start(self._settings.health_address)
+        try:
+            yield
+        finally:
+            await self._health.stop()
+            await self._store.close()
+            await self._cluster.close()
+
+    async def _wait_for_api(self) -> None:
+        """See everything once: resources may not be installed yet, or the API server away."""
+        complaint = ""
+        while True:
+            self._loop.turned()
+            try:
+                version = await self._api.version()
+                await self._mirror.begin()
+                break
+            except ClusterFailed as error:
+                if str(error) != complaint:
+                    complaint = str(error)
+                    log.warning("waiting for the cluster", error=complaint)
+            await asyncio.sleep(AWAY_S)
+        log.info("started", kubernetes=".".join(map(str, version)), cascades=len(self._mirror.cascades))
+        metrics.API_AVAILABLE.set(1)
+        if version < OLDEST_SUPPORTED:
+            log.warning("this version of Kubernetes is older than what is supported", oldest="1.30")
+        if not self._mirror.sees_nodes:
+            log.warning("Nodes may not be read: nothing is started or stopped until the operator's role allows it")
+
+    async def _watch(self, registry: kopf.OperatorRegistry) -> None:
+        """Hear of changes until a signal says stop."""
+        settings = kopf.OperatorSettings()
+        # Without rights on the whole cluster there is nothing to find out about kinds and namespaces.
+        settings.scanning.disabled = bool(self._settings.namespaces)
+        await kopf.operator(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            clusterwide=not self._settings.namespaces,
+            namespaces=self._settings.namespaces,
+        )
+
+    async def _keep_mirror(self) -> None:
+        """Notice when the API server is away, and mend at a steady pace, and on its return, what watches missed."""
+        compared = time.monotonic()
+        away = False
+        while True:
+            await asyncio.sleep(AWAY_S if away else HEARTBEAT_S)
+            try:
+                if away or time.monotonic() - compared > self._settings.resync_s:
+                    await self._mirror.compare()
+                    compared = time.monotonic()
+                else:
+                    await self._api.version()
+                if away:
+                    log.info("the api server is back")
+                    self._loop.wake()
+                away = False
+            except ClusterFailed:
+                away = True
+            except Exception:
+                log.exception("the mirror could not be compared")
+            metrics.API_AVAILABLE.set(self._api.available)
+
+    def _uid_of(self, ref: CascadeRef) -> str:
+        document = self._mirror.cascades.get((ref.namespace, ref.name))
+        return "" if document is None else document.uid
+
+    def _missing(self) -> str | None:
+        if not self._mirror.complete:
+            return "the cluster's resources were not read yet"
+        return None
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one line and exit code 2."""
+    logs.set_up()
+    try:
+        settings, planner = OperatorSettings(), PlannerSettings()
+        asyncio.run(Operator(settings, planner).run())
+    except ValidationError as error:
+        for problem in error.errors():
+            field = ".".join(str(part) for part in problem["loc"])
+            sys.stderr.write(f"cascade-operator: setting {field}: {problem['msg']}\n")
+        sys.exit(2)
+    except CommandFailed as failure:
+        sys.stderr.write(f"cascade-operator: {failure}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

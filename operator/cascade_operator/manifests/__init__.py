@@ -1,0 +1,1 @@
+"""Kubernetes objects as plain dicts, built from specs and settings alone. Pure: the same input, the same object."""

@@ -1,0 +1,81 @@
+"""A cascade's ConfigMap: the document that its pods render their models from, and the last valid spec and profile.
+
+Routers and planner go on by what was valid last while the resources say something else; the copy here outlives the
+operator and Redis. It is compressed, since a profile can be larger than an object may be.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.profile import CascadeProfile
+
+from .naming import ANNOTATION_CONTENT, common_labels, digest_of, document_name, owner_reference
+from .pools import DOCUMENT_KEY
+
+VALID_KEY: Final = "last-valid.json.gz"
+
+
+def cascade_document(cascade: DiffusionCascade, profile: CascadeProfile, *, uid: str) -> dict[str, Any]:
+    """The ConfigMap of a cascade."""
+    ref = cascade.ref
+    place = {"name": ref.name, "namespace": ref.namespace}
+    execution = [e.wire() for e in profile.spec.execution]
+    served = {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [
+            {"kind": "DiffusionCascade", "metadata": place, "spec": cascade.spec.wire()},
+            {
+                "kind": "CascadeProfile",
+                "metadata": {"name": profile.metadata.name, "namespace": ref.namespace},
+                "spec": {"execution": execution},
+            },
+        ],
+    }
+    valid = json.dumps({"cascade": _bare(cascade), "profile": _bare(profile)}, sort_keys=True)
+    content = {
+        "data": {DOCUMENT_KEY: json.dumps(served, sort_keys=True)},
+        "binaryData": {VALID_KEY: base64.b64encode(gzip.compress(valid.encode(), mtime=0)).decode()},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": document_name(ref),
+            "namespace": ref.namespace,
+            "labels": common_labels(ref),
+            "annotations": {ANNOTATION_CONTENT: digest_of(content)},
+            "ownerReferences": [owner_reference(ref, uid)],
+        },
+        **content,
+    }
+
+
+def last_valid(config_map: Mapping[str, Any]) -> tuple[DiffusionCascade, CascadeProfile] | None:
+    """The spec and profile that a ConfigMap keeps; None where it keeps none that can be read."""
+    packed = (config_map.get("binaryData") or {}).get(VALID_KEY)
+    if not packed:
+        return None
+    try:
+        kept = json.loads(gzip.decompress(base64.b64decode(packed)))
+        return DiffusionCascade.model_validate(kept["cascade"]), CascadeProfile.model_validate(kept["profile"])
+    except (ValueError, KeyError, OSError, EOFError, binascii.Error, zlib.error, ValidationError):
+        return None
+
+
+def _bare(resource: DiffusionCascade | CascadeProfile) -> dict[str, Any]:
+    """The resource without what the API server adds."""
+    return {
+        "metadata": {"name": resource.metadata.name, "namespace": resource.metadata.namespace},
+        "spec": resource.spec.wire(),
+    }

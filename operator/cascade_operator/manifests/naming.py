@@ -1,0 +1,74 @@
+"""Names, labels and annotations of what the operator makes on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cascade_api.names import GROUP, LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
+
+ANNOTATION_REPLICAS: Final = f"{GROUP}/replicas"
+"""On a pool's Deployment: the replicas that the operator wants, so that another's scaling is told from its own."""
+ANNOTATION_STOPPING: Final = f"{GROUP}/stopping"
+"""On a pool's Deployment: pods whose removal its replicas allow for already, separated by commas."""
+ANNOTATION_DRAINING: Final = f"{GROUP}/draining-since"
+"""On a pod: since when it gets no new work (RFC 3339)."""
+ANNOTATION_CONTENT: Final = f"{GROUP}/content"
+"""On what the operator makes: digest of all that it wants of the object, the number of replicas aside."""
+ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+FIRST_TO_GO: Final = "-1000"
+"""Deletion cost of a pod that is to go; others have 0."""
+
+LONGEST_POOL_NAME: Final = 46
+"""Leaves room for what Deployment and ReplicaSet append, so that pod names are host names of at most 63."""
+
+
+def pool_object_name(ref: CascadeRef, *, variant: str, accelerator_class: str) -> str:
+    """Name of a pool's Deployment: readable, at most 46 characters, and no other pool's in the namespace."""
+    digest = hashlib.sha256(f"{ref.name}/{variant}/{accelerator_class}".encode()).hexdigest()[:6]
+    readable = f"{ref.name}-{variant}-{accelerator_class}"[: LONGEST_POOL_NAME - len(digest) - 1].rstrip("-")
+    return f"{readable}-{digest}"
+
+
+def document_name(ref: CascadeRef) -> str:
+    """Name of the ConfigMap with a cascade's document."""
+    return f"{ref.name}-cascade"
+
+
+def pool_labels(ref: CascadeRef, *, variant: str, accelerator_class: str) -> dict[str, str]:
+    """Labels of a pool's Deployment and pods."""
+    return {
+        **common_labels(ref),
+        LABEL_POOL: pool_object_name(ref, variant=variant, accelerator_class=accelerator_class),
+        LABEL_VARIANT: variant,
+        LABEL_CLASS: accelerator_class,
+    }
+
+
+def common_labels(ref: CascadeRef) -> dict[str, str]:
+    """Labels of everything that is made for a cascade."""
+    return {
+        "app.kubernetes.io/name": "diffusion-cascade",
+        "app.kubernetes.io/component": "model",
+        "app.kubernetes.io/managed-by": "diffusion-cascade-operator",
+        LABEL_CASCADE: ref.name,
+    }
+
+
+def owner_reference(ref: CascadeRef, uid: str) -> dict[str, Any]:
+    """Has the cluster remove the object with its cascade."""
+    return {
+        "apiVersion": "diffusioncascade.io/v1alpha1",
+        "kind": "DiffusionCascade",
+        "name": ref.name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """A short digest of JSON content; key order does not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

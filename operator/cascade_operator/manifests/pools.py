@@ -1,0 +1,277 @@
+"""A pool as a Deployment: one Triton server a pod, on one accelerator, under restricted pod security."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cascade_api.cascade import DiffusionCascade, PodTemplate, Variant
+from cascade_api.names import LABEL_CASCADE, LABEL_POOL
+from cascade_api.profile import ProfileSpec
+from cascade_api.settings import AcceleratorClass, OperatorSettings
+
+from .naming import (
+    ANNOTATION_CONTENT,
+    ANNOTATION_REPLICAS,
+    ANNOTATION_STOPPING,
+    digest_of,
+    document_name,
+    owner_reference,
+    pool_labels,
+    pool_object_name,
+)
+
+GRPC_PORT: Final = 8001
+HTTP_PORT: Final = 8000
+METRICS_PORT: Final = 8002
+DOCUMENT_KEY: Final = "cascade.json"
+DOCUMENT_FOLDER: Final = "/etc/cascade"
+CACHE_FOLDER: Final = "/var/cache/models"
+SCRATCH_FOLDER: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
+SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
+SETTLE_S: Final = 3
+"""How long a pod that must go still takes work: until every router has heard of it."""
+STEPS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
+LONGEST_IDLE_S: Final = 120
+"""A replica draws at least this often, however long an image takes it."""
+SHARED_MEMORY: Final = "512Mi"
+UNREACHABLE_S: Final = 30
+"""A pod on a Node that is lost is given up after this time (Kubernetes' default: 300 s)."""
+USER: Final = 1000
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a replica takes, in seconds: to come up, for one image and for its largest batch (95th percentiles)."""
+
+    cold_s: float = 60.0
+    image_s: float = 1.0
+    batch_s: float = 1.0
+
+    @classmethod
+    def of(cls, profile: ProfileSpec | None, *, variant: str, accelerator_class: str) -> Pace:
+        """As measured; cautious guesses where the profile has none."""
+        if profile is None:
+            return cls()
+        pool = (variant, accelerator_class)
+        batches = {e.batch: e.p95_micros / 1e6 for e in profile.execution if (e.variant, e.accelerator_class) == pool}
+        cold = [s.cold_seconds for s in profile.startup if (s.variant, s.accelerator_class) == pool]
+        if not batches:
+            return cls()
+        return cls(
+            cold_s=float(max(cold, default=cls.cold_s)), image_s=batches[min(batches)], batch_s=max(batches.values())
+        )
+
+
+def pool_deployment(
+    cascade: DiffusionCascade,
+    variant: Variant,
+    accelerator_class: AcceleratorClass,
+    *,
+    uid: str,
+    profile: ProfileSpec | None,
+    settings: OperatorSettings,
+    replicas: int,
+    stopping: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The Deployment of one pool of a cascade, to be applied as a whole.
+
+    ``replicas`` is also kept as an annotation, beside the names of pods that are to go (``stopping``), so that one
+    write says both.
+    """
+    ref = cascade.ref
+    labels = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
+    spec = {
+        "selector": {"matchLabels": {LABEL_CASCADE: labels[LABEL_CASCADE], LABEL_POOL: labels[LABEL_POOL]}},
+        # A changed template replaces replica by replica, and never needs an accelerator beyond the pool's own.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "revisionHistoryLimit": 2,
+        "progressDeadlineSeconds": 3600,
+        "template": _template(cascade, variant, accelerator_class, labels, profile, settings),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": pool_object_name(ref, variant=variant.name, accelerator_class=accelerator_class.name),
+            "namespace": ref.namespace,
+            "labels": labels,
+            "annotations": {
+                ANNOTATION_CONTENT: digest_of({"labels": labels, "spec": spec}),
+                ANNOTATION_REPLICAS: str(replicas),
+                ANNOTATION_STOPPING: ",".join(sorted(stopping)),
+            },
+            "ownerReferences": [owner_reference(ref, uid)],
+        },
+        "spec": {"replicas": replicas, **spec},
+    }
+
+
+def _template(
+    cascade: DiffusionCascade,
+    variant: Variant,
+    accelerator_class: AcceleratorClass,
+    labels: dict[str, str],
+    profile: ProfileSpec | None,
+    settings: OperatorSettings,
+) -> dict[str, Any]:
+    """The pod template."""
+    custom = cascade.spec.pod_template
+    metadata: dict[str, Any] = {"labels": labels}
+    if custom.annotations:
+        metadata["annotations"] = dict(custom.annotations)
+    leave_s = leave_time_s(cascade)
+    pace = Pace.of(profile, variant=variant.name, accelerator_class=accelerator_class.name)
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": SETTLE_S + leave_s + 5,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": _tolerations(accelerator_class, custom),
+        "containers": [_container(cascade, variant, accelerator_class, pace, settings, leave_s)],
+        "volumes": _volumes(cascade),
+    }
+    selector = {**accelerator_class.node_selector, **custom.node_selector}
+    if selector:
+        spec["nodeSelector"] = selector
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    return {"metadata": metadata, "spec": spec}
+
+
+def leave_time_s(cascade: DiffusionCascade) -> int:
+    """Seconds that a server which is told to end has for the work in its hands: none may take longer."""
+    return rounded_up(cascade.spec.objective.latency_s)
+
+
+def rounded_up(seconds: float) -> int:
+    """The next of a few steps: a template that changed with every measurement would restart every pod."""
+    return next((step for step in STEPS_S if step >= seconds), STEPS_S[-1])
+
+
+def _container(
+    cascade: DiffusionCascade,
+    variant: Variant,
+    accelerator_class: AcceleratorClass,
+    pace: Pace,
+    settings: OperatorSettings,
+    leave_s: int,
+) -> dict[str, Any]:
+    custom = cascade.spec.pod_template
+    return {
+        "name": "triton",
+        "image": settings.runtime_image,
+        "command": [
+            *settings.runtime_command,
+            f"--cascade={DOCUMENT_FOLDER}/{DOCUMENT_KEY}",
+            "--model-repository=/models",
+            f"--load={variant.name}",
+            f"--grpc-address=$(POD_IP):{GRPC_PORT}",
+            f"--http-address=$(POD_IP):{HTTP_PORT}",
+            f"--metrics-address=$(POD_IP):{METRICS_PORT}",
+            "--replica-id=$(POD_NAME)",
+            f"--exit-timeout={leave_s}",
+        ],
+        "env": _environment(custom),
+        "ports": [
+            {"name": "grpc", "containerPort": GRPC_PORT},
+            {"name": "http", "containerPort": HTTP_PORT},
+            {"name": "metrics", "containerPort": METRICS_PORT},
+        ],
+        "resources": _resources(accelerator_class, custom),
+        **_probes(variant, pace, settings),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(SETTLE_S)]}}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "document", "mountPath": DOCUMENT_FOLDER, "readOnly": True},
+            {"name": "models", "mountPath": "/models"},
+            {"name": "tmp", "mountPath": SCRATCH_FOLDER},
+            {"name": "shared-memory", "mountPath": SHARED_MEMORY_FOLDER},
+            {"name": "cache", "mountPath": CACHE_FOLDER},
+        ],
+    }
+
+
+def _environment(custom: PodTemplate) -> list[dict[str, Any]]:
+    """Defaults, what the manifest sets, and what only the pod knows; every name once."""
+    entries = [
+        {"name": "HF_HOME", "value": CACHE_FOLDER},
+        {"name": "HOME", "value": SCRATCH_FOLDER},
+        *custom.wire().get("env", ()),
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+    return list({entry["name"]: entry for entry in entries}.values())
+
+
+def _resources(accelerator_class: AcceleratorClass, custom: PodTemplate) -> dict[str, Any]:
+    """What the manifest asks for beside the accelerator, and one accelerator."""
+    asked = custom.wire().get("resources", {})
+    accelerator = {accelerator_class.resource: "1"}
+    return {
+        "requests": {**asked.get("requests", {}), **accelerator},
+        "limits": {**asked.get("limits", {}), **accelerator},
+    }
+
+
+def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[str, Any]:
+    """Startup, readiness and liveness, each by inference; an idle replica draws now and then."""
+    wait_s = rounded_up(2 * pace.batch_s + pace.image_s)
+    every_s = min(rounded_up(20 * pace.image_s), LONGEST_IDLE_S)
+    probe = {
+        "exec": {
+            "command": [
+                *settings.runtime_command,
+                "probe",
+                f"--model={variant.name}",
+                f"--every={every_s}",
+                f"--timeout={wait_s}",
+            ]
+        },
+        # The image, and the server's counts before and after it.
+        "timeoutSeconds": wait_s + 10,
+    }
+    start_s = max(300, rounded_up(5 * pace.cold_s))
+    return {
+        "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": start_s // 2},
+        "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 2},
+        "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 3},
+    }
+
+
+def _tolerations(accelerator_class: AcceleratorClass, custom: PodTemplate) -> list[Mapping[str, Any]]:
+    lost = [
+        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}
+        for key, seconds in (("not-ready", UNREACHABLE_S), ("unreachable", UNREACHABLE_S))
+    ]
+    return [*accelerator_class.tolerations, *custom.wire().get("tolerations", ()), *lost]
+
+
+def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
+    document = {
+        "name": document_name(cascade.ref),
+        "items": [{"key": DOCUMENT_KEY, "path": DOCUMENT_KEY}],
+    }
+    cache = cascade.spec.model_cache
+    return [
+        {"name": "document", "configMap": document},
+        {"name": "models", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
+        {
+            "name": "cache",
+            **({"emptyDir": {}} if cache is None else {"persistentVolumeClaim": {"claimName": cache.claim_name}}),
+        },
+    ]

@@ -1,0 +1,156 @@
+"""What the operator reports of itself to Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter as Count
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
+from cascade_api.status import CascadeStatus
+
+from .controller import Decision
+from .snapshot import Drain, ReplicaState, Snapshot, Start, Stop
+
+REGISTRY = CollectorRegistry()
+
+TICKS = Counter("cascade_operator_ticks_total", "Decisions of the planner", ["outcome"], registry=REGISTRY)
+DECIDE_S = Histogram(
+    "cascade_operator_decide_seconds",
+    "Time that one decision over all cascades takes",
+    buckets=[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+    registry=REGISTRY,
+)
+LAST_TICK = Gauge(
+    "cascade_operator_last_tick_timestamp_seconds", "Unix time of the last completed decision", registry=REGISTRY
+)
+MOVES = Counter("cascade_operator_moves_total", "Moves of replicas begun", ["cascade", "move"], registry=REGISTRY)
+PLANS = Counter("cascade_operator_plans_total", "Plans put in force", ["cascade", "reason"], registry=REGISTRY)
+PLAN_TIME = Gauge(
+    "cascade_operator_plan_timestamp_seconds", "Unix time of the plan in force", ["cascade"], registry=REGISTRY
+)
+DEMAND = Gauge(
+    "cascade_operator_planned_demand_requests_per_second",
+    "Demand that the plan in force is for",
+    ["cascade"],
+    registry=REGISTRY,
+)
+LATENCY = Gauge(
+    "cascade_operator_expected_latency_p99_seconds",
+    "99th percentile that the plan in force expects",
+    ["cascade"],
+    registry=REGISTRY,
+)
+QUALITY = Gauge(
+    "cascade_operator_expected_quality",
+    "Quality that the plan in force expects, in units of the objective metric",
+    ["cascade"],
+    registry=REGISTRY,
+)
+COST = Gauge(
+    "cascade_operator_cost_per_hour",
+    "Cost of the plan in force, by the classes' prices",
+    ["cascade"],
+    registry=REGISTRY,
+)
+SHARE = Gauge(
+    "cascade_operator_planned_share",
+    "Share of the prompts by route in the plan in force",
+    ["cascade", "route"],
+    registry=REGISTRY,
+)
+REPLICAS = Gauge(
+    "cascade_operator_replicas",
+    "Replicas by pool and state",
+    ["cascade", "variant", "class", "state"],
+    registry=REGISTRY,
+)
+WANTED = Gauge(
+    "cascade_operator_replicas_wanted", "Replicas wanted by pool", ["cascade", "variant", "class"], registry=REGISTRY
+)
+ACCELERATORS = Gauge(
+    "cascade_operator_accelerators",
+    "Accelerators by class that all cascades may have together; none where that is not known",
+    ["class"],
+    registry=REGISTRY,
+)
+CONDITION = Gauge(
+    "cascade_operator_condition",
+    "1 for the status and reason that a condition has",
+    ["cascade", "type", "status", "reason"],
+    registry=REGISTRY,
+)
+REDIS_AVAILABLE = Gauge("cascade_operator_redis_available", "Whether Redis answers (1) or not", registry=REGISTRY)
+API_AVAILABLE = Gauge("cascade_operator_api_available", "Whether the API server answers (1) or not", registry=REGISTRY)
+API_REQUESTS = Counter(
+    "cascade_operator_api_requests_total",
+    "Requests to the API server, watches aside",
+    ["method", "kind", "outcome"],
+    registry=REGISTRY,
+)
+REVERTED = Counter(
+    "cascade_operator_reverted_edits_total", "Edits by others that were put right", ["cascade"], registry=REGISTRY
+)
+
+_BY_CASCADE = (MOVES, PLANS, PLAN_TIME, DEMAND, LATENCY, QUALITY, COST, SHARE, REPLICAS, WANTED, CONDITION, REVERTED)
+
+
+def count_request(method: str, kind: str, outcome: str) -> None:
+    """A request to the API server came back."""
+    API_REQUESTS.labels(method, kind, outcome).inc()
+
+
+def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, now: float) -> None:
+    """A decision was made."""
+    TICKS.labels("ok").inc()
+    DECIDE_S.observe(took_s)
+    LAST_TICK.set(now)
+    REDIS_AVAILABLE.set(snapshot.store_available)
+    ACCELERATORS.clear()
+    for name, count in (snapshot.inventory or {}).items():
+        ACCELERATORS.labels(name).set(count)
+    for action in decision.actions:
+        if isinstance(action, Start | Drain | Stop):
+            MOVES.labels(str(action.cascade), type(action).__name__.lower()).inc()
+    REPLICAS.clear()
+    for view in snapshot.cascades:
+        states = Count((r.variant, r.accelerator_class, r.state) for r in view.replicas)
+        pools = {(r.variant, r.accelerator_class) for r in view.replicas}
+        for variant, accelerator_class in pools:
+            for state in ReplicaState:
+                value = states[variant, accelerator_class, state]
+                REPLICAS.labels(str(view.cascade.ref), variant, accelerator_class, state.value).set(value)
+
+
+def show_plan(plan: Plan) -> None:
+    """A plan is in force."""
+    name = plan.cascade
+    PLAN_TIME.labels(name).set(plan.generation / 1000)
+    DEMAND.labels(name).set(plan.expected.demand)
+    LATENCY.labels(name).set(plan.expected.latency_p99)
+    QUALITY.labels(name).set(plan.expected.quality)
+    COST.labels(name).set(float(plan.expected.cost_per_hour))
+    for route, share in plan.planned_shares.items():
+        SHARE.labels(name, route).set(share)
+
+
+def record_status(ref: CascadeRef, status: CascadeStatus) -> None:
+    """A status was reported."""
+    name = str(ref)
+    _drop(CONDITION, name)
+    _drop(WANTED, name)
+    for condition in status.conditions:
+        CONDITION.labels(name, str(condition.type), condition.status, str(condition.reason)).set(1)
+    for pool in status.pools:
+        WANTED.labels(name, pool.variant, pool.accelerator_class).set(pool.desired)
+
+
+def forget(ref: CascadeRef) -> None:
+    """A cascade is gone, and its series with it."""
+    for metric in _BY_CASCADE:
+        _drop(metric, str(ref))
+
+
+def _drop(metric: Counter | Gauge, cascade: str) -> None:
+    metric.remove_by_labels({"cascade": cascade})
