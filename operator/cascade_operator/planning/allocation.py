@@ -30,6 +30,8 @@ BATCH_PRICE = 1e-5
 """For each doubling of a pool's batch: where a larger one is not needed, images come sooner without."""
 SHORTAGE_PRICE = 1000.0
 """For each replica below ``replicas.min``: a user's bound goes before anything but the ceilings."""
+SHARED_GAP = 1e-3
+"""Part of the weighted quality that the allocation of several cascades may be from the best; one cascade's is exact."""
 _NOTHING = 1e-6
 
 
@@ -67,7 +69,7 @@ def allocate(problem: Problem) -> dict[CascadeRef, Allocation]:
         }
         if terms:
             program.at_most(terms, count)
-    answer = program.solve()
+    answer = program.solve(gap=SHARED_GAP if len(problem.cascades) > 1 else 0.0)
     return {v.problem.ref: _read(v, problem, answer) for v in built}
 
 
@@ -140,16 +142,16 @@ def _add_chain(
 ) -> None:
     cascade = variables.problem
     demand = max(cascade.demand, _NOTHING)
-    light: dict[int, float] = {}
-    heavy: dict[int, float] = {}
-    direct: dict[int, float] = {}
     shed = program.variable(value=-SHED_PRICE * weight)
-    total = {chosen: -1.0, shed: 1.0}
+    total, heavy_loads, direct_shares = {chosen: -1.0, shed: 1.0}, {}, {}
     for row, gain in zip(stages.chain.rows, stages.gains, strict=True):
         share = program.variable(value=weight * gain)
         total[share] = 1.0
-        light[share], heavy[share], direct[share] = row.light_load, row.heavy_load, row.direct
+        heavy_loads[share], direct_shares[share] = row.heavy_load, row.direct
+    heavy, direct = program.variable(), program.variable()
     program.equal(total, 0.0)
+    program.equal({heavy: -1.0, **heavy_loads}, 0.0)
+    program.equal({direct: -1.0, **direct_shares}, 0.0)
 
     busy: dict[Role, dict[int, float]] = {role: {} for role in Role}
     waits: dict[Role, dict[int, float]] = {role: {} for role in Role}
@@ -165,9 +167,11 @@ def _add_chain(
         in_use = program.variable(value=-BATCH_PRICE * math.log2(column.service.batch), integer=True)
         program.at_most({replicas: 1.0, in_use: -float(ceiling)}, 0.0)
         one_batch.setdefault(key, {})[in_use] = 1.0
-        if cascade.running.get(key):
-            same = column.service.batch == cascade.running_batch.get(key, 1)
-            program.hint(replicas, float(min(cascade.running[key], ceiling)) if same else 0.0)
+        runs = min(cascade.running.get(key, 0), ceiling)
+        if column.service.batch != cascade.running_batch.get(key, 1):
+            runs = 0
+        program.hint(replicas, runs)
+        program.hint(in_use, min(runs, 1))
         rate = column.rate / demand
         busy[column.role][replicas] = -utilisation[column.role] * rate
         waits[column.role] |= {replicas: -rate, in_use: column.reserve * rate}
@@ -176,14 +180,16 @@ def _add_chain(
         variables.columns.append((replicas, in_use, column))
     for uses in one_batch.values():
         program.at_most({**uses, chosen: -1.0}, 0.0)
-    for loads, role in ((light, Role.LIGHT), (heavy, Role.HEAVY)):
+    # What is neither shed nor direct goes to the light stage.
+    light = {chosen: 1.0, shed: -1.0, direct: -1.0}
+    for loads, role in ((light, Role.LIGHT), ({heavy: 1.0}, Role.HEAVY)):
         program.at_most({**loads, **busy[role]}, 0.0)
         program.at_most({**loads, **waits[role]}, 0.0)
     # The firmer reserve matters only where something goes direct: escalations alone may use the pool without it.
     slack = sum(factor for factor in firm.values() if factor > 0)
     goes_direct = program.variable(integer=True)
-    program.at_most({**direct, goes_direct: -1.0}, 0.0)
-    program.at_most({**direct, **firm, goes_direct: slack}, slack)
+    program.at_most({direct: 1.0, goes_direct: -1.0}, 0.0)
+    program.at_most({direct: 1.0, **firm, goes_direct: slack}, slack)
 
 
 def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation:

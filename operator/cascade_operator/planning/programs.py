@@ -10,23 +10,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from ortools.linear_solver import pywraplp
+from ortools.linear_solver import linear_solver_pb2, pywraplp
 
 NODE_LIMIT = 20_000
+ROUGH_NODE_LIMIT = 200
+"""Where the answer need not be exact: such programs are large."""
 BACKSTOP_S = 20.0
 
-# These programs are small and their relaxation is tight: presolving, cuts and the search heuristics that solve
-# programs of their own cost nine tenths of the time and find nothing (64 accelerators, 6 chains, 200 rows).
+# A program of one cascade is small and its relaxation is tight: what prepares the search costs nine tenths of the
+# time and finds nothing. Strong branching pays, on the few variables that are most likely to decide.
+_NO_HEURISTICS = """\
+adaptivediving alns clique coefdiving completesol conflictdiving crossover distributiondiving farkasdiving feaspump
+fracdiving gins guideddiving linesearchdiving locks lpface objpscostdiving pscostdiving rens rins rootsoldiving
+shiftandpropagate trivial vbounds veclendiving zeroobj"""
 _LEAN = """\
 presolving/maxrounds = 0
+presolving/maxrestarts = 0
 separating/maxrounds = 0
 separating/maxroundsroot = 0
-heuristics/alns/freq = -1
-heuristics/crossover/freq = -1
-heuristics/feaspump/freq = -1
-heuristics/rens/freq = -1
-heuristics/rins/freq = -1
-"""
+propagating/maxrounds = 0
+propagating/maxroundsroot = 0
+conflict/enable = FALSE
+branching/relpscost/initcand = 4
+branching/relpscost/inititer = 5
+""" + "".join(f"heuristics/{name}/freq = -1\n" for name in _NO_HEURISTICS.split())
 
 
 class Outcome(str, Enum):
@@ -39,10 +46,14 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """Values of the variables in the order of their creation; empty unless something feasible was found."""
+    """Values of the variables in the order of their creation; empty unless something feasible was found.
+
+    No solution is better than ``bound``.
+    """
 
     outcome: Outcome
     objective: float
+    bound: float
     values: tuple[float, ...]
 
 
@@ -51,32 +62,23 @@ class Program:
 
     def __init__(self, *, integer: bool, seed: int = 0) -> None:
         self._integer = integer
-        self._solver = pywraplp.Solver.CreateSolver("SCIP" if integer else "GLOP")
-        if integer:
-            self._solver.SetSolverSpecificParametersAsString(
-                f"{_LEAN}limits/nodes = {NODE_LIMIT}\nrandomization/randomseedshift = {seed}\n"
-            )
-        self._variables: list[pywraplp.Variable] = []
-        self._objective = self._solver.Objective()
-        self._objective.SetMaximization()
-        self._hint: dict[int, float] = {}
+        self._seed = seed
+        self._model = linear_solver_pb2.MPModelProto(maximize=True)
+        self._variables = 0
 
     def variable(self, *, value: float = 0.0, upper: float = 1.0, integer: bool = False) -> int:
         """A new variable in [0, upper] that adds ``value`` per unit to the objective."""
-        make = self._solver.IntVar if integer else self._solver.NumVar
-        variable = make(0.0, upper, "")
-        if value:
-            self._objective.SetCoefficient(variable, value)
-        self._variables.append(variable)
-        return len(self._variables) - 1
+        self._model.variable.add(lower_bound=0.0, upper_bound=upper, objective_coefficient=value, is_integer=integer)
+        self._variables += 1
+        return self._variables - 1
 
     def at_most(self, terms: Mapping[int, float], bound: float) -> None:
         """Σ terms ≤ bound."""
-        self._constrain(-self._solver.infinity(), bound, terms)
+        self._constrain(-float("inf"), bound, terms)
 
     def at_least(self, terms: Mapping[int, float], bound: float) -> None:
         """Σ terms ≥ bound."""
-        self._constrain(bound, self._solver.infinity(), terms)
+        self._constrain(bound, float("inf"), terms)
 
     def equal(self, terms: Mapping[int, float], bound: float) -> None:
         """Σ terms = bound."""
@@ -84,24 +86,36 @@ class Program:
 
     def hint(self, variable: int, value: float) -> None:
         """Start the search near a known solution."""
-        self._hint[variable] = value
+        self._model.solution_hint.var_index.append(variable)
+        self._model.solution_hint.var_value.append(value)
 
-    def solve(self) -> Answer:
-        """Solve to optimality, or to the limits."""
-        self._solver.SetTimeLimit(int(BACKSTOP_S * 1000))
-        if self._integer and self._hint:
-            self._solver.SetHint([self._variables[v] for v in self._hint], list(self._hint.values()))
+    def solve(self, *, gap: float = 0.0) -> Answer:
+        """Solve until the objective is within ``gap`` (relative) of the bound, or to the limits.
+
+        With integers, an exact answer (no gap) is for small programs.
+        """
+        solver = pywraplp.Solver.CreateSolver("SCIP" if self._integer else "GLOP")
+        solver.LoadModelFromProto(self._model)
+        solver.SetTimeLimit(int(BACKSTOP_S * 1000))
+        if self._integer:
+            limits = f"limits/nodes = {ROUGH_NODE_LIMIT if gap else NODE_LIMIT}\n"
+            limits += f"randomization/randomseedshift = {self._seed}\n"
+            solver.SetSolverSpecificParametersAsString(limits if gap else _LEAN + limits)
         parameters = pywraplp.MPSolverParameters()
-        parameters.SetDoubleParam(pywraplp.MPSolverParameters.RELATIVE_MIP_GAP, 0.0)
-        status = self._solver.Solve(parameters)
+        parameters.SetDoubleParam(pywraplp.MPSolverParameters.RELATIVE_MIP_GAP, gap)
+        # Unlike solving the model's message directly, this lets other threads run.
+        status = solver.Solve(parameters)
         if status not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
             limited = status == pywraplp.Solver.NOT_SOLVED
-            return Answer(Outcome.LIMITED if limited else Outcome.INFEASIBLE, 0.0, ())
+            return Answer(Outcome.LIMITED if limited else Outcome.INFEASIBLE, 0.0, 0.0, ())
         outcome = Outcome.OPTIMAL if status == pywraplp.Solver.OPTIMAL else Outcome.LIMITED
-        values = tuple(variable.solution_value() for variable in self._variables)
-        return Answer(outcome, self._objective.Value(), values)
+        response = linear_solver_pb2.MPSolutionResponse()
+        solver.FillSolutionResponseProto(response)
+        objective = solver.Objective()
+        bound = objective.BestBound() if self._integer else objective.Value()
+        return Answer(outcome, objective.Value(), bound, tuple(response.variable_value))
 
     def _constrain(self, lower: float, upper: float, terms: Mapping[int, float]) -> None:
-        constraint = self._solver.Constraint(lower, upper)
-        for variable, factor in terms.items():
-            constraint.SetCoefficient(self._variables[variable], factor)
+        self._model.constraint.add(
+            lower_bound=lower, upper_bound=upper, var_index=terms.keys(), coefficient=terms.values()
+        )
