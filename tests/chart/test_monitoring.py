@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cascade_operator.metrics import REGISTRY as OPERATOR
 from cascade_router.metrics import REGISTRY as ROUTER
 from support.helm import MONITORING, ROOT, metric_names, of_kind, programs, render
 
@@ -40,7 +41,7 @@ def dashboard(objects: list[dict[str, Any]]) -> dict[str, Any]:
 def exported() -> set[str]:
     """Names of every series that the programs export."""
     names = set()
-    for family in ROUTER.collect():
+    for family in (*ROUTER.collect(), *OPERATOR.collect()):
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
         names |= {family.name + suffix for suffix in suffixes}
     return names

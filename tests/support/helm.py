@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ def programs() -> dict[str, Path]:
 
 
 def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """One call of Helm that reads no settings of this machine's user."""
-    clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "HELM_CACHE_HOME": "/nonexistent"}
+    """One call of Helm that neither reads nor leaves anything of this machine's user."""
     command = [str(program), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=clean)
+    with tempfile.TemporaryDirectory() as home:
+        clean = {"PATH": os.environ["PATH"], "HOME": home}
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=clean)
 
 
 def render(

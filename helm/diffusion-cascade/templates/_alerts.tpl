@@ -30,6 +30,18 @@
 {{ include "dc.alert" (dict "root" . "name" "CascadeRoutersDisagree" "for" "5m" "severity" "warning"
   "expr" "max by (cascade) (cascade_plan_generation) - min by (cascade) (cascade_plan_generation) > 120000"
   "summary" "Routers follow plans of {{ $labels.cascade }} that are more than two minutes apart.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeNotReady" "for" "10m" "severity" "warning"
+  "expr" `max by (cascade, reason) (cascade_operator_condition{type="Ready", status!="True", reason!~"Parked|PausedByUser"}) == 1`
+  "summary" "{{ $labels.cascade }} is not ready: {{ $labels.reason }}.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeNotAccepted" "for" "5m" "severity" "warning"
+  "expr" `max by (cascade, reason) (cascade_operator_condition{type="Accepted", status="False"}) == 1`
+  "summary" "The spec or the profile of {{ $labels.cascade }} cannot be used ({{ $labels.reason }}); what ran before runs on.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadePlannerStalled" "for" "1m" "severity" "critical"
+  "expr" "time() - cascade_operator_last_tick_timestamp_seconds > 60"
+  "summary" "The operator has not decided anything for {{ $value | humanizeDuration }}.") }}
+{{ include "dc.alert" (dict "root" . "name" "CascadeApiServerAway" "for" "5m" "severity" "warning"
+  "expr" "cascade_operator_api_available == 0"
+  "summary" "The operator cannot reach the API server: plans adapt, pools do not.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeComponentDown" "for" "2m" "severity" "critical"
   "expr" (printf "%s == 0" $up)
   "summary" "{{ $labels.pod }} of {{ $labels.service }} cannot be scraped.") }}

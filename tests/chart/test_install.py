@@ -1,0 +1,169 @@
+"""The chart on a real control plane: installed, upgraded from its first version, rolled back, uninstalled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.grpc as triton
+
+from support.helm import CHART, ROOT, programs, run
+from support.installation import CASCADES, RELEASE, Installation
+from support.kube import Cluster, is_ready
+from support.node_agent import NodeAgent
+from support.redis import RedisServer
+from support.router import EASY, inputs_of
+from support.waiting import wait_for
+
+pytestmark = [pytest.mark.chart, pytest.mark.cluster]
+
+FIRST = Path(__file__).parent / "fixtures" / "diffusion-cascade-0.1.0.tgz"
+SHAPES = (ROOT / "examples" / "shapes.yaml").read_text()
+ROUTER = "dc-diffusion-cascade-router"
+HELD = "/api/v1/namespaces/{}/secrets/dc-diffusion-cascade-redis"
+"""Holds the password that was made at the first install."""
+
+
+def deployment(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
+    return cluster.api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+
+
+@pytest.fixture
+def home(control_plane: Cluster) -> Iterator[str]:
+    """The namespace of the release: always the same, since definitions that were kept belong to it."""
+    name = "dc-system"
+    control_plane.api.create(
+        "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    )
+    yield name
+    control_plane.remove_namespace(name)
+
+
+@pytest.mark.parametrize("program", ["helm3", "helm4"])
+def test_install_upgrade_rollback_uninstall(control_plane: Cluster, home: str, namespace: str, program: str) -> None:
+    """Definitions and cascades outlive the release; a password that was made at the first install stays."""
+    helm = helm_on(control_plane, home, program)
+    helm("install", RELEASE, FIRST)
+    wait_for(lambda: established(control_plane), within_s=60, what="the definitions to be served")
+    control_plane.apply(shapes_in(namespace), namespace=namespace)
+    password = control_plane.api.get(HELD.format(home))["data"]["password"]
+
+    helm("upgrade", RELEASE, CHART, "--set", "router.replicas=3")
+    assert deployment(control_plane, home, ROUTER)["spec"]["replicas"] == 3
+    assert control_plane.api.get(HELD.format(home))["data"]["password"] == password
+
+    helm("rollback", RELEASE, "1")
+    assert deployment(control_plane, home, ROUTER)["spec"]["replicas"] == 2
+    assert control_plane.api.get(HELD.format(home))["data"]["password"] == password
+
+    helm("uninstall", RELEASE)
+    deployments = f"/apis/apps/v1/namespaces/{home}/deployments"
+    wait_for(lambda: not control_plane.api.items(deployments), within_s=60, what="the deployments to be gone")
+    assert not control_plane.api.items(
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles", labelSelector=f"app.kubernetes.io/instance={RELEASE}"
+    )
+    assert established(control_plane), "the definitions are kept, and with them the cascades"
+    assert control_plane.api.get(f"{CASCADES.format(namespace=namespace)}/shapes")["spec"]["policy"]["weight"] == 100
+    assert "2s" in control_plane.kubectl("get", "dcas", "--namespace", namespace)
+
+
+@pytest.mark.slow
+def test_upgrading_the_first_version_under_load_keeps_serving(
+    control_plane: Cluster, nodes: NodeAgent, home: str, namespace: str, tmp_path: Path
+) -> None:
+    """Router and operator are replaced while requests come in; the test pod of the chart makes an image, too."""
+    redis = RedisServer(tmp_path)
+    redis.start()
+    release = Installation(control_plane, nodes, redis, home)
+    helm = helm_on(control_plane, home, "helm3")
+    values = ("--set", f"bindAddress=$(POD_IP),redis.url={redis.url},router.longestGenerationSeconds=4")
+    try:
+        helm("install", RELEASE, FIRST, *values)
+        release.wait_ready("operator")
+        release.wait_ready("router")
+        control_plane.apply(shapes_in(namespace), namespace=namespace)
+        release.wait_condition(namespace, "Ready", within_s=120)
+        before = names(control_plane, home)
+        with traffic(release) as outcome:
+            wait_for(lambda: outcome["answered"] > 5, within_s=60, what="traffic to flow")
+            again = "router.podAnnotations.round=two,operator.podAnnotations.round=two"
+            helm("upgrade", RELEASE, CHART, *values, "--set", again)
+            wait_for(lambda: not names(control_plane, home) & before, within_s=180, what="every pod to be replaced")
+            release.wait_ready("operator")
+            release.wait_ready("router")
+            then = outcome["answered"]
+            wait_for(lambda: outcome["answered"] > then + 5, within_s=60, what="traffic to flow on")
+        assert outcome["failed"] == []
+        helm("upgrade", RELEASE, CHART, "--reuse-values", "--set", f"test.address={release.routers[0]}")
+        helm("test", RELEASE, "--timeout", "2m")
+        release.remove_cascades(namespace)
+    finally:
+        helm("uninstall", RELEASE)
+        redis.kill()
+
+
+def shapes_in(namespace: str) -> str:
+    """The example, whose profile names its namespace."""
+    return SHAPES.replace("namespace: default", f"namespace: {namespace}")
+
+
+def helm_on(cluster: Cluster, namespace: str, program: str) -> Callable[..., str]:
+    """Helm on one namespace of a cluster; a command that fails fails the test."""
+    where = ("--kubeconfig", cluster.kubeconfig, "--namespace", namespace)
+
+    def helm(*arguments: str | Path) -> str:
+        done = run(programs()[program], *arguments, *where)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return helm
+
+
+def established(cluster: Cluster) -> bool:
+    """Whether both kinds are served."""
+    definitions = cluster.api.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+    conditions = [
+        {c["type"]: c["status"] for c in (d.get("status") or {}).get("conditions") or []}
+        for d in definitions
+        if d["spec"]["group"] == "diffusioncascade.io"
+    ]
+    return len(conditions) == 2 and all(c.get("Established") == "True" for c in conditions)
+
+
+def names(cluster: Cluster, namespace: str) -> set[str]:
+    """Names of the release's pods."""
+    return {pod["metadata"]["name"] for pod in cluster.pods(namespace)}
+
+
+@contextmanager
+def traffic(release: Installation) -> Iterator[dict[str, Any]]:
+    """A request at a time to a router that is ready and stays, as a Service would choose it."""
+    outcome: dict[str, Any] = {"answered": 0, "failed": []}
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            address = next((f"{p['status']['podIP']}:8001" for p in release.pods("router") if is_ready(p)), None)
+            try:
+                client = triton.InferenceServerClient(str(address))
+                try:
+                    client.infer("shapes", inputs_of(EASY, seed=1), client_timeout=30)
+                finally:
+                    client.close()
+                outcome["answered"] += 1
+            except Exception as error:  # what it is does not matter: nothing may fail
+                outcome["failed"].append(f"{time.time():.1f} {address}: {error}")
+            stop.wait(0.1)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield outcome
+    finally:
+        stop.set()
+        thread.join()
