@@ -1,0 +1,85 @@
+"""Pods, Nodes and settings of an imaginary cluster, as the API's JSON: sensible defaults, any part overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
+from cascade_api.settings import AcceleratorClass, OperatorSettings
+from cascade_operator.clusters.kubernetes_objects import Node, Pod, read_node, read_pod
+from cascade_operator.manifests.naming import pool_object_name
+
+REF = CascadeRef("default", "shapes")
+GPU = AcceleratorClass(
+    name="test-gpu",
+    resource="example.com/gpu",
+    node_selector={"class": "test-gpu"},
+    tolerations=[{"key": "example.com/gpu", "operator": "Exists"}],
+    price_per_hour="1.00",
+)
+SETTINGS = OperatorSettings(accelerator_classes=[GPU], runtime_image="registry.example/runtime:1")
+
+
+def pod_json(
+    name: str = "p1",
+    *,
+    variant: str = "light",
+    accelerator_class: str = "cpu",
+    node: str = "n1",
+    ready: bool = True,
+    requests: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    created: str = "2026-01-01T00:00:00Z",
+    **meta: Any,
+) -> dict[str, Any]:
+    """A replica of the cascade default/shapes; ``meta`` adds to its metadata."""
+    pool = pool_object_name(REF, variant=variant, accelerator_class=accelerator_class)
+    labels = {LABEL_CASCADE: "shapes", LABEL_POOL: pool, LABEL_VARIANT: variant, LABEL_CLASS: accelerator_class}
+    condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:10Z"}
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": f"uid-{name}",
+            "resourceVersion": "10",
+            "labels": labels,
+            "annotations": dict(annotations or {}),
+            "creationTimestamp": created,
+            **meta,
+        },
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": "triton", "resources": {"requests": dict(requests or {"cpu": "1"})}}],
+        },
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": [condition]},
+    }
+
+
+def make_pod(name: str = "p1", **fields: Any) -> Pod:
+    """`pod_json`, read."""
+    return read_pod(pod_json(name, **fields))
+
+
+def make_stranger(name: str, *, node: str = "n1", **requests: str) -> Pod:
+    """A pod that is none of ours; ``cpu="500m"``, ``gpu="1"``."""
+    raw = pod_json(name, node=node, requests={"cpu": "0", **requests})
+    raw["metadata"]["labels"] = {}
+    asked = raw["spec"]["containers"][0]["resources"]["requests"]
+    if "gpu" in asked:
+        asked[GPU.resource] = asked.pop("gpu")
+    return read_pod(raw)
+
+
+def make_node(name: str = "n1", *, ready: bool = True, schedulable: bool = True, gpu: int = 0, cpu: str = "8") -> Node:
+    """A Node; with ``gpu`` it is one of class test-gpu."""
+    return read_node(
+        {
+            "metadata": {"name": name, "labels": {"class": "test-gpu"} if gpu else {}},
+            "spec": {} if schedulable else {"unschedulable": True},
+            "status": {
+                "allocatable": {"cpu": cpu, **({GPU.resource: str(gpu)} if gpu else {})},
+                "conditions": [{"type": "Ready", "status": str(ready)}],
+            },
+        }
+    )

@@ -1,0 +1,75 @@
+"""Accelerators of a cluster: what its Nodes offer, less what others ask for; what replicas have counts as theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import pytest
+
+from cascade_api.names import CascadeRef
+from cascade_api.settings import CPU
+from cascade_operator.clusters.kubernetes_inventory import count_accelerators
+from cascade_operator.clusters.kubernetes_objects import Node, Pod, quantity
+from support.cluster_objects import GPU, REF, make_node, make_pod, make_stranger
+
+
+def count(nodes: Sequence[Node], pods: Sequence[Pod] = (), *, planned: Sequence[CascadeRef] = (REF,)) -> dict[str, int]:
+    return count_accelerators(nodes, pods, classes=[GPU, CPU], planned=planned)
+
+
+def replica(name: str, *, node: str = "n1") -> Pod:
+    return make_pod(name, node=node, accelerator_class="test-gpu", requests={GPU.resource: "1"})
+
+
+def test_classes_are_told_apart_by_the_labels_of_their_nodes() -> None:
+    assert count([make_node("n1", gpu=8), make_node("n2", cpu="4")]) == {"test-gpu": 8, "cpu": 12}
+
+
+def test_what_others_ask_for_is_not_there_and_a_part_of_a_core_is_no_core() -> None:
+    strangers = [make_stranger("a", gpu="3"), make_stranger("b", cpu="250m")]
+    assert count([make_node("n1", gpu=8)], strangers) == {"test-gpu": 5, "cpu": 7}
+
+
+def test_cores_left_over_on_two_nodes_do_not_make_a_slot() -> None:
+    strangers = [make_stranger("a", node="n1", cpu="500m"), make_stranger("b", node="n2", cpu="500m")]
+    assert count([make_node("n1", cpu="1"), make_node("n2", cpu="1")], strangers)["cpu"] == 0
+
+
+def test_replicas_of_planned_cascades_count_as_theirs() -> None:
+    pods = [replica("p1"), replica("p2")]
+    assert count([make_node("n1", gpu=4)], pods)["test-gpu"] == 4
+
+
+def test_the_pods_of_a_deleted_cascade_are_another_s_until_they_are_gone() -> None:
+    pods = [replica("p1"), replica("p2")]
+    assert count([make_node("n1", gpu=4)], pods, planned=())["test-gpu"] == 2
+
+
+def test_finished_pods_hold_nothing() -> None:
+    stranger = make_stranger("a", gpu="3")
+    done = Pod(**{**vars(stranger), "finished": True})
+    assert count([make_node("n1", gpu=8)], [done])["test-gpu"] == 8
+
+
+def test_a_node_that_is_away_has_nothing_and_a_cordoned_one_what_runs_on_it() -> None:
+    pods = [replica("p1", node="n2"), replica("p2", node="n3")]
+    nodes = [make_node("n1", gpu=8), make_node("n2", gpu=8, ready=False), make_node("n3", gpu=8, schedulable=False)]
+    assert count(nodes, pods)["test-gpu"] == 8 + 0 + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("500m", "0.5"),
+        ("2Gi", 2**31),
+        ("1e3", 1000),
+        ("3k", 3000),
+        ("1.5", "1.5"),
+        ("x", 0),
+        ("12E", 12 * 10**18),
+    ],
+)
+def test_quantities(text: str, value: int | str) -> None:
+    assert quantity(text) == Decimal(value)

@@ -1,0 +1,188 @@
+"""What is applied to a cluster: names that fit and differ, one accelerator a replica, restricted pods, honest probes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from kubernetes_validate import validate  # type: ignore[import-untyped]
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.names import CascadeRef
+from cascade_api.settings import CPU, AcceleratorClass
+from cascade_models import manifest as served
+from cascade_operator.manifests.documents import cascade_document, last_valid
+from cascade_operator.manifests.drift import Baselines
+from cascade_operator.manifests.naming import (
+    ANNOTATION_CONTENT,
+    ANNOTATION_REPLICAS,
+    ANNOTATION_STOPPING,
+    pool_object_name,
+)
+from cascade_operator.manifests.pools import Pace, pool_deployment, rounded_up
+from support.cluster_objects import GPU, SETTINGS
+from support.factories import make_cascade, make_profile
+
+
+def deployment(
+    cascade: DiffusionCascade | None = None, accelerator_class: AcceleratorClass = CPU, **options: Any
+) -> dict[str, Any]:
+    cascade = cascade or make_cascade()
+    values: dict[str, Any] = {"uid": "u", "profile": make_profile().spec, "settings": SETTINGS, "replicas": 2}
+    return pool_deployment(cascade, cascade.spec.variants[0], accelerator_class, **{**values, **options})
+
+
+def pod_of(made: dict[str, Any]) -> dict[str, Any]:
+    return dict(made["spec"]["template"]["spec"])
+
+
+def container(made: dict[str, Any]) -> dict[str, Any]:
+    (only,) = pod_of(made)["containers"]
+    return dict(only)
+
+
+def test_names_leave_room_for_pods_and_are_nobody_else_s() -> None:
+    long = pool_object_name(CascadeRef("d", "c" * 63), variant="v" * 40, accelerator_class="a" * 63)
+    assert len(long) <= 46
+    # Without more than dashes between the parts these two would be one.
+    first = pool_object_name(CascadeRef("d", "a-b"), variant="c", accelerator_class="cpu")
+    second = pool_object_name(CascadeRef("d", "a"), variant="b-c", accelerator_class="cpu")
+    assert first != second
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_what_is_made_is_valid_for_kubernetes(version: str) -> None:
+    for made in (deployment(), deployment(accelerator_class=GPU), document()):
+        validate(made, version, strict=True)
+
+
+def document() -> dict[str, Any]:
+    return cascade_document(make_cascade(), make_profile(), uid="u")
+
+
+def test_a_replica_asks_for_one_accelerator_where_its_class_is() -> None:
+    made = deployment(accelerator_class=GPU)
+    assert container(made)["resources"] == {"requests": {GPU.resource: "1"}, "limits": {GPU.resource: "1"}}
+    assert pod_of(made)["nodeSelector"] == {"class": "test-gpu"}
+    assert {"key": "example.com/gpu", "operator": "Exists"} in pod_of(made)["tolerations"]
+
+
+def test_the_manifest_s_own_wishes_are_met_but_for_the_accelerator() -> None:
+    template = {
+        "nodeSelector": {"zone": "a"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "env": [{"name": "HOME", "value": "/x"}, {"name": "POD_IP", "value": "1.2.3.4"}],
+        "resources": {"requests": {"memory": "1Gi", GPU.resource: "4"}, "limits": {"memory": "2Gi"}},
+        "annotations": {"team": "red"},
+    }
+    made = deployment(make_cascade(podTemplate=template), GPU)
+    environment = {entry["name"]: entry for entry in container(made)["env"]}
+    assert environment["HOME"]["value"] == "/x"
+    assert "valueFrom" in environment["POD_IP"], "what only the pod knows is not for others to say"
+    assert container(made)["resources"]["requests"] == {"memory": "1Gi", GPU.resource: "1"}
+    assert pod_of(made)["nodeSelector"] == {"class": "test-gpu", "zone": "a"}
+    assert made["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
+
+
+def test_pods_are_restricted() -> None:
+    made = deployment()
+    assert pod_of(made)["securityContext"]["runAsNonRoot"] is True
+    assert pod_of(made)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod_of(made)["automountServiceAccountToken"] is False
+    assert container(made)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    writable = {m["mountPath"] for m in container(made)["volumeMounts"] if not m.get("readOnly")}
+    assert {"/models", "/tmp", "/dev/shm"} <= writable  # noqa: S108
+
+
+def test_every_probe_is_an_inference_and_waits_longer_than_a_batch_takes() -> None:
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container(deployment(profile=make_profile(light_ms=9000).spec))[kind]
+        assert probe["exec"]["command"][:3] == ["cascade-triton", "probe", "--model=light"]
+        assert probe["timeoutSeconds"] > 9 * 8 * 1.1 * 2
+
+
+def test_no_request_in_hand_is_cut_short() -> None:
+    made = deployment(make_cascade(objective__latency="45s"))
+    leave = next(word for word in container(made)["command"] if word.startswith("--exit-timeout="))
+    assert int(leave.partition("=")[2]) >= 45
+    assert pod_of(made)["terminationGracePeriodSeconds"] > int(leave.partition("=")[2])
+    assert made["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_the_cache_is_the_claim_that_the_manifest_names() -> None:
+    volumes = {v["name"]: v for v in pod_of(deployment(make_cascade(modelCache={"claimName": "hf"})))["volumes"]}
+    assert volumes["cache"]["persistentVolumeClaim"] == {"claimName": "hf"}
+
+
+def test_a_number_changes_no_template_and_a_new_measurement_hardly_ever() -> None:
+    contents = {
+        made["metadata"]["annotations"][ANNOTATION_CONTENT]
+        for made in (
+            deployment(),
+            deployment(replicas=5, stopping=("b", "a")),
+            deployment(profile=make_profile(light_ms=3.1).spec),
+            deployment(make_cascade(objective__latency="3s", capacity__accelerators={"cpu": 9})),
+        )
+    }
+    assert len(contents) == 1
+    annotations = deployment(replicas=5, stopping=("b", "a"))["metadata"]["annotations"]
+    assert (annotations[ANNOTATION_REPLICAS], annotations[ANNOTATION_STOPPING]) == ("5", "a,b")
+
+
+def test_pace_is_as_measured_or_cautious() -> None:
+    profile = make_profile(light_ms=100, batches=(1, 4)).spec
+    assert Pace.of(profile, variant="light", accelerator_class="cpu") == Pace(2.0, 0.11, 0.44)
+    assert Pace.of(profile, variant="light", accelerator_class="other") == Pace()
+    assert [rounded_up(s) for s in (0, 10, 10.1, 400, 10**6)] == [10, 10, 30, 600, 3600]
+
+
+def test_the_document_serves_the_variants_and_keeps_what_was_valid() -> None:
+    cascade, profile = make_cascade(), make_profile()
+    made = cascade_document(cascade, profile, uid="u")
+    variants = served.read_variants(made["data"]["cascade.json"])
+    assert [(v.name, v.batch) for v in variants] == [("light", 8), ("heavy", 8)]
+    assert last_valid(made) == (cascade, profile)
+    assert cascade_document(cascade, profile, uid="u") == made
+
+
+@pytest.mark.parametrize("kept", [None, "", "AAAA", "not base64"])
+def test_a_copy_that_cannot_be_read_is_none(kept: str | None) -> None:
+    made = document()
+    made["binaryData"] = {} if kept is None else {"last-valid.json.gz": kept}
+    assert last_valid(made) is None
+
+
+def live(made: dict[str, Any]) -> dict[str, Any]:
+    """As the API server has it: with defaults of its own, and without what members of lists do not say."""
+    there = json.loads(json.dumps(made))
+    del there["kind"], there["apiVersion"]
+    there["status"] = {"replicas": 2}
+    there["spec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
+    there["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "1000m"
+    return dict(there)
+
+
+def test_what_the_api_server_adds_or_spells_its_own_way_is_no_edit() -> None:
+    made = deployment()
+    baselines = Baselines()
+    assert baselines.difference(live(made), made) is not None, "unknown yet, so it is applied once more"
+    baselines.keep(live(made), made)
+    assert baselines.difference(live(made), made) is None
+
+
+def test_an_edit_of_what_is_managed_is_named() -> None:
+    made = deployment()
+    baselines = Baselines()
+    baselines.keep(live(made), made)
+    edited = copy.deepcopy(live(made))
+    edited["spec"]["replicas"] = 7
+    assert baselines.difference(edited, made) == "spec.replicas"
+    edited = copy.deepcopy(live(made))
+    edited["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
+    assert baselines.difference(edited, made) == "spec.template.spec.containers.0.image"
