@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from support.installation import Installation, unfailed
+from support.installation import Installation
 from support.kube import CLASS_LABEL, GPU, is_ready
 from support.kube_api import Object
 from support.node_agent import Node
@@ -50,7 +50,7 @@ def test_an_operator_killed_in_the_middle_of_a_move_finishes_it(installation: In
         installation.kill("operator")
         _wait_for_pools(installation, served, light=1, heavy=2)
         installation.wait_condition(served, "Ready")
-    assert unfailed(result), result
+    assert result.unfailed, result.result
 
 
 def test_a_redis_that_lost_everything_gets_the_plan_again(installation: Installation, served: str) -> None:
@@ -97,7 +97,7 @@ def test_an_api_server_that_is_away_for_a_minute_changes_nothing(installation: I
         assert {pod["metadata"]["uid"] for pod in installation.replicas(served)} == before
         installation.apply(documents(light=1, heavy=2), namespace=served)
         _wait_for_pools(installation, served, light=1, heavy=2)
-    assert unfailed(result), result
+    assert result.unfailed, result.result
     assert installation.routers == routers
     assert _restarts(installation, "operator") == restarts, "the operator waited"
 

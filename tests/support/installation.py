@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -182,30 +183,45 @@ class Installation:
         return Made(self._clients[address].infer(model, inputs_of(prompt, seed=1), **options))
 
     @contextlib.contextmanager
-    def load(
-        self, *, rate: float, model: str = "shapes", router: int = 0, deadline: str = "30s"
-    ) -> Iterator[dict[str, Any]]:
-        """`cascade load` while the block runs; what it found is in the dictionary afterwards."""
+    def load(self, *, rate: float, model: str = "shapes", router: int = 0, deadline: str = "30s") -> Iterator[Load]:
+        """`cascade load` while the block runs, begun by then; its result is there afterwards."""
         what = ["--rate", str(rate), "--duration", "600s", "--deadline", deadline, "--model", model]
         command = [str(CASCADE), "load", "--json", "--grpc", self.routers[router], *what]
-        result: dict[str, Any] = {}
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        with tempfile.NamedTemporaryFile() as log:
+            load = Load(Path(log.name))
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
             try:
-                yield result
+                begun = lambda: process.poll() is not None or load.answered > 0  # noqa: E731
+                self.expect(begun, within_s=60, what="the load to begin")
+                yield load
                 process.send_signal(signal.SIGINT)
                 output, _ = process.communicate(timeout=90)
-                errors.seek(0)
-                assert output, errors.read()[-3000:]
-                result |= json.loads(output)
+                assert output, load.log.read_text()[-3000:]
+                load.result |= json.loads(output)
             finally:
                 process.kill()
                 process.wait()
 
 
-def unfailed(result: dict[str, Any]) -> bool:
-    """Whether every request of a load got its image."""
-    return bool(result["sent"]) and result["answered"] == result["sent"] and not result["unsent"]
+class Load:
+    """A load that runs; ``result`` is filled when it has ended."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.result: dict[str, Any] = {}
+
+    @property
+    def answered(self) -> int:
+        """Images so far, as of the last second."""
+        counts = re.findall(r"answered (\d+)", self.log.read_text())
+        return int(counts[-1]) if counts else 0
+
+    @property
+    def unfailed(self) -> bool:
+        """Whether every request of an ended load got its image."""
+        return (
+            bool(self.result["sent"]) and self.result["answered"] == self.result["sent"] and not self.result["unsent"]
+        )
 
 
 @contextlib.contextmanager
