@@ -22,9 +22,10 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.status import CascadeStatus
 
 from .clusters.kubernetes_mirror import Document, Mirror
+from .clusters.kubernetes_objects import Key
 from .manifests.documents import last_valid
 from .manifests.naming import document_name
-from .planning.catalogue import NotPlannable, prepare
+from .planning.catalogue import Catalogue, NotPlannable
 from .sources import Complaint, Refused, Subject
 
 T = TypeVar("T", DiffusionCascade, CascadeProfile)
@@ -41,40 +42,54 @@ class Judged:
     complaint: Complaint | None = None
 
 
-def judge(
-    cascade: Mapping[str, Any],
-    profile: Mapping[str, Any] | None,
-    *,
-    settings: PlannerSettings,
-    classes: Sequence[AcceleratorClass],
-) -> Judged:
-    """Read a cascade and its profile (None: not there), and see whether they can be planned."""
-    try:
-        spec = _read(cascade, DiffusionCascade)
-    except DocumentError as error:
-        return Judged(None, None, (Reason.INVALID_SPEC, _words(error)))
-    name = spec.spec.profile_ref.name
-    if profile is None:
-        text = f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it"
-        return Judged(spec, None, (Reason.PROFILE_MISSING, text))
-    try:
-        measured = _read(profile, CascadeProfile)
-    except DocumentError as error:
-        return Judged(spec, None, (Reason.PROFILE_INVALID, f"CascadeProfile {name}: {_words(error)}"))
-    try:
-        prepare(spec, measured, settings=settings, classes=classes)
-    except NotPlannable as error:
-        return Judged(spec, measured, (error.reason, str(error)))
-    return Judged(spec, measured)
+class Judge:
+    """Reads resources; what was read of a profile is kept, since many cascades may share one."""
+
+    def __init__(self, *, settings: PlannerSettings, classes: Sequence[AcceleratorClass], catalogue: Catalogue) -> None:
+        """``catalogue`` is the planner's, so that nothing is prepared twice."""
+        self._settings = settings
+        self._classes = classes
+        self._catalogue = catalogue
+        self._profiles: dict[Key, tuple[object, CascadeProfile | Complaint]] = {}
+
+    def judge(self, cascade: Document, profile: Document | None) -> Judged:
+        """Read a cascade and its profile (None: not there), and see whether they can be planned."""
+        try:
+            spec = _read(cascade.raw, DiffusionCascade)
+        except DocumentError as error:
+            return Judged(None, None, (Reason.INVALID_SPEC, _words(error)))
+        if profile is None:
+            name = spec.spec.profile_ref.name
+            text = f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it"
+            return Judged(spec, None, (Reason.PROFILE_MISSING, text))
+        measured = self._profile(profile)
+        if not isinstance(measured, CascadeProfile):
+            return Judged(spec, None, measured)
+        try:
+            self._catalogue.prepare(spec, measured, settings=self._settings, classes=self._classes)
+        except NotPlannable as error:
+            return Judged(spec, measured, (error.reason, str(error)))
+        return Judged(spec, measured)
+
+    def _profile(self, document: Document) -> CascadeProfile | Complaint:
+        identity = (document.uid, document.generation)
+        known = self._profiles.get(document.key)
+        if known is None or known[0] != identity:
+            found: CascadeProfile | Complaint
+            try:
+                found = _read(document.raw, CascadeProfile)
+            except DocumentError as error:
+                found = Reason.PROFILE_INVALID, f"CascadeProfile {document.key[1]}: {_words(error)}"
+            known = self._profiles[document.key] = (identity, found)
+        return known[1]
 
 
 class ClusterSource:
     """The cascades that the mirror shows."""
 
-    def __init__(self, mirror: Mirror, *, settings: PlannerSettings, classes: Sequence[AcceleratorClass]) -> None:
+    def __init__(self, mirror: Mirror, judge: Judge) -> None:
         self._mirror = mirror
-        self._settings = settings
-        self._classes = classes
+        self._judge = judge
         self._judged: dict[CascadeRef, tuple[object, Subject | Refused]] = {}
         self._valid: dict[CascadeRef, tuple[str, DiffusionCascade, CascadeProfile]] = {}
 
@@ -98,13 +113,7 @@ class ClusterSource:
         key = (document.uid, document.generation, profile and (profile.uid, profile.generation))
         known = self._judged.get(ref)
         if known is None or known[0] != key:
-            judged = await asyncio.to_thread(
-                judge,
-                document.raw,
-                None if profile is None else profile.raw,
-                settings=self._settings,
-                classes=self._classes,
-            )
+            judged = await asyncio.to_thread(self._judge.judge, document, profile)
             known = self._judged[ref] = (key, self._decide(ref, document, judged))
         return known[1]
 

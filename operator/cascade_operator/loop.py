@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -146,9 +146,11 @@ class Loop:
         await self._cluster.reconcile(subjects)
         snapshot = await self._collect(subjects)
         now, began = self._clock(), time.monotonic()
-        decision = await asyncio.get_running_loop().run_in_executor(
+        deciding = asyncio.get_running_loop().run_in_executor(
             self._solver, self._decide, snapshot, self._memory, now, self._settings
         )
+        await self._reconcile_until(deciding)
+        decision = await deciding
         self._reporter.decided(snapshot, decision, time.monotonic() - began)
         await self._act(decision)
         await asyncio.gather(*(self._tell_refused(each) for each in refused))
@@ -156,6 +158,23 @@ class Loop:
         for diagnosis in decision.diagnostics:
             log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures)
         return decision.next_at
+
+    async def _reconcile_until(self, deciding: asyncio.Future[Decision]) -> None:
+        """Have changed specs take effect while a long decision is made; it is followed by another one all the same."""
+        woken = False
+        while not deciding.done():
+            waking = asyncio.ensure_future(self._woken.wait())
+            first: list[asyncio.Future[Any]] = [deciding, waking]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            waking.cancel()
+            if deciding.done():
+                break
+            woken = True
+            self._woken.clear()
+            found = await self._source.subjects()
+            await self._cluster.reconcile([each for each in found or () if isinstance(each, Subject)])
+        if woken:
+            self._woken.set()
 
     async def _collect(self, subjects: Sequence[Subject]) -> Snapshot:
         observations = await asyncio.gather(

@@ -20,7 +20,7 @@ from cascade_api.settings import OperatorSettings, PlannerSettings
 
 from . import handlers, logs, metrics
 from .cluster_reporter import ClusterReporter
-from .cluster_source import ClusterSource
+from .cluster_source import ClusterSource, Judge
 from .clusters import ClusterFailed
 from .clusters.kubernetes import KubernetesCluster
 from .clusters.kubernetes_api import KubernetesApi, connect
@@ -52,11 +52,12 @@ class Operator:
         self._reporter = ClusterReporter(self._api, self._mirror, notices)
         self._cluster = KubernetesCluster(self._api, self._mirror, settings=settings, notice=self._reporter.notice)
         self._store = Store(settings.redis_url)
+        catalogue = Catalogue()
         self._loop = Loop(
-            ClusterSource(self._mirror, settings=planner, classes=settings.classes),
+            ClusterSource(self._mirror, Judge(settings=planner, classes=settings.classes, catalogue=catalogue)),
             cluster=self._cluster,
             store=self._store,
-            decide=functools.partial(decide, catalogue=Catalogue(), classes=settings.classes),
+            decide=functools.partial(decide, catalogue=catalogue, classes=settings.classes),
             settings=planner,
             reporter=self._reporter,
         )

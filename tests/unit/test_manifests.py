@@ -1,4 +1,4 @@
-"""What is applied to a cluster: names that fit and differ, one accelerator a replica, restricted pods, honest probes."""
+"""What is applied to a cluster: names that fit and differ, one accelerator a replica, restricted pods, real probes."""
 
 from __future__ import annotations
 

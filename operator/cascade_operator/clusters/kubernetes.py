@@ -102,6 +102,8 @@ class KubernetesCluster:
 
     async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
         ref = moves[0].cascade
+        if ref not in self._subjects:
+            return
         pools = self._pools(ref)
         pods = [pod for pool in pools.values() for pod in pool.pods]
         by_pool: dict[str, list[Start | Stop]] = defaultdict(list)
