@@ -32,12 +32,12 @@ DOCUMENTS = patient_documents(
 def test_pools_follow_the_load_without_a_failed_request(installation: Installation, tenant: str) -> None:
     installation.apply(DOCUMENTS, namespace=tenant)
     installation.wait_condition(tenant, "Ready")
-    with installation.load(rate=0.5) as calm:
+    with installation.load(rate=0.5, model=f"{tenant}.shapes") as calm:
         installation.expect(lambda: calm.answered > 5, within_s=90, what="a few images")
         few = installation.expect(lambda: _settled(installation, tenant), within_s=90, what="pools for a calm load")
     assert calm.unfailed, calm.result
 
-    with installation.load(rate=6) as busy:
+    with installation.load(rate=6, model=f"{tenant}.shapes") as busy:
         begun = time.monotonic()
         installation.expect(
             lambda: sum(installation.deployments(tenant).values()) > sum(few.values()),
@@ -55,7 +55,7 @@ def test_pools_follow_the_load_without_a_failed_request(installation: Installati
         )
     assert busy.unfailed, busy.result
 
-    with installation.load(rate=0.5, router=1) as falling:
+    with installation.load(rate=0.5, model=f"{tenant}.shapes", router=1) as falling:
         installation.expect(
             lambda: _settled(installation, tenant, below=sum(many.values())), within_s=180, what="fewer replicas"
         )

@@ -41,7 +41,7 @@ def served(installation: Installation, tenant: str) -> str:
 
 
 def test_an_operator_killed_in_the_middle_of_a_move_finishes_it(installation: Installation, served: str) -> None:
-    with installation.load(rate=1) as result:
+    with installation.load(rate=1, model=f"{served}.shapes") as result:
         installation.apply(documents(light=1, heavy=2), namespace=served)
         # No slot is free: one light replica goes first, and only then its heavy successor comes.
         installation.expect(
@@ -59,11 +59,11 @@ def test_a_redis_that_lost_everything_gets_the_plan_again(installation: Installa
         before = client.get(key)
         assert before
     installation.redis.kill()
-    assert installation.ask().image.any(), "the router goes on by what it knows"
+    assert installation.ask(model=f"{served}.shapes").image.any(), "the router goes on by what it knows"
     installation.redis.start()
     with installation.redis.client() as client:
         installation.expect(lambda: client.get(key), within_s=60, what="the plan to be published anew")
-    installation.expect(lambda: installation.ask().image.any(), within_s=60, what="an image")
+    installation.expect(lambda: installation.ask(model=f"{served}.shapes").image.any(), within_s=60, what="an image")
     assert installation.deployments(served) == {"shapes-light": 2, "shapes-heavy": 1}
 
 
@@ -89,7 +89,7 @@ def test_an_api_server_that_is_away_for_a_minute_changes_nothing(installation: I
     before = {pod["metadata"]["uid"] for pod in installation.replicas(served)}
     restarts = _restarts(installation, "operator")
     routers = installation.routers
-    with installation.load(rate=1) as result:
+    with installation.load(rate=1, model=f"{served}.shapes") as result:
         running = [container.pid for container in installation.agent.containers(served)]
         plane.stop_api_server()
         throughout(lambda: all(map(psutil.pid_exists, running)), for_s=API_OUTAGE_S, what="nothing is torn down")
@@ -121,7 +121,9 @@ def test_the_pods_of_a_lost_node_are_placed_elsewhere(installation: Installation
             )
 
         installation.expect(replaced, within_s=240, what="the lost replicas to be placed anew")
-        installation.expect(lambda: installation.ask().image.any(), within_s=60, what="an image")
+        installation.expect(
+            lambda: installation.ask(model=f"{tenant}.shapes").image.any(), within_s=60, what="an image"
+        )
     finally:
         api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": None}})
         agent.remove_node("gpu-doomed")

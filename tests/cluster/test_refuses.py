@@ -61,7 +61,7 @@ def test_what_is_bad_changes_nothing_and_is_named(
     else:
         assert field in refused
     assert {pod["metadata"]["uid"] for pod in installation.replicas(tenant)} == before
-    assert installation.ask().image.any()
+    assert installation.ask(model=f"{tenant}.shapes").image.any()
 
     installation.cluster.api.patch(path, {"spec": good})
     installation.wait_condition(tenant, "Accepted")

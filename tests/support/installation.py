@@ -19,6 +19,8 @@ import pytest
 import tritonclient.grpc as triton
 import yaml
 
+from cascade_api.names import CASCADE_INDEX
+
 from .kube import CLASS_LABEL, GPU, ROOT, Cluster, is_ready
 from .kube_api import Object
 from .node_agent import NodeAgent
@@ -156,11 +158,18 @@ class Installation:
         return dict(self.expect(look, within_s=within_s, what=f"{namespace}/{name} to be {kind}={status}"))
 
     def remove_cascades(self, namespace: str) -> None:
-        """Delete all cascades of a namespace and wait until their finalizers are through."""
+        """Delete all cascades of a namespace and wait until nothing of them is left, in Redis either."""
         path = CASCADES.format(namespace=namespace)
         for cascade in self.cluster.api.items(path):
             self.cluster.api.delete(f"{path}/{cascade['metadata']['name']}")
         self.expect(lambda: not self.cluster.api.items(path), within_s=90, what="the cascades to be gone")
+        self.expect(lambda: not self._kept(namespace), within_s=60, what="Redis to forget the cascades")
+
+    def _kept(self, namespace: str) -> list[str]:
+        """What Redis has of a namespace and does not forget by itself."""
+        with self.redis.client() as client:
+            keys = [key for key in client.keys(f"cascade:{{{namespace}/*") if client.ttl(key) == -1]
+            return keys + [ref for ref in client.smembers(CASCADE_INDEX) if ref.startswith(f"{namespace}/")]
 
     def deployments(self, namespace: str) -> dict[str, int]:
         """Replicas that the pools' Deployments ask for, by variant."""
