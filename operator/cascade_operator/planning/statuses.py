@@ -105,10 +105,15 @@ def worth_writing(before: CascadeStatus | None, after: CascadeStatus) -> bool:
     """Whether a status differs in more than shares and plan number, which routers and commands read in Redis."""
     if before is None:
         return True
-    moving = {"direct_percent", "escalation_percent", "plan_generation", "plan_reason"}
-    return before.model_dump(exclude=moving) != after.model_dump(exclude=moving)
+    return any(getattr(before, name) != getattr(after, name) for name in _WORTH_WRITING)
 
 
+_WORTH_WRITING = CascadeStatus.model_fields.keys() - {
+    "direct_percent",
+    "escalation_percent",
+    "plan_generation",
+    "plan_reason",
+}
 _Found = tuple[ConditionType, Truth, Reason, str]
 
 

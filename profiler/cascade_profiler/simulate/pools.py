@@ -159,7 +159,7 @@ class Pools(Generic[P]):
         return outcome
 
     def _ask(self, operation: Operation) -> Outcome:
-        return self._dispatcher.run(operation, now=int((EPOCH + self._events.now) * 1000))
+        return self._dispatcher.carry_out(operation, now=int((EPOCH + self._events.now) * 1000))
 
     def _hear(self, outcome: Outcome) -> None:
         for grant in outcome.grants:

@@ -20,7 +20,7 @@ from cascade_router.cascade.retries import RetryBudget
 from cascade_router.queue.operations import Release
 
 from .cascades import cascade_of, with_switch_time
-from .control import EPOCH, Control, Router, in_words
+from .control import DEMAND_S, EPOCH, Control, Router, in_words
 from .events import Events
 from .outcomes import DrawnRow, Recorder, Way
 from .pools import QUEUE_LIMIT, ROUTER, Place, Pools
@@ -143,8 +143,7 @@ class ProductionSystem:
         self._at = at + 1
         if self._at < len(trace.times_s):
             self._events.at(float(trace.times_s[self._at]), self._arrive)
-        second = int(EPOCH + now)
-        self._demand[second] = self._demand.get(second, 0) + 1
+        self._count(int(EPOCH + now))
         plan = self._plan
         prompt = int(trace.prompts[at]) % self._scenario.scores.prompts
         request = _Request(
@@ -162,6 +161,15 @@ class ProductionSystem:
         request.choice = self._chooser.choose(plan, self._names[prompt], coin=self._rng.random())
         self._retries.earn()
         self._admit(request)
+
+    def _count(self, second: int) -> None:
+        """One arrival; seconds that the operator no longer looks at are forgotten."""
+        if second in self._demand:
+            self._demand[second] += 1
+            return
+        self._demand[second] = 1
+        while next(iter(self._demand)) < second - DEMAND_S:
+            del self._demand[next(iter(self._demand))]
 
     def _admit(self, request: _Request) -> None:
         row, direct = request.choice.row, request.choice.direct

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .operations import (
@@ -156,7 +156,7 @@ def draw_of(ticket: Ticket) -> int:
 
 
 class Dispatcher:
-    """The queues of one cascade. `run` is the only way in; it takes the time in milliseconds and never waits."""
+    """The queues of one cascade. `run` and `carry_out` are the ways in; they take the time in ms and never wait."""
 
     def __init__(self, timing: Timing | None = None) -> None:
         self.timing = timing or Timing()
@@ -165,10 +165,17 @@ class Dispatcher:
         """Last seen, by router id."""
 
     def run(self, operation: Operation, *, now: int) -> Outcome:
+        """`carry_out`, and the loads that the pools of the operation have then."""
+        outcome = self.carry_out(operation, now=now)
+        if isinstance(operation, Exchange):
+            pools = {operation.release.pool, operation.enqueue.pool}
+        else:
+            pools = {operation.pool}
+        return replace(outcome, loads={name: self.pools[name].load for name in pools})
+
+    def carry_out(self, operation: Operation, *, now: int) -> Outcome:
         """Carry out one operation at time ``now``; grants and drops of all routers' tickets, in the order made."""
         match operation:
-            case Sync():
-                return self._sync(operation, now)
             case Enqueue():
                 return self._enqueue(operation, now)
             case Release():
@@ -177,6 +184,8 @@ class Dispatcher:
                 return self._exchange(operation, now)
             case Withdraw():
                 return self._withdraw(operation, now)
+            case Sync():
+                return self._sync(operation, now)
             case Heartbeat():
                 return self._heartbeat(operation, now)
             case Restore():
@@ -185,7 +194,10 @@ class Dispatcher:
                 return self._reap(operation, now)
 
     def _pool(self, name: str) -> Pool:
-        return self.pools.setdefault(name, Pool(name))
+        pool = self.pools.get(name)
+        if pool is None:
+            pool = self.pools[name] = Pool(name)
+        return pool
 
     def _alive(self, router: str, now: int) -> bool:
         seen = self.routers.get(router)
@@ -198,7 +210,7 @@ class Dispatcher:
         pool = self._pool(sync.pool)
         self.routers.setdefault(sync.router, now)
         if pool.generation is not None and sync.generation < pool.generation:
-            return _outcome(pool)
+            return Outcome()
         pool.generation, pool.spread = sync.generation, sync.spread
         planned = {spec.id: spec for spec in sync.replicas}
         for replica in list(pool.replicas.values()):
@@ -212,13 +224,13 @@ class Dispatcher:
                 known.service_s, known.held_until = spec.service_s, 0
             known.endpoint, known.capacity = spec.endpoint, spec.capacity
         if not pool.serves:
-            return _outcome(pool, drops=_drop(pool, [place[2] for place in pool.waiting], DropCause.NO_REPLICA))
+            return Outcome(drops=_drop(pool, [place[2] for place in pool.waiting], DropCause.NO_REPLICA))
         return self._match(pool, sync.router, now)
 
     def _enqueue(self, enqueue: Enqueue, now: int) -> Outcome:
         pool = self._pool(enqueue.pool)
         verdict = self._admit(enqueue, pool, now)
-        return self._match(pool, enqueue.router, now) if verdict is Verdict.DONE else _outcome(pool, verdict=verdict)
+        return self._match(pool, enqueue.router, now) if verdict is Verdict.DONE else Outcome(verdict=verdict)
 
     def _admit(self, enqueue: Enqueue, pool: Pool, now: int) -> Verdict:
         if not self._knows(enqueue.router, pool):
@@ -252,13 +264,8 @@ class Dispatcher:
         self._give_back(exchange.release, left, now)
         first = self._match(left, exchange.router, now)
         verdict = self._admit(exchange.enqueue, entered, now)
-        second = self._match(entered, exchange.router, now) if verdict is Verdict.DONE else _outcome(entered)
-        return Outcome(
-            verdict=verdict,
-            grants=first.grants + second.grants,
-            drops=first.drops + second.drops,
-            loads={left.name: left.load, entered.name: entered.load},
-        )
+        second = self._match(entered, exchange.router, now) if verdict is Verdict.DONE else Outcome()
+        return Outcome(verdict=verdict, grants=first.grants + second.grants, drops=first.drops + second.drops)
 
     def _withdraw(self, withdraw: Withdraw, now: int) -> Outcome:
         pool = self._pool(withdraw.pool)
@@ -269,7 +276,7 @@ class Dispatcher:
     def _heartbeat(self, beat: Heartbeat, now: int) -> Outcome:
         pool = self._pool(beat.pool)
         if not self._knows(beat.router, pool):
-            return _outcome(pool, verdict=Verdict.UNKNOWN)
+            return Outcome(verdict=Verdict.UNKNOWN)
         self.routers[beat.router] = now
         missing: list[Ticket] = []
         for ticket, replica_id in beat.leases:
@@ -290,7 +297,7 @@ class Dispatcher:
             replica = pool.replicas[lease.replica_id]
             grants.append(Granted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
         routers = tuple(sorted(router for router in self.routers if self._alive(router, now)))
-        return Outcome(grants=tuple(grants), loads={pool.name: pool.load}, missing=tuple(missing), routers=routers)
+        return Outcome(grants=tuple(grants), missing=tuple(missing), routers=routers)
 
     def _restore(self, restore: Restore, now: int) -> Outcome:
         pool = self._pool(restore.pool)
@@ -303,7 +310,7 @@ class Dispatcher:
             if lease is None:
                 pool.replicas.setdefault(replica_id, Replica(replica_id)).used += 1
             pool.leases[ticket] = Lease(replica_id, now + self.timing.lease_ms)
-        return _outcome(pool)
+        return Outcome()
 
     def _reap(self, reap: Reap, now: int) -> Outcome:
         pool = self._pool(reap.pool)
@@ -317,7 +324,7 @@ class Dispatcher:
         forgotten = now - self.timing.keep_ms
         self.routers = {router: seen for router, seen in self.routers.items() if seen >= forgotten}
         matched = self._match(pool, reap.router, now)
-        return _outcome(pool, grants=matched.grants, drops=drops + matched.drops)
+        return Outcome(grants=matched.grants, drops=drops + matched.drops)
 
     def _owned(self, ticket: Ticket, caller: str, now: int) -> bool:
         owner = owner_of(ticket)
@@ -341,7 +348,7 @@ class Dispatcher:
                 replica.used += 1
                 pool.leases[ticket] = Lease(replica.id, now + self.timing.lease_ms)
                 grants.append(Granted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
-        return _outcome(pool, grants=tuple(grants), drops=drops)
+        return Outcome(grants=tuple(grants), drops=drops)
 
 
 def _drop(pool: Pool, tickets: Iterable[Ticket], cause: DropCause) -> tuple[Dropped, ...]:
@@ -349,13 +356,3 @@ def _drop(pool: Pool, tickets: Iterable[Ticket], cause: DropCause) -> tuple[Drop
     for drop in dropped:
         pool.take(drop.ticket)
     return dropped
-
-
-def _outcome(
-    pool: Pool,
-    *,
-    verdict: Verdict = Verdict.DONE,
-    grants: tuple[Granted, ...] = (),
-    drops: tuple[Dropped, ...] = (),
-) -> Outcome:
-    return Outcome(verdict=verdict, grants=grants, drops=drops, loads={pool.name: pool.load})
