@@ -1,4 +1,4 @@
-"""The operator's subcommands of `cascade`: up, down, status, plan, doctor.
+"""The operator's subcommands of `cascade`: up, down, status, plan, explain, doctor.
 
 Everything beyond typer is imported when a command runs, so that the command line stays quick and an image without
 the libraries of local mode still has the rest.
@@ -12,6 +12,8 @@ from typing import Annotated, Optional
 import typer
 
 from cascade_api.local import default_state_dir
+
+from .findings import Finding
 
 File = Annotated[Path, typer.Option("--file", "-f", help="Manifest with a DiffusionCascade and its CascadeProfile.")]
 StateDirectory = Annotated[
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command()(down)
     app.command()(status)
     app.command()(plan)
+    app.command()(explain)
     app.command()(doctor)
 
 
@@ -103,19 +106,65 @@ def plan(
     typer.echo(whatif.as_json(decided) if json else whatif.as_text(decided))
 
 
+def explain(
+    name: Annotated[str, typer.Argument(help="Name of a DiffusionCascade on the cluster.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="The operator's Redis, where it can be reached: for the whole plan.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Say why a cascade on a cluster runs what it runs, and what keeps it from being better."""
+    import asyncio
+
+    from cascade_api.names import CascadeRef
+    from cascade_api.settings import OperatorSettings
+
+    from . import explain as explaining
+
+    found = asyncio.run(
+        explaining.explain(CascadeRef(namespace, name), redis_url=redis_url, timeout_s=OperatorSettings().api_timeout_s)
+    )
+    typer.echo(explaining.as_json(found) if json else explaining.as_text(found))
+
+
 def doctor(
     state_dir: StateDirectory = None,
     file: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--file", "-f", help="Manifest to check against this machine.", show_default=False),
     ] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster", help="Look at a cluster instead, with the operator's settings and this account's rights."
+        ),
+    ] = False,
 ) -> None:
     """Say what is wrong with this set-up, and the fix; exit code 1 when something is."""
-    from .local import diagnosis
-
     wrong = False
-    for finding in diagnosis.examine(state_dir or default_state_dir(), file):
+
+    def tell(finding: Finding) -> None:
+        nonlocal wrong
         typer.echo(str(finding))
         wrong = wrong or finding.problem
+
+    if cluster:
+        import asyncio
+
+        from cascade_api.settings import OperatorSettings
+
+        from . import cluster_diagnosis
+
+        async def look() -> None:
+            async for finding in cluster_diagnosis.examine(OperatorSettings()):
+                tell(finding)
+
+        asyncio.run(look())
+    else:
+        from .local import diagnosis
+
+        for finding in diagnosis.examine(state_dir or default_state_dir(), file):
+            tell(finding)
     if wrong:
         raise typer.Exit(1)

@@ -35,7 +35,8 @@ def register(registry: kopf.OperatorRegistry, mirror: Mirror) -> None:
         async def see(event: kopf.RawEvent, shelf: Any = shelf, **_: Any) -> None:
             shelf.see(event)
 
-        kopf.on.event(group, version, plural, registry=registry, id=plural, param=None)(see)
+        labels = {shelf.selector: kopf.PRESENT} if shelf.selector else None
+        kopf.on.event(group, version, plural, registry=registry, id=plural, labels=labels)(see)
 
 
 async def log_in(**arguments: Any) -> kopf.ConnectionInfo | None:

@@ -85,6 +85,11 @@ class Store:
         info = await self._guard(lambda: self._redis.info("server"))
         return None if info is None else str(info.get("redis_version", "unknown"))
 
+    async def time_s(self) -> float | None:
+        """The server's clock, in Unix seconds; None when it is away."""
+        now: Any = await self._guard(self._redis.time)
+        return None if now is None else now[0] + now[1] / 1e6
+
     async def observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation | None:
         """Everything about one cascade and the named pools; None when Redis is away."""
         return await self._guard(lambda: self._observe(ref, pools))

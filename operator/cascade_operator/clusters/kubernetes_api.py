@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import structlog
@@ -59,6 +60,7 @@ CONFIG_MAPS: Final = Resource("api/v1", "configmaps")
 PODS: Final = Resource("api/v1", "pods")
 NODES: Final = Resource("api/v1", "nodes", namespaced=False)
 EVENTS: Final = Resource("api/v1", "events")
+DEFINITIONS: Final = Resource("apis/apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
 
 
 class ApiAway(ClusterFailed):
@@ -117,6 +119,13 @@ class KubernetesApi:
         answer = await self._call("get", "version", "/version")
         digits = "".join(c for c in str(answer.get("minor", "0")) if c.isdigit())
         return int(answer.get("major") or 0), int(digits or 0)
+
+    async def time_s(self) -> float | None:
+        """The API server's clock, in Unix seconds to the second; None where it does not say."""
+        work = functools.partial(self._request, "get", "/version", serialize=False)
+        answer = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        date = answer.headers.get("Date")
+        return None if date is None else parsedate_to_datetime(date).timestamp()
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """One object, or None."""
@@ -208,7 +217,7 @@ class KubernetesApi:
     async def _call(self, method: str, kind: str, path: str, **options: Any) -> Object:
         work = functools.partial(self._request, method, path, **options)
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            answer: Object = await asyncio.get_running_loop().run_in_executor(self._executor, work)
         except (ApiAway, ApiRefused) as error:
             away = isinstance(error, ApiAway)
             if away and self.available:
@@ -220,11 +229,11 @@ class KubernetesApi:
         self._count(method, kind, "ok")
         return answer
 
-    def _request(self, method: str, path: str, **options: Any) -> Object:
+    def _request(self, method: str, path: str, **options: Any) -> Any:
         # Connect, then answer: a server that accepts and says nothing does not hold a worker for long.
         timeouts = (self._timeout_s, self._timeout_s)
         try:
-            answer: Object = self._dynamic.request(
+            return self._dynamic.request(
                 method, path, _request_timeout=timeouts, serializer=lambda _, data: data, **options
             )
         except ApiException as error:
@@ -234,7 +243,6 @@ class KubernetesApi:
             raise ApiRefused(int(error.status), message) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ApiAway(f"{type(error).__name__}: {error}"[:300]) from None
-        return answer
 
 
 def _message(error: ApiException) -> str:

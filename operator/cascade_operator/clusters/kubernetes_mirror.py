@@ -58,7 +58,12 @@ class Shelf(Generic[T]):
         changed: Callable[[T], None],
         selector: str | None = None,
     ) -> None:
-        """``changed`` gets an object that came, went, or differs in more than its version."""
+        """Make an empty shelf.
+
+        Args:
+            changed: gets an object that came, went, or differs in more than its version.
+            selector: a label that an object must have.
+        """
         self.resource = resource
         self.selector = selector
         self._read = read
@@ -115,7 +120,7 @@ class Shelf(Generic[T]):
             there[meta.get("namespace") or "", meta["name"]] = meta.get("uid", ""), version_of(meta)
         for key, item in before.items():
             if key not in there or there[key][0] != item.uid:
-                log.info("gone unnoticed", kind=self.resource.plural, name="/".join(key))
+                log.debug("gone unnoticed", kind=self.resource.plural, name="/".join(key))
                 self.drop(key, item.uid)
         for key, (uid, version) in there.items():
             known = self._items.get(key)

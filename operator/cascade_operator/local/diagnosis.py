@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
 
 from ..clusters.triton import TritonClient
+from ..findings import Finding
 from ..store import Store
 from .console import read_text
 from .ports import check_free, parse_address
@@ -30,21 +30,6 @@ from .supervisor import ChildFailed, script
 OLDEST_PYTHON: Final = (3, 10)
 SHARED_MEMORY_PER_SLOT: Final = 4 * 1024 * 1024
 DEFAULT_ADDRESSES: Final = {"--grpc": "127.0.0.1:8001", "--http": "127.0.0.1:8000"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; ``problem`` and ``fix`` are empty where all is well."""
-
-    subject: str
-    detail: str
-    problem: bool = False
-    fix: str = ""
-
-    def __str__(self) -> str:
-        mark = "PROBLEM" if self.problem else "ok     "
-        fix = f"\n         fix: {self.fix}" if self.fix else ""
-        return f"{mark}  {self.subject}: {self.detail}{fix}"
 
 
 def examine(state_dir: Path, manifest: Path | None) -> Iterator[Finding]:

@@ -1,0 +1,168 @@
+"""What `cascade doctor --cluster` looks at, best run where the operator runs: its rights, its Redis, its clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.documents import DocumentError, read_resource
+from cascade_api.names import API_VERSION, GROUP, VERSION
+from cascade_api.settings import OperatorSettings
+
+from .clusters.kubernetes_api import (
+    CASCADES,
+    DEFINITIONS,
+    PROFILES,
+    ApiAway,
+    ApiRefused,
+    KubernetesApi,
+    Resource,
+    connect,
+)
+from .findings import Finding
+from .store import Store, pools_of
+
+OLDEST_KUBERNETES: Final = (1, 30)
+SKEW_S: Final = 2.0
+"""Clocks further apart than this make ages and deadlines wrong; the API server's is known to the second only."""
+
+NEEDED: Final = (
+    (GROUP, "diffusioncascades", "", ("get", "list", "watch", "patch")),
+    (GROUP, "diffusioncascades", "status", ("patch",)),
+    (GROUP, "cascadeprofiles", "", ("get", "list", "watch")),
+    ("apps", "deployments", "", ("get", "list", "watch", "create", "patch", "delete")),
+    ("", "configmaps", "", ("get", "list", "create", "patch")),
+    ("", "pods", "", ("get", "list", "watch", "patch")),
+    ("", "events", "", ("create",)),
+)
+ON_NODES: Final = ("", "nodes", "", ("get", "list", "watch"))
+"""Needed on the whole cluster, whatever namespaces are served."""
+
+
+async def examine(settings: OperatorSettings) -> AsyncIterator[Finding]:
+    """Look at one thing after another; raises CommandFailed where no cluster is named at all."""
+    api = KubernetesApi(connect(timeout_s=settings.api_timeout_s), timeout_s=settings.api_timeout_s)
+    try:
+        try:
+            yield await _version(api)
+            for resource in (CASCADES, PROFILES):
+                yield await _definition(api, resource)
+            for finding in await _rights(api, settings):
+                yield finding
+            async for finding in _redis(api, settings):
+                yield finding
+        except ApiAway as error:
+            yield Finding("kubernetes", str(error), True, "start the API server, or name it in KUBECONFIG")
+    finally:
+        api.close()
+
+
+async def _version(api: KubernetesApi) -> Finding:
+    version = await api.version()
+    text = ".".join(map(str, version))
+    if version < OLDEST_KUBERNETES:
+        return Finding(
+            "kubernetes", text, True, "upgrade to 1.30 or newer: older ones do not check the resources' rules"
+        )
+    return Finding("kubernetes", text)
+
+
+async def _definition(api: KubernetesApi, resource: Resource) -> Finding:
+    name = f"{resource.plural}.{GROUP}"
+    fix = "apply crds/*.yaml of this release, or set crds.enabled in the chart"
+    try:
+        found = await api.get(DEFINITIONS, "", name)
+    except ApiRefused:
+        # In namespaces alone nobody may read definitions: see whether the kind is served.
+        try:
+            await api.list(resource, "default", metadata_only=True)
+        except ApiRefused as refused:
+            if refused.status == 404:
+                return Finding("crd", f"{name} is not served", True, fix)
+        return Finding("crd", f"{name} is served")
+    if found is None:
+        return Finding("crd", f"{name} is not installed", True, fix)
+    served = [version["name"] for version in found["spec"]["versions"] if version.get("served")]
+    if VERSION not in served:
+        return Finding("crd", f"{name} serves {', '.join(served)}, not {VERSION}", True, fix)
+    return Finding("crd", f"{name} serves {', '.join(served)}")
+
+
+async def _rights(api: KubernetesApi, settings: OperatorSettings) -> list[Finding]:
+    findings = []
+    for namespace in settings.namespaces or [""]:
+        missing = [
+            f"{verb} {resource}{'/' + subresource if subresource else ''}"
+            for group, resource, subresource, verbs in NEEDED
+            for verb in verbs
+            if not await api.allowed(
+                verb=verb, group=group, resource=resource, namespace=namespace, subresource=subresource
+            )
+        ]
+        where = f"namespace {namespace}" if namespace else "the cluster"
+        findings.append(_rights_finding(where, missing))
+    group, resource, subresource, verbs = ON_NODES
+    missing = [
+        f"{verb} nodes"
+        for verb in verbs
+        if not await api.allowed(verb=verb, group=group, resource=resource, subresource=subresource)
+    ]
+    findings.append(_rights_finding("nodes", missing))
+    return findings
+
+
+def _rights_finding(where: str, missing: list[str]) -> Finding:
+    if missing:
+        return Finding(
+            "rights", f"{where}: may not {', '.join(missing)}", True, "let the chart make the role (rbac.create)"
+        )
+    return Finding("rights", f"{where}: all that are needed")
+
+
+async def _redis(api: KubernetesApi, settings: OperatorSettings) -> AsyncIterator[Finding]:
+    async with Store(settings.redis_url) as store:
+        version = await store.version()
+        if version is None:
+            yield Finding("redis", "does not answer", True, "see REDIS_URL; routers go on by their last plan meanwhile")
+            return
+        yield Finding("redis", f"answers (version {version})")
+        for clock, now in (("redis", await store.time_s()), ("kubernetes", await api.time_s())):
+            if now is None:
+                continue
+            skew_s = time.time() - now
+            far = abs(skew_s) > SKEW_S
+            fix = "have all machines' clocks follow one source (NTP)" if far else ""
+            yield Finding("clock", f"{skew_s:+.1f} s from that of {clock}", far, fix)
+        for namespace in settings.namespaces or [""]:
+            for raw in await api.list(CASCADES, namespace):
+                yield await _plan(store, raw)
+
+
+async def _plan(store: Store, raw: dict[str, Any]) -> Finding:
+    """Whether a cascade's plan is there, and its routers follow it."""
+    meta = raw["metadata"]
+    subject = f"{meta['namespace']}/{meta['name']}"
+    bare = {"apiVersion": API_VERSION, "kind": "DiffusionCascade", "metadata": {"name": meta["name"]}}
+    try:
+        cascade = read_resource(bare | {"spec": raw.get("spec")}, source=subject)
+    except DocumentError as error:
+        return Finding(subject, str(error), True, "mend the field named")
+    assert isinstance(cascade, DiffusionCascade)  # noqa: S101 - by its kind
+    placed = cascade.model_copy(
+        update={"metadata": cascade.metadata.model_copy(update={"namespace": meta["namespace"]})}
+    )
+    seen = await store.observe(placed.ref, pools_of(placed))
+    if seen is None or seen.plan is None:
+        return Finding(
+            subject, "no plan is published", True, f"see `cascade explain {meta['name']}` and the operator's log"
+        )
+    age_s = time.time() - seen.plan.generation / 1000
+    behind = [r.router for r in seen.reports if r.plan_generation < seen.plan.generation]
+    detail = f"plan of {age_s:.0f} s ago ({seen.plan.reason}); {len(seen.reports)} routers report"
+    if not seen.reports:
+        return Finding(subject, detail, True, "start the routers, and give them the same REDIS_URL")
+    if behind and age_s > 10:
+        return Finding(subject, f"{detail}; behind it: {', '.join(behind)}", True, "see the routers' log")
+    return Finding(subject, detail)
