@@ -15,10 +15,10 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-validation lock models clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready .venv-triton/.ready .tools/.ready ## environments and tools, from the locks
 
@@ -82,9 +82,20 @@ bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DAT
 bench-hardness: setup ## prompt scorers: cost beside spaCy's, skill beside a coin's (needs CASCADE_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_hardness $(ARGS)
 
+bench-shares: setup ## realised against planned shares through changes of the prompt mix
+	@cd tests && ../$(BIN)/python -m bench.bench_shares $(ARGS)
+
+bench-validation: setup ## the simulator against the real local stack (some ten minutes, on a quiet machine)
+	@cd tests && ../$(BIN)/python -m bench.bench_validation $(ARGS)
+
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
-	@for part in dev triton train; do \
-		case $$part in dev) in="--extra dev pyproject.toml";; *) in=requirements/$$part.in;; esac; \
+	@for part in dev triton train runtime build operator router; do \
+		case $$part in \
+			dev) in="--extra dev pyproject.toml";; \
+			operator|router) in="--extra $$part --constraint requirements/dev.lock pyproject.toml";; \
+			build) in="--constraint requirements/dev.lock requirements/build.in";; \
+			*) in=requirements/$$part.in;; \
+		esac; \
 		$(BIN)/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-find-links \
 			--no-emit-trusted-host --strip-extras --annotation-style=line -o requirements/$$part.lock $$in; \
 		sed -i -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' requirements/$$part.lock; \

@@ -8,6 +8,7 @@ whatever the distribution of the scores does, ties and sudden changes included.
 from __future__ import annotations
 
 import bisect
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -20,12 +21,17 @@ LIVE_ALONE: Final = 150
 """From this many live scores on, seeds no longer count."""
 SEEDS_TRUSTED: Final = 8.0
 """Picks too few or too many so far up to which seeds keep their weight; at twice as many they have none."""
-CORRECTION_GAIN: Final = 0.03
-"""Change of the aimed share per pick too few or too many so far."""
-CORRECTION_LIMIT: Final = 0.25
+CORRECTION_GAIN: Final = 0.005
+"""Change of the aimed share for one pick too few or too many so far; it grows with their fifth power, so that a debt
+that chance makes leaves the cut alone and a larger one is paid at once."""
+CORRECTION_LIMIT: Final = 0.3
 """Bound of that change: a clear-cut score stays clear-cut."""
 DEBT_LIMIT: Final = 100.0
 """Picks too few or too many that are remembered; more is forgotten rather than made up for."""
+SURPRISE: Final = 4.0
+"""Picks too few or too many that chance does not make: the scores have changed, those before are forgotten."""
+LEAST_KEPT: Final = 20
+"""Scores kept then, at least; and new ones seen before scores are forgotten again."""
 
 
 class LiveCut:
@@ -42,6 +48,8 @@ class LiveCut:
         self._recent: deque[float] = deque(maxlen=window)
         self._sorted: list[float] = []
         self._debt = 0.0
+        self._since_forgotten = 0
+        self._seeds_count = True
         for score in scores:
             self._observe(score)
 
@@ -70,12 +78,15 @@ class LiveCut:
         weight = self._live_weight()
         chance = 1.0 - weight if score > threshold else 0.0
         if weight > 0:
-            correction = CORRECTION_GAIN * self._debt
+            correction = CORRECTION_GAIN * self._debt**5
             aim = share + max(-CORRECTION_LIMIT, min(CORRECTION_LIMIT, correction))
             chance += weight * self._live_chance(score, aim)
         picked = draw < chance
         self._debt = max(-DEBT_LIMIT, min(DEBT_LIMIT, self._debt + share - picked))
         self._observe(score)
+        if weight >= 1:
+            self._seeds_count = False
+            self._forget_what_changed(share)
         return picked
 
     def threshold(self, share: float) -> float:
@@ -94,7 +105,20 @@ class LiveCut:
             return []
         return [_quantile(self._sorted, index / (points - 1)) for index in range(points)]
 
+    def _forget_what_changed(self, share: float) -> None:
+        """Drop the scores from before their distribution changed, which shows as a debt that chance does not make."""
+        self._since_forgotten += 1
+        if abs(self._debt) < SURPRISE or self._since_forgotten < 2 * LEAST_KEPT:
+            return
+        # So many decisions all the same way make this debt, so the change is at least as old.
+        made_by = abs(self._debt) / (share if self._debt > 0 else 1 - share)
+        for _ in range(len(self._recent) - max(math.ceil(made_by), LEAST_KEPT)):
+            del self._sorted[bisect.bisect_left(self._sorted, self._recent.popleft())]
+        self._since_forgotten = 0
+
     def _live_weight(self) -> float:
+        if not self._seeds_count:
+            return 1.0
         by_count = (len(self._recent) - SEEDS_ALONE) / (LIVE_ALONE - SEEDS_ALONE)
         by_debt = (abs(self._debt) - SEEDS_TRUSTED) / SEEDS_TRUSTED
         return max(0.0, min(1.0, max(by_count, by_debt)))
