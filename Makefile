@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-validation lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-validation images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench-shares: setup ## realised against planned shares through changes of the pr
 
 bench-validation: setup ## the simulator against the real local stack (some ten minutes, on a quiet machine)
 	@cd tests && ../$(BIN)/python -m bench.bench_validation $(ARGS)
+
+images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFORMS from the environment)
+	@docker buildx bake $(ARGS)
 
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
 	@for part in dev triton train runtime build operator router; do \

@@ -60,17 +60,22 @@ class Address:
 
 @dataclass(frozen=True)
 class Installation:
-    """Where an environment keeps Triton's parts."""
+    """Where Triton's parts are, and the environment that its stubs use.
+
+    Attributes:
+        server: the folder with bin, backends and caches.
+        stub: what runs a model of the python backend.
+        libraries: folders for the loader beside those it looks in anyway.
+    """
 
     environment: Path
-    python: str
-    wheel: Path
-    libraries: Path
-    python_libraries: Path
+    server: Path
+    stub: Path
+    libraries: tuple[Path, ...]
 
     @classmethod
     def find(cls, environment: Path) -> Installation:
-        """The Triton of a virtual environment.
+        """The Triton of a virtual environment, or else NVIDIA's, which its image keeps outside.
 
         Raises LaunchError where the environment or a part of it is missing.
         """
@@ -83,37 +88,39 @@ class Installation:
             if (wheel / "bin" / "tritonserver").is_file():
                 break
         else:
+            server = Path(os.environ.get("CASCADE_TRITON_SERVER") or "/opt/tritonserver")
+            if (server / "bin" / "tritonserver").is_file():
+                stub = server / "backends" / "python" / "triton_python_backend_stub"
+                return cls(environment=environment, server=server, stub=stub, libraries=())
             raise LaunchError(f"{environment} holds no tritonserver: {fix}")
         python = site.parent.name.removeprefix("python")
         if not (wheel / "python_backend_stubs" / python).is_dir():
             raise LaunchError(f"Triton has no stub for Python {python} of {environment}: use one of 3.10 to 3.12")
-        found = cls(
-            environment=environment,
-            python=python,
-            wheel=wheel,
-            libraries=site / "nvidia_pytriton.libs",
-            python_libraries=Path(os.path.realpath(interpreter)).parent.parent / "lib",
-        )
+        python_libraries = Path(os.path.realpath(interpreter)).parent.parent / "lib"
         library = f"libpython{python}.so.1.0"
-        folders = (found.python_libraries, found.python_libraries / str(sysconfig.get_config_var("MULTIARCH")))
+        folders = (python_libraries, python_libraries / str(sysconfig.get_config_var("MULTIARCH")))
         if not any((folder / library).exists() for folder in folders):
             raise LaunchError(
-                f"Python {python} of {environment} lacks {library} in {found.python_libraries}: "
+                f"Python {python} of {environment} lacks {library} in {python_libraries}: "
                 "make the environment with a Python that was built with --enable-shared"
             )
-        return found
+        return cls(
+            environment=environment,
+            server=wheel,
+            stub=wheel / "python_backend_stubs" / python / "triton_python_backend_stub",
+            libraries=(site / "nvidia_pytriton.libs", python_libraries),
+        )
 
     def links(self) -> dict[str, Path]:
         """What a server folder holds: path in it to the file or folder that it stands for."""
         package = Path(__file__).resolve().parent
-        backend = self.wheel / "backends" / "python"
-        stub = self.wheel / "python_backend_stubs" / self.python / "triton_python_backend_stub"
+        backend = self.server / "backends" / "python"
         return {
-            "bin/tritonserver": self.wheel / "bin" / "tritonserver",
-            "caches/local": self.wheel / "caches" / "local",
+            "bin/tritonserver": self.server / "bin" / "tritonserver",
+            "caches/local": self.server / "caches" / "local",
             "backends/python/libtriton_python.so": backend / "libtriton_python.so",
             "backends/python/triton_python_backend_utils.py": backend / "triton_python_backend_utils.py",
-            "backends/python/triton_python_backend_stub": stub,
+            "backends/python/triton_python_backend_stub": self.stub,
             # Stubs ignore PYTHONPATH but import from this folder: this package, and nothing else of its environment,
             # whose numpy may not suit Triton.
             f"backends/python/{package.name}": package,
@@ -162,7 +169,8 @@ def server_environment(installation: Installation, inherited: dict[str, str]) ->
     """Environment variables of the server and, through it, of its stubs."""
     values = {name: value for name, value in inherited.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     values |= dict.fromkeys(_ONE_THREAD, "1")
-    values["LD_LIBRARY_PATH"] = f"{installation.libraries}:{installation.python_libraries}"
+    if installation.libraries:
+        values["LD_LIBRARY_PATH"] = ":".join(map(str, installation.libraries))
     values["PATH"] = f"{installation.environment / 'bin'}:{inherited.get('PATH', os.defpath)}"
     return values
 

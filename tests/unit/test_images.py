@@ -1,0 +1,114 @@
+"""The images: linted, pinned, without root, called as the chart calls them; their install steps run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+import yaml
+
+ROOT = Path(__file__).parents[2]
+HADOLINT = ROOT / ".tools" / "hadolint"
+DOCKERFILES = {"operator": "operator", "router": "router", "triton": "model-repo"}
+"""Folder of each image's Dockerfile, by the image's name in docker-bake.hcl."""
+LOCKS = {"operator": "operator", "router": "router", "triton": "runtime"}
+PROOFS = {
+    "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "tick_min_s")],
+    "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "queue_limit")],
+    "triton": [("cascade-triton --help", 0, "--model-repository")],
+}
+"""What an image's programs answer: (command, exit status, a part of what they print)."""
+WRONG = {"CASCADE_OPERATOR_TICK_MIN_S": "0", "CASCADE_ROUTER_QUEUE_LIMIT": "0"}
+"""Settings with which a program ends at once, and names the setting."""
+
+
+@pytest.fixture(params=DOCKERFILES)
+def image(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def dockerfile(image: str) -> str:
+    return (ROOT / DOCKERFILES[image] / "Dockerfile").read_text()
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Version by package of a lock."""
+    lines = (ROOT / "requirements" / f"{lock}.lock").read_text().splitlines()
+    matches = (re.match(r"([a-z0-9-]+)==([^\s;]+)", line) for line in lines)
+    return {match[1]: match[2] for match in matches if match}
+
+
+def test_hadolint_has_nothing_to_say(image: str) -> None:
+    done = subprocess.run(
+        [HADOLINT, ROOT / DOCKERFILES[image] / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_stages_are_two_the_base_is_pinned_and_root_stays_behind(image: str) -> None:
+    text = dockerfile(image)
+    _, last = re.split(r"^FROM \$\{BASE\}(?: AS build)?$", text, flags=re.MULTILINE)[1:]
+    (base,) = re.findall(r"^ARG BASE=(\S+)$", text, flags=re.MULTILINE)
+    assert re.search(r":\d+\.\d+", base), f"{base} names no version"
+    assert "RUN" not in last, "what installs stays in the first stage"
+    user = re.findall(r"^USER (\d+):(\d+)$", last, flags=re.MULTILINE)
+    assert user
+    assert all(int(number) >= 1000 for number in user[0])
+
+
+def test_the_chart_the_bake_file_and_the_distribution_name_the_same(image: str) -> None:
+    values = yaml.safe_load((ROOT / "helm" / "diffusion-cascade" / "values.yaml").read_text())
+    part = values["runtime" if image == "triton" else image]
+    assert part["image"]["repository"] == f"diffusion-cascade-{image}"
+    assert f'ENTRYPOINT ["{part["command"][0]}"]' in dockerfile(image)
+    bake = (ROOT / "docker-bake.hcl").read_text()
+    assert re.search(rf'dockerfile = "{DOCKERFILES[image]}/Dockerfile"\s+tags\s+= name\("{image}"\)', bake)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert part["command"][0] in project["scripts"]
+    assert f'default = "{project["version"]}"' in bake
+
+
+def test_the_build_stage_gets_all_that_the_distribution_holds(image: str) -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    for folder in {package.partition("/")[0] for package in build["packages"]}:
+        assert f"COPY {folder} {folder}" in dockerfile(image)
+        assert f"!{folder}" in allowed
+
+
+@pytest.mark.parametrize("lock", ["operator", "router", "build"])
+def test_images_run_the_versions_that_were_tested(lock: str) -> None:
+    tested = pins("dev")
+    assert pins(lock).items() <= tested.items(), "run `make lock`"
+
+
+def test_the_runtime_has_the_models_numpy_and_one_onnxruntime() -> None:
+    assert pins("runtime")["numpy"] == pins("triton")["numpy"]
+    assert "onnxruntime" not in pins("runtime")
+
+
+@pytest.mark.slow
+def test_install_steps_work_in_a_clean_environment(image: str, tmp_path: Path) -> None:
+    """As the Dockerfile runs them, but for the folder."""
+    (step,) = re.findall(r"^RUN (.*)$", dockerfile(image), flags=re.MULTILINE)
+    prefix = tmp_path / "cascade"
+    command = [*step.replace("/opt/cascade", str(prefix)).split(), sys.executable]
+    assert command[:2] == ["requirements/install.sh", LOCKS[image]]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not list(prefix.glob("lib/python3.*/site-packages/pip")), "what only installs is left behind"
+    for line, status, part in PROOFS[image]:
+        program, *arguments = line.split()
+        proof = subprocess.run(
+            [prefix / "bin" / program, *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60, env={**environment, **WRONG},
+        )  # fmt: skip
+        assert proof.returncode == status, proof.stderr
+        assert part in proof.stdout + proof.stderr
+        assert "Traceback" not in proof.stderr
