@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
+from .contenders import contenders
 from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
 from .programs import Answer, Outcome, Program
 from .shares import Sharing, best_sharing
@@ -82,6 +83,15 @@ def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
     }
 
 
+def _candidates(cascade: CascadeProblem, problem: Problem, ceilings: Mapping[str, int]) -> tuple[Stages, ...]:
+    """The chains that the program must choose from; between several cascades any may be best."""
+    if len(problem.cascades) > 1:
+        return cascade.stages
+    largest = max((column.service.batch for stages in cascade.stages for column in stages.columns), default=1)
+    each = ACCELERATOR_PRICE + FIRST_START_PRICE + KEEP_REWARD + BATCH_PRICE * math.log2(largest)
+    return contenders(cascade, ceilings=ceilings, prices=problem.prices_per_hour, dues=each * sum(ceilings.values()))
+
+
 def _add_cascade(
     program: Program, cascade: CascadeProblem, problem: Problem, dearest: float, weight: float
 ) -> _Variables:
@@ -89,7 +99,7 @@ def _add_cascade(
     ceilings = _ceilings(problem, cascade)
     price = {c: problem.prices_per_hour.get(c, 0.0) for c in ceilings}
     chains = {}
-    for stages in cascade.stages:
+    for stages in _candidates(cascade, problem, ceilings):
         chosen = program.variable(integer=True)
         chains[chosen] = 1.0
         _add_chain(program, variables, stages, chosen, ceilings, weight)

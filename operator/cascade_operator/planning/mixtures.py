@@ -48,12 +48,13 @@ class Mixer:
         prices = np.linalg.solve(columns[bases], worth[bases][..., None])[..., 0]
         feasible = (prices @ columns.T >= worth - _EQUAL).all(axis=1)
         self._bases: npt.NDArray[np.intp] = bases[feasible]
-        self._prices: Floats = prices[feasible]
+        self.prices: Floats = prices[feasible]
+        """The dual vertices: what a prompt, and a unit of each limit, is worth."""
         self._inverses: Floats = np.linalg.inv(columns[self._bases].transpose(0, 2, 1))
 
     def score(self, limits: Limits) -> float:
         """The most that Σ gain·share - price·shed can be within ``limits``."""
-        return float((self._prices @ _right(limits)).min())
+        return float((self.prices @ _right(limits)).min())
 
     def shares(self, limits: Limits) -> tuple[list[tuple[int, float]], float]:
         """Shares of the demand by number of row, and the share shed, where `score` is reached; at most three rows.
@@ -61,7 +62,7 @@ class Mixer:
         Where several mixtures are as good, the one of fewest and then first rows.
         """
         right = _right(limits)
-        objectives = self._prices @ right
+        objectives = self.prices @ right
         optimal = np.flatnonzero(objectives <= objectives.min() + _EQUAL)
         amounts = self._inverses[optimal] @ right
         least = amounts.min(axis=1)
