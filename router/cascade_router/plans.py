@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -180,7 +181,17 @@ class Plans:
                 async with self._redis.pubsub() as channel:
                     await channel.psubscribe("cascade:{*}:plan-changed")
                     while True:
-                        if await channel.get_message(ignore_subscribe_messages=True, timeout=POLL_S):
+                        heard = await channel.get_message(ignore_subscribe_messages=True, timeout=POLL_S)
+                        if heard:
+                            self._note_withdrawal(heard)
                             wake.set()
             except (RedisError, OSError):
                 await asyncio.sleep(POLL_S)
+
+    def _note_withdrawal(self, heard: Mapping[str, Any]) -> None:
+        """A plan that was withdrawn is gone at once; one that is merely missing may have been lost by Redis."""
+        if heard["data"] not in (b"0", "0"):
+            return
+        for ref in self._runtimes:
+            if heard["channel"] in (ref.plan_channel, ref.plan_channel.encode()):
+                self._missing_since[ref] = -math.inf

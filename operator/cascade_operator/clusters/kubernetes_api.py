@@ -75,14 +75,17 @@ class ApiRefused(ClusterFailed):
         self.status = status
 
 
-def connect(*, timeout_s: float) -> client.ApiClient:
-    """A client by the pod's service account, else by KUBECONFIG; raises CommandFailed where there is neither."""
+def connect(*, timeout_s: float, kubeconfig: str | None = None) -> client.ApiClient:
+    """A client by the pod's service account, else by ``kubeconfig`` (None: the one of KUBECONFIG).
+
+    Raises CommandFailed where there is neither.
+    """
     settings = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     except ConfigException:
         try:
-            config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            config.load_kube_config(kubeconfig, client_configuration=settings)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
             raise CommandFailed(f"no cluster: {error}: run in a pod, or set KUBECONFIG") from None
     settings.connection_pool_maxsize = WORKERS

@@ -1,0 +1,268 @@
+"""The driver on a real API server: moves become numbers in Deployments, and whoever comes later finds them there."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import yaml
+
+from cascade_api.names import CascadeRef
+from cascade_api.reasons import Reason
+from cascade_api.settings import OperatorSettings
+from cascade_operator.clusters.kubernetes import KubernetesCluster
+from cascade_operator.clusters.kubernetes_api import KubernetesApi, connect
+from cascade_operator.clusters.kubernetes_mirror import Mirror
+from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
+from cascade_operator.sources import Subject
+from support.factories import make_cascade, make_profile
+from support.kube import ROOT, Cluster
+from support.kube_api import Object
+from support.node_agent import Node, NodeAgent
+from support.waiting import eventually, wait_for
+
+pytestmark = pytest.mark.cluster
+NODE = "driver-1"
+SLOTS = 4
+
+
+@pytest.fixture(scope="module")
+def definitions(control_plane: Cluster) -> Iterator[None]:
+    """The product's resource definitions; a chart that comes later finds none that it does not own."""
+    path = "/apis/diffusioncascade.io/v1alpha1/diffusioncascades"
+    files = [str(ROOT / "crds" / name) for name in ("diffusioncascades.yaml", "cascadeprofiles.yaml")]
+    ours = control_plane.api.find(path) is None
+    for file in files if ours else ():
+        # An old kubectl does not know the rules.
+        control_plane.kubectl("apply", "--validate=false", "-f", file)
+    wait_for(lambda: control_plane.api.find(path), within_s=60, what="the definitions to be served")
+    yield
+    for file in files if ours else ():
+        control_plane.kubectl("delete", "-f", file)
+
+
+@pytest.fixture(scope="module")
+def node(node_agent: NodeAgent) -> Iterator[None]:
+    """A Node whose pods are ready at once, with nothing behind them."""
+    node_agent.add_node(Node(NODE, {"cpu": str(SLOTS)}, {"driver": "yes"}, processes=False))
+    yield
+    node_agent.remove_node(NODE)
+
+
+class World:
+    """A driver, and the cascade that it drives."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster = cluster
+        self.requests: Counter[str] = Counter()
+        self.notices: list[tuple[Reason, str]] = []
+        settings = OperatorSettings.model_validate(
+            {
+                "accelerator_classes": [{"name": "cpu", "resource": "cpu", "nodeSelector": {"driver": "yes"}}],
+                "runtime_image": "diffusion-cascade/runtime:test",
+            }
+        )
+        client = connect(timeout_s=30, kubeconfig=str(cluster.kubeconfig))
+        self.api = KubernetesApi(client, timeout_s=30, count=self._count)
+        self.mirror = Mirror(self.api, namespaces=[namespace], changed=lambda: None)
+        self.driver = KubernetesCluster(
+            self.api,
+            self.mirror,
+            settings=settings,
+            notice=lambda ref, reason, text: self.notices.append((reason, text)),
+        )
+        self.ref = CascadeRef(namespace, "shapes")
+        self.subject = self._subject()
+
+    def _count(self, method: str, kind: str, outcome: str) -> None:
+        if method != "get":
+            self.requests[kind] += 1
+
+    def _subject(self, **overrides: Any) -> Subject:
+        cascade = make_cascade(capacity__accelerators={"cpu": SLOTS}, **overrides)
+        metadata = cascade.metadata.model_copy(update={"namespace": self.ref.namespace})
+        placed = cascade.model_copy(update={"metadata": metadata})
+        path = f"/apis/diffusioncascade.io/v1alpha1/namespaces/{self.ref.namespace}/diffusioncascades"
+        there = self.cluster.api.find(f"{path}/shapes")
+        if there is None:
+            self.cluster.apply(yaml.safe_dump(json.loads(json.dumps(placed.wire()))), namespace=self.ref.namespace)
+            there = self.cluster.api.get(f"{path}/shapes")
+        return Subject(placed, make_profile(), uid=there["metadata"]["uid"])
+
+    async def begin(self) -> None:
+        await self.mirror.begin()
+        await self.driver.reconcile([self.subject])
+
+    async def change(self, **overrides: Any) -> None:
+        """The spec says something else now."""
+        self.subject = self._subject(**overrides)
+        await self.driver.reconcile([self.subject])
+
+    async def replicas(self, **wanted: int) -> list[Replica]:
+        """The replicas, once so many are in these states (``ready=2``) and no others are there."""
+
+        async def look() -> list[Replica]:
+            await self.mirror.compare()
+            found = list(await self.driver.replicas(self.ref))
+            return found if Counter(r.state.value for r in found) == Counter(wanted) else []
+
+        return await eventually(look, within_s=60, what=f"replicas {wanted}") if wanted else []
+
+    def start(self, variant: str, replica: str | None = None) -> Start:
+        return Start(self.ref, replica, "cpu", variant)
+
+    def pods(self) -> list[Object]:
+        return self.cluster.pods(self.ref.namespace)
+
+    def deployments(self) -> list[Object]:
+        return self.cluster.api.items(f"/apis/apps/v1/namespaces/{self.ref.namespace}/deployments")
+
+
+@asynccontextmanager
+async def driving(cluster: Cluster, namespace: str) -> AsyncIterator[World]:
+    world = World(cluster, namespace)
+    try:
+        await world.begin()
+        yield world
+    finally:
+        await world.driver.close()
+
+
+@pytest.fixture
+async def world(definitions: None, node: None, control_plane: Cluster, namespace: str) -> AsyncIterator[World]:
+    async with driving(control_plane, namespace) as world:
+        yield world
+
+
+async def test_starts_become_pods_that_are_seen_before_they_exist(world: World) -> None:
+    await world.driver.act([world.start("light"), world.start("light"), world.start("heavy")])
+    states = {r.state for r in await world.driver.replicas(world.ref)}
+    assert len(await world.driver.replicas(world.ref)) == 3
+    assert states <= {ReplicaState.STARTING, ReplicaState.READY}
+    replicas = await world.replicas(ready=3)
+    assert {r.id for r in replicas} == {pod["metadata"]["name"] for pod in world.pods()}
+    assert all(r.endpoint.endswith(":8001") for r in replicas)
+    owner = world.deployments()[0]["metadata"]["ownerReferences"][0]
+    assert (owner["kind"], owner["uid"]) == ("DiffusionCascade", world.subject.uid)
+
+
+async def test_in_the_steady_state_nothing_is_written(world: World) -> None:
+    await world.driver.act([world.start("light")])
+    await world.replicas(ready=1)
+    world.requests.clear()
+    for _ in range(5):
+        await world.mirror.compare()
+        await world.driver.reconcile([world.subject])
+    assert not world.requests
+
+
+async def test_a_drain_and_a_stop_take_one_replica_however_often_they_are_said(world: World) -> None:
+    await world.driver.act([world.start("light"), world.start("light")])
+    first, *_ = await world.replicas(ready=2)
+    await world.driver.act([Drain(world.ref, first.id)])
+    await world.driver.act([Drain(world.ref, first.id)])
+    assert {r.id for r in await world.replicas(ready=1, draining=1) if r.state is ReplicaState.DRAINING} == {first.id}
+    for _ in range(3):
+        await world.driver.act([Stop(world.ref, first.id)])
+    await eventually(lambda: len(world.pods()) == 1, within_s=60, what="one pod to be gone")
+    await world.mirror.compare()
+    # Which one it is depends on the cluster: before 1.22 there was no cost of deletion.
+    (left,) = await world.driver.replicas(world.ref)
+    assert [d["spec"]["replicas"] for d in world.deployments()] == [1]
+    if left.id == first.id:
+        await world.driver.act([world.start("light", first.id)])
+        await world.replicas(ready=1)
+
+
+async def test_a_drain_can_be_taken_back(world: World) -> None:
+    await world.driver.act([world.start("light")])
+    (replica,) = await world.replicas(ready=1)
+    await world.driver.act([Drain(world.ref, replica.id)])
+    await world.driver.act([world.start("light", replica.id)])
+    (same,) = await world.replicas(ready=1)
+    assert same.id == replica.id
+
+
+async def test_another_variant_in_place_waits_until_the_accelerator_is_free(world: World) -> None:
+    await world.driver.act([world.start("light")])
+    (replica,) = await world.replicas(ready=1)
+    await world.driver.act([Drain(world.ref, replica.id)])
+    await world.driver.act([world.start("heavy", replica.id)])
+    assert {d["spec"]["replicas"] for d in world.deployments()} == {0}
+    await eventually(lambda: not world.pods(), within_s=60, what="the pod to be gone")
+
+
+async def test_who_comes_later_goes_on_where_the_first_was(world: World, control_plane: Cluster) -> None:
+    await world.driver.act([world.start("light"), world.start("light")])
+    first, second = await world.replicas(ready=2)
+    await world.driver.act([Drain(world.ref, first.id)])
+    async with driving(control_plane, world.ref.namespace) as later:
+        later.requests.clear()
+        states = {r.id: r.state for r in await later.driver.replicas(later.ref)}
+        assert states == {first.id: ReplicaState.DRAINING, second.id: ReplicaState.READY}
+        assert not later.requests, "to take over is not to write"
+        await later.driver.act([Stop(later.ref, first.id)])
+        assert [d["spec"]["replicas"] for d in later.deployments()] == [1]
+
+
+async def test_another_s_edit_is_put_right_and_reported(world: World, control_plane: Cluster) -> None:
+    await world.driver.act([world.start("light")])
+    await world.replicas(ready=1)
+    (deployment,) = world.deployments()
+    name = deployment["metadata"]["name"]
+    control_plane.kubectl("scale", "deployment", name, "--replicas=3", "--namespace", world.ref.namespace)
+    await world.mirror.compare()
+    await world.driver.reconcile([world.subject])
+    assert [d["spec"]["replicas"] for d in world.deployments()] == [1]
+    ((reason, text),) = world.notices
+    assert reason is Reason.EDIT_REVERTED
+    assert "spec.replicas" in text
+
+
+async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_leaves_none(world: World) -> None:
+    await world.driver.act([world.start("light")])
+    await world.replicas(ready=1)
+    await world.change(podTemplate={"annotations": {"team": "red"}})
+    (deployment,) = world.deployments()
+    assert deployment["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
+    (replica,) = await world.replicas(ready=1)
+    # From here on the spec knows other variants only.
+    spec = world.subject.cascade.spec
+    renamed = [v.model_copy(update={"name": f"new-{v.name}"}) for v in spec.variants]
+    cascade = world.subject.cascade.model_copy(update={"spec": spec.model_copy(update={"variants": renamed})})
+    world.subject = Subject(cascade, world.subject.profile, uid=world.subject.uid)
+    await world.driver.reconcile([world.subject])
+    await world.driver.act([Stop(world.ref, replica.id)])
+
+    async def removed() -> bool:
+        await world.mirror.compare()
+        await world.driver.reconcile([world.subject])
+        return not world.deployments()
+
+    await eventually(removed, within_s=60, what="the pool to be removed")
+
+
+async def test_what_others_hold_is_not_there(world: World, control_plane: Cluster) -> None:
+    await world.driver.act([world.start("light")])
+    await world.replicas(ready=1)
+    assert await world.driver.inventory() == {"cpu": SLOTS}
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "stranger"},
+        "spec": {
+            "nodeSelector": {"driver": "yes"},
+            "containers": [{"name": "c", "image": "valkey:1", "resources": {"requests": {"cpu": "1500m"}}}],
+        },
+    }
+    control_plane.apply(yaml.safe_dump(stranger), namespace=world.ref.namespace)
+
+    async def counted() -> bool:
+        await world.mirror.compare()
+        return await world.driver.inventory() == {"cpu": SLOTS - 2}
+
+    await eventually(counted, within_s=60, what="the stranger to be counted")
