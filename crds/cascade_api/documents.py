@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from .cascade import DiffusionCascade
 from .failures import CommandFailed
 from .names import API_VERSION
-from .profile import CascadeProfile, profile_problems
+from .profile import CascadeProfile, contradictions, profile_problems
 
 Resource = DiffusionCascade | CascadeProfile
 KINDS: Mapping[str, type[DiffusionCascade] | type[CascadeProfile]] = {
@@ -84,6 +84,9 @@ def load_cascades(text: str, *, source: str) -> CascadeFile:
     if not file.cascades:
         problems.append(Problem(source, 0, "kind", "holds no DiffusionCascade: add one"))
     for resource, node in parsed:
+        if isinstance(resource, CascadeProfile):
+            for field, message in contradictions(resource.spec):
+                problems.append(Problem(source, _line(node, _split(field)), field, message))
         if not isinstance(resource, DiffusionCascade):
             continue
         try:

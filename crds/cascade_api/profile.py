@@ -234,6 +234,31 @@ class CascadeProfile(Document):
     status: dict[str, Any] | None = None
 
 
+def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
+    """Figures that cannot all be true, as (field of the profile, message); a mistaken unit shows here."""
+    problems: list[tuple[str, str]] = []
+    timed = {row.variant for row in profile.execution}
+    for index, row in enumerate(profile.quality):
+        for field, name in (("light", row.light), ("heavy", row.heavy)):
+            if name not in timed:
+                problems.append(
+                    (f"spec.quality.{index}.{field}", f"{name!r} is not in spec.execution: unknown variant")
+                )
+    last: dict[tuple[str, str], int] = {}
+    for index, cell in sorted(enumerate(profile.execution), key=lambda item: item[1].batch):
+        key = (cell.variant, cell.accelerator_class)
+        if cell.p50_micros < last.get(key, 0):
+            problems.append(
+                (
+                    f"spec.execution.{index}.p50Micros",
+                    f"{cell.p50_micros} µs at batch {cell.batch} is less than a smaller batch takes "
+                    f"({last[key]} µs): measure again, and mind the unit",
+                )
+            )
+        last[key] = cell.p50_micros
+    return problems
+
+
 def profile_problems(cascade: CascadeSpec, profile: ProfileSpec) -> list[tuple[str, str]]:
     """What keeps a profile from serving a cascade, as (field of the cascade, message); empty when it fits."""
     problems: list[tuple[str, str]] = []

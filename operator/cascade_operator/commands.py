@@ -102,7 +102,7 @@ def plan(
     from . import whatif
     from .local.console import read_text
 
-    decided = whatif.decide_for(load_cascades(read_text(file), source=str(file)), demand=demand)
+    decided = whatif.decide_for(load_cascades(read_text(file), source=str(file)), demand=demand, source=str(file))
     typer.echo(whatif.as_json(decided) if json else whatif.as_text(decided))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from cascade_api.plan import Plan, PlanPool
 
+LEAST_RATE = 0.05
+"""Images per second below which a variant is not worth a line."""
 NOTABLE_SHARE = 0.05
 """Shares that moved by less in all are not worth a line."""
 
@@ -13,6 +15,22 @@ def plan_line(plan: Plan) -> str:
     expected = plan.expected
     figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}"
     return f"plan: {plan.reason}: {expected.demand:.1f} requests/s → {_pools(plan.pools)}; {_shares(plan)}; {figures}"
+
+
+def stage_lines(plan: Plan) -> list[str]:
+    """What each variant is asked to serve and what its ready replicas could execute, per second."""
+    asked: dict[str, float] = {}
+    for row in plan.rows:
+        for name, part in ((row.light, 1 - row.direct), (row.heavy, row.heavy_share)):
+            asked[name] = asked.get(name, 0.0) + row.share * part * plan.expected.demand
+    lines = []
+    for name, rate in asked.items():
+        pools = [pool for pool in plan.pools if pool.variant == name and pool.ready]
+        most = sum(len(pool.ready) * pool.batch / pool.execution_s[pool.batch] for pool in pools)
+        where = ", ".join(f"{len(pool.ready)} on {pool.accelerator_class}" for pool in pools) or "no replica"
+        if rate >= LEAST_RATE:
+            lines.append(f"{name} is asked for {rate:.1f} images/s and has {where}: {most:.1f}/s at most")
+    return lines
 
 
 def worth_telling(plan: Plan, told: Plan | None) -> bool:

@@ -15,7 +15,7 @@ from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 
 from .controller import decide
-from .explanations import plan_line
+from .explanations import plan_line, stage_lines
 from .planning.catalogue import Catalogue
 from .planning.memory import Memory
 from .snapshot import (
@@ -37,6 +37,8 @@ START_S: Final = 1_000_000.0
 TICKS: Final = 40
 """Ticks after which what is not settled is shown as it is."""
 HISTORY_S: Final = 600
+MOST_DEMAND: Final = 1e6
+"""Requests per second beyond which a demand is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class _World:
             self.replicas.pop(action.replica_id, None)
 
 
-def decide_for(file: CascadeFile, *, demand: float) -> list[WhatIf]:
+def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]:
     """Where every cascade of a file would settle at ``demand`` requests per second each.
 
-    Raises CommandFailed where one cannot be planned at all.
+    Raises CommandFailed, naming the ``source`` of the file, where one cannot be planned at all.
     """
+    if not 0 <= demand <= MOST_DEMAND:
+        raise CommandFailed(f"--demand: {demand:g} is not a rate from 0 to {MOST_DEMAND:g} requests per second", code=2)
     world, memory, catalogue, settings = _World({}, {}, {}), Memory(), Catalogue(), PlannerSettings()
     inventory: Counter[str] = Counter()
     for cascade in file.cascades:
@@ -123,7 +127,7 @@ def decide_for(file: CascadeFile, *, demand: float) -> list[WhatIf]:
     for answer in answers:
         if answer.plan is None:
             why = "; ".join(answer.diagnostics.binding) if answer.diagnostics else "no decision"
-            raise CommandFailed(f"{answer.ref}: no plan: {why}")
+            raise CommandFailed(f"{source}: {answer.ref}: no plan: {why}", code=2)
     return answers
 
 
@@ -163,6 +167,7 @@ def as_text(answers: list[WhatIf]) -> str:
                 f"  {row.share:4.0%} of the prompts by {row.light} → {row.heavy}: "
                 f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
             )
+        lines += [f"  {words}" for words in stage_lines(answer.plan)]
         if answer.diagnostics is not None:
             figures = ", ".join(f"{name} {value:g}" for name, value in sorted(answer.diagnostics.figures.items()))
             lines.append(f"  figures: {figures}")

@@ -6,10 +6,9 @@ import html
 from pathlib import Path
 from typing import Any
 
-from cascade_api.command import CommandFailed
-
 from ..report.charts import Series, chart
 from .hull import hull, points
+from .inputs import BadInput
 from .profiles import load_profile
 
 
@@ -56,8 +55,8 @@ def listing(name: str) -> tuple[str, dict[str, Any], str]:
 
 
 def drawing(file: str, page: str) -> None:
-    """Write the plot; CommandFailed where the file cannot be written."""
+    """Write the plot; BadInput where the file cannot be written."""
     try:
         Path(file).write_text(page, encoding="utf-8")
     except OSError as error:
-        raise CommandFailed(f"--plot: {file}: {error.strerror}") from None
+        raise BadInput("--plot", f"{file}: {error.strerror}") from None

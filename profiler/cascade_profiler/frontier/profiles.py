@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.documents import load_documents
-from cascade_api.profile import CascadeProfile, ProfileSpec
+from cascade_api.profile import CascadeProfile, ProfileSpec, contradictions
 from cascade_operator.planning.frontier import Chain, Frontier, QualityGrid, measured
 
 from .inputs import BadInput
@@ -88,25 +88,8 @@ def _from_file(path: Path) -> LoadedProfile:
 
 def check(profile: ProfileSpec, *, source: str) -> None:
     """BadInput for figures that contradict each other; what a schema can say is checked before."""
-    timed = {row.variant for row in profile.execution}
-    for index, row in enumerate(profile.quality):
-        for field, name in (("light", row.light), ("heavy", row.heavy)):
-            if name not in timed:
-                raise BadInput(
-                    source, f"{name!r} is not in spec.execution: unknown variant", field=f"spec.quality.{index}.{field}"
-                )
-    by_size = sorted(enumerate(profile.execution), key=lambda item: item[1].batch)
-    last: dict[tuple[str, str], int] = {}
-    for index, cell in by_size:
-        key = (cell.variant, cell.accelerator_class)
-        if cell.p50_micros < last.get(key, 0):
-            raise BadInput(
-                source,
-                f"{cell.p50_micros} µs at batch {cell.batch} is less than a smaller batch takes ({last[key]} µs): "
-                "measure again, and mind the unit",
-                field=f"spec.execution.{index}.p50Micros",
-            )
-        last[key] = cell.p50_micros
+    for field, message in contradictions(profile):
+        raise BadInput(source, message, field=field)
 
 
 def _alone(chains: tuple[Chain, ...]) -> dict[str, float]:

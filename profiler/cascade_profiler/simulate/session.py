@@ -13,8 +13,6 @@ from typing import Any, Final
 
 import typer
 
-from cascade_api.command import CommandFailed
-
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, load_profile
 from ..load.command import seconds
@@ -48,12 +46,14 @@ class Options:
 def run(options: Options) -> None:
     """Simulate and print; raises CommandFailed (BadInput) for what a user can mend."""
     request = _request(options)
+    if options.report and not Path(options.report).parent.is_dir():
+        raise BadInput("--report", f"no folder {Path(options.report).parent}: make it first")
     results = simulate(request, told=Progress(request))
     if options.report:
         try:
             Path(options.report).write_text(page(request, results), encoding="utf-8")
         except OSError as error:
-            raise CommandFailed(f"--report: {options.report}: {error.strerror}") from None
+            raise BadInput("--report", f"{options.report}: {error.strerror}") from None
     if options.json:
         typer.echo(json.dumps({"policies": [_data(result) for result in results]}, indent=2, allow_nan=False))
     else:
@@ -66,10 +66,13 @@ def _request(options: Options) -> Request:
         raise BadInput("--switch-seconds", "must be a finite number")
     if options.scorer not in ("", "rules", "coin-flip"):
         raise BadInput("--scorer", f"{options.scorer!r} is none of rules, coin-flip")
+    policies = tuple(name.strip() for name in options.policy.split(",") if name.strip())
+    if not policies:
+        raise BadInput("--policy", "names none")
     return Request(
         profile=loaded,
         trace=options.trace,
-        policies=tuple(name.strip() for name in options.policy.split(",") if name.strip()),
+        policies=policies,
         workers=_workers(options.workers, loaded),
         objective_s=_objective(options.objective, loaded),
         seeds=options.seeds,

@@ -1,0 +1,192 @@
+"""What the planning commands say of bad input: file, field and fix in one line, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cascade_api.cascade import PolicyName
+from cascade_api.command import main
+
+SHAPES = Path(__file__).parents[2] / "examples" / "shapes.yaml"
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
+
+
+@pytest.fixture
+def cascade(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the `cascade` command in this process: exit code, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cascade", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def changed(folder: Path, change: Change) -> str:
+    """The example's manifest with a change of its two documents."""
+    cascade, profile = yaml.safe_load_all(SHAPES.read_text())
+    change(cascade, profile)
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump_all([cascade, profile], sort_keys=False))
+    return str(path)
+
+
+def gpu_with_a_budget(cascade: dict[str, Any], profile: dict[str, Any]) -> None:
+    cascade["spec"]["capacity"] = {"accelerators": {"gpu": 4}, "budgetPerHour": "10.00"}
+    for variant in cascade["spec"]["variants"]:
+        variant["classes"] = ["gpu"]
+    for row in [*profile["spec"]["execution"], *profile["spec"]["discriminator"], *profile["spec"]["startup"]]:
+        row["class"] = "gpu"
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "a batch faster than a smaller one": (
+        lambda c, p: p["spec"]["execution"][1].update(p50Micros=10, p95Micros=20),
+        "spec.execution.1.p50Micros: 10 µs at batch 2 is less than a smaller batch takes",
+    ),
+    "a negative time": (
+        lambda c, p: p["spec"]["execution"][0].update(p50Micros=-5),
+        "spec.execution.0.p50Micros: input should be greater than or equal to 1",
+    ),
+    "a time with a unit": (
+        lambda c, p: p["spec"]["execution"][0].update(p50Micros="100ms"),
+        "spec.execution.0.p50Micros: input should be a valid integer",
+    ),
+    "quality of an unknown variant": (
+        lambda c, p: p["spec"]["quality"][3].update(heavy="other"),
+        "spec.quality.3.heavy: 'other' is not in spec.execution: unknown variant",
+    ),
+    "an unmeasured variant": (
+        lambda c, p: c["spec"]["variants"][1].update(name="other"),
+        "spec.variants.1.name: 'other' on class 'cpu' is not in the profile's spec.execution",
+    ),
+    "a missing measurement": (
+        lambda c, p: p["spec"]["execution"].pop(0),
+        "lacks a row for batch 1",
+    ),
+    "a share beyond all": (
+        lambda c, p: p["spec"]["quality"][3].update(directPercent=105),
+        "spec.quality.3.directPercent",
+    ),
+    "an objective without a unit": (
+        lambda c, p: c["spec"]["objective"].update(latency="2"),
+        "spec.objective.latency: '2' does not match",
+    ),
+    "an objective that admits nothing": (
+        lambda c, p: c["spec"]["objective"].update(latency="1ms"),
+        "no variant makes one image within spec.objective.latency",
+    ),
+    "no accelerators": (
+        lambda c, p: c["spec"]["capacity"].update(accelerators={"cpu": 0}),
+        "spec.capacity.accelerators: admits nothing",
+    ),
+    "no replicas": (
+        lambda c, p: [variant["replicas"].update(max=0) for variant in c["spec"]["variants"]],
+        "shapes-light is at its replicas.max (0)",
+    ),
+    "a budget for a class without a price": (gpu_with_a_budget, "spec.capacity.budgetPerHour closes it"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_manifest_that_cannot_be_planned_is_refused_by_file_and_field(
+    case: str, tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    change, said = REFUSED[case]
+    file = changed(tmp_path, change)
+    code, out, err = cascade("plan", "-f", file, "--demand", "10")
+    assert code == 2
+    assert f"cascade: {file}" in err
+    assert said in err
+    assert not out
+
+
+@pytest.mark.parametrize("demand", ["nan", "inf", "-1", "many", "1e9"])
+def test_a_demand_that_is_no_rate_is_refused(demand: str, cascade: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = cascade("plan", "-f", str(SHAPES), "--demand", demand)
+    assert code == 2
+    assert "--demand" in err
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--policy", ""), "--policy: names none"),
+        (("--policy", "best"), "--policy: 'best' is unknown"),
+        (("--report", "/nowhere/report.html"), "--report: no folder"),
+        (("--objective", "1ms"), "mind the unit"),
+        (("--objective", "0s"), "--objective: must be above zero"),
+        (("--workers", "0"), "--workers: '0' is not a number of accelerators"),
+        (("--switch-seconds", "nan"), "--switch-seconds"),
+        (("--fail", "1:2"), "--fail: '1:2' is not AT:FOR:COUNT"),
+    ],
+)
+def test_options_of_a_simulation_are_refused_before_it_runs(
+    options: tuple[str, str], said: str, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, err = cascade("simulate", "--profile", str(SHAPES), "--trace", "poisson:rate=5,seconds=5", *options)
+    assert code == 2
+    assert said in err
+    assert not out
+
+
+def test_a_profile_with_a_hole_is_neither_drawn_nor_simulated(
+    tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    file = changed(tmp_path, lambda c, p: p["spec"]["quality"].pop(17))
+    for arguments in (("frontier", file), ("simulate", "--profile", file, "--trace", "poisson:rate=5,seconds=5")):
+        code, _, err = cascade(*arguments)
+        assert code == 2
+        assert "changed.yaml: spec.quality of chain shapes-light → shapes-heavy lacks directPercent" in err
+
+
+@pytest.mark.parametrize("name", [name.value for name in PolicyName])
+def test_every_policy_explains_its_plan(
+    name: str, tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    file = changed(tmp_path, lambda c, p: c["spec"]["policy"].update(name=name))
+    code, out, _ = cascade("plan", "-f", file, "--demand", "30", "--json")
+    assert code == 0
+    (answer,) = json.loads(out)
+    assert answer["plan"]["rows"]
+    assert {"cascade", "plan", "status", "figures", "binding"} == set(answer)
+
+
+def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "40")
+    assert code == 0
+    assert "bound by: all 2 cpu accelerators that spec.capacity.accelerators allows are in use" in out
+    assert "shapes-heavy is asked for" in out
+
+
+def test_figures_of_a_simulation_are_those_of_the_contract(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    arguments = ("--trace", "poisson:rate=5,seconds=5", "--seeds", "2", "--policy", "hadis,hybrid", "--json")
+    code, out, _ = cascade("simulate", "--profile", str(SHAPES), *arguments)
+    assert code == 0
+    (policies,) = json.loads(out).values()
+    figures = [
+        "quality_time_mean",
+        "quality_request_mean",
+        "quality_planned_mean",
+        "violation_percent",
+        "degraded_percent",
+        "dropped_percent",
+        "p50_s",
+        "p99_s",
+        "switches",
+        "gpu_seconds",
+    ]
+    expected = {"name", "seeds", *figures, *(f"{name}_sd" for name in figures)}
+    assert [policy["name"] for policy in policies] == ["hadis", "hybrid"]
+    assert all(set(policy) == expected for policy in policies)
