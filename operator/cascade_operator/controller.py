@@ -17,6 +17,7 @@ from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 from .planning.catalogue import Catalogue
 from .planning.demand import Forecaster, fast_up_slow_down
 from .planning.memory import Memory
+from .planning.parking import asleep, note_arrivals
 from .planning.pool_decisions import decide_pools
 from .planning.situation import Situation, look
 from .planning.statuses import Findings, status_of, worth_writing
@@ -49,6 +50,8 @@ def decide(
     situations = [
         look(view, snapshot, memory, now, settings, classes, catalogue, forecaster) for view in snapshot.cascades
     ]
+    for it in situations:
+        note_arrivals(it, now)
     catalogue.keep_only({it.ref for it in situations})
     decide_pools(situations, snapshot, now, settings, classes)
     free = free_accelerators(snapshot)
@@ -107,6 +110,7 @@ def _findings(it: Situation, snapshot: Snapshot) -> Findings:
         verdict=memory.verdict,
         binding=memory.binding,
         moving=it.moves.moving,
+        parked=asleep(it),
         target=memory.pools,
         cost_per_hour=f"{memory.cost_per_hour:.2f}",
     )

@@ -85,6 +85,7 @@ class _Run:
         self._received = runtime.clock()
         self._deadline = self._received + (plan.objective_s if request.deadline_s is None else request.deadline_s)
         self._journey = Journey()
+        self._coin = coin
         self._choice = runtime.chooser.choose(plan, request.prompt.text, coin=coin)
         metrics.HARDNESS.labels(runtime.name).observe(self._choice.hardness)
         runtime.retries.earn()
@@ -157,8 +158,9 @@ class _Run:
 
     async def _admit(self) -> Make:
         """The first stage; waits while no replica that could serve is there but one is expected."""
-        runtime, row, direct = self._runtime, self._choice.row, self._choice.direct
+        runtime = self._runtime
         while True:
+            row, direct = self._choice.row, self._choice.direct
             step = admit(
                 direct=direct,
                 light=runtime.outlooks(row.light),
@@ -173,6 +175,9 @@ class _Run:
             waits = step.reason is Refusal.NO_REPLICA
             if not waits or not await self._replica_may_come(row.heavy if direct else row.light):
                 raise _refused(step)
+            if row not in runtime.plan.rows:
+                # The plan that came goes another way.
+                self._choice = runtime.chooser.choose(runtime.plan, self._request.prompt.text, coin=self._coin)
 
     def _degrade_direct(self, refused: Refused) -> Make:
         """A direct prompt's heavy image did not come: the light model may still draw it in time."""

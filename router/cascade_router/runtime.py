@@ -103,8 +103,8 @@ class CascadeRuntime:
         return "no replica is ready"
 
     def expects_replica(self, variant: str) -> bool:
-        """Whether the plan has any replica of a variant, ready or not."""
-        return any(pool.replicas for pool in self.plan.pools_of(variant))
+        """Whether the plan has any replica of a variant, ready or not, or will have some for whoever asks."""
+        return self.plan.parked or any(pool.replicas for pool in self.plan.pools_of(variant))
 
     def replica_failed(self, replica_id: str, why: str) -> None:
         """Eject a replica until a probe brings it back."""

@@ -32,7 +32,8 @@ class CascadeMemory:
     ``target`` is what the last pool decision wants (None: none was made), with its ``reason``, ``verdict`` and
     ``binding`` words, when it was made and for which demand. ``backlog_demand`` is the demand
     that the pools were sized for when a queue last grew beyond what the profile promises. ``generation`` is the
-    last published.
+    last published. ``parked``: nothing ran since nobody asked, and nothing serves yet; ``asked_at_s`` is when somebody
+    last did.
     """
 
     target: tuple[TargetPool, ...] | None = None
@@ -51,6 +52,8 @@ class CascadeMemory:
     generation: int = 0
     published_at_s: float = 0.0
     store_was_away: bool = False
+    parked: bool = False
+    asked_at_s: float = 0.0
 
     @property
     def pools(self) -> dict[PoolKey, PoolSize]:
@@ -101,4 +104,5 @@ def rebuilt(plan: Plan) -> CascadeMemory:
         reason=plan.reason,
         decided_demand=plan.expected.demand,
         generation=plan.generation,
+        parked=plan.parked,
     )

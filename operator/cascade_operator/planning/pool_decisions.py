@@ -16,6 +16,7 @@ from .catalogue import prices_per_hour, with_demand
 from .demand import steady
 from .memory import target_of
 from .moves import pool_of
+from .parking import park, waits_for_requests
 from .problem import Allocation, CascadeProblem, Problem
 from .shares import best_sharing
 from .situation import Situation, backlog, batches
@@ -42,7 +43,10 @@ def decide_pools(
     classes: Sequence[AcceleratorClass],
 ) -> None:
     """One allocation for all cascades that can be planned, when any of them is due."""
-    planned = [it for it in situations if it.decides]
+    for it in situations:
+        if it.decides and it.idle:
+            park(it, now)
+    planned = [it for it in situations if it.decides and not it.idle]
     for it in planned:
         it.due = _due(it, snapshot, now, settings)
     if not any(it.due for it in planned):
@@ -60,6 +64,8 @@ def _due(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSetting
     memory, prepared = it.memory, it.known
     if memory.target is None:
         return Reason.INITIAL_PLAN
+    if waits_for_requests(memory):
+        return Reason.DEMAND_ROSE
     if memory.spec_print and memory.spec_print != prepared.spec_print:
         return Reason.SPEC_CHANGED
     if memory.profile_print and memory.profile_print != prepared.profile_print:

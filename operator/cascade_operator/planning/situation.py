@@ -27,7 +27,8 @@ class Situation:
     """A cascade, and what this tick found out about it.
 
     ``refused`` and ``held`` are (reason, message) where it cannot be planned, or must be left as it is. ``rate``
-    is the demand to plan for, and ``falling`` that it is on its way down. ``due`` is why pools were decided in
+    is the demand to plan for, ``falling`` that it is on its way down, ``idle`` that there was none for so long that
+    nothing shall run. ``due`` is why pools were decided in
     this tick, ``news`` why their target changed.
     """
 
@@ -38,6 +39,7 @@ class Situation:
     held: tuple[Reason, str] | None = None
     rate: float = 0.0
     falling: bool = False
+    idle: bool = False
     due: Reason | None = None
     news: Reason | None = None
     moves: Moves = field(default_factory=lambda: Moves((), None, moving=False))

@@ -42,6 +42,7 @@ class Findings:
     verdict: Reason = Reason.OPTIMAL
     binding: tuple[str, ...] = ()
     moving: bool = False
+    parked: bool = False
     target: Mapping[PoolKey, PoolSize] = field(default_factory=dict)
     cost_per_hour: str = "0"
 
@@ -124,6 +125,8 @@ def _ready(plan: Plan | None, replicas: Sequence[Replica], findings: Findings) -
         return kind, "True", Reason.AS_PLANNED, "every stage of the plan in force has a ready replica"
     if findings.refused is not None:
         return kind, "False", *findings.refused
+    if findings.parked:
+        return kind, "True", Reason.PARKED, "nobody asked for images: nothing runs until somebody does"
     if findings.held is not None and plan is None:
         return kind, "False", *findings.held
     if findings.verdict is Reason.NO_CAPACITY:

@@ -53,6 +53,8 @@ def _left(it: Situation, now: float) -> set[PoolKey]:
     that the spec no longer has is left at once: no plan may name it.
     """
     ready = ready_replicas(it)
+    if it.idle:
+        return set(ready)
     names = {variant.name for variant in it.known.spec.variants}
     left = {key for key in ready if key[0] not in names}
     needed = plans.needed(it.view.plan.rows) if it.view.plan is not None else set()
@@ -85,7 +87,10 @@ def _outgrown(it: Situation) -> set[PoolKey]:
 
 
 def plan_now(it: Situation, now: float) -> Plan | None:
-    """The plan to publish, or None where the one in force says the same."""
+    """The plan to publish, or None where the one in force says the same.
+
+    A parked cascade's plan says so until something is there to serve it: routers keep its requests meanwhile.
+    """
     draining = {a.replica_id for a in it.moves.actions if isinstance(a, Drain)}
     replicas = [replace(r, state=ReplicaState.DRAINING) if r.id in draining else r for r in it.view.replicas]
     batch_of = batches(it)
@@ -95,6 +100,8 @@ def plan_now(it: Situation, now: float) -> Plan | None:
     rows = _rows(it, sharing, ready)
     if not rows:
         return None
+    parked = it.idle or (it.memory.parked and not sharing.mixture)
+    it.memory = replace(it.memory, parked=parked)
     latency = latency_p99_s(sharing, pools, demand=it.rate, objective_s=it.objective_s)
     it.figures |= {"latency_p99_s": round(latency, 4), "value": round(sharing.value, 4), "shed_now": sharing.shed}
     plan = plans.build(
@@ -103,6 +110,7 @@ def plan_now(it: Situation, now: float) -> Plan | None:
         generation=next_generation(now_s=now, last=it.memory.generation),
         now=now,
         reason=it.memory.reason,
+        parked=parked,
         rows=rows,
         pools=plans.pools_of(it.known, replicas=replicas, target=it.memory.pools, batches=batch_of),
         expected=Expected(

@@ -1,0 +1,75 @@
+"""A cascade that nobody asks is parked: nothing runs, and the first request brings it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cascade_api.reasons import ConditionType, Reason
+from cascade_operator.planning.memory import Memory
+from support.closed_loop import ClosedLoop
+from support.factories import make_cascade
+
+
+def make_loop(*, busy_until: float, again_from: float = 1e9, **overrides: Any) -> ClosedLoop:
+    """Ten requests a second until ``busy_until``, and once more from ``again_from`` on."""
+    values = {"policy__scaleToZeroAfter": "20s", **overrides}
+    return ClosedLoop(lambda at: 10.0 if at < busy_until or at >= again_from else 0.0, cascade=make_cascade(**values))
+
+
+def test_after_the_idle_time_nothing_runs_and_the_plan_and_the_status_say_so() -> None:
+    loop = make_loop(busy_until=5).run(20)
+    assert loop.ready
+    loop.run(20)
+    assert loop.replicas == {}
+    assert loop.plan is not None
+    assert loop.plan.parked
+    assert loop.plan.reason is Reason.PARKED
+    assert loop.status is not None
+    ready = loop.status.condition(ConditionType.READY)
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("True", Reason.PARKED)
+    assert loop.status.cost_per_hour == "0.00"
+    plans = len(loop.history)
+    loop.run(60)
+    assert len(loop.history) == plans, "what is parked stays as it is"
+
+
+def test_the_first_request_brings_it_back_and_the_plan_says_parked_until_then() -> None:
+    loop = make_loop(busy_until=5, again_from=60).run(59.5)
+    assert loop.replicas == {}
+    loop.run(10)
+    assert loop.ready == ["heavy", "light"]
+    assert loop.plan is not None
+    assert not loop.plan.parked
+    served = [plan for at, plan in loop.history if at > 60 and not plan.parked]
+    assert served
+    assert any(pool.ready for pool in served[0].pools)
+
+
+def test_a_lost_memory_wakes_nobody() -> None:
+    loop = make_loop(busy_until=5).run(45)
+    loop.memory = Memory()
+    loop.run(30)
+    assert loop.replicas == {}
+
+
+def test_a_new_cascade_runs_for_the_idle_time_first() -> None:
+    loop = make_loop(busy_until=0).run(15)
+    assert loop.ready == ["heavy", "light"]
+    loop.run(25)
+    assert loop.replicas == {}
+
+
+@pytest.mark.parametrize("overrides", [{"policy__scaleToZeroAfter": None}, {"light__replicas": {"min": 1, "max": 2}}])
+def test_without_leave_it_never_parks(overrides: dict[str, Any]) -> None:
+    loop = make_loop(busy_until=5, **overrides).run(60)
+    assert loop.ready
+
+
+def test_what_is_not_known_parks_nobody() -> None:
+    loop = make_loop(busy_until=5).run(6)
+    loop.demand_known = False
+    loop.run(60)
+    assert loop.ready
