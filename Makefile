@@ -92,11 +92,12 @@ images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFOR
 	@docker buildx bake $(ARGS)
 
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
-	@for part in dev triton train runtime build operator router; do \
+	@for part in dev triton train runtime runtime-cpu build operator router; do \
 		case $$part in \
 			dev) in="--extra dev pyproject.toml";; \
 			operator|router) in="--extra $$part --constraint requirements/dev.lock pyproject.toml";; \
 			build) in="--constraint requirements/dev.lock requirements/build.in";; \
+			runtime-cpu) in="--constraint requirements/triton.lock requirements/runtime-cpu.in";; \
 			*) in=requirements/$$part.in;; \
 		esac; \
 		$(BIN)/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-find-links \

@@ -1,4 +1,4 @@
-# The project's images: docker buildx bake [operator|router|triton], with REGISTRY, TAG and PLATFORMS from the environment.
+# The project's images: docker buildx bake [operator|router|triton|triton-cpu], with REGISTRY, TAG and PLATFORMS from the environment.
 
 variable "REGISTRY" {
   default = ""
@@ -13,8 +13,8 @@ variable "PLATFORMS" {
 }
 
 function "name" {
-  params = [component]
-  result = ["${REGISTRY == "" ? "" : "${REGISTRY}/"}diffusion-cascade-${component}:${TAG}"]
+  params = [component, flavour]
+  result = ["${REGISTRY == "" ? "" : "${REGISTRY}/"}diffusion-cascade-${component}:${TAG}${flavour}"]
 }
 
 group "default" {
@@ -29,17 +29,24 @@ target "base" {
 target "operator" {
   inherits   = ["base"]
   dockerfile = "operator/Dockerfile"
-  tags       = name("operator")
+  tags       = name("operator", "")
 }
 
 target "router" {
   inherits   = ["base"]
   dockerfile = "router/Dockerfile"
-  tags       = name("router")
+  tags       = name("router", "")
 }
 
 target "triton" {
   inherits   = ["base"]
   dockerfile = "model-repo/Dockerfile"
-  tags       = name("triton")
+  tags       = name("triton", "")
+}
+
+# For clusters without a GPU, such as kind on a laptop.
+target "triton-cpu" {
+  inherits   = ["triton"]
+  args       = { BASE = "docker.io/library/python:3.11.13-slim-bookworm", LOCK = "runtime-cpu" }
+  tags       = name("triton", "-cpu")
 }

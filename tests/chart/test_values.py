@@ -67,6 +67,11 @@ def test_no_object_of_the_schema_takes_unknown_keys() -> None:
             assert schema.get("additionalProperties") is False, path
 
 
+def test_every_value_is_described() -> None:
+    parents = {path for path, schema in nodes(SCHEMA) if "properties" in schema}
+    assert not [path for path, schema in nodes(SCHEMA) if path not in parents and not schema.get("description")]
+
+
 def test_values_and_schema_name_the_same() -> None:
     known = {path for path, schema in nodes(SCHEMA) if path and "properties" in schema}
     given = set(objects(yaml.safe_load((CHART / "values.yaml").read_text())))

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 import tomllib
+import tritonclient.grpc as triton
 import yaml
+from tritonclient.utils import InferenceServerException
+
+from support.triton import ONE_IMAGE, free_port, inference, shapes_manifest
+from support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 HADOLINT = ROOT / ".tools" / "hadolint"
 DOCKERFILES = {"operator": "operator", "router": "router", "triton": "model-repo"}
 """Folder of each image's Dockerfile, by the image's name in docker-bake.hcl."""
-LOCKS = {"operator": "operator", "router": "router", "triton": "runtime"}
+FLAVOURS = {"operator": "operator", "router": "router", "runtime": "triton", "runtime-cpu": "triton"}
+"""The image that is installed from each lock."""
 PROOFS = {
     "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "tick_min_s")],
     "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "queue_limit")],
@@ -67,7 +73,7 @@ def test_the_chart_the_bake_file_and_the_distribution_name_the_same(image: str) 
     assert part["image"]["repository"] == f"diffusion-cascade-{image}"
     assert f'ENTRYPOINT ["{part["command"][0]}"]' in dockerfile(image)
     bake = (ROOT / "docker-bake.hcl").read_text()
-    assert re.search(rf'dockerfile = "{DOCKERFILES[image]}/Dockerfile"\s+tags\s+= name\("{image}"\)', bake)
+    assert re.search(rf'dockerfile = "{DOCKERFILES[image]}/Dockerfile"\s+tags\s+= name\("{image}", ""\)', bake)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert part["command"][0] in project["scripts"]
     assert f'default = "{project["version"]}"' in bake
@@ -93,17 +99,18 @@ def test_the_runtime_has_the_models_numpy_and_one_onnxruntime() -> None:
 
 
 @pytest.mark.slow
-def test_install_steps_work_in_a_clean_environment(image: str, tmp_path: Path) -> None:
-    """As the Dockerfile runs them, but for the folder."""
-    (step,) = re.findall(r"^RUN (.*)$", dockerfile(image), flags=re.MULTILINE)
+@pytest.mark.parametrize("lock", FLAVOURS)
+def test_install_steps_work_in_a_clean_environment(lock: str, tmp_path: Path) -> None:
+    """As the Dockerfile runs them, but for the folder; Triton without a GPU then draws, too."""
+    (step,) = re.findall(r"^RUN (.*)$", dockerfile(FLAVOURS[lock]), flags=re.MULTILINE)
     prefix = tmp_path / "cascade"
-    command = [*step.replace("/opt/cascade", str(prefix)).split(), sys.executable]
-    assert command[:2] == ["requirements/install.sh", LOCKS[image]]
+    command = [*step.replace("/opt/cascade", str(prefix)).replace('"${LOCK}"', lock).split(), sys.executable]
+    assert command[:2] == ["requirements/install.sh", lock]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr
     assert not list(prefix.glob("lib/python3.*/site-packages/pip")), "what only installs is left behind"
-    for line, status, part in PROOFS[image]:
+    for line, status, part in PROOFS[FLAVOURS[lock]]:
         program, *arguments = line.split()
         proof = subprocess.run(
             [prefix / "bin" / program, *arguments],
@@ -112,3 +119,31 @@ def test_install_steps_work_in_a_clean_environment(image: str, tmp_path: Path) -
         assert proof.returncode == status, proof.stderr
         assert part in proof.stdout + proof.stderr
         assert "Traceback" not in proof.stderr
+    if lock == "runtime-cpu":
+        draws(prefix, tmp_path, {**environment, "CASCADE_TRITON_ENV": str(prefix)})
+
+
+def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
+    """Start what an image starts, as a pod calls it, and have an image drawn."""
+    document = folder / "cascade.yaml"
+    document.write_text(shapes_manifest())
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        prefix / "bin" / "cascade-triton", f"--cascade={document}", f"--model-repository={folder / 'models'}",
+        "--load=shapes-light", f"--grpc-address={address}", "--replica-id=image",
+    ]  # fmt: skip
+    server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        with triton.InferenceServerClient(address) as client:
+            wait_for(lambda: is_ready(client, "shapes-light"), within_s=60, what="the model to be loaded")
+            assert client.infer("shapes-light", **inference([ONE_IMAGE])).as_numpy("image").size
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def is_ready(client: triton.InferenceServerClient, model: str) -> bool:
+    try:
+        return bool(client.is_model_ready(model))
+    except InferenceServerException:
+        return False
