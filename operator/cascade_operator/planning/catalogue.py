@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,10 @@ from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 
-from .frontier import measured
+from .frontier import Frontier, measured
 from .policies import Policy, policy
 from .problem import CascadeProblem, PoolKey
-from .stages import Target, Timings, priced, stages
+from .stages import Stages, Target, Timings, priced, stages
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
@@ -25,6 +26,9 @@ QUALITY_NOISE = 0.02
 ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
 quality that is dearer is not told from noise and buys no time."""
+
+SPARE = 16
+"""Sized chains that are kept beyond two for each cascade, before those of older specs are thrown away."""
 
 
 class NotPlannable(Exception):
@@ -53,27 +57,33 @@ def prices_per_hour(classes: Sequence[AcceleratorClass]) -> dict[str, float]:
     return {c.name: float(money(c.price_per_hour)) for c in classes}
 
 
+@dataclass(frozen=True)
+class Sized:
+    """What all cascades share that ask the same of the same measurements; dear to make."""
+
+    frontier: Frontier
+    timings: Timings
+    stages: tuple[Stages, ...]
+
+
 def prepare(
     cascade: DiffusionCascade,
     profile: CascadeProfile,
     *,
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
+    shared: dict[object, Sized] | None = None,
 ) -> Prepared:
-    """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field."""
+    """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field.
+
+    ``shared`` keeps what other cascades may use too, by all that it depends on.
+    """
     spec = cascade.spec
     chosen = policy(spec.policy.name)
     problems = profile_problems(spec, profile.spec)
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
-    try:
-        frontier = chosen.candidates(measured(profile.spec, variants={v.name for v in spec.variants}))
-    except ValueError as error:
-        raise NotPlannable(
-            Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
-        ) from error
-    timings = Timings(profile.spec, memory_mib={c.name: c.memory_mi_b for c in classes})
     usable = {v.name: tuple(c for c in v.classes if spec.capacity.accelerators.get(c, 0)) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     target = Target(
@@ -86,26 +96,45 @@ def prepare(
     budget = spec.capacity.budget_per_hour
     # A published table is what its benchmark charges: taken at its word, noise and all.
     published = profile.spec.source.kind == "published"
+    memory_mib = {c.name: c.memory_mi_b for c in classes}
+    measurements = hashlib.sha256(profile.spec.model_dump_json().encode()).hexdigest()
+    key = (measurements, spec.policy.name, tuple(usable.items()), target, tuple(memory_mib.items()))
+    sized = (shared or {}).get(key)
+    if sized is None:
+        try:
+            frontier = chosen.candidates(measured(profile.spec, variants={v.name for v in spec.variants}))
+        except ValueError as error:
+            raise NotPlannable(
+                Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
+            ) from error
+        timings = Timings(profile.spec, memory_mib=memory_mib)
+        sized = Sized(
+            frontier,
+            timings,
+            priced(
+                [stages(c, timings=timings, classes=usable, target=target) for c in frontier.chains],
+                accelerator_time=ACCELERATOR_TIME_PRICE if chosen.thrifty and not published else 0.0,
+            ),
+        )
+        if shared is not None:
+            shared[key] = sized
     problem = CascadeProblem(
         ref=cascade.ref,
-        frontier=frontier,
-        stages=priced(
-            [stages(c, timings=timings, classes=usable, target=target) for c in frontier.chains],
-            accelerator_time=ACCELERATOR_TIME_PRICE if chosen.thrifty and not published else 0.0,
-        ),
+        frontier=sized.frontier,
+        stages=sized.stages,
         demand=0.0,
         light_utilisation=target.light_utilisation,
         heavy_utilisation=target.heavy_utilisation,
         bounds={v.name: v.replicas for v in spec.variants},
         accelerators=spec.capacity.accelerators,
         classes=usable,
-        switch_prices=_switch_prices(spec, timings, usable, settings, noise=0.0 if published else QUALITY_NOISE)
+        switch_prices=_switch_prices(spec, sized.timings, usable, settings, noise=0.0 if published else QUALITY_NOISE)
         if chosen.thrifty
         else {},
         budget_per_hour=None if budget is None else float(money(budget)),
         weight=float(spec.policy.weight),
     )
-    return Prepared(spec, profile.spec, chosen, timings, problem, _print(spec), _print(profile.spec))
+    return Prepared(spec, profile.spec, chosen, sized.timings, problem, _print(spec), measurements[:8])
 
 
 def _switch_prices(
@@ -126,7 +155,7 @@ def _switch_prices(
     return prices
 
 
-def _print(part: CascadeSpec | ProfileSpec) -> str:
+def _print(part: CascadeSpec) -> str:
     return f"{zlib.crc32(part.model_dump_json().encode()):08x}"
 
 
@@ -135,6 +164,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
+        self._shared: dict[object, Sized] = {}
 
     def prepare(
         self,
@@ -150,7 +180,7 @@ class Catalogue:
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable
             try:
-                result = prepare(cascade, profile, settings=settings, classes=classes)
+                result = prepare(cascade, profile, settings=settings, classes=classes, shared=self._shared)
             except NotPlannable as error:
                 result = error
             kept = self._kept[cascade.ref] = (key, result)
@@ -161,6 +191,8 @@ class Catalogue:
     def keep_only(self, refs: set[CascadeRef]) -> None:
         """Forget cascades that are gone."""
         self._kept = {ref: kept for ref, kept in self._kept.items() if ref in refs}
+        if len(self._shared) > 2 * len(self._kept) + SPARE:
+            self._shared = {}
 
 
 def with_demand(
