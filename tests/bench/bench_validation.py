@@ -1,0 +1,181 @@
+"""The simulator against the real local stack: the same arrivals, on the profile measured in the same run.
+
+Two cases on two slots, each pinned to a core: both with the heavy variant, and the cascade. Each is loaded at 30 % and
+60 % of what two heavy replicas execute without batching. The real run goes through router, Redis and Triton; the
+simulated one through the same planning, routing and dispatch code with the profile's times. Reported are medians over
+runs of the median and the 95 % latency, and how much of the machine other processes used meanwhile: beyond a tenth the
+comparison says little, since a profile is of a machine that is otherwise idle.
+
+    cd tests && python -m bench.bench_validation [--runs 5] [--seconds 30] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+
+from cascade_api.settings import PlannerSettings
+from cascade_profiler.frontier.profiles import LoadedProfile, load_profile
+from cascade_profiler.load.arrivals import poisson
+from cascade_profiler.simulate.production import ProductionSystem
+from cascade_profiler.simulate.runs import Scenario
+from cascade_profiler.simulate.scores import drawn_scores
+from cascade_profiler.simulate.traces import PROMPTS, Trace
+from support.local_run import CASCADE, ROOT, LocalRun
+
+LOADS = (0.3, 0.6)
+POLICIES = ("all-heavy", "hybrid")
+SLOTS = 2
+P50_TOLERANCE, P95_TOLERANCE = 0.15, 0.30
+BUSY = 0.1
+"""Part of the machine used by others beyond which the comparison says little."""
+WARM_UP_S = 8
+
+Quantiles = tuple[float, float]
+
+
+def measured_profile(folder: Path, *, seconds: float) -> Path:
+    """The example with a profile of this machine, now."""
+    path = folder / "measured.yaml"
+    path.write_text((ROOT / "examples" / "shapes.yaml").read_text())
+    options = ["--prompts", "200", "--seconds", str(seconds)]
+    subprocess.run([str(CASCADE), "profile", "-f", str(path), "-o", str(path), *options], check=True)
+    return path
+
+
+def manifest(measured: Path, policy: str) -> str:
+    """Its text with another policy and two slots."""
+    documents = list(yaml.safe_load_all(measured.read_text()))
+    documents[0]["spec"]["policy"]["name"] = policy
+    documents[0]["spec"]["capacity"] = {"accelerators": {"cpu": SLOTS}}
+    return str(yaml.safe_dump_all(documents, sort_keys=False))
+
+
+def real(run: LocalRun, *, rate: float, seconds: float, seed: int) -> dict[str, Any]:
+    """What `cascade load` found."""
+    arguments = ("--rate", str(rate), "--duration", f"{seconds:g}s", "--seed", str(seed), "--deadline", "10s")
+    with run.start_load(*arguments) as load:
+        out, err = load.communicate(timeout=seconds + 120)
+    if load.returncode:
+        raise SystemExit(err)
+    return dict(json.loads(out))
+
+
+def simulated(loaded: LoadedProfile, policy: str, *, rate: float, seconds: float, seed: int) -> Quantiles:
+    """Median and 95 % latency in the simulator, of the arrivals that `cascade load` draws from this seed."""
+    times = np.asarray(list(poisson(rate=rate, duration_s=seconds, rng=random.Random(seed))))
+    scenario = Scenario(
+        profile=loaded,
+        trace=Trace("load", times, np.arange(len(times)) % PROMPTS),
+        scores=drawn_scores([row.variant for row in loaded.profile.spec.execution], prompts=PROMPTS, seed=seed),
+        workers={"cpu": SLOTS},
+        objective_s=2.0,
+        seed=seed,
+        switch_s=None,
+        failures=(),
+    )
+    outcomes = ProductionSystem(scenario, policy=policy, settings=PlannerSettings()).run(lambda part: None).outcomes
+    p50, p95 = np.quantile(outcomes.latency_s[~outcomes.lost], (0.5, 0.95))
+    return float(p50), float(p95)
+
+
+class Others:
+    """How much of the machine processes that are not of this run use."""
+
+    def __init__(self, run: LocalRun) -> None:
+        self._run = run
+        self._total, self._own = self._now()
+
+    def share(self) -> float:
+        """Since the beginning, of all cores."""
+        total, own = self._now()
+        elapsed = sum(total) - sum(self._total)
+        idle = (total.idle + total.iowait) - (self._total.idle + self._total.iowait)
+        return max(0.0, (elapsed - idle - (own - self._own)) / elapsed)
+
+    def _now(self) -> tuple[Any, float]:
+        own = 0.0
+        supervisor = self._run.supervisor
+        for root in [psutil.Process(), *([psutil.Process(supervisor)] if supervisor else [])]:
+            for process in [root, *root.children(recursive=True)]:
+                times = process.cpu_times()
+                own += times.user + times.system + times.children_user + times.children_system
+        return psutil.cpu_times(), own
+
+
+def compare(
+    run: LocalRun, loaded: LoadedProfile, policy: str, load: float, *, runs: int, seconds: float
+) -> dict[str, Any]:
+    """Medians over the runs, real and simulated."""
+    heavy_s = max(row.p50_micros for row in loaded.profile.spec.execution if row.batch == 1) / 1e6
+    rate = load * SLOTS / heavy_s
+    others = Others(run)
+    seen, made = [], []
+    for seed in range(runs):
+        found = real(run, rate=rate, seconds=seconds, seed=seed)
+        seen.append((found["latency"]["p50"], found["latency"]["p95"]))
+        made.append(simulated(loaded, policy, rate=rate, seconds=seconds, seed=seed))
+    real_s, simulated_s = (tuple(statistics.median(v) for v in zip(*q, strict=True)) for q in (seen, made))
+    return {"rate": rate, "real": real_s, "simulated": simulated_s, "runs": seen, "others": others.share()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--profile-seconds", type=float, default=40.0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="cascade-validation-") as scratch:
+        measured = measured_profile(Path(scratch), seconds=arguments.profile_seconds)
+        loaded = load_profile(str(measured))
+        columns = "".join(f"{name + ' real':>10}{'simulated':>10}{'':>8}" for name in ("p50", "p95"))
+        print(f"{'case':<24}{'rate':>6}{columns}{'others':>8}")
+        for policy in POLICIES:
+            folder = Path(scratch) / policy
+            folder.mkdir()
+            run = LocalRun(folder, manifest=manifest(measured, policy))
+            try:
+                done = run.up()
+                if done.returncode:
+                    raise SystemExit(done.stdout + done.stderr)
+                for load in LOADS:
+                    real(run, rate=5, seconds=WARM_UP_S, seed=99)
+                    found = compare(run, loaded, policy, load, runs=arguments.runs, seconds=arguments.seconds)
+                    name = f"{policy}, {load:.0%}"
+                    results[name] = found
+                    off = [a / b - 1 for a, b in zip(found["simulated"], found["real"], strict=True)]
+                    if abs(off[0]) > P50_TOLERANCE or abs(off[1]) > P95_TOLERANCE:
+                        missed.append(name)
+                    columns = "".join(
+                        f"{real_s:>10.3f}{simulated_s:>10.3f}{part:>+8.0%}"
+                        for real_s, simulated_s, part in zip(found["real"], found["simulated"], off, strict=True)
+                    )
+                    print(f"{name:<24}{found['rate']:>6.1f}{columns}{found['others']:>8.0%}", flush=True)
+            finally:
+                run.end()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
+    busiest = max(found["others"] for found in results.values())
+    if busiest > BUSY:
+        print(f"other processes used up to {busiest:.0%} of the machine: run this again on a quiet one")
+    limits = f"p50 within {P50_TOLERANCE:.0%}, p95 within {P95_TOLERANCE:.0%}"
+    print(f"target: {limits}: {'met' if not missed else 'MISSED: ' + '; '.join(missed)}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
