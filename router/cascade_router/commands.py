@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,6 +24,35 @@ _LONGEST_S: Final = 600.0
 _INVALID: Final = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
 
+@dataclass(frozen=True)
+class Access:
+    """What it takes to be let in: PEM files where the router speaks TLS, a key where it knows its tenants."""
+
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    api_key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def client(self, target: str) -> Any:
+        """A client of the router at ``host:port``. Raises CommandFailed where a file cannot be read."""
+        from tritonclient.grpc import InferenceServerClient
+
+        try:
+            return InferenceServerClient(
+                target,
+                ssl=self.ca is not None,
+                root_certificates=None if self.ca is None else str(self.ca),
+                certificate_chain=None if self.certificate is None else str(self.certificate),
+                private_key=None if self.key is None else str(self.key),
+            )
+        except OSError as error:
+            raise CommandFailed(f"cannot read {error.filename}: {error.strerror}", code=2) from None
+
+
 def register(app: typer.Typer) -> None:
     """Add the router's commands to `cascade`."""
     app.command("generate")(generate)
@@ -36,16 +66,23 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Seed of the image; random when absent.")] = None,
     deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; the objective when absent.")] = "",
     address: Annotated[str, typer.Option(help="HOST:PORT of the gRPC service.")] = "",
+    ca: Annotated[Path | None, typer.Option(help="PEM of the router's authority; turns TLS on.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM of a client certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM of its key.")] = None,
+    api_key: Annotated[str, typer.Option(envvar="CASCADE_API_KEY", help="Key of a tenant.")] = "",
     state_dir: Annotated[Path | None, typer.Option(help="State of the local cascade to ask.")] = None,
 ) -> None:
     """Generate one image."""
+    if ca is None and (certificate or key):
+        raise CommandFailed("--certificate and --key need --ca", code=2)
     try:
         deadline_s = duration_s(deadline) if deadline else None
     except ValueError as error:
         raise CommandFailed(f"--deadline: {error}", code=2) from None
     target = address or _local_address(state_dir or default_state_dir())
     used_seed = random.getrandbits(31) if seed is None else seed
-    made = _ask(target, prompt, cascade=cascade, seed=used_seed, deadline_s=deadline_s)
+    access = Access(ca=ca, certificate=certificate, key=key, api_key=api_key)
+    made = _ask(target, prompt, access=access, cascade=cascade, seed=used_seed, deadline_s=deadline_s)
     _write_png(output, made.pop("pixels"))
     made |= {"seed": used_seed, "file": str(output)}
     if as_json:
@@ -69,10 +106,12 @@ def _local_address(state_dir: Path) -> str:
     return addresses.grpc
 
 
-def _ask(target: str, prompt: str, *, cascade: str, seed: int, deadline_s: float | None) -> dict[str, Any]:
+def _ask(
+    target: str, prompt: str, *, access: Access, cascade: str, seed: int, deadline_s: float | None
+) -> dict[str, Any]:
     """Pixels, and how they were made."""
     import numpy as np
-    from tritonclient.grpc import InferenceServerClient, InferInput
+    from tritonclient.grpc import InferInput
     from tritonclient.utils import InferenceServerException
 
     inputs = [InferInput(INPUT_PROMPT, [1], "BYTES"), InferInput(INPUT_SEED, [1], "INT64")]
@@ -82,14 +121,15 @@ def _ask(target: str, prompt: str, *, cascade: str, seed: int, deadline_s: float
     except OverflowError:
         raise CommandFailed(f"--seed: {seed} does not fit into 64 bits", code=2) from None
     parameters = {} if deadline_s is None else {"deadline_ms": round(deadline_s * 1000)}
-    client = InferenceServerClient(target)
+    client = access.client(target)
     try:
-        model = cascade or _only_cascade(client, target)
+        model = cascade or _only_cascade(client, target, access.headers)
         began = time.monotonic()
         result = client.infer(
             model,
             inputs,
             parameters=parameters,
+            headers=access.headers,
             client_timeout=(deadline_s or _LONGEST_S) + _CALL_MARGIN_S,
         )
         latency_ms = (time.monotonic() - began) * 1000
@@ -109,8 +149,9 @@ def _ask(target: str, prompt: str, *, cascade: str, seed: int, deadline_s: float
     }
 
 
-def _only_cascade(client: Any, target: str) -> str:
-    names = sorted(model.name for model in client.get_model_repository_index(client_timeout=_CALL_MARGIN_S).models)
+def _only_cascade(client: Any, target: str, headers: dict[str, str]) -> str:
+    index = client.get_model_repository_index(headers=headers, client_timeout=_CALL_MARGIN_S)
+    names = sorted(model.name for model in index.models)
     if not names:
         raise CommandFailed(f"the router at {target} serves no cascade yet; try again in a moment")
     if len(names) > 1:

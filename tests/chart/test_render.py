@@ -187,6 +187,17 @@ def test_an_external_redis_replaces_the_bundled_one() -> None:
         assert passed["SSL_CERT_FILE"]["value"] == f"{mount['mountPath']}/ca.crt"
 
 
+def test_the_test_pod_trusts_the_router() -> None:
+    spec = pod_specs(rendered("external-redis-tls"))["Pod/dc-diffusion-cascade-test"]
+    command = spec["containers"][0]["command"]
+    (mount,) = (m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "tls")
+    assert {"--ca", "--certificate", "--key"} == {
+        word.partition("=")[0] for word in command if mount["mountPath"] in word
+    }
+    plain = pod_specs(rendered("default"))["Pod/dc-diffusion-cascade-test"]
+    assert not [word for word in plain["containers"][0]["command"] if word.startswith("--ca")]
+
+
 def test_the_operator_of_named_namespaces_has_no_right_elsewhere() -> None:
     objects = rendered("namespaced")
     assert not of_kind(objects, "ClusterRole")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -244,3 +247,25 @@ def test_wrong_settings_are_one_line_and_exit_code_2(
     assert router.process is not None
     assert router.process.wait(10) == 2
     assert "Traceback" not in router.log.read_text()
+
+
+def test_the_command_line_is_let_in_with_certificates_and_a_key(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], files: Files, tmp_path: Path
+) -> None:
+    certificate, key = files.write("server", files.authority.issue_cert("127.0.0.1"))
+    mine = files.write("client", files.authority.issue_cert("me"))
+    settings = {"tls_certificate_file": certificate, "tls_key_file": key}
+    settings |= {"tls_client_authority_file": files.authority_file, "tenants_file": files.tenants()}
+    with running(redis_server, endpoints, tmp_path, **settings) as (router, _):
+        options = ["--address", router.grpc, "--ca", files.authority_file, "--certificate", mine[0], "--key", mine[1]]
+        command = [str(Path(sys.executable).parent / "cascade"), "generate", HARD, "-o", "out.png", *options]
+        refused, served = (
+            subprocess.run(
+                command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False,
+                env={**os.environ, "CASCADE_API_KEY": value},
+            )
+            for value in ("guess", KEY)
+        )  # fmt: skip
+    assert (refused.returncode, served.returncode) == (1, 0), refused.stderr + served.stderr
+    assert "Traceback" not in refused.stderr
+    assert Image.open(tmp_path / "out.png").size == (32, 32)

@@ -93,6 +93,14 @@ def test_images_run_the_versions_that_were_tested(lock: str) -> None:
     assert pins(lock).items() <= tested.items(), "run `make lock`"
 
 
+@pytest.mark.parametrize("extra", ["operator", "router"])
+def test_images_have_all_that_their_part_of_the_distribution_asks_for(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    names = {re.split(r"[\[<>=~]", name)[0].lower() for name in wanted}
+    assert names <= pins(extra).keys(), "run `make lock`"
+
+
 def test_the_runtime_has_the_models_numpy_and_one_onnxruntime() -> None:
     assert pins("runtime")["numpy"] == pins("triton")["numpy"]
     assert "onnxruntime" not in pins("runtime")
