@@ -62,6 +62,7 @@ class Store:
             retry=Retry(NoBackoff(), 1),
             retry_on_error=[ConnectionError, redis.exceptions.ConnectionError],
         )
+        self._read: dict[CascadeRef, tuple[bytes, Plan | None]] = {}
         self.available = False
         """Whether the last call got through."""
 
@@ -128,13 +129,23 @@ class Store:
         plan, demand, memory, routers, *by_pool = await pipe.execute()
         reports = await self._redis.mget([ref.scores_key(r.decode()) for r in routers]) if routers else []
         return Observation(
-            plan=_plan(plan),
+            plan=self._plan(ref, plan),
             demand=_demand(demand),
             queue_depths=dict(zip(pools, by_pool[::2], strict=True)),
             in_use=_in_use(by_pool[1::2]),
             reports=tuple(report for report in map(_report, reports) if report is not None),
             memory=memory.decode() if memory else None,
         )
+
+    def _plan(self, ref: CascadeRef, text: bytes | None) -> Plan | None:
+        """A plan, read anew only when its text changed."""
+        if not text:
+            self._read.pop(ref, None)
+            return None
+        known = self._read.get(ref)
+        if known is None or known[0] != text:
+            known = self._read[ref] = text, _plan(text)
+        return known[1]
 
     async def _published(self) -> list[CascadeRef]:
         found = []

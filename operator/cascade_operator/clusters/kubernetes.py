@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -69,6 +69,8 @@ class KubernetesCluster:
         self._subjects: dict[CascadeRef, Subject] = {}
         self._baselines = Baselines()
         self._reverted_s: dict[str, float] = {}
+        self._in_line: dict[str, tuple[int, Object]] = {}
+        self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, Pool]]] = (-1, -1), {}
 
     async def inventory(self) -> Mapping[str, int] | None:
         if not (self._mirror.complete and self._mirror.sees_nodes and self._api.available):
@@ -131,19 +133,11 @@ class KubernetesCluster:
         return {node.key[1] for node in self._mirror.nodes if node.ready}
 
     def _pools(self, ref: CascadeRef) -> dict[str, Pool]:
-        pods: dict[str, list[Pod]] = defaultdict(list)
-        for pod in self._mirror.pods:
-            if pod.ref == ref:
-                pods[pod.pool].append(pod)
-        pools = {
-            d.pool: Pool(d.pool, d.variant, d.accelerator_class, d.wanted, d.stopping, tuple(pods.pop(d.pool, ())))
-            for d in self._mirror.deployments
-            if d.ref == ref and not d.terminating
-        }
-        for name, orphans in pods.items():
-            first = orphans[0]
-            pools[name] = Pool(name, first.variant, first.accelerator_class, 0, frozenset(), tuple(orphans))
-        return pools
+        """The pools of a cascade by name, to be changed at will."""
+        revision = (self._mirror.pods.revision, self._mirror.deployments.revision)
+        if self._grouped[0] != revision:
+            self._grouped = revision, _grouped(self._mirror.deployments, self._mirror.pods)
+        return dict(self._grouped[1].get(ref, {}))
 
     def _pool_of(self, ref: CascadeRef, move: Start | Stop, pods: Sequence[Pod], pools: dict[str, Pool]) -> str | None:
         """Name of the pool that a move is about; a new one is added to ``pools``."""
@@ -228,23 +222,21 @@ class KubernetesCluster:
 
     async def _keep_deployment(self, subject: Subject, deployment: Deployment) -> None:
         ref = subject.cascade.ref
-        pool = Pool(
-            deployment.pool,
-            deployment.variant,
-            deployment.accelerator_class,
-            deployment.wanted,
-            deployment.stopping,
-            tuple(pod for pod in self._mirror.pods if pod.ref == ref and pod.pool == deployment.pool),
-        )
+        pool = self._pools(ref)[deployment.pool]
         manifest = self._manifest(ref, pool, pool.wanted, sorted(pool.stopping))
         if manifest is None:
             if pool.wanted == 0 and not pool.pods:
                 log.info("removing", cascade=str(ref), pool=pool.name)
                 await self._api.delete(DEPLOYMENTS, *deployment.key, uid=deployment.uid)
             return
+        if self._in_line.get(deployment.uid) == (deployment.version, manifest):
+            return
         if deployment.content == manifest["metadata"]["annotations"][ANNOTATION_CONTENT]:
             edited = self._baselines.difference(deployment.raw, manifest)
-            if edited is None or not self._may_revert(deployment.uid):
+            if edited is None:
+                self._in_line[deployment.uid] = deployment.version, manifest
+                return
+            if not self._may_revert(deployment.uid):
                 return
             self._notice(ref, Reason.EDIT_REVERTED, f"Deployment {pool.name}: {edited} was changed and is put right")
         else:
@@ -285,3 +277,20 @@ class KubernetesCluster:
     def _take(self, applied: Object, manifest: Object) -> None:
         self._baselines.keep(applied, manifest)
         self._mirror.deployments.put(applied)
+
+
+def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[CascadeRef, dict[str, Pool]]:
+    """Pools by cascade and name; pods whose Deployment is gone make one that wants none."""
+    by_pool: dict[tuple[CascadeRef, str], list[Pod]] = defaultdict(list)
+    for pod in pods:
+        if pod.ref is not None:
+            by_pool[pod.ref, pod.pool].append(pod)
+    pools: dict[CascadeRef, dict[str, Pool]] = defaultdict(dict)
+    for d in deployments:
+        if not d.terminating:
+            own = tuple(by_pool.pop((d.ref, d.pool), ()))
+            pools[d.ref][d.pool] = Pool(d.pool, d.variant, d.accelerator_class, d.wanted, d.stopping, own)
+    for (ref, name), orphans in by_pool.items():
+        first = orphans[0]
+        pools[ref][name] = Pool(name, first.variant, first.accelerator_class, 0, frozenset(), tuple(orphans))
+    return pools

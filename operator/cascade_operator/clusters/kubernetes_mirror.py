@@ -69,6 +69,8 @@ class Shelf(Generic[T]):
         self._read = read
         self._changed = changed
         self._items: dict[Key, T] = {}
+        self.revision = 0
+        """Grows with every change, so that what was derived from the objects can be kept until then."""
 
     def __iter__(self) -> Iterator[T]:
         return iter(list(self._items.values()))
@@ -86,6 +88,7 @@ class Shelf(Generic[T]):
         if known is not None and known.uid == item.uid and known.version >= item.version:
             return known
         self._items[item.key] = item
+        self.revision += 1
         if item != known:
             self._changed(item)
         return item
@@ -95,6 +98,7 @@ class Shelf(Generic[T]):
         known = self._items.get(key)
         if known is not None and known.uid == uid:
             del self._items[key]
+            self.revision += 1
             self._changed(known)
 
     def see(self, event: Mapping[str, Any]) -> None:
