@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 from cascade_api.command import CommandFailed
-from cascade_profiler.fit.evaluation import evaluate_features, evaluate_labels
+from cascade_profiler.fit.evaluation import RIDGE_LEXICON, evaluate_features, evaluate_labels
 from cascade_profiler.fit.labels import Labelled, load_features, load_labels
 from cascade_profiler.fit.measures import area_under_curve, captured, rank_correlation
 from cascade_profiler.fit.session import Options, run
 from cascade_profiler.fit.splits import by_subject, held_out
+from cascade_profiler.fit.words import fit_words
 from cascade_profiler.frontier.reference import reference_folder
+from cascade_router.prompts.features import lexicon, read_tables
 from cascade_router.prompts.scorers import make_scorer
+from cascade_router.prompts.words import words_of
 from support.simulation import needs_reference
 
 EASY, HARD = ("dog", "cat", "cow", "cup"), ("clock", "hand", "crowd", "sign")
@@ -145,6 +148,15 @@ def test_the_shipped_word_tables_order_held_out_prompts_as_the_parser_does() -> 
     for split in ("prompt", "class"):
         assert rows["composite", split]["rank correlation"].mean > 0.95
         assert abs(rows["coin-flip", split]["rank correlation"].mean) < 0.15
+
+
+@needs_reference
+def test_the_shipped_word_tables_are_what_the_tool_fits() -> None:
+    prompts, counts = load_features(reference_folder() / "router_prompt_features_imagenet5k.csv")
+    again = read_tables(fit_words([words_of(prompt) for prompt in prompts], counts, ridge=RIDGE_LEXICON))
+    for name, table in lexicon().items():
+        assert table.known.keys() == again[name].known.keys()
+        assert all(abs(table.known[word] - again[name].known[word]) < 0.005 for word in table.known)
 
 
 @needs_reference
