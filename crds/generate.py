@@ -230,11 +230,11 @@ def structural(document: Schema) -> Schema:
 
 
 def default_of(schema: Schema, node: Schema) -> Schema:
-    """The default, if any; of an object the empty one, which the API server fills from its fields' own defaults."""
+    """The default, if any; of an object its fields' own, written out, since rules are held against it as it stands."""
     default = node.get("default")
     if isinstance(default, dict) and schema.get("properties"):
-        filled = any("default" in child for child in schema["properties"].values())
-        return {"default": {}} if filled else {}
+        fields = {name: child["default"] for name, child in schema["properties"].items() if "default" in child}
+        return {"default": fields} if fields else {}
     return {"default": default} if default not in (None, [], {}, "") else {}
 
 

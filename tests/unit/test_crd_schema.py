@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from cascade_api.documents import load_documents
-from support.crd import CRDS, VALIDATIONS, Definition, walk
+from support.crd import CRDS, VALIDATIONS, Definition, broken_rules, walk
 
 ROOT = CRDS.parent
 PLURALS = ("diffusioncascades", "cascadeprofiles")
@@ -41,6 +42,14 @@ def test_every_node_is_structural_and_bounded(plural: str) -> None:
         keys = node.get("x-kubernetes-list-map-keys", [])
         if keys:
             assert set(keys) <= set(node["items"]["required"]), path
+
+
+def test_defaults_are_valid_as_they_stand(plural: str) -> None:
+    """An API server holds a default against schema and rules before it fills what the default leaves out."""
+    for path, node in walk(Definition.load(plural).schema):
+        if "default" in node:
+            jsonschema.validate(node["default"], node)
+            assert list(broken_rules(node, node["default"], None)) == [], path
 
 
 def test_unknown_fields_are_kept_below_the_pod_template_only(plural: str) -> None:
