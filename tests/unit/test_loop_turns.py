@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,14 +13,16 @@ import pytest
 from cascade_api.documents import CascadeFile
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
+from cascade_api.reasons import ConditionType, Reason
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
+from cascade_operator.clusters import ClusterFailed
 from cascade_operator.controller import Decision, decide
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.memory import CascadeMemory, Memory
 from cascade_operator.snapshot import Drain, Publish, Replica, ReplicaState, Snapshot, Start, Stop
-from cascade_operator.sources import FileSource, Subject
+from cascade_operator.sources import FileSource, Refused, Source, Subject
 from cascade_operator.store import Observation
 from support.factories import make_cascade, make_demand, make_profile, make_replica
 from support.waiting import eventually
@@ -38,6 +41,7 @@ class FakeStore:
     in_use: Mapping[str, int] = field(default_factory=dict)
     away: bool = False
     plans: list[Plan] = field(default_factory=list)
+    index: set[CascadeRef] = field(default_factory=set)
 
     async def observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation | None:
         if self.away:
@@ -62,7 +66,14 @@ class FakeStore:
         return not self.away
 
     async def published(self) -> frozenset[CascadeRef]:
-        return frozenset()
+        return frozenset() if self.away else frozenset(self.index)
+
+    async def forget(self, ref: CascadeRef) -> bool:
+        if self.away:
+            return False
+        self.index.discard(ref)
+        self.plan = self.memory = None
+        return True
 
 
 @dataclass
@@ -70,6 +81,7 @@ class FakeCluster:
     """Replicas that are ready the moment they are started."""
 
     all: dict[str, Replica] = field(default_factory=dict)
+    reconciled: int = 0
 
     async def inventory(self) -> Mapping[str, int] | None:
         return {"cpu": 2}
@@ -77,7 +89,8 @@ class FakeCluster:
     async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
         return tuple(self.all.values())
 
-    async def reconcile(self, subjects: Sequence[Subject]) -> None: ...
+    async def reconcile(self, subjects: Sequence[Subject]) -> None:
+        self.reconciled += 1
 
     async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
         for move in moves:
@@ -99,13 +112,14 @@ class World:
     store: FakeStore = field(default_factory=FakeStore)
     cluster: FakeCluster = field(default_factory=FakeCluster)
     decide: Callable[..., Decision] = decide
+    source: Source = field(default_factory=lambda: FileSource(FILE))
     now: float = NOW
     said: list[str] = field(default_factory=list)
     statuses: list[CascadeStatus] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.loop = Loop(
-            FileSource(FILE),
+            self.source,
             cluster=self.cluster,
             store=self.store,  # type: ignore[arg-type]
             decide=self.decide,
@@ -267,3 +281,104 @@ async def test_shares_that_tremble_are_published_but_not_told() -> None:
     await world.ticks(3)
     assert len(world.store.plans) == 3
     assert len([line for line in world.said if line.startswith("plan: ")]) == 2
+
+
+@dataclass
+class ChangingSource:
+    """A source whose subjects the test changes."""
+
+    found: Sequence[Subject | Refused] | None
+
+    async def subjects(self) -> Sequence[Subject | Refused] | None:
+        return self.found
+
+    def owns(self, ref: CascadeRef) -> bool:
+        return ref.namespace == "default"
+
+
+async def test_a_deleted_cascade_is_withdrawn_as_soon_as_redis_is_there() -> None:
+    source = ChangingSource([Subject(FILE.cascades[0], FILE.profiles[0])])
+    world = World(source=source)
+    await world.ticks(3)
+    assert world.store.plan is not None
+    source.found, world.store.away = [], True
+    await world.ticks(1)
+    assert world.store.plan is not None
+    world.store.away = False
+    await world.ticks(1)
+    assert world.store.plan is None
+    assert world.loop.plan(REF) is None
+
+
+async def test_a_cascade_deleted_while_no_operator_was_there_is_withdrawn_and_others_are_left_alone() -> None:
+    world = World(source=ChangingSource([]))
+    stranger = CascadeRef("elsewhere", "shapes")
+    world.store.index = {REF, stranger}
+    await world.ticks(1)
+    assert world.store.index == {stranger}
+
+
+async def test_while_the_cascades_are_not_known_nothing_is_done() -> None:
+    world = World(source=ChangingSource(None))
+    world.store.index = {REF}
+    assert await world.loop.tick() == NOW + 1
+    assert world.store.index == {REF}
+    assert world.cluster.all == {}
+
+
+async def test_what_was_never_valid_is_told_once() -> None:
+    world = World(source=ChangingSource([Refused(REF, 1, (Reason.INVALID_SPEC, "spec.x: wrong"))]))
+    await world.ticks(3)
+    (status,) = world.statuses
+    accepted = status.condition(ConditionType.ACCEPTED)
+    assert accepted is not None
+    assert (accepted.status, accepted.message) == ("False", "spec.x: wrong")
+
+
+async def test_a_move_that_the_cluster_refuses_is_tried_again_and_the_plan_is_published_all_the_same() -> None:
+    world = World()
+    act, refusals = world.cluster.act, 2
+
+    async def refuse(moves: Sequence[Start | Drain | Stop]) -> None:
+        nonlocal refusals
+        refusals -= 1
+        if refusals >= 0:
+            raise ClusterFailed("away")
+        await act(moves)
+
+    world.cluster.act = refuse  # type: ignore[method-assign]
+    await world.ticks(6)
+    assert len(world.cluster.all) == 2
+    assert world.loop.plan(REF) is not None
+
+
+async def test_a_changed_spec_takes_effect_while_a_long_decision_is_made() -> None:
+    release = threading.Event()
+
+    def slow(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+        release.wait(30)
+        return Decision((), (), memory, now + 3600)
+
+    world = World(decide=slow)
+    running = asyncio.create_task(world.loop.run())
+    try:
+        await eventually(lambda: world.cluster.reconciled == 1, within_s=30, what="the first tick")
+        world.loop.wake()
+        await eventually(lambda: world.cluster.reconciled == 2, within_s=30, what="the change to take effect")
+    finally:
+        release.set()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_memory_that_redis_kept_is_taken_up_when_it_is_back() -> None:
+    first = World()
+    await first.ticks(4)
+    second = World(store=first.store, cluster=first.cluster, now=first.now)
+    second.store.away = True
+    await second.ticks(2)
+    second.store.away = False
+    await second.ticks(1)
+    kept = second.loop._memory.cascades[str(REF)]
+    assert kept.target
+    assert len(second.cluster.all) == 2
