@@ -23,6 +23,8 @@ from .stages import SHED_PRICE, Column, Role, Stages
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up for one accelerator of the dearest class: the last of the aims."""
+PRICED_ACCELERATORS = 100
+"""Beyond so many they share the price of these, so that together they do not outweigh quality."""
 KEEP_REWARD = 1e-6
 """For keeping a replica that runs on accelerators that cost nothing."""
 FIRST_START_PRICE = 1e-5
@@ -57,9 +59,11 @@ class _Variables:
 def allocate(problem: Problem) -> dict[CascadeRef, Allocation]:
     """The best allocation of every cascade within the ceilings of the cluster and of each cascade."""
     program = Program(integer=True, seed=problem.seed)
-    dearest = max(problem.prices_per_hour.values(), default=0.0)
+    # What an accelerator is taxed for each unit of its price per hour.
+    spread = min(1.0, PRICED_ACCELERATORS / max(sum(problem.accelerators.values()), 1))
+    tax = spread * ACCELERATOR_PRICE / (max(problem.prices_per_hour.values(), default=0.0) or 1.0)
     mean_weight = sum(c.weight for c in problem.cascades) / max(len(problem.cascades), 1)
-    built = [_add_cascade(program, c, problem, dearest, c.weight / mean_weight) for c in problem.cascades]
+    built = [_add_cascade(program, c, problem, tax, c.weight / mean_weight) for c in problem.cascades]
     for accelerator_class, count in problem.accelerators.items():
         terms = {
             v: 1.0
@@ -92,9 +96,7 @@ def _candidates(cascade: CascadeProblem, problem: Problem, ceilings: Mapping[str
     return contenders(cascade, ceilings=ceilings, prices=problem.prices_per_hour, dues=each * sum(ceilings.values()))
 
 
-def _add_cascade(
-    program: Program, cascade: CascadeProblem, problem: Problem, dearest: float, weight: float
-) -> _Variables:
+def _add_cascade(program: Program, cascade: CascadeProblem, problem: Problem, tax: float, weight: float) -> _Variables:
     variables = _Variables(cascade)
     ceilings = _ceilings(problem, cascade)
     price = {c: problem.prices_per_hour.get(c, 0.0) for c in ceilings}
@@ -121,7 +123,7 @@ def _add_cascade(
     for (_, accelerator_class), group in pools.items():
         if price.get(accelerator_class):
             # A tax on each replica, and none on the reward that free ones get for staying.
-            cost = program.variable(value=-ACCELERATOR_PRICE * price[accelerator_class] / dearest, upper=1e6)
+            cost = program.variable(value=-tax * price[accelerator_class], upper=1e6)
             program.equal({cost: 1.0, **dict.fromkeys(group, -1.0)}, 0.0)
     for key, group in pools.items():
         starts = {variables.starts[key]: 1.0, **dict.fromkeys(group, -1.0)}
@@ -230,6 +232,7 @@ def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation
         switches=switches,
         cost_per_hour=cost,
         binding=_binding(cascade, problem, pools, sharing, cost),
+        gap=max(answer.bound - answer.objective, 0.0) / max(abs(answer.bound), _NOTHING),
     )
 
 

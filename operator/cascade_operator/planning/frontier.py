@@ -1,9 +1,9 @@
 """What a chain can give at what load: the rows of a profile, pruned to those that a mixture cannot replace.
 
-A row (r, d) loads the light pool with 1 - r and the heavy pool with T = r + (1 - r)·d per prompt, so a row is
-a point (1 - r, T, quality), and any share of prompts may be routed by each of several rows. A row below the
-upper hull of these points is never worth using, whatever the pools cost; three constraints (the shares add
-up, two loads) mean that no optimum needs more than three rows of a chain.
+A row (r, d) loads the light pool with 1 - r and the heavy pool with T = r + (1 - r)·d per prompt, of which r
+directly, so a row is a point (r, T, quality), and any share of prompts may be routed by each of several rows. A
+row that a mixture of the same r and no more T matches is never worth using, whatever the pools carry; three
+constraints (the shares add up, two loads) mean that no optimum needs more than three rows of a chain.
 
 Quality is normalised over the rows of a cascade: 0 the worst, 1 the best, whatever the metric's direction.
 """
@@ -108,7 +108,7 @@ def measured(profile: ProfileSpec, *, variants: Collection[str]) -> Frontier:
 
 
 def pruned(frontier: Frontier) -> Frontier:
-    """The frontier without rows that other rows of their chain, mixed, replace at no more load on either pool."""
+    """The frontier without rows that others of their chain, mixed, replace at no more load on any stage."""
     chains = tuple(Chain(c.light, c.heavy, _hull(c.rows)) for c in frontier.chains)
     return Frontier(chains, frontier.worst, frontier.best)
 
@@ -130,7 +130,7 @@ def _hull(rows: tuple[Row, ...]) -> tuple[Row, ...]:
 
 def _covers(other: Row, row: Row) -> bool:
     return (
-        other.light_load <= row.light_load + _EQUAL
+        abs(other.direct - row.direct) <= _EQUAL
         and other.heavy_load <= row.heavy_load + _EQUAL
         and other.value >= row.value - _EQUAL
     )
@@ -140,7 +140,7 @@ def _replaced(row: Row, others: list[Row]) -> bool:
     program = Program(integer=False)
     shares = {program.variable(value=other.value): other for other in others}
     program.equal(dict.fromkeys(shares, 1.0), 1.0)
-    program.at_most({v: other.light_load for v, other in shares.items()}, row.light_load)
+    program.equal({v: other.direct for v, other in shares.items()}, row.direct)
     program.at_most({v: other.heavy_load for v, other in shares.items()}, row.heavy_load)
     answer = program.solve()
     return answer.outcome is Outcome.OPTIMAL and answer.objective >= row.value - _EQUAL

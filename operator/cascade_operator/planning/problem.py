@@ -64,7 +64,8 @@ class Allocation:
 
     ``verdict``: OPTIMAL, QUALITY_SHED (only the least load that the rows allow fits), LOAD_SHED, NO_CAPACITY
     (nothing at all) or SOLVER_LIMIT (usable, but a limit cut the search short). ``binding`` says in words what
-    holds the quality down.
+    holds the quality down. ``gap`` is the part of all cascades' weighted worth that a better allocation might
+    still add, by the solver's bound.
     """
 
     ref: CascadeRef
@@ -76,6 +77,7 @@ class Allocation:
     switches: int = 0
     cost_per_hour: float = 0.0
     binding: tuple[str, ...] = ()
+    gap: float = 0.0
 
     @property
     def total(self) -> int:
