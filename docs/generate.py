@@ -13,6 +13,7 @@ from typing import Any
 import typer
 import typer.main
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
@@ -21,6 +22,8 @@ from cascade_api.command import build
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason, Refusal, Route
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
+from cascade_operator import metrics as operator_metrics
+from cascade_router import metrics as router_metrics
 
 REFERENCE = Path(__file__).parent / "reference"
 CHART = Path(__file__).parents[1] / "helm" / "diffusion-cascade"
@@ -58,6 +61,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "settings.md", HEADER + settings()
     yield "reasons.md", HEADER + reasons()
     yield "commands.md", HEADER + commands()
+    yield "metrics.md", HEADER + metrics()
     yield "chart.md", HEADER + chart()
 
 
@@ -152,6 +156,22 @@ def reasons() -> str:
     text = "# Conditions, reasons, refusals, routes\n\nThe same words in conditions, Events, metric labels and logs.\n"
     for words in (ConditionType, Reason, Refusal, Route):
         text += f"\n## {words.__name__}\n\n{first_line(words)}\n\n" + "".join(f"- `{word.value}`\n" for word in words)
+    return text
+
+
+def metrics() -> str:
+    """Metrics that operator and routers report."""
+    text = (
+        "# Metrics\n\nPrometheus', at `/metrics` of operator and routers; reasons are those of [reasons](reasons.md).\n"
+    )
+    for title, module in (("Operator", operator_metrics), ("Router", router_metrics)):
+        text += f"\n## {title}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n"
+        found = [value for value in vars(module).values() if isinstance(value, MetricWrapperBase)]
+        for metric in found:
+            (family, *_) = metric.describe()
+            name = family.name + ("_total" if family.type == "counter" else "")
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            text += f"| `{name}` | {family.type} | {labels} | {family.documentation} |\n"
     return text
 
 
