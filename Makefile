@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-validation images lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-router bench-validation images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench-hardness: setup ## prompt scorers: cost beside spaCy's, skill beside a coi
 
 bench-shares: setup ## realised against planned shares through changes of the prompt mix
 	@cd tests && ../$(BIN)/python -m bench.bench_shares $(ARGS)
+
+bench-router: setup ## latency that the router adds, requests per CPU-second
+	@cd tests && ../$(BIN)/python -m bench.bench_router $(ARGS)
 
 bench-validation: setup ## the simulator against the real local stack (some ten minutes, on a quiet machine)
 	@cd tests && ../$(BIN)/python -m bench.bench_validation $(ARGS)
