@@ -33,3 +33,5 @@ def set_up() -> None:
     )
     handler.setFormatter(renderer)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # Every watch says at every try that the API server is away; the operator says it once.
+    logging.getLogger("kopf._cogs.clients").setLevel(logging.ERROR)

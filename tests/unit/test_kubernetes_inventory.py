@@ -52,10 +52,11 @@ def test_finished_pods_hold_nothing() -> None:
     assert count([make_node("n1", gpu=8)], [done])["test-gpu"] == 8
 
 
-def test_a_node_that_is_away_has_nothing_and_a_cordoned_one_what_runs_on_it() -> None:
-    pods = [replica("p1", node="n2"), replica("p2", node="n3")]
+def test_a_node_that_is_cordoned_or_silent_has_what_runs_on_it() -> None:
+    ending = Pod(**{**vars(replica("p3", node="n2")), "terminating_s": 1.0})
+    pods = [replica("p1", node="n2"), ending, replica("p2", node="n3")]
     nodes = [make_node("n1", gpu=8), make_node("n2", gpu=8, ready=False), make_node("n3", gpu=8, schedulable=False)]
-    assert count(nodes, pods)["test-gpu"] == 8 + 0 + 1
+    assert count(nodes, pods)["test-gpu"] == 8 + 1 + 1
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,15 @@ def test_what_waiting_does_not_mend_is_failed(status: dict[str, Any], state: Rep
     assert [r.state for r in replicas(make_pool(read_pod(raw)))] == [state]
 
 
+@pytest.mark.parametrize(("silent_s", "state"), [(5, ReplicaState.READY), (120, ReplicaState.STARTING)])
+def test_a_kubelet_that_is_silent_for_a_while_says_nothing_of_its_pods(silent_s: float, state: ReplicaState) -> None:
+    raw = pod_json("p1", ready=False)
+    raw["status"]["containerStatuses"] = [{"ready": True, "state": {"running": {}}}]
+    pod = read_pod(raw)
+    (replica,) = replicas_of(make_pool(pod), now=pod.ready_since_s + silent_s, nodes=["n1"])
+    assert replica.state is state
+
+
 def test_a_start_is_one_more_and_a_stop_one_less() -> None:
     pool = make_pool(make_pod("p1"), make_pod("p2"))
     more = change_of(pool, [start(), start()])

@@ -76,7 +76,7 @@ class KubernetesCluster:
         if not (self._mirror.complete and self._mirror.sees_nodes and self._api.available):
             return None
         return count_accelerators(
-            self._mirror.nodes, self._mirror.pods, classes=self._classes.values(), planned=self._subjects.keys()
+            list(self._mirror.nodes), self._mirror.pods, classes=self._classes.values(), planned=self._subjects.keys()
         )
 
     async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:

@@ -1,7 +1,8 @@
 """Accelerators of a cluster by class: what its Nodes offer, less what other pods ask for. Pure.
 
 A replica of a cascade that the planner sees counts as free here, because the planner counts it as used; everything
-else on a Node is another's, the pods of a deleted cascade included. A cordoned Node counts for what runs on it.
+else on a Node is another's, the pods of a deleted cascade included. A Node that is cordoned, or silent, counts for what
+runs on it: nothing may come, and nothing is taken away for that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .kubernetes_objects import Node, Pod, whole
 
 
 def count_accelerators(
-    nodes: Iterable[Node],
+    nodes: Collection[Node],
     pods: Iterable[Pod],
     *,
     classes: Iterable[AcceleratorClass],
@@ -28,10 +29,9 @@ def count_accelerators(
     for pod in pods:
         if pod.node and not pod.finished:
             by_node[pod.node].append(pod)
-    usable = [node for node in nodes if node.ready]
     return {
         c.name: sum(
-            _on_node(node, by_node[node.key[1]], c, planned) for node in usable if _matches(node, c.node_selector)
+            _on_node(node, by_node[node.key[1]], c, planned) for node in nodes if _matches(node, c.node_selector)
         )
         for c in classes
     }
@@ -41,10 +41,11 @@ def _on_node(node: Node, pods: Iterable[Pod], wanted: AcceleratorClass, planned:
     replicas, others = 0, Decimal(0)
     for pod in pods:
         if pod.accelerator_class == wanted.name and pod.ref in planned:
-            replicas += 1
+            # A pod that ends on a silent Node is gone.
+            replicas += node.ready or pod.terminating_s is None
         else:
             others += pod.requests.get(wanted.resource, Decimal(0))
-    if not node.schedulable:
+    if not (node.ready and node.schedulable):
         return replicas
     # What runs, runs: a replica that finds its Node overfull is not counted away.
     return max(whole(node.allocatable.get(wanted.resource, Decimal(0)) - others), replicas)

@@ -52,7 +52,9 @@ class Seen:
 class Pod(Seen):
     """A pod; ``cascade``, ``pool``, ``variant`` and ``accelerator_class`` are empty for pods that are not replicas.
 
-    Times are Unix seconds. ``problem`` says why it does not come up, where waiting does not help.
+    Times are Unix seconds; ``ready_since_s`` is when ``ready`` became what it is. ``unheard``: the containers were
+    ready when their kubelet was last heard, and the pod counts as not ready because it is silent. ``problem`` says why
+    it does not come up, where waiting does not help.
     """
 
     node: str = ""
@@ -60,6 +62,7 @@ class Pod(Seen):
     created_s: float = 0.0
     ready: bool = False
     ready_since_s: float = 0.0
+    unheard: bool = False
     terminating_s: float | None = None
     finished: bool = False
     unschedulable_s: float | None = None
@@ -122,6 +125,7 @@ def read_pod(raw: Mapping[str, Any]) -> Pod:
         created_s=seconds(meta.get("creationTimestamp")) or 0.0,
         ready=ready.get("status") == "True",
         ready_since_s=seconds(ready.get("lastTransitionTime")) or 0.0,
+        unheard=ready.get("status") == "False" and _containers_ready(status),
         terminating_s=seconds(meta.get("deletionTimestamp")),
         finished=status.get("phase") in ("Succeeded", "Failed"),
         unschedulable_s=seconds(scheduled.get("lastTransitionTime")) if unschedulable else None,
@@ -200,6 +204,12 @@ def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
         "uid": meta.get("uid", ""),
         "version": version_of(meta),
     }
+
+
+def _containers_ready(status: Mapping[str, Any]) -> bool:
+    """Whether the kubelet said so last; it speaks of containers and pod together, the cluster of the pod alone."""
+    containers = status.get("containerStatuses") or ()
+    return bool(containers) and all(container.get("ready") for container in containers)
 
 
 def _problem(status: Mapping[str, Any]) -> str:

@@ -14,6 +14,9 @@ from .kubernetes_objects import Pod
 
 UNSCHEDULABLE_AFTER_S = 10.0
 """A pod that finds no Node for longer waits in vain: others were quicker."""
+UNHEARD_S = 60.0
+"""For so long a silent kubelet says nothing of its pods: after an outage of the API server all of them are silent for a
+while, and a Node that is really lost has its pods given up before. Routers find out by themselves who answers."""
 NOWHERE = "0.0.0.0:1"
 """Endpoint of a replica that has no address yet."""
 GRPC_PORT = 8001
@@ -87,7 +90,7 @@ def _state(pool: Pool, pod: Pod, now: float) -> tuple[ReplicaState, float]:
         return ReplicaState.DRAINING, pod.draining_s
     if pool.leaving(pod):
         return ReplicaState.DRAINING, now
-    if pod.ready:
+    if pod.ready or (pod.unheard and now - pod.ready_since_s < UNHEARD_S):
         return ReplicaState.READY, pod.ready_since_s
     if pod.problem:
         return ReplicaState.FAILED, pod.created_s
