@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-router bench-validation images lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,12 @@ bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
 
 bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_policy $(ARGS)
+
+bench-solver: setup ## the allocation beside brute force and beside the solver's bound (needs CASCADE_REFERENCE_DATA)
+	@cd tests && ../$(BIN)/python -m bench.bench_solver $(ARGS)
+
+bench-simulator: setup ## requests per CPU second of a simulation, planning included (needs CASCADE_REFERENCE_DATA)
+	@cd tests && ../$(BIN)/python -m bench.bench_simulator $(ARGS)
 
 bench-hardness: setup ## prompt scorers: cost beside spaCy's, skill beside a coin's (needs CASCADE_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_hardness $(ARGS)

@@ -32,6 +32,12 @@ class Instance:
     budget: str | None = None
     overload: str = "degrade"
     source: str = "published"
+    needs_mib: Mapping[str, int] = field(default_factory=dict)
+    """Memory by variant, for a batch of one; more for more."""
+    memory_mib: Mapping[str, int] = field(default_factory=dict)
+    """Memory by class; 0 is no bound."""
+    weight: int = 100
+    name: str = "case"
 
     def cascade(self) -> DiffusionCascade:
         capacity: dict[str, Any] = {"accelerators": dict(self.accelerators)}
@@ -39,7 +45,7 @@ class Instance:
             capacity["budgetPerHour"] = self.budget
         return DiffusionCascade.model_validate(
             {
-                "metadata": {"name": "case"},
+                "metadata": {"name": self.name},
                 "spec": {
                     "objective": {"latency": self.objective},
                     "profileRef": {"name": "case"},
@@ -61,7 +67,7 @@ class Instance:
                     ],
                     "discriminator": {"source": "builtin://shapes"},
                     "capacity": capacity,
-                    "policy": {"overload": self.overload},
+                    "policy": {"overload": self.overload, "weight": self.weight},
                 },
             }
         )
@@ -74,6 +80,7 @@ class Instance:
                 "batch": batch,
                 "p50Micros": int(1e6 * seconds * batch**self.batch_exponent),
                 "p95Micros": int(1.05e6 * seconds * batch**self.batch_exponent),
+                "memoryMiB": self.needs_mib.get(name, 0) * batch,
             }
             for name, by_class in self.seconds.items()
             for accelerator_class, seconds in by_class.items()
@@ -99,17 +106,27 @@ class Instance:
         )
 
     def problem(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Problem:
-        return Problem(
-            (self.cascade_problem(demand=demand, running=running),),
-            accelerators=dict(self.accelerators),
-            prices_per_hour={name: float(price) for name, price in self.prices.items()},
-        )
+        return shared([self.cascade_problem(demand=demand, running=running)], self)
 
     def cascade_problem(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> CascadeProblem:
-        classes = [AcceleratorClass(name=n, resource=n, price_per_hour=p) for n, p in self.prices.items()]
+        classes = [
+            AcceleratorClass(
+                name=name,
+                resource=name,
+                price_per_hour=self.prices.get(name, "0"),
+                memory_mi_b=self.memory_mib.get(name, 0),
+            )
+            for name in self.accelerators
+        ]
         prepared = prepare(self.cascade(), self.profile(), settings=PlannerSettings(), classes=classes)
         return with_demand(prepared, demand=demand, running=running or {}, running_batch={})
 
     def allocate(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Allocation:
         problem = self.problem(demand=demand, running=running)
         return allocate(problem)[problem.cascades[0].ref]
+
+
+def shared(cascades: Sequence[CascadeProblem], on: Instance) -> Problem:
+    """Cascades on the accelerators, and at the prices, of an instance."""
+    prices = {name: float(price) for name, price in on.prices.items()}
+    return Problem(tuple(cascades), accelerators=dict(on.accelerators), prices_per_hour=prices)
