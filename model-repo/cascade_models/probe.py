@@ -21,7 +21,6 @@ from typing import Any, Final
 HTTP_PORT: Final = 8000
 PROMPT: Final = "a large red circle"
 """What every model must be able to draw."""
-COUNTS_TIMEOUT_S: Final = 5.0
 NOT_WELL: Final = 1
 OK: Final = 200
 
@@ -46,9 +45,9 @@ class Model:
     address: str
     name: str
 
-    def counts(self) -> tuple[int, int]:
+    def counts(self, *, timeout_s: float) -> tuple[int, int]:
         """Inferences that succeeded and that failed since the model was loaded; raises ProbeFailed."""
-        answer = self._ask("stats", None, timeout_s=COUNTS_TIMEOUT_S)
+        answer = self._ask("stats", None, timeout_s=timeout_s)
         try:
             entries = json.loads(answer)["model_stats"]
             stats = [entry["inference_stats"] for entry in entries]
@@ -107,7 +106,7 @@ def look(model: Model, known: Evidence, *, every_s: float, timeout_s: float, now
     Args:
         every_s: without a success for so long, the model is asked for an image.
     """
-    succeeded, failed = model.counts()
+    succeeded, failed = model.counts(timeout_s=timeout_s)
     proven = succeeded > known.succeeded >= 0 and failed == known.failed
     if proven:
         return Evidence(succeeded, failed, now)
@@ -116,12 +115,12 @@ def look(model: Model, known: Evidence, *, every_s: float, timeout_s: float, now
     try:
         model.draw(timeout_s=timeout_s)
     except ProbeFailed:
-        after, _ = model.counts()
+        after, _ = model.counts(timeout_s=timeout_s)
         # It waited behind work that gets done.
         if after <= succeeded:
             raise
     # Our own image is no evidence for the next look.
-    succeeded, failed = model.counts()
+    succeeded, failed = model.counts(timeout_s=timeout_s)
     return Evidence(succeeded, failed, now)
 
 
@@ -155,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
         help="the server's HTTP endpoint (default: $POD_IP:8000)",
     )
     options.add_argument("--every", type=float, default=10.0, metavar="S", help="ask for an image when idle this long")
-    options.add_argument("--timeout", type=float, default=10.0, metavar="S", help="longest wait for an image")
+    options.add_argument("--timeout", type=float, default=10.0, metavar="S", help="longest wait for an answer")
     return options
 
 

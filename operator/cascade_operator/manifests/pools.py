@@ -240,8 +240,8 @@ def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[st
                 f"--timeout={wait_s}",
             ]
         },
-        # The image, and the server's counts before and after it.
-        "timeoutSeconds": wait_s + 10,
+        # The image, and the server's counts before and after it: a busy machine is no dead model.
+        "timeoutSeconds": 3 * wait_s,
     }
     start_s = max(300, rounded_up(5 * pace.cold_s))
     return {
