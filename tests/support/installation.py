@@ -101,6 +101,17 @@ class Installation:
 
         return self.expect(look, within_s=120, what=f"the {component} to be ready")
 
+    def stop_routers(self) -> None:
+        """Leave no router, where a test needs none and a hundred cascades would keep it busy."""
+        (deployment,) = self.cluster.api.items(
+            f"/apis/apps/v1/namespaces/{self.namespace}/deployments", labelSelector=f"{COMPONENT}=router"
+        )
+        path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{deployment['metadata']['name']}"
+        self.cluster.api.patch(path, {"spec": {"replicas": 0}})
+        for pod in self.pods("router"):
+            self.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}", grace_s=0)
+        self.expect(lambda: not self.pods("router"), within_s=60, what="the routers to go")
+
     def kill(self, component: str) -> None:
         """SIGKILL to the processes of a component; the agent starts them again."""
         for pod in self.pods(component):

@@ -113,7 +113,8 @@ class Api:
     def _ask(self, method: str, path: str, query: Mapping[str, Any], body: Any = None, kind: str = "") -> Object:
         headers = {"Content-Type": kind or "application/json"}
         content = None if body is None else json.dumps(body)
-        return dict(_checked(self._http.request(method, path, params=query, content=content, headers=headers)).json())
+        answer = _checked(self._http.request(method, path, params=query, content=content, headers=headers))
+        return dict(answer.json())
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

@@ -105,6 +105,8 @@ class ControlPlane:
         self._wait("kube-apiserver", self._ready)
 
     def stop_api_server(self) -> None:
+        """SIGKILL: told to end, it would wait for the watches of its clients."""
+        self._processes["kube-apiserver"].kill()
         self._end("kube-apiserver")
 
     def requests(self, user: str) -> list[dict[str, Any]]:

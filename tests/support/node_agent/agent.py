@@ -94,11 +94,7 @@ class NodeAgent:
         self._api.create(
             "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": labels}}
         )
-        resources = {"pods": "1000", **node.capacity}
-        condition = {"type": "Ready", "status": "True", "reason": "NodeAgent", "message": "the node agent is here"}
-        condition |= {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
-        status = {"capacity": resources, "allocatable": resources, "conditions": [condition]}
-        self._api.patch(f"/api/v1/nodes/{node.name}/status", {"status": status}, "strategic")
+        self._post(node)
         self._nodes[node.name] = node
         wait_for(lambda: self._schedulable(node.name), within_s=60, what=f"Node {node.name} to be ready")
 
@@ -131,6 +127,14 @@ class NodeAgent:
                     parts.append(f"--- {name}: {container.state}, before {container.last_state}\n{text[-2500:]}")
         return "\n".join(parts)
 
+    def _post(self, node: Node) -> None:
+        """Tell the API that a Node is ready and what it offers."""
+        resources = {"pods": "1000", **node.capacity}
+        condition = {"type": "Ready", "status": "True", "reason": "NodeAgent", "message": "the node agent is here"}
+        condition |= {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
+        status = {"capacity": resources, "allocatable": resources, "conditions": [condition]}
+        self._api.patch(f"/api/v1/nodes/{node.name}/status", {"status": status}, "strategic")
+
     def _schedulable(self, name: str) -> bool:
         return not self._api.get(f"/api/v1/nodes/{name}")["spec"].get("taints")
 
@@ -162,7 +166,9 @@ class NodeAgent:
             pass
         elif not node.processes:
             self._mark(uid, item)
-        elif uid not in self._pods:
+        elif uid in self._pods:
+            self._pods[uid].compare(item)
+        else:
             self._pods[uid] = Pod(item, host=self._host, address=next(self._addresses))
             self._pods[uid].start()
 
@@ -201,12 +207,13 @@ class NodeAgent:
 
     async def _beat(self) -> None:
         while True:
-            for name in list(self._nodes):
+            for node in list(self._nodes.values()):
                 with contextlib.suppress(ApiError, httpx.TransportError):
-                    await self._host.ask(self._renew, name)
+                    await self._host.ask(self._renew, node)
             await asyncio.sleep(HEARTBEAT_S)
 
-    def _renew(self, name: str) -> None:
+    def _renew(self, node: Node) -> None:
+        name = node.name
         stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": stamp}
         try:
@@ -216,6 +223,10 @@ class NodeAgent:
                 raise
             lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec}
             self._api.create(LEASES, lease)
+        conditions = self._api.get(f"/api/v1/nodes/{name}")["status"].get("conditions") or []
+        if not any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions):
+            # The controller manager gave it up while the API server was away.
+            self._post(node)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)

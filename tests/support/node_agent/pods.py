@@ -99,6 +99,14 @@ class Pod:
         self._telling = self._host.spawn(self._tell())
         self._work = self._host.spawn(self._run())
 
+    def compare(self, seen: Object) -> None:
+        """Tell the API again where another has written that the pod is not ready, or that it is."""
+        told = [(c["type"], c["status"]) for c in self._last.get("conditions") or ()]
+        read = {c["type"]: c["status"] for c in (seen.get("status") or {}).get("conditions") or ()}
+        if any(read.get(kind, status) != status for kind, status in told):
+            self._last = {}
+            self._changed.set()
+
     def terminate(self, grace_s: float) -> None:
         """End it in good order and take it off the API; called again, it changes nothing."""
         if self._ending is None:

@@ -1,0 +1,177 @@
+"""A hundred cascades of four variants on one operator: changes are quick, rest is silent, memory is bounded."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from support.installation import CASCADES, Installation, installed
+from support.kube import Cluster, is_ready
+from support.kube_api import Follower, Object
+from support.node_agent import Node, NodeAgent
+from support.patience import patient_documents
+from support.waiting import throughout
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+NUMBER = 100
+VARIANTS = ("shapes-light", "shapes-heavy", "shapes-more", "shapes-most")
+SAMPLES = 40
+CHANGE_P95_S = 2.0
+REST_S = 30
+MOST_MEMORY = 1 << 30
+"""The chart's limit for the operator."""
+RESOURCE = "test.diffusioncascade.io/marked"
+LABEL = "test.diffusioncascade.io/marked"
+CLASS = {"name": "marked", "resource": RESOURCE, "nodeSelector": {LABEL: "yes"}, "pricePerHour": "1.00"}
+
+
+def documents() -> list[Object]:
+    """A profile of four variants, and a hundred cascades with one replica of each."""
+    cascade, profile = sorted(
+        patient_documents(
+            light_ms=150,
+            heavy_ms=600,
+            accelerator_class="marked",
+            objective={"latency": "12s"},
+            capacity={"accelerators": {"marked": 8}},
+        ),
+        key=lambda document: document["kind"] != "DiffusionCascade",
+    )
+    heavy = cascade["spec"]["variants"][-1]
+    for steps, name in enumerate(VARIANTS[2:], 30):
+        cascade["spec"]["variants"].append({**heavy, "name": name, "model": {**heavy["model"], "steps": steps}})
+        for rows in ("execution", "startup"):
+            like = [row for row in profile["spec"][rows] if row["variant"] == heavy["name"]]
+            profile["spec"][rows] += [{**row, "variant": name} for row in like]
+    for variant in cascade["spec"]["variants"]:
+        variant["replicas"] = {"min": 1, "max": 2}
+    cascades = []
+    for number in range(NUMBER):
+        cascades.append(copy.deepcopy(cascade))
+        cascades[-1]["metadata"]["name"] = f"cascade-{number:03}"
+    return [profile, *cascades]
+
+
+@dataclass
+class Watched:
+    """When each Deployment was first seen to want a number of replicas."""
+
+    seen: dict[tuple[str, str, int], float] = field(default_factory=dict)
+
+    def take(self, kind: str, item: Object) -> None:
+        labels = item["metadata"]["labels"]
+        key = (labels["diffusioncascade.io/cascade"], labels["diffusioncascade.io/variant"], item["spec"]["replicas"])
+        self.seen.setdefault(key, time.monotonic())
+
+
+@pytest.fixture(scope="module")
+def crowded(
+    control_plane: Cluster, nodes: NodeAgent, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Installation, str]]:
+    """An operator with a hundred cascades, all pods of which are said to be ready; no router."""
+    if control_plane.plane is None:
+        pytest.skip("counting requests takes an audit log: use KUBEBUILDER_ASSETS")
+    nodes.add_node(Node("marked-1", {"cpu": "4", RESOURCE: "2000"}, {LABEL: "yes"}, processes=False))
+    values: dict[str, Any] = {"acceleratorClasses": [CLASS]}
+    with installed(control_plane, nodes, tmp_path_factory.mktemp("redis"), **values) as installation:
+        installation.stop_routers()
+        namespace = control_plane.make_namespace()
+        try:
+            installation.apply(yaml.safe_dump_all(documents(), Dumper=yaml.CSafeDumper), namespace=namespace)
+            yield installation, namespace
+        finally:
+            installation.remove_cascades(namespace)
+            control_plane.remove_namespace(namespace)
+    nodes.remove_node("marked-1")
+
+
+def test_a_hundred_cascades_change_quickly_and_rest_silently(crowded: tuple[Installation, str]) -> None:
+    installation, namespace = crowded
+    begun = time.monotonic()
+    installation.expect(
+        lambda: sum(map(is_ready, installation.replicas(namespace))) == NUMBER * len(VARIANTS),
+        within_s=400,
+        what="all replicas",
+    )
+    print(f"\n{NUMBER} cascades with {len(VARIANTS)} pools each came up in {time.monotonic() - begun:.0f} s")
+    _wait_for_rest(installation)
+
+    resting = _writes(installation)
+    throughout(lambda: _writes(installation) == resting, for_s=REST_S, what="nothing changes, and something is written")
+    print(f"no write in {REST_S} s of rest; {_requests(installation)} requests in all")
+
+    watched = Watched()
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    follower = Follower(
+        installation.cluster.api,
+        path,
+        listed=lambda items: [watched.take("ADDED", item) for item in items] and None,
+        changed=watched.take,
+    )
+    follower.start()
+    try:
+        took = sorted(_change(installation, namespace, watched, f"cascade-{number:03}") for number in range(SAMPLES))
+    finally:
+        follower.stop()
+    p95 = statistics.quantiles(took, n=20)[-1]
+    memory = _memory(installation)
+    print(f"spec to Deployment: p50 {statistics.median(took):.2f} s, p95 {p95:.2f} s; operator {memory >> 20} MiB")
+    assert p95 < CHANGE_P95_S
+    assert memory < MOST_MEMORY
+
+
+def _change(installation: Installation, namespace: str, watched: Watched, name: str) -> float:
+    """Seconds from a spec that asks for one light replica more to the Deployment that does."""
+    path = f"{CASCADES.format(namespace=namespace)}/{name}"
+    variants = installation.cluster.api.get(path)["spec"]["variants"]
+    variants[0]["replicas"] = {"min": 2, "max": 2}
+    begun = time.monotonic()
+    installation.cluster.api.patch(path, {"spec": {"variants": variants}})
+    key = (name, VARIANTS[0], 2)
+    installation.expect(lambda: key in watched.seen, within_s=60, what=f"the Deployment of {name} to follow")
+    return watched.seen[key] - begun
+
+
+def _requests(installation: Installation) -> int:
+    plane = installation.cluster.plane
+    assert plane is not None
+    return len(plane.requests(installation.user))
+
+
+def _writes(installation: Installation) -> int:
+    """Requests of the operator so far that change something."""
+    plane = installation.cluster.plane
+    assert plane is not None
+    reading = ("get", "list", "watch")
+    return sum(entry["verb"] not in reading for entry in plane.requests(installation.user))
+
+
+def _wait_for_rest(installation: Installation) -> None:
+    """Until a few intervals went by without a write."""
+    last, since = _writes(installation), time.monotonic()
+
+    def rests() -> bool:
+        nonlocal last, since
+        now = _writes(installation)
+        if now != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since > 15
+
+    installation.expect(rests, within_s=300, what="writes to end")
+
+
+def _memory(installation: Installation) -> int:
+    """Resident bytes of the operator."""
+    (container,) = installation.agent.containers(
+        installation.namespace, installation.pods("operator")[0]["metadata"]["name"]
+    )
+    return int(psutil.Process(container.pid).memory_info().rss)
