@@ -25,6 +25,11 @@ pytestmark = [pytest.mark.chart, pytest.mark.cluster]
 FIRST = Path(__file__).parent / "fixtures" / "diffusion-cascade-0.1.0.tgz"
 SHAPES = (ROOT / "examples" / "shapes.yaml").read_text()
 ROUTER = "dc-diffusion-cascade-router"
+NEEDED = (
+    ("watch", "diffusioncascades.diffusioncascade.io"), ("patch", "diffusioncascades.diffusioncascade.io/status"),
+    ("list", "cascadeprofiles.diffusioncascade.io"), ("create", "deployments.apps"), ("delete", "deployments.apps"),
+    ("patch", "configmaps"), ("list", "pods"), ("patch", "pods"), ("delete", "pods"), ("create", "events"),
+)  # fmt: skip
 LONGEST_S = 20
 """The deadline of every request: what counts here is that a request is answered, however busy the machine."""
 HELD = "/api/v1/namespaces/{}/secrets/dc-diffusion-cascade-redis"
@@ -72,6 +77,37 @@ def test_install_upgrade_rollback_uninstall(control_plane: Cluster, home: str, n
     assert established(control_plane), "the definitions are kept, and with them the cascades"
     assert control_plane.api.get(f"{CASCADES.format(namespace=namespace)}/shapes")["spec"]["policy"]["weight"] == 100
     assert "2s" in control_plane.kubectl("get", "dcas", "--namespace", namespace)
+
+
+@pytest.mark.parametrize("inventory", [False, True])
+def test_the_operator_of_a_namespace_may_do_there_what_it_must_and_elsewhere_nothing(
+    control_plane: Cluster, home: str, namespace: str, inventory: bool
+) -> None:
+    helm = helm_on(control_plane, home, "helm3")
+    helm("install", RELEASE, CHART, "--set", f"watchNamespaces={{{namespace}}},rbac.inventory={str(inventory).lower()}")
+    try:
+        account = f"system:serviceaccount:{home}:dc-diffusion-cascade-operator"
+
+        def may(verb: str, resource: str, *where: str) -> bool:
+            return (
+                control_plane.kubectl("auth", "can-i", verb, resource, "--as", account, *where, check=False)[:3]
+                == "yes"
+            )
+
+        here, elsewhere, anywhere = ("-n", namespace), ("-n", home), ("--all-namespaces",)
+        for verb, resource in NEEDED:
+            assert may(verb, resource, *here), f"{verb} {resource}"
+            reads = inventory and resource == "pods" and verb in ("get", "list", "watch")
+            assert may(verb, resource, *elsewhere) == reads, f"{verb} {resource}"
+        assert may("list", "nodes", *anywhere) == inventory
+        for verb, resource in (
+            ("get", "secrets"),
+            ("create", "pods"),
+            ("create", "rolebindings.rbac.authorization.k8s.io"),
+        ):
+            assert not may(verb, resource, *here), f"{verb} {resource}"
+    finally:
+        helm("uninstall", RELEASE)
 
 
 @pytest.mark.slow
