@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.documents import DocumentError, read_resource
-from cascade_api.names import API_VERSION, GROUP, VERSION
+from cascade_api.documents import DocumentError
+from cascade_api.names import GROUP, VERSION
 from cascade_api.settings import OperatorSettings
 
+from .cluster_source import read_as
 from .clusters.kubernetes_api import (
     CASCADES,
     DEFINITIONS,
@@ -144,16 +145,11 @@ async def _plan(store: Store, raw: dict[str, Any]) -> Finding:
     """Whether a cascade's plan is there, and its routers follow it."""
     meta = raw["metadata"]
     subject = f"{meta['namespace']}/{meta['name']}"
-    bare = {"apiVersion": API_VERSION, "kind": "DiffusionCascade", "metadata": {"name": meta["name"]}}
     try:
-        cascade = read_resource(bare | {"spec": raw.get("spec")}, source=subject)
+        cascade = read_as(raw, DiffusionCascade)
     except DocumentError as error:
         return Finding(subject, str(error), True, "mend the field named")
-    assert isinstance(cascade, DiffusionCascade)  # noqa: S101 - by its kind
-    placed = cascade.model_copy(
-        update={"metadata": cascade.metadata.model_copy(update={"namespace": meta["namespace"]})}
-    )
-    seen = await store.observe(placed.ref, pools_of(placed))
+    seen = await store.observe(cascade.ref, pools_of(cascade))
     if seen is None or seen.plan is None:
         return Finding(
             subject, "no plan is published", True, f"see `cascade explain {meta['name']}` and the operator's log"

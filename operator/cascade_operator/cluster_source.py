@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from cascade_api.cascade import DiffusionCascade
+from cascade_api.cascade import DiffusionCascade, identity_problems
 from cascade_api.documents import DocumentError, read_resource
 from cascade_api.names import API_VERSION, CascadeRef
 from cascade_api.profile import CascadeProfile
@@ -55,7 +55,7 @@ class Judge:
     def judge(self, cascade: Document, profile: Document | None) -> Judged:
         """Read a cascade and its profile (None: not there), and see whether they can be planned."""
         try:
-            spec = _read(cascade.raw, DiffusionCascade)
+            spec = read_as(cascade.raw, DiffusionCascade)
         except DocumentError as error:
             return Judged(None, None, (Reason.INVALID_SPEC, _words(error)))
         if profile is None:
@@ -77,7 +77,7 @@ class Judge:
         if known is None or known[0] != identity:
             found: CascadeProfile | Complaint
             try:
-                found = _read(document.raw, CascadeProfile)
+                found = read_as(document.raw, CascadeProfile)
             except DocumentError as error:
                 found = Reason.PROFILE_INVALID, f"CascadeProfile {document.key[1]}: {_words(error)}"
             known = self._profiles[document.key] = (identity, found)
@@ -119,10 +119,14 @@ class ClusterSource:
 
     def _decide(self, ref: CascadeRef, document: Document, judged: Judged) -> Subject | Refused:
         status = _status(document.raw.get("status"))
+        valid = self._last_valid(ref, document.uid)
+        if valid is not None and judged.cascade is not None:
+            changed = identity_problems(valid[0].spec, judged.cascade.spec)
+            if changed:
+                judged = Judged(None, None, (Reason.INVALID_SPEC, "; ".join(map(": ".join, changed))))
         if judged.complaint is None and judged.cascade is not None and judged.profile is not None:
             self._valid[ref] = document.uid, judged.cascade, judged.profile
             return Subject(judged.cascade, judged.profile, status, uid=document.uid)
-        valid = self._last_valid(ref, document.uid)
         if valid is not None:
             cascade, profile = valid
             metadata = cascade.metadata.model_copy(update={"generation": document.generation})
@@ -146,7 +150,7 @@ class ClusterSource:
         return found
 
 
-def _read(raw: Mapping[str, Any], model: type[T]) -> T:
+def read_as(raw: Mapping[str, Any], model: type[T]) -> T:
     """A resource without what the API server adds; raises DocumentError."""
     meta = raw["metadata"]
     metadata = {key: meta[key] for key in ("name", "namespace", "generation") if key in meta}
