@@ -321,3 +321,19 @@ class DiffusionCascade(Document):
     @property
     def ref(self) -> CascadeRef:
         return CascadeRef(self.metadata.namespace, self.metadata.name)
+
+
+def identity_problems(before: CascadeSpec, after: CascadeSpec) -> list[tuple[str, str]]:
+    """What an update must not change, as (field, message): the models of variants that stay; empty when it does not.
+
+    API servers that know CEL refuse such an update themselves.
+    """
+    models = {variant.name: variant.model for variant in before.variants}
+    return [
+        (
+            f"spec.variants.{index}.model",
+            "is immutable: add a variant under a new name, then remove this one",
+        )
+        for index, variant in enumerate(after.variants)
+        if models.get(variant.name, variant.model) != variant.model
+    ]

@@ -110,6 +110,21 @@ async def test_a_bad_spec_leaves_the_last_good_one_in_force_and_names_the_field(
     assert (await world.subject()).complaint is None
 
 
+async def test_the_model_of_a_variant_that_stays_is_immutable_also_where_the_api_server_lets_it_change() -> None:
+    world = valid_world()
+    before = await world.subject()
+    variants = copy.deepcopy(cascade_json()["spec"]["variants"])
+    variants[1]["model"]["revision"] = "1" * 64
+    world.put(cascade_json(variants=variants))
+    after = await world.subject()
+    assert after.cascade.spec is before.cascade.spec
+    assert after.complaint == (
+        Reason.INVALID_SPEC, "spec.variants.1.model: is immutable: add a variant under a new name, then remove this one"
+    )  # fmt: skip
+    world.put(cascade_json())
+    assert (await world.subject()).complaint is None
+
+
 async def test_a_bad_profile_or_one_that_does_not_fit_does_the_same() -> None:
     world = valid_world()
     before = await world.subject()
