@@ -238,6 +238,9 @@ class Loop:
                 await self._cluster.act(moves)
             except ClusterFailed as error:
                 log.warning("a move was not begun; it is tried again", cascade=str(ref), error=str(error))
+            except Exception:
+                # One cascade's trouble is no other's.
+                log.exception("a move was not begun", cascade=str(ref))
         for action in actions:
             if isinstance(action, SetStatus):
                 await self._report(ref, action.status)

@@ -266,3 +266,17 @@ async def test_what_others_hold_is_not_there(world: World, control_plane: Cluste
         return await world.driver.inventory() == {"cpu": SLOTS - 2}
 
     await eventually(counted, within_s=60, what="the stranger to be counted")
+
+
+async def test_a_template_that_the_cluster_refuses_is_told_and_not_offered_at_every_tick(world: World) -> None:
+    await world.driver.act([world.start("light")])
+    await world.replicas(ready=1)
+    world.requests.clear()
+    for _ in range(3):
+        await world.change(podTemplate={"tolerations": [{"key": "a", "operator": "Sometimes"}]})
+    assert world.requests["deployments"] == 1
+    ((reason, text),) = world.notices
+    assert reason is Reason.INVALID_SPEC
+    assert "operator" in text
+    await world.change()
+    assert (await world.replicas(ready=1))[0].state is ReplicaState.READY

@@ -47,6 +47,10 @@ REVERT_EVERY_S: Final = 5.0
 """Pause between two reversals of edits on one object: another controller that insists is told, not fought."""
 
 
+REFUSED_PAUSE_S: Final = 30.0
+BAD_REQUEST, UNPROCESSABLE = 400, 422
+
+
 class KubernetesCluster:
     """The driver for a cluster."""
 
@@ -69,6 +73,7 @@ class KubernetesCluster:
         self._subjects: dict[CascadeRef, Subject] = {}
         self._baselines = Baselines()
         self._reverted_s: dict[str, float] = {}
+        self._refused: dict[tuple[CascadeRef, str], tuple[str, float]] = {}
         self._in_line: dict[str, tuple[int, Object]] = {}
         self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, Pool]]] = (-1, -1), {}
 
@@ -97,10 +102,11 @@ class KubernetesCluster:
             if subject.cascade.spec.policy.mode == "auto" and subject.profile is not None
         ]
         for result in await asyncio.gather(*work, return_exceptions=True):
+            # One cascade's trouble is no other's.
             if isinstance(result, ClusterFailed):
                 log.warning("what runs could not be brought in line", error=str(result))
             elif isinstance(result, BaseException):
-                raise result
+                log.error("what runs could not be brought in line", error=repr(result), exc_info=result)
 
     async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
         ref = moves[0].cascade
@@ -177,7 +183,7 @@ class KubernetesCluster:
             return
         manifest = self._manifest(ref, pool, change.wanted, sorted(change.stopping))
         if manifest is not None:
-            self._take(await self._api.apply(DEPLOYMENTS, manifest), manifest)
+            await self._apply(ref, manifest)
             return
         # A variant or class that the spec has no more: only its number is still of interest.
         patch: Object = {
@@ -241,7 +247,7 @@ class KubernetesCluster:
             self._notice(ref, Reason.EDIT_REVERTED, f"Deployment {pool.name}: {edited} was changed and is put right")
         else:
             log.info("updating", cascade=str(ref), pool=pool.name)
-        self._take(await self._api.apply(DEPLOYMENTS, manifest), manifest)
+        await self._apply(ref, manifest)
 
     def _may_revert(self, uid: str) -> bool:
         now = self._clock()
@@ -274,7 +280,21 @@ class KubernetesCluster:
         key = (subject.cascade, subject.profile, subject.uid, replicas, tuple(stopping))
         return self._baselines.made(f"{ref}/{pool.name}", key, build)
 
-    def _take(self, applied: Object, manifest: Object) -> None:
+    async def _apply(self, ref: CascadeRef, manifest: Object) -> None:
+        """Apply a Deployment; one that was refused is offered again after a while, rather than at every tick."""
+        name, now = manifest["metadata"]["name"], self._clock()
+        content = manifest["metadata"]["annotations"][ANNOTATION_CONTENT]
+        refused = self._refused.get((ref, name))
+        if refused is not None and refused[0] == content and now - refused[1] < REFUSED_PAUSE_S:
+            raise ClusterFailed(f"Deployment {name} was refused a moment ago")
+        try:
+            applied = await self._api.apply(DEPLOYMENTS, manifest)
+        except ApiRefused as error:
+            self._refused[ref, name] = content, now
+            if error.status in (BAD_REQUEST, UNPROCESSABLE):
+                self._notice(ref, Reason.INVALID_SPEC, f"spec.podTemplate: {error}")
+            raise
+        self._refused.pop((ref, name), None)
         self._baselines.keep(applied, manifest)
         self._mirror.deployments.put(applied)
 
