@@ -86,7 +86,7 @@ def crowded(
         installation.stop_routers()
         namespace = control_plane.make_namespace()
         try:
-            installation.apply(yaml.safe_dump_all(documents(), Dumper=yaml.CSafeDumper), namespace=namespace)
+            installation.apply(yaml.dump_all(documents(), Dumper=yaml.CSafeDumper), namespace=namespace)
             yield installation, namespace
         finally:
             installation.remove_cascades(namespace)
