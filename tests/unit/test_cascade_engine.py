@@ -18,6 +18,7 @@ from cascade_api.reasons import Refusal, Route
 from cascade_router.engine import generate
 from cascade_router.pools.clients import Prompt
 from cascade_router.pools.probing import probe_due
+from cascade_router.prompts.scorers import make_scorer
 from cascade_router.queue import WorkQueue
 from cascade_router.requests import Answer, GenerateRequest, Refused, new_id
 from cascade_router.runtime import CascadeRuntime
@@ -238,4 +239,4 @@ async def test_a_scorer_that_cannot_be_used_is_replaced_by_the_rules() -> None:
             {"shapes-light": endpoints(server)}, direct=0, scorer={"name": "learned", "source": "/nowhere"}
         )
         async with cascade(plan) as runtime:
-            assert (await ask(runtime)).hardness == pytest.approx(0.2)
+            assert (await ask(runtime)).hardness == pytest.approx(make_scorer("rules").score(EASY, draw=0.5))
