@@ -44,9 +44,22 @@ class PlannerSettings(BaseSettings):
     tick_max_s: float = Field(default=10.0, gt=0)
     pool_ticks: int = Field(default=10, ge=1, description="ticks between plans that may change pools")
     forecast_window: float = Field(default=2.0, gt=0, description="objectives of arrivals the forecast looks at")
-    forecast_margin: float = Field(default=1.03, ge=1)
-    light_utilisation: float = Field(default=0.95, gt=0, le=1)
-    heavy_utilisation: float = Field(default=0.97, gt=0, le=1)
+    forecast_margin: float = Field(default=1.0, ge=1, description="times the forecast; headroomPercent says the same")
+    light_utilisation: float = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="how busy a light pool may be planned; a cascade's headroomPercent lowers it",
+    )
+    heavy_utilisation: float = Field(default=1.0, gt=0, le=1, description="the same for a heavy pool")
+    escalation_offer: float = Field(
+        default=1.2,
+        ge=1,
+        description="times the escalations that fit a full heavy pool are asked for, where the rest is degraded",
+    )
+    moves_percent: int = Field(
+        default=25, ge=0, le=100, description="of a cascade's replicas may be out of service for a move, at least one"
+    )
     switch_price: float = Field(default=0.005, ge=0, description="metric units given up per switch saved")
     dear_switch_price: float = Field(
         default=0.02, ge=0, description="the same where a switch costs more than half an objective"

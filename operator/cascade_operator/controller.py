@@ -57,7 +57,7 @@ def decide(
     free = free_accelerators(snapshot)
     actions: list[Action] = []
     for it in situations:
-        actions += _act(it, snapshot, free, now)
+        actions += _act(it, snapshot, free, now, settings)
     remembered = Memory({str(it.ref): it.memory for it in situations})
     tick = min((settings.tick_s(it.objective_s) for it in situations), default=settings.tick_max_s)
     return Decision(tuple(actions), tuple(_diagnose(it) for it in situations), remembered, now + tick)
@@ -69,14 +69,16 @@ def free_accelerators(snapshot: Snapshot) -> dict[str, int]:
     return {name: max(count - used[name], 0) for name, count in (snapshot.inventory or {}).items()}
 
 
-def _act(it: Situation, snapshot: Snapshot, free: dict[str, int], now: float) -> list[Action]:
+def _act(
+    it: Situation, snapshot: Snapshot, free: dict[str, int], now: float, settings: PlannerSettings
+) -> list[Action]:
     """What one cascade needs done now, plans before replicas are drained; takes what it starts from ``free``."""
     actions: list[Action] = []
     if it.acts:
         if lost(it):
             it.memory = replace(it.memory, reason=Reason.REPLICAS_CHANGED)
-        it.moves = moves_now(it, free, now)
-        plan = plan_now(it, now)
+        it.moves = moves_now(it, free, now, settings)
+        plan = plan_now(it, now, settings)
         if plan is not None:
             it.published = plan
             it.memory = replace(it.memory, generation=plan.generation, published_at_s=now, store_was_away=False)

@@ -119,9 +119,10 @@ class ClosedLoop:
         ):
             capacity = self.ready.count(variant) * self.efficiency / seconds
             depth = self.queues.get(variant, 0.0) + (self.rate(self.elapsed) * part - capacity) * step_s
-            # What waits longer than the objective is refused.
+            # What waits longer than the objective is degraded where a light image may stand in, else refused.
             most = capacity * self.cascade.spec.objective.latency_s
-            self.late += max(0.0, depth - most) if capacity else 0.0
+            stands_in = variant == "heavy" and light > 0 and self.cascade.spec.policy.overload == "degrade"
+            self.late += max(0.0, depth - most) if capacity and not stands_in else 0.0
             self.queues[variant] = min(max(depth, 0.0), most) if capacity else max(depth, 0.0)
 
     def _settle(self) -> None:

@@ -60,7 +60,30 @@ def second_stage(**changes: Any) -> Accept | Make | Refuse:
 
 def test_a_prompt_goes_light_and_a_hard_one_direct() -> None:
     assert first_stage() == Make("light", "light.cpu", "light", pytest.approx(NOW + 0.99))  # type: ignore[arg-type]
-    assert first_stage(direct=True) == Make("heavy", "heavy.cpu", "heavy", pytest.approx(NOW + 0.9))  # type: ignore[arg-type]
+    strict = first_stage(direct=True, overload="strict")
+    assert strict == Make("heavy", "heavy.cpu", "heavy", pytest.approx(NOW + 0.9))  # type: ignore[arg-type]
+
+
+def test_where_a_light_image_stands_in_half_the_slack_is_waited_for_the_heavy_model() -> None:
+    for wait, stage in ((0.4, "heavy"), (0.5, "light")):
+        step = first_stage(direct=True, heavy=[pool("heavy", wait=wait)])
+        assert isinstance(step, Make)
+        assert (step.stage, step.degraded) == (stage, stage == "light")
+    for step in (first_stage(direct=True), second_stage()):
+        assert isinstance(step, Make)
+        assert step.start_by == pytest.approx(NOW + 0.45)
+    assert second_stage(heavy=[pool("heavy", wait=0.5)]) == Accept(degraded=True)
+    assert isinstance(second_stage(heavy=[pool("heavy", wait=0.5)], overload="strict"), Make)
+
+
+def test_any_model_that_can_still_make_the_image_goes_before_a_refusal() -> None:
+    step = first_stage(light=[pool("light", wait=2.0)])
+    assert isinstance(step, Make)
+    assert (step.stage, step.degraded) == ("heavy", False)
+    step = first_stage(direct=True, light=[pool("light", wait=2.0)], heavy=[pool("heavy", wait=0.8)])
+    assert isinstance(step, Make)
+    assert step.stage == "heavy"
+    assert isinstance(first_stage(light=[pool("light", wait=2.0)], overload="strict"), Refuse)
 
 
 def test_of_several_pools_the_one_that_finishes_first_is_taken() -> None:

@@ -98,7 +98,7 @@ def test_a_plan_carries_all_that_a_router_needs() -> None:
     assert heavy.execution_s[1] == pytest.approx(0.04)
     assert plan.objective_s == 2
     assert plan.generation == int(NOW * 1000)
-    assert plan.expected.demand == pytest.approx(20 * 1.03)
+    assert plan.expected.demand == pytest.approx(20)
     assert 0.9 < plan.expected.quality <= 0.98
     assert 0.04 < plan.expected.latency_p99 < 2
     row = plan.rows[0]
@@ -283,7 +283,7 @@ def test_an_operator_without_cascades_decides_nothing() -> None:
 def test_diagnostics_tell_demand_and_reason() -> None:
     (found,) = decided(make_view(demand=make_demand(20, now=NOW), replicas=BOTH)).diagnostics
     assert found.reason == "InitialPlan"
-    assert found.figures["demand"] == pytest.approx(20.6)
+    assert found.figures["demand"] == pytest.approx(20)
 
 
 def test_cascades_do_not_take_each_other_s_accelerators() -> None:
@@ -327,3 +327,32 @@ def test_variants_that_the_spec_no_longer_has_make_room_one_at_a_time() -> None:
     decision = decided(view, memory=memory, now=NOW + 1)
     assert [type(action) for action in moved(decision)] == [Drain]
     assert published(decision) is None
+
+
+def offered(rate: float, **policy: Any) -> tuple[float, float]:
+    """Escalations that the plan asks for per prompt, and those that its heavy pool can serve beside direct ones."""
+    cascade = make_cascade(**policy)
+    decision = decided(make_view(cascade=cascade, demand=make_demand(rate, now=NOW), replicas=BOTH))
+    plan = published(decision)
+    assert plan is not None
+    asked = sum(row.share * (1 - row.direct) * row.escalation for row in plan.rows)
+    direct = sum(row.share * row.direct for row in plan.rows)
+    return asked, 25 * (1 - cascade.spec.policy.headroom_percent / 100) / rate - direct
+
+
+def test_a_full_heavy_pool_is_offered_more_escalations_than_fit_where_the_rest_is_degraded() -> None:
+    asked, fits = offered(100)
+    assert asked == pytest.approx(1.2 * fits, rel=0.02)
+    asked, fits = offered(100, policy__overload="strict")
+    assert asked <= fits + 1e-6
+    asked, fits = offered(10)
+    assert asked <= fits, "a pool that is not full is offered what is planned"
+
+
+def test_several_replicas_may_move_at_once_in_a_large_cascade() -> None:
+    cascade = make_cascade(capacity__accelerators={"cpu": 8})
+    replicas = (*(make_replica(f"cpu-{i}", "heavy") for i in range(7)), make_replica("cpu-7", "light"))
+    decision = decided(
+        make_view(cascade=cascade, demand=make_demand(900, now=NOW), replicas=replicas), inventory={"cpu": 8}
+    )
+    assert len([a for a in moved(decision) if isinstance(a, Drain)]) == 2

@@ -21,8 +21,11 @@ def moves(
     free: int = 0,
     left: Collection[PoolKey] = (),
     now: float = 100.0,
+    at_once: int = 1,
 ) -> Moves:
-    return next_moves(REF, replicas=replicas, target=target, free={"cpu": free}, left=left, now=now, grace_s=2.0)
+    return next_moves(
+        REF, replicas=replicas, target=target, free={"cpu": free}, left=left, now=now, grace_s=2.0, at_once=at_once
+    )
 
 
 def test_on_free_accelerators_everything_starts_at_once() -> None:
@@ -117,3 +120,31 @@ def test_a_target_that_changes_back_reuses_the_draining_replica() -> None:
 def test_the_same_situation_gives_the_same_steps() -> None:
     replicas = [make_replica("cpu-0", "light"), make_replica("cpu-1", "light")]
     assert moves(replicas, {LIGHT: 1, HEAVY: 1}) == moves(list(reversed(replicas)), {LIGHT: 1, HEAVY: 1})
+
+
+def test_several_replicas_of_a_pool_are_drained_at_once_but_never_its_last_one() -> None:
+    replicas = [make_replica(f"cpu-{number}", "light") for number in range(5)]
+    for at_once, drained in ((1, 1), (3, 3), (9, 4)):
+        found = moves(replicas, {HEAVY: 5}, at_once=at_once)
+        assert len(found.actions) == drained
+    assert len(moves(replicas, {HEAVY: 5}, at_once=9, left={LIGHT}).actions) == 5
+
+
+def test_replicas_out_of_service_already_count_among_those_that_may_be() -> None:
+    replicas = [make_replica(f"cpu-{number}", "light") for number in range(4)]
+    busy = [make_replica(f"cpu-{number}", "light", "draining", in_flight=2, since_s=99.5) for number in (4, 5)]
+    found = moves([*replicas, *busy], {LIGHT: 1, HEAVY: 5}, at_once=3)
+    assert len(found.actions) == 1
+
+
+def test_a_pool_that_nobody_serves_gets_its_first_replica_before_another_its_second() -> None:
+    turbo = ("turbo", "cpu")
+    replicas = [
+        make_replica("cpu-0", "heavy"),
+        make_replica("cpu-1", "light", "draining", in_flight=0),
+        make_replica("cpu-2", "light", "draining", in_flight=0),
+    ]
+    found = moves(replicas, {HEAVY: 5, turbo: 1})
+    assert [a.variant for a in found.actions if isinstance(a, Start)] == ["turbo", "heavy"]
+    free = moves(replicas[:1], {HEAVY: 5, turbo: 1}, free=1)
+    assert [a.variant for a in free.actions if isinstance(a, Start)] == ["turbo"]

@@ -52,7 +52,17 @@ def test_rows_that_need_a_variant_too_slow_for_the_objective_are_left_out() -> N
 
 def test_strict_overload_keeps_more_of_the_heavy_pool_idle_than_degrading_does() -> None:
     degrading, strict = make_stages(degrade=True).of(Role.HEAVY)[0], make_stages(degrade=False).of(Role.HEAVY)[0]
-    assert degrading.reserve < strict.reserve == degrading.direct_reserve
+    assert degrading.reserve == 0 < strict.reserve == strict.direct_reserve
+
+
+def test_degrading_keeps_idle_time_for_what_goes_to_the_heavy_pool_directly_and_has_nothing_else() -> None:
+    heavy = make_stages(degrade=True).of(Role.HEAVY)[0]
+    assert 0 < heavy.direct_reserve < make_stages(degrade=False).of(Role.HEAVY)[0].direct_reserve
+
+
+def test_degrading_leaves_the_light_stage_the_whole_objective() -> None:
+    degrading, strict = make_stages(degrade=True).of(Role.LIGHT)[0], make_stages(degrade=False).of(Role.LIGHT)[0]
+    assert 0 < degrading.reserve < strict.reserve
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_left_out() -> None:

@@ -30,6 +30,11 @@ def test_every_request_ends_once_and_the_same_seed_repeats_everything() -> None:
     assert first.outcomes.latency_s.tolist() != other.outcomes.latency_s.tolist()
 
 
+def test_a_trace_begins_with_what_its_opening_rate_needs() -> None:
+    opening = played(make_scenario("poisson:rate=6,seconds=20")).outcomes
+    assert not opening.violations[opening.arrival_s < 3].any()
+
+
 def test_shares_served_follow_the_plan_at_a_steady_load() -> None:
     run = played(make_scenario("poisson:rate=4,seconds=60"))
     outcomes = run.outcomes

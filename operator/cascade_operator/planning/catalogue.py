@@ -51,6 +51,12 @@ class Prepared:
     spec_print: str
     profile_print: str
 
+    @property
+    def switch_s(self) -> float:
+        """Seconds within which any variant can be had in place of another."""
+        keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
+        return max((self.timings.switch_s(*key) for key in keys), default=0.0)
+
 
 def prices_per_hour(classes: Sequence[AcceleratorClass]) -> dict[str, float]:
     """Price of one accelerator by class."""

@@ -1,4 +1,4 @@
-"""How many requests per second to plan for: an arrival-rate forecast, fast up and slow down.
+"""How many requests per second to plan for: an arrival-rate forecast for when a decision takes effect.
 
 Counts come per whole second; a second that is absent had no arrivals, and so had the time before the oldest
 count only if that lies before the window: after a restart the window begins with what is known. Queries that
@@ -14,13 +14,16 @@ from typing import Protocol
 from ..snapshot import Demand
 
 LEAST_WINDOW_S = 4.0
-LEAST_RECENT_S = 2.0
-RECENT_PART = 0.25
-"""The part of the window that may raise the forecast alone."""
-SURGE_SIGMAS = 2.0
-"""How far above the window's mean, in Poisson standard deviations, the recent part counts as a rise."""
-STEADY_SIGMAS = 3.0
-"""How far below the rate that pools were sized for, in the same measure, the rate must fall to size them anew."""
+TREND_S = 12.0
+"""Least seconds that a trend is read from; fewer tell little beside chance."""
+TREND_SIGMAS = 0.5
+"""Standard errors that a trend is taken to be smaller than it looks; below one it is none."""
+RECENT_PARTS = (1 / 12, 1 / 6)
+"""Parts of the window that alone may tell a surge."""
+FALL_PART = 1 / 4
+"""The part of the window that tells how far a fall has come."""
+SURGE_SIGMAS = 4.0
+"""How far above the window's mean, in Poisson standard deviations, a recent part counts as a surge."""
 LEAST_SPAN_S = 2.0
 FLUSH_LAG_S = 0.3
 """Routers report a second's arrivals up to a quarter second later."""
@@ -28,10 +31,19 @@ FLUSH_LAG_S = 0.3
 
 @dataclass(frozen=True)
 class Forecast:
-    """Requests per second, without margin, as of a time in Unix seconds."""
+    """Requests per second, without margin, as of a time in Unix seconds.
+
+    ``trend`` is their change per second, ``least`` what a falling rate does not go below.
+    """
 
     rate: float
     at_s: float
+    trend: float = 0.0
+    least: float = 0.0
+
+    def after(self, seconds: float) -> float:
+        """The rate so many seconds later."""
+        return max(self.rate + self.trend * seconds, self.least)
 
 
 class Forecaster(Protocol):
@@ -41,19 +53,25 @@ class Forecaster(Protocol):
 
 
 def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast:
-    """The window's mean rate; at once the recent rate where that rose beyond chance.
+    """The window's mean, carried on along the trend that stands out from chance; at once the rate of a surge.
 
-    What the last forecast had above the mean is given up by halves, one every half window.
+    A fall is followed no further than the last part of the window has come.
     """
     window_s = max(window_s, LEAST_WINDOW_S)
     mean = _rate(demand, now=now, seconds=window_s)
-    recent_s = max(window_s * RECENT_PART, LEAST_RECENT_S)
-    recent = _rate(demand, now=now, seconds=recent_s)
-    rate = recent if recent > mean + SURGE_SIGMAS * math.sqrt(max(mean, 1 / recent_s) / recent_s) else mean
-    if last is not None and last.rate > mean:
-        elapsed = max(now - last.at_s, 0.0)
-        rate = max(rate, mean + (last.rate - mean) * 0.5 ** (2 * elapsed / window_s))
-    return Forecast(rate, now)
+    recent = [
+        (seconds, _rate(demand, now=now, seconds=seconds))
+        for seconds in (math.ceil(max(window_s * part, number + 1)) for number, part in enumerate(RECENT_PARTS))
+    ]
+    surges = [
+        rate for seconds, rate in recent if (rate - mean) * seconds > SURGE_SIGMAS * math.sqrt(max(mean * seconds, 1.0))
+    ]
+    if surges:
+        return Forecast(max(surges), now, least=max(surges))
+    trend = _trend(demand, now=now, seconds=max(window_s, TREND_S))
+    lag_s = now - _last_second(now) + window_s / 2
+    least = min(mean, _rate(demand, now=now, seconds=window_s * FALL_PART))
+    return Forecast(max(mean + trend * lag_s, least), now, trend, least)
 
 
 def moving_average(demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast:
@@ -65,25 +83,34 @@ def moving_average(demand: Demand, *, now: float, window_s: float, last: Forecas
     return Forecast(last.rate * kept + rate * (1 - kept), now)
 
 
-def steady(rate: float, *, planned: float | None, window_s: float) -> float:
-    """The rate to size pools for: the one planned for, as long as it is no less and above by chance alone.
-
-    Pools are dearer to change than shares, so a rate that wavers within three Poisson deviations leaves them be.
-    """
-    if planned is None:
-        return rate
-    slack = STEADY_SIGMAS * math.sqrt(rate / max(window_s, LEAST_WINDOW_S))
-    return min(max(planned, rate), rate + slack)
-
-
 def clearing_rate(waiting: int, *, objective_s: float) -> float:
     """Requests per second that clear what waits in a pool within half an objective."""
     return waiting / (objective_s / 2)
 
 
+def _last_second(now: float) -> int:
+    """The end of the last whole second that the routers have reported in full."""
+    return math.floor(now - FLUSH_LAG_S)
+
+
+def _trend(demand: Demand, *, now: float, seconds: float) -> float:
+    """Change of the rate per second by least squares, less what chance could make of it; 0 until all is known."""
+    end, number = _last_second(now), math.ceil(seconds)
+    if not demand.counts or min(second for second, _ in demand.counts) > end - number:
+        return 0.0
+    counts = dict(demand.counts)
+    arrivals = [counts.get(end - number + index, 0) for index in range(number)]
+    middle, mean = (number - 1) / 2, sum(arrivals) / number
+    spread = sum((index - middle) ** 2 for index in range(number))
+    slope = sum((index - middle) * count for index, count in enumerate(arrivals)) / spread
+    # Arrivals by chance alone have a variance of their mean in each second.
+    chance = TREND_SIGMAS * math.sqrt(max(mean, 1 / number) / spread)
+    return math.copysign(max(abs(slope) - chance, 0.0), slope)
+
+
 def _rate(demand: Demand, *, now: float, seconds: float) -> float:
-    """Mean rate over the last ``seconds`` whole seconds that the routers have reported in full."""
-    end = math.floor(now - FLUSH_LAG_S)
+    """Mean rate over the last ``seconds`` whole seconds that are known."""
+    end = _last_second(now)
     start = end - math.ceil(seconds)
     if not demand.counts:
         return 0.0

@@ -30,10 +30,10 @@ class CascadeMemory:
     """One cascade between ticks.
 
     ``target`` is what the last pool decision wants (None: none was made), with its ``reason``, ``verdict`` and
-    ``binding`` words, when it was made and for which demand. ``backlog_demand`` is the demand
-    that the pools were sized for when a queue last grew beyond what the profile promises. ``generation`` is the
-    last published. ``parked``: nothing ran since nobody asked, and nothing serves yet; ``asked_at_s`` is when somebody
-    last did.
+    ``binding`` words, when it was made and for which demand. ``distrust`` is how many times the demand the pools were
+    sized for when a queue last grew that the load did not explain: the profile promises too much. ``generation`` is
+    the last published. ``parked``: nothing ran since nobody asked, and nothing serves yet; ``asked_at_s`` is when
+    somebody last did.
     """
 
     target: tuple[TargetPool, ...] | None = None
@@ -43,8 +43,8 @@ class CascadeMemory:
     cost_per_hour: float = 0.0
     decided_at_s: float = 0.0
     decided_demand: float | None = None
-    backlog_demand: float = 0.0
-    backlog_at_s: float = 0.0
+    distrust: float = 1.0
+    distrust_at_s: float = 0.0
     forecast: Forecast | None = None
     spec_print: str = ""
     profile_print: str = ""

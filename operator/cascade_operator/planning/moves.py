@@ -62,19 +62,21 @@ def next_moves(
 
     for replica in (r for r in replicas if r.state is ReplicaState.FAILED):
         moving = True
-        successor = _successor(replica, deficit)
+        successor = _successor(replica, deficit, serving)
         if successor is None:
             actions.append(Stop(ref, replica.id))
             continue
         deficit[successor] -= 1
+        serving[successor] += 1
         actions.append(Start(ref, replica.id, replica.accelerator_class, successor[0]))
 
     for replica in (r for r in replicas if r.state is ReplicaState.DRAINING):
         moving = True
-        successor = _successor(replica, deficit)
+        successor = _successor(replica, deficit, serving)
         if successor is not None:
             # Pledged even while it still drains, so that no other replica is taken for the same purpose.
             deficit[successor] -= 1
+            serving[successor] += 1
         if not drained(replica, now=now, grace_s=grace_s):
             continue
         if successor is None:
@@ -83,7 +85,7 @@ def next_moves(
             actions.append(Start(ref, replica.id, replica.accelerator_class, successor[0]))
 
     remaining = dict(free)
-    for key in sorted(+deficit):
+    for key in sorted(+deficit, key=lambda k: (serving[k] > 0, k)):
         variant, accelerator_class = key
         while deficit[key] > 0 and remaining.get(accelerator_class, 0) > 0:
             remaining[accelerator_class] -= 1
@@ -104,18 +106,21 @@ def next_moves(
         )
         if not ready:
             continue
-        if len(ready) == 1 and key not in left:
+        may_go = len(ready) if key in left else len(ready) - 1
+        if not may_go:
             vacate = vacate or key
-            continue
-        actions.append(Drain(ref, ready[0].id))
-        out += 1
+        for replica in ready[: min(surplus[key], may_go, at_once - out)]:
+            actions.append(Drain(ref, replica.id))
+            out += 1
     return Moves(tuple(actions), vacate, moving)
 
 
-def _successor(replica: Replica, deficit: Counter[PoolKey]) -> PoolKey | None:
-    """What a replica that is out of service shall serve next: its own variant if that is wanted, else the neediest."""
-    own = pool_of(replica)
-    if deficit[own] > 0:
-        return own
+def _successor(replica: Replica, deficit: Counter[PoolKey], serving: Counter[PoolKey]) -> PoolKey | None:
+    """What a replica that is out of service shall serve next.
+
+    A pool that nobody serves or starts comes first: a chain can be used only once it has both of its stages. Then its
+    own variant if that is wanted, else the neediest.
+    """
     wanted = [key for key in sorted(+deficit) if key[1] == replica.accelerator_class]
-    return max(wanted, key=lambda key: deficit[key], default=None)
+    own = pool_of(replica)
+    return max(wanted, key=lambda key: (not serving[key], key == own, deficit[key]), default=None)

@@ -38,18 +38,26 @@ def timestamp(now: float) -> str:
     return datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def rows_of(mixture: Mixture, prepared: Prepared, reports: Sequence[RouterReport]) -> list[PlanRow]:
-    """Plan rows of a mixture; the largest takes what rounding leaves, so that the shares add up to 1."""
+def rows_of(
+    mixture: Mixture, prepared: Prepared, reports: Sequence[RouterReport], *, offer: float = 1.0
+) -> list[PlanRow]:
+    """Plan rows of a mixture; the largest takes what rounding leaves, so that the shares add up to 1.
+
+    ``offer`` times the escalations that fit are asked for.
+    """
     ordered = sorted(mixture, key=lambda p: -p.share)
     shares = [round(p.share, 4) for p in ordered]
     shares[0] = 1.0 - sum(shares[1:])
     return [
-        _row(share, portion.row, prepared, reports) for share, portion in zip(shares, ordered, strict=True) if share > 0
+        _row(share, portion.row, prepared, reports, offer)
+        for share, portion in zip(shares, ordered, strict=True)
+        if share > 0
     ]
 
 
-def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterReport]) -> PlanRow:
+def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterReport], offer: float) -> PlanRow:
     direct, escalation = routed(row)
+    escalation = min(round(escalation * offer, 4), 1.0)
     return PlanRow(
         share=share,
         light=row.light,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,24 +14,32 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 from ..snapshot import ReplicaState, Snapshot
 from .allocation import allocate
 from .catalogue import prices_per_hour, with_demand
-from .demand import steady
+from .demand import LEAST_WINDOW_S
 from .memory import target_of
 from .moves import pool_of
 from .parking import park, waits_for_requests
-from .problem import Allocation, CascadeProblem, Problem
+from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
 from .shares import best_sharing
-from .situation import Situation, backlog, batches
+from .situation import Situation, backlog, batches, firm_variants
 
 RISE = 1.1
 """Demand above what the pools were decided for by this factor lets an emergency decide again at once."""
+JUMP = 1.5
+"""The same for demand with what waits on top, which wavers more."""
 EMERGENCY_TICKS = 4
 """Ticks between two emergency decisions at the same demand."""
 LIGHT_BACKLOG = 1 / 8
 """Part of the objective that a light pool's queue may take to serve before it is an emergency."""
 DIRECT_BACKLOG = 1 / 4
 """The same for a pool that prompts reach directly and where they cannot be degraded."""
+CHANCE_SIGMAS = 3.0
+"""Poisson standard deviations by which demand may exceed its forecast by chance."""
+SLIGHT = 0.01
+"""Share of the demand that is not worth keeping pools for."""
 DISTRUST = 30.0
-"""Objectives for which a demand that grew a backlog is not believed to be smaller, unless it halved."""
+"""Objectives for which a profile is not believed after a backlog that the load did not explain."""
+EXPLAINS = 0.85
+"""The part of what its profile promises from which a pool's load explains a backlog by chance."""
 LEAST_PART = 0.5
 """A backlog counts as this many requests at most for each that reach its pool."""
 
@@ -53,10 +62,13 @@ def decide_pools(
         return
     others = Counter(r.accelerator_class for it in situations if it not in planned for r in it.view.replicas)
     inventory = {name: max(count - others[name], 0) for name, count in (snapshot.inventory or {}).items()}
-    problems = tuple(_pool_problem(it, now, settings) for it in planned)
+    problems = tuple(_pool_problem(it, now) for it in planned)
     answers = allocate(Problem(problems, inventory, prices_per_hour(classes), settings.seed))
     for it, problem in zip(planned, problems, strict=True):
-        _adopt(it, problem, answers[it.ref], snapshot, now)
+        answer = answers[it.ref]
+        if it.due is Reason.DEMAND_FELL and _too_tight(it, answer, settings):
+            answer = replace(answer, pools=it.memory.pools)
+        _adopt(it, problem, answer, snapshot, now)
 
 
 def _due(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSettings) -> Reason | None:
@@ -73,60 +85,62 @@ def _due(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSetting
     if memory.ceilings and dict(memory.ceilings) != dict(snapshot.inventory or {}):
         return Reason.CAPACITY_CHANGED
     tick = settings.tick_s(it.objective_s)
-    rose = it.rate > RISE * (memory.decided_demand or 0.0)
+    decided = memory.decided_demand or 0.0
+    rose = it.pool_rate > RISE * decided or _wanted(it) > JUMP * decided
     if rose or now - memory.decided_at_s >= EMERGENCY_TICKS * tick:
         emergency = _emergency(it)
         if emergency is not None:
             return emergency
-    # On its way down the demand passes regimes that are not worth two switches.
-    if now - memory.decided_at_s >= settings.pool_ticks * tick and not it.falling:
-        return Reason.DEMAND_ROSE if it.rate > (memory.decided_demand or 0.0) else Reason.DEMAND_FELL
+    if now - memory.decided_at_s >= settings.pool_ticks * tick:
+        return Reason.DEMAND_ROSE if it.pool_rate > (memory.decided_demand or 0.0) else Reason.DEMAND_FELL
     return None
 
 
 def _emergency(it: Situation) -> Reason | None:
     """Whether the target itself cannot carry the load: shares cannot mend that."""
-    problem = with_demand(it.known, demand=it.rate, running={}, running_batch={})
+    problem = with_demand(it.known, demand=it.pool_rate, running={}, running_batch={})
     target = best_sharing(problem, it.memory.pools)
     if target.shed > 0:
         return Reason.DEMAND_ROSE
     for key, size in it.memory.pools.items():
         part = _backlog_part(it, key[0])
-        if part is None or not size.replicas:
-            continue
-        waiting = (it.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
-        rounds = waiting / size.batch / size.replicas
-        seconds = it.known.timings.execution_s(*key).get(size.batch, 0.0)
-        if rounds * seconds > part * it.objective_s:
+        if part is not None and _waiting_s(it, key, size) > part * it.objective_s:
             return Reason.BACKLOG_GREW
     return None
 
 
+def _waiting_s(it: Situation, key: PoolKey, size: PoolSize) -> float:
+    """Seconds that a pool of that size takes for what waits for it."""
+    waiting = (it.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
+    seconds = it.known.timings.execution_s(*key).get(size.batch, 0.0)
+    return waiting / size.batch / size.replicas * seconds if size.replicas else 0.0
+
+
 def _backlog_part(it: Situation, variant: str) -> float | None:
     """Part of the objective that a variant's queue may take; None where what waits can be degraded."""
+    if variant not in firm_variants(it):
+        return None
     rows = it.view.plan.rows if it.view.plan is not None else []
-    if any(row.light == variant and row.direct < 1 for row in rows):
-        return LIGHT_BACKLOG
-    return DIRECT_BACKLOG if any(row.heavy == variant and row.direct > 0 for row in rows) else None
+    return LIGHT_BACKLOG if any(row.light == variant and row.direct < 1 for row in rows) else DIRECT_BACKLOG
 
 
-def _pool_problem(it: Situation, now: float, settings: PlannerSettings) -> CascadeProblem:
-    """What the allocation is asked: demand held steady, what waits on top, and what runs.
+def _pool_problem(it: Situation, now: float) -> CascadeProblem:
+    """What the allocation is asked: the demand with what waits on top, and what runs.
 
-    A backlog is expressed as prompts: what waits for a pool, for each prompt that reaches it. Where one grew, the
-    profile promised too much, so the demand it was cleared at holds on for a while.
+    While a backlog stands, pools are not made for less than before.
     """
-    demand = steady(
-        it.rate,
-        planned=it.memory.decided_demand,
-        window_s=settings.forecast_window * it.objective_s,
-    )
-    demand += sum(rate / max(_reached(it, variant), LEAST_PART) for variant, rate in backlog(it).items())
-    held = it.memory.backlog_demand
-    if now - it.memory.backlog_at_s < DISTRUST * it.objective_s and it.rate > held / 2:
-        demand = max(demand, held)
+    demand = _wanted(it)
+    if it.due is Reason.BACKLOG_GREW:
+        demand = max(demand, it.memory.decided_demand or 0.0)
+    if now - it.memory.distrust_at_s < DISTRUST * it.objective_s:
+        demand = max(demand, it.memory.distrust * it.pool_rate)
     running = Counter(pool_of(r) for r in it.view.replicas if r.state in (ReplicaState.READY, ReplicaState.STARTING))
     return with_demand(it.known, demand=demand, running=running, running_batch=batches(it))
+
+
+def _wanted(it: Situation) -> float:
+    """Prompts per second that new pools must serve: what arrives, and what waits for each that reaches its pool."""
+    return it.pool_rate + sum(rate / max(_reached(it, variant), LEAST_PART) for variant, rate in backlog(it).items())
 
 
 def _reached(it: Situation, variant: str) -> float:
@@ -136,16 +150,45 @@ def _reached(it: Situation, variant: str) -> float:
     return light + sum(row.share * row.heavy_share for row in rows if row.heavy == variant)
 
 
+def _promised_too_much(it: Situation, now: float) -> bool:
+    """Whether a backlog stands in a pool that should carry its load with ease, and has been there for long enough.
+
+    What waited before the pool was as large as it is has been answered or refused within an objective.
+    """
+    settled = (r for r in it.view.replicas if r.state is ReplicaState.READY and now - r.since_s >= it.objective_s)
+    ready = Counter(pool_of(r) for r in settled)
+    rows = it.view.plan.rows if it.view.plan is not None else []
+    for key, size in it.memory.pools.items():
+        part, seconds = _backlog_part(it, key[0]), it.known.timings.execution_s(*key).get(size.batch, 0.0)
+        if part is None or ready[key] < size.replicas or _waiting_s(it, key, size) <= part * it.objective_s:
+            continue
+        load = it.rate * sum(
+            row.share * ((row.light == key[0]) * (1 - row.direct) + (row.heavy == key[0]) * row.heavy_share)
+            for row in rows
+        )
+        if seconds and load < EXPLAINS * size.replicas * size.batch / seconds:
+            return True
+    return False
+
+
+def _too_tight(it: Situation, answer: Allocation, settings: PlannerSettings) -> bool:
+    """Whether smaller pools would shed load that may come by chance, and that the present target would serve."""
+    window_s = max(settings.forecast_window * it.objective_s, LEAST_WINDOW_S)
+    demand = it.pool_rate + CHANCE_SIGMAS * math.sqrt(it.pool_rate / window_s)
+    problem = with_demand(it.known, demand=demand, running={}, running_batch={})
+    return best_sharing(problem, answer.pools).shed > best_sharing(problem, it.memory.pools).shed + SLIGHT
+
+
 def _adopt(it: Situation, problem: CascadeProblem, answer: Allocation, snapshot: Snapshot, now: float) -> None:
     """Remember the allocation as the target; its reason changes only where the target does."""
     memory = it.memory
     if target_of(answer.pools) != memory.target or it.due in (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED):
         it.news = it.due or Reason.CAPACITY_CHANGED
-    grew = it.due is Reason.BACKLOG_GREW
+    slower = it.due is Reason.BACKLOG_GREW and _promised_too_much(it, now)
     it.memory = replace(
         memory,
-        backlog_demand=problem.demand if grew else memory.backlog_demand,
-        backlog_at_s=now if grew else memory.backlog_at_s,
+        distrust=problem.demand / it.pool_rate if slower else memory.distrust,
+        distrust_at_s=now if slower else memory.distrust_at_s,
         target=target_of(answer.pools),
         reason=it.news or memory.reason,
         verdict=answer.verdict,

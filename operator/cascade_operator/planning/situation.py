@@ -18,18 +18,15 @@ from .memory import CascadeMemory, Memory
 from .moves import Moves, pool_of
 from .problem import PoolKey
 
-STILL = 0.97
-"""A forecast that keeps this part of the last tick's is not falling."""
-
 
 @dataclass(eq=False)
 class Situation:
     """A cascade, and what this tick found out about it.
 
     ``refused`` and ``held`` are (reason, message) where it cannot be planned, or must be left as it is. ``rate``
-    is the demand to plan for, ``falling`` that it is on its way down, ``idle`` that there was none for so long that
-    nothing shall run. ``due`` is why pools were decided in
-    this tick, ``news`` why their target changed.
+    is the demand to share out until the next tick, ``pool_rate`` that by the time new pools serve, ``idle`` that there
+    was none for so long that nothing shall run. ``due`` is why pools were decided in this tick, ``news`` why their
+    target changed.
     """
 
     view: CascadeView
@@ -38,7 +35,7 @@ class Situation:
     refused: tuple[Reason, str] | None = None
     held: tuple[Reason, str] | None = None
     rate: float = 0.0
-    falling: bool = False
+    pool_rate: float = 0.0
     idle: bool = False
     due: Reason | None = None
     news: Reason | None = None
@@ -53,6 +50,11 @@ class Situation:
     @property
     def objective_s(self) -> float:
         return self.view.cascade.spec.objective.latency_s
+
+    @property
+    def degrades(self) -> bool:
+        """Whether a light image stands in for a heavy one that comes too late."""
+        return self.view.cascade.spec.policy.overload == "degrade"
 
     @property
     def known(self) -> Prepared:
@@ -110,15 +112,16 @@ def _forecast(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSe
         window_s = settings.forecast_window * it.objective_s
         forecaster = it.known.policy.forecaster or forecaster
         forecast = forecaster(it.view.demand, now=now, window_s=window_s, last=last)
-        it.falling = last is not None and forecast.rate < STILL * last.rate
-        it.memory = replace(it.memory, forecast=forecast)
-        rate = forecast.rate * settings.forecast_margin
     elif last is not None:
-        rate = last.rate * settings.forecast_margin
+        forecast = Forecast(last.rate, last.at_s)
     else:
-        rate = it.memory.decided_demand or least
-        it.memory = replace(it.memory, forecast=Forecast(rate / settings.forecast_margin, now))
-    it.rate = max(rate, least)
+        forecast = Forecast((it.memory.decided_demand or least) / settings.forecast_margin, now)
+    it.memory = replace(it.memory, forecast=forecast)
+    tick_s = settings.tick_s(it.objective_s)
+    it.rate = max(forecast.after(tick_s) * settings.forecast_margin, least)
+    # New pools serve once they have started, and until pools are decided again.
+    later_s = it.known.switch_s + settings.pool_ticks * tick_s / 2
+    it.pool_rate = max(forecast.after(later_s) * settings.forecast_margin, least)
     it.figures["demand"] = round(it.rate, 3)
 
 
@@ -129,15 +132,27 @@ def batches(it: Situation) -> dict[PoolKey, int]:
 
 
 def backlog(it: Situation) -> dict[str, float]:
-    """Requests per second by variant that clear what waits beyond two rounds of its replicas."""
+    """Requests per second by variant that clear what waits beyond a round of its replicas.
+
+    What waits for a heavy variant only is no backlog where it can be degraded: it is how such a pool is kept busy.
+    """
     rates: dict[str, float] = {}
     batch_of = batches(it)
     for key, replicas in ready_replicas(it).items():
+        if it.degrades and key[0] not in firm_variants(it):
+            continue
         depth = (it.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
-        excess = depth - 2 * replicas * batch_of.get(key, 1)
+        excess = depth - replicas * batch_of.get(key, 1)
         if excess > 0:
             rates[key[0]] = rates.get(key[0], 0.0) + clearing_rate(excess, objective_s=it.objective_s)
     return rates
+
+
+def firm_variants(it: Situation) -> set[str]:
+    """Variants whose images nothing stands in for by the plan in force: light ones, and where none may, direct ones."""
+    rows = it.view.plan.rows if it.view.plan is not None else []
+    light = {row.light for row in rows if row.direct < 1}
+    return light if it.degrades and light else light | {row.heavy for row in rows if row.direct > 0}
 
 
 def ready_replicas(it: Situation) -> Counter[PoolKey]:

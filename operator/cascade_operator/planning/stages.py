@@ -5,8 +5,10 @@ proportion to that execution but at least a tenth. A stage that keeps the tail o
 keeps every path within the objective, so the stages can be sized apart, by constraints linear in replicas:
 load ≤ utilisation·Σ μx and load ≤ Σ μ(x - δ).
 
-Where late escalations are degraded (``overload: degrade``) rather than missed, the heavy stage as a whole may
-keep a tenth of its load waiting too long; what goes there directly has no light image and keeps the full promise.
+Where what comes too late for the heavy stage is degraded (``overload: degrade``) rather than missed, no idle time
+is kept for it: a heavy replica that waits for work gives quality away. Then the whole objective is the light
+stage's, whose wait alone can make a request late. What goes to the heavy stage directly keeps some of it idle: too
+late there, it becomes work for the light stage.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ SHED_PRICE = 100.0
 """Normalised quality lost with a request that is not served: above any gain in quality that its time could buy."""
 
 LEAST_SLACK_PART = 0.1
-DEGRADED_LATE = 0.1
-"""Share of escalations that may find the heavy pool too slow, where they are degraded."""
+DEGRADED_LATE = 0.5
+"""Share of direct prompts that may find the heavy pool too slow, where the light one stands in for it."""
 LEAST_LATE = 0.001
 BATCH_GAIN = 1.02
 """A larger batch must serve this much faster to be considered: less is noise, and costs latency."""
@@ -58,11 +60,6 @@ class Target:
     def late(self) -> float:
         """Share of a stage's requests that may wait too long: half of what may be late, for two stages."""
         return max((1 - self.attainment) / 2, LEAST_LATE)
-
-    @property
-    def late_overall(self) -> float:
-        """The same for all of the heavy stage's load, escalations included."""
-        return max(self.late, DEGRADED_LATE) if self.degrade else self.late
 
 
 @dataclass(frozen=True)
@@ -229,11 +226,13 @@ def _columns(
         wait_s = budget_s - service.p95_s
         if wait_s <= 0:
             continue
-        strict = reserve(service=service, wait_s=wait_s, late=target.late)
-        overall = strict
-        if role is Role.HEAVY:
-            overall = reserve(service=service, wait_s=wait_s, late=target.late_overall)
-        column = Column(variant, accelerator_class, role, service, overall, strict)
+        if target.degrade:
+            late = target.late if role is Role.LIGHT else DEGRADED_LATE
+            direct = reserve(service=service, wait_s=target.objective_s - service.p95_s, late=late)
+            overall = direct if role is Role.LIGHT else 0.0
+        else:
+            overall = direct = reserve(service=service, wait_s=wait_s, late=target.late)
+        column = Column(variant, accelerator_class, role, service, overall, direct)
         if all(column.rate > BATCH_GAIN * smaller.rate or column.reserve < smaller.reserve for smaller in columns):
             columns.append(column)
     return columns

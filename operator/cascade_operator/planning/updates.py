@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cascade_api.names import pool_name
 from cascade_api.plan import Expected, Plan, PlanRow, next_generation
 from cascade_api.reasons import Reason
+from cascade_api.settings import PlannerSettings
 
 from ..snapshot import Drain, ReplicaState
 from . import plans
@@ -16,11 +17,14 @@ from .catalogue import with_demand
 from .expectations import latency_p99_s
 from .moves import Moves, next_moves, pool_of
 from .problem import PoolKey, PoolSize
-from .shares import Sharing, best_sharing
+from .shares import Sharing, best_sharing, running_columns
 from .situation import Situation, backlog, batches, ready_replicas
+from .stages import Role
 
+FULL = 0.97
+"""The part of what a stage can carry from which it is full."""
 OUTGROWN = 0.1
-"""Share of the demand that a move must save from being shed to be worth a gap."""
+"""Share of the demand that a move must save from being shed to be worth a gap, and that a gap may shed."""
 
 
 def lost(it: Situation) -> bool:
@@ -31,7 +35,7 @@ def lost(it: Situation) -> bool:
     return any(replica.id not in still for pool in it.view.plan.pools for replica in pool.ready)
 
 
-def moves_now(it: Situation, free: Mapping[str, int], now: float) -> Moves:
+def moves_now(it: Situation, free: Mapping[str, int], now: float, settings: PlannerSettings) -> Moves:
     """The next safe steps of a cascade, which may use ``free`` accelerators up to its own ceilings."""
     own = Counter(r.accelerator_class for r in it.view.replicas)
     ceilings = it.view.cascade.spec.capacity.accelerators
@@ -43,6 +47,7 @@ def moves_now(it: Situation, free: Mapping[str, int], now: float) -> Moves:
         left=_left(it, now),
         now=now,
         grace_s=it.objective_s,
+        at_once=max(len(it.view.replicas) * settings.moves_percent // 100, 1),
     )
 
 
@@ -86,7 +91,7 @@ def _outgrown(it: Situation) -> set[PoolKey]:
     return set(pools) if best_sharing(problem, pools).shed - target.shed > OUTGROWN else set()
 
 
-def plan_now(it: Situation, now: float) -> Plan | None:
+def plan_now(it: Situation, now: float, settings: PlannerSettings) -> Plan | None:
     """The plan to publish, or None where the one in force says the same.
 
     A parked cascade's plan says so until something is there to serve it: routers keep its requests meanwhile.
@@ -97,7 +102,7 @@ def plan_now(it: Situation, now: float) -> Plan | None:
     ready = Counter(pool_of(r) for r in replicas if r.state is ReplicaState.READY)
     pools = {key: PoolSize(count, batch_of.get(key, 1)) for key, count in ready.items()}
     sharing = _sharing(it, pools)
-    rows = _rows(it, sharing, ready)
+    rows = _rows(it, sharing, ready, settings)
     if not rows:
         return None
     parked = it.idle or (it.memory.parked and not sharing.mixture)
@@ -124,18 +129,19 @@ def plan_now(it: Situation, now: float) -> Plan | None:
 
 
 def _sharing(it: Situation, pools: Mapping[PoolKey, PoolSize]) -> Sharing:
-    """The best shares on ready pools, without the one to be left, unless nothing could be served without it."""
+    """The best shares on ready pools, without the one to be left, unless much less could be served without it."""
     problem = with_demand(it.known, demand=it.rate, running={}, running_batch={})
     waiting = backlog(it)
+    sharing = best_sharing(problem, pools, backlog=waiting)
     if it.moves.vacate is not None:
         kept = {key: size for key, size in pools.items() if key != it.moves.vacate}
-        sharing = best_sharing(problem, kept, backlog=waiting)
-        if sharing.mixture:
-            return sharing
-    return best_sharing(problem, pools, backlog=waiting)
+        without = best_sharing(problem, kept, backlog=waiting)
+        if without.mixture and without.shed <= sharing.shed + OUTGROWN:
+            return without
+    return sharing
 
 
-def _rows(it: Situation, sharing: Sharing, ready: Collection[PoolKey]) -> list[PlanRow]:
+def _rows(it: Situation, sharing: Sharing, ready: Mapping[PoolKey, int], settings: PlannerSettings) -> list[PlanRow]:
     """Rows to publish: those in force where the new ones hardly differ, or where nothing at all can be served."""
     names = {variant.name for variant in it.known.spec.variants}
     last = list(it.view.plan.rows) if it.view.plan is not None else []
@@ -143,13 +149,28 @@ def _rows(it: Situation, sharing: Sharing, ready: Collection[PoolKey]) -> list[P
         last = []
     if not sharing.mixture:
         return last
-    rows = plans.rows_of(sharing.mixture, it.known, it.view.reports)
+    rows = plans.rows_of(sharing.mixture, it.known, it.view.reports, offer=_offer(it, sharing, ready, settings))
     if not last or (last[0].light, last[0].heavy) != (rows[0].light, rows[0].heavy):
         return rows
-    leaves = it.moves.vacate is not None and it.moves.vacate[0] in plans.needed(last)
+    leaves = it.moves.vacate is not None and it.moves.vacate[0] in plans.needed(last) - plans.needed(rows)
     if leaves or not plans.servable(last, {key[0] for key in ready}) or plans.shares_moved(last, rows):
         return rows
     return last
+
+
+def _offer(it: Situation, sharing: Sharing, ready: Mapping[PoolKey, int], settings: PlannerSettings) -> float:
+    """How many of the escalations that fit are asked for, as a factor.
+
+    More than fit where the heavy stage is what holds quality down and what comes too much is degraded: arrivals waver,
+    and a heavy replica that waits for work gives quality away.
+    """
+    if not (it.degrades and it.known.policy.offers_more) or sharing.stages is None:
+        return 1.0
+    batch_of = batches(it)
+    pools = {key: PoolSize(count, batch_of.get(key, 1)) for key, count in ready.items()}
+    rate = sum(column.rate * count for column, count in running_columns(sharing.stages, Role.HEAVY, pools))
+    carried = it.known.problem.heavy_utilisation * rate
+    return settings.escalation_offer if it.rate * sharing.heavy_load >= FULL * carried else 1.0
 
 
 def _worth_publishing(it: Situation, plan: Plan) -> Plan | None:

@@ -30,7 +30,9 @@ from .timings import Timings
 from .workers import Fleet, Job, Worker
 
 WARM_UP_S: Final = 30.0
-"""Before time zero, without arrivals: the operator brings up what an idle cascade has."""
+"""Before time zero, in which the operator brings up what the trace's opening needs."""
+OPENING_S: Final = 5.0
+"""Of the trace, whose rate was there before it."""
 ANSWER_MARGIN_S: Final = 0.01
 """Kept back before the deadline to answer with a light image when the heavy one does not come."""
 REPORT_EVERY_S: Final = 1.0
@@ -117,6 +119,7 @@ class ProductionSystem:
             publish=self._follow,
             failed=self._worker_failed,
         )
+        self._recall_the_opening()
         self._control.start(router, failures=self._scenario.failures)
         self._events.at(0.0, self._begin)
         self._events.run()
@@ -129,6 +132,14 @@ class ProductionSystem:
             changes=tuple(self._changes),
             figures={"decisions": float(self._control.decisions)},
         )
+
+    def _recall_the_opening(self) -> None:
+        """Before time zero the operator has seen arrivals at the rate that the trace opens with."""
+        rate = float((self._scenario.trace.times_s < OPENING_S).sum()) / OPENING_S
+        for second in range(int(WARM_UP_S)):
+            count = int(rate * (second + 1)) - int(rate * second)
+            if count:
+                self._demand[int(EPOCH - WARM_UP_S) + second] = count
 
     def _begin(self, _: object) -> None:
         workers = self._fleet.workers.values()
@@ -176,7 +187,7 @@ class ProductionSystem:
         step = admit(
             direct=direct,
             light=() if direct and self._overload == "strict" else self._pools.outlooks(row.light),
-            heavy=self._pools.outlooks(row.heavy) if direct else (),
+            heavy=self._pools.outlooks(row.heavy),
             deadline=request.deadline_s,
             now=self._events.now,
             overload=self._overload,

@@ -7,7 +7,7 @@ almost surely finished in time; a decision never plans to answer after the deadl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from cascade_api.reasons import Refusal
@@ -17,6 +17,8 @@ Overload = Literal["degrade", "strict"]
 
 MAX_ATTEMPTS: Final = 4
 """Replicas that one stage of one request is tried on."""
+PATIENCE: Final = 0.5
+"""Part of its slack that a request may wait for the heavy model where a light image may stand in for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +79,27 @@ def admit(
     overload: Overload,
     queue_limit: int,
 ) -> Make | Refuse:
-    """Where a new request goes first; a direct one may fall back to light under ``degrade``."""
+    """Where a new request goes first.
+
+    Under ``degrade`` a direct one turns to light while there is time for that, and any request to whichever model can
+    still make its image before it is refused.
+    """
+
+    def join(stage: Stage, pools: Sequence[Outlook], *, patience: float = 1.0) -> Make | Refuse:
+        pool = best(pools, now=now)
+        return _join(stage, pool, deadline=deadline, now=now, queue_limit=queue_limit, patience=patience)
+
+    if overload == "strict":
+        return join("heavy", heavy) if direct else join("light", light)
+    first = join("heavy", heavy, patience=PATIENCE) if direct else join("light", light)
+    if isinstance(first, Make):
+        return first
     if direct:
-        choice = _join("heavy", best(heavy, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
-        if isinstance(choice, Make) or overload == "strict":
-            return choice
-        fallback = _join("light", best(light, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
+        fallback = join("light", light)
         if isinstance(fallback, Make):
-            return Make("light", fallback.pool, fallback.variant, fallback.start_by, degraded=True)
-        return choice
-    return _join("light", best(light, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
+            return replace(fallback, degraded=True)
+    last = join("heavy", heavy)
+    return last if isinstance(last, Make) else first
 
 
 def after_light(
@@ -101,10 +114,11 @@ def after_light(
     """What becomes of a light image; ``escalate`` says that its confidence is below the cut."""
     if not escalate:
         return Accept()
-    choice = _join("heavy", best(heavy, now=now), deadline=deadline, now=now, queue_limit=queue_limit)
-    if isinstance(choice, Make):
-        return choice
-    return _too_late(choice, overload)
+    patience = PATIENCE if overload == "degrade" else 1.0
+    choice = _join(
+        "heavy", best(heavy, now=now), deadline=deadline, now=now, queue_limit=queue_limit, patience=patience
+    )
+    return choice if isinstance(choice, Make) else _too_late(choice, overload)
 
 
 def may_fall_back(reason: Refusal, *, overload: Overload) -> bool:
@@ -146,7 +160,10 @@ def _too_late(refusal: Refuse, overload: Overload) -> Accept | Refuse:
     return refusal
 
 
-def _join(stage: Stage, pool: Outlook | None, *, deadline: float, now: float, queue_limit: int) -> Make | Refuse:
+def _join(
+    stage: Stage, pool: Outlook | None, *, deadline: float, now: float, queue_limit: int, patience: float
+) -> Make | Refuse:
+    """Queue with a pool whose wait takes no more than the part ``patience`` of the slack; leave it when it does."""
     if pool is None:
         return Refuse(Refusal.NO_REPLICA, f"no replica of the {stage} model is ready", 1.0)
     if pool.waiting >= queue_limit:
@@ -155,14 +172,14 @@ def _join(stage: Stage, pool: Outlook | None, *, deadline: float, now: float, qu
             f"{pool.waiting} requests wait for the {stage} model, which is the limit",
             pool.expected_wait_s,
         )
-    late = pool.finish(now) - deadline
-    if late > 0:
+    slack_s = deadline - now - pool.execution_s
+    if pool.finish(now) > deadline or pool.expected_wait_s > patience * slack_s:
         return Refuse(
             Refusal.DEADLINE_UNREACHABLE,
             f"deadline: {deadline - now:.3f} s are left, but the {stage} model needs about "
             f"{pool.expected_wait_s + pool.execution_s:.3f} s (waiting {pool.expected_wait_s:.3f} s); "
             "ask for a longer deadline or try later",
             # A deadline shorter than the execution alone never fits.
-            pool.expected_wait_s if now + pool.execution_s <= deadline else None,
+            pool.expected_wait_s if slack_s >= 0 else None,
         )
-    return Make(stage, pool.pool, pool.variant, deadline - pool.execution_s)
+    return Make(stage, pool.pool, pool.variant, now + patience * slack_s)

@@ -28,7 +28,8 @@ class Policy:
     """A policy; ``candidates`` takes every measured row and returns those to plan with.
 
     ``candidates`` raises ValueError where the profile has no row that the policy could use. ``forecaster`` None is the
-    operator's own. ``thrifty`` policies give up quality for fewer switches and less accelerator time.
+    operator's own. ``thrifty`` policies give up quality for fewer switches and less accelerator time; those that
+    `offers_more` let more images escalate than fit, where what is too much is degraded.
     """
 
     name: PolicyName
@@ -36,6 +37,7 @@ class Policy:
     dispatch: Literal["least-wait", "random"] = "least-wait"
     forecaster: Forecaster | None = None
     thrifty: bool = True
+    offers_more: bool = False
 
 
 def routed(row: Row) -> tuple[float, float]:

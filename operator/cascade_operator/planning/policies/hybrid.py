@@ -7,4 +7,4 @@ from cascade_api.cascade import PolicyName
 from ..frontier import pruned
 from .base import Policy
 
-POLICY = Policy(PolicyName.HYBRID, pruned)
+POLICY = Policy(PolicyName.HYBRID, pruned, offers_more=True)
