@@ -53,7 +53,7 @@ def decide(
     for it in situations:
         note_arrivals(it, now)
     catalogue.keep_only({it.ref for it in situations})
-    decide_pools(situations, snapshot, now, settings, classes)
+    decide_pools(situations, snapshot, now, settings, classes, catalogue)
     free = free_accelerators(snapshot)
     actions: list[Action] = []
     for it in situations:

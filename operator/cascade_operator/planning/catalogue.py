@@ -14,9 +14,10 @@ from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 
+from .allocation import allocate
 from .frontier import Frontier, measured
 from .policies import Policy, policy
-from .problem import CascadeProblem, PoolKey
+from .problem import Allocation, CascadeProblem, PoolKey, Problem
 from .stages import Stages, Target, Timings, priced, stages
 
 TUNED_SPAN = 10.0
@@ -171,6 +172,13 @@ class Catalogue:
     def __init__(self) -> None:
         self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
         self._shared: dict[object, Sized] = {}
+        self._allocated: tuple[Problem, Mapping[CascadeRef, Allocation]] | None = None
+
+    def allocate(self, problem: Problem) -> Mapping[CascadeRef, Allocation]:
+        """`allocate`, remembered as long as the same is asked."""
+        if self._allocated is None or self._allocated[0] != problem:
+            self._allocated = problem, allocate(problem)
+        return self._allocated[1]
 
     def prepare(
         self,

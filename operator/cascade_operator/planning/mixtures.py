@@ -75,7 +75,8 @@ class Mixer:
 
 
 def _right(limits: Limits) -> Floats:
-    return np.array((1.0, *(min(limit, _UNBOUND) for limit in limits)))
+    light, heavy, direct = limits
+    return np.array((1.0, min(light, _UNBOUND), min(heavy, _UNBOUND), min(direct, _UNBOUND)))
 
 
 def _candidates(columns: Floats, worth: Floats, rows: int) -> npt.NDArray[np.intp]:

@@ -7,8 +7,8 @@ cleared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from .frontier import Mixture, Portion
 from .mixtures import NOTHING, Limits
@@ -17,14 +17,6 @@ from .stages import SHED_PRICE, Column, Role, Stages
 
 LEAST_BESIDE = 0.2
 """The part of a stage's capacity that new prompts may count on, however much waits."""
-
-
-@dataclass(frozen=True)
-class Carried:
-    """Requests per second that a stage can carry: in all, and of those that cannot be degraded."""
-
-    overall: float
-    direct: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,6 @@ class Sharing:
     value: float
     score: float
     stages: Stages | None = None
-    capacity: Mapping[Role, Carried] = field(default_factory=dict)
 
     @property
     def light_load(self) -> float:
@@ -55,45 +46,41 @@ class Sharing:
 NOTHING_SERVED = Sharing((), 1.0, 0.0, -SHED_PRICE)
 
 
-def carried(
-    stages: Stages, pools: Mapping[PoolKey, PoolSize], *, utilisation: Mapping[Role, float]
-) -> dict[Role, Carried]:
-    """What each stage of a chain can carry on these pools; a pool too slow for the objective adds nothing."""
-    result = {}
-    for role in Role:
-        busy = overall = direct = 0.0
-        for column, replicas in running_columns(stages, role, pools):
-            busy += utilisation[role] * column.rate * replicas
-            overall += column.rate * max(replicas - column.reserve, 0.0)
-            direct += column.rate * max(replicas - column.direct_reserve, 0.0)
-        result[role] = Carried(min(busy, overall), min(busy, direct))
-    return result
-
-
 def best_sharing(
     problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
 ) -> Sharing:
     """The best mixture of one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
-    utilisation = {Role.LIGHT: problem.light_utilisation, Role.HEAVY: problem.heavy_utilisation}
     best_score, best = -SHED_PRICE, None
     for stages in problem.stages:
-        capacity = carried(stages, pools, utilisation=utilisation)
-        limits = _limits(stages, capacity, demand=problem.demand, backlog=backlog or {})
+        limits = _limits(problem, stages, pools, backlog or {})
         score = stages.mixer.score(limits)
         if score > best_score + NOTHING:
-            best_score, best = score, (stages, limits, capacity)
+            best_score, best = score, (stages, limits)
     return NOTHING_SERVED if best is None else _mixed(*best, score=best_score)
 
 
-def _limits(stages: Stages, capacity: Mapping[Role, Carried], *, demand: float, backlog: Mapping[str, float]) -> Limits:
-    """Loads per prompt that the stages can carry."""
-    per_prompt = 1 / max(demand, NOTHING)
-    light, heavy = capacity[Role.LIGHT], capacity[Role.HEAVY]
+def _limits(
+    problem: CascadeProblem, stages: Stages, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
+) -> Limits:
+    """Loads per prompt that the stages can carry; a pool too slow for the objective adds nothing."""
+    per_prompt = 1 / max(problem.demand, NOTHING)
+    light, _ = _carried(running_columns(stages, Role.LIGHT, pools), utilisation=problem.light_utilisation)
+    heavy, direct = _carried(running_columns(stages, Role.HEAVY, pools), utilisation=problem.heavy_utilisation)
     return (
-        _beside(light.overall, backlog.get(stages.chain.light, 0.0)) * per_prompt,
-        _beside(heavy.overall, backlog.get(stages.chain.heavy, 0.0)) * per_prompt,
-        heavy.direct * per_prompt,
+        _beside(light, backlog.get(stages.chain.light, 0.0)) * per_prompt,
+        _beside(heavy, backlog.get(stages.chain.heavy, 0.0)) * per_prompt,
+        direct * per_prompt,
     )
+
+
+def _carried(running: Sequence[tuple[Column, int]], *, utilisation: float) -> tuple[float, float]:
+    """Requests per second that a stage carries: in all, and of those that cannot be degraded."""
+    busy = overall = direct = 0.0
+    for column, replicas in running:
+        busy += utilisation * column.rate * replicas
+        overall += column.rate * max(replicas - column.reserve, 0.0)
+        direct += column.rate * max(replicas - column.direct_reserve, 0.0)
+    return min(busy, overall), min(busy, direct)
 
 
 def _beside(capacity: float, backlog: float) -> float:
@@ -101,14 +88,14 @@ def _beside(capacity: float, backlog: float) -> float:
     return max(capacity - backlog, LEAST_BESIDE * capacity)
 
 
-def _mixed(stages: Stages, limits: Limits, capacity: Mapping[Role, Carried], *, score: float) -> Sharing:
+def _mixed(stages: Stages, limits: Limits, *, score: float) -> Sharing:
     shares, shed = stages.mixer.shares(limits)
     served = sum(share for _, share in shares)
     if not served:
         return NOTHING_SERVED
     mixture = tuple(Portion(share / served, stages.chain.rows[number]) for number, share in shares)
     value = sum(p.share * p.row.value for p in mixture)
-    return Sharing(mixture, shed if shed > NOTHING else 0.0, value, score, stages, capacity)
+    return Sharing(mixture, shed if shed > NOTHING else 0.0, value, score, stages)
 
 
 def running_columns(stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize]) -> list[tuple[Column, int]]:
