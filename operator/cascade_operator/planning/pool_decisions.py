@@ -13,24 +13,32 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 
 from ..snapshot import ReplicaState, Snapshot
 from .catalogue import Catalogue, prices_per_hour, with_demand
-from .demand import steady
+from .demand import LEAST_WINDOW_S
 from .memory import target_of
 from .moves import pool_of
 from .parking import park, waits_for_requests
-from .problem import Allocation, CascadeProblem, Problem
+from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
 from .shares import best_sharing
-from .situation import Situation, backlog, batches
+from .situation import Situation, backlog, batches, firm_variants
 
 RISE = 1.1
 """Demand above what the pools were decided for by this factor lets an emergency decide again at once."""
+JUMP = 1.5
+"""The same for demand with what waits on top, which wavers more."""
 EMERGENCY_TICKS = 4
 """Ticks between two emergency decisions at the same demand."""
 LIGHT_BACKLOG = 1 / 8
 """Part of the objective that a light pool's queue may take to serve before it is an emergency."""
 DIRECT_BACKLOG = 1 / 4
 """The same for a pool that prompts reach directly and where they cannot be degraded."""
+CHANCE_SIGMAS = 3.0
+"""Poisson standard deviations by which demand may exceed its forecast by chance."""
+SLIGHT = 0.01
+"""Share of the demand that is not worth keeping pools for."""
 DISTRUST = 30.0
-"""Objectives for which a demand that grew a backlog is not believed to be smaller, unless it halved."""
+"""Objectives for which a profile is not believed after a backlog that the load did not explain."""
+EXPLAINS = 0.85
+"""The part of what its profile promises from which a pool's load explains a backlog by chance."""
 LEAST_PART = 0.5
 """A backlog counts as this many requests at most for each that reach its pool."""
 
@@ -54,10 +62,13 @@ def decide_pools(
         return
     others = Counter(r.accelerator_class for it in situations if it not in planned for r in it.view.replicas)
     inventory = {name: max(count - others[name], 0) for name, count in (snapshot.inventory or {}).items()}
-    problems = tuple(_pool_problem(it, now, settings) for it in planned)
+    problems = tuple(_pool_problem(it, now) for it in planned)
     answers = catalogue.allocate(Problem(problems, inventory, prices_per_hour(classes), settings.seed))
     for it, problem in zip(planned, problems, strict=True):
-        _adopt(it, problem, answers[it.ref], snapshot, now)
+        answer = answers[it.ref]
+        if it.due is Reason.DEMAND_FELL and _too_tight(it, answer, settings):
+            answer = replace(answer, pools=it.memory.pools)
+        _adopt(it, problem, answer, snapshot, now)
 
 
 def _due(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSettings) -> Reason | None:
