@@ -208,19 +208,19 @@ class _Run:
             try:
                 grant = await self._granted(step, leaving=leaving)
             except NoReplica:
-                step = await self._another(step, attempts=attempts)
+                step = await self._another(step, attempts=attempts, have_light=light is not None)
                 continue
             if grant.replica_id in runtime.health.ejected:
                 # Given back as failed, so that the queue holds the replica for a while.
                 await runtime.queue.release(grant, service_s=None, failed=True)
-                step = await self._another(step, attempts=attempts)
+                step = await self._another(step, attempts=attempts, have_light=light is not None)
                 continue
             attempts += 1
             try:
                 return await self._infer(step, grant, have_light=light is not None)
             except ReplicaFailed as failure:
                 runtime.replica_failed(grant.replica_id, str(failure))
-                step = await self._another(step, attempts=attempts)
+                step = await self._another(step, attempts=attempts, have_light=light is not None)
                 runtime.retries.spend()
                 metrics.RETRIES.labels(runtime.name, step.stage).inc()
 
@@ -301,7 +301,7 @@ class _Run:
         expected = next((outlook.execution_s for outlook in outlooks if outlook.pool == step.pool), 0.0)
         return HUNG_FACTOR * expected + HUNG_EXTRA_S
 
-    async def _another(self, step: Make, *, attempts: int) -> Make:
+    async def _another(self, step: Make, *, attempts: int, have_light: bool) -> Make:
         """The next try after a failed one, waiting while no replica is trusted but one may come back."""
         while True:
             again = on_failure(
@@ -315,7 +315,8 @@ class _Run:
             if isinstance(again, Make):
                 return again
             # Where a light image can stand in, an answer now is better than a wait.
-            patient = step.stage == "light" or self._overload == "strict"
+            stands_in = have_light or any(o.ready for o in self._runtime.outlooks(self._choice.row.light))
+            patient = step.stage == "light" or self._overload == "strict" or not stands_in
             waits = patient and again.reason is Refusal.NO_REPLICA
             if not waits or not await self._replica_may_come(step.variant):
                 raise _refused(again)
