@@ -39,9 +39,10 @@ def instances(draw: st.DrawFn, *, name: str = "case") -> Instance:
     for variant in VARIANTS:
         least = draw(st.sampled_from([0, 0, 0, 1]))
         bounds[variant] = {"min": least, "max": draw(st.integers(max(least, 1), 4))}
+    needed = sum(bound["min"] for bound in bounds.values())
     return Instance(
         seconds={"a": {"small": light, "large": light / 2}, "b": {"small": heavy, "large": heavy / 2}},
-        accelerators={"small": draw(st.integers(1, 3)), "large": draw(st.integers(0, 2))},
+        accelerators={"small": draw(st.integers(max(needed, 1), 3)), "large": draw(st.integers(0, 2))},
         values={("a", "b"): draw(st.lists(st.integers(0, 1000), min_size=len(STEPS) ** 2, max_size=len(STEPS) ** 2))},
         batch_exponent=draw(st.sampled_from([0.5, 0.9])),
         batches=BATCHES,
