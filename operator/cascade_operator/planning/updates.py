@@ -136,7 +136,9 @@ def _sharing(it: Situation, pools: Mapping[PoolKey, PoolSize]) -> Sharing:
     if it.moves.vacate is not None:
         kept = {key: size for key, size in pools.items() if key != it.moves.vacate}
         without = best_sharing(problem, kept, backlog=waiting)
-        if without.mixture and without.shed <= sharing.shed + OUTGROWN:
+        target = best_sharing(problem, it.memory.pools, backlog=waiting)
+        # What must be shed anyway, and will not be on the target, may be shed a little longer.
+        if without.mixture and (without.shed <= sharing.shed + OUTGROWN or target.shed < sharing.shed):
             return without
     return sharing
 
