@@ -14,7 +14,8 @@ from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 from cascade_operator.controller import Decision, decide
-from cascade_operator.planning.memory import Memory
+from cascade_operator.planning.memory import Memory, TargetPool
+from cascade_operator.planning.plans import needed
 from cascade_operator.snapshot import (
     CascadeView,
     Drain,
@@ -356,3 +357,18 @@ def test_several_replicas_may_move_at_once_in_a_large_cascade() -> None:
         make_view(cascade=cascade, demand=make_demand(900, now=NOW), replicas=replicas), inventory={"cpu": 8}
     )
     assert len([a for a in moved(decision) if isinstance(a, Drain)]) == 2
+
+
+def test_a_pool_is_not_left_where_what_remains_would_shed_load_meanwhile() -> None:
+    plan, memory = running_plan()
+    two_heavy = replace(
+        memory.cascades["default/shapes"],
+        target=(TargetPool("heavy", "cpu", 2, 1),),
+        decided_at_s=NOW,
+        decided_demand=42.0,
+    )
+    for demand, left in ((42, False), (8, True)):
+        view = make_view(plan=plan, demand=make_demand(demand, now=NOW + 1), replicas=BOTH)
+        decision = decided(view, memory=Memory({"default/shapes": two_heavy}), now=NOW + 1)
+        assert moved(decision) == []
+        assert ("light" not in needed((published(decision) or plan).rows)) is left
