@@ -172,13 +172,15 @@ class Catalogue:
     def __init__(self) -> None:
         self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
         self._shared: dict[object, Sized] = {}
-        self._allocated: tuple[Problem, Mapping[CascadeRef, Allocation]] | None = None
+        self._allocated: dict[tuple[CascadeRef, ...], tuple[Problem, Mapping[CascadeRef, Allocation]]] = {}
 
     def allocate(self, problem: Problem) -> Mapping[CascadeRef, Allocation]:
         """`allocate`, remembered as long as the same is asked."""
-        if self._allocated is None or self._allocated[0] != problem:
-            self._allocated = problem, allocate(problem)
-        return self._allocated[1]
+        rivals = tuple(cascade.ref for cascade in problem.cascades)
+        known = self._allocated.get(rivals)
+        if known is None or known[0] != problem:
+            known = self._allocated[rivals] = problem, allocate(problem)
+        return known[1]
 
     def prepare(
         self,
@@ -205,6 +207,7 @@ class Catalogue:
     def keep_only(self, refs: set[CascadeRef]) -> None:
         """Forget cascades that are gone."""
         self._kept = {ref: kept for ref, kept in self._kept.items() if ref in refs}
+        self._allocated = {rivals: kept for rivals, kept in self._allocated.items() if refs.issuperset(rivals)}
         if len(self._shared) > 2 * len(self._kept) + SPARE:
             self._shared = {}
 

@@ -13,6 +13,7 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 
 from ..snapshot import ReplicaState, Snapshot
 from .catalogue import Catalogue, prices_per_hour, with_demand
+from .contention import groups
 from .demand import LEAST_WINDOW_S
 from .memory import target_of
 from .moves import pool_of
@@ -51,7 +52,7 @@ def decide_pools(
     classes: Sequence[AcceleratorClass],
     catalogue: Catalogue,
 ) -> None:
-    """One allocation for all cascades that can be planned, when any of them is due."""
+    """One allocation for all cascades that compete for accelerators, when any of them is due."""
     for it in situations:
         if it.decides and it.idle:
             park(it, now)
@@ -62,13 +63,18 @@ def decide_pools(
         return
     others = Counter(r.accelerator_class for it in situations if it not in planned for r in it.view.replicas)
     inventory = {name: max(count - others[name], 0) for name, count in (snapshot.inventory or {}).items()}
-    problems = tuple(_pool_problem(it, now) for it in planned)
-    answers = catalogue.allocate(Problem(problems, inventory, prices_per_hour(classes), settings.seed))
-    for it, problem in zip(planned, problems, strict=True):
-        answer = answers[it.ref]
-        if it.due is Reason.DEMAND_FELL and _too_tight(it, answer, settings):
-            answer = replace(answer, pools=it.memory.pools)
-        _adopt(it, problem, answer, snapshot, now)
+    prices = prices_per_hour(classes)
+    for indices in groups([it.known.problem.accelerators for it in planned], inventory):
+        rivals = [planned[index] for index in indices]
+        if not any(it.due for it in rivals):
+            continue
+        problems = tuple(_pool_problem(it, now) for it in rivals)
+        answers = catalogue.allocate(Problem(problems, inventory, prices, settings.seed))
+        for it, problem in zip(rivals, problems, strict=True):
+            answer = answers[it.ref]
+            if it.due is Reason.DEMAND_FELL and _too_tight(it, answer, settings):
+                answer = replace(answer, pools=it.memory.pools)
+            _adopt(it, problem, answer, snapshot, now)
 
 
 def _due(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSettings) -> Reason | None:
