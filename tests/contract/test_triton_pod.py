@@ -14,7 +14,7 @@ import pytest
 
 from cascade_api.documents import load_cascades
 from cascade_operator.manifests.documents import cascade_document
-from support.triton import LAUNCHER, free_port, shapes_manifest
+from support.triton import LAUNCHER, SHARED_MEMORY, free_port, shapes_manifest
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
@@ -66,6 +66,8 @@ def pod(tmp_path: Path) -> Iterator[PodLike]:
     finally:
         process.kill()
         process.wait()
+        for segment in SHARED_MEMORY.glob(f"pod-{os.getpid()}.*"):
+            segment.unlink(missing_ok=True)
 
 
 def test_only_its_own_variant_is_rendered_and_it_draws(pod: PodLike, tmp_path: Path) -> None:
