@@ -107,10 +107,21 @@ class Installation:
             f"/apis/apps/v1/namespaces/{self.namespace}/deployments", labelSelector=f"{COMPONENT}=router"
         )
         path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{deployment['metadata']['name']}"
-        self.cluster.api.patch(path, {"spec": {"replicas": 0}})
-        for pod in self.pods("router"):
-            self.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}", grace_s=0)
-        self.expect(lambda: not self.pods("router"), within_s=60, what="the routers to go")
+        changed = self.cluster.api.patch(path, {"spec": {"replicas": 0}})["metadata"]["generation"]
+        self.expect(
+            lambda: self.cluster.api.get(path)["status"].get("observedGeneration", 0) >= changed,
+            within_s=60,
+            what="the routers' Deployment to be scaled down",
+        )
+
+        def gone() -> bool:
+            # Again and again: a ReplicaSet that has not heard yet makes another in place of one that went.
+            for pod in self.pods("router"):
+                name = pod["metadata"]["name"]
+                self.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}", grace_s=0)
+            return not self.pods("router")
+
+        self.expect(gone, within_s=60, what="the routers to go")
 
     def kill(self, component: str) -> None:
         """SIGKILL to the processes of a component; the agent starts them again."""
