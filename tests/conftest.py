@@ -10,7 +10,11 @@ import os
 import pytest
 
 pytest_plugins = [
-    "support.redis", "support.triton", "support.router", "support.local_run", "support.kube",
+    "support.redis",
+    "support.triton",
+    "support.router",
+    "support.local_run",
+    "support.kube",
     "support.installation",
 ]
 
