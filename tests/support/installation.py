@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,14 +19,14 @@ import yaml
 
 from cascade_api.names import CASCADE_INDEX
 
-from .kube import CLASS_LABEL, GPU, ROOT, Cluster, is_ready
+from .helm import CHART, programs
+from .kube import CLASS_LABEL, GPU, Cluster, is_ready
 from .kube_api import Object
 from .node_agent import NodeAgent
 from .redis import RedisServer
 from .router import EASY, Made, inputs_of
 from .waiting import wait_for
 
-CHART = ROOT / "helm" / "diffusion-cascade"
 RELEASE = "dc"
 CASCADES = "/apis/diffusioncascade.io/v1alpha1/namespaces/{namespace}/diffusioncascades"
 COMPONENT = "app.kubernetes.io/component"
@@ -40,14 +38,6 @@ TEST_GPU = {
     "memoryMiB": 16000,
     "pricePerHour": "1.00",
 }
-
-
-def helm() -> str:
-    """Helm 3 of $HELM, of the PATH or of the set-up."""
-    own = ROOT / ".tools" / "helm3" / "helm"
-    found = os.environ.get("HELM") or shutil.which("helm") or (str(own) if own.exists() else None)
-    assert found, "no helm: run `make setup`, or name it in HELM"
-    return found
 
 
 class Installation:
@@ -81,8 +71,10 @@ class Installation:
         self.helm("uninstall", RELEASE)
 
     def helm(self, *arguments: str) -> str:
+        program = next(iter(programs().values()), None)
+        assert program, "no helm: run `make setup`, or name it in HELM"
         where = ["--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace]
-        done = subprocess.run([helm(), *arguments, *where], capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run([program, *arguments, *where], capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
