@@ -6,11 +6,12 @@ import json
 import re
 from typing import Any
 
+import promql_parser
 import pytest
 
 from cascade_operator.metrics import REGISTRY as OPERATOR
 from cascade_router.metrics import REGISTRY as ROUTER
-from support.helm import MONITORING, ROOT, metric_names, of_kind, programs, render
+from support.helm import MONITORING, ROOT, of_kind, programs, render
 
 pytestmark = pytest.mark.chart
 
@@ -38,26 +39,65 @@ def dashboard(objects: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def exported() -> set[str]:
-    """Names of every series that the programs export."""
-    names = set()
-    for family in (*ROUTER.collect(), *OPERATOR.collect()):
-        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-        names |= {family.name + suffix for suffix in suffixes}
-    return names
+SERVICE_MONITOR_LABELS = {"namespace", "pod", "job", "instance", "container", "endpoint", "service", "le"}
+"""What Prometheus adds to every series, and the bound of a histogram's bucket."""
 
 
-def test_alerts_ask_for_metrics_that_exist(alerts: list[dict[str, Any]]) -> None:
+def exported() -> dict[str, set[str]]:
+    """Labels by name of every series that the programs export, and of the one that Prometheus adds."""
+    series: dict[str, set[str]] = {"up": set()}
+    for registry in (ROUTER, OPERATOR):
+        for metric in {metric for metric in registry._names_to_collectors.values() if hasattr(metric, "_labelnames")}:
+            for family in metric.describe():
+                suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+                series |= {family.name + suffix: set(metric._labelnames) for suffix in suffixes}
+    return series
+
+
+def unknown(expression: str) -> list[str]:
+    """What an expression asks for that no program exports; ValueError where it is not PromQL."""
+    series = exported()
+    used: set[str] = set()
+    found: list[str] = []
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            labels = {matcher.name for matcher in node.matchers.matchers} - SERVICE_MONITOR_LABELS
+            if node.name not in series:
+                found.append(node.name)
+            else:
+                used.update(series[node.name])
+                found.extend(f"{node.name}{{{label}}}" for label in labels - series[node.name])
+
+    tree = promql_parser.parse(expression.replace("$__rate_interval", "5m"))
+    promql_parser.walk(tree, visit)
+
+    def grouped(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
+            found.extend(f"by ({label})" for label in set(node.modifier.labels) - used - SERVICE_MONITOR_LABELS)
+
+    promql_parser.walk(tree, grouped)
+    return found
+
+
+def test_alerts_ask_for_metrics_and_labels_that_exist(alerts: list[dict[str, Any]]) -> None:
     for alert in alerts:
-        assert metric_names(alert["expr"]) <= exported(), alert["alert"]
+        assert not unknown(alert["expr"]), alert["alert"]
 
 
-def test_the_dashboard_asks_for_metrics_that_exist(dashboard: dict[str, Any]) -> None:
+def test_the_dashboard_asks_for_metrics_and_labels_that_exist(dashboard: dict[str, Any]) -> None:
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(expressions) > 10
     for expression in expressions:
-        assert metric_names(expression) <= exported(), expression
-        assert metric_names(expression), expression
+        assert "cascade_" in expression
+        assert not unknown(expression), expression
+
+
+def test_what_does_not_exist_is_noticed() -> None:
+    assert unknown("sum by (reasn) (rate(cascade_refusals_total[5m]))") == ["by (reasn)"]
+    assert unknown("rate(cascade_no_such_metric[5m])") == ["cascade_no_such_metric"]
+    with pytest.raises(ValueError, match="parenthesis"):
+        unknown("sum(rate(cascade_refusals_total[5m])")
 
 
 def test_panels_do_not_overlap(dashboard: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -113,8 +112,3 @@ def restricted_violations(spec: Object) -> list[str]:
         }
         found += [f"{name}: {check}" for check, kept in checks.items() if not kept]
     return found  # fmt: skip
-
-
-def metric_names(expression: str) -> set[str]:
-    """Names of the product's metrics in a PromQL expression."""
-    return set(re.findall(r"\bcascade_[a-z0-9_]+\b", expression))
