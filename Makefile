@@ -104,7 +104,8 @@ lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
 	@for part in dev triton train runtime runtime-cpu build operator router; do \
 		case $$part in \
 			dev) in="--extra dev pyproject.toml";; \
-			operator|router) in="--extra $$part --constraint requirements/dev.lock pyproject.toml";; \
+			operator) in="--extra operator --constraint requirements/dev.lock pyproject.toml";; \
+			router) in="--extra router --extra tracing --constraint requirements/dev.lock pyproject.toml";; \
 			build) in="--constraint requirements/dev.lock requirements/build.in";; \
 			runtime-cpu) in="--constraint requirements/triton.lock requirements/runtime-cpu.in";; \
 			*) in=requirements/$$part.in;; \
