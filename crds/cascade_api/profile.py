@@ -39,6 +39,8 @@ class Metric(Document):
     """Name used in `valuesMilli`."""
     direction: Literal["min", "max"]
     """Which way is better."""
+    meaning: str | None = Field(default=None, max_length=256)
+    """What it measures; of a distance between distributions also the features and the number of images."""
 
 
 class Execution(Document):
@@ -58,6 +60,8 @@ class Execution(Document):
     """Median microseconds of one batch."""
     p95_micros: Micros
     """95th percentile of one batch in microseconds."""
+    p99_micros: Micros | None = None
+    """99th percentile of one batch in microseconds."""
     memory_mi_b: Integer = Field(default=0, ge=0, le=10**9, alias="memoryMiB")
     """Memory in use at that batch size."""
 
@@ -113,6 +117,8 @@ class QualityRow(Document):
     """d: percent of the rest that escalates."""
     values_milli: dict[str, Milli] = Field(min_length=1, max_length=8)
     """Thousandths of each metric."""
+    errors_milli: dict[str, Milli] | None = Field(default=None, max_length=8)
+    """Standard error of each value, in thousandths, by bootstrap over prompts."""
 
 
 class ScoreQuantiles(Document):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from cascade_api import command
-from cascade_api.documents import load_cascades
 from cascade_models import manifest, repository
 from cascade_models.manifest import Variant
 from cascade_profiler.measure import execution, quality
+from cascade_profiler.measure.metrics import make_judges
+from cascade_profiler.measure.places import find_place
 from cascade_profiler.measure.progress import Progress
+from cascade_profiler.measure.records import Records
 from cascade_profiler.measure.replica import Replica
 from cascade_profiler.measure.workload import sample_workload
 from support.triton import shapes_manifest
@@ -27,13 +27,6 @@ pytestmark = pytest.mark.contract
 @pytest.fixture
 def light() -> Variant:
     return manifest.read_variants(shapes_manifest())[0]
-
-
-@pytest.fixture(autouse=True)
-def _all_cores() -> Iterator[None]:
-    cores = os.sched_getaffinity(0)
-    yield
-    os.sched_setaffinity(0, cores)
 
 
 def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: Variant, tmp_path: Path) -> None:
@@ -48,28 +41,70 @@ def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: Varia
         assert replica.time_batches("shapes-light-b4", workload, batch=3, count=1, confidence=True) is None
 
 
-def test_images_are_judged_in_the_order_of_their_prompts(light: Variant, tmp_path: Path) -> None:
+def draw(variant: Variant, folder: Path, *, cores: int | None = None) -> quality.Judged:
     workload = sample_workload(11, 3)
-    cores = sorted(os.sched_getaffinity(0))
-    variants = [dataclasses.replace(light, batch=2)]
-    made = quality.measure_images(variants, workload, directory=tmp_path / "a", cores=cores, progress=Progress({}))
-    alone = quality.measure_images(variants, workload, directory=tmp_path / "b", cores=cores[:1], progress=Progress({}))
-    for metric in quality.METRICS:
-        np.testing.assert_array_equal(made["shapes-light"].values[metric], alone["shapes-light"].values[metric])
-    np.testing.assert_allclose(made["shapes-light"].confidence, alone["shapes-light"].confidence, atol=0.02)
+    here = find_place("cpu")
+    with Records(folder / "measured") as records:
+        drawing = quality.Drawing(
+            workload,
+            make_judges([], workload, reference=None),
+            directory=folder / "models",
+            place=dataclasses.replace(here, cores=here.cores[:cores]),
+            records=records,
+            progress=Progress({}),
+        )
+        return drawing.measure([dataclasses.replace(variant, batch=2)])[variant.name]
 
 
-@pytest.mark.slow
-def test_a_profile_is_measured_and_put_into_its_manifest(tmp_path: Path) -> None:
-    file = tmp_path / "cascade.yaml"
-    file.write_text(shapes_manifest())
-    options = ["--prompts", "40", "--seconds", "0.1", "--batches", "1,2"]
-    ended = CliRunner().invoke(command.build(), ["profile", "-f", str(file), "-o", str(file), *options])
-    assert ended.exit_code == 0, ended.output
-    found = load_cascades(file.read_text(), source="measured")
-    spec = found.profile_of(found.cascades[0]).spec
-    assert spec.source.kind == "measured"
-    assert len(spec.execution) == 4
-    assert len(spec.discriminator) == 2
-    assert len(spec.quality) == 121
-    assert "shapes-light to shapes-heavy: cost ratio 1:" in ended.output
+def test_images_are_judged_in_the_order_of_their_prompts(light: Variant, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    made, alone = draw(light, tmp_path), draw(light, tmp_path / "alone", cores=1)
+    for metric, values in made.side.values.items():
+        np.testing.assert_array_equal(values, alone.side.values[metric])
+    np.testing.assert_allclose(made.confidence, alone.confidence, atol=0.02)
+    np.testing.assert_allclose(made.side.features["fd-layout"], alone.side.features["fd-layout"], atol=0.5)
+    assert made.shown.shape == (8, 32, 32, 3)
+
+
+GREEDY = """
+from cascade_models.serving.model import TritonPythonModel as Model
+
+
+class TritonPythonModel(Model):
+    def execute(self, requests):
+        if len(requests) > 1:
+            raise MemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().execute(requests)
+"""
+
+
+def greedy(variants: Sequence[Variant], directory: Path) -> None:
+    """A repository whose models run out of memory at batch 2."""
+    execution.render_measured(variants, directory)
+    for model in directory.glob("*/1/model.py"):
+        model.write_text(GREEDY)
+
+
+def test_memory_that_runs_out_is_a_limit_and_goes_on_record(light: Variant, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def rows(render: execution.Render) -> list[int]:
+        with Records(tmp_path / "measured") as records:
+            timing = execution.Timing(
+                execution.Task([light], (1, 2, 4), judged=light.name, seconds=0.1),
+                sample_workload(8, 0),
+                place=find_place("cpu"),
+                directory=tmp_path / "models",
+                records=records,
+                progress=Progress({}, write=said.append),
+                render=render,
+            )
+            return [row.batch for row in timing.measure()[0]]
+
+    assert rows(greedy) == [1]
+    assert any("batch 2 is out of memory" in line and "CUDA" in line for line in said)
+
+    def never(variants: Sequence[Variant], directory: Path) -> None:
+        raise AssertionError("nothing is left to be measured")
+
+    assert rows(never) == [1]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_profiler.measure.grid import quality_rows, quantiles_milli, served_by_heavy, top_share
+from cascade_profiler.measure.grid import (
+    Chain,
+    Side,
+    estimates,
+    quality_rows,
+    quantiles_milli,
+    served_by_heavy,
+    top_share,
+)
 
 HARDNESS = np.array([4.0, 3.0, 2.0, 1.0])
 CONFIDENCE = np.array([0.9, 0.1, 0.8, 0.2])
@@ -35,15 +43,8 @@ def test_the_share_served_by_the_heavy_variant_is_the_planned_one(direct: float,
 
 
 def test_a_chain_has_a_full_grid_whose_corners_are_the_variants_own_quality() -> None:
-    light, heavy = np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.5])
-    rows = quality_rows(
-        "light",
-        "heavy",
-        hardness=HARDNESS,
-        confidence=CONFIDENCE,
-        light_values={"q2": light},
-        heavy_values={"q2": heavy},
-    )
+    light, heavy = Side({"q2": np.array([1.0, 0.0, 1.0, 0.0])}), Side({"q2": np.array([1.0, 1.0, 1.0, 0.5])})
+    rows = quality_rows("light", "heavy", estimates(Chain(light, heavy, HARDNESS, CONFIDENCE)))
     cells = {(row.direct_percent, row.escalation_percent): row.values_milli["q2"] for row in rows}
     assert len(cells) == len(rows) == 121
     assert cells[0, 0] == 500
@@ -55,3 +56,23 @@ def test_a_chain_has_a_full_grid_whose_corners_are_the_variants_own_quality() ->
 
 def test_scores_are_summed_up_by_21_rising_quantiles() -> None:
     assert quantiles_milli(np.arange(101) / 100) == [50 * index for index in range(21)]
+
+
+def test_errors_are_those_of_drawing_other_prompts() -> None:
+    rng = np.random.default_rng(3)
+    light, heavy = rng.random(400), rng.random(400)
+    chain = Chain(Side({"q2": light}), Side({"q2": heavy}), rng.random(400), rng.random(400))
+    found = estimates(chain)
+    assert found[0, 0]["q2"].error == pytest.approx(light.std() / 20, rel=0.3)
+    assert found[100, 0]["q2"].error == pytest.approx(heavy.std() / 20, rel=0.3)
+
+
+def test_a_distance_is_that_of_what_is_served_together() -> None:
+    rng = np.random.default_rng(4)
+    true = rng.standard_normal((200, 3))
+    light, heavy = Side({}, {"fd": true + 3.0}), Side({}, {"fd": true})
+    found = estimates(Chain(light, heavy, rng.random(200), rng.random(200), {"fd": true}))
+    assert found[100, 0]["fd"].value == pytest.approx(0, abs=1e-6)
+    assert found[0, 0]["fd"].value == pytest.approx(27)
+    # Half and half the mean is off by half of that, and there is more variance than there should be.
+    assert 27 / 4 < found[50, 0]["fd"].value < 27

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_api.command import CommandFailed
+from cascade_api.names import CPU_CLASS
 from cascade_models import manifest
 from cascade_router.prompts.features import PUBLISHED
 
 from ..frontier.inputs import BadInput, lines_of, records
 from ..frontier.reference import HADIS_MODELS, reference_folder
 from ..measure import quality
-from ..measure.profiling import EXPECTED_IMAGE_S, GENERATION_BATCH, OBJECTIVE_METRIC
+from ..measure.metrics import make_judges
+from ..measure.places import find_place
+from ..measure.profiling import EXPECTED_IMAGE_S, GENERATION_BATCH
 from ..measure.progress import Progress
+from ..measure.records import Records
 from ..measure.workload import sample_workload
 from ..simulate.scores import confidences
 
@@ -95,11 +98,22 @@ def make_labels(file: Path, *, prompts: int, seed: int) -> Labelled:
     ordered = sorted(variants, key=lambda variant: variant.steps)
     drawn = [dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in (ordered[0], ordered[-1])]
     workload = sample_workload(prompts, seed)
-    cores = sorted(os.sched_getaffinity(0))
-    steps = {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * prompts / len(cores) for v in drawn}
+    judges, place = make_judges([], workload, reference=None), find_place(CPU_CLASS)
+    steps = {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * prompts / len(place.cores) for v in drawn}
     with tempfile.TemporaryDirectory(prefix="cascade-fit-") as scratch:
-        judged = quality.measure_images(drawn, workload, directory=Path(scratch), cores=cores, progress=Progress(steps))
-    light, heavy = (judged[variant.name].values[OBJECTIVE_METRIC] for variant in drawn)
+        folder = Path(scratch)
+        with Records(folder / "measured") as kept:
+            drawing = quality.Drawing(
+                workload,
+                judges,
+                directory=folder / "models",
+                place=place,
+                records=kept,
+                progress=Progress(steps),
+            )
+            judged = drawing.measure(drawn)
+    metric = judges[0].means[0].name
+    light, heavy = (judged[variant.name].side.values[metric] for variant in drawn)
     return _enough(Labelled(str(file), workload.prompts, heavy - light))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any
 
 from ..report.charts import Series, chart
+from ..report.document import document
 from .hull import hull, points
 from .inputs import BadInput
 from .profiles import load_profile
@@ -50,8 +50,7 @@ def listing(name: str) -> tuple[str, dict[str, Any], str]:
         figures.append(
             chart(title, series, x_label="accelerator seconds per image, batch 1", y_label=spec.objective_metric)
         )
-    page = f'<!doctype html><meta charset="utf-8"><title>{html.escape(loaded.name)}</title>{"".join(figures)}\n'
-    return "\n".join(lines), data, page
+    return "\n".join(lines), data, document(loaded.name, figures)
 
 
 def drawing(file: str, page: str) -> None:

@@ -1,25 +1,27 @@
 """Time of one batch by variant and batch size, and what the discriminator adds to it.
 
-All batch sizes of all variants take turns, a few batches each: the speed of a machine changes over seconds, and so
-every figure sees the same changes and their ratios hold.
+On cores, all batch sizes of all variants take turns, a few batches each: the speed of a machine changes over seconds,
+and so every figure sees the same changes and their ratios hold. An accelerator holds one model at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cascade_api.command import CommandFailed
-from cascade_api.names import CPU_CLASS
 from cascade_api.profile import DiscriminatorExecution, Execution
 from cascade_models import repository
 from cascade_models.manifest import Variant
 
 from . import samples
+from .places import Place, identity
 from .progress import Progress
-from .replica import Replica
+from .records import Records
+from .replica import OutOfMemory, Replica
 from .workload import Workload
 
 GATHER_US = 200_000
@@ -29,6 +31,25 @@ BLOCK = 4
 TRIES = 10
 """Blocks whose batches may fall apart in a row before the measurement is given up."""
 STEP = "timing"
+TAKEN, SPENT, MEMORY, LIMIT = "taken", "spent", "memory", "limit"
+
+Render = Callable[[Sequence[Variant], Path], object]
+"""Makes a folder the model repository of these variants."""
+
+
+def render_measured(variants: Sequence[Variant], directory: Path) -> object:
+    """A repository whose models wait for whole batches."""
+    return repository.render(variants, directory, queue_delay_us=GATHER_US)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is timed: variants, batch sizes, and the variant whose batches are also timed with confidence."""
+
+    variants: Sequence[Variant]
+    batches: Sequence[int]
+    judged: str
+    seconds: float
 
 
 @dataclasses.dataclass
@@ -39,10 +60,17 @@ class Cell:
     batch: int
     confidence: bool
     taken_s: list[float] = dataclasses.field(default_factory=list)
+    memory_mib: int | None = None
+    finished: bool = False
 
     @property
     def model(self) -> str:
         return measured_model(self.variant, self.batch).name
+
+    @property
+    def known(self) -> bool:
+        """Whether there is nothing more to measure."""
+        return self.memory_mib is not None and (self.finished or samples.enough(self.taken_s))
 
     def run(self, replica: Replica, workload: Workload) -> list[float]:
         """Time a few batches in a row; raises CommandFailed where the server does not form them."""
@@ -57,66 +85,163 @@ class Cell:
         )
 
 
+class Timing:
+    """One measurement of execution times: takes what is on record, adds what is missing."""
+
+    def __init__(
+        self,
+        task: Task,
+        workload: Workload,
+        *,
+        place: Place,
+        directory: Path,
+        records: Records,
+        progress: Progress,
+        render: Render = render_measured,
+    ) -> None:
+        self._task = task
+        self._workload = workload
+        self._place = place
+        self._directory = directory
+        self._records = records
+        self._progress = progress
+        self._render = render
+        self._limits: dict[str, int] = {}
+        self._cells = [self._recall(v, b, confidence=False) for v in task.variants for b in task.batches]
+        self._cells += [
+            self._recall(v, b, confidence=True) for v in task.variants for b in task.batches if v.name == task.judged
+        ]
+
+    def measure(self) -> tuple[list[Execution], list[DiscriminatorExecution]]:
+        """Rows of every variant and batch size that fits, and what judging adds to batches of the judged variant.
+
+        Ends when every median is known well enough or the task's seconds are over, but not before there is a median
+        at all. A batch size at which memory runs out is the variant's limit: it and larger ones are left out. Raises
+        CommandFailed where that is batch 1.
+        """
+        for variant in self._task.variants:
+            for limit in self._records.values(LIMIT, self._key(variant)):
+                self._limited(variant, limit["batch"], limit["why"], again=True)
+        for group in self._groups():
+            self._measure(group)
+        plain, judging = ([c for c in self._fitting() if c.confidence == judged] for judged in (False, True))
+        rows = [self._row(cell) for cell in plain]
+        for cell, row in zip(plain, rows, strict=True):
+            told = ", ".join(f"{name} {micros / 1000:.2f} ms" for name, micros in _quantiles(row))
+            batches = f"{len(cell.taken_s)} batches, {cell.memory_mib} MiB"
+            self._progress.done(STEP, f"{cell.variant.name}, batch {cell.batch}: {told} ({batches})")
+        without = {cell.batch: samples.timing(cell.taken_s) for cell in plain if cell.variant.name == self._task.judged}
+        added = [self._added(cell, without[cell.batch]) for cell in judging]
+        for extra in added:
+            self._progress.done(STEP, f"confidence, batch {extra.batch}: {extra.p50_micros / 1000:.2f} ms")
+        return rows, added
+
+    def _groups(self) -> list[list[Cell]]:
+        """Cells that are measured in turns, on one server."""
+        if self._place.timed_core is not None:
+            return [self._cells]
+        models = dict.fromkeys(cell.model for cell in self._cells)
+        return [[cell for cell in self._cells if cell.model == model] for model in models]
+
+    def _measure(self, group: Sequence[Cell]) -> None:
+        wanted = [cell for cell in group if self._fits(cell) and not cell.known]
+        if not wanted:
+            return
+        models = {cell.model: measured_model(cell.variant, cell.batch) for cell in wanted}
+        self._render(list(models.values()), self._directory)
+        before_mib = self._place.memory_mib()
+        with Replica(self._directory, core=self._place.timed_core, load=list(models)) as replica:
+            for cell in wanted:
+                self._guarded(cell, replica)
+            budget_s = self._task.seconds * len(wanted) / len(self._cells)
+            begun = time.monotonic() - sum(sum(cell.taken_s) for cell in wanted)
+            while not all(cell.finished or samples.enough(cell.taken_s) for cell in wanted if self._fits(cell)):
+                for cell in wanted:
+                    taken = self._guarded(cell, replica)
+                    cell.taken_s += taken
+                    if taken:
+                        self._records.add(TAKEN, self._cell_key(cell), taken)
+                spent = time.monotonic() - begun
+                self._progress.at(STEP, min(1.0, spent / budget_s), max(0.0, budget_s - spent))
+                if spent > budget_s and all(len(c.taken_s) >= samples.LEAST for c in wanted if self._fits(c)):
+                    break
+            for cell in wanted:
+                if self._fits(cell):
+                    cell.memory_mib = replica.memory_mib(cell.model) + self._place.memory_mib() - before_mib
+                    self._records.add(MEMORY, self._cell_key(cell), cell.memory_mib)
+                    self._records.add(SPENT, self._cell_key(cell), self._task.seconds)
+
+    def _guarded(self, cell: Cell, replica: Replica) -> list[float]:
+        """A few timings of a cell; none where memory ran out, which is then its variant's limit."""
+        if not self._fits(cell):
+            return []
+        try:
+            return cell.run(replica, self._workload)
+        except OutOfMemory as error:
+            self._limited(cell.variant, cell.batch, str(error), again=False)
+            self._records.add(LIMIT, self._key(cell.variant), {"batch": cell.batch, "why": str(error)})
+            replica.unload(cell.model)
+            return []
+
+    def _limited(self, variant: Variant, batch: int, why: str, *, again: bool) -> None:
+        if batch == 1:
+            raise CommandFailed(
+                f"{variant.name} does not fit into the memory of class {self._place.accelerator_class} even alone "
+                f"({why}): give it a smaller dtype or resolution, or another class"
+            )
+        self._limits[variant.name] = min(batch, self._limits.get(variant.name, batch))
+        found = "on record" if again else why
+        self._progress.done(
+            STEP, f"{variant.name}: batch {batch} is out of memory ({found}); smaller ones are measured"
+        )
+
+    def _fits(self, cell: Cell) -> bool:
+        return cell.batch < self._limits.get(cell.variant.name, cell.batch + 1)
+
+    def _fitting(self) -> list[Cell]:
+        return [cell for cell in self._cells if self._fits(cell)]
+
+    def _recall(self, variant: Variant, batch: int, *, confidence: bool) -> Cell:
+        """A cell with what is on record of it."""
+        cell = Cell(variant, batch, confidence)
+        key = self._cell_key(cell)
+        cell.taken_s = [taken for block in self._records.values(TAKEN, key) for taken in block]
+        cell.memory_mib = next(iter(self._records.values(MEMORY, key)), None)
+        cell.finished = any(spent >= self._task.seconds for spent in self._records.values(SPENT, key))
+        return cell
+
+    def _key(self, variant: Variant) -> dict[str, Any]:
+        return {"model": identity(variant), "class": self._place.accelerator_class, "on": self._place.hardware}
+
+    def _cell_key(self, cell: Cell) -> dict[str, Any]:
+        return {**self._key(cell.variant), "batch": cell.batch, "confidence": cell.confidence}
+
+    def _row(self, cell: Cell) -> Execution:
+        timing = samples.timing(cell.taken_s)
+        return Execution(
+            variant=cell.variant.name,
+            accelerator_class=self._place.accelerator_class,
+            batch=cell.batch,
+            p50_micros=timing.p50_micros,
+            p95_micros=timing.p95_micros,
+            p99_micros=timing.p99_micros,
+            memory_mi_b=cell.memory_mib or 0,
+        )
+
+    def _added(self, cell: Cell, without: samples.Timing) -> DiscriminatorExecution:
+        timing = samples.difference(samples.timing(cell.taken_s), without)
+        return DiscriminatorExecution(
+            accelerator_class=self._place.accelerator_class,
+            batch=cell.batch,
+            p50_micros=timing.p50_micros,
+            p95_micros=timing.p95_micros,
+        )
+
+
 def measured_model(variant: Variant, batch: int) -> Variant:
     """The variant as a model that takes batches of one size."""
     return dataclasses.replace(variant, name=f"{variant.name}-b{batch}", batch=batch)
 
 
-def measure_execution(
-    variants: Sequence[Variant],
-    batches: Sequence[int],
-    workload: Workload,
-    *,
-    judged: str,
-    directory: Path,
-    core: int,
-    seconds: float,
-    progress: Progress,
-) -> tuple[list[Execution], list[DiscriminatorExecution]]:
-    """Rows of every variant and batch size, and the discriminator's, measured on images of the variant ``judged``.
-
-    Ends when every median is known well enough or ``seconds`` are over, but not before there is a median at all.
-    """
-    models = [measured_model(variant, batch) for variant in variants for batch in batches]
-    repository.render(models, directory, queue_delay_us=GATHER_US)
-    plain = [Cell(variant, batch, confidence=False) for variant in variants for batch in batches]
-    judging = [Cell(cell.variant, cell.batch, confidence=True) for cell in plain if cell.variant.name == judged]
-    with Replica(directory, core=core, load=[model.name for model in models]) as replica:
-        for cell in (*plain, *judging):
-            cell.run(replica, workload)
-        begun = time.monotonic()
-        while not all(samples.enough(cell.taken_s) for cell in (*plain, *judging)):
-            for cell in (*plain, *judging):
-                cell.taken_s += cell.run(replica, workload)
-            spent = time.monotonic() - begun
-            progress.at(STEP, min(1.0, spent / seconds), max(0.0, seconds - spent))
-            if spent > seconds and len(plain[0].taken_s) >= samples.LEAST:
-                break
-        rows = [_row(cell, replica.memory_mib(cell.model)) for cell in plain]
-    for cell, row in zip(plain, rows, strict=True):
-        told = f"{row.p50_micros / 1000:.2f} ms, p95 {row.p95_micros / 1000:.2f} ms ({len(cell.taken_s)} batches)"
-        progress.done(STEP, f"{cell.variant.name}, batch {cell.batch}: {told}")
-    without = {cell.batch: samples.timing(cell.taken_s) for cell in plain if cell.variant.name == judged}
-    added = [_added(cell, without[cell.batch]) for cell in judging]
-    for extra in added:
-        progress.done(STEP, f"confidence, batch {extra.batch}: {extra.p50_micros / 1000:.2f} ms")
-    return rows, added
-
-
-def _row(cell: Cell, memory_mib: int) -> Execution:
-    timing = samples.timing(cell.taken_s)
-    return Execution(
-        variant=cell.variant.name,
-        accelerator_class=CPU_CLASS,
-        batch=cell.batch,
-        p50_micros=timing.p50_micros,
-        p95_micros=timing.p95_micros,
-        memory_mi_b=memory_mib,
-    )
-
-
-def _added(cell: Cell, without: samples.Timing) -> DiscriminatorExecution:
-    timing = samples.difference(samples.timing(cell.taken_s), without)
-    return DiscriminatorExecution(
-        accelerator_class=CPU_CLASS, batch=cell.batch, p50_micros=timing.p50_micros, p95_micros=timing.p95_micros
-    )
+def _quantiles(row: Execution) -> list[tuple[str, int]]:
+    return [("p50", row.p50_micros), ("p95", row.p95_micros), ("p99", row.p99_micros or row.p95_micros)]

@@ -1,12 +1,14 @@
 """Quality of a chain over shares of direct and escalated prompts, from one image per variant and prompt (pure).
 
 Every cell is the mean over all prompts of what would serve them. Where a cut falls among equal scores, or inside one
-prompt, the prompts there count in part to each side: that is the expectation over a router's fair draws.
+prompt, the prompts there count in part to each side: that is the expectation over a router's fair draws. Standard
+errors are those of drawing other prompts: the prompts are resampled, and with them the cuts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -14,25 +16,74 @@ import numpy.typing as npt
 
 from cascade_api.profile import QualityRow
 
+from .frechet import Moments, distance, products
+
 Floats = npt.NDArray[np.float64]
 
 PERCENTS: Final = range(0, 101, 10)
 QUANTILE_LEVELS: Final = np.linspace(0.0, 1.0, 21)
+DRAWS: Final = 100
+"""Resamples that the standard errors of means rest on; they are then known to 7 %."""
+DISTANCE_DRAWS: Final = 40
+"""The same of distances, which take longer; 11 %."""
+
+Cell = tuple[int, int]
+"""(r, d) in percent."""
+
+CELLS: Final[tuple[Cell, ...]] = tuple((direct, escalation) for direct in PERCENTS for escalation in PERCENTS)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one variant's images of N prompts are worth: ``[N]`` by mean metric, ``[N, K]`` features by distance."""
+
+    values: Mapping[str, Floats]
+    features: Mapping[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Two variants' images of the same N prompts, the scores that route them, and features of true images."""
+
+    light: Side
+    heavy: Side
+    hardness: Floats
+    confidence: Floats
+    reference: Mapping[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its standard error."""
+
+    value: float
+    error: float
+
+
+class Ranking:
+    """Prompts in the order of a score, greatest first, to cut off the top of any weighting of them."""
+
+    def __init__(self, scores: Floats) -> None:
+        values, self._group = np.unique(-scores, return_inverse=True)
+        self._groups = len(values)
+
+    def top(self, weights: Floats, share: float) -> Floats:
+        """By how much each prompt belongs to the top ``share`` of the weight: its weight above the cut, 0 below.
+
+        Prompts with equal scores share alike.
+        """
+        wanted = share * weights.sum()
+        group_weights = np.bincount(self._group, weights=weights, minlength=self._groups)
+        before = np.concatenate(([0.0], np.cumsum(group_weights)[:-1]))
+        taken = np.clip(wanted - before, 0.0, group_weights)
+        part = np.divide(taken, group_weights, out=np.zeros_like(taken), where=group_weights > 0)
+        belonging: Floats = weights * part[self._group]
+        return belonging
 
 
 def top_share(scores: Floats, weights: Floats, share: float) -> Floats:
-    """By how much each prompt belongs to the top ``share`` of the weight: its weight above the cut, 0 below.
-
-    Prompts with equal scores share alike.
-    """
-    wanted = share * weights.sum()
-    values, group = np.unique(-scores, return_inverse=True)
-    group_weights = np.bincount(group, weights=weights, minlength=len(values))
-    before = np.concatenate(([0.0], np.cumsum(group_weights)[:-1]))
-    taken = np.clip(wanted - before, 0.0, group_weights)
-    part = np.divide(taken, group_weights, out=np.zeros_like(taken), where=group_weights > 0)
-    belonging: Floats = weights * part[group]
-    return belonging
+    """`Ranking.top` of scores that are cut once."""
+    return Ranking(scores).top(weights, share)
 
 
 def served_by_heavy(hardness: Floats, confidence: Floats, *, direct: float, escalation: float) -> Floats:
@@ -41,36 +92,82 @@ def served_by_heavy(hardness: Floats, confidence: Floats, *, direct: float, esca
     return straight + top_share(-confidence, 1.0 - straight, escalation)
 
 
-def quality_rows(
-    light: str,
-    heavy: str,
-    *,
-    hardness: Floats,
-    confidence: Floats,
-    light_values: Mapping[str, Floats],
-    heavy_values: Mapping[str, Floats],
-) -> list[QualityRow]:
-    """The 11 x 11 rows of a chain; values by metric are those of one image each."""
-    rows = []
-    for direct in PERCENTS:
-        for escalation in PERCENTS:
-            share = served_by_heavy(hardness, confidence, direct=direct / 100, escalation=escalation / 100)
-            values = {
-                metric: round(1000 * float(np.mean(share * heavy_values[metric] + (1 - share) * light_values[metric])))
-                for metric in light_values
-            }
-            rows.append(
-                QualityRow(
-                    light=light,
-                    heavy=heavy,
-                    direct_percent=direct,
-                    escalation_percent=escalation,
-                    values_milli=values,
-                )
-            )
-    return rows
+def estimates(chain: Chain, *, seed: int = 0) -> dict[Cell, dict[str, Estimate]]:
+    """Every metric of every cell of the 11 x 11 grid, with standard errors over prompts."""
+    prompts = len(chain.hardness)
+    rng = np.random.default_rng(seed)
+    judge = _Judge(chain)
+    exact = judge.values(np.ones(prompts), distances=True)
+    resampled: dict[str, list[Floats]] = {name: [] for name in exact}
+    for draw in range(DRAWS):
+        weights = np.bincount(rng.integers(0, prompts, prompts), minlength=prompts).astype(np.float64)
+        for name, values in judge.values(weights, distances=draw < DISTANCE_DRAWS).items():
+            resampled[name].append(values)
+    errors = {name: np.std(values, axis=0, ddof=1) for name, values in resampled.items()}
+    return {
+        cell: {name: Estimate(float(values[at]), float(errors[name][at])) for name, values in exact.items()}
+        for at, cell in enumerate(CELLS)
+    }
+
+
+def quality_rows(light: str, heavy: str, found: Mapping[Cell, Mapping[str, Estimate]]) -> list[QualityRow]:
+    """The rows of a chain in a profile."""
+    return [
+        QualityRow(
+            light=light,
+            heavy=heavy,
+            direct_percent=direct,
+            escalation_percent=escalation,
+            values_milli={name: round(1000 * one.value) for name, one in values.items()},
+            errors_milli={name: round(1000 * one.error) for name, one in values.items()},
+        )
+        for (direct, escalation), values in found.items()
+    ]
 
 
 def quantiles_milli(scores: Floats) -> list[int]:
     """0 %, 5 %, …, 100 % quantiles, in thousandths."""
     return [round(1000 * float(value)) for value in np.quantile(scores, QUANTILE_LEVELS)]
+
+
+class _Judge:
+    """Every metric of all cells of a chain, for any weighting of its prompts."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._hardest, self._doubtful = Ranking(chain.hardness), Ranking(-chain.confidence)
+        # Distances do not change with the origin, and near it the sums of products lose no digits.
+        centres = {name: true.mean(axis=0) for name, true in chain.reference.items()}
+        self._true = {name: products(true - centres[name]) for name, true in chain.reference.items()}
+        self._light, self._heavy = (
+            {name: products(side.features[name] - centre) for name, centre in centres.items()}
+            for side in (chain.light, chain.heavy)
+        )
+
+    def values(self, weights: Floats, *, distances: bool) -> dict[str, Floats]:
+        """``[121]`` by metric, in the order of `CELLS`."""
+        shares, total = self._shares(weights), float(weights.sum())
+        light, heavy = self._chain.light.values, self._chain.heavy.values
+        found = {name: _mixed(shares, weights, light[name], heavy[name]) / total for name in light}
+        if distances:
+            for name, true in self._true.items():
+                # True images of the same prompts are resampled with them; others are what they are.
+                counted = weights if len(true) == len(weights) else np.ones(len(true))
+                sums = _mixed(shares, weights, self._light[name], self._heavy[name])
+                moments = Moments.of_sums(counted @ true, float(counted.sum()))
+                found[name] = distance(Moments.of_sums(sums, total), moments)
+        return found
+
+    def _shares(self, weights: Floats) -> Floats:
+        """``[121, N]``: how often the heavy variant's image is the answer to each prompt, by cell."""
+        rows = []
+        for direct in PERCENTS:
+            straight = self._hardest.top(weights, direct / 100)
+            rows += [straight + self._doubtful.top(weights - straight, percent / 100) for percent in PERCENTS]
+        return np.stack(rows)
+
+
+def _mixed(shares: Floats, weights: Floats, light: Floats, heavy: Floats) -> Floats:
+    """Sums over prompts of what serves them."""
+    mixed: Floats = weights @ light + shares @ (heavy - light)
+    return mixed

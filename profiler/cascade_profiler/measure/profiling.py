@@ -1,4 +1,4 @@
-"""Measures the variants of a cascade on this machine, from nothing to a CascadeProfile."""
+"""Measures the variants of a cascade on this machine, from nothing, or from what is on record, to a CascadeProfile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import datetime
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,25 +16,28 @@ import numpy as np
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import CommandFailed
-from cascade_api.names import CPU_CLASS
 from cascade_api.profile import (
     CascadeProfile,
+    DiscriminatorExecution,
     Execution,
     Metric,
     ProfileSource,
     ProfileSpec,
     QualityRow,
     ScoreQuantiles,
+    Startup,
 )
 from cascade_models import manifest, repository
 from cascade_models.manifest import Variant
 from cascade_router.prompts.scorers import ScorerError, make_scorer
 
 from . import execution, grid, quality, startup
+from .metrics import Judge
+from .places import Place
 from .progress import Progress
-from .workload import Workload, sample_workload
+from .records import Records
+from .workload import Workload
 
-OBJECTIVE_METRIC = "q2"
 GENERATION_BATCH = 4
 """Images per request while quality is measured: larger ones are no faster on a core, and Triton takes a model that
 computes for a second for dead too easily."""
@@ -43,87 +47,130 @@ START_STEP_S = 12.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, how long, and with which prompts."""
+    """What to measure where, how long, with which prompts, and what images are judged by."""
 
-    prompts: int
-    seed: int
+    place: Place
+    workload: Workload
+    judges: Sequence[Judge]
+    objective: str
     batches: tuple[int, ...]
     seconds: float
 
+    @property
+    def means(self) -> list[Metric]:
+        return [metric for judge in self.judges for metric in judge.means]
 
-def profile_cascade(text: str, cascade: DiffusionCascade, plan: Plan) -> CascadeProfile:
-    """The profile that a cascade of the built-in models names, measured here; raises CommandFailed.
+    @property
+    def distances(self) -> list[Metric]:
+        return [metric for judge in self.judges for metric in judge.distances]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A profile, and what only a report shows: images of the first prompts by variant, cheapest first."""
+
+    profile: CascadeProfile
+    workload: Workload
+    shown: Mapping[str, quality.Judged]
+
+
+def profile_cascade(text: str, cascade: DiffusionCascade, plan: Plan, records: Records) -> Measured:
+    """The profile that a cascade names, measured here; raises CommandFailed.
 
     ``text`` is the manifest that holds the cascade. This process is kept off the core that replicas are timed on.
     """
-    variants = _variants(text, cascade)
-    workload = sample_workload(plan.prompts, plan.seed)
-    hardness = _hardness(cascade, workload)
-    cores = sorted(os.sched_getaffinity(0))
-    timed = cores[-1]
-    steps = {execution.STEP: plan.seconds}
-    steps |= {startup.step_name(v): START_STEP_S for v in variants}
-    images_s = plan.prompts / len(cores)
-    steps |= {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * images_s for v in variants}
-    progress = Progress(steps)
+    variants = _variants(text, cascade, plan.place)
+    hardness = _hardness(cascade, plan.workload)
+    progress = Progress(_expected(variants, plan))
     with tempfile.TemporaryDirectory(prefix="cascade-profile-") as scratch:
         directory = Path(scratch)
-        os.sched_setaffinity(0, set(cores[:-1]) or {timed})
-        rows, discriminator = execution.measure_execution(
-            variants,
-            plan.batches,
-            workload,
-            judged=min(variants, key=lambda variant: variant.steps).name,
-            directory=directory / "timing",
-            core=timed,
-            seconds=plan.seconds,
+        with _off_timed_core(plan.place):
+            rows, discriminator, starts = _timings(variants, plan, directory, records, progress)
+        drawing = quality.Drawing(
+            plan.workload,
+            plan.judges,
+            directory=directory / "drawing",
+            place=plan.place,
+            records=records,
             progress=progress,
         )
-        starts = startup.measure_startup(variants, directory=directory / "starting", core=timed, progress=progress)
-        os.sched_setaffinity(0, cores)
-        drawn = [dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in variants]
-        images = quality.measure_images(
-            drawn, workload, directory=directory / "drawing", cores=cores, progress=progress
-        )
-    chains = _chains(variants, rows)
-    cells: list[QualityRow] = []
-    for light, heavy in chains:
-        cells += grid.quality_rows(
-            light,
-            heavy,
-            hardness=hardness,
-            confidence=images[light].confidence,
-            light_values=images[light].values,
-            heavy_values=images[heavy].values,
-        )
-    lights = dict.fromkeys(light for light, _ in chains)
+        images = drawing.measure([dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in variants])
+    order = _by_cost(variants, rows)
     spec = ProfileSpec(
         source=_source(plan),
-        metrics=[Metric(name=metric, direction="max") for metric in quality.METRICS],
-        objective_metric=OBJECTIVE_METRIC,
+        metrics=[*plan.means, *plan.distances],
+        objective_metric=plan.objective,
         execution=rows,
         discriminator=discriminator,
         startup=starts,
-        quality=cells,
+        quality=_quality(order, images, hardness, plan),
         scores=ScoreQuantiles(
             hardness_milli=grid.quantiles_milli(hardness),
-            confidence_milli={light: grid.quantiles_milli(images[light].confidence) for light in lights},
+            confidence_milli={light: grid.quantiles_milli(images[light].confidence) for light in order[:-1]},
         ),
     )
     name = cascade.spec.profile_ref.name
-    return CascadeProfile.model_validate(
+    profile = CascadeProfile.model_validate(
         {"metadata": {"name": name, "namespace": cascade.metadata.namespace}, "spec": spec.wire()}
     )
+    return Measured(profile, plan.workload, {name: images[name] for name in order})
 
 
-def _variants(text: str, cascade: DiffusionCascade) -> list[Variant]:
+@contextmanager
+def _off_timed_core(place: Place) -> Iterator[None]:
+    """Keeps this process off the core that replicas are timed on, where there is another."""
+    cores = set(place.cores)
+    os.sched_setaffinity(0, cores - {place.timed_core} or cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _timings(
+    variants: Sequence[Variant], plan: Plan, directory: Path, records: Records, progress: Progress
+) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
+    task = execution.Task(
+        variants, plan.batches, judged=min(variants, key=lambda variant: variant.steps).name, seconds=plan.seconds
+    )
+    timing = execution.Timing(
+        task,
+        plan.workload,
+        place=plan.place,
+        directory=directory / "timing",
+        records=records,
+        progress=progress,
+    )
+    rows, discriminator = timing.measure()
+    starts = startup.measure_startup(
+        variants, directory=directory / "starting", place=plan.place, records=records, progress=progress
+    )
+    return rows, discriminator, starts
+
+
+def _quality(
+    order: Sequence[str], images: Mapping[str, quality.Judged], hardness: grid.Floats, plan: Plan
+) -> list[QualityRow]:
+    """The rows of every chain; every variant is light to those that cost more."""
+    reference = {name: rows for judge in plan.judges for name, rows in judge.reference(plan.workload).items()}
+    cells: list[QualityRow] = []
+    for index, light in enumerate(order):
+        for heavy in order[index + 1 :]:
+            chain = grid.Chain(
+                images[light].side, images[heavy].side, hardness, images[light].confidence, reference=reference
+            )
+            cells += grid.quality_rows(light, heavy, grid.estimates(chain))
+    return cells
+
+
+def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Variant]:
     """The cascade's variants, checked to be servable on this machine."""
     names = {variant.name for variant in cascade.spec.variants}
     for index, declared in enumerate(cascade.spec.variants):
-        if CPU_CLASS not in declared.classes:
+        if place.accelerator_class not in declared.classes:
             raise CommandFailed(
-                f"spec.variants.{index}.classes: {declared.name!r} does not run on class {CPU_CLASS!r}, the only one "
-                "that is measured here: add it",
+                f"spec.variants.{index}.classes: {declared.name!r} does not run on class {place.accelerator_class!r}, "
+                "the one that is measured: add it, or choose another --class",
                 code=2,
             )
     try:
@@ -147,14 +194,22 @@ def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
     return np.array(scores, dtype=np.float64)
 
 
-def _chains(variants: Sequence[Variant], rows: Sequence[Execution]) -> list[tuple[str, str]]:
-    """Every pair of variants of which the first is the cheaper, cheapest light first."""
+def _by_cost(variants: Sequence[Variant], rows: Sequence[Execution]) -> list[str]:
+    """Names of the variants, cheapest first."""
     cost = {row.variant: row.p50_micros for row in rows if row.batch == 1}
-    ordered = sorted((variant.name for variant in variants), key=lambda name: cost[name])
-    return [(light, heavy) for index, light in enumerate(ordered) for heavy in ordered[index + 1 :]]
+    return sorted((variant.name for variant in variants), key=lambda name: cost[name])
+
+
+def _expected(variants: Sequence[Variant], plan: Plan) -> dict[str, float]:
+    """Seconds by step, where nothing is on record."""
+    steps = {execution.STEP: plan.seconds}
+    steps |= {startup.step_name(v): START_STEP_S for v in variants}
+    images = len(plan.workload.prompts) / len(plan.place.drawing_cores)
+    return steps | {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * images for v in variants}
 
 
 def _source(plan: Plan) -> ProfileSource:
     version = importlib.metadata.version("diffusion-cascade")
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return ProfileSource(kind="measured", tool=f"cascade profile {version}", time=now, prompts=plan.prompts)
+    prompts = len(plan.workload.prompts)
+    return ProfileSource(kind="measured", tool=f"cascade profile {version}", time=now, prompts=prompts)

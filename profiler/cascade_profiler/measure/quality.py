@@ -1,4 +1,7 @@
-"""One image per variant and prompt, made by a real Triton and judged by the domain's checker."""
+"""One image per variant and prompt, made by a real Triton and judged: values, features and confidences on record.
+
+Images themselves are not kept, but for a few that a report shows.
+"""
 
 from __future__ import annotations
 
@@ -8,92 +11,142 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from cascade_api.command import CommandFailed
 from cascade_models import repository
 from cascade_models.manifest import Variant
-from cascade_models.shapes import checker
 
-from .grid import Floats
+from .grid import Floats, Side
+from .metrics import Judge
+from .places import Place, identity
 from .progress import Progress
+from .records import Arrays, Records
 from .replica import Answer, Replica
 from .workload import Workload
 
-METRICS = ("q2", "strict", "adherence")
+DRAWN: Final = "drawn"
+SHOWN: Final = 8
+"""Prompts whose images are kept for the report."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Values by metric and confidences of one variant's images, one per prompt."""
+    """What one variant's images are worth, one per prompt, their confidences, and the images of the first prompts."""
 
-    values: dict[str, Floats]
+    side: Side
     confidence: Floats
+    shown: npt.NDArray[np.uint8]
 
 
-def measure_images(
-    variants: Sequence[Variant], workload: Workload, *, directory: Path, cores: Sequence[int], progress: Progress
-) -> dict[str, Judged]:
-    """Images of all variants, judged; made on several replicas at once, one per core."""
-    repository.render(variants, directory)
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(len(cores)))
-        replicas = [stack.enter_context(Replica(directory, core=core)) for core in cores]
-        return {variant.name: _judge_variant(variant, workload, replicas, pool, progress) for variant in variants}
+class Drawing:
+    """Makes and judges the images of variants, several replicas at once; takes what is on record."""
 
+    def __init__(
+        self,
+        workload: Workload,
+        judges: Sequence[Judge],
+        *,
+        directory: Path,
+        place: Place,
+        records: Records,
+        progress: Progress,
+    ) -> None:
+        self._workload = workload
+        self._judges = judges
+        self._directory = directory
+        self._cores = place.drawing_cores
+        self._records = records
+        self._progress = progress
 
-def _judge_variant(
-    variant: Variant, workload: Workload, replicas: Sequence[Replica], pool: ThreadPoolExecutor, progress: Progress
-) -> Judged:
-    list(pool.map(lambda replica: replica.load(variant.name), replicas))
-    count, batch = len(workload.prompts), variant.batch
-    begun = time.monotonic()
-    rows: list[npt.NDArray[np.float64]] = []
-    confidences: list[npt.NDArray[np.float32]] = []
-    # A round is one batch per replica; the images of a round are checked while the next one is made.
-    step = batch * len(replicas)
-    pending: list[tuple[int, Answer]] = []
-    for at in range(0, count, step):
-        starts = range(at, min(at + step, count), batch)
-        calls = [
-            pool.submit(_ask, replica, variant, workload, start)
-            for replica, start in zip(replicas, starts, strict=False)
-        ]
-        _check(pending, workload, rows, confidences)
-        pending = [(start, call.result()) for start, call in zip(starts, calls, strict=True)]
-        done = min(at + step, count)
-        progress.at(images_step(variant), done / count, (time.monotonic() - begun) * (count - done) / done)
-    _check(pending, workload, rows, confidences)
-    for replica in replicas:
-        replica.unload(variant.name)
-    table = np.stack(rows)
-    values = {metric: table[:, column] for column, metric in enumerate(METRICS)}
-    means = ", ".join(f"{metric} {values[metric].mean():.3f}" for metric in METRICS)
-    progress.done(images_step(variant), f"{count} images, {means}")
-    return Judged(values, np.concatenate(confidences).astype(np.float64))
+    def measure(self, variants: Sequence[Variant]) -> dict[str, Judged]:
+        """Of all variants, by name; each request is as large as a variant's ``batch``."""
+        wanted = [variant for variant in variants if self._missing(variant)]
+        if wanted:
+            repository.render(wanted, self._directory)
+            with ExitStack() as stack:
+                pool = stack.enter_context(ThreadPoolExecutor(len(self._cores)))
+                replicas = [stack.enter_context(Replica(self._directory, core=core)) for core in self._cores]
+                for variant in wanted:
+                    self._draw(variant, replicas, pool)
+        return {variant.name: self._judged(variant) for variant in variants}
+
+    def _draw(self, variant: Variant, replicas: Sequence[Replica], pool: ThreadPoolExecutor) -> None:
+        list(pool.map(lambda replica: replica.load(variant.name), replicas))
+        missing, begun = self._missing(variant), time.monotonic()
+        pending: list[tuple[int, Answer]] = []
+        for at in range(0, len(missing), len(replicas)):
+            starts = missing[at : at + len(replicas)]
+            calls = [
+                pool.submit(self._ask, replica, variant, start)
+                for replica, start in zip(replicas, starts, strict=False)
+            ]
+            # The images of a round are judged while the next one is made.
+            self._judge(variant, pending)
+            pending = [(start, call.result()) for start, call in zip(starts, calls, strict=True)]
+            share = (at + len(starts)) / len(missing)
+            self._progress.at(images_step(variant), share, (time.monotonic() - begun) * (1 / share - 1))
+        self._judge(variant, pending)
+        for replica in replicas:
+            replica.unload(variant.name)
+
+    def _ask(self, replica: Replica, variant: Variant, start: int) -> Answer:
+        count = min(variant.batch, len(self._workload.prompts) - start)
+        prompts, seeds = self._workload.slice(start, count)
+        answer = replica.ask(variant.name, prompts, seeds, confidence=True)
+        wanted = (count, variant.height, variant.width, 3)
+        if answer.images.shape != wanted:
+            raise CommandFailed(
+                f"{variant.name}: images are {list(answer.images.shape[1:3])} pixels high and wide, the manifest says "
+                f"{list(wanted[1:3])}: correct height and width of its model"
+            )
+        return answer
+
+    def _judge(self, variant: Variant, pending: Sequence[tuple[int, Answer]]) -> None:
+        for start, answer in pending:
+            parts: dict[str, npt.NDArray[Any]] = {"confidence": np.asarray(answer.confidences, dtype=np.float64)}
+            for judge in self._judges:
+                verdicts = judge.judge(answer.images, self._workload, start)
+                parts |= {f"value {name}": value for name, value in verdicts.values.items()}
+                parts |= {f"features {name}": rows.astype(np.float32) for name, rows in verdicts.features.items()}
+            if start < SHOWN:
+                parts["images"] = answer.images[: SHOWN - start]
+            self._records.add_arrays(DRAWN, self._key(variant, start), parts)
+
+    def _missing(self, variant: Variant) -> list[int]:
+        """First prompts of the requests that are not on record."""
+        starts = range(0, len(self._workload.prompts), variant.batch)
+        return [start for start in starts if not self._records.has(DRAWN, self._key(variant, start))]
+
+    def _judged(self, variant: Variant) -> Judged:
+        starts = range(0, len(self._workload.prompts), variant.batch)
+        parts: list[Arrays] = [self._records.arrays(DRAWN, self._key(variant, start))[0] for start in starts]
+        shown = [part["images"] for part in parts if "images" in part]
+
+        def whole(name: str) -> Floats:
+            return np.concatenate([part[name] for part in parts]).astype(np.float64)
+
+        values = {metric.name: whole(f"value {metric.name}") for judge in self._judges for metric in judge.means}
+        features = {
+            metric.name: whole(f"features {metric.name}") for judge in self._judges for metric in judge.distances
+        }
+        told = ", ".join(f"{name} {value.mean():.3f}" for name, value in values.items())
+        self._progress.done(images_step(variant), f"{len(self._workload.prompts)} images, {told}")
+        return Judged(Side(values, features), whole("confidence"), np.concatenate(shown))
+
+    def _key(self, variant: Variant, start: int) -> dict[str, Any]:
+        return {
+            "model": identity(variant),
+            "batch": variant.batch,
+            "prompts": self._workload.identity,
+            "judges": [[judge.identity, [metric.name for metric in judge.distances]] for judge in self._judges],
+            "start": start,
+        }
 
 
 def images_step(variant: Variant) -> str:
     """How progress speaks of a variant's images."""
     return f"{variant.name}, images"
-
-
-def _ask(replica: Replica, variant: Variant, workload: Workload, start: int) -> Answer:
-    count = min(variant.batch, len(workload.prompts) - start)
-    prompts, seeds = workload.slice(start, count)
-    return replica.ask(variant.name, prompts, seeds, confidence=True)
-
-
-def _check(
-    pending: Sequence[tuple[int, Answer]],
-    workload: Workload,
-    rows: list[npt.NDArray[np.float64]],
-    confidences: list[npt.NDArray[np.float32]],
-) -> None:
-    for start, answer in pending:
-        for offset, image in enumerate(answer.images):
-            scores = checker.check(image, workload.scenes[start + offset])
-            rows.append(np.array([getattr(scores, metric) for metric in METRICS]))
-        if answer.confidences is not None:
-            confidences.append(answer.confidences)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -30,9 +31,19 @@ from cascade_models import launcher
 from .workload import Workload
 
 START_TIMEOUT_S = 60.0
-ANSWER_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 600.0
+"""A large model may take minutes for a large batch."""
 COUNT_TIMEOUT_S = 2.0
 WAITING_BATCHES = 3
+MEMORY_WORDS = re.compile(
+    r"out of memory|outofmemory|memoryerror|bad_alloc|(failed|cannot|unable) to allocate|stub process .*not healthy",
+    re.IGNORECASE,
+)
+"""What servers and libraries say when memory runs out; a model process that the kernel ended is only said to be ill."""
+
+
+class OutOfMemory(CommandFailed):
+    """A batch did not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class Answer:
 class Replica:
     """A server on a free port; a context manager. Raises CommandFailed where it does not come up or answer."""
 
-    def __init__(self, repository: Path, *, core: int, load: Sequence[str] = ()) -> None:
+    def __init__(self, repository: Path, *, core: int | None, load: Sequence[str] = ()) -> None:
         self._repository = repository
         self._core = core
         self._load = load
@@ -59,7 +70,8 @@ class Replica:
     def __enter__(self) -> Self:
         command = str(Path(sys.executable).parent / "cascade-triton")
         where = ["--model-repository", str(self._repository), "--grpc-address", f"127.0.0.1:{self._port}"]
-        what = ["--replica-id", self._id, "--core", str(self._core), "--die-with-parent"]
+        what = ["--replica-id", self._id, "--die-with-parent"]
+        what += [] if self._core is None else ["--core", str(self._core)]
         loads = [word for model in self._load for word in ("--load", model)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen([command, *where, *what, *loads], stdout=log, stderr=log)
@@ -93,7 +105,7 @@ class Replica:
 
     def ask(self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False) -> Answer:
         """One request for an image per prompt."""
-        request = _request(prompts, seeds, confidence=confidence)
+        request = inference(prompts, seeds, confidence=confidence)
         with _clear(f"{model} failed"):
             result = self._client.infer(model, **request, client_timeout=ANSWER_TIMEOUT_S)
         judged = result.as_numpy(OUTPUT_CONFIDENCE)
@@ -130,11 +142,14 @@ class Replica:
         asked = (count + 1) * batch
         for prompt, seed in zip(*workload.slice(0, asked), strict=True):
             free.acquire(timeout=ANSWER_TIMEOUT_S)
-            self._client.async_infer(model, callback=answered, **_request([prompt], [seed], confidence=confidence))
-        taken = [ends.get(timeout=ANSWER_TIMEOUT_S) for _ in range(asked)]
+            self._client.async_infer(model, callback=answered, **inference([prompt], [seed], confidence=confidence))
+        try:
+            taken = [ends.get(timeout=ANSWER_TIMEOUT_S) for _ in range(asked)]
+        except queue.Empty:
+            raise CommandFailed(f"{model} did not answer in {ANSWER_TIMEOUT_S:.0f} s") from None
         for _, error in taken:
             if error is not None:
-                raise CommandFailed(f"{model} failed: {error}")
+                raise _failure(f"{model} failed", str(error))
         until = time.monotonic() + COUNT_TIMEOUT_S
         # The server counts a batch a moment after it has sent the answers.
         while self._batches(model, batch) < before + count + 1:
@@ -177,7 +192,8 @@ class Replica:
         launcher.sweep_shared_memory(launcher.shared_memory_prefix(self._id, launcher.Address("127.0.0.1", self._port)))
 
 
-def _request(prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool) -> dict[str, Any]:
+def inference(prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False) -> dict[str, Any]:
+    """Arguments of a client's ``infer`` or ``async_infer`` for an image per prompt."""
     words = triton.InferInput(INPUT_PROMPT, [len(prompts), 1], "BYTES")
     words.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_).reshape(-1, 1))
     numbers = triton.InferInput(INPUT_SEED, [len(seeds), 1], "INT64")
@@ -192,7 +208,12 @@ def _clear(what: str) -> Iterator[None]:
     try:
         yield
     except InferenceServerException as error:
-        raise CommandFailed(f"{what}: {error.message()}") from None
+        raise _failure(what, str(error.message())) from None
+
+
+def _failure(what: str, message: str) -> CommandFailed:
+    kind = OutOfMemory if MEMORY_WORDS.search(message) else CommandFailed
+    return kind(f"{what}: {message}")
 
 
 def _free_port() -> int:

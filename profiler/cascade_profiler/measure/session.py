@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -9,28 +10,54 @@ import typer
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import CommandFailed
 from cascade_api.documents import load_documents
-from cascade_api.profile import CascadeProfile, ProfileSpec
+from cascade_api.profile import CascadeProfile, QualityRow
 
+from ..report.profile_page import profile_page
+from .metrics import make_judges
+from .places import find_place
 from .profiling import Plan, profile_cascade
+from .records import Records, records_file
+from .workload import read_workload, sample_workload
 from .writing import write_profile
 
 
-def run(*, file: Path, output: Path, prompts: int, seed: int, batches: str, seconds: float) -> None:
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line."""
+
+    file: Path
+    output: Path
+    prompts: int
+    prompts_from: Path | None
+    seed: int
+    batches: str
+    seconds: float
+    metrics: tuple[str, ...]
+    reference: Path | None
+    objective: str
+    accelerator_class: str
+    report: Path | None
+    fresh: bool
+
+
+def run(request: Request) -> None:
     """Raises DocumentError or CommandFailed before anything is measured, where something is wrong."""
-    plan = Plan(prompts=prompts, seed=seed, batches=_sizes(batches), seconds=seconds)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CommandFailed(f"--file: cannot read {file}: {error.strerror}", code=2) from None
-    if not output.parent.is_dir():
-        raise CommandFailed(f"--output: no folder {output.parent}: make it first", code=2)
-    cascades = [r for r in load_documents(text, source=str(file)) if isinstance(r, DiffusionCascade)]
-    if len(cascades) != 1:
-        raise CommandFailed(f"{file}: holds {len(cascades)} DiffusionCascades: profile one at a time", code=2)
-    profile = profile_cascade(text, cascades[0], plan)
-    write_profile(profile, output)
-    typer.echo(summary(profile))
-    typer.echo(f"written: {output}")
+    text, cascade = _manifest(request.file)
+    for option, path in (("--output", request.output), ("--report", request.report)):
+        if path is not None and not path.parent.is_dir():
+            raise CommandFailed(f"{option}: no folder {path.parent}: make it first", code=2)
+    plan = _plan(request)
+    with Records(records_file(request.output), fresh=request.fresh) as records:
+        if held := records.count():
+            typer.echo(f"{records.file} holds {held} measurements: those that fit are used (--fresh: none)")
+        measured = profile_cascade(text, cascade, plan, records)
+    write_profile(measured.profile, request.output)
+    typer.echo(summary(measured.profile))
+    typer.echo(f"written: {request.output}")
+    if request.report is not None:
+        shown = {name: judged.shown for name, judged in measured.shown.items()}
+        request.report.write_text(profile_page(measured.profile, measured.workload.prompts, shown), encoding="utf-8")
+        typer.echo(f"written: {request.report}")
 
 
 def summary(profile: CascadeProfile) -> str:
@@ -38,25 +65,61 @@ def summary(profile: CascadeProfile) -> str:
     spec = profile.spec
     cost = {row.variant: row.p50_micros for row in spec.execution if row.batch == 1}
     lines = []
-    for chain in dict.fromkeys((row.light, row.heavy) for row in spec.quality):
-        light, heavy = chain
-        lines.append(
-            f"{light} to {heavy}: cost ratio 1:{cost[heavy] / cost[light]:.1f} at batch 1, {_quality(spec, chain)}"
-        )
-    return "\n".join(lines)
+    for light, heavy in dict.fromkeys((row.light, row.heavy) for row in spec.quality):
+        lines.append(f"{light} to {heavy}: cost ratio 1:{cost[heavy] / cost[light]:.1f} at batch 1")
+        cells = {
+            (row.direct_percent, row.escalation_percent): row
+            for row in spec.quality
+            if (row.light, row.heavy) == (light, heavy)
+        }
+        lines += [f"  {metric.name}: {_quality(metric.name, cells)}" for metric in spec.metrics]
+    return "\n".join([*lines, f"objective: {spec.objective_metric} of {spec.source.prompts} prompts"])
 
 
-def _quality(spec: ProfileSpec, chain: tuple[str, str]) -> str:
-    metric = spec.objective_metric
-    cells = {
-        (row.direct_percent, row.escalation_percent): row.values_milli[metric] / 1000
-        for row in spec.quality
-        if (row.light, row.heavy) == chain
-    }
-    coin = (cells[0, 0] + cells[100, 0]) / 2
+def _quality(metric: str, cells: dict[tuple[int, int], QualityRow]) -> str:
+    def told(direct: int, escalation: int) -> str:
+        row = cells[direct, escalation]
+        error = (row.errors_milli or {}).get(metric, 0)
+        return f"{row.values_milli[metric] / 1000:.3f} ± {error / 1000:.3f}"
+
+    coin = sum(cells[direct, 0].values_milli[metric] for direct in (0, 100)) / 2000
+    chance = f"by chance {coin:.3f}, " if not metric.startswith("fd-") else ""
     return (
-        f"{metric} all light {cells[0, 0]:.3f}, all heavy {cells[100, 0]:.3f}; half of them heavy: "
-        f"by chance {coin:.3f}, by prompt {cells[50, 0]:.3f}, by confidence {cells[0, 50]:.3f}"
+        f"all light {told(0, 0)}, all heavy {told(100, 0)}; half of them heavy: "
+        f"{chance}by prompt {told(50, 0)}, by confidence {told(0, 50)}"
+    )
+
+
+def _manifest(file: Path) -> tuple[str, DiffusionCascade]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"--file: cannot read {file}: {error.strerror}", code=2) from None
+    cascades = [r for r in load_documents(text, source=str(file)) if isinstance(r, DiffusionCascade)]
+    if len(cascades) != 1:
+        raise CommandFailed(f"{file}: holds {len(cascades)} DiffusionCascades: profile one at a time", code=2)
+    return text, cascades[0]
+
+
+def _plan(request: Request) -> Plan:
+    sizes = _sizes(request.batches)
+    if request.prompts_from is None:
+        workload = sample_workload(request.prompts, request.seed)
+    else:
+        workload = read_workload(request.prompts_from, request.prompts, request.seed)
+    judges = make_judges(request.metrics, workload, reference=request.reference)
+    names = [metric.name for judge in judges for metric in (*judge.means, *judge.distances)]
+    if request.objective and request.objective not in names:
+        raise CommandFailed(
+            f"--objective: {request.objective!r} is not measured: write one of {', '.join(names)}", code=2
+        )
+    return Plan(
+        place=find_place(request.accelerator_class),
+        workload=workload,
+        judges=judges,
+        objective=request.objective or names[0],
+        batches=sizes,
+        seconds=request.seconds,
     )
 
 

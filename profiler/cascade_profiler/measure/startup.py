@@ -7,16 +7,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cascade_api.names import CPU_CLASS
 from cascade_api.profile import Startup
 from cascade_models import repository
 from cascade_models.manifest import Variant
 
 from . import samples
+from .places import Place, identity
 from .progress import Progress
+from .records import Records
 from .replica import Replica
 
 ROUNDS = 3
+STARTED = "started"
 
 
 def step_name(variant: Variant) -> str:
@@ -24,35 +26,44 @@ def step_name(variant: Variant) -> str:
     return f"{variant.name}, start"
 
 
-def measure_startup(variants: Sequence[Variant], *, directory: Path, core: int, progress: Progress) -> list[Startup]:
-    """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has."""
+def measure_startup(
+    variants: Sequence[Variant], *, directory: Path, place: Place, records: Records, progress: Progress
+) -> list[Startup]:
+    """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has.
+
+    Medians of a few rounds, each of which goes on record.
+    """
     repository.render(variants, directory)
     rows = []
     for variant in variants:
-        other = next(v.name for v in variants if v.name != variant.name)
-        cold: list[float] = []
-        switched: list[float] = []
-        for _ in range(ROUNDS):
-            begun = time.monotonic()
-            with Replica(directory, core=core, load=[variant.name]) as replica:
-                replica.probe(variant.name)
-                cold.append(time.monotonic() - begun)
-                replica.unload(variant.name)
-                replica.load(other)
-                replica.probe(other)
-                begun = time.monotonic()
-                replica.unload(other)
-                replica.load(variant.name)
-                replica.probe(variant.name)
-                switched.append(time.monotonic() - begun)
-        cold_s, switch_s = samples.quantile(cold, 0.5), samples.quantile(switched, 0.5)
+        other = next(v for v in variants if v.name != variant.name)
+        key = {"model": identity(variant), "after": identity(other), "on": place.hardware}
+        while len(records.values(STARTED, key)) < ROUNDS:
+            records.add(STARTED, key, _start(variant.name, other.name, directory, place))
+        cold_s, switch_s = (samples.quantile(taken, 0.5) for taken in zip(*records.values(STARTED, key), strict=True))
         rows.append(
             Startup(
                 variant=variant.name,
-                accelerator_class=CPU_CLASS,
+                accelerator_class=place.accelerator_class,
                 cold_seconds=math.ceil(cold_s),
                 switch_millis=round(1000 * switch_s),
             )
         )
         progress.done(step_name(variant), f"cold {cold_s:.2f} s, in place {switch_s:.2f} s")
     return rows
+
+
+def _start(variant: str, other: str, directory: Path, place: Place) -> tuple[float, float]:
+    """Seconds of a cold start, and of a change from the other variant in place."""
+    begun = time.monotonic()
+    with Replica(directory, core=place.timed_core, load=[variant]) as replica:
+        replica.probe(variant)
+        cold_s = time.monotonic() - begun
+        replica.unload(variant)
+        replica.load(other)
+        replica.probe(other)
+        begun = time.monotonic()
+        replica.unload(other)
+        replica.load(variant)
+        replica.probe(variant)
+        return cold_s, time.monotonic() - begun

@@ -1,18 +1,21 @@
-"""Held-out prompts of the shapes domain and their seeds: what quality is measured on."""
+"""The prompts that quality is measured on, and their seeds: held-out shapes, or a user's own."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from cascade_api.command import CommandFailed
 from cascade_models.shapes import grammar
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Prompts, what they mean, and one seed each, shared by all variants."""
+    """Prompts and one seed each, shared by all variants; ``scenes``, what they mean, where all are shapes prompts."""
 
     scenes: tuple[grammar.Scene, ...]
     prompts: tuple[str, ...]
@@ -23,6 +26,12 @@ class Workload:
         chosen = [(at + offset) % len(self.prompts) for offset in range(count)]
         return [self.prompts[index] for index in chosen], [self.seeds[index] for index in chosen]
 
+    @property
+    def identity(self) -> str:
+        """Differs where prompts or seeds do."""
+        text = "\n".join(f"{seed} {prompt}" for seed, prompt in zip(self.seeds, self.prompts, strict=True))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 def sample_workload(count: int, seed: int) -> Workload:
     """``count`` prompts that were not trained on, as many of each number of shapes as of any other."""
@@ -30,5 +39,27 @@ def sample_workload(count: int, seed: int) -> Workload:
     scenes = tuple(
         grammar.sample_scene(rng, objects=1 + index % grammar.MAX_OBJECTS, split="test") for index in range(count)
     )
-    seeds = tuple(int(value) for value in rng.integers(0, 2**63 - 1, size=count))
-    return Workload(scenes, tuple(map(grammar.describe, scenes)), seeds)
+    return Workload(scenes, tuple(map(grammar.describe, scenes)), _seeds(rng, count))
+
+
+def read_workload(file: Path, count: int, seed: int) -> Workload:
+    """The first ``count`` prompts of a file with one a line; raises CommandFailed where there are none."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"--prompts-from: cannot read {file}: {error}", code=2) from None
+    prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))[:count]
+    if len(prompts) < 2:
+        raise CommandFailed(f"--prompts-from: {file} holds {len(prompts)} different prompts: write one a line", code=2)
+    return Workload(_scenes(prompts), prompts, _seeds(np.random.default_rng((seed, 7)), len(prompts)))
+
+
+def _scenes(prompts: Sequence[str]) -> tuple[grammar.Scene, ...]:
+    try:
+        return tuple(map(grammar.parse, prompts))
+    except grammar.PromptError:
+        return ()
+
+
+def _seeds(rng: np.random.Generator, count: int) -> tuple[int, ...]:
+    return tuple(int(value) for value in rng.integers(0, 2**63 - 1, size=count))

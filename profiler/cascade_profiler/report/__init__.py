@@ -1,1 +1,1 @@
-"""Plots as inline SVG and the self-contained HTML report of a simulation."""
+"""Self-contained HTML reports, with plots as inline SVG."""

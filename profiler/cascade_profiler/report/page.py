@@ -14,18 +14,8 @@ from ..simulate.outcomes import WINDOW_S, window_means
 from ..simulate.quality import realised_quality
 from ..simulate.runs import Run
 from .charts import Series, chart
+from .document import document
 
-_STYLE: Final = """
-body { font: 15px/1.5 sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; font-size: 13px }
-td, th { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left }
-figure { margin: 1.5em 0 }
-figcaption { font-weight: 600 }
-.legend span { margin-right: 1.2em; font-size: 13px }
-.legend i { display: inline-block; width: 1em; height: .6em; margin-right: .4em }
-details { margin: .5em 0; font-size: 13px }
-"""
 _COLUMNS: Final = (
     ("quality_time_mean", "realised, by time", 3),
     ("quality_request_mean", "realised, by request", 3),
@@ -70,11 +60,7 @@ def page(request: Request, results: Sequence[PolicyResult]) -> str:
         *(_pools(run) for run in runs),
         *(_changes(run) for run in runs),
     ]
-    title = html.escape(f"{request.profile.name} on {request.trace}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
+    return document(f"{request.profile.name} on {request.trace}", parts)
 
 
 def _table(results: Sequence[PolicyResult]) -> str:

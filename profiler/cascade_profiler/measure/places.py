@@ -1,0 +1,72 @@
+"""Where variants are measured: cores of this machine, or an accelerator of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cascade_api.command import CommandFailed
+from cascade_api.names import CPU_CLASS
+from cascade_models.manifest import Variant
+
+_ELSEWHERE: Final = ("field", "discriminator_field", "batch")
+"""Fields of a variant that change neither images nor times: places in the manifest, and the largest request."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One accelerator class on this machine; ``hardware`` is what it really is, ``cores`` those of the processor."""
+
+    accelerator_class: str
+    hardware: str
+    cores: tuple[int, ...]
+
+    @property
+    def timed_core(self) -> int | None:
+        """The core that a replica is timed on; None where it computes elsewhere."""
+        return self.cores[-1] if self.accelerator_class == CPU_CLASS else None
+
+    @property
+    def drawing_cores(self) -> tuple[int | None, ...]:
+        """One entry for each replica that draws images at once, with the core that it runs on."""
+        return self.cores if self.accelerator_class == CPU_CLASS else (None,)
+
+    def memory_mib(self) -> int:
+        """Memory in use on the accelerator, by anybody, in MiB; 0 for class cpu."""
+        if self.accelerator_class == CPU_CLASS:
+            return 0
+        return int(_nvidia_smi("memory.used"))
+
+
+def find_place(accelerator_class: str) -> Place:
+    """The place that measurements for a class are made in; raises CommandFailed where there is none here."""
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    if accelerator_class == CPU_CLASS:
+        return Place(CPU_CLASS, _processor(), cores)
+    return Place(accelerator_class, _nvidia_smi("name"), cores)
+
+
+def identity(variant: Variant) -> dict[str, Any]:
+    """All of a variant that decides what its images are and how long they take."""
+    return {name: value for name, value in dataclasses.asdict(variant).items() if name not in _ELSEWHERE}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _nvidia_smi(field: str) -> str:
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CommandFailed(
+            f"--class: no accelerator answers here ({error}): profile on a machine that has one, or class {CPU_CLASS}"
+        ) from None

@@ -1,0 +1,46 @@
+"""`cascade drift` on a running cascade."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.local_run import LocalRun
+from support.triton import shapes_manifest
+
+pytestmark = pytest.mark.contract
+
+
+def slower(text: str, factor: float) -> str:
+    """The manifest with a profile of a machine that is ``factor`` times slower."""
+    documents = list(yaml.safe_load_all(text))
+    profile = next(document for document in documents if document["kind"] == "CascadeProfile")
+    for row in profile["spec"]["execution"]:
+        row["p50Micros"], row["p95Micros"] = round(factor * row["p50Micros"]), round(factor * row["p95Micros"])
+    return yaml.safe_dump_all(documents)
+
+
+def test_a_profile_of_another_machine_shows(local_run: LocalRun, tmp_path: Path) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(slower(shapes_manifest(), 50))
+    assert local_run.up().returncode == 0
+    found = local_run.cascade("drift", "-f", str(file), "--seconds", "1", "--json")
+    assert found.returncode == 1, found.stderr
+    findings = json.loads(found.stdout)["findings"]
+    assert findings
+    assert all(finding["drifted"] for finding in findings)
+    assert findings[0]["subject"].startswith("shapes-")
+    # Load of others can slow this machine down, so that only a wide tolerance is sure to hold.
+    held = local_run.cascade("drift", "-f", str(local_run.manifest), "--seconds", "1", "--tolerance", "2000")
+    assert held.returncode == 0, held.stdout
+    assert "the profile holds" in held.stdout
+
+
+def test_nothing_running_is_said(tmp_path: Path) -> None:
+    run = LocalRun(tmp_path)
+    found = run.cascade("drift", "-f", str(run.manifest))
+    assert found.returncode == 2
+    assert "no local run: start one with `cascade up`" in found.stderr
