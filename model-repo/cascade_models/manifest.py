@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import yaml
 
+from cascade_models import catalogue
+
 DEFAULT_BATCH: Final = 8
-"""Largest batch of a variant that no profile in the manifest knows."""
+"""Largest batch of a variant that neither a profile in the manifest nor the catalogue knows."""
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -92,10 +94,12 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
     at = f"{field}.model"
     owner, above = (entry, field) if "discriminator" in entry else (spec, "spec")
     judge = f"{above}.discriminator"
+    source = _get(model, at, "source", str)
+    known = catalogue.find(source)
     variant = Variant(
         field=field,
         name=name,
-        source=_get(model, at, "source", str),
+        source=source,
         revision=_get(model, at, "revision", str),
         weights=_get(model, at, "weights", str) if "weights" in model else "",
         steps=_get(model, at, "steps", int),
@@ -104,7 +108,7 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
         engine=_get(entry, field, "engine", str),
         discriminator=_get(_get(owner, above, "discriminator", dict), judge, "source", str),
         discriminator_field=f"{judge}.source",
-        batch=batches.get(name, DEFAULT_BATCH),
+        batch=batches.get(name, DEFAULT_BATCH if known is None else known.largest_batch),
     )
     named = {f"{at}.{key}": getattr(variant, key) for key in ("source", "revision", "weights")}
     for place, value in {**named, variant.discriminator_field: variant.discriminator}.items():

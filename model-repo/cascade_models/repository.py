@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cascade_models import engines, pipelines
+from cascade_models import catalogue, engines, pipelines
 from cascade_models.manifest import ManifestError, Variant
-from cascade_models.recipe import Recipe, RecipeError
+from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError
 
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
@@ -31,6 +31,7 @@ __all__ = ["TritonPythonModel"]
 
 def recipe_of(variant: Variant) -> Recipe:
     """The recipe of a variant, checked against the weights that are here; raises ManifestError."""
+    entry = catalogue.find(variant.source)
     recipe = Recipe(
         source=variant.source,
         revision=variant.revision,
@@ -40,19 +41,23 @@ def recipe_of(variant: Variant) -> Recipe:
         width=variant.width,
         engine=variant.engine,
         discriminator=variant.discriminator,
+        batch=variant.batch,
+        assembly=Assembly() if entry is None else entry.assembly,
     )
     if recipe.engine not in engines.ENGINES:
         known = ", ".join(engines.ENGINES)
         raise ManifestError(f"{variant.field}.engine", f"{recipe.engine!r} is not an engine: write one of {known}")
     try:
         pipelines.check(recipe)
+        if entry is not None:
+            entry.check(recipe)
     except RecipeError as error:
         places = {"engine": f"{variant.field}.engine", "discriminator": variant.discriminator_field}
         raise ManifestError(places.get(error.key, f"{variant.field}.model.{error.key}"), str(error)) from None
     return recipe
 
 
-def config(variant: Variant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US) -> str:
+def config(variant: Variant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False) -> str:
     """The model's `config.pbtxt`.
 
     Without a queue policy: with one, even a queue size alone, Triton (2.51) does not prefetch batches, and now and
@@ -63,6 +68,9 @@ def config(variant: Variant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELA
         f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}"
         for key, value in recipe.parameters().items()
     )
+    # The built-in models leave an accelerator alone; all others take the one that the replica has, if it has one.
+    kind = "KIND_CPU" if recipe.source.startswith(BUILTIN) else "KIND_AUTO"
+    policy = "model_transaction_policy { decoupled: true }\n" if previews else ""
     return f"""name: {_quote(variant.name)}
 backend: "python"
 max_batch_size: {variant.batch}
@@ -75,21 +83,23 @@ output [
   {{ name: "image" data_type: TYPE_UINT8 dims: [ {recipe.height}, {recipe.width}, 3 ] }},
   {{ name: "confidence" data_type: TYPE_FP32 dims: [ 1 ] }}
 ]
-instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+instance_group [ {{ count: 1 kind: {kind} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {queue_delay_us}
 }}
-{parameters}
+{policy}{parameters}
 """
 
 
-def render(variants: Sequence[Variant], directory: Path, *, queue_delay_us: int = QUEUE_DELAY_US) -> list[str]:
+def render(
+    variants: Sequence[Variant], directory: Path, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False
+) -> list[str]:
     """Makes ``directory`` the repository of exactly these variants; returns the models that changed.
 
     Models of variants that are no longer there are removed, other folders left alone. Raises ManifestError, having
     written nothing, where a variant cannot be served.
     """
-    configs = {v.name: config(v, recipe_of(v), queue_delay_us=queue_delay_us) for v in variants}
+    configs = {v.name: config(v, recipe_of(v), queue_delay_us=queue_delay_us, previews=previews) for v in variants}
     changed = []
     for name, text in configs.items():
         version = directory / name / "1"

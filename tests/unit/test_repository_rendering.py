@@ -99,7 +99,8 @@ def test_a_variant_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) ->
     [
         ({"model.revision": "0" * 64}, "spec.variants.0.model.revision", "the weights here are revision"),
         ({"model.source": "builtin://faces"}, "spec.variants.0.model.source", "no built-in model"),
-        ({"model.source": "hf://org/model"}, "spec.variants.0.model.source", "cannot be served yet"),
+        ({"model.source": "hf://model"}, "spec.variants.0.model.source", "write hf://owner/name"),
+        ({"model.source": "s3://org/model"}, "spec.variants.0.model.source", "no built-in model"),
         ({"model.weights": "medium"}, "spec.variants.0.model.weights", "write heavy or light"),
         ({"model.weights": None}, "spec.variants.0.model.weights", "write heavy or light"),
         ({"model.steps": 9}, "spec.variants.0.model.steps", "1 to 4 steps"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cascade_models.pipelines import Poll
+from cascade_models.pipelines import Poll, Preview
 from cascade_models.serving.batches import Dropped, Made, Order, Refused, run
 
 STEPS = 10
@@ -25,15 +25,20 @@ class Counting:
             raise ValueError("prompt: empty")
         return prompt
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int], poll: Poll | None) -> npt.NDArray[np.uint8]:
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], poll: Poll | None, preview: Preview | None = None
+    ) -> npt.NDArray[np.uint8]:
         alive = [True] * len(prompts)
+        images = np.stack([np.full((2, 2, 3), seed, dtype=np.uint8) for seed in seeds])
         for step in range(STEPS):
             wanted = poll(step) if poll else None
             alive = [a and w for a, w in zip(alive, wanted, strict=True)] if wanted else alive
             if not any(alive):
                 break
             self.rows.append(sum(alive))
-        return np.stack([np.full((2, 2, 3), seed, dtype=np.uint8) for seed in seeds])
+            if preview is not None:
+                preview(step, lambda: images)
+        return images
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
         self.judged += len(images)
@@ -94,3 +99,18 @@ def test_a_batch_of_wrong_requests_alone_runs_nothing() -> None:
     pipeline = Counting()
     assert isinstance(run(pipeline, [order(1, prompt=b"")])[0], Refused)
     assert pipeline.rows == []
+
+
+def test_requests_that_want_previews_get_their_own_images_after_the_chosen_steps() -> None:
+    shown: list[list[int]] = []
+    wanting = Order([b"x"] * 2, seeds=[5, 6], show=lambda images: shown.append(images[:, 0, 0, 0].tolist()))
+    run(Counting(), [order(1), wanting], shown_steps={2, 7})
+    assert shown == [[5, 6], [5, 6]]
+
+
+def test_a_cancelled_request_is_shown_nothing_more() -> None:
+    shown: list[int] = []
+    polls = iter(after(3))
+    leaving = Order([b"x"], seeds=[5], cancelled=lambda: next(polls), show=lambda images: shown.append(len(images)))
+    run(Counting(), [order(1), leaving], shown_steps={1, 8})
+    assert shown == [1]

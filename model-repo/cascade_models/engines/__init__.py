@@ -11,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 ENGINES: Final = ("diffusers", "onnxruntime", "tensorrt")
-"""What a manifest may name; the ones that are built are in `AVAILABLE`."""
+"""What a manifest may name; `denoisers` runs those of diffusers pipelines with each of them."""
 
 AVAILABLE: Final = ("onnxruntime",)
+"""Those that run a network from its file alone, as the built-in models need it."""
 
 
 class EngineError(RuntimeError):
     """An engine cannot load a network; the message says why and what to do."""
+
+
+class OutOfMemory(RuntimeError):
+    """A batch does not fit into memory; the message names its size."""
 
 
 class Network(Protocol):
@@ -41,3 +46,11 @@ def load(engine: str, file: Path, inputs: Sequence[str]) -> Network:
         raise EngineError(f"engine {engine!r} cannot run {file.name}: use one of {', '.join(AVAILABLE)}")
     module = importlib.import_module(f"{__name__}.{engine}")
     return cast(Loader, module.load)(file, inputs)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error says that memory ran out: they have no type for it in common."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory", "failed to allocate memory")
+    )

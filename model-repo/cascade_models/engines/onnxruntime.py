@@ -1,19 +1,27 @@
-"""Runs ONNX files with ONNX Runtime on one thread of the CPU."""
+"""Runs ONNX files with ONNX Runtime: on one thread of the CPU, or on the GPU where the session really got it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade_models.engines import EngineError, Network
 
+if TYPE_CHECKING:
+    import torch
 
-def load(file: Path, inputs: Sequence[str]) -> Network:
-    """A network that computes on the calling thread alone, so that one replica keeps one core busy and no more."""
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+_BFLOAT16: Final = 16
+"""Its number in ONNX: numpy has no such type."""
+
+
+def session(file: Path, providers: Sequence[str] = (CPU,)) -> Any:
+    """A session that computes on the calling thread alone, so that one replica keeps one core busy and no more."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -23,16 +31,66 @@ def load(file: Path, inputs: Sequence[str]) -> Network:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted = [provider for provider in providers if provider in onnxruntime.get_available_providers()]
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(file), options, providers=wanted)
     except Exception as error:
         raise EngineError(f"onnxruntime cannot read {file}: {error}") from None
-    there = [node.name for node in session.get_inputs()]
+
+
+def load(file: Path, inputs: Sequence[str]) -> Network:
+    """The network of ``file`` on the CPU, from arrays to its one output."""
+    opened = session(file)
+    there = [node.name for node in opened.get_inputs()]
     if sorted(there) != sorted(inputs):
         raise EngineError(f"{file} has inputs {there}, not {list(inputs)}: it is another model's file")
 
     def run(*arrays: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        result: npt.NDArray[np.float32] = session.run(None, dict(zip(inputs, arrays, strict=True)))[0]
+        result: npt.NDArray[np.float32] = opened.run(None, dict(zip(inputs, arrays, strict=True)))[0]
         return result
 
     return run
+
+
+def bind(file: Path, device: torch.device) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+    """The network of ``file`` from tensors by name to its one output, without copies between CPU and GPU.
+
+    With a GPU at hand the session still may not get it: then it computes on the CPU, and says so once.
+    """
+    import torch
+
+    from cascade_models import weights
+
+    opened = session(file, (CUDA, CPU) if device.type == "cuda" else (CPU,))
+    runs_on = device if CUDA in opened.get_providers() else torch.device("cpu")
+    if runs_on != device:
+        weights.say(
+            f"onnxruntime got no GPU and computes {file.name} on the CPU: install onnxruntime-gpu for this CUDA"
+        )
+    (output,) = opened.get_outputs()
+    inputs = {node.name for node in opened.get_inputs()}
+
+    def run(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        # The exporter leaves out what the network does not read.
+        given = {name: tensor.to(runs_on).contiguous() for name, tensor in tensors.items() if name in inputs}
+        binding = opened.io_binding()
+        for name, tensor in given.items():
+            kind, shape = _type(tensor), tuple(tensor.shape)
+            binding.bind_input(name, runs_on.type, runs_on.index or 0, kind, shape, tensor.data_ptr())
+        first = next(iter(tensors.values()))
+        tail = output.shape[1:]
+        result = torch.empty((len(first), *tail), dtype=first.dtype, device=runs_on)
+        place = (runs_on.type, runs_on.index or 0, _type(result), tuple(result.shape), result.data_ptr())
+        binding.bind_output(output.name, *place)
+        if runs_on.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        opened.run_with_iobinding(binding)
+        return result.to(device)
+
+    return run
+
+
+def _type(tensor: torch.Tensor) -> Any:
+    import torch
+
+    return _BFLOAT16 if tensor.dtype is torch.bfloat16 else torch.empty(0, dtype=tensor.dtype).numpy().dtype.type

@@ -13,7 +13,7 @@ from cascade_models.recipe import Recipe, RecipeError
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
 if TYPE_CHECKING:
-    from cascade_models.pipelines import Poll
+    from cascade_models.pipelines import Poll, Preview
 
 WEIGHTS: Final[dict[str, sampling.Kind]] = {"heavy": "heavy", "light": "light"}
 DENOISER_INPUTS: Final = ("x", "t", "tokens")
@@ -40,7 +40,11 @@ class ShapesPipeline:
             raise ValueError(f"prompt: {error}") from None
 
     def generate(
-        self, prompts: Sequence[npt.NDArray[np.int64]], seeds: Sequence[int], poll: Poll | None
+        self,
+        prompts: Sequence[npt.NDArray[np.int64]],
+        seeds: Sequence[int],
+        poll: Poll | None,
+        preview: Preview | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Images ``[B, 32, 32, 3]``."""
         try:
@@ -52,6 +56,7 @@ class ShapesPipeline:
                 steps=self._steps,
                 guidance=self._guidance,
                 poll=poll,
+                preview=None if preview is None else lambda step, images: preview(step, lambda: images),
             )
         except sampling.Cancelled:
             return np.zeros((len(prompts), render.IMAGE_SIZE, render.IMAGE_SIZE, 3), dtype=np.uint8)

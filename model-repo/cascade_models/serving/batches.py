@@ -7,7 +7,7 @@ answered by its error and a request that is cancelled loses its rows at the next
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,24 @@ import numpy.typing as npt
 
 from cascade_models.pipelines import Pipeline
 
+Show = Callable[[npt.NDArray[np.uint8]], None]
+"""Takes the images of a request as far as they are."""
+
 
 @dataclass(frozen=True)
 class Order:
-    """One request: prompts as bytes, one per image, and what belongs to each; empty tuples where not given."""
+    """One request: prompts as bytes, one per image, and what belongs to each; empty tuples where not given.
+
+    Attributes:
+        show: is given previews, where the request wants them.
+    """
 
     prompts: Sequence[bytes]
     negative_prompts: Sequence[bytes] = ()
     seeds: Sequence[int] = ()
     confidence: bool = False
     cancelled: Callable[[], bool] = lambda: False
+    show: Show | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,8 @@ class _Row:
     seed: int
 
 
-def run(pipeline: Pipeline, orders: Sequence[Order]) -> list[Outcome]:
-    """The outcome of each order, in order."""
+def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[int] = ()) -> list[Outcome]:
+    """The outcome of each order, in order; those that want previews get them after ``shown_steps``."""
     outcomes: dict[int, Outcome] = {}
     rows: list[_Row] = []
     for index, order in enumerate(orders):
@@ -68,11 +76,13 @@ def run(pipeline: Pipeline, orders: Sequence[Order]) -> list[Outcome]:
         except ValueError as error:
             outcomes[index] = Refused(str(error))
     if rows:
-        outcomes |= _make(pipeline, orders, rows)
+        outcomes |= _make(pipeline, orders, rows, shown_steps)
     return [outcomes[index] for index in range(len(orders))]
 
 
-def _make(pipeline: Pipeline, orders: Sequence[Order], rows: Sequence[_Row]) -> dict[int, Outcome]:
+def _make(
+    pipeline: Pipeline, orders: Sequence[Order], rows: Sequence[_Row], shown_steps: Collection[int]
+) -> dict[int, Outcome]:
     live = {row.order for row in rows}
 
     def poll(step: int) -> list[bool] | None:
@@ -82,8 +92,16 @@ def _make(pipeline: Pipeline, orders: Sequence[Order], rows: Sequence[_Row]) -> 
         live.difference_update(gone)
         return [row.order in live for row in rows] if gone or len(live) < len(asked) else None
 
+    def preview(step: int, images: Callable[[], npt.NDArray[np.uint8]]) -> None:
+        shows = {index: show for index in sorted(live) if (show := orders[index].show) is not None}
+        if step in shown_steps and shows:
+            whole = images()
+            for index, show in shows.items():
+                show(whole[[at for at, row in enumerate(rows) if row.order == index]])
+
     asked = frozenset(live)
-    images = pipeline.generate([row.prompt for row in rows], [row.seed for row in rows], poll)
+    prompts, seeds = [row.prompt for row in rows], [row.seed for row in rows]
+    images = pipeline.generate(prompts, seeds, poll, preview if shown_steps else None)
     judged = [at for at, row in enumerate(rows) if row.order in live and orders[row.order].confidence]
     confidences = np.zeros(len(rows), dtype=np.float32)
     if judged:

@@ -1,0 +1,204 @@
+"""The variants that are known by name: `variants/*.yaml`, one file each, and the cascades that they form.
+
+A manifest says which model, how many steps and which size; what else it takes to run a public model (pipeline class,
+guidance, number format, parts of another model) comes from here, found by the manifest's ``source``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from cascade_models.engines import ENGINES
+from cascade_models.recipe import COMMIT, HUB, Assembly, Recipe, RecipeError
+
+FOLDER: Final = Path(__file__).parent / "variants"
+CASCADES: Final = "cascades.yaml"
+DTYPES: Final = {"float16": 2, "bfloat16": 2, "float32": 4}
+"""Bytes of a number by its format."""
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_KEYS: Final = {
+    "source", "revision", "licence", "gated", "parametersMillions", "image", "steps", "allowedSteps", "engines",
+    "largestBatch", "assembly",
+}  # fmt: skip
+_ASSEMBLY: Final = {
+    "pipeline": ("pipeline", str),
+    "dtype": ("dtype", str),
+    "guidance": ("guidance", float),
+    "base": ("base", str),
+    "baseRevision": ("base_revision", str),
+    "denoiser": ("denoiser", str),
+    "scheduler": ("scheduler", dict),
+    "arguments": ("arguments", dict),
+}
+"""Attribute and kind by key of the file."""
+
+
+class CatalogueError(ValueError):
+    """A file of the catalogue is wrong; the message names file, field and fix."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one public variant.
+
+    Attributes:
+        revision: the commit that it was described from; a manifest may pin another.
+        gated: its weights need a token of somebody who accepted the licence.
+        parameters_millions: of the denoiser, and of all other networks together.
+        steps: what it is usually run with.
+        allowed_steps: all numbers of steps that it can be run with; empty: any.
+        largest_batch: of one accelerator, where no profile says.
+    """
+
+    name: str
+    source: str
+    revision: str
+    licence: str
+    gated: bool
+    parameters_millions: Mapping[str, int]
+    height: int
+    width: int
+    steps: int
+    allowed_steps: tuple[int, ...]
+    engines: tuple[str, ...]
+    largest_batch: int
+    assembly: Assembly
+
+    @property
+    def weights_mib(self) -> int:
+        """Memory of all weights in the entry's number format, in MiB; activations come on top."""
+        return round(sum(self.parameters_millions.values()) * 1e6 * DTYPES[self.assembly.dtype] / 2**20)
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises RecipeError where this model cannot be run as the recipe says."""
+        if self.allowed_steps and recipe.steps not in self.allowed_steps:
+            allowed = ", ".join(map(str, self.allowed_steps))
+            raise RecipeError("steps", f"{self.name} has weights for {allowed} steps, not for {recipe.steps}")
+        if recipe.engine not in self.engines:
+            raise RecipeError("engine", f"{recipe.engine!r} cannot run {self.name}: write {' or '.join(self.engines)}")
+
+    def wire(self) -> dict[str, Any]:
+        """The entry as plain data for JSON."""
+        return {**asdict(self), "weights_mib": self.weights_mib}
+
+
+@functools.cache
+def entries(folder: Path = FOLDER) -> dict[str, Entry]:
+    """All entries by name, in alphabetical order; raises CatalogueError."""
+    files = sorted(file for file in folder.glob("*.yaml") if file.name != CASCADES)
+    found = {file.stem: _entry(file) for file in files}
+    sources: dict[str, str] = {}
+    for entry in found.values():
+        if entry.source in sources:
+            raise CatalogueError(f"{entry.name}.yaml: source: {sources[entry.source]}.yaml has it too: remove one")
+        sources[entry.source] = entry.name
+    return found
+
+
+@functools.cache
+def cascades(folder: Path = FOLDER) -> dict[str, tuple[Entry, ...]]:
+    """The cascades by name, each light to heavy; raises CatalogueError."""
+    known = entries(folder)
+    result: dict[str, tuple[Entry, ...]] = {}
+    for name, members in _mapping(folder / CASCADES).items():
+        if not isinstance(members, list) or len(members) < 2:
+            raise CatalogueError(f"{CASCADES}: {name}: should list two variants or more, light to heavy")
+        strangers = [member for member in members if member not in known]
+        if strangers:
+            raise CatalogueError(f"{CASCADES}: {name}: no variant {strangers[0]!r}: add {strangers[0]}.yaml")
+        result[name] = tuple(known[member] for member in members)
+        if len({(entry.height, entry.width) for entry in result[name]}) > 1:
+            raise CatalogueError(f"{CASCADES}: {name}: its variants' images differ in size")
+    return result
+
+
+def find(source: str) -> Entry | None:
+    """The entry of a manifest's ``source``; None where the catalogue has none."""
+    return next((entry for entry in entries().values() if entry.source == source), None)
+
+
+def _entry(file: Path) -> Entry:
+    if not _NAME.fullmatch(file.stem):
+        raise CatalogueError(f"{file.name}: is not a name of a variant: use lower-case letters, digits and dashes")
+    content = _mapping(file)
+    reader = _Reader(file.name, content)
+    reader.refuse_others(_KEYS)
+    image, numbers = reader.section("image"), reader.section("parametersMillions")
+    entry = Entry(
+        name=file.stem,
+        source=reader.get("source", str),
+        revision=reader.get("revision", str),
+        licence=reader.get("licence", str),
+        gated=reader.get("gated", bool, default=False),
+        parameters_millions={key: numbers.get(key, int) for key in ("denoiser", "rest")},
+        height=image.get("height", int),
+        width=image.get("width", int),
+        steps=reader.get("steps", int),
+        allowed_steps=tuple(reader.get("allowedSteps", list, default=[])),
+        engines=tuple(reader.get("engines", list)),
+        largest_batch=reader.get("largestBatch", int),
+        assembly=_assembly(reader.section("assembly")),
+    )
+    problems = {
+        "source": not entry.source.startswith(HUB) and f"should begin with {HUB}",
+        "revision": not COMMIT.fullmatch(entry.revision) and "should be a commit of 40 hexadecimal digits",
+        "engines": not set(entry.engines) <= set(ENGINES) and f"should be of {', '.join(ENGINES)}",
+        "allowedSteps": bool(entry.allowed_steps) and entry.steps not in entry.allowed_steps and "should hold steps",
+        "assembly.dtype": entry.assembly.dtype not in DTYPES and f"should be one of {', '.join(DTYPES)}",
+        "assembly.baseRevision": bool(entry.assembly.base)
+        and not COMMIT.fullmatch(entry.assembly.base_revision)
+        and "should be a commit of 40 hexadecimal digits",
+    }
+    for field, problem in problems.items():
+        if problem:
+            raise CatalogueError(f"{file.name}: {field}: {problem}")
+    return entry
+
+
+def _assembly(reader: _Reader) -> Assembly:
+    reader.refuse_others(set(_ASSEMBLY))
+    given = {key: place for key, place in _ASSEMBLY.items() if key in reader.content}
+    return Assembly(**{attribute: reader.get(key, kind) for key, (attribute, kind) in given.items()})
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CatalogueError(f"{file.name}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CatalogueError(f"{file.name}: should be a mapping")
+    return content
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A mapping whose fields are asked for by kind; errors name the file and the field."""
+
+    place: str
+    content: Mapping[str, Any]
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        value = self.content.get(key, default)
+        if value is None:
+            raise CatalogueError(f"{self.place}: {key}: is required: add it")
+        if isinstance(value, int) and kind is float and not isinstance(value, bool):
+            return float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise CatalogueError(f"{self.place}: {key}: should be {kind.__name__} (is {value!r:.60})")
+        return value
+
+    def section(self, key: str) -> _Reader:
+        return _Reader(f"{self.place}: {key}", self.get(key, dict))
+
+    def refuse_others(self, known: set[str]) -> None:
+        others = sorted(set(self.content) - known)
+        if others:
+            raise CatalogueError(f"{self.place}: {others[0]}: is not known: one of {', '.join(sorted(known))}")

@@ -1,0 +1,99 @@
+"""How a diffusers pipeline calls its denoiser: the tensors of one call, by name, and what stays the same.
+
+Pipelines differ in what they give their denoisers. Nothing here knows which: a call is watched, its tensors are named
+after the arguments, and calls of different batch sizes tell which of their dimensions grow with the batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cascade_models.engines import EngineError
+
+Tensors = dict[str, torch.Tensor]
+
+
+class _Watched(Exception):
+    """The call that was waited for has come."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a denoiser: its tensors by dotted name, and its other arguments."""
+
+    tensors: Tensors
+    others: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Call:
+        """The call with these arguments; tensors in mappings are named ``argument.key``."""
+        tensors: Tensors = {}
+        others: dict[str, Any] = {}
+        for name, value in arguments.items():
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value
+            elif isinstance(value, Mapping) and any(isinstance(part, torch.Tensor) for part in value.values()):
+                tensors |= {f"{name}.{key}": part for key, part in value.items() if part is not None}
+            elif name != "return_dict":
+                others[name] = value
+        return cls(tensors, others)
+
+    def arguments(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Arguments of the same call with other tensors."""
+        built: dict[str, Any] = {**self.others, "return_dict": False}
+        for name, tensor in tensors.items():
+            argument, dot, key = name.partition(".")
+            if dot:
+                built.setdefault(argument, {})[key] = tensor
+            else:
+                built[argument] = tensor
+        return built
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+
+def watch(denoiser: torch.nn.Module, run: Callable[[], object]) -> Call:
+    """The first call of ``denoiser`` that ``run`` makes; the run ends there."""
+    bind = binder(denoiser)
+    seen: list[Call] = []
+
+    def forward(*arguments: Any, **named: Any) -> None:
+        call = bind(*arguments, **named)
+        seen.append(Call({name: tensor.clone() for name, tensor in call.tensors.items()}, call.others))
+        raise _Watched
+
+    original = denoiser.forward
+    denoiser.forward = forward
+    try:
+        run()
+    except _Watched:
+        pass
+    finally:
+        denoiser.forward = original
+    if not seen:
+        raise EngineError("the pipeline makes images without calling its denoiser: use engine diffusers")
+    return seen[0]
+
+
+def binder(denoiser: torch.nn.Module) -> Callable[..., Call]:
+    """What turns a call's positional and named arguments into a `Call`."""
+    signature = inspect.signature(denoiser.forward)
+    return lambda *arguments, **named: Call.of(signature.bind(*arguments, **named).arguments)
+
+
+def growing(small: Call, large: Call) -> dict[str, list[int]]:
+    """The dimensions of each tensor that grow with the batch, from calls of different batch sizes."""
+    shapes, others = small.shapes(), large.shapes()
+    if shapes.keys() != others.keys():
+        raise EngineError("the pipeline's calls differ with the batch size: use engine diffusers")
+    return {
+        name: [place for place, (one, other) in enumerate(zip(shapes[name], others[name], strict=True)) if one != other]
+        for name in shapes
+    }

@@ -1,0 +1,132 @@
+"""Text-to-image pipelines of diffusers, from the hub (`hf://`) or a folder (`file://`), in the diffusers layout.
+
+This module checks recipes and imports nothing heavy; `diffusion_run` has the pipeline itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cascade_models import weights
+from cascade_models.engines import ENGINES, EngineError
+from cascade_models.recipe import BUILTIN, FILE, HUB, Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from cascade_models.pipelines.diffusion_run import DiffusionPipeline
+
+SCHEMES: Final = (HUB, FILE)
+GRAIN: Final = 8
+"""Latents of all public models are at least this much smaller than their images."""
+DENOISERS: Final = ("transformer", "unet")
+"""What pipelines call their denoiser."""
+UNUSED: Final = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that text-to-image does without. What may be asked and shown is for the platform in front to decide."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of a pipeline, all of them here.
+
+    Attributes:
+        source: where all but the denoiser's weights are from.
+        index: its ``model_index.json``.
+        variant: what stands in the names of its weight files, as diffusers calls it.
+        denoiser: name of that component.
+        denoiser_weights: its file, where it is from another source.
+    """
+
+    source: str
+    folder: Path
+    index: Mapping[str, Any]
+    variant: str | None
+    denoiser: str
+    denoiser_weights: Path | None
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError where it can be seen without the weights that the recipe cannot be followed."""
+    weights.check(recipe.source, recipe.revision)
+    if recipe.assembly.base:
+        weights.check(recipe.assembly.base, recipe.assembly.base_revision)
+    if recipe.weights:
+        raise RecipeError("weights", f"only {BUILTIN} models have several: leave it out")
+    if recipe.engine not in ENGINES:
+        raise RecipeError("engine", f"{recipe.engine!r} is not an engine: write one of {', '.join(ENGINES)}")
+    if recipe.steps < 1:
+        raise RecipeError("steps", f"must be at least 1, not {recipe.steps}")
+    for key, size in (("height", recipe.height), ("width", recipe.width)):
+        if size < GRAIN or size % GRAIN:
+            raise RecipeError(key, f"must be a multiple of {GRAIN}, not {size}")
+    if recipe.discriminator.startswith(BUILTIN):
+        raise RecipeError(
+            "discriminator",
+            f"{recipe.discriminator!r} judges images of {BUILTIN} models only: write {FILE} and the folder of one that "
+            f"you trained, or {HUB}owner/name@commit",
+        )
+    if recipe.discriminator.startswith(HUB):
+        name, _, revision = recipe.discriminator.partition("@")
+        try:
+            weights.check(name, revision)
+        except RecipeError as error:
+            raise RecipeError("discriminator", f"{error}; the commit stands behind an @") from None
+
+
+def dtype_of(recipe: Recipe, device: str) -> str:
+    """Number format on a kind of device: on a CPU anything but float32 is slow, or not there at all."""
+    return "float32" if device == "cpu" else recipe.assembly.dtype
+
+
+def fetch(recipe: Recipe, dtype: str) -> Parts:
+    """The files of a recipe's pipeline in that number format, fetched where they are missing.
+
+    Raises WeightsError or RecipeError.
+    """
+    assembly = recipe.assembly
+    source = (assembly.base, assembly.base_revision) if assembly.base else (recipe.source, recipe.revision)
+    files = weights.find(*source)
+    index = _index(files, source[0])
+    components = [
+        name for name, part in index.items() if isinstance(part, list) and part[0] is not None and name not in UNUSED
+    ]
+    denoiser = next((name for name in DENOISERS if name in components), None)
+    if denoiser is None:
+        raise RecipeError("source", f"{source[0]} has no denoiser (unet or transformer): name a text-to-image model")
+    names = weights.pick(files.names, components, dtype, without=denoiser if assembly.base else "")
+    own = None
+    if assembly.base:
+        name = assembly.denoiser.format(steps=recipe.steps)
+        own = weights.find(recipe.source, recipe.revision).folder([name]) / name
+    return Parts(
+        source=source[0],
+        folder=files.folder(names),
+        index=index,
+        variant=weights.variant_of(names, dtype),
+        denoiser=denoiser,
+        denoiser_weights=own,
+    )
+
+
+def load(recipe: Recipe) -> DiffusionPipeline:
+    """The pipeline of a recipe, after its first images; raises RecipeError, WeightsError or EngineError."""
+    check(recipe)
+    try:
+        from cascade_models.pipelines import diffusion_run
+    except ModuleNotFoundError as missing:
+        raise EngineError(
+            f"{missing.name} is not installed here, which {recipe.source} needs: "
+            "name an environment made from requirements/diffusers.lock in CASCADE_TRITON_ENV"
+        ) from None
+    return diffusion_run.load(recipe)
+
+
+def _index(files: weights.Files, source: str) -> Mapping[str, Any]:
+    if weights.INDEX not in files.names:
+        raise RecipeError("source", f"{source} has no {weights.INDEX}: it is not in the diffusers layout")
+    content = json.loads((files.folder([weights.INDEX]) / weights.INDEX).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str):
+        raise RecipeError("source", f"{source}: {weights.INDEX} names no pipeline class of diffusers")
+    return content

@@ -1,0 +1,276 @@
+"""A diffusers pipeline as this package serves it: one run for a batch of prompts, a seed for each, watched by step.
+
+A pipeline of diffusers is not thread-safe and keeps state in its scheduler, so every run gets a scheduler of its own
+and a replica makes one run at a time. An image is drawn from its own seed's noise, made on the CPU, whatever the device
+and the company in its batch. Images that nobody waits for any more are drawn to the end with the others of their batch
+(engines may be built for its size); a batch that nobody waits for ends before its next step.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import diffusers
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from cascade_models import discriminators, weights
+from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
+from cascade_models.pipelines import diffusion
+from cascade_models.recipe import FILE, HUB, Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from cascade_models.pipelines import Poll, Preview
+
+Prompt = tuple[str, str]
+
+EXAMPLE: Final = "a large red circle"
+diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+class _Abandoned(Exception):
+    """Nobody waits for any image of the batch."""
+
+
+class DiffusionPipeline:
+    """One variant and its discriminator."""
+
+    def __init__(self, pipe: Any, recipe: Recipe) -> None:
+        pipe.set_progress_bar_config(disable=True)
+        self._pipe = pipe
+        self._recipe = recipe
+        self._scheduler = type(pipe.scheduler), dict(pipe.scheduler.config)
+        known = inspect.signature(type(pipe).__call__).parameters
+        guidance = recipe.assembly.guidance
+        self._arguments: dict[str, Any] = {
+            **recipe.assembly.arguments,
+            "num_inference_steps": recipe.steps,
+            "height": recipe.height,
+            "width": recipe.width,
+            "output_type": "pt",
+            **({} if guidance is None else {"guidance_scale": guidance}),
+        }
+        default = known["guidance_scale"].default if "guidance_scale" in known else 0.0
+        scale = default if guidance is None else guidance
+        # Without classifier-free guidance there is nothing that a negative prompt could push away from.
+        self._takes_negatives = "negative_prompt" in known and scale > 1
+        if recipe.discriminator:
+            self._discriminator = discriminators.load(recipe.discriminator, _discriminator_folder(recipe.discriminator))
+
+    def read(self, prompt: str, negative_prompt: str) -> Prompt:
+        """The prompts as they are; raises ValueError for an empty one."""
+        if not prompt.strip():
+            raise ValueError("prompt: is empty; write what the image should show")
+        return prompt, negative_prompt
+
+    def generate(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], poll: Poll | None, preview: Preview | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit."""
+        wanted = [True] * len(prompts)
+
+        def between(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if step + 1 < self._recipe.steps:
+                if preview is not None:
+                    preview(step, lambda: self._shown(guesses.last))
+                _ask(poll, step + 1, wanted)
+            return tensors
+
+        self._pipe.scheduler, guesses = self._fresh_scheduler()
+        named: dict[str, Any] = {"negative_prompt": [negative for _, negative in prompts]}
+        try:
+            _ask(poll, 0, wanted)
+            with torch.inference_mode():
+                made = self._pipe(
+                    prompt=[prompt for prompt, _ in prompts],
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                    callback_on_step_end=between,
+                    **(named if self._takes_negatives else {}),
+                    **self._arguments,
+                )
+                images = _bytes(made[0] if isinstance(made, tuple) else made.images)
+        except _Abandoned:
+            return np.zeros((len(prompts), self._recipe.height, self._recipe.width, 3), dtype=np.uint8)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"out of memory at batch size {len(prompts)}") from error
+        images[~np.array(wanted)] = 0
+        return images
+
+    def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[Prompt]) -> npt.NDArray[np.float32]:
+        """Confidence ``[B]`` by the discriminator."""
+        return self._discriminator.confidence(images, [prompt for prompt, _ in prompts])
+
+    def begin(self, batch: int) -> None:
+        """Draw a batch, however far: engines watch how the denoiser is called."""
+        self.generate([(EXAMPLE, "")] * batch, list(range(batch)), None)
+
+    def _fresh_scheduler(self) -> tuple[Any, _Guesses]:
+        kind, configuration = self._scheduler
+        scheduler = kind.from_config(configuration)
+        return scheduler, _Guesses(scheduler)
+
+    def _shown(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
+        """The picture in latents."""
+        pipe, recipe = self._pipe, self._recipe
+        if hasattr(pipe, "_unpack_latents"):
+            latents = pipe._unpack_latents(latents, recipe.height, recipe.width, pipe.vae_scale_factor)
+        settings = pipe.vae.config
+        latents = latents / settings.scaling_factor + (getattr(settings, "shift_factor", None) or 0.0)
+        with torch.inference_mode():
+            decoded = pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
+            return _bytes(pipe.image_processor.postprocess(decoded, output_type="pt"))
+
+
+class _Guesses:
+    """Keeps what a scheduler takes, after each step, for the finished latents."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.last = torch.empty(0)
+        self._scheduler = scheduler
+        self._step = scheduler.step
+        scheduler.step = self._observed
+
+    def _observed(self, prediction: torch.Tensor, timestep: Any, sample: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        flow = "FlowMatch" in type(self._scheduler).__name__
+        if flow and self._scheduler.step_index is None:
+            self._scheduler._init_step_index(timestep)
+        level = self._scheduler.sigmas[self._scheduler.step_index] if flow else None
+        result = self._step(prediction, timestep, sample, *rest, **named)
+        if level is not None:
+            self.last = sample - level * prediction
+        else:
+            self.last = result[-1] if isinstance(result, tuple) else result.prev_sample
+        return result
+
+
+def load(recipe: Recipe) -> DiffusionPipeline:
+    """The pipeline of a recipe, its engine built and its first images drawn.
+
+    Raises RecipeError, WeightsError or EngineError.
+    """
+    began = time.monotonic()
+    pipe = _assemble(recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    pipeline = DiffusionPipeline(pipe, recipe)
+    denoisers.install(pipe, recipe, pipeline.begin)
+    _prove(pipeline, recipe)
+    weights.say(
+        f"{recipe.source} is ready after {time.monotonic() - began:.0f} s (engine {recipe.engine}, {pipe.device})"
+    )
+    return pipeline
+
+
+def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
+    """Draw once: what is slow the first time is over then, and images have the size that the manifest says."""
+    for batch in (1, 2)[: recipe.batch]:
+        try:
+            images = pipeline.generate([(EXAMPLE, "")] * batch, list(range(batch)), None)
+        except OutOfMemory:
+            if batch > 1:
+                return
+            raise
+        except (ValueError, TypeError) as error:
+            raise RecipeError("source", f"{recipe.source} cannot be run as the manifest says: {error}") from None
+        height, width = images.shape[1:3]
+        if (height, width) != (recipe.height, recipe.width):
+            raise RecipeError(
+                "height",
+                f"{recipe.source} makes images of {height} x {width} where the manifest says "
+                f"{recipe.height} x {recipe.width} (height x width): write height: {height} and width: {width}",
+            )
+
+
+def _assemble(recipe: Recipe, device: torch.device) -> Any:
+    """The pipeline of diffusers, on the device."""
+    assembly = recipe.assembly
+    dtype = getattr(torch, diffusion.dtype_of(recipe, device.type))
+    parts = diffusion.fetch(recipe, diffusion.dtype_of(recipe, device.type))
+    kind = _class(parts.index, assembly.pipeline, parts.source)
+    given: dict[str, Any] = {name: None for name in diffusion.UNUSED if name in parts.index}
+    if "requires_safety_checker" in inspect.signature(kind.__init__).parameters:
+        given["requires_safety_checker"] = False
+    if parts.denoiser_weights is not None:
+        network = parts.index[parts.denoiser][1]
+        given[parts.denoiser] = _denoiser(network, parts.folder / parts.denoiser, parts.denoiser_weights, dtype)
+    try:
+        pipe = kind.from_pretrained(
+            parts.folder, dtype=dtype, variant=parts.variant, use_safetensors=True, local_files_only=True, **given
+        )
+        if assembly.scheduler:
+            changes = dict(assembly.scheduler)
+            scheduler = getattr(diffusers, changes.pop("class"))
+            pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
+        return pipe.to(device)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"out of memory while {recipe.source} was loaded: take a smaller model") from error
+        raise EngineError(f"{recipe.source} cannot be loaded: {_first_line(error)}") from error
+
+
+def _class(index: Mapping[str, Any], wanted: str, source: str) -> Any:
+    """The pipeline class, which makes images from text alone."""
+    named = index["_class_name"]
+    if wanted and named != wanted:
+        raise RecipeError("source", f"{source} is a {named}, not the {wanted} that the catalogue says")
+    kind = getattr(diffusers, named, None)
+    if kind is None:
+        raise RecipeError("source", f"{source} is a {named}, which diffusers {diffusers.__version__} does not have")
+    parameters = inspect.signature(kind.__call__).parameters
+    needed = {"prompt", "generator", "callback_on_step_end", "num_inference_steps", "height", "width"}
+    if not needed <= set(parameters) or "image" in parameters:
+        raise RecipeError("source", f"{source} is a {named}, which does not make images from text alone")
+    return kind
+
+
+def _denoiser(network: str, configuration: Path, file: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """A denoiser whose weights have a file of their own, in the shape of the base's."""
+    from safetensors.torch import load_file
+
+    kind = getattr(diffusers, network)
+    denoiser: torch.nn.Module = kind.from_config(kind.load_config(configuration)).to(dtype)
+    try:
+        denoiser.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise EngineError(f"{file} does not fit the base: {_first_line(error)}") from None
+    return denoiser
+
+
+def _discriminator_folder(source: str) -> Path | None:
+    """Where a discriminator's files are; None for a built-in one."""
+    if source.startswith(FILE):
+        return Path(source.removeprefix(FILE))
+    if source.startswith(HUB):
+        name, _, revision = source.partition("@")
+        files = weights.find(name, revision)
+        return files.folder([file for file in files.names if file.endswith((".safetensors", ".json"))])
+    return None
+
+
+def _ask(poll: Poll | None, step: int, wanted: list[bool]) -> None:
+    """Note which images are still wanted; raises _Abandoned where none is."""
+    answer = poll(step) if poll is not None else None
+    if answer is not None:
+        wanted[:] = answer
+    if not any(wanted):
+        raise _Abandoned
+
+
+def _bytes(images: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Images ``[B, H, W, 3]`` of tensors ``[B, 3, H, W]`` in 0..1."""
+    levels = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
+    result: npt.NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return result
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,408 @@
+"""Where a model's files are: in a folder (`file://`) or in the cache, brought there from the hub (`hf://`).
+
+Only what is asked for is fetched; an interrupted download goes on where it stopped. A file counts as here when it was
+seen whole once: its size and, where the hub tells it, its SHA-256 are right, and a safetensors file's header fits its
+length. What was seen whole is on record beside the cache, so a model that is here needs no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from cascade_models.recipe import COMMIT, FILE, HUB, RecipeError
+
+INDEX: Final = "model_index.json"
+SAFETENSORS: Final = ".safetensors"
+SAY_EVERY_S: Final = 10.0
+"""How often a long download says how far it is."""
+_HTTP: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+"""Libraries that the client of the hub speaks HTTP with, by its version."""
+_HEADER_LIMIT: Final = 100_000_000
+"""Longest header of a safetensors file, by its format."""
+
+
+class WeightsError(RuntimeError):
+    """A model's files cannot be had; the message says why and what to do."""
+
+
+class Files(Protocol):
+    """The files of one revision of a model."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All files that it has, as paths with slashes."""
+
+    def folder(self, names: Sequence[str]) -> Path:
+        """The folder in which these files are, all of them whole; raises WeightsError."""
+
+
+def say(text: str) -> None:
+    """One line for the log of the server."""
+    sys.stderr.write(f"cascade: {text}\n")
+    sys.stderr.flush()
+
+
+def check(source: str, revision: str) -> None:
+    """Raises RecipeError unless ``source`` can be looked up and ``revision`` pins it; asks no network."""
+    if source.startswith(FILE):
+        place = Path(source.removeprefix(FILE))
+        if not place.is_absolute():
+            raise RecipeError("source", f"{source!r} is not an absolute path: write {FILE}/path/to/model")
+        return
+    repository_of(source)
+    if not COMMIT.fullmatch(revision):
+        raise RecipeError(
+            "revision",
+            f"{revision!r} is no commit, and what it names can change: pin a commit of 40 hexadecimal digits; "
+            f"`cascade model-repo resolve {source} {revision}` prints the one that it is at now",
+        )
+
+
+def repository_of(source: str) -> str:
+    """``owner/name`` of a source on the hub; raises RecipeError."""
+    name = source.removeprefix(HUB)
+    if not source.startswith(HUB) or name.count("/") != 1 or not all(name.split("/")):
+        raise RecipeError("source", f"{source!r} is no model: write {HUB}owner/name")
+    return name
+
+
+def find(source: str, revision: str) -> Files:
+    """The files of a model; asks the hub unless they are on record. Raises WeightsError, RecipeError."""
+    check(source, revision)
+    if source.startswith(FILE):
+        return _Folder(Path(source.removeprefix(FILE)), revision)
+    return _Snapshot.known(repository_of(source), revision) or _Snapshot.asked(repository_of(source), revision)
+
+
+def cache() -> Path:
+    """Where models and what is built from them are kept: ``HF_HOME``."""
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+
+
+def resolve(source: str, revision: str) -> str:
+    """The commit that a branch or tag of a repository is at now; raises WeightsError, RecipeError."""
+    repository = repository_of(source)
+    with _explained(repository, revision):
+        from huggingface_hub import HfApi
+
+        return str(HfApi().model_info(repository, revision=revision).sha)
+
+
+def revision_of(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files: what a manifest pins for ``file://``."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
+def check_safetensors(file: Path) -> None:
+    """Raises WeightsError unless the file is as long as its header says; reads the header only."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+                raise ValueError("no header")
+            header = json.loads(opened.read(length))
+        ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
+        if 8 + length + max(ends, default=0) != size:
+            raise ValueError(f"{size} bytes, not the {8 + length + max(ends, default=0)} that its header says")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise WeightsError(f"{file} is corrupt ({error}): remove it and start again") from None
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A model in a folder of the machine."""
+
+    path: Path
+    revision: str
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [str(file.relative_to(self.path).as_posix()) for file in sorted(self.path.rglob("*")) if file.is_file()]
+
+    def folder(self, names: Sequence[str]) -> Path:
+        if not self.path.is_dir():
+            raise WeightsError(f"no folder {self.path}: mount it, or change the variant's source")
+        for name in names:
+            if not (self.path / name).is_file():
+                raise WeightsError(f"{self.path} lacks {name}: it is no whole diffusers model")
+            if name.endswith(SAFETENSORS):
+                check_safetensors(self.path / name)
+        here = revision_of(self.path)
+        if here != self.revision:
+            raise WeightsError(f"{self.path} is revision {here}, not {self.revision}: write that revision instead")
+        return self.path
+
+
+@dataclass
+class _Snapshot:
+    """A commit of a repository on the hub.
+
+    Attributes:
+        sizes: bytes of every file that the commit has.
+        digests: SHA-256 of those that the hub knows it of.
+        whole: what was fetched and found whole, on this machine.
+    """
+
+    repository: str
+    commit: str
+    sizes: dict[str, int]
+    digests: dict[str, str]
+    whole: list[str] = field(default_factory=list)
+
+    @classmethod
+    def known(cls, repository: str, commit: str) -> _Snapshot | None:
+        """As on record; None where it was never asked for."""
+        try:
+            return cls(**json.loads(_record(repository, commit).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    @classmethod
+    def asked(cls, repository: str, commit: str) -> _Snapshot:
+        """As the hub has it."""
+        with _explained(repository, commit):
+            from huggingface_hub import HfApi
+
+            info = HfApi().model_info(repository, revision=commit, files_metadata=True)
+        files = info.siblings or []
+        return cls(
+            repository=repository,
+            commit=commit,
+            sizes={file.rfilename: int(file.size or 0) for file in files},
+            digests={file.rfilename: file.lfs.sha256 for file in files if file.lfs is not None},
+        )
+
+    @property
+    def names(self) -> Sequence[str]:
+        return sorted(self.sizes)
+
+    def folder(self, names: Sequence[str]) -> Path:
+        from huggingface_hub import constants
+
+        for name in names:
+            if name not in self.sizes:
+                raise WeightsError(
+                    f"{HUB}{self.repository} has no file {name} at {self.commit}: "
+                    "take a revision that has it, or another source"
+                )
+        place = Path(constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
+        folder = place / "snapshots" / self.commit
+        missing = [name for name in names if not self._is_here(folder, name)]
+        total, done = sum(self.sizes[name] for name in missing), 0
+        for number, name in enumerate(missing, start=1):
+            say(
+                f"fetching {self.repository} {number}/{len(missing)}: {name}, {_bytes(self.sizes[name])} "
+                f"({_bytes(done)} of {_bytes(total)} done)"
+            )
+            self._fetch(name, folder)
+            done += self.sizes[name]
+        return folder
+
+    def _is_here(self, folder: Path, name: str) -> bool:
+        file = folder / name
+        return name in self.whole and file.is_file() and file.stat().st_size == self.sizes[name]
+
+    def _fetch(self, name: str, folder: Path) -> None:
+        with _explained(self.repository, self.commit):
+            from huggingface_hub import hf_hub_download
+
+            hf_hub_download(self.repository, name, revision=self.commit, tqdm_class=_Lines)
+        file = folder / name
+        try:
+            self._prove(file, name)
+        except WeightsError:
+            # The name is a link to the contents: both go, so that the next start fetches them anew.
+            file.resolve().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+            raise
+        self.whole = [*(known for known in self.whole if known != name), name]
+        record = _record(self.repository, self.commit)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        scratch = record.with_name(f".{record.name}.{os.getpid()}")
+        scratch.write_text(json.dumps(vars(self)), encoding="utf-8")
+        scratch.replace(record)
+
+    def _prove(self, file: Path, name: str) -> None:
+        """Raises WeightsError unless the file is what the hub says."""
+        size, digest = file.stat().st_size, self.digests.get(name)
+        if size != self.sizes[name] or (digest is not None and digest != _sha256(file)):
+            raise WeightsError(
+                f"{name} of {HUB}{self.repository} came damaged ({size} of {self.sizes[name]} bytes, or another "
+                "content) and was removed: start again"
+            )
+        if name.endswith(SAFETENSORS):
+            check_safetensors(file)
+
+
+class _Lines:
+    """Looks like the progress bar that the hub's client draws, and says a line now and then instead."""
+
+    def __init__(self, *_: Any, total: float | None = None, initial: float = 0, desc: str = "", **__: Any) -> None:
+        self.n, self.total, self.desc = float(initial or 0), total, desc
+        self._said = time.monotonic()
+
+    def update(self, n: float | None = 1) -> None:
+        self.n += n or 0
+        if time.monotonic() - self._said >= SAY_EVERY_S:
+            self._said = time.monotonic()
+            say(f"fetching {self.desc}: {_bytes(self.n)}" + (f" of {_bytes(self.total)}" if self.total else ""))
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def set_description(self, *_: Any, **__: Any) -> None: ...
+
+    def refresh(self, *_: Any, **__: Any) -> None: ...
+
+    def reset(self, *_: Any, **__: Any) -> None: ...
+
+
+@contextmanager
+def _explained(repository: str, revision: str) -> Iterator[None]:
+    """Turns what the hub's client raises into a WeightsError with the fix."""
+    source = f"{HUB}{repository}"
+    try:
+        from huggingface_hub import errors
+    except ModuleNotFoundError:
+        raise WeightsError(
+            f"huggingface_hub is not installed here, so {source} cannot be fetched: "
+            "name an environment made from requirements/diffusers.lock in CASCADE_TRITON_ENV"
+        ) from None
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise WeightsError(
+            f"{source} is gated: accept its licence on its page with an account, and give a token of that account "
+            "in HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise WeightsError(
+            f"there is no model {source}, or it is private: correct the variant's source, or give a token in HF_TOKEN"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise WeightsError(
+            f"{source} has no revision {revision}: `cascade model-repo resolve {source}` prints one that it has"
+        ) from None
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        if isinstance(error, errors.OfflineModeIsEnabled) or _offline():
+            raise WeightsError(
+                f"{source} at {revision} is not whole in {cache()}, and HF_HUB_OFFLINE forbids to fetch it: "
+                "unset it once, or run `cascade model-repo fetch` where there is a network"
+            ) from None
+        raise WeightsError(_unreachable(source, error.__cause__ or error)) from None
+    except errors.EntryNotFoundError as error:
+        raise WeightsError(f"{source} lacks a file that it should have: {_first_line(error)}") from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise WeightsError(f"cannot write {error.filename or cache()}: {error.strerror}: make room there") from None
+        raise WeightsError(_unreachable(source, error)) from None
+    except Exception as error:
+        # What the client's HTTP library raises when a connection breaks is no part of its interface.
+        if type(error).__module__.partition(".")[0] not in _HTTP:
+            raise
+        raise WeightsError(_unreachable(source, error)) from None
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _unreachable(source: str, error: BaseException) -> str:
+    return (
+        f"the download of {source} broke off: {_first_line(error)}: start again, it goes on where it stopped; "
+        "HF_ENDPOINT names another hub"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def _record(repository: str, commit: str) -> Path:
+    return cache() / "cascade" / "models" / f"{repository.replace('/', '--')}@{commit}.json"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        digest = hashlib.sha256()
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def pick(names: Sequence[str], components: Sequence[str], dtype: str, *, without: str = "") -> list[str]:
+    """The files of a diffusers model that a pipeline of these components needs, in alphabetical order.
+
+    Weights are safetensors only; of several number formats the one of ``dtype``. ``without`` names a component whose
+    weights are not wanted. Raises WeightsError where a component has no such weights.
+    """
+    wanted = [INDEX]
+    for component in components:
+        files = [name for name in names if name.startswith(f"{component}/")]
+        wanted += [name for name in files if _is_configuration(name)]
+        weights = [name for name in files if SAFETENSORS in name]
+        if component != without:
+            wanted += _of_format(weights, dtype)
+        others = [name for name in files if name.endswith((".bin", ".pt", ".ckpt", ".msgpack", ".h5"))]
+        if others and not weights:
+            raise WeightsError(
+                f"{component} has its weights as {others[0]} only: weights are read from safetensors, "
+                "take a revision or a source that has them"
+            )
+    return sorted(wanted)
+
+
+_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
+    "float16": ("fp16", ""), "bfloat16": ("bf16", "", "fp16"), "float32": ("", "fp16", "bf16"),
+}  # fmt: skip
+"""What stands in the names of files, in order of preference."""
+
+
+def variant_of(names: Sequence[str], dtype: str) -> str | None:
+    """The ``variant`` that diffusers is to be told for files that `pick` picked; None for none."""
+    there = {_format(name) for name in names if SAFETENSORS in name}
+    return next((kind for kind in _FORMATS[dtype] if kind and kind in there), None)
+
+
+def _of_format(names: Sequence[str], dtype: str) -> list[str]:
+    for wanted in _FORMATS[dtype]:
+        chosen = [name for name in names if _format(name) == wanted]
+        if chosen:
+            return chosen
+    return []
+
+
+def _format(name: str) -> str:
+    parts = name.rpartition("/")[2].replace("-", ".").split(".")
+    return next((kind for kind in ("fp16", "bf16", "non_ema", "ema_only") if kind in parts), "")
+
+
+def _is_configuration(name: str) -> bool:
+    return name.endswith((".json", ".txt", ".model", ".jinja")) and SAFETENSORS not in name

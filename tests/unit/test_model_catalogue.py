@@ -1,0 +1,155 @@
+"""The public variants that are known by name, and manifests that use them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cascade_api import command
+from cascade_api.cascade import SOURCE_PATTERN, DiffusionCascade
+from cascade_models import catalogue, manifest, repository
+from cascade_models.catalogue import CatalogueError
+from cascade_models.recipe import Recipe
+from support.resources import cascade_document
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LIGHTNING = "hf://ByteDance/SDXL-Lightning"
+JUDGE = "file:///models/judge"
+
+
+def text_of(model: dict[str, Any], *, engine: str = "diffusers", discriminator: str = JUDGE) -> str:
+    """A manifest of which the first variant is this model."""
+    document = cascade_document()
+    spec = document["spec"]
+    first = {"revision": COMMIT, "steps": 4, "height": 1024, "width": 1024, **model}
+    spec["variants"] = [{**spec["variants"][0], "model": first, "engine": engine}]
+    spec["discriminator"] = {"source": discriminator}
+    return yaml.safe_dump(document)
+
+
+def recipe(model: dict[str, Any], **others: str) -> Recipe:
+    (variant,) = manifest.read_variants(text_of(model, **others))
+    return repository.recipe_of(variant)
+
+
+def test_there_are_ten_variants_and_four_cascades_light_to_heavy() -> None:
+    assert len(catalogue.entries()) >= 10
+    cascades = catalogue.cascades()
+    assert len(cascades) >= 4
+    for members in cascades.values():
+        work = [entry.steps * entry.parameters_millions["denoiser"] for entry in members]
+        assert work == sorted(work), "light to heavy"
+
+
+@pytest.mark.parametrize("entry", catalogue.entries().values(), ids=lambda entry: entry.name)
+def test_a_variant_can_be_served_as_it_stands_in_the_catalogue(entry: catalogue.Entry) -> None:
+    model = {"source": entry.source, "revision": entry.revision, "steps": entry.steps}
+    size = {"height": entry.height, "width": entry.width}
+    for engine in entry.engines:
+        made = recipe({**model, **size}, engine=engine)
+        assert (made.assembly, made.batch) == (entry.assembly, entry.largest_batch)
+        assert Recipe.of_parameters(json.loads(json.dumps(made.parameters()))) == made
+
+
+def test_sources_are_such_as_a_manifest_may_name() -> None:
+
+    assert all(re.fullmatch(SOURCE_PATTERN, entry.source) for entry in catalogue.entries().values())
+
+
+def test_a_model_that_the_catalogue_does_not_know_is_run_as_it_says_itself() -> None:
+    made = recipe({"source": "hf://me/mine"})
+    assert made.assembly.pipeline == ""
+    assert made.assembly.guidance is None
+    assert made.batch == manifest.DEFAULT_BATCH
+
+
+def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
+    (variant,) = manifest.read_variants(text_of({"source": LIGHTNING}))
+    text = repository.config(variant, repository.recipe_of(variant))
+    assert "KIND_AUTO" in text
+    assert f"max_batch_size: {catalogue.entries()['sdxl-lightning'].largest_batch}\n" in text
+    assert "dims: [ 1024, 1024, 3 ]" in text
+    assert "queue_policy" not in text
+    assert "decoupled" not in text
+    assert "decoupled: true" in repository.config(variant, repository.recipe_of(variant), previews=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "field", "said"),
+    [
+        ({"revision": "main"}, {}, "model.revision", "pin a commit.*cascade model-repo resolve"),
+        ({"revision": "v1.0"}, {}, "model.revision", "what it names can change"),
+        ({"source": "hf://ByteDance"}, {}, "model.source", "write hf://owner/name"),
+        ({"source": "file://relative"}, {}, "model.source", "not an absolute path"),
+        ({"steps": 3}, {}, "model.steps", "has weights for 2, 4, 8 steps, not for 3"),
+        ({"weights": "light"}, {}, "model.weights", "leave it out"),
+        ({"height": 1020}, {}, "model.height", "multiple of 8"),
+        ({"source": "hf://Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"}, {"engine": "onnxruntime"},
+         "engine", "cannot run sana: write diffusers"),
+        ({}, {"discriminator": "builtin://shapes"}, "discriminator.source", "judges images of builtin:// models only"),
+        ({}, {"discriminator": "hf://me/judge"}, "discriminator.source", "the commit stands behind an @"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_with_field_and_fix(
+    model: dict[str, Any], others: dict[str, str], field: str, said: str
+) -> None:
+    with pytest.raises(manifest.ManifestError, match=said) as refusal:
+        recipe({"source": LIGHTNING, **model}, **others)
+    assert refusal.value.field.endswith(field)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"revision": "main"}, "mine.yaml: revision: should be a commit"),
+        ({"steps": "many"}, "mine.yaml: steps: should be int"),
+        ({"colour": 1}, "mine.yaml: colour: is not known"),
+        ({"licence": None}, "mine.yaml: licence: is required: add it"),
+        ({"engines": ["magic"]}, "mine.yaml: engines: should be of diffusers"),
+        ({"assembly": {"dtype": "int3"}}, "mine.yaml: assembly.dtype: should be one of"),
+        ({"assembly": {"guide": 1}}, "mine.yaml: assembly: guide: is not known"),
+        ({"image": {"height": 8}}, "mine.yaml: image: width: is required"),
+        ({"allowedSteps": [1, 2]}, "mine.yaml: allowedSteps: should hold steps"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_name_and_field(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    content = yaml.safe_load((catalogue.FOLDER / "sd15.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**content, **change}))
+    with pytest.raises(CatalogueError, match=said):
+        catalogue.entries(tmp_path)
+
+
+def test_a_cascade_of_strangers_or_of_several_sizes_is_refused(tmp_path: Path) -> None:
+    for name in ("sd15", "sdxl"):
+        (tmp_path / f"{name}.yaml").write_text((catalogue.FOLDER / f"{name}.yaml").read_text())
+    for members, said in (("[sd15, sd16]", "no variant 'sd16'"), ("[sd15, sdxl]", "differ in size"), ("[sd15]", "two")):
+        (tmp_path / catalogue.CASCADES).write_text(f"mine: {members}\n")
+        catalogue.cascades.cache_clear()
+        with pytest.raises(CatalogueError, match=said):
+            catalogue.cascades(tmp_path)
+    catalogue.cascades.cache_clear()
+
+
+def test_the_command_lists_them_for_people_and_programs() -> None:
+    listed = CliRunner().invoke(command.build(), ["model-repo", "list"])
+    assert listed.exit_code == 0
+    assert "sdxl-lightning -> sdxl" in listed.output
+    told = json.loads(CliRunner().invoke(command.build(), ["model-repo", "list", "--json"]).output)
+    assert {entry["name"] for entry in told["variants"]} == set(catalogue.entries())
+    assert told["cascades"]["flux"] == ["flux-schnell", "flux-dev"]
+
+
+def test_documents_with_public_models_are_valid_resources() -> None:
+    document = cascade_document()
+    for variant, name in zip(document["spec"]["variants"], ("sdxl-lightning", "sdxl"), strict=False):
+        entry = catalogue.entries()[name]
+        variant["model"] = {
+            "source": entry.source, "revision": entry.revision, "steps": entry.steps, "height": 1024, "width": 1024,
+        }  # fmt: skip
+    assert DiffusionCascade.model_validate(document)
