@@ -121,11 +121,20 @@ class RouterSettings(BaseSettings):
     tenants_file: str = Field(
         default="", description="YAML of tenants, their key digests and rates; empty: everybody may ask"
     )
-    queue_limit: int = Field(default=1000, ge=1, description="waiting entries of one pool")
+    queue_limit: int = Field(
+        default=1000, ge=1, description="waiting entries of one pool; a tenth more for high priority, half for low"
+    )
+    request_limit: int = Field(default=20_000, ge=1, description="requests that one router has in hand at a time")
     prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
     job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade in Redis, results included")
     job_deadline_s: float = Field(default=600.0, gt=0, description="the deadline of a job that names none")
     job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept")
     deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")
     drain_s: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for work in hand")
+    traces_endpoint: str = Field(
+        default="", description="OTLP over gRPC, as http://collector:4317; empty: no traces (extra `tracing`)"
+    )
+    traces_share: float = Field(
+        default=1.0, ge=0, le=1, description="of the prompts whose client sends no trace context"
+    )
     log_prompts: bool = False

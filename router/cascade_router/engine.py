@@ -13,11 +13,11 @@ from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
-from . import metrics
+from . import metrics, tracing
 from .cascade.decisions import Accept, Make, Refuse, admit, after_light, may_fall_back, on_failure
 from .cascade.journey import Journey, State
 from .pools.clients import Image, OutOfTime, PromptRejected, ReplicaFailed
-from .queue import Entry, Expired, Grant, NoReplica, QueueFull
+from .queue import Entry, Expired, Grant, NoReplica, QueueFull, limit_of
 from .requests import Answer, GenerateRequest, Refused
 from .runtime import CascadeRuntime
 
@@ -46,7 +46,7 @@ async def generate(
 
     Args:
         coin: random in [0, 1), for scorers that use it.
-        queue_limit: waiting entries of one pool.
+        queue_limit: waiting entries of one pool, see `limit_of`.
         preview: called with the light image when it is escalated.
 
     Raises:
@@ -79,7 +79,7 @@ class _Run:
         plan = runtime.plan
         self._runtime = runtime
         self._request = request
-        self._queue_limit = queue_limit
+        self._queue_limit = limit_of(queue_limit, band=request.band)
         self._preview = preview
         self._overload = plan.overload
         self._received = runtime.clock()
@@ -125,7 +125,7 @@ class _Run:
         try:
             step = after_light(
                 escalate=runtime.chooser.escalates(row, confidence),
-                heavy=runtime.outlooks(row.heavy),
+                heavy=runtime.outlooks(row.heavy, band=self._request.band),
                 deadline=self._deadline,
                 now=runtime.clock(),
                 overload=self._overload,
@@ -163,8 +163,8 @@ class _Run:
             row, direct = self._choice.row, self._choice.direct
             step = admit(
                 direct=direct,
-                light=runtime.outlooks(row.light),
-                heavy=runtime.outlooks(row.heavy),
+                light=runtime.outlooks(row.light, band=self._request.band),
+                heavy=runtime.outlooks(row.heavy, band=self._request.band),
                 deadline=self._deadline,
                 now=runtime.clock(),
                 overload=self._overload,
@@ -185,7 +185,7 @@ class _Run:
             raise refused
         step = admit(
             direct=False,
-            light=self._runtime.outlooks(self._choice.row.light),
+            light=self._runtime.outlooks(self._choice.row.light, band=self._request.band),
             heavy=(),
             deadline=self._deadline,
             now=self._runtime.clock(),
@@ -230,10 +230,11 @@ class _Run:
         # The queue drops an entry at its deadline: the last useful start, not the end.
         entry = Entry(id=self._request.id, pool=step.pool, band=self._request.band, deadline=step.start_by)
         try:
-            if leaving is None:
-                grant = await queue.acquire(entry)
-            else:
-                grant = await queue.exchange(leaving.grant, entry, service_s=leaving.service_s)
+            with tracing.span("wait", stage=step.stage, pool=step.pool):
+                if leaving is None:
+                    grant = await queue.acquire(entry)
+                else:
+                    grant = await queue.exchange(leaving.grant, entry, service_s=leaving.service_s)
         except Expired:
             raise Refused(
                 Refusal.DEADLINE_EXCEEDED, f"the {step.stage} model could not begin in time to meet the deadline"
@@ -257,14 +258,18 @@ class _Run:
             least, most = ANSWER_MARGIN_S
             left -= max(least, min(most, ANSWER_MARGIN * (self._deadline - self._received)))
         try:
-            image = await runtime.clients.make(
-                endpoint=grant.endpoint,
-                variant=step.variant,
-                prompt=request.prompt,
-                confidence=step.stage == "light",
-                request_id=request.id,
-                timeout_s=min(left, patience),
-            )
+            with tracing.span(
+                "make", kind="CLIENT", stage=step.stage, variant=step.variant, replica=grant.replica_id
+            ) as span:
+                image = await runtime.clients.make(
+                    endpoint=grant.endpoint,
+                    variant=step.variant,
+                    prompt=request.prompt,
+                    confidence=step.stage == "light",
+                    request_id=request.id,
+                    timeout_s=min(left, patience),
+                )
+                tracing.note(span, confidence=image.confidence)
         except PromptRejected as rejected:
             await runtime.queue.release(grant, service_s=None)
             raise Refused(Refusal.INVALID, _about_prompt(str(rejected)), field="prompt") from None
@@ -307,7 +312,7 @@ class _Run:
             again = on_failure(
                 stage=step.stage,
                 attempts=attempts,
-                outlooks=self._runtime.outlooks(step.variant),
+                outlooks=self._runtime.outlooks(step.variant, band=self._request.band),
                 deadline=self._deadline,
                 now=self._runtime.clock(),
                 retry_budget=self._runtime.retries.left,

@@ -25,7 +25,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import RouterSettings
 
-from . import logs
+from . import logs, tracing
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
 from .plans import Plans
@@ -39,11 +39,14 @@ from .serving.http_jobs import Jobs, explain_refusal, write_answer
 from .serving.servers import AddressTaken, GrpcServer, HttpServer
 from .serving.tls import Certificates, TlsError
 from .tenants import Tenants, TenantsError
+from .tracing import TracingError
 
 log = structlog.get_logger(__name__)
 
 PROBE_EVERY_S: Final = 0.1
 REDIS_TIMEOUT_S: Final = 2.0
+FIRST_LOOK_S: Final = 3.0
+"""How long a start waits for the plans; without Redis, not at all."""
 RENEW_S: Final = 10.0
 """How often the certificate's files are looked at."""
 CLOSING_S: Final = 3.0
@@ -62,6 +65,8 @@ class Router:
             socket_connect_timeout=REDIS_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
+        if settings.traces_endpoint:
+            tracing.set_up(settings.traces_endpoint, router_id=self.id, share=settings.traces_share)
         self._demand = DemandCounter()
         self._reporter = Reporter(redis=self._redis, router_id=self.id, demand=self._demand)
         # Routers begin their even draws at different points, so that together they are even too.
@@ -94,12 +99,14 @@ class Router:
         try:
             if self.settings.health_address:
                 await self._health.start(self.settings.health_address, None)
+            background.append(self._forever(self._plans.follow()))
+            # Whoever is connected first should not hear that there are no plans yet.
+            await self._plans.first_look(FIRST_LOOK_S)
             self.grpc_address = await self._grpc.start(self.settings.grpc_address, self._certificates)
             self.http_address = await self._http.start(self.settings.http_address, self._certificates)
             background += map(
                 self._forever,
                 (
-                    self._plans.follow(),
                     self._reporter.run(self._plans.runtimes),
                     self._probe(),
                     self._renew_certificates(),
@@ -111,17 +118,23 @@ class Router:
             yield self
         finally:
             if self.grpc_address:
-                drained = await self.service.drain(self.settings.drain_s)
-                log.info("stopping", drained=drained)
-                # What came in with the last moments hears that the router is shutting down.
-                await self._grpc.stop(0.5)
+                log.info("stopping", drained=await self._drain())
             for server in (self._http, self._health):
                 await server.stop()
             await _ended(background)
-            # Redis may hang just now; what it holds of this router expires by itself.
-            for closing in (self._plans.close(), self._redis.aclose()):
+            # Redis or the collector may hang just now; what Redis holds of this router expires by itself.
+            for closing in (self._plans.close(), self._redis.aclose(), asyncio.to_thread(tracing.close)):
                 with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                     await asyncio.wait_for(closing, CLOSING_S)
+
+    async def _drain(self) -> bool:
+        """Send clients elsewhere and finish what is in hand; False where time was too short for that."""
+        leaving = asyncio.ensure_future(self._grpc.stop(self.settings.drain_s))
+        self._http.leave()
+        drained = await self.service.drain(self.settings.drain_s)
+        await self._grpc.stop(0.5)
+        await leaving
+        return drained
 
     async def _make_runtime(self, ref: CascadeRef, plan: Plan) -> CascadeRuntime:
         queue = WorkQueue(url=self.settings.redis_url, ref=ref, router_id=self.id, limit=self.settings.queue_limit)
@@ -187,7 +200,7 @@ def main() -> None:
     logs.set_up()
     try:
         _run(serve(RouterSettings()))
-    except (AddressTaken, TlsError, TenantsError) as error:
+    except (AddressTaken, TlsError, TenantsError, TracingError) as error:
         sys.stderr.write(f"cascade-router: {error}\n")
         sys.exit(2)
     except ValidationError as error:

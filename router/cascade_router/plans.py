@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import structlog
 from pydantic import ValidationError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_api.plan import Plan
@@ -51,6 +52,7 @@ class Plans:
         self._missing_since: dict[CascadeRef, float] = {}
         self._complained: dict[CascadeRef, str] = {}
         self._heard = False
+        self._looked = asyncio.Event()
         self.away = False
 
     @property
@@ -105,6 +107,7 @@ class Plans:
             while True:
                 wake.clear()
                 await self.refresh()
+                self._looked.set()
                 try:
                     await asyncio.wait_for(wake.wait(), POLL_S)
                 except (asyncio.TimeoutError, TimeoutError):
@@ -112,11 +115,16 @@ class Plans:
         finally:
             listener.cancel()
 
+    async def first_look(self, timeout_s: float) -> None:
+        """Wait until Redis was asked for the plans once, whether it answered or not."""
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(self._looked.wait(), timeout_s)
+
     async def refresh(self) -> None:
         """Read all plans once; when Redis is away, say so and keep what there is."""
         try:
             refs = self._refs(await self._redis.smembers(CASCADE_INDEX))
-            documents = {ref: await self._redis.get(ref.plan_key) for ref in refs | set(self._runtimes)}
+            documents = {ref: await self._document(ref) for ref in refs | set(self._runtimes)}
         except (RedisError, OSError) as error:
             if not self.away:
                 log.warning("Redis cannot be reached; the last plan stays in force", why=str(error))
@@ -138,6 +146,16 @@ class Plans:
     async def close(self) -> None:
         for ref in list(self._runtimes):
             await self._runtimes.pop(ref).close()
+
+    async def _document(self, ref: CascadeRef) -> bytes | str | None:
+        """What stands where a plan should; empty where it is not even text."""
+        try:
+            document: bytes | str | None = await self._redis.get(ref.plan_key)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                return b""
+            raise
+        return document
 
     async def _take(self, ref: CascadeRef, document: bytes | str) -> None:
         runtime = self._runtimes.get(ref)

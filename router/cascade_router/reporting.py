@@ -82,6 +82,7 @@ class Reporter:
         self._router_id = router_id
         self._demand = demand
         self._trimmed_at = 0.0
+        self._complained: set[str] = set()
 
     async def run(self, runtimes: Iterable[CascadeRuntime]) -> None:
         """``runtimes`` is a live view of the cascades that the router serves."""
@@ -108,10 +109,14 @@ class Reporter:
                     for second, count in seconds.items():
                         pipe.hincrby(ref.demand_key, str(second), count)
                     pipe.expire(ref.demand_key, DEMAND_KEPT_S)
-                await pipe.execute()
+                replies = await pipe.execute(raise_on_error=False)
         except (RedisError, OSError):
             self._demand.put_back(counts)
             raise
+        for error in {str(reply) for reply in replies if isinstance(reply, RedisError)} - self._complained:
+            # As where something else wrote that key: one cascade's loss must not keep the others' from the planner.
+            self._complained.add(error)
+            log.error("demand cannot be counted", why=error)
         if now - self._trimmed_at >= _TRIM_S:
             self._trimmed_at = now
             for ref in counts:

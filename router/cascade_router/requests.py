@@ -11,12 +11,15 @@ from typing import Final
 from cascade_api.reasons import Refusal, Route
 
 from .pools.clients import Image, Prompt
+from .tracing import Headers
 
 BANDS: Final = {"high": 0, "normal": 1, "low": 2}
 """Priorities by name; 0 is served first."""
-_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_TIER: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
-_MAX_SEED: Final = 2**63 - 1
+ID_PATTERN: Final = "[A-Za-z0-9._:/+=@-]{1,128}"
+TIER_PATTERN: Final = "[A-Za-z0-9._-]{1,63}"
+_ID: Final = re.compile(ID_PATTERN)
+_TIER: Final = re.compile(TIER_PATTERN)
+MAX_SEED: Final = 2**63 - 1
 MAX_IMAGES: Final = 8
 """Images of one call."""
 
@@ -59,6 +62,8 @@ class GenerateRequest:
     tier: str = ""
     tenant: str = ""
     """Who asks; empty where everybody may."""
+    trace: Headers = ()
+    """The trace of the client that this is a part of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,8 @@ def decode_prompt(data: bytes, *, limit: int, field: str = "prompt") -> str:
 
 def check_seed(value: int, *, field: str = "seed") -> int:
     """A seed of 0 or more that fits into 63 bits."""
-    if not 0 <= value <= _MAX_SEED:
-        raise invalid(field, f"{value} is not between 0 and {_MAX_SEED}")
+    if not 0 <= value <= MAX_SEED:
+        raise invalid(field, f"{value} is not between 0 and {MAX_SEED}")
     return value
 
 

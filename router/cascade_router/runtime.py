@@ -21,7 +21,7 @@ from .cascade.retries import RetryBudget
 from .pools.clients import TritonClients
 from .pools.health import Health
 from .prompts.scorers import ScorerError, make_scorer
-from .queue import Entry, Grant, PoolLoad
+from .queue import BANDS, Entry, Grant, PoolLoad
 from .tally import Tally
 
 log = structlog.get_logger(__name__)
@@ -88,9 +88,9 @@ class CascadeRuntime:
         await self.clients.close()
         metrics.forget(self.name)
 
-    def outlooks(self, variant: str) -> list[Outlook]:
-        """What each pool of a variant promises now."""
-        return [self._outlook(pool) for pool in self.plan.pools_of(variant)]
+    def outlooks(self, variant: str, *, band: int = BANDS) -> list[Outlook]:
+        """What each pool of a variant promises now to a request of priority ``band``."""
+        return [self._outlook(pool, band) for pool in self.plan.pools_of(variant)]
 
     def why_not_ready(self) -> str | None:
         """Why no prompt could be served now; None where one could."""
@@ -134,7 +134,7 @@ class CascadeRuntime:
             self.parked -= 1
         return True
 
-    def _outlook(self, pool: PlanPool) -> Outlook:
+    def _outlook(self, pool: PlanPool, band: int) -> Outlook:
         load = self.queue.load(pool.name)
         ejected = self.health.ejected
         serves = math.isfinite(load.expected_wait_s)  # a queue that has not heard of the plan yet says inf
@@ -143,7 +143,7 @@ class CascadeRuntime:
             variant=pool.variant,
             ready=sum(replica.id not in ejected for replica in pool.ready) if serves else 0,
             waiting=load.waiting,
-            expected_wait_s=load.expected_wait_s,
+            expected_wait_s=load.wait_s(band),
             execution_s=self.estimates.execution_s(pool.name, planned=pool.batch_execution_s(pool.batch)),
         )
 

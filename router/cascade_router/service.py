@@ -14,17 +14,20 @@ import structlog
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
-from . import metrics
+from . import metrics, tracing
 from .engine import Preview, generate
 from .plans import Plans
 from .reporting import DemandCounter
 from .requests import Answer, GenerateRequest, Refused
 from .runtime import CascadeRuntime
 from .tenants import Tenants
+from .timeouts import timeout
 
 log = structlog.get_logger(__name__)
 
 UNKNOWN_CASCADE: Final = "none"
+ON_ITS_WAY_S: Final = 0.3
+"""How long after it was told to stop a router still looks for requests that were sent before."""
 
 
 class Failed(Exception):
@@ -58,6 +61,8 @@ class Service:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+        """No new connections; what comes over the old ones is served until they are gone."""
+        self._closed = False
 
     def why_not_ready(self) -> str | None:
         """Why this router should get no requests now; None where it should."""
@@ -91,7 +96,18 @@ class Service:
         request = replace(request, deadline_s=allowed_s if request.call_s is None else min(allowed_s, request.call_s))
         self._begin()
         try:
-            answer = await self._serve(runtime, request, preview)
+            if self._in_hand > self.settings.request_limit:
+                raise Refused(Refusal.QUEUE_FULL, "the router has its hands full; ask again later", retry_after_s=1.0)
+            with tracing.span(
+                "generate",
+                kind="SERVER",
+                parent=request.trace,
+                name=runtime.name,
+                request=request.id,
+                protocol=protocol,
+                band=request.band,
+            ) as span:
+                answer = await self._traced(runtime, request, preview, span)
         except Refused as refused:
             self._refused(runtime, request, refused, began)
             raise
@@ -122,32 +138,57 @@ class Service:
                 task.cancel()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no new requests and wait for those in hand; False if some are left after ``timeout_s``."""
+        """Finish what is in hand and what is still on its way here; False, and no more, after ``timeout_s``."""
         self.draining = True
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with timeout(timeout_s):
+                while True:
+                    await self._idle.wait()
+                    await asyncio.sleep(ON_ITS_WAY_S)
+                    if self._in_hand == 0:
+                        return True
         except (asyncio.TimeoutError, TimeoutError):
+            self._closed = True
             return False
-        return True
 
     def reject(self, refused: Refused) -> None:
         """Count a request that was not even valid."""
         metrics.REFUSALS.labels(UNKNOWN_CASCADE, str(refused.reason)).inc()
 
     def _find(self, model: str) -> CascadeRuntime:
-        if self.draining:
+        if self._closed:
             raise Refused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         return self.plans.find(model)
 
     async def _serve(self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None) -> Answer:
         if not request.id_chosen:
             return await self._run(runtime, request, preview)
+        began = self._clock()
         async with runtime.queue.hold_request(request.id) as held:
             if not held:
                 raise Refused(
                     Refusal.DUPLICATE, f"id: request {request.id!r} is being served already; wait for it", field="id"
                 )
-            return await self._run(runtime, request, preview)
+            left_s = (request.deadline_s or 0.0) - (self._clock() - began)
+            answer = await self._run(runtime, replace(request, deadline_s=left_s), preview)
+        return replace(answer, latency_s=self._clock() - began)
+
+    async def _traced(
+        self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None, span: tracing.Span
+    ) -> Answer:
+        try:
+            answer = await self._serve(runtime, request, preview)
+        except Refused as refused:
+            tracing.note(span, refusal=str(refused.reason))
+            raise
+        tracing.note(
+            span,
+            route=str(answer.route),
+            variant=answer.variant,
+            hardness=answer.hardness,
+            confidence=answer.confidence,
+        )
+        return answer
 
     async def _run(self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None) -> Answer:
         return await generate(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tritonclient.utils import InferenceServerException
 
@@ -22,7 +23,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.report import RouterReport
 from support.redis import RedisServer
 from support.router import EASY, HARD, Made, RouterProcess, StartRouter, inputs_of, make_plan, publish
-from support.triton import TritonServer, wait_until
+from support.triton import TritonServer, free_port, wait_until
 
 pytestmark = pytest.mark.contract
 
@@ -238,17 +239,21 @@ def test_sigterm_finishes_the_work_in_hand_and_takes_no_more(
     redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter
 ) -> None:
     endpoints = {"shapes-light": [shared_triton.endpoint], "shapes-slow": [shared_triton.endpoint]}
-    router = start_router(redis_server, make_plan(endpoints, direct=1, heavy="shapes-slow"))
+    health = f"127.0.0.1:{free_port()}"
+    plan = make_plan(endpoints, direct=1, heavy="shapes-slow")
+    router = start_router(redis_server, plan, health_address=health)
     answers: list[Any] = []
     router.client.async_infer("shapes", inputs_of(HARD), callback=lambda result, error: answers.append(error or result))
     wait_until(lambda: "cascade_requests_in_hand 1.0" in metrics(router), "the request to be under way")
     process = router.process
     assert process is not None
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: "shutting down" in router.get("/readyz").text, "readiness to go")
-    with pytest.raises(InferenceServerException, match="shutting down") as refused:
+    wait_until(lambda: "shutting down" in httpx.get(f"http://{health}/readyz").text, "readiness to go")
+    with pytest.raises(InferenceServerException) as refused:
         router.ask(EASY)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
+    with pytest.raises(httpx.ConnectError):
+        router.get("/readyz")
     assert process.wait(20) == 0
     assert Made(answers[0]).route == "direct"
     events = [json.loads(line)["event"] for line in router.log.read_text().splitlines()]

@@ -99,6 +99,7 @@ class Mirror(RuleBasedStateMachine):
         for pool, load in expected.loads.items():
             assert mirrored.loads[pool].waiting == load.waiting
             assert mirrored.loads[pool].in_flight == load.in_flight
+            assert mirrored.loads[pool].ahead == load.ahead
             assert math.isclose(mirrored.loads[pool].expected_wait_s, load.expected_wait_s, rel_tol=1e-9)
         for router in ROUTERS:
             told = [item for item in (*expected.grants, *expected.drops) if owner_of(item.ticket) == router != own]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
+
+import pytest
+
+from .triton import TritonServer
 
 MODEL: Final = '''
 """Sleeps for its time per batch, then answers each request with one grey image and a random confidence."""
@@ -61,3 +65,19 @@ def write_sleepers(directory: Path, seconds: Mapping[str, float], *, batch: int 
         config = CONFIG.format(name=name, batch=batch, instances=instances, seconds=each)
         (folder.parent / "config.pbtxt").write_text(config)
     return directory
+
+
+SECONDS: Final = {"shapes-light": 0.1, "shapes-heavy": 0.2}
+"""What the models of `sleeper_triton` take for a batch."""
+
+
+@pytest.fixture(scope="session")
+def sleeper_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """One server for the whole run whose models draw grey images of any prompt; not to be killed or reloaded."""
+    directory = tmp_path_factory.mktemp("sleepers")
+    models = write_sleepers(directory / "models", SECONDS, instances=1)
+    server = TritonServer(models, directory, load=tuple(SECONDS), replica_id="test-sleepers")
+    try:
+        yield server.start()
+    finally:
+        server.stop()

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
-from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
 from cascade_api.reasons import Refusal, Route
-from cascade_router.engine import generate
-from cascade_router.pools.clients import Prompt
 from cascade_router.pools.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
-from cascade_router.queue import WorkQueue
-from cascade_router.requests import Answer, GenerateRequest, Refused, new_id
+from cascade_router.requests import Refused
 from cascade_router.runtime import CascadeRuntime
+from support.engine import ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
-from support.scripted_triton import Behaviour, ScriptedTriton, answer, fail, hang, response
+from support.scripted_triton import Behaviour, answer, fail, hang, response
 from support.waiting import eventually
 
 UNAVAILABLE = fail(grpc.StatusCode.UNAVAILABLE)
-
-
-@contextlib.asynccontextmanager
-async def cascade(plan: Plan) -> AsyncIterator[CascadeRuntime]:
-    """A runtime whose queue is in memory."""
-    ref = CascadeRef.parse(plan.cascade)
-    queue = WorkQueue(url=None, ref=ref, router_id="router-1")
-    await queue.start()
-    runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=0.0)
-    await runtime.apply(plan)
-    try:
-        yield runtime
-    finally:
-        await runtime.close()
-
-
-@contextlib.asynccontextmanager
-async def replicas(*behaviours: Behaviour) -> AsyncIterator[list[ScriptedTriton]]:
-    async with contextlib.AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(ScriptedTriton(behaviour)) for behaviour in behaviours]
-
-
-def endpoints(*servers: ScriptedTriton) -> list[str]:
-    return [server.endpoint for server in servers]
-
-
-async def ask(runtime: CascadeRuntime, **changes: Any) -> Answer:
-    request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), **changes})
-    return await generate(runtime, request, coin=0.5, queue_limit=10)
 
 
 def in_flight(runtime: CascadeRuntime) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -49,8 +49,8 @@ class Job:
     created_ms: int
     deadline_ms: int
     finished_ms: int = 0
-    result: bytes = b""
-    """JSON: the image and how it was made, or why there is none."""
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    """The image and how it was made, or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +123,9 @@ def read_job(identifier: str, fields: Mapping[bytes, bytes]) -> Job:
             created_ms=whole(b"created"),
             deadline_ms=whole(b"deadline"),
             finished_ms=whole(b"finished"),
-            result=fields.get(b"result", b""),
+            outcome=dict(json.loads(fields.get(b"result") or b"{}")),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise JobUnreadable(f"job {identifier}: {error}") from None
 
 

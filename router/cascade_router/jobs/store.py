@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from cascade_api.names import CascadeRef
 
-from .records import Claim, Job, JobState, read_job
+from .records import Claim, Job, JobState, JobUnreadable, read_job
 
 LEASE_S: Final = 5.0
 """A job whose router is silent for so long is another router's to take."""
@@ -57,7 +57,12 @@ class JobStore:
 
     async def find(self, ref: CascadeRef, job: str) -> Job | None:
         """A job, or None where there is none. Raises JobUnreadable too."""
-        fields: Any = await _answered(self._redis.hgetall(ref.job_key(job)))
+        try:
+            fields: Any = await self._redis.hgetall(ref.job_key(job))
+        except (RedisError, OSError) as error:
+            if str(error).startswith("WRONGTYPE"):
+                raise JobUnreadable(f"job {job}: {error}") from None
+            raise StoreAway(str(error)) from error
         return read_job(job, fields) if fields else None
 
     async def due(self, ref: CascadeRef, *, count: int) -> list[str]:

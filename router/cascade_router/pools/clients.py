@@ -14,6 +14,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cascade_api.names import INPUT_NEGATIVE_PROMPT, INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
 
+from .. import tracing
+
 MESSAGE_LIMIT: Final = 256 * 1024 * 1024
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
@@ -93,7 +95,9 @@ class TritonClients:
         """
         request = infer_request(variant=variant, prompt=prompt, confidence=confidence, request_id=request_id)
         try:
-            response = await self._stub(endpoint).ModelInfer(request, timeout=max(timeout_s, 0.001))
+            response = await self._stub(endpoint).ModelInfer(
+                request, timeout=max(timeout_s, 0.001), metadata=tracing.headers()
+            )
         except grpc.aio.AioRpcError as error:
             raise _meaning(error) from None
         except grpc.aio.UsageError as error:

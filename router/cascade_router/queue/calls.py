@@ -96,8 +96,8 @@ class Calls:
         return Call(NAMES[type(operation)], tuple(keys), (operation.router, *pools, *_own_arguments(operation)))
 
     def lock(self, request_id: str, owner: str, ttl_ms: int) -> Call:
-        """Take or renew the lock of a request id; the reply is 0 if another holds it."""
-        return Call(LOCK, (self._ref.request_key(request_id),), (owner, ttl_ms))
+        """Take or renew the lock of a request id; see `lock.lua` for the reply."""
+        return Call(LOCK, (self._ref.request_key(request_id), self._ref.routers_key), (owner, ttl_ms))
 
     def unlock(self, request_id: str, owner: str) -> Call:
         """Delete the lock of a request id if ``owner`` holds it."""
@@ -142,8 +142,8 @@ def outcome_of(reply: bytes | str) -> Outcome:
         grants=tuple(Granted(*grant) for grant in grants),
         drops=tuple(Dropped(pool, ticket, DropCause(cause)) for pool, ticket, cause in drops),
         loads={
-            pool: PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=float(wait_s))
-            for pool, waiting, in_flight, wait_s in loads
+            pool: PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=float(wait_s), ahead=tuple(ahead))
+            for pool, waiting, in_flight, wait_s, ahead in loads
         },
         missing=tuple(missing),
         routers=tuple(sorted(routers)),

@@ -11,7 +11,8 @@ Rules, which `scripts/*.lua` mirror line by line:
 * A replica that a newer plan drains or leaves out gets no grants; its credits in use stay counted until released.
 * A grant is a lease. Renewed by its router's heartbeats, it expires when that router is gone.
 * Expected wait of a pool: 0 while more credits are free than entries wait, else
-  ``(waiting + 1 - free) / Σ 1/service_s`` over the replicas that take grants, inf if there are none.
+  ``(waiting + 1 - free) / Σ 1/service_s`` over the replicas that take grants, inf if there are none. Beside it stands
+  how many of the waiting entries are of the more urgent bands.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from .operations import (
     Withdraw,
     owner_of,
 )
-from .work import PoolLoad
+from .work import BANDS_TOLD, PoolLoad
 
 SMOOTHING: Final = 0.2
 """Weight of the newest release in a replica's service seconds."""
@@ -107,7 +108,8 @@ class Pool:
             wait_s = 0.0
         else:
             wait_s = (waiting + 1 - free) / rate
-        return PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=wait_s)
+        ahead = tuple(bisect_left(self.waiting, (band + 1,)) for band in range(BANDS_TOLD))
+        return PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=wait_s, ahead=ahead)
 
     def put(self, place: Place) -> None:
         """Add a waiting entry; one that waits already moves."""

@@ -11,7 +11,6 @@ missed meanwhile is found by the next heartbeat.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from cascade_api.names import CascadeRef, grants_channel
 
+from ..timeouts import timeout
 from .calls import Call, Calls, message_of, outcome_of, scripts
 from .operations import Dropped, Granted, Operation, Outcome, Timing
 
@@ -34,12 +34,6 @@ RESUBSCRIBE_S: Final = 0.2
 END_AGAIN_S: Final = 0.1
 BATCH: Final = 100
 """Commands that are sent together at most, lest a great many of them look like a Redis that does not answer."""
-
-
-if sys.version_info >= (3, 11):
-    from asyncio import timeout
-else:
-    from async_timeout import timeout  # redis brings it there
 
 logger = structlog.get_logger(__name__)
 
@@ -141,10 +135,14 @@ class RedisQueue:
         """Wait until what was submitted so far is done; raises `StoreAway`."""
         await self._reply(("PING",))
 
-    async def lock(self, request_id: str, ttl_ms: int) -> bool:
-        """Take the lock of a request id for this router; False if another holds it; raises `StoreAway`."""
+    async def lock(self, request_id: str, ttl_ms: int) -> float | None:
+        """Take the lock of a request id for this router, or say how many seconds ago its holder was heard of.
+
+        Raises `StoreAway`.
+        """
         call = self._calls.lock(request_id, self._router_id, ttl_ms)
-        return bool(await self._reply(self._command(call)))
+        silent_ms = int(await self._reply(self._command(call)))
+        return None if silent_ms < 0 else silent_ms / 1000
 
     def relock(self, request_id: str, ttl_ms: int) -> None:
         """Renew the lock of a request id, or take it again after Redis lost it, unless another was quicker."""

@@ -1,11 +1,20 @@
-"""Locks of request ids: no id is served twice at once, over all routers while Redis is there, else within this one."""
+"""Locks of request ids: no id is served twice at once, over all routers while Redis is there, else within this one.
+
+An id that another router holds is waited for while that router may be dead: its lock runs out with its lease, and a
+client that tries again elsewhere is served then. A router that is heard of meanwhile is alive, and keeps its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from .redis_queue import RedisQueue, StoreAway
+
+AGAIN_S: Final = 0.1
+"""Between two looks at a lock that another router holds."""
 
 
 class RequestLocks:
@@ -24,7 +33,10 @@ class RequestLocks:
 
     @asynccontextmanager
     async def hold(self, request_id: str) -> AsyncIterator[bool]:
-        """Hold a request id inside the block; False if a request of that id is being served already."""
+        """Hold a request id inside the block; False if a request of that id is being served already.
+
+        Takes up to a heartbeat to find out where another router holds it, and up to ``ttl_s`` where that one died.
+        """
         if request_id in self._held:
             yield False
             return
@@ -38,13 +50,19 @@ class RequestLocks:
                 redis.unlock(request_id)
 
     async def _take(self, request_id: str) -> bool:
-        redis = self._shared()
-        if redis is None:
-            return True
-        try:
-            return await redis.lock(request_id, self._ttl_ms)
-        except StoreAway:
-            return True
+        began = self._clock()
+        while (redis := self._shared()) is not None:
+            try:
+                silent_s = await redis.lock(request_id, self._ttl_ms)
+            except StoreAway:
+                return True
+            if silent_s is None:
+                return True
+            waited_s = self._clock() - began
+            if silent_s < waited_s or waited_s > 2 * self._ttl_s:
+                return False
+            await asyncio.sleep(AGAIN_S)
+        return True
 
     def renew(self, *, all_of_them: bool = False) -> None:
         """Renew in Redis what was not taken or renewed for a third of the time to live."""

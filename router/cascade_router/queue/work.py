@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 BANDS = 8
 """Priority bands of an entry: 0 (most urgent) to ``BANDS - 1``."""
+BANDS_TOLD = 2
+"""Bands whose waiting entries a load tells apart from those of all: those more urgent than low priority."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,25 @@ class PoolLoad:
     waiting: int
     in_flight: int
     expected_wait_s: float
-    """Seconds until an entry of average urgency that came now would be granted; inf if nothing serves the pool."""
+    """Seconds until an entry that came now would be granted, after all that wait; inf if nothing serves the pool."""
+    ahead: tuple[int, ...] = ()
+    """Waiting entries of band 0, of bands 0 to 1, and so on for the first `BANDS_TOLD`."""
+
+    def wait_s(self, band: int) -> float:
+        """Expected wait of an entry of ``band``: only what is as urgent, or more so, is served before it."""
+        if band >= len(self.ahead) or self.waiting == 0:
+            return self.expected_wait_s
+        return self.expected_wait_s * (self.ahead[band] + 1) / (self.waiting + 1)
+
+
+def limit_of(limit: int, *, band: int) -> int:
+    """Waiting entries of a pool above which an entry of ``band`` is refused, where ``limit`` holds for band 1.
+
+    Places are held back for the more urgent: band 0 finds a tenth more (at least one), bands from 2 on half as many.
+    """
+    if band == 0:
+        return limit + max(1, limit // 10)
+    return limit if band == 1 else max(1, limit // 2)
 
 
 NOTHING_SERVES = PoolLoad(waiting=0, in_flight=0, expected_wait_s=float("inf"))

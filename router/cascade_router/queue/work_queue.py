@@ -50,7 +50,7 @@ from .operations import (
 from .planned_pools import PlannedPools
 from .redis_queue import RedisQueue, StoreAway, end
 from .request_locks import RequestLocks
-from .work import NOTHING_SERVES, Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull
+from .work import NOTHING_SERVES, Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
 
 HEARTBEAT_CHUNK: Final = 500
 """Waiting tickets asked about in one script call, lest a long queue keep Redis from others."""
@@ -87,7 +87,8 @@ class WorkQueue:
     ) -> None:
         """``router_id`` is this process's own; without ``url`` (of Redis) the queue is in memory for good.
 
-        ``limit`` bounds the waiting entries of a pool over all routers; ``clock`` is the one of `Entry.deadline`.
+        ``limit`` bounds the waiting entries of a pool over all routers, see `limit_of`; ``clock`` is the one
+        of `Entry.deadline`.
         """
         if "@" in router_id or not router_id:
             raise ValueError(f"router_id {router_id!r} must be non-empty and without '@'")
@@ -185,7 +186,7 @@ class WorkQueue:
         Cancelling the call withdraws the entry. The grant must be released or exchanged.
         """
         waiter = self._expect(entry)
-        return await self._wait(waiter, self._ours.enqueue(waiter, limit=self._limit))
+        return await self._wait(waiter, self._ours.enqueue(waiter, limit=limit_of(self._limit, band=entry.band)))
 
     async def exchange(self, grant: Grant, entry: Entry, *, service_s: float) -> Grant:
         """`release` the grant and `acquire` for the entry in one step; the grant is released whatever happens."""
@@ -196,7 +197,7 @@ class WorkQueue:
             if release is not None:
                 self._submit(release)
             raise
-        enqueue = self._ours.enqueue(waiter, limit=self._limit)
+        enqueue = self._ours.enqueue(waiter, limit=limit_of(self._limit, band=entry.band))
         return await self._wait(waiter, Exchange(release, enqueue) if release else enqueue)
 
     async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None:
@@ -268,7 +269,7 @@ class WorkQueue:
             return
         if outcome.verdict is Verdict.FULL:
             load = outcome.loads[waiter.entry.pool]
-            self._ours.fail(waiter.ticket, lambda entry: QueueFull(entry.pool, load.waiting, load.expected_wait_s))
+            self._ours.fail(waiter.ticket, lambda entry: QueueFull(entry.pool, load.waiting, load.wait_s(entry.band)))
         elif outcome.verdict is Verdict.NO_REPLICA:
             self._ours.fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
 

@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from ..requests import Refused, new_id
 from ..service import Failed, Service
+from ..tracing import context_of
 from . import describe, kserve, streaming, tls
 from .png import encode_png
 from .statuses import GRPC
@@ -96,6 +97,7 @@ class InferenceService:
                 settings=self._service.settings,
                 tenant=self._tenant(context),
                 remaining_s=context.time_remaining(),
+                trace=context_of(context.invocation_metadata() or ()),
             )
         except Refused as refused:
             self._service.reject(refused)
@@ -130,7 +132,8 @@ class InferenceService:
         except Refused as refused:
             self._service.reject(refused)
             await _abort(context, refused, request_id="")
-        async for response in streaming.responses(self._service, request_iterator, tenant=tenant):
+        trace = context_of(context.invocation_metadata() or ())
+        async for response in streaming.responses(self._service, request_iterator, tenant=tenant, trace=trace):
             yield response
 
     async def RepositoryModelLoad(self, request: Any, context: Context) -> None:  # noqa: N802

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from ..metrics import REGISTRY
 from ..requests import Answer, Refused
 from ..service import Failed, Service
-from . import openai
+from . import openai, openapi
 from .http_jobs import Jobs, make_job_routes
 from .http_requests import EXCEPTION_HANDLERS, REQUEST_ID, request_id_of, tenant_of, wanted_images
 from .page import PAGE
@@ -70,6 +70,11 @@ def make_app(service: Service, jobs: Jobs) -> Starlette:
         names = [runtime.ref.name for runtime in service.plans.runtimes]
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
 
+    described = openapi.document(service.settings)
+
+    async def describe(request: Request) -> Response:
+        return JSONResponse(described)
+
     async def page(request: Request) -> Response:
         return HTMLResponse(PAGE)
 
@@ -77,6 +82,7 @@ def make_app(service: Service, jobs: Jobs) -> Starlette:
         Route("/", page),
         Route("/v1/images/generations", generations, methods=["POST"]),
         Route("/v1/models", models),
+        Route("/openapi.json", describe),
         *make_job_routes(service, jobs),
         *make_health_app(service).routes,
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -25,6 +24,7 @@ from .http_requests import request_id_of, tenant_of, wanted_images
 from .png import encode_png
 
 IDEMPOTENCY_KEY: Final = "idempotency-key"
+KEY_LIMIT: Final = 255
 LONGEST_WAIT_S: Final = 60.0
 _POLL_S: Final = 0.1
 _T = TypeVar("_T")
@@ -59,8 +59,8 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
         ref = service.plans.find(image.model).ref
         service.tenants.admit(image.tenant)
         key = request.headers.get(IDEMPOTENCY_KEY, "")
-        if len(key) > 255:
-            raise invalid(IDEMPOTENCY_KEY, f"has {len(key)} characters; at most 255 are allowed")
+        if len(key) > KEY_LIMIT:
+            raise invalid(IDEMPOTENCY_KEY, f"has {len(key)} characters; at most {KEY_LIMIT} are allowed")
         body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
         job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())
         submitted = await _kept(
@@ -164,8 +164,7 @@ def _told(request: Request, job: Job, status: int) -> Response:
         "result": None,
         "error": None,
     }
-    if job.result:
-        outcome = json.loads(job.result)
-        content["error" if "error" in outcome else "result"] = outcome.get("error", outcome)
+    if job.outcome:
+        content["error" if "error" in job.outcome else "result"] = job.outcome.get("error", job.outcome)
     headers = {"x-request-id": request_id_of(request), "location": f"/v1/jobs/{job.id}"}
     return JSONResponse(content, status, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, cast
 
 import structlog
@@ -13,12 +14,17 @@ from cascade_api.reasons import Refusal
 
 from ..requests import Refused, new_id
 from ..service import Failed, Service
+from ..timeouts import timeout
+from ..tracing import context_of
 from . import openai
 from .statuses import HTTP
 
 log = structlog.get_logger(__name__)
 
 BODY_LIMIT: Final = 1024 * 1024
+BODY_S: Final = 30.0
+"""How long a body may take to come."""
+_CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
 
 
@@ -44,6 +50,8 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
     body = await _read(request)
     try:
         names = [runtime.ref.name for runtime in service.plans.runtimes]
+        if not names:
+            service.plans.find("")  # says why
         wanted = openai.read_body(
             body,
             request_id=request_id_of(request),
@@ -51,6 +59,7 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
             default_model=names[0] if len(names) == 1 else None,
             tenant=tenant,
             settings=service.settings,
+            trace=context_of(request.headers.items()),
         )
         image = service.plans.find(wanted.requests[0].model).plan.image
         openai.check_size(wanted.size, width=image.width, height=image.height)
@@ -62,10 +71,14 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
 
 async def _read(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise HTTPException(413, f"the body is longer than {BODY_LIMIT} bytes")
+    try:
+        async with timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT:
+                    raise HTTPException(413, f"the body is longer than {BODY_LIMIT} bytes", _CLOSE)
+    except (asyncio.TimeoutError, TimeoutError):
+        raise HTTPException(408, f"the body did not come within {BODY_S:g} s", _CLOSE) from None
     return bytes(body)
 
 

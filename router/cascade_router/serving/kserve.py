@@ -36,6 +36,7 @@ from ..requests import (
     invalid,
     nth_id,
 )
+from ..tracing import Headers
 
 VERSION: Final = "1"
 INPUTS: Final = {INPUT_PROMPT: "BYTES", INPUT_NEGATIVE_PROMPT: "BYTES", INPUT_SEED: "INT64"}
@@ -76,6 +77,7 @@ def read_requests(
     settings: RouterSettings,
     tenant: str,
     remaining_s: float | None,
+    trace: Headers = (),
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> tuple[tuple[GenerateRequest, ...], Form]:
     """A ModelInferRequest as one request per prompt; ``remaining_s`` is the time left on the call itself.
@@ -104,6 +106,7 @@ def read_requests(
             band=band,
             tier=tier,
             tenant=tenant,
+            trace=trace,
         )
         for index, (prompt, negative, seed) in enumerate(
             zip(

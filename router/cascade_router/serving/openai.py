@@ -27,6 +27,7 @@ from ..requests import (
     invalid,
     nth_id,
 )
+from ..tracing import Headers
 from .statuses import HTTP
 
 MAX_PARTIAL: Final = 3
@@ -57,6 +58,7 @@ def read_body(
     default_model: str | None,
     tenant: str,
     settings: RouterSettings,
+    trace: Headers = (),
 ) -> ImagesRequest:
     """Parse a request body.
 
@@ -103,6 +105,7 @@ def read_body(
         "band": check_priority(_priority(content)),
         "tier": check_tier(_text(content, "tier") or ""),
         "tenant": tenant,
+        "trace": trace,
     }
     requests = tuple(
         GenerateRequest(

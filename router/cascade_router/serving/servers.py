@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from ..service import Service
 from .grpc_service import InferenceService
+from .http_protocol import HEAD_S, BoundedHttp
 from .tls import Certificates
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,11 @@ _RECEIVE_LIMIT: Final = 4 * 1024 * 1024
 _SEND_LIMIT: Final = 256 * 1024 * 1024
 _HEALTH_S: Final = 0.25
 _BACKLOG: Final = 1024
+_CLOSING_S: Final = 3.0
+_CONNECTIONS: Final = 8192
+"""Connections that an HTTP side keeps at a time; above that it answers 503."""
+_KEEPALIVE_S: Final = (30, 10, 3)
+"""A peer that is silent is asked after so many seconds, again after so many, and given up after so many questions."""
 
 
 class AddressTaken(Exception):
@@ -56,6 +62,10 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", _RECEIVE_LIMIT),
                 ("grpc.max_send_message_length", _SEND_LIMIT),
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", _KEEPALIVE_S[0] * 1000),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_S[1] * 1000),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.server_handshake_timeout_ms", int(HEAD_S * 1000)),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             )
         )
@@ -89,6 +99,7 @@ class GrpcServer:
             await asyncio.sleep(_HEALTH_S)
 
     async def stop(self, grace_s: float) -> None:
+        """Tell clients to go elsewhere, and end when calls under way have; after ``grace_s`` they are cut off."""
         await self._server.stop(grace_s)
 
 
@@ -99,6 +110,7 @@ class HttpServer:
         self._setting = setting
         self._config = uvicorn.Config(
             app,
+            http=BoundedHttp,
             loop="none",
             lifespan="off",
             ws="none",
@@ -107,6 +119,7 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=30,
             backlog=_BACKLOG,
+            limit_concurrency=_CONNECTIONS,
         )
         self._server = _QuietServer(self._config)
         self._task: asyncio.Task[Any] | None = None
@@ -122,9 +135,16 @@ class HttpServer:
         self._task = asyncio.ensure_future(self._server.serve(sockets=[listener]))
         return f"{host}:{listener.getsockname()[1]}"
 
-    async def stop(self) -> None:
+    def leave(self) -> None:
+        """Take no more connections, close idle ones, and each other after its answer."""
         self._server.should_exit = True
+
+    async def stop(self) -> None:
+        """Leave, and cut off what is not done a moment later."""
+        self.leave()
         if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_CLOSING_S)
+            self._server.force_exit = True
             await self._task
 
 
@@ -142,6 +162,7 @@ def _bind(host: str, port: int, *, setting: str) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _keep_alive(listener)
             listener.bind(target)
         except OSError:
             listener.close()
@@ -154,3 +175,11 @@ def _bind(host: str, port: int, *, setting: str) -> socket.socket:
         )
         raise AddressTaken(f"{setting}: cannot listen on {host}:{port}: {why}") from None
     return listener
+
+
+def _keep_alive(listener: socket.socket) -> None:
+    """Have the kernel find out which accepted connections have nobody at their other end any more."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), _KEEPALIVE_S, strict=True):
+        if hasattr(socket, name):  # Linux
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2
 
 from ..requests import Answer, Refused, new_id
 from ..service import Failed, Service
+from ..tracing import Headers
 from . import kserve
 from .png import encode_png
 from .statuses import GRPC
@@ -40,7 +41,9 @@ class _Ready:
     error: Refused | Failed | None = None
 
 
-async def responses(service: Service, messages: AsyncIterator[Any], *, tenant: str) -> AsyncIterator[Any]:
+async def responses(
+    service: Service, messages: AsyncIterator[Any], *, tenant: str, trace: Headers = ()
+) -> AsyncIterator[Any]:
     """The ModelStreamInferResponses to a stream of ModelInferRequests; ends after the last answer."""
     ready: asyncio.Queue[_Ready | None] = asyncio.Queue()
     room = asyncio.Semaphore(STREAM_LIMIT)
@@ -50,7 +53,7 @@ async def responses(service: Service, messages: AsyncIterator[Any], *, tenant: s
         try:
             async for message in messages:
                 await room.acquire()
-                task = asyncio.ensure_future(_serve(service, message, tenant, ready))
+                task = asyncio.ensure_future(_serve(service, message, tenant, trace, ready))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
             await asyncio.gather(*under_way)
@@ -69,7 +72,9 @@ async def responses(service: Service, messages: AsyncIterator[Any], *, tenant: s
             task.cancel()
 
 
-async def _serve(service: Service, message: Any, tenant: str, ready: asyncio.Queue[_Ready | None]) -> None:
+async def _serve(
+    service: Service, message: Any, tenant: str, trace: Headers, ready: asyncio.Queue[_Ready | None]
+) -> None:
     """One request of a stream; its end is always put into ``ready``, unless it is cancelled."""
     try:
         requests, form = kserve.read_requests(
@@ -77,6 +82,7 @@ async def _serve(service: Service, message: Any, tenant: str, ready: asyncio.Que
             settings=service.settings,
             tenant=tenant,
             remaining_s=None,
+            trace=trace,
             default_outputs=kserve.STREAM_OUTPUTS,
         )
     except Refused as refused:

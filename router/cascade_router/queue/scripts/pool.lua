@@ -10,7 +10,7 @@ local ARGS = {}
 for i = 2 + POOLS, #ARGV do ARGS[#ARGS + 1] = ARGV[i] end
 
 local BAND = 4398046511104 -- 2^42: a score is band * BAND + deadline, exact below 2^53
-local BANDS = 8
+local BANDS, BANDS_TOLD = 8, 2
 local SMOOTHING, SHORTEST_SERVICE_S, UNKNOWN_SERVICE_S = 0.2, 1e-6, 1.0
 
 local NOW = now_ms()
@@ -113,7 +113,11 @@ local function load_of(pool)
   elseif waiting >= free then
     wait_s = (waiting + 1 - free) / rate
   end
-  return { pool.name, waiting, in_flight, decimal(wait_s) }
+  local ahead = {}
+  for band = 1, BANDS_TOLD do
+    ahead[band] = waiting == 0 and 0 or redis.call('ZCOUNT', pool.queue, '-inf', '(' .. decimal(band * BAND))
+  end
+  return { pool.name, waiting, in_flight, decimal(wait_s), ahead }
 end
 
 local function reply(verdict, pools, missing, routers)

@@ -1,0 +1,77 @@
+"""HTTP/1.1 as uvicorn speaks it, for clients that stop in the middle: a request's head has to come soon, and be short.
+
+uvicorn itself waits for ever for the first request of a connection and for the rest of a head, of any length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_S: Final = 10.0
+"""How long a connection may be open, or a request begun, without its head having come."""
+HEAD_LIMIT: Final = 64 * 1024
+"""Bytes of a head."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection; `head_s` is the time allowed for a head, in seconds."""
+
+    head_s = HEAD_S
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_due: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        was_idle = self.timeout_keep_alive_task is not None
+        super().data_received(data)
+        if was_idle and self._head_due is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()  # what came ended the wait for another request, and was none
+        if self._head_due is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT:
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        if self._head_due is None:
+            self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_came()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_bytes = 0
+        self._head_due = self.loop.call_later(self.head_s, self._overdue)
+
+    def _head_came(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _overdue(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._expect_head()  # an answer is under way; what was begun behind it can wait as long
+            return
+        self._refuse(b"408 Request Timeout" if self._head_bytes else b"")
+
+    def _refuse(self, status: bytes) -> None:
+        self._head_came()
+        if self.transport.is_closing():
+            return
+        if status and (self.cycle is None or self.cycle.response_complete):
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()

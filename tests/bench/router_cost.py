@@ -1,0 +1,104 @@
+"""What the router costs: latency that it adds, requests per CPU-second, Redis round trips, memory of a long queue."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Sequence
+
+from support.retrying import message_of
+from support.router import make_plan
+
+from .router_setup import HEAVY, LIGHT, Bench, Call, Ended, at_rate, calls_to, cpu_of, in_turns, process_of
+
+SECONDS = {LIGHT: 0.01, HEAVY: 0.02}
+REPLICAS = 4
+QUEUED = 10_000
+
+
+def _direct_request() -> object:
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name=LIGHT)
+    request.inputs.add(name="prompt", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"a red circle")
+    for output in ("image", "confidence"):
+        request.outputs.add(name=output)
+    return request
+
+
+def _cuts(ended: Sequence[Ended]) -> tuple[float, float]:
+    """p50 and p99 in milliseconds."""
+    cuts = statistics.quantiles([each.seconds * 1000 for each in ended], n=100)
+    return cuts[49], cuts[98]
+
+
+async def _latency(direct: Call, routed: Call, *, runs: int, seconds: float) -> None:
+    added = []
+    for run in range(runs):
+        straight = _cuts(await at_rate(direct, _direct_request(), rate=50, seconds=seconds))
+        through = _cuts(await at_rate(routed, message_of(), rate=50, seconds=seconds))
+        added.append((through[0] - straight[0], through[1] - straight[1]))
+        print(f"  run {run + 1}: direct p50 {straight[0]:.2f} ms, added {added[-1][0]:.2f}, p99 {added[-1][1]:+.2f}")
+    medians = [statistics.median(column) for column in zip(*added, strict=True)]
+    print(f"added latency at 50/s, medians of {runs} runs: p50 {medians[0]:.2f} ms (target 2),")
+    print(f"  difference of the p99s {medians[1]:.2f} ms (target 8)")
+
+
+def measure(bench: Bench, *, runs: int, latency: bool, throughput: bool) -> None:
+    """Latency and throughput of one router over models that sleep, a fifth of the prompts made twice."""
+    triton = bench.triton(SECONDS)
+    replicas = {variant: [triton.endpoint] * REPLICAS for variant in SECONDS}
+    router = bench.router(make_plan(replicas, direct=0, escalation=0.2, batch=8, execution_s=SECONDS))
+    process = process_of(router)
+
+    async def all_of_it() -> None:
+        async with calls_to(triton.endpoint) as direct, calls_to(router.grpc) as routed:
+            await in_turns(routed, message_of(), concurrency=16, requests=500)
+            if throughput:
+                rates = []
+                for run in range(runs):
+                    with bench.redis.client() as client:
+                        client.config_resetstat()
+                        with cpu_of(process) as spent:
+                            await in_turns(routed, message_of(), concurrency=64, requests=3000)
+                        calls = sum(s["calls"] for name, s in client.info("commandstats").items() if "evalsha" in name)
+                    rates.append(3000 / spent[0])
+                    print(
+                        f"  run {run + 1}: {rates[-1]:.0f} requests per CPU-second ({3000 / spent[1]:.0f}/s on the"
+                        f" clock), {calls / 3000 / 1.2:.2f} calls of Redis per request and stage"
+                    )
+                print(f"throughput, median of {runs} runs: {statistics.median(rates):.0f} per CPU-second (target 800)")
+                print(f"  calls of Redis per request and stage: {calls / 3000 / 1.2:.2f} (target: at most 2)")
+            if latency:
+                await _latency(direct, routed, runs=runs, seconds=10)
+
+    asyncio.run(all_of_it())
+
+
+def memory(bench: Bench) -> None:
+    """Resident memory of a router with ten thousand requests waiting."""
+    seconds = {LIGHT: 30.0}
+    triton = bench.triton(seconds, name="memory", batch=1, instances=1)
+    plan = make_plan({LIGHT: [triton.endpoint]}, direct=0, escalation=0, batch=1, execution_s={LIGHT: 0.01})
+    plan = plan.model_copy(update={"objective_s": 600.0})
+    router = bench.router(plan, queue_limit=2 * QUEUED)
+    process = process_of(router)
+
+    async def fill() -> tuple[float, float]:
+        before = process.memory_info().rss / 1e6
+        async with calls_to(router.grpc) as call:
+            asked = [asyncio.ensure_future(call(message_of(deadline_ms=600_000))) for _ in range(QUEUED + 1)]
+            while True:
+                text = router.get("/metrics").text
+                if f"cascade_requests_in_hand {QUEUED + 1}.0" in text:
+                    break
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(3)  # heartbeats of the long queue
+            after = process.memory_info().rss / 1e6
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        return before, after
+
+    before, after = asyncio.run(fill())
+    print(f"memory with {QUEUED} requests waiting: {after:.0f} MB (target 200); {before:.0f} MB before")

@@ -1,0 +1,130 @@
+"""Routers come and go under load: a killed one's work is done by the other, a stopped one's by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+from tritonclient.grpc import service_pb2_grpc
+
+from support.redis import RedisServer
+from support.retrying import RetryingClient, message_of
+from support.router import EASY, RouterProcess, StartRouter, make_plan
+from support.sleepers import SECONDS
+from support.triton import TritonServer, wait_until
+from support.waiting import eventually
+
+pytestmark = pytest.mark.contract
+
+BOTH = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+
+
+@pytest.fixture
+def routers(
+    redis_server: RedisServer, sleeper_triton: TritonServer, start_router: StartRouter
+) -> tuple[RouterProcess, RouterProcess]:
+    """Two of one cascade, a quarter of whose images are made twice."""
+    replicas = {variant: [sleeper_triton.endpoint] * 2 for variant in SECONDS}
+    plan = make_plan(replicas, direct=0, escalation=0.25, execution_s=SECONDS, objectiveS=20)
+    return start_router(redis_server, plan), start_router(redis_server, plan)
+
+
+async def test_what_a_killed_router_had_in_hand_is_answered_once_by_the_other(
+    routers: tuple[RouterProcess, RouterProcess],
+) -> None:
+    doomed, other = routers
+    async with RetryingClient(routers) as client:
+        asking = asyncio.ensure_future(client.ask_evenly(160, rate=40))
+        await eventually(lambda: client.answers.total() >= 40, within_s=60, what="answers")
+        assert doomed.process is not None
+        doomed.process.kill()
+        doomed.process.wait()
+        await asking
+        assert client.unanswered == {}
+        assert client.tried_again > 0
+        assert Counter(client.answers.values()) == {1: 160}
+    wait_until(lambda: "cascade_requests_in_hand 0.0" in other.get("/metrics").text, "nothing to be in hand", 30)
+
+
+async def test_jobs_of_both_end_once_where_one_is_killed(routers: tuple[RouterProcess, RouterProcess]) -> None:
+    doomed, other = routers
+    async with httpx.AsyncClient(timeout=60) as client:
+        told = [
+            (await client.post(f"{router.http_url}/v1/jobs", json={"prompt": EASY, "seed": seed})).json()
+            for seed in range(8)
+            for router in routers
+        ]
+        assert doomed.process is not None
+        doomed.process.kill()
+        doomed.process.wait()
+
+        async def end_of(job: str) -> dict[str, object]:
+            while True:
+                reply = (await client.get(f"{other.http_url}/v1/jobs/{job}", params={"wait": 30})).json()
+                if reply["finished_at"]:
+                    return dict(reply)
+
+        ends = await asyncio.wait_for(asyncio.gather(*(end_of(job["id"]) for job in told)), 60)
+        assert Counter(str(end["status"]) for end in ends) == {"succeeded": 16}
+        assert await asyncio.gather(*(end_of(job["id"]) for job in told)) == ends
+
+
+async def test_a_rolling_restart_fails_no_request(routers: tuple[RouterProcess, RouterProcess]) -> None:
+    failures: list[str] = []
+    answers = Counter[str]()
+    stopping = asyncio.Event()
+    gone: dict[str, asyncio.Event] = {}
+
+    async def ask_by_grpc(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
+        while not stopping.is_set():
+            try:
+                await stub.ModelInfer(message_of(), timeout=30)
+            except grpc.aio.AioRpcError as error:
+                failures.append(f"gRPC: {error.code().name}: {error.details()}")
+                return
+            answers["gRPC"] += 1
+
+    async def ask_by_http(client: httpx.AsyncClient, router: RouterProcess) -> None:
+        while not stopping.is_set():
+            try:
+                body = {"prompt": EASY, "model": "shapes"}
+                reply = await client.post(router.http_url + "/v1/images/generations", json=body)
+            except httpx.ConnectError:
+                back = gone.setdefault(router.http_url, asyncio.Event())
+                await back.wait()  # no load balancer sends anything there meanwhile
+                continue
+            except httpx.HTTPError as error:
+                failures.append(f"HTTP: {error!r}")
+                return
+            answers["HTTP"] += 1
+            if reply.status_code != 200:
+                failures.append(f"HTTP: {reply.text}")
+                return
+
+    addresses = "ipv4:" + ",".join(router.grpc for router in routers)
+    options = (("grpc.service_config", BOTH), ("grpc.max_reconnect_backoff_ms", 500))
+    channel = grpc.aio.insecure_channel(addresses, options=options)
+    async with channel, httpx.AsyncClient(timeout=30) as client:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        asking = [ask_by_grpc(stub) for _ in range(4)] + [ask_by_http(client, router) for router in routers]
+        tasks = [asyncio.ensure_future(work) for work in asking]
+        for router in (*routers, routers[0]):
+            await eventually(lambda: serves(router) or failures, within_s=60, what="gRPC to come here")  # noqa: B023
+            assert await asyncio.to_thread(router.stop) == 0
+            await asyncio.to_thread(lambda: router.start().wait_ready())  # noqa: B023
+            gone.pop(router.http_url, asyncio.Event()).set()
+            await eventually(lambda: serves(router) or failures, within_s=60, what="gRPC to come back")  # noqa: B023
+        stopping.set()
+        await asyncio.gather(*tasks)
+    assert failures == []
+    assert min(answers["gRPC"], answers["HTTP"]) > 20
+
+
+async def serves(router: RouterProcess) -> bool:
+    """Whether a router has had gRPC requests since it was started."""
+    return 'protocol="grpc"' in (await asyncio.to_thread(router.get, "/metrics")).text

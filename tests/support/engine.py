@@ -1,0 +1,48 @@
+"""The engine for tests: a runtime whose queue is in memory, over replicas that answer as told."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
+from cascade_router.engine import generate
+from cascade_router.pools.clients import Prompt
+from cascade_router.queue import WorkQueue
+from cascade_router.requests import Answer, GenerateRequest, new_id
+from cascade_router.runtime import CascadeRuntime
+
+from .router import EASY
+from .scripted_triton import Behaviour, ScriptedTriton
+
+
+@contextlib.asynccontextmanager
+async def cascade(plan: Plan) -> AsyncIterator[CascadeRuntime]:
+    """A runtime whose queue is in memory."""
+    ref = CascadeRef.parse(plan.cascade)
+    queue = WorkQueue(url=None, ref=ref, router_id="router-1", limit=10)
+    await queue.start()
+    runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=0.0)
+    await runtime.apply(plan)
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+@contextlib.asynccontextmanager
+async def replicas(*behaviours: Behaviour) -> AsyncIterator[list[ScriptedTriton]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(ScriptedTriton(behaviour)) for behaviour in behaviours]
+
+
+def endpoints(*servers: ScriptedTriton) -> list[str]:
+    return [server.endpoint for server in servers]
+
+
+async def ask(runtime: CascadeRuntime, **changes: Any) -> Answer:
+    request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), **changes})
+    return await generate(runtime, request, coin=0.5, queue_limit=10)
