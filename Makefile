@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-policy bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-science bench-engines bench-policy bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,12 @@ verify: setup ## regenerate everything that is generated; fails on a difference
 bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
 	@cd tests && ../$(BIN)/python -m bench.cascade_quality $(ARGS)
 
+bench-science: setup ## the cascade beside its parts on the testbed, without a service: docs/benchmarks/science.md
+	@cd tests && ../$(BIN)/python -m bench.bench_science $(ARGS)
+
+bench-engines: .venv-train/.ready ## ONNX Runtime beside torch on one core: times, and how far images differ
+	@cd tests && PYTHONPATH=../model-repo ../.venv-train/bin/python -m bench.bench_engines $(ARGS)
+
 bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_policy $(ARGS)
 
@@ -126,7 +132,8 @@ ifeq ($(SMOKE),)
 	@cd model-repo && ../.venv-train/bin/python -m cascade_models.shapes.training --out cascade_models/shapes/weights --seed 0
 else
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && cd model-repo \
-		&& ../.venv-train/bin/python -m cascade_models.shapes.training --out "$$out" --seed 0 --smoke
+		&& ../.venv-train/bin/python -m cascade_models.shapes.training --out "$$out" --seed 0 --smoke \
+		&& ../.venv-train/bin/python -m cascade_models.discriminators.training smoke
 endif
 
 clean: ## remove environments and caches

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from cascade_models.discriminators import judging
 from cascade_models.shapes import assets, grammar, render, sampling
 from cascade_models.shapes.training import discriminator, distil, evaluate, heavy, routing
 
@@ -54,12 +55,12 @@ def _text(
     latency: evaluate.Latency,
 ) -> str:
     strict = judged.light.strict
-    bins, error = evaluate.reliability(judged.confidence, strict)
+    bins, error = judging.reliability(judged.confidence, strict)
     steps = known.document["training"]["steps"]
     parameters = known.document["parameters"]
     heavy_variant, light_variant = known.variants["heavy"], known.variants["light"]
     judge_cost = latency.discriminator[1] / latency.heavy[1]
-    auc_q2 = evaluate.auc(judged.confidence, (judged.light.q2 >= np.median(judged.light.q2)).astype(float))
+    auc_q2 = judging.auc(judged.confidence, (judged.light.q2 >= np.median(judged.light.q2)).astype(float))
     no_worse = (judged.light.q2 >= judged.heavy.q2).astype(float)
     return f"""# Model card: the shapes cascade
 
@@ -102,10 +103,10 @@ credit; its floor grows with the number of shapes. After ±: one standard error.
 ## Discriminator
 
 Its confidence is the calibrated probability that the light image is strictly right. AUC for strict
-**{evaluate.auc(judged.confidence, strict):.3f}** (test {_auc(judged, ~judged.heldout):.3f}, held-out combinations
+**{judging.auc(judged.confidence, strict):.3f}** (test {_auc(judged, ~judged.heldout):.3f}, held-out combinations
 {_auc(judged, judged.heldout):.3f}; within one number of shapes
-{evaluate.auc_within(judged.confidence, strict, judged.objects):.3f}); for q2 at or above the median {auc_q2:.3f}; for
-"light at least as good as heavy" {evaluate.auc(judged.confidence, no_worse):.3f}. Expected calibration error
+{judging.auc_within(judged.confidence, strict, judged.objects):.3f}); for q2 at or above the median {auc_q2:.3f}; for
+"light at least as good as heavy" {judging.auc(judged.confidence, no_worse):.3f}. Expected calibration error
 **{error:.3f}** over ten bins of equal width:
 
 | confidence | images | mean confidence | strictly right |
@@ -211,7 +212,7 @@ def _routing_tables(fitted: evaluate.Evaluation, judged: evaluate.Evaluation, ju
     return "\n".join(parts).rstrip()
 
 
-def _reliability_row(row: evaluate.Bin) -> str:
+def _reliability_row(row: judging.Bin) -> str:
     return f"| {row.low:.1f} to {row.high:.1f} | {row.count} | {row.confidence:.2f} | {row.right:.2f} |"
 
 
@@ -224,7 +225,7 @@ def _latency_row(name: str, values: dict[int, float]) -> str:
 
 
 def _auc(judged: evaluate.Evaluation, chosen: npt.NDArray[np.bool_]) -> float:
-    return evaluate.auc(judged.confidence[chosen], judged.light.strict[chosen])
+    return judging.auc(judged.confidence[chosen], judged.light.strict[chosen])
 
 
 def _batch_of(stage: str) -> int:

@@ -61,17 +61,6 @@ class Latency:
     ratio_with_overhead: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Bin:
-    """Images whose confidence lies between two edges: how many, their mean confidence, and the share that is right."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    right: float
-
-
 class Models:
     """ONNX Runtime sessions of all three models and the variants' settings."""
 
@@ -169,44 +158,6 @@ def measure_latency(models: Models, overhead_ms: float = 0.5) -> Latency:
             slow, fast = medians["heavy"][1], medians["light"][1]
             ratios = slow / fast, (slow + overhead_ms) / (fast + overhead_ms)
     return Latency(medians["heavy"], medians["light"], medians["discriminator"], *ratios)
-
-
-def auc(scores: Doubles, labels: Doubles) -> float:
-    """Probability that a positive scores above a negative; ties count half; NaN without both."""
-    positive, negative = scores[labels > 0.5], scores[labels <= 0.5]
-    if len(positive) == 0 or len(negative) == 0:
-        return float("nan")
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left") + np.searchsorted(ordered, positive, side="right")
-    return float(below.mean() / (2 * len(negative)))
-
-
-def auc_within(scores: Doubles, labels: Doubles, groups: npt.NDArray[np.int64]) -> float:
-    """AUC over pairs of the same group only, groups weighted by their number of pairs."""
-    total, weights = 0.0, 0.0
-    for group in np.unique(groups):
-        chosen = groups == group
-        pairs = float((labels[chosen] > 0.5).sum() * (labels[chosen] <= 0.5).sum())
-        if pairs:
-            total += pairs * auc(scores[chosen], labels[chosen])
-            weights += pairs
-    return total / weights if weights else float("nan")
-
-
-def reliability(confidence: Doubles, labels: Doubles, bins: int = 10) -> tuple[list[Bin], float]:
-    """Bins of equal width that hold anything, and the expected calibration error."""
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    rows = [
-        Bin(
-            float(which) / bins,
-            float(which + 1) / bins,
-            int((index == which).sum()),
-            float(confidence[index == which].mean()),
-            float(labels[index == which].mean()),
-        )
-        for which in np.unique(index)
-    ]
-    return rows, sum(row.count * abs(row.confidence - row.right) for row in rows) / len(labels)
 
 
 def write_labels(directory: pathlib.Path, prompts: int, file: pathlib.Path) -> None:

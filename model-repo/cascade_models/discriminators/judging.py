@@ -1,0 +1,93 @@
+"""How good confidences are: ranking (AUC), calibration (reliability), and a calibration by two numbers (Platt)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """Images whose confidence lies between two edges: how many, their mean confidence, and the share that is right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    right: float
+
+
+def auc(scores: Doubles, labels: Doubles) -> float:
+    """Probability that a positive scores above a negative; ties count half; NaN without both."""
+    positive, negative = scores[labels > 0.5], scores[labels <= 0.5]
+    if len(positive) == 0 or len(negative) == 0:
+        return float("nan")
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, side="left") + np.searchsorted(ordered, positive, side="right")
+    return float(below.mean() / (2 * len(negative)))
+
+
+def auc_within(scores: Doubles, labels: Doubles, groups: npt.NDArray[np.int64]) -> float:
+    """AUC over pairs of the same group only, groups weighted by their number of pairs."""
+    total, weights = 0.0, 0.0
+    for group in np.unique(groups):
+        chosen = groups == group
+        pairs = float((labels[chosen] > 0.5).sum() * (labels[chosen] <= 0.5).sum())
+        if pairs:
+            total += pairs * auc(scores[chosen], labels[chosen])
+            weights += pairs
+    return total / weights if weights else float("nan")
+
+
+def reliability(confidence: Doubles, labels: Doubles, bins: int = 10) -> tuple[list[Bin], float]:
+    """Bins of equal width that hold anything, and the expected calibration error."""
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = [
+        Bin(
+            float(which) / bins,
+            float(which + 1) / bins,
+            int((index == which).sum()),
+            float(confidence[index == which].mean()),
+            float(labels[index == which].mean()),
+        )
+        for which in np.unique(index)
+    ]
+    return rows, sum(row.count * abs(row.confidence - row.right) for row in rows) / len(labels)
+
+
+def platt(logits: Doubles, labels: Doubles) -> tuple[float, float]:
+    """Scale and offset of logits that make their sigmoid a probability (Platt, 1999); labels may be shares.
+
+    The scale never turns the order round: logits without skill on these labels get the base rate, scale 0.
+    """
+    positives = labels.sum()
+    negatives = len(labels) - positives
+    # Platt's targets keep the fit finite when the classes separate.
+    high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
+    target = low + (high - low) * labels
+    design = np.stack((logits, np.ones_like(logits)), axis=1)
+    weights = np.array([1.0, 0.0])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -40, 40)))
+        curvature = (design * (chance * (1 - chance) + 1e-9)[:, None]).T @ design + 1e-6 * np.eye(2)
+        weights = weights - 0.7 * np.linalg.solve(curvature, design.T @ (chance - target))
+    if weights[0] <= 0:
+        return 0.0, float(np.log(target.mean() / (1 - target.mean())))
+    return float(weights[0]), float(weights[1])
+
+
+def bootstrap(
+    confidence: Doubles, labels: Doubles, *, draws: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, ...]]:
+    """95 % intervals of ``auc`` and ``ece`` over resampled images."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        chosen = rng.integers(0, len(labels), len(labels))
+        found.append((auc(confidence[chosen], labels[chosen]), reliability(confidence[chosen], labels[chosen])[1]))
+    low, high = np.nanquantile(np.array(found), (0.025, 0.975), axis=0)
+    return {"auc": (float(low[0]), float(high[0])), "ece": (float(low[1]), float(high[1]))}

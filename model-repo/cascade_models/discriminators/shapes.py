@@ -1,0 +1,34 @@
+"""The built-in discriminator of the shapes, for images and prompts of that domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_models import engines
+from cascade_models.discriminators import DiscriminatorError
+from cascade_models.shapes import assets, grammar, sampling, tokens
+
+INPUTS = ("image", "tokens")
+
+
+class ShapesDiscriminator:
+    """Confidence that everything in a shapes image is right."""
+
+    def __init__(self, network: engines.Network) -> None:
+        self._network = network
+
+    def confidence(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """``[N]``; raises ValueError (grammar.PromptError) for a prompt outside the grammar."""
+        words = tokens.encode_all([grammar.parse(prompt) for prompt in prompts])
+        return self._network(sampling.from_image(images), words)
+
+
+def load() -> ShapesDiscriminator:
+    """The shipped weights, on ONNX Runtime; raises DiscriminatorError."""
+    try:
+        return ShapesDiscriminator(engines.load("onnxruntime", assets.path("discriminator"), INPUTS))
+    except (assets.AssetError, engines.EngineError) as error:
+        raise DiscriminatorError(str(error)) from None
