@@ -102,6 +102,9 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
         await _kept(jobs.store.cancel(ref, job))
         return _told(request, await _find(ref, job, tenant), 200)
 
+    async def one(request: Request) -> Response:
+        return await (cancel if request.method == "DELETE" else ask)(request)
+
     def _named(request: Request) -> tuple[CascadeRef, str, str]:
         tenant, job = tenant_of(service, request), request.path_params["job"]
         try:
@@ -120,8 +123,7 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
 
     return [
         Route("/v1/jobs", submit, methods=["POST"]),
-        Route("/v1/jobs/{job}", ask, methods=["GET"]),
-        Route("/v1/jobs/{job}", cancel, methods=["DELETE"]),
+        Route("/v1/jobs/{job}", one, methods=["GET", "DELETE"]),
     ]
 
 
