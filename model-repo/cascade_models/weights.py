@@ -7,6 +7,7 @@ length. What was seen whole is on record beside the cache, so a model that is he
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -219,6 +220,8 @@ class _Snapshot:
         with _explained(self.repository, self.commit):
             from huggingface_hub import hf_hub_download
 
+            if name in self.digests:
+                self._fetch_contents(name, folder.parent.parent / "blobs")
             hf_hub_download(self.repository, name, revision=self.commit, tqdm_class=_Lines)
         file = folder / name
         try:
@@ -234,6 +237,32 @@ class _Snapshot:
         scratch = record.with_name(f".{record.name}.{os.getpid()}")
         scratch.write_text(json.dumps(vars(self)), encoding="utf-8")
         scratch.replace(record)
+
+    def _fetch_contents(self, name: str, blobs: Path) -> None:
+        """Put a large file where the hub's client looks for its contents before it fetches them itself.
+
+        Of a file that it was fetching when the process ended, the client keeps nothing.
+        """
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.errors import OfflineModeIsEnabled
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers
+
+        blob = blobs / self.digests[name]
+        part = blob.with_name(f"{blob.name}.part")
+        blobs.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            if blob.exists():
+                part.unlink(missing_ok=True)
+                return
+            if constants.HF_HUB_OFFLINE:
+                raise OfflineModeIsEnabled
+            url = hf_hub_url(self.repository, name, revision=self.commit)
+            size, there = self.sizes[name], opened.tell()
+            http_get(url, opened, resume_size=there, headers=build_hf_headers(), expected_size=size, tqdm_class=_Lines)
+            opened.flush()
+            part.replace(blob)
 
     def _prove(self, file: Path, name: str) -> None:
         """Raises WeightsError unless the file is what the hub says."""
