@@ -92,7 +92,9 @@ class BruteForce:
             most = np.minimum(busy[column.role] * replicas, replicas - reserve)
             return np.asarray(column.rate * np.maximum(most, 0.0))
 
-        return np.stack([load(light, light.reserve), load(heavy, heavy.reserve), load(heavy, heavy.direct_reserve)])
+        lit, overall = load(light, light.reserve), load(heavy, heavy.reserve)
+        # A light stage stands in for direct prompts that come too late.
+        return np.stack([lit, overall, np.where(lit > 0, overall, load(heavy, heavy.direct_reserve))])
 
     def _worths(self, choice: Choice, demand: float, running: Mapping[PoolKey, int]) -> Floats:
         """Quality less the prices of what is shed, of starts, batches and accelerators, by the replicas that fit."""

@@ -43,7 +43,11 @@ def exact_score(stages: Stages, columns: Mapping[Column, int], demand: float) ->
         own = [(c, n) for c, n in columns.items() if c.role is role]
         busy = UTILISATION[role] * sum(c.rate * n for c, n in own)
         capacity[role] = max(min(busy, sum(c.rate * (n - c.reserve) for c, n in own)), 0.0)
-    firm = max(sum(c.rate * (n - c.direct_reserve) for c, n in columns.items() if c.role is Role.HEAVY), 0.0)
+    # Where a light stage runs it stands in for direct prompts that come too late.
+    firm = capacity[Role.HEAVY]
+    if not capacity[Role.LIGHT]:
+        idle = sum(c.rate * (n - c.direct_reserve) for c, n in columns.items() if c.role is Role.HEAVY)
+        firm = max(min(firm, idle), 0.0)
     # Columns: rows, shed, slacks of the light, heavy and direct limits. Rows: shares add up, the three limits.
     matrix = np.array(
         [
@@ -84,7 +88,7 @@ ESCALATIONS_ALONE = Instance(
     values={("a", "b"): [0, 0, 1, 0, 0, 0, 0, 0, 0]},
     batch_exponent=0.5,
 )
-"""The heavy pool can keep its promise to escalations, which may be degraded, but to nothing direct."""
+"""The heavy pool can keep its promise to escalations, but without a light one to nothing direct."""
 
 
 @given(instance=instances(), demand=st.floats(0.2, 60))

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
-from .contenders import contenders
+from .contenders import Contender, contenders
 from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
 from .programs import Answer, Outcome, Program
 from .shares import Sharing, best_sharing
-from .stages import SHED_PRICE, Column, Role, Stages
+from .stages import SHED_PRICE, Column, Role
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up for one accelerator of the dearest class: the last of the aims."""
@@ -87,10 +87,10 @@ def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
     }
 
 
-def _candidates(cascade: CascadeProblem, problem: Problem, ceilings: Mapping[str, int]) -> tuple[Stages, ...]:
+def _candidates(cascade: CascadeProblem, problem: Problem, ceilings: Mapping[str, int]) -> tuple[Contender, ...]:
     """The chains that the program must choose from; between several cascades any may be best."""
     if len(problem.cascades) > 1:
-        return cascade.stages
+        return tuple(Contender(stages) for stages in cascade.stages)
     largest = max((column.service.batch for stages in cascade.stages for column in stages.columns), default=1)
     each = ACCELERATOR_PRICE + FIRST_START_PRICE + KEEP_REWARD + BATCH_PRICE * math.log2(largest)
     return contenders(cascade, ceilings=ceilings, prices=problem.prices_per_hour, dues=each * sum(ceilings.values()))
@@ -101,10 +101,10 @@ def _add_cascade(program: Program, cascade: CascadeProblem, problem: Problem, ta
     ceilings = _ceilings(problem, cascade)
     price = {c: problem.prices_per_hour.get(c, 0.0) for c in ceilings}
     chains = {}
-    for stages in _candidates(cascade, problem, ceilings):
+    for contender in _candidates(cascade, problem, ceilings):
         chosen = program.variable(integer=True)
         chains[chosen] = 1.0
-        _add_chain(program, variables, stages, chosen, ceilings, weight)
+        _add_chain(program, variables, contender, chosen, ceilings, weight)
     if chains:
         program.equal(chains, 1.0)
     for name, classes in cascade.classes.items():
@@ -147,12 +147,12 @@ def _add_cascade(program: Program, cascade: CascadeProblem, problem: Problem, ta
 def _add_chain(
     program: Program,
     variables: _Variables,
-    stages: Stages,
+    contender: Contender,
     chosen: int,
     ceilings: Mapping[str, int],
     weight: float,
 ) -> None:
-    cascade = variables.problem
+    cascade, stages = variables.problem, contender.stages
     demand = max(cascade.demand, _NOTHING)
     shed = program.variable(value=-SHED_PRICE * weight)
     total, heavy_loads, direct_shares = {chosen: -1.0, shed: 1.0}, {}, {}
@@ -168,6 +168,7 @@ def _add_chain(
     busy: dict[Role, dict[int, float]] = {role: {} for role in Role}
     waits: dict[Role, dict[int, float]] = {role: {} for role in Role}
     firm: dict[int, float] = {}
+    lights: list[int] = []
     utilisation = {Role.LIGHT: cascade.light_utilisation, Role.HEAVY: cascade.heavy_utilisation}
     one_batch: dict[PoolKey, dict[int, float]] = {}
     for column in stages.columns:
@@ -187,21 +188,25 @@ def _add_chain(
         rate = column.rate / demand
         busy[column.role][replicas] = -utilisation[column.role] * rate
         waits[column.role] |= {replicas: -rate, in_use: column.reserve * rate}
-        if column.role is Role.HEAVY:
+        if column.role is Role.LIGHT:
+            lights.append(replicas)
+        else:
             firm |= {replicas: -rate, in_use: column.direct_reserve * rate}
         variables.columns.append((replicas, in_use, column))
     for uses in one_batch.values():
         program.at_most({**uses, chosen: -1.0}, 0.0)
+    if contender.lights is not None:
+        fewest, most = contender.lights
+        program.at_least({**dict.fromkeys(lights, 1.0), chosen: -float(fewest)}, 0.0)
+        program.at_most({**dict.fromkeys(lights, 1.0), chosen: -float(most)}, 0.0)
     # What is neither shed nor direct goes to the light stage.
     light = {chosen: 1.0, shed: -1.0, direct: -1.0}
     for loads, role in ((light, Role.LIGHT), ({heavy: 1.0}, Role.HEAVY)):
         program.at_most({**loads, **busy[role]}, 0.0)
         program.at_most({**loads, **waits[role]}, 0.0)
-    # The firmer reserve matters only where something goes direct: escalations alone may use the pool without it.
+    # The firmer reserve matters only without a light stage, which stands in where direct prompts come too late.
     slack = sum(factor for factor in firm.values() if factor > 0)
-    goes_direct = program.variable(integer=True)
-    program.at_most({direct: 1.0, goes_direct: -1.0}, 0.0)
-    program.at_most({direct: 1.0, **firm, goes_direct: slack}, slack)
+    program.at_most({direct: 1.0, **firm, **dict.fromkeys(lights, -slack)}, 0.0)
 
 
 def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation:

@@ -1,7 +1,8 @@
-"""Which chains can be the best one, so that the program of an allocation need not hold the others.
+"""Which chains, and with one class which splits of it, can be the best: the program of an allocation holds no others.
 
-No allocation lets a chain gain more than its bound: every accelerator in the better of its two roles, nothing paid
-for starts. A chain whose bound is below what some allocation at hand is worth is out.
+No allocation lets a chain gain more than its bound: every accelerator in the better of its two roles, and where there
+is one class, by how many of them are light and with what must be started paid for. What is bounded below what some
+allocation at hand is worth is out.
 """
 
 from __future__ import annotations
@@ -30,9 +31,17 @@ class _Carries:
     batch: npt.NDArray[np.int_]
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A chain that may be the best one; with one class, the fewest and most accelerators that are then light."""
+
+    stages: Stages
+    lights: tuple[int, int] | None = None
+
+
 def contenders(
     cascade: CascadeProblem, *, ceilings: Mapping[str, int], prices: Mapping[str, float], dues: float
-) -> tuple[Stages, ...]:
+) -> tuple[Contender, ...]:
     """The chains that may be best on at most ``ceilings`` accelerators by class.
 
     Args:
@@ -40,44 +49,86 @@ def contenders(
         dues: the most that any allocation can cost beside the price of its starts.
     """
     bounded = [_bounded(cascade, stages, ceilings) for stages in cascade.stages]
-    ranked = sorted(bounded, key=lambda pair: -pair[0])
+    ranked = sorted(bounded, key=lambda pair: -float(pair[0].max()))
     running = {key: PoolSize(n, cascade.running_batch.get(key, 1)) for key, n in cascade.running.items() if n}
     at_hand = [pools for pools in (running, *(pools for _, pools in ranked[:2])) if pools]
     worth = max(
         (_worth(cascade, pools) for pools in at_hand if _allowed(cascade, pools, ceilings, prices)), default=None
     )
     if worth is None:
-        return cascade.stages
-    return tuple(s for s, (bound, _) in zip(cascade.stages, bounded, strict=True) if bound >= worth - dues)
+        return tuple(Contender(stages) for stages in cascade.stages)
+    found = []
+    for stages, (bounds, _) in zip(cascade.stages, bounded, strict=True):
+        splits = np.flatnonzero(bounds >= worth - dues)
+        if len(splits):
+            found.append(Contender(stages, (int(splits[0]), int(splits[-1])) if len(ceilings) == 1 else None))
+    return tuple(found)
 
 
 def _bounded(
     cascade: CascadeProblem, stages: Stages, ceilings: Mapping[str, int]
-) -> tuple[float, dict[PoolKey, PoolSize]]:
-    """The most that a chain can gain, and pools that come near it."""
+) -> tuple[Floats, dict[PoolKey, PoolSize]]:
+    """The most that a chain can gain, with one class by how many accelerators are light; and pools that come near it.
+
+    With one class what must be started is paid for.
+    """
+    if len(ceilings) == 1:
+        return _bounded_by_split(cascade, stages, *next(iter(ceilings.items())))
     prices = stages.mixer.prices
     gained, splits = prices[:, :1].copy(), []
     for name, count in ceilings.items():
         light = _carries(cascade, stages, Role.LIGHT, name, count)
         heavy = _carries(cascade, stages, Role.HEAVY, name, count)
-        # By vertex, and by the number of accelerators that are light.
-        split = prices[:, 1:2] * light.overall + prices[:, 2:3] * heavy.overall[::-1]
-        split += prices[:, 3:4] * heavy.direct[::-1]
+        # By vertex, and by the number of accelerators that are light: each vertex bounds the gain by its best splits.
+        split = prices[:, 1:2] * light.overall
+        split += (prices[:, 2:3] + prices[:, 3:4]) * heavy.overall[::-1]
         splits.append((name, count, split, light, heavy))
-        gained = gained + (split if len(ceilings) == 1 else split.max(axis=1, keepdims=True))
-    # With one class every split can be tried; with several, each vertex bounds the gain by its own best splits.
-    least = gained.min(axis=0)
-    bound, vertex = float(least.max()), int(gained[:, int(least.argmax())].argmin())
-    pools = {}
+        gained = gained + split.max(axis=1, keepdims=True)
+    vertex = int(gained[:, 0].argmin())
+    pools: dict[PoolKey, PoolSize] = {}
     for name, count, split, light, heavy in splits:
-        lights = int(least.argmax() if len(ceilings) == 1 else split[vertex].argmax())
-        for variant, number, stage in (
-            (stages.chain.light, lights, light),
-            (stages.chain.heavy, count - lights, heavy),
-        ):
-            if stage.overall[number]:
-                pools[variant, name] = PoolSize(min(number, cascade.bounds[variant].max), int(stage.batch[number]))
-    return bound, pools
+        lights = int(split[vertex].argmax())
+        pools |= _pools(cascade, stages, name, (lights, light), (count - lights, heavy))
+    return gained.min(axis=0), pools
+
+
+def _bounded_by_split(
+    cascade: CascadeProblem, stages: Stages, name: str, count: int
+) -> tuple[Floats, dict[PoolKey, PoolSize]]:
+    """`_bounded` where class ``name`` is the only one."""
+    prices = stages.mixer.prices
+    light = _carries(cascade, stages, Role.LIGHT, name, count)
+    heavy = _carries(cascade, stages, Role.HEAVY, name, count)
+    lights = np.arange(count + 1)
+    heavies = count - lights
+
+    def gained(heavies: npt.NDArray[np.int_]) -> Floats:
+        direct = heavy.overall[heavies]
+        direct[0] = heavy.direct[heavies[0]]  # without a light stage to stand in
+        loads = prices[:, 1:2] * light.overall + prices[:, 2:3] * heavy.overall[heavies] + prices[:, 3:4] * direct
+        return np.asarray((prices[:, :1] + loads).min(axis=0))
+
+    running = [cascade.running.get((variant, name), 0) for variant in (stages.chain.light, stages.chain.heavy)]
+    price = [cascade.switch_prices.get((variant, name), 0.0) for variant in (stages.chain.light, stages.chain.heavy)]
+    if not any(cascade.running.values()):
+        price = [0.0, 0.0]
+    # Either no heavy replica is started, or at least one is paid for.
+    started = np.where(heavies > running[1], gained(heavies) - price[1], -np.inf)
+    bounds = np.maximum(started, gained(np.minimum(heavies, running[1])) if price[1] else gained(heavies))
+    bounds = bounds - price[0] * np.maximum(lights - running[0], 0)
+    best = int(bounds.argmax())
+    return bounds, _pools(cascade, stages, name, (best, light), (count - best, heavy))
+
+
+def _pools(
+    cascade: CascadeProblem, stages: Stages, name: str, light: tuple[int, _Carries], heavy: tuple[int, _Carries]
+) -> dict[PoolKey, PoolSize]:
+    """Pools of one class from the replicas of each stage and what they carry."""
+    return {
+        (variant, name): PoolSize(min(number, cascade.bounds[variant].max), int(stage.batch[number]))
+        for variant, (number, stage) in ((stages.chain.light, light), (stages.chain.heavy, heavy))
+        if stage.overall[number]
+    }
 
 
 def _carries(cascade: CascadeProblem, stages: Stages, role: Role, accelerator_class: str, count: int) -> _Carries:

@@ -33,13 +33,16 @@ FLUSH_LAG_S = 0.3
 class Forecast:
     """Requests per second, without margin, as of a time in Unix seconds.
 
-    ``trend`` is their change per second, ``least`` what a falling rate does not go below.
+    ``trend`` is their change per second, ``least`` what a falling rate does not go below, ``peak`` the highest rate
+    that was seen in the window. ``surged``: the last seconds stand out from the window.
     """
 
     rate: float
     at_s: float
     trend: float = 0.0
     least: float = 0.0
+    peak: float = 0.0
+    surged: bool = False
 
     def after(self, seconds: float) -> float:
         """The rate so many seconds later."""
@@ -55,28 +58,32 @@ class Forecaster(Protocol):
 def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast:
     """The window's mean, carried on along the trend that stands out from chance; at once the rate of a surge.
 
-    A fall is followed no further than the last part of the window has come.
+    A fall is followed no further than the last part of the window has come. The second under way counts only for what
+    it has already brought.
     """
     window_s = max(window_s, LEAST_WINDOW_S)
-    mean = _rate(demand, now=now, seconds=window_s)
-    recent = [
-        (seconds, _rate(demand, now=now, seconds=seconds))
-        for seconds in (math.ceil(max(window_s * part, number + 1)) for number, part in enumerate(RECENT_PARTS))
-    ]
+    trend_s = max(window_s, TREND_S)
+    arrivals = _Arrivals.of(demand, now=now, seconds=trend_s)
+    mean = arrivals.rate(window_s)
+    recent = [(1, float(arrivals.under_way))]
+    for number, part in enumerate(RECENT_PARTS):
+        seconds = math.ceil(max(window_s * part, number + 1))
+        recent.append((seconds, arrivals.rate(seconds)))
     surges = [
         rate for seconds, rate in recent if (rate - mean) * seconds > SURGE_SIGMAS * math.sqrt(max(mean * seconds, 1.0))
     ]
+    peak = arrivals.peak(window_s * FALL_PART)
     if surges:
-        return Forecast(max(surges), now, least=max(surges))
-    trend = _trend(demand, now=now, seconds=max(window_s, TREND_S))
+        return Forecast(max(surges), now, least=max(surges), peak=max(*surges, peak), surged=True)
+    trend = arrivals.trend(trend_s)
     lag_s = now - _last_second(now) + window_s / 2
-    least = min(mean, _rate(demand, now=now, seconds=window_s * FALL_PART))
-    return Forecast(max(mean + trend * lag_s, least), now, trend, least)
+    least = min(mean, arrivals.rate(window_s * FALL_PART))
+    return Forecast(max(mean + trend * lag_s, least), now, trend, least, peak)
 
 
 def moving_average(demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast:
     """Baseline: the exponentially weighted moving average of the published systems, over the window."""
-    rate = _rate(demand, now=now, seconds=LEAST_SPAN_S)
+    rate = _Arrivals.of(demand, now=now, seconds=LEAST_SPAN_S).rate(LEAST_SPAN_S)
     if last is None:
         return Forecast(rate, now)
     kept = math.exp(-max(now - last.at_s, 0.0) / window_s)
@@ -93,28 +100,49 @@ def _last_second(now: float) -> int:
     return math.floor(now - FLUSH_LAG_S)
 
 
-def _trend(demand: Demand, *, now: float, seconds: float) -> float:
-    """Change of the rate per second by least squares, less what chance could make of it; 0 until all is known."""
-    end, number = _last_second(now), math.ceil(seconds)
-    if not demand.counts or min(second for second, _ in demand.counts) > end - number:
-        return 0.0
-    counts = dict(demand.counts)
-    arrivals = [counts.get(end - number + index, 0) for index in range(number)]
-    middle, mean = (number - 1) / 2, sum(arrivals) / number
-    spread = sum((index - middle) ** 2 for index in range(number))
-    slope = sum((index - middle) * count for index, count in enumerate(arrivals)) / spread
-    # Arrivals by chance alone have a variance of their mean in each second.
-    chance = TREND_SIGMAS * math.sqrt(max(mean, 1 / number) / spread)
-    return math.copysign(max(abs(slope) - chance, 0.0), slope)
+@dataclass(frozen=True)
+class _Arrivals:
+    """Counts of the last whole seconds that were reported in full, the oldest first.
 
+    ``known_s`` is how long ago the first count of all was, ``under_way`` the most that a later second has so far.
+    """
 
-def _rate(demand: Demand, *, now: float, seconds: float) -> float:
-    """Mean rate over the last ``seconds`` whole seconds that are known."""
-    end = _last_second(now)
-    start = end - math.ceil(seconds)
-    if not demand.counts:
-        return 0.0
-    known_from = min(second for second, _ in demand.counts)
-    span = min(end - start, max(end - known_from, LEAST_SPAN_S))
-    total = sum(count for second, count in demand.counts if end - span <= second < end)
-    return total / span
+    counts: tuple[int, ...]
+    known_s: int
+    under_way: int
+
+    @classmethod
+    def of(cls, demand: Demand, *, now: float, seconds: float) -> _Arrivals:
+        end, number = _last_second(now), math.ceil(seconds)
+        counts, under_way = [0] * number, 0
+        for second, count in reversed(demand.counts):
+            if second < end - number:
+                break
+            if second < end:
+                counts[second - end] = count
+            else:
+                under_way = max(under_way, count)
+        return cls(tuple(counts), end - demand.counts[0][0] if demand.counts else 0, under_way)
+
+    def rate(self, seconds: float) -> float:
+        """Mean rate over the last ``seconds``, as far as they are known."""
+        span = int(min(math.ceil(seconds), max(self.known_s, LEAST_SPAN_S)))
+        return sum(self.counts[-span:]) / span
+
+    def peak(self, seconds: float) -> float:
+        """The highest mean rate of so many seconds in a row."""
+        span = math.ceil(seconds)
+        return max(sum(self.counts[at : at + span]) for at in range(len(self.counts) - span + 1)) / span
+
+    def trend(self, seconds: float) -> float:
+        """Change of the rate per second by least squares, less what chance could make of it; 0 until all is known."""
+        number = math.ceil(seconds)
+        if self.known_s < number:
+            return 0.0
+        arrivals = self.counts[-number:]
+        middle, mean = (number - 1) / 2, sum(arrivals) / number
+        spread = sum((index - middle) ** 2 for index in range(number))
+        slope = sum((index - middle) * count for index, count in enumerate(arrivals)) / spread
+        # Arrivals by chance alone have a variance of their mean in each second.
+        chance = TREND_SIGMAS * math.sqrt(max(mean, 1 / number) / spread)
+        return math.copysign(max(abs(slope) - chance, 0.0), slope)

@@ -32,8 +32,8 @@ class CascadeMemory:
     ``target`` is what the last pool decision wants (None: none was made), with its ``reason``, ``verdict`` and
     ``binding`` words, when it was made and for which demand. ``distrust`` is how many times the demand the pools were
     sized for when a queue last grew that the load did not explain: the profile promises too much. ``generation`` is
-    the last published. ``parked``: nothing ran since nobody asked, and nothing serves yet; ``asked_at_s`` is when
-    somebody last did.
+    the last published. ``surged_at_s`` is when demand last surged. ``parked``: nothing ran since nobody asked, and
+    nothing serves yet; ``asked_at_s`` is when somebody last did.
     """
 
     target: tuple[TargetPool, ...] | None = None
@@ -52,6 +52,7 @@ class CascadeMemory:
     generation: int = 0
     published_at_s: float = 0.0
     store_was_away: bool = False
+    surged_at_s: float = 0.0
     parked: bool = False
     asked_at_s: float = 0.0
 

@@ -34,6 +34,8 @@ DIRECT_BACKLOG = 1 / 4
 """The same for a pool that prompts reach directly and where they cannot be degraded."""
 CHANCE_SIGMAS = 3.0
 """Poisson standard deviations by which demand may exceed its forecast by chance."""
+WARY = 10.0
+"""Objectives for which another surge is reckoned with after one."""
 SLIGHT = 0.01
 """Share of the demand that is not worth keeping pools for."""
 DISTRUST = 30.0
@@ -72,8 +74,10 @@ def decide_pools(
         answers = catalogue.allocate(Problem(problems, inventory, prices, settings.seed))
         for it, problem in zip(rivals, problems, strict=True):
             answer = answers[it.ref]
-            if it.due is Reason.DEMAND_FELL and _too_tight(it, answer, settings):
+            if it.due is Reason.DEMAND_FELL and _careful(it, now, settings) and _too_tight(it, answer, settings):
+                # What is held still is what it was made for.
                 answer = replace(answer, pools=it.memory.pools)
+                problem = replace(problem, demand=max(problem.demand, it.memory.decided_demand or 0.0))
             _adopt(it, problem, answer, snapshot, now)
 
 
@@ -168,13 +172,20 @@ def _promised_too_much(it: Situation, now: float) -> bool:
         part, seconds = _backlog_part(it, key[0]), it.known.timings.execution_s(*key).get(size.batch, 0.0)
         if part is None or ready[key] < size.replicas or _waiting_s(it, key, size) <= part * it.objective_s:
             continue
-        load = it.rate * sum(
+        load = it.peak_rate * sum(
             row.share * ((row.light == key[0]) * (1 - row.direct) + (row.heavy == key[0]) * row.heavy_share)
             for row in rows
         )
         if seconds and load < EXPLAINS * size.replicas * size.batch / seconds:
             return True
     return False
+
+
+def _careful(it: Situation, now: float, settings: PlannerSettings) -> bool:
+    """Whether load may be back before pools are: it surged lately, a move takes long, or more replicas than may be."""
+    surged = now - it.memory.surged_at_s < WARY * it.objective_s
+    slow = it.known.switch_s > it.objective_s / 2
+    return surged or slow or len(it.view.replicas) * settings.moves_percent < 100
 
 
 def _too_tight(it: Situation, answer: Allocation, settings: PlannerSettings) -> bool:
@@ -193,7 +204,7 @@ def _adopt(it: Situation, problem: CascadeProblem, answer: Allocation, snapshot:
     slower = it.due is Reason.BACKLOG_GREW and _promised_too_much(it, now)
     it.memory = replace(
         memory,
-        distrust=problem.demand / it.pool_rate if slower else memory.distrust,
+        distrust=max(problem.demand / it.peak_rate, 1.0) if slower else memory.distrust,
         distrust_at_s=now if slower else memory.distrust_at_s,
         target=target_of(answer.pools),
         reason=it.news or memory.reason,

@@ -66,6 +66,9 @@ def _limits(
     per_prompt = 1 / max(problem.demand, NOTHING)
     light, _ = _carried(running_columns(stages, Role.LIGHT, pools), utilisation=problem.light_utilisation)
     heavy, direct = _carried(running_columns(stages, Role.HEAVY, pools), utilisation=problem.heavy_utilisation)
+    if light:
+        # Where the heavy stage is too late for a direct prompt, the light one stands in.
+        direct = heavy
     return (
         _beside(light, backlog.get(stages.chain.light, 0.0)) * per_prompt,
         _beside(heavy, backlog.get(stages.chain.heavy, 0.0)) * per_prompt,
@@ -74,7 +77,7 @@ def _limits(
 
 
 def _carried(running: Sequence[tuple[Column, int]], *, utilisation: float) -> tuple[float, float]:
-    """Requests per second that a stage carries: in all, and of those that cannot be degraded."""
+    """Requests per second that a stage carries: in all, and of those that nothing stands in for."""
     busy = overall = direct = 0.0
     for column, replicas in running:
         busy += utilisation * column.rate * replicas

@@ -24,9 +24,9 @@ class Situation:
     """A cascade, and what this tick found out about it.
 
     ``refused`` and ``held`` are (reason, message) where it cannot be planned, or must be left as it is. ``rate``
-    is the demand to share out until the next tick, ``pool_rate`` that by the time new pools serve, ``idle`` that there
-    was none for so long that nothing shall run. ``due`` is why pools were decided in this tick, ``news`` why their
-    target changed.
+    is the demand to share out until the next tick, ``pool_rate`` that by the time new pools serve, ``peak_rate`` the
+    highest of these and of the last while, ``idle`` that there was none for so long that nothing shall run. ``due`` is
+    why pools were decided in this tick, ``news`` why their target changed.
     """
 
     view: CascadeView
@@ -36,6 +36,7 @@ class Situation:
     held: tuple[Reason, str] | None = None
     rate: float = 0.0
     pool_rate: float = 0.0
+    peak_rate: float = 0.0
     idle: bool = False
     due: Reason | None = None
     news: Reason | None = None
@@ -116,12 +117,14 @@ def _forecast(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSe
         forecast = Forecast(last.rate, last.at_s)
     else:
         forecast = Forecast((it.memory.decided_demand or least) / settings.forecast_margin, now)
-    it.memory = replace(it.memory, forecast=forecast)
+    surged_at_s = now if forecast.surged else it.memory.surged_at_s
+    it.memory = replace(it.memory, forecast=forecast, surged_at_s=surged_at_s)
     tick_s = settings.tick_s(it.objective_s)
     it.rate = max(forecast.after(tick_s) * settings.forecast_margin, least)
     # New pools serve once they have started, and until pools are decided again.
     later_s = it.known.switch_s + settings.pool_ticks * tick_s / 2
     it.pool_rate = max(forecast.after(later_s) * settings.forecast_margin, least)
+    it.peak_rate = max(forecast.peak, it.rate, it.pool_rate)
     it.figures["demand"] = round(it.rate, 3)
 
 

@@ -7,8 +7,8 @@ load ≤ utilisation·Σ μx and load ≤ Σ μ(x - δ).
 
 Where what comes too late for the heavy stage is degraded (``overload: degrade``) rather than missed, no idle time
 is kept for it: a heavy replica that waits for work gives quality away. Then the whole objective is the light
-stage's, whose wait alone can make a request late. What goes to the heavy stage directly keeps some of it idle: too
-late there, it becomes work for the light stage.
+stage's, whose wait alone can make a request late. What goes to the heavy stage directly keeps some of it idle only
+where no light stage runs: too late there, it would be work for that.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Column:
     """Replicas of one variant in one role on one class at one batch size, per replica.
 
     ``rate`` is μ in requests per second; ``reserve`` and ``direct_reserve`` are δ, for all of the stage's load
-    and for the part of it that cannot be degraded.
+    and for the part of it that cannot be degraded where no light stage runs.
     """
 
     variant: str
