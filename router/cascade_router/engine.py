@@ -7,14 +7,14 @@ was taken is given back in each case.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
 from . import metrics, tracing
-from .cascade.decisions import Accept, Make, Refuse, admit, after_light, may_fall_back, on_failure
+from .cascade.decisions import Accept, Make, Outlook, Refuse, admit, after_light, may_fall_back, on_failure
 from .cascade.journey import Journey, State
 from .pools.clients import Image, OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull, limit_of
@@ -87,7 +87,7 @@ class _Run:
         self._journey = Journey()
         self._coin = coin
         self._choice = runtime.chooser.choose(plan, request.prompt.text, coin=coin)
-        metrics.HARDNESS.labels(runtime.name).observe(self._choice.hardness)
+        metrics.of(metrics.HARDNESS, runtime.name).observe(self._choice.hardness)
         runtime.retries.earn()
 
     async def answer(self) -> Answer:
@@ -113,7 +113,7 @@ class _Run:
         self._journey.go(State.DEGRADED if step.degraded else State.LIGHT)
         made = await self._make(step)
         confidence = made.image.confidence or 0.0
-        metrics.CONFIDENCE.labels(self._runtime.name, step.variant).observe(confidence)
+        metrics.of(metrics.CONFIDENCE, self._runtime.name, step.variant).observe(confidence)
         if step.degraded:
             await self._release(made)
             return self._answered(made.image, step.variant, Route.DEGRADED, confidence)
@@ -222,7 +222,7 @@ class _Run:
                 runtime.replica_failed(grant.replica_id, str(failure))
                 step = await self._another(step, attempts=attempts, have_light=light is not None)
                 runtime.retries.spend()
-                metrics.RETRIES.labels(runtime.name, step.stage).inc()
+                metrics.of(metrics.RETRIES, runtime.name, step.stage).inc()
 
     async def _granted(self, step: Make, *, leaving: _Made | None) -> Grant:
         """Wait for a replica; ``leaving`` is the light stage that ends with it."""
@@ -245,7 +245,7 @@ class _Run:
                 f"{full.waiting} requests wait for the {step.stage} model, which is the limit",
                 retry_after_s=full.expected_wait_s,
             ) from None
-        metrics.STAGE_WAIT.labels(self._runtime.name, step.stage).observe(self._runtime.clock() - began)
+        metrics.of(metrics.STAGE_WAIT, self._runtime.name, step.stage).observe(self._runtime.clock() - began)
         return grant
 
     async def _infer(self, step: Make, grant: Grant, *, have_light: bool) -> _Made:
@@ -275,7 +275,7 @@ class _Run:
             raise Refused(Refusal.INVALID, _about_prompt(str(rejected)), field="prompt") from None
         except OutOfTime:
             took = runtime.clock() - began
-            hangs = took > self._hung_after(step)
+            hangs = took > self._hung_after(step, runtime.outlooks(step.variant))
             if hangs:
                 # What was seen counts: were all replicas this slow, none would be thought hanging for long.
                 runtime.estimates.observe(step.pool, took)
@@ -293,16 +293,15 @@ class _Run:
         service_s = runtime.clock() - began
         runtime.estimates.observe(step.pool, service_s)
         runtime.replica_works(grant.replica_id)
-        metrics.STAGE_SERVICE.labels(runtime.name, step.stage, step.variant).observe(service_s)
+        metrics.of(metrics.STAGE_SERVICE, runtime.name, step.stage, step.variant).observe(service_s)
         return _Made(image, grant, service_s)
 
     def _patience(self, step: Make) -> float:
         """Seconds after which a try is given up for another; endless where there is no other replica."""
-        others = sum(outlook.ready for outlook in self._runtime.outlooks(step.variant)) > 1
-        return self._hung_after(step) if others else math.inf
-
-    def _hung_after(self, step: Make) -> float:
         outlooks = self._runtime.outlooks(step.variant)
+        return self._hung_after(step, outlooks) if sum(outlook.ready for outlook in outlooks) > 1 else math.inf
+
+    def _hung_after(self, step: Make, outlooks: Sequence[Outlook]) -> float:
         expected = next((outlook.execution_s for outlook in outlooks if outlook.pool == step.pool), 0.0)
         return HUNG_FACTOR * expected + HUNG_EXTRA_S
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY: Final = CollectorRegistry()
+_Metric = TypeVar("_Metric", Counter, Histogram)
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
 _TENTHS: Final = tuple(tenth / 10 for tenth in range(1, 11))
@@ -78,6 +80,12 @@ STORE_AWAY = Gauge(
     "cascade_store_away", "1 while Redis cannot be reached and the router goes on by itself.", [], registry=REGISTRY
 )
 IN_HAND = Gauge("cascade_requests_in_hand", "Requests received and not yet answered or refused.", [], registry=REGISTRY)
+
+
+@lru_cache(maxsize=4096)
+def of(metric: _Metric, *labels: str) -> _Metric:
+    """A counter or histogram with its labels; unlike gauges these are never dropped, so they can be remembered."""
+    return metric.labels(*labels)
 
 
 def forget(cascade: str) -> None:

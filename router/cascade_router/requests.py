@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-import uuid
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,7 +86,7 @@ def nth_id(stem: str, index: int) -> str:
 
 
 def new_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def check_id(text: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -41,6 +42,21 @@ class Queue(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Promised:
+    """What the plan says of a pool, looked up once rather than for each request."""
+
+    name: str
+    variant: str
+    ready: frozenset[str]
+    execution_s: float
+
+    @classmethod
+    def by(cls, pool: PlanPool) -> _Promised:
+        ready = frozenset(replica.id for replica in pool.ready)
+        return cls(pool.name, pool.variant, ready, pool.batch_execution_s(pool.batch))
+
+
 class CascadeRuntime:
     """Plan, queue, clients, health and statistics of one cascade.
 
@@ -60,6 +76,7 @@ class CascadeRuntime:
         self.tally = Tally()
         self.clock = clock
         self.plan = plan
+        self._promised = [_Promised.by(pool) for pool in plan.pools]
         self._scorer: tuple[str, str | None] = ("rules", None)
         self.chooser = Chooser(scorer=make_scorer("rules"), start=start)
         self._changed = asyncio.Event()
@@ -69,6 +86,7 @@ class CascadeRuntime:
     async def apply(self, plan: Plan) -> None:
         """Follow a plan from now on; requests under way go on by what they drew."""
         self.plan = plan
+        self._promised = [_Promised.by(pool) for pool in plan.pools]
         self._use_scorer(plan)
         replicas = [replica for pool in plan.pools for replica in pool.replicas]
         self.health.keep({replica.id for replica in replicas})
@@ -90,7 +108,7 @@ class CascadeRuntime:
 
     def outlooks(self, variant: str, *, band: int = BANDS) -> list[Outlook]:
         """What each pool of a variant promises now to a request of priority ``band``."""
-        return [self._outlook(pool, band) for pool in self.plan.pools_of(variant)]
+        return [self._outlook(pool, band) for pool in self._promised if pool.variant == variant]
 
     def why_not_ready(self) -> str | None:
         """Why no prompt could be served now; None where one could."""
@@ -134,17 +152,17 @@ class CascadeRuntime:
             self.parked -= 1
         return True
 
-    def _outlook(self, pool: PlanPool, band: int) -> Outlook:
+    def _outlook(self, pool: _Promised, band: int) -> Outlook:
         load = self.queue.load(pool.name)
         ejected = self.health.ejected
         serves = math.isfinite(load.expected_wait_s)  # a queue that has not heard of the plan yet says inf
         return Outlook(
             pool=pool.name,
             variant=pool.variant,
-            ready=sum(replica.id not in ejected for replica in pool.ready) if serves else 0,
+            ready=len(pool.ready - ejected) if serves else 0,
             waiting=load.waiting,
             expected_wait_s=load.wait_s(band),
-            execution_s=self.estimates.execution_s(pool.name, planned=pool.batch_execution_s(pool.batch)),
+            execution_s=self.estimates.execution_s(pool.name, planned=pool.execution_s),
         )
 
     def _use_scorer(self, plan: Plan) -> None:

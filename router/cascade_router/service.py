@@ -90,7 +90,7 @@ class Service:
             self._refused(None, request, refused, began)
             raise
         runtime.tally.received += 1
-        metrics.REQUESTS.labels(runtime.name, protocol).inc()
+        metrics.of(metrics.REQUESTS, runtime.name, protocol).inc()
         self._demand.add(runtime.ref, at_s=time.time())
         allowed_s = request.deadline_s or runtime.plan.objective_s
         request = replace(request, deadline_s=allowed_s if request.call_s is None else min(allowed_s, request.call_s))
@@ -153,7 +153,7 @@ class Service:
 
     def reject(self, refused: Refused) -> None:
         """Count a request that was not even valid."""
-        metrics.REFUSALS.labels(UNKNOWN_CASCADE, str(refused.reason)).inc()
+        metrics.of(metrics.REFUSALS, UNKNOWN_CASCADE, str(refused.reason)).inc()
 
     def _find(self, model: str) -> CascadeRuntime:
         if self._closed:
@@ -209,10 +209,10 @@ class Service:
     def _answered(self, runtime: CascadeRuntime, request: GenerateRequest, answer: Answer) -> None:
         late = request.deadline_s is not None and answer.latency_s > request.deadline_s
         runtime.tally.answered(answer.route, latency_s=answer.latency_s, late=late, now=self._clock())
-        metrics.ANSWERS.labels(runtime.name, str(answer.route), answer.variant).inc()
-        metrics.LATENCY.labels(runtime.name, str(answer.route)).observe(answer.latency_s)
+        metrics.of(metrics.ANSWERS, runtime.name, str(answer.route), answer.variant).inc()
+        metrics.of(metrics.LATENCY, runtime.name, str(answer.route)).observe(answer.latency_s)
         if late:
-            metrics.VIOLATIONS.labels(runtime.name).inc()
+            metrics.of(metrics.VIOLATIONS, runtime.name).inc()
         record = log.info if self.settings.log_prompts else log.debug
         record(
             "answered",
@@ -228,9 +228,9 @@ class Service:
         self, runtime: CascadeRuntime | None, request: GenerateRequest, refused: Refused, began: float
     ) -> None:
         name = UNKNOWN_CASCADE if runtime is None else runtime.name
-        metrics.REFUSALS.labels(name, str(refused.reason)).inc()
+        metrics.of(metrics.REFUSALS, name, str(refused.reason)).inc()
         if runtime is not None and runtime.tally.refused(refused.reason):
-            metrics.VIOLATIONS.labels(name).inc()
+            metrics.of(metrics.VIOLATIONS, name).inc()
         log.info(
             "refused",
             request=request.id,

@@ -116,6 +116,11 @@ class Tenants:
             self._version = _version(path)
             self._take(_read(path))
 
+    @property
+    def open(self) -> bool:
+        """Everybody may ask."""
+        return self._path is None
+
     def identify(self, *, authorization: str | None, certificate_names: Iterable[str] = ()) -> str:
         """The tenant of a call by its ``authorization`` header or its client certificate; "" where all may ask.
 

@@ -83,6 +83,11 @@ def use(traces: Traces | None) -> None:
     _traces = traces
 
 
+def on() -> bool:
+    """Whether anything is traced."""
+    return _traces is not None
+
+
 def set_up(endpoint: str, *, router_id: str, share: float) -> None:
     """Send traces to an OTLP collector.
 

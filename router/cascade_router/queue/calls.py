@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -86,14 +87,18 @@ class Calls:
 
     def __init__(self, ref: CascadeRef) -> None:
         self._ref = ref
+        self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """By pools; there are no more than plans name."""
 
     def of(self, operation: Operation) -> Call:
         """The call that carries out an operation."""
         pools = pools_of(operation)
-        keys = [self._ref.routers_key]
-        for pool in pools:
-            keys += [self._ref.queue_key(pool), self._ref.credits_key(pool), self._ref.leases_key(pool)]
-        return Call(NAMES[type(operation)], tuple(keys), (operation.router, *pools, *_own_arguments(operation)))
+        keys = self._keys.get(pools)
+        if keys is None:
+            ref = self._ref
+            of_each = ((ref.queue_key(pool), ref.credits_key(pool), ref.leases_key(pool)) for pool in pools)
+            keys = self._keys[pools] = (ref.routers_key, *itertools.chain.from_iterable(of_each))
+        return Call(NAMES[type(operation)], keys, (operation.router, *pools, *_own_arguments(operation)))
 
     def lock(self, request_id: str, owner: str, ttl_ms: int) -> Call:
         """Take or renew the lock of a request id; see `lock.lua` for the reply."""

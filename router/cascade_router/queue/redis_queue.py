@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import hiredis
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
@@ -70,6 +71,7 @@ class RedisQueue:
         self._client = Redis.from_url(
             url,
             socket_connect_timeout=timeout_s,
+            socket_timeout=None,  # batches have a time limit of their own
             socket_keepalive=True,
             encoding_errors="replace",
             retry=Retry(NoBackoff(), 0),
@@ -240,7 +242,7 @@ async def end(*tasks: asyncio.Task[None] | None) -> None:
 
 async def _replies(connection: AbstractConnection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Send commands at once and read all replies; raises the first error reply."""
-    await connection.send_packed_command(connection.pack_commands(commands))
+    await connection.send_packed_command(b"".join(map(hiredis.pack_command, commands)))
     replies: list[Any] = []
     for _ in commands:
         try:

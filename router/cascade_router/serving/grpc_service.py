@@ -11,9 +11,9 @@ import grpc.aio
 import structlog
 from tritonclient.grpc import service_pb2
 
+from .. import tracing
 from ..requests import Refused, new_id
 from ..service import Failed, Service
-from ..tracing import context_of
 from . import describe, kserve, streaming, tls
 from .png import encode_png
 from .statuses import GRPC
@@ -77,7 +77,6 @@ class InferenceService:
         return response
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
-        request_id = new_id()
         try:
             return await self._infer(request, context)
         except Refused as refused:
@@ -87,6 +86,7 @@ class InferenceService:
         except Failed as failed:
             await context.abort(grpc.StatusCode.INTERNAL, str(failed))
         except Exception:
+            request_id = new_id()
             log.exception("request failed", request=request_id)
             await context.abort(grpc.StatusCode.INTERNAL, str(Failed(request_id)))
 
@@ -97,7 +97,7 @@ class InferenceService:
                 settings=self._service.settings,
                 tenant=self._tenant(context),
                 remaining_s=context.time_remaining(),
-                trace=context_of(context.invocation_metadata() or ()),
+                trace=_trace(context),
             )
         except Refused as refused:
             self._service.reject(refused)
@@ -108,6 +108,8 @@ class InferenceService:
 
     def _tenant(self, context: Context) -> str:
         """Who calls. Raises Refused."""
+        if self._service.tenants.open:
+            return ""
         keys = (str(value) for name, value in context.invocation_metadata() or () if name == "authorization")
         names = tls.certificate_names(context.auth_context())
         return self._service.tenants.identify(authorization=next(keys, None), certificate_names=names)
@@ -132,7 +134,7 @@ class InferenceService:
         except Refused as refused:
             self._service.reject(refused)
             await _abort(context, refused, request_id="")
-        trace = context_of(context.invocation_metadata() or ())
+        trace = _trace(context)
         async for response in streaming.responses(self._service, request_iterator, tenant=tenant, trace=trace):
             yield response
 
@@ -165,6 +167,10 @@ class InferenceService:
 
     async def LogSettings(self, request: Any, context: Context) -> None:  # noqa: N802
         await _unimplemented(context, "logging is set up in the router's settings")
+
+
+def _trace(context: Context) -> tracing.Headers:
+    return tracing.context_of(context.invocation_metadata() or ()) if tracing.on() else ()
 
 
 async def _abort(context: Context, refused: Refused, *, request_id: str) -> NoReturn:
