@@ -30,8 +30,31 @@ class Series:
 
 
 def chart(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """An SVG element with axes, ticks and a legend; points that are not finite are left out."""
-    shown = [
+    """A figure of HTML: an SVG element with axes and ticks, and a legend; points that are not finite are left out."""
+    shown = _shown(series)
+    legend = "".join(
+        f'<span><i style="background:{s.colour}"></i>{html.escape(s.name)}</span>' for s in shown if s.name
+    )
+    return (
+        f"<figure><figcaption>{html.escape(title)}</figcaption>{_axes(title, shown, x_label, y_label)}</svg>"
+        f'<p class="legend">{legend}</p></figure>'
+    )
+
+
+def drawing(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -> str:
+    """The same as an SVG file of its own, with the legend inside."""
+    shown = _shown(series)
+    legend = "".join(
+        f'<rect x="{_WIDTH - 220}" y="{_HEIGHT - _BOTTOM - 20 - 16 * at}" width="12" height="8" fill="{s.colour}"/>'
+        f'<text x="{_WIDTH - 202}" y="{_HEIGHT - _BOTTOM - 12 - 16 * at}">{html.escape(s.name)}</text>'
+        for at, s in enumerate(reversed([s for s in shown if s.name]))
+    )
+    return f"{_axes(title, shown, x_label, y_label)}{legend}</svg>\n"
+
+
+def _shown(series: Sequence[Series]) -> list[Series]:
+    """Series with what can be drawn of them, each in a colour."""
+    return [
         Series(
             s.name,
             [(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)],
@@ -41,6 +64,10 @@ def chart(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -
         )
         for index, s in enumerate(series)
     ]
+
+
+def _axes(title: str, shown: Sequence[Series], x_label: str, y_label: str) -> str:
+    """An SVG element, not yet closed."""
     xs = [x for s in shown for x, _ in s.points] or [0.0, 1.0]
     ys = [y for s in shown for _, y in s.points] or [0.0, 1.0]
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
@@ -57,20 +84,14 @@ def chart(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -
         at = scale.y(y)
         parts.append(f'<line x1="{_LEFT}" y1="{at:.1f}" x2="{_WIDTH - _RIGHT}" y2="{at:.1f}" stroke="#eee"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_number(y)}</text>')
-    for s in shown:
-        parts.append(_line(s, scale))
+    parts += [_line(s, scale) for s in shown]
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 14}" text-anchor="middle">{html.escape(x_label)}</text>')
     parts.append(
         f'<text transform="translate(14 {(_TOP + _HEIGHT - _BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
-        f"{html.escape(y_label)}</text></svg>"
+        f"{html.escape(y_label)}</text>"
     )
-    legend = "".join(
-        f'<span><i style="background:{s.colour}"></i>{html.escape(s.name)}</span>' for s in shown if s.name
-    )
-    return (
-        f'<figure><figcaption>{html.escape(title)}</figcaption>{"".join(parts)}<p class="legend">{legend}</p></figure>'
-    )
+    return "".join(parts)
 
 
 @dataclass(frozen=True)
