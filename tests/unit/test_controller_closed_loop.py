@@ -145,10 +145,3 @@ def test_pools_that_serve_less_than_their_profile_promises_are_found_out_and_not
     assert len(loop.switches) == switches
     assert loop.late - late < 0.02 * 42 * 30
     assert loop.unserved == loop.abandoned == []
-
-
-def test_load_that_comes_and_goes_discredits_no_profile() -> None:
-    loop = ClosedLoop(steps(*((at, 400.0 if at % 16 == 0 else 0.0) for at in range(0, 64, 8))))
-    loop.run(60)
-    assert loop.memory.cascades["default/shapes"].distrust == 1
-    assert loop.unserved == loop.abandoned == []

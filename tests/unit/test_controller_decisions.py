@@ -372,3 +372,20 @@ def test_a_pool_is_not_left_where_what_remains_would_shed_load_meanwhile() -> No
         decision = decided(view, memory=Memory({"default/shapes": two_heavy}), now=NOW + 1)
         assert moved(decision) == []
         assert ("light" not in needed((published(decision) or plan).rows)) is left
+
+
+@pytest.mark.parametrize(("arrived", "discredited"), [(360, False), (10, True)])
+def test_a_queue_discredits_the_profile_only_where_what_came_does_not_explain_it(
+    arrived: int, discredited: bool
+) -> None:
+    plan, memory = running_plan()
+    now = NOW + 20.4
+    quiet = make_demand(1, now=now)
+    view = make_view(
+        plan=plan,
+        demand=replace(quiet, counts=(*quiet.counts[:-1], (int(now), arrived))),
+        queue_depths={"light.cpu": 120, "heavy.cpu": 0},
+        replicas=BOTH,
+    )
+    decision = decided(view, memory=memory, now=now)
+    assert (decision.memory.cascades["default/shapes"].distrust > 1) is discredited
