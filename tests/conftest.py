@@ -12,6 +12,7 @@ import pytest
 pytest_plugins = [
     "support.redis",
     "support.triton",
+    "support.tiny_model",
     "support.sleepers",
     "support.router",
     "support.local_run",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -106,8 +107,11 @@ def revision_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_safetensors(file: Path) -> None:
-    """Raises WeightsError unless the file is as long as its header says; reads the header only."""
+def check_safetensors(file: Path) -> int:
+    """How many numbers a file holds; raises WeightsError unless it is as long as its header says.
+
+    Reads the header only.
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
@@ -115,9 +119,11 @@ def check_safetensors(file: Path) -> None:
             if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
                 raise ValueError("no header")
             header = json.loads(opened.read(length))
-        ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
+        tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
+        ends = [tensor["data_offsets"][1] for tensor in tensors]
         if 8 + length + max(ends, default=0) != size:
             raise ValueError(f"{size} bytes, not the {8 + length + max(ends, default=0)} that its header says")
+        return sum(math.prod(tensor["shape"]) for tensor in tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise WeightsError(f"{file} is corrupt ({error}): remove it and start again") from None
 

@@ -1,4 +1,4 @@
-"""Writes a StableDiffusionPipeline with random weights: `python tiny_diffusion.py FOLDER`, in .venv-diffusers.
+"""Writes a StableDiffusionPipeline with random weights, and a discriminator: run in .venv-diffusers, with a folder.
 
 A few million parameters, images of 32 x 32, the same weights every time. Prompts are read letter by letter.
 """
@@ -10,9 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from cascade_models.discriminators import card
 
 WORDS = 32
 """Tokens of a prompt, the two at its ends included."""
@@ -47,11 +51,32 @@ def pipeline() -> StableDiffusionPipeline:
     )  # fmt: skip
     return StableDiffusionPipeline(
         vae=vae, text_encoder=CLIPTextModel(text), tokenizer=words, unet=unet,
-        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
+def judge(folder: Path) -> None:
+    """A discriminator whose confidence is the mean brightness of the image."""
+    folder.mkdir()
+    names, kinds = ("image", "tokens"), (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64)
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, kind, ["batch", *rest])
+        for name, kind, rest in zip(names, kinds, ([3, 32, 32], [8]), strict=True)
+    ]
+    output = onnx.helper.make_tensor_value_info("confidence", onnx.TensorProto.FLOAT, ["batch"])
+    mean = onnx.helper.make_node("ReduceMean", ["image", "axes"], ["confidence"], keepdims=0)
+    axes = onnx.numpy_helper.from_array(np.array([1, 2, 3]), "axes")
+    graph = onnx.helper.make_graph([mean], "judge", inputs, [output], initializer=[axes])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / card.NETWORK)
+    card.Card(
+        architecture="efficientnetv2-s", size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), reading="hashed", length=8,
+        good="bright", figures={}, training={}, sha256={card.NETWORK: card.digest_of(folder / card.NETWORK)},
+    ).write(folder)  # fmt: skip
+
+
 if __name__ == "__main__":
-    made = pipeline()
-    made.save_pretrained(sys.argv[1], safe_serialization=True)
+    place = Path(sys.argv[1])
+    pipeline().save_pretrained(place / "model", safe_serialization=True)
+    judge(place / "judge")

@@ -88,12 +88,12 @@ class TritonServer:
         where = ["--model-repository", str(self.models), "--grpc-address", self.endpoint]
         return [str(LAUNCHER), *where, "--replica-id", self.replica_id, *loads, *options]
 
-    def start(self, *options: str) -> TritonServer:
+    def start(self, *options: str, within_s: float = 30) -> TritonServer:
         """Start the server and wait until it and its models are ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*options), stdout=log, stderr=log)
         process = self.process
-        wait_until(lambda: process.poll() is not None or self._ready(), "the server to be ready", 30)
+        wait_until(lambda: process.poll() is not None or self._ready(), "the server to be ready", within_s)
         assert process.poll() is None, self.log.read_text()
         return self
 

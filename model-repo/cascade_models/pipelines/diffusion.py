@@ -6,7 +6,7 @@ This module checks recipes and imports nothing heavy; `diffusion_run` has the pi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +35,7 @@ class Parts:
         source: where all but the denoiser's weights are from.
         index: its ``model_index.json``.
         variant: what stands in the names of its weight files, as diffusers calls it.
+        weights: its weight files, as paths in the folder.
         denoiser: name of that component.
         denoiser_weights: its file, where it is from another source.
     """
@@ -43,6 +44,7 @@ class Parts:
     folder: Path
     index: Mapping[str, Any]
     variant: str | None
+    weights: Sequence[str]
     denoiser: str
     denoiser_weights: Path | None
 
@@ -105,6 +107,7 @@ def fetch(recipe: Recipe, dtype: str) -> Parts:
         folder=files.folder(names),
         index=index,
         variant=weights.variant_of(names, dtype),
+        weights=[name for name in names if name.endswith(weights.SAFETENSORS)],
         denoiser=denoiser,
         denoiser_weights=own,
     )

@@ -210,11 +210,26 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
             changes = dict(assembly.scheduler)
             scheduler = getattr(diffusers, changes.pop("class"))
             pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
-        return pipe.to(device)
+        pipe.to(device)
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory while {recipe.source} was loaded: take a smaller model") from error
         raise EngineError(f"{recipe.source} cannot be loaded: {_first_line(error)}") from error
+    for name in (parts.denoiser, "vae"):
+        _check_filled(
+            getattr(pipe, name), [parts.folder / file for file in parts.weights if file.startswith(f"{name}/")]
+        )
+    return pipe
+
+
+def _check_filled(network: torch.nn.Module, files: Sequence[Path]) -> None:
+    """Raises EngineError where files held too few numbers: diffusers leaves what they lack random, without an error."""
+    there, needed = sum(map(weights.check_safetensors, files)), sum(p.numel() for p in network.parameters())
+    if files and there < needed:
+        raise EngineError(
+            f"{files[0]} holds {there} numbers where {type(network).__name__} has {needed}: it is another network's "
+            "file, or a part; take a revision that is whole"
+        )
 
 
 def _class(index: Mapping[str, Any], wanted: str, source: str) -> Any:

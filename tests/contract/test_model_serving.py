@@ -1,0 +1,138 @@
+"""A StableDiffusionPipeline with random weights, from a hub into a real Triton, run by torch and by ONNX Runtime."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from tritonclient.utils import InferenceServerException
+
+from cascade_models import manifest, repository
+from support.hub import COMMIT, serving
+from support.resources import cascade_document
+from support.tiny_model import ENVIRONMENT, LOADING_S
+from support.triton import TritonServer, inference, wait_until
+
+STEPS = 20
+TORCH, ONNX = "tiny-torch", "tiny-onnx"
+PROMPTS = ["a red circle", "two blue squares on a table", "x"]
+SEEDS = [7, 123456789, 2**62]
+
+pytestmark = pytest.mark.contract
+
+
+def variants(tiny: Path, *, source: str = "hf://tests/tiny", **changes: Any) -> list[manifest.Variant]:
+    """The same model twice, once for each engine."""
+    document = cascade_document()
+    model = {"source": source, "revision": COMMIT, "steps": STEPS, "height": 32, "width": 32, **changes}
+    document["spec"]["variants"] = [
+        {**document["spec"]["variants"][0], "name": name, "model": model, "engine": engine}
+        for name, engine in ((TORCH, "diffusers"), (ONNX, "onnxruntime"))
+    ]
+    document["spec"]["discriminator"] = {"source": f"file://{tiny / 'judge'}"}
+    return manifest.read_variants(yaml.safe_dump(document))
+
+
+@pytest.fixture(scope="session")
+def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """One server with both; that on ONNX Runtime answers in streams, with previews."""
+    folder = tmp_path_factory.mktemp("diffusion")
+    (folder / "models").mkdir()
+    both = variants(tiny)
+    repository.render(both, folder / "models")
+    streaming = repository.config(both[1], repository.recipe_of(both[1]), previews=True)
+    (folder / "models" / ONNX / "config.pbtxt").write_text(streaming)
+    with pytest.MonkeyPatch.context() as patch, serving({"tests/tiny": tiny / "model"}) as hub:
+        patch.setenv("HF_ENDPOINT", hub.endpoint)
+        patch.setenv("HF_HOME", str(folder / "cache"))
+        running = TritonServer(folder / "models", folder, load=(TORCH, ONNX), replica_id="test-diffusion")
+        try:
+            yield running.start("--triton-env", str(ENVIRONMENT), within_s=LOADING_S)
+        finally:
+            running.stop()
+
+
+def stream(server: TritonServer, prompt: str, seed: int) -> list[np.ndarray]:
+    """All images of one request to the streaming model, the final one last."""
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    server.client.start_stream(lambda result, error: answers.put((result, error)))
+    try:
+        request = inference([prompt], seeds=[seed])
+        server.client.async_stream_infer(ONNX, enable_empty_final_response=True, **request)
+        images = []
+        while True:
+            result, error = answers.get(timeout=120)
+            assert error is None, error
+            images.append(result.as_numpy("image")[0])
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return images
+    finally:
+        server.client.stop_stream()
+
+
+def levels_apart(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def test_a_seeded_image_is_the_same_alone_and_in_a_batch_and_is_judged(server: TritonServer) -> None:
+    together = server.ask(TORCH, PROMPTS, seeds=SEEDS, confidence=True)
+    images = together.as_numpy("image")
+    assert images.shape == (3, 32, 32, 3)
+    assert images.std() > 1
+    assert levels_apart(images[0], images[1]) > 8
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        alone = server.ask(TORCH, [prompt], seeds=[seed]).as_numpy("image")
+        assert levels_apart(alone[0], images[index]) <= 1
+    brightness = images.mean(axis=(1, 2, 3)) / 255
+    np.testing.assert_allclose(together.as_numpy("confidence")[:, 0], brightness, atol=0.01)
+
+
+def test_onnxruntime_draws_what_torch_draws_and_shows_previews(server: TritonServer) -> None:
+    wanted = server.ask(TORCH, PROMPTS[:1], seeds=SEEDS[:1]).as_numpy("image")[0]
+    *previews, final = stream(server, PROMPTS[0], SEEDS[0])
+    assert levels_apart(final, wanted) <= 2
+    assert len(previews) == 3
+    far = [np.abs(preview.astype(int) - final).mean() for preview in previews]
+    assert far == sorted(far, reverse=True), "previews come closer"
+    assert far[-1] < 16
+
+
+def test_a_negative_prompt_changes_the_image(server: TritonServer) -> None:
+    plain, pushed = (
+        server.ask(TORCH, ["a"], seeds=[1], negative=[negative]).as_numpy("image") for negative in ("", "dark, blurry")
+    )
+    assert levels_apart(plain, pushed) > 0
+
+
+def test_a_cancelled_batch_stops_before_its_next_step(server: TritonServer) -> None:
+    stub = server.stub(TORCH)
+    began_s = stub.cpu_times().user
+    server.ask(TORCH, ["a"] * 8, seeds=range(8))
+    whole_s = stub.cpu_times().user - began_s
+
+    def finished() -> int:
+        stats = server.statistics(TORCH).inference_stats
+        return int(stats.success.count + stats.fail.count)
+
+    done, began_s = finished(), stub.cpu_times().user
+    box: queue.Queue[Any] = queue.Queue()
+    call = server.client.async_infer(
+        TORCH, callback=lambda result, error: box.put(error), **inference(["a"] * 8, seeds=range(8))
+    )
+    wait_until(lambda: stub.cpu_times().user > began_s + whole_s / 10, "the batch to begin", 60)
+    call.cancel()
+    assert "CANCELLED" in str(box.get(timeout=60))
+    wait_until(lambda: finished() > done, "the model to stop", 60)
+    assert stub.cpu_times().user - began_s < whole_s * 0.7
+
+
+def test_a_wrong_request_is_refused_by_name(server: TritonServer) -> None:
+    for request, said in (({"prompts": [" "]}, "prompt: is empty"), ({"prompts": ["a"], "seeds": [-1]}, "seed: -1")):
+        with pytest.raises(InferenceServerException, match=said) as refusal:
+            server.ask(TORCH, **request)
+        assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
