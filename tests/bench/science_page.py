@@ -182,8 +182,8 @@ def mixing(mixed: Sequence[Mixing]) -> str:
     )
     return (
         f"{verdict} The most that it is ahead is {most:.4f}; of {len(mixed)} intervals one or two may exclude zero by\n"
-        "chance. Sending the hardest prompts straight to the heavy model saves their light images and judgements, so it\n"
-        "was tried at dearer light images than the testbed's too, and with noise on the discriminator's logits, at\n"
+        "chance. Sending the hardest prompts straight to the heavy model saves their light images and judgements, so\n"
+        "it was tried at dearer light images than the testbed's too, and with noise on the discriminator's logits, at\n"
         f"{MIXED_BUDGET:.0%} compute. Share and better part were chosen on the other prompts.\n\n"
         f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n{''.join(rows)}"
     )
