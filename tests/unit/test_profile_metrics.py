@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from cascade_api.command import CommandFailed
+from cascade_models import manifest
 from cascade_models.shapes import render
 from cascade_profiler.measure.frechet import Moments, distance
 from cascade_profiler.measure.metrics import Floats, make_judges
 from cascade_profiler.measure.metrics.shapes import DISTANCE, FEATURES, ShapesJudge
+from cascade_profiler.measure.quality import check_size
+from cascade_profiler.measure.replica import Answer
 from cascade_profiler.measure.workload import Workload, read_workload, sample_workload
+from support.triton import shapes_manifest
 
 
 @pytest.fixture
@@ -74,3 +78,10 @@ def test_a_metric_that_cannot_judge_here_is_refused(photographs: Workload, names
 def test_a_metric_is_named_once() -> None:
     with pytest.raises(CommandFailed, match="give a metric twice"):
         make_judges(["shapes", "shapes"], sample_workload(4, 0), reference=None)
+
+
+def test_images_of_another_size_than_the_manifest_says_are_refused() -> None:
+    light = manifest.read_variants(shapes_manifest())[0]
+    check_size(light, Answer(np.zeros((2, 32, 32, 3), np.uint8), None))
+    with pytest.raises(CommandFailed, match="images are 64 x 48 pixels"):
+        check_size(light, Answer(np.zeros((2, 64, 48, 3), np.uint8), None))

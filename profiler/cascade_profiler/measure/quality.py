@@ -97,12 +97,7 @@ class Drawing:
         count = min(variant.batch, len(self._workload.prompts) - start)
         prompts, seeds = self._workload.slice(start, count)
         answer = replica.ask(variant.name, prompts, seeds, confidence=True)
-        wanted = (count, variant.height, variant.width, 3)
-        if answer.images.shape != wanted:
-            raise CommandFailed(
-                f"{variant.name}: images are {list(answer.images.shape[1:3])} pixels high and wide, the manifest says "
-                f"{list(wanted[1:3])}: correct height and width of its model"
-            )
+        check_size(variant, answer)
         return answer
 
     def _judge(self, variant: Variant, pending: Sequence[tuple[int, Answer]]) -> None:
@@ -145,6 +140,16 @@ class Drawing:
             "judges": [[judge.identity, [metric.name for metric in judge.distances]] for judge in self._judges],
             "start": start,
         }
+
+
+def check_size(variant: Variant, answer: Answer) -> None:
+    """Raises CommandFailed where images are not as large as the manifest says."""
+    found, wanted = answer.images.shape[1:], (variant.height, variant.width, 3)
+    if found != wanted:
+        raise CommandFailed(
+            f"{variant.name}: images are {' x '.join(map(str, found[:2]))} pixels (height x width), the manifest says "
+            f"{wanted[0]} x {wanted[1]}: correct height and width of its model"
+        )
 
 
 def images_step(variant: Variant) -> str:
