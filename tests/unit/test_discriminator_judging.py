@@ -27,6 +27,15 @@ def test_probabilities_that_hold_have_no_calibration_error_and_others_have() -> 
     assert judging.reliability(np.clip(true + 0.2, 0, 1), labels)[1] > 0.1
 
 
+def test_overconfident_logits_are_brought_to_earth() -> None:
+    rng = np.random.default_rng(4)
+    true = rng.normal(0, 1, 20_000)
+    labels = (rng.random(20_000) < 1 / (1 + np.exp(-true))).astype(float)
+    scale, offset = judging.platt(300 * true + 900, labels)
+    assert scale == pytest.approx(1 / 300, rel=0.1)
+    assert offset == pytest.approx(-3, abs=0.3)
+
+
 def test_calibration_finds_scale_and_offset_of_the_logits() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 3, 20_000)

@@ -69,12 +69,24 @@ def platt(logits: Doubles, labels: Doubles) -> tuple[float, float]:
     # Platt's targets keep the fit finite when the classes separate.
     high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
     target = low + (high - low) * labels
-    design = np.stack((logits, np.ones_like(logits)), axis=1)
-    weights = np.array([1.0, 0.0])
+    # Overconfident logits saturate: Newton's method needs them on a scale of their own, and steps that gain.
+    spread = max(float(logits.std()), 1e-12)
+    design = np.stack((logits / spread, np.ones_like(logits)), axis=1)
+
+    def loss(weights: Doubles) -> float:
+        margins = design @ weights
+        return float((np.logaddexp(0, margins) - target * margins).sum() + 1e-6 * weights @ weights)
+
+    weights = np.array([0.0, np.log(target.mean() / (1 - target.mean()))])
     for _ in range(50):
-        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -40, 40)))
-        curvature = (design * (chance * (1 - chance) + 1e-9)[:, None]).T @ design + 1e-6 * np.eye(2)
-        weights = weights - 0.7 * np.linalg.solve(curvature, design.T @ (chance - target))
+        chance = 0.5 * (1 + np.tanh(design @ weights / 2))
+        gradient = design.T @ (chance - target) + 2e-6 * weights
+        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + 2e-6 * np.eye(2)
+        step, size = np.linalg.solve(curvature, gradient), 1.0
+        while loss(weights - size * step) > loss(weights) and size > 1e-6:
+            size /= 2
+        weights = weights - size * step
+    weights[0] /= spread
     if weights[0] <= 0:
         return 0.0, float(np.log(target.mean() / (1 - target.mean())))
     return float(weights[0]), float(weights[1])

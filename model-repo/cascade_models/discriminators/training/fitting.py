@@ -97,7 +97,7 @@ def fit(
     model.scale.fill_(scale)
     model.offset.fill_(offset)
     logits = _judge_logits(model, parts["test"], known, out, options)
-    confidence = 1 / (1 + np.exp(-(scale * logits + offset)))
+    confidence = 0.5 * (1 + np.tanh((scale * logits + offset) / 2))
     found = judge(confidence, (_labels(parts["test"]) > 0.5).astype(np.float64))
     model = model.to("cpu")
     _write(model, known, out)
