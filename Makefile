@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-science bench-engines bench-policy bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench-science: setup ## the cascade beside its parts on the testbed, without a s
 
 bench-engines: .venv-train/.ready ## ONNX Runtime beside torch on one core: times, and how far images differ
 	@cd tests && PYTHONPATH=../model-repo ../.venv-train/bin/python -m bench.bench_engines $(ARGS)
+
+bench-gpu: .venv-diffusers/.ready ## engines on this machine's GPU (GPU_PYTHON: an environment with torch for it; ARGS=--smoke: CPU)
+	@cd tests && PYTHONPATH=../crds:../model-repo $(or $(GPU_PYTHON),../.venv-diffusers/bin/python) -m bench.gpu $(ARGS)
 
 bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_policy $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +67,7 @@ def export(denoiser: torch.nn.Module, draw: Draw, folder: Path) -> float:
                     **{name: dict.fromkeys(places, "batch") for name, places in dimensions.items() if places},
                 },
             )
+            _state_shape(file, denoiser(**sample.arguments(sample.tensors))[0].shape)
     except Exception as error:
         raise EngineError(
             f"{type(denoiser).__name__} cannot be written as ONNX ({_first_line(error)}): use engine diffusers"
@@ -80,6 +81,17 @@ def export(denoiser: torch.nn.Module, draw: Draw, folder: Path) -> float:
         )
     weights.say(f"wrote the denoiser as ONNX in {time.monotonic() - began:.0f} s; differs from torch by {worst:.1g}")
     return worst
+
+
+def _state_shape(file: Path, shape: Sequence[int]) -> None:
+    """Writes the output's shape into the file: tracing does not always see that it is fixed but for the batch."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    dimensions = model.graph.output[0].type.tensor_type.shape.dim
+    for place, size in enumerate(shape[1:], start=1):
+        dimensions[place].dim_value = size
+    onnx.save(model, str(file))
 
 
 def _difference(denoiser: torch.nn.Module, call: calls.Call, file: Path) -> float:
