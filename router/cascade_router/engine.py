@@ -169,6 +169,7 @@ class _Run:
                 now=runtime.clock(),
                 overload=self._overload,
                 queue_limit=self._queue_limit,
+                escalates=row.escalation > 0,
             )
             if isinstance(step, Make):
                 return step

@@ -77,7 +77,7 @@ def measure(bench: Bench, *, runs: int, latency: bool, throughput: bool) -> None
 
 def memory(bench: Bench) -> None:
     """Resident memory of a router with ten thousand requests waiting."""
-    seconds = {LIGHT: 30.0}
+    seconds = {LIGHT: 300.0}
     triton = bench.triton(seconds, name="memory", batch=1, instances=1)
     plan = make_plan({LIGHT: [triton.endpoint]}, direct=0, escalation=0, batch=1, execution_s={LIGHT: 0.01})
     plan = plan.model_copy(update={"objective_s": 600.0})

@@ -19,6 +19,9 @@ MAX_ATTEMPTS: Final = 4
 """Replicas that one stage of one request is tried on."""
 PATIENCE: Final = 0.5
 """Part of its slack that a request may wait for the heavy model where a light image may stand in for it."""
+CAUTION: Final = 0.8
+"""Part of its slack that a request may be expected to wait where nothing else may stand in: expectations err, and who
+is refused at once can go elsewhere, while who waits in vain cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +81,28 @@ def admit(
     now: float,
     overload: Overload,
     queue_limit: int,
+    escalates: bool = False,
 ) -> Make | Refuse:
     """Where a new request goes first.
+
+    Under ``strict`` one that is drawn from a row that ``escalates`` must leave time for the heavy model too.
 
     Under ``degrade`` a direct one turns to light while there is time for that, and any request to whichever model can
     still make its image before it is refused.
     """
 
-    def join(stage: Stage, pools: Sequence[Outlook], *, patience: float = 1.0) -> Make | Refuse:
+    def join(
+        stage: Stage, pools: Sequence[Outlook], *, patience: float = 1.0, caution: float = 1.0, by: float = deadline
+    ) -> Make | Refuse:
         pool = best(pools, now=now)
-        return _join(stage, pool, deadline=deadline, now=now, queue_limit=queue_limit, patience=patience)
+        return _join(stage, pool, deadline=by, now=now, queue_limit=queue_limit, patience=patience, caution=caution)
 
     if overload == "strict":
-        return join("heavy", heavy) if direct else join("light", light)
+        if direct:
+            return join("heavy", heavy, caution=CAUTION)
+        second = best(heavy, now=now) if escalates else None
+        kept_s = second.expected_wait_s + second.execution_s if second else 0.0
+        return join("light", light, caution=CAUTION, by=deadline - kept_s)
     first = join("heavy", heavy, patience=PATIENCE) if direct else join("light", light)
     if isinstance(first, Make):
         return first
@@ -161,9 +173,19 @@ def _too_late(refusal: Refuse, overload: Overload) -> Accept | Refuse:
 
 
 def _join(
-    stage: Stage, pool: Outlook | None, *, deadline: float, now: float, queue_limit: int, patience: float
+    stage: Stage,
+    pool: Outlook | None,
+    *,
+    deadline: float,
+    now: float,
+    queue_limit: int,
+    patience: float,
+    caution: float = 1.0,
 ) -> Make | Refuse:
-    """Queue with a pool whose wait takes no more than the part ``patience`` of the slack; leave it when it does."""
+    """Queue with a pool whose wait takes no more than the part ``patience`` of the slack; leave it when it does.
+
+    It has to be expected to take no more than the part ``caution`` of that.
+    """
     if pool is None:
         return Refuse(Refusal.NO_REPLICA, f"no replica of the {stage} model is ready", 1.0)
     if pool.waiting >= queue_limit:
@@ -173,7 +195,7 @@ def _join(
             pool.expected_wait_s,
         )
     slack_s = deadline - now - pool.execution_s
-    if pool.finish(now) > deadline or pool.expected_wait_s > patience * slack_s:
+    if pool.finish(now) > deadline or pool.expected_wait_s > caution * patience * slack_s:
         return Refuse(
             Refusal.DEADLINE_UNREACHABLE,
             f"deadline: {deadline - now:.3f} s are left, but the {stage} model needs about "

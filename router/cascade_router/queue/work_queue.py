@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
@@ -119,6 +120,8 @@ class WorkQueue:
         self._returned: list[Release] = []
         """Releases made while returning, for Redis to hear afterwards."""
         self._loads: dict[str, PoolLoad] = {}
+        self._asked: dict[str, set[Ticket]] = defaultdict(set)
+        """What this router waits for, by pool, and the dispatcher has not replied to yet."""
         self._routers: tuple[str, ...] = (router_id,)
         self._locks = RequestLocks(ttl_s=self._timing.lease_ms / 1000, clock=clock, shared=self._shared)
         self._beaten_at = float("-inf")
@@ -168,8 +171,14 @@ class WorkQueue:
                 await redis.settle()
 
     def load(self, pool: str) -> PoolLoad:
-        """Load of a pool as last heard, at most about a second old; no I/O."""
-        return self._loads.get(pool, NOTHING_SERVES)
+        """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
+        load = self._loads.get(pool, NOTHING_SERVES)
+        asked = len(self._asked[pool])
+        if not asked or not load.waiting:
+            return load
+        # Else all that come while one reply is under way would find the same room in the queue.
+        grown = (load.waiting + 1 + asked) / (load.waiting + 1)
+        return replace(load, waiting=load.waiting + asked, expected_wait_s=load.expected_wait_s * grown)
 
     def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]:
         """Hold a request id inside ``async with``; False if a request of that id is being served already.
@@ -216,6 +225,8 @@ class WorkQueue:
         return self._ours.expect(entry)
 
     async def _wait(self, waiter: Waiter, operation: Enqueue | Exchange) -> Grant:
+        asked = self._asked[waiter.entry.pool]
+        asked.add(waiter.ticket)
         self._submit(operation, waiter)
         try:
             return await waiter.future
@@ -223,6 +234,7 @@ class WorkQueue:
             self._abandon(waiter)
             raise
         finally:
+            asked.discard(waiter.ticket)
             waiter.timer.cancel()
 
     def _abandon(self, waiter: Waiter) -> None:
@@ -257,6 +269,8 @@ class WorkQueue:
     def _done(self, epoch: int, waiter: Waiter | None, outcome: Outcome) -> None:
         if epoch != self._epoch:
             return
+        if waiter is not None:
+            self._asked[waiter.entry.pool].discard(waiter.ticket)
         if outcome.verdict is Verdict.UNKNOWN:
             self._go_alone("Redis has lost its data")
             return
