@@ -58,6 +58,12 @@ class Prepared:
         keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
         return max((self.timings.switch_s(*key) for key in keys), default=0.0)
 
+    @property
+    def image_s(self) -> float:
+        """Median seconds of the slowest single image of any variant."""
+        keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
+        return max((self.timings.execution_s(*key).get(1, 0.0) for key in keys), default=0.0)
+
 
 def prices_per_hour(classes: Sequence[AcceleratorClass]) -> dict[str, float]:
     """Price of one accelerator by class."""

@@ -184,8 +184,7 @@ def _promised_too_much(it: Situation, now: float) -> bool:
 def _careful(it: Situation, now: float, settings: PlannerSettings) -> bool:
     """Whether load may be back before pools are: it surged lately, a move takes long, or more replicas than may be."""
     surged = now - it.memory.surged_at_s < WARY * it.objective_s
-    slow = it.known.switch_s > it.objective_s / 2
-    return surged or slow or len(it.view.replicas) * settings.moves_percent < 100
+    return surged or it.moves_slowly or len(it.view.replicas) * settings.moves_percent < 100
 
 
 def _too_tight(it: Situation, answer: Allocation, settings: PlannerSettings) -> bool:

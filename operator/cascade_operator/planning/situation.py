@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,13 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 
 from ..snapshot import CascadeView, ReplicaState, Snapshot
 from .catalogue import Catalogue, NotPlannable, Prepared
-from .demand import Forecast, Forecaster, clearing_rate
+from .demand import LEAST_WINDOW_S, Forecast, Forecaster, clearing_rate
 from .memory import CascadeMemory, Memory
 from .moves import Moves, pool_of
 from .problem import PoolKey
+
+SLOW_SIGMAS = 1.5
+"""Poisson standard deviations of the forecast that pools are made for beyond it where they cannot soon be changed."""
 
 
 @dataclass(eq=False)
@@ -68,6 +72,11 @@ class Situation:
     def decides(self) -> bool:
         """Whether pools are to be decided, acted upon or not."""
         return self.prepared is not None and self.held is None and self.view.cascade.spec.policy.mode != "paused"
+
+    @property
+    def moves_slowly(self) -> bool:
+        """Whether load may well be another before a replica serves another variant."""
+        return self.known.switch_s > self.objective_s / 2
 
     @property
     def acts(self) -> bool:
@@ -123,7 +132,13 @@ def _forecast(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSe
     it.rate = max(forecast.after(tick_s) * settings.forecast_margin, least)
     # New pools serve once they have started, and until pools are decided again.
     later_s = it.known.switch_s + settings.pool_ticks * tick_s / 2
-    it.pool_rate = max(forecast.after(later_s) * settings.forecast_margin, least)
+    if not it.moves_slowly:
+        it.pool_rate = max(forecast.after(later_s) * settings.forecast_margin, least)
+    else:
+        # By then chance may bring more, and what the replicas have in hand comes first.
+        rate = max(forecast.after(later_s + it.known.image_s) * settings.forecast_margin, least)
+        window_s = max(settings.forecast_window * it.objective_s, LEAST_WINDOW_S)
+        it.pool_rate = rate + SLOW_SIGMAS * math.sqrt(rate / window_s)
     it.peak_rate = max(forecast.peak, it.rate, it.pool_rate)
     it.figures["demand"] = round(it.rate, 3)
 
