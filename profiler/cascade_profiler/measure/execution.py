@@ -167,7 +167,8 @@ class Timing:
                     break
             for cell in wanted:
                 if self._fits(cell):
-                    cell.memory_mib = replica.memory_mib(cell.model) + self._place.memory_mib() - before_mib
+                    on_accelerator = self._place.memory_mib() - before_mib
+                    cell.memory_mib = on_accelerator or replica.memory_mib(cell.model)
                     self._records.add(MEMORY, self._cell_key(cell), cell.memory_mib)
                     self._records.add(SPENT, self._cell_key(cell), self._task.seconds)
 
