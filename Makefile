@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --durations=10
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
-.PHONY: help setup up down test test-long test-cluster lint verify bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down test test-long test-cluster lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python crds/generate.py --check
 
+audit: .venv/.ready ## ask PyPI's vulnerability service about every pinned release
+	@$(BIN)/python requirements/audit.py $(ARGS)
+
 bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
 	@cd tests && ../$(BIN)/python -m bench.cascade_quality $(ARGS)
 
@@ -106,7 +109,7 @@ bench-hardness: setup ## prompt scorers: cost beside spaCy's, skill beside a coi
 bench-shares: setup ## realised against planned shares through changes of the prompt mix
 	@cd tests && ../$(BIN)/python -m bench.bench_shares $(ARGS)
 
-bench-router: setup ## latency that the router adds, requests per CPU-second
+bench-router: setup ## the router: cost, overload, unequal replicas, kills (a quarter of an hour)
 	@cd tests && ../$(BIN)/python -m bench.bench_router $(ARGS)
 
 bench-validation: setup ## the simulator against the real local stack (some ten minutes, on a quiet machine)
@@ -121,6 +124,7 @@ lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
 			dev) in="--extra dev pyproject.toml";; \
 			operator) in="--extra operator --constraint requirements/dev.lock pyproject.toml";; \
 			router) in="--extra router --extra tracing --constraint requirements/dev.lock pyproject.toml";; \
+			runtime) in="--constraint requirements/diffusers.lock requirements/runtime.in";; \
 			build) in="--constraint requirements/dev.lock requirements/build.in";; \
 			diffusers|runtime-cpu) in="--constraint requirements/triton.lock requirements/$$part.in";; \
 			*) in=requirements/$$part.in;; \
