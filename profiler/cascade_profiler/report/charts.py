@@ -74,7 +74,7 @@ def _axes(title: str, shown: Sequence[Series], x_label: str, y_label: str) -> st
     scale = _Scale(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}" '
-        'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11">'
+        'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" style="background:#fff">'
     ]
     for x in x_ticks:
         at = scale.x(x)
