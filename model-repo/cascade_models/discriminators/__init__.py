@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 BUILTIN: Final = "builtin://shapes"
+SUFFIXES: Final = (".onnx", ".safetensors", ".json", ".txt")
+"""What the files of a trained one end with."""
 
 
 class DiscriminatorError(RuntimeError):

@@ -267,7 +267,7 @@ def _discriminator_folder(source: str) -> Path | None:
     if source.startswith(HUB):
         name, _, revision = source.partition("@")
         files = weights.find(name, revision)
-        return files.folder([file for file in files.names if file.endswith((".safetensors", ".json"))])
+        return files.folder([file for file in files.names if file.endswith(discriminators.SUFFIXES)])
     return None
 
 
