@@ -48,6 +48,8 @@ class DiffusionPipeline:
         pipe.set_progress_bar_config(disable=True)
         self._pipe = pipe
         self._recipe = recipe
+        # Some decoders are too coarse for float16: pipelines make them wider for a while.
+        self._vae_dtype = pipe.vae.dtype
         self._scheduler = type(pipe.scheduler), dict(pipe.scheduler.config)
         known = inspect.signature(type(pipe).__call__).parameters
         guidance = recipe.assembly.guidance
@@ -103,6 +105,7 @@ class DiffusionPipeline:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            self._recover()
             raise OutOfMemory(f"out of memory at batch size {len(prompts)}") from error
         images[~np.array(wanted)] = 0
         return images
@@ -127,9 +130,20 @@ class DiffusionPipeline:
             latents = pipe._unpack_latents(latents, recipe.height, recipe.width, pipe.vae_scale_factor)
         settings = pipe.vae.config
         latents = latents / settings.scaling_factor + (getattr(settings, "shift_factor", None) or 0.0)
-        with torch.inference_mode():
-            decoded = pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
-            return _bytes(pipe.image_processor.postprocess(decoded, output_type="pt"))
+        try:
+            with torch.inference_mode():
+                if self._vae_dtype is torch.float16 and getattr(settings, "force_upcast", False):
+                    pipe.vae.to(torch.float32)
+                decoded = pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
+                return _bytes(pipe.image_processor.postprocess(decoded, output_type="pt"))
+        finally:
+            pipe.vae.to(self._vae_dtype)
+
+    def _recover(self) -> None:
+        """Make the pipeline fit for smaller batches after one that ran out of memory, wherever it was."""
+        self._pipe.vae.to(self._vae_dtype)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class _Guesses:
