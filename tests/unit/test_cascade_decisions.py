@@ -76,6 +76,18 @@ def test_where_a_light_image_stands_in_half_the_slack_is_waited_for_the_heavy_mo
     assert isinstance(second_stage(heavy=[pool("heavy", wait=0.5)], overload="strict"), Make)
 
 
+def test_strict_leaves_time_for_the_second_stage_and_for_error() -> None:
+    heavy = [pool("heavy", wait=1.0, execution=2.0)]
+
+    def admitted(*, wait: float, escalates: bool) -> bool:
+        light = [pool("light", wait=wait, execution=1.0)]
+        step = first_stage(light=light, heavy=heavy, deadline=NOW + 9, overload="strict", escalates=escalates)
+        return isinstance(step, Make)
+
+    assert [admitted(wait=wait, escalates=False) for wait in (6.3, 6.5)] == [True, False]
+    assert [admitted(wait=wait, escalates=True) for wait in (3.9, 4.1)] == [True, False]
+
+
 def test_any_model_that_can_still_make_the_image_goes_before_a_refusal() -> None:
     step = first_stage(light=[pool("light", wait=2.0)])
     assert isinstance(step, Make)
