@@ -41,7 +41,7 @@ REST_S: Final = 0.1
 """The operator rests so long between two decisions, however often it is woken."""
 DETECT_S: Final = 0.5
 """From the loss of an accelerator until the operator sees it."""
-DEMAND_S: Final = 600
+DEMAND_S: Final = 120
 """Seconds of arrivals that are kept."""
 
 
