@@ -238,11 +238,12 @@ class _Snapshot:
             file.unlink(missing_ok=True)
             raise
         self.whole = [*(known for known in self.whole if known != name), name]
-        record = _record(self.repository, self.commit)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        scratch = record.with_name(f".{record.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(vars(self)), encoding="utf-8")
-        scratch.replace(record)
+        with _explained(self.repository, self.commit):
+            record = _record(self.repository, self.commit)
+            record.parent.mkdir(parents=True, exist_ok=True)
+            scratch = record.with_name(f".{record.name}.{os.getpid()}")
+            scratch.write_text(json.dumps(vars(self)), encoding="utf-8")
+            scratch.replace(record)
 
     def _fetch_contents(self, name: str, blobs: Path) -> None:
         """Put a large file where the hub's client looks for its contents before it fetches them itself.

@@ -12,7 +12,7 @@ from cascade_api.documents import load_documents
 from cascade_api.profile import CascadeProfile, contradictions
 from support.tiny_model import ENVIRONMENT, LOADING_S, ROOT
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
 
 def run(*arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
