@@ -54,6 +54,12 @@ setup: .venv/.ready .venv-triton/.ready .tools/.ready ## environments and tools,
 	@.venv-train/bin/pip install $(PIP_FLAGS) -r requirements/train.lock
 	@touch $@
 
+.venv-ray/.ready: requirements/ray.lock
+	@echo "setup: Ray Serve (.venv-ray), which the router is measured beside"
+	@test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/pip install $(PIP_FLAGS) -r requirements/ray.lock
+	@touch $@
+
 up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
 	@$(BIN)/cascade up -f $(FILE) $(ARGS)
 
@@ -109,7 +115,7 @@ bench-hardness: setup ## prompt scorers: cost beside spaCy's, skill beside a coi
 bench-shares: setup ## realised against planned shares through changes of the prompt mix
 	@cd tests && ../$(BIN)/python -m bench.bench_shares $(ARGS)
 
-bench-router: setup ## the router: cost, overload, unequal replicas, kills (a quarter of an hour)
+bench-router: setup .venv-ray/.ready ## the router: cost, overload, unequal replicas, kills (a quarter of an hour)
 	@cd tests && ../$(BIN)/python -m bench.bench_router $(ARGS)
 
 bench-validation: setup ## the simulator against the real local stack (some ten minutes, on a quiet machine)
@@ -119,7 +125,7 @@ images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFOR
 	@docker buildx bake $(ARGS)
 
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
-	@for part in dev triton diffusers train runtime runtime-cpu build operator router; do \
+	@for part in dev triton diffusers train ray runtime runtime-cpu build operator router; do \
 		case $$part in \
 			dev) in="--extra dev pyproject.toml";; \
 			operator) in="--extra operator --constraint requirements/dev.lock pyproject.toml";; \
@@ -144,4 +150,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-diffusers .venv-train .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-diffusers .venv-train .venv-ray .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import router_cost, router_kills, router_overload
+from bench import router_cost, router_kills, router_overload, router_ray
 from bench.router_setup import bench
 
-SECTIONS = ("throughput", "latency", "memory", "overload", "spreading", "kills")
+SECTIONS = ("throughput", "latency", "memory", "overload", "spreading", "kills", "ray")
 
 
 def main() -> None:
@@ -43,6 +43,9 @@ def main() -> None:
     if "kills" in wanted:
         with bench() as here:
             router_kills.kills(here, times=arguments.kills)
+    if "ray" in wanted:
+        with bench() as here:
+            router_ray.compare(here, runs=arguments.runs)
 
 
 if __name__ == "__main__":

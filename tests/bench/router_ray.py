@@ -1,0 +1,84 @@
+"""Ray Serve running the same two stages, beside the router in the same run: requests per CPU-second of each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from support.helm import ROOT
+from support.retrying import message_of
+from support.router import make_plan
+from support.triton import free_port
+
+from .router_cost import REPLICAS, SECONDS
+from .router_setup import HEAVY, LIGHT, Bench, calls_to, in_turns, process_of
+
+PYTHON = ROOT / ".venv-ray" / "bin" / "python"
+APP = Path(__file__).parent / "ray_app.py"
+ESCALATION = 0.2
+REQUESTS = 2000
+CONCURRENCY = 64
+ROUTING = ("ray::ProxyActor", "ray::ServeReplica:default:Composition")
+"""Titles of the processes that do what the router does; those of the stages, and Ray's own servers, are left out."""
+
+
+@contextmanager
+def _ray(port: int) -> Iterator[list[psutil.Process]]:
+    """Processes of the application that route."""
+    command = [str(PYTHON), str(APP), str(port), str(ESCALATION), str(SECONDS[LIGHT]), str(SECONDS[HEAVY])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "tests"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+    }
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as app:
+        assert app.stdout is not None
+        assert app.stdin is not None
+        try:
+            for line in app.stdout:
+                if line == "serving\n":
+                    break
+            else:
+                raise SystemExit("Ray Serve did not start")
+            started = psutil.Process(app.pid).create_time()
+            mine = [p for p in psutil.process_iter(["cmdline"]) if p.create_time() >= started]
+            yield [p for p in mine if (p.info["cmdline"] or [""])[0].startswith(ROUTING)]
+        finally:
+            app.stdin.close()
+            app.wait(60)
+
+
+def compare(bench: Bench, *, runs: int) -> None:
+    """Both in turns, the same requests over the same protocol."""
+    triton = bench.triton(SECONDS)
+    replicas = {variant: [triton.endpoint] * REPLICAS for variant in SECONDS}
+    router = bench.router(make_plan(replicas, direct=0, escalation=ESCALATION, batch=8, execution_s=SECONDS))
+    port = free_port()
+    with _ray(port) as routing:
+        assert len(routing) == len(ROUTING), routing
+
+        async def rate(address: str, processes: list[psutil.Process]) -> float:
+            async with calls_to(address) as call:
+                await in_turns(call, message_of(), concurrency=16, requests=200)
+                began = [sum(p.cpu_times()[:2]) for p in processes]
+                await in_turns(call, message_of(), concurrency=CONCURRENCY, requests=REQUESTS)
+                spent = sum(sum(p.cpu_times()[:2]) - before for p, before in zip(processes, began, strict=True))
+            return REQUESTS / spent
+
+        ratios = []
+        for run in range(runs):
+            ours = asyncio.run(rate(router.grpc, [process_of(router)]))
+            theirs = asyncio.run(rate(f"127.0.0.1:{port}", routing))
+            ratios.append(ours / theirs)
+            print(f"  run {run + 1}: router {ours:.0f} requests per CPU-second, Ray Serve {theirs:.0f}")
+    print(f"against Ray Serve, median of {runs} runs: {statistics.median(ratios):.1f} times (target 2)")
