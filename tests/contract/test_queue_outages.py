@@ -6,16 +6,18 @@ import asyncio
 import signal
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from cascade_router.queue import Grant, WorkQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
-from support.queues import InFlight, entry, no_credit_is_lost, work_queues
+from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
 from support.waiting import eventually
 
 pytestmark = pytest.mark.contract
+quick_queues = partial(work_queues, timing=QUICK)
 
 
 class Traffic:
@@ -64,7 +66,7 @@ async def alone(queues: list[WorkQueue]) -> None:
 
 
 async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=2, batch=2)) as queues:
+    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=2, batch=2)) as queues:
         traffic = Traffic(queues, clients=12)
         await traffic.more()
         for _ in range(3):
@@ -82,7 +84,7 @@ async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redi
 
 
 async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
+    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
         await eventually(lambda: all(len(queue.routers) == 2 for queue in queues), what="both know both")
         traffic = Traffic(queues, clients=16)
         await traffic.more()
@@ -101,7 +103,7 @@ async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis
 
 
 async def test_a_long_queue_moves_to_memory_and_back(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1), limit=3_000) as [queue]:
+    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=1), limit=3_000) as [queue]:
         held = await queue.acquire(entry("held", within_s=60))
         tasks = [asyncio.ensure_future(queue.acquire(entry(f"w{n}", within_s=60 + n))) for n in range(3_000)]
         await eventually(lambda: queue.load(LIGHT).waiting == 3_000, within_s=20, what="all waiting")
@@ -123,7 +125,7 @@ async def test_a_long_queue_moves_to_memory_and_back(mortal_redis: RedisServer) 
 
 
 async def test_what_waits_is_served_in_memory_within_a_second(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
+    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
         held = await queue.acquire(entry("held"))
         later = asyncio.ensure_future(queue.acquire(entry("later", band=2)))
         sooner = asyncio.ensure_future(queue.acquire(entry("sooner", band=1)))
@@ -140,7 +142,7 @@ async def test_what_waits_is_served_in_memory_within_a_second(mortal_redis: Redi
 
 
 async def test_a_redis_that_hangs_is_left_and_found_again(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
+    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
         traffic = Traffic(queues, clients=12)
         await traffic.more()
         mortal_redis.signal(signal.SIGSTOP)
@@ -156,13 +158,13 @@ async def test_a_redis_that_hangs_is_left_and_found_again(mortal_redis: RedisSer
 
 async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: RedisServer) -> None:
     plan = make_plan(replicas=1, batch=2)
-    async with work_queues(mortal_redis.url, "a", plan=plan) as [a]:
+    async with quick_queues(mortal_redis.url, "a", plan=plan) as [a]:
         held = [await a.acquire(entry(f"held{n}")) for n in range(2)]
         mortal_redis.kill()
         await alone([a])
         mortal_redis.start()
         await shared([a])
-        async with work_queues(mortal_redis.url, "b", plan=plan) as [b]:
+        async with quick_queues(mortal_redis.url, "b", plan=plan) as [b]:
             waits = asyncio.ensure_future(b.acquire(entry("waits")))
             await eventually(lambda: b.load(LIGHT).waiting == 1, what="waiting")
             assert b.load(LIGHT).in_flight == 2
@@ -171,7 +173,7 @@ async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: 
 
 
 async def test_a_grant_released_while_redis_was_away_is_not_counted_after(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
+    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
         held = await queue.acquire(entry("held"))
         mortal_redis.kill()
         await alone([queue])
@@ -184,7 +186,7 @@ async def test_a_grant_released_while_redis_was_away_is_not_counted_after(mortal
 
 async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: RedisServer) -> None:
     mortal_redis.kill()
-    async with work_queues(mortal_redis.url, "a") as [queue]:
+    async with quick_queues(mortal_redis.url, "a") as [queue]:
         assert queue.away
         grant: Grant = await queue.acquire(entry("alone"))
         async with queue.hold_request("r") as held:
@@ -198,7 +200,7 @@ async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: R
 
 
 async def test_flushed_data_and_scripts_are_brought_back(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
+    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
         traffic = Traffic(queues, clients=12)
         with mortal_redis.client() as client:
             await traffic.more()
@@ -217,7 +219,7 @@ async def test_flushed_data_and_scripts_are_brought_back(mortal_redis: RedisServ
 
 
 async def test_a_grant_whose_message_was_lost_is_found(mortal_redis: RedisServer) -> None:
-    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1)) as [a, b]:
+    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1)) as [a, b]:
         with mortal_redis.client() as client:
             for number in range(5):
                 held = await a.acquire(entry(f"held{number}"))
@@ -230,7 +232,7 @@ async def test_a_grant_whose_message_was_lost_is_found(mortal_redis: RedisServer
 
 
 async def test_without_a_redis_configured_the_queue_is_in_memory() -> None:
-    async with work_queues(None, "a", plan=make_plan(replicas=1, batch=2)) as queues:
+    async with quick_queues(None, "a", plan=make_plan(replicas=1, batch=2)) as queues:
         traffic = Traffic(queues, clients=8)
         await traffic.more()
         await traffic.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from cascade_router.queue import Expired, Grant, NoReplica, QueueFull, WorkQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
-from support.queues import QUICK, InFlight, entry, no_credit_is_lost, other_router, work_queues
+from support.queues import QUICK, STEADY, InFlight, entry, no_credit_is_lost, other_router, work_queues
 from support.redis import RedisServer
 from support.waiting import eventually
 
@@ -127,7 +127,7 @@ async def test_an_entry_ends_at_its_deadline(redis_server: RedisServer) -> None:
         began = time.monotonic()
         with pytest.raises(Expired):
             await queue.acquire(entry("hasty", within_s=0.2))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         with pytest.raises(Expired):
             await queue.acquire(entry("too late", within_s=-1))
         await waiting(queue, 0)
@@ -165,7 +165,7 @@ async def test_a_pool_that_the_plan_drops_is_watched_until_it_is_empty(redis_ser
 
 
 async def test_a_failed_replica_rests_while_the_others_serve(redis_server: RedisServer) -> None:
-    timing = replace(QUICK, hold_ms=1_500)
+    timing = replace(STEADY, hold_ms=1_500)
     async with work_queues(redis_server.url, "a", plan=make_plan(replicas=2), timing=timing) as [queue]:
         grant = await queue.acquire(entry("fails"))
         await queue.release(grant, service_s=None, failed=True)
@@ -202,7 +202,7 @@ async def test_a_request_id_is_held_once_over_all_routers(redis_server: RedisSer
 
 
 async def test_a_long_request_keeps_its_lock(redis_server: RedisServer) -> None:
-    async with work_queues(redis_server.url, "a", "b") as [a, b], a.hold_request("r"):
+    async with work_queues(redis_server.url, "a", "b", timing=QUICK) as [a, b], a.hold_request("r"):
         with redis_server.client() as client:
             low = await eventually(lambda: client.pttl(REF.request_key("r")), what="locked")
             await eventually(lambda: client.pttl(REF.request_key("r")) < low - 100, what="ageing")
@@ -214,7 +214,7 @@ async def test_a_long_request_keeps_its_lock(redis_server: RedisServer) -> None:
 async def test_what_a_killed_router_held_comes_back(redis_server: RedisServer) -> None:
     router = other_router(redis_server.url, name="doomed", batch=2, held=2, waiting=3)
     try:
-        async with work_queues(redis_server.url, "a", plan=make_plan(replicas=1, batch=2)) as [queue]:
+        async with work_queues(redis_server.url, "a", plan=make_plan(replicas=1, batch=2), timing=QUICK) as [queue]:
             first = asyncio.ensure_future(queue.acquire(entry("waits behind the dead", band=1)))
             await waiting(queue, 4)
             async with queue.hold_request("locked") as held:
@@ -223,7 +223,7 @@ async def test_what_a_killed_router_held_comes_back(redis_server: RedisServer) -
             died = time.monotonic()
             await first
             await queue.acquire(entry("the other credit"))
-            assert time.monotonic() - died < 4 * QUICK.dead_ms / 1000
+            assert time.monotonic() - died < 10 * QUICK.dead_ms / 1000
             await waiting(queue, 0)
             async with queue.hold_request("locked") as held:
                 assert held
