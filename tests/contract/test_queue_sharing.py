@@ -102,6 +102,7 @@ async def test_a_full_queue_refuses_with_a_hint(redis_server: RedisServer) -> No
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await waiting(a, 0)
         await a.release(held, service_s=None)
         assert (await b.acquire(entry("now there is room"))).replica_id == "light-0"
 

@@ -14,8 +14,9 @@ from ..local.state import SHARED_MEMORY, StateDir
 from ..local.supervisor import Child, Program, describe_exit
 from .triton import TritonClient
 
-START_TIMEOUT_S: Final = 30.0
-PROVE_TIMEOUT_S: Final = 15.0
+START_TIMEOUT_S: Final = 300.0
+"""As a pod has: weights may have to be fetched first. A server that ends is noticed at once."""
+PROVE_TIMEOUT_S: Final = 60.0
 
 ServerProgram = Callable[[str, int, str], Program]
 """The program of a server, from slot id, port and model."""

@@ -17,7 +17,7 @@ CALL_TIMEOUT_S: Final = 2.0
 COUNTS_TIMEOUT_S: Final = 5.0
 """A server that does not even count for so long hangs, however busy the machine is."""
 UNLOAD_TIMEOUT_S: Final = 5.0
-LOAD_TIMEOUT_S: Final = 30.0
+LOAD_TIMEOUT_S: Final = 300.0
 
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),

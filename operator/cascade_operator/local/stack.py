@@ -29,7 +29,9 @@ from .services import redis_program, render_models, router_program
 from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
 
-READY_TIMEOUT_S: Final = 60.0
+ROUTER_TIMEOUT_S: Final = 60.0
+READY_TIMEOUT_S: Final = 330.0
+"""More than a server may take to start."""
 PROGRESS_EVERY_S: Final = 2.0
 HOUSEKEEPING_EVERY_S: Final = 10.0
 ROUTER_GRACE_S: Final = 2.2
@@ -77,7 +79,7 @@ class LocalStack:
             self._router = Supervised(lambda: router, state=self._state, ready=router_client.alive, say=self._say)
             await _together(
                 render_models(options.manifest, self._state.models),
-                self._router.start(timeout_s=READY_TIMEOUT_S),
+                self._router.start(timeout_s=ROUTER_TIMEOUT_S),
                 asyncio.to_thread(_import_planner),
             )
             cluster = self._cluster = self._start_planner(store, slots)

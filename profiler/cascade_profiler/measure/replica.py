@@ -30,7 +30,8 @@ from cascade_models import launcher
 
 from .workload import Workload
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 1800.0
+"""Weights may have to be fetched, and engines built; a server that ends is noticed at once."""
 ANSWER_TIMEOUT_S = 600.0
 """A large model may take minutes for a large batch."""
 COUNT_TIMEOUT_S = 2.0

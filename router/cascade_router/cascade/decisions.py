@@ -85,7 +85,8 @@ def admit(
 ) -> Make | Refuse:
     """Where a new request goes first.
 
-    Under ``strict`` one that is drawn from a row that ``escalates`` must leave time for the heavy model too.
+    Under ``strict`` one that is drawn from a row that ``escalates`` leaves time for the heavy model too, unless that could
+    not make it however soon the light image came: then the light images that are good enough are still answers.
 
     Under ``degrade`` a direct one turns to light while there is time for that, and any request to whichever model can
     still make its image before it is refused.
@@ -100,9 +101,10 @@ def admit(
     if overload == "strict":
         if direct:
             return join("heavy", heavy, caution=CAUTION)
-        second = best(heavy, now=now) if escalates else None
-        kept_s = second.expected_wait_s + second.execution_s if second else 0.0
-        return join("light", light, caution=CAUTION, by=deadline - kept_s)
+        soonest, second = best(light, now=now), best(heavy, now=now) if escalates else None
+        by = deadline - (second.finish(now) - now) if second else deadline
+        in_time = soonest is not None and now + soonest.execution_s <= by
+        return join("light", light, caution=CAUTION, by=by if in_time else deadline)
     first = join("heavy", heavy, patience=PATIENCE) if direct else join("light", light)
     if isinstance(first, Make):
         return first
