@@ -202,3 +202,17 @@ def test_a_backlog_takes_from_the_pool_where_it_waits() -> None:
     clearing = best_sharing(problem, pools, backlog={"b": 2.0})
     assert clearing.heavy_load < clear.heavy_load - 0.2
     assert clearing.shed == 0
+
+
+def test_two_classes_that_cannot_carry_the_load_serve_what_they_can() -> None:
+    # One class is held by its use, the other by waiting: the limit is that of the sums, not the sum of the limits.
+    instance = Instance(
+        seconds={"a": {"small": 0.25, "large": 0.125}, "b": {"small": 1.0, "large": 0.5}},
+        accelerators={"small": 1, "large": 2},
+        values={("a", "b"): [28, 43, 100, 463, 519, 575, 778, 790, 915]},
+        batch_exponent=1.0,
+        bounds={"a": {"max": 4}, "b": {"max": 5}},
+    )
+    answer = instance.allocate(demand=30)
+    assert answer.verdict is Reason.LOAD_SHED
+    assert answer.shed == pytest.approx(0.367, abs=0.001)

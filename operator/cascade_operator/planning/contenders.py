@@ -8,7 +8,7 @@ allocation at hand is worth is out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Carries:
-    """What 0, 1, 2, … accelerators of a class carry as one stage, per prompt of the demand; and at what batch."""
+    """What 0, 1, 2, … accelerators of a class carry as one stage, per prompt of the demand; and at what batch.
+
+    ``by_use`` and ``by_waiting`` are what each of the two limits of ``overall`` alone allows.
+    """
 
     overall: Floats
+    by_use: Floats
+    by_waiting: Floats
     direct: Floats
     batch: npt.NDArray[np.int_]
 
@@ -75,21 +80,34 @@ def _bounded(
     if len(ceilings) == 1:
         return _bounded_by_split(cascade, stages, *next(iter(ceilings.items())))
     prices = stages.mixer.prices
-    gained, splits = prices[:, :1].copy(), []
-    for name, count in ceilings.items():
-        light = _carries(cascade, stages, Role.LIGHT, name, count)
-        heavy = _carries(cascade, stages, Role.HEAVY, name, count)
+    carried = [
+        (
+            name,
+            count,
+            _carries(cascade, stages, Role.LIGHT, name, count),
+            _carries(cascade, stages, Role.HEAVY, name, count),
+        )
+        for name, count in ceilings.items()
+    ]
+
+    def splits(light: Floats, heavy: Floats) -> Floats:
         # By vertex, and by the number of accelerators that are light: each vertex bounds the gain by its best splits.
-        split = prices[:, 1:2] * light.overall
-        split += (prices[:, 2:3] + prices[:, 3:4]) * heavy.overall[::-1]
-        splits.append((name, count, split, light, heavy))
-        gained = gained + split.max(axis=1, keepdims=True)
-    vertex = int(gained[:, 0].argmin())
+        return np.asarray(prices[:, 1:2] * light + (prices[:, 2:3] + prices[:, 3:4]) * heavy[::-1])
+
+    def gained(each: Iterable[Floats]) -> Floats:
+        return np.asarray(prices[:, 0] + sum(split.max(axis=1) for split in each))
+
+    # The limits hold for the sums over the classes: each alone bounds, the less of both by class does not.
+    bound = min(
+        float(gained(splits(light.by_use, heavy.by_use) for *_, light, heavy in carried).min()),
+        float(gained(splits(light.by_waiting, heavy.by_waiting) for *_, light, heavy in carried).min()),
+    )
+    vertex = int(gained(splits(light.overall, heavy.overall) for *_, light, heavy in carried).argmin())
     pools: dict[PoolKey, PoolSize] = {}
-    for name, count, split, light, heavy in splits:
-        lights = int(split[vertex].argmax())
+    for name, count, light, heavy in carried:
+        lights = int(splits(light.overall, heavy.overall)[vertex].argmax())
         pools |= _pools(cascade, stages, name, (lights, light), (count - lights, heavy))
-    return gained.min(axis=0), pools
+    return np.array([bound]), pools
 
 
 def _bounded_by_split(
@@ -135,15 +153,17 @@ def _carries(cascade: CascadeProblem, stages: Stages, role: Role, accelerator_cl
     variant = stages.chain.light if role is Role.LIGHT else stages.chain.heavy
     busy = cascade.light_utilisation if role is Role.LIGHT else cascade.heavy_utilisation
     replicas = np.minimum(np.arange(count + 1), cascade.bounds[variant].max)
-    overall, direct = np.zeros(count + 1), np.zeros(count + 1)
+    overall, direct, by_use, by_waiting = (np.zeros(count + 1) for _ in range(4))
     batch = np.ones(count + 1, dtype=int)
     for column in stages.pools(role).get((variant, accelerator_class), ()):
         rate = column.rate / max(cascade.demand, NOTHING)
-        load = np.minimum(busy * rate * replicas, rate * (replicas - column.reserve))
+        in_use, waiting = busy * rate * replicas, rate * (replicas - column.reserve)
+        load = np.minimum(in_use, waiting)
         batch[load > overall] = column.service.batch
         overall = np.maximum(overall, load)
-        direct = np.maximum(direct, np.minimum(busy * rate * replicas, rate * (replicas - column.direct_reserve)))
-    return _Carries(overall, direct, batch)
+        by_use, by_waiting = np.maximum(by_use, in_use), np.maximum(by_waiting, waiting)
+        direct = np.maximum(direct, np.minimum(in_use, rate * (replicas - column.direct_reserve)))
+    return _Carries(overall, by_use, by_waiting, direct, batch)
 
 
 def _worth(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize]) -> float:
