@@ -85,8 +85,8 @@ def admit(
 ) -> Make | Refuse:
     """Where a new request goes first.
 
-    Under ``strict`` one that is drawn from a row that ``escalates`` leaves time for the heavy model too, unless that could
-    not make it however soon the light image came: then the light images that are good enough are still answers.
+    Under ``strict`` one that is drawn from a row that ``escalates`` leaves time for the heavy model too, unless that
+    could not make it however soon the light image came: then light images that are good enough are still answers.
 
     Under ``degrade`` a direct one turns to light while there is time for that, and any request to whichever model can
     still make its image before it is refused.
