@@ -137,11 +137,14 @@ class Installation:
         return [f"{pod['status']['podIP']}:8001" for pod in self.pods("router")]
 
     def expect(self, look: Callable[[], Any], *, within_s: float, what: str) -> Any:
-        """`wait_for`, with the logs of the operator where it is in vain."""
+        """`wait_for`, with what the cluster says of its pods and the logs of ours where it is in vain."""
         try:
             return wait_for(look, within_s=within_s, what=what, every_s=0.1)
         except AssertionError as failure:
-            raise AssertionError(f"{failure}\n{self.agent.logs(self.namespace)}") from None
+            pods = self.cluster.kubectl("get", "nodes,pods", "--all-namespaces", "--output", "wide", check=False)
+            events = self.cluster.kubectl("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp", check=False)
+            last = "\n".join(events.splitlines()[-30:])
+            raise AssertionError(f"{failure}\n{pods}\n{last}\n{self.agent.logs(self.namespace)}") from None
 
     # Cascades.
 

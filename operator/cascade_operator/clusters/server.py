@@ -12,10 +12,9 @@ from typing import Final
 from ..local.logs import log_tail
 from ..local.state import SHARED_MEMORY, StateDir
 from ..local.supervisor import Child, Program, describe_exit
+from ..manifests.pools import START_TIMEOUT_S
 from .triton import TritonClient
 
-START_TIMEOUT_S: Final = 300.0
-"""As a pod has: weights may have to be fetched first. A server that ends is noticed at once."""
 PROVE_TIMEOUT_S: Final = 60.0
 
 ServerProgram = Callable[[str, int, str], Program]
@@ -91,7 +90,7 @@ class Server:
             if await self.client.model_ready(self.model):
                 return
             await asyncio.wait([self.child.ended], timeout=0.05)
-        raise ServerFailed(f"its server was not ready within {START_TIMEOUT_S:.0f} s; see {self._log_file}")
+        raise ServerFailed(f"its server was not ready within {START_TIMEOUT_S} s; see {self._log_file}")
 
 
 def free_port() -> int:

@@ -13,11 +13,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
 
+from ..manifests.pools import START_TIMEOUT_S
+
 CALL_TIMEOUT_S: Final = 2.0
 COUNTS_TIMEOUT_S: Final = 5.0
 """A server that does not even count for so long hangs, however busy the machine is."""
 UNLOAD_TIMEOUT_S: Final = 5.0
-LOAD_TIMEOUT_S: Final = 300.0
 
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -70,7 +71,7 @@ class TritonClient:
     async def load(self, model: str) -> None:
         """Load a model from the server's repository, or load it anew."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        await self._call(self._stub.RepositoryModelLoad, request, LOAD_TIMEOUT_S)
+        await self._call(self._stub.RepositoryModelLoad, request, START_TIMEOUT_S)
 
     async def unload(self, model: str) -> None:
         """Take a model out of service; inferences that it has begun are still answered."""

@@ -21,6 +21,7 @@ from cascade_api.settings import PlannerSettings
 from ..clusters.local import LocalCluster, server_program
 from ..clusters.server import Server, free_port
 from ..clusters.triton import TritonClient
+from ..manifests.pools import START_TIMEOUT_S
 from ..store import Store
 from .logs import keep_logs_bounded, log_to
 from .options import Options
@@ -30,8 +31,7 @@ from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
 
 ROUTER_TIMEOUT_S: Final = 60.0
-READY_TIMEOUT_S: Final = 330.0
-"""More than a server may take to start."""
+READY_TIMEOUT_S: Final = START_TIMEOUT_S + 30
 PROGRESS_EVERY_S: Final = 2.0
 HOUSEKEEPING_EVERY_S: Final = 10.0
 ROUTER_GRACE_S: Final = 2.2
@@ -201,7 +201,7 @@ class LocalStack:
                 raise CommandFailed(hopeless)
             if now - began > READY_TIMEOUT_S:
                 why = self._why_not_ready()
-                raise CommandFailed(f"not ready within {READY_TIMEOUT_S:.0f} s: {why}; logs: {self._state.logs}")
+                raise CommandFailed(f"not ready within {READY_TIMEOUT_S} s: {why}; logs: {self._state.logs}")
             if now - told > PROGRESS_EVERY_S:
                 told = now
                 self._say(f"waiting: {self._why_not_ready()}")

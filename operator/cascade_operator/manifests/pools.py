@@ -33,6 +33,8 @@ SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
 """How long a pod that must go still takes work: until every router has heard of it."""
 STEPS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
+START_TIMEOUT_S: Final = 300
+"""How long a server may take at least until it answers, in a pod or here: weights may have to be fetched first."""
 LONGEST_IDLE_S: Final = 120
 """A replica draws at least this often, however long an image takes it."""
 SHARED_MEMORY: Final = "512Mi"
@@ -243,7 +245,7 @@ def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[st
         # The image, and the server's counts before and after it: a busy machine is no dead model.
         "timeoutSeconds": 3 * wait_s,
     }
-    start_s = max(300, rounded_up(5 * pace.cold_s))
+    start_s = max(START_TIMEOUT_S, rounded_up(5 * pace.cold_s))
     return {
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": start_s // 2},
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 2},
