@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from pathlib import Path
 
 import typer
 
 from .failures import CommandFailed
 
-__all__ = ["CommandFailed", "build", "main"]
+__all__ = ["CommandFailed", "build", "main", "read_text"]
 
 
 def build() -> typer.Typer:
@@ -50,6 +51,16 @@ def main() -> None:
         for line in str(failure).splitlines():
             sys.stderr.write(f"cascade: {line}\n")
         sys.exit(failure.code)
+
+
+def read_text(file: Path, *, option: str = "--file") -> str:
+    """The text of a file that ``option`` names; raises CommandFailed with exit code 2 where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"{option}: cannot read {file}: {error.strerror}", code=2) from None
+    except UnicodeDecodeError as error:
+        raise CommandFailed(f"{option}: {file} is not UTF-8 text: {error}", code=2) from None
 
 
 if __name__ == "__main__":

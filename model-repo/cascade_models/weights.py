@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import Any, Final, Protocol
 
 from cascade_models.recipe import COMMIT, FILE, HUB, RecipeError
 
-INDEX: Final = "model_index.json"
 SAFETENSORS: Final = ".safetensors"
 SAY_EVERY_S: Final = 10.0
 """How often a long download says how far it is."""
@@ -363,6 +362,10 @@ def _offline() -> bool:
 
 
 def _unreachable(source: str, error: BaseException) -> str:
+    answer = getattr(error, "response", None)
+    if answer is not None and answer.status_code in (401, 403):
+        said = getattr(error, "server_message", None) or _first_line(error)
+        return f"the hub refuses {source} ({said}): give a token in HF_TOKEN that is valid and may read it"
     return (
         f"the download of {source} broke off: {_first_line(error)}: start again, it goes on where it stopped; "
         "HF_ENDPOINT names another hub"
@@ -391,54 +394,3 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def pick(names: Sequence[str], components: Sequence[str], dtype: str, *, without: str = "") -> list[str]:
-    """The files of a diffusers model that a pipeline of these components needs, in alphabetical order.
-
-    Weights are safetensors only; of several number formats the one of ``dtype``. ``without`` names a component whose
-    weights are not wanted. Raises WeightsError where a component has no such weights.
-    """
-    wanted = [INDEX]
-    for component in components:
-        files = [name for name in names if name.startswith(f"{component}/")]
-        wanted += [name for name in files if _is_configuration(name)]
-        weights = [name for name in files if SAFETENSORS in name]
-        if component != without:
-            wanted += _of_format(weights, dtype)
-        others = [name for name in files if name.endswith((".bin", ".pt", ".ckpt", ".msgpack", ".h5"))]
-        if others and not weights:
-            raise WeightsError(
-                f"{component} has its weights as {others[0]} only: weights are read from safetensors, "
-                "take a revision or a source that has them"
-            )
-    return sorted(wanted)
-
-
-_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
-    "float16": ("fp16", ""), "bfloat16": ("bf16", "", "fp16"), "float32": ("", "fp16", "bf16"),
-}  # fmt: skip
-"""What stands in the names of files, in order of preference."""
-
-
-def variant_of(names: Sequence[str], dtype: str) -> str | None:
-    """The ``variant`` that diffusers is to be told for files that `pick` picked; None for none."""
-    there = {_format(name) for name in names if SAFETENSORS in name}
-    return next((kind for kind in _FORMATS[dtype] if kind and kind in there), None)
-
-
-def _of_format(names: Sequence[str], dtype: str) -> list[str]:
-    for wanted in _FORMATS[dtype]:
-        chosen = [name for name in names if _format(name) == wanted]
-        if chosen:
-            return chosen
-    return []
-
-
-def _format(name: str) -> str:
-    parts = name.rpartition("/")[2].replace("-", ".").split(".")
-    return next((kind for kind in ("fp16", "bf16", "non_ema", "ema_only") if kind in parts), "")
-
-
-def _is_configuration(name: str) -> bool:
-    return name.endswith((".json", ".txt", ".model", ".jinja")) and SAFETENSORS not in name

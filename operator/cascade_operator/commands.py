@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from cascade_api.command import read_text
 from cascade_api.local import default_state_dir
 
 from .findings import Finding
@@ -45,7 +46,7 @@ def up(
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
     """Serve a manifest's cascades on this machine: Redis, router, Triton servers and planner."""
-    from .local.console import print_line, read_text
+    from .local.console import print_line
     from .local.options import Options
 
     options = Options(
@@ -100,7 +101,6 @@ def plan(
     from cascade_api.documents import load_cascades
 
     from . import whatif
-    from .local.console import read_text
 
     decided = whatif.decide_for(load_cascades(read_text(file), source=str(file)), demand=demand, source=str(file))
     typer.echo(whatif.as_json(decided) if json else whatif.as_text(decided))

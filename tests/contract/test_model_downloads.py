@@ -149,7 +149,20 @@ def test_a_gated_model_needs_the_token_of_somebody_who_accepted(hub: Hub, fetch:
     said = fetch.refused()
     assert "hf://tests/tiny is gated" in said
     assert "HF_TOKEN" in said
+    wrong = fetch.refused(HF_TOKEN="hf_expired")  # noqa: S106
+    assert "the hub refuses hf://tests/tiny" in wrong
+    assert "Invalid credentials" in wrong
+    assert "give a token in HF_TOKEN that is valid" in wrong
     assert fetch(HF_TOKEN=hub.token).returncode == 0
+
+
+def test_a_model_that_lacks_the_weights_of_a_part_is_refused_before_anything_large_is_fetched(
+    hub: Hub, fetch: Fetching
+) -> None:
+    for file in hub.repositories["tests/tiny"].glob("unet/diffusion_*"):
+        file.unlink()
+    assert "hf://tests/tiny: unet has no weights: take a revision or a source that is whole" in fetch.refused()
+    assert fetch.fetched() == {"model_index.json"}
 
 
 def test_weights_that_are_no_safetensors_are_refused(hub: Hub, fetch: Fetching) -> None:

@@ -55,7 +55,9 @@ class _Handler(BaseHTTPRequestHandler):
         listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = listing or file
-        if match is None or match[1] not in self.hub.repositories:
+        if self.headers["Authorization"] not in (None, f"Bearer {self.hub.token}"):
+            self._answer(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif match is None or match[1] not in self.hub.repositories:
             self._refuse(404, "RepoNotFound")
         elif match[2] not in (None, "main", COMMIT):
             self._refuse(404, "RevisionNotFound")

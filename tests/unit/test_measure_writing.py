@@ -61,6 +61,8 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         (["--batches", "one"], "--batches: 'one' is not a list of sizes"),
         (["-f", "/nowhere.yaml"], "--file: cannot read /nowhere.yaml"),
         (["-o", "/nowhere/profile.yaml"], "--output: no folder /nowhere"),
+        (["-o", "/"], "--output: / is a folder: name a file in it"),
+        (["--report", "/"], "--report: / is a folder"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_measured(tmp_path: Path, options: list[str], said: str) -> None:
@@ -78,3 +80,16 @@ def test_weights_of_another_revision_are_refused_before_anything_is_measured(tmp
     manifest.write_text(shapes_manifest().replace("revision: ", "revision: 0"))
     ended = CliRunner().invoke(command.build(), ["profile", "-f", str(manifest), "-o", str(tmp_path / "p.yaml")])
     assert "spec.variants.0.model.revision" in str(ended.exception)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe", "is not UTF-8 text"), (b"a: [1", "is not YAML")])
+def test_an_output_that_holds_something_else_is_refused_and_left_alone(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    manifest, output = tmp_path / "cascade.yaml", tmp_path / "notes.txt"
+    manifest.write_text(shapes_manifest())
+    output.write_bytes(content)
+    ended = CliRunner().invoke(command.build(), ["profile", "-f", str(manifest), "-o", str(output)])
+    assert isinstance(ended.exception, CommandFailed)
+    assert str(ended.exception).startswith(f"--output: {output} {said}")
+    assert output.read_bytes() == content

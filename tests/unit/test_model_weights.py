@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade_models import weights
+from cascade_models import layout, weights
 from cascade_models.engines import EngineError, building, is_out_of_memory, tensorrt
 from cascade_models.weights import WeightsError
 
@@ -32,34 +32,34 @@ def safetensors(header: bytes, data: bytes) -> bytes:
 
 
 def test_weights_are_taken_in_the_format_wanted_and_in_another_only_where_there_is_none() -> None:
-    picked = weights.pick(SDXL, PARTS, "float16")
+    picked = layout.pick(SDXL, PARTS, "float16")
     assert [name for name in picked if name.endswith(".safetensors")] == [
         "text_encoder/model.fp16.safetensors",
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     ]
-    assert weights.variant_of(picked, "float16") == "fp16"
-    plain = weights.pick(SDXL, PARTS, "float32")
+    assert layout.variant_of(picked, "float16") == "fp16"
+    plain = layout.pick(SDXL, PARTS, "float32")
     assert not [name for name in plain if "fp16" in name]
-    assert weights.variant_of(plain, "float32") is None
+    assert layout.variant_of(plain, "float32") is None
     assert not {"README.md", "sd_xl_base_1.0.safetensors"} & {*picked, *plain}
 
 
 def test_shards_come_with_their_index() -> None:
-    picked = weights.pick(SHARDED, ["text_encoder_2"], "float16")
+    picked = layout.pick(SHARDED, ["text_encoder_2"], "float16")
     assert {name for name in picked if "0000" in name} == {name for name in SHARDED if "fp16-" in name}
     assert "text_encoder_2/model.safetensors.index.fp16.json" in picked
 
 
 def test_a_base_is_taken_without_its_denoisers_weights() -> None:
-    picked = weights.pick(SDXL, PARTS, "float16", without="unet")
+    picked = layout.pick(SDXL, PARTS, "float16", without="unet")
     assert [name for name in picked if name.startswith("unet")] == ["unet/config.json"]
 
 
 def test_pickled_weights_are_never_taken() -> None:
     names = ["unet/config.json", "unet/diffusion_pytorch_model.bin"]
     with pytest.raises(WeightsError, match="read from safetensors"):
-        weights.pick(names, ["unet"], "float32")
+        layout.pick(names, ["unet"], "float32")
 
 
 @pytest.mark.parametrize(

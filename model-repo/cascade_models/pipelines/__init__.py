@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from cascade_models.engines import ENGINES
 from cascade_models.pipelines import diffusion, shapes
 from cascade_models.recipe import BUILTIN, Recipe, RecipeError
 
@@ -46,11 +47,14 @@ class Pipeline(Protocol):
 
 def check(recipe: Recipe) -> None:
     """Raises RecipeError unless a variant with this recipe can be loaded here; loads nothing."""
+    if recipe.engine not in ENGINES:
+        raise RecipeError("engine", f"{recipe.engine!r} is not an engine: write one of {', '.join(ENGINES)}")
     _family(recipe).check(recipe)
 
 
 def load(recipe: Recipe) -> Pipeline:
     """The pipeline of a recipe, warmed up; raises RecipeError or EngineError."""
+    check(recipe)
     return cast(Pipeline, _family(recipe).load(recipe))
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cascade_models import weights
-from cascade_models.engines import ENGINES, EngineError
+from cascade_models import layout, weights
+from cascade_models.engines import EngineError
 from cascade_models.recipe import BUILTIN, FILE, HUB, Recipe, RecipeError
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ def check(recipe: Recipe) -> None:
         weights.check(recipe.assembly.base, recipe.assembly.base_revision)
     if recipe.weights:
         raise RecipeError("weights", f"only {BUILTIN} models have several: leave it out")
-    if recipe.engine not in ENGINES:
-        raise RecipeError("engine", f"{recipe.engine!r} is not an engine: write one of {', '.join(ENGINES)}")
     if recipe.steps < 1:
         raise RecipeError("steps", f"must be at least 1, not {recipe.steps}")
     for key, size in (("height", recipe.height), ("width", recipe.width)):
@@ -97,7 +95,10 @@ def fetch(recipe: Recipe, dtype: str) -> Parts:
     denoiser = next((name for name in DENOISERS if name in components), None)
     if denoiser is None:
         raise RecipeError("source", f"{source[0]} has no denoiser (unet or transformer): name a text-to-image model")
-    names = weights.pick(files.names, components, dtype, without=denoiser if assembly.base else "")
+    try:
+        names = layout.pick(files.names, components, dtype, without=denoiser if assembly.base else "")
+    except weights.WeightsError as error:
+        raise weights.WeightsError(f"{source[0]}: {error}") from None
     own = None
     if assembly.base:
         name = assembly.denoiser.format(steps=recipe.steps)
@@ -106,7 +107,7 @@ def fetch(recipe: Recipe, dtype: str) -> Parts:
         source=source[0],
         folder=files.folder(names),
         index=index,
-        variant=weights.variant_of(names, dtype),
+        variant=layout.variant_of(names, dtype),
         weights=[name for name in names if name.endswith(weights.SAFETENSORS)],
         denoiser=denoiser,
         denoiser_weights=own,
@@ -114,8 +115,7 @@ def fetch(recipe: Recipe, dtype: str) -> Parts:
 
 
 def load(recipe: Recipe) -> DiffusionPipeline:
-    """The pipeline of a recipe, after its first images; raises RecipeError, WeightsError or EngineError."""
-    check(recipe)
+    """The pipeline of a checked recipe, after its first images; raises RecipeError, WeightsError or EngineError."""
     try:
         from cascade_models.pipelines import diffusion_run
     except ModuleNotFoundError as missing:
@@ -127,9 +127,9 @@ def load(recipe: Recipe) -> DiffusionPipeline:
 
 
 def _index(files: weights.Files, source: str) -> Mapping[str, Any]:
-    if weights.INDEX not in files.names:
-        raise RecipeError("source", f"{source} has no {weights.INDEX}: it is not in the diffusers layout")
-    content = json.loads((files.folder([weights.INDEX]) / weights.INDEX).read_text(encoding="utf-8"))
+    if layout.INDEX not in files.names:
+        raise RecipeError("source", f"{source} has no {layout.INDEX}: it is not in the diffusers layout")
+    content = json.loads((files.folder([layout.INDEX]) / layout.INDEX).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str):
-        raise RecipeError("source", f"{source}: {weights.INDEX} names no pipeline class of diffusers")
+        raise RecipeError("source", f"{source}: {layout.INDEX} names no pipeline class of diffusers")
     return content

@@ -92,8 +92,7 @@ def check(recipe: Recipe) -> None:
 
 
 def load(recipe: Recipe) -> ShapesPipeline:
-    """The pipeline, after one image: the first run of a network allocates its memory."""
-    check(recipe)
+    """The pipeline of a checked recipe, after one image: the first run of a network allocates its memory."""
     pipeline = ShapesPipeline(recipe)
     example = pipeline.read(grammar.EXAMPLE, "")
     calls = iter((True, False))

@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
 
 from ..clusters.triton import TritonClient
 from ..findings import Finding
 from ..store import Store
-from .console import read_text
 from .ports import check_free, parse_address
 from .services import redis_program, render_models
 from .stack import slots_of

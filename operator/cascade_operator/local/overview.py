@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
 from cascade_api.names import CascadeRef
@@ -21,7 +21,6 @@ from cascade_api.status import CascadeStatus
 
 from ..snapshot import Demand
 from ..store import Observation, Store, pools_of
-from .console import read_text
 from .state import StateDir
 
 DEMAND_WINDOW_S: Final = 10

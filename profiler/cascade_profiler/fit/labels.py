@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_api.names import CPU_CLASS
 from cascade_models import manifest
 from cascade_router.prompts.features import PUBLISHED
@@ -87,10 +87,7 @@ def load_features(path: Path) -> tuple[tuple[str, ...], dict[str, Floats]]:
 def make_labels(file: Path, *, prompts: int, seed: int) -> Labelled:
     """Labels of the built-in models: the heavy variant's image against the light one's, by the domain's checker."""
     try:
-        text = file.read_text(encoding="utf-8")
-        variants = manifest.read_variants(text)
-    except OSError as error:
-        raise CommandFailed(f"--file: cannot read {file}: {error.strerror}", code=2) from None
+        variants = manifest.read_variants(read_text(file))
     except manifest.ManifestError as error:
         raise CommandFailed(f"{file}: {error}", code=2) from None
     if len(variants) < 2:

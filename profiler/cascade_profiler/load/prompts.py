@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_models.shapes import grammar
 
 Split = Literal["train", "test", "heldout", "any"]
@@ -31,10 +31,8 @@ def prompts(source: str, *, seed: int) -> Iterator[str]:
         if split not in get_args(Split):
             raise CommandFailed(f"--prompts: {split!r} is not a split: use one of {', '.join(get_args(Split))}", code=2)
         return _sampled(cast(Split, split), seed)
-    try:
-        lines = [line.strip() for line in Path(source).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"--prompts: cannot read {source}: {error}", code=2) from None
+    text = read_text(Path(source), option="--prompts")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise CommandFailed(f"--prompts: {source} holds no prompts: write one a line", code=2)
     return itertools.cycle(lines)

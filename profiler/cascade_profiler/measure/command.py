@@ -29,6 +29,9 @@ def profile(
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds of timing, all variants and batch sizes together.")
     ] = 90.0,
+    starts: Annotated[
+        int, typer.Option(min=1, help="Times that each variant is started, from nothing and in place of another.")
+    ] = 3,
     metric: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="shapes, or clip=FOLDER with a CLIP or PickScore model; repeatable.", show_default=False),
@@ -61,6 +64,7 @@ def profile(
             seed=seed,
             batches=batches,
             seconds=seconds,
+            starts=starts,
             metrics=tuple(metric or ()),
             reference=reference,
             objective=objective,

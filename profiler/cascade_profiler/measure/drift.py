@@ -16,7 +16,7 @@ import typer
 from tritonclient.utils import InferenceServerException
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import load_cascades
 from cascade_api.local import default_state_dir, read_addresses
 from cascade_api.names import PROBE_PROMPT
@@ -120,15 +120,8 @@ def _redis(url: str, state_dir: Path | None) -> str:
 
 
 def _manifest(file: Path) -> tuple[DiffusionCascade, ProfileSpec]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CommandFailed(f"--file: cannot read {file}: {error.strerror}", code=2) from None
-    found = load_cascades(text, source=str(file))
+    found = load_cascades(read_text(file), source=str(file))
     if len(found.cascades) != 1:
         raise CommandFailed(f"{file}: holds {len(found.cascades)} DiffusionCascades: compare one at a time", code=2)
     cascade = found.cascades[0]
-    profile = found.profile_of(cascade)
-    if profile is None:
-        raise CommandFailed(f"{file}: holds no CascadeProfile {cascade.spec.profile_ref.name!r}: add it", code=2)
-    return cascade, profile.spec
+    return cascade, found.profile_of(cascade).spec

@@ -42,12 +42,12 @@ GENERATION_BATCH = 4
 """Images per request while quality is measured: larger ones are no faster on a core, and Triton takes a model that
 computes for a second for dead too easily."""
 EXPECTED_IMAGE_S = {"heavy": 0.05, "light": 0.006}
-START_STEP_S = 12.0
+START_S = 4.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure where, how long, with which prompts, and what images are judged by."""
+    """What to measure where, how long, how often to start, with which prompts, and what images are judged by."""
 
     place: Place
     workload: Workload
@@ -55,6 +55,7 @@ class Plan:
     objective: str
     batches: tuple[int, ...]
     seconds: float
+    starts: int
 
     @property
     def means(self) -> list[Metric]:
@@ -143,7 +144,12 @@ def _timings(
     )
     rows, discriminator = timing.measure()
     starts = startup.measure_startup(
-        variants, directory=directory / "starting", place=plan.place, records=records, progress=progress
+        variants,
+        rounds=plan.starts,
+        directory=directory / "starting",
+        place=plan.place,
+        records=records,
+        progress=progress,
     )
     return rows, discriminator, starts
 
@@ -203,7 +209,7 @@ def _by_cost(variants: Sequence[Variant], rows: Sequence[Execution]) -> list[str
 def _expected(variants: Sequence[Variant], plan: Plan) -> dict[str, float]:
     """Seconds by step, where nothing is on record."""
     steps = {execution.STEP: plan.seconds}
-    steps |= {startup.step_name(v): START_STEP_S for v in variants}
+    steps |= {startup.step_name(v): START_S * plan.starts for v in variants}
     images = len(plan.workload.prompts) / len(plan.place.drawing_cores)
     return steps | {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * images for v in variants}
 

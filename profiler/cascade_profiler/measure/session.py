@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import load_documents
 from cascade_api.profile import CascadeProfile, QualityRow
 
@@ -18,7 +18,7 @@ from .places import find_place
 from .profiling import Plan, profile_cascade
 from .records import Records, records_file
 from .workload import read_workload, sample_workload
-from .writing import write_profile
+from .writing import check_output, write_profile
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Request:
     seed: int
     batches: str
     seconds: float
+    starts: int
     metrics: tuple[str, ...]
     reference: Path | None
     objective: str
@@ -46,6 +47,9 @@ def run(request: Request) -> None:
     for option, path in (("--output", request.output), ("--report", request.report)):
         if path is not None and not path.parent.is_dir():
             raise CommandFailed(f"{option}: no folder {path.parent}: make it first", code=2)
+        if path is not None and path.is_dir():
+            raise CommandFailed(f"{option}: {path} is a folder: name a file in it", code=2)
+    check_output(request.output)
     plan = _plan(request)
     with Records(records_file(request.output), fresh=request.fresh) as records:
         if held := records.count():
@@ -91,10 +95,7 @@ def _quality(metric: str, cells: dict[tuple[int, int], QualityRow]) -> str:
 
 
 def _manifest(file: Path) -> tuple[str, DiffusionCascade]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CommandFailed(f"--file: cannot read {file}: {error.strerror}", code=2) from None
+    text = read_text(file)
     cascades = [r for r in load_documents(text, source=str(file)) if isinstance(r, DiffusionCascade)]
     if len(cascades) != 1:
         raise CommandFailed(f"{file}: holds {len(cascades)} DiffusionCascades: profile one at a time", code=2)
@@ -120,6 +121,7 @@ def _plan(request: Request) -> Plan:
         objective=request.objective or names[0],
         batches=sizes,
         seconds=request.seconds,
+        starts=request.starts,
     )
 
 

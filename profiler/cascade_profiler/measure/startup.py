@@ -17,7 +17,6 @@ from .progress import Progress
 from .records import Records
 from .replica import Replica
 
-ROUNDS = 3
 STARTED = "started"
 
 
@@ -27,18 +26,18 @@ def step_name(variant: Variant) -> str:
 
 
 def measure_startup(
-    variants: Sequence[Variant], *, directory: Path, place: Place, records: Records, progress: Progress
+    variants: Sequence[Variant], *, rounds: int, directory: Path, place: Place, records: Records, progress: Progress
 ) -> list[Startup]:
     """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has.
 
-    Medians of a few rounds, each of which goes on record.
+    Medians of ``rounds`` or more rounds, each of which goes on record.
     """
     repository.render(variants, directory)
     rows = []
     for variant in variants:
         other = next(v for v in variants if v.name != variant.name)
         key = {"model": identity(variant), "after": identity(other), "on": place.hardware}
-        while len(records.values(STARTED, key)) < ROUNDS:
+        while len(records.values(STARTED, key)) < rounds:
             records.add(STARTED, key, _start(variant.name, other.name, directory, place))
         cold_s, switch_s = (samples.quantile(taken, 0.5) for taken in zip(*records.values(STARTED, key), strict=True))
         rows.append(

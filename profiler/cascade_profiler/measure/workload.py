@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_models.shapes import grammar
 
 
@@ -44,10 +44,7 @@ def sample_workload(count: int, seed: int) -> Workload:
 
 def read_workload(file: Path, count: int, seed: int) -> Workload:
     """The first ``count`` prompts of a file with one a line; raises CommandFailed where there are none."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"--prompts-from: cannot read {file}: {error}", code=2) from None
+    lines = read_text(file, option="--prompts-from").splitlines()
     prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))[:count]
     if len(prompts) < 2:
         raise CommandFailed(f"--prompts-from: {file} holds {len(prompts)} different prompts: write one a line", code=2)

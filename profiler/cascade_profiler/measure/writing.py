@@ -8,10 +8,22 @@ from typing import Any
 
 import yaml
 
+from cascade_api.command import CommandFailed, read_text
 from cascade_api.profile import CascadeProfile
 
 HEADER = "# Made by `cascade profile`.\n"
 WIDTH = 160
+
+
+def check_output(file: Path) -> None:
+    """Raises CommandFailed where a file is there that no profile can be put into."""
+    if not file.exists():
+        return
+    try:
+        list(yaml.compose_all(read_text(file, option="--output"), Loader=yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        where = str(error).splitlines()[0]
+        raise CommandFailed(f"--output: {file} is not YAML ({where}): name a manifest or a new file", code=2) from None
 
 
 def write_profile(profile: CascadeProfile, file: Path) -> None:
