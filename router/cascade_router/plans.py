@@ -17,6 +17,7 @@ from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import Refusal
 
+from .foreign import is_foreign
 from .requests import Refused
 from .runtime import CascadeRuntime
 
@@ -152,7 +153,7 @@ class Plans:
         try:
             document: bytes | str | None = await self._redis.get(ref.plan_key)
         except ResponseError as error:
-            if str(error).startswith("WRONGTYPE"):
+            if is_foreign(error):
                 return b""
             raise
         return document

@@ -12,17 +12,14 @@ from pathlib import Path
 
 import psutil
 
-from support.helm import ROOT
 from support.retrying import message_of
-from support.router import make_plan
 from support.triton import free_port
 
-from .router_cost import REPLICAS, SECONDS
-from .router_setup import HEAVY, LIGHT, Bench, calls_to, in_turns, process_of
+from .router_setup import ESCALATION, HEAVY, LIGHT, SECONDS, Bench, calls_to, cpu_of, in_turns, process_of, two_stages
 
+ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
 APP = Path(__file__).parent / "ray_app.py"
-ESCALATION = 0.2
 REQUESTS = 2000
 CONCURRENCY = 64
 ROUTING = ("ray::ProxyActor", "ray::ServeReplica:default:Composition")
@@ -60,9 +57,7 @@ def _ray(port: int) -> Iterator[list[psutil.Process]]:
 
 def compare(bench: Bench, *, runs: int) -> None:
     """Both in turns, the same requests over the same protocol."""
-    triton = bench.triton(SECONDS)
-    replicas = {variant: [triton.endpoint] * REPLICAS for variant in SECONDS}
-    router = bench.router(make_plan(replicas, direct=0, escalation=ESCALATION, batch=8, execution_s=SECONDS))
+    _, router = two_stages(bench)
     port = free_port()
     with _ray(port) as routing:
         assert len(routing) == len(ROUTING), routing
@@ -70,10 +65,9 @@ def compare(bench: Bench, *, runs: int) -> None:
         async def rate(address: str, processes: list[psutil.Process]) -> float:
             async with calls_to(address) as call:
                 await in_turns(call, message_of(), concurrency=16, requests=200)
-                began = [sum(p.cpu_times()[:2]) for p in processes]
-                await in_turns(call, message_of(), concurrency=CONCURRENCY, requests=REQUESTS)
-                spent = sum(sum(p.cpu_times()[:2]) - before for p, before in zip(processes, began, strict=True))
-            return REQUESTS / spent
+                with cpu_of(*processes) as spent:
+                    await in_turns(call, message_of(), concurrency=CONCURRENCY, requests=REQUESTS)
+            return REQUESTS / spent[0]
 
         ratios = []
         for run in range(runs):

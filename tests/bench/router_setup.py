@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,14 @@ from tritonclient.grpc import service_pb2_grpc
 
 from cascade_api.plan import Plan
 from support.redis import RedisServer
-from support.router import RouterProcess, publish
+from support.router import RouterProcess, make_plan, publish
 from support.sleepers import write_sleepers
 from support.triton import TritonServer
 
 LIGHT, HEAVY = "shapes-light", "shapes-heavy"
+SECONDS = {LIGHT: 0.01, HEAVY: 0.02}
+"""What the stages of `two_stages` take for a batch."""
+REPLICAS, ESCALATION = 4, 0.2
 Call = Callable[[Any], Awaitable[Any]]
 
 
@@ -113,16 +116,28 @@ async def in_turns(call: Call, request: Any, *, concurrency: int, requests: int)
     await asyncio.gather(*(client() for _ in range(concurrency)))
 
 
+def two_stages(bench: Bench) -> tuple[TritonServer, RouterProcess]:
+    """A server of both stages, and a router over it that has a fifth of the prompts made twice."""
+    triton = bench.triton(SECONDS)
+    replicas = {variant: [triton.endpoint] * REPLICAS for variant in SECONDS}
+    plan = make_plan(replicas, direct=0, escalation=ESCALATION, batch=8, execution_s=SECONDS)
+    return triton, bench.router(plan)
+
+
 def process_of(router: RouterProcess) -> psutil.Process:
     assert router.process is not None
     return psutil.Process(router.process.pid)
 
 
 @contextmanager
-def cpu_of(process: psutil.Process) -> Iterator[list[float]]:
-    """CPU seconds that a process spends in the block, then wall seconds; filled in at its end."""
+def cpu_of(*processes: psutil.Process) -> Iterator[list[float]]:
+    """CPU seconds that processes spend in the block, then wall seconds; filled in at its end."""
     spent: list[float] = []
-    before, began = process.cpu_times(), time.perf_counter()
+    before, began = _cpu_s(processes), time.perf_counter()
     yield spent
-    after = process.cpu_times()
-    spent += [after.user + after.system - before.user - before.system, time.perf_counter() - began]
+    spent += [_cpu_s(processes) - before, time.perf_counter() - began]
+
+
+def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from cascade_api.names import CascadeRef
 
+from ..foreign import is_foreign
 from .records import Claim, Job, JobState, JobUnreadable, read_job
 
 LEASE_S: Final = 5.0
@@ -58,11 +59,11 @@ class JobStore:
     async def find(self, ref: CascadeRef, job: str) -> Job | None:
         """A job, or None where there is none. Raises JobUnreadable too."""
         try:
-            fields: Any = await self._redis.hgetall(ref.job_key(job))
-        except (RedisError, OSError) as error:
-            if str(error).startswith("WRONGTYPE"):
-                raise JobUnreadable(f"job {job}: {error}") from None
-            raise StoreAway(str(error)) from error
+            fields: Any = await _answered(self._redis.hgetall(ref.job_key(job)))
+        except StoreAway as away:
+            if is_foreign(away.__cause__):
+                raise JobUnreadable(f"job {job}: {away}") from None
+            raise
         return read_job(job, fields) if fields else None
 
     async def due(self, ref: CascadeRef, *, count: int) -> list[str]:

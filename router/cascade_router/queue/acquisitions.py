@@ -6,13 +6,15 @@ import asyncio
 import itertools
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .operations import Enqueue, Granted, Release, Ticket, ticket_of
+from .operations import Enqueue, Granted, Heartbeat, Release, Restore, Ticket, ticket_of
 from .work import Entry, Expired, Grant
 
+HEARTBEAT_CHUNK: Final = 500
+"""Waiting tickets asked about in one script call, lest a long queue keep Redis from others."""
 NO_LIMIT: Final = 2**31
 """For what was let in once and is enqueued again: the queue's bound is not for these."""
 
@@ -85,19 +87,27 @@ class Acquisitions:
         pool, ticket, replica_id = grant.entry.pool, grant.ticket, grant.replica_id
         return Release(self._router_id, pool, ticket, replica_id, service_s, grant.sharing, failed)
 
-    def leases(self) -> dict[str, list[tuple[Ticket, str]]]:
+    def heartbeats(self, pools: Iterable[str]) -> Iterator[Heartbeat]:
+        """Heartbeats that tell the dispatcher all that is held and all that waits, at least one for each pool."""
+        leases = self._leases()
+        waiting: dict[str, list[Ticket]] = defaultdict(list)
+        for ticket, waiter in self.waiters.items():
+            waiting[waiter.entry.pool].append(ticket)
+        for pool in pools:
+            for start in range(0, max(len(leases[pool]), len(waiting[pool]), 1), HEARTBEAT_CHUNK):
+                part = slice(start, start + HEARTBEAT_CHUNK)
+                yield Heartbeat(self._router_id, pool, tuple(leases[pool][part]), tuple(waiting[pool][part]))
+
+    def restores(self) -> list[Restore]:
+        """Operations that count what is held with a dispatcher that does not know it."""
+        return [Restore(self._router_id, pool, tuple(leases)) for pool, leases in self._leases().items()]
+
+    def _leases(self) -> dict[str, list[tuple[Ticket, str]]]:
         """(ticket, replica id) of what is held, by pool."""
         leases: dict[str, list[tuple[Ticket, str]]] = defaultdict(list)
         for ticket, grant in self.held.items():
             leases[grant.entry.pool].append((ticket, grant.replica_id))
         return leases
-
-    def waiting(self) -> dict[str, list[Ticket]]:
-        """Tickets that wait, by pool."""
-        waiting: dict[str, list[Ticket]] = defaultdict(list)
-        for ticket, waiter in self.waiters.items():
-            waiting[waiter.entry.pool].append(ticket)
-        return waiting
 
     def most_urgent_first(self, tickets: Iterable[Ticket]) -> list[Waiter]:
         """Those of the tickets that still wait, in the order in which they should be enqueued again."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
@@ -29,6 +28,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 
 from .acquisitions import NO_LIMIT, Acquisitions, Waiter
+from .loads import Loads
 from .memory_queue import MemoryQueue, share_of
 from .operations import (
     DropCause,
@@ -51,10 +51,8 @@ from .operations import (
 from .planned_pools import PlannedPools
 from .redis_queue import RedisQueue, StoreAway, end
 from .request_locks import RequestLocks
-from .work import NOTHING_SERVES, Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
+from .work import Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
 
-HEARTBEAT_CHUNK: Final = 500
-"""Waiting tickets asked about in one script call, lest a long queue keep Redis from others."""
 RETURN_S: Final = 0.25
 """Seconds between two attempts to return to Redis; doubled each time that a return does not last."""
 SLOWEST_RETURN_S: Final = 5.0
@@ -119,9 +117,7 @@ class WorkQueue:
         self._memory = MemoryQueue(self._timing, clock)
         self._returned: list[Release] = []
         """Releases made while returning, for Redis to hear afterwards."""
-        self._loads: dict[str, PoolLoad] = {}
-        self._asked: dict[str, set[Ticket]] = defaultdict(set)
-        """What this router waits for, by pool, and the dispatcher has not replied to yet."""
+        self._loads = Loads()
         self._routers: tuple[str, ...] = (router_id,)
         self._locks = RequestLocks(ttl_s=self._timing.lease_ms / 1000, clock=clock, shared=self._shared)
         self._beaten_at = float("-inf")
@@ -172,13 +168,7 @@ class WorkQueue:
 
     def load(self, pool: str) -> PoolLoad:
         """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
-        load = self._loads.get(pool, NOTHING_SERVES)
-        asked = len(self._asked[pool])
-        if not asked or not load.waiting:
-            return load
-        # Else all that come while one reply is under way would find the same room in the queue.
-        grown = (load.waiting + 1 + asked) / (load.waiting + 1)
-        return replace(load, waiting=load.waiting + asked, expected_wait_s=load.expected_wait_s * grown)
+        return self._loads.of(pool)
 
     def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]:
         """Hold a request id inside ``async with``; False if a request of that id is being served already.
@@ -225,8 +215,8 @@ class WorkQueue:
         return self._ours.expect(entry)
 
     async def _wait(self, waiter: Waiter, operation: Enqueue | Exchange) -> Grant:
-        asked = self._asked[waiter.entry.pool]
-        asked.add(waiter.ticket)
+        pool, ticket = waiter.entry.pool, waiter.ticket
+        self._loads.asked(pool, ticket)
         self._submit(operation, waiter)
         try:
             return await waiter.future
@@ -234,7 +224,7 @@ class WorkQueue:
             self._abandon(waiter)
             raise
         finally:
-            asked.discard(waiter.ticket)
+            self._loads.replied(pool, ticket)
             waiter.timer.cancel()
 
     def _abandon(self, waiter: Waiter) -> None:
@@ -270,11 +260,11 @@ class WorkQueue:
         if epoch != self._epoch:
             return
         if waiter is not None:
-            self._asked[waiter.entry.pool].discard(waiter.ticket)
+            self._loads.replied(waiter.entry.pool, waiter.ticket)
         if outcome.verdict is Verdict.UNKNOWN:
             self._go_alone("Redis has lost its data")
             return
-        self._loads.update(outcome.loads)
+        self._loads.heard(outcome.loads)
         for granted in outcome.grants:
             self._on_granted(granted)
         for dropped in outcome.drops:
@@ -337,19 +327,13 @@ class WorkQueue:
     def _beat(self) -> None:
         now = self._clock()
         self._locks.renew()
-        leases, waiting = self._ours.leases(), self._ours.waiting()
         # one that was silent itself does not judge others: perhaps Redis was stopped, for all alike
         judges = self._mode is Mode.ALONE or now - self._beaten_at < 2 * self._timing.beat_ms / 1000
-        for pool in [sync.pool for sync in self._pools.syncs]:
-            for beat in self._heartbeats(pool, leases[pool], waiting[pool]):
-                self._submit_heartbeat(beat)
-            if judges:
-                self._submit(Reap(self._router_id, pool))
-
-    def _heartbeats(self, pool: str, leases: list[tuple[Ticket, str]], waiting: list[Ticket]) -> Iterable[Heartbeat]:
-        for start in range(0, max(len(leases), len(waiting), 1), HEARTBEAT_CHUNK):
-            part = slice(start, start + HEARTBEAT_CHUNK)
-            yield Heartbeat(self._router_id, pool, tuple(leases[part]), tuple(waiting[part]))
+        pools = [sync.pool for sync in self._pools.syncs]
+        for beat in self._ours.heartbeats(pools):
+            self._submit_heartbeat(beat)
+        for pool in pools if judges else ():
+            self._submit(Reap(self._router_id, pool))
 
     def _submit_heartbeat(self, beat: Heartbeat) -> None:
         if self._mode is Mode.SHARED and self._redis:
@@ -397,7 +381,7 @@ class WorkQueue:
         self._memory = MemoryQueue(self._timing, self._clock)
         for sync in self._pools.syncs:
             self._submit(sync)
-        for restore in self._restores():
+        for restore in self._ours.restores():
             self._submit(restore)
         self._enqueue_again(list(self._ours.waiters))
         self._nudge.set()
@@ -411,7 +395,7 @@ class WorkQueue:
             self._mode = Mode.RETURNING
             self._epoch += 1
             generation = self._pools.generation
-            known: list[Operation] = [*self._pools.syncs, *self._restores()]
+            known: list[Operation] = [*self._pools.syncs, *self._ours.restores()]
             for operation in known:
                 await self._redis.run(operation)
             await self._await_others()
@@ -445,9 +429,6 @@ class WorkQueue:
 
     def _shared(self) -> RedisQueue | None:
         return self._redis if self._mode is Mode.SHARED else None
-
-    def _restores(self) -> list[Restore]:
-        return [Restore(self._router_id, pool, tuple(leases)) for pool, leases in self._ours.leases().items()]
 
     def _shared_out(self, sync: Sync) -> Sync:
         """A pool as this router has it in memory: its share of the credits."""
