@@ -109,6 +109,9 @@ def test_the_pods_of_a_lost_node_are_placed_elsewhere(installation: Installation
     try:
         api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": True}})
         installation.apply(documents(accelerator_class="test-gpu"), namespace=tenant)
+        installation.expect(
+            lambda: _kept_off(installation, tenant, node="gpu-1") == 3, within_s=120, what="all on the doomed Node"
+        )
         _wait_for_pools(installation, tenant, light=2, heavy=1)
         before = {pod["metadata"]["uid"] for pod in installation.replicas(tenant)}
         api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": None}})
@@ -127,6 +130,18 @@ def test_the_pods_of_a_lost_node_are_placed_elsewhere(installation: Installation
     finally:
         api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": None}})
         agent.remove_node("gpu-doomed")
+
+
+def _kept_off(installation: Installation, namespace: str, *, node: str) -> int:
+    """Pods that are on other Nodes. A scheduler that has not heard of a cordon yet, as after an outage, ignores it."""
+    elsewhere = 0
+    for pod in installation.replicas(namespace):
+        if pod["spec"].get("nodeName") == node:
+            path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
+            installation.cluster.api.delete(path, grace_s=0, uid=pod["metadata"]["uid"])
+        else:
+            elsewhere += "nodeName" in pod["spec"]
+    return elsewhere
 
 
 def _wait_for_pools(installation: Installation, namespace: str, *, light: int, heavy: int) -> None:
