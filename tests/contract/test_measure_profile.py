@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cascade_api.command import CommandFailed
 from cascade_models import manifest, repository
 from cascade_models.manifest import Variant
 from cascade_profiler.measure import execution, quality
@@ -64,6 +65,18 @@ def test_images_are_judged_in_the_order_of_their_prompts(light: Variant, tmp_pat
     np.testing.assert_allclose(made.confidence, alone.confidence, atol=0.02)
     np.testing.assert_allclose(made.side.features["fd-layout"], alone.side.features["fd-layout"], atol=0.5)
     assert made.shown.shape == (8, 32, 32, 3)
+
+
+def test_a_model_that_cannot_be_loaded_says_why(light: Variant, tmp_path: Path) -> None:
+    public = dataclasses.replace(
+        light, source="hf://tests/tiny", revision="0" * 40, weights="", discriminator="file:///j"
+    )
+    repository.render([public], tmp_path / "models")
+    said = "cannot be loaded: diffusers is not installed here, which hf://tests/tiny needs: name an environment"
+    with pytest.raises(CommandFailed, match=said), Replica(tmp_path / "models", core=None, load=[public.name]):
+        pass
+    with Replica(tmp_path / "models", core=None) as replica, pytest.raises(CommandFailed, match=said):
+        replica.load(public.name)
 
 
 GREEDY = """

@@ -120,6 +120,22 @@ def test_missing_weights_are_named_with_the_field(local_run: LocalRun) -> None:
     assert local_run.leftovers() == []
 
 
+def test_a_model_that_cannot_be_loaded_is_named_with_the_fix(local_run: LocalRun) -> None:
+    documents = list(yaml.safe_load_all(shapes_manifest()))
+    spec = next(d for d in documents if d["kind"] == "DiffusionCascade")["spec"]
+    spec["discriminator"] = {"source": "file:///judge"}
+    for variant in spec["variants"]:
+        del variant["model"]["weights"]
+        variant["model"] |= {"source": "hf://tests/tiny", "revision": "0" * 40}
+    local_run.manifest.write_text(yaml.safe_dump_all(documents))
+    done = local_run.up()
+    assert done.returncode == 1
+    # The environment of the built-in models has no diffusers.
+    assert "cannot be loaded: diffusers is not installed here, which hf://tests/tiny needs: name an" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert local_run.leftovers() == []
+
+
 def test_a_manifest_that_is_not_there_is_named(local_run: LocalRun) -> None:
     done = local_run.cascade("up", "-f", "/nowhere/cascade.yaml")
     assert done.returncode == 2

@@ -13,7 +13,7 @@ from ..local.logs import log_tail
 from ..local.state import SHARED_MEMORY, StateDir
 from ..local.supervisor import Child, Program, describe_exit
 from ..manifests.pools import START_TIMEOUT_S
-from .triton import TritonClient
+from .triton import TritonClient, why_not_loaded
 
 PROVE_TIMEOUT_S: Final = 60.0
 
@@ -84,6 +84,8 @@ class Server:
         until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until:
             if not self.child.running:
+                if why := why_not_loaded(log_tail(self._log_file)):
+                    raise ServerFailed(f"{self.model} cannot be loaded: {why}")
                 how = describe_exit(self.child.ended.result())
                 tail = log_tail(self._log_file, 4)
                 raise ServerFailed(f"its server did not start ({how}); {self._log_file}:\n{tail}")

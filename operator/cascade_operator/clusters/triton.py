@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,7 @@ COUNTS_TIMEOUT_S: Final = 5.0
 """A server that does not even count for so long hangs, however busy the machine is."""
 UNLOAD_TIMEOUT_S: Final = 5.0
 
+_NOT_LOADED: Final = re.compile(r"UNAVAILABLE state: (?:Internal: )?(?:TritonModelException: )?(.+)")
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -93,9 +95,15 @@ class TritonClient:
         try:
             return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise TritonError(f"{error.code().name}: {error.details() or 'no details'}") from None
+            details = error.details() or "no details"
+            raise TritonError(f"{error.code().name}: {why_not_loaded(details) or details}") from None
         except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
             raise TritonError(f"the connection was closed: {error}") from None
+
+
+def why_not_loaded(text: str) -> str:
+    """What a server's log or answer says of models that it could not load, without tracebacks; empty: nothing."""
+    return "; ".join(dict.fromkeys(_NOT_LOADED.findall(text)))
 
 
 def probe_request(model: str) -> Any:

@@ -27,6 +27,7 @@ from typing_extensions import Self
 from cascade_api.command import CommandFailed
 from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE, PROBE_PROMPT
 from cascade_models import launcher
+from cascade_operator.clusters.triton import why_not_loaded
 
 from .workload import Workload
 
@@ -177,8 +178,10 @@ class Replica:
     def _check(self, until_s: float) -> None:
         if self._process is not None and self._process.poll() is None and time.monotonic() < until_s:
             return
-        tail = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise CommandFailed(f"Triton did not start: {tail[0] if tail else 'no output'}")
+        said = self._log.read_text(errors="replace").strip()
+        if why := why_not_loaded(said):
+            raise _failure(f"{', '.join(self._load)} cannot be loaded", why)
+        raise CommandFailed(f"Triton did not start: {said.splitlines()[-1] if said else 'no output'}")
 
     def _end(self) -> None:
         if self._process is None:
@@ -209,7 +212,8 @@ def _clear(what: str) -> Iterator[None]:
     try:
         yield
     except InferenceServerException as error:
-        raise _failure(what, str(error.message())) from None
+        said = str(error.message())
+        raise _failure(what, why_not_loaded(said) or said) from None
 
 
 def _failure(what: str, message: str) -> CommandFailed:
