@@ -97,6 +97,7 @@ def test_an_api_server_that_is_away_for_a_minute_changes_nothing(installation: I
         assert {pod["metadata"]["uid"] for pod in installation.replicas(served)} == before
         installation.apply(documents(light=1, heavy=2), namespace=served)
         _wait_for_pools(installation, served, light=1, heavy=2)
+    plane.restart_controllers()
     assert result.unfailed, result.result
     assert installation.routers == routers
     assert _restarts(installation, "operator") == restarts, "the operator waited"

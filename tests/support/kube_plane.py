@@ -23,7 +23,8 @@ from .kube_api import Api, ApiError
 from .triton import free_port
 from .waiting import wait_for
 
-BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+BINARIES = ("etcd", "kube-apiserver", *CONTROLLERS)
 NODE_GRACE_S = 25
 """How long a Node may be silent before its pods are moved (Kubernetes: 40 s), so that tests do not wait for minutes."""
 EVICTION_S = 5
@@ -108,6 +109,12 @@ class ControlPlane:
         """SIGKILL: told to end, it would wait for the watches of its clients."""
         self._processes["kube-apiserver"].kill()
         self._end("kube-apiserver")
+
+    def restart_controllers(self) -> None:
+        """After an outage they would wait long before they ask again, and hold Nodes that were silent for lost."""
+        for name in CONTROLLERS:
+            self._end(name)
+        self._start_controllers()
 
     def requests(self, user: str) -> list[dict[str, Any]]:
         """What a service account asked for so far, as the API server's audit log has it.
