@@ -117,6 +117,45 @@ def test_nothing_better_exists_on_several_classes(instance: Instance, demand: fl
     assert worth(problem, instance, answer.pools) >= best - TOLERANCE
 
 
+@st.composite
+def chains(draw: st.DrawFn) -> Instance:
+    """Three variants, any two of which may be the chain, on one class."""
+    points = st.lists(st.integers(0, 1000), min_size=len(STEPS) ** 2, max_size=len(STEPS) ** 2)
+    bounds = {name: {"min": draw(st.sampled_from([0, 0, 0, 1])), "max": draw(st.integers(1, 4))} for name in "abc"}
+    return Instance(
+        seconds={"a": {"gpu": 0.1}, "b": {"gpu": draw(st.floats(0.2, 0.6))}, "c": {"gpu": draw(st.floats(0.6, 2.5))}},
+        accelerators={"gpu": draw(st.integers(3, 5))},
+        values={pair: draw(points) for pair in (("a", "b"), ("a", "c"), ("b", "c"))},
+        batch_exponent=draw(st.sampled_from([0.5, 0.9])),
+        batches=BATCHES,
+        bounds=bounds,
+        prices={"gpu": "1"} if draw(st.booleans()) else {},
+        overload=draw(st.sampled_from(["degrade", "strict"])),
+    )
+
+
+@given(
+    instance=chains(),
+    demand=DEMANDS,
+    runs=st.dictionaries(st.sampled_from([(name, "gpu") for name in "abc"]), st.integers(1, 3), max_size=2),
+)
+@settings(max_examples=25, deadline=None)
+def test_no_other_chain_or_split_of_one_class_is_better(
+    instance: Instance, demand: float, runs: dict[PoolKey, int]
+) -> None:
+    problem = instance.cascade_problem(demand=demand, running=runs)
+    answer = instance.allocate(demand=demand, running=runs)
+    sizes = [PoolSize(0, 1), *(PoolSize(n, b) for n in range(1, 5) for b in BATCHES)]
+    every = (
+        {(name, "gpu"): size for name, size in zip("abc", found, strict=True) if size.replicas}
+        for found in itertools.product(sizes, repeat=3)
+        if sum(size.replicas for size in found) <= instance.accelerators["gpu"]
+    )
+    best = max(worth(problem, instance, pools) for pools in every if allowed(instance, pools))
+    assert allowed(instance, answer.pools)
+    assert worth(problem, instance, answer.pools) >= best - TOLERANCE
+
+
 @given(instance=instances(), demand=DEMANDS)
 @settings(max_examples=25, deadline=None)
 def test_models_serve_only_where_their_memory_fits(instance: Instance, demand: float) -> None:

@@ -9,8 +9,8 @@ only buys noise; fewest accelerators. Always answers: with nothing feasible it s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
@@ -19,6 +19,7 @@ from .contenders import Contender, contenders
 from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
 from .programs import Answer, Outcome, Program
 from .shares import Sharing, best_sharing
+from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
 
 ACCELERATOR_PRICE = 1e-4
@@ -35,6 +36,8 @@ SHORTAGE_PRICE = 1000.0
 """For each replica below ``replicas.min``: a user's bound goes before anything but the ceilings."""
 SHARED_GAP = 1e-3
 """Part of the weighted quality that the allocation of several cascades may be from the best; one cascade's is exact."""
+LIKELY_NODES, ALL_NODES = 2000, 200
+"""Nodes of the search over the likely chains of several cascades, and over all of them, which are many more."""
 _NOTHING = 1e-6
 
 
@@ -43,6 +46,8 @@ class _Variables:
     """Where one cascade's variables are in the program."""
 
     problem: CascadeProblem
+    chains: list[int] = field(default_factory=list)
+    """Whether it is chosen, by candidate."""
     columns: list[tuple[int, int, Column]] = field(default_factory=list)
     """(replicas, in use, column)"""
     spare: dict[PoolKey, int] = field(default_factory=dict)
@@ -58,12 +63,47 @@ class _Variables:
 
 def allocate(problem: Problem) -> dict[CascadeRef, Allocation]:
     """The best allocation of every cascade within the ceilings of the cluster and of each cascade."""
-    program = Program(integer=True, seed=problem.seed)
-    # What an accelerator is taxed for each unit of its price per hour.
-    spread = min(1.0, PRICED_ACCELERATORS / max(sum(problem.accelerators.values()), 1))
-    tax = spread * ACCELERATOR_PRICE / (max(problem.prices_per_hour.values(), default=0.0) or 1.0)
+    if len(problem.cascades) == 1:
+        (cascade,) = problem.cascades
+        program, built = _program(problem, [_contenders(cascade, problem)])
+        answer = program.solve()
+    else:
+        built, answer = _shared(problem)
+    return {v.problem.ref: _read(v, problem, answer) for v in built}
+
+
+def _shared(problem: Problem) -> tuple[list[_Variables], Answer]:
+    """The allocation of several cascades, within `SHARED_GAP` of the best.
+
+    A linear relaxation tells which chains share the accelerators best, and bounds what all of them can be worth. So
+    the program holds only those chains first, and all of them where the answer is not near enough to that bound.
+    """
+    chains = [cascade.stages for cascade in problem.cascades]
+    program, built = _program(problem, [[Contender(s.relaxed) for s in own] for own in chains], integer=False)
+    relaxed = program.solve()
+    if relaxed.outcome is Outcome.OPTIMAL:
+        likely = [
+            [Contender(s) for s, chosen in zip(own, v.chains, strict=True) if relaxed.values[chosen] > _NOTHING]
+            for own, v in zip(chains, built, strict=True)
+        ]
+        program, built = _program(problem, likely)
+        answer = program.solve(gap=SHARED_GAP, nodes=LIKELY_NODES)
+        if answer.values and relaxed.objective - answer.objective <= SHARED_GAP * abs(relaxed.objective):
+            return built, replace(answer, bound=relaxed.objective)
+    program, built = _program(problem, [[Contender(s) for s in own] for own in chains])
+    return built, program.solve(gap=SHARED_GAP, nodes=ALL_NODES)
+
+
+def _program(
+    problem: Problem, candidates: Sequence[Sequence[Contender]], *, integer: bool = True
+) -> tuple[Program, list[_Variables]]:
+    """The program over the chains that each cascade may use."""
+    program = Program(integer=integer, seed=problem.seed)
     mean_weight = sum(c.weight for c in problem.cascades) / max(len(problem.cascades), 1)
-    built = [_add_cascade(program, c, problem, tax, c.weight / mean_weight) for c in problem.cascades]
+    built = [
+        _add_cascade(program, c, problem, own, c.weight / mean_weight)
+        for c, own in zip(problem.cascades, candidates, strict=True)
+    ]
     for accelerator_class, count in problem.accelerators.items():
         terms = {
             v: 1.0
@@ -74,8 +114,13 @@ def allocate(problem: Problem) -> dict[CascadeRef, Allocation]:
         }
         if terms:
             program.at_most(terms, count)
-    answer = program.solve(gap=SHARED_GAP if len(problem.cascades) > 1 else 0.0)
-    return {v.problem.ref: _read(v, problem, answer) for v in built}
+    return program, built
+
+
+def _tax(problem: Problem) -> float:
+    """What an accelerator costs, in normalised quality, for each unit of its price per hour."""
+    spread = min(1.0, PRICED_ACCELERATORS / max(sum(problem.accelerators.values()), 1))
+    return spread * ACCELERATOR_PRICE / (max(problem.prices_per_hour.values(), default=0.0) or 1.0)
 
 
 def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
@@ -87,26 +132,27 @@ def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
     }
 
 
-def _candidates(cascade: CascadeProblem, problem: Problem, ceilings: Mapping[str, int]) -> tuple[Contender, ...]:
-    """The chains that the program must choose from; between several cascades any may be best."""
-    if len(problem.cascades) > 1:
-        return tuple(Contender(stages) for stages in cascade.stages)
-    largest = max((column.service.batch for stages in cascade.stages for column in stages.columns), default=1)
-    each = ACCELERATOR_PRICE + FIRST_START_PRICE + KEEP_REWARD + BATCH_PRICE * math.log2(largest)
-    return contenders(cascade, ceilings=ceilings, prices=problem.prices_per_hour, dues=each * sum(ceilings.values()))
+def _contenders(cascade: CascadeProblem, problem: Problem) -> tuple[Contender, ...]:
+    """What the program of a single cascade must choose from."""
+    ceilings = _ceilings(problem, cascade)
+    dearest = max((problem.prices_per_hour.get(name, 0.0) for name in ceilings), default=0.0)
+    dues = Dues(_tax(problem) * dearest, first_start=FIRST_START_PRICE, doubling=BATCH_PRICE, kept=KEEP_REWARD)
+    return contenders(cascade, ceilings=ceilings, prices=problem.prices_per_hour, dues=dues)
 
 
-def _add_cascade(program: Program, cascade: CascadeProblem, problem: Problem, tax: float, weight: float) -> _Variables:
+def _add_cascade(
+    program: Program, cascade: CascadeProblem, problem: Problem, candidates: Sequence[Contender], weight: float
+) -> _Variables:
     variables = _Variables(cascade)
     ceilings = _ceilings(problem, cascade)
     price = {c: problem.prices_per_hour.get(c, 0.0) for c in ceilings}
-    chains = {}
-    for contender in _candidates(cascade, problem, ceilings):
+    tax = _tax(problem)
+    for contender in candidates:
         chosen = program.variable(integer=True)
-        chains[chosen] = 1.0
+        variables.chains.append(chosen)
         _add_chain(program, variables, contender, chosen, ceilings, weight)
-    if chains:
-        program.equal(chains, 1.0)
+    if candidates:
+        program.equal(dict.fromkeys(variables.chains, 1.0), 1.0)
     for name, classes in cascade.classes.items():
         bounds = cascade.bounds[name]
         for accelerator_class in classes:
@@ -156,7 +202,8 @@ def _add_chain(
     demand = max(cascade.demand, _NOTHING)
     shed = program.variable(value=-SHED_PRICE * weight)
     total, heavy_loads, direct_shares = {chosen: -1.0, shed: 1.0}, {}, {}
-    for row, gain in zip(stages.chain.rows, stages.gains, strict=True):
+    numbers = range(len(stages.chain.rows)) if contender.rows is None else contender.rows
+    for row, gain in ((stages.chain.rows[number], stages.gains[number]) for number in numbers):
         share = program.variable(value=weight * gain)
         total[share] = 1.0
         heavy_loads[share], direct_shares[share] = row.heavy_load, row.direct
@@ -168,11 +215,15 @@ def _add_chain(
     busy: dict[Role, dict[int, float]] = {role: {} for role in Role}
     waits: dict[Role, dict[int, float]] = {role: {} for role in Role}
     firm: dict[int, float] = {}
-    lights: list[int] = []
+    of_role: dict[Role, list[int]] = {role: [] for role in Role}
+    boxes = {Role.LIGHT: contender.lights, Role.HEAVY: contender.heavies}
     utilisation = {Role.LIGHT: cascade.light_utilisation, Role.HEAVY: cascade.heavy_utilisation}
     one_batch: dict[PoolKey, dict[int, float]] = {}
-    for column in stages.columns:
+    for column in stages.columns if contender.columns is None else contender.columns:
         ceiling = min(ceilings.get(column.accelerator_class, 0), cascade.bounds[column.variant].max)
+        box = boxes[column.role]
+        if box is not None:
+            ceiling = min(ceiling, box[1])
         if ceiling <= column.reserve:
             continue
         key = (column.variant, column.accelerator_class)
@@ -188,17 +239,17 @@ def _add_chain(
         rate = column.rate / demand
         busy[column.role][replicas] = -utilisation[column.role] * rate
         waits[column.role] |= {replicas: -rate, in_use: column.reserve * rate}
-        if column.role is Role.LIGHT:
-            lights.append(replicas)
-        else:
+        of_role[column.role].append(replicas)
+        if column.role is Role.HEAVY:
             firm |= {replicas: -rate, in_use: column.direct_reserve * rate}
         variables.columns.append((replicas, in_use, column))
     for uses in one_batch.values():
         program.at_most({**uses, chosen: -1.0}, 0.0)
-    if contender.lights is not None:
-        fewest, most = contender.lights
-        program.at_least({**dict.fromkeys(lights, 1.0), chosen: -float(fewest)}, 0.0)
-        program.at_most({**dict.fromkeys(lights, 1.0), chosen: -float(most)}, 0.0)
+    for role, box in boxes.items():
+        if box is not None:
+            fewest, most = box
+            program.at_least({**dict.fromkeys(of_role[role], 1.0), chosen: -float(fewest)}, 0.0)
+            program.at_most({**dict.fromkeys(of_role[role], 1.0), chosen: -float(most)}, 0.0)
     # What is neither shed nor direct goes to the light stage.
     light = {chosen: 1.0, shed: -1.0, direct: -1.0}
     for loads, role in ((light, Role.LIGHT), ({heavy: 1.0}, Role.HEAVY)):
@@ -206,7 +257,7 @@ def _add_chain(
         program.at_most({**loads, **waits[role]}, 0.0)
     # The firmer reserve matters only without a light stage, which stands in where direct prompts come too late.
     slack = sum(factor for factor in firm.values() if factor > 0)
-    program.at_most({direct: 1.0, **firm, **dict.fromkeys(lights, -slack)}, 0.0)
+    program.at_most({direct: 1.0, **firm, **dict.fromkeys(of_role[Role.LIGHT], -slack)}, 0.0)
 
 
 def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation:

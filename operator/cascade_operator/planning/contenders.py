@@ -1,12 +1,13 @@
-"""Which chains, and with one class which splits of it, can be the best: the program of an allocation holds no others.
+"""Which chains, and with one class which parts of them, can be the best: the program of an allocation holds no others.
 
 No allocation lets a chain gain more than its bound: every accelerator in the better of its two roles, and where there
-is one class, by how many of them are light and with what must be started paid for. What is bounded below what some
+is one class, by how many of them are light and with all that must be paid (`splits`). What is bounded below what some
 allocation at hand is worth is out.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ import numpy.typing as npt
 from .mixtures import NOTHING
 from .problem import CascadeProblem, PoolKey, PoolSize
 from .shares import best_sharing
-from .stages import Role, Stages
+from .splits import Cells, Dues, Splits
+from .stages import Column, Role, Stages
+
+TRIED = 8
+"""Numbers of replicas, of those bounded highest, that are worked out for an allocation at hand."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,29 +37,30 @@ class _Carries:
     overall: Floats
     by_use: Floats
     by_waiting: Floats
-    direct: Floats
     batch: npt.NDArray[np.int_]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A chain that may be the best one; with one class, the fewest and most accelerators that are then light."""
+    """A chain that may be the best one; with one class, how many accelerators each of its stages then has at least and
+    at most, and which of its columns and rows (by number) the best one may use. None leaves it open.
+    """
 
     stages: Stages
     lights: tuple[int, int] | None = None
+    heavies: tuple[int, int] | None = None
+    columns: tuple[Column, ...] | None = None
+    rows: tuple[int, ...] | None = None
 
 
 def contenders(
-    cascade: CascadeProblem, *, ceilings: Mapping[str, int], prices: Mapping[str, float], dues: float
+    cascade: CascadeProblem, *, ceilings: Mapping[str, int], prices: Mapping[str, float], dues: Dues
 ) -> tuple[Contender, ...]:
-    """The chains that may be best on at most ``ceilings`` accelerators by class.
-
-    Args:
-        prices: per hour by class, for the cascade's budget.
-        dues: the most that any allocation can cost beside the price of its starts.
-    """
+    """The chains that may be best on at most ``ceilings`` accelerators by class; ``prices`` are per hour by class."""
+    if len(ceilings) == 1:
+        return _of_one_class(cascade, ceilings=ceilings, prices=prices, dues=dues)
     bounded = [_bounded(cascade, stages, ceilings) for stages in cascade.stages]
-    ranked = sorted(bounded, key=lambda pair: -float(pair[0].max()))
+    ranked = sorted(bounded, key=lambda pair: -pair[0])
     running = {key: PoolSize(n, cascade.running_batch.get(key, 1)) for key, n in cascade.running.items() if n}
     at_hand = [pools for pools in (running, *(pools for _, pools in ranked[:2])) if pools]
     worth = max(
@@ -62,23 +68,65 @@ def contenders(
     )
     if worth is None:
         return tuple(Contender(stages) for stages in cascade.stages)
-    found = []
-    for stages, (bounds, _) in zip(cascade.stages, bounded, strict=True):
-        splits = np.flatnonzero(bounds >= worth - dues)
+    largest = max((column.service.batch for stages in cascade.stages for column in stages.columns), default=1)
+    least = worth - dues.most(replicas=sum(ceilings.values()), batch=largest)
+    return tuple(
+        Contender(stages) for stages, (bound, _) in zip(cascade.stages, bounded, strict=True) if bound >= least
+    )
+
+
+def _of_one_class(
+    cascade: CascadeProblem, *, ceilings: Mapping[str, int], prices: Mapping[str, float], dues: Dues
+) -> tuple[Contender, ...]:
+    """`contenders` where there is one class: first by how many accelerators are light, then by how many are heavy."""
+    ((name, count),) = ceilings.items()
+    chains = [Splits(cascade, stages, name, count, dues) for stages in cascade.stages]
+    bounded = sorted(((chain, chain.bounds()) for chain in chains), key=lambda pair: -float(pair[1].max()))
+    running = {key: PoolSize(n, cascade.running_batch.get(key, 1)) for key, n in cascade.running.items() if n}
+    least = _net(cascade, running, dues) if running and _allowed(cascade, running, ceilings, prices) else -math.inf
+    for chain, bound in bounded[:1]:
+        lights = int(bound.argmax())
+        least = max(least, _best_of(chain, chain.cells(lights, lights), cascade, ceilings, prices))
+    if math.isinf(least):
+        return tuple(Contender(stages) for stages in cascade.stages)
+    spare = NOTHING + dues.kept * count
+    left = []
+    for chain, bound in bounded:
+        splits = np.flatnonzero(bound >= least - spare)
         if len(splits):
-            found.append(Contender(stages, (int(splits[0]), int(splits[-1])) if len(ceilings) == 1 else None))
+            cells = chain.cells(int(splits[0]), int(splits[-1])).at_least(least - spare)
+            left.append((chain, cells, float(cells.worth.max(initial=-math.inf))))
+    for chain, cells, _ in sorted(left, key=lambda item: -item[2])[:2]:
+        least = max(least, _best_of(chain, cells, cascade, ceilings, prices))
+    found = []
+    for chain, cells, _ in left:
+        narrowed = chain.narrowed(cells, worth=least - spare)
+        if narrowed is not None:
+            found.append(Contender(chain.stages, narrowed.lights, narrowed.heavies, narrowed.columns, narrowed.rows))
     return tuple(found)
+
+
+def _best_of(
+    chain: Splits, cells: Cells, cascade: CascadeProblem, ceilings: Mapping[str, int], prices: Mapping[str, float]
+) -> float:
+    """The worth of an allocation at hand: the best choice of the numbers bounded highest; -inf where it is none."""
+    choices = chain.choices(cells.highest(TRIED))
+    if choices is None:
+        return -math.inf
+    at = int(choices.worth.argmax())
+    return float(choices.worth[at]) if _allowed(cascade, chain.pools(choices, at), ceilings, prices) else -math.inf
+
+
+def _net(cascade: CascadeProblem, running: Mapping[PoolKey, PoolSize], dues: Dues) -> float:
+    """What the running pools are worth, with all that they pay."""
+    paid = sum(dues.replica * pool.replicas + dues.doubling * math.log2(pool.batch) for pool in running.values())
+    return _worth(cascade, running) - paid
 
 
 def _bounded(
     cascade: CascadeProblem, stages: Stages, ceilings: Mapping[str, int]
-) -> tuple[Floats, dict[PoolKey, PoolSize]]:
-    """The most that a chain can gain, with one class by how many accelerators are light; and pools that come near it.
-
-    With one class what must be started is paid for.
-    """
-    if len(ceilings) == 1:
-        return _bounded_by_split(cascade, stages, *next(iter(ceilings.items())))
+) -> tuple[float, dict[PoolKey, PoolSize]]:
+    """The most that a chain can gain, and pools that come near it."""
     prices = stages.mixer.prices
     carried = [
         (
@@ -107,35 +155,7 @@ def _bounded(
     for name, count, light, heavy in carried:
         lights = int(splits(light.overall, heavy.overall)[vertex].argmax())
         pools |= _pools(cascade, stages, name, (lights, light), (count - lights, heavy))
-    return np.array([bound]), pools
-
-
-def _bounded_by_split(
-    cascade: CascadeProblem, stages: Stages, name: str, count: int
-) -> tuple[Floats, dict[PoolKey, PoolSize]]:
-    """`_bounded` where class ``name`` is the only one."""
-    prices = stages.mixer.prices
-    light = _carries(cascade, stages, Role.LIGHT, name, count)
-    heavy = _carries(cascade, stages, Role.HEAVY, name, count)
-    lights = np.arange(count + 1)
-    heavies = count - lights
-
-    def gained(heavies: npt.NDArray[np.int_]) -> Floats:
-        direct = heavy.overall[heavies]
-        direct[0] = heavy.direct[heavies[0]]  # without a light stage to stand in
-        loads = prices[:, 1:2] * light.overall + prices[:, 2:3] * heavy.overall[heavies] + prices[:, 3:4] * direct
-        return np.asarray((prices[:, :1] + loads).min(axis=0))
-
-    running = [cascade.running.get((variant, name), 0) for variant in (stages.chain.light, stages.chain.heavy)]
-    price = [cascade.switch_prices.get((variant, name), 0.0) for variant in (stages.chain.light, stages.chain.heavy)]
-    if not any(cascade.running.values()):
-        price = [0.0, 0.0]
-    # Either no heavy replica is started, or at least one is paid for.
-    started = np.where(heavies > running[1], gained(heavies) - price[1], -np.inf)
-    bounds = np.maximum(started, gained(np.minimum(heavies, running[1])) if price[1] else gained(heavies))
-    bounds = bounds - price[0] * np.maximum(lights - running[0], 0)
-    best = int(bounds.argmax())
-    return bounds, _pools(cascade, stages, name, (best, light), (count - best, heavy))
+    return bound, pools
 
 
 def _pools(
@@ -153,7 +173,7 @@ def _carries(cascade: CascadeProblem, stages: Stages, role: Role, accelerator_cl
     variant = stages.chain.light if role is Role.LIGHT else stages.chain.heavy
     busy = cascade.light_utilisation if role is Role.LIGHT else cascade.heavy_utilisation
     replicas = np.minimum(np.arange(count + 1), cascade.bounds[variant].max)
-    overall, direct, by_use, by_waiting = (np.zeros(count + 1) for _ in range(4))
+    overall, by_use, by_waiting = (np.zeros(count + 1) for _ in range(3))
     batch = np.ones(count + 1, dtype=int)
     for column in stages.pools(role).get((variant, accelerator_class), ()):
         rate = column.rate / max(cascade.demand, NOTHING)
@@ -162,8 +182,7 @@ def _carries(cascade: CascadeProblem, stages: Stages, role: Role, accelerator_cl
         batch[load > overall] = column.service.batch
         overall = np.maximum(overall, load)
         by_use, by_waiting = np.maximum(by_use, in_use), np.maximum(by_waiting, waiting)
-        direct = np.maximum(direct, np.minimum(in_use, rate * (replicas - column.direct_reserve)))
-    return _Carries(overall, by_use, by_waiting, direct, batch)
+    return _Carries(overall, by_use, by_waiting, batch)
 
 
 def _worth(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize]) -> float:

@@ -13,9 +13,9 @@ from enum import Enum
 from ortools.linear_solver import linear_solver_pb2, pywraplp
 
 NODE_LIMIT = 20_000
-ROUGH_NODE_LIMIT = 200
-"""Where the answer need not be exact: such programs are large."""
 BACKSTOP_S = 20.0
+_WHOLE = 1e-7
+"""How far from a whole number a value may be that is one."""
 
 # A program of one cascade is small and its relaxation is tight: what prepares the search costs nine tenths of the
 # time and finds nothing. Strong branching pays, on the few variables that are most likely to decide.
@@ -89,16 +89,20 @@ class Program:
         self._model.solution_hint.var_index.append(variable)
         self._model.solution_hint.var_value.append(value)
 
-    def solve(self, *, gap: float = 0.0) -> Answer:
+    def solve(self, *, gap: float = 0.0, nodes: int = NODE_LIMIT) -> Answer:
         """Solve until the objective is within ``gap`` (relative) of the bound, or to the limits.
 
-        With integers, an exact answer (no gap) is for small programs.
+        With integers, an exact answer (no gap) is for small programs; large ones need a lower limit of ``nodes``.
         """
+        if self._integer and not gap:
+            relaxed = self._relaxed()
+            if relaxed is not None:
+                return relaxed
         solver = pywraplp.Solver.CreateSolver("SCIP" if self._integer else "GLOP")
         solver.LoadModelFromProto(self._model)
         solver.SetTimeLimit(int(BACKSTOP_S * 1000))
         if self._integer:
-            limits = f"limits/nodes = {ROUGH_NODE_LIMIT if gap else NODE_LIMIT}\n"
+            limits = f"limits/nodes = {nodes}\n"
             limits += f"randomization/randomseedshift = {self._seed}\n"
             solver.SetSolverSpecificParametersAsString(limits if gap else _LEAN + limits)
         parameters = pywraplp.MPSolverParameters()
@@ -114,6 +118,20 @@ class Program:
         objective = solver.Objective()
         bound = objective.BestBound() if self._integer else objective.Value()
         return Answer(outcome, objective.Value(), bound, tuple(response.variable_value))
+
+    def _relaxed(self) -> Answer | None:
+        """The answer to the program without integrality, where it is whole nevertheless; then none is better."""
+        program = Program(integer=False)
+        program._model.CopyFrom(self._model)
+        program._model.ClearField("solution_hint")
+        for variable in program._model.variable:
+            variable.is_integer = False
+        answer = program.solve()
+        whole = all(
+            not variable.is_integer or abs(value - round(value)) < _WHOLE
+            for variable, value in zip(self._model.variable, answer.values, strict=False)
+        )
+        return answer if answer.outcome is Outcome.OPTIMAL and whole else None
 
     def _constrain(self, lower: float, upper: float, terms: Mapping[int, float]) -> None:
         self._model.constraint.add(

@@ -117,6 +117,16 @@ class Stages:
         return Mixer(self.chain.rows, self.gains, shed_price=SHED_PRICE)
 
     @cached_property
+    def relaxed(self) -> Stages:
+        """A bound: each pool at the rate of its quickest batch, with nothing kept idle."""
+        quickest = {(c.role, c.variant, c.accelerator_class): c for c in sorted(self.columns, key=lambda c: c.rate)}
+        ideal = [
+            replace(c, service=Service(1, 1 / c.rate, 1 / c.rate), reserve=0.0, direct_reserve=0.0)
+            for c in quickest.values()
+        ]
+        return replace(self, columns=tuple(ideal))
+
+    @cached_property
     def _by_role(self) -> Mapping[Role, tuple[Column, ...]]:
         return {role: tuple(column for column in self.columns if column.role is role) for role in Role}
 
