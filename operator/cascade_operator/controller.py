@@ -20,7 +20,7 @@ from .planning.memory import Memory
 from .planning.parking import asleep, note_arrivals
 from .planning.pool_decisions import decide_pools
 from .planning.situation import Situation, look
-from .planning.statuses import Findings, status_of, worth_writing
+from .planning.statuses import Findings, signs, status_of, worth_writing
 from .planning.updates import lost, moves_now, plan_now
 from .snapshot import Action, Diagnostics, Publish, SetStatus, Snapshot, Start
 
@@ -57,7 +57,7 @@ def decide(
     free = free_accelerators(snapshot)
     actions: list[Action] = []
     for it in situations:
-        actions += _act(it, snapshot, free, now, settings)
+        actions += _act(it, snapshot, free, now, settings, catalogue)
     remembered = Memory({str(it.ref): it.memory for it in situations})
     tick = min((settings.tick_s(it.objective_s) for it in situations), default=settings.tick_max_s)
     return Decision(tuple(actions), tuple(_diagnose(it) for it in situations), remembered, now + tick)
@@ -70,7 +70,12 @@ def free_accelerators(snapshot: Snapshot) -> dict[str, int]:
 
 
 def _act(
-    it: Situation, snapshot: Snapshot, free: dict[str, int], now: float, settings: PlannerSettings
+    it: Situation,
+    snapshot: Snapshot,
+    free: dict[str, int],
+    now: float,
+    settings: PlannerSettings,
+    catalogue: Catalogue,
 ) -> list[Action]:
     """What one cascade needs done now, plans before replicas are drained; takes what it starts from ``free``."""
     actions: list[Action] = []
@@ -87,16 +92,22 @@ def _act(
             actions.append(action)
             if isinstance(action, Start) and action.replica_id is None:
                 free[action.accelerator_class] = free.get(action.accelerator_class, 0) - 1
+    plan, findings = it.published or it.view.plan, _findings(it, snapshot)
+    seen = it.view.status, signs(it.view.cascade, plan=plan, replicas=it.view.replicas, findings=findings)
+    if catalogue.reported.get(it.ref) == seen:
+        return actions
     status = status_of(
         it.view.cascade,
-        plan=it.published or it.view.plan,
+        plan=plan,
         replicas=it.view.replicas,
-        findings=_findings(it, snapshot),
+        findings=findings,
         before=it.view.status,
         now=now,
     )
     if worth_writing(it.view.status, status):
         actions.append(SetStatus(it.ref, status))
+    else:
+        catalogue.reported[it.ref] = seen
     return actions
 
 

@@ -179,6 +179,8 @@ class Catalogue:
         self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
         self._shared: dict[object, Sized] = {}
         self._allocated: dict[tuple[CascadeRef, ...], tuple[Problem, Mapping[CascadeRef, Allocation]]] = {}
+        self.reported: dict[CascadeRef, object] = {}
+        """What a status would have been made from, where the one before it already said so."""
 
     def allocate(self, problem: Problem) -> Mapping[CascadeRef, Allocation]:
         """`allocate`, remembered as long as the same is asked."""
@@ -213,6 +215,7 @@ class Catalogue:
     def keep_only(self, refs: set[CascadeRef]) -> None:
         """Forget cascades that are gone."""
         self._kept = {ref: kept for ref, kept in self._kept.items() if ref in refs}
+        self.reported = {ref: seen for ref, seen in self.reported.items() if ref in refs}
         self._allocated = {rivals: kept for rivals, kept in self._allocated.items() if refs.issuperset(rivals)}
         if len(self._shared) > 2 * len(self._kept) + SPARE:
             self._shared = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from cascade_api.names import pool_name
 from cascade_api.plan import (
@@ -117,47 +118,51 @@ def pools_of(
     return pools
 
 
+def structure(prepared: Prepared, *, cascade: str, parked: bool, pools: list[PlanPool]) -> dict[str, Any]:
+    """The fields of a plan that only a new plan can change: all but rows, expectations, reason and number."""
+    spec = prepared.spec
+    model = spec.variants[0].model
+    return {
+        "cascade": cascade,
+        "objective_s": spec.objective.latency_s,
+        "attainment": spec.objective.attainment_percent / 100,
+        "overload": spec.policy.overload,
+        "dispatch": prepared.policy.dispatch,
+        "parked": parked,
+        "scorer": ScorerChoice(name=spec.hardness.scorer, source=spec.hardness.source),
+        "image": ImageSize(width=model.width, height=model.height),
+        "variants": {v.name: PlanVariant(steps=v.model.steps) for v in spec.variants},
+        "pools": pools,
+    }
+
+
 def build(
     prepared: Prepared,
+    structure: Mapping[str, Any],
     *,
-    cascade: str,
     generation: int,
     now: float,
     reason: Reason,
-    parked: bool = False,
     rows: list[PlanRow],
-    pools: list[PlanPool],
     expected: Expected,
 ) -> Plan:
     """The plan document."""
-    spec = prepared.spec
-    model = spec.variants[0].model
     return Plan(
+        **structure,
         generation=generation,
-        cascade=cascade,
         issued_at=timestamp(now),
         reason=reason,
-        objective_s=spec.objective.latency_s,
-        attainment=spec.objective.attainment_percent / 100,
-        overload=spec.policy.overload,
-        dispatch=prepared.policy.dispatch,
-        parked=parked,
-        scorer=ScorerChoice(name=spec.hardness.scorer, source=spec.hardness.source),
-        discriminator=spec.discriminator_of(rows[0].light),
-        image=ImageSize(width=model.width, height=model.height),
-        variants={v.name: PlanVariant(steps=v.model.steps) for v in spec.variants},
+        discriminator=prepared.spec.discriminator_of(rows[0].light),
         rows=rows,
-        pools=pools,
         expected=expected,
     )
 
 
-def same_structure(old: Plan, new: Plan) -> bool:
-    """Whether two plans differ in nothing but rows, expectations, reason and number."""
-    return _chain(old) == _chain(new) and all(getattr(old, name) == getattr(new, name) for name in _STRUCTURE)
-
-
-_STRUCTURE = Plan.model_fields.keys() - {"generation", "issued_at", "reason", "rows", "expected", "discriminator"}
+def has_structure(plan: Plan, structure: Mapping[str, Any], rows: Sequence[PlanRow]) -> bool:
+    """Whether a plan differs from a new one in nothing but the shares of its chain, expectations, reason and number."""
+    return (plan.rows[0].light, plan.rows[0].heavy) == (rows[0].light, rows[0].heavy) and all(
+        getattr(plan, name) == value for name, value in structure.items()
+    )
 
 
 def shares_moved(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> bool:
@@ -173,10 +178,6 @@ def needed(rows: Sequence[PlanRow]) -> set[str]:
 def servable(rows: Sequence[PlanRow], ready: Collection[str]) -> bool:
     """Whether every variant that the rows need is among the ``ready`` ones."""
     return needed(rows) <= set(ready)
-
-
-def _chain(plan: Plan) -> tuple[str, str]:
-    return plan.rows[0].light, plan.rows[0].heavy
 
 
 def _loads(rows: Sequence[PlanRow]) -> tuple[float, float]:

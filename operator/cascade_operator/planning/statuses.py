@@ -19,7 +19,7 @@ from cascade_api.status import CascadeStatus, Condition, PoolStatus, merge_condi
 
 from ..snapshot import Replica, ReplicaState
 from .moves import pool_of
-from .plans import servable, timestamp
+from .plans import needed, servable, timestamp
 from .problem import PoolKey, PoolSize
 
 Truth = Literal["True", "False", "Unknown"]
@@ -100,6 +100,17 @@ def status_of(
         plan_reason=plan.reason if plan else Reason.INITIAL_PLAN,
         cost_per_hour=findings.cost_per_hour,
     )
+
+
+def signs(
+    cascade: DiffusionCascade, *, plan: Plan | None, replicas: Sequence[Replica], findings: Findings
+) -> tuple[object, ...]:
+    """All that a status worth writing follows from, but for the one before it: equal signs, equal status."""
+    rows = plan.rows if plan else []
+    chain = (rows[0].light, rows[0].heavy, needed(rows)) if rows else None
+    states = Counter((pool_of(r), r.state) for r in replicas)
+    failed = tuple(sorted(r.id for r in replicas if r.state is ReplicaState.FAILED))
+    return cascade, chain, states, failed, findings
 
 
 def worth_writing(before: CascadeStatus | None, after: CascadeStatus) -> bool:

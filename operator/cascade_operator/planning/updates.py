@@ -109,15 +109,20 @@ def plan_now(it: Situation, now: float, settings: PlannerSettings) -> Plan | Non
     it.memory = replace(it.memory, parked=parked)
     latency = latency_p99_s(sharing, pools, demand=it.rate, objective_s=it.objective_s)
     it.figures |= {"latency_p99_s": round(latency, 4), "value": round(sharing.value, 4), "shed_now": sharing.shed}
-    plan = plans.build(
+    pools_now = plans.pools_of(it.known, replicas=replicas, target=it.memory.pools, batches=batch_of)
+    structure = plans.structure(it.known, cascade=str(it.ref), parked=parked, pools=pools_now)
+    last, reason = it.view.plan, it.memory.reason
+    if last is not None and not it.memory.store_was_away and plans.has_structure(last, structure, rows):
+        if rows == last.rows:
+            return None
+        reason = it.news or Reason.SHARES_ADJUSTED
+    return plans.build(
         it.known,
-        cascade=str(it.ref),
+        structure,
         generation=next_generation(now_s=now, last=it.memory.generation),
         now=now,
-        reason=it.memory.reason,
-        parked=parked,
+        reason=reason,
         rows=rows,
-        pools=plans.pools_of(it.known, replicas=replicas, target=it.memory.pools, batches=batch_of),
         expected=Expected(
             demand=round(it.rate, 3),
             latency_p99=round(latency, 4),
@@ -125,7 +130,6 @@ def plan_now(it: Situation, now: float, settings: PlannerSettings) -> Plan | Non
             cost_per_hour=f"{it.memory.cost_per_hour:.2f}",
         ),
     )
-    return _worth_publishing(it, plan)
 
 
 def _sharing(it: Situation, pools: Mapping[PoolKey, PoolSize]) -> Sharing:
@@ -173,12 +177,3 @@ def _offer(it: Situation, sharing: Sharing, ready: Mapping[PoolKey, int], settin
     rate = sum(column.rate * count for column, count in running_columns(sharing.stages, Role.HEAVY, pools))
     carried = it.known.problem.heavy_utilisation * rate
     return settings.escalation_offer if it.rate * sharing.heavy_load >= FULL * carried else 1.0
-
-
-def _worth_publishing(it: Situation, plan: Plan) -> Plan | None:
-    last = it.view.plan
-    if last is None or it.memory.store_was_away or not plans.same_structure(last, plan):
-        return plan
-    if plan.rows != last.rows:
-        return plan.model_copy(update={"reason": it.news or Reason.SHARES_ADJUSTED})
-    return None
