@@ -8,16 +8,19 @@ python=${3:-python3}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-pip() {
-  environment=$1
-  shift
-  "$python" -m pip --python "$environment/bin/python" --disable-pip-version-check --no-cache-dir --quiet "$@"
+# install WITH INTO ...: the pip of one environment installs into another.
+install() {
+  with=$1 into=$2
+  shift 2
+  "$with" -m pip --python "$into/bin/python" --disable-pip-version-check --no-cache-dir --quiet install "$@"
 }
 
+# The pip that comes with a Python may be old, and takes three to five times as long as the pinned one.
 "$python" -m venv --without-pip "$scratch/build"
-pip "$scratch/build" install -r requirements/build.lock
-"$scratch/build/bin/python" -m hatchling build --target wheel --directory "$scratch/wheels"
+build=$scratch/build/bin/python
+install "$python" "$scratch/build" -r requirements/pip.lock -r requirements/build.lock
+"$build" -m hatchling build --target wheel --directory "$scratch/wheels"
 
 "$python" -m venv --without-pip "$prefix"
-pip "$prefix" install -r "requirements/$component.lock"
-pip "$prefix" install --no-deps --no-index "$scratch"/wheels/*.whl
+install "$build" "$prefix" -r "requirements/$component.lock"
+install "$build" "$prefix" --no-deps --no-index "$scratch"/wheels/*.whl
