@@ -31,7 +31,7 @@ def test_a_killed_profile_goes_on_and_measures_nothing_twice(tmp_path: Path) -> 
     file, page = tmp_path / "cascade.yaml", tmp_path / "report.html"
     file.write_text(shapes_manifest())
     before = file.read_text()
-    options = ("--prompts", "40", "--seconds", "0.1", "--batches", "1,2")
+    options = ("--prompts", "40", "--seconds", "0.1", "--batches", "1,2", "--starts", "1")
     with subprocess.Popen(command(file, *options), stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         # The light variant's images are all there, the heavy one's are being made.
