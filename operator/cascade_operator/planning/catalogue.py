@@ -207,10 +207,13 @@ class Catalogue:
                 result = prepare(cascade, profile, settings=settings, classes=classes, shared=self._shared)
             except NotPlannable as error:
                 result = error
-            kept = self._kept[cascade.ref] = (key, result)
-        if isinstance(kept[1], NotPlannable):
-            raise kept[1]
-        return kept[1]
+        else:
+            result = kept[1]
+        # Also what is equal but another object, which next time it is compared with is the same.
+        self._kept[cascade.ref] = (key, result)
+        if isinstance(result, NotPlannable):
+            raise result
+        return result
 
     def keep_only(self, refs: set[CascadeRef]) -> None:
         """Forget cascades that are gone."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from cascade_api.settings import PlannerSettings
+from cascade_operator.planning.catalogue import Catalogue
 
 from ..baselines.catalogue import PUBLISHED, published_system
 from ..frontier.inputs import BadInput
@@ -77,11 +78,12 @@ def simulate(request: Request, *, told: Told) -> list[PolicyResult]:
     """Run every policy with every seed, one after the other."""
     check(request)
     results = []
+    catalogue = Catalogue()
     for policy in request.policies:
         runs: list[dict[str, float]] = []
         first: Run | None = None
         for seed in range(request.seeds):
-            run = run_once(request, policy, seed, progress=partial(told, policy, seed))
+            run = run_once(request, policy, seed, progress=partial(told, policy, seed), catalogue=catalogue)
             first = first or run
             runs.append(figures_of(run, request.profile.charges))
         if first is not None:
@@ -89,8 +91,10 @@ def simulate(request: Request, *, told: Told) -> list[PolicyResult]:
     return results
 
 
-def run_once(request: Request, policy: str, seed: int, *, progress: Progress) -> Run:
-    """One run."""
+def run_once(
+    request: Request, policy: str, seed: int, *, progress: Progress, catalogue: Catalogue | None = None
+) -> Run:
+    """One run; those that share a ``catalogue`` prepare their profile once."""
     scenario = Scenario(
         profile=request.profile,
         trace=load_trace(request.trace, seed=seed if is_drawn(request.trace) else 0),
@@ -104,7 +108,9 @@ def run_once(request: Request, policy: str, seed: int, *, progress: Progress) ->
     if policy in PUBLISHED:
         return published_system(policy, scenario).run(progress)
     settings = PlannerSettings()
-    return ProductionSystem(scenario, policy=policy, settings=settings, scorer=request.scorer).run(progress)
+    return ProductionSystem(scenario, policy=policy, settings=settings, scorer=request.scorer, catalogue=catalogue).run(
+        progress
+    )
 
 
 def _switch_s(request: Request, policy: str) -> float | None:

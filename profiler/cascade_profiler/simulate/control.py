@@ -71,6 +71,7 @@ class Control:
         cascade: DiffusionCascade,
         profile: CascadeProfile,
         settings: PlannerSettings,
+        catalogue: Catalogue,
         rng: random.Random,
     ) -> None:
         self._events = events
@@ -80,7 +81,7 @@ class Control:
         self._profile = profile
         self._settings = settings
         self._rng = rng
-        self._catalogue = Catalogue()
+        self._catalogue = catalogue
         self._memory = Memory()
         self._classes = [_class(name) for name in cascade.spec.capacity.accelerators]
         self._states: dict[str, tuple[ReplicaState, float]] = {}

@@ -14,6 +14,7 @@ from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Refusal
 from cascade_api.report import QUANTILES, RouterReport
 from cascade_api.settings import PlannerSettings
+from cascade_operator.planning.catalogue import Catalogue
 from cascade_router.cascade.choosing import Choice, Chooser
 from cascade_router.cascade.decisions import Accept, Make, Outlook, Overload, Refuse, admit, after_light, on_failure
 from cascade_router.cascade.retries import RetryBudget
@@ -58,12 +59,20 @@ class _Request(Place):
 
 
 class ProductionSystem:
-    """One run of a policy of the product."""
+    """One run of a policy of the product; ``catalogue`` spares runs of one profile to prepare it again."""
 
     def __init__(
-        self, scenario: Scenario, *, policy: str, settings: PlannerSettings, scorer: str | None = None
+        self,
+        scenario: Scenario,
+        *,
+        policy: str,
+        settings: PlannerSettings,
+        scorer: str | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
         self._scenario = scenario
+        self._times_s: list[float] = scenario.trace.times_s.tolist()
+        self._prompts: list[int] = (scenario.trace.prompts % scenario.scores.prompts).tolist()
         self._policy = policy
         self._rng = random.Random(scenario.seed)  # noqa: S311 (a simulation)
         self._events = Events(start_s=-WARM_UP_S)
@@ -88,6 +97,7 @@ class ProductionSystem:
             cascade=cascade,
             profile=profile,
             settings=settings,
+            catalogue=catalogue or Catalogue(),
             rng=self._rng,
         )
         self._pools: Pools[_Request] = Pools(self._events, granted=self._granted, refused=self._not_granted)
@@ -145,18 +155,18 @@ class ProductionSystem:
         workers = self._fleet.workers.values()
         self._loads_before = sum(worker.loads for worker in workers)
         self._busy_before_s = sum(worker.busy_s for worker in workers)
-        self._events.at(float(self._scenario.trace.times_s[0]), self._arrive)
+        self._events.at(self._times_s[0], self._arrive)
 
     # --- the way of a request
 
     def _arrive(self, _: object) -> None:
-        trace, at, now = self._scenario.trace, self._at, self._events.now
+        at, now = self._at, self._events.now
         self._at = at + 1
-        if self._at < len(trace.times_s):
-            self._events.at(float(trace.times_s[self._at]), self._arrive)
+        if self._at < len(self._times_s):
+            self._events.at(self._times_s[self._at], self._arrive)
         self._count(int(EPOCH + now))
         plan = self._plan
-        prompt = int(trace.prompts[at]) % self._scenario.scores.prompts
+        prompt = self._prompts[at]
         request = _Request(
             arrival_s=now,
             deadline_s=now + self._scenario.objective_s,
