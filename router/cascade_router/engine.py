@@ -7,14 +7,14 @@ was taken is given back in each case.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
 from . import metrics, tracing
-from .cascade.decisions import Accept, Make, Outlook, Refuse, admit, after_light, may_fall_back, on_failure
+from .cascade.decisions import Accept, Make, Refuse, admit, after_light, may_fall_back, on_failure
 from .cascade.journey import Journey, State
 from .pools.clients import Image, OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull, limit_of
@@ -123,9 +123,10 @@ class _Run:
         """What becomes of a light image; its grant ends here."""
         runtime, row = self._runtime, self._choice.row
         try:
+            escalate = runtime.chooser.escalates(row, confidence)
             step = after_light(
-                escalate=runtime.chooser.escalates(row, confidence),
-                heavy=runtime.outlooks(row.heavy, band=self._request.band),
+                escalate=escalate,
+                heavy=runtime.outlooks(row.heavy, band=self._request.band) if escalate else (),
                 deadline=self._deadline,
                 now=runtime.clock(),
                 overload=self._overload,
@@ -276,7 +277,7 @@ class _Run:
             raise Refused(Refusal.INVALID, _about_prompt(str(rejected)), field="prompt") from None
         except OutOfTime:
             took = runtime.clock() - began
-            hangs = took > self._hung_after(step, runtime.outlooks(step.variant))
+            hangs = took > self._hung_after(step)
             if hangs:
                 # What was seen counts: were all replicas this slow, none would be thought hanging for long.
                 runtime.estimates.observe(step.pool, took)
@@ -299,12 +300,10 @@ class _Run:
 
     def _patience(self, step: Make) -> float:
         """Seconds after which a try is given up for another; endless where there is no other replica."""
-        outlooks = self._runtime.outlooks(step.variant)
-        return self._hung_after(step, outlooks) if sum(outlook.ready for outlook in outlooks) > 1 else math.inf
+        return self._hung_after(step) if self._runtime.ready(step.variant) > 1 else math.inf
 
-    def _hung_after(self, step: Make, outlooks: Sequence[Outlook]) -> float:
-        expected = next((outlook.execution_s for outlook in outlooks if outlook.pool == step.pool), 0.0)
-        return HUNG_FACTOR * expected + HUNG_EXTRA_S
+    def _hung_after(self, step: Make) -> float:
+        return HUNG_FACTOR * self._runtime.execution_s(step.pool) + HUNG_EXTRA_S
 
     async def _another(self, step: Make, *, attempts: int, have_light: bool) -> Make:
         """The next try after a failed one, waiting while no replica is trusted but one may come back."""

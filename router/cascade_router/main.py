@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -49,6 +50,8 @@ FIRST_LOOK_S: Final = 3.0
 """How long a start waits for the plans; without Redis, not at all."""
 RENEW_S: Final = 10.0
 """How often the certificate's files are looked at."""
+GARBAGE: Final = 10_000
+"""Objects made since garbage was last looked for; a request makes some hundred that all go by themselves."""
 CLOSING_S: Final = 3.0
 """How long a part of the router may take to let go of Redis at the end."""
 
@@ -181,6 +184,9 @@ async def serve(settings: RouterSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Router(settings).running() as router:
+        # What the start made stays for good: no use to hold requests up while it is searched for garbage.
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
         await stop.wait()
     if router.broken:
         sys.exit(1)

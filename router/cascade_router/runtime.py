@@ -76,7 +76,7 @@ class CascadeRuntime:
         self.tally = Tally()
         self.clock = clock
         self.plan = plan
-        self._promised = [_Promised.by(pool) for pool in plan.pools]
+        self._promised = {pool.name: _Promised.by(pool) for pool in plan.pools}
         self._scorer: tuple[str, str | None] = ("rules", None)
         self.chooser = Chooser(scorer=make_scorer("rules"), start=start)
         self._changed = asyncio.Event()
@@ -86,7 +86,7 @@ class CascadeRuntime:
     async def apply(self, plan: Plan) -> None:
         """Follow a plan from now on; requests under way go on by what they drew."""
         self.plan = plan
-        self._promised = [_Promised.by(pool) for pool in plan.pools]
+        self._promised = {pool.name: _Promised.by(pool) for pool in plan.pools}
         self._use_scorer(plan)
         replicas = [replica for pool in plan.pools for replica in pool.replicas]
         self.health.keep({replica.id for replica in replicas})
@@ -108,7 +108,17 @@ class CascadeRuntime:
 
     def outlooks(self, variant: str, *, band: int = BANDS) -> list[Outlook]:
         """What each pool of a variant promises now to a request of priority ``band``."""
-        return [self._outlook(pool, band) for pool in self._promised if pool.variant == variant]
+        return [self._outlook(pool, band) for pool in self._promised.values() if pool.variant == variant]
+
+    def ready(self, variant: str) -> int:
+        """Replicas of a variant that take new work."""
+        pools = (pool for pool in self._promised.values() if pool.variant == variant)
+        return sum(self._ready(pool, self.queue.load(pool.name)) for pool in pools)
+
+    def execution_s(self, pool: str) -> float:
+        """Seconds that a request of a pool takes with 90 % certainty; 0 for a pool that the plan has not."""
+        promised = self._promised.get(pool)
+        return 0.0 if promised is None else self.estimates.execution_s(pool, planned=promised.execution_s)
 
     def why_not_ready(self) -> str | None:
         """Why no prompt could be served now; None where one could."""
@@ -116,7 +126,7 @@ class CascadeRuntime:
             return "parked, since nobody asked for images"
         for row in self.plan.rows:
             first = row.light if row.direct < 1 else row.heavy
-            if any(outlook.ready for outlook in self.outlooks(first)):
+            if self.ready(first):
                 return None
         return "no replica is ready"
 
@@ -154,16 +164,18 @@ class CascadeRuntime:
 
     def _outlook(self, pool: _Promised, band: int) -> Outlook:
         load = self.queue.load(pool.name)
-        ejected = self.health.ejected
-        serves = math.isfinite(load.expected_wait_s)  # a queue that has not heard of the plan yet says inf
         return Outlook(
             pool=pool.name,
             variant=pool.variant,
-            ready=len(pool.ready - ejected) if serves else 0,
+            ready=self._ready(pool, load),
             waiting=load.waiting,
             expected_wait_s=load.wait_s(band),
             execution_s=self.estimates.execution_s(pool.name, planned=pool.execution_s),
         )
+
+    def _ready(self, pool: _Promised, load: PoolLoad) -> int:
+        # A queue that has not heard of the plan yet says inf.
+        return len(pool.ready - self.health.ejected) if math.isfinite(load.expected_wait_s) else 0
 
     def _use_scorer(self, plan: Plan) -> None:
         wanted = (plan.scorer.name, plan.scorer.source)

@@ -58,6 +58,7 @@ class Service:
         self._demand = demand
         self._clock = clock
         self._in_hand = 0
+        metrics.IN_HAND.set_function(lambda: self._in_hand)
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -198,31 +199,30 @@ class Service:
     def _begin(self) -> None:
         self._in_hand += 1
         self._idle.clear()
-        metrics.IN_HAND.set(self._in_hand)
 
     def _end(self) -> None:
         self._in_hand -= 1
-        metrics.IN_HAND.set(self._in_hand)
         if self._in_hand == 0:
             self._idle.set()
 
     def _answered(self, runtime: CascadeRuntime, request: GenerateRequest, answer: Answer) -> None:
         late = request.deadline_s is not None and answer.latency_s > request.deadline_s
+        route = str(answer.route)
         runtime.tally.answered(answer.route, latency_s=answer.latency_s, late=late, now=self._clock())
-        metrics.of(metrics.ANSWERS, runtime.name, str(answer.route), answer.variant).inc()
-        metrics.of(metrics.LATENCY, runtime.name, str(answer.route)).observe(answer.latency_s)
+        metrics.of(metrics.ANSWERS, runtime.name, route, answer.variant).inc()
+        metrics.of(metrics.LATENCY, runtime.name, route).observe(answer.latency_s)
         if late:
             metrics.of(metrics.VIOLATIONS, runtime.name).inc()
-        record = log.info if self.settings.log_prompts else log.debug
-        record(
-            "answered",
-            request=request.id,
-            cascade=runtime.name,
-            route=str(answer.route),
-            variant=answer.variant,
-            latency_s=round(answer.latency_s, 4),
-            **self._prompt(request),
-        )
+        if self.settings.log_prompts:
+            log.info(
+                "answered",
+                request=request.id,
+                cascade=runtime.name,
+                route=route,
+                variant=answer.variant,
+                latency_s=round(answer.latency_s, 4),
+                prompt=request.prompt.text,
+            )
 
     def _refused(
         self, runtime: CascadeRuntime | None, request: GenerateRequest, refused: Refused, began: float

@@ -30,7 +30,7 @@ class _NoSpan:
         """Nobody looks."""
 
 
-_NO_SPAN: Final = _NoSpan()
+_NO_SPAN: Final = nullcontext(_NoSpan())
 
 
 class Traces:
@@ -129,7 +129,7 @@ def span(
 ) -> AbstractContextManager[Span]:
     """A part of a request's way; ``kind`` as OpenTelemetry names it, attributes below ``cascade.``."""
     if _traces is None:
-        return nullcontext(_NO_SPAN)
+        return _NO_SPAN
     return _traces.span(name, kind, parent, {f"cascade.{key}": value for key, value in attributes.items()})
 
 

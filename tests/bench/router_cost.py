@@ -12,6 +12,7 @@ from support.router import make_plan
 from .router_setup import (
     ESCALATION,
     LIGHT,
+    ONCE,
     Bench,
     Call,
     Ended,
@@ -44,10 +45,13 @@ def _cuts(ended: Sequence[Ended]) -> tuple[float, float]:
 
 
 async def _latency(direct: Call, routed: Call, *, runs: int, seconds: float) -> None:
-    added = []
+    """Both answer with one light image: what escalates would be another request than the direct one."""
+    added, message = [], message_of()
+    message.model_name = ONCE
+    await in_turns(routed, message, concurrency=16, requests=500)
     for run in range(runs):
         straight = _cuts(await at_rate(direct, _direct_request(), rate=50, seconds=seconds))
-        through = _cuts(await at_rate(routed, message_of(), rate=50, seconds=seconds))
+        through = _cuts(await at_rate(routed, message, rate=50, seconds=seconds))
         added.append((through[0] - straight[0], through[1] - straight[1]))
         print(f"  run {run + 1}: direct p50 {straight[0]:.2f} ms, added {added[-1][0]:.2f}, p99 {added[-1][1]:+.2f}")
     medians = [statistics.median(column) for column in zip(*added, strict=True)]
@@ -56,7 +60,7 @@ async def _latency(direct: Call, routed: Call, *, runs: int, seconds: float) -> 
 
 
 def measure(bench: Bench, *, runs: int, latency: bool, throughput: bool) -> None:
-    """Latency and throughput of one router over models that sleep, a fifth of the prompts made twice."""
+    """Latency of one router over models that sleep, and its throughput where a fifth of the prompts is made twice."""
     triton, router = two_stages(bench)
     process = process_of(router)
 

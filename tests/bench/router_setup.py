@@ -25,6 +25,8 @@ LIGHT, HEAVY = "shapes-light", "shapes-heavy"
 SECONDS = {LIGHT: 0.01, HEAVY: 0.02}
 """What the stages of `two_stages` take for a batch."""
 REPLICAS, ESCALATION = 4, 0.2
+ONCE = "once"
+"""Name of the cascade that escalates nothing."""
 Call = Callable[[Any], Awaitable[Any]]
 
 
@@ -117,11 +119,15 @@ async def in_turns(call: Call, request: Any, *, concurrency: int, requests: int)
 
 
 def two_stages(bench: Bench) -> tuple[TritonServer, RouterProcess]:
-    """A server of both stages, and a router over it that has a fifth of the prompts made twice."""
+    """A server of both stages, and a router over it.
+
+    It serves a cascade `shapes` that has a fifth of the prompts made twice, and `once` that has none.
+    """
     triton = bench.triton(SECONDS)
     replicas = {variant: [triton.endpoint] * REPLICAS for variant in SECONDS}
-    plan = make_plan(replicas, direct=0, escalation=ESCALATION, batch=8, execution_s=SECONDS)
-    return triton, bench.router(plan)
+    options = {"direct": 0, "batch": 8, "execution_s": SECONDS}
+    publish(bench.redis, make_plan(replicas, name=ONCE, escalation=0, **options))
+    return triton, bench.router(make_plan(replicas, escalation=ESCALATION, **options))
 
 
 def process_of(router: RouterProcess) -> psutil.Process:

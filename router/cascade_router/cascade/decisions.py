@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from cascade_api.reasons import Refusal
 
@@ -24,8 +24,7 @@ CAUTION: Final = 0.8
 is refused at once can go elsewhere, while who waits in vain cannot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(NamedTuple):
     """What a pool promises to a request that would join it now."""
 
     pool: str

@@ -19,7 +19,7 @@ NO_LIMIT: Final = 2**31
 """For what was let in once and is enqueued again: the queue's bound is not for these."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waiter:
     """An acquisition under way."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
 
 from .operations import Ticket
 from .work import NOTHING_SERVES, PoolLoad
@@ -26,7 +25,7 @@ class Loads:
             return load
         # Else all that come while one reply is under way would find the same room in the queue.
         grown = (load.waiting + 1 + asked) / (load.waiting + 1)
-        return replace(load, waiting=load.waiting + asked, expected_wait_s=load.expected_wait_s * grown)
+        return load._replace(waiting=load.waiting + asked, expected_wait_s=load.expected_wait_s * grown)
 
     def heard(self, loads: Mapping[str, PoolLoad]) -> None:
         """What the dispatcher said."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 BANDS = 8
 """Priority bands of an entry: 0 (most urgent) to ``BANDS - 1``."""
@@ -10,7 +11,7 @@ BANDS_TOLD = 2
 """Bands whose waiting entries a load tells apart from those of all: those more urgent than low priority."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A request that wants a replica of a pool.
 
@@ -29,7 +30,7 @@ class Entry:
             raise ValueError(f"band must be 0 to {BANDS - 1}, not {self.band}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The right to have one request in flight on a replica; ends with a release or an exchange."""
 
@@ -42,8 +43,7 @@ class Grant:
     """Requests in flight on the replica when this one was granted, itself included."""
 
 
-@dataclass(frozen=True)
-class PoolLoad:
+class PoolLoad(NamedTuple):
     """Load of a pool over all routers."""
 
     waiting: int
