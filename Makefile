@@ -12,6 +12,8 @@ FILE ?= examples/shapes.yaml
 BIN := .venv/bin
 PIP_FLAGS := --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest --durations=10
+# The pip that comes with a Python may be old, and takes twice to five times as long as the pinned one.
+venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip install $(PIP_FLAGS) -r requirements/pip.lock; }
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 
@@ -25,20 +27,20 @@ setup: ## environments and tools, from the locks
 
 .venv/.ready: requirements/dev.lock pyproject.toml
 	@echo "setup: project environment (.venv), about a minute"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(call venv,.venv)
 	@$(BIN)/pip install $(PIP_FLAGS) -r requirements/dev.lock
 	@$(BIN)/pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-triton/.ready: requirements/triton.lock
 	@echo "setup: Triton environment (.venv-triton), about half a minute"
-	@test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
+	@$(call venv,.venv-triton)
 	@.venv-triton/bin/pip install $(PIP_FLAGS) -r requirements/triton.lock
 	@touch $@
 
 .venv-diffusers/.ready: requirements/diffusers.lock
 	@echo "setup: Triton with torch and diffusers for the tests of public models (.venv-diffusers), a minute or two"
-	@test -x .venv-diffusers/bin/python || $(PYTHON) -m venv .venv-diffusers
+	@$(call venv,.venv-diffusers)
 	@.venv-diffusers/bin/pip install $(PIP_FLAGS) --no-compile -r requirements/diffusers.lock
 	@touch $@
 
@@ -59,13 +61,13 @@ setup: ## environments and tools, from the locks
 
 .venv-train/.ready: requirements/train.lock
 	@echo "setup: training environment (.venv-train), with torch"
-	@test -x .venv-train/bin/python || $(PYTHON) -m venv .venv-train
+	@$(call venv,.venv-train)
 	@.venv-train/bin/pip install $(PIP_FLAGS) -r requirements/train.lock
 	@touch $@
 
 .venv-ray/.ready: requirements/ray.lock
 	@echo "setup: Ray Serve (.venv-ray), which the router is measured beside"
-	@test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	@$(call venv,.venv-ray)
 	@.venv-ray/bin/pip install $(PIP_FLAGS) -r requirements/ray.lock
 	@touch $@
 
