@@ -42,8 +42,10 @@ class _Carries:
 
 @dataclass(frozen=True)
 class Contender:
-    """A chain that may be the best one; with one class, how many accelerators each of its stages then has at least and
-    at most, and which of its columns and rows (by number) the best one may use. None leaves it open.
+    """A chain, or a part of one, that may hold the best allocation.
+
+    With one class, how many accelerators each of its stages then has at least and at most, and which of its columns and
+    rows (by number) it may use. None leaves it open.
     """
 
     stages: Stages
@@ -98,12 +100,11 @@ def _of_one_class(
             left.append((chain, cells, float(cells.worth.max(initial=-math.inf))))
     for chain, cells, _ in sorted(left, key=lambda item: -item[2])[:2]:
         least = max(least, _best_of(chain, cells, cascade, ceilings, prices))
-    found = []
-    for chain, cells, _ in left:
-        narrowed = chain.narrowed(cells, worth=least - spare)
-        if narrowed is not None:
-            found.append(Contender(chain.stages, narrowed.lights, narrowed.heavies, narrowed.columns, narrowed.rows))
-    return tuple(found)
+    return tuple(
+        Contender(chain.stages, part.lights, part.heavies, part.columns, part.rows)
+        for chain, cells, _ in left
+        for part in chain.narrowed(cells, worth=least - spare)
+    )
 
 
 def _best_of(

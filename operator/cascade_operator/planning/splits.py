@@ -21,6 +21,8 @@ from .stages import Column, Role, Stages
 
 MOST_CHOICES = 2000
 """Beyond so many choices of replicas and batches the program sees to them."""
+MOST_ALONE = 6
+"""Up to so many choices are told apart in the program, whose relaxation then is whole as a rule."""
 MOST_MIXED = 16
 """Beyond so many every row is left in the program."""
 
@@ -203,23 +205,30 @@ class Splits:
             if number
         }
 
-    def narrowed(self, cells: Cells, *, worth: float) -> Narrowed | None:
-        """What is worth at least so much; None for nothing."""
+    def narrowed(self, cells: Cells, *, worth: float) -> list[Narrowed]:
+        """What is worth at least so much: each choice alone where they are few, else all together."""
         cells = cells.at_least(worth)
         if not len(cells.lights):
-            return None
+            return []
         choices = self.choices(cells)
         if choices is None:
-            return self._narrowed(cells, self.stages.columns, tuple(range(len(self.stages.chain.rows))))
+            return [self._narrowed(cells, self.stages.columns, range(len(self.stages.chain.rows)))]
         kept = np.flatnonzero(choices.worth >= worth)
-        if not len(kept):
-            return None
-        columns = [
+        groups = [kept[at : at + 1] for at in range(len(kept))] if len(kept) <= MOST_ALONE else [kept]
+        return [
+            self._narrowed(
+                cells.of(choices.cell[group]), self._used(choices, group), self._rows(choices.limits[:, group])
+            )
+            for group in groups
+        ]
+
+    def _used(self, choices: Choices, group: npt.NDArray[np.intp]) -> tuple[Column, ...]:
+        """The columns of some choices."""
+        return tuple(
             columns[number]
             for columns, numbers in zip(self._columns, (choices.light, choices.heavy), strict=True)
-            for number in sorted(set(numbers[kept].tolist()))
-        ]
-        return self._narrowed(cells.of(choices.cell[kept]), tuple(columns), self._rows(choices.limits[:, kept]))
+            for number in sorted(set(numbers[group].tolist()))
+        )
 
     def _rows(self, limits: Floats) -> Sequence[int]:
         """Rows that are mixed within each of the limits."""
