@@ -9,6 +9,7 @@ only buys noise; fewest accelerators. Always answers: with nothing feasible it s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -269,8 +270,8 @@ def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation
         count = round(answer.values[replicas])
         if count:
             pools[column.variant, column.accelerator_class] = PoolSize(count, column.service.batch)
-    for key, variable in variables.spare.items():
-        count = round(answer.values[variable])
+    spare = {key: round(answer.values[variable]) for key, variable in variables.spare.items()}
+    for key, count in sorted(_where_of_use(cascade, pools, spare).items()):
         if count:
             used = pools.get(key, PoolSize(0, cascade.running_batch.get(key, 1)))
             pools[key] = PoolSize(used.replicas + count, used.batch)
@@ -290,6 +291,27 @@ def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation
         binding=_binding(cascade, problem, pools, sharing, cost),
         gap=max(answer.bound - answer.objective, 0.0) / max(abs(answer.bound), _NOTHING),
     )
+
+
+def _where_of_use(
+    cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], spare: Mapping[PoolKey, int]
+) -> dict[PoolKey, int]:
+    """What stays for nothing, rather of the variants in use: those help where more comes than was forecast."""
+    kept = Counter(spare)
+    of_variant = Counter[str]()
+    for (variant, _), count in [*spare.items(), *((key, pool.replicas) for key, pool in pools.items())]:
+        of_variant[variant] += count
+    for idle in sorted(spare.keys() - pools.keys()):
+        if cascade.bounds[idle[0]].min:
+            continue
+        for used, pool in pools.items():
+            if used[1] == idle[1]:
+                still = cascade.running.get(used, 0) - pool.replicas - kept[used]
+                moved = max(min(kept[idle], still, cascade.bounds[used[0]].max - of_variant[used[0]]), 0)
+                kept[idle] -= moved
+                kept[used] += moved
+                of_variant[used[0]] += moved
+    return kept
 
 
 def _verdict(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, outcome: Outcome) -> Reason:
