@@ -4,7 +4,7 @@ A published trace is repeated until it has the requests asked for, and played wi
 run is the published HADIS, whose planner and router are a few lines: what planning and routing by the product cost
 beside the events themselves.
 
-    cd tests && CASCADE_REFERENCE_DATA=… python -m bench.bench_simulator [--requests 50000]
+    cd tests && CASCADE_REFERENCE_DATA=… python -m bench.bench_simulator [--requests 200000]
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _told(policy: str, seed: int, part: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=50_000)
+    parser.add_argument("--requests", type=int, default=PER_RUN)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "repeated.csv"

@@ -204,6 +204,17 @@ def test_a_backlog_takes_from_the_pool_where_it_waits() -> None:
     assert clearing.shed == 0
 
 
+def test_what_must_make_room_is_not_of_the_variants_in_use() -> None:
+    nothing = [0] * 9
+    three = Instance(
+        seconds={"a": {"gpu": 0.1}, "b": {"gpu": 0.5}, "c": {"gpu": 2.0}},
+        accelerators={"gpu": 6},
+        values={("a", "b"): [0, 1000, *nothing[2:]], ("a", "c"): nothing, ("b", "c"): nothing},
+    )
+    answer = three.allocate(demand=2, running={("b", "gpu"): 5, ("c", "gpu"): 1})
+    assert replicas(answer) == {("a", "gpu"): 1, ("b", "gpu"): 5}
+
+
 def test_two_classes_that_cannot_carry_the_load_serve_what_they_can() -> None:
     # One class is held by its use, the other by waiting: the limit is that of the sums, not the sum of the limits.
     instance = Instance(
