@@ -10,7 +10,7 @@ PYTHON := python3
 endif
 FILE ?= examples/shapes.yaml
 BIN := .venv/bin
-PIP_FLAGS := --quiet --disable-pip-version-check
+PIP_FLAGS := -qq --disable-pip-version-check
 PYTEST := $(BIN)/pytest --durations=10
 # The pip that comes with a Python may be old, and takes half as long again as the pinned one.
 venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip install $(PIP_FLAGS) -r requirements/pip.lock; }
