@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -32,7 +33,8 @@ def test_a_killed_profile_goes_on_and_measures_nothing_twice(tmp_path: Path) -> 
     file.write_text(shapes_manifest())
     before = file.read_text()
     options = ("--prompts", "40", "--seconds", "0.1", "--batches", "1,2", "--starts", "1")
-    with subprocess.Popen(command(file, *options), stdout=subprocess.PIPE, text=True) as first:
+    left = {**os.environ, "TMPDIR": str(tmp_path)}  # for what a killed command leaves behind
+    with subprocess.Popen(command(file, *options), stdout=subprocess.PIPE, text=True, env=left) as first:
         assert first.stdout is not None
         # The light variant's images are all there, the heavy one's are being made.
         for line in first.stdout:

@@ -16,9 +16,9 @@ FOLDER = Path(__file__).parents[2] / ".browser"
 PATIENCE_MS = 60_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for the whole run."""
+    """One browser for a module: while it is there its event loop is the thread's, and no other can run."""
     from playwright.sync_api import sync_playwright
 
     environment: dict[str, str | float | bool] = {
@@ -27,14 +27,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         "LD_LIBRARY_PATH": str(FOLDER / "system" / "lib"),
         "FONTCONFIG_FILE": str(FOLDER / "fonts.conf"),
     }
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(
             executable_path=FOLDER / "chromium",
             args=["--no-zygote"],
             env=environment,
             chromium_sandbox=False,
             timeout=PATIENCE_MS,
-        )
+        ) as launched,
+    ):
+        yield launched
 
 
 @pytest.fixture
