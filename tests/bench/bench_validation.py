@@ -1,7 +1,8 @@
 """The simulator against the real local stack: the same arrivals, on the profile measured in the same run.
 
-Two cases on two slots, each pinned to a core: both with the heavy variant, and the cascade. Each is loaded at 30 % and
-60 % of what two heavy replicas execute without batching. The real run goes through router, Redis and Triton; the
+Two cases on slots that are pinned to a core each: the heavy variant on one slot, which leaves a core to router, Redis and
+load generator, and the cascade on two. Each is loaded at 30 % and 60 % of what heavy replicas on all its slots execute
+without batching. The real run goes through router, Redis and Triton; the
 simulated one through the same planning, routing and dispatch code with the profile's times. Reported are medians over
 runs of the median and the 95 % latency, and how much of the machine other processes used meanwhile: beyond a tenth the
 comparison says little, since a profile is of a machine that is otherwise idle.
@@ -48,8 +49,9 @@ from cascade_profiler.simulate.traces import PROMPTS, Trace
 from support.local_run import CASCADE, ROOT, LocalRun
 
 LOADS = (0.3, 0.6)
-POLICIES = ("all-heavy", "hybrid")
-SLOTS = 2
+SLOTS = {"all-heavy": 1, "hybrid": 2}
+"""By policy."""
+CORES = 2
 P50_TOLERANCE, P95_TOLERANCE = 0.15, 0.30
 BUSY = 0.1
 """Part of the machine used by others beyond which the comparison says little."""
@@ -73,7 +75,7 @@ def manifest(measured: Path, policy: str, factor: float) -> str:
     """Its text with another policy, two slots, and the profile of a machine that takes ``factor`` times as long."""
     documents = list(yaml.safe_load_all(measured.read_text()))
     documents[0]["spec"]["policy"]["name"] = policy
-    documents[0]["spec"]["capacity"] = {"accelerators": {"cpu": SLOTS}}
+    documents[0]["spec"]["capacity"] = {"accelerators": {"cpu": SLOTS[policy]}}
     spec = documents[1]["spec"]
     for row in [*spec["execution"], *spec["discriminator"]]:
         row |= {name: round(row[name] * factor) for name in ("p50Micros", "p95Micros")}
@@ -97,7 +99,7 @@ def simulated(loaded: LoadedProfile, policy: str, *, rate: float, seconds: float
         profile=loaded,
         trace=Trace("load", times, np.arange(len(times)) % PROMPTS),
         scores=drawn_scores([row.variant for row in loaded.profile.spec.execution], prompts=PROMPTS, seed=seed),
-        workers={"cpu": SLOTS},
+        workers={"cpu": SLOTS[policy]},
         objective_s=2.0,
         seed=seed,
         switch_s=None,
@@ -131,7 +133,7 @@ def speed_of(heavy: Variant, folder: Path) -> Iterator[Speed]:
     model = measured_model(heavy, 1)
     with contextlib.ExitStack() as replicas:
         started = []
-        for core in range(SLOTS):
+        for core in range(CORES):
             repository.render([model], folder / f"core-{core}")
             started.append(replicas.enter_context(Replica(folder / f"core-{core}", core=core, load=[model.name])))
         yield Speed(started, model.name)
@@ -177,7 +179,7 @@ def compare(
         others = Others(run)
         for seed in range(runs):
             before_s = speed.image_s()
-            rate = load * SLOTS / before_s
+            rate = load * SLOTS[policy] / before_s
             seen = real(run, rate=rate, seconds=seconds, seed=seed)["latency"]
             factor = (before_s + speed.image_s()) / 2 / profiled_s
             now = folder / "now.yaml"
@@ -209,7 +211,7 @@ def main() -> int:
         columns = "".join(f"{name + ' real':>10}{'simulated':>10}{'':>8}" for name in ("p50", "p95"))
         print(f"{'case':<24}{columns}{'speed':>12}{'others':>8}")
         with speed_of(heavy, Path(scratch)) as speed:
-            for policy, load in itertools.product(POLICIES, LOADS):
+            for policy, load in itertools.product(SLOTS, LOADS):
                 name = f"{policy}, {load:.0%}"
                 folder = Path(scratch) / f"{policy}-{load:g}"
                 folder.mkdir()
