@@ -1,11 +1,11 @@
 """The simulator against the real local stack: the same arrivals, on the profile measured in the same run.
 
-Two cases on slots that are pinned to a core each: the heavy variant on one slot, which leaves a core to router, Redis and
-load generator, and the cascade on two. Each is loaded at 30 % and 60 % of what heavy replicas on all its slots execute
-without batching. The real run goes through router, Redis and Triton; the
-simulated one through the same planning, routing and dispatch code with the profile's times. Reported are medians over
-runs of the median and the 95 % latency, and how much of the machine other processes used meanwhile: beyond a tenth the
-comparison says little, since a profile is of a machine that is otherwise idle.
+Two cases on slots that are pinned to a core each: the heavy variant on one slot, which leaves a core to router, Redis
+and load generator, and the cascade on two. Each is loaded at 30 % and 60 % of what heavy replicas on all its slots
+execute without batching. The real run goes through router, Redis and Triton; the simulated one through the same
+planning, routing and dispatch code with the profile's times. Reported are medians over runs of the median and the 95 %
+latency, and how much of the machine other processes used meanwhile: beyond a tenth the comparison says little, since a
+profile is of a machine that is otherwise idle.
 
 A shared host computes at a speed that others decide, and that may double within minutes. So the heavy variant is timed
 as the profiler does it just before and after each run, on both cores, and the profile's times are scaled by what that
