@@ -7,9 +7,11 @@ planning, routing and dispatch code with the profile's times. Reported are media
 latency, and how much of the machine other processes used meanwhile: beyond a tenth the comparison says little, since a
 profile is of a machine that is otherwise idle.
 
-A shared host computes at a speed that others decide, and that may double within minutes. So the heavy variant is timed
-as the profiler does it just before and after each run, on both cores, and the profile's times are scaled by what that
-gives (column ``speed``: the range of these factors).
+A shared host computes at a speed that others decide, and that may double within seconds. So the profile's times are
+scaled by what the heavy variant's executions took in that very run, by Triton's own count (column ``speed``: the range
+of these factors), and what a request takes beside its execution on the idle stack is added to each: compared is what
+becomes of such times in queues, batches, routes and escalations. How far the times themselves are those of the profile
+is what ``cascade drift`` tells.
 
     cd tests && python -m bench.bench_validation [--runs 5] [--seconds 30] [--json FILE]
 """
@@ -25,14 +27,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import redis
+import tritonclient.grpc as triton
 import yaml
 
+from cascade_api.local import read_addresses
+from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings
 from cascade_models import manifest as model_manifest
 from cascade_models import repository
@@ -47,6 +55,7 @@ from cascade_profiler.simulate.runs import Scenario
 from cascade_profiler.simulate.scores import drawn_scores
 from cascade_profiler.simulate.traces import PROMPTS, Trace
 from support.local_run import CASCADE, ROOT, LocalRun
+from support.router import HARD, Made, inputs_of
 
 LOADS = (0.3, 0.6)
 SLOTS = {"all-heavy": 1, "hybrid": 2}
@@ -56,6 +65,7 @@ P50_TOLERANCE, P95_TOLERANCE = 0.15, 0.30
 BUSY = 0.1
 """Part of the machine used by others beyond which the comparison says little."""
 WARM_UP_S = 8
+IDLE_REQUESTS = 15
 TIMED_BATCHES = 15
 """Images of the heavy variant, on each core, that tell how fast the machine is now."""
 
@@ -71,14 +81,19 @@ def measured_profile(folder: Path, *, seconds: float) -> Path:
     return path
 
 
-def manifest(measured: Path, policy: str, factor: float) -> str:
-    """Its text with another policy, two slots, and the profile of a machine that takes ``factor`` times as long."""
+def manifest(measured: Path, policy: str, factor: float, beside_s: float = 0.0) -> str:
+    """Its text with another policy and its slots, and the profile of a machine that takes ``factor`` times as long.
+
+    ``beside_s`` comes to every execution: a replica with one credit gets its next request after the answer to the last.
+    """
     documents = list(yaml.safe_load_all(measured.read_text()))
     documents[0]["spec"]["policy"]["name"] = policy
     documents[0]["spec"]["capacity"] = {"accelerators": {"cpu": SLOTS[policy]}}
     spec = documents[1]["spec"]
     for row in [*spec["execution"], *spec["discriminator"]]:
         row |= {name: round(row[name] * factor) for name in ("p50Micros", "p95Micros")}
+    for row in spec["execution"]:
+        row |= {name: round(row[name] + beside_s * 1e6) for name in ("p50Micros", "p95Micros")}
     return str(yaml.safe_dump_all(documents, sort_keys=False))
 
 
@@ -108,6 +123,37 @@ def simulated(loaded: LoadedProfile, policy: str, *, rate: float, seconds: float
     outcomes = ProductionSystem(scenario, policy=policy, settings=PlannerSettings()).run(lambda part: None).outcomes
     p50, p95 = np.quantile(outcomes.latency_s[~outcomes.lost], (0.5, 0.95))
     return float(p50), float(p95)
+
+
+def executed(run: LocalRun, variant: str) -> tuple[float, int]:
+    """Seconds and images of a variant's executions so far, on all its replicas, by Triton's own count."""
+    addresses = read_addresses(run.state.path)
+    assert addresses is not None
+    with redis.Redis.from_url(addresses.redis) as client:
+        plan = Plan.model_validate_json(client.get(CascadeRef("default", "shapes").plan_key) or b"")
+    spent_ns = images = 0
+    for replica in (replica for pool in plan.pools if pool.variant == variant for replica in pool.replicas):
+        with triton.InferenceServerClient(replica.endpoint) as server:
+            for row in server.get_inference_statistics(variant).model_stats[0].batch_stats:
+                spent_ns += row.compute_infer.ns
+                images += row.batch_size * row.compute_infer.count
+    return spent_ns / 1e9, images
+
+
+def idle_beside_s(run: LocalRun, heavy: str) -> float:
+    """Seconds that a request takes beside the execution of its one heavy image: median, while nothing else is asked."""
+    addresses = read_addresses(run.state.path)
+    assert addresses is not None
+    beside = []
+    with triton.InferenceServerClient(addresses.grpc) as router:
+        for seed in range(IDLE_REQUESTS):
+            before_s, _ = executed(run, heavy)
+            begun = time.perf_counter()
+            made = Made(router.infer("shapes", inputs_of(HARD, seed=seed), client_timeout=60))
+            elapsed_s = time.perf_counter() - begun
+            if made.variant == heavy and made.route != "escalated":
+                beside.append(elapsed_s - (executed(run, heavy)[0] - before_s))
+    return statistics.median(beside)
 
 
 class Speed:
@@ -164,9 +210,9 @@ class Others:
 
 
 def compare(
-    folder: Path, measured: Path, speed: Speed, policy: str, load: float, *, runs: int, seconds: float
+    folder: Path, measured: Path, speed: Speed, policy: str, load: float, *, heavy: str, runs: int, seconds: float
 ) -> dict[str, Any]:
-    """Medians over the runs, real and simulated."""
+    """Medians over the runs, real and simulated; ``heavy`` is a variant's name."""
     profiled = load_profile(str(measured)).profile.spec
     profiled_s = max(row.p50_micros for row in profiled.execution if row.batch == 1) / 1e6
     run = LocalRun(folder, manifest=manifest(measured, policy, speed.image_s() / profiled_s))
@@ -176,14 +222,16 @@ def compare(
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr)
         real(run, rate=5, seconds=WARM_UP_S, seed=99)
+        beside_s = idle_beside_s(run, heavy)
         others = Others(run)
         for seed in range(runs):
-            before_s = speed.image_s()
-            rate = load * SLOTS[policy] / before_s
+            rate = load * SLOTS[policy] / speed.image_s()
+            before_s, before = executed(run, heavy)
             seen = real(run, rate=rate, seconds=seconds, seed=seed)["latency"]
-            factor = (before_s + speed.image_s()) / 2 / profiled_s
+            spent_s, images = executed(run, heavy)
+            factor = (spent_s - before_s) / (images - before) / profiled_s
             now = folder / "now.yaml"
-            now.write_text(manifest(measured, policy, factor))
+            now.write_text(manifest(measured, policy, factor, beside_s))
             made = simulated(load_profile(str(now)), policy, rate=rate, seconds=seconds, seed=seed)
             each.append({"real": (seen["p50"], seen["p95"]), "simulated": made, "speed": factor})
         share = others.share()
@@ -215,7 +263,16 @@ def main() -> int:
                 name = f"{policy}, {load:.0%}"
                 folder = Path(scratch) / f"{policy}-{load:g}"
                 folder.mkdir()
-                found = compare(folder, measured, speed, policy, load, runs=arguments.runs, seconds=arguments.seconds)
+                found = compare(
+                    folder,
+                    measured,
+                    speed,
+                    policy,
+                    load,
+                    heavy=heavy.name,
+                    runs=arguments.runs,
+                    seconds=arguments.seconds,
+                )
                 results[name] = found
                 pairs = list(zip(found["real"], found["simulated"], strict=True))
                 off = [simulated_s / real_s - 1 for real_s, simulated_s in pairs]
