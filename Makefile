@@ -12,7 +12,7 @@ FILE ?= examples/shapes.yaml
 BIN := .venv/bin
 PIP_FLAGS := -qq --disable-pip-version-check
 PYTEST := $(BIN)/pytest --durations=10
-# The pip that comes with a Python may be old, and takes half as long again as the pinned one.
+# The pip that comes with a Python may be old, and takes longer than the pinned one.
 venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip install $(PIP_FLAGS) -r requirements/pip.lock; }
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)

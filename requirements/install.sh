@@ -15,7 +15,7 @@ install() {
   "$with" -m pip --python "$into/bin/python" --disable-pip-version-check --no-cache-dir --quiet install "$@"
 }
 
-# The pip that comes with a Python may be old, and takes three to five times as long as the pinned one.
+# The pip that comes with a Python may be old, and takes longer than the pinned one.
 "$python" -m venv --without-pip "$scratch/build"
 build=$scratch/build/bin/python
 install "$python" "$scratch/build" -r requirements/pip.lock -r requirements/build.lock

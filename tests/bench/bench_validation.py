@@ -19,7 +19,6 @@ is what ``cascade drift`` tells.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import random
@@ -28,7 +27,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +41,8 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings
 from cascade_models import manifest as model_manifest
-from cascade_models import repository
-from cascade_models.manifest import Variant
 from cascade_profiler.frontier.profiles import LoadedProfile, load_profile
 from cascade_profiler.load.arrivals import poisson
-from cascade_profiler.measure.execution import measured_model
-from cascade_profiler.measure.replica import Replica
-from cascade_profiler.measure.workload import sample_workload
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.runs import Scenario
 from cascade_profiler.simulate.scores import drawn_scores
@@ -60,14 +53,11 @@ from support.router import HARD, Made, inputs_of
 LOADS = (0.3, 0.6)
 SLOTS = {"all-heavy": 1, "hybrid": 2}
 """By policy."""
-CORES = 2
 P50_TOLERANCE, P95_TOLERANCE = 0.15, 0.30
 BUSY = 0.1
 """Part of the machine used by others beyond which the comparison says little."""
 WARM_UP_S = 8
 IDLE_REQUESTS = 15
-TIMED_BATCHES = 15
-"""Images of the heavy variant, on each core, that tell how fast the machine is now."""
 
 Quantiles = tuple[float, float]
 
@@ -81,7 +71,7 @@ def measured_profile(folder: Path, *, seconds: float) -> Path:
     return path
 
 
-def manifest(measured: Path, policy: str, factor: float, beside_s: float = 0.0) -> str:
+def manifest(measured: Path, policy: str, *, factor: float = 1.0, beside_s: float = 0.0) -> str:
     """Its text with another policy and its slots, and the profile of a machine that takes ``factor`` times as long.
 
     ``beside_s`` comes to every execution: a replica with one credit gets its next request after the answer to the last.
@@ -140,49 +130,22 @@ def executed(run: LocalRun, variant: str) -> tuple[float, int]:
     return spent_ns / 1e9, images
 
 
-def idle_beside_s(run: LocalRun, heavy: str) -> float:
-    """Seconds that a request takes beside the execution of its one heavy image: median, while nothing else is asked."""
+def idle_times_s(run: LocalRun, heavy: str) -> tuple[float, float]:
+    """Seconds of one heavy image, and what its request takes beside: medians, while nothing else is asked."""
     addresses = read_addresses(run.state.path)
     assert addresses is not None
-    beside = []
+    images, beside = [], []
     with triton.InferenceServerClient(addresses.grpc) as router:
         for seed in range(IDLE_REQUESTS):
-            before_s, _ = executed(run, heavy)
+            before_s, before = executed(run, heavy)
             begun = time.perf_counter()
             made = Made(router.infer("shapes", inputs_of(HARD, seed=seed), client_timeout=60))
             elapsed_s = time.perf_counter() - begun
-            if made.variant == heavy and made.route != "escalated":
-                beside.append(elapsed_s - (executed(run, heavy)[0] - before_s))
-    return statistics.median(beside)
-
-
-class Speed:
-    """How fast this machine is now: seconds of one heavy image on a core that does nothing else."""
-
-    def __init__(self, replicas: list[Replica], model: str) -> None:
-        self._replicas = replicas
-        self._model = model
-        self._workload = sample_workload(100, 0)
-
-    def image_s(self) -> float:
-        """Median over both cores."""
-        taken: list[float] = []
-        for replica in self._replicas:
-            found = replica.time_batches(self._model, self._workload, batch=1, count=TIMED_BATCHES, confidence=False)
-            taken += found or []
-        return statistics.median(taken)
-
-
-@contextlib.contextmanager
-def speed_of(heavy: Variant, folder: Path) -> Iterator[Speed]:
-    """One more replica of the heavy variant on each core, idle but when asked."""
-    model = measured_model(heavy, 1)
-    with contextlib.ExitStack() as replicas:
-        started = []
-        for core in range(CORES):
-            repository.render([model], folder / f"core-{core}")
-            started.append(replicas.enter_context(Replica(folder / f"core-{core}", core=core, load=[model.name])))
-        yield Speed(started, model.name)
+            spent_s, count = executed(run, heavy)
+            if made.variant == heavy and made.route != "escalated" and count > before:  # counted a moment after it
+                images.append(spent_s - before_s)
+                beside.append(elapsed_s - images[-1])
+    return statistics.median(images), statistics.median(beside)
 
 
 class Others:
@@ -210,28 +173,28 @@ class Others:
 
 
 def compare(
-    folder: Path, measured: Path, speed: Speed, policy: str, load: float, *, heavy: str, runs: int, seconds: float
+    folder: Path, measured: Path, policy: str, load: float, *, heavy: str, runs: int, seconds: float
 ) -> dict[str, Any]:
     """Medians over the runs, real and simulated; ``heavy`` is a variant's name."""
     profiled = load_profile(str(measured)).profile.spec
     profiled_s = max(row.p50_micros for row in profiled.execution if row.batch == 1) / 1e6
-    run = LocalRun(folder, manifest=manifest(measured, policy, speed.image_s() / profiled_s))
+    run = LocalRun(folder, manifest=manifest(measured, policy))
     each = []
     try:
         done = run.up()
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr)
         real(run, rate=5, seconds=WARM_UP_S, seed=99)
-        beside_s = idle_beside_s(run, heavy)
         others = Others(run)
         for seed in range(runs):
-            rate = load * SLOTS[policy] / speed.image_s()
+            image_s, beside_s = idle_times_s(run, heavy)
+            rate = load * SLOTS[policy] / image_s
             before_s, before = executed(run, heavy)
             seen = real(run, rate=rate, seconds=seconds, seed=seed)["latency"]
             spent_s, images = executed(run, heavy)
             factor = (spent_s - before_s) / (images - before) / profiled_s
             now = folder / "now.yaml"
-            now.write_text(manifest(measured, policy, factor, beside_s))
+            now.write_text(manifest(measured, policy, factor=factor, beside_s=beside_s))
             made = simulated(load_profile(str(now)), policy, rate=rate, seconds=seconds, seed=seed)
             each.append({"real": (seen["p50"], seen["p95"]), "simulated": made, "speed": factor})
         share = others.share()
@@ -258,30 +221,28 @@ def main() -> int:
         heavy = max(model_manifest.read_variants(measured.read_text()), key=lambda variant: variant.steps)
         columns = "".join(f"{name + ' real':>10}{'simulated':>10}{'':>8}" for name in ("p50", "p95"))
         print(f"{'case':<24}{columns}{'speed':>12}{'others':>8}")
-        with speed_of(heavy, Path(scratch)) as speed:
-            for policy, load in itertools.product(SLOTS, LOADS):
-                name = f"{policy}, {load:.0%}"
-                folder = Path(scratch) / f"{policy}-{load:g}"
-                folder.mkdir()
-                found = compare(
-                    folder,
-                    measured,
-                    speed,
-                    policy,
-                    load,
-                    heavy=heavy.name,
-                    runs=arguments.runs,
-                    seconds=arguments.seconds,
-                )
-                results[name] = found
-                pairs = list(zip(found["real"], found["simulated"], strict=True))
-                off = [simulated_s / real_s - 1 for real_s, simulated_s in pairs]
-                if abs(off[0]) > P50_TOLERANCE or abs(off[1]) > P95_TOLERANCE:
-                    missed.append(name)
-                columns = "".join(f"{r:>10.3f}{s:>10.3f}{part:>+8.0%}" for (r, s), part in zip(pairs, off, strict=True))
-                factors = [each["speed"] for each in found["runs"]]
-                told = f"{min(factors):.2f}-{max(factors):.2f}"
-                print(f"{name:<24}{columns}{told:>12}{found['others']:>8.0%}", flush=True)
+        for policy, load in itertools.product(SLOTS, LOADS):
+            name = f"{policy}, {load:.0%}"
+            folder = Path(scratch) / f"{policy}-{load:g}"
+            folder.mkdir()
+            found = compare(
+                folder,
+                measured,
+                policy,
+                load,
+                heavy=heavy.name,
+                runs=arguments.runs,
+                seconds=arguments.seconds,
+            )
+            results[name] = found
+            pairs = list(zip(found["real"], found["simulated"], strict=True))
+            off = [simulated_s / real_s - 1 for real_s, simulated_s in pairs]
+            if abs(off[0]) > P50_TOLERANCE or abs(off[1]) > P95_TOLERANCE:
+                missed.append(name)
+            columns = "".join(f"{r:>10.3f}{s:>10.3f}{part:>+8.0%}" for (r, s), part in zip(pairs, off, strict=True))
+            factors = [each["speed"] for each in found["runs"]]
+            told = f"{min(factors):.2f}-{max(factors):.2f}"
+            print(f"{name:<24}{columns}{told:>12}{found['others']:>8.0%}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
     busiest = max(found["others"] for found in results.values())

@@ -16,7 +16,7 @@ from cascade_api.report import QUANTILES, RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_operator.planning.catalogue import Catalogue
 from cascade_router.cascade.choosing import Choice, Chooser
-from cascade_router.cascade.decisions import Accept, Make, Outlook, Overload, Refuse, admit, after_light, on_failure
+from cascade_router.cascade.decisions import Accept, Make, Overload, Refuse, admit, after_light, on_failure
 from cascade_router.cascade.retries import RetryBudget
 from cascade_router.queue.operations import Release
 
@@ -193,32 +193,23 @@ class ProductionSystem:
             del self._demand[next(iter(self._demand))]
 
     def _admit(self, request: _Request) -> None:
-        row, direct = request.choice.row, request.choice.direct
-        outlooks = self._pools.outlooks
-        light = outlooks(row.light)
-        # What the heavy stage promises to a light prompt matters only where something else comes to nothing.
-        needed = direct or self._overload == "strict"
-        step = self._admitted(request, light=light, heavy=outlooks(row.heavy) if needed else ())
-        if not needed and not isinstance(step, Make):
-            step = self._admitted(request, light=light, heavy=outlooks(row.heavy))
-        if isinstance(step, Make):
-            self._pools.enter(request, step)
-        elif step.reason is Refusal.NO_REPLICA:
-            self._hope(request, row.heavy if direct else row.light)
-        else:
-            self._end(request, Way.LOST, None)
-
-    def _admitted(self, request: _Request, *, light: Sequence[Outlook], heavy: Sequence[Outlook]) -> Make | Refuse:
-        return admit(
+        row = request.choice.row
+        step = admit(
             direct=request.choice.direct,
-            light=light,
-            heavy=heavy,
+            light=self._pools.outlooks(row.light),
+            heavy=self._pools.outlooks(row.heavy),
             deadline=request.deadline_s,
             now=self._events.now,
             overload=self._overload,
             queue_limit=QUEUE_LIMIT,
-            escalates=request.choice.row.escalation > 0,
+            escalates=row.escalation > 0,
         )
+        if isinstance(step, Make):
+            self._pools.enter(request, step)
+        elif step.reason is Refusal.NO_REPLICA:
+            self._hope(request, row.heavy if request.choice.direct else row.light)
+        else:
+            self._end(request, Way.LOST, None)
 
     def _not_granted(self, request: _Request) -> None:
         """The pool will not begin in time, or at all."""

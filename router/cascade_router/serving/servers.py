@@ -69,9 +69,8 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             )
         )
-        methods = _Unregistered(self._server)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(service), methods)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(service), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (INFERENCE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
@@ -102,16 +101,6 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Tell clients to go elsewhere, and end when calls under way have; after ``grace_s`` they are cut off."""
         await self._server.stop(grace_s)
-
-
-class _Unregistered:
-    """Adds methods to a server by name only: it waits anew on every registered one for each call that comes."""
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
-
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Nothing to do: they are there by name."""
 
 
 class HttpServer:
