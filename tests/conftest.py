@@ -1,6 +1,9 @@
 """Fixtures for all tests live in tests/support, one module per thing that they start.
 
 With CASCADE_NO_SKIPS set, as CI does where everything that tests need is at hand, a skipped test fails the run.
+
+Property tests look at the same examples in every run, so that a change is judged by what it changes;
+``--hypothesis-profile=explore`` looks for new ones.
 """
 
 from __future__ import annotations
@@ -8,6 +11,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("same")
 
 pytest_plugins = [
     "support.redis",

@@ -33,7 +33,8 @@ from cascade_models import manifest, repository
 from cascade_models.shapes import checker, grammar
 from support.redis import RedisServer
 from support.router import RouterProcess, inputs_of, make_plan, publish
-from support.triton import EXAMPLE, TritonServer, shapes_manifest, wait_until
+from support.triton import EXAMPLE, TritonServer, shapes_manifest
+from support.waiting import wait_for
 
 LIGHT, HEAVY = "shapes-light", "shapes-heavy"
 IN_FLIGHT = 4
@@ -193,7 +194,7 @@ def run(arm: Arm, plan: Plan, scenes: Sequence[grammar.Scene], redis: RedisServe
     try:
         router.wait_ready()
         name = plan.ref.name
-        wait_until(lambda: router.client.is_model_ready(name), "the router to know the cascade", 15)
+        wait_for(lambda: router.client.is_model_ready(name), what="the router to know the cascade")
         began = time.monotonic()
         answers = asyncio.run(ask_all(router.grpc, name, scenes))
         took = time.monotonic() - began

@@ -20,8 +20,8 @@ import uvloop
 from tritonclient.grpc import service_pb2_grpc
 
 from cascade_router.pools.clients import Prompt, infer_request
+from support.ports import free_port
 from support.retrying import message_of
-from support.triton import free_port
 
 from .router_setup import ESCALATION, HEAVY, LIGHT, Bench, calls_to, cpu_of, in_turns, process_of, two_stages
 

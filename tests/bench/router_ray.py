@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from support.ports import free_port
 from support.retrying import message_of
-from support.triton import free_port
 
 from .router_setup import ESCALATION, HEAVY, LIGHT, SECONDS, Bench, calls_to, cpu_of, in_turns, process_of, two_stages
 

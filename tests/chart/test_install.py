@@ -56,7 +56,7 @@ def test_install_upgrade_rollback_uninstall(control_plane: Cluster, home: str, n
     """Definitions and cascades outlive the release; a password that was made at the first install stays."""
     helm = helm_on(control_plane, home, program)
     helm("install", RELEASE, FIRST)
-    wait_for(lambda: established(control_plane), within_s=60, what="the definitions to be served")
+    wait_for(lambda: established(control_plane), what="the definitions to be served")
     control_plane.apply(shapes_in(namespace), namespace=namespace)
     password = control_plane.api.get(HELD.format(home))["data"]["password"]
 
@@ -70,7 +70,7 @@ def test_install_upgrade_rollback_uninstall(control_plane: Cluster, home: str, n
 
     helm("uninstall", RELEASE)
     deployments = f"/apis/apps/v1/namespaces/{home}/deployments"
-    wait_for(lambda: not control_plane.api.items(deployments), within_s=60, what="the deployments to be gone")
+    wait_for(lambda: not control_plane.api.items(deployments), what="the deployments to be gone")
     assert not control_plane.api.items(
         "/apis/rbac.authorization.k8s.io/v1/clusterroles", labelSelector=f"app.kubernetes.io/instance={RELEASE}"
     )
@@ -122,17 +122,17 @@ def test_upgrading_the_first_version_under_load_keeps_serving(
         release.wait_ready("operator")
         release.wait_ready("router")
         control_plane.apply(shapes_in(namespace), namespace=namespace)
-        release.wait_condition(namespace, "Ready", within_s=120)
+        release.wait_condition(namespace, "Ready")
         before = names(control_plane, home)
         with traffic(release) as outcome:
-            wait_for(lambda: outcome["answered"] > 5, within_s=60, what="traffic to flow")
+            wait_for(lambda: outcome["answered"] > 5, what="traffic to flow")
             again = "router.podAnnotations.round=two,operator.podAnnotations.round=two"
             helm("upgrade", RELEASE, CHART, *values, "--set", again)
             wait_for(lambda: not names(control_plane, home) & before, within_s=240, what="every pod to be replaced")
             release.wait_ready("operator")
             release.wait_ready("router")
             then = outcome["answered"]
-            wait_for(lambda: outcome["answered"] > then + 5, within_s=60, what="traffic to flow on")
+            wait_for(lambda: outcome["answered"] > then + 5, what="traffic to flow on")
         assert outcome["failed"] == []
         helm("upgrade", RELEASE, CHART, "--reuse-values", "--set", f"test.address={release.routers[0]}")
         helm("test", RELEASE, "--timeout", "2m")

@@ -39,7 +39,7 @@ def definitions(control_plane: Cluster) -> Iterator[None]:
     for file in files if ours else ():
         # An old kubectl does not know the rules.
         control_plane.kubectl("apply", "--validate=false", "-f", file)
-    wait_for(lambda: control_plane.api.find(path), within_s=60, what="the definitions to be served")
+    wait_for(lambda: control_plane.api.find(path), what="the definitions to be served")
     yield
     for file in files if ours else ():
         control_plane.kubectl("delete", "-f", file)
@@ -110,7 +110,7 @@ class World:
             found = list(await self.driver.replicas(self.ref))
             return found if Counter(r.state.value for r in found) == Counter(wanted) else []
 
-        return await eventually(look, within_s=60, what=f"replicas {wanted}") if wanted else []
+        return await eventually(look, what=f"replicas {wanted}") if wanted else []
 
     def start(self, variant: str, replica: str | None = None) -> Start:
         return Start(self.ref, replica, "cpu", variant)
@@ -168,7 +168,7 @@ async def test_a_drain_and_a_stop_take_one_replica_however_often_they_are_said(w
     assert {r.id for r in await world.replicas(ready=1, draining=1) if r.state is ReplicaState.DRAINING} == {first.id}
     for _ in range(3):
         await world.driver.act([Stop(world.ref, first.id)])
-    await eventually(lambda: len(world.pods()) == 1, within_s=60, what="one pod to be gone")
+    await eventually(lambda: len(world.pods()) == 1, what="one pod to be gone")
     await world.mirror.compare()
     # Which one it is depends on the cluster: before 1.22 there was no cost of deletion.
     (left,) = await world.driver.replicas(world.ref)
@@ -193,7 +193,7 @@ async def test_another_variant_in_place_waits_until_the_accelerator_is_free(worl
     await world.driver.act([Drain(world.ref, replica.id)])
     await world.driver.act([world.start("heavy", replica.id)])
     assert {d["spec"]["replicas"] for d in world.deployments()} == {0}
-    await eventually(lambda: not world.pods(), within_s=60, what="the pod to be gone")
+    await eventually(lambda: not world.pods(), what="the pod to be gone")
 
 
 async def test_who_comes_later_goes_on_where_the_first_was(world: World, control_plane: Cluster) -> None:
@@ -243,7 +243,7 @@ async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_
         await world.driver.reconcile([world.subject])
         return not world.deployments()
 
-    await eventually(removed, within_s=60, what="the pool to be removed")
+    await eventually(removed, what="the pool to be removed")
 
 
 async def test_what_others_hold_is_not_there(world: World, control_plane: Cluster) -> None:
@@ -265,7 +265,7 @@ async def test_what_others_hold_is_not_there(world: World, control_plane: Cluste
         await world.mirror.compare()
         return await world.driver.inventory() == {"cpu": SLOTS - 2}
 
-    await eventually(counted, within_s=60, what="the stranger to be counted")
+    await eventually(counted, what="the stranger to be counted")
 
 
 async def test_a_template_that_the_cluster_refuses_is_told_and_not_offered_at_every_tick(world: World) -> None:

@@ -73,7 +73,7 @@ class Deployed:
 
     def ready(self, number: int) -> list[Object]:
         """Waits until exactly this many pods are there and ready."""
-        wait_for(lambda: self._ready(number), within_s=90, what=f"{number} ready pods")
+        wait_for(lambda: self._ready(number), what=f"{number} ready pods")
         return self.pods
 
     @property
@@ -106,8 +106,8 @@ def test_a_deployment_serves_heals_scales_and_goes(deployed: Deployed) -> None:
     processes = [psutil.Process(container.pid), *psutil.Process(container.pid).children(recursive=True)]
     assert len(processes) > 1, "a server and the stub of its model"
     container.kill()
-    wait_for(lambda: not any(map(_alive, processes)), within_s=30, what="the stub to go with its container")
-    wait_for(lambda: _restarts(deployed, name) == 1, within_s=30, what="the restart to be reported")
+    wait_for(lambda: not any(map(_alive, processes)), what="the stub to go with its container")
+    wait_for(lambda: _restarts(deployed, name) == 1, what="the restart to be reported")
     deployed.ready(2)
 
     path = f"/apis/apps/v1/namespaces/{deployed.namespace}/deployments/light"

@@ -21,7 +21,7 @@ DOCUMENTS = patient_documents(
 def test_an_idle_cascade_goes_to_zero_and_comes_back_for_a_request(installation: Installation, tenant: str) -> None:
     installation.apply(DOCUMENTS, namespace=tenant)
     installation.wait_condition(tenant, "Ready")
-    parked = installation.expect(lambda: _parked(installation, tenant), within_s=120, what="the cascade to be parked")
+    parked = installation.expect(lambda: _parked(installation, tenant), what="the cascade to be parked")
     assert parked["reason"] == "Parked"
     assert set(installation.deployments(tenant).values()) == {0}
 

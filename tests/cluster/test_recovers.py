@@ -44,9 +44,7 @@ def test_an_operator_killed_in_the_middle_of_a_move_finishes_it(installation: In
     with installation.load(rate=1, model=f"{served}.shapes") as result:
         installation.apply(documents(light=1, heavy=2), namespace=served)
         # No slot is free: one light replica goes first, and only then its heavy successor comes.
-        installation.expect(
-            lambda: installation.deployments(served)["shapes-light"] == 1, within_s=60, what="the move to begin"
-        )
+        installation.expect(lambda: installation.deployments(served)["shapes-light"] == 1, what="the move to begin")
         installation.kill("operator")
         _wait_for_pools(installation, served, light=1, heavy=2)
         installation.wait_condition(served, "Ready")
@@ -62,8 +60,8 @@ def test_a_redis_that_lost_everything_gets_the_plan_again(installation: Installa
     assert installation.ask(model=f"{served}.shapes").image.any(), "the router goes on by what it knows"
     installation.redis.start()
     with installation.redis.client() as client:
-        installation.expect(lambda: client.get(key), within_s=60, what="the plan to be published anew")
-    installation.expect(lambda: installation.ask(model=f"{served}.shapes").image.any(), within_s=60, what="an image")
+        installation.expect(lambda: client.get(key), what="the plan to be published anew")
+    installation.expect(lambda: installation.ask(model=f"{served}.shapes").image.any(), what="an image")
     assert installation.deployments(served) == {"shapes-light": 2, "shapes-heavy": 1}
 
 
@@ -75,7 +73,6 @@ def test_a_replica_whose_stub_was_killed_is_noticed_and_replaced(installation: I
     stub.kill()
     installation.expect(
         lambda: not any(is_ready(p) for p in installation.replicas(served) if p["metadata"]["name"] == name),
-        within_s=90,
         what="the dead model to be noticed",
     )
     _wait_for_pools(installation, served, light=2, heavy=1)
@@ -110,9 +107,7 @@ def test_the_pods_of_a_lost_node_are_placed_elsewhere(installation: Installation
     try:
         api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": True}})
         installation.apply(documents(accelerator_class="test-gpu"), namespace=tenant)
-        installation.expect(
-            lambda: _kept_off(installation, tenant, node="gpu-1") == 3, within_s=120, what="all on the doomed Node"
-        )
+        installation.expect(lambda: _kept_off(installation, tenant, node="gpu-1") == 3, what="all on the doomed Node")
         _wait_for_pools(installation, tenant, light=2, heavy=1)
         before = {pod["metadata"]["uid"] for pod in installation.replicas(tenant)}
         api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": None}})
@@ -125,9 +120,7 @@ def test_the_pods_of_a_lost_node_are_placed_elsewhere(installation: Installation
             )
 
         installation.expect(replaced, within_s=240, what="the lost replicas to be placed anew")
-        installation.expect(
-            lambda: installation.ask(model=f"{tenant}.shapes").image.any(), within_s=60, what="an image"
-        )
+        installation.expect(lambda: installation.ask(model=f"{tenant}.shapes").image.any(), what="an image")
     finally:
         api.patch("/api/v1/nodes/gpu-1", {"spec": {"unschedulable": None}})
         agent.remove_node("gpu-doomed")

@@ -144,7 +144,7 @@ def _change(installation: Installation, namespace: str, watched: Watched, name: 
     begun = time.monotonic()
     installation.cluster.api.patch(path, {"spec": {"variants": variants}})
     key = (name, VARIANTS[0], 2)
-    installation.expect(lambda: key in watched.seen, within_s=60, what=f"the Deployment of {name} to follow")
+    installation.expect(lambda: key in watched.seen, what=f"the Deployment of {name} to follow")
     return watched.seen[key] - begun
 
 

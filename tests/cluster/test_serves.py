@@ -24,7 +24,7 @@ def first_image_s(installation: Installation) -> Iterator[float]:
     begun = time.monotonic()
     installation.cluster.kubectl("apply", "-f", str(EXAMPLE))
     try:
-        installation.expect(lambda: _image_comes(installation), within_s=120, what="the first image")
+        installation.expect(lambda: _image_comes(installation), what="the first image")
         yield time.monotonic() - begun
     finally:
         installation.remove_cascades("default")

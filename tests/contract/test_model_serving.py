@@ -19,7 +19,8 @@ from cascade_models import manifest, repository, weights
 from support.hub import COMMIT, serving
 from support.resources import cascade_document
 from support.tiny_model import ENVIRONMENT, LOADING_S
-from support.triton import TritonServer, inference, wait_until
+from support.triton import TritonServer, inference
+from support.waiting import wait_for
 
 CASCADE = Path(sys.executable).parent / "cascade"
 STEPS = 20
@@ -56,7 +57,7 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
         patch.setenv("HF_HOME", str(folder / "cache"))
         running = TritonServer(folder / "models", folder, load=(TORCH, ONNX), replica_id="test-diffusion")
         try:
-            yield running.start("--triton-env", str(ENVIRONMENT), within_s=LOADING_S)
+            yield running.start("--triton-env", str(ENVIRONMENT))
         finally:
             running.stop()
 
@@ -128,10 +129,10 @@ def test_a_cancelled_batch_stops_before_its_next_step(server: TritonServer) -> N
     call = server.client.async_infer(
         TORCH, callback=lambda result, error: box.put(error), **inference(["a"] * 8, seeds=range(8))
     )
-    wait_until(lambda: stub.cpu_times().user > began_s + whole_s / 10, "the batch to begin", 60)
+    wait_for(lambda: stub.cpu_times().user > began_s + whole_s / 10, what="the batch to begin")
     call.cancel()
     assert "CANCELLED" in str(box.get(timeout=60))
-    wait_until(lambda: finished() > done, "the model to stop", 60)
+    wait_for(lambda: finished() > done, what="the model to stop")
     assert stub.cpu_times().user - began_s < whole_s * 0.9
 
 

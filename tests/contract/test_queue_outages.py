@@ -50,7 +50,7 @@ class Traffic:
     async def more(self, count: int = 50) -> None:
         """Wait until so many more requests have ended well."""
         goal = self.ended.total() + count
-        await eventually(lambda: self.ended.total() >= goal, within_s=10, what="more requests served")
+        await eventually(lambda: self.ended.total() >= goal, what="more requests served")
 
     async def stop(self) -> None:
         self._stop = True
@@ -58,11 +58,11 @@ class Traffic:
 
 
 async def shared(queues: list[WorkQueue]) -> None:
-    await eventually(lambda: not any(queue.away for queue in queues), within_s=10, what="back at Redis")
+    await eventually(lambda: not any(queue.away for queue in queues), what="back at Redis")
 
 
 async def alone(queues: list[WorkQueue]) -> None:
-    await eventually(lambda: all(queue.away for queue in queues), within_s=10, what="away from Redis")
+    await eventually(lambda: all(queue.away for queue in queues), what="away from Redis")
 
 
 async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redis: RedisServer) -> None:
@@ -106,16 +106,14 @@ async def test_a_long_queue_moves_to_memory_and_back(mortal_redis: RedisServer) 
     async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=1), limit=3_000) as [queue]:
         held = await queue.acquire(entry("held", within_s=60))
         tasks = [asyncio.ensure_future(queue.acquire(entry(f"w{n}", within_s=60 + n))) for n in range(3_000)]
-        await eventually(lambda: queue.load(LIGHT).waiting == 3_000, within_s=20, what="all waiting")
+        await eventually(lambda: queue.load(LIGHT).waiting == 3_000, what="all waiting")
         mortal_redis.kill()
         await alone([queue])
         assert queue.load(LIGHT).waiting == 3_000
         mortal_redis.start()
         await shared([queue])
         with mortal_redis.client() as client:
-            await eventually(
-                lambda: client.zcard(REF.queue_key(LIGHT)) == 3_000, within_s=20, what="all waiting in Redis again"
-            )
+            await eventually(lambda: client.zcard(REF.queue_key(LIGHT)) == 3_000, what="all waiting in Redis again")
         assert not queue.away
         await queue.release(held, service_s=0.01)
         assert (await tasks[0]).entry.id == "w0"

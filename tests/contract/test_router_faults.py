@@ -21,9 +21,11 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_api.names import CascadeRef
 from cascade_api.report import RouterReport
+from support.ports import free_port, listens
 from support.redis import RedisServer
 from support.router import EASY, HARD, Made, RouterProcess, StartRouter, inputs_of, make_plan, publish
-from support.triton import TritonServer, free_port, wait_until
+from support.triton import TritonServer
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -45,10 +47,10 @@ class Traffic:
     def answered(self) -> int:
         return self.routes.total()
 
-    def more(self, count: int, timeout_s: float = 20) -> None:
+    def more(self, count: int) -> None:
         """Wait until ``count`` more prompts were answered."""
         enough = self.answered + count
-        wait_until(lambda: self.answered >= enough, f"{count} more answers (refused: {self.refusals[-3:]})", timeout_s)
+        wait_for(lambda: self.answered >= enough, what=f"{count} more answers (refused: {self.refusals[-3:]})")
 
     def _ask(self) -> None:
         while not self._stop.is_set():
@@ -101,7 +103,7 @@ def test_work_of_a_killed_server_is_done_by_the_other_one_and_the_dead_one_comes
         assert served > 50
         servers[0].start()
         healthy = 'cascade_replica_healthy{cascade="default/shapes",replica="shapes-light-0"} 1.0'
-        wait_until(lambda: healthy in metrics(router), "the replica to be trusted again", 10)
+        wait_for(lambda: healthy in metrics(router), what="the replica to be trusted again")
         traffic.more(50)
     assert traffic.refusals == []
     assert set(traffic.routes) == {"light"}
@@ -119,11 +121,11 @@ def test_a_dead_model_behind_a_live_server_is_found_by_a_real_inference(
         traffic.more(20)
         servers[0].stub("shapes-light").kill()
         unhealthy = 'cascade_replica_healthy{cascade="default/shapes",replica="shapes-light-0"} 0.0'
-        wait_until(lambda: unhealthy in metrics(router), "the replica to be ejected", 15)
+        wait_for(lambda: unhealthy in metrics(router), what="the replica to be ejected")
         traffic.more(50)
         servers[0].client.unload_model("shapes-light")
         servers[0].client.load_model("shapes-light")
-        wait_until(lambda: unhealthy not in metrics(router), "the replica to be trusted again", 10)
+        wait_for(lambda: unhealthy not in metrics(router), what="the replica to be trusted again")
         traffic.more(20)
     assert traffic.refusals == []
 
@@ -142,7 +144,7 @@ def test_traffic_flows_on_without_redis_and_with_an_empty_one(
         mortal_redis.start()
         traffic.more(100)
         publish(mortal_redis, make_plan(endpoints, direct=1, overload="strict"))
-        wait_until(lambda: traffic.routes["direct"] > 3, "the new plan to be followed", 20)
+        wait_for(lambda: traffic.routes["direct"] > 3, what="the new plan to be followed")
     assert traffic.refusals == []
 
 
@@ -157,7 +159,7 @@ def test_a_change_of_plan_under_load_refuses_nobody(
             publish(redis_server, make_plan(endpoints, direct=direct, escalation=0, overload="strict"))
             route = "direct" if direct else "light"
             already = traffic.routes[route]
-            wait_until(lambda: traffic.routes[route] > already + 3, f"prompts to go {route}", 10)  # noqa: B023
+            wait_for(lambda: traffic.routes[route] > already + 3, what=f"prompts to go {route}")  # noqa: B023
     assert traffic.refusals == []
 
 
@@ -169,11 +171,11 @@ def test_before_the_first_plan_requests_are_refused_as_unavailable(
         client.sadd("cascades", "default/shapes", "nonsense")
         client.set(SHAPES.plan_key, '{"schema": 7}')
     assert router.get("/readyz").status_code == 503
-    wait_until(lambda: "not a plan" in router.log.read_text(), "the malformed plan to be found")
+    wait_for(lambda: "not a plan" in router.log.read_text(), what="the malformed plan to be found")
     assert "no plan has been published yet" in router.get("/readyz").text
-    wait_until(lambda: router.get("/startedz").status_code == 200, "the router to know that there is none")
+    wait_for(lambda: router.get("/startedz").status_code == 200, what="the router to know that there is none")
     publish(redis_server, make_plan({"shapes-light": [], "shapes-heavy": []}))
-    wait_until(lambda: "no replica is ready" in router.get("/readyz").text, "the plan to be followed")
+    wait_for(lambda: "no replica is ready" in router.get("/readyz").text, what="the plan to be followed")
     with pytest.raises(InferenceServerException, match="no replica of the light model is ready") as refused:
         router.ask(EASY)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
@@ -187,7 +189,7 @@ def test_without_redis_at_start_it_says_so_and_mends_itself(
 ) -> None:
     mortal_redis.kill()
     router = start_router(mortal_redis)
-    wait_until(lambda: "Redis cannot be reached" in router.get("/readyz").text, "the reason to show")
+    wait_for(lambda: "Redis cannot be reached" in router.get("/readyz").text, what="the reason to show")
     with pytest.raises(InferenceServerException, match="no plan") as refused:
         router.ask(EASY)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
@@ -216,7 +218,7 @@ def test_demand_and_reports_reach_redis(
             document = client.get(SHAPES.scores_key("router-7"))
             return RouterReport.model_validate_json(document) if document else None  # type: ignore[arg-type]
 
-        wait_until(lambda: (seen := report()) and sum(seen.refusals.values()) == 1, "the report")
+        wait_for(lambda: (seen := report()) and sum(seen.refusals.values()) == 1, what="the report")
         demand: dict[str, str] = client.hgetall(SHAPES.demand_key)  # type: ignore[assignment]
         assert sum(map(int, demand.values())) == 61
         assert all(abs(int(second) - time.time()) < 60 for second in demand)
@@ -244,16 +246,15 @@ def test_sigterm_finishes_the_work_in_hand_and_takes_no_more(
     router = start_router(redis_server, plan, health_address=health)
     answers: list[Any] = []
     router.client.async_infer("shapes", inputs_of(HARD), callback=lambda result, error: answers.append(error or result))
-    wait_until(lambda: "cascade_requests_in_hand 1.0" in metrics(router), "the request to be under way")
+    wait_for(lambda: "cascade_requests_in_hand 1.0" in metrics(router), what="the request to be under way")
     process = router.process
     assert process is not None
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: "shutting down" in httpx.get(f"http://{health}/readyz").text, "readiness to go")
+    wait_for(lambda: "shutting down" in httpx.get(f"http://{health}/readyz").text, what="readiness to go")
     with pytest.raises(InferenceServerException) as refused:
         router.ask(EASY)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
-    with pytest.raises(httpx.ConnectError):
-        router.get("/readyz")
+    wait_for(lambda: not listens(httpx.URL(router.http_url).port or 0), what="the port to be closed")
     assert process.wait(20) == 0
     assert Made(answers[0]).route == "direct"
     events = [json.loads(line)["event"] for line in router.log.read_text().splitlines()]

@@ -10,7 +10,8 @@ from cascade_router.jobs.records import job_id
 from support.redis import RedisServer
 from support.router import EASY, RouterProcess, StartRouter, make_plan
 from support.sleepers import SECONDS
-from support.triton import TritonServer, wait_until
+from support.triton import TritonServer
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -25,7 +26,7 @@ def router(redis_server: RedisServer, sleeper_triton: TritonServer, start_router
 
 
 def said(router: RouterProcess, words: str) -> None:
-    wait_until(lambda: words in router.log.read_text(), f"the log to say {words!r}", 30)
+    wait_for(lambda: words in router.log.read_text(), what=f"the log to say {words!r}")
 
 
 def test_plans_that_are_none_leave_the_others_in_force(redis_server: RedisServer, router: RouterProcess) -> None:
@@ -39,7 +40,7 @@ def test_plans_that_are_none_leave_the_others_in_force(redis_server: RedisServer
         client.delete(SHAPES.plan_key)
         client.rpush(SHAPES.plan_key, RUBBISH)
         client.publish(SHAPES.plan_channel, RUBBISH)
-        wait_until(lambda: router.log.read_text().count("not a plan") >= 2, "the second to be noticed", 30)
+        wait_for(lambda: router.log.read_text().count("not a plan") >= 2, what="the second to be noticed")
         assert router.ask(EASY).route
         client.delete(CASCADE_INDEX)
         client.set(CASCADE_INDEX, RUBBISH)
@@ -59,7 +60,7 @@ def test_a_lock_demand_or_report_of_another_type_refuses_nobody(
         assert "cascade_store_away 0.0" in router.get("/metrics").text
         client.delete(SHAPES.demand_key)
         router.ask(EASY)
-        wait_until(lambda: client.hgetall(SHAPES.demand_key), "demand to be counted again", 30)
+        wait_for(lambda: client.hgetall(SHAPES.demand_key), what="demand to be counted again")
 
 
 def test_rubbish_among_the_jobs_keeps_none_from_being_done(redis_server: RedisServer, router: RouterProcess) -> None:
@@ -79,7 +80,7 @@ def test_rubbish_among_the_jobs_keeps_none_from_being_done(redis_server: RedisSe
         job = httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, timeout=30).json()["id"]
         told = httpx.get(f"{router.http_url}/v1/jobs/{job}", params={"wait": 60}, timeout=90).json()
         assert told["status"] == "succeeded"
-        wait_until(lambda: client.zcard(SHAPES.jobs_key) == 0, "the rubbish to be dropped", 30)
+        wait_for(lambda: client.zcard(SHAPES.jobs_key) == 0, what="the rubbish to be dropped")
     for name in broken:
         reply = httpx.get(f"{router.http_url}/v1/jobs/{job_id(SHAPES, name)}", timeout=30)
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "UnknownJob"), name

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from cascade_api.local import Addresses, write_addresses
+from support.ports import free_port
 from support.router import EASY, HARD, RouterProcess
-from support.triton import free_port
 
 pytestmark = pytest.mark.contract
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from support.redis import RedisServer
 from support.router import EASY, HARD, RouterProcess, StartRouter, make_plan
-from support.triton import TritonServer, wait_until
+from support.triton import TritonServer
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -45,7 +46,7 @@ def end_of(router: RouterProcess, job: str) -> dict[str, Any]:
         told.update(ask(router, job, wait=5))
         return told["status"] in FINAL
 
-    wait_until(ended, f"job {job} to end", 60)
+    wait_for(ended, what=f"job {job} to end")
     return told
 
 
@@ -111,10 +112,10 @@ def test_a_cancelled_job_stops_and_stays_cancelled(
 ) -> None:
     router = start_router(redis_server, make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1))
     job = submit(router).json()["id"]
-    wait_until(lambda: ask(router, job)["status"] == "running", "the job to begin", 30)
+    wait_for(lambda: ask(router, job)["status"] == "running", what="the job to begin")
     reply = httpx.delete(f"{router.http_url}/v1/jobs/{job}", timeout=10)
     assert reply.json()["status"] == "cancelled"
-    wait_until(lambda: "cascade_requests_in_hand 0.0" in router.get("/metrics").text, "the work to stop", 30)
+    wait_for(lambda: "cascade_requests_in_hand 0.0" in router.get("/metrics").text, what="the work to stop")
     assert ask(router, job)["status"] == "cancelled"
     done = submit(router, prompt=HARD, deadline_ms=60_000).json()["id"]
     assert end_of(router, done)["status"] == "succeeded"
@@ -127,7 +128,7 @@ def test_jobs_of_a_killed_router_are_done_by_another_and_end_once(
     plan = make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1)
     first, second = (start_router(redis_server, plan) for _ in range(2))
     jobs = [submit(first, seed=seed).json()["id"] for seed in range(4)]
-    wait_until(lambda: any(ask(first, job)["status"] == "running" for job in jobs), "a job to begin", 30)
+    wait_for(lambda: any(ask(first, job)["status"] == "running" for job in jobs), what="a job to begin")
     assert first.process is not None
     first.process.kill()
     first.process.wait()
@@ -158,7 +159,7 @@ def test_without_redis_jobs_are_refused_and_a_redis_that_lost_them_says_not_foun
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "StoreAway")
     assert time.monotonic() - began < 8
     redis_server.start()
-    wait_until(lambda: httpx.get(f"{router.http_url}/v1/jobs/{job}", timeout=10).status_code == 404, "Redis", 30)
+    wait_for(lambda: httpx.get(f"{router.http_url}/v1/jobs/{job}", timeout=10).status_code == 404, what="Redis")
 
 
 def test_there_are_only_so_many_jobs_and_expired_ones_make_room(
@@ -169,9 +170,9 @@ def test_there_are_only_so_many_jobs_and_expired_ones_make_room(
     full = submit(router, seed=2)
     assert (full.status_code, full.json()["error"]["code"]) == (429, "QueueFull")
     assert "retry-after" in full.headers
-    wait_until(lambda: submit(router, seed=3).status_code == 202, "an expired job to make room", 60)
-    wait_until(
-        lambda: httpx.get(f"{router.http_url}/v1/jobs/{jobs[0]}", timeout=10).status_code == 404, "it to be gone", 30
+    wait_for(lambda: submit(router, seed=3).status_code == 202, what="an expired job to make room")
+    wait_for(
+        lambda: httpx.get(f"{router.http_url}/v1/jobs/{jobs[0]}", timeout=10).status_code == 404, what="it to be gone"
     )
 
 

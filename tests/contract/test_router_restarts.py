@@ -16,8 +16,8 @@ from support.redis import RedisServer
 from support.retrying import RetryingClient, message_of
 from support.router import EASY, RouterProcess, StartRouter, make_plan
 from support.sleepers import SECONDS
-from support.triton import TritonServer, wait_until
-from support.waiting import eventually
+from support.triton import TritonServer
+from support.waiting import eventually, wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -40,7 +40,7 @@ async def test_what_a_killed_router_had_in_hand_is_answered_once_by_the_other(
     doomed, other = routers
     async with RetryingClient(routers) as client:
         asking = asyncio.ensure_future(client.ask_evenly(160, rate=40))
-        await eventually(lambda: client.answers.total() >= 40, within_s=60, what="answers")
+        await eventually(lambda: client.answers.total() >= 40, what="answers")
         assert doomed.process is not None
         doomed.process.kill()
         doomed.process.wait()
@@ -48,7 +48,7 @@ async def test_what_a_killed_router_had_in_hand_is_answered_once_by_the_other(
         assert client.unanswered == {}
         assert client.tried_again > 0
         assert Counter(client.answers.values()) == {1: 160}
-    wait_until(lambda: "cascade_requests_in_hand 0.0" in other.get("/metrics").text, "nothing to be in hand", 30)
+    wait_for(lambda: "cascade_requests_in_hand 0.0" in other.get("/metrics").text, what="nothing to be in hand")
 
 
 async def test_jobs_of_both_end_once_where_one_is_killed(routers: tuple[RouterProcess, RouterProcess]) -> None:
@@ -114,11 +114,11 @@ async def test_a_rolling_restart_fails_no_request(routers: tuple[RouterProcess, 
         asking = [ask_by_grpc(stub) for _ in range(4)] + [ask_by_http(client, router) for router in routers]
         tasks = [asyncio.ensure_future(work) for work in asking]
         for router in (*routers, routers[0]):
-            await eventually(lambda: serves(router) or failures, within_s=60, what="gRPC to come here")  # noqa: B023
+            await eventually(lambda: serves(router) or failures, what="gRPC to come here")  # noqa: B023
             assert await asyncio.to_thread(router.stop) == 0
             await asyncio.to_thread(lambda: router.start().wait_ready())  # noqa: B023
             gone.pop(router.http_url, asyncio.Event()).set()
-            await eventually(lambda: serves(router) or failures, within_s=60, what="gRPC to come back")  # noqa: B023
+            await eventually(lambda: serves(router) or failures, what="gRPC to come back")  # noqa: B023
         stopping.set()
         await asyncio.gather(*tasks)
     assert failures == []

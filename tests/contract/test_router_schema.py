@@ -49,7 +49,7 @@ def drawing_router(sleeper_triton: TritonServer, tmp_path_factory: pytest.TempPa
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 def test_answers_are_as_the_document_says(case: schemathesis.Case, drawing_router: RouterProcess) -> None:
     case.call_and_validate(base_url=drawing_router.http_url, timeout=60)
 

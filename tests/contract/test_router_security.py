@@ -25,9 +25,11 @@ import yaml
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
+from support.ports import free_port
 from support.redis import RedisServer
 from support.router import EASY, HARD, RouterProcess, StartRouter, inputs_of, make_plan, publish
-from support.triton import TritonServer, free_port, wait_until
+from support.triton import TritonServer
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -162,7 +164,7 @@ def test_tls_serves_both_protocols_and_a_renewed_certificate_needs_no_restart(
             except httpx.TransportError:
                 return False
 
-        wait_until(renewed, "the new certificate", 40)
+        wait_for(renewed, what="the new certificate")
         with client_of(router, files) as client:
             assert client.is_server_ready()
 

@@ -24,7 +24,8 @@ from tritonclient.utils import InferenceServerException
 
 from support.redis import RedisServer
 from support.router import EASY, HARD, Made, RouterProcess, StartRouter, inputs_of, make_plan
-from support.triton import TritonServer, wait_until
+from support.triton import TritonServer
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -165,7 +166,9 @@ def test_what_is_not_served_says_so(shared_router: RouterProcess) -> None:
 def test_health_and_reflection_services_answer(shared_router: RouterProcess) -> None:
     with grpc.insecure_channel(shared_router.grpc) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        wait_until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1, "health to be SERVING")
+        wait_for(
+            lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1, what="health to be SERVING"
+        )
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
         questions = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
@@ -211,12 +214,12 @@ def test_two_requests_with_one_id_do_not_run_at_once(
     router.client.async_infer(
         "shapes", inputs_of(EASY), callback=lambda result, error: answers.append(error or result), request_id="twin"
     )
-    wait_until(lambda: "cascade_requests_in_hand 1.0" in router.get("/metrics").text, "the first to be under way")
+    wait_for(lambda: "cascade_requests_in_hand 1.0" in router.get("/metrics").text, what="the first to be under way")
     with pytest.raises(InferenceServerException, match="'twin' is being served") as refused:
         router.ask(EASY, request_id="twin")
     assert refused.value.status() == "StatusCode.ALREADY_EXISTS"
     assert router.post({"prompt": EASY}, headers={"x-request-id": "twin"}).status_code == 409
-    wait_until(lambda: answers, "the first to be answered")
+    wait_for(lambda: answers, what="the first to be answered")
     assert Made(answers[0]).route == "direct"
     assert router.ask(EASY, request_id="twin").route == "direct"
 
@@ -243,15 +246,15 @@ def test_a_client_that_goes_away_stops_the_work(
     worked_s = stub.cpu_times().user
     before, began = spent()
     call = router.client.async_infer("shapes", inputs_of(EASY), callback=lambda result, error: None)
-    wait_until(lambda: stub.cpu_times().user > worked_s + 0.05, "the model to begin")
+    wait_for(lambda: stub.cpu_times().user > worked_s + 0.05, what="the model to begin")
     assert credits_in_use() == "1"
     call.cancel()
-    wait_until(lambda: cancelled() == 1, "the cancellation to arrive")
-    wait_until(lambda: credits_in_use() == "0", "the credit to come back")
-    wait_until(lambda: spent()[0] == before + 1, "the model to stop")
+    wait_for(lambda: cancelled() == 1, what="the cancellation to arrive")
+    wait_for(lambda: credits_in_use() == "0", what="the credit to come back")
+    wait_for(lambda: spent()[0] == before + 1, what="the model to stop")
     assert spent()[1] - began < 0.8  # an image takes more than a second
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(router.http_url + "/v1/images/generations", json={"prompt": EASY}, timeout=0.4)
-    wait_until(lambda: cancelled() == 2, "the HTTP client's disconnect to arrive")
+    wait_for(lambda: cancelled() == 2, what="the HTTP client's disconnect to arrive")
     assert "Traceback" not in router.log.read_text()
     assert router.ask(EASY).route == "direct"

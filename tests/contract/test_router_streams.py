@@ -19,7 +19,8 @@ from tritonclient.utils import InferenceServerException
 
 from support.redis import RedisServer
 from support.router import EASY, HARD, RouterProcess, StartRouter, inputs_of, make_plan
-from support.triton import TritonServer, wait_until
+from support.triton import TritonServer
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -107,7 +108,7 @@ def test_one_prompt_that_cannot_be_drawn_refuses_the_whole_call(shared_router: R
     with pytest.raises(InferenceServerException, match="did not understand 'purple'") as refused:
         shared_router.client.infer("shapes", prompts_of(EASY, "a purple dragon"))
     assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
-    wait_until(lambda: "cascade_requests_in_hand 0.0" in shared_router.get("/metrics").text, "the other to end")
+    wait_for(lambda: "cascade_requests_in_hand 0.0" in shared_router.get("/metrics").text, what="the other to end")
 
 
 def test_a_stream_shows_the_light_image_while_the_heavy_one_is_made(escalating: RouterProcess) -> None:
@@ -159,9 +160,9 @@ def test_a_client_that_leaves_its_stream_stops_the_work(
     with stream_to(router) as stream:
         for index in range(3):
             stream.ask(EASY, request_id=str(index))
-        wait_until(lambda: in_hand(3), "the three to be under way", 30)
+        wait_for(lambda: in_hand(3), what="the three to be under way")
         stream.client.stop_stream(cancel_requests=True)
-        wait_until(lambda: in_hand(0), "the three to be withdrawn", 30)
+        wait_for(lambda: in_hand(0), what="the three to be withdrawn")
     assert 'reason="Cancelled"} 3.0' in router.get("/metrics").text
     assert "Traceback" not in router.log.read_text()
 

@@ -10,7 +10,8 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from cascade_models import manifest, repository
-from support.triton import ONE_IMAGE, TritonServer, shapes_manifest, wait_until
+from support.triton import ONE_IMAGE, TritonServer, shapes_manifest
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -66,7 +67,7 @@ def test_a_server_that_ends_leaves_no_process_and_no_shared_memory(shapes_models
     assert len(stubs) == len(server.segments()) == 2
     server.process.terminate()
     server.process.wait(10)
-    wait_until(lambda: not any(stub.is_running() for stub in stubs), "the models' processes to end")
+    wait_for(lambda: not any(stub.is_running() for stub in stubs), what="the models' processes to end")
     assert server.segments() == []
 
 
@@ -75,7 +76,7 @@ def test_what_a_killed_server_left_is_swept_by_the_next_one(mortal_triton: Trito
     stubs, left = mortal_triton.stubs(), set(mortal_triton.segments())
     mortal_triton.process.kill()
     mortal_triton.process.wait()
-    wait_until(lambda: not any(stub.is_running() for stub in stubs), "the models' processes to end")
+    wait_for(lambda: not any(stub.is_running() for stub in stubs), what="the models' processes to end")
     mortal_triton.start()
     assert not left & set(mortal_triton.segments())
 

@@ -14,7 +14,8 @@ import pytest
 
 from cascade_api.documents import load_cascades
 from cascade_operator.manifests.documents import cascade_document
-from support.triton import LAUNCHER, SHARED_MEMORY, free_port, shapes_manifest
+from support.ports import free_port
+from support.triton import LAUNCHER, SHARED_MEMORY, shapes_manifest
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
@@ -71,23 +72,21 @@ def pod(tmp_path: Path) -> Iterator[PodLike]:
 
 
 def test_only_its_own_variant_is_rendered_and_it_draws(pod: PodLike, tmp_path: Path) -> None:
-    wait_for(pod.well, within_s=60, what=f"the model to draw ({pod.log.read_text()[-500:]})", every_s=0.5)
+    wait_for(pod.well, what=f"the model to draw ({pod.log.read_text()[-500:]})", every_s=0.5)
     assert [folder.name for folder in (tmp_path / "models").iterdir()] == [VARIANT]
 
 
 def test_a_dead_stub_is_noticed_and_told(pod: PodLike) -> None:
-    wait_for(pod.well, within_s=60, what="the model to draw", every_s=0.5)
+    wait_for(pod.well, what="the model to draw", every_s=0.5)
     (stub,) = psutil.Process(pod.process.pid).children(recursive=True)
     stub.kill()
-    failed = wait_for(
-        lambda: None if (done := pod.probe()).returncode == 0 else done, within_s=60, what="a failing probe"
-    )
+    failed = wait_for(lambda: None if (done := pod.probe()).returncode == 0 else done, what="a failing probe")
     assert f"cascade-triton probe: {VARIANT}: infer: 500" in failed.stderr
     assert pod.process.poll() is None, "the server itself goes on saying that all is well"
 
 
 def test_told_to_end_it_ends(pod: PodLike) -> None:
-    wait_for(pod.well, within_s=60, what="the model to draw", every_s=0.5)
+    wait_for(pod.well, what="the model to draw", every_s=0.5)
     pod.process.send_signal(signal.SIGTERM)
     assert pod.process.wait(60) is not None
 

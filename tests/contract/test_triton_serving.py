@@ -13,7 +13,8 @@ from tritonclient.utils import InferenceServerException
 from cascade_models import pipelines
 from cascade_models.manifest import read_variants
 from cascade_models.repository import recipe_of
-from support.triton import ONE_IMAGE, SLOW, TritonServer, inference, shapes_manifest, wait_until
+from support.triton import ONE_IMAGE, SLOW, TritonServer, inference, shapes_manifest
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -64,7 +65,7 @@ def see_it_begin(server: TritonServer, model: str) -> None:
     """Return once a model is at work on a batch of seconds."""
     stub = server.stub(model)
     worked_s = stub.cpu_times().user
-    wait_until(lambda: stub.cpu_times().user > worked_s + 0.1, "the model to begin")
+    wait_for(lambda: stub.cpu_times().user > worked_s + 0.1, what="the model to begin")
 
 
 def answered(server: TritonServer, model: str) -> int:
@@ -137,7 +138,7 @@ def test_requests_that_wait_become_one_batch(shared_triton: TritonServer) -> Non
         return {size: n - before.get(size, 0) for size, n in batch_sizes(shared_triton, "shapes-heavy").items()}
 
     # An answer leaves before it is counted.
-    wait_until(lambda: sum(size * n for size, n in batches().items()) == 9, "all nine to be counted")
+    wait_for(lambda: sum(size * n for size, n in batches().items()) == 9, what="all nine to be counted")
     assert sum(batches().values()) < 9
     expected, _ = direct("shapes-heavy", [ONE_IMAGE] * 9, range(9))
     assert all(levels_apart(image, wanted) <= 1 for image, wanted in zip(images, expected, strict=True))
@@ -151,7 +152,7 @@ def test_a_cancelled_image_is_given_up_at_the_next_step(shared_triton: TritonSer
     see_it_begin(shared_triton, "shapes-slow")
     call.cancel()
     assert "CANCELLED" in str(answers.result(0))
-    wait_until(lambda: answered(shared_triton, "shapes-slow") > done, "the model to stop")
+    wait_for(lambda: answered(shared_triton, "shapes-slow") > done, what="the model to stop")
     # Left alone, it would have worked for more than a second.
     assert stub.cpu_times().user - worked_s < 0.5
 
@@ -167,7 +168,7 @@ def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch
     third = answers.ask(ONE_IMAGE, seeds=[3])
     shared_triton.client.is_server_live()  # on the same connection, so those before it have arrived
     first.cancel()
-    wait_until(lambda: answered(shared_triton, "shapes-slow") > done, "the first to be given up")
+    wait_for(lambda: answered(shared_triton, "shapes-slow") > done, what="the first to be given up")
     see_it_begin(shared_triton, "shapes-slow")
     third.cancel()
     image = answers.result(2).as_numpy("image")
@@ -179,5 +180,5 @@ def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch
         return any(size > 1 and count > before.get(size, 0) for size, count in now.items())
 
     # Triton may have taken the first of them for a batch before the others came: two are enough.
-    wait_until(shared, "a batch of several to be counted")
+    wait_for(shared, what="a batch of several to be counted")
     assert levels_apart(image, direct("shapes-slow", [ONE_IMAGE], [2])[0]) <= 1

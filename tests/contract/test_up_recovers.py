@@ -49,7 +49,7 @@ def books(load: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_servers_stubs_and_redis_come_back_without_a_lost_connection(serving: LocalRun) -> None:
-    wait_for(serving.whole, within_s=20, what="all pools are there")
+    wait_for(serving.whole, what="all pools are there")
     with serving.start_load("--rate", "6", "--duration", "22", "--deadline", "4s") as load:
         under_way(load)
         took_s = {victim: kill_and_await_recovery(serving, victim) for victim in ("cpu-0", "stub", "redis")}
@@ -60,7 +60,7 @@ def test_servers_stubs_and_redis_come_back_without_a_lost_connection(serving: Lo
 
 
 def test_the_router_comes_back_and_a_second_try_with_the_same_id_gets_an_end(serving: LocalRun) -> None:
-    wait_for(serving.whole, within_s=20, what="all pools are there")
+    wait_for(serving.whole, what="all pools are there")
     with serving.start_load("--rate", "20", "--duration", "10", "--deadline", "4s", "--retry-lost") as load:
         under_way(load)
         kill_and_await_recovery(serving, "router")

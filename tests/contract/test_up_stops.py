@@ -45,7 +45,7 @@ def test_down_leaves_nothing(local_run: LocalRun) -> None:
 def test_ctrl_c_leaves_nothing(local_run: LocalRun) -> None:
     command = [str(CASCADE), "up", "-f", str(local_run.manifest), *ANY_PORTS, "--state-dir", str(local_run.state.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        wait_for(lambda: read_addresses(local_run.state.path), within_s=60, what="ready")
+        wait_for(lambda: read_addresses(local_run.state.path), what="ready")
         local_run.remember()
         began = time.monotonic()
         run.send_signal(signal.SIGINT)
@@ -59,7 +59,7 @@ def test_ctrl_c_leaves_nothing(local_run: LocalRun) -> None:
 def test_ctrl_c_while_it_starts_leaves_nothing(local_run: LocalRun) -> None:
     command = [str(CASCADE), "up", "-f", str(local_run.manifest), *ANY_PORTS, "--state-dir", str(local_run.state.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        wait_for(lambda: local_run.pid("router"), within_s=60, what="the router starts")
+        wait_for(lambda: local_run.pid("router"), what="the router starts")
         local_run.remember()
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=20)

@@ -108,7 +108,7 @@ def allowed(instance: Instance, pools: Mapping[PoolKey, PoolSize]) -> bool:
 
 
 @given(instance=instances(), demand=DEMANDS, runs=running())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_nothing_better_exists_on_several_classes(instance: Instance, demand: float, runs: dict[PoolKey, int]) -> None:
     problem = instance.cascade_problem(demand=demand, running=runs)
     answer = instance.allocate(demand=demand, running=runs)
@@ -139,7 +139,7 @@ def chains(draw: st.DrawFn) -> Instance:
     demand=DEMANDS,
     runs=st.dictionaries(st.sampled_from([(name, "gpu") for name in "abc"]), st.integers(1, 3), max_size=2),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_other_chain_or_split_of_one_class_is_better(
     instance: Instance, demand: float, runs: dict[PoolKey, int]
 ) -> None:
@@ -157,7 +157,7 @@ def test_no_other_chain_or_split_of_one_class_is_better(
 
 
 @given(instance=instances(), demand=DEMANDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_models_serve_only_where_their_memory_fits(instance: Instance, demand: float) -> None:
     answer = instance.allocate(demand=demand)
     if not answer.mixture:
@@ -188,7 +188,7 @@ def allocated(
 
 
 @given(cluster=clusters())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_cascades_together_stay_within_the_cluster_and_each_within_its_own(
     cluster: tuple[list[Instance], list[float]],
 ) -> None:
@@ -205,7 +205,7 @@ def test_cascades_together_stay_within_the_cluster_and_each_within_its_own(
 
 
 @given(cluster=clusters())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_same_cluster_has_the_same_answer(cluster: tuple[list[Instance], list[float]]) -> None:
     first, again = allocated(cluster)[1], allocated(cluster)[1]
     assert first == again
@@ -213,7 +213,7 @@ def test_the_same_cluster_has_the_same_answer(cluster: tuple[list[Instance], lis
 
 
 @given(cluster=clusters())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_larger_cluster_is_never_worse(cluster: tuple[list[Instance], list[float]]) -> None:
     def weighted(extra: int) -> float:
         problems, answers = allocated(cluster, extra=extra)

@@ -48,7 +48,7 @@ def score(problem: CascadeProblem, answer: Allocation) -> float:
 
 
 @given(instance=instances(), demand=DEMANDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ceilings_are_never_exceeded(instance: Instance, demand: float) -> None:
     answer = instance.allocate(demand=demand)
     used = Counter[str]()
@@ -65,7 +65,7 @@ def test_ceilings_are_never_exceeded(instance: Instance, demand: float) -> None:
 
 
 @given(instance=instances(overload="strict"), demand=DEMANDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_stages_are_never_under_provisioned_when_nothing_is_shed(instance: Instance, demand: float) -> None:
     answer = instance.allocate(demand=demand)
     if answer.verdict in (Reason.LOAD_SHED, Reason.NO_CAPACITY):
@@ -90,7 +90,7 @@ def test_stages_are_never_under_provisioned_when_nothing_is_shed(instance: Insta
 
 
 @given(instance=instances(), demand=DEMANDS, extra=st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_more_accelerators_are_never_worse(instance: Instance, demand: float, extra: int) -> None:
     richer = replace(instance, accelerators={n: c + extra for n, c in instance.accelerators.items()})
     fewer, more = instance.allocate(demand=demand), richer.allocate(demand=demand)
@@ -101,7 +101,7 @@ def test_more_accelerators_are_never_worse(instance: Instance, demand: float, ex
 
 
 @given(instance=instances(), demand=DEMANDS, part=st.floats(0.2, 0.95))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_less_load_is_never_worse(instance: Instance, demand: float, part: float) -> None:
     full, lighter = instance.allocate(demand=demand), instance.allocate(demand=demand * part)
     assert (
@@ -111,7 +111,7 @@ def test_less_load_is_never_worse(instance: Instance, demand: float, part: float
 
 
 @given(instance=instances(), demand=DEMANDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_runs_is_kept_where_it_is_as_good_as_anything(instance: Instance, demand: float) -> None:
     first = instance.allocate(demand=demand)
     again = instance.allocate(demand=demand, running={key: pool.replicas for key, pool in first.pools.items()})
@@ -119,7 +119,7 @@ def test_what_runs_is_kept_where_it_is_as_good_as_anything(instance: Instance, d
 
 
 @given(instance=instances(), demand=DEMANDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_same_problem_has_the_same_answer(instance: Instance, demand: float) -> None:
     problem = instance.problem(demand=demand)
     assert allocate(problem) == allocate(problem)

@@ -93,7 +93,7 @@ ESCALATIONS_ALONE = Instance(
 
 @given(instance=instances(), demand=st.floats(0.2, 60))
 @example(instance=ESCALATIONS_ALONE, demand=1.0)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nothing_better_exists(instance: Instance, demand: float) -> None:
     problem = instance.cascade_problem(demand=demand)
     (stages,) = problem.stages

@@ -23,7 +23,7 @@ def loop_of(rates: list[float], *, slots: int, seed: int) -> ClosedLoop:
 
 
 @given(rates=RATES, slots=st.integers(2, 5), seed=st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_row_in_force_has_ready_replicas_for_its_stages_at_every_instant(
     rates: list[float], slots: int, seed: int
 ) -> None:
@@ -36,7 +36,7 @@ def test_every_row_in_force_has_ready_replicas_for_its_stages_at_every_instant(
 
 
 @given(rates=RATES, slots=st.integers(2, 4), seed=st.integers(0, 1000), dies=st.integers(0, 3), at=st.floats(2, 20))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_after_a_death_every_row_is_served_again_within_a_tick(
     rates: list[float], slots: int, seed: int, dies: int, at: float
 ) -> None:

@@ -258,7 +258,6 @@ def test_scripts_do_what_the_reference_does(machine: type[Mirror]) -> None:
         settings=settings(
             max_examples=60,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         ),
     )

@@ -49,7 +49,7 @@ ON_ONE_LINE = [Row("a", "b", 0.1 * i, 0.0, 0.1 * i) for i in range(11)]
 
 @given(case=cases())
 @example(case=(ON_ONE_LINE, [row.value for row in ON_ONE_LINE], (0.6, 0.55, 0.5)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_best_mixture_is_found(case: tuple[list[Row], list[float], Limits]) -> None:
     rows, gains, limits = case
     mixer = Mixer(rows, gains, shed_price=SHED_PRICE)
@@ -70,7 +70,7 @@ def test_the_best_mixture_is_found(case: tuple[list[Row], list[float], Limits]) 
 
 
 @given(case=cases())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_same_limits_have_the_same_mixture(case: tuple[list[Row], list[float], Limits]) -> None:
     rows, gains, limits = case
     answers = [Mixer(rows, gains, shed_price=SHED_PRICE).shares(limits) for _ in range(2)]

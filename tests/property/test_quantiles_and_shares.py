@@ -27,7 +27,7 @@ mixes = st.sampled_from(sorted(MIXES))
 
 
 @given(st.lists(mixes, min_size=2, max_size=3), st.floats(0.02, 0.98), st.integers(0, 2**32), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_realised_share_is_within_two_points_of_the_plan_through_changes_of_mix(
     phases: list[str], share: float, seed: int, seeded: bool
 ) -> None:
@@ -43,7 +43,7 @@ def test_the_realised_share_is_within_two_points_of_the_plan_through_changes_of_
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.lists(st.sampled_from([0.0, 1.0, 2.0]), max_size=600), st.floats(0, 0.999))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_share_picks_none_a_full_share_picks_all_and_higher_scores_go_first(
     score: float, share: float, seen: list[float], draw: float
 ) -> None:
@@ -56,7 +56,7 @@ def test_no_share_picks_none_a_full_share_picks_all_and_higher_scores_go_first(
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=WINDOW * 2))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_memory_is_bounded_and_the_snapshot_rises_from_minimum_to_maximum(scores: list[float]) -> None:
     cut = LiveCut(seeds=SEEDS, scores=scores)
     kept = scores[-WINDOW:]
@@ -93,7 +93,7 @@ def test_hard_prompts_stay_direct_in_a_long_even_mix() -> None:
 
 
 @given(st.sampled_from([0.1, 0.2, 0.5]), st.integers(0, 2**32), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_change_of_all_scores_is_made_good_within_two_hundred(share: float, seed: int, rises: bool) -> None:
     rng = random.Random(seed)
     draws = EvenDraws(step=DIRECT_STEP, start=rng.random())
@@ -109,7 +109,7 @@ def test_a_change_of_all_scores_is_made_good_within_two_hundred(share: float, se
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.floats(0, 0.999))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rows_are_drawn_in_proportion_even_in_small_samples(weights: list[int], start: float) -> None:
     shares = [weight / sum(weights) for weight in weights]
     draws = EvenDraws(step=ROW_STEP, start=start)

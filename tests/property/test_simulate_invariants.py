@@ -16,7 +16,7 @@ ROWS = st.sampled_from([DrawnRow("light", "heavy", r, d) for r in (0.0, 0.5) for
 VARIANT = {Way.DIRECT: "heavy", Way.ESCALATED: "heavy", Way.ACCEPTED: "light", Way.DEGRADED: "light", Way.LOST: None}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(0, 60), ROWS, st.sampled_from(list(Way))), min_size=1, max_size=60),
     st.integers(1, 30),
@@ -37,7 +37,7 @@ def test_quality_stays_between_light_and_heavy_and_only_lost_requests_have_none(
     assert not len(known) or abs(known.mean() - (10 + 10 * heavy)) < 1e-6
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=200), st.integers(1, 50))
 def test_blocks_follow_windows_in_order_and_are_large_enough(windows: list[int], least: int) -> None:
     numbers = np.asarray(sorted(windows))

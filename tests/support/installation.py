@@ -25,7 +25,7 @@ from .kube_api import Object
 from .node_agent import NodeAgent
 from .redis import RedisServer
 from .router import EASY, Made, inputs_of
-from .waiting import wait_for
+from .waiting import PATIENCE_S, wait_for
 
 RELEASE = "dc"
 CASCADES = "/apis/diffusioncascade.io/v1alpha1/namespaces/{namespace}/diffusioncascades"
@@ -91,7 +91,7 @@ class Installation:
             pods = self.pods(component)
             return pods if pods and all(map(is_ready, pods)) else []
 
-        return self.expect(look, within_s=120, what=f"the {component} to be ready")
+        return self.expect(look, what=f"the {component} to be ready")
 
     def stop_routers(self) -> None:
         """Leave no router, where a test needs none and a hundred cascades would keep it busy."""
@@ -102,7 +102,6 @@ class Installation:
         changed = self.cluster.api.patch(path, {"spec": {"replicas": 0}})["metadata"]["generation"]
         self.expect(
             lambda: self.cluster.api.get(path)["status"].get("observedGeneration", 0) >= changed,
-            within_s=60,
             what="the routers' Deployment to be scaled down",
         )
 
@@ -113,7 +112,7 @@ class Installation:
                 self.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}", grace_s=0)
             return not self.pods("router")
 
-        self.expect(gone, within_s=60, what="the routers to go")
+        self.expect(gone, what="the routers to go")
 
     def kill(self, component: str) -> None:
         """SIGKILL to the processes of a component; the agent starts them again."""
@@ -136,7 +135,7 @@ class Installation:
         """The gRPC addresses of the routers."""
         return [f"{pod['status']['podIP']}:8001" for pod in self.pods("router")]
 
-    def expect(self, look: Callable[[], Any], *, within_s: float, what: str) -> Any:
+    def expect(self, look: Callable[[], Any], *, what: str, within_s: float = PATIENCE_S) -> Any:
         """`wait_for`, with what the cluster says of its pods and the logs of ours where it is in vain."""
         try:
             return wait_for(look, within_s=within_s, what=what, every_s=0.1)
@@ -162,7 +161,7 @@ class Installation:
         return next((dict(condition) for condition in conditions if condition["type"] == kind), {})
 
     def wait_condition(
-        self, namespace: str, kind: str, status: str = "True", *, name: str = "shapes", within_s: float = 90
+        self, namespace: str, kind: str, status: str = "True", *, name: str = "shapes", within_s: float = PATIENCE_S
     ) -> Object:
         """Waits until a condition of a cascade has this status for its present generation."""
 
@@ -179,8 +178,8 @@ class Installation:
         path = CASCADES.format(namespace=namespace)
         for cascade in self.cluster.api.items(path):
             self.cluster.api.delete(f"{path}/{cascade['metadata']['name']}")
-        self.expect(lambda: not self.cluster.api.items(path), within_s=90, what="the cascades to be gone")
-        self.expect(lambda: not self._kept(namespace), within_s=60, what="Redis to forget the cascades")
+        self.expect(lambda: not self.cluster.api.items(path), what="the cascades to be gone")
+        self.expect(lambda: not self._kept(namespace), what="Redis to forget the cascades")
 
     def _kept(self, namespace: str) -> list[str]:
         """What Redis has of a namespace and does not forget by itself."""
@@ -218,7 +217,7 @@ class Installation:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
             try:
                 begun = lambda: process.poll() is not None or load.answered > 0  # noqa: E731
-                self.expect(begun, within_s=60, what="the load to begin")
+                self.expect(begun, what="the load to begin")
                 yield load
                 process.send_signal(signal.SIGINT)
                 output, _ = process.communicate(timeout=90)

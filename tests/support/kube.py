@@ -72,7 +72,7 @@ class Cluster:
         path = f"/api/v1/namespaces/{name}"
         self.api.delete(path)
         self.api.delete(f"{path}/pods", grace_s=0)
-        wait_for(lambda: self.api.find(path) is None, within_s=120, what=f"namespace {name} to be gone")
+        wait_for(lambda: self.api.find(path) is None, what=f"namespace {name} to be gone")
 
     def pods(self, namespace: str, **labels: str) -> list[Object]:
         """The pods with these labels, terminating ones too."""

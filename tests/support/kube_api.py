@@ -196,9 +196,9 @@ class History:
         """Record inside the block; at its end the record is complete up to then, or AssertionError."""
         self._follower.start()
         try:
-            wait_for(lambda: self.lists, within_s=60, what=f"a first list of {self._path}")
+            wait_for(lambda: self.lists, what=f"a first list of {self._path}")
             yield self
-            wait_for(self._complete, within_s=60, what=f"the history of {self._path} to catch up")
+            wait_for(self._complete, what=f"the history of {self._path} to catch up")
             assert self.lists == 1, "the watch was broken off: what happened meanwhile is not known"
         finally:
             self._follower.stop()

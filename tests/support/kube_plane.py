@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from .kube_api import Api, ApiError
-from .triton import free_port
+from .ports import free_port
 from .waiting import wait_for
 
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
@@ -214,7 +214,7 @@ class ControlPlane:
 
     def _wait(self, name: str, condition: Any) -> None:
         process = self._processes[name]
-        wait_for(lambda: process.poll() is not None or condition(), within_s=120, what=f"{name} to be ready")
+        wait_for(lambda: process.poll() is not None or condition(), what=f"{name} to be ready")
         if process.poll() is not None:
             log = (self._directory / "log" / f"{name}.log").read_text()
             raise AssertionError(f"{name} ended with {process.returncode}: {log[-3000:]}")

@@ -76,7 +76,7 @@ async def no_credit_is_lost(server: RedisServer) -> None:
             fields = [field for pool in (LIGHT, HEAVY) for field in client.hgetall(REF.credits_key(pool)).items()]
             return leases + [f"{name}={value}" for name, value in fields if name.startswith("u:") and value != "0"]
 
-        await eventually(lambda: not in_use() or None, within_s=10, what="no credit in use")
+        await eventually(lambda: not in_use() or None, what="no credit in use")
         assert in_use() == []
 
 

@@ -18,8 +18,10 @@ import tritonclient.grpc as triton
 
 from cascade_api.names import CASCADE_INDEX, pool_name
 from cascade_api.plan import Plan
+from support.ports import free_port
 from support.redis import RedisServer
-from support.triton import TritonServer, free_port, wait_until
+from support.triton import TritonServer
+from support.waiting import wait_for
 
 EASY = "a large red circle"
 HARD = "a small red circle left of a small blue square above a small green triangle right of a small white cross"
@@ -121,12 +123,12 @@ class RouterProcess:
             )
         process = self.process
         url = f"{self.http_url}/healthz" if health_url is None else f"{health_url}/readyz"
-        wait_until(lambda: process.poll() is not None or _answers(url), "the router to answer", 30)
+        wait_for(lambda: process.poll() is not None or _answers(url), what="the router to answer")
         assert process.poll() is None, self.log.read_text()
         return self
 
     def wait_ready(self) -> RouterProcess:
-        wait_until(lambda: self.get("/readyz").status_code == 200, "the router to be ready", 15)
+        wait_for(lambda: self.get("/readyz").status_code == 200, what="the router to be ready")
         return self
 
     def stop(self) -> int:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_models import manifest, repository
 from cascade_models.shapes import assets
+from support.ports import free_port, listens
+from support.waiting import wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shapes.yaml"
 LAUNCHER = Path(sys.executable).parent / "cascade-triton"
@@ -54,12 +54,6 @@ def _example() -> list[dict[str, Any]]:
     return list(yaml.load_all(EXAMPLE.read_text(), Loader=yaml.CSafeLoader))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class TritonServer:
     """A tritonserver of our own; ``log`` is its output."""
 
@@ -88,12 +82,12 @@ class TritonServer:
         where = ["--model-repository", str(self.models), "--grpc-address", self.endpoint]
         return [str(LAUNCHER), *where, "--replica-id", self.replica_id, *loads, *options]
 
-    def start(self, *options: str, within_s: float = 30) -> TritonServer:
+    def start(self, *options: str) -> TritonServer:
         """Start the server and wait until it and its models are ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*options), stdout=log, stderr=log)
         process = self.process
-        wait_until(lambda: process.poll() is not None or self._ready(), "the server to be ready", within_s)
+        wait_for(lambda: process.poll() is not None or self._ready(), what="the server to be ready")
         assert process.poll() is None, self.log.read_text()
         return self
 
@@ -142,9 +136,8 @@ class TritonServer:
 
     def _ready(self) -> bool:
         # A channel that finds nobody at first waits a second before it tries again.
-        with socket.socket() as trial:
-            if trial.connect_ex(("127.0.0.1", self.port)):
-                return False
+        if not listens(self.port):
+            return False
         try:
             return bool(self.client.is_server_ready()) and all(map(self.client.is_model_ready, self.load))
         except InferenceServerException:
@@ -173,13 +166,6 @@ def _tensor(name: str, datatype: str, values: list[Any], kind: type) -> triton.I
     tensor = triton.InferInput(name, [len(values), 1], datatype)
     tensor.set_data_from_numpy(np.array(values, dtype=kind).reshape(-1, 1))
     return tensor
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
-    """Return when ``condition`` holds; fail the test when it does not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
 
 
 @pytest.fixture(scope="session")

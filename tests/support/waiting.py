@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
+PATIENCE_S: Final = 120.0
+"""How long a condition may take that comes about within a moment on a machine with nothing else to do."""
 
-def wait_for(look: Callable[[], T | None], *, within_s: float, what: str, every_s: float = 0.05) -> T:
+
+def wait_for(look: Callable[[], T | None], *, what: str, within_s: float = PATIENCE_S, every_s: float = 0.02) -> T:
     """The first true value of ``look()``; AssertionError with the last one after ``within_s`` seconds."""
     deadline = time.monotonic() + within_s
     while True:
@@ -29,7 +32,9 @@ def throughout(look: Callable[[], object], *, for_s: float, what: str, every_s: 
         time.sleep(every_s)
 
 
-async def eventually(look: Callable[[], T | Awaitable[T | None] | None], *, within_s: float = 5.0, what: str) -> T:
+async def eventually(
+    look: Callable[[], T | Awaitable[T | None] | None], *, what: str, within_s: float = PATIENCE_S
+) -> T:
     """The same for a condition that a running event loop brings about."""
     deadline = time.monotonic() + within_s
     while True:

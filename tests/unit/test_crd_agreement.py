@@ -67,7 +67,7 @@ def mutated(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_models_and_definitions_agree_on_mutations(kind: str, data: st.DataObject) -> None:
     document = data.draw(mutated(kind))

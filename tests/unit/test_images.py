@@ -14,7 +14,8 @@ import tritonclient.grpc as triton
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from support.triton import ONE_IMAGE, free_port, inference, shapes_manifest
+from support.ports import free_port
+from support.triton import ONE_IMAGE, inference, shapes_manifest
 from support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,7 @@ def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     try:
         with triton.InferenceServerClient(address) as client:
-            wait_for(lambda: is_ready(client, "shapes-light"), within_s=60, what="the model to be loaded")
+            wait_for(lambda: is_ready(client, "shapes-light"), what="the model to be loaded")
             assert client.infer("shapes-light", **inference([ONE_IMAGE])).as_numpy("image").size
     finally:
         server.terminate()

@@ -362,9 +362,9 @@ async def test_a_changed_spec_takes_effect_while_a_long_decision_is_made() -> No
     world = World(decide=slow)
     running = asyncio.create_task(world.loop.run())
     try:
-        await eventually(lambda: world.cluster.reconciled == 1, within_s=30, what="the first tick")
+        await eventually(lambda: world.cluster.reconciled == 1, what="the first tick")
         world.loop.wake()
-        await eventually(lambda: world.cluster.reconciled == 2, within_s=30, what="the change to take effect")
+        await eventually(lambda: world.cluster.reconciled == 2, what="the change to take effect")
     finally:
         release.set()
         running.cancel()

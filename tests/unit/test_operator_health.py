@@ -15,7 +15,7 @@ from cascade_api.status import CascadeStatus, Condition
 from cascade_operator import metrics
 from cascade_operator.health import STALE_S, Health
 from support.plans import make_plan
-from support.triton import free_port
+from support.ports import free_port
 
 
 @dataclass

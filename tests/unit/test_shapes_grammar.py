@@ -14,14 +14,14 @@ from cascade_models.shapes import grammar, tokens
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds, split=st.sampled_from(("train", "test", "heldout", "any")))
 def test_described_scenes_parse_back(seed: int, split: grammar.Split) -> None:
     scene = grammar.sample_scene(np.random.default_rng(seed), split=split)
     assert grammar.parse(grammar.describe(scene)) == scene
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds, article=st.sampled_from(("a", "an", "the", "")), stop=st.sampled_from(("", ".", " . ")))
 def test_case_spacing_articles_and_full_stop_do_not_matter(seed: int, article: str, stop: str) -> None:
     scene = grammar.sample_scene(np.random.default_rng(seed))
@@ -29,7 +29,7 @@ def test_case_spacing_articles_and_full_stop_do_not_matter(seed: int, article: s
     assert grammar.parse(prompt) == scene
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.text(max_size=200))
 def test_what_is_no_prompt_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(grammar.PromptError, match="for example") as caught:

@@ -96,7 +96,7 @@ class NodeAgent:
         )
         self._post(node)
         self._nodes[node.name] = node
-        wait_for(lambda: self._schedulable(node.name), within_s=60, what=f"Node {node.name} to be ready")
+        wait_for(lambda: self._schedulable(node.name), what=f"Node {node.name} to be ready")
 
     def lose_node(self, name: str) -> None:
         """As if its machine lost power: its processes end, its heartbeat stops, and nobody tells the API server."""
