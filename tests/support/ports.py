@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
+from pathlib import Path
 
 _given: set[int] = set()
+_chance = random.SystemRandom()
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on and that this run of the tests was not given before."""
+    """A port of this machine that nobody listens on and that this run of the tests was not given before.
+
+    None of those that the kernel gives to connections: while a server is away, its port stays free for it.
+    """
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    lasting = [*range(10_000, first), *range(last + 1, 65_536)] or [0]
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", _chance.choice(lasting)))
             port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def listens(port: int) -> bool:

