@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections import Counter
-from functools import partial
 
 import pytest
 
-from cascade_router.queue import Grant, WorkQueue
+from cascade_router.queue import Grant, WorkQueue, work_queue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
-from support.waiting import eventually
+from support.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.contract
-quick_queues = partial(work_queues, timing=QUICK)
 
 
 class Traffic:
@@ -26,7 +23,6 @@ class Traffic:
     def __init__(self, queues: list[WorkQueue], *, clients: int) -> None:
         self.in_flight = InFlight()
         self.ended: Counter[str] = Counter()
-        self.slowest_s = 0.0
         self._queues = queues
         self._stop = False
         self._tasks = [asyncio.ensure_future(self._client(number)) for number in range(clients)]
@@ -38,14 +34,12 @@ class Traffic:
             turn += 1
 
     async def _request(self, queue: WorkQueue, name: str) -> None:
-        began = time.monotonic()
         grant = await queue.acquire(entry(name))
         await self.in_flight.serve(grant, 0.005)
         grant = await queue.exchange(grant, entry(name, pool=HEAVY), service_s=0.005)
         await self.in_flight.serve(grant, 0.005)
         await queue.release(grant, service_s=0.005)
         self.ended[name] += 1
-        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
 
     async def more(self, count: int = 50) -> None:
         """Wait until so many more requests have ended well."""
@@ -66,7 +60,7 @@ async def alone(queues: list[WorkQueue]) -> None:
 
 
 async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=2, batch=2)) as queues:
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=2, batch=2)) as queues:
         traffic = Traffic(queues, clients=12)
         await traffic.more()
         for _ in range(3):
@@ -79,12 +73,14 @@ async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redi
         await traffic.stop()
         assert set(traffic.ended.values()) == {1}
         assert max(traffic.in_flight.most.values()) <= 2
-        assert traffic.slowest_s < 3
         await no_credit_is_lost(mortal_redis)
 
 
-async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
+async def test_two_routers_share_the_credits_out_and_together_again(
+    mortal_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_queue, "GRACE_S", PATIENCE_S)
+    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
         await eventually(lambda: all(len(queue.routers) == 2 for queue in queues), what="both know both")
         traffic = Traffic(queues, clients=16)
         await traffic.more()
@@ -103,9 +99,9 @@ async def test_two_routers_share_the_credits_out_and_together_again(mortal_redis
 
 
 async def test_a_long_queue_moves_to_memory_and_back(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=1), limit=3_000) as [queue]:
-        held = await queue.acquire(entry("held", within_s=60))
-        tasks = [asyncio.ensure_future(queue.acquire(entry(f"w{n}", within_s=60 + n))) for n in range(3_000)]
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1), limit=3_000) as [queue]:
+        held = await queue.acquire(entry("held"))
+        tasks = [asyncio.ensure_future(queue.acquire(entry(f"w{n}", within_s=600 + n))) for n in range(3_000)]
         await eventually(lambda: queue.load(LIGHT).waiting == 3_000, what="all waiting")
         mortal_redis.kill()
         await alone([queue])
@@ -122,17 +118,15 @@ async def test_a_long_queue_moves_to_memory_and_back(mortal_redis: RedisServer) 
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_what_waits_is_served_in_memory_within_a_second(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
+async def test_what_waits_is_served_in_memory(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
         held = await queue.acquire(entry("held"))
         later = asyncio.ensure_future(queue.acquire(entry("later", band=2)))
         sooner = asyncio.ensure_future(queue.acquire(entry("sooner", band=1)))
         await eventually(lambda: queue.load(LIGHT).waiting == 2, what="both waiting")
         mortal_redis.kill()
-        died = time.monotonic()
         await queue.release(held, service_s=0.01)
         grant = await sooner
-        assert time.monotonic() - died < 1
         assert queue.away
         assert not later.done()
         await queue.release(grant, service_s=0.01)
@@ -140,7 +134,9 @@ async def test_what_waits_is_served_in_memory_within_a_second(mortal_redis: Redi
 
 
 async def test_a_redis_that_hangs_is_left_and_found_again(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
+    plan = make_plan(replicas=2, batch=2)
+    # What was released meanwhile is leased in that Redis until the lease runs out.
+    async with work_queues(mortal_redis.url, "a", "b", plan=plan, timing=QUICK, timeout_s=1.0) as queues:
         traffic = Traffic(queues, clients=12)
         await traffic.more()
         mortal_redis.signal(signal.SIGSTOP)
@@ -156,13 +152,13 @@ async def test_a_redis_that_hangs_is_left_and_found_again(mortal_redis: RedisSer
 
 async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: RedisServer) -> None:
     plan = make_plan(replicas=1, batch=2)
-    async with quick_queues(mortal_redis.url, "a", plan=plan) as [a]:
+    async with work_queues(mortal_redis.url, "a", plan=plan) as [a]:
         held = [await a.acquire(entry(f"held{n}")) for n in range(2)]
         mortal_redis.kill()
         await alone([a])
         mortal_redis.start()
         await shared([a])
-        async with quick_queues(mortal_redis.url, "b", plan=plan) as [b]:
+        async with work_queues(mortal_redis.url, "b", plan=plan) as [b]:
             waits = asyncio.ensure_future(b.acquire(entry("waits")))
             await eventually(lambda: b.load(LIGHT).waiting == 1, what="waiting")
             assert b.load(LIGHT).in_flight == 2
@@ -171,7 +167,7 @@ async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: 
 
 
 async def test_a_grant_released_while_redis_was_away_is_not_counted_after(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
+    async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
         held = await queue.acquire(entry("held"))
         mortal_redis.kill()
         await alone([queue])
@@ -184,7 +180,7 @@ async def test_a_grant_released_while_redis_was_away_is_not_counted_after(mortal
 
 async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: RedisServer) -> None:
     mortal_redis.kill()
-    async with quick_queues(mortal_redis.url, "a") as [queue]:
+    async with work_queues(mortal_redis.url, "a") as [queue]:
         assert queue.away
         grant: Grant = await queue.acquire(entry("alone"))
         async with queue.hold_request("r") as held:
@@ -198,7 +194,7 @@ async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: R
 
 
 async def test_flushed_data_and_scripts_are_brought_back(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
+    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=2, batch=2)) as queues:
         traffic = Traffic(queues, clients=12)
         with mortal_redis.client() as client:
             await traffic.more()
@@ -217,7 +213,7 @@ async def test_flushed_data_and_scripts_are_brought_back(mortal_redis: RedisServ
 
 
 async def test_a_grant_whose_message_was_lost_is_found(mortal_redis: RedisServer) -> None:
-    async with quick_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1)) as [a, b]:
+    async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1)) as [a, b]:
         with mortal_redis.client() as client:
             for number in range(5):
                 held = await a.acquire(entry(f"held{number}"))
@@ -230,7 +226,7 @@ async def test_a_grant_whose_message_was_lost_is_found(mortal_redis: RedisServer
 
 
 async def test_without_a_redis_configured_the_queue_is_in_memory() -> None:
-    async with quick_queues(None, "a", plan=make_plan(replicas=1, batch=2)) as queues:
+    async with work_queues(None, "a", plan=make_plan(replicas=1, batch=2)) as queues:
         traffic = Traffic(queues, clients=8)
         await traffic.more()
         await traffic.stop()

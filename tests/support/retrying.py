@@ -13,8 +13,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from .router import EASY, RouterProcess
 
-DEADLINE_MS = 20_000
-
 
 def message_of(request_id: str = "", *, prompt: str = EASY, **parameters: int | str) -> Any:
     """A ModelInferRequest of one prompt for the cascade `shapes`."""
@@ -31,9 +29,10 @@ def message_of(request_id: str = "", *, prompt: str = EASY, **parameters: int | 
 class RetryingClient:
     """Counts the answers to each request, and why the others have none."""
 
-    def __init__(self, routers: Sequence[RouterProcess]) -> None:
+    def __init__(self, routers: Sequence[RouterProcess], *, deadline_s: float = 20.0) -> None:
         self._channels = [grpc.aio.insecure_channel(router.grpc) for router in routers]
         self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
+        self._deadline_s = deadline_s
         self.answers = Counter[str]()
         self.tried_again = 0
         self.unanswered: dict[str, str] = {}
@@ -51,7 +50,8 @@ class RetryingClient:
         for attempt in range(2):
             stub = self._stubs[(number + attempt) % len(self._stubs)]
             try:
-                await stub.ModelInfer(message_of(request_id, deadline_ms=DEADLINE_MS), timeout=DEADLINE_MS / 1000)
+                message = message_of(request_id, deadline_ms=round(1000 * self._deadline_s))
+                await stub.ModelInfer(message, timeout=self._deadline_s)
             except grpc.aio.AioRpcError as error:
                 why = f"{error.code().name}: {error.details()}"
                 self.tried_again += attempt == 0

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
+import redis
 import tritonclient.grpc as triton
 
 from cascade_api.names import CASCADE_INDEX, pool_name
@@ -21,7 +24,7 @@ from cascade_api.plan import Plan
 from support.ports import free_port
 from support.redis import RedisServer
 from support.triton import TritonServer
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 EASY = "a large red circle"
 HARD = "a small red circle left of a small blue square above a small green triangle right of a small white cross"
@@ -42,7 +45,7 @@ def make_plan(
     execution_s: Mapping[str, float] = EXECUTION_S,
     **overrides: Any,
 ) -> Plan:
-    """A plan of one row over pools of class cpu.
+    """A plan of one row over pools of class cpu; its objective is one that a busy machine keeps, too.
 
     Args:
         replicas: endpoints by variant; replica ids are ``<variant>-<index>``.
@@ -70,7 +73,7 @@ def make_plan(
         "cascade": f"default/{name}",
         "issuedAt": "2026-11-20T10:00:00Z",
         "reason": "InitialPlan",
-        "objectiveS": 10,
+        "objectiveS": PATIENCE_S,
         "attainment": 0.99,
         "overload": "degrade",
         "discriminator": "builtin://shapes",
@@ -139,18 +142,18 @@ class RouterProcess:
         assert self.process is not None
         self.process.terminate()
         try:
-            return self.process.wait(20)
+            return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             raise
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.http_url + path, timeout=10)
+        return httpx.get(self.http_url + path, timeout=PATIENCE_S)
 
     def post(self, body: Any, **options: Any) -> httpx.Response:
         """Ask for images over HTTP."""
-        return httpx.post(self.http_url + "/v1/images/generations", json=body, timeout=30, **options)
+        return httpx.post(self.http_url + "/v1/images/generations", json=body, timeout=PATIENCE_S, **options)
 
     def ask(self, prompt: str | bytes = EASY, *, model: str = "shapes", seed: int | None = 1, **options: Any) -> Made:
         """Ask for one image over gRPC."""
@@ -159,7 +162,7 @@ class RouterProcess:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=10).status_code == 200
+        return httpx.get(url, timeout=PATIENCE_S).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -208,17 +211,53 @@ def start_router(tmp_path: Path) -> Iterator[StartRouter]:
             router.stop()
 
 
+@contextmanager
+def on_hold(server: TritonServer) -> Iterator[None]:
+    """What the server is asked stays under way inside the block, and is done after it.
+
+    That goes for those who are connected: a router connects with the first image that it has made there.
+    """
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    process.suspend()
+    try:
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED, what="the server to be stopped")
+        yield
+    finally:
+        process.resume()
+
+
 @pytest.fixture(scope="session")
 def shared_router(shared_triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterProcess]:
-    """One router for the whole run, with a Redis of its own; serves `shapes`. Not to be stopped or re-planned."""
+    """One router for the whole run, with a Redis of its own; serves `shapes`. Not to be stopped or re-planned.
+
+    Which prompts go direct depends on those that it had before, see `fresh_router`.
+    """
     directory = tmp_path_factory.mktemp("router")
     redis_server = RedisServer(directory)
     redis_server.start()
-    replicas = {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")}
-    publish(redis_server, make_plan(replicas, seed_thresholds={"hardness": 2.0, "confidence": 0.01}))
     router = RouterProcess(redis_server.url, directory)
     try:
+        publish(redis_server, _shared_plan(shared_triton))
         yield router.start().wait_ready()
     finally:
         router.stop()
         redis_server.kill()
+
+
+@pytest.fixture
+def fresh_router(shared_router: RouterProcess, shared_triton: TritonServer) -> RouterProcess:
+    """The shared router as if it had had no prompt yet: an easy one is light, a hard one goes direct."""
+    plan = _shared_plan(shared_triton)
+    with redis.Redis.from_url(shared_router.environment["REDIS_URL"]) as client:
+        client.delete(plan.ref.plan_key)
+        client.publish(plan.ref.plan_channel, "0")
+        wait_for(lambda: shared_router.get("/readyz").status_code == 503, what="the cascade to be withdrawn")
+        client.set(plan.ref.plan_key, plan.to_json())
+        client.publish(plan.ref.plan_channel, str(plan.generation))
+    return shared_router.wait_ready()
+
+
+def _shared_plan(server: TritonServer) -> Plan:
+    replicas = {variant: [server.endpoint] for variant in ("shapes-light", "shapes-heavy")}
+    return make_plan(replicas, escalation=0, seed_thresholds={"hardness": 2.0, "confidence": 0.01})
