@@ -8,16 +8,23 @@ import socket
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cascade_api.local import read_addresses
-from support.local_run import ANY_PORTS, CASCADE, PROMPT, LocalRun
+from support.local_run import ANY_PORTS, CASCADE, HUNG_S, PROMPT, LocalRun
 from support.triton import shapes_manifest
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.contract
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def steady(run: LocalRun) -> dict[str, int | None]:
+    """The processes that nobody starts anew while all is well; servers that seem to hang are replaced."""
+    return {"supervisor": run.supervisor, "redis": run.pid("redis"), "router": run.pid("router")}
 
 
 def test_a_prompt_becomes_a_picture_over_grpc(serving: LocalRun, tmp_path: Path) -> None:
@@ -32,35 +39,41 @@ def test_a_prompt_becomes_a_picture_over_http(serving: LocalRun) -> None:
     assert addresses is not None
     request = urllib.request.Request(
         f"http://{addresses.http}/v1/images/generations",
-        data=json.dumps({"model": "shapes", "prompt": PROMPT}).encode(),
+        data=json.dumps({"model": "shapes", "prompt": PROMPT, "deadline_ms": 60_000}).encode(),
         headers={"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=HUNG_S) as response:  # noqa: S310
         answer = json.load(response)
     assert base64.b64decode(answer["data"][0]["b64_json"]).startswith(PNG)
 
 
 def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> None:
-    seen = serving.status()
+    def shown() -> dict[str, Any] | None:
+        seen = serving.status()
+        there = {"redis", "router", "cpu-0"} <= set(seen["children"])
+        return seen if there and any(pool["ready"] for pool in seen["cascades"][0].get("pools", ())) else None
+
+    seen = wait_for(shown, what="all of it to be shown")
     assert seen["pid"] == serving.supervisor
-    assert {"redis", "router", "cpu-0"} <= set(seen["children"])
     [cascade] = seen["cascades"]
     assert cascade["cascade"] == "default/shapes"
     assert cascade["plan"]["reason"]
     assert abs(sum(cascade["shares"]["planned"].values()) - 1) < 1e-6
-    assert any(pool["ready"] for pool in cascade["pools"])
     assert {c["type"] for c in cascade["status"]["conditions"]} >= {"Ready", "Accepted", "Progressing"}
-    text = serving.cascade("status")
-    assert "default/shapes" in text.stdout
-    assert "shares planned / realised" in text.stdout
+
+    def told() -> bool:
+        text = serving.cascade("status").stdout
+        return "default/shapes" in text and "shares planned / realised" in text
+
+    wait_for(told, what="the same to be told in words")
 
 
 def test_a_second_run_in_the_same_place_is_refused_with_the_first_ones_process(serving: LocalRun) -> None:
-    before = serving.supervisor
+    before = steady(serving)
     done = serving.cascade("up", "-f", str(serving.manifest), *ANY_PORTS)
     assert done.returncode == 1
-    assert f"already running (process {before}" in done.stderr
-    assert serving.supervisor == before
+    assert f"already running (process {before['supervisor']}" in done.stderr
+    assert steady(serving) == before
     serving.generate()
 
 
@@ -99,14 +112,14 @@ def test_a_bad_manifest_is_refused_by_line_and_field_and_disturbs_nothing(
     spoil(next(d for d in documents if d["kind"] == "DiffusionCascade")["spec"])
     bad = tmp_path / "bad.yaml"
     bad.write_text(yaml.safe_dump_all(documents))
-    before = serving.state.read_pids()
+    before = steady(serving)
     done = serving.cascade("up", "-f", str(bad))
     assert done.returncode == 2
     assert f"{bad}:" in done.stderr
     assert field in done.stderr
     assert "Traceback" not in done.stderr
-    assert serving.state.read_pids() == before
-    assert serving.whole()
+    assert steady(serving) == before
+    wait_for(serving.whole, what="all pools are there", every_s=0.2)
 
 
 def test_missing_weights_are_named_with_the_field(local_run: LocalRun) -> None:
@@ -117,7 +130,7 @@ def test_missing_weights_are_named_with_the_field(local_run: LocalRun) -> None:
     done = local_run.up()
     assert done.returncode == 2
     assert "model.revision" in done.stderr
-    assert local_run.leftovers() == []
+    local_run.check_gone()
 
 
 def test_a_model_that_cannot_be_loaded_is_named_with_the_fix(local_run: LocalRun) -> None:
@@ -133,7 +146,7 @@ def test_a_model_that_cannot_be_loaded_is_named_with_the_fix(local_run: LocalRun
     # The environment of the built-in models has no diffusers.
     assert "cannot be loaded: diffusers is not installed here, which hf://tests/tiny needs: name an" in done.stderr
     assert "Traceback" not in done.stderr
-    assert local_run.leftovers() == []
+    local_run.check_gone()
 
 
 def test_a_manifest_that_is_not_there_is_named(local_run: LocalRun) -> None:
@@ -150,14 +163,14 @@ def test_a_port_in_use_is_named_with_the_flag_and_leaves_nothing(local_run: Loca
         done = local_run.up("--http", f"127.0.0.1:{port}")
     assert done.returncode == 1
     assert f"--http: port {port} of 127.0.0.1 is in use" in done.stderr
-    assert local_run.leftovers() == []
+    local_run.check_gone()
 
 
 def test_a_redis_that_is_not_there_is_named_with_the_flag(local_run: LocalRun) -> None:
     done = local_run.up("--redis-url", "redis://127.0.0.1:1/0")
     assert done.returncode == 1
     assert "--redis-url: no Redis answers at redis://127.0.0.1:1/0" in done.stderr
-    assert local_run.leftovers() == []
+    local_run.check_gone()
 
 
 def test_a_missing_triton_environment_is_named_with_the_fix(
@@ -167,16 +180,18 @@ def test_a_missing_triton_environment_is_named_with_the_fix(
     done = local_run.up()
     assert done.returncode == 1
     assert "no Triton environment at /nowhere: run `make setup`" in done.stderr
-    assert local_run.leftovers() == []
+    local_run.check_gone()
     doctor = local_run.cascade("doctor")
     assert doctor.returncode == 1
     assert "PROBLEM  triton: no Triton environment at /nowhere" in doctor.stdout
 
 
 def test_doctor_finds_nothing_wrong_with_what_runs(serving: LocalRun) -> None:
-    done = serving.cascade("doctor")
-    assert done.returncode == 0, done.stdout
-    assert "PROBLEM" not in done.stdout
+    def well() -> bool:
+        done = serving.cascade("doctor")
+        return done.returncode == 0 and "PROBLEM" not in done.stdout
+
+    wait_for(well, what="nothing to be found wrong")
 
 
 def test_what_would_be_decided_can_be_asked_without_a_run(serving: LocalRun) -> None:

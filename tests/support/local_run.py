@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,12 +20,18 @@ from cascade_api.local import read_addresses
 from cascade_operator.local import overview
 from cascade_operator.local.state import StateDir
 
+from .processes import children, command_of, runs
 from .triton import shapes_manifest
+from .waiting import wait_for
 
 CASCADE = Path(sys.executable).parent / "cascade"
 ROOT = Path(__file__).parents[2]
 PROMPT = "a small red circle left of a large blue square"
 ANY_PORTS = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+PATIENT = "60s"
+"""A deadline for requests that are to be answered however busy the machine is."""
+HUNG_S = 600.0
+"""A command that has not ended by then never will."""
 
 
 class LocalRun:
@@ -37,7 +44,7 @@ class LocalRun:
         self.manifest.write_text(manifest if manifest is not None else shapes_manifest())
         self._known: set[psutil.Process] = set()
 
-    def cascade(self, *arguments: str, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+    def cascade(self, *arguments: str, timeout_s: float = HUNG_S) -> subprocess.CompletedProcess[str]:
         """Run `cascade …` on this state directory to its end."""
         command = [str(CASCADE), *arguments, "--state-dir", str(self.state.path)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -55,7 +62,7 @@ class LocalRun:
     def generate(self, file: Path | None = None) -> dict[str, Any]:
         """One picture through the running service; how it was made."""
         file = file or self.directory / "picture.png"
-        done = self.cascade("generate", PROMPT, "-o", str(file), "--json", "--deadline", "10s")
+        done = self.cascade("generate", PROMPT, "-o", str(file), "--json", "--deadline", PATIENT)
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
@@ -93,28 +100,37 @@ class LocalRun:
         pids = self.state.read_pids()
         if name != "stub":
             return pids.get(name)
-        if "cpu-0" not in pids or not psutil.pid_exists(pids["cpu-0"]):
-            return None
-        return next((stub.pid for stub in psutil.Process(pids["cpu-0"]).children() if _alive(stub)), None)
+        return next((stub.pid for stub in children(pids["cpu-0"])), None) if "cpu-0" in pids else None
 
     def kill(self, name: str) -> int:
         """SIGKILL a child; its process id."""
-        pid = self.pid(name)
-        assert pid is not None, f"no {name} to kill"
-        os.kill(pid, signal.SIGKILL)
-        return pid
+
+        def killed() -> int | None:
+            pid = self.pid(name)
+            with contextlib.suppress(ProcessLookupError):
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    return pid
+            return None
+
+        return wait_for(killed, what=f"a {name} to kill")
 
     def remember(self) -> None:
         """Note the processes that run now, to know them again when they should be gone."""
         supervisor = self.supervisor
-        if supervisor is not None and psutil.pid_exists(supervisor):
-            process = psutil.Process(supervisor)
-            self._known |= {process, *process.children(recursive=True)}
+        if supervisor is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._known |= {psutil.Process(supervisor), *children(supervisor, recursive=True)}
 
-    def leftovers(self) -> list[str]:
-        """Processes, ports and shared memory of this run that are still there."""
-        found = [f"process {p.pid} {p.cmdline()}" for p in self._known if p.is_running() and _alive(p)]
-        found += [f"process {p.pid} {p.cmdline()}" for p in self.state.processes()]
+    def check_gone(self) -> None:
+        """Wait until nothing of this run is left; what was killed takes a moment to go."""
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not self._leftovers(), what="nothing to be left")
+        assert self._leftovers() == []
+
+    def _leftovers(self) -> list[str]:
+        """Processes and shared memory of this run that are still there."""
+        found = [f"process {p.pid} {command_of(p)}" for p in {*self._known, *self.state.processes()} if runs(p)]
         found += [f"segment {segment}" for segment in self.state.segments()]
         addresses = read_addresses(self.state.path)
         return found + ([f"addresses {addresses}"] if addresses else [])
@@ -124,12 +140,8 @@ class LocalRun:
         self.remember()
         self.cascade("down")
         for process in self._known:
-            if process.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-def _alive(process: psutil.Process) -> bool:
-    return bool(process.status() != psutil.STATUS_ZOMBIE)
 
 
 @pytest.fixture

@@ -15,8 +15,11 @@ from .console import Say
 from .state import AlreadyRunning, Lock, StateDir
 
 
-def stop(state: StateDir, *, say: Say, timeout_s: float = 10.0) -> None:
-    """End the run that holds a state directory, and tidy up after one that crashed; raises CommandFailed."""
+def stop(state: StateDir, *, say: Say, timeout_s: float = 30.0) -> None:
+    """End the run that holds a state directory, and tidy up after one that crashed; raises CommandFailed.
+
+    A run that is killed, after ``timeout_s``, leaves its plan in a Redis that is not its own.
+    """
     pid = state.holder()
     if pid is None:
         _tidy(state, say)

@@ -20,7 +20,7 @@ from cascade_api.status import CascadeStatus
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
 SERVER_PROGRAMS: Final = ("tritonserver", "triton_python_backend_stub")
-LOCK_TRIES: Final = 5
+LOCK_PATIENCE_S: Final = 5.0
 
 
 class AlreadyRunning(Exception):
@@ -175,20 +175,24 @@ class Lock:
     def __init__(self, state: StateDir) -> None:
         """Take the lock; raises AlreadyRunning."""
         self._file = state.lock_file.open("a+")
-        for _ in range(LOCK_TRIES):
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                # A command that only asks who holds it has it for an instant.
-                time.sleep(0.05)
-        else:
-            pid = _pid_in(self._file) or 0
-            self._file.close()
-            raise AlreadyRunning(pid)
+        until = time.monotonic() + LOCK_PATIENCE_S
+        while not self._taken():
+            holder = _pid_in(self._file)
+            # A command that only asks who holds it has it for an instant; the file then names nobody who lives.
+            if (holder is not None and psutil.pid_exists(holder)) or time.monotonic() > until:
+                self._file.close()
+                raise AlreadyRunning(holder or 0)
+            time.sleep(0.05)
         self._file.truncate(0)
         self._file.write(json.dumps({"pid": os.getpid(), "started": time.time()}))
         self._file.flush()
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def release(self) -> None:
         """Give the directory up, tidily."""

@@ -19,8 +19,8 @@ from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE
 
 CHANNELS: Final = 4
 """Connections; one carries a hundred calls at a time at best."""
-SLACK_S: Final = 5.0
-"""How long after its deadline a request may end before it counts as silent."""
+SLACK_S: Final = 30.0
+"""How long after its deadline a request may end before it counts as silent: longer than a busy machine stalls."""
 RECONNECT_S: Final = 15.0
 """How long a repeated request waits for the service to come back."""
 
@@ -110,7 +110,7 @@ async def find_model(address: str) -> str:
     async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
-            index = await stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=5)
+            index = await stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=SLACK_S)
         except grpc.aio.AioRpcError as error:
             why = f"no service answers at {address} ({error.details()})"
             raise CommandFailed(f"{why}: start it with `cascade up`, or name it with --grpc") from None

@@ -15,7 +15,7 @@ from .ledger import Kind, Ledger, Outcome
 
 PROGRESS_EVERY_S: Final = 2.0
 PLAN_EVERY_S: Final = 0.5
-RETRY_AFTER_S: Final = 0.2
+RETRY_AFTER_S: Final = 1.0
 """Pause before a second try: the end of a stream is told before the end of its connection."""
 
 

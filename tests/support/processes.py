@@ -1,0 +1,30 @@
+"""Processes of ours and of others, which may be gone at any moment that a test looks at them."""
+
+from __future__ import annotations
+
+import psutil
+
+
+def runs(process: psutil.Process | int) -> bool:
+    """Whether a process (or process id) is at work still; one that only waits to be buried is not."""
+    try:
+        found = process if isinstance(process, psutil.Process) else psutil.Process(process)
+        return found.is_running() and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
+    """What a process has started and is at work still; nothing where the process itself is gone."""
+    try:
+        return [child for child in psutil.Process(pid).children(recursive=recursive) if runs(child)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty where it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
