@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import time
 from typing import Any
 
 import httpx
@@ -14,9 +13,9 @@ import pytest
 from PIL import Image
 
 from support.redis import RedisServer
-from support.router import EASY, HARD, RouterProcess, StartRouter, make_plan
+from support.router import EASY, HARD, RouterProcess, StartRouter, make_plan, on_hold
 from support.triton import TritonServer
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -25,18 +24,22 @@ FINAL = ("succeeded", "failed", "cancelled")
 
 @pytest.fixture
 def endpoints(shared_triton: TritonServer) -> dict[str, list[str]]:
-    return {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy", "shapes-slow")}
+    return {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")}
 
 
 def submit(router: RouterProcess, *, key: str = "", **body: Any) -> httpx.Response:
     headers = {"idempotency-key": key} if key else {}
-    return httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY, **body}, headers=headers, timeout=10)
+    return httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY, **body}, headers=headers, timeout=PATIENCE_S)
 
 
 def ask(router: RouterProcess, job: str, wait: float = 0) -> dict[str, Any]:
-    reply = httpx.get(f"{router.http_url}/v1/jobs/{job}", params={"wait": wait}, timeout=wait + 10)
+    reply = httpx.get(f"{router.http_url}/v1/jobs/{job}", params={"wait": wait}, timeout=wait + PATIENCE_S)
     assert reply.status_code == 200, reply.text
     return dict(reply.json())
+
+
+def status_of(router: RouterProcess, job: str) -> int:
+    return httpx.get(f"{router.http_url}/v1/jobs/{job}", timeout=PATIENCE_S).status_code
 
 
 def end_of(router: RouterProcess, job: str) -> dict[str, Any]:
@@ -50,17 +53,17 @@ def end_of(router: RouterProcess, job: str) -> dict[str, Any]:
     return told
 
 
-def test_a_job_is_accepted_at_once_and_its_image_fetched_later(shared_router: RouterProcess) -> None:
-    accepted = submit(shared_router, prompt=HARD, seed=1)
+def test_a_job_is_accepted_at_once_and_its_image_fetched_later(fresh_router: RouterProcess) -> None:
+    accepted = submit(fresh_router, prompt=HARD, seed=1)
     assert accepted.status_code == 202
     job = accepted.json()["id"]
     assert accepted.headers["location"] == f"/v1/jobs/{job}"
-    told = end_of(shared_router, job)
+    told = end_of(fresh_router, job)
     assert (told["status"], told["error"], told["result"]["route"]) == ("succeeded", None, "direct")
     assert told["created_at"] <= told["finished_at"] < told["deadline_at"]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(told["result"]["b64_json"]))))
-    assert np.abs(picture.astype(int) - shared_router.ask(HARD).image).max() <= 1
-    assert ask(shared_router, job) == told
+    assert np.abs(picture.astype(int) - fresh_router.ask(HARD).image).max() <= 1
+    assert ask(fresh_router, job) == told
 
 
 def test_an_idempotency_key_makes_one_job_of_many_tries(shared_router: RouterProcess) -> None:
@@ -101,79 +104,82 @@ def test_a_wrong_job_is_refused_at_once(shared_router: RouterProcess, body: dict
 @pytest.mark.parametrize("job", ["nonsense", "default.shapes.0", "a.b.c", "default.shapes.%20x", "default.other.abc"])
 def test_an_unknown_job_is_not_found_on_every_route(shared_router: RouterProcess, job: str) -> None:
     for method in ("GET", "DELETE"):
-        reply = httpx.request(method, f"{shared_router.http_url}/v1/jobs/{job}", timeout=10)
+        reply = httpx.request(method, f"{shared_router.http_url}/v1/jobs/{job}", timeout=PATIENCE_S)
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "UnknownJob")
-    wrong = httpx.get(f"{shared_router.http_url}/v1/jobs/{job}", params={"wait": "nan"}, timeout=10)
+    wrong = httpx.get(f"{shared_router.http_url}/v1/jobs/{job}", params={"wait": "nan"}, timeout=PATIENCE_S)
     assert wrong.status_code in (400, 404)
 
 
 def test_a_cancelled_job_stops_and_stays_cancelled(
-    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+    redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1))
-    job = submit(router).json()["id"]
-    wait_for(lambda: ask(router, job)["status"] == "running", what="the job to begin")
-    reply = httpx.delete(f"{router.http_url}/v1/jobs/{job}", timeout=10)
-    assert reply.json()["status"] == "cancelled"
-    wait_for(lambda: "cascade_requests_in_hand 0.0" in router.get("/metrics").text, what="the work to stop")
-    assert ask(router, job)["status"] == "cancelled"
-    done = submit(router, prompt=HARD, deadline_ms=60_000).json()["id"]
+    router = start_router(redis_server, make_plan(endpoints, direct=1, batch=1))
+    done = submit(router, prompt=HARD).json()["id"]
     assert end_of(router, done)["status"] == "succeeded"
-    assert httpx.delete(f"{router.http_url}/v1/jobs/{done}", timeout=10).json()["status"] == "succeeded"
+    with on_hold(shared_triton):
+        job = submit(router).json()["id"]
+        wait_for(lambda: ask(router, job)["status"] == "running", what="the job to begin")
+        reply = httpx.delete(f"{router.http_url}/v1/jobs/{job}", timeout=PATIENCE_S)
+        assert reply.json()["status"] == "cancelled"
+        wait_for(lambda: "cascade_requests_in_hand 0.0" in router.get("/metrics").text, what="the work to stop")
+    assert ask(router, job)["status"] == "cancelled"
+    assert httpx.delete(f"{router.http_url}/v1/jobs/{done}", timeout=PATIENCE_S).json()["status"] == "succeeded"
 
 
 def test_jobs_of_a_killed_router_are_done_by_another_and_end_once(
-    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+    redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    plan = make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1)
+    plan = make_plan(endpoints, direct=1, batch=1)
     first, second = (start_router(redis_server, plan) for _ in range(2))
-    jobs = [submit(first, seed=seed).json()["id"] for seed in range(4)]
-    wait_for(lambda: any(ask(first, job)["status"] == "running" for job in jobs), what="a job to begin")
-    assert first.process is not None
-    first.process.kill()
-    first.process.wait()
-    assert [end_of(second, job)["status"] for job in jobs] == ["succeeded"] * 4
-    finished = [ask(second, job)["finished_at"] for job in jobs]
-    assert [ask(second, job)["finished_at"] for job in jobs] == finished
+    first.ask(HARD)
+    with on_hold(shared_triton):
+        jobs = [submit(first, seed=seed).json()["id"] for seed in range(4)]
+        wait_for(lambda: all(ask(first, job)["status"] == "running" for job in jobs), what="the jobs to begin")
+        assert first.process is not None
+        first.process.kill()
+        first.process.wait()
+    ends = [end_of(second, job) for job in jobs]
+    assert [end["status"] for end in ends] == ["succeeded"] * 4
+    assert [ask(second, job) for job in jobs] == ends
 
 
 def test_a_router_that_is_told_to_stop_hands_its_jobs_on(
-    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+    redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    plan = make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1)
+    plan = make_plan(endpoints, direct=1, batch=1)
     first, second = (start_router(redis_server, plan, drain_s=0.1) for _ in range(2))
-    jobs = [submit(first, seed=seed).json()["id"] for seed in range(4)]
-    assert first.stop() == 0
+    first.ask(HARD)
+    with on_hold(shared_triton):
+        jobs = [submit(first, seed=seed).json()["id"] for seed in range(4)]
+        assert first.stop() == 0
     assert [end_of(second, job)["status"] for job in jobs] == ["succeeded"] * 4
 
 
 def test_without_redis_jobs_are_refused_and_a_redis_that_lost_them_says_not_found(
-    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+    mortal_redis: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=1))
+    router = start_router(mortal_redis, make_plan(endpoints, direct=1))
     job = submit(router).json()["id"]
     assert end_of(router, job)["status"] == "succeeded"
-    redis_server.kill()
-    began = time.monotonic()
+    mortal_redis.kill()
     refused = submit(router)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "StoreAway")
-    assert time.monotonic() - began < 8
-    redis_server.start()
-    wait_for(lambda: httpx.get(f"{router.http_url}/v1/jobs/{job}", timeout=10).status_code == 404, what="Redis")
+    mortal_redis.start()
+    wait_for(lambda: status_of(router, job) == 404, what="Redis")
 
 
 def test_there_are_only_so_many_jobs_and_expired_ones_make_room(
-    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+    redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=1), job_limit=2, job_result_s=2)
-    jobs = [submit(router, seed=seed).json()["id"] for seed in range(2)]
-    full = submit(router, seed=2)
-    assert (full.status_code, full.json()["error"]["code"]) == (429, "QueueFull")
-    assert "retry-after" in full.headers
+    router = start_router(redis_server, make_plan(endpoints, direct=1), job_limit=2, job_result_s=1)
+    router.ask(HARD)
+    with on_hold(shared_triton):
+        jobs = [submit(router, seed=seed).json()["id"] for seed in range(2)]
+        full = submit(router, seed=2)
+        assert (full.status_code, full.json()["error"]["code"]) == (429, "QueueFull")
+        assert "retry-after" in full.headers
     wait_for(lambda: submit(router, seed=3).status_code == 202, what="an expired job to make room")
-    wait_for(
-        lambda: httpx.get(f"{router.http_url}/v1/jobs/{jobs[0]}", timeout=10).status_code == 404, what="it to be gone"
-    )
+    wait_for(lambda: status_of(router, jobs[0]) == 404, what="it to be gone")
 
 
 def test_another_tenants_job_is_not_found(
@@ -185,11 +191,12 @@ def test_another_tenants_job_is_not_found(
     router = start_router(redis_server, make_plan(endpoints), tenants_file=tmp_path / "tenants.yaml")
     headers = [{"authorization": f"Bearer {name}", "idempotency-key": "same"} for name in keys]
     ours, theirs = (
-        httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, headers=header, timeout=10).json()["id"]
+        httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, headers=header, timeout=PATIENCE_S).json()["id"]
         for header in headers
     )
     assert ours != theirs
     statuses = [
-        httpx.get(f"{router.http_url}/v1/jobs/{ours}", headers=header, timeout=10).status_code for header in headers
+        httpx.get(f"{router.http_url}/v1/jobs/{ours}", headers=header, timeout=PATIENCE_S).status_code
+        for header in headers
     ]
     assert statuses == [200, 404]
