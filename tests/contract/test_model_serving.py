@@ -20,7 +20,7 @@ from support.hub import COMMIT, serving
 from support.resources import cascade_document
 from support.tiny_model import ENVIRONMENT, LOADING_S
 from support.triton import TritonServer, inference
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 CASCADE = Path(sys.executable).parent / "cascade"
 STEPS = 20
@@ -71,7 +71,7 @@ def stream(server: TritonServer, prompt: str, seed: int) -> list[np.ndarray]:
         server.client.async_stream_infer(ONNX, enable_empty_final_response=True, **request)
         images = []
         while True:
-            result, error = answers.get(timeout=120)
+            result, error = answers.get(timeout=PATIENCE_S)
             assert error is None, error
             images.append(result.as_numpy("image")[0])
             if result.get_response().parameters["triton_final_response"].bool_param:
@@ -124,16 +124,20 @@ def test_a_cancelled_batch_stops_before_its_next_step(server: TritonServer) -> N
         stats = server.statistics(TORCH).inference_stats
         return int(stats.success.count + stats.fail.count)
 
-    done, began_s = finished(), stub.cpu_times().user
-    box: queue.Queue[Any] = queue.Queue()
-    call = server.client.async_infer(
-        TORCH, callback=lambda result, error: box.put(error), **inference(["a"] * 8, seeds=range(8))
-    )
-    wait_for(lambda: stub.cpu_times().user > began_s + whole_s / 10, what="the batch to begin")
-    call.cancel()
-    assert "CANCELLED" in str(box.get(timeout=60))
-    wait_for(lambda: finished() > done, what="the model to stop")
-    assert stub.cpu_times().user - began_s < whole_s * 0.9
+    def given_up() -> bool:
+        """Whether a batch that is cancelled once it was begun takes less than a whole one."""
+        done, began_s = finished(), stub.cpu_times().user
+        box: queue.Queue[Any] = queue.Queue()
+        call = server.client.async_infer(
+            TORCH, callback=lambda result, error: box.put(error), **inference(["a"] * 8, seeds=range(8))
+        )
+        wait_for(lambda: stub.cpu_times().user > began_s + whole_s / 10, what="the batch to begin")
+        call.cancel()
+        wait_for(lambda: finished() > done, what="the model to stop")
+        return "CANCELLED" in str(box.get(timeout=PATIENCE_S)) and stub.cpu_times().user - began_s < whole_s * 0.9
+
+    # Whoever is held up himself cancels too late, and has to try again.
+    wait_for(given_up, what="a batch to be given up")
 
 
 def test_a_wrong_request_is_refused_by_name(server: TritonServer) -> None:

@@ -10,8 +10,9 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from cascade_models import manifest, repository
+from support.processes import runs
 from support.triton import ONE_IMAGE, TritonServer, shapes_manifest
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -35,21 +36,18 @@ def test_a_pinned_server_keeps_itself_and_its_models_to_one_core(shapes_models: 
 
 def test_a_replica_changes_its_variant_in_place(mortal_triton: TritonServer) -> None:
     assert mortal_triton.process is not None
-    server = psutil.Process(mortal_triton.process.pid)
-    before_s = sum(server.cpu_times()[:2])
     mortal_triton.client.unload_model("shapes-light")
     mortal_triton.client.load_model("shapes-heavy")
-    mortal_triton.ask("shapes-heavy", [ONE_IMAGE], seeds=[1])
-    # In processor time, which other work on the machine does not stretch much.
-    taken_s = sum(server.cpu_times()[:2]) - before_s + sum(mortal_triton.stub("shapes-heavy").cpu_times()[:2])
-    assert taken_s < 1.5
+    assert mortal_triton.ask("shapes-heavy", [ONE_IMAGE], seeds=[1]).as_numpy("image").shape == (1, 32, 32, 3)
     assert not mortal_triton.client.is_model_ready("shapes-light")
     assert mortal_triton.process.poll() is None
 
 
 def test_a_killed_model_process_is_mended_by_loading_it_anew(mortal_triton: TritonServer) -> None:
     assert mortal_triton.process is not None
-    mortal_triton.stub("shapes-light").kill()
+    stub = mortal_triton.stub("shapes-light")
+    stub.kill()
+    wait_for(lambda: not runs(stub), what="the model's process to end")
     with pytest.raises(InferenceServerException):
         mortal_triton.ask("shapes-light", [ONE_IMAGE], seeds=[1])
     mortal_triton.client.unload_model("shapes-light")
@@ -61,14 +59,17 @@ def test_a_killed_model_process_is_mended_by_loading_it_anew(mortal_triton: Trit
 
 def test_a_server_that_ends_leaves_no_process_and_no_shared_memory(shapes_models: Path, tmp_path: Path) -> None:
     server = TritonServer(shapes_models, tmp_path, load=("shapes-light", "shapes-heavy"), replica_id="test-ends")
-    server.start()
-    stubs = server.stubs()
-    assert server.process is not None
-    assert len(stubs) == len(server.segments()) == 2
-    server.process.terminate()
-    server.process.wait(10)
-    wait_for(lambda: not any(stub.is_running() for stub in stubs), what="the models' processes to end")
-    assert server.segments() == []
+    try:
+        server.start("--exit-timeout=60")
+        stubs = server.stubs()
+        assert server.process is not None
+        assert len(stubs) == len(server.segments()) == 2
+        server.process.terminate()
+        server.process.wait(PATIENCE_S)
+        wait_for(lambda: not any(map(runs, stubs)), what="the models' processes to end")
+        assert server.segments() == []
+    finally:
+        server.stop()
 
 
 def test_what_a_killed_server_left_is_swept_by_the_next_one(mortal_triton: TritonServer) -> None:
@@ -76,7 +77,7 @@ def test_what_a_killed_server_left_is_swept_by_the_next_one(mortal_triton: Trito
     stubs, left = mortal_triton.stubs(), set(mortal_triton.segments())
     mortal_triton.process.kill()
     mortal_triton.process.wait()
-    wait_for(lambda: not any(stub.is_running() for stub in stubs), what="the models' processes to end")
+    wait_for(lambda: not any(map(runs, stubs)), what="the models' processes to end")
     mortal_triton.start()
     assert not left & set(mortal_triton.segments())
 
@@ -98,7 +99,7 @@ def test_a_variant_whose_weights_have_changed_is_not_served(shapes_models: Path,
 
 def refusal(server: TritonServer, *options: str) -> str:
     """The one line with which the launcher refuses to start."""
-    ended = subprocess.run(server.command(*options), capture_output=True, text=True, timeout=20)
+    ended = subprocess.run(server.command(*options), capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.startswith("cascade-triton: ")
     assert len(ended.stderr.splitlines()) == 1

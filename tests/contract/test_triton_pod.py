@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cascade_api.documents import load_cascades
 from cascade_operator.manifests.documents import cascade_document
 from support.ports import free_port
+from support.processes import children
 from support.triton import LAUNCHER, SHARED_MEMORY, shapes_manifest
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
 VARIANT = "shapes-light"
@@ -34,7 +34,7 @@ class PodLike:
     def probe(self, *, every_s: float = 0) -> subprocess.CompletedProcess[str]:
         command = [str(LAUNCHER), "probe", f"--model={VARIANT}", f"--address={self.http}", f"--every={every_s}"]
         environment = {**os.environ, "TMPDIR": str(self.scratch)}
-        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
 
     def well(self) -> bool:
         return self.probe().returncode == 0
@@ -78,17 +78,18 @@ def test_only_its_own_variant_is_rendered_and_it_draws(pod: PodLike, tmp_path: P
 
 def test_a_dead_stub_is_noticed_and_told(pod: PodLike) -> None:
     wait_for(pod.well, what="the model to draw", every_s=0.5)
-    (stub,) = psutil.Process(pod.process.pid).children(recursive=True)
+    (stub,) = children(pod.process.pid, recursive=True)
     stub.kill()
-    failed = wait_for(lambda: None if (done := pod.probe()).returncode == 0 else done, what="a failing probe")
-    assert f"cascade-triton probe: {VARIANT}: infer: 500" in failed.stderr
+    # A probe of a busy server may also say that it got no answer in time.
+    said = f"cascade-triton probe: {VARIANT}: infer: 500"
+    wait_for(lambda: (done := pod.probe()).returncode == 1 and said in done.stderr, what="a failing probe")
     assert pod.process.poll() is None, "the server itself goes on saying that all is well"
 
 
 def test_told_to_end_it_ends(pod: PodLike) -> None:
     wait_for(pod.well, what="the model to draw", every_s=0.5)
     pod.process.send_signal(signal.SIGTERM)
-    assert pod.process.wait(60) is not None
+    assert pod.process.wait(PATIENCE_S) is not None
 
 
 def test_a_variant_that_the_document_lacks_is_named(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_variant_that_the_document_lacks_is_named(tmp_path: Path) -> None:
     document.write_text(shapes_manifest())
     command = [str(LAUNCHER), f"--cascade={document}", f"--model-repository={tmp_path / 'm'}", "--load=nope"]
     done = subprocess.run(
-        [*command, "--grpc-address=127.0.0.1:1"], capture_output=True, text=True, timeout=60, check=False
+        [*command, "--grpc-address=127.0.0.1:1"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 2
     assert "has no variant 'nope'" in done.stderr

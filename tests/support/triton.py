@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import subprocess
@@ -20,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 from cascade_models import manifest, repository
 from cascade_models.shapes import assets
 from support.ports import free_port, listens
+from support.processes import children, command_of
 from support.waiting import wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shapes.yaml"
@@ -27,6 +29,9 @@ LAUNCHER = Path(sys.executable).parent / "cascade-triton"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 SLOW = {"shapes-slow": {"steps": 500}}
 """Denoising steps of `shapes-slow`: more than a second for one image, so that a test can act while it is being made."""
+
+GOODBYE_S = 60.0
+"""How long a server may take its leave before it is killed."""
 
 ONE_IMAGE = "a small red circle left of a large blue square above a green triangle"
 
@@ -98,13 +103,13 @@ class TritonServer:
             self._client = None
         if self.process is not None:
             self.process.terminate()
-            try:
-                self.process.wait(15)
-            finally:
-                self.process.kill()
-                self.process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(GOODBYE_S)
+            self.process.kill()
+            self.process.wait()
         for stub in self._orphans():
-            stub.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                stub.kill()
         for segment in self.segments():
             segment.unlink(missing_ok=True)
 
@@ -120,11 +125,11 @@ class TritonServer:
     def stubs(self) -> list[psutil.Process]:
         """The processes of its models."""
         assert self.process is not None
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return children(self.process.pid, recursive=True)
 
     def stub(self, model: str) -> psutil.Process:
         """The process of one model."""
-        return next(stub for stub in self.stubs() if f"/{model}/1/model.py" in " ".join(stub.cmdline()))
+        return next(stub for stub in self.stubs() if f"/{model}/1/model.py" in command_of(stub))
 
     def ask(self, model: str, prompts: Sequence[str | bytes], **options: Any) -> triton.InferResult:
         """One request, see `inference`."""
