@@ -124,9 +124,9 @@ async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[
             yield event
     except Refused as refused:
         _, content, _ = openai.refusal_body(refused)
-        yield openai.sent_event("error", content)
+        yield openai.sent_event(openai.FAILED, content)
     except Failed as failed:
-        yield openai.sent_event("error", openai.error_body(str(failed), kind="server_error"))
+        yield openai.sent_event(openai.FAILED, openai.error_body(str(failed), kind="server_error"))
 
 
 async def _until_disconnect(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:

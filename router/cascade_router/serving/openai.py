@@ -32,6 +32,11 @@ from .statuses import HTTP
 
 MAX_PARTIAL: Final = 3
 """OpenAI's bound; there is at most one partial image, the light one."""
+COMPLETED: Final = "image_generation.completed"
+PARTIAL: Final = "image_generation.partial_image"
+FAILED: Final = "error"
+EVENTS: Final = (COMPLETED, PARTIAL, FAILED)
+"""Names of a stream's events."""
 FIELDS: Final = (
     "model", "prompt", "n", "size", "response_format", "user", "stream", "partial_images",
     "negative_prompt", "seed", "deadline_ms", "priority", "tier",
@@ -139,7 +144,7 @@ def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
 
 def stream_event(answer: Answer, png: bytes, *, final: bool, created_at: int) -> bytes:
     """A server-sent event of an image stream: a partial image, or the completed one."""
-    kind = f"image_generation.{'completed' if final else 'partial_image'}"
+    kind = COMPLETED if final else PARTIAL
     content = {
         "type": kind,
         "created_at": created_at,

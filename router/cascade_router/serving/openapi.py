@@ -13,7 +13,7 @@ from ..jobs.records import JobState
 from ..requests import BANDS, ID_PATTERN, MAX_IMAGES, MAX_SEED, TIER_PATTERN
 from .http_jobs import IDEMPOTENCY_KEY, KEY_LIMIT, LONGEST_WAIT_S
 from .http_requests import REQUEST_ID
-from .openai import MAX_PARTIAL
+from .openai import EVENTS, MAX_PARTIAL
 
 Schema = dict[str, Any]
 
@@ -54,7 +54,7 @@ def document(settings: RouterSettings) -> Schema:
 
 def _paths() -> Schema:
     images = {
-        200: _ok("the images", "Images", {"text/event-stream": {"schema": {"type": "string"}}}),
+        200: _ok("the images", "Images", {"text/event-stream": {"schema": _ref("Event")}}),
         **_errors(ASKING),
     }
     job = _ok("the job", "Job")
@@ -110,7 +110,7 @@ def _schemas(settings: RouterSettings) -> Schema:
         "response_format": {"enum": ["b64_json", None]},
         "user": {"type": ["string", "null"]},
         "negative_prompt": {"type": ["string", "null"], "maxLength": settings.prompt_limit, "pattern": r"^$|\S"},
-        "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_SEED - MAX_IMAGES},
+        "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_SEED},
         "deadline_ms": {
             "type": ["number", "null"],
             "exclusiveMinimum": 0,
@@ -144,6 +144,7 @@ def _schemas(settings: RouterSettings) -> Schema:
         "JobRequest": _request(asked),
         "Image": _object(**item),
         "Images": _object(created={"type": "integer"}, data={"type": "array", "items": _ref("Image")}),
+        "Event": _object(event={"enum": list(EVENTS)}, data={"type": "string", "description": "JSON"}),
         "Models": _object(object={"const": "list"}, data=models),
         "Job": _object(
             id={"type": "string"},
@@ -169,7 +170,7 @@ def _header(name: str, schema: Schema) -> Schema:
     return {"name": name, "in": "header", "schema": schema}
 
 
-_REQUEST_ID: Final = _header(REQUEST_ID, {"type": "string", "pattern": f"^({ID_PATTERN})$"})
+_REQUEST_ID: Final = _header(REQUEST_ID, {"type": "string", "pattern": f"^({ID_PATTERN})?$"})
 
 
 def _operation(
