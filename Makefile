@@ -16,6 +16,7 @@ PYTEST := $(BIN)/pytest --durations=10
 venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip install $(PIP_FLAGS) -r requirements/pip.lock; }
 # A cluster that KUBECONFIG happens to name is only used where it is asked for: `make test-cluster`.
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
+NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
 .PHONY: help setup up down test test-long test-cluster lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
 
@@ -112,15 +113,19 @@ bench-gpu: .venv-diffusers/.ready ## engines on this machine's GPU (GPU_PYTHON: 
 	@cd tests && PYTHONPATH=../crds:../model-repo $(or $(GPU_PYTHON),../.venv-diffusers/bin/python) -m bench.gpu $(ARGS)
 
 bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DATA)
+	@$(NEEDS_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_policy $(ARGS)
 
 bench-solver: setup ## the allocation beside brute force and beside the solver's bound (needs CASCADE_REFERENCE_DATA)
+	@$(NEEDS_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_solver $(ARGS)
 
 bench-simulator: setup ## requests per CPU second of a simulation, planning included (needs CASCADE_REFERENCE_DATA)
+	@$(NEEDS_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_simulator $(ARGS)
 
 bench-hardness: setup ## prompt scorers: cost beside spaCy's, skill beside a coin's (needs CASCADE_REFERENCE_DATA)
+	@$(NEEDS_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_hardness $(ARGS)
 
 bench-shares: setup ## realised against planned shares through changes of the prompt mix
