@@ -12,6 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from support.router import EASY, RouterProcess
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.contract
 
@@ -144,8 +145,8 @@ def test_what_is_odd_but_valid_is_served(shared_router: RouterProcess) -> None:
     for change in (
         parameter("priority", string_param="high"),
         parameter("priority", uint64_param=3),
-        parameter("deadline_ms", string_param="5000"),
-        parameter("timeout", int64_param=5_000_000),
+        parameter("deadline_ms", string_param="120000"),
+        parameter("timeout", int64_param=120_000_000),
         parameter("tier", string_param="gold"),
         prompt(b"  A  Large RED circle. "),
     ):
@@ -186,7 +187,7 @@ BODIES: dict[str, tuple[Any, int, str | None, str]] = {
 def test_over_http_the_error_has_openai_form(shared_router: RouterProcess, case: str) -> None:
     body, status, param, said = BODIES[case]
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    reply = httpx.post(shared_router.http_url + "/v1/images/generations", timeout=10, **content)
+    reply = httpx.post(shared_router.http_url + "/v1/images/generations", timeout=PATIENCE_S, **content)
     assert reply.status_code == status, reply.text
     error = reply.json()["error"]
     assert error["param"] == param
@@ -215,7 +216,7 @@ def infer(router: RouterProcess, change: Change) -> tuple[grpc.StatusCode, str]:
     change(request)
     with grpc.insecure_channel(router.grpc) as channel:
         try:
-            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=PATIENCE_S)
         except grpc.RpcError as error:
             return error.code(), error.details()  # type: ignore[attr-defined]
     return grpc.StatusCode.OK, ""

@@ -11,7 +11,7 @@ from support.redis import RedisServer
 from support.router import EASY, RouterProcess, StartRouter, make_plan
 from support.sleepers import SECONDS
 from support.triton import TritonServer
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -57,7 +57,7 @@ def test_a_lock_demand_or_report_of_another_type_refuses_nobody(
         client.set(SHAPES.demand_key, RUBBISH)
         assert router.ask(EASY, request_id="mine").route
         said(router, "demand cannot be counted")
-        assert "cascade_store_away 0.0" in router.get("/metrics").text
+        wait_for(lambda: "cascade_store_away 0.0" in router.get("/metrics").text, what="Redis to count as there")
         client.delete(SHAPES.demand_key)
         router.ask(EASY)
         wait_for(lambda: client.hgetall(SHAPES.demand_key), what="demand to be counted again")
@@ -77,11 +77,10 @@ def test_rubbish_among_the_jobs_keeps_none_from_being_done(redis_server: RedisSe
         for name, write in broken.items():
             write(SHAPES.job_key(job_id(SHAPES, name)))
             client.zadd(SHAPES.jobs_key, {job_id(SHAPES, name): 1})
-        job = httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, timeout=30).json()["id"]
-        told = httpx.get(f"{router.http_url}/v1/jobs/{job}", params={"wait": 60}, timeout=90).json()
-        assert told["status"] == "succeeded"
+        job = httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, timeout=PATIENCE_S).json()["id"]
+        wait_for(lambda: router.get(f"/v1/jobs/{job}").json()["status"] == "succeeded", what="the job to be done")
         wait_for(lambda: client.zcard(SHAPES.jobs_key) == 0, what="the rubbish to be dropped")
     for name in broken:
-        reply = httpx.get(f"{router.http_url}/v1/jobs/{job_id(SHAPES, name)}", timeout=30)
+        reply = router.get(f"/v1/jobs/{job_id(SHAPES, name)}")
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "UnknownJob"), name
     assert "Traceback" not in router.log.read_text()

@@ -13,24 +13,25 @@ from PIL import Image
 from cascade_api.local import Addresses, write_addresses
 from support.ports import free_port
 from support.router import EASY, HARD, RouterProcess
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.contract
 
 
 def generate(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "cascade"), "generate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=directory)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=directory)
 
 
-def test_it_writes_a_png_and_says_how_it_was_made(shared_router: RouterProcess, tmp_path: Path) -> None:
-    run = generate(HARD, "-o", "hard.png", "--address", shared_router.grpc, directory=tmp_path)
+def test_it_writes_a_png_and_says_how_it_was_made(fresh_router: RouterProcess, tmp_path: Path) -> None:
+    run = generate(HARD, "-o", "hard.png", "--address", fresh_router.grpc, directory=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("hard.png: direct, made by shapes-heavy in ")
     assert Image.open(tmp_path / "hard.png").size == (32, 32)
 
 
-def test_json_has_everything_that_it_takes_to_repeat_the_image(shared_router: RouterProcess, tmp_path: Path) -> None:
-    options = ("--json", "--cascade", "shapes", "--deadline", "20s", "--address", shared_router.grpc)
+def test_json_has_everything_that_it_takes_to_repeat_the_image(fresh_router: RouterProcess, tmp_path: Path) -> None:
+    options = ("--json", "--cascade", "shapes", "--deadline", "120s", "--address", fresh_router.grpc)
     run = generate(EASY, "-o", "one.png", *options, directory=tmp_path)
     made = json.loads(run.stdout)
     assert set(made) == {

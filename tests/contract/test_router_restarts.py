@@ -14,10 +14,10 @@ from tritonclient.grpc import service_pb2_grpc
 
 from support.redis import RedisServer
 from support.retrying import RetryingClient, message_of
-from support.router import EASY, RouterProcess, StartRouter, make_plan
+from support.router import EASY, RouterProcess, StartRouter, make_plan, on_hold
 from support.sleepers import SECONDS
 from support.triton import TritonServer
-from support.waiting import eventually, wait_for
+from support.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.contract
 
@@ -30,30 +30,33 @@ def routers(
 ) -> tuple[RouterProcess, RouterProcess]:
     """Two of one cascade, a quarter of whose images are made twice."""
     replicas = {variant: [sleeper_triton.endpoint] * 2 for variant in SECONDS}
-    plan = make_plan(replicas, direct=0, escalation=0.25, execution_s=SECONDS, objectiveS=20)
-    return start_router(redis_server, plan), start_router(redis_server, plan)
+    plan = make_plan(replicas, direct=0, escalation=0.25, execution_s=SECONDS)
+    first, second = (start_router(redis_server, plan, drain_s=PATIENCE_S) for _ in range(2))
+    return first, second
 
 
 async def test_what_a_killed_router_had_in_hand_is_answered_once_by_the_other(
-    routers: tuple[RouterProcess, RouterProcess],
+    routers: tuple[RouterProcess, RouterProcess], sleeper_triton: TritonServer
 ) -> None:
     doomed, other = routers
-    async with RetryingClient(routers) as client:
-        asking = asyncio.ensure_future(client.ask_evenly(160, rate=40))
-        await eventually(lambda: client.answers.total() >= 40, what="answers")
+    async with RetryingClient(routers, deadline_s=PATIENCE_S) as client:
+        await client.ask_evenly(10, rate=1000, run="before")
         assert doomed.process is not None
-        doomed.process.kill()
-        doomed.process.wait()
+        with on_hold(sleeper_triton):
+            asking = asyncio.ensure_future(client.ask_evenly(40, rate=1000))
+            await eventually(lambda: in_hand(doomed, 20), what="half of them to be in hand")
+            doomed.process.kill()
+            doomed.process.wait()
         await asking
         assert client.unanswered == {}
-        assert client.tried_again > 0
-        assert Counter(client.answers.values()) == {1: 160}
-    wait_for(lambda: "cascade_requests_in_hand 0.0" in other.get("/metrics").text, what="nothing to be in hand")
+        assert client.tried_again == 20
+        assert Counter(client.answers.values()) == {1: 50}
+    await eventually(lambda: in_hand(other, 0), what="nothing to be in hand")
 
 
 async def test_jobs_of_both_end_once_where_one_is_killed(routers: tuple[RouterProcess, RouterProcess]) -> None:
     doomed, other = routers
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         told = [
             (await client.post(f"{router.http_url}/v1/jobs", json={"prompt": EASY, "seed": seed})).json()
             for seed in range(8)
@@ -69,7 +72,7 @@ async def test_jobs_of_both_end_once_where_one_is_killed(routers: tuple[RouterPr
                 if reply["finished_at"]:
                     return dict(reply)
 
-        ends = await asyncio.wait_for(asyncio.gather(*(end_of(job["id"]) for job in told)), 60)
+        ends = await asyncio.wait_for(asyncio.gather(*(end_of(job["id"]) for job in told)), PATIENCE_S)
         assert Counter(str(end["status"]) for end in ends) == {"succeeded": 16}
         assert await asyncio.gather(*(end_of(job["id"]) for job in told)) == ends
 
@@ -83,7 +86,7 @@ async def test_a_rolling_restart_fails_no_request(routers: tuple[RouterProcess, 
     async def ask_by_grpc(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
         while not stopping.is_set():
             try:
-                await stub.ModelInfer(message_of(), timeout=30)
+                await stub.ModelInfer(message_of(), timeout=PATIENCE_S)
             except grpc.aio.AioRpcError as error:
                 failures.append(f"gRPC: {error.code().name}: {error.details()}")
                 return
@@ -109,7 +112,7 @@ async def test_a_rolling_restart_fails_no_request(routers: tuple[RouterProcess, 
     addresses = "ipv4:" + ",".join(router.grpc for router in routers)
     options = (("grpc.service_config", BOTH), ("grpc.max_reconnect_backoff_ms", 500))
     channel = grpc.aio.insecure_channel(addresses, options=options)
-    async with channel, httpx.AsyncClient(timeout=30) as client:
+    async with channel, httpx.AsyncClient(timeout=PATIENCE_S) as client:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         asking = [ask_by_grpc(stub) for _ in range(4)] + [ask_by_http(client, router) for router in routers]
         tasks = [asyncio.ensure_future(work) for work in asking]
@@ -123,6 +126,11 @@ async def test_a_rolling_restart_fails_no_request(routers: tuple[RouterProcess, 
         await asyncio.gather(*tasks)
     assert failures == []
     assert min(answers["gRPC"], answers["HTTP"]) > 20
+
+
+async def in_hand(router: RouterProcess, count: int) -> bool:
+    metrics = (await asyncio.to_thread(router.get, "/metrics")).text
+    return f"cascade_requests_in_hand {count}.0" in metrics
 
 
 async def serves(router: RouterProcess) -> bool:

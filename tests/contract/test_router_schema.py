@@ -16,6 +16,7 @@ from support.redis import RedisServer
 from support.router import RouterProcess, make_plan, publish
 from support.sleepers import SECONDS
 from support.triton import TritonServer
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.contract
 
@@ -51,12 +52,12 @@ def drawing_router(sleeper_triton: TritonServer, tmp_path_factory: pytest.TempPa
 @SCHEMA.parametrize()
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 def test_answers_are_as_the_document_says(case: schemathesis.Case, drawing_router: RouterProcess) -> None:
-    case.call_and_validate(base_url=drawing_router.http_url, timeout=60)
+    case.call_and_validate(base_url=drawing_router.http_url, timeout=PATIENCE_S)
 
 
 def test_the_document_is_served_and_nothing_went_wrong_behind_it(drawing_router: RouterProcess) -> None:
     assert drawing_router.get("/openapi.json").json() == openapi.document(RouterSettings())
-    reply = httpx.post(f"{drawing_router.http_url}/v1/images/generations", json={"prompt": "a cat"}, timeout=60)
+    reply = httpx.post(f"{drawing_router.http_url}/v1/images/generations", json={"prompt": "a cat"}, timeout=PATIENCE_S)
     assert reply.status_code == 200
     log = drawing_router.log.read_text()
     assert "Traceback" not in log

@@ -29,7 +29,7 @@ from support.ports import free_port
 from support.redis import RedisServer
 from support.router import EASY, HARD, RouterProcess, StartRouter, inputs_of, make_plan, publish
 from support.triton import TritonServer
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -118,7 +118,7 @@ def test_an_api_key_opens_both_protocols_and_its_absence_neither(
             assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
         reply = router.post({"prompt": EASY}, headers=headers)
         assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
-        assert httpx.get(router.http_url + "/v1/models", headers=headers).status_code == 401
+        assert httpx.get(router.http_url + "/v1/models", headers=headers, timeout=PATIENCE_S).status_code == 401
     assert router.client.is_server_ready()
     assert router.get("/readyz").status_code == 200
     assert KEY not in router.log.read_text()
@@ -127,14 +127,14 @@ def test_an_api_key_opens_both_protocols_and_its_absence_neither(
 def test_a_tenant_above_its_rate_is_refused_with_a_time_to_come_back(
     redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter, files: Files
 ) -> None:
-    limited = files.tenants(requestsPerSecond=0.01, burst=2)
+    limited = files.tenants(requestsPerSecond=0.001, burst=2)
     router = start_router(redis_server, make_plan(endpoints), tenants_file=limited)
     bearer = {"authorization": f"Bearer {KEY}"}
     assert router.post({"prompt": EASY, "n": 2}, headers=bearer).status_code == 200
     reply = router.post({"prompt": EASY}, headers=bearer)
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "RateLimited")
-    assert 90 < int(reply.headers["retry-after"]) <= 100
-    with pytest.raises(InferenceServerException, match=r"more than 0\.01 images a second") as refused:
+    assert 500 < int(reply.headers["retry-after"]) <= 1000
+    with pytest.raises(InferenceServerException, match=r"more than 0\.001 images a second") as refused:
         router.ask(EASY, headers=bearer)
     assert refused.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
 
@@ -148,7 +148,7 @@ def test_tls_serves_both_protocols_and_a_renewed_certificate_needs_no_restart(
             assert client.infer("shapes", inputs_of(EASY)).as_numpy("image").shape == (32, 32, 3)
         url = router.http_url.replace("http://", "https://")
         trusting = ssl.create_default_context(cafile=files.authority_file)
-        assert httpx.get(url + "/readyz", verify=trusting).status_code == 200
+        assert httpx.get(url + "/readyz", verify=trusting, timeout=PATIENCE_S).status_code == 200
         with pytest.raises(httpx.TransportError):
             httpx.get(router.http_url + "/readyz")
         with grpc.insecure_channel(router.grpc) as channel, pytest.raises(grpc.FutureTimeoutError):
@@ -160,7 +160,7 @@ def test_tls_serves_both_protocols_and_a_renewed_certificate_needs_no_restart(
 
         def renewed() -> bool:
             try:
-                return httpx.get(url + "/readyz", verify=trusting).status_code == 200
+                return httpx.get(url + "/readyz", verify=trusting, timeout=PATIENCE_S).status_code == 200
             except httpx.TransportError:
                 return False
 
@@ -198,8 +198,8 @@ def test_mutual_tls_names_the_tenant_by_its_certificate(
             ):
                 client.infer("shapes", inputs_of(EASY), client_timeout=3)
             assert refused.value.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
-        assert httpx.get(health_url + "/readyz").text == "ready\n"
-        assert httpx.get(health_url + "/v1/models").status_code == 404
+        assert httpx.get(health_url + "/readyz", timeout=PATIENCE_S).text == "ready\n"
+        assert httpx.get(health_url + "/v1/models", timeout=PATIENCE_S).status_code == 404
 
 
 def test_the_openai_package_gets_images_and_partial_images(
@@ -247,7 +247,7 @@ def test_wrong_settings_are_one_line_and_exit_code_2(
     with pytest.raises(AssertionError, match=said):
         router.start()
     assert router.process is not None
-    assert router.process.wait(10) == 2
+    assert router.process.wait(PATIENCE_S) == 2
     assert "Traceback" not in router.log.read_text()
 
 
@@ -263,7 +263,7 @@ def test_the_command_line_is_let_in_with_certificates_and_a_key(
         command = [str(Path(sys.executable).parent / "cascade"), "generate", HARD, "-o", "out.png", *options]
         refused, served = (
             subprocess.run(
-                command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False,
+                command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path, check=False,
                 env={**os.environ, "CASCADE_API_KEY": value},
             )
             for value in ("guess", KEY)

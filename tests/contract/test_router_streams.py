@@ -18,13 +18,13 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from support.redis import RedisServer
-from support.router import EASY, HARD, RouterProcess, StartRouter, inputs_of, make_plan
+from support.router import EASY, HARD, RouterProcess, StartRouter, inputs_of, make_plan, on_hold
 from support.triton import TritonServer
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
 
-VARIANTS = ("shapes-light", "shapes-heavy", "shapes-slow")
+VARIANTS = ("shapes-light", "shapes-heavy")
 
 
 def prompts_of(*prompts: str, seeds: list[int] | None = None, column: bool = False) -> list[triton.InferInput]:
@@ -53,7 +53,7 @@ class Stream:
         self.client.async_stream_infer("shapes", inputs_of(prompt, seed=1), request_id=request_id, **options)
 
     def next(self) -> tuple[Any, Any]:
-        return self.arrived.get(timeout=30)
+        return self.arrived.get(timeout=PATIENCE_S)
 
     def next_image(self) -> tuple[str, str, str, bool, np.ndarray]:
         """Id, stage and route of the next image, whether it is the last of its request, and the image."""
@@ -76,14 +76,14 @@ def stream_to(router: RouterProcess) -> Iterator[Stream]:
 @pytest.fixture
 def escalating(redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter) -> RouterProcess:
     """A router that escalates every light image and sends hard prompts direct."""
-    endpoints = {variant: [shared_triton.endpoint] for variant in VARIANTS[:2]}
+    endpoints = {variant: [shared_triton.endpoint] for variant in VARIANTS}
     plan = make_plan(endpoints, direct=0.5, escalation=1, seed_thresholds={"hardness": 2.0, "confidence": 1.0})
     return start_router(redis_server, plan)
 
 
-def test_several_prompts_in_one_call_are_answered_as_if_asked_one_by_one(shared_router: RouterProcess) -> None:
+def test_several_prompts_in_one_call_are_answered_as_if_asked_one_by_one(fresh_router: RouterProcess) -> None:
     asked = [(EASY, 3), (HARD, 4), (EASY, 5)]
-    result = shared_router.client.infer(
+    result = fresh_router.client.infer(
         "shapes", prompts_of(*(prompt for prompt, _ in asked), seeds=[seed for _, seed in asked]), request_id="three"
     )
     images, routes = result.as_numpy("image"), [route.decode() for route in result.as_numpy("route")]
@@ -91,7 +91,7 @@ def test_several_prompts_in_one_call_are_answered_as_if_asked_one_by_one(shared_
     assert routes == ["light", "direct", "light"]
     assert result.get_response().id == "three"
     for image, (prompt, seed) in zip(images, asked, strict=True):
-        assert levels_apart(image, shared_router.ask(prompt, seed=seed).image) <= 1
+        assert levels_apart(image, fresh_router.ask(prompt, seed=seed).image) <= 1
 
 
 def test_a_column_of_prompts_gives_columns_back(shared_router: RouterProcess) -> None:
@@ -152,12 +152,13 @@ def test_a_client_that_leaves_its_stream_stops_the_work(
     redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter
 ) -> None:
     endpoints = {variant: [shared_triton.endpoint] for variant in VARIANTS}
-    router = start_router(redis_server, make_plan(endpoints, direct=1, heavy="shapes-slow", batch=1))
+    router = start_router(redis_server, make_plan(endpoints, direct=1, batch=1))
+    router.ask(EASY)
 
     def in_hand(count: int) -> bool:
         return f"cascade_requests_in_hand {count}.0" in router.get("/metrics").text
 
-    with stream_to(router) as stream:
+    with on_hold(shared_triton), stream_to(router) as stream:
         for index in range(3):
             stream.ask(EASY, request_id=str(index))
         wait_for(lambda: in_hand(3), what="the three to be under way")
@@ -170,7 +171,7 @@ def test_a_client_that_leaves_its_stream_stops_the_work(
 def events(router: RouterProcess, **body: Any) -> list[dict[str, Any]]:
     """The server-sent events that answer a request for images."""
     with httpx.stream(
-        "POST", router.http_url + "/v1/images/generations", json={"stream": True, **body}, timeout=30
+        "POST", router.http_url + "/v1/images/generations", json={"stream": True, **body}, timeout=PATIENCE_S
     ) as reply:
         text = reply.read().decode()
     assert reply.headers["content-type"].startswith("text/event-stream"), text

@@ -30,6 +30,8 @@ EASY = "a large red circle"
 HARD = "a small red circle left of a small blue square above a small green triangle right of a small white cross"
 EXECUTION_S = {"shapes-light": 0.004, "shapes-heavy": 0.06, "shapes-slow": 1.2}
 _generations = itertools.count(int(time.time() * 1000))
+_http = httpx.Client(timeout=PATIENCE_S, limits=httpx.Limits(max_keepalive_connections=0))
+"""Made once: it reads the machine's certificates, which takes longer than a router takes to answer."""
 
 
 def make_plan(
@@ -149,11 +151,11 @@ class RouterProcess:
             raise
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.http_url + path, timeout=PATIENCE_S)
+        return _http.get(self.http_url + path)
 
     def post(self, body: Any, **options: Any) -> httpx.Response:
         """Ask for images over HTTP."""
-        return httpx.post(self.http_url + "/v1/images/generations", json=body, timeout=PATIENCE_S, **options)
+        return _http.post(self.http_url + "/v1/images/generations", json=body, **options)
 
     def ask(self, prompt: str | bytes = EASY, *, model: str = "shapes", seed: int | None = 1, **options: Any) -> Made:
         """Ask for one image over gRPC."""
@@ -162,7 +164,7 @@ class RouterProcess:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=PATIENCE_S).status_code == 200
+        return _http.get(url).status_code == 200
     except httpx.TransportError:
         return False
 
