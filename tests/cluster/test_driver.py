@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from cascade_operator.clusters.kubernetes_mirror import Mirror
 from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
 from cascade_operator.sources import Subject
 from support.factories import make_cascade, make_profile
+from support.installation import defined
 from support.kube import ROOT, Cluster
 from support.kube_api import Object
 from support.node_agent import Node, NodeAgent
@@ -33,15 +35,19 @@ SLOTS = 4
 @pytest.fixture(scope="module")
 def definitions(control_plane: Cluster) -> Iterator[None]:
     """The product's resource definitions; a chart that comes later finds none that it does not own."""
-    path = "/apis/diffusioncascade.io/v1alpha1/diffusioncascades"
-    files = [str(ROOT / "crds" / name) for name in ("diffusioncascades.yaml", "cascadeprofiles.yaml")]
-    ours = control_plane.api.find(path) is None
-    for file in files if ours else ():
+    names = ("diffusioncascades", "cascadeprofiles")
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    ours = [
+        str(ROOT / "crds" / f"{name}.yaml")
+        for name in names
+        if control_plane.api.find(f"{definitions}/{name}.diffusioncascade.io") is None
+    ]
+    for file in ours:
         # An old kubectl does not know the rules.
         control_plane.kubectl("apply", "--validate=false", "-f", file)
-    wait_for(lambda: control_plane.api.find(path), what="the definitions to be served")
+    wait_for(lambda: defined(control_plane), what="the definitions to be served")
     yield
-    for file in files if ours else ():
+    for file in ours:
         control_plane.kubectl("delete", "-f", file)
 
 
@@ -60,6 +66,8 @@ class World:
         self.cluster = cluster
         self.requests: Counter[str] = Counter()
         self.notices: list[tuple[Reason, str]] = []
+        self.now: float | None = None
+        """The driver's clock, where a test has stopped it."""
         settings = OperatorSettings.model_validate(
             {
                 "accelerator_classes": [{"name": "cpu", "resource": "cpu", "nodeSelector": {"driver": "yes"}}],
@@ -74,6 +82,7 @@ class World:
             self.mirror,
             settings=settings,
             notice=lambda ref, reason, text: self.notices.append((reason, text)),
+            clock=lambda: time.time() if self.now is None else self.now,
         )
         self.ref = CascadeRef(namespace, "shapes")
         self.subject = self._subject()
@@ -111,6 +120,11 @@ class World:
             return found if Counter(r.state.value for r in found) == Counter(wanted) else []
 
         return await eventually(look, what=f"replicas {wanted}") if wanted else []
+
+    async def counts(self, slots: int) -> bool:
+        """Whether there are so many accelerators."""
+        await self.mirror.compare()
+        return await self.driver.inventory() == {"cpu": slots}
 
     def start(self, variant: str, replica: str | None = None) -> Start:
         return Start(self.ref, replica, "cpu", variant)
@@ -229,6 +243,10 @@ async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_
     await world.change(podTemplate={"annotations": {"team": "red"}})
     (deployment,) = world.deployments()
     assert deployment["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
+    await eventually(
+        lambda: [(pod["metadata"].get("annotations") or {}).get("team") for pod in world.pods()] == ["red"],
+        what="another pod in place of the first",
+    )
     (replica,) = await world.replicas(ready=1)
     # From here on the spec knows other variants only.
     spec = world.subject.cascade.spec
@@ -249,7 +267,7 @@ async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_
 async def test_what_others_hold_is_not_there(world: World, control_plane: Cluster) -> None:
     await world.driver.act([world.start("light")])
     await world.replicas(ready=1)
-    assert await world.driver.inventory() == {"cpu": SLOTS}
+    await eventually(lambda: world.counts(SLOTS), what="every slot to be counted")
     stranger = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -261,17 +279,14 @@ async def test_what_others_hold_is_not_there(world: World, control_plane: Cluste
     }
     control_plane.apply(yaml.safe_dump(stranger), namespace=world.ref.namespace)
 
-    async def counted() -> bool:
-        await world.mirror.compare()
-        return await world.driver.inventory() == {"cpu": SLOTS - 2}
-
-    await eventually(counted, what="the stranger to be counted")
+    await eventually(lambda: world.counts(SLOTS - 2), what="the stranger to be counted")
 
 
 async def test_a_template_that_the_cluster_refuses_is_told_and_not_offered_at_every_tick(world: World) -> None:
     await world.driver.act([world.start("light")])
     await world.replicas(ready=1)
     world.requests.clear()
+    world.now = time.time()
     for _ in range(3):
         await world.change(podTemplate={"tolerations": [{"key": "a", "operator": "Sometimes"}]})
     assert world.requests["deployments"] == 1

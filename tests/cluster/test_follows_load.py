@@ -7,34 +7,34 @@ import time
 import pytest
 import tritonclient.grpc as triton
 
-from support.installation import Installation
+from support.installation import Installation, variant_of
 from support.kube import is_ready
 from support.kube_api import Object
 from support.patience import patient_documents
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.cluster
 
 OBJECTIVE_S = 8
 INTERVAL_S = 10 * OBJECTIVE_S / 12
 """Between two plans that may change pools: ten ticks of a twelfth of the objective."""
-BUSY_S = 10
-"""What a machine that does all this at once may take longer."""
+MOST = 4
 DOCUMENTS = patient_documents(
     light_ms=150,
     heavy_ms=600,
     # It has a price: accelerators that cost nothing are kept.
     accelerator_class="test-gpu",
     objective={"latency": f"{OBJECTIVE_S}s"},
-    capacity={"accelerators": {"test-gpu": 4}},
+    capacity={"accelerators": {"test-gpu": MOST}},
 )
 
 
 def test_pools_follow_the_load_without_a_failed_request(installation: Installation, tenant: str) -> None:
     installation.apply(DOCUMENTS, namespace=tenant)
-    installation.wait_condition(tenant, "Ready")
+    installation.wait_served(tenant)
     with installation.load(rate=0.5, model=f"{tenant}.shapes") as calm:
         installation.expect(lambda: calm.answered > 5, what="a few images")
-        few = installation.expect(lambda: _settled(installation, tenant), what="pools for a calm load")
+        few = installation.expect(lambda: _settled(installation, tenant, below=MOST), what="pools for a calm load")
     assert calm.unfailed, calm.result
 
     with installation.load(rate=6, model=f"{tenant}.shapes") as busy:
@@ -45,7 +45,6 @@ def test_pools_follow_the_load_without_a_failed_request(installation: Installati
         )
         took_s = time.monotonic() - begun
         print(f"from the rise of the load to more replicas: {took_s:.1f} s, interval {INTERVAL_S:.1f} s")
-        assert took_s < 2 * INTERVAL_S + BUSY_S
         many = installation.expect(
             lambda: _settled(installation, tenant, above=sum(few.values())), what="them to be ready"
         )
@@ -56,7 +55,9 @@ def test_pools_follow_the_load_without_a_failed_request(installation: Installati
 
     with installation.load(rate=0.5, model=f"{tenant}.shapes", router=1) as falling:
         installation.expect(
-            lambda: _settled(installation, tenant, below=sum(many.values())), within_s=180, what="fewer replicas"
+            lambda: _settled(installation, tenant, below=sum(many.values())),
+            within_s=2 * PATIENCE_S,
+            what="fewer replicas",
         )
     assert falling.unfailed, falling.result
 
@@ -71,9 +72,10 @@ def _settled(installation: Installation, tenant: str, *, above: int = 0, below: 
 
 def _has_served(pod: Object) -> bool:
     """Whether a replica has made an image for somebody: probes alone ask for one at a time, and not as often."""
-    variant = pod["metadata"]["labels"]["diffusioncascade.io/variant"]
+    address = f"{(pod.get('status') or {}).get('podIP')}:8001"
     try:
-        with triton.InferenceServerClient(f"{pod['status']['podIP']}:8001") as client:
-            return bool(client.get_inference_statistics(variant).model_stats[0].inference_count > 3)
+        with triton.InferenceServerClient(address) as client:
+            found = client.get_inference_statistics(variant_of(pod), client_timeout=PATIENCE_S)
+            return bool(found.model_stats[0].inference_count > 3)
     except triton.InferenceServerException:
         return False

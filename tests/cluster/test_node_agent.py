@@ -103,11 +103,11 @@ def test_a_deployment_serves_heals_scales_and_goes(deployed: Deployed) -> None:
 
     name = pods[0]["metadata"]["name"]
     (container,) = deployed.agent.containers(deployed.namespace, name)
-    processes = [psutil.Process(container.pid), *psutil.Process(container.pid).children(recursive=True)]
+    processes = [container.command, *container.command.children(recursive=True)]
     assert len(processes) > 1, "a server and the stub of its model"
     container.kill()
     wait_for(lambda: not any(map(_alive, processes)), what="the stub to go with its container")
-    wait_for(lambda: _restarts(deployed, name) == 1, what="the restart to be reported")
+    wait_for(lambda: _restarts(deployed, name) > 0, what="the restart to be reported")
     deployed.ready(2)
 
     path = f"/apis/apps/v1/namespaces/{deployed.namespace}/deployments/light"
@@ -118,7 +118,7 @@ def test_a_deployment_serves_heals_scales_and_goes(deployed: Deployed) -> None:
 def test_a_pod_sees_its_volumes_and_cannot_write_elsewhere(deployed: Deployed) -> None:
     name = deployed.ready(2)[0]["metadata"]["name"]
     (container,) = deployed.agent.containers(deployed.namespace, name)
-    inside = Path(f"/proc/{container.pid}/root")
+    inside = Path(f"/proc/{container.command.pid}/root")
     assert (inside / "etc/cascade/a").read_text() == "1"
     (inside / "tmp/new").write_text("scratch")
     for place in ("etc/cascade/a", "etc/new", "new", "usr/new"):

@@ -9,11 +9,13 @@ import pytest
 
 from support.installation import Installation
 from support.kube_api import Object
-from support.patience import patient_documents
+from support.patience import patient_documents, with_replicas
 
 pytestmark = pytest.mark.cluster
-DOCUMENTS = patient_documents(
-    light_ms=150, heavy_ms=600, objective={"latency": "12s"}, capacity={"accelerators": {"cpu": 2}}
+DOCUMENTS = with_replicas(
+    patient_documents(light_ms=150, heavy_ms=600, objective={"latency": "12s"}, capacity={"accelerators": {"cpu": 2}}),
+    light=1,
+    heavy=1,
 )
 KINDS = {"DiffusionCascade": "diffusioncascades", "CascadeProfile": "cascadeprofiles"}
 
@@ -37,7 +39,8 @@ def test_what_is_bad_changes_nothing_and_is_named(
     installation: Installation, tenant: str, kind: str, spoil: Callable[[Object], None], field: str
 ) -> None:
     installation.apply(DOCUMENTS, namespace=tenant)
-    installation.wait_condition(tenant, "Ready")
+    installation.wait_pools(tenant, light=1, heavy=1)
+    installation.wait_served(tenant)
     before = {pod["metadata"]["uid"] for pod in installation.replicas(tenant)}
     path = f"/apis/diffusioncascade.io/v1alpha1/namespaces/{tenant}/{KINDS[kind]}/shapes"
     good = installation.cluster.api.get(path)["spec"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from .waiting import PATIENCE_S, wait_for
 
 RELEASE = "dc"
 CASCADES = "/apis/diffusioncascade.io/v1alpha1/namespaces/{namespace}/diffusioncascades"
+DEFINED = "/apis/diffusioncascade.io/v1alpha1"
 COMPONENT = "app.kubernetes.io/component"
 CASCADE = Path(sys.executable).parent / "cascade"
 TEST_GPU = {
@@ -41,13 +43,19 @@ TEST_GPU = {
 
 
 class Installation:
-    """A release of the chart and all that a test asks of it."""
+    """A release of the chart and all that a test asks of it.
 
-    def __init__(self, cluster: Cluster, agent: NodeAgent, redis: RedisServer, namespace: str) -> None:
+    What counts is that a request is answered, however busy the machine: each has the longest deadline, ``longest_s``.
+    """
+
+    def __init__(
+        self, cluster: Cluster, agent: NodeAgent, redis: RedisServer, namespace: str, *, longest_s: int = 120
+    ) -> None:
         self.cluster = cluster
         self.agent = agent
         self.redis = redis
         self.namespace = namespace
+        self.longest_s = longest_s
         self._clients: dict[str, triton.InferenceServerClient] = {}
 
     # Installing.
@@ -66,15 +74,17 @@ class Installation:
             self.helm("install", RELEASE, str(CHART), "--values", file.name, *options)
 
     def uninstall(self) -> None:
+        """Take the release away, if it is there, and all that runs of it."""
         for client in self._clients.values():
             client.close()
-        self.helm("uninstall", RELEASE)
+        self.helm("uninstall", RELEASE, "--ignore-not-found")
+        self.cluster.empty(self.namespace)
 
     def helm(self, *arguments: str) -> str:
         program = next(iter(programs().values()), None)
         assert program, "no helm: run `make setup`, or name it in HELM"
         where = ["--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace]
-        done = subprocess.run([program, *arguments, *where], capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run([program, *arguments, *where], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -132,8 +142,8 @@ class Installation:
 
     @property
     def routers(self) -> list[str]:
-        """The gRPC addresses of the routers."""
-        return [f"{pod['status']['podIP']}:8001" for pod in self.pods("router")]
+        """The gRPC addresses of the routers, once all are ready."""
+        return [f"{pod['status']['podIP']}:8001" for pod in self.wait_ready("router")]
 
     def expect(self, look: Callable[[], Any], *, what: str, within_s: float = PATIENCE_S) -> Any:
         """`wait_for`, with what the cluster says of its pods and the logs of ours where it is in vain."""
@@ -157,8 +167,7 @@ class Installation:
 
     def condition(self, namespace: str, kind: str, name: str = "shapes") -> Object:
         """A condition of a cascade; {} while it has none of this kind."""
-        conditions = (self.cascade(namespace, name).get("status") or {}).get("conditions") or []
-        return next((dict(condition) for condition in conditions if condition["type"] == kind), {})
+        return condition_of(self.cascade(namespace, name), kind)
 
     def wait_condition(
         self, namespace: str, kind: str, status: str = "True", *, name: str = "shapes", within_s: float = PATIENCE_S
@@ -168,10 +177,19 @@ class Installation:
         def look() -> Object | None:
             cascade = self.cascade(namespace, name)
             current = cascade["metadata"]["generation"]
-            held = self.condition(namespace, kind, name)
+            held = condition_of(cascade, kind)
             return held if held.get("status") == status and held.get("observedGeneration", current) == current else None
 
         return dict(self.expect(look, within_s=within_s, what=f"{namespace}/{name} to be {kind}={status}"))
+
+    def wait_served(self, namespace: str, name: str = "shapes") -> None:
+        """Waits until a cascade is ready, and every router has heard of it."""
+        self.wait_condition(namespace, "Ready", name=name)
+        for router in range(len(self.routers)):
+            self.expect(
+                lambda router=router: self.answers(model=f"{namespace}.{name}", router=router),
+                what=f"an image of {namespace}/{name} through each router",
+            )
 
     def remove_cascades(self, namespace: str) -> None:
         """Delete all cascades of a namespace and wait until nothing of them is left, in Redis either."""
@@ -198,6 +216,20 @@ class Installation:
         pods = self.cluster.pods(namespace, **wanted)
         return [pod for pod in pods if "diffusioncascade.io/pool" in (pod["metadata"].get("labels") or {})]
 
+    def wait_pools(self, namespace: str, *, light: int, heavy: int) -> None:
+        """Waits until exactly these replicas are there, all ready."""
+        wanted = {"shapes-light": light, "shapes-heavy": heavy}
+
+        def settled() -> bool:
+            pods = self.replicas(namespace)
+            return (
+                Counter(map(variant_of, pods)) == wanted
+                and all(map(is_ready, pods))
+                and self.deployments(namespace) == wanted
+            )
+
+        self.expect(settled, within_s=2 * PATIENCE_S, what=f"pools of {wanted}")
+
     # Traffic.
 
     def ask(self, prompt: str = EASY, *, model: str = "shapes", router: int = 0, **options: Any) -> Made:
@@ -205,13 +237,22 @@ class Installation:
         address = self.routers[router]
         if address not in self._clients:
             self._clients[address] = triton.InferenceServerClient(address)
-        return Made(self._clients[address].infer(model, inputs_of(prompt, seed=1), **options))
+        inputs, deadline = inputs_of(prompt, seed=1), {"deadline_ms": 1000 * self.longest_s}
+        return Made(self._clients[address].infer(model, inputs, parameters=deadline, **options))
+
+    def answers(self, *, model: str = "shapes", router: int = 0) -> bool:
+        """Whether a router answers with an image; False where it refuses to, or is not there."""
+        try:
+            return bool(self.ask(model=model, router=router).image.any())
+        except triton.InferenceServerException:
+            return False
 
     @contextlib.contextmanager
-    def load(self, *, rate: float, model: str = "shapes", router: int = 0, deadline: str = "30s") -> Iterator[Load]:
+    def load(self, *, rate: float, model: str = "shapes", router: int = 0) -> Iterator[Load]:
         """`cascade load` while the block runs, begun by then; its result is there afterwards."""
-        what = ["--rate", str(rate), "--duration", "600s", "--deadline", deadline, "--model", model]
-        command = [str(CASCADE), "load", "--json", "--grpc", self.routers[router], *what]
+        where = ["--grpc", self.routers[router], "--model", model]
+        what = ["--rate", str(rate), "--duration", "3600s", "--deadline", f"{self.longest_s}s", "--retry-lost"]
+        command = [str(CASCADE), "load", "--json", *where, *what]
         with tempfile.NamedTemporaryFile() as log:
             load = Load(Path(log.name))
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -220,7 +261,7 @@ class Installation:
                 self.expect(begun, what="the load to begin")
                 yield load
                 process.send_signal(signal.SIGINT)
-                output, _ = process.communicate(timeout=90)
+                output, _ = process.communicate(timeout=self.longest_s + PATIENCE_S)
                 assert output, load.log.read_text()[-3000:]
                 load.result |= json.loads(output)
             finally:
@@ -249,31 +290,55 @@ class Load:
         )
 
 
+def variant_of(pod: Object) -> str:
+    """Of a pod of a pool."""
+    return str(pod["metadata"]["labels"]["diffusioncascade.io/variant"])
+
+
+def condition_of(cascade: Object, kind: str) -> Object:
+    """A condition of a cascade; {} where it has none of this kind."""
+    conditions = (cascade.get("status") or {}).get("conditions") or []
+    return next((dict(condition) for condition in conditions if condition["type"] == kind), {})
+
+
+def defined(cluster: Cluster) -> bool:
+    """Whether both kinds are served, and found by clients that ask what there is."""
+    kinds = (cluster.api.find(DEFINED) or {}).get("resources") or []
+    plurals = {"diffusioncascades", "cascadeprofiles"}
+    return plurals <= {kind["name"] for kind in kinds} and all(cluster.api.find(f"{DEFINED}/{p}") for p in plurals)
+
+
 @contextlib.contextmanager
-def installed(cluster: Cluster, nodes: NodeAgent, directory: Path, **values: Any) -> Iterator[Installation]:
-    """A release in a namespace of its own, ready, and gone afterwards with all cascades."""
-    # Always the same: definitions that an uninstalled release left belong to a release of this name and namespace.
-    namespace = cluster.make_namespace("dc-system")
+def installed(cluster: Cluster, nodes: NodeAgent, home: str, directory: Path, **values: Any) -> Iterator[Installation]:
+    """A release in the namespace ``home``, ready, and gone afterwards."""
     redis = RedisServer(directory)
     redis.start()
-    installation = Installation(cluster, nodes, redis, namespace)
+    installation = Installation(cluster, nodes, redis, home)
     try:
         installation.install(**values)
         installation.wait_ready("operator")
         installation.wait_ready("router")
+        installation.expect(lambda: defined(cluster), what="the definitions to be served")
         yield installation
     finally:
-        installation.uninstall()
         redis.kill()
-        cluster.remove_namespace(namespace)
+        installation.uninstall()
+
+
+@pytest.fixture(scope="session")
+def home(control_plane: Cluster) -> Iterator[str]:
+    """The namespace of every release; the definitions that one leaves belong to the next of its name and namespace."""
+    name = control_plane.make_namespace("dc-system")
+    yield name
+    control_plane.remove_namespace(name)
 
 
 @pytest.fixture(scope="module")
 def installation(
-    control_plane: Cluster, nodes: NodeAgent, tmp_path_factory: pytest.TempPathFactory
+    control_plane: Cluster, nodes: NodeAgent, home: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     """The chart with two routers and the class `test-gpu`, for the tests of a module."""
-    with installed(control_plane, nodes, tmp_path_factory.mktemp("redis")) as installation:
+    with installed(control_plane, nodes, home, tmp_path_factory.mktemp("redis")) as installation:
         yield installation
 
 
@@ -281,8 +346,8 @@ def installation(
 def tenant(installation: Installation) -> Iterator[str]:
     """A namespace for the cascades of one test."""
     name = installation.cluster.make_namespace()
+    yield name
     try:
-        yield name
-    finally:
         installation.remove_cascades(name)
+    finally:
         installation.cluster.remove_namespace(name)

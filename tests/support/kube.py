@@ -39,11 +39,13 @@ class Cluster:
         self.plane = plane
         self.api = Api(kubeconfig)
         self._directory = directory
+        self._removed: list[str] = []
 
     def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None) -> str:
         """What kubectl prints; AssertionError with its complaint where it fails, unless ``check`` is off."""
-        command = [kubectl(), "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, input=stdin)
+        own = ["--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self._directory / "kubectl")]
+        command = [kubectl(), *own, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, input=stdin)
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
@@ -68,11 +70,30 @@ class Cluster:
         return name
 
     def remove_namespace(self, name: str) -> None:
-        """Delete it, its pods without grace, and wait until nothing of it is left."""
-        path = f"/api/v1/namespaces/{name}"
-        self.api.delete(path)
-        self.api.delete(f"{path}/pods", grace_s=0)
-        wait_for(lambda: self.api.find(path) is None, what=f"namespace {name} to be gone")
+        """Delete it, and wait until no pod of it is left; the rest goes some seconds later, see `wait_removed`."""
+        self.api.delete(f"/api/v1/namespaces/{name}")
+        self._removed.append(name)
+        wait_for(lambda: self._rid_of_pods(name), what=f"the pods of {name} to be gone")
+
+    def wait_removed(self) -> None:
+        """Wait until nothing is left of the namespaces that were removed."""
+        paths = [f"/api/v1/namespaces/{name}" for name in self._removed]
+        wait_for(lambda: not any(map(self.api.find, paths)), what="the namespaces to be gone", every_s=0.5)
+
+    def empty(self, namespace: str) -> None:
+        """Wait until no pod is left, nor what would make another; pods go without grace."""
+        makers = [f"/apis/apps/v1/namespaces/{namespace}/{kind}" for kind in ("deployments", "replicasets")]
+        makers.append(f"/apis/apps/v1/namespaces/{namespace}/statefulsets")
+        wait_for(
+            lambda: not any(map(self.api.items, makers)) and self._rid_of_pods(namespace),
+            what=f"nothing to run in {namespace}",
+        )
+
+    def _rid_of_pods(self, namespace: str) -> bool:
+        """Delete all pods without grace; whether none is left."""
+        # Again and again: a ReplicaSet that has not heard yet makes another in place of one that went.
+        self.api.delete(f"/api/v1/namespaces/{namespace}/pods", grace_s=0)
+        return not self.pods(namespace)
 
     def pods(self, namespace: str, **labels: str) -> list[Object]:
         """The pods with these labels, terminating ones too."""
@@ -115,7 +136,9 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     directory.chmod(0o700)
     with ExitStack() as stack:
         if os.environ.get("KUBECONFIG"):
-            yield Cluster(Path(os.environ["KUBECONFIG"]), directory, None)
+            cluster = Cluster(Path(os.environ["KUBECONFIG"]), directory, None)
+            yield cluster
+            cluster.wait_removed()
         elif os.environ.get("KUBEBUILDER_ASSETS"):
             assets = Path(os.environ["KUBEBUILDER_ASSETS"])
             plane = stack.enter_context(ControlPlane(assets, directory).running())
@@ -146,7 +169,7 @@ def nodes(node_agent: NodeAgent) -> NodeAgent:
 
 @pytest.fixture
 def namespace(control_plane: Cluster) -> Iterator[str]:
-    """A namespace of the test's own, with all that is in it gone afterwards."""
+    """A namespace of the test's own, in which nothing runs afterwards."""
     name = control_plane.make_namespace()
     yield name
     control_plane.remove_namespace(name)

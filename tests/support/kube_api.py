@@ -51,7 +51,7 @@ class Api:
         self.server = str(settings.host).rstrip("/")
         self.authority = Path(settings.ssl_ca_cert).read_text()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self._http = httpx.Client(base_url=self.server, verify=trust, headers=headers, timeout=30, limits=limits)
+        self._http = httpx.Client(base_url=self.server, verify=trust, headers=headers, timeout=60, limits=limits)
 
     def get(self, path: str, **query: Any) -> Object:
         """One object, or a list of them."""
@@ -130,7 +130,7 @@ def _checked(answer: httpx.Response) -> httpx.Response:
 class Follower:
     """A thread that keeps up with the objects of a path: each list, then each change, until it is stopped.
 
-    An API server that goes away is waited for; changes missed meanwhile show in the next list.
+    An API server that goes away is waited for; what it has forgotten meanwhile shows in the next list.
     """
 
     def __init__(
@@ -159,16 +159,20 @@ class Follower:
         self._thread.join(WATCH_S * 3)
 
     def _run(self) -> None:
+        version = ""
         while not self._stop.is_set():
             try:
-                listing = self._api.get(self._path, **self._query)
-                self._listed(listing["items"])
-                version = listing["metadata"]["resourceVersion"]
-                while not self._stop.is_set():
-                    for kind, item in self._api.watch(self._path, version, **self._query):
-                        version = item["metadata"]["resourceVersion"]
-                        self._changed(kind, item)
-            except (ApiError, httpx.TransportError):
+                if not version:
+                    listing = self._api.get(self._path, **self._query)
+                    self._listed(listing["items"])
+                    version = listing["metadata"]["resourceVersion"]
+                for kind, item in self._api.watch(self._path, version, **self._query):
+                    version = item["metadata"]["resourceVersion"]
+                    self._changed(kind, item)
+            except httpx.TransportError:
+                self._stop.wait(0.2)
+            except ApiError:
+                version = ""
                 self._stop.wait(0.2)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import signal
 import subprocess
 import textwrap
 import threading
@@ -20,15 +19,13 @@ from typing import Any
 import httpx
 
 from .kube_api import Api, ApiError
-from .ports import free_port
+from .ports import free_port, listens
 from .waiting import wait_for
 
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 BINARIES = ("etcd", "kube-apiserver", *CONTROLLERS)
-NODE_GRACE_S = 25
-"""How long a Node may be silent before its pods are moved (Kubernetes: 40 s), so that tests do not wait for minutes."""
-EVICTION_S = 5
-"""How long pods stay on a Node that is away or not ready (Kubernetes: 300 s)."""
+NODE_GRACE_S = 40
+"""How long a Node may be silent until it counts as lost: a busy machine's heartbeat is late, too."""
 
 _USERS = {
     "admin": ("admin", "system:masters"),
@@ -58,6 +55,8 @@ class ControlPlane:
         self._etcd = f"http://127.0.0.1:{free_port()}"
         self._tokens = {name: secrets.token_hex(24) for name in _USERS}
         self._audit = directory / "audit.log"
+        self._audit_read = 0
+        self._audited: list[dict[str, Any]] = []
 
     @property
     def kubeconfig(self) -> Path:
@@ -73,14 +72,14 @@ class ControlPlane:
         try:
             self._prepare()
             self._start_etcd()
-            self.start_api_server()
+            self._start_api_server()
             self._start_controllers()
             yield self
         finally:
             for name in reversed(list(self._processes)):
                 self._end(name)
 
-    def start_api_server(self) -> None:
+    def _start_api_server(self) -> None:
         """Start it, at first or again, and wait until it is ready."""
         self._spawn(
             "kube-apiserver",
@@ -97,18 +96,23 @@ class ControlPlane:
             f"--service-account-key-file={self._directory / 'sa.pub'}",
             f"--service-account-signing-key-file={self._directory / 'sa.key'}",
             "--allow-privileged=true",
-            f"--default-not-ready-toleration-seconds={EVICTION_S}",
-            f"--default-unreachable-toleration-seconds={EVICTION_S}",
             f"--audit-policy-file={self._directory / 'audit.yaml'}",
             f"--audit-log-path={self._audit}",
         )
-        self._write_kubeconfigs()
+        # Who listens has written its certificate.
+        self._wait("kube-apiserver", lambda: listens(self._port))
+        if not self.kubeconfig.exists():
+            self._write_kubeconfigs()
         self._wait("kube-apiserver", self._ready)
 
-    def stop_api_server(self) -> None:
-        """SIGKILL: told to end, it would wait for the watches of its clients."""
-        self._processes["kube-apiserver"].kill()
+    @contextlib.contextmanager
+    def without_api_server(self) -> Iterator[None]:
+        """Inside the block there is none; afterwards it is back."""
         self._end("kube-apiserver")
+        try:
+            yield
+        finally:
+            self._start_api_server()
 
     def restart_controllers(self) -> None:
         """After an outage they would wait long before they ask again, and hold Nodes that were silent for lost."""
@@ -122,8 +126,14 @@ class ControlPlane:
         Args:
             user: such as ``system:serviceaccount:<namespace>:<name>``.
         """
-        entries = [json.loads(line) for line in self._audit.read_text().splitlines() if line.endswith("}")]
-        return [entry for entry in entries if entry["user"]["username"] == user]
+        with self._audit.open("rb") as log:
+            log.seek(self._audit_read)
+            for line in log:
+                if not line.endswith(b"\n"):
+                    break  # still being written
+                self._audit_read += len(line)
+                self._audited.append(json.loads(line))
+        return [entry for entry in self._audited if entry["user"]["username"] == user]
 
     def _prepare(self) -> None:
         self._directory.chmod(0o700)
@@ -139,7 +149,6 @@ class ControlPlane:
 
     def _write_kubeconfigs(self) -> None:
         certificate = self._directory / "certs" / "apiserver.crt"
-        self._wait("kube-apiserver", certificate.exists)
         for name, token in self._tokens.items():
             write_kubeconfig(
                 self._directory / f"{name}.kubeconfig",
@@ -204,13 +213,10 @@ class ControlPlane:
             self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def _end(self, name: str) -> None:
+        """SIGKILL: told to end, an API server would wait for the watches of its clients."""
         process = self._processes.pop(name)
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
     def _wait(self, name: str, condition: Any) -> None:
         process = self._processes[name]

@@ -49,6 +49,15 @@ def patient_documents(
     return documents
 
 
+def with_replicas(documents: list[Document], *, light: int, heavy: int) -> list[Document]:
+    """The same documents with fixed numbers of replicas, whatever is asked of the cascade."""
+    for document in documents:
+        if document["kind"] == "DiffusionCascade":
+            for variant, number in zip(document["spec"]["variants"], (light, heavy), strict=True):
+                variant["replicas"] = {"min": number, "max": number}
+    return documents
+
+
 def patient_manifest(**options: Any) -> str:
     """The same as YAML, see `patient_documents`."""
     return yaml.safe_dump_all(patient_documents(**options))

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..kube_api import Api, ApiError, Follower, Object
-from ..waiting import wait_for
+from ..waiting import PATIENCE_S, wait_for
 from .containers import Container
 from .images import Images
 from .pods import Host, Pod, grace_of, ready_containers, ready_status
@@ -83,7 +83,7 @@ class NodeAgent:
                 self.remove_node(name)
         self._wait(self._rest())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         self._executor.shutdown(cancel_futures=True)
         self._lock.close()
         assert not self._host.failures, self._host.failures
@@ -229,7 +229,7 @@ class NodeAgent:
             self._post(node)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
 
 def _claim_addresses() -> tuple[int, socket.socket]:

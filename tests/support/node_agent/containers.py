@@ -95,6 +95,13 @@ class Container:
             return next((child.pid for child in psutil.Process(self._process.pid).children()), None)
         return None
 
+    @property
+    def command(self) -> psutil.Process:
+        """The command, which runs."""
+        pid = self.pid
+        assert pid is not None, f"{self.name} does not run: {self.state}"
+        return psutil.Process(pid)
+
     async def run(self) -> None:
         """Until it is stopped, or ended in a way after which it is not restarted."""
         delay_s = 0.0
