@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 
 import pytest
@@ -12,6 +14,7 @@ from cascade_api.report import RouterReport
 from cascade_operator.store import Store, pools_of
 from support.factories import make_cascade
 from support.redis import RedisServer
+from support.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.contract
 REF = CascadeRef("default", "shapes")
@@ -41,11 +44,11 @@ def make_plan(generation: int = 7) -> Plan:
 async def test_a_published_plan_is_indexed_and_announced(redis_server: RedisServer) -> None:
     with redis_server.client() as client, client.pubsub() as listener:
         listener.subscribe(REF.plan_channel)
-        assert listener.get_message(timeout=2) is not None
+        assert listener.get_message(timeout=PATIENCE_S) is not None
         async with Store(redis_server.url) as store:
             assert await store.publish(make_plan(7))
             assert await store.plan(REF) == make_plan(7)
-        message = listener.get_message(timeout=2)
+        message = listener.get_message(timeout=PATIENCE_S)
         assert message is not None
         assert message["data"] == "7"
         assert client.smembers(CASCADE_INDEX) == {str(REF)}
@@ -53,7 +56,7 @@ async def test_a_published_plan_is_indexed_and_announced(redis_server: RedisServ
 
 
 async def test_everything_about_a_cascade_is_read_in_one_look(redis_server: RedisServer) -> None:
-    now_ms = int(time.time() * 1000)
+    now_ms = int((time.time() + PATIENCE_S) * 1000)  # whoever was heard of then is there for as long as the test takes
     report = RouterReport(router="r1", at_ms=now_ms, plan_generation=7, received=5)
     with redis_server.client() as client:
         client.set(REF.plan_key, make_plan().to_json())
@@ -61,7 +64,7 @@ async def test_everything_about_a_cascade_is_read_in_one_look(redis_server: Redi
         client.zadd(REF.queue_key("heavy.cpu"), {"a": 1, "b": 2})
         client.hset(REF.credits_key("heavy.cpu"), mapping={"c:cpu-0": 2, "u:cpu-0": 1, "s:cpu-0": "0.04"})
         client.hset(REF.credits_key("light.cpu"), mapping={"c:cpu-1": 4, "u:cpu-1": 0})
-        client.zadd(REF.routers_key, {"r1": now_ms, "long-dead": now_ms - 60_000, "mute": now_ms, "broken": now_ms})
+        client.zadd(REF.routers_key, {"r1": now_ms, "long-dead": now_ms - 600_000, "mute": now_ms, "broken": now_ms})
         client.set(REF.scores_key("r1"), report.model_dump_json(by_alias=True))
         client.set(REF.scores_key("broken"), "{")
     async with Store(redis_server.url) as store:
@@ -95,30 +98,25 @@ async def test_a_cascade_can_be_withdrawn(redis_server: RedisServer) -> None:
 
 
 async def test_a_redis_that_goes_away_and_comes_back_is_noticed_both_times(mortal_redis: RedisServer) -> None:
-    async with Store(mortal_redis.url, timeout_s=0.5) as store:
+    async with Store(mortal_redis.url, timeout_s=PATIENCE_S) as store:
         assert await store.publish(make_plan())
         mortal_redis.kill()
-        began = time.monotonic()
         assert await store.observe(REF, POOLS) is None
         assert not await store.publish(make_plan())
         assert not await store.ping()
         assert not store.available
-        assert time.monotonic() - began < 3.0
         mortal_redis.start()
         assert await store.publish(make_plan())
         assert store.available
 
 
 async def test_a_redis_that_hangs_is_away(mortal_redis: RedisServer) -> None:
-    import signal
-
     async with Store(mortal_redis.url, timeout_s=0.2) as store:
-        assert await store.ping()
+        await eventually(store.ping, what="a connection")
         mortal_redis.signal(signal.SIGSTOP)
         try:
-            began = time.monotonic()
-            assert await store.observe(REF, POOLS) is None
-            assert time.monotonic() - began < 1.5
+            assert await asyncio.wait_for(store.observe(REF, POOLS), PATIENCE_S) is None
+            assert not store.available
         finally:
             mortal_redis.signal(signal.SIGCONT)
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .waiting import PATIENCE_S
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 FOLDER = Path(__file__).parents[2] / ".browser"
-PATIENCE_MS = 60_000
+PATIENCE_MS = 1000 * PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """An empty page of a browser that remembers nothing; what it waits for may take a minute."""
+    """An empty page of a browser that remembers nothing; what it waits for may take its time."""
     from playwright.sync_api import expect
 
     expect.set_options(timeout=PATIENCE_MS)

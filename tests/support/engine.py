@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from cascade_api.names import CascadeRef
@@ -20,17 +20,27 @@ from .scripted_triton import Behaviour, ScriptedTriton
 
 
 @contextlib.asynccontextmanager
-async def cascade(plan: Plan) -> AsyncIterator[CascadeRuntime]:
+async def cascade(plan: Plan, *, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[CascadeRuntime]:
     """A runtime whose queue is in memory."""
     ref = CascadeRef.parse(plan.cascade)
-    queue = WorkQueue(url=None, ref=ref, router_id="router-1", limit=10)
+    queue = WorkQueue(url=None, ref=ref, router_id="router-1", limit=10, clock=clock)
     await queue.start()
-    runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=0.0)
+    runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=clock, start=0.0)
     await runtime.apply(plan)
     try:
         yield runtime
     finally:
         await runtime.close()
+
+
+class StoppedClock:
+    """Time passes when the test says so; what the router tells others to do within a time takes as long as ever."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @contextlib.asynccontextmanager

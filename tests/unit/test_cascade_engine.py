@@ -14,7 +14,7 @@ from cascade_router.pools.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.requests import Refused
 from cascade_router.runtime import CascadeRuntime
-from support.engine import ask, cascade, endpoints, replicas
+from support.engine import StoppedClock, ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
 from support.scripted_triton import Behaviour, answer, fail, hang, response
 from support.waiting import eventually
@@ -41,7 +41,9 @@ def in_flight(runtime: CascadeRuntime) -> int:
 )
 async def test_what_a_bad_replica_cannot_do_another_does(bad: Behaviour) -> None:
     async with replicas(bad, answer()) as (worse, better):
-        plan = make_plan({"shapes-light": endpoints(worse, better)}, direct=0, escalation=0)
+        # A replica of which so little is expected is not thought to hang, however late a busy machine lets it answer.
+        slow = {"shapes-light": 10.0}
+        plan = make_plan({"shapes-light": endpoints(worse, better)}, direct=0, escalation=0, execution_s=slow)
         async with cascade(plan) as runtime:
             made = await ask(runtime)
             assert (made.route, made.confidence) == (Route.LIGHT, pytest.approx(0.9))
@@ -76,9 +78,12 @@ async def test_requests_wait_for_the_only_replica_to_come_back() -> None:
         asking = [asyncio.ensure_future(ask(runtime)) for _ in range(3)]
         await eventually(lambda: runtime.health.ejected, what="the replica to be ejected")
         server.behaviour = answer()
-        while not all(task.done() for task in asking):
+
+        async def answered() -> bool:
             await probe_due(runtime)
-            await asyncio.sleep(0.01)
+            return all(task.done() for task in asking)
+
+        await eventually(answered, what="the answers")
         assert [task.result().route for task in asking] == [Route.LIGHT] * 3
 
 
@@ -100,42 +105,80 @@ async def test_what_hangs_on_one_replica_is_done_by_another_while_there_is_time(
     async with replicas(hang(), answer()) as (worse, better):
         plan = make_plan({"shapes-light": endpoints(worse, better)}, direct=0, escalation=0, execution_s=believed)
         async with cascade(plan) as runtime:
-            made = await ask(runtime, deadline_s=10)
+            made = await ask(runtime)
             assert made.route is Route.LIGHT
-            assert 1 < made.latency_s < 5
+            assert made.latency_s > 1
             assert runtime.health.ejected == {"shapes-light-0"}
             assert in_flight(runtime) == 0
 
 
 async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> None:
-    believed = {"shapes-light": 0.001, "shapes-heavy": 0.001, "shapes-slow": 0.001}
+    clock = StoppedClock()
+    believed = {"shapes-light": 0.001, "shapes-heavy": 0.001}
     async with replicas(hang()) as (server,):
         plan = make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0, execution_s=believed)
-        async with cascade(plan) as runtime:
+        async with cascade(plan, clock=clock) as runtime:
             with pytest.raises(Refused) as refused:
                 await ask(runtime, deadline_s=0.1)
             assert refused.value.reason is Refusal.DEADLINE_EXCEEDED
             assert runtime.health.ejected == frozenset()  # too short a time to judge
+            asking = asyncio.ensure_future(ask(runtime, deadline_s=0.1))
+            await asyncio.sleep(0)
+            assert in_flight(runtime) == 1
+            clock.now += 2
             with pytest.raises(Refused):
-                await ask(runtime, deadline_s=1.2)
+                await asking
             assert runtime.health.ejected == {"shapes-light-0"}
-            await eventually(lambda: server.cancelled == 2, what="the hanging calls to be cancelled")
+            await eventually(lambda: server.cancelled == len(server.asked), what="the hanging calls to be cancelled")
             assert in_flight(runtime) == 0
 
 
 @pytest.mark.parametrize("heavy", [UNAVAILABLE, hang()])
-async def test_a_heavy_stage_that_fails_is_degraded_or_refused(heavy: Behaviour) -> None:
-    async with replicas(answer(), heavy) as (light_server, heavy_server):
+@pytest.mark.parametrize("overload", ["degrade", "strict"])
+async def test_a_heavy_stage_that_fails_is_degraded_or_refused(heavy: Behaviour, overload: str) -> None:
+    clock = StoppedClock()
+    limits: list[float] = []
+
+    async def late(request: Any, context: Any) -> Any:
+        clock.now += 59.5
+        return response()
+
+    async def limited(request: Any, context: Any) -> Any:
+        limits.append(context.time_remaining())
+        return await heavy(request, context)
+
+    async with replicas(late, limited) as (light_server, heavy_server):
         servers = {"shapes-light": endpoints(light_server), "shapes-heavy": endpoints(heavy_server)}
-        async with cascade(make_plan(servers, direct=0, escalation=1, batch=1)) as runtime:
-            made = await ask(runtime, deadline_s=0.5)
-            assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
-            assert made.latency_s <= 0.5
-        async with cascade(make_plan(servers, direct=0, escalation=1, batch=1, overload="strict")) as runtime:
-            with pytest.raises(Refused) as refused:
-                await ask(runtime, deadline_s=0.5)
-            assert refused.value.reason in (Refusal.NO_REPLICA, Refusal.DEADLINE_EXCEEDED)
+        plan = make_plan(servers, direct=0, escalation=1, batch=1, overload=overload)
+        async with cascade(plan, clock=clock) as runtime:
+            if overload == "degrade":
+                made = await ask(runtime, deadline_s=60)
+                assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
+                assert all(limit <= 0.25 for limit in limits)  # to be answered before the deadline
+            else:
+                with pytest.raises(Refused) as refused:
+                    await ask(runtime, deadline_s=60)
+                assert refused.value.reason in (Refusal.NO_REPLICA, Refusal.DEADLINE_EXCEEDED)
             assert in_flight(runtime) == 0
+
+
+async def test_who_waits_in_vain_for_the_heavy_model_is_answered_with_the_light_image() -> None:
+    clock = StoppedClock()
+
+    async def late(request: Any, context: Any) -> Any:
+        clock.now += 59.5
+        return response()
+
+    async with replicas(late, hang()) as (light, heavy):
+        servers = {"shapes-light": endpoints(light), "shapes-heavy": endpoints(heavy)}
+        async with cascade(make_plan(servers, direct=0, escalation=1, batch=1), clock=clock) as runtime:
+            first = asyncio.ensure_future(ask(runtime, deadline_s=1000))
+            await eventually(lambda: heavy.asked, what="the first to take the only credit")
+            made = await ask(runtime, deadline_s=60)
+            assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
+            assert heavy.asked == ["shapes-heavy"]
+            first.cancel()
+            await asyncio.wait([first])
 
 
 async def test_a_direct_prompt_whose_heavy_replica_fails_is_drawn_by_the_light_one() -> None:
