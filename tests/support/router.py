@@ -133,8 +133,11 @@ class RouterProcess:
         return self
 
     def wait_ready(self) -> RouterProcess:
-        wait_for(lambda: self.get("/readyz").status_code == 200, what="the router to be ready")
+        wait_for(self.is_ready, what="the router to be ready")
         return self
+
+    def is_ready(self) -> bool:
+        return _answers(f"{self.http_url}/readyz")
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""

@@ -1,6 +1,7 @@
 """HTTP/1.1 as uvicorn speaks it, for clients that stop in the middle: a request's head has to come soon, and be short.
 
-uvicorn itself waits for ever for the first request of a connection and for the rest of a head, of any length.
+uvicorn itself waits for ever for the first request of a connection and for the rest of a head, of any length. And it
+ends by closing idle connections at once, which loses a request that is on its way over one of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ HEAD_S: Final = 10.0
 """How long a connection may be open, or a request begun, without its head having come."""
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a head."""
+ON_ITS_WAY_S: Final = 0.3
+"""How long a server that ends hears an idle connection, over which one more request may be on its way."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -25,6 +28,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._head_due: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,6 +56,16 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_came()
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        if not self._leaving:
+            self._leaving = True
+            self.loop.call_later(ON_ITS_WAY_S, self.shutdown)
+            if self.cycle is None or self.cycle.response_complete:
+                return
+        super().shutdown()
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
