@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from support.ports import free_port
 from support.triton import ONE_IMAGE, inference, shapes_manifest
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 HADOLINT = ROOT / ".tools" / "hadolint"
@@ -131,7 +131,7 @@ def test_install_steps_work_in_a_clean_environment(lock: str, tmp_path: Path) ->
         program, *arguments = line.split()
         proof = subprocess.run(
             [prefix / "bin" / program, *arguments],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60, env={**environment, **WRONG},
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S, env={**environment, **WRONG},
         )  # fmt: skip
         assert proof.returncode == status, proof.stderr
         assert part in proof.stdout + proof.stderr
@@ -156,7 +156,7 @@ def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
             assert client.infer("shapes-light", **inference([ONE_IMAGE])).as_numpy("image").size
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(PATIENCE_S)
 
 
 def is_ready(client: triton.InferenceServerClient, model: str) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cascade_api.command import CommandFailed
@@ -17,9 +18,12 @@ from cascade_api.status import CascadeStatus
 from cascade_operator.local.logs import keep_logs_bounded, log_tail
 from cascade_operator.local.ports import check_free, parse_address
 from cascade_operator.local.state import SHARED_MEMORY, AlreadyRunning, Lock, StateDir
+from support.processes import runs
+from support.waiting import PATIENCE_S, wait_for
 
 HOLD_THE_LOCK = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from cascade_operator.local.state import Lock, StateDir
 lock = Lock(StateDir(Path(sys.argv[1])))
@@ -66,6 +70,15 @@ def test_a_killed_run_leaves_no_lock_but_is_known_to_have_crashed(state: StateDi
     assert state.crashed() is None
 
 
+def test_whoever_only_asks_keeps_no_run_from_starting(state: StateDir) -> None:
+    Lock(state).release()
+    with state.lock_file.open() as asking, ThreadPoolExecutor(1) as starting:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        taken = starting.submit(Lock, state)
+        fcntl.flock(asking, fcntl.LOCK_UN)
+        taken.result(PATIENCE_S).release()
+
+
 def test_sweeping_ends_orphaned_servers_and_removes_their_memory(state: StateDir, tmp_path: Path) -> None:
     # An interpreter of that name stands in for a server.
     python = tmp_path / "tritonserver"
@@ -83,7 +96,7 @@ def test_sweeping_ends_orphaned_servers_and_removes_their_memory(state: StateDir
     (state.path / "addresses.json").write_text("{}")
     state.write_pid("cpu-0", orphan.pid)
     done = state.sweep()
-    assert not psutil.pid_exists(orphan.pid)
+    wait_for(lambda: not runs(orphan.pid), what="the orphan to end")
     assert stranger.poll() is None
     assert not segment.exists()
     assert state.read_pids() == {}

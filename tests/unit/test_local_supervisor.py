@@ -9,7 +9,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cascade_operator.local.state import StateDir
@@ -23,7 +22,8 @@ from cascade_operator.local.supervisor import (
     describe_exit,
     script,
 )
-from support.waiting import eventually, wait_for
+from support.processes import runs
+from support.waiting import PATIENCE_S, eventually, wait_for
 
 SLEEPS = "import sys; print('up', flush=True); sys.stdin.close(); import signal; signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
@@ -55,7 +55,7 @@ async def test_a_child_has_a_log_a_pid_file_and_its_nice_value(state: StateDir) 
     await eventually(lambda: logged(state) == "up\n", what="its output")
     assert state.read_pids() == {"child": child.pid}
     assert os.getpriority(os.PRIO_PROCESS, child.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
-    await child.stop(grace_s=2)
+    await child.stop(grace_s=PATIENCE_S)
     assert state.read_pids() == {}
     assert child.ended.result() == -signal.SIGTERM
 
@@ -71,7 +71,7 @@ async def test_what_a_child_started_ends_with_it(state: StateDir) -> None:
     child = await Child.start(program(PARENT_OF_ONE), state)
     grandchild = int(await eventually(lambda: logged(state).strip(), what="the grandchild's id"))
     os.kill(child.pid, signal.SIGKILL)
-    await eventually(lambda: not _runs(grandchild), what="the grandchild ends")
+    await eventually(lambda: not runs(grandchild), what="the grandchild ends")
     await child.stop(grace_s=0)
 
 
@@ -87,16 +87,16 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
         while state.log_file("child").read_text() != "up\\n":
             await asyncio.sleep(0.01)
         print(child.pid, flush=True)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
     asyncio.run(main())
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "state")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        assert _runs(child)
+        assert runs(child)
         parent.kill()
-    wait_for(lambda: not _runs(child), within_s=3, what="the child dies")
+    wait_for(lambda: not runs(child), what="the child dies")
 
 
 async def test_a_program_that_dies_is_started_again(state: StateDir) -> None:
@@ -106,7 +106,7 @@ async def test_a_program_that_dies_is_started_again(state: StateDir) -> None:
         return "child" in state.read_pids() and logged(state).endswith("up\n")
 
     kept = Supervised(lambda: program(SLEEPS), state=state, ready=ready, say=said.append)
-    await kept.start(timeout_s=10)
+    await kept.start(timeout_s=PATIENCE_S)
     first = state.read_pids()["child"]
     os.kill(first, signal.SIGKILL)
     await eventually(lambda: state.read_pids().get("child", first) != first, what="another process")
@@ -114,8 +114,8 @@ async def test_a_program_that_dies_is_started_again(state: StateDir) -> None:
     assert said[0] == "child ended (killed by SIGKILL): starting it again"
     assert said[1].startswith("child is back after")
     second = state.read_pids()["child"]
-    await kept.stop(grace_s=2)
-    assert not _runs(second)
+    await kept.stop(grace_s=PATIENCE_S)
+    assert not runs(second)
 
 
 async def test_a_program_that_does_not_start_says_why(state: StateDir) -> None:
@@ -124,7 +124,7 @@ async def test_a_program_that_does_not_start_says_why(state: StateDir) -> None:
 
     kept = Supervised(lambda: program("raise SystemExit('no such thing')"), state=state, ready=never, say=print)
     with pytest.raises(ChildFailed, match=r"(?s)child ended with status 1.*no such thing"):
-        await kept.start(timeout_s=10)
+        await kept.start(timeout_s=PATIENCE_S)
     await kept.stop(grace_s=1)
 
 
@@ -140,7 +140,3 @@ def test_exits_are_told_in_words() -> None:
     assert describe_exit(3) == "exit status 3"
     with pytest.raises(ChildFailed, match="no command cascade-nothing"):
         script("cascade-nothing")
-
-
-def _runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -25,7 +25,7 @@ from cascade_operator.snapshot import Drain, Publish, Replica, ReplicaState, Sna
 from cascade_operator.sources import FileSource, Refused, Source, Subject
 from cascade_operator.store import Observation
 from support.factories import make_cascade, make_demand, make_profile, make_replica
-from support.waiting import eventually
+from support.waiting import PATIENCE_S, eventually
 
 NOW = 1_700_000_000.0
 REF = CascadeRef("default", "shapes")
@@ -217,7 +217,7 @@ async def test_a_decision_that_fails_is_told_and_the_loop_goes_on() -> None:
     await eventually(lambda: world.said, what="it is told")
     assert "ZeroDivisionError: a bug" in world.said[0]
     world.loop.wake()
-    await eventually(lambda: calls == 2, what="the next decision")
+    await eventually(lambda: calls >= 2, what="the next decision")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -232,9 +232,9 @@ async def test_waking_brings_the_next_decision_forward() -> None:
 
     world = World(decide=idle)
     running = asyncio.create_task(world.loop.run())
-    await eventually(lambda: len(calls) == 1, what="the first decision")
+    await eventually(lambda: len(calls) >= 1, what="the first decision")
     world.loop.wake()
-    await eventually(lambda: len(calls) == 2, what="a second one at once")
+    await eventually(lambda: len(calls) >= 2, what="a second one at once")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
@@ -356,15 +356,15 @@ async def test_a_changed_spec_takes_effect_while_a_long_decision_is_made() -> No
     release = threading.Event()
 
     def slow(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
-        release.wait(30)
+        release.wait(PATIENCE_S)
         return Decision((), (), memory, now + 3600)
 
     world = World(decide=slow)
     running = asyncio.create_task(world.loop.run())
     try:
-        await eventually(lambda: world.cluster.reconciled == 1, what="the first tick")
+        await eventually(lambda: world.cluster.reconciled >= 1, what="the first tick")
         world.loop.wake()
-        await eventually(lambda: world.cluster.reconciled == 2, what="the change to take effect")
+        await eventually(lambda: world.cluster.reconciled >= 2, what="the change to take effect")
     finally:
         release.set()
         running.cancel()

@@ -16,6 +16,7 @@ from cascade_operator import metrics
 from cascade_operator.health import STALE_S, Health
 from support.plans import make_plan
 from support.ports import free_port
+from support.waiting import PATIENCE_S
 
 
 @dataclass
@@ -31,7 +32,7 @@ class World:
         self.health = Health(turned_s=lambda: self.turned_s, ready=lambda: self.missing, clock=lambda: self.now)
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
             return await client.get(f"http://{self.address}{path}")
 
 

@@ -118,7 +118,7 @@ def test_the_command_keeps_what_it_saw_and_says_what_is_wrong(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(probe.tempfile, "gettempdir", lambda: str(tmp_path))
-    arguments = ["--model=light", f"--address={server.address}", "--every=1000"]
+    arguments = ["--model=light", f"--address={server.address}", "--every=1000", "--timeout=120"]
     assert [probe.main(arguments), probe.main(arguments)] == [0, 0]
     assert len(server.asked) == 1
     server.dead, server.failed = True, 1
