@@ -155,13 +155,22 @@ class Slot:
                 server.check_running()
                 if waker.done():
                     return
-                complaint = await health.complaint(server.client, wanted.variant)
+                complaint = await self._look(server, wanted, health)
                 if complaint is not None:
                     await asyncio.wait([server.child.ended], timeout=0.1)
                     server.check_running()
                     await self._mend(server, wanted, complaint)
         finally:
             waker.cancel()
+
+    async def _look(self, server: Server, wanted: Assignment, health: Health) -> str | None:
+        """What is wrong with the model; raises TritonError where its server hangs."""
+        try:
+            return await health.complaint(server.client, wanted.variant)
+        except TritonError:
+            # A machine that stood still makes one call late; what hangs does not answer the second either.
+            server.check_running()
+            return await health.complaint(server.client, wanted.variant)
 
     async def _mend(self, server: Server, wanted: Assignment, complaint: str) -> None:
         """Give the model a new process by loading it anew."""
