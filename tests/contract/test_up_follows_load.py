@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator
+import re
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from support.local_run import LocalRun
+from support.local_run import HUNG_S, PATIENT, LocalRun
 from support.patience import patient_manifest
+from support.waiting import wait_for
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
-LIGHT_MS, HEAVY_MS = 60, 220
+LIGHT_MS, HEAVY_MS, OBJECTIVE = 240, 880, "8s"
 """Both variants are said to be slower than they are, so that a busy test machine still keeps up with every plan.
 
-The plans are one slot of each variant at 2 requests per second, and two light ones at 18."""
+The plans are one slot of each variant at a request in two seconds, and two light ones at 4.5 per second."""
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
     """A run of a cascade whose plans change at a few requests per second."""
-    run = LocalRun(tmp_path_factory.mktemp("patient"), manifest=patient_manifest(light_ms=LIGHT_MS, heavy_ms=HEAVY_MS))
+    run = LocalRun(
+        tmp_path_factory.mktemp("patient"),
+        manifest=patient_manifest(light_ms=LIGHT_MS, heavy_ms=HEAVY_MS, objective={"latency": OBJECTIVE}),
+    )
     try:
         done = run.up()
         assert done.returncode == 0, done.stdout + done.stderr
@@ -31,32 +36,42 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
         run.end()
 
 
-def loaded(run: LocalRun, *, rate: float, seconds: int) -> tuple[dict[str, Any], list[dict[str, int]], dict[str, Any]]:
-    """The result of a load, the pools seen meanwhile (replicas by variant), and the last plan under it."""
-    pools: list[dict[str, int]] = []
-    plan: dict[str, Any] = {}
-    with run.start_load("--rate", str(rate), "--duration", f"{seconds}s", "--deadline", "10s") as load:
-        assert load.stderr is not None
-        for _ in load.stderr:
-            [cascade] = run.look()["cascades"]
-            plan = cascade["plan"]
-            pools.append(dict(Counter({pool["variant"]: pool["ready"] for pool in cascade["pools"] if pool["ready"]})))
-        assert load.stdout is not None
-        return json.loads(load.stdout.read()), pools, plan
+Pools = dict[str, int]
+"""Ready replicas by variant."""
+
+
+def seen(run: LocalRun) -> tuple[Pools, dict[str, Any]]:
+    """The pools and the plan in force; nothing while they cannot be seen."""
+    cascades = run.look().get("cascades") or [{}]
+    pools = {pool["variant"]: pool["ready"] for pool in cascades[0].get("pools", ()) if pool["ready"]}
+    return pools, cascades[0].get("plan") or {}
+
+
+def loaded(run: LocalRun, *, rate: float, until: Callable[[Pools], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The result of a load that goes on until the pools are as they should be, and the plan then."""
+    with run.start_load("--rate", str(rate), "--duration", "20m", "--deadline", PATIENT) as load:
+        try:
+            assert load.stderr is not None
+            assert any(re.search(r"answered ([2-9]|1.)", line) for line in load.stderr), "the load ended early"
+            wait_for(lambda: until(seen(run)[0]), what=f"the pools to follow {rate} requests a second", every_s=0.2)
+            plan = seen(run)[1]
+            load.send_signal(signal.SIGINT)
+            output, errors = load.communicate(timeout=HUNG_S)
+        finally:
+            load.kill()
+    result: dict[str, Any] = json.loads(output)
+    assert result["answered"] == result["sent"], (result, errors)
+    assert result["balanced"]
+    assert result["shares"]["planned"]
+    assert sum(result["shares"]["realised"].values()) == pytest.approx(1)
+    return result, plan
 
 
 def test_plan_and_pools_follow_the_load_without_a_failed_request(patient: LocalRun) -> None:
     before = patient.state.read_pids()
-    low, calm_pools, calm_plan = loaded(patient, rate=2, seconds=8)
-    high, busy_pools, busy_plan = loaded(patient, rate=18, seconds=20)
-    after, last_pools, _ = loaded(patient, rate=2, seconds=30)
-    for result in (low, high, after):
-        assert result["answered"] == result["sent"], result
-        assert result["balanced"]
-        assert result["shares"]["planned"]
-        assert sum(result["shares"]["realised"].values()) == pytest.approx(1)
+    both = {"shapes-heavy": 1, "shapes-light": 1}
+    _, calm_plan = loaded(patient, rate=0.5, until=lambda pools: pools == both)
+    _, busy_plan = loaded(patient, rate=4.5, until=lambda pools: pools == {"shapes-light": 2})
     assert busy_plan["rows"] != calm_plan["rows"]
-    assert calm_pools[-1] == {"shapes-heavy": 1, "shapes-light": 1}
-    assert busy_pools[-1] == {"shapes-light": 2}, "a slot changed from heavy to light"
-    assert "shapes-heavy" in last_pools[-1], "and back"
+    loaded(patient, rate=0.5, until=lambda pools: "shapes-heavy" in pools)
     assert patient.state.read_pids() == before, "models were changed in the servers that were there"
