@@ -34,7 +34,9 @@ def test_pools_follow_the_load_without_a_failed_request(installation: Installati
     installation.wait_served(tenant)
     with installation.load(rate=0.5, model=f"{tenant}.shapes") as calm:
         installation.expect(lambda: calm.answered > 5, what="a few images")
-        few = installation.expect(lambda: _settled(installation, tenant, below=MOST), what="pools for a calm load")
+        few = installation.expect(
+            lambda: _settled(installation, tenant, below=MOST), within_s=2 * PATIENCE_S, what="pools for a calm load"
+        )
     assert calm.unfailed, calm.result
 
     with installation.load(rate=6, model=f"{tenant}.shapes") as busy:

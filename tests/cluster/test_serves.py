@@ -71,9 +71,8 @@ def test_the_operator_needs_no_more_than_the_charts_role_and_has_no_more(install
         api.create("/api/v1/namespaces/default/pods", {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}})
     assert refusal.value.status == 403
 
-    plane = installation.cluster.plane
-    if plane is not None:
-        asked = plane.requests(installation.user)
+    if installation.cluster.plane is not None:
+        asked = installation.requests()
         # kubectl-like requests above carry this library's name.
         own = [entry for entry in asked if "python-httpx" not in entry.get("userAgent", "")]
         refused = {entry["requestURI"] for entry in own if entry["responseStatus"]["code"] == 403}

@@ -11,6 +11,7 @@ from support.installation import Installation
 from support.kube import GPU, is_ready
 from support.kube_api import Change, History, Object
 from support.patience import patient_documents
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.cluster
 ALL, EACH = 8, 6
@@ -34,10 +35,15 @@ def test_ceilings_hold_at_every_instant_while_two_cascades_compete(installation:
         for name in ("first", "second"):
             installation.wait_condition(tenant, "Ready", name=name)
         with installation.load(rate=3, model=f"{tenant}.first"):
-            installation.expect(lambda: _ready(installation, tenant, "first") == EACH, what="the first at its ceiling")
+            installation.expect(
+                lambda: _ready(installation, tenant, "first") == EACH,
+                within_s=3 * PATIENCE_S,
+                what="the first at its ceiling",
+            )
             with installation.load(rate=3, model=f"{tenant}.second", router=1):
                 installation.expect(
                     lambda: _ready(installation, tenant, "second") >= ALL / 2 - 1,
+                    within_s=3 * PATIENCE_S,
                     what="the second's share",
                 )
     peaks = most_in_use(history.changes, tenant)

@@ -95,11 +95,13 @@ class Installation:
         return self.cluster.pods(self.namespace, **{COMPONENT: component})
 
     def wait_ready(self, component: str) -> list[Object]:
-        """Its ready pods, once all are."""
+        """Its ready pods, once all that are wanted are, and no other is there."""
+        deployments = f"/apis/apps/v1/namespaces/{self.namespace}/deployments"
 
         def look() -> list[Object]:
+            (wanted,) = self.cluster.api.items(deployments, labelSelector=f"{COMPONENT}={component}")
             pods = self.pods(component)
-            return pods if pods and all(map(is_ready, pods)) else []
+            return pods if len(pods) == wanted["spec"]["replicas"] and all(map(is_ready, pods)) else []
 
         return self.expect(look, what=f"the {component} to be ready")
 
@@ -135,10 +137,11 @@ class Installation:
         """The operator's service account."""
         return str(self.pods("operator")[0]["spec"]["serviceAccountName"])
 
-    @property
-    def user(self) -> str:
-        """The operator's name for the API server."""
-        return f"system:serviceaccount:{self.namespace}:{self.account}"
+    def requests(self) -> list[Object]:
+        """What the operator asked of the API server so far; only of the suite's own control plane."""
+        assert self.cluster.plane is not None
+        path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{self.account}"
+        return self.cluster.plane.requests(self.cluster.api.get(path))
 
     @property
     def routers(self) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from .kube_api import Api, ApiError
+from .kube_api import Api, ApiError, Object
 from .ports import free_port, listens
 from .waiting import wait_for
 
@@ -120,12 +120,8 @@ class ControlPlane:
             self._end(name)
         self._start_controllers()
 
-    def requests(self, user: str) -> list[dict[str, Any]]:
-        """What a service account asked for so far, as the API server's audit log has it.
-
-        Args:
-            user: such as ``system:serviceaccount:<namespace>:<name>``.
-        """
+    def requests(self, account: Object) -> list[dict[str, Any]]:
+        """What this very service account, and none of its name before it, asked for so far, from the audit log."""
         with self._audit.open("rb") as log:
             log.seek(self._audit_read)
             for line in log:
@@ -133,7 +129,7 @@ class ControlPlane:
                     break  # still being written
                 self._audit_read += len(line)
                 self._audited.append(json.loads(line))
-        return [entry for entry in self._audited if entry["user"]["username"] == user]
+        return [entry for entry in self._audited if entry["user"].get("uid") == account["metadata"]["uid"]]
 
     def _prepare(self) -> None:
         self._directory.chmod(0o700)
@@ -164,6 +160,9 @@ class ControlPlane:
             "--name=test",
             f"--data-dir={self._directory / 'etcd'}",
             "--unsafe-no-fsync",
+            # No request fails because the machine was busy for some seconds.
+            "--heartbeat-interval=1000",
+            "--election-timeout=10000",
             f"--listen-client-urls={self._etcd}",
             f"--advertise-client-urls={self._etcd}",
             f"--listen-peer-urls={peer}",
