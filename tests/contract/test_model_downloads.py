@@ -16,8 +16,8 @@ import yaml
 
 from support.hub import COMMIT, Hub, serving
 from support.resources import cascade_document
+from support.tiny_model import ENVIRONMENT, LOADING_S
 
-ROOT = Path(__file__).parents[2]
 CASCADE = Path(sys.executable).parent / "cascade"
 BIG = "unet/diffusion_pytorch_model.safetensors"
 SAFETENSORS = 25_000_000
@@ -74,11 +74,11 @@ class Fetching:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ours = {
-            "HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.cache), "HF_HUB_DISABLE_TELEMETRY": "1",
-            "CASCADE_TRITON_ENV": str(ROOT / ".venv-diffusers"),
+            **self.hub.environment, "HF_HOME": str(self.cache), "HF_HUB_DISABLE_TELEMETRY": "1",
+            "CASCADE_TRITON_ENV": str(ENVIRONMENT),
         }  # fmt: skip
         return subprocess.run(
-            [CASCADE, "model-repo", *arguments], capture_output=True, text=True, check=False, timeout=120,
+            [CASCADE, "model-repo", *arguments], capture_output=True, text=True, check=False, timeout=LOADING_S,
             env={**os.environ, **ours, **environment},
         )  # fmt: skip
 

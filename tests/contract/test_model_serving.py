@@ -53,7 +53,8 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
     streaming = repository.config(both[1], repository.recipe_of(both[1]), previews=True)
     (folder / "models" / ONNX / "config.pbtxt").write_text(streaming)
     with pytest.MonkeyPatch.context() as patch, serving({"tests/tiny": tiny / "model"}) as hub:
-        patch.setenv("HF_ENDPOINT", hub.endpoint)
+        for name, value in hub.environment.items():
+            patch.setenv(name, value)
         patch.setenv("HF_HOME", str(folder / "cache"))
         running = TritonServer(folder / "models", folder, load=(TORCH, ONNX), replica_id="test-diffusion")
         try:

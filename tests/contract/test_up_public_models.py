@@ -14,14 +14,14 @@ from PIL import Image
 
 from cascade_api.documents import load_cascades
 from support.hub import COMMIT, serving
-from support.local_run import ANY_PORTS, CASCADE, LocalRun
+from support.local_run import ANY_PORTS, CASCADE, PATIENT, LocalRun
 from support.resources import cascade_document
 from support.tiny_model import ENVIRONMENT, LOADING_S
+from support.waiting import wait_for
 
 LIGHT, HEAVY = "tiny-light", "tiny-heavy"
 STEPS = {LIGHT: 1, HEAVY: 8}
 SMALLEST = ("--prompts", "40", "--seconds", "0.1", "--batches", "1", "--starts", "1")
-PATIENT = "60s"
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
@@ -90,7 +90,8 @@ def test_from_the_hub_to_pictures_and_again_without_a_network(
     monkeypatch.setenv("CASCADE_TRITON_ENV", str(ENVIRONMENT))
     repositories = {f"tests/{name}": tiny / "model" for name in STEPS}
     with serving(repositories) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        for name, value in hub.environment.items():
+            monkeypatch.setenv(name, value)
         fetched = cascade("model-repo", "fetch", "--cpu", "-f", file)
         assert all(f"hf://tests/{name}: {tmp_path / 'cache'}" in fetched.stdout for name in STEPS)
         assert len([name for name, _ in hub.served if name.endswith(".safetensors")]) == 2 * 3
@@ -105,11 +106,11 @@ def test_from_the_hub_to_pictures_and_again_without_a_network(
         load = local_run.cascade("load", "--rate", "1", "--duration", "3s", "--deadline", PATIENT, "--json")
         account = json.loads(load.stdout)
         assert account["sent"] == account["answered"] > 0, load.stdout
+        wait_for(local_run.whole, what="all pools are there", every_s=0.1)
         (seen,) = local_run.status()["cascades"]
         assert seen["cascade"] == "default/tiny"
-        assert any(pool["ready"] for pool in seen["pools"])
         assert local_run.down().returncode == 0
-        assert local_run.leftovers() == []
+        local_run.check_gone()
         assert hub.asked == 0, "what was fetched once is not asked for again"
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -37,6 +37,11 @@ class Hub:
     asked: int = 0
     endpoint: str = ""
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes the hub's own client ask here, and wait for as long as a busy machine takes to answer."""
+        return {"HF_ENDPOINT": self.endpoint, "HF_HUB_ETAG_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+
     def files(self, repository: str) -> dict[str, Path]:
         folder = self.repositories[repository]
         return {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -64,7 +64,7 @@ def watch(places: Sequence[Place], seconds: float) -> list[Served]:
         for place, client in clients.items():
             found = _since(before[place], _counts(client, place[0]))
             if sum(count for count, _ in found.values()) < LEAST_BATCHES:
-                for seed in range(LEAST_BATCHES + 1):
+                for seed in range(2 * LEAST_BATCHES):
                     client.infer(place[0], **inference([PROBE_PROMPT], [seed]), client_timeout=CALL_TIMEOUT_S)
                 found = _since(before[place], _counts(client, place[0]))
             for batch, totals in found.items():
