@@ -244,7 +244,8 @@ def test_sigterm_finishes_the_work_in_hand_and_takes_no_more(
 ) -> None:
     endpoints = {"shapes-light": [shared_triton.endpoint], "shapes-heavy": [shared_triton.endpoint]}
     health = f"127.0.0.1:{free_port()}"
-    router = start_router(redis_server, make_plan(endpoints, direct=1), health_address=health, drain_s=PATIENCE_S)
+    plan = make_plan(endpoints, direct=1, overload="strict")
+    router = start_router(redis_server, plan, health_address=health, drain_s=PATIENCE_S)
     router.ask(HARD)
     answers: list[Any] = []
     process = router.process

@@ -113,7 +113,7 @@ def test_an_unknown_job_is_not_found_on_every_route(shared_router: RouterProcess
 def test_a_cancelled_job_stops_and_stays_cancelled(
     redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=1, batch=1))
+    router = start_router(redis_server, make_plan(endpoints, direct=1, batch=1, overload="strict"))
     done = submit(router, prompt=HARD).json()["id"]
     assert end_of(router, done)["status"] == "succeeded"
     with on_hold(shared_triton):
@@ -129,7 +129,7 @@ def test_a_cancelled_job_stops_and_stays_cancelled(
 def test_jobs_of_a_killed_router_are_done_by_another_and_end_once(
     redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    plan = make_plan(endpoints, direct=1, batch=1)
+    plan = make_plan(endpoints, direct=1, batch=1, overload="strict")
     first, second = (start_router(redis_server, plan) for _ in range(2))
     first.ask(HARD)
     with on_hold(shared_triton):
@@ -146,7 +146,7 @@ def test_jobs_of_a_killed_router_are_done_by_another_and_end_once(
 def test_a_router_that_is_told_to_stop_hands_its_jobs_on(
     redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    plan = make_plan(endpoints, direct=1, batch=1)
+    plan = make_plan(endpoints, direct=1, batch=1, overload="strict")
     first, second = (start_router(redis_server, plan, drain_s=0.1) for _ in range(2))
     first.ask(HARD)
     with on_hold(shared_triton):
@@ -171,7 +171,7 @@ def test_without_redis_jobs_are_refused_and_a_redis_that_lost_them_says_not_foun
 def test_there_are_only_so_many_jobs_and_expired_ones_make_room(
     redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=1), job_limit=2, job_result_s=1)
+    router = start_router(redis_server, make_plan(endpoints, direct=1, overload="strict"), job_limit=2, job_result_s=1)
     router.ask(HARD)
     with on_hold(shared_triton):
         jobs = [submit(router, seed=seed).json()["id"] for seed in range(2)]

@@ -101,7 +101,7 @@ def running(
 def test_an_api_key_opens_both_protocols_and_its_absence_neither(
     redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter, files: Files
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints), tenants_file=files.tenants())
+    router = start_router(redis_server, make_plan(endpoints, overload="strict"), tenants_file=files.tenants())
     bearer = {"authorization": f"Bearer {KEY}"}
     assert router.ask(HARD, headers=bearer).route == "direct"
     assert router.post({"prompt": EASY}, headers=bearer).status_code == 200

@@ -57,7 +57,7 @@ def test_a_seed_repeats_an_image(fresh_router: RouterProcess) -> None:
 def test_an_unsure_light_image_is_escalated(
     redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=0, escalation=1))
+    router = start_router(redis_server, make_plan(endpoints, direct=0, escalation=1, overload="strict"))
     made = router.ask(EASY)
     assert (made.route, made.variant) == ("escalated", "shapes-heavy")
     assert 0 <= made.confidence <= 1
@@ -190,7 +190,7 @@ def test_health_readiness_models_page_and_metrics_over_http(fresh_router: Router
 def test_two_requests_with_one_id_do_not_run_at_once(
     redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=1))
+    router = start_router(redis_server, make_plan(endpoints, direct=1, overload="strict"))
     assert router.ask(EASY, request_id="twin").route == "direct"
     answers: list[Any] = []
     with on_hold(shared_triton):
@@ -209,9 +209,12 @@ def test_two_requests_with_one_id_do_not_run_at_once(
 
 
 async def test_a_client_that_goes_away_stops_the_work(redis_server: RedisServer, start_router: StartRouter) -> None:
-    async with ScriptedTriton(hang()) as replica:
+    async with ScriptedTriton() as replica:
         plan = make_plan({"shapes-light": [], "shapes-heavy": [replica.endpoint]}, direct=1, batch=1)
         router = await asyncio.to_thread(start_router, redis_server, plan)
+        await asyncio.to_thread(router.ask, EASY)
+        replica.behaviour = hang()
+        replica.asked.clear()
 
         async def cancelled(count: int) -> bool:
             line = f'cascade_refusals_total{{cascade="default/shapes",reason="Cancelled"}} {count}.0'

@@ -152,7 +152,7 @@ def test_a_client_that_leaves_its_stream_stops_the_work(
     redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter
 ) -> None:
     endpoints = {variant: [shared_triton.endpoint] for variant in VARIANTS}
-    router = start_router(redis_server, make_plan(endpoints, direct=1, batch=1))
+    router = start_router(redis_server, make_plan(endpoints, direct=1, batch=1, overload="strict"))
     router.ask(EASY)
 
     def in_hand(count: int) -> bool:

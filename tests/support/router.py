@@ -265,4 +265,6 @@ def fresh_router(shared_router: RouterProcess, shared_triton: TritonServer) -> R
 
 def _shared_plan(server: TritonServer) -> Plan:
     replicas = {variant: [server.endpoint] for variant in ("shapes-light", "shapes-heavy")}
-    return make_plan(replicas, escalation=0, seed_thresholds={"hardness": 2.0, "confidence": 0.01})
+    # Strict: where the machine holds a replica up, it is waited for.
+    thresholds = {"hardness": 2.0, "confidence": 0.01}
+    return make_plan(replicas, escalation=0, overload="strict", seed_thresholds=thresholds)
