@@ -58,7 +58,7 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
         patch.setenv("HF_HOME", str(folder / "cache"))
         running = TritonServer(folder / "models", folder, load=(TORCH, ONNX), replica_id="test-diffusion")
         try:
-            yield running.start("--triton-env", str(ENVIRONMENT))
+            yield running.start("--triton-env", str(ENVIRONMENT), within_s=LOADING_S)
         finally:
             running.stop()
 
@@ -138,7 +138,7 @@ def test_a_cancelled_batch_stops_before_its_next_step(server: TritonServer) -> N
         return "CANCELLED" in str(box.get(timeout=PATIENCE_S)) and stub.cpu_times().user - began_s < whole_s * 0.9
 
     # Whoever is held up himself cancels too late, and has to try again.
-    wait_for(given_up, what="a batch to be given up")
+    wait_for(given_up, what="a batch to be given up", within_s=LOADING_S)
 
 
 def test_a_wrong_request_is_refused_by_name(server: TritonServer) -> None:

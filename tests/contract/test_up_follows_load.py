@@ -53,7 +53,8 @@ def loaded(run: LocalRun, *, rate: float, until: Callable[[Pools], bool]) -> tup
         try:
             assert load.stderr is not None
             assert any(re.search(r"answered ([2-9]|1.)", line) for line in load.stderr), "the load ended early"
-            wait_for(lambda: until(seen(run)[0]), what=f"the pools to follow {rate} requests a second", every_s=0.2)
+            what = f"the pools to follow {rate} requests a second"
+            wait_for(lambda: until(seen(run)[0]), what=what, within_s=HUNG_S, every_s=0.2)
             plan = seen(run)[1]
             load.send_signal(signal.SIGINT)
             output, errors = load.communicate(timeout=HUNG_S)

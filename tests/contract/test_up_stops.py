@@ -41,7 +41,7 @@ def test_down_leaves_nothing(local_run: LocalRun) -> None:
 
 def test_ctrl_c_leaves_nothing(local_run: LocalRun) -> None:
     with subprocess.Popen(foreground(local_run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        wait_for(lambda: read_addresses(local_run.state.path) or run.poll() is not None, what="ready")
+        wait_for(lambda: read_addresses(local_run.state.path) or run.poll() is not None, what="ready", within_s=HUNG_S)
         local_run.remember()
         run.send_signal(signal.SIGINT)
         output, errors = run.communicate(timeout=HUNG_S)
@@ -71,7 +71,7 @@ def _never_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_never_ready")
 def test_ctrl_c_while_it_starts_leaves_nothing(local_run: LocalRun) -> None:
     with subprocess.Popen(foreground(local_run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        wait_for(lambda: local_run.pid("cpu-0") or run.poll() is not None, what="a server to be started")
+        wait_for(lambda: local_run.pid("cpu-0") or run.poll() is not None, what="a server", within_s=HUNG_S)
         local_run.remember()
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=HUNG_S)

@@ -22,7 +22,7 @@ from cascade_models import manifest, repository
 from cascade_models.shapes import assets
 from support.ports import free_port, listens
 from support.processes import children, command_of
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shapes.yaml"
 LAUNCHER = Path(sys.executable).parent / "cascade-triton"
@@ -87,12 +87,12 @@ class TritonServer:
         where = ["--model-repository", str(self.models), "--grpc-address", self.endpoint]
         return [str(LAUNCHER), *where, "--replica-id", self.replica_id, *loads, *options]
 
-    def start(self, *options: str) -> TritonServer:
+    def start(self, *options: str, within_s: float = PATIENCE_S) -> TritonServer:
         """Start the server and wait until it and its models are ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*options), stdout=log, stderr=log)
         process = self.process
-        wait_for(lambda: process.poll() is not None or self._ready(), what="the server to be ready")
+        wait_for(lambda: process.poll() is not None or self._ready(), what="the server to be ready", within_s=within_s)
         assert process.poll() is None, self.log.read_text()
         return self
 

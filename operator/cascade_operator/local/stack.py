@@ -31,6 +31,9 @@ from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
 
 ROUTER_TIMEOUT_S: Final = 60.0
+REDIS_TIMEOUT_S: Final = 60.0
+NAMED_REDIS_TIMEOUT_S: Final = 10.0
+"""How long somebody else's Redis may take for an answer that a run cannot do without."""
 READY_TIMEOUT_S: Final = START_TIMEOUT_S + 30
 PROGRESS_EVERY_S: Final = 2.0
 HOUSEKEEPING_EVERY_S: Final = 10.0
@@ -115,7 +118,8 @@ class LocalStack:
 
     async def _leave_store(self, store: Store) -> None:
         if self._options.redis_url is not None:
-            await self._withdraw(store)
+            async with Store(self._options.redis_url, timeout_s=NAMED_REDIS_TIMEOUT_S) as patient:
+                await self._withdraw(patient)
         await store.close()
 
     async def _withdraw(self, store: Store) -> None:
@@ -141,19 +145,18 @@ class LocalStack:
         """The Redis that was named, or one of our own; and a connection to it."""
         if self._options.redis_url is not None:
             url = self._options.redis_url
-            store = Store(url)
-            if not await store.ping():
-                await store.close()
-                raise CommandFailed(f"--redis-url: no Redis answers at {url}: start it, or leave the option out")
-            # A plan of an earlier run names servers that are gone.
-            await self._withdraw(store)
-            return url, store
+            async with Store(url, timeout_s=NAMED_REDIS_TIMEOUT_S) as patient:
+                if not await patient.ping():
+                    raise CommandFailed(f"--redis-url: no Redis answers at {url}: start it, or leave the option out")
+                # A plan of an earlier run names servers that are gone.
+                await self._withdraw(patient)
+            return url, Store(url)
         port = free_port()
         url = f"redis://127.0.0.1:{port}/0"
         store = Store(url)
         program = redis_program(port, self._state)
         self._redis = Supervised(lambda: program, state=self._state, ready=store.ping, say=self._say)
-        await self._redis.start(timeout_s=10.0)
+        await self._redis.start(timeout_s=REDIS_TIMEOUT_S)
         return url, store
 
     def _start_planner(self, store: Store, slots: int) -> LocalCluster:
