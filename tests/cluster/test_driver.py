@@ -74,8 +74,8 @@ class World:
                 "runtime_image": "diffusion-cascade/runtime:test",
             }
         )
-        client = connect(timeout_s=30, kubeconfig=str(cluster.kubeconfig))
-        self.api = KubernetesApi(client, timeout_s=30, count=self._count)
+        client = connect(timeout_s=120, kubeconfig=str(cluster.kubeconfig))
+        self.api = KubernetesApi(client, timeout_s=120, count=self._count)
         self.mirror = Mirror(self.api, namespaces=[namespace], changed=lambda: None)
         self.driver = KubernetesCluster(
             self.api,

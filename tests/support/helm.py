@@ -32,7 +32,7 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
     command = [str(program), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as home:
         clean = {"PATH": os.environ["PATH"], "HOME": home}
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=clean)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=clean)
 
 
 def render(
@@ -43,7 +43,7 @@ def render(
     done = subprocess.run(
         [str(program), "template", "dc", str(chart), "--namespace", "media", "--kube-version", kube, *extra,
          *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120, input=yaml.safe_dump(values or {}),
+        capture_output=True, text=True, check=False, timeout=600, input=yaml.safe_dump(values or {}),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     objects = [document for document in yaml.safe_load_all(done.stdout) if document]
