@@ -21,6 +21,7 @@ from cascade_api.quantities import duration_s
 
 _CALL_MARGIN_S: Final = 5.0
 _LONGEST_S: Final = 600.0
+_INDEX_S: Final = 30.0
 _INVALID: Final = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
 
@@ -150,7 +151,7 @@ def _ask(
 
 
 def _only_cascade(client: Any, target: str, headers: dict[str, str]) -> str:
-    index = client.get_model_repository_index(headers=headers, client_timeout=_CALL_MARGIN_S)
+    index = client.get_model_repository_index(headers=headers, client_timeout=_INDEX_S)
     names = sorted(model.name for model in index.models)
     if not names:
         raise CommandFailed(f"the router at {target} serves no cascade yet; try again in a moment")
