@@ -37,12 +37,15 @@ class FakeServer:
         self.client = self
         self.broken = False
         self.hung = False
+        self.misses = 0
+        """Looks that it does not answer, before it answers again."""
         self.loads: list[str] = [model]
         self.answers = 0
         self.ended = False
 
     async def counts(self, model: str) -> Counts:
-        if self.hung:
+        missed, self.misses = self.misses > 0, max(0, self.misses - 1)
+        if self.hung or missed:
             raise TritonError("DEADLINE_EXCEEDED: Deadline Exceeded")
         self.answers += not self.broken
         return Counts(self.answers, int(self.broken))
@@ -216,6 +219,18 @@ async def test_a_server_that_hangs_is_replaced() -> None:
         await eventually(lambda: len(m.servers) == 2, what="a second server")
         await m.until("cpu-0", ReplicaState.READY, "light")
         assert m.servers[0].ended
+
+
+async def test_a_server_that_misses_one_look_is_kept() -> None:
+    async with machine() as m:
+        await m.cluster.act([start("light")])
+        await m.until("cpu-0", ReplicaState.READY, "light")
+        m.servers[0].misses = 1
+        await eventually(lambda: m.servers[0].misses == 0, what="the look that it misses")
+        seen = m.servers[0].answers
+        await eventually(lambda: m.servers[0].answers > seen + 1, what="more looks")
+        assert len(m.servers) == 1
+        assert m.servers[0].loads == ["light"]
 
 
 async def test_a_server_that_dies_while_draining_has_nothing_in_flight_and_is_not_replaced() -> None:
