@@ -15,7 +15,7 @@ HEAD_S: Final = 10.0
 """How long a connection may be open, or a request begun, without its head having come."""
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a head."""
-ON_ITS_WAY_S: Final = 0.3
+ON_ITS_WAY_S: Final = 1.0
 """How long a server that ends hears an idle connection, over which one more request may be on its way."""
 
 
