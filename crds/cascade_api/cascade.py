@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -10,13 +11,17 @@ from typing_extensions import Self
 
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
-from .openapi import as_set, keyed_by, refuse_repetition, rules
-from .quantities import Duration, Integer, Money, Percent, duration_s
+from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
+from .quantities import Duration, Integer, Money, Percent, duration_s, longer
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
 
 ClassName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 Count = Annotated[Integer, Field(ge=0, le=100_000)]
+LONGEST_LATENCY = "1h"
+LONGEST_IDLE = "720h"
+DEEPEST = 16
+"""Levels of lists and mappings in what a pod template passes on."""
 
 
 class Objective(Document):
@@ -25,11 +30,15 @@ class Objective(Document):
     model_config = ConfigDict(
         json_schema_extra=rules(
             ("self.latency.matches('[1-9]')", "latency must be above zero: write a duration such as 60s"),
+            (
+                at_most("self.latency", LONGEST_LATENCY),
+                f"latency must be at most {LONGEST_LATENCY}: write a shorter duration such as 60s",
+            ),
         )
     )
 
     latency: Duration
-    """The end-to-end deadline of a request."""
+    """The end-to-end deadline of a request, at most 1h."""
     attainment_percent: Integer = Field(default=99, ge=1, le=100)
     """Percent of requests that must meet it."""
 
@@ -38,9 +47,11 @@ class Objective(Document):
         return duration_s(self.latency)
 
     @model_validator(mode="after")
-    def _positive(self) -> Self:
+    def _bounded(self) -> Self:
         if self.latency_s <= 0:
             raise field_error("latency", "must be above zero: write a duration such as 60s")
+        if longer(self.latency, LONGEST_LATENCY):
+            raise field_error("latency", f"must be at most {LONGEST_LATENCY}: write a shorter duration such as 60s")
         return self
 
 
@@ -204,6 +215,15 @@ class PolicyName(str, Enum):
 class Policy(Document):
     """How decisions are made and acted upon."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                f"!has(self.scaleToZeroAfter) || {at_most('self.scaleToZeroAfter', LONGEST_IDLE)}",
+                f"scaleToZeroAfter must be at most {LONGEST_IDLE}: leave it out for never",
+            ),
+        )
+    )
+
     name: PolicyName = PolicyName.HYBRID
     """Who decides; all but `hybrid` are baselines."""
     mode: Literal["auto", "advisory", "paused"] = "auto"
@@ -215,7 +235,13 @@ class Policy(Document):
     weight: Integer = Field(default=100, ge=1, le=10_000)
     """Weight of this cascade where several share accelerators."""
     scale_to_zero_after: Duration | None = None
-    """Idle time after which all pools are stopped; absent: never."""
+    """Idle time after which all pools are stopped, at most 720h; absent: never."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.scale_to_zero_after is not None and longer(self.scale_to_zero_after, LONGEST_IDLE):
+            raise field_error("scaleToZeroAfter", f"must be at most {LONGEST_IDLE}: leave it out for never")
+        return self
 
 
 class ModelCache(Document):
@@ -238,6 +264,21 @@ class PodTemplate(Document):
     """Requests and limits besides the accelerator."""
     annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
     """Annotations of the pods."""
+
+    @model_validator(mode="after")
+    def _shallow(self) -> Self:
+        """What could not be written again would keep every cascade from being decided."""
+        for field, value in (("tolerations", self.tolerations), ("env", self.env), ("resources", self.resources)):
+            level: list[Any] = [value]
+            for _ in range(DEEPEST):
+                level = [child for part in level for child in _children(part)]
+            if level:
+                raise field_error(field, f"is nested more than {DEEPEST} levels deep: write it as a pod has it")
+        return self
+
+
+def _children(part: object) -> Iterable[object]:
+    return part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
 
 
 class CascadeSpec(Document):

@@ -15,11 +15,17 @@ from .base import field_error
 VALIDATIONS = "x-kubernetes-validations"
 LIST_TYPE = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
+_READABLE = "^0*([0-9]{1,10}ms|[0-9]{1,9}s|[0-9]{1,6}[mh])$"
 
 
 def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
     """CEL rules of an object as (expression, message when it is false)."""
     return {VALIDATIONS: [{"rule": rule, "message": message} for rule, message in pairs]}
+
+
+def at_most(duration: str, limit: str) -> str:
+    """The CEL expression that a duration is no longer than another; CEL itself cannot read one of over 292 years."""
+    return f"{duration}.matches('{_READABLE}') && duration({duration}) <= duration('{limit}')"
 
 
 def keyed_by(*keys: str) -> dict[str, Any]:

@@ -35,6 +35,11 @@ def duration_s(text: str) -> float:
     return int(match[1]) * _SECONDS[match[2]]
 
 
+def longer(text: str, limit: str) -> bool:
+    """Whether a duration is longer than another."""
+    return duration_s(text) > duration_s(limit)
+
+
 def format_duration(seconds: float) -> str:
     """The shortest duration string for a non-negative number of seconds, exact to a millisecond."""
     millis = round(seconds * 1000)

@@ -36,7 +36,17 @@ CASES = [
     Case(
         CASCADE, "spec.objective", "latency must be above zero",
         bad=[{"spec.objective.latency": text} for text in ("0s", "000ms")],
-        good=[{"spec.objective.latency": text} for text in ("1ms", "010s", "2h")],
+        good=[{"spec.objective.latency": text} for text in ("1ms", "010s", "1h")],
+    ),
+    Case(
+        CASCADE, "spec.objective", "latency must be at most 1h",
+        bad=[{"spec.objective.latency": text} for text in ("2h", "61m", "3601s", "3600001ms", "99999999999h")],
+        good=[{"spec.objective.latency": text} for text in ("1h", "060m", "3600s", "0003600000ms")],
+    ),
+    Case(
+        CASCADE, "spec.policy", "scaleToZeroAfter must be at most 720h",
+        bad=[{"spec.policy.scaleToZeroAfter": text} for text in ("721h", "2592000001ms", "99999999999m")],
+        good=[{"spec.policy.scaleToZeroAfter": text} for text in ("720h", "43200m", "2592000000ms", "0s")],
     ),
     Case(
         CASCADE, "spec.variants[].replicas", "min is above max",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from cascade_api.documents import DocumentError, load_cascades
+from cascade_api.documents import DocumentError, load_cascades, read_resource
+from support.resources import cascade_document, edited
 
 PROFILE = """\
 apiVersion: diffusioncascade.io/v1alpha1
@@ -66,6 +69,9 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("min: 0, max: 4", "min: 5, max: 4", "spec.variants.1.replicas.min", "above max (4): lower min or raise max"),
         ("latency: 2s", "latency: two", "spec.objective.latency", "'two' does not match"),
         ("latency: 2s", "latency: 0s", "spec.objective.latency", "above zero"),
+        ("latency: 2s", "latency: 61m", "cascade.yaml:18: spec.objective.latency", "at most 1h: write a shorter"),
+        ("{source: \"builtin://shapes\"}", "{source: \"builtin://shapes\"}\n  policy: {scaleToZeroAfter: 721h}",
+         "spec.policy.scaleToZeroAfter", "at most 720h: leave it out for never"),
         ("- name: large", "- name: small", "spec.variants", "'small' is there twice"),
         ("cpu: 2", "cpu: 0", "spec.capacity.accelerators", "admits nothing"),
         ("cpu: 2", "cpu: -1", "spec.capacity.accelerators.cpu", "greater than or equal to 0 (is -1)"),
@@ -110,3 +116,14 @@ def test_a_key_written_twice_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "---\n", "- 1\n", "a: [", "\x00"])
 def test_what_is_not_a_manifest_is_refused_in_words(text: str) -> None:
     assert problem_of(text).startswith("cascade.yaml")
+
+
+@pytest.mark.parametrize("field", ["resources", "env", "tolerations"])
+def test_what_an_api_server_gives_may_be_nested_but_not_without_end(field: str) -> None:
+    """Its own checks do not look into these parts, and a plan cannot be made of what cannot be written."""
+    deep: Any = []
+    for _ in range(3000):
+        deep = [deep]
+    value = {"a": deep} if field == "resources" else [{"a": deep}]
+    with pytest.raises(DocumentError, match=f"spec.podTemplate.{field}: is nested more than 16 levels deep"):
+        read_resource(edited(cascade_document(), {f"spec.podTemplate.{field}": value}), source="DiffusionCascade")

@@ -6,7 +6,13 @@ import random
 
 import pytest
 
-from cascade_operator.planning.demand import Forecast, clearing_rate, fast_up_slow_down, moving_average
+from cascade_operator.planning.demand import (
+    Forecast,
+    bounded_window_s,
+    clearing_rate,
+    fast_up_slow_down,
+    moving_average,
+)
 from cascade_operator.snapshot import Demand
 from support.factories import make_demand
 
@@ -112,3 +118,11 @@ def test_the_moving_average_approaches_the_rate_by_degrees() -> None:
 
 def test_a_backlog_is_to_be_cleared_within_half_an_objective() -> None:
     assert clearing_rate(12, objective_s=6.0) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("window_s", [bounded_window_s(1e15), 7200.0, 1e15])
+def test_a_window_of_hours_is_read_as_one_of_minutes(window_s: float) -> None:
+    known = make_demand(20, now=NOW, seconds=600)
+    found = fast_up_slow_down(known, now=NOW, window_s=window_s, last=None)
+    assert found == fast_up_slow_down(known, now=NOW, window_s=300.0, last=None)
+    assert found.rate == pytest.approx(20)

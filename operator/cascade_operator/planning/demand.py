@@ -14,6 +14,8 @@ from typing import Protocol
 from ..snapshot import Demand
 
 LEAST_WINDOW_S = 4.0
+MOST_WINDOW_S = 300.0
+"""Routers count arrivals for ten minutes; older ones tell little of the next, however patient the requests are."""
 TREND_S = 12.0
 """Least seconds that a trend is read from; fewer tell little beside chance."""
 TREND_SIGMAS = 0.5
@@ -61,7 +63,7 @@ def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Fore
     A fall is followed no further than the last part of the window has come. The second under way counts only for what
     it has already brought.
     """
-    window_s = max(window_s, LEAST_WINDOW_S)
+    window_s = bounded_window_s(window_s)
     trend_s = max(window_s, TREND_S)
     arrivals = _Arrivals.of(demand, now=now, seconds=trend_s)
     mean = arrivals.rate(window_s)
@@ -79,6 +81,11 @@ def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Fore
     lag_s = now - _last_second(now) + window_s / 2
     least = min(mean, arrivals.rate(window_s * FALL_PART))
     return Forecast(max(mean + trend * lag_s, least), now, trend, least, peak)
+
+
+def bounded_window_s(window_s: float) -> float:
+    """Seconds of arrivals to look at where ``window_s`` are asked for: enough to tell something, and not too many."""
+    return min(max(window_s, LEAST_WINDOW_S), MOST_WINDOW_S)
 
 
 def moving_average(demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast:

@@ -14,7 +14,7 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 from ..snapshot import ReplicaState, Snapshot
 from .catalogue import Catalogue, prices_per_hour, with_demand
 from .contention import groups
-from .demand import LEAST_WINDOW_S
+from .demand import bounded_window_s
 from .memory import target_of
 from .moves import pool_of
 from .parking import park, waits_for_requests
@@ -189,7 +189,7 @@ def _careful(it: Situation, now: float, settings: PlannerSettings) -> bool:
 
 def _too_tight(it: Situation, answer: Allocation, settings: PlannerSettings) -> bool:
     """Whether smaller pools would shed load that may come by chance, and that the present target would serve."""
-    window_s = max(settings.forecast_window * it.objective_s, LEAST_WINDOW_S)
+    window_s = bounded_window_s(settings.forecast_window * it.objective_s)
     demand = it.pool_rate + CHANCE_SIGMAS * math.sqrt(it.pool_rate / window_s)
     problem = with_demand(it.known, demand=demand, running={}, running_batch={})
     return best_sharing(problem, answer.pools).shed > best_sharing(problem, it.memory.pools).shed + SLIGHT

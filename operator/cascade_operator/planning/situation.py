@@ -14,7 +14,7 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 
 from ..snapshot import CascadeView, ReplicaState, Snapshot
 from .catalogue import Catalogue, NotPlannable, Prepared
-from .demand import LEAST_WINDOW_S, Forecast, Forecaster, clearing_rate
+from .demand import Forecast, Forecaster, bounded_window_s, clearing_rate
 from .memory import CascadeMemory, Memory
 from .moves import Moves, pool_of
 from .problem import PoolKey
@@ -137,7 +137,7 @@ def _forecast(it: Situation, snapshot: Snapshot, now: float, settings: PlannerSe
     else:
         # By then chance may bring more, and what the replicas have in hand comes first.
         rate = max(forecast.after(later_s + it.known.image_s) * settings.forecast_margin, least)
-        window_s = max(settings.forecast_window * it.objective_s, LEAST_WINDOW_S)
+        window_s = bounded_window_s(settings.forecast_window * it.objective_s)
         it.pool_rate = rate + SLOW_SIGMAS * math.sqrt(rate / window_s)
     it.peak_rate = max(forecast.peak, it.rate, it.pool_rate)
     it.figures["demand"] = round(it.rate, 3)
