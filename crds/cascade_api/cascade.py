@@ -15,6 +15,7 @@ from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
 from .quantities import Duration, Integer, Money, Percent, duration_s, longer
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
+REVISION_PATTERN = r"^[A-Za-z0-9._-]+$"
 
 ClassName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 Count = Annotated[Integer, Field(ge=0, le=100_000)]
@@ -79,7 +80,7 @@ class Model(Document):
 
     source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
     """Where the weights come from: `builtin://shapes`, `hf://owner/repository` or `file:///path`."""
-    revision: str = Field(pattern=r"^[A-Za-z0-9._-]+$", min_length=1, max_length=64)
+    revision: str = Field(pattern=REVISION_PATTERN, min_length=1, max_length=64)
     """Commit of the repository, or SHA-256 of built-in weights."""
     weights: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=40)
     """Which weights of the source; built-in models: `heavy` or `light`."""

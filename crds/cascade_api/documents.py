@@ -10,16 +10,28 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .cascade import DiffusionCascade
+from .base import NAME_PATTERN
+from .cascade import REVISION_PATTERN, SOURCE_PATTERN, DiffusionCascade
 from .failures import CommandFailed
 from .names import API_VERSION
+from .nodes import compose, construct, explain
 from .profile import CascadeProfile, contradictions, profile_problems
+from .quantities import DURATION_FORM, DURATION_PATTERN, MONEY_PATTERN
 
 Resource = DiffusionCascade | CascadeProfile
 KINDS: Mapping[str, type[DiffusionCascade] | type[CascadeProfile]] = {
     "DiffusionCascade": DiffusionCascade,
     "CascadeProfile": CascadeProfile,
 }
+
+FORMS: Mapping[str, str] = {
+    DURATION_PATTERN: DURATION_FORM,
+    MONEY_PATTERN: "an amount: write digits, such as 60.00",
+    NAME_PATTERN: "a name: write lower-case letters, digits and dashes, such as sd35-large",
+    SOURCE_PATTERN: "a source: write builtin://NAME, hf://OWNER/REPOSITORY or file:///PATH",
+    REVISION_PATTERN: "a revision: write a commit, or a digest of weights",
+}
+"""What a string of each pattern is, and how to write one."""
 
 Path = tuple[str | int, ...]
 
@@ -123,31 +135,45 @@ def dump_documents(resources: list[Resource]) -> str:
 
 def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
     try:
-        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+        nodes = compose(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        detail = getattr(error, "problem", None) or str(error)
-        raise DocumentError([Problem(source, mark.line + 1 if mark else 0, "", f"not YAML: {detail}")]) from None
+        raise DocumentError([_unreadable(error, text, source)]) from None
     if not nodes:
         raise DocumentError([Problem(source, 0, "", "is empty: it should hold a DiffusionCascade")])
     problems: list[Problem] = []
     resources: list[tuple[Resource, yaml.Node]] = []
     for node in nodes:
-        problems.extend(_duplicate_keys(node, source, ()))
-        loader = yaml.SafeLoader("")
+        problems.extend(_duplicate_keys(node, source, (), set()))
         try:
-            value = loader.construct_document(node)
+            value = construct(node)
         except yaml.YAMLError as error:
-            problems.append(Problem(source, node.start_mark.line + 1, "", f"not YAML: {error}"))
+            problems.append(_unreadable(error, text, source))
             continue
         found = _resource(value, node, source)
         if isinstance(found, list):
             problems.extend(found)
         else:
             resources.append((found, node))
+    problems.extend(_namesakes(resources, source))
     if problems:
         raise DocumentError(problems)
     return resources
+
+
+def _unreadable(error: yaml.YAMLError, text: str, source: str) -> Problem:
+    line, cause = explain(error, text)
+    return Problem(source, line, "", f"cannot be read as YAML: {cause}")
+
+
+def _namesakes(resources: list[tuple[Resource, yaml.Node]], source: str) -> Iterator[Problem]:
+    """Resources that an API server would take for a change of one before."""
+    seen: set[tuple[str, str, str]] = set()
+    for resource, node in resources:
+        identity = (resource.kind, resource.metadata.namespace, resource.metadata.name)
+        if identity in seen:
+            message = f"{resource.kind} {resource.metadata.name!r} is there twice: rename one or remove it"
+            yield Problem(source, _line(node, ("metadata", "name")), "metadata.name", message)
+        seen.add(identity)
 
 
 def _resource(value: Any, node: yaml.Node | None, source: str) -> Resource | list[Problem]:
@@ -156,12 +182,14 @@ def _resource(value: Any, node: yaml.Node | None, source: str) -> Resource | lis
         return [Problem(source, line, "", "is not a mapping: it should be a resource with apiVersion and kind")]
     if value.get("apiVersion") != API_VERSION:
         line = _line(node, ("apiVersion",))
-        return [Problem(source, line, "apiVersion", f"{value.get('apiVersion')!r} is not known: write {API_VERSION}")]
+        return [
+            Problem(source, line, "apiVersion", f"{_short(value.get('apiVersion'))} is not known: write {API_VERSION}")
+        ]
     kind = value.get("kind")
     model = KINDS.get(str(kind))
     if model is None:
         line = _line(node, ("kind",))
-        return [Problem(source, line, "kind", f"{kind!r} is not known: write one of {', '.join(KINDS)}")]
+        return [Problem(source, line, "kind", f"{_short(kind)} is not known: write one of {', '.join(KINDS)}")]
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -182,9 +210,15 @@ def _problem(detail: Any, model: type[BaseModel], node: yaml.Node | None, source
     elif kind == "missing":
         message = "is required: add it"
     elif kind == "string_pattern_mismatch":
-        message = f"{detail['input']!r} does not match {detail['ctx']['pattern']}"
-    elif kind in ("too_short", "too_long"):
-        message = message[0].lower() + message[1:]
+        message = f"{_short(detail['input'])} is not {FORMS[detail['ctx']['pattern']]}"
+    elif kind == "too_short":
+        least = detail["ctx"]["min_length"]
+        message = f"has {len(detail['input'])}, and needs at least {least}: add {least - len(detail['input'])}"
+    elif kind == "too_long":
+        most = detail["ctx"]["max_length"]
+        message = f"has {len(detail['input'])}, and may have at most {most}: remove {len(detail['input']) - most}"
+    elif kind == "invalid_key":
+        message = f"{_short(detail['input'])} is no text: put the key in quotes"
     else:
         message = f"{message[0].lower()}{message[1:]} (is {_short(detail['input'])})"
     return Problem(source, _line(node, path), ".".join(str(step) for step in path), message)
@@ -226,7 +260,7 @@ def _inner_model(annotation: Any) -> Any:
 
 
 def _split(field: str) -> Path:
-    return tuple(int(step) if step.isdigit() else step for step in field.split("."))
+    return tuple(int(step) if step.isdecimal() else step for step in field.split("."))
 
 
 def _line(node: yaml.Node | None, path: Path) -> int:
@@ -250,15 +284,21 @@ def _line(node: yaml.Node | None, path: Path) -> int:
     return line
 
 
-def _duplicate_keys(node: yaml.Node, source: str, path: Path) -> Iterator[Problem]:
+def _duplicate_keys(node: yaml.Node, source: str, path: Path, walked: set[int]) -> Iterator[Problem]:
+    """Keys that a mapping has twice; what aliases name is walked once."""
+    if id(node) in walked:
+        return
+    walked.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # no mapping can be made of it
             here = (*path, key.value)
             if key.value in seen:
                 yield Problem(source, key.start_mark.line + 1, ".".join(map(str, here)), "is there twice: keep one")
             seen.add(key.value)
-            yield from _duplicate_keys(value, source, here)
+            yield from _duplicate_keys(value, source, here, walked)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield from _duplicate_keys(value, source, (*path, index))
+            yield from _duplicate_keys(value, source, (*path, index), walked)

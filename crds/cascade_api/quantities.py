@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 DURATION_PATTERN = r"^[0-9]+(ms|s|m|h)$"
+DURATION_FORM = "a duration: write a whole number and ms, s, m or h, such as 60s"
 MONEY_PATTERN = r"^[0-9]+(\.[0-9]{1,4})?$"
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=12)]
@@ -31,7 +32,7 @@ def duration_s(text: str) -> float:
     """
     match = re.fullmatch(r"([0-9]+)(ms|s|m|h)", text)
     if match is None:
-        raise ValueError(f"{text!r} is not a duration: write a whole number and ms, s, m or h, such as 60s")
+        raise ValueError(f"{text!r} is not {DURATION_FORM}")
     return int(match[1]) * _SECONDS[match[2]]
 
 

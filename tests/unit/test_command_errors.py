@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "an objective without a unit": (
         lambda c, p: c["spec"]["objective"].update(latency="2"),
-        "spec.objective.latency: '2' does not match",
+        "spec.objective.latency: '2' is not a duration",
     ),
     "an objective that admits nothing": (
         lambda c, p: c["spec"]["objective"].update(latency="1ms"),
