@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from .base import Document
 
 ADDRESSES_FILE = "addresses.json"
@@ -32,7 +30,7 @@ def read_addresses(state_dir: Path) -> Addresses | None:
     """Addresses of the local cascade, or None where none was started from ``state_dir``."""
     try:
         return Addresses.model_validate_json((state_dir / ADDRESSES_FILE).read_text())
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 

@@ -24,10 +24,7 @@ def start(options: Options, *, say: Say) -> str:
     Raises CommandFailed, with nothing left running, where it cannot start.
     """
     state = StateDir(options.state_dir)
-    try:
-        state.prepare()
-    except OSError as error:
-        raise CommandFailed(f"--state-dir: cannot write {state.path}: {error.strerror}") from None
+    state.prepare()
     output = state.log_file("supervisor")
     reading, writing = os.pipe()
     with output.open("ab") as log:
@@ -65,6 +62,6 @@ def _arguments(options: Options) -> list[str]:
         f"--file={options.manifest.resolve()}",
         f"--grpc={options.grpc}",
         f"--http={options.http}",
-        f"--state-dir={options.state_dir.resolve()}",
+        f"--state-dir={options.state_dir.absolute()}",
     ]
     return arguments + ([f"--redis-url={options.redis_url}"] if options.redis_url else [])

@@ -47,19 +47,18 @@ def stop(state: StateDir, *, say: Say, timeout_s: float = 30.0) -> None:
 
 
 def _tidy(state: StateDir, say: Say) -> None:
-    if not state.path.is_dir():
+    crashed = state.crashed()
+    left = crashed is not None or state.processes() or state.segments()
+    if not (left and state.lock_file.is_file()):
+        # What else is in the directory may be somebody else's.
         say(f"nothing runs from {state.path}")
         return
-    crashed = state.crashed()
     try:
         lock = Lock(state)
     except AlreadyRunning as other:
         raise CommandFailed(f"process {other.pid} has just started from {state.path}") from None
     done = state.sweep()
     lock.release()
-    if crashed is None and not done:
-        say(f"nothing runs from {state.path}")
-        return
     say(f"process {crashed} had ended without tidying up" if crashed else "nothing ran any more")
     for line in done:
         say(line)

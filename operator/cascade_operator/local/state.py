@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import signal
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import IO, Final
 
 import psutil
 
+from cascade_api.failures import CommandFailed
 from cascade_api.local import ADDRESSES_FILE
 from cascade_api.names import CascadeRef
 from cascade_api.status import CascadeStatus
@@ -21,6 +23,13 @@ from cascade_api.status import CascadeStatus
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
 SERVER_PROGRAMS: Final = ("tritonserver", "triton_python_backend_stub")
 LOCK_PATIENCE_S: Final = 5.0
+WRITTEN: Final = (
+    ADDRESSES_FILE,
+    "status.*.*.json",
+    "status.*.*.new",
+    *(f"pids/{p}.pid" for p in ("redis", "router", "cpu-*")),
+)
+"""What a run that ended leaves nobody a use for; other files of the directory may be somebody else's."""
 
 
 class AlreadyRunning(Exception):
@@ -67,9 +76,20 @@ class StateDir:
         return self.logs / f"{name}.log"
 
     def prepare(self) -> None:
-        """Make the directories; raises OSError where that is not allowed."""
-        for folder in (self.path, self.logs, self.pids):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make the directories; raises CommandFailed where that is not allowed, or of no use to Triton."""
+        place = str(self.path.absolute())
+        # Triton starts a model's process through a shell, whose words it does not quote, and in the C locale.
+        if shlex.quote(place) != place:
+            raise CommandFailed(
+                f"--state-dir: Triton cannot load models from {place!r}: name a folder, with --state-dir or "
+                "XDG_STATE_HOME, whose path has no white space, only ASCII letters, digits and _@%+=:,./-",
+                code=2,
+            )
+        try:
+            for folder in (self.path, self.logs, self.pids):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise CommandFailed(f"--state-dir: cannot write {self.path}: {error.strerror}") from None
 
     def replica_id(self, slot: str) -> str:
         """What a slot's server calls itself; its shared memory begins with this and a dot."""
@@ -109,26 +129,35 @@ class StateDir:
         return self.path / f"status.{ref.namespace}.{ref.name}.json"
 
     def holder(self) -> int | None:
-        """Process id of the `cascade up` that holds the directory now, or None."""
-        try:
-            with self.lock_file.open("r") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return _pid_in(file)
-        except FileNotFoundError:
-            pass
+        """Process id of the `cascade up` that holds the directory now, or None; raises CommandFailed."""
+        file = self._open_lock()
+        if file is None:
+            return None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _pid_in(file)
         return None
 
     def crashed(self) -> int | None:
-        """Process id of a `cascade up` that ended without tidying up, or None."""
+        """Process id of a `cascade up` that ended without tidying up, or None; raises CommandFailed."""
         if self.holder() is not None:
             return None
-        try:
-            with self.lock_file.open("r") as file:
-                return _pid_in(file)
-        except FileNotFoundError:
+        file = self._open_lock()
+        if file is None:
             return None
+        with file:
+            return _pid_in(file)
+
+    def _open_lock(self) -> IO[str] | None:
+        """The lock file to read, or None where there is none; raises CommandFailed."""
+        try:
+            return self.lock_file.open("r")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise CommandFailed(f"--state-dir: cannot read {self.lock_file}: {error.strerror}") from None
 
     def segments(self) -> list[Path]:
         """Shared-memory segments of this directory's servers."""
@@ -164,7 +193,7 @@ class StateDir:
             segment.unlink(missing_ok=True)
         if segments:
             done.append(f"removed {len(segments)} shared-memory segments")
-        for file in (self.path / ADDRESSES_FILE, *self.path.glob("status.*"), *self.pids.glob("*.pid")):
+        for file in (file for name in WRITTEN for file in self.path.glob(name)):
             file.unlink(missing_ok=True)
         return done
 
@@ -173,8 +202,11 @@ class Lock:
     """Exclusive use of a state directory, given up by the kernel when the process ends."""
 
     def __init__(self, state: StateDir) -> None:
-        """Take the lock; raises AlreadyRunning."""
-        self._file = state.lock_file.open("a+")
+        """Take the lock; raises AlreadyRunning, and CommandFailed where it cannot be written."""
+        try:
+            self._file = state.lock_file.open("a+")
+        except OSError as error:
+            raise CommandFailed(f"--state-dir: cannot write {state.lock_file}: {error.strerror}") from None
         until = time.monotonic() + LOCK_PATIENCE_S
         while not self._taken():
             holder = _pid_in(self._file)
