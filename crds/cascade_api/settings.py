@@ -6,14 +6,33 @@ list values as JSON), which is how a chart passes its values.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .base import NAME_PATTERN, Document
+from .failures import CommandFailed
 from .names import CPU_CLASS
 from .quantities import Money
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+def from_environment(kind: type[Settings]) -> Settings:
+    """Settings as the environment has them; raises CommandFailed, naming the variables, where they are wrong."""
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
+        problems = []
+        for problem in error.errors():
+            name, *inner = map(str, problem["loc"])
+            variable = f"{prefix}{name}".upper() if name in kind.model_fields else name
+            problems.append(f"setting {'.'.join([variable, *inner])}: {problem['msg']}")
+        raise CommandFailed("\n".join(problems), code=2) from None
+    except SettingsError as error:
+        raise CommandFailed(f"settings {kind.model_config.get('env_prefix', '')}…: {error}", code=2) from None
 
 
 class AcceleratorClass(Document):

@@ -118,12 +118,16 @@ def explain(
     import asyncio
 
     from cascade_api.names import CascadeRef
-    from cascade_api.settings import OperatorSettings
+    from cascade_api.settings import OperatorSettings, from_environment
 
     from . import explain as explaining
 
     found = asyncio.run(
-        explaining.explain(CascadeRef(namespace, name), redis_url=redis_url, timeout_s=OperatorSettings().api_timeout_s)
+        explaining.explain(
+            CascadeRef(namespace, name),
+            redis_url=redis_url,
+            timeout_s=from_environment(OperatorSettings).api_timeout_s,
+        )
     )
     typer.echo(explaining.as_json(found) if json else explaining.as_text(found))
 
@@ -152,12 +156,12 @@ def doctor(
     if cluster:
         import asyncio
 
-        from cascade_api.settings import OperatorSettings
+        from cascade_api.settings import OperatorSettings, from_environment
 
         from . import cluster_diagnosis
 
         async def look() -> None:
-            async for finding in cluster_diagnosis.examine(OperatorSettings()):
+            async for finding in cluster_diagnosis.examine(from_environment(OperatorSettings)):
                 tell(finding)
 
         asyncio.run(look())

@@ -12,11 +12,10 @@ from typing import Final
 
 import kopf
 import structlog
-from pydantic import ValidationError
 
 from cascade_api.command import CommandFailed
 from cascade_api.names import CascadeRef
-from cascade_api.settings import OperatorSettings, PlannerSettings
+from cascade_api.settings import OperatorSettings, PlannerSettings, from_environment
 
 from . import handlers, logs, metrics
 from .cluster_reporter import ClusterReporter
@@ -160,13 +159,8 @@ def main() -> None:
     """Entry point: what a user can mend is one line and exit code 2."""
     logs.set_up()
     try:
-        settings, planner = OperatorSettings(), PlannerSettings()
+        settings, planner = from_environment(OperatorSettings), from_environment(PlannerSettings)
         asyncio.run(Operator(settings, planner).run())
-    except ValidationError as error:
-        for problem in error.errors():
-            field = ".".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"cascade-operator: setting {field}: {problem['msg']}\n")
-        sys.exit(2)
     except CommandFailed as failure:
         sys.stderr.write(f"cascade-operator: {failure}\n")
         sys.exit(2)

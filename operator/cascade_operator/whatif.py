@@ -11,7 +11,7 @@ from cascade_api.command import CommandFailed
 from cascade_api.documents import CascadeFile
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
-from cascade_api.settings import PlannerSettings
+from cascade_api.settings import PlannerSettings, from_environment
 from cascade_api.status import CascadeStatus
 
 from .controller import decide
@@ -92,7 +92,8 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
     """
     if not 0 <= demand <= MOST_DEMAND:
         raise CommandFailed(f"--demand: {demand:g} is not a rate from 0 to {MOST_DEMAND:g} requests per second", code=2)
-    world, memory, catalogue, settings = _World({}, {}, {}), Memory(), Catalogue(), PlannerSettings()
+    settings = from_environment(PlannerSettings)
+    world, memory, catalogue = _World({}, {}, {}), Memory(), Catalogue()
     inventory: Counter[str] = Counter()
     for cascade in file.cascades:
         inventory.update(cascade.spec.capacity.accelerators)
@@ -124,9 +125,11 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
     answers = [
         WhatIf(c.ref, world.plans.get(c.ref), world.statuses.get(c.ref), found.get(c.ref)) for c in file.cascades
     ]
-    for answer in answers:
+    for cascade, answer in zip(file.cascades, answers, strict=True):
         if answer.plan is None:
             why = "; ".join(answer.diagnostics.binding) if answer.diagnostics else "no decision"
+            if cascade.spec.policy.mode == "paused":
+                why = "spec.policy.mode is paused, which holds plans: ask with auto or advisory"
             raise CommandFailed(f"{source}: {answer.ref}: no plan: {why}", code=2)
     return answers
 
