@@ -167,9 +167,14 @@ def test_a_port_in_use_is_named_with_the_flag_and_leaves_nothing(local_run: Loca
 
 
 def test_a_redis_that_is_not_there_is_named_with_the_flag(local_run: LocalRun) -> None:
-    done = local_run.up("--redis-url", "redis://127.0.0.1:1/0")
+    # From the manifest that an earlier run kept.
+    local_run.state.prepare()
+    kept = local_run.manifest.rename(local_run.state.manifest)
+    before = kept.read_text()
+    done = local_run.up("--redis-url", "redis://:secret@127.0.0.1:1/0", file=kept)
     assert done.returncode == 1
     assert "--redis-url: no Redis answers at redis://127.0.0.1:1/0" in done.stderr
+    assert kept.read_text() == before
     local_run.check_gone()
 
 

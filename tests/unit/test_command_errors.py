@@ -1,4 +1,4 @@
-"""What the planning commands say of bad input: file, field and fix in one line, exit code 2, never a traceback."""
+"""What commands say of bad input: file, field and fix in one line, exit code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -128,7 +128,10 @@ def test_a_demand_that_is_no_rate_is_refused(demand: str, cascade: Callable[...,
         (("--objective", "1ms"), "mind the unit"),
         (("--objective", "0s"), "--objective: must be above zero"),
         (("--workers", "0"), "--workers: '0' is not a number of accelerators"),
+        (("--workers", "²"), "--workers: '²' is not a number of accelerators"),
         (("--switch-seconds", "nan"), "--switch-seconds"),
+        (("--switch-seconds", "1e300"), "--switch-seconds"),
+        (("--objective", "9" * 400), "--objective"),
         (("--fail", "1:2"), "--fail: '1:2' is not AT:FOR:COUNT"),
     ],
 )
@@ -141,6 +144,64 @@ def test_options_of_a_simulation_are_refused_before_it_runs(
     assert not out
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rate", "inf"), "'--rate'"),
+        (("--rate", "nan"), "'--rate'"),
+        (("--rate", "1e300"), "'--rate'"),
+        (("--duration", "9" * 400), "--duration"),
+        (("--duration", "9" * 400 + "h"), "--duration"),
+        (("--deadline", "1000h"), "--deadline: 1000h is more than 720h"),
+        (("--seed", "-1"), "'--seed'"),
+        (("--grpc", "foo"), "--grpc: 'foo' is not HOST:PORT"),
+        (("--model", "\udcff"), "--model: is not valid UTF-8"),
+    ],
+)
+def test_options_of_a_load_are_refused_before_it_begins(
+    options: tuple[str, str], said: str, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, err = cascade("load", "--rate", "5", "--duration", "5s", *options)
+    assert code == 2
+    assert said in err
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("\udcff\udcfe",), "prompt: is not valid UTF-8"),
+        (("a circle", "--cascade", "\udcff"), "--cascade: is not valid UTF-8"),
+        (("a circle", "--api-key", "a\nb"), "--api-key: holds characters that no key has"),
+        (("a circle", "--deadline", "25h"), "--deadline: 25h is more than 24h"),
+        (("a circle", "--address", "foo"), "--address: 'foo' is not HOST:PORT"),
+        (("a circle", "--address", "127.0.0.1:²"), "--address: '127.0.0.1:²' is not HOST:PORT"),
+        (("a circle", "--address", "127.0.0.1:99999"), "--address: '127.0.0.1:99999' is not HOST:PORT"),
+        (("a circle", "--ca", str(SHAPES)), f"--ca: {SHAPES} holds no PEM certificate"),
+        (("a circle", "--ca", "/"), "--ca: cannot read /: Is a directory"),
+        (("a circle", "--ca", str(SHAPES), "--key", str(SHAPES)), "--certificate and --key: give both or neither"),
+    ],
+)
+def test_an_image_is_not_asked_for_with_what_cannot_be_sent(
+    arguments: tuple[str, ...], said: str, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, err = cascade("generate", "--address", "127.0.0.1:1", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"cascade: {said}")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_folder_is_no_profile(tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = cascade("frontier", str(tmp_path))
+    assert (code, out, err) == (2, "", f"cascade: {tmp_path}: cannot be read: Is a directory\n")
+
+
+@pytest.mark.parametrize("step", ["fetch", "export"])
+def test_built_in_models_are_nothing_to_prepare(step: str, cascade: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = cascade("model-repo", step, "-f", str(SHAPES))
+    assert (code, out, err) == (0, f"{SHAPES}: nothing to {step}: all of its models are built in\n", "")
+
+
 def test_a_profile_with_a_hole_is_neither_drawn_nor_simulated(
     tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -149,6 +210,61 @@ def test_a_profile_with_a_hole_is_neither_drawn_nor_simulated(
         code, _, err = cascade(*arguments)
         assert code == 2
         assert "changed.yaml: spec.quality of chain shapes-light → shapes-heavy lacks directPercent" in err
+
+
+def test_a_paused_cascade_is_said_to_hold_its_plans(
+    tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    file = changed(tmp_path, lambda c, p: c["spec"]["policy"].update(mode="paused"))
+    code, _, err = cascade("plan", "-f", file, "--demand", "10")
+    assert code == 2
+    assert f"{file}: default/shapes: no plan: spec.policy.mode is paused" in err
+
+
+@pytest.mark.parametrize("command", [("plan", "--demand", "10"), ("up",)])
+def test_a_setting_that_is_none_is_refused_by_its_variable(
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cascade: Callable[..., tuple[int, str, str]],
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("CASCADE_OPERATOR_TICK_MIN_S", "soon")
+    code, out, err = cascade(*command, "-f", str(SHAPES))
+    assert code == 2
+    assert err.startswith("cascade: setting CASCADE_OPERATOR_TICK_MIN_S: ")
+    assert not out
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_address_for_both_protocols_is_refused_before_anything_starts(
+    tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    here = ("--grpc", "127.0.0.1:8001", "--http", "127.0.0.1:8001", "--state-dir", str(tmp_path / "state"))
+    code, out, err = cascade("up", "-f", str(SHAPES), *here)
+    assert code == 2
+    assert "--grpc, --http: both are 127.0.0.1:8001" in err
+    assert not out
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("status",), "nothing runs from {}: start it with"),
+        (("down",), "nothing runs from {}"),
+        (("doctor",), "port: "),
+        (("generate", "a small red circle"), "no cascade runs from {}"),
+        (("up", "-f", str(SHAPES)), "--state-dir: cannot write {}"),
+    ],
+)
+def test_a_state_directory_that_is_a_file_holds_no_run(
+    command: tuple[str, ...], said: str, tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    _, out, err = cascade(*command, "--state-dir", str(file))
+    assert said.format(file) in out + err
 
 
 @pytest.mark.parametrize("name", [name.value for name in PolicyName])

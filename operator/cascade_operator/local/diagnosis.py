@@ -21,7 +21,7 @@ from ..clusters.triton import TritonClient
 from ..findings import Finding
 from ..store import Store
 from .ports import check_free, parse_address
-from .services import redis_program, render_models
+from .services import redis_program, render_models, without_password
 from .stack import slots_of
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import ChildFailed, script
@@ -77,7 +77,10 @@ def _triton() -> Finding:
 def _redis_binary() -> Finding:
     url = os.environ.get("REDIS_URL")
     if url:
-        return Finding("redis", f"REDIS_URL names {url}; `cascade up` starts none")
+        try:
+            return Finding("redis", f"REDIS_URL names {without_password(url)}; `cascade up` starts none")
+        except CommandFailed as error:
+            return Finding("redis", str(error), True, "mend it, or unset REDIS_URL")
     try:
         binary = redis_program(1, StateDir(Path())).command[0]
     except CommandFailed as error:
@@ -164,10 +167,11 @@ async def _running(addresses: Addresses) -> list[Finding]:
     findings = []
     async with Store(addresses.redis) as store:
         version = await store.version()
+    url = without_password(addresses.redis)
     if version is None:
-        findings.append(Finding("redis", f"{addresses.redis} does not answer", True, "see logs/redis.log"))
+        findings.append(Finding("redis", f"{url} does not answer", True, "see logs/redis.log"))
     else:
-        findings.append(Finding("redis", f"{addresses.redis} answers (version {version})"))
+        findings.append(Finding("redis", f"{url} answers (version {version})"))
     router = TritonClient(addresses.grpc)
     alive = await router.alive()
     await router.close()

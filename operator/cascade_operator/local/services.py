@@ -6,6 +6,9 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis.asyncio
 
 from cascade_api.command import CommandFailed
 from cascade_api.settings import RouterSettings
@@ -37,6 +40,19 @@ def redis_program(port: int, state: StateDir) -> Program:
         "--dir": str(state.path),
     }
     return Program(name="redis", command=[binary, *(word for option in options.items() for word in option)])
+
+
+def without_password(url: str) -> str:
+    """The URL of a Redis as it may be shown; raises CommandFailed where it is none."""
+    try:
+        redis.asyncio.ConnectionPool.from_url(url)
+    except ValueError:
+        # What redis-py says of it may hold a part of the password.
+        raise CommandFailed(
+            "--redis-url or REDIS_URL: not the URL of a Redis; write for example redis://127.0.0.1:6379/0", code=2
+        ) from None
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def router_program(*, grpc: Address, http: Address, redis_url: str) -> Program:

@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import functools
 import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile
 from cascade_api.local import ADDRESSES_FILE, Addresses, write_addresses
 from cascade_api.names import CPU_CLASS
 from cascade_api.reasons import ConditionType
-from cascade_api.settings import PlannerSettings
+from cascade_api.settings import PlannerSettings, from_environment
 
 from ..clusters.local import LocalCluster, server_program
 from ..clusters.server import Server, free_port
@@ -26,7 +25,7 @@ from ..store import Store
 from .logs import keep_logs_bounded, log_to
 from .options import Options
 from .ports import check_free, parse_address
-from .services import redis_program, render_models, router_program
+from .services import redis_program, render_models, router_program, without_password
 from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
 
@@ -54,6 +53,7 @@ class LocalStack:
         self._store: Store | None = None
         self._redis: Supervised | None = None
         self._router: Supervised | None = None
+        self._router_client: TritonClient | None = None
         self._cluster: LocalCluster | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -66,29 +66,30 @@ class LocalStack:
         options = self._options
         grpc = parse_address(options.grpc, flag="--grpc")
         http = parse_address(options.http, flag="--http")
+        if grpc == http:
+            raise CommandFailed(f"--grpc, --http: both are {grpc}: give one of them another port", code=2)
+        settings = from_environment(PlannerSettings)
+        manifest = read_text(options.manifest)
         self._take_state_dir()
         check_free(grpc, flag="--grpc")
         check_free(http, flag="--http")
         self._say(f"starting Redis, router and {slots} Triton slots; state and logs in {self._state.path}")
-        shutil.copyfile(options.manifest, self._state.manifest)
+        self._state.manifest.write_text(manifest, encoding="utf-8")
         cores = len(os.sched_getaffinity(0))
         if slots > cores:
             self._say(f"warning: {slots} slots on {cores} cores: the slots that share a core slow each other down")
         redis_url, store = await self._connect_redis()
         self._store = store
         router = router_program(grpc=grpc, http=http, redis_url=redis_url)
-        router_client = TritonClient(str(grpc))
-        try:
-            self._router = Supervised(lambda: router, state=self._state, ready=router_client.alive, say=self._say)
-            await _together(
-                render_models(options.manifest, self._state.models),
-                self._router.start(timeout_s=ROUTER_TIMEOUT_S),
-                asyncio.to_thread(_import_planner),
-            )
-            cluster = self._cluster = self._start_planner(store, slots)
-            await self._wait_until_served(router_client, cluster)
-        finally:
-            await router_client.close()
+        router_client = self._router_client = TritonClient(str(grpc))
+        self._router = Supervised(lambda: router, state=self._state, ready=router_client.alive, say=self._say)
+        await _together(
+            render_models(options.manifest, self._state.models),
+            self._router.start(timeout_s=ROUTER_TIMEOUT_S),
+            asyncio.to_thread(_import_planner),
+        )
+        cluster = self._cluster = self._start_planner(store, slots, settings)
+        await self._wait_until_served(router_client, cluster)
         addresses = Addresses(
             grpc=str(grpc), http=str(http), redis=redis_url, pid=os.getpid(), manifest=str(options.manifest.resolve())
         )
@@ -110,6 +111,8 @@ class LocalStack:
                 steps.push_async_callback(self._leave_store, self._store)
             if self._cluster is not None:
                 steps.push_async_callback(self._cluster.close)
+            if self._router_client is not None:
+                steps.push_async_callback(self._router_client.close)
             if self._router is not None:
                 steps.push_async_callback(self._router.stop, grace_s=ROUTER_GRACE_S)
             for task in self._tasks:
@@ -126,10 +129,7 @@ class LocalStack:
         await asyncio.gather(*(store.forget(cascade.ref) for cascade in self._file.cascades))
 
     def _take_state_dir(self) -> None:
-        try:
-            self._state.prepare()
-        except OSError as error:
-            raise CommandFailed(f"--state-dir: cannot write {self._state.path}: {error.strerror}") from None
+        self._state.prepare()
         try:
             self._lock = Lock(self._state)
         except AlreadyRunning as running:
@@ -145,9 +145,10 @@ class LocalStack:
         """The Redis that was named, or one of our own; and a connection to it."""
         if self._options.redis_url is not None:
             url = self._options.redis_url
+            shown = without_password(url)
             async with Store(url, timeout_s=NAMED_REDIS_TIMEOUT_S) as patient:
                 if not await patient.ping():
-                    raise CommandFailed(f"--redis-url: no Redis answers at {url}: start it, or leave the option out")
+                    raise CommandFailed(f"--redis-url: no Redis answers at {shown}: start it, or leave the option out")
                 # A plan of an earlier run names servers that are gone.
                 await self._withdraw(patient)
             return url, Store(url)
@@ -159,7 +160,7 @@ class LocalStack:
         await self._redis.start(timeout_s=REDIS_TIMEOUT_S)
         return url, store
 
-    def _start_planner(self, store: Store, slots: int) -> LocalCluster:
+    def _start_planner(self, store: Store, slots: int, settings: PlannerSettings) -> LocalCluster:
         from ..controller import decide
         from ..loop import Loop
         from ..planning.catalogue import Catalogue
@@ -184,7 +185,7 @@ class LocalStack:
             cluster=cluster,
             store=store,
             decide=functools.partial(decide, catalogue=Catalogue()),
-            settings=PlannerSettings(),
+            settings=settings,
             reporter=LocalReporter(say=self._say, keep_status=self._state.write_status),
         )
         self._tasks += [
