@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable
 
@@ -14,5 +13,4 @@ Say = Callable[[str], None]
 def print_line(line: str) -> None:
     """Print a line with the time of day, at once, whoever reads."""
     with contextlib.suppress(OSError):
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
-        sys.stdout.flush()
+        print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)

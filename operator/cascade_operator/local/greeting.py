@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 from pathlib import Path
 
 from cascade_api.documents import CascadeFile
 from cascade_api.local import Addresses
+
+from .supervisor import script
 
 PROMPT = "a small red circle left of a large blue square"
 _SAVE = (
@@ -18,20 +22,34 @@ _SAVE = (
 
 def text(file: CascadeFile, addresses: Addresses, *, took_s: float, state_dir: Path | None, detached: bool) -> str:
     """The lines to print."""
+    program = _program(here=not detached)
     models = [cascade.metadata.name for cascade in file.cascades]
     where = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir is not None else ""
     body = json.dumps({"model": models[0], "prompt": PROMPT})
-    stop = f"cascade down{where}" if detached else "Ctrl-C"
+    stop = f"{program} down{where}" if detached else "Ctrl-C"
     return f"""
 Ready after {took_s:.1f} s. Models: {", ".join(models)}
   gRPC  {addresses.grpc} (KServe v2, any Triton client)
   HTTP  http://{addresses.http} (POST /v1/images/generations, /metrics)
+  Page  http://{addresses.http}/ to try prompts in a browser
 
 Ask for a picture:
-  cascade generate "{PROMPT}" -o out.png{where}
+  {program} generate "{PROMPT}" -o out.png{where}
   curl -s http://{addresses.http}/v1/images/generations -H 'content-type: application/json' \\
     -d '{body}' | {_SAVE} > out.png
-Put load on it:      cascade load --rate 10 --duration 30{where}
-See what it does:    cascade status{where}
+Put load on it:      {program} load --rate 10 --duration 30{where}
+See what it does:    {program} status{where}
 Stop it:             {stop}
 """
+
+
+def _program(*, here: bool) -> str:
+    """What a shell knows this program by: its name where PATH finds it, else its path, from ``here`` where shorter."""
+    path = script("cascade")
+    found = shutil.which("cascade")
+    if found is not None and os.path.samefile(found, path):
+        return "cascade"
+    relative = os.path.relpath(path)
+    # A shell looks for a name without a slash in PATH.
+    nearest = min(path, relative if os.sep in relative else f"./{relative}", key=len)
+    return shlex.quote(nearest if here else path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -28,8 +27,8 @@ class Reporter:
     def ready(self, greeting: str) -> None:
         """The run serves."""
         if self._pipe is None:
-            sys.stdout.write(greeting + "\n")
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):
+                print(greeting, flush=True)
         self._send({"ready": greeting})
         self._close()
 

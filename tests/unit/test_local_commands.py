@@ -1,0 +1,63 @@
+"""What the commands of local mode print: what a shell can run as it stands, and no password."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from cascade_api.command import CommandFailed
+from cascade_api.documents import load_cascades
+from cascade_api.local import Addresses
+from cascade_operator.local import greeting
+from cascade_operator.local.console import print_line
+from cascade_operator.local.services import without_password
+from support.triton import shapes_manifest
+
+BIN = Path(sys.executable).parent
+ADDRESSES = Addresses(grpc="127.0.0.1:1", http="127.0.0.1:2", redis="redis://127.0.0.1:3/0", pid=4, manifest="m.yaml")
+
+
+def greeted(*, detached: bool = False) -> str:
+    file = load_cascades(shapes_manifest(), source="m.yaml")
+    return greeting.text(file, ADDRESSES, took_s=1.0, state_dir=None, detached=detached)
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "program"),
+    [
+        (str(BIN), "/", "cascade"),
+        ("/nowhere", str(BIN.parent), "bin/cascade"),
+        ("/nowhere", str(BIN), "./cascade"),
+        ("/nowhere", "/proc/self", str(BIN / "cascade")),
+    ],
+)
+def test_a_greeting_calls_the_program_as_the_shell_finds_it(
+    path: str, folder: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.chdir(folder)
+    said = greeted()
+    assert f"\n  {shlex.quote(program)} generate " in said
+    assert "http://127.0.0.1:2/ " in said
+    # Who started it may be elsewhere.
+    assert f"{program if program == 'cascade' else shlex.quote(str(BIN / 'cascade'))} down" in greeted(detached=True)
+
+
+def test_nobody_needs_to_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    print_line("said to nobody")
+
+
+@pytest.mark.parametrize("url", ["foo", "redis://:secret@host:abc/0", "http://user:secret@host/"])
+def test_what_is_no_redis_is_refused_by_option_without_its_password(url: str) -> None:
+    with pytest.raises(CommandFailed, match="--redis-url or REDIS_URL: ") as refused:
+        without_password(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_redis_is_shown_without_its_password() -> None:
+    assert without_password("rediss://user:secret@host:6380/1?password=secret") == "rediss://host:6380/1"
+    assert without_password("redis://127.0.0.1:6379/0") == "redis://127.0.0.1:6379/0"
