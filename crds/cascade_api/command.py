@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from pathlib import Path
+from typing import Final
 
 import typer
 
 from .failures import CommandFailed
 
-__all__ = ["CommandFailed", "build", "main", "read_text"]
+__all__ = ["CommandFailed", "build", "check_text", "main", "read_text"]
+
+_INTERRUPTED: Final = 130
 
 
 def build() -> typer.Typer:
@@ -51,6 +54,16 @@ def main() -> None:
         for line in str(failure).splitlines():
             sys.stderr.write(f"cascade: {line}\n")
         sys.exit(failure.code)
+    except KeyboardInterrupt:  # while it is loaded; from then on typer has the same
+        sys.exit(_INTERRUPTED)
+
+
+def check_text(text: str, *, option: str) -> None:
+    """Raises CommandFailed for an argument of other bytes than UTF-8, which can be no part of a message."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CommandFailed(f"{option}: is not valid UTF-8", code=2) from None
 
 
 def read_text(file: Path, *, option: str = "--file") -> str:

@@ -127,6 +127,9 @@ def _prepare(arguments: list[str], file: Path | None = None) -> None:
         if file is not None:
             every = [repository.recipe_of(v) for v in manifest.read_variants(file.read_text(encoding="utf-8"))]
             recipes = [recipe.parameters() for recipe in every if not recipe.source.startswith(BUILTIN)]
+            if not recipes:
+                typer.echo(f"{file}: nothing to {arguments[0]}: all of its models are built in")
+                return
         installation = launcher.Installation.find(launcher.default_environment().absolute())
         package = launcher.server_folder(installation) / "backends" / "python"
     except OSError as error:

@@ -53,7 +53,7 @@ class Address:
         """Reads ``HOST:PORT`` or ``[IPv6]:PORT``; raises LaunchError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+        if not (colon and host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
             raise LaunchError(f"{option}: {text!r} is not HOST:PORT; write for example 127.0.0.1:8101")
         return cls(host, int(port))
 

@@ -14,13 +14,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from cascade_api.command import CommandFailed
+from cascade_api.addresses import split_address
+from cascade_api.command import CommandFailed, check_text
 from cascade_api.local import default_state_dir, read_addresses
 from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
 from cascade_api.quantities import duration_s
 
 _CALL_MARGIN_S: Final = 5.0
 _LONGEST_S: Final = 600.0
+_LONGEST_DEADLINE_S: Final = 24 * 3600.0
 _INDEX_S: Final = 30.0
 _INVALID: Final = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
@@ -38,20 +40,43 @@ class Access:
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
+    def check(self) -> None:
+        """Raises CommandFailed, naming the option, for files that cannot be used: gRPC only logs what it cannot."""
+        import ssl
+
+        for option, file in (("--ca", self.ca), ("--certificate", self.certificate), ("--key", self.key)):
+            try:
+                if file is not None:
+                    file.open("rb").close()
+            except OSError as error:
+                raise CommandFailed(f"{option}: cannot read {file}: {error.strerror}", code=2) from None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.ca is not None:
+            try:
+                context.load_verify_locations(self.ca)
+            except ssl.SSLError:
+                raise CommandFailed(f"--ca: {self.ca} holds no PEM certificate", code=2) from None
+        if self.certificate is not None and self.key is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key, password="")
+            except ssl.SSLError:
+                raise CommandFailed(
+                    f"--certificate, --key: {self.certificate} and {self.key} are not the PEM files of a certificate "
+                    "and its key, unencrypted",
+                    code=2,
+                ) from None
+
     def client(self, target: str) -> Any:
-        """A client of the router at ``host:port``. Raises CommandFailed where a file cannot be read."""
+        """A client of the router at ``host:port``."""
         from tritonclient.grpc import InferenceServerClient
 
-        try:
-            return InferenceServerClient(
-                target,
-                ssl=self.ca is not None,
-                root_certificates=None if self.ca is None else str(self.ca),
-                certificate_chain=None if self.certificate is None else str(self.certificate),
-                private_key=None if self.key is None else str(self.key),
-            )
-        except OSError as error:
-            raise CommandFailed(f"cannot read {error.filename}: {error.strerror}", code=2) from None
+        return InferenceServerClient(
+            target,
+            ssl=self.ca is not None,
+            root_certificates=None if self.ca is None else str(self.ca),
+            certificate_chain=None if self.certificate is None else str(self.certificate),
+            private_key=None if self.key is None else str(self.key),
+        )
 
 
 def register(app: typer.Typer) -> None:
@@ -76,13 +101,22 @@ def generate(
     """Generate one image."""
     if ca is None and (certificate or key):
         raise CommandFailed("--certificate and --key need --ca", code=2)
+    if (certificate is None) != (key is None):
+        raise CommandFailed("--certificate and --key: give both or neither", code=2)
     try:
         deadline_s = duration_s(deadline) if deadline else None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise CommandFailed(f"--deadline: {error}", code=2) from None
-    target = address or _local_address(state_dir or default_state_dir())
+    if deadline_s is not None and deadline_s > _LONGEST_DEADLINE_S:
+        raise CommandFailed(f"--deadline: {deadline} is more than {_LONGEST_DEADLINE_S / 3600:g}h", code=2)
+    check_text(prompt, option="prompt")
+    check_text(cascade, option="--cascade")
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise CommandFailed("--api-key: holds characters that no key has", code=2)
+    target = _target(address) if address else _local_address(state_dir or default_state_dir())
     used_seed = random.getrandbits(31) if seed is None else seed
     access = Access(ca=ca, certificate=certificate, key=key, api_key=api_key)
+    access.check()
     made = _ask(target, prompt, access=access, cascade=cascade, seed=used_seed, deadline_s=deadline_s)
     _write_png(output, made.pop("pixels"))
     made |= {"seed": used_seed, "file": str(output)}
@@ -95,6 +129,14 @@ def generate(
         typer.echo(
             f"{output}: {made['route']}, made by {made['variant']} in {made['latency_ms']:.0f} ms ({', '.join(scores)})"
         )
+
+
+def _target(address: str) -> str:
+    try:
+        split_address(address)
+    except ValueError as error:
+        raise CommandFailed(f"--address: {error}", code=2) from None
+    return address
 
 
 def _local_address(state_dir: Path) -> str:
@@ -162,6 +204,10 @@ def _only_cascade(client: Any, target: str, headers: dict[str, str]) -> str:
 
 def _explained(error: Any, target: str) -> str:
     message = str(error.message() or error.status())
+    if error.status() == "StatusCode.UNAVAILABLE" and "handshake failed" in message:
+        return f"{target} does not speak TLS, or --ca, --certificate and --key do not fit it"
+    if error.status() == "StatusCode.UNAVAILABLE" and "errors resolving" in message:
+        return f"--address: the host of {target} is not known"
     if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in message:
         return f"nothing answers at {target}; start a cascade with `cascade up -f examples/shapes.yaml`"
     return message

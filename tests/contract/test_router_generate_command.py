@@ -1,8 +1,9 @@
-"""`cascade generate` against a running router."""
+"""`cascade generate` and `cascade load` against a running router."""
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,11 @@ from support.waiting import PATIENCE_S
 pytestmark = pytest.mark.contract
 
 
+CASCADE = str(Path(sys.executable).parent / "cascade")
+
+
 def generate(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "cascade"), "generate", *arguments]
+    command = [CASCADE, "generate", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=directory)
 
 
@@ -82,3 +86,23 @@ def test_nothing_running_is_exit_code_1_with_the_fix(shared_router: RouterProces
     run = generate(EASY, "-o", "missing/x.png", "--address", shared_router.grpc, directory=tmp_path)
     assert run.returncode == 1
     assert run.stderr == "cascade: --output: cannot write missing/x.png: No such file or directory\n"
+
+
+def test_a_load_of_an_unknown_model_does_not_begin(shared_router: RouterProcess) -> None:
+    command = [CASCADE, "load", "--grpc", shared_router.grpc, "--model", "nosuch", "--rate", "1", "--duration", "10m"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "cascade: --model: 'nosuch' is not served here; there is: shapes\n"
+
+
+def test_a_load_that_is_interrupted_shows_what_there_is(shared_router: RouterProcess) -> None:
+    command = [CASCADE, "load", "--json", "--grpc", shared_router.grpc, "--model", "default.shapes"]
+    command += ["--rate", "1", "--duration", "10m", "--deadline", "100s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
+        assert load.stderr is not None
+        assert "sent" in load.stderr.readline()
+        load.send_signal(signal.SIGINT)
+        output, errors = load.communicate(timeout=PATIENCE_S)
+    assert load.returncode == 130, errors
+    assert json.loads(output)["balanced"]
+    assert "Traceback" not in errors

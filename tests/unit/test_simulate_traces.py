@@ -41,6 +41,8 @@ def test_the_reference_format_is_milliseconds_in_any_order(tmp_path: Path) -> No
         ("seconds,prompt\n", "no arrivals"),
         ("seconds\n1\nnan\n", ":3: seconds: nan is not a time"),
         ("seconds\n-1\n", ":2: seconds: -1 is not a time"),
+        ("seconds\n1\n1e300\n", ":3: seconds: 1e300 is more than 10000000 s from zero"),
+        ("ms\n1763632810000\n", ":2: ms: 1763632810000 is more than 10000000 s from zero"),
         ("seconds\n1\nx\n", ":3: seconds: 'x' is not a number"),
         ("seconds\n2\n1\n", ":3: seconds: 1 comes after 2: arrivals must rise"),
         ("seconds,prompt\n1,2.5\n", ":2: prompt: '2.5' is not a prompt number"),
@@ -59,6 +61,7 @@ def test_bad_files_are_named_by_row_and_field(tmp_path: Path, text: str, says: s
     ("name", "says"),
     [
         ("poisson:speed=3", "speed: is unknown; poisson has rate, seconds"),
+        ("poisson:rate=1e-300,seconds=1e300", "seconds: 1e+300 is more than 10000000"),
         ("poisson:rate=nan", "rate: nan must be finite"),
         ("bursts:every=0", "every: must be above zero"),
         ("flash:rate=-1", "rate: -1 must be finite and not below zero"),

@@ -120,7 +120,7 @@ class KubernetesApi:
     async def version(self) -> tuple[int, int]:
         """Version of the API server, as (major, minor)."""
         answer = await self._call("get", "version", "/version")
-        digits = "".join(c for c in str(answer.get("minor", "0")) if c.isdigit())
+        digits = "".join(c for c in str(answer.get("minor", "0")) if c.isdecimal())
         return int(answer.get("major") or 0), int(digits or 0)
 
     async def time_s(self) -> float | None:

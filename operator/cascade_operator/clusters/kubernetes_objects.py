@@ -164,7 +164,7 @@ def read_deployment(raw: Mapping[str, Any]) -> Deployment:
         pool=labels.get(LABEL_POOL, ""),
         variant=labels.get(LABEL_VARIANT, ""),
         accelerator_class=labels.get(LABEL_CLASS, ""),
-        wanted=int(noted) if noted.isdigit() else int(spec.get("replicas", 1)),
+        wanted=int(noted) if noted.isdecimal() else int(spec.get("replicas", 1)),
         stopping=frozenset(name for name in annotations.get(ANNOTATION_STOPPING, "").split(",") if name),
         content=annotations.get(ANNOTATION_CONTENT, ""),
         terminating="deletionTimestamp" in meta,
@@ -195,7 +195,7 @@ def seconds(timestamp: str | None) -> float | None:
 def version_of(meta: Mapping[str, Any]) -> int:
     """The resource version as a number, to tell which of two readings of one object is newer; 0 where it is none."""
     text = str(meta.get("resourceVersion", ""))
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:

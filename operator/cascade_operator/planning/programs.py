@@ -104,6 +104,8 @@ class Program:
         if self._integer:
             limits = f"limits/nodes = {nodes}\n"
             limits += f"randomization/randomseedshift = {self._seed}\n"
+            # Its own handler would swallow a Ctrl-C that comes while it solves.
+            limits += "misc/catchctrlc = FALSE\n"
             solver.SetSolverSpecificParametersAsString(limits if gap else _LEAN + limits)
         parameters = pywraplp.MPSolverParameters()
         parameters.SetDoubleParam(pywraplp.MPSolverParameters.RELATIVE_MIP_GAP, gap)

@@ -52,14 +52,19 @@ class Record:
         return BadInput(self.source, message, row=self.row, field=field)
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file; BadInput where it cannot be read or is empty."""
+def text_of(path: Path) -> str:
+    """What a text file holds; BadInput where it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadInput(str(path), "is not a text file") from None
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; BadInput where it cannot be read or is empty."""
+    lines = text_of(path).splitlines()
     if not any(line.strip() for line in lines):
         raise BadInput(str(path), "is empty")
     return lines

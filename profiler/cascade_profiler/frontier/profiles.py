@@ -11,7 +11,7 @@ from cascade_api.documents import load_documents
 from cascade_api.profile import CascadeProfile, ProfileSpec, contradictions
 from cascade_operator.planning.frontier import Chain, Frontier, QualityGrid, measured
 
-from .inputs import BadInput
+from .inputs import BadInput, text_of
 from .reference import FULL_GRID, REFERENCE_PROFILES, reference_profile
 
 Pair = tuple[str, str]
@@ -67,11 +67,7 @@ def variants_of(profile: ProfileSpec) -> list[str]:
 
 
 def _from_file(path: Path) -> LoadedProfile:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(str(path), f"cannot be read: {error}") from None
-    documents = load_documents(text, source=str(path))
+    documents = load_documents(text_of(path), source=str(path))
     profiles = [d for d in documents if isinstance(d, CascadeProfile)]
     if len(profiles) != 1:
         raise BadInput(str(path), f"holds {len(profiles)} CascadeProfiles: exactly one is needed")

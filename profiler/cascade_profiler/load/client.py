@@ -105,29 +105,50 @@ class Client:
         return request
 
 
-async def find_model(address: str) -> str:
-    """The one model of a service; raises CommandFailed where there is none, or more than one to choose from."""
+async def find_model(address: str, *, wanted: str = "") -> str:
+    """The wanted model of a service, else its only one.
+
+    Raises CommandFailed where the service does not answer, lacks the one that is wanted, or has none or several.
+    """
     async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
+            if wanted:
+                await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=wanted), timeout=SLACK_S)
+                return wanted
             index = await stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=SLACK_S)
         except grpc.aio.AioRpcError as error:
-            why = f"no service answers at {address} ({error.details()})"
-            raise CommandFailed(f"{why}: start it with `cascade up`, or name it with --grpc") from None
+            raise _not_found(error, address) from None
     names = sorted({model.name for model in index.models})
     if len(names) != 1:
         raise CommandFailed(f"{address} serves {', '.join(names) or 'no model yet'}: choose one with --model")
     return str(names[0])
 
 
+def _not_found(error: grpc.aio.AioRpcError, address: str) -> CommandFailed:
+    detail = error.details() or ""
+    if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+        return CommandFailed(f"--model: {detail.removeprefix('model: ')}", code=2)
+    if _refused(error):
+        return CommandFailed(f"{address}: {detail}")
+    return CommandFailed(
+        f"no service answers at {address} ({detail}): start it with `cascade up`, or name it with --grpc"
+    )
+
+
 def _failure(error: grpc.aio.AioRpcError, *, expired: bool) -> Exception:
     status, detail = error.code(), error.details() or ""
-    said = any(key == REFUSAL_KEY for key, _ in error.trailing_metadata() or ())
+    said = _refused(error)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED and expired and not said:
         return NoAnswer(detail)
     if status is grpc.StatusCode.UNAVAILABLE and not said:
         return ConnectionLost(detail)
     return RefusedByService(status.name, detail)
+
+
+def _refused(error: grpc.aio.AioRpcError) -> bool:
+    """Whether it is the service that said no, and not the connection."""
+    return any(key == REFUSAL_KEY for key, _ in error.trailing_metadata() or ())
 
 
 def _reply(response: Any) -> Reply:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Final, Optional
 
 import typer
+
+from cascade_api.command import CommandFailed
+from cascade_api.quantities import duration_s
+
+MOST_RATE: Final = 100_000.0
+"""Requests per second beyond which a rate is a mistake."""
+LONGEST_S: Final = 30 * 24 * 3600.0
+"""Seconds beyond which a duration is a mistake."""
 
 
 def register(app: typer.Typer) -> None:
@@ -14,10 +22,13 @@ def register(app: typer.Typer) -> None:
 
 
 def load(
-    rate: Annotated[float, typer.Option(min=0.01, help="Requests per second on average (Poisson arrivals).")],
+    rate: Annotated[
+        float,
+        typer.Option(min=0.01, max=MOST_RATE, help="Requests per second on average (Poisson arrivals)."),
+    ],
     duration: Annotated[str, typer.Option(help="How long requests arrive, for example 30s; seconds without a unit.")],
     deadline: Annotated[str, typer.Option(help="The deadline that each request asks for.")] = "2s",
-    seed: Annotated[int, typer.Option(help="Seed of arrivals and prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and prompts.")] = 0,
     prompts: Annotated[
         str, typer.Option(help="shapes (or shapes:heldout, shapes:test), or a file with a prompt a line.")
     ] = "shapes",
@@ -37,12 +48,12 @@ def load(
 ) -> None:
     """Send prompts at a rate, whatever becomes of them; print latency, shares, violations and quality.
 
-    Ctrl-C ends the arrivals and prints what there is. Exit code 1 where a request was neither answered nor refused,
-    or answered twice.
+    Ctrl-C ends the arrivals, waits for what is in flight and prints what there is, with exit code 130; a second one
+    ends it at once. Exit code 1 where a request was neither answered nor refused, or answered twice.
     """
     from .session import Request, run
 
-    data, text = run(
+    result = run(
         Request(
             rate=rate,
             duration_s=seconds(duration, flag="--duration"),
@@ -59,22 +70,23 @@ def load(
     if json:
         import json as encoder
 
-        typer.echo(encoder.dumps(data, indent=2))
+        typer.echo(encoder.dumps(result.data, indent=2))
     else:
-        typer.echo(text)
-    if not data["balanced"]:
+        typer.echo(result.text)
+    if not result.data["balanced"]:
         raise typer.Exit(1)
+    if result.interrupted:
+        raise typer.Exit(130)
 
 
 def seconds(text: str, *, flag: str) -> float:
-    """Seconds of ``30``, ``30s``, ``500ms`` or ``2m``; raises CommandFailed, naming the flag."""
-    from cascade_api.command import CommandFailed
-    from cascade_api.quantities import duration_s
-
+    """Seconds of ``30``, ``30s``, ``500ms`` or ``2m``, up to LONGEST_S; raises CommandFailed, naming the flag."""
     try:
         value = float(text) if text.replace(".", "", 1).isdigit() else duration_s(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise CommandFailed(f"{flag}: {text!r} is not a duration: write for example 30s", code=2) from None
     if value <= 0:
         raise CommandFailed(f"{flag}: must be above zero", code=2)
+    if value > LONGEST_S:
+        raise CommandFailed(f"{flag}: {text} is more than {LONGEST_S / 3600:g}h", code=2)
     return value

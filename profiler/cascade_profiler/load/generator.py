@@ -63,6 +63,10 @@ class Generator:
         """Let no more requests arrive; those in flight are still waited for."""
         self._stopped.set()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
     async def run(self) -> None:
         """Send everything and wait for the end of each request."""
         began = self._clock()

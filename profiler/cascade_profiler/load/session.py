@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import structlog
 
+from cascade_api.addresses import split_address
+from cascade_api.command import CommandFailed, check_text
 from cascade_api.local import default_state_dir, read_addresses
 from cascade_api.names import DEFAULT_NAMESPACE, CascadeRef
 from cascade_api.plan import Plan
@@ -43,19 +45,33 @@ class Request:
     state_dir: Path | None
 
 
-def run(request: Request) -> tuple[dict[str, Any], str]:
-    """Put on the load; the result as data and as text. Raises CommandFailed where it cannot begin."""
+@dataclass(frozen=True)
+class Result:
+    """The result as data and as text, and whether a Ctrl-C ended the arrivals."""
+
+    data: dict[str, Any]
+    text: str
+    interrupted: bool
+
+
+def run(request: Request) -> Result:
+    """Put on the load. Raises CommandFailed where it cannot begin."""
     # Standard output is the result's.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     return asyncio.run(_run(request))
 
 
-async def _run(request: Request) -> tuple[dict[str, Any], str]:
+async def _run(request: Request) -> Result:
     texts = prompts(request.prompts, seed=request.seed)
     addresses = read_addresses(request.state_dir or default_state_dir())
     here = addresses is not None and request.grpc in ("", addresses.grpc)
     grpc = request.grpc or (addresses.grpc if addresses else DEFAULT_GRPC)
-    model = request.model or await find_model(grpc)
+    try:
+        split_address(grpc)
+    except ValueError as error:
+        raise CommandFailed(f"--grpc: {error}", code=2) from None
+    check_text(request.model, option="--model")
+    model = await find_model(grpc, wanted=request.model)
     gallery = Gallery(rng=random.Random(request.seed)) if is_shapes(request.prompts) else None  # noqa: S311
     ledger = Ledger(deadline_s=request.deadline_s)
     client = Client(grpc, model=model, deadline_s=request.deadline_s)
@@ -83,7 +99,14 @@ async def _run(request: Request) -> tuple[dict[str, Any], str]:
             answered=answered,
             progress=lambda elapsed_s: _tell(summary.progress_line(ledger, elapsed_s)),
         )
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, generator.stop)
+        loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            """Let what is in flight end; without the handler, the next Ctrl-C ends it all."""
+            loop.remove_signal_handler(signal.SIGINT)
+            generator.stop()
+
+        loop.add_signal_handler(signal.SIGINT, interrupt)
         await generator.run()
     finally:
         await client.close()
@@ -91,7 +114,7 @@ async def _run(request: Request) -> tuple[dict[str, Any], str]:
             await store.close()
     quality = gallery.judge() if gallery is not None else None
     data = summary.as_data(ledger, rate=request.rate, duration_s=request.duration_s, quality=quality)
-    return data, summary.as_text(data)
+    return Result(data, summary.as_text(data), interrupted=generator.stopped)
 
 
 def _ref(model: str) -> CascadeRef:

@@ -33,6 +33,7 @@ def simulate(
         Optional[float],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
         typer.Option(
             min=0,
+            max=86400,
             help="What every switch and start takes; default: the profile's (published systems: nothing).",
             show_default=False,
         ),

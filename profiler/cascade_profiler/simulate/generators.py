@@ -18,6 +18,8 @@ from ..frontier.inputs import BadInput
 Rate = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """Arrivals per second at each time."""
 _MOST: Final = 20_000_000
+LONGEST_S: Final = 10_000_000.0
+"""Seconds beyond which a trace is a mistake: four months."""
 
 
 def poisson(*, rate: float = 20.0) -> tuple[Rate, float]:
@@ -72,6 +74,8 @@ def generate(kind: str, parameters: str, *, seed: int, source: str) -> npt.NDArr
         if not math.isfinite(value) or value < 0:
             raise BadInput(source, f"{text} must be finite and not below zero", field=name)
         known[name] = value
+    if known["seconds"] > LONGEST_S:
+        raise BadInput(source, f"{known['seconds']:g} is more than {LONGEST_S:.0f}", field="seconds")
     for name in ("period", "every"):
         if known.get(name) == 0:
             raise BadInput(source, "must be above zero", field=name)

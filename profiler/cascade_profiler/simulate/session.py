@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -62,8 +63,6 @@ def run(options: Options) -> None:
 
 def _request(options: Options) -> Request:
     loaded = load_profile(options.profile)
-    if options.switch_seconds is not None and not math.isfinite(options.switch_seconds):
-        raise BadInput("--switch-seconds", "must be a finite number")
     if options.scorer not in ("", "rules", "coin-flip"):
         raise BadInput("--scorer", f"{options.scorer!r} is none of rules, coin-flip")
     policies = tuple(name.strip() for name in options.policy.split(",") if name.strip())
@@ -95,8 +94,8 @@ def _workers(text: str, loaded: LoadedProfile) -> Mapping[str, int]:
             if len(classes) > 1 or counts:
                 raise BadInput("--workers", f"name a class for each number, as in {classes[0]}=8")
             name, number = classes[0], part.strip()
-        if not number.isdigit() or int(number) < 1:
-            raise BadInput("--workers", f"{part.strip()!r} is not a number of accelerators from 1 on")
+        if not re.fullmatch("[0-9]{1,6}", number) or int(number) < 1:
+            raise BadInput("--workers", f"{part.strip()!r} is not a number of accelerators from 1 to 999999")
         counts[name] = int(number)
     return counts
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..frontier.inputs import BadInput, lines_of
 from ..frontier.reference import reference_folder
-from .generators import GENERATORS, generate
+from .generators import GENERATORS, LONGEST_S, generate
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -93,7 +93,7 @@ def read_trace(path: Path, *, seed: int = 0) -> Trace:
         width = width or len(cells)
         if len(cells) != width or width > 2:
             raise BadInput(str(path), f"has {len(cells)} columns: {unit}[,prompt] is wanted", row=row)
-        times.append(_time(path, row, unit, cells[0]) / _TIMES[unit])
+        times.append(_time(path, row, unit, cells[0]))
         if unit == "seconds" and len(times) > 1 and times[-1] < times[-2]:
             raise BadInput(
                 str(path),
@@ -110,13 +110,22 @@ def read_trace(path: Path, *, seed: int = 0) -> Trace:
 
 
 def _time(path: Path, row: int, unit: str, text: str) -> float:
+    """Seconds of a cell that holds ``unit``."""
     try:
         value = float(text)
     except ValueError:
         raise BadInput(str(path), f"{text.strip()!r} is not a number", row=row, field=unit) from None
     if not math.isfinite(value) or value < 0:
         raise BadInput(str(path), f"{text.strip()} is not a time from zero on", row=row, field=unit)
-    return value
+    seconds = value / _TIMES[unit]
+    if seconds > LONGEST_S:
+        raise BadInput(
+            str(path),
+            f"{text.strip()} is more than {LONGEST_S:.0f} s from zero: times count from the start of the trace",
+            row=row,
+            field=unit,
+        )
+    return seconds
 
 
 def _prompt(path: Path, row: int, text: str) -> int:

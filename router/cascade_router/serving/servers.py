@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from starlette.applications import Starlette
 from tritonclient.grpc import service_pb2_grpc
 
+from cascade_api import addresses
+
 from ..service import Service
 from .grpc_service import InferenceService
 from .http_protocol import HEAD_S, BoundedHttp
@@ -44,10 +46,10 @@ class AddressTaken(Exception):
 
 def split_address(address: str, *, setting: str) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``; raises AddressTaken where it is none."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise AddressTaken(f"{setting}: {address!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
+    try:
+        return addresses.split_address(address)
+    except ValueError as error:
+        raise AddressTaken(f"{setting}: {error}") from None
 
 
 class GrpcServer:
