@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from cascade_api.base import NAME_PATTERN
 from cascade_api.cascade import CascadeSpec
 from cascade_api.names import GROUP, VERSION
-from cascade_api.openapi import VALIDATIONS
+from cascade_api.openapi import INT_OR_STRING, VALIDATIONS
 from cascade_api.profile import ProfileSpec
 from cascade_api.status import CascadeStatus, ProfileStatus
 
@@ -196,6 +196,8 @@ def structural(document: Schema) -> Schema:
     definitions = document.get("$defs", {})
 
     def convert(node: Schema) -> Schema:
+        if INT_OR_STRING in node:  # the one form without a type that an API server takes
+            return node
         given = node
         if "anyOf" in node:  # optional: the other branch is null, which an API server treats as absent
             chosen = next(branch for branch in node["anyOf"] if branch.get("type") != "null")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from typing_extensions import Self
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
+from .pods import PodTemplate
 from .quantities import Duration, Integer, Money, Percent, duration_s, longer
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
@@ -21,8 +21,6 @@ ClassName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 Count = Annotated[Integer, Field(ge=0, le=100_000)]
 LONGEST_LATENCY = "1h"
 LONGEST_IDLE = "720h"
-DEEPEST = 16
-"""Levels of lists and mappings in what a pod template passes on."""
 
 
 class Objective(Document):
@@ -250,36 +248,6 @@ class ModelCache(Document):
 
     claim_name: str = Field(pattern=NAME_PATTERN, max_length=253)
     """Name of the PersistentVolumeClaim."""
-
-
-class PodTemplate(Document):
-    """Curated overrides of a replica's pod."""
-
-    node_selector: dict[str, str] = Field(default_factory=dict, max_length=32)
-    """Added to the node selector of the class."""
-    tolerations: list[dict[str, Any]] = Field(default_factory=list, max_length=32)
-    """Tolerations of the pods."""
-    env: list[dict[str, Any]] = Field(default_factory=list, max_length=64)
-    """Environment of the model container."""
-    resources: dict[str, Any] = Field(default_factory=dict)
-    """Requests and limits besides the accelerator."""
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
-    """Annotations of the pods."""
-
-    @model_validator(mode="after")
-    def _shallow(self) -> Self:
-        """What could not be written again would keep every cascade from being decided."""
-        for field, value in (("tolerations", self.tolerations), ("env", self.env), ("resources", self.resources)):
-            level: list[Any] = [value]
-            for _ in range(DEEPEST):
-                level = [child for part in level for child in _children(part)]
-            if level:
-                raise field_error(field, f"is nested more than {DEEPEST} levels deep: write it as a pod has it")
-        return self
-
-
-def _children(part: object) -> Iterable[object]:
-    return part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
 
 
 class CascadeSpec(Document):

@@ -15,6 +15,7 @@ from .base import field_error
 VALIDATIONS = "x-kubernetes-validations"
 LIST_TYPE = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
+INT_OR_STRING = "x-kubernetes-int-or-string"
 _READABLE = "^0*([0-9]{1,10}ms|[0-9]{1,9}s|[0-9]{1,6}[mh])$"
 
 

@@ -28,7 +28,7 @@ def cascade_document() -> dict[str, Any]:
                 "nodeSelector": {"zone": "a"},
                 "tolerations": [{"key": "gpu", "operator": "Exists"}],
                 "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}],
-                "resources": {"requests": {"memory": "8Gi"}},
+                "resources": {"requests": {"memory": "8Gi", "cpu": 4}},
                 "annotations": {"team": "images"},
             },
         },

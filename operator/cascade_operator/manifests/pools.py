@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cascade_api.cascade import DiffusionCascade, PodTemplate, Variant
+from cascade_api.cascade import DiffusionCascade, Variant
 from cascade_api.names import LABEL_CASCADE, LABEL_POOL
+from cascade_api.pods import PodTemplate
 from cascade_api.profile import ProfileSpec
 from cascade_api.settings import AcceleratorClass, OperatorSettings
 
