@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from cascade_api.command import CommandFailed
+from cascade_api.local import read_addresses
 from cascade_api.names import CascadeRef
 from cascade_api.status import CascadeStatus
+from cascade_operator.local import ending
 from cascade_operator.local.logs import keep_logs_bounded, log_tail
 from cascade_operator.local.ports import check_free, parse_address
 from cascade_operator.local.state import SHARED_MEMORY, AlreadyRunning, Lock, StateDir
@@ -94,6 +96,9 @@ def test_sweeping_ends_orphaned_servers_and_removes_their_memory(state: StateDir
     segment = SHARED_MEMORY / f"{state.replica_id('cpu-1')}.9001.test"
     segment.touch()
     (state.path / "addresses.json").write_text("{}")
+    others = [state.path / "status.txt", state.pids / "theirs.pid"]
+    for file in others:
+        file.touch()
     state.write_pid("cpu-0", orphan.pid)
     done = state.sweep()
     wait_for(lambda: not runs(orphan.pid), what="the orphan to end")
@@ -101,9 +106,44 @@ def test_sweeping_ends_orphaned_servers_and_removes_their_memory(state: StateDir
     assert not segment.exists()
     assert state.read_pids() == {}
     assert not (state.path / "addresses.json").exists()
+    assert all(file.exists() for file in others)
     assert len(done) == 2
     stranger.kill()
     stranger.wait()
+
+
+@pytest.mark.parametrize("name", ["white space", "quote's", "ünicode"])
+def test_a_directory_that_triton_cannot_load_from_is_refused_with_the_ways_to_name_another(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CommandFailed, match=r"--state-dir: .* with --state-dir or XDG_STATE_HOME"):
+        StateDir(tmp_path / name / "state").prepare()
+    assert not any(tmp_path.iterdir())
+
+
+def test_where_nothing_ran_down_touches_nothing(tmp_path: Path) -> None:
+    theirs = [tmp_path / name for name in ("addresses.json", "status.a.b.json", "pids/router.pid", "file")]
+    (tmp_path / "pids").mkdir()
+    for file in theirs:
+        file.touch()
+    said: list[str] = []
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "file"):
+        ending.stop(StateDir(path), say=said.append)
+        assert said.pop() == f"nothing runs from {path}"
+        assert read_addresses(path) is None
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(theirs)
+
+
+def test_down_tidies_up_after_a_killed_run(state: StateDir) -> None:
+    holder = hold_elsewhere(state)
+    holder.kill()
+    holder.wait()
+    state.write_pid("router", holder.pid)
+    said: list[str] = []
+    ending.stop(state, say=said.append)
+    assert said == [f"process {holder.pid} had ended without tidying up"]
+    assert state.read_pids() == {}
+    assert state.crashed() is None
 
 
 def test_two_directories_never_share_a_name(tmp_path: Path) -> None:
@@ -147,11 +187,17 @@ def test_a_port_in_use_is_named_with_its_user_and_the_flag() -> None:
     assert "choose another port with --grpc" in message
 
 
-@pytest.mark.parametrize("text", ["8001", "localhost", "127.0.0.1:http", "127.0.0.1:99999", ":8001"])
+@pytest.mark.parametrize("text", ["8001", "localhost", "127.0.0.1:http", "127.0.0.1:99999", "127.0.0.1:²", ":8001"])
 def test_an_address_that_is_none_is_refused_by_flag(text: str) -> None:
     with pytest.raises(CommandFailed, match="is not HOST:PORT") as failure:
         parse_address(text, flag="--http")
     assert failure.value.code == 2
+
+
+@pytest.mark.parametrize("text", ["a..b:80", "203.0.113.1:0", "203.0.113.1:80"])
+def test_a_host_that_is_not_this_machine_is_refused_by_flag(text: str) -> None:
+    with pytest.raises(CommandFailed, match=f"--http: cannot listen on {text}: "):
+        check_free(parse_address(text, flag="--http"), flag="--http")
 
 
 def test_port_zero_becomes_a_free_one() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from cascade_api.addresses import split_address
 from cascade_api.command import CommandFailed
 
 
@@ -25,11 +26,14 @@ class Address:
 
 def parse_address(text: str, *, flag: str) -> Address:
     """Read ``HOST:PORT``; port 0 becomes one that is free. Raises CommandFailed, naming the flag."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdigit() and int(port) < 65536):
-        raise CommandFailed(f"{flag}: {text!r} is not HOST:PORT; write for example 127.0.0.1:8001", code=2)
-    return Address(host, int(port) or _free(host))
+    try:
+        host, port = split_address(text)
+    except ValueError as error:
+        raise CommandFailed(f"{flag}: {error}", code=2) from None
+    try:
+        return Address(host, port or _free(host))
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(text, error, flag=flag) from None
 
 
 def check_free(address: Address, *, flag: str) -> None:
@@ -40,13 +44,19 @@ def check_free(address: Address, *, flag: str) -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(where)
             trial.listen(1)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise CommandFailed(
                 f"{flag}: port {address.port} of {address.host} is in use{_user_of(address.port)}: "
                 f"end what listens there, or choose another port with {flag} {address.host}:PORT"
             ) from None
-        raise CommandFailed(f"{flag}: cannot listen on {address}: {error.strerror or error}") from None
+        raise _cannot_listen(str(address), error, flag=flag) from None
+
+
+def _cannot_listen(address: str, error: OSError | UnicodeError, *, flag: str) -> CommandFailed:
+    # A name with an empty part cannot even be asked for: UnicodeError.
+    why = (error.strerror or error) if isinstance(error, OSError) else "not the name of a host"
+    return CommandFailed(f"{flag}: cannot listen on {address}: {why}")
 
 
 def _free(host: str) -> int:

@@ -27,6 +27,9 @@ STEADY_S: Final = 5.0
 """A child that ran for longer starts again at once; one that dies sooner waits longer each time."""
 BACKOFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
+RETURN_S: Final = 60.0
+"""For how long a program that was started again is asked whether it serves, to tell it."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -171,7 +174,7 @@ class Supervised:
             await asyncio.sleep(wait_s)
             self.restarts += 1
             self._child = await Child.start(self._program(), self._state)
-            if await self._wait_ready(self._child, 10.0):
+            if await self._wait_ready(self._child, RETURN_S):
                 self._say(f"{name} is back after {time.monotonic() - began:.1f} s")
 
     async def _wait_ready(self, child: Child, timeout_s: float) -> bool:
