@@ -17,6 +17,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -139,10 +140,11 @@ def server_folder(installation: Installation) -> Path:
     identity = hashlib.sha256("\n".join(f"{name}={target}" for name, target in links.items()).encode()).hexdigest()
     parent = installation.environment / "share" / "cascade-triton"
     folder = parent / identity[:16]
-    if folder.is_dir():
+    if folder.is_dir() and _plain(folder):
         return folder
-    if not os.access(parent if parent.is_dir() else installation.environment, os.W_OK):
-        # A container's root file system is read-only.
+    writable = os.access(parent if parent.is_dir() else installation.environment, os.W_OK)
+    if not (writable and _plain(folder)):
+        # A container's root file system is read-only; and what is in a folder of links may be anywhere.
         parent = Path(tempfile.gettempdir()) / "cascade-triton"
         folder = parent / identity[:16]
     try:
@@ -163,6 +165,11 @@ def server_folder(installation: Installation) -> Path:
     except OSError as error:
         raise LaunchError(f"cannot write the server folder {folder}: {error.strerror}") from None
     return folder
+
+
+def _plain(path: Path) -> bool:
+    """Whether Triton can use a path: it starts stubs through a shell, with words unquoted, and in the C locale."""
+    return shlex.quote(str(path)) == str(path)
 
 
 def server_environment(installation: Installation, inherited: dict[str, str]) -> dict[str, str]:
@@ -291,6 +298,12 @@ def launch(arguments: argparse.Namespace) -> NoReturn:
         render(Path(arguments.cascade), repository, arguments.load)
     check_repository(repository, arguments.load)
     folder = server_folder(installation)
+    for path, fix in ((repository, "--model-repository"), (folder, "TMPDIR")):
+        if not _plain(path):
+            raise LaunchError(
+                f"Triton cannot use {str(path)!r}: name a folder, with {fix}, whose path has no white space, "
+                "only ASCII letters, digits and _@%+=:,./-"
+            )
     check_address_is_free(address)
     # The port is ours now, so nobody alive owns segments of this name.
     sweep_shared_memory(shared_memory_prefix(arguments.replica_id, address))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ def test_the_image_keeps_triton_outside_the_environment(environment: Path, image
     assert (folder / "backends" / "python" / "cascade_models" / "launcher.py").is_file(), (
         "stubs import the package here"
     )
+
+
+def test_links_are_where_triton_can_use_their_paths(
+    environment: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = image.parent / "tmp"
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    plain = server_folder(Installation.find(environment))
+    assert plain.is_relative_to(environment)
+    spaced = environment.rename(environment.with_name("white space"))
+    folder = server_folder(Installation.find(spaced))
+    assert folder.parent == elsewhere / "cascade-triton"
+    assert server_folder(Installation.find(spaced)) == folder
 
 
 def test_the_images_own_libraries_stay_and_the_environment_comes_first(environment: Path, image: Path) -> None:
