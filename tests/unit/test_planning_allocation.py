@@ -227,3 +227,11 @@ def test_two_classes_that_cannot_carry_the_load_serve_what_they_can() -> None:
     answer = instance.allocate(demand=30)
     assert answer.verdict is Reason.LOAD_SHED
     assert answer.shed == pytest.approx(0.367, abs=0.001)
+
+
+@pytest.mark.parametrize("demand", [5, 400, 100_000])
+def test_capacity_that_no_replica_may_use_changes_nothing_and_takes_no_memory(demand: float) -> None:
+    bounds = {"light__replicas": {"max": 4}, "heavy__replicas": {"max": 3}}
+    plenty = allocation(demand, slots=100_000, **bounds)
+    assert replicas(plenty) == replicas(allocation(demand, slots=7, **bounds))
+    assert sum(replicas(plenty).values()) <= 7

@@ -125,9 +125,13 @@ def _tax(problem: Problem) -> float:
 
 
 def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
-    """Accelerators that a cascade may use, by class; a class without a price is closed to a cascade with a budget."""
+    """Accelerators that a cascade may use, by class; a class without a price is closed to a cascade with a budget.
+
+    Never more than all its variants' replicas: capacity that nothing may use is not worth looking at.
+    """
+    most = sum(bounds.max for bounds in cascade.bounds.values())
     return {
-        name: min(count, problem.accelerators.get(name, 0))
+        name: min(count, problem.accelerators.get(name, 0), most)
         for name, count in cascade.accelerators.items()
         if cascade.budget_per_hour is None or name in problem.prices_per_hour
     }

@@ -99,12 +99,12 @@ class Splits:
         self.stages = stages
         self._cascade = cascade
         self._name = name
-        self._count = count
         self._dues = dues
         variants = stages.chain.light, stages.chain.heavy
         self._keys: tuple[PoolKey, PoolKey] = (variants[0], name), (variants[1], name)
         self._running = [cascade.running.get(key, 0) for key in self._keys]
         self._most = [min(cascade.bounds[variant].max, count) for variant in variants]
+        self._count = min(count, sum(self._most))
         first = not any(cascade.running.values())
         self._starts = [dues.first_start if first else cascade.switch_prices.get(key, 0.0) for key in self._keys]
         self._columns = [
@@ -157,9 +157,9 @@ class Splits:
     def cells(self, fewest: int, most: int) -> Cells:
         """Every number of replicas, with so many light ones; worth no more than its bound."""
         light, overall, firm = self._best_loads
-        numbers = np.meshgrid(np.arange(fewest, most + 1), np.arange(self._count + 1), indexing="ij")
-        lights, heavies = (number.ravel() for number in numbers)
-        fits = (lights + heavies <= self._count) & (lights <= self._most[0]) & (heavies <= self._most[1])
+        of_light, of_heavy = np.arange(fewest, min(most, self._most[0]) + 1), np.arange(self._most[1] + 1)
+        lights, heavies = (number.ravel() for number in np.meshgrid(of_light, of_heavy, indexing="ij"))
+        fits = lights + heavies <= self._count
         lights, heavies = lights[fits], heavies[fits]
         direct = np.where(lights > 0, overall[heavies], firm[heavies])
         limits = np.stack([np.ones(len(lights)), light[lights], overall[heavies], direct])
