@@ -121,6 +121,13 @@ def test_options_that_make_no_sense_are_refused(changed: dict[str, object]) -> N
     assert raised.value.code == 2
 
 
+def test_labels_are_not_written_over_a_folder(tmp_path: Path) -> None:
+    made = labelled(80)
+    source = written(tmp_path / "labels.csv", [("prompt", "gain"), *zip(made.prompts, made.gain, strict=True)])
+    with pytest.raises(CommandFailed, match=r"--save-labels: .*: Is a directory"):
+        run(options(labels=source, save_labels=str(tmp_path)))
+
+
 def test_no_group_is_on_both_sides_of_a_split() -> None:
     groups = by_subject(labelled().prompts)
     test = held_out(groups, seed=1)

@@ -59,6 +59,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     [
         (["--batches", "2,4"], "--batches: batch 1 must be among them"),
         (["--batches", "one"], "--batches: 'one' is not a list of sizes"),
+        (["--batches", "1,²"], "--batches: '1,²' is not a list of sizes"),
         (["-f", "/nowhere.yaml"], "--file: cannot read /nowhere.yaml"),
         (["-o", "/nowhere/profile.yaml"], "--output: no folder /nowhere"),
         (["-o", "/"], "--output: / is a folder: name a file in it"),

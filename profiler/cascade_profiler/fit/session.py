@@ -95,8 +95,11 @@ def _kind(text: str) -> Kind:
 
 
 def _save(labelled: Labelled, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream).writerows(as_csv(labelled))
+    try:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows(as_csv(labelled))
+    except OSError as error:
+        raise CommandFailed(f"--save-labels: {path}: {error.strerror}", code=2) from None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def profile(
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and images.")] = 0,
     batches: Annotated[str, typer.Option(help="Batch sizes to time, 1 among them.")] = "1,2,4",
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Seconds of timing, all variants and batch sizes together.")
+        float, typer.Option(min=0.1, max=86400, help="Seconds of timing, all variants and batch sizes together.")
     ] = 90.0,
     starts: Annotated[
         int, typer.Option(min=1, help="Times that each variant is started, from nothing and in place of another.")
@@ -77,7 +77,7 @@ def profile(
 
 def drift(
     file: Annotated[Path, typer.Option("--file", "-f", help="The manifest that is served, with its profile.")],
-    seconds: Annotated[float, typer.Option(min=1, help="How long running replicas are watched.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long running replicas are watched.")] = 20.0,
     tolerance: Annotated[int, typer.Option(min=1, help="Percent by which a time may be off.")] = 25,
     redis: Annotated[str, typer.Option(metavar="URL", help="Its Redis; default: the local run's.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def _plan(request: Request) -> Plan:
 
 def _sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and 1 <= int(part) <= 256 for part in parts):
+    if not all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 256 for part in parts):
         raise CommandFailed(
             f"--batches: {text!r} is not a list of sizes from 1 to 256: write for example 1,2,4,8", code=2
         )

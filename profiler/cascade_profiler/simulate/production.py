@@ -397,9 +397,10 @@ class ProductionSystem:
             replicas = {pool.variant: len(pool.ready) for pool in plan.pools if pool.ready}
             share = sum(row.share * row.heavy_share for row in plan.rows)
             self._changes.append(PlanChange(self._events.now, in_words(plan), replicas, share))
-        self._progress(max(0.0, min(self._events.now / max(self._scenario.trace.span_s, 1e-9), 1.0)))
 
     def _reported(self) -> RouterReport:
+        """What routers report before a decision, the one thing that happens however few requests there are."""
+        self._progress(max(0.0, min(self._events.now / max(self._scenario.trace.span_s, 1e-9), 1.0)))
         now_ms = int((EPOCH + self._events.now) * 1000)
         if self._report is None or now_ms - self._report.at_ms >= REPORT_EVERY_S * 1000:
             for replica_id in self._pools.health.due(now=self._events.now):
