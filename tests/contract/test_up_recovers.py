@@ -83,6 +83,8 @@ def test_the_router_comes_back_and_a_second_try_with_the_same_id_gets_an_end(ser
         await_progress(load, "in flight")
         kill_and_await_recovery(serving, "router")
         result = books(load)
+    told = serving.state.log_file("supervisor")
+    wait_for(lambda: "router is back after" in told.read_text(), what="its return to be told")
     assert result["retried"] > 0
     assert result["lost"] * 10 <= result["retried"], result["details"]
     serving.generate()

@@ -36,6 +36,8 @@ def start(options: Options, *, say: Say) -> str:
             pass_fds=[writing],
             start_new_session=True,
             cwd="/",
+            # A password is nobody's business who lists processes.
+            env={**os.environ, "REDIS_URL": options.redis_url or ""},
         )
     os.close(writing)
     try:
@@ -58,10 +60,9 @@ def start(options: Options, *, say: Say) -> str:
 
 
 def _arguments(options: Options) -> list[str]:
-    arguments = [
+    return [
         f"--file={options.manifest.resolve()}",
         f"--grpc={options.grpc}",
         f"--http={options.http}",
         f"--state-dir={options.state_dir.absolute()}",
     ]
-    return arguments + ([f"--redis-url={options.redis_url}"] if options.redis_url else [])
