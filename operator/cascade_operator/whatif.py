@@ -128,8 +128,8 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
     for cascade, answer in zip(file.cascades, answers, strict=True):
         if answer.plan is None:
             why = "; ".join(answer.diagnostics.binding) if answer.diagnostics else "no decision"
-            if cascade.spec.policy.mode == "paused":
-                why = "spec.policy.mode is paused, which holds plans: ask with auto or advisory"
+            if cascade.spec.policy.mode != "auto":
+                why = f"spec.policy.mode is {cascade.spec.policy.mode}, which holds plans: ask with auto"
             raise CommandFailed(f"{source}: {answer.ref}: no plan: {why}", code=2)
     return answers
 

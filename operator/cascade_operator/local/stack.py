@@ -63,6 +63,7 @@ class LocalStack:
         Raises CommandFailed where that cannot be; call `stop` then too.
         """
         slots = slots_of(self._file)
+        _check_plans_are_made(self._file)
         options = self._options
         grpc = parse_address(options.grpc, flag="--grpc")
         http = parse_address(options.http, flag="--http")
@@ -257,6 +258,15 @@ def slots_of(file: CascadeFile) -> int:
             )
         total += count
     return total
+
+
+def _check_plans_are_made(file: CascadeFile) -> None:
+    for cascade in file.cascades:
+        mode = cascade.spec.policy.mode
+        if mode != "auto":
+            raise CommandFailed(
+                f"{cascade.ref}: spec.policy.mode is {mode}: no plan would ever be made: write auto", code=2
+            )
 
 
 async def _together(*work: Awaitable[object]) -> None:
