@@ -25,7 +25,7 @@ DOCKERFILES = {"operator": "operator", "router": "router", "triton": "model-repo
 FLAVOURS = {"operator": "operator", "router": "router", "runtime": "triton", "runtime-cpu": "triton"}
 """The image that is installed from each lock."""
 PROOFS = {
-    "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "tick_min_s")],
+    "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "CASCADE_OPERATOR_TICK_MIN_S")],
     "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "queue_limit")],
     "triton": [("cascade-triton --help", 0, "--model-repository")],
 }

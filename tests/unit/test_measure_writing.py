@@ -83,7 +83,9 @@ def test_weights_of_another_revision_are_refused_before_anything_is_measured(tmp
     assert "spec.variants.0.model.revision" in str(ended.exception)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe", "is not UTF-8 text"), (b"a: [1", "is not YAML")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff\xfe", "is not UTF-8 text"), (b"a: [1", "cannot be read as YAML")]
+)
 def test_an_output_that_holds_something_else_is_refused_and_left_alone(
     tmp_path: Path, content: bytes, said: str
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from cascade_api.command import CommandFailed, read_text
+from cascade_api.nodes import compose, construct, explain
 from cascade_api.profile import CascadeProfile
 
 HEADER = "# Made by `cascade profile`.\n"
@@ -19,11 +20,14 @@ def check_output(file: Path) -> None:
     """Raises CommandFailed where a file is there that no profile can be put into."""
     if not file.exists():
         return
+    text = read_text(file, option="--output")
     try:
-        list(yaml.compose_all(read_text(file, option="--output"), Loader=yaml.SafeLoader))
+        for node in compose(text):
+            construct(node)
     except yaml.YAMLError as error:
-        where = str(error).splitlines()[0]
-        raise CommandFailed(f"--output: {file} is not YAML ({where}): name a manifest or a new file", code=2) from None
+        line, cause = explain(error, text)
+        problem = f"--output: {file}:{line}: cannot be read as YAML: {cause}"
+        raise CommandFailed(f"{problem}; name a manifest or a new file", code=2) from None
 
 
 def write_profile(profile: CascadeProfile, file: Path) -> None:
