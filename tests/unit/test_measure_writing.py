@@ -84,7 +84,7 @@ def test_weights_of_another_revision_are_refused_before_anything_is_measured(tmp
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"\xff\xfe", "is not UTF-8 text"), (b"a: [1", "cannot be read as YAML")]
+    ("content", "said"), [(b"\xff\xfe", " is not UTF-8 text"), (b"a: [1", ":1: cannot be read as YAML")]
 )
 def test_an_output_that_holds_something_else_is_refused_and_left_alone(
     tmp_path: Path, content: bytes, said: str
@@ -94,5 +94,5 @@ def test_an_output_that_holds_something_else_is_refused_and_left_alone(
     output.write_bytes(content)
     ended = CliRunner().invoke(command.build(), ["profile", "-f", str(manifest), "-o", str(output)])
     assert isinstance(ended.exception, CommandFailed)
-    assert str(ended.exception).startswith(f"--output: {output} {said}")
+    assert str(ended.exception).startswith(f"--output: {output}{said}")
     assert output.read_bytes() == content
