@@ -9,8 +9,10 @@ Property tests look at the same examples in every run, so that a change is judge
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # How long an example takes depends on what else the machine does.
@@ -29,6 +31,13 @@ pytest_plugins = [
     "support.kube",
     "support.installation",
 ]
+
+
+@pytest.fixture(autouse=True)
+def logs_as_by_default() -> Iterator[None]:
+    """A command that was called here may have set logs up for an output that is closed by now."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(trylast=True)
