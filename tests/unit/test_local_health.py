@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cascade_operator.clusters.health import PROBE_EVERY_S, Health
 from cascade_operator.clusters.triton import Counts, TritonError
+from support.waiting import StoppedClock
 
 
 class Model:
@@ -23,17 +24,9 @@ class Model:
         self.succeeded += 1
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-async def settled() -> tuple[Model, Clock, Health]:
+async def settled() -> tuple[Model, StoppedClock, Health]:
     """A model that was looked at once."""
-    model, clock = Model(), Clock()
+    model, clock = Model(), StoppedClock()
     health = Health(clock=clock)
     assert await health.complaint(model, "light") is None
     model.probes = 0

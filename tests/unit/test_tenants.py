@@ -16,13 +16,7 @@ from hypothesis import strategies as st
 from cascade_api.reasons import Refusal
 from cascade_router.requests import Refused
 from cascade_router.tenants import RELOAD_S, Bucket, Tenants, TenantsError
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.waiting import StoppedClock
 
 
 def digest(key: str) -> str:
@@ -41,13 +35,13 @@ STUDIO = {"name": "studio", "keys": [digest("secret")], "certificates": ["studio
 
 
 def test_without_a_file_everybody_may_ask() -> None:
-    tenants = Tenants(None, clock=Clock())
+    tenants = Tenants(None, clock=StoppedClock())
     assert tenants.identify(authorization=None) == ""
     tenants.admit("")
 
 
 def test_a_key_or_a_certificate_names_the_tenant(tmp_path: Path) -> None:
-    tenants = Tenants(write(tmp_path / "t.yaml", STUDIO), clock=Clock())
+    tenants = Tenants(write(tmp_path / "t.yaml", STUDIO), clock=StoppedClock())
     assert tenants.identify(authorization="Bearer secret") == "studio"
     assert tenants.identify(authorization="bearer  secret ") == "studio"
     assert tenants.identify(authorization=None, certificate_names=["x", "studio.example"]) == "studio"
@@ -57,14 +51,14 @@ def test_a_key_or_a_certificate_names_the_tenant(tmp_path: Path) -> None:
     "authorization", [None, "", "Bearer ", "Bearer Secret", "Basic secret", "secret", digest("secret")]
 )
 def test_anybody_else_is_refused(tmp_path: Path, authorization: str | None) -> None:
-    tenants = Tenants(write(tmp_path / "t.yaml", STUDIO), clock=Clock())
+    tenants = Tenants(write(tmp_path / "t.yaml", STUDIO), clock=StoppedClock())
     with pytest.raises(Refused, match="authorization: ") as refused:
         tenants.identify(authorization=authorization, certificate_names=["other"])
     assert refused.value.reason is Refusal.UNAUTHENTICATED
 
 
 def test_a_changed_file_counts_within_a_second_and_a_broken_one_does_not(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "t.yaml"
+    clock, path = StoppedClock(), tmp_path / "t.yaml"
     tenants = Tenants(write(path, STUDIO), clock=clock)
     write(path, {**STUDIO, "keys": [digest("new")]})
     assert tenants.identify(authorization="Bearer secret") == "studio"
@@ -81,7 +75,7 @@ def test_a_changed_file_counts_within_a_second_and_a_broken_one_does_not(tmp_pat
 
 
 def test_a_tenant_above_its_rate_hears_when_to_come_back(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "t.yaml"
+    clock, path = StoppedClock(), tmp_path / "t.yaml"
     limited = {**STUDIO, "requestsPerSecond": 2, "burst": 3}
     tenants = Tenants(write(path, limited, {"name": "other"}), clock=clock)
     for _ in range(3):
@@ -119,7 +113,7 @@ def test_a_wrong_file_names_the_field_and_tells_no_secret(tmp_path: Path, conten
     path = tmp_path / "t.yaml"
     path.write_text(content)
     with pytest.raises(TenantsError) as error:
-        Tenants(path, clock=Clock())
+        Tenants(path, clock=StoppedClock())
     assert str(error.value).startswith(f"{path}: ")
     assert said in str(error.value)
     assert "secret" not in str(error.value).removeprefix(str(path))
