@@ -32,6 +32,7 @@ from cascade_router.queue.operations import (
     ticket_of,
 )
 from support.redis import RedisServer
+from support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.contract
 
@@ -65,7 +66,7 @@ class Mirror(RuleBasedStateMachine):
         for router in ROUTERS:
             channel = self.channels[router] = self.redis.pubsub(ignore_subscribe_messages=True)
             channel.subscribe(grants_channel(router))
-            channel.get_message(timeout=1)
+            channel.get_message(timeout=PATIENCE_S)
         self.calls = Calls(REF)
         self.reference = Dispatcher(self.timing)
         self.now = 1_763_632_810_000
@@ -108,7 +109,7 @@ class Mirror(RuleBasedStateMachine):
 
     def _heard(self, router: str, count: int) -> list[Granted | Dropped]:
         heard: list[Granted | Dropped] = []
-        while message := self.channels[router].get_message(timeout=1 if len(heard) < count else 0):
+        while message := self.channels[router].get_message(timeout=PATIENCE_S if len(heard) < count else 0):
             item = message_of(message["data"], REF)
             assert item is not None
             heard.append(item)
