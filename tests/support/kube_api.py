@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 from kubernetes import config as kubernetes_config
 
-from .waiting import PATIENCE_S, wait_for
+from .waiting import wait_for
 
 Object = dict[str, Any]
 PATCHES = {
@@ -58,14 +57,7 @@ class Api:
 
     def get(self, path: str, **query: Any) -> Object:
         """One object, or a list of them; asked again where the server's own store failed it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return self._ask("GET", path, query)
-            except ApiError as error:
-                if STORE_FAILED not in str(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.1)
+        return wait_for(lambda: self._read(path, query), what=f"the API server to read {path} from its store")
 
     def find(self, path: str) -> Object | None:
         """One object, or None where there is none of this name."""
@@ -119,6 +111,15 @@ class Api:
 
     def close(self) -> None:
         self._http.close()
+
+    def _read(self, path: str, query: Mapping[str, Any]) -> Object | None:
+        """None where the server's own store failed it."""
+        try:
+            return self._ask("GET", path, query)
+        except ApiError as error:
+            if STORE_FAILED not in str(error):
+                raise
+            return None
 
     def _ask(self, method: str, path: str, query: Mapping[str, Any], body: Any = None, kind: str = "") -> Object:
         headers = {"Content-Type": kind or "application/json"}

@@ -154,7 +154,7 @@ async def test_a_heavy_stage_that_fails_is_degraded_or_refused(heavy: Behaviour,
             if overload == "degrade":
                 made = await ask(runtime, deadline_s=60)
                 assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
-                assert all(limit < 0.5 for limit in limits), "to be answered before the deadline, in half a second"
+                assert all(limit < 0.255 for limit in limits)  # a quarter before the deadline; gRPC rounds up
             else:
                 with pytest.raises(Refused) as refused:
                     await ask(runtime, deadline_s=60)
