@@ -15,13 +15,14 @@ import structlog
 import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
 from starlette.applications import Starlette
 from tritonclient.grpc import service_pb2_grpc
 
 from cascade_api import addresses
 
 from ..service import Service
+from .grpc_guard import GuardedServer
+from .grpc_reflection import add_reflection
 from .grpc_service import InferenceService
 from .http_protocol import HEAD_S, BoundedHttp
 from .tls import Certificates
@@ -71,10 +72,11 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             )
         )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(service), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INFERENCE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        inference = InferenceService(service)
+        guarded = GuardedServer(self._server, check=inference.known)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, guarded)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)
+        add_reflection((INFERENCE, "grpc.health.v1.Health"), guarded)
 
     async def start(self, address: str, certificates: Certificates | None) -> str:
         """Listen; returns the address with the port that was given. Raises AddressTaken."""
