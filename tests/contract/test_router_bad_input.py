@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -186,8 +187,13 @@ BODIES: dict[str, tuple[Any, int, str | None, str]] = {
 @pytest.mark.parametrize("case", BODIES)
 def test_over_http_the_error_has_openai_form(shared_router: RouterProcess, case: str) -> None:
     body, status, param, said = BODIES[case]
-    content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    reply = httpx.post(shared_router.http_url + "/v1/images/generations", timeout=PATIENCE_S, **content)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reply = httpx.post(
+        shared_router.http_url + "/v1/images/generations",
+        content=content,
+        headers={"content-type": "application/json"},
+        timeout=PATIENCE_S,
+    )
     assert reply.status_code == status, reply.text
     error = reply.json()["error"]
     assert error["param"] == param
