@@ -37,16 +37,53 @@ class _Wrong(NamedTuple):
 _TOO_LONG: Final = _Wrong(
     b"431 Request Header Fields Too Large", f"the head of the request is longer than {HEAD_LIMIT} bytes"
 )
+_TOO_MANY: Final = _Wrong(b"503 Service Unavailable", "the router has as many busy connections as it takes")
 _TOO_LATE: Final = _Wrong(b"408 Request Timeout", "the head of the request did not come in time")
 
 
+class Connections:
+    """The connections of one server: at most ``limit``. The longest idle one gives way to a new one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: set[BoundedHttp] = set()
+        self._idle: dict[BoundedHttp, None] = {}
+
+    def admit(self, connection: BoundedHttp) -> bool:
+        """Take up a new connection, which is idle at first; False where all are busy."""
+        if len(self._open) >= self._limit:
+            longest_idle = next(iter(self._idle), None)
+            if longest_idle is None:
+                return False
+            self.forget(longest_idle)
+            longest_idle.transport.abort()  # at once, where a TLS client would have to agree
+        self._open.add(connection)
+        self._idle[connection] = None
+        return True
+
+    def busy(self, connection: BoundedHttp) -> None:
+        """A request has begun."""
+        self._idle.pop(connection, None)
+
+    def idle(self, connection: BoundedHttp) -> None:
+        """Nothing is under way any more."""
+        if connection in self._open:
+            self._idle[connection] = None
+
+    def forget(self, connection: BoundedHttp) -> None:
+        """It is closed."""
+        self._open.discard(connection)
+        self._idle.pop(connection, None)
+
+
 class BoundedHttp(HttpToolsProtocol):
-    """One connection; `head_s` is the time allowed for a head, in seconds."""
+    """One connection, of those in ``among``; `head_s` is the time allowed for a head, in seconds."""
 
     head_s = HEAD_S
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, among: Connections, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._among = among
         self._head_due: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         """What came of a head that is not finished yet."""
@@ -59,9 +96,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_head()
+        if self._among.admit(self):
+            self._expect_head()
+        elif transport.get_extra_info("sslcontext") is None:
+            self._refuse(_TOO_MANY)
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._among.forget(self)
         self._head_came()
         super().connection_lost(exc)
 
@@ -87,6 +130,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_due is None:
             self._expect_head()
         self._header_bytes = 0
+        self._among.busy(self)
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -109,6 +153,11 @@ class BoundedHttp(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._frame_bytes -= (1 + _FRAME) * len(body)
         super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self._head_due is None:
+            self._among.idle(self)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read, or a callback did not accept."""
@@ -164,7 +213,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if wrong is not None and self._is_next():
-            body = json.dumps(openai.error_body(wrong.message, kind="invalid_request_error")).encode()
+            kind = "server_error" if wrong is _TOO_MANY else "invalid_request_error"
+            body = json.dumps(openai.error_body(wrong.message, kind=kind)).encode()
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(b"HTTP/1.1 " + wrong.status + b"\r\n" + head + body)
         self.transport.close()
