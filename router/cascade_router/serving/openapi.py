@@ -10,7 +10,7 @@ from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
 
 from ..jobs.records import JobState
-from ..requests import BANDS, ID_PATTERN, MAX_IMAGES, MAX_SEED, TIER_PATTERN
+from ..requests import BANDS, ID_PATTERN, MAX_IMAGES, MAX_SEED, SHORTEST_S, TIER_PATTERN
 from .http_jobs import IDEMPOTENCY_KEY, KEY_LIMIT, LONGEST_WAIT_S
 from .http_requests import REQUEST_ID
 from .openai import EVENTS, MAX_PARTIAL
@@ -117,7 +117,7 @@ def _schemas(settings: RouterSettings) -> Schema:
         "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_SEED},
         "deadline_ms": {
             "type": ["number", "null"],
-            "exclusiveMinimum": 0,
+            "minimum": SHORTEST_S * 1000,
             "maximum": settings.deadline_limit_s * 1000,
             "description": "milliseconds from now; the cascade's objective unless given",
         },
