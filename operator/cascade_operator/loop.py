@@ -18,12 +18,11 @@ import structlog
 
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
-from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 
 from .clusters import Cluster, ClusterFailed
-from .controller import Decision
 from .planning.memory import CascadeMemory, Memory
+from .planning.planner import Decision
 from .refusals import status_of_refused
 from .snapshot import Action, CascadeView, Publish, Replica, SetStatus, Snapshot
 from .sources import Refused, Source, Subject
@@ -37,9 +36,9 @@ AFTER_FAILURE_S: Final = 1.0
 
 
 class Decide(Protocol):
-    """The controller, as the loop calls it."""
+    """The planner, as the loop calls it."""
 
-    def __call__(self, snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision: ...
+    def __call__(self, snapshot: Snapshot, memory: Memory, now: float) -> Decision: ...
 
 
 class Reporter(Protocol):
@@ -71,7 +70,6 @@ class Loop:
         cluster: Cluster,
         store: Store,
         decide: Decide,
-        settings: PlannerSettings,
         reporter: Reporter,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -80,7 +78,6 @@ class Loop:
         self._cluster = cluster
         self._store = store
         self._decide = decide
-        self._settings = settings
         self._reporter = reporter
         self._clock = clock
         self._memory = Memory()
@@ -146,9 +143,7 @@ class Loop:
         await self._cluster.reconcile(subjects)
         snapshot = await self._collect(subjects)
         now, began = self._clock(), time.monotonic()
-        deciding = asyncio.get_running_loop().run_in_executor(
-            self._solver, self._decide, snapshot, self._memory, now, self._settings
-        )
+        deciding = asyncio.get_running_loop().run_in_executor(self._solver, self._decide, snapshot, self._memory, now)
         await self._reconcile_until(deciding)
         decision = await deciding
         self._reporter.decided(snapshot, decision, time.monotonic() - began)
@@ -156,7 +151,7 @@ class Loop:
         await asyncio.gather(*(self._tell_refused(each) for each in refused))
         await self._remember(decision.memory)
         for diagnosis in decision.diagnostics:
-            log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures)
+            log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures())
         return decision.next_at
 
     async def _reconcile_until(self, deciding: asyncio.Future[Decision]) -> None:

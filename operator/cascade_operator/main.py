@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -24,11 +23,10 @@ from .clusters import ClusterFailed
 from .clusters.kubernetes import KubernetesCluster
 from .clusters.kubernetes_api import KubernetesApi, connect
 from .clusters.kubernetes_mirror import Mirror
-from .controller import decide
 from .health import Health
 from .loop import Loop
 from .notices import Notices
-from .planning.catalogue import Catalogue
+from .planning.planner import Planner
 from .store import Store
 
 log = structlog.get_logger(__name__)
@@ -51,13 +49,12 @@ class Operator:
         self._reporter = ClusterReporter(self._api, self._mirror, notices)
         self._cluster = KubernetesCluster(self._api, self._mirror, settings=settings, notice=self._reporter.notice)
         self._store = Store(settings.redis_url)
-        catalogue = Catalogue()
+        decides = Planner(planner, classes=settings.classes)
         self._loop = Loop(
-            ClusterSource(self._mirror, Judge(settings=planner, classes=settings.classes, catalogue=catalogue)),
+            ClusterSource(self._mirror, Judge(decides.preparations)),
             cluster=self._cluster,
             store=self._store,
-            decide=functools.partial(decide, catalogue=catalogue, classes=settings.classes),
-            settings=planner,
+            decide=decides.decide,
             reporter=self._reporter,
         )
         self._health = Health(turned_s=lambda: self._loop.turned_s, ready=self._missing)

@@ -10,7 +10,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.status import CascadeStatus
 
-from .controller import Decision
+from .planning.planner import Decision
 from .snapshot import Drain, ReplicaState, Snapshot, Start, Stop
 
 REGISTRY = CollectorRegistry()

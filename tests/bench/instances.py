@@ -8,8 +8,8 @@ from typing import Any
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_operator.planning.catalogue import Prepared, prepare, with_demand
-from cascade_operator.planning.problem import Problem
+from cascade_operator.planning.allocation.problem import Problem
+from cascade_operator.planning.prepared import Prepared, prepare, with_demand
 from cascade_profiler.frontier.profiles import load_profile
 from cascade_profiler.simulate.cascades import cascade_of
 

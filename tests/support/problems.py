@@ -9,9 +9,9 @@ from typing import Any
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_operator.planning.allocation import allocate
-from cascade_operator.planning.catalogue import prepare, with_demand
-from cascade_operator.planning.problem import Allocation, CascadeProblem, PoolKey, Problem
+from cascade_operator.planning.allocation.problem import Allocation, CascadeProblem, PoolKey, Problem
+from cascade_operator.planning.allocation.solver import allocate
+from cascade_operator.planning.prepared import prepare, with_demand
 
 STEPS = (0, 50, 100)
 

@@ -17,10 +17,10 @@ from cascade_api.reasons import ConditionType, Reason
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 from cascade_operator.clusters import ClusterFailed
-from cascade_operator.controller import Decision, decide
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.memory import CascadeMemory, Memory
+from cascade_operator.planning.planner import Decision, Planner
 from cascade_operator.snapshot import Drain, Publish, Replica, ReplicaState, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Refused, Source, Subject
 from cascade_operator.store import Observation
@@ -111,7 +111,7 @@ class World:
 
     store: FakeStore = field(default_factory=FakeStore)
     cluster: FakeCluster = field(default_factory=FakeCluster)
-    decide: Callable[..., Decision] = decide
+    decide: Callable[..., Decision] = field(default_factory=lambda: Planner(PlannerSettings()).decide)
     source: Source = field(default_factory=lambda: FileSource(FILE))
     now: float = NOW
     said: list[str] = field(default_factory=list)
@@ -123,7 +123,6 @@ class World:
             cluster=self.cluster,
             store=self.store,  # type: ignore[arg-type]
             decide=self.decide,
-            settings=PlannerSettings(),
             reporter=LocalReporter(say=self.said.append, keep_status=lambda ref, status: self.statuses.append(status)),
             clock=lambda: self.now,
         )
@@ -185,7 +184,7 @@ async def test_a_new_operator_takes_over_plan_and_memory() -> None:
 async def test_credits_in_use_are_the_requests_in_flight() -> None:
     seen: list[Snapshot] = []
 
-    def watch(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def watch(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         seen.append(snapshot)
         return Decision((), (), memory, now + 1)
 
@@ -205,7 +204,7 @@ async def test_credits_in_use_are_the_requests_in_flight() -> None:
 async def test_a_decision_that_fails_is_told_and_the_loop_goes_on() -> None:
     calls = 0
 
-    def fails_once(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def fails_once(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -226,7 +225,7 @@ async def test_a_decision_that_fails_is_told_and_the_loop_goes_on() -> None:
 async def test_waking_brings_the_next_decision_forward() -> None:
     calls: list[float] = []
 
-    def idle(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def idle(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         calls.append(now)
         return Decision((), (), memory, now + 3600)
 
@@ -243,7 +242,7 @@ async def test_memory_is_written_only_when_it_changed() -> None:
     writes = 0
     memories = [Memory(), Memory(), Memory({str(REF): CascadeMemory(generation=7)})]
 
-    def scripted(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def scripted(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         return Decision((), (), memories.pop(0), now + 1)
 
     class Counting(FakeStore):
@@ -274,7 +273,7 @@ async def test_shares_that_tremble_are_published_but_not_told() -> None:
         for index, step in enumerate(steps)
     ]
 
-    def scripted(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def scripted(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         return Decision((Publish(plans.pop(0)),), (), memory, now + 1)
 
     world = World(decide=scripted)
@@ -355,7 +354,7 @@ async def test_a_move_that_the_cluster_refuses_is_tried_again_and_the_plan_is_pu
 async def test_a_changed_spec_takes_effect_while_a_long_decision_is_made() -> None:
     release = threading.Event()
 
-    def slow(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def slow(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         release.wait(PATIENCE_S)
         return Decision((), (), memory, now + 3600)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -162,9 +161,8 @@ class LocalStack:
         return url, store
 
     def _start_planner(self, store: Store, slots: int, settings: PlannerSettings) -> LocalCluster:
-        from ..controller import decide
         from ..loop import Loop
-        from ..planning.catalogue import Catalogue
+        from ..planning.planner import Planner
         from ..sources import FileSource
         from .reporter import LocalReporter
 
@@ -185,8 +183,7 @@ class LocalStack:
             FileSource(self._file),
             cluster=cluster,
             store=store,
-            decide=functools.partial(decide, catalogue=Catalogue()),
-            settings=settings,
+            decide=Planner(settings).decide,
             reporter=LocalReporter(say=self._say, keep_status=self._state.write_status),
         )
         self._tasks += [
@@ -282,6 +279,7 @@ async def _together(*work: Awaitable[object]) -> None:
 
 def _import_planner() -> None:
     """Load the solver's libraries while other things start."""
-    from .. import controller, loop
+    from .. import loop
+    from ..planning import planner
 
-    del controller, loop
+    del loop, planner

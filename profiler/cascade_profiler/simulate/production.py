@@ -13,8 +13,7 @@ from typing import Final
 from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Refusal
 from cascade_api.report import QUANTILES, RouterReport
-from cascade_api.settings import PlannerSettings
-from cascade_operator.planning.catalogue import Catalogue
+from cascade_operator.planning.planner import Planner
 from cascade_router.cascade.choosing import Choice, Chooser
 from cascade_router.cascade.decisions import Accept, Make, Overload, Refuse, admit, after_light, on_failure
 from cascade_router.cascade.retries import RetryBudget
@@ -59,16 +58,15 @@ class _Request(Place):
 
 
 class ProductionSystem:
-    """One run of a policy of the product; ``catalogue`` spares runs of one profile to prepare it again."""
+    """One run of a policy of the product; runs of one profile may share a ``planner``, which then prepares it once."""
 
     def __init__(
         self,
         scenario: Scenario,
         *,
         policy: str,
-        settings: PlannerSettings,
+        planner: Planner,
         scorer: str | None = None,
-        catalogue: Catalogue | None = None,
     ) -> None:
         self._scenario = scenario
         self._times_s: list[float] = scenario.trace.times_s.tolist()
@@ -96,8 +94,7 @@ class ProductionSystem:
             timings=self._timings,
             cascade=cascade,
             profile=profile,
-            settings=settings,
-            catalogue=catalogue or Catalogue(),
+            planner=planner,
             rng=self._rng,
         )
         self._pools: Pools[_Request] = Pools(self._events, granted=self._granted, refused=self._not_granted)

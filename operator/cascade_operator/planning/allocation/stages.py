@@ -44,7 +44,7 @@ class Role(str, Enum):
 
 
 @dataclass(frozen=True)
-class Target:
+class ServiceLevel:
     """What the stages are held to: seconds, share answered in time, and how busy a pool may be."""
 
     objective_s: float
@@ -195,7 +195,7 @@ class Timings:
         return nearest.p50_micros * scale, nearest.p95_micros * scale
 
 
-def stages(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[str]], target: Target) -> Stages:
+def stages_of(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[str]], level: ServiceLevel) -> Stages:
     """Columns and usable rows of a chain; ``classes`` are those that each variant may run on.
 
     Where light and heavy together do not fit the objective, rows that escalate are left out; where a variant
@@ -203,19 +203,19 @@ def stages(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[s
     """
     light_s = timings.quickest_s(chain.light, classes[chain.light], Role.LIGHT)
     heavy_s = timings.quickest_s(chain.heavy, classes[chain.heavy], Role.HEAVY)
-    slack = target.objective_s - light_s - heavy_s
+    slack = level.objective_s - light_s - heavy_s
     escalates = slack > 0
     if escalates:
         part = max(light_s / (light_s + heavy_s), LEAST_SLACK_PART)
         part = min(part, 1 - LEAST_SLACK_PART)
         budgets = {Role.LIGHT: light_s + part * slack, Role.HEAVY: heavy_s + (1 - part) * slack}
     else:
-        budgets = dict.fromkeys(Role, target.objective_s)
+        budgets = dict.fromkeys(Role, level.objective_s)
     columns = [
         column
         for variant, role in ((chain.light, Role.LIGHT), (chain.heavy, Role.HEAVY))
         for accelerator_class in classes[variant]
-        for column in _columns(variant, accelerator_class, role, timings, budgets[role], target)
+        for column in _columns(variant, accelerator_class, role, timings, budgets[role], level)
     ]
     roles = {column.role for column in columns}
     rows = tuple(
@@ -229,19 +229,19 @@ def stages(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[s
 
 
 def _columns(
-    variant: str, accelerator_class: str, role: Role, timings: Timings, budget_s: float, target: Target
+    variant: str, accelerator_class: str, role: Role, timings: Timings, budget_s: float, level: ServiceLevel
 ) -> list[Column]:
     columns: list[Column] = []
     for service in timings.services(variant, accelerator_class, role):
         wait_s = budget_s - service.p95_s
         if wait_s <= 0:
             continue
-        if target.degrade:
-            late = target.late if role is Role.LIGHT else DEGRADED_LATE
-            direct = reserve(service=service, wait_s=target.objective_s - service.p95_s, late=late)
+        if level.degrade:
+            late = level.late if role is Role.LIGHT else DEGRADED_LATE
+            direct = reserve(service=service, wait_s=level.objective_s - service.p95_s, late=late)
             overall = direct if role is Role.LIGHT else 0.0
         else:
-            overall = direct = reserve(service=service, wait_s=wait_s, late=target.late)
+            overall = direct = reserve(service=service, wait_s=wait_s, late=level.late)
         column = Column(variant, accelerator_class, role, service, overall, direct)
         if all(column.rate > BATCH_GAIN * smaller.rate or column.reserve < smaller.reserve for smaller in columns):
             columns.append(column)
