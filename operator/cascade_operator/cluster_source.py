@@ -25,6 +25,7 @@ from .clusters.kubernetes_objects import Key
 from .manifests.documents import last_valid
 from .manifests.naming import document_name
 from .planning.prepared import NotPlannable, Preparations
+from .snapshot import Mobility
 from .sources import Complaint, Refused, Subject
 
 T = TypeVar("T", DiffusionCascade, CascadeProfile)
@@ -44,9 +45,10 @@ class Judged:
 class Judge:
     """Reads resources; what was read of a profile is kept, since many cascades may share one."""
 
-    def __init__(self, preparations: Preparations) -> None:
-        """``preparations`` are the planner's, so that nothing is prepared twice."""
+    def __init__(self, preparations: Preparations, mobility: Mobility) -> None:
+        """``preparations`` are the planner's, so that nothing is prepared twice; ``mobility`` is the cluster's."""
         self._preparations = preparations
+        self._mobility = mobility
         self._profiles: dict[Key, tuple[object, CascadeProfile | Complaint]] = {}
 
     def judge(self, cascade: Document, profile: Document | None) -> Judged:
@@ -63,7 +65,7 @@ class Judge:
         if not isinstance(measured, CascadeProfile):
             return Judged(spec, None, measured)
         try:
-            self._preparations.of(spec, measured)
+            self._preparations.of(spec, measured, self._mobility)
         except NotPlannable as error:
             return Judged(spec, measured, (error.reason, str(error)))
         return Judged(spec, measured)

@@ -196,7 +196,7 @@ class Loop:
                 )
             )
         available = all(seen is not None for seen in observations)
-        return Snapshot(cascades=tuple(views), inventory=inventory, store_available=available)
+        return Snapshot(tuple(views), inventory, self._cluster.mobility, store_available=available)
 
     async def _restore(self, ref: CascadeRef, seen: Observation) -> None:
         """Take over what an earlier operator left, or put our plan in force again where it was lost."""

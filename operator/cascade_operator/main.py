@@ -51,7 +51,7 @@ class Operator:
         self._store = Store(settings.redis_url)
         decides = Planner(planner, classes=settings.classes)
         self._loop = Loop(
-            ClusterSource(self._mirror, Judge(decides.preparations)),
+            ClusterSource(self._mirror, Judge(decides.preparations, self._cluster.mobility)),
             cluster=self._cluster,
             store=self._store,
             decide=decides.decide,

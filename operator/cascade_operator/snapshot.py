@@ -71,12 +71,26 @@ class CascadeView:
     complaint: tuple[Reason, str] | None = None
 
 
+class Mobility(Enum):
+    """How a cluster has an accelerator serve another variant, and so what a move costs there."""
+
+    IN_PLACE = "in place"
+    """The server that runs there loads the other model: `spec.startup[].switchMillis` of the profile."""
+    NEW_SERVER = "new server"
+    """A new server is started in place of the old one, as a pod is: `spec.startup[].coldSeconds`."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """Every cascade of one operator at one instant; ``inventory`` counts accelerators by class."""
+    """Every cascade of one operator at one instant.
+
+    ``inventory`` counts accelerators by class (None: unknown). ``mobility`` says how this cluster moves: the driver's
+    own truth, which nothing else may assume.
+    """
 
     cascades: tuple[CascadeView, ...]
     inventory: Mapping[str, int] | None
+    mobility: Mobility
     store_available: bool = True
 
 

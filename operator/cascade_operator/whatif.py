@@ -23,6 +23,7 @@ from .snapshot import (
     Demand,
     Diagnostics,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -114,6 +115,7 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
                 for cascade in file.cascades
             ),
             inventory=inventory,
+            mobility=Mobility.IN_PLACE,
         )
         decision = planner.decide(snapshot, memory, now)
         memory, diagnostics = decision.memory, decision.diagnostics

@@ -18,6 +18,7 @@ from cascade_operator.snapshot import (
     CascadeView,
     Demand,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -143,7 +144,10 @@ class ClosedLoop:
             status=self.status,
         )
         snapshot = Snapshot(
-            (view,), {"cpu": self.slots} if self.inventory_known else None, store_available=self.store_available
+            (view,),
+            {"cpu": self.slots} if self.inventory_known else None,
+            Mobility.IN_PLACE,
+            store_available=self.store_available,
         )
         decision = self._planner.decide(snapshot, self.memory, self.now)
         self.decisions.append(decision)

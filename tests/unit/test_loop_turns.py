@@ -21,7 +21,7 @@ from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.memory import CascadeMemory, Memory
 from cascade_operator.planning.planner import Decision, Planner
-from cascade_operator.snapshot import Drain, Publish, Replica, ReplicaState, Snapshot, Start, Stop
+from cascade_operator.snapshot import Drain, Mobility, Publish, Replica, ReplicaState, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Refused, Source, Subject
 from cascade_operator.store import Observation
 from support.factories import make_cascade, make_demand, make_profile, make_replica
@@ -80,6 +80,7 @@ class FakeStore:
 class FakeCluster:
     """Replicas that are ready the moment they are started."""
 
+    mobility: Mobility = Mobility.IN_PLACE
     all: dict[str, Replica] = field(default_factory=dict)
     reconciled: int = 0
 

@@ -19,6 +19,7 @@ from cascade_operator.planning.plans import needed
 from cascade_operator.snapshot import (
     CascadeView,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -41,9 +42,10 @@ def decided(
     memory: Memory | None = None,
     now: float = NOW,
     inventory: dict[str, int] | None = {"cpu": 2},  # noqa: B006 (never changed)
+    mobility: Mobility = Mobility.IN_PLACE,
     store_available: bool = True,
 ) -> Decision:
-    snapshot = Snapshot((view,), inventory, store_available=store_available)
+    snapshot = Snapshot((view,), inventory, mobility, store_available=store_available)
     return Planner(PlannerSettings()).decide(snapshot, memory or Memory(), now)
 
 
@@ -277,7 +279,7 @@ def test_the_next_decision_is_a_tick_away() -> None:
 
 
 def test_an_operator_without_cascades_decides_nothing() -> None:
-    decision = Planner(PlannerSettings()).decide(Snapshot((), {}), Memory(), NOW)
+    decision = Planner(PlannerSettings()).decide(Snapshot((), {}, Mobility.IN_PLACE), Memory(), NOW)
     assert decision.actions == ()
 
 
@@ -289,7 +291,7 @@ def test_diagnostics_tell_demand_and_reason() -> None:
 
 def test_cascades_do_not_take_each_other_s_accelerators() -> None:
     one, other = (make_view(make_cascade(name), demand=make_demand(5, now=NOW)) for name in ("one", "other"))
-    decision = Planner(PlannerSettings()).decide(Snapshot((one, other), {"cpu": 2}), Memory(), NOW)
+    decision = Planner(PlannerSettings()).decide(Snapshot((one, other), {"cpu": 2}, Mobility.IN_PLACE), Memory(), NOW)
     assert len(moved(decision)) == 2
 
 
@@ -306,7 +308,7 @@ def test_a_cascade_gives_up_what_another_needs_and_the_other_starts_only_on_what
             plan=plan,
         )
         other = make_view(make_cascade("other", capacity__accelerators=capacity), demand=make_demand(5, now=now))
-        return Planner(PlannerSettings()).decide(Snapshot((one, other), {"cpu": 4}), memory, now)
+        return Planner(PlannerSettings()).decide(Snapshot((one, other), {"cpu": 4}, Mobility.IN_PLACE), memory, now)
 
     first = both(rich, Memory(), NOW)
     (drain,) = moved(first)

@@ -14,6 +14,7 @@ from cascade_operator.planning.allocation.problem import Allocation, PoolKey, Po
 from cascade_operator.planning.allocation.shares import best_sharing
 from cascade_operator.planning.allocation.solver import allocate
 from cascade_operator.planning.prepared import prepare, with_demand
+from cascade_operator.snapshot import Mobility
 from support.factories import make_cascade, make_profile
 from support.problems import Instance
 
@@ -32,6 +33,7 @@ def allocation(
         make_profile(),
         settings=PlannerSettings(),
         classes=(CPU,),
+        mobility=Mobility.IN_PLACE,
     )
     problem = with_demand(prepared, demand=demand, running=running or {}, running_batch={})
     return allocate(Problem((problem,), {"cpu": slots}, {"cpu": 0.0}))[problem.ref]

@@ -32,7 +32,7 @@ from ..manifests.naming import (
 )
 from ..manifests.pools import pool_deployment
 from ..planning.plans import timestamp
-from ..snapshot import Drain, Replica, Start, Stop
+from ..snapshot import Drain, Mobility, Replica, Start, Stop
 from ..sources import Subject
 from . import ClusterFailed
 from .kubernetes_api import CONFIG_MAPS, DEPLOYMENTS, NOT_FOUND, PODS, ApiRefused, KubernetesApi, Object
@@ -53,6 +53,8 @@ BAD_REQUEST, UNPROCESSABLE = 400, 422
 
 class KubernetesCluster:
     """The driver for a cluster."""
+
+    mobility = Mobility.NEW_SERVER
 
     def __init__(
         self,

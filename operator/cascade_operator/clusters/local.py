@@ -12,7 +12,7 @@ from cascade_api.names import CPU_CLASS, CascadeRef
 
 from ..local.state import StateDir
 from ..local.supervisor import Program
-from ..snapshot import Drain, Replica, Start, Stop
+from ..snapshot import Drain, Mobility, Replica, Start, Stop
 from ..sources import Subject
 from .server import Server
 from .slots import Assignment, Slot
@@ -25,6 +25,8 @@ SERVER_NICE = 2
 
 class LocalCluster:
     """The local driver: slots ``cpu-0`` to ``cpu-(n-1)``."""
+
+    mobility = Mobility.IN_PLACE
 
     def __init__(
         self,

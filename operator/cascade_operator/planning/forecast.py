@@ -51,7 +51,7 @@ def forecast(seen: Observed, now: float, settings: PlannerSettings, forecaster: 
     tick_s = settings.tick_s(seen.objective_s)
     rate = after(tick_s)
     # New pools serve once they have started, and until pools are decided again.
-    later_s = seen.known.switch_s + settings.pool_ticks * tick_s / 2
+    later_s = seen.known.move_s + settings.pool_ticks * tick_s / 2
     if seen.moves_slowly:
         # By then chance may bring more, and what the replicas have in hand comes first.
         expected = after(later_s + seen.known.image_s)

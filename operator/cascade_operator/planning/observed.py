@@ -17,7 +17,7 @@ from cascade_api.plan import PlanRow
 from cascade_api.quantities import duration_s
 from cascade_api.reasons import Reason
 
-from ..snapshot import CascadeView, ReplicaState, Snapshot
+from ..snapshot import CascadeView, Mobility, ReplicaState, Snapshot
 from .allocation import PoolKey, PoolSize
 from .arrivals import clearing_rate
 from .memory import CascadeMemory, Memory
@@ -77,7 +77,7 @@ class Observed:
     @property
     def moves_slowly(self) -> bool:
         """Whether load may well be another before a replica serves another variant."""
-        return self.known.switch_s > self.objective_s / 2
+        return self.known.move_s > self.objective_s / 2
 
     @property
     def store_was_away(self) -> bool:
@@ -141,12 +141,12 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
         held = Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
     if snapshot.inventory is None:
         held = Reason.INVENTORY_UNKNOWN, "the accelerators of the cluster are not known: the last plan is held"
-    prepared, refused = _prepared(view, preparations)
+    prepared, refused = _prepared(view, snapshot.mobility, preparations)
     asked_at_s, idle = _last_asked(view, remembered, now)
     return Observed(view, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
 
 
-def _prepared(view: CascadeView, preparations: Preparations) -> tuple[Prepared | None, Why | None]:
+def _prepared(view: CascadeView, mobility: Mobility, preparations: Preparations) -> tuple[Prepared | None, Why | None]:
     if view.profile is None:
         name = view.cascade.spec.profile_ref.name
         return None, (
@@ -154,7 +154,7 @@ def _prepared(view: CascadeView, preparations: Preparations) -> tuple[Prepared |
             f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it",
         )
     try:
-        return preparations.of(view.cascade, view.profile), None
+        return preparations.of(view.cascade, view.profile, mobility), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
 

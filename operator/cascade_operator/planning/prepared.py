@@ -14,6 +14,7 @@ from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 
+from ..snapshot import Mobility
 from .allocation import CascadeProblem, Frontier, PoolKey, ServiceLevel, Stages, Timings, measured, priced, stages_of
 from .policies import Policy, policy
 
@@ -50,10 +51,10 @@ class Prepared:
     profile_print: str
 
     @property
-    def switch_s(self) -> float:
-        """Seconds within which any variant can be had in place of another."""
+    def move_s(self) -> float:
+        """Seconds within which any variant can be had in place of another, on this cluster."""
         keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
-        return max((self.timings.switch_s(*key) for key in keys), default=0.0)
+        return max((self.timings.move_s(*key) for key in keys), default=0.0)
 
     @property
     def image_s(self) -> float:
@@ -82,6 +83,7 @@ def prepare(
     *,
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
+    mobility: Mobility,
     shared: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field.
@@ -108,7 +110,7 @@ def prepare(
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     measurements = hashlib.sha256(profile.spec.model_dump_json().encode()).hexdigest()
-    key = (measurements, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()))
+    key = (measurements, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
     sized = (shared or {}).get(key)
     if sized is None:
         try:
@@ -117,7 +119,7 @@ def prepare(
             raise NotPlannable(
                 Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
             ) from error
-        timings = Timings(profile.spec, memory_mib=memory_mib)
+        timings = Timings(profile.spec, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
         sized = Sized(
             frontier,
             timings,
@@ -159,7 +161,7 @@ def _switch_prices(
     prices = {}
     for name, usable in classes.items():
         for accelerator_class in usable:
-            dear = timings.switch_s(name, accelerator_class) > spec.objective.latency_s / 2
+            dear = timings.move_s(name, accelerator_class) > spec.objective.latency_s / 2
             price = settings.dear_switch_price if dear else settings.switch_price
             prices[name, accelerator_class] = max(price / TUNED_SPAN, noise)
     return prices
@@ -183,14 +185,21 @@ class Preparations:
         self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
         self._shared: dict[object, Sized] = {}
 
-    def of(self, cascade: DiffusionCascade, profile: CascadeProfile) -> Prepared:
-        """The prepared cascade; raises NotPlannable."""
-        key = (cascade.spec, profile)
+    def of(self, cascade: DiffusionCascade, profile: CascadeProfile, mobility: Mobility) -> Prepared:
+        """The prepared cascade, on a cluster that moves like that; raises NotPlannable."""
+        key = (cascade.spec, profile, mobility)
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable
             try:
-                result = prepare(cascade, profile, settings=self._settings, classes=self._classes, shared=self._shared)
+                result = prepare(
+                    cascade,
+                    profile,
+                    settings=self._settings,
+                    classes=self._classes,
+                    mobility=mobility,
+                    shared=self._shared,
+                )
             except NotPlannable as error:
                 result = error
         else:

@@ -9,6 +9,7 @@ from typing import Final
 
 from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 from cascade_operator.planning.planner import Planner
+from cascade_operator.snapshot import Mobility
 
 from ..baselines.catalogue import PUBLISHED, published_system
 from ..frontier.inputs import BadInput
@@ -39,6 +40,7 @@ class Request:
     objective_s: float
     seeds: int
     switch_s: float | None = None
+    mobility: Mobility = Mobility.IN_PLACE
     scorer: str | None = None
     failures: tuple[Failure, ...] = ()
 
@@ -101,6 +103,7 @@ def run_once(request: Request, policy: str, seed: int, *, progress: Progress, pl
         objective_s=request.objective_s,
         seed=seed,
         switch_s=_switch_s(request, policy),
+        mobility=request.mobility,
         failures=request.failures,
     )
     if policy in PUBLISHED:

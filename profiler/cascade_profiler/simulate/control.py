@@ -19,6 +19,7 @@ from cascade_operator.snapshot import (
     CascadeView,
     Demand,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -69,6 +70,7 @@ class Control:
         cascade: DiffusionCascade,
         profile: CascadeProfile,
         planner: Planner,
+        mobility: Mobility,
         rng: random.Random,
     ) -> None:
         self._events = events
@@ -78,6 +80,7 @@ class Control:
         self._profile = profile
         self._rng = rng
         self._planner = planner
+        self._mobility = mobility
         self._memory = Memory()
         self._states: dict[str, tuple[ReplicaState, float]] = {}
         """State of each worker that is a replica, and since when."""
@@ -174,7 +177,7 @@ class Control:
         inventory = Counter(
             w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
         )
-        return Snapshot((view,), dict(inventory))
+        return Snapshot((view,), dict(inventory), self._mobility)
 
     def _replica(self, worker: Worker) -> Replica:
         state, since_s = self._states[worker.id]

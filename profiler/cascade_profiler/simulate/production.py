@@ -14,6 +14,7 @@ from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Refusal
 from cascade_api.report import QUANTILES, RouterReport
 from cascade_operator.planning.planner import Planner
+from cascade_operator.snapshot import Mobility
 from cascade_router.cascade.choosing import Choice, Chooser
 from cascade_router.cascade.decisions import Accept, Make, Overload, Refuse, admit, after_light, on_failure
 from cascade_router.cascade.retries import RetryBudget
@@ -83,7 +84,8 @@ class ProductionSystem:
             policy=policy,
             scorer=scorer,
         )
-        self._timings = Timings(profile.spec, switch_s=None, rng=self._rng)
+        in_place = scenario.mobility is Mobility.IN_PLACE
+        self._timings = Timings(profile.spec, switch_s=None, rng=self._rng, in_place=in_place)
         workers = [Worker(f"{c}-{i:04d}", c) for c, count in scenario.workers.items() for i in range(count)]
         self._fleet = Fleet(
             self._events, workers, batch_s=self._timings.batch_s, take=self._take, done=self._done, loaded=self._loaded
@@ -95,6 +97,7 @@ class ProductionSystem:
             cascade=cascade,
             profile=profile,
             planner=planner,
+            mobility=scenario.mobility,
             rng=self._rng,
         )
         self._pools: Pools[_Request] = Pools(self._events, granted=self._granted, refused=self._not_granted)

@@ -146,9 +146,14 @@ def priced(stages: Sequence[Stages], *, accelerator_time: float) -> tuple[Stages
 
 
 class Timings:
-    """Execution times of a profile, by variant, class and batch."""
+    """Times of a profile: execution by variant, class and batch, and moves by variant and class.
 
-    def __init__(self, profile: ProfileSpec, *, memory_mib: Mapping[str, int] | None = None) -> None:
+    Args:
+        in_place: whether a move loads the variant in a server that runs, else it starts a new one.
+        memory_mib: memory of an accelerator by class; batches that need more are left out. 0 or absent: not known.
+    """
+
+    def __init__(self, profile: ProfileSpec, *, in_place: bool, memory_mib: Mapping[str, int] | None = None) -> None:
         ceilings = memory_mib or {}
         self._discriminator: dict[str, list[DiscriminatorExecution]] = {}
         for judged in sorted(profile.discriminator, key=lambda d: d.batch):
@@ -160,7 +165,12 @@ class Timings:
                 continue
             by_batch = self._services.setdefault((row.variant, row.accelerator_class), {})
             by_batch[row.batch] = Service(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
-        self._switch_s = {(s.variant, s.accelerator_class): s.switch_millis / 1000 for s in profile.startup}
+        self._move_s = {
+            (start.variant, start.accelerator_class): start.switch_millis / 1000
+            if in_place
+            else max(float(start.cold_seconds), start.switch_millis / 1000)
+            for start in profile.startup
+        }
 
     def services(self, variant: str, accelerator_class: str, role: Role) -> list[Service]:
         """Measured batches of a variant on a class, by size, the discriminator added in the light role."""
@@ -177,9 +187,9 @@ class Timings:
         times = [s.p95_s for c in classes for s in self.services(variant, c, role) if s.batch == 1]
         return min(times, default=math.inf)
 
-    def switch_s(self, variant: str, accelerator_class: str) -> float:
+    def move_s(self, variant: str, accelerator_class: str) -> float:
         """Seconds to have a variant served in place of another; 0 where it was not measured."""
-        return self._switch_s.get((variant, accelerator_class), 0.0)
+        return self._move_s.get((variant, accelerator_class), 0.0)
 
     def _judged(self, service: Service, accelerator_class: str) -> Service:
         p50, p95 = self._judging_s(accelerator_class, service.batch)
