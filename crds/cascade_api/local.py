@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from .base import Document
+from .failures import CommandFailed
 
 ADDRESSES_FILE = "addresses.json"
 
@@ -21,9 +22,19 @@ class Addresses(Document):
 
 
 def default_state_dir() -> Path:
-    """``$XDG_STATE_HOME/diffusion-cascade``, by default below ``~/.local/state``."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "diffusion-cascade"
+    """``$XDG_STATE_HOME/diffusion-cascade``, by default below ``~/.local/state``.
+
+    Raises CommandFailed where there is neither, as for a container's user.
+    """
+    home = os.environ.get("XDG_STATE_HOME")
+    if home:
+        return Path(home) / "diffusion-cascade"
+    try:
+        return Path.home() / ".local" / "state" / "diffusion-cascade"
+    except RuntimeError:
+        raise CommandFailed(
+            "--state-dir: there is no home folder here: name a folder, or set HOME or XDG_STATE_HOME", code=2
+        ) from None
 
 
 def read_addresses(state_dir: Path) -> Addresses | None:

@@ -49,6 +49,15 @@ class AcceleratorClass(Document):
     price_per_hour: Money = "0"
 
 
+class PodUser(Document):
+    """The user and groups of a pod; what is not given is the platform's choice."""
+
+    run_as_user: int | None = Field(default=None, ge=1)
+    run_as_group: int | None = Field(default=None, ge=1)
+    fs_group: int | None = Field(default=None, ge=1)
+    """Group of the pod's volumes."""
+
+
 CPU = AcceleratorClass(name=CPU_CLASS, resource="cpu")
 """Built in: a slot of one core and one thread, for the built-in models and for laptops."""
 
@@ -107,6 +116,10 @@ class OperatorSettings(BaseSettings):
         default_factory=lambda: ["cascade-triton"], description="JSON list: the launcher in that image"
     )
     image_pull_secrets: list[str] = Field(default_factory=list, description="JSON list of Secrets' names")
+    pod_user: PodUser = Field(
+        default=PodUser(run_as_user=10001, run_as_group=10001, fs_group=10001),
+        description="JSON: runAsUser, runAsGroup and fsGroup of the replicas; what is missing, the platform chooses",
+    )
     health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")
     api_timeout_s: float = Field(default=5.0, gt=0, description="longest wait for one answer of the API server")
     resync_s: float = Field(

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import kopf
 import structlog
@@ -35,6 +35,8 @@ HEARTBEAT_S: Final = 5.0
 """How often the API server is asked whether it is there, where nothing else is asked of it."""
 AWAY_S: Final = 1.0
 OLDEST_SUPPORTED: Final = (1, 30)
+IDENTITY: Final[Any] = "diffusion-cascade"
+"""Of this operator among its peers, of which there are none; kopf does not export the type."""
 
 
 class Operator:
@@ -115,6 +117,8 @@ class Operator:
         await kopf.operator(
             registry=registry,
             settings=settings,
+            # kopf would ask for the user's name, which a container's user may not have; alone, it needs no identity.
+            identity=IDENTITY,
             standalone=True,
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,

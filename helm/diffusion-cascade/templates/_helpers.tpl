@@ -1,17 +1,28 @@
 {{/* Names, labels, images and the parts that every pod shares. */}}
 
 {{- define "dc.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
 {{- end -}}
 
+{{/*
+What the names of all objects begin with. Services take a letter first and no dots, and no more than 63 characters with
+what follows (-router-metrics); a StatefulSet of more than 52 (-redis) has no pods. A name that must change for that, or
+be cut, ends in a digest of what it was to be, so that no two releases have the same.
+*/}}
 {{- define "dc.fullname" -}}
+{{- $name := include "dc.name" . -}}
+{{- $wanted := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
-{{- else if contains (include "dc.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name (include "dc.name" .) | trunc 52 | trimSuffix "-" -}}
+{{- $wanted = .Values.fullnameOverride -}}
 {{- end -}}
+{{- $fitting := $wanted | replace "." "-" -}}
+{{- if regexMatch "^[0-9]" $fitting -}}
+{{- $fitting = printf "dc-%s" $fitting -}}
+{{- end -}}
+{{- if or (ne $fitting $wanted) (gt (len $fitting) 46) -}}
+{{- $fitting = printf "%s-%s" ($fitting | trunc 37 | trimAll "-") (sha256sum $wanted | trunc 8) -}}
+{{- end -}}
+{{- $fitting -}}
 {{- end -}}
 
 {{/* (dict "root" $ "component" "router") → the labels that selectors use. */}}
@@ -67,8 +78,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "dc.podSecurity" -}}
 runAsNonRoot: true
 {{- range $key := list "runAsUser" "runAsGroup" "fsGroup" }}
-{{- $value := index $.Values.securityContext $key }}
-{{- if not (kindIs "invalid" $value) }}
+{{- $value := get ($.Values.securityContext | default dict) $key }}
+{{- if $value }}
 {{ $key }}: {{ int64 $value }}
 {{- end }}
 {{- end }}
