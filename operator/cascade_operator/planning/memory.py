@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Reason
 
 from .demand import Forecast
 from .problem import PoolKey, PoolSize
+
+
+AHEAD_S = 60.0
+"""How far the clock of an earlier operator may have been ahead."""
+HIGHEST_RATE = 1e9
+MOST_REPLICAS = 100_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class CascadeMemory:
     nothing serves yet; ``asked_at_s`` is when somebody last did.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
     target: tuple[TargetPool, ...] | None = None
     reason: Reason = Reason.INITIAL_PLAN
     verdict: Reason = Reason.OPTIMAL
@@ -60,6 +67,20 @@ class CascadeMemory:
     def pools(self) -> dict[PoolKey, PoolSize]:
         """The target by pool."""
         return {(p.variant, p.accelerator_class): PoolSize(p.replicas, p.batch) for p in self.target or ()}
+
+    def is_credible(self, *, now: float) -> bool:
+        """Whether an operator can have remembered this by now: nothing is negative, boundless or still to come."""
+        forecast = self.forecast or Forecast(0.0, 0.0)
+        times = (self.decided_at_s, self.distrust_at_s, self.published_at_s, self.surged_at_s, self.asked_at_s)
+        rates = (self.decided_demand or 0.0, forecast.rate, forecast.least, forecast.peak, abs(forecast.trend))
+        return (
+            is_credible(self.generation, now_s=now)
+            and all(0 <= time <= now + AHEAD_S for time in (*times, forecast.at_s))
+            and all(0 <= rate <= HIGHEST_RATE for rate in rates)
+            and 1 <= self.distrust <= HIGHEST_RATE
+            and 0 <= self.cost_per_hour <= HIGHEST_RATE
+            and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in self.target or ())
+        )
 
 
 @dataclass(frozen=True)
