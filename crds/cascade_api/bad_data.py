@@ -1,4 +1,4 @@
-"""Bookkeeping of what was found in Redis and cannot be used: each problem of a key is told once, and counted each time."""
+"""Bookkeeping of what was found in Redis and cannot be used: a key's problem is told once and counted each time."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from .reasons import Reason
 
 Share = float
 """A share of requests, 0 to 1."""
-Seconds = Annotated[float, Field(gt=0, le=1e6)]
+Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
 GENERATION_AHEAD_S: Final = 24 * 3600.0
 """A generation further ahead of the clock is no operator's: whoever took it over would ignore all later plans."""
 
@@ -192,5 +192,8 @@ def is_credible(generation: int, *, now_s: float) -> bool:
 
 
 def next_generation(*, now_s: float, last: int) -> int:
-    """max(milliseconds since the epoch, last + 1): grows even after everything was lost; no operator's are left aside."""
+    """max(milliseconds since the epoch, last + 1): grows even after everything was lost.
+
+    A ``last`` that no operator can have given is left aside.
+    """
     return max(int(now_s * 1000), last + 1 if is_credible(last, now_s=now_s) else 0)

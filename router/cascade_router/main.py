@@ -89,7 +89,7 @@ class Router:
         )
         self._certificates = Certificates.of(settings)
         self._grpc = GrpcServer(self.service)
-        store = JobStore(self._redis, keep_s=settings.job_result_s, limit=settings.job_limit)
+        store = JobStore(self._redis, keep_s=settings.job_result_s, limit=settings.job_limit, bad_data=self._bad_data)
         runner = JobRunner(service=self.service, store=store, write=write_answer, explain=explain_refusal)
         self._jobs = Jobs(store, runner)
         self._http = HttpServer(make_app(self.service, self._jobs), setting="CASCADE_ROUTER_HTTP_ADDRESS")

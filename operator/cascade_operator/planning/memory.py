@@ -14,7 +14,6 @@ from cascade_api.reasons import Reason
 from .demand import Forecast
 from .problem import PoolKey, PoolSize
 
-
 AHEAD_S = 60.0
 """How far the clock of an earlier operator may have been ahead."""
 HIGHEST_RATE = 1e9

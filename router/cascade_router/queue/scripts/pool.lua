@@ -41,7 +41,7 @@ end
 local FIELDS = { ['c:'] = 'capacity', ['u:'] = 'used', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
 -- What a number may be; further ahead than the generation no plan is that routers follow.
 local MOST = { generation = NOW + 172800000, capacity = 1e6, used = 1e6, service_s = 1e6, held_until = NOW + 3600000 }
-local LEAST = { generation = 0, capacity = 0, used = -1e6, service_s = SHORTEST_SERVICE_S, held_until = 0 }
+local LEAST = { generation = 0, capacity = 0, used = -1e6, service_s = 1e-12, held_until = 0 }
 
 -- The kind and value of a field; nothing where it is none of ours.
 local function field_of(name, value)
