@@ -12,7 +12,7 @@ ADDRESSES_FILE = "addresses.json"
 
 
 class Addresses(Document):
-    """What a running `cascade up` listens on."""
+    """What a running `cascade up` listens on; ``redis`` holds the password."""
 
     grpc: str
     http: str
@@ -47,6 +47,13 @@ def read_addresses(state_dir: Path) -> Addresses | None:
 
 def write_addresses(state_dir: Path, addresses: Addresses) -> None:
     """Replace the addresses atomically."""
-    scratch = state_dir / (ADDRESSES_FILE + ".new")
-    scratch.write_text(addresses.model_dump_json(by_alias=True))
-    scratch.replace(state_dir / ADDRESSES_FILE)
+    write_private(state_dir / ADDRESSES_FILE, addresses.model_dump_json(by_alias=True))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file atomically by one that only its owner may read."""
+    scratch = path.with_name(path.name + ".new")
+    scratch.unlink(missing_ok=True)
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    scratch.replace(path)

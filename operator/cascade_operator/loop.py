@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, is_credible, next_generation
 from cascade_api.status import CascadeStatus
 
 from .clusters import Cluster, ClusterFailed
@@ -199,19 +199,34 @@ class Loop:
         return Snapshot(tuple(views), inventory, self._cluster.mobility, store_available=available)
 
     async def _restore(self, ref: CascadeRef, seen: Observation) -> None:
-        """Take over what an earlier operator left, or put our plan in force again where it was lost."""
+        """Take over what an earlier operator left, or put our plan in force again where it is not as published."""
         if ref not in self._recalled:
             self._recalled.add(ref)
             kept = Memory.from_json(seen.memory).cascades.get(str(ref)) if seen.memory is not None else None
-            if kept is not None:
+            if kept is not None and kept.is_credible(now=self._clock()):
                 self._memory = Memory({**self._memory.cascades, str(ref): kept})
+            elif seen.memory is not None:
+                log.warning("the planner's memory in redis cannot be used; it is made anew", cascade=str(ref))
         ours = self._plans.get(ref)
         if ours is None:
-            if seen.plan is not None:
-                self._plans[ref] = seen.plan
-        elif seen.plan is None or seen.plan.generation < ours.generation:
-            log.warning("the plan was lost from redis; publishing it again", cascade=str(ref))
+            ours = seen.plan
+            if ours is None:
+                return
+            self._plans[ref] = ours
+        newest = max(self._newest(seen), ours.generation)
+        if seen.plan != ours or newest > ours.generation or not seen.listed:
+            log.warning("the plan in redis is not as published; publishing it again", cascade=str(ref))
+            # Under a new number: routers may follow what was there, and go on with none but a newer one.
+            ours = ours.model_copy(update={"generation": next_generation(now_s=self._clock(), last=newest)})
+            self._plans[ref] = ours
             await self._store.publish(ours)
+
+    def _newest(self, seen: Observation) -> int:
+        """The newest plan that a router may follow, as far as an operator can have numbered it."""
+        numbers = [report.plan_generation for report in seen.reports]
+        if seen.plan is not None:
+            numbers.append(seen.plan.generation)
+        return max((number for number in numbers if is_credible(number, now_s=self._clock())), default=0)
 
     async def _act(self, decision: Decision) -> None:
         """Carry out all actions; those of one cascade in their order, and none held up by another cascade's failure."""

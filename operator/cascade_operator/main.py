@@ -50,7 +50,7 @@ class Operator:
         notices = Notices(self._api, uid_of=self._uid_of)
         self._reporter = ClusterReporter(self._api, self._mirror, notices)
         self._cluster = KubernetesCluster(self._api, self._mirror, settings=settings, notice=self._reporter.notice)
-        self._store = Store(settings.redis_url)
+        self._store = Store(settings.redis_url, count_bad=metrics.count_bad_data)
         decides = Planner(planner, classes=settings.classes)
         self._loop = Loop(
             ClusterSource(self._mirror, Judge(decides.preparations, self._cluster.mobility)),

@@ -79,6 +79,12 @@ QUEUE_IN_FLIGHT = Gauge(
 STORE_AWAY = Gauge(
     "cascade_store_away", "1 while Redis cannot be reached and the router goes on by itself.", [], registry=REGISTRY
 )
+BAD_DATA = Counter(
+    "cascade_bad_data",
+    "Times that what stands under a key of Redis could not be used, by cascade (`-` for none) and kind of key.",
+    ["cascade", "key"],
+    registry=REGISTRY,
+)
 IN_HAND = Gauge("cascade_requests_in_hand", "Requests received and not yet answered or refused.", [], registry=REGISTRY)
 
 

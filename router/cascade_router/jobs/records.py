@@ -105,7 +105,7 @@ def read_body(claim: Claim, *, model: str) -> GenerateRequest:
             band=int(fields["band"]),
             tier=str(fields["tier"]),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise JobUnreadable(str(error)) from None
 
 
@@ -125,7 +125,7 @@ def read_job(identifier: str, fields: Mapping[bytes, bytes]) -> Job:
             finished_ms=whole(b"finished"),
             outcome=dict(json.loads(fields.get(b"result") or b"{}")),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise JobUnreadable(f"job {identifier}: {error}") from None
 
 

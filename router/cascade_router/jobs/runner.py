@@ -61,8 +61,7 @@ class JobRunner:
         try:
             while True:
                 self._woken.clear()
-                with contextlib.suppress(StoreAway):
-                    await self._look()
+                await self._look()
                 with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), IDLE_S)
         finally:
@@ -79,13 +78,15 @@ class JobRunner:
             room = AT_ONCE - len(attempts)
             if room <= 0:
                 continue
-            for job in await self._store.due(runtime.ref, count=room):
-                claim = await self._store.claim(runtime.ref, job)
-                if claim is not None:
-                    attempt = asyncio.ensure_future(self._attempt(runtime.ref, claim))
-                    attempts.add(attempt)
-                    attempt.add_done_callback(attempts.discard)
-                    attempt.add_done_callback(lambda _: self._woken.set())
+            # What stops one cascade's jobs stops no other's.
+            with contextlib.suppress(StoreAway):
+                for job in await self._store.due(runtime.ref, count=room):
+                    claim = await self._store.claim(runtime.ref, job)
+                    if claim is not None:
+                        attempt = asyncio.ensure_future(self._attempt(runtime.ref, claim))
+                        attempts.add(attempt)
+                        attempt.add_done_callback(attempts.discard)
+                        attempt.add_done_callback(lambda _: self._woken.set())
 
     async def _attempt(self, ref: CascadeRef, claim: Claim) -> None:
         """One attempt at a job, which ends when the lease is lost."""
@@ -126,6 +127,11 @@ class JobRunner:
             state, result = JobState.FAILED, result_of(self._explain(refused))
         except Failed as failed:
             state, result = JobState.FAILED, result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
+        except Exception:
+            # What breaks once with what stands in Redis breaks at every attempt.
+            log.exception("a job cannot be carried out", job=claim.id)
+            why = Refused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
+            state, result = JobState.FAILED, result_of(self._explain(why))
         if not await self._store.finish(ref, claim, state, result):
             log.info("the job had its end already", job=claim.id)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from enum import Enum
 from functools import cache
 from importlib.resources import files
@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from cascade_api.bad_data import BadData
 from cascade_api.names import CascadeRef
 
 from ..foreign import is_foreign
@@ -42,8 +43,9 @@ class JobStore:
         limit: jobs of one cascade, results included.
     """
 
-    def __init__(self, redis: Redis, *, keep_s: float, limit: int) -> None:
+    def __init__(self, redis: Redis, *, keep_s: float, limit: int, bad_data: BadData) -> None:
         self._redis = redis
+        self._bad_data = bad_data
         self._keep_ms = int(keep_s * 1000)
         self._limit = limit
         self._scripts = {name: redis.register_script(_source(name)) for name in ("submit", "claim", "keep", "finish")}
@@ -54,6 +56,12 @@ class JobStore:
         """Keep a job unless its id is known already or there are too many."""
         keys = (ref.job_key(job), ref.jobs_key, ref.job_results_key)
         arguments = (job, digest, body, tenant, int(deadline_s * 1000), self._keep_ms, self._limit)
+        try:
+            return Submitted(_text(await self._run("submit", keys, arguments)))
+        except StoreAway as away:
+            if not is_foreign(away.__cause__):
+                raise
+        await self._drop_foreign(dict(zip(keys, ("hash", "zset", "zset"), strict=True)))
         return Submitted(_text(await self._run("submit", keys, arguments)))
 
     async def find(self, ref: CascadeRef, job: str) -> Job | None:
@@ -70,8 +78,21 @@ class JobStore:
         """Ids of jobs that may be claimed, the longest waiting first."""
         seconds, micros = await _answered(self._redis.time())
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        found: Any = await _answered(self._redis.zrangebyscore(ref.jobs_key, "-inf", now_ms, start=0, num=count))
-        return [_text(job) for job in found]
+        try:
+            found: Any = await _answered(self._redis.zrangebyscore(ref.jobs_key, "-inf", now_ms, start=0, num=count))
+        except StoreAway as away:
+            if not is_foreign(away.__cause__):
+                raise
+            await self._drop_foreign({ref.jobs_key: "zset"})
+            return []
+        due = []
+        for job in found:
+            try:
+                due.append(_text(job))
+            except UnicodeDecodeError:
+                self._bad_data.found(ref.jobs_key, f"removed: not the id of a job: {repr(job)[:80]}")
+                await _answered(self._redis.zrem(ref.jobs_key, job))
+        return due
 
     async def claim(self, ref: CascadeRef, job: str) -> Claim | None:
         """Take a job; None where another was quicker."""
@@ -104,6 +125,14 @@ class JobStore:
     async def _finish(self, ref: CascadeRef, job: str, token: str, state: JobState, result: bytes) -> bool:
         keys = (ref.job_key(job), ref.jobs_key, ref.job_results_key)
         return bool(await self._run("finish", keys, (job, token, state.value, result, self._keep_ms)))
+
+    async def _drop_foreign(self, types: Mapping[str, str]) -> None:
+        """Remove keys of another type than a job's, or a list's, has; routers alone write them."""
+        for key, wanted in types.items():
+            there = _text(await _answered(self._redis.type(key)))
+            if there not in (wanted, "none"):
+                self._bad_data.found(key, f"removed: a {there} where a {wanted} belongs")
+                await _answered(self._redis.unlink(key))
 
     async def _run(self, script: str, keys: tuple[str, ...], arguments: tuple[Any, ...]) -> Any:
         return await _answered(self._scripts[script](keys=keys, args=arguments))

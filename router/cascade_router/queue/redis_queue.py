@@ -133,6 +133,12 @@ class RedisQueue:
         """Carry out an operation and wait for it; raises `StoreAway`."""
         return outcome_of(await self._reply(self._command(self._calls.of(operation))))
 
+    async def mend(self, pool: str) -> list[tuple[str, str]]:
+        """Remove what is none of ours from a pool's keys; (key, what was wrong) for each. Raises `StoreAway`."""
+        reply = await self._reply(self._command(self._calls.mend(pool, self._router_id)))
+        texts = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in reply]
+        return list(zip(texts[::2], texts[1::2], strict=True))
+
     async def settle(self) -> None:
         """Wait until what was submitted so far is done; raises `StoreAway`."""
         await self._reply(("PING",))

@@ -11,7 +11,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'result', ARGV[4], 'finished', now)
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
-redis.call('ZREM', KEYS[2], ARGV[1])
+redis.pcall('ZREM', KEYS[2], ARGV[1])
+if redis.call('TYPE', KEYS[3]).ok ~= 'zset' then
+  redis.call('DEL', KEYS[3]) -- of another type, it was never ours
+end
 redis.call('ZADD', KEYS[3], now + ARGV[5], ARGV[1])
 redis.call('PEXPIRE', KEYS[3], ARGV[5])
 return 1
