@@ -107,6 +107,11 @@ class OperatorSettings(BaseSettings):
         default_factory=lambda: ["cascade-triton"], description="JSON list: the launcher in that image"
     )
     image_pull_secrets: list[str] = Field(default_factory=list, description="JSON list of Secrets' names")
+    worker_network_policy: dict[str, Any] | None = Field(
+        default=None,
+        description="JSON: the spec, without podSelector, of the NetworkPolicy that the operator makes for the pods of "
+        "each cascade; unset: it makes none",
+    )
     health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")
     api_timeout_s: float = Field(default=5.0, gt=0, description="longest wait for one answer of the API server")
     resync_s: float = Field(
