@@ -120,6 +120,11 @@ class OperatorSettings(BaseSettings):
         default=PodUser(run_as_user=10001, run_as_group=10001, fs_group=10001),
         description="JSON: runAsUser, runAsGroup and fsGroup of the replicas; what is missing, the platform chooses",
     )
+    worker_network_policy: dict[str, Any] | None = Field(
+        default=None,
+        description="JSON: the spec, without podSelector, of the NetworkPolicy that the operator makes for the pods of "
+        "each cascade; unset: it makes none",
+    )
     health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")
     api_timeout_s: float = Field(default=5.0, gt=0, description="longest wait for one answer of the API server")
     resync_s: float = Field(

@@ -35,6 +35,7 @@ NEEDED: Final = (
     (GROUP, "cascadeprofiles", "", ("get", "list", "watch")),
     ("apps", "deployments", "", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "configmaps", "", ("get", "list", "create", "patch")),
+    ("networking.k8s.io", "networkpolicies", "", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "pods", "", ("get", "list", "watch", "patch")),
     ("", "events", "", ("create",)),
 )

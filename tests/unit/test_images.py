@@ -154,6 +154,8 @@ def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
         with triton.InferenceServerClient(address) as client:
             wait_for(lambda: is_ready(client, "shapes-light"), what="the model to be loaded")
             assert client.infer("shapes-light", **inference([ONE_IMAGE])).as_numpy("image").size
+            with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+                client.unload_model("shapes-light")
     finally:
         server.terminate()
         server.wait(PATIENCE_S)

@@ -143,6 +143,15 @@ def test_pods_are_restricted() -> None:
     assert {"/models", "/tmp", "/dev/shm"} <= writable  # noqa: S108
 
 
+def test_a_pod_serves_grpc_and_metrics_on_the_network_and_http_to_its_own_probe() -> None:
+    made = deployment()
+    assert {port["containerPort"] for port in container(made)["ports"]} == {8001, 8002}
+    (socket,) = (word.partition("=")[2] for word in container(made)["command"] if word.startswith("--http"))
+    assert socket.startswith("/tmp/")  # noqa: S108
+    assert f"--socket={socket}" in container(made)["readinessProbe"]["exec"]["command"]
+    assert "8000" not in str(made)
+
+
 def test_every_probe_is_an_inference_and_waits_longer_than_a_batch_takes() -> None:
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = container(deployment(profile=make_profile(light_ms=9000).spec))[kind]

@@ -76,6 +76,7 @@ class LocalStack:
         check_free(http, flag="--http")
         self._say(f"starting Redis, router and {slots} Triton slots; state and logs in {self._state.path}")
         self._state.manifest.write_text(manifest, encoding="utf-8")
+        self._state.make_sockets()
         cores = len(os.sched_getaffinity(0))
         if slots > cores:
             self._say(f"warning: {slots} slots on {cores} cores: the slots that share a core slow each other down")
@@ -175,8 +176,8 @@ class LocalStack:
                 slot_id,
                 model,
                 state=self._state,
-                program=lambda slot, port, variant: server_program(
-                    launcher, state=self._state, slot_id=slot, port=port, model=variant
+                program=lambda slot, endpoint, variant: server_program(
+                    launcher, state=self._state, slot_id=slot, endpoint=endpoint, model=variant
                 ),
             )
 

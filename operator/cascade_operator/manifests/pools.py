@@ -24,12 +24,13 @@ from .naming import (
 )
 
 GRPC_PORT: Final = 8001
-HTTP_PORT: Final = 8000
 METRICS_PORT: Final = 8002
 DOCUMENT_KEY: Final = "cascade.json"
 DOCUMENT_FOLDER: Final = "/etc/cascade"
 CACHE_FOLDER: Final = "/var/cache/models"
 SCRATCH_FOLDER: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
+PROBE_SOCKET: Final = f"{SCRATCH_FOLDER}/triton-http"
+"""Where Triton serves HTTP: for the probe in its own container, and for nobody on the network."""
 SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
 """How long a pod that must go still takes work: until every router has heard of it."""
@@ -201,7 +202,7 @@ def _container(
             "--model-repository=/models",
             f"--load={variant.name}",
             f"--grpc-address=$(POD_IP):{GRPC_PORT}",
-            f"--http-address=$(POD_IP):{HTTP_PORT}",
+            f"--http-socket={PROBE_SOCKET}",
             f"--metrics-address=$(POD_IP):{METRICS_PORT}",
             "--replica-id=$(POD_NAME)",
             f"--exit-timeout={leave_s}",
@@ -209,7 +210,6 @@ def _container(
         "env": _environment(custom),
         "ports": [
             {"name": "grpc", "containerPort": GRPC_PORT},
-            {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
         ],
         "resources": _resources(accelerator_class, custom, memory),
@@ -264,6 +264,7 @@ def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[st
                 *settings.runtime_command,
                 "probe",
                 f"--model={variant.name}",
+                f"--socket={PROBE_SOCKET}",
                 f"--every={every_s}",
                 f"--timeout={wait_s}",
             ]
