@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 import redis
+from cascade_operator.controller import Decision, decide
 
 from cascade_api.documents import CascadeFile
 from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_api.settings import PlannerSettings
-from cascade_operator.controller import Decision, decide
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.memory import Memory
