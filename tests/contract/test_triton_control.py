@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_models import probe
 from cascade_operator.clusters.triton import TritonClient, TritonError
+from support.processes import listening_ports
 from support.triton import ONE_IMAGE, TritonServer
 from support.waiting import PATIENCE_S
 
@@ -127,14 +128,7 @@ def test_http_is_the_probes_alone_and_locked_too(locked_triton: TritonServer, pa
 
 def test_a_server_of_a_pod_listens_on_one_port(locked_triton: TritonServer) -> None:
     assert locked_triton.process is not None
-    inodes = {os.readlink(f) for f in Path(f"/proc/{locked_triton.process.pid}/fd").iterdir() if f.is_symlink()}
-    listening = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *rest = line.split()
-            if state == "0A" and f"socket:[{rest[5]}]" in inodes:
-                listening.add(int(local.rpartition(":")[2], 16))
-    assert listening == {locked_triton.port}
+    assert listening_ports(locked_triton.process.pid) == {locked_triton.port}
 
 
 async def test_a_refused_call_says_so_and_the_server_goes_on(locked_triton: TritonServer) -> None:
