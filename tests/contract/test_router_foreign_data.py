@@ -88,6 +88,7 @@ def test_a_plan_that_cannot_serve_does_not_replace_one_that_can(
     # A replica that does not answer serves nobody: then a plan that says so is followed.
     gone = make_plan({variant: ["127.0.0.1:9"] for variant in SECONDS}, execution_s=SECONDS)
     publish(redis_server, gone)
+    wait_for(lambda: followed(router) == gone.generation, what="the plan of what does not answer to be followed")
     assert router.post({"prompt": EASY, "deadline_ms": 2000}).status_code != 200
     wait_for(lambda: not router.is_ready(), what="the router to have found that nothing answers")
     none = make_plan({})
