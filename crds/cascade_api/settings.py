@@ -6,9 +6,11 @@ list values as JSON), which is how a chart passes its values.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .base import NAME_PATTERN, Document
@@ -33,6 +35,25 @@ def from_environment(kind: type[Settings]) -> Settings:
         raise CommandFailed("\n".join(problems), code=2) from None
     except SettingsError as error:
         raise CommandFailed(f"settings {kind.model_config.get('env_prefix', '')}…: {error}", code=2) from None
+
+
+NO_REDIS_URL: Final = "not the URL of a Redis; write for example redis://127.0.0.1:6379/0"
+"""What is said of a wrong one, which may hold a part of a password."""
+
+
+def _redis_url(url: str) -> str:
+    """Refuse what is no URL of a Redis, in words that hold no part of it: it may be a password."""
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        raise PydanticCustomError("redis_url", NO_REDIS_URL)
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
 class AcceleratorClass(Document):
@@ -106,7 +127,7 @@ class OperatorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_OPERATOR_", frozen=True)
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     namespaces: list[str] = Field(default_factory=list, description="JSON list; empty: the whole cluster")
     accelerator_classes: list[AcceleratorClass] = Field(
         default_factory=list, description="JSON list of classes beside `cpu`, which is built in"
@@ -145,7 +166,7 @@ class RouterSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_ROUTER_", frozen=True)
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     grpc_address: str = "127.0.0.1:8001"
     http_address: str = "127.0.0.1:8000"
     router_id: str = Field(default="", description="empty: host name and process id")
