@@ -19,6 +19,12 @@ from .names import CPU_CLASS
 from .quantities import Money
 
 Settings = TypeVar("Settings", bound=BaseSettings)
+HostPattern = Annotated[
+    str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:]+[0-9A-Fa-f:.]*\]?)$")
+]
+"""A name of hosts without a port."""
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._:\[\]-]+)$")]
+"""A scheme with a host and, where it is not the scheme's own, a port."""
 
 
 def from_environment(kind: type[Settings]) -> Settings:
@@ -169,6 +175,16 @@ class RouterSettings(BaseSettings):
     redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     grpc_address: str = "127.0.0.1:8001"
     http_address: str = "127.0.0.1:8000"
+    allowed_hosts: list[HostPattern] = Field(
+        default_factory=list,
+        description="JSON list of names that HTTP requests may address the router by, as `images.example`, `*.example`"
+        " or `*` for any; empty: those of loopback, and the address that it listens on",
+    )
+    allowed_origins: list[Origin] = Field(
+        default_factory=list,
+        description="JSON list of origins whose pages may use the router beside its own (CORS), as"
+        " `https://studio.example`, or `*` for any",
+    )
     router_id: str = Field(default="", description="empty: host name and process id")
     health_address: str = Field(
         default="", description="plain HTTP with health and metrics only, for probes where the others use TLS"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,14 @@ ID_PATTERN: Final = "[A-Za-z0-9._:/+=@-]{1,128}"
 TIER_PATTERN: Final = "[A-Za-z0-9._-]{1,63}"
 _ID: Final = re.compile(ID_PATTERN)
 _TIER: Final = re.compile(TIER_PATTERN)
+_BLANK_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+"""Unicode's categories of what leaves no mark: controls, formats such as the zero-width ones, separators."""
+_BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | frozenset(
+    map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+"""What leaves none either, though it counts as a letter, a symbol or a mark: fillers, joiners, variation selectors."""
+SHORTEST_S: Final = 0.001
+"""The shortest deadline: nothing is made in less."""
 MAX_SEED: Final = 2**63 - 1
 MAX_IMAGES: Final = 8
 """Images of one call."""
@@ -99,12 +108,16 @@ def check_id(text: str) -> str:
 
 
 def check_prompt(text: str, *, limit: int, field: str = "prompt") -> str:
-    """A prompt of 1 to ``limit`` characters that are not all blank."""
+    """A prompt of 1 to ``limit`` characters, of which at least one is seen."""
     if len(text) > limit:
         raise invalid(field, f"has {len(text)} characters; at most {limit} are allowed")
-    if not text.strip():
+    if not any(map(_is_visible, text)):
         raise invalid(field, "is empty; describe the image in a few words")
     return text
+
+
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character) not in _BLANK_CATEGORIES and character not in _BLANK
 
 
 def decode_prompt(data: bytes, *, limit: int, field: str = "prompt") -> str:
@@ -126,11 +139,11 @@ def check_seed(value: int, *, field: str = "seed") -> int:
 
 
 def check_deadline(seconds: float, *, limit_s: float, field: str) -> float:
-    """A deadline in seconds from now, above 0 and at most ``limit_s``."""
+    """A deadline in seconds from now, at least `SHORTEST_S` and at most ``limit_s``."""
     if not math.isfinite(seconds):
         raise invalid(field, "is not a finite number; give milliseconds from now")
-    if seconds <= 0:
-        raise invalid(field, f"must be above 0, and is {seconds * 1000:g} ms; give milliseconds from now")
+    if seconds < SHORTEST_S:
+        raise invalid(field, f"must be at least {SHORTEST_S * 1000:g} ms from now")
     if seconds > limit_s:
         raise invalid(field, f"{seconds * 1000:g} ms is longer than the limit of {limit_s * 1000:g} ms")
     return seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +68,7 @@ def set_prompt(field: str, value: Any) -> Change:
 INVALID: dict[str, tuple[Change, str]] = {
     "an empty prompt": (prompt(b""), "prompt: is empty"),
     "a blank prompt": (prompt(b" \n\t"), "prompt: is empty"),
+    "a prompt of no width": (prompt("\u200b\u200d\ufeff\u3164".encode()), "prompt: is empty"),
     "10 000 characters": (prompt(b"x" * 10_000), "prompt: has 10000 characters; at most 4000"),
     "a megabyte": (prompt(b"x" * 1_000_000), "prompt: has 1000000 bytes; at most 4000"),
     "invalid UTF-8": (prompt(b"a red \xff circle"), "prompt: is not valid UTF-8 (byte 6)"),
@@ -93,14 +95,15 @@ INVALID: dict[str, tuple[Change, str]] = {
     "raw contents with a wrong length": (raw(struct.pack("<I", 99) + b"abc"), "prompt: must hold exactly 1 BYTES"),
     "an unknown output": (lambda request: request.outputs.add(name="depth"), "outputs: unknown output 'depth'"),
     "an unknown parameter": (parameter("quality", int64_param=9), "parameters: unknown parameter 'quality'"),
-    "a negative deadline": (parameter("deadline_ms", int64_param=-5), "deadline_ms: must be above 0, and is -5 ms"),
-    "no deadline at all": (parameter("deadline_ms", int64_param=0), "deadline_ms: must be above 0"),
+    "a negative deadline": (parameter("deadline_ms", int64_param=-5), "deadline_ms: must be at least 1 ms from now"),
+    "no deadline at all": (parameter("deadline_ms", int64_param=0), "deadline_ms: must be at least 1 ms"),
+    "hardly a deadline": (parameter("deadline_ms", double_param=5e-324), "deadline_ms: must be at least 1 ms"),
     "an absurd deadline": (parameter("deadline_ms", int64_param=10**15), "deadline_ms: 1e+15 ms is longer than"),
     "a deadline of NaN": (parameter("deadline_ms", double_param=float("nan")), "deadline_ms: is not a finite number"),
     "an infinite deadline": (parameter("deadline_ms", string_param="inf"), "deadline_ms: is not a finite number"),
     "a deadline in words": (parameter("deadline_ms", string_param="soon"), "deadline_ms: 'soon' is not a number"),
     "a deadline of yes": (parameter("deadline_ms", bool_param=True), "deadline_ms: must be a number"),
-    "a negative timeout": (parameter("timeout", int64_param=-1), "timeout: must be above 0"),
+    "a negative timeout": (parameter("timeout", int64_param=-1), "timeout: must be at least 1 ms"),
     "an unknown priority": (parameter("priority", string_param="urgent"), "priority: 'urgent' is none of high"),
     "a priority of 9": (parameter("priority", uint64_param=9), "priority: 9 is not a priority"),
     "a tier with spaces": (parameter("tier", string_param="my tier"), "tier: must be 1 to 63"),
@@ -169,7 +172,9 @@ BODIES: dict[str, tuple[Any, int, str | None, str]] = {
     "half an image": ({"prompt": EASY, "n": 1.5}, 400, "n", "whole number"),
     "true images": ({"prompt": EASY, "n": True}, 400, "n", "whole number"),
     "a huge seed": ({"prompt": EASY, "seed": 2**70}, 400, "seed", "not between"),
-    "a negative deadline": ({"prompt": EASY, "deadline_ms": -1}, 400, "deadline_ms", "above 0"),
+    "a negative deadline": ({"prompt": EASY, "deadline_ms": -1}, 400, "deadline_ms", "at least 1 ms"),
+    "hardly a deadline": (b'{"prompt": "x", "deadline_ms": 5e-324}', 400, "deadline_ms", "at least 1 ms"),
+    "a prompt of no width": ({"prompt": "\u200b\u200b"}, 400, "prompt", "is empty"),
     "a deadline of NaN": (b'{"prompt": "x", "deadline_ms": NaN}', 400, "deadline_ms", "finite"),
     "a huge deadline": (b'{"prompt": "x", "deadline_ms": 1%s}' % (b"0" * 400), 400, "deadline_ms", "finite"),
     "a deadline in words": ({"prompt": EASY, "deadline_ms": "soon"}, 400, "deadline_ms", "number"),
@@ -186,8 +191,13 @@ BODIES: dict[str, tuple[Any, int, str | None, str]] = {
 @pytest.mark.parametrize("case", BODIES)
 def test_over_http_the_error_has_openai_form(shared_router: RouterProcess, case: str) -> None:
     body, status, param, said = BODIES[case]
-    content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    reply = httpx.post(shared_router.http_url + "/v1/images/generations", timeout=PATIENCE_S, **content)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reply = httpx.post(
+        shared_router.http_url + "/v1/images/generations",
+        content=content,
+        headers={"content-type": "application/json"},
+        timeout=PATIENCE_S,
+    )
     assert reply.status_code == status, reply.text
     error = reply.json()["error"]
     assert error["param"] == param

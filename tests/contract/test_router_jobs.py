@@ -92,7 +92,7 @@ def test_a_job_whose_deadline_is_too_short_fails_and_says_so(shared_router: Rout
         ({"n": 2}, "n: a job makes one image"),
         ({"stream": True}, "stream: a job makes one image"),
         ({"prompt": ""}, "prompt: is empty"),
-        ({"deadline_ms": -1}, "deadline_ms: must be above 0"),
+        ({"deadline_ms": -1}, "deadline_ms: must be at least 1 ms"),
     ],
 )
 def test_a_wrong_job_is_refused_at_once(shared_router: RouterProcess, body: dict[str, Any], said: str) -> None:

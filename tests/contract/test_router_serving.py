@@ -16,7 +16,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -145,20 +145,33 @@ def test_what_is_not_served_says_so(shared_router: RouterProcess) -> None:
         assert len(refused.value.message()) > 10
 
 
-def test_health_and_reflection_services_answer(shared_router: RouterProcess) -> None:
+def test_the_health_service_answers(shared_router: RouterProcess) -> None:
     with grpc.insecure_channel(shared_router.grpc) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         question = health_pb2.HealthCheckRequest()
         wait_for(lambda: health.Check(question, timeout=PATIENCE_S).status == 1, what="health to be SERVING")
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-        questions = [
-            reflection_pb2.ServerReflectionRequest(list_services=""),
-            reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService"),
-        ]
-        listed, described = reflection.ServerReflectionInfo(iter(questions), timeout=PATIENCE_S)
-    assert "inference.GRPCInferenceService" in [service.name for service in listed.list_services_response.service]
-    files = [FileDescriptorProto.FromString(data) for data in described.file_descriptor_response.file_descriptor_proto]
-    assert any(service.name == "GRPCInferenceService" for file in files for service in file.service)
+
+
+@pytest.mark.parametrize(
+    "reflection", ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+)
+def test_reflection_lists_and_describes_every_service(shared_router: RouterProcess, reflection: str) -> None:
+    request = reflection_pb2.ServerReflectionRequest
+    with grpc.insecure_channel(shared_router.grpc) as channel:
+        ask = channel.stream_stream(
+            f"/{reflection}/ServerReflectionInfo",
+            request_serializer=request.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        (listed,) = ask(iter([request(list_services="")]), timeout=PATIENCE_S)
+        services = [service.name for service in listed.list_services_response.service]
+        described = list(
+            ask(iter([request(file_containing_symbol=service) for service in services]), timeout=PATIENCE_S)
+        )
+    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health", reflection} <= set(services)
+    for service, reply in zip(services, described, strict=True):
+        files = map(FileDescriptorProto.FromString, reply.file_descriptor_response.file_descriptor_proto)
+        assert service in [f"{file.package}.{each.name}" for file in files for each in file.service]
 
 
 def test_openai_images_come_back_with_how_they_were_made(fresh_router: RouterProcess) -> None:

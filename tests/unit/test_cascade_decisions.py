@@ -206,6 +206,20 @@ def test_nothing_is_begun_that_would_end_after_the_deadline(
             assert not step.degraded
 
 
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [(-5.0, "it has passed"), (-1e-9, "it has passed"), (0.0, "it has passed"), (0.02, "0.020 s are left")],
+)
+def test_a_deadline_that_cannot_be_met_is_told_with_the_time_that_is_left(left: float, said: str) -> None:
+    for step in (
+        first_stage(direct=True, deadline=NOW + left, overload="strict"),
+        second_stage(deadline=NOW + left, overload="strict"),
+    ):
+        assert isinstance(step, Refuse)
+        assert f"deadline: {said}" in step.message
+        assert "-" not in step.message
+
+
 def test_a_journey_ends_once() -> None:
     journey = Journey()
     for state in (State.LIGHT, State.ESCALATED, State.DEGRADED, State.ANSWERED):

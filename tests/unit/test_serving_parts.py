@@ -11,7 +11,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal, Route
 from cascade_router.pools.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
 from cascade_router.reporting import DemandCounter
-from cascade_router.requests import Refused, check_deadline, check_id, check_priority, decode_prompt
+from cascade_router.requests import Refused, check_deadline, check_id, check_priority, check_prompt, decode_prompt
 from cascade_router.serving import statuses
 from cascade_router.tally import RECENT_S, Tally
 
@@ -81,7 +81,7 @@ def test_priorities_have_names_and_tritons_numbers(given: str | int, band: int) 
     assert check_priority(given) == band
 
 
-@pytest.mark.parametrize("seconds", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 600.1])
+@pytest.mark.parametrize("seconds", [0.0, -0.0, -1.0, 5e-324, 0.0009, math.nan, math.inf, -math.inf, 600.1])
 def test_deadlines_that_make_no_sense_are_refused(seconds: float) -> None:
     with pytest.raises(Refused, match="deadline_ms") as refused:
         check_deadline(seconds, limit_s=600, field="deadline_ms")
@@ -92,6 +92,32 @@ def test_a_prompt_may_have_as_many_characters_as_the_limit_says_however_many_byt
     assert decode_prompt("丸".encode() * 10, limit=10) == "丸" * 10
     with pytest.raises(Refused, match="11 characters"):
         decode_prompt("丸".encode() * 11, limit=10)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \t\n",
+        "\u200b",
+        "\u200d\u2060\ufeff",
+        "\u00a0\u3000\u2028",
+        "\u3164",
+        "\u2800\ufe0f",
+        "\x00\x1b",
+        "\U000e0041",
+    ],
+)
+def test_a_prompt_that_nobody_could_see_is_empty(text: str) -> None:
+    with pytest.raises(Refused, match="prompt: is empty"):
+        check_prompt(text, limit=100)
+
+
+@pytest.mark.parametrize(
+    "text", ["👩\u200d👩\u200d👧", "❤\ufe0f", "\u200bx", "می\u200cخواهم", "。", "\U0010fffd", "🏴\U000e0067\U000e007f"]
+)
+def test_a_prompt_with_something_to_see_stays_as_it_is(text: str) -> None:
+    assert check_prompt(text, limit=100) == text
 
 
 def test_an_empty_id_gets_one_and_each_is_another() -> None:

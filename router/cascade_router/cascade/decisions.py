@@ -197,9 +197,10 @@ def _join(
         )
     slack_s = deadline - now - pool.execution_s
     if pool.finish(now) > deadline or pool.expected_wait_s > caution * patience * slack_s:
+        left = f"{deadline - now:.3f} s are left, but" if deadline > now else "it has passed, and"
         return Refuse(
             Refusal.DEADLINE_UNREACHABLE,
-            f"deadline: {deadline - now:.3f} s are left, but the {stage} model needs about "
+            f"deadline: {left} the {stage} model needs about "
             f"{pool.expected_wait_s + pool.execution_s:.3f} s (waiting {pool.expected_wait_s:.3f} s); "
             "ask for a longer deadline or try later",
             # A deadline shorter than the execution alone never fits.

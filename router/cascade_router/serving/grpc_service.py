@@ -61,13 +61,13 @@ class InferenceService:
         if request.name:
             found = {request.name: await self._find(request, context)}
         else:
-            await self._known(context)
+            await self.known(context)
             found = {runtime.ref.name: runtime for runtime in self._service.plans.runtimes}
         statistics = [describe.model_statistics(runtime, model=name) for name, runtime in found.items()]
         return service_pb2.ModelStatisticsResponse(model_stats=statistics)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:  # noqa: N802
-        await self._known(context)
+        await self.known(context)
         response = service_pb2.RepositoryIndexResponse()
         for runtime in self._service.plans.runtimes:
             problem = runtime.why_not_ready()
@@ -114,7 +114,7 @@ class InferenceService:
         names = tls.certificate_names(context.auth_context())
         return self._service.tenants.identify(authorization=next(keys, None), certificate_names=names)
 
-    async def _known(self, context: Context) -> None:
+    async def known(self, context: Context) -> None:
         """Abort a call of somebody who may not ask."""
         try:
             self._tenant(context)
@@ -122,7 +122,7 @@ class InferenceService:
             await _abort(context, refused, request_id="")
 
     async def _find(self, request: Any, context: Context) -> Any:
-        await self._known(context)
+        await self.known(context)
         try:
             return self._service.plans.find(request.name)
         except Refused as refused:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from ..metrics import REGISTRY
 from ..requests import Answer, Refused
 from ..service import Failed, Service
 from . import openai, openapi
 from .http_jobs import Jobs, make_job_routes
+from .http_origins import guards
 from .http_requests import EXCEPTION_HANDLERS, REQUEST_ID, request_id_of, tenant_of, wanted_images
 from .page import PAGE
 from .png import encode_png
 
 
 def make_health_app(service: Service) -> Starlette:
-    """What probes and scrapes need."""
+    """What probes and scrapes need; they address a pod by whatever name or address it has."""
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -44,7 +46,13 @@ def make_health_app(service: Service) -> Starlette:
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
-    return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+    return _application(routes)
+
+
+def _application(routes: Sequence[BaseRoute], middleware: Sequence[Middleware] = ()) -> Starlette:
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS)
+    app.router.redirect_slashes = False  # a redirect would lead to whatever host the request names
+    return app
 
 
 def _verdict(word: str, problem: str | None) -> Response:
@@ -86,7 +94,7 @@ def make_app(service: Service, jobs: Jobs) -> Starlette:
         *make_job_routes(service, jobs),
         *make_health_app(service).routes,
     ]
-    return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+    return _application(routes, guards(service.settings))
 
 
 async def _items(service: Service, wanted: openai.ImagesRequest) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 BODY_LIMIT: Final = 1024 * 1024
 BODY_S: Final = 30.0
 """How long a body may take to come."""
+JSON: Final = "application/json"
 _CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
 
@@ -47,6 +48,7 @@ def tenant_of(service: Service, request: Request) -> str:
 async def wanted_images(service: Service, request: Request) -> openai.ImagesRequest:
     """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
     tenant = tenant_of(service, request)
+    _check_json(request)
     body = await _read(request)
     try:
         names = [runtime.ref.name for runtime in service.plans.runtimes]
@@ -67,6 +69,13 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
         service.reject(refused)
         raise
     return wanted
+
+
+def _check_json(request: Request) -> None:
+    """A body must say that it is JSON: what a page of another site can send without asking never does."""
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != JSON:
+        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {JSON}", _CLOSE)
 
 
 async def _read(request: Request) -> bytes:

@@ -89,11 +89,9 @@ def read_body(
     if prompt is None:
         raise invalid("prompt", "is missing; describe the image in a few words")
     check_prompt(prompt, limit=settings.prompt_limit)
-    _encodable(prompt, "prompt")
     negative = _text(content, "negative_prompt") or None
     if negative is not None:
         check_prompt(negative, limit=settings.prompt_limit, field="negative_prompt")
-        _encodable(negative, "negative_prompt")
     if _text(content, "response_format") not in (None, "b64_json"):
         raise invalid("response_format", "only b64_json is supported")
     count = _whole(content, "n")
@@ -185,12 +183,16 @@ def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]
 
 def _parse(body: bytes) -> Mapping[str, Any]:
     try:
-        content = json.loads(body)
+        content = json.loads(body.decode())
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, json.JSONDecodeError) else "it is not JSON in UTF-8"
         raise invalid("body", f"cannot be read: {why}; send a JSON object") from None
     if not isinstance(content, dict):
         raise invalid("body", "is not a JSON object")
+    if b"\\u" in body:  # what else may stand in the text came from UTF-8, and can be sent back as such
+        for name, value in content.items():
+            _encodable(name, "body")
+            _encodable(value, name)
     return content
 
 
@@ -249,8 +251,8 @@ def _priority(content: Mapping[str, Any]) -> str | int:
     return value
 
 
-def _encodable(text: str, name: str) -> None:
+def _encodable(value: Any, name: str) -> None:
     try:
-        text.encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise invalid(name, "holds half of a surrogate pair; send valid Unicode") from None

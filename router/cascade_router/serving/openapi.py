@@ -10,7 +10,7 @@ from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
 
 from ..jobs.records import JobState
-from ..requests import BANDS, ID_PATTERN, MAX_IMAGES, MAX_SEED, TIER_PATTERN
+from ..requests import BANDS, ID_PATTERN, MAX_IMAGES, MAX_SEED, SHORTEST_S, TIER_PATTERN
 from .http_jobs import IDEMPOTENCY_KEY, KEY_LIMIT, LONGEST_WAIT_S
 from .http_requests import REQUEST_ID
 from .openai import EVENTS, MAX_PARTIAL
@@ -20,18 +20,20 @@ Schema = dict[str, Any]
 ERRORS: Final = {
     400: "the request is wrong; the error names the field",
     401: "the API key is missing or unknown",
+    403: "the host is none of the router's, or the page that asks may not use it",
     404: "no such model or job",
     405: "no such method here",
     408: "the request did not come within the time allowed",
     409: "the id or key is another request's",
     413: "the body is too long",
+    415: "the body is not said to be JSON",
     429: "too much is asked for; `retry-after` says when to come back",
     500: "a defect of the router, which its log explains under the request id",
     503: "nothing can serve this now; `retry-after` says when to come back",
     504: "there is no image by the deadline",
 }
-ASKING: Final = (400, 401, 404, 405, 408, 409, 413, 429, 500, 503, 504)
-LOOKING: Final = (400, 401, 404, 405, 429, 500, 503)
+ASKING: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
+LOOKING: Final = (400, 401, 403, 404, 405, 429, 500, 503)
 
 
 def document(settings: RouterSettings) -> Schema:
@@ -65,7 +67,9 @@ def _paths() -> Schema:
             "post": _operation("generate", "Make images", images, body="ImagesRequest", parameters=[_REQUEST_ID])
         },
         "/v1/models": {
-            "get": _operation("models", "The cascades", {200: _ok("their names", "Models"), **_errors((401, 405, 500))})
+            "get": _operation(
+                "models", "The cascades", {200: _ok("their names", "Models"), **_errors((400, 401, 403, 405, 500))}
+            )
         },
         "/v1/jobs": {
             "post": _operation(
@@ -113,7 +117,7 @@ def _schemas(settings: RouterSettings) -> Schema:
         "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_SEED},
         "deadline_ms": {
             "type": ["number", "null"],
-            "exclusiveMinimum": 0,
+            "minimum": SHORTEST_S * 1000,
             "maximum": settings.deadline_limit_s * 1000,
             "description": "milliseconds from now; the cascade's objective unless given",
         },
