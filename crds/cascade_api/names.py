@@ -126,9 +126,25 @@ class CascadeRef:
         return f"{self.prefix}jobs"
 
     @property
+    def jobs_open_key(self) -> str:
+        """Hash of jobs without an end: ``<deadline in Unix milliseconds> <tenant>`` by id."""
+        return f"{self.prefix}jobs-open"
+
+    @property
     def job_results_key(self) -> str:
-        """Sorted set of jobs with an end by the Unix milliseconds at which each expires; TTL."""
+        """Hash of the bytes of results by tenant; TTL. Beside it, ``…:<tenant>``: sorted set of that tenant's
+        jobs with an end, ``<bytes> <id>``, by the Unix milliseconds at which each expires; TTL."""
         return f"{self.prefix}job-results"
+
+    @property
+    def jobs_removed_key(self) -> str:
+        """Sorted set of jobs whose result made room for others, by the Unix milliseconds at which each expires; TTL."""
+        return f"{self.prefix}jobs-removed"
+
+    @property
+    def jobs_pace_key(self) -> str:
+        """Hash with ``ended``, the Unix milliseconds of the latest end of a job, and ``interval``, between two; TTL."""
+        return f"{self.prefix}jobs-pace"
 
     def request_key(self, request_id: str) -> str:
         """Lock held while a request id is being served; TTL."""
