@@ -33,6 +33,11 @@ OUTPUT_IMAGE = "image"
 OUTPUT_IMAGE_PNG = "image_png"
 OUTPUT_CONFIDENCE = "confidence"
 
+GRPC_DIRECT: Final = ("grpc.enable_http_proxy", 0)
+"""Channel option of every call inside the product, which goes through no proxy, whatever the environment says."""
+GRPC_UNBOUNDED: Final = (GRPC_DIRECT, ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+"""Channel options of Triton's own client inside the product; those that it has itself take messages of any size too."""
+
 
 def pool_name(*, variant: str, accelerator_class: str) -> str:
     """Name of the pool that serves ``variant`` on ``accelerator_class``."""

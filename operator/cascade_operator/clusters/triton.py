@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
+from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
 
 from ..manifests.pools import START_TIMEOUT_S
 
@@ -23,6 +23,7 @@ UNLOAD_TIMEOUT_S: Final = 5.0
 
 _NOT_LOADED: Final = re.compile(r"UNAVAILABLE state: (?:Internal: )?(?:TritonModelException: )?(.+)")
 _OPTIONS: Final = (
+    GRPC_DIRECT,
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
