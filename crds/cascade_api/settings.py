@@ -202,9 +202,17 @@ class RouterSettings(BaseSettings):
     )
     request_limit: int = Field(default=20_000, ge=1, description="requests that one router has in hand at a time")
     prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
-    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade in Redis, results included")
+    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade that wait or are being made")
+    job_bytes_limit: int = Field(
+        default=128 * 2**20,
+        ge=2**20,
+        description="bytes of job results of one cascade in Redis; the oldest make room for the next",
+    )
+    job_tenant_percent: int = Field(
+        default=50, ge=1, le=100, description="of both that one tenant may have; all of it where everybody may ask"
+    )
     job_deadline_s: float = Field(default=600.0, gt=0, description="the deadline of a job that names none")
-    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept")
+    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept at most")
     deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")
     drain_s: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for work in hand")
     traces_endpoint: str = Field(

@@ -17,7 +17,7 @@ import typer
 from cascade_api.addresses import split_address
 from cascade_api.command import CommandFailed, check_text
 from cascade_api.local import default_state_dir, read_addresses
-from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
+from cascade_api.names import GRPC_UNBOUNDED, INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
 from cascade_api.quantities import duration_s
 
 _CALL_MARGIN_S: Final = 5.0
@@ -76,6 +76,7 @@ class Access:
             root_certificates=None if self.ca is None else str(self.ca),
             certificate_chain=None if self.certificate is None else str(self.certificate),
             private_key=None if self.key is None else str(self.key),
+            channel_args=GRPC_UNBOUNDED,
         )
 
 

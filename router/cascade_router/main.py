@@ -90,7 +90,14 @@ class Router:
         )
         self._certificates = Certificates.of(settings)
         self._grpc = GrpcServer(self.service)
-        store = JobStore(self._redis, keep_s=settings.job_result_s, limit=settings.job_limit, bad_data=self._bad_data)
+        store = JobStore(
+            self._redis,
+            keep_s=settings.job_result_s,
+            limit=settings.job_limit,
+            bytes_limit=settings.job_bytes_limit,
+            tenant_share=settings.job_tenant_percent / 100 if settings.tenants_file else 1.0,
+            bad_data=self._bad_data,
+        )
         runner = JobRunner(service=self.service, store=store, write=write_answer, explain=explain_refusal)
         self._jobs = Jobs(store, runner)
         self._http = HttpServer(make_app(self.service, self._jobs), setting="CASCADE_ROUTER_HTTP_ADDRESS")

@@ -187,7 +187,8 @@ def test_routers_serve_on_and_put_their_own_right(
     """Under every key that a router reads, in turn."""
     types = {CASCADE_INDEX: "set", SHAPES.plan_key: "string"}
     own = {SHAPES.demand_key: "hash", SHAPES.routers_key: "zset", SHAPES.scores_key("r1"): "string"}
-    own |= {SHAPES.jobs_key: "zset", SHAPES.job_results_key: "zset", SHAPES.request_key("mine"): "string"}
+    own |= {SHAPES.jobs_key: "zset", SHAPES.jobs_open_key: "hash", SHAPES.job_results_key: "hash"}
+    own |= {SHAPES.jobs_removed_key: "zset", SHAPES.jobs_pace_key: "hash", SHAPES.request_key("mine"): "string"}
     for variant in ("shapes-light", "shapes-heavy"):
         pool = f"{variant}.cpu"
         own |= {SHAPES.queue_key(pool): "zset", SHAPES.credits_key(pool): "hash", SHAPES.leases_key(pool): "zset"}

@@ -11,7 +11,10 @@ import pytest
 from .triton import TritonServer
 
 MODEL: Final = '''
-"""Sleeps for its time per batch, then answers each request with one grey image and a random confidence."""
+"""Sleeps for its time per batch, then answers each request with one image and a random confidence.
+
+Small images are grey; larger ones are noise, which no encoding makes smaller.
+"""
 
 import json
 import random
@@ -25,13 +28,17 @@ class TritonPythonModel:
     def initialize(self, args):
         parameters = json.loads(args["model_config"])["parameters"]
         self._seconds = float(parameters["seconds"]["string_value"])
+        self._side = int(parameters["side"]["string_value"])
 
     def execute(self, requests):
         time.sleep(self._seconds)
         return [self._response(request) for request in requests]
 
     def _response(self, request):
-        tensors = [pb_utils.Tensor("image", np.full((1, 32, 32, 3), 128, np.uint8))]
+        shape = (1, self._side, self._side, 3)
+        noise = self._side > 32
+        image = np.random.randint(0, 256, shape, np.uint8) if noise else np.full(shape, 128, np.uint8)
+        tensors = [pb_utils.Tensor("image", image)]
         if "confidence" in request.requested_output_names():
             tensors.append(pb_utils.Tensor("confidence", np.full((1, 1), random.random(), np.float32)))
         return pb_utils.InferenceResponse(output_tensors=tensors)
@@ -47,22 +54,25 @@ input [
   {{ name: "seed" data_type: TYPE_INT64 dims: [1] optional: true }}
 ]
 output [
-  {{ name: "image" data_type: TYPE_UINT8 dims: [32, 32, 3] }},
+  {{ name: "image" data_type: TYPE_UINT8 dims: [{side}, {side}, 3] }},
   {{ name: "confidence" data_type: TYPE_FP32 dims: [1] }}
 ]
 instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
 dynamic_batching {{ }}
 parameters {{ key: "seconds" value {{ string_value: "{seconds}" }} }}
+parameters {{ key: "side" value {{ string_value: "{side}" }} }}
 """
 
 
-def write_sleepers(directory: Path, seconds: Mapping[str, float], *, batch: int = 8, instances: int = 2) -> Path:
+def write_sleepers(
+    directory: Path, seconds: Mapping[str, float], *, batch: int = 8, instances: int = 2, side: int = 32
+) -> Path:
     """A model repository of models by name and seconds per batch."""
     for name, each in seconds.items():
         folder = directory / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(MODEL)
-        config = CONFIG.format(name=name, batch=batch, instances=instances, seconds=each)
+        config = CONFIG.format(name=name, batch=batch, instances=instances, seconds=each, side=side)
         (folder.parent / "config.pbtxt").write_text(config)
     return directory
 

@@ -12,12 +12,20 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cascade_api.names import INPUT_NEGATIVE_PROMPT, INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
+from cascade_api.names import (
+    GRPC_DIRECT,
+    INPUT_NEGATIVE_PROMPT,
+    INPUT_PROMPT,
+    INPUT_SEED,
+    OUTPUT_CONFIDENCE,
+    OUTPUT_IMAGE,
+)
 
 from .. import tracing
 
 MESSAGE_LIMIT: Final = 256 * 1024 * 1024
 _OPTIONS: Final = (
+    GRPC_DIRECT,
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
     ("grpc.initial_reconnect_backoff_ms", 100),

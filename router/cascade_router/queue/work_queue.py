@@ -212,6 +212,12 @@ class WorkQueue:
         if release is not None:
             self._submit(release)
 
+    def turn_away(self, pool: str) -> None:
+        """End what this router has waiting for a pool with `NoReplica`: it trusts none of the pool's replicas now."""
+        for waiter in [waiter for waiter in self._ours.waiters.values() if waiter.entry.pool == pool]:
+            self._ours.fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
+            self._withdraw(waiter)
+
     def _expect(self, entry: Entry) -> Waiter:
         if not self._pools.serves(entry.pool):
             raise NoReplica(entry.pool)

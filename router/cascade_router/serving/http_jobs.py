@@ -26,6 +26,10 @@ from .png import encode_png
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 KEY_LIMIT: Final = 255
 LONGEST_WAIT_S: Final = 60.0
+FULL: Final = {
+    Submitted.FULL: "as many jobs wait or are being made as may at a time; try again later",
+    Submitted.TENANT_FULL: "as many of your jobs wait or are being made as may at a time; try again later",
+}
 _POLL_S: Final = 0.1
 _T = TypeVar("_T")
 
@@ -38,9 +42,9 @@ class Jobs:
     runner: JobRunner
 
 
-async def write_answer(answer: Answer) -> Mapping[str, Any]:
-    """An answer as it is kept."""
-    return openai.image_item(answer, await encode_png(answer.image))
+async def write_answer(answer: Answer) -> tuple[Mapping[str, Any], bytes]:
+    """An answer as it is kept: how the image was made, and the image."""
+    return openai.how_made(answer), await encode_png(answer.image)
 
 
 def explain_refusal(refused: Refused) -> Mapping[str, Any]:
@@ -63,7 +67,7 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
             raise invalid(IDEMPOTENCY_KEY, f"has {len(key)} characters; at most {KEY_LIMIT} are allowed")
         body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
         job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())
-        submitted = await _kept(
+        submitted, place_s = await _kept(
             jobs.store.submit(
                 ref,
                 job,
@@ -79,10 +83,10 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
                 f"{IDEMPOTENCY_KEY}: was used for another request; choose a new one",
                 field=IDEMPOTENCY_KEY,
             )
-        if submitted is Submitted.FULL:
-            raise Refused(
-                Refusal.QUEUE_FULL, "there are as many jobs as are kept at a time; try again later", retry_after_s=10.0
-            )
+        if submitted in FULL:
+            raise Refused(Refusal.QUEUE_FULL, FULL[submitted], retry_after_s=max(1.0, place_s))
+        if submitted is Submitted.NO_MEMORY:
+            raise Refused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
         jobs.runner.wake()
         return _told(request, await _find(ref, job, image.tenant), 202)
 
@@ -119,6 +123,13 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
             raise _unknown(job) from None
         if found is None or found.tenant != tenant:
             raise _unknown(job)
+        if found.removed:
+            raise Refused(
+                Refusal.RESULT_REMOVED,
+                f"job: {job[:80]!r} ended as {found.state.value}, but its result was removed to make room for "
+                "newer ones; hand it in again, and fetch results sooner",
+                field="job",
+            )
         return found
 
     return [
@@ -167,6 +178,9 @@ def _told(request: Request, job: Job, status: int) -> Response:
         "error": None,
     }
     if job.outcome:
-        content["error" if "error" in job.outcome else "result"] = job.outcome.get("error", job.outcome)
+        if "error" in job.outcome:
+            content["error"] = job.outcome["error"]
+        else:
+            content["result"] = {**openai.image_field(job.image), **job.outcome}
     headers = {"x-request-id": request_id_of(request), "location": f"/v1/jobs/{job.id}"}
     return JSONResponse(content, status, headers=headers)

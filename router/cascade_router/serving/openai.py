@@ -130,8 +130,17 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
 
 def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
     """One item of ``data``, with how the image was made beside it."""
+    return {**image_field(png), **how_made(answer)}
+
+
+def image_field(png: bytes) -> dict[str, str]:
+    """The image of an item of ``data``."""
+    return {"b64_json": base64.b64encode(png).decode()}
+
+
+def how_made(answer: Answer) -> dict[str, Any]:
+    """What an item of ``data`` says beside the image."""
     return {
-        "b64_json": base64.b64encode(png).decode(),
         "route": str(answer.route),
         "variant": answer.variant,
         "confidence": answer.confidence,

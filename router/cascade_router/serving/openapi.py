@@ -25,6 +25,7 @@ ERRORS: Final = {
     405: "no such method here",
     408: "the request did not come within the time allowed",
     409: "the id or key is another request's",
+    410: "the result of the job was removed to make room for newer ones",
     413: "the body is too long",
     415: "the body is not said to be JSON",
     429: "too much is asked for; `retry-after` says when to come back",
@@ -33,7 +34,7 @@ ERRORS: Final = {
     504: "there is no image by the deadline",
 }
 ASKING: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
-LOOKING: Final = (400, 401, 403, 404, 405, 429, 500, 503)
+LOOKING: Final = (400, 401, 403, 404, 405, 410, 429, 500, 503)
 
 
 def document(settings: RouterSettings) -> Schema:
