@@ -130,6 +130,6 @@ class CascadeRef:
         """Sorted set of jobs with an end by the Unix milliseconds at which each expires; TTL."""
         return f"{self.prefix}job-results"
 
-    def request_key(self, request_id: str) -> str:
-        """Lock held while a request id is being served; TTL."""
-        return f"{self.prefix}request:{request_id}"
+    def request_key(self, key: str) -> str:
+        """String, the router that serves the request with this idempotency key (of one tenant, hashed); TTL."""
+        return f"{self.prefix}request:{key}"

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
@@ -17,8 +18,9 @@ from cascade_api.settings import RouterSettings
 from . import metrics, tracing
 from .engine import Preview, generate
 from .plans import Plans
+from .queue import StoreAway
 from .reporting import DemandCounter
-from .requests import Answer, GenerateRequest, Refused
+from .requests import Answer, GenerateRequest, Refused, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
 from .timeouts import timeout
@@ -123,14 +125,71 @@ class Service:
         self._answered(runtime, request, answer)
         return answer
 
-    async def generate_all(self, requests: Sequence[GenerateRequest], *, protocol: str) -> list[Answer]:
+    async def generate_all(
+        self, requests: Sequence[GenerateRequest], *, protocol: str, preview: Preview | None = None
+    ) -> list[Answer]:
         """Serve the images of one call together; the first that fails withdraws the others.
+
+        A call with an idempotency key is the only one of its tenant and cascade with this key meanwhile. ``preview`` is
+        for calls of one image.
 
         Raises:
             Refused, Failed: as `generate`.
         """
+        first = requests[0]
+        if not first.idempotency_key:
+            return await self._together(requests, protocol=protocol, preview=preview)
+        began = self._clock()
+        async with AsyncExitStack() as held:
+            await self._hold_key(first, held)
+            waited_s = self._clock() - began
+            left = [self._shortened(request, waited_s) for request in requests]
+            answers = await self._together(left, protocol=protocol, preview=preview)
+        return [replace(answer, latency_s=answer.latency_s + waited_s) for answer in answers]
+
+    async def _hold_key(self, request: GenerateRequest, held: AsyncExitStack) -> None:
+        """Hold the request's idempotency key until ``held`` ends. Raises Refused, which is then counted already."""
+        began, runtime = self._clock(), None
+        self._begin()
+        try:
+            runtime = self._find(request.model)
+            key = unique_of(request.idempotency_key, tenant=request.tenant)
+            if not await held.enter_async_context(runtime.queue.hold_request(key)):
+                raise Refused(
+                    Refusal.DUPLICATE,
+                    "idempotency_key: a request with this key is being served; wait for its end, or choose a new key",
+                    field="idempotency_key",
+                )
+        except StoreAway:
+            refused = Refused(
+                Refusal.STORE_AWAY,
+                "idempotency_key: keys are kept in Redis, which cannot be reached now; try again, or without a key",
+                field="idempotency_key",
+                retry_after_s=1.0,
+            )
+            self._refused(runtime, request, refused, began)
+            raise refused from None
+        except Refused as refused:
+            self._refused(runtime, request, refused, began)
+            raise
+        except asyncio.CancelledError:
+            self._refused(runtime, request, Refused(Refusal.CANCELLED, "the client went away"), began)
+            raise
+        finally:
+            self._end()
+
+    def _shortened(self, request: GenerateRequest, waited_s: float) -> GenerateRequest:
+        """The request with a deadline that counts from its receipt, ``waited_s`` ago."""
+        allowed_s = request.deadline_s or self._find(request.model).plan.objective_s
+        if request.call_s is not None:
+            allowed_s = min(allowed_s, request.call_s)
+        return replace(request, call_s=allowed_s - waited_s)
+
+    async def _together(
+        self, requests: Sequence[GenerateRequest], *, protocol: str, preview: Preview | None
+    ) -> list[Answer]:
         if len(requests) == 1:
-            return [await self.generate(requests[0], protocol=protocol)]
+            return [await self.generate(requests[0], protocol=protocol, preview=preview)]
         tasks = [asyncio.ensure_future(self.generate(request, protocol=protocol)) for request in requests]
         try:
             return list(await asyncio.gather(*tasks))
@@ -161,24 +220,11 @@ class Service:
             raise Refused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         return self.plans.find(model)
 
-    async def _serve(self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None) -> Answer:
-        if not request.id_chosen:
-            return await self._run(runtime, request, preview)
-        began = self._clock()
-        async with runtime.queue.hold_request(request.id) as held:
-            if not held:
-                raise Refused(
-                    Refusal.DUPLICATE, f"id: request {request.id!r} is being served already; wait for it", field="id"
-                )
-            left_s = (request.deadline_s or 0.0) - (self._clock() - began)
-            answer = await self._run(runtime, replace(request, deadline_s=left_s), preview)
-        return replace(answer, latency_s=self._clock() - began)
-
     async def _traced(
         self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None, span: tracing.Span
     ) -> Answer:
         try:
-            answer = await self._serve(runtime, request, preview)
+            answer = await self._run(runtime, request, preview)
         except Refused as refused:
             tracing.note(span, refusal=str(refused.reason))
             raise

@@ -77,11 +77,6 @@ def cascade_of(text: str) -> CascadeRef:
     return CascadeRef(namespace, name)
 
 
-def unique_of(key: str, *, tenant: str) -> str:
-    """The unique part of the id of a job with an idempotency key: the same for the same tenant and key."""
-    return hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:32]
-
-
 def write_body(request: GenerateRequest) -> bytes:
     """What a job asks for; equal requests are written alike."""
     fields = {"prompt": asdict(request.prompt), "band": request.band, "tier": request.tier}

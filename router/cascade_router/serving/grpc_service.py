@@ -12,7 +12,7 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from .. import tracing
-from ..requests import Refused, new_id
+from ..requests import Refused, new_id, printable_id
 from ..service import Failed, Service
 from . import describe, kserve, streaming, tls
 from .png import encode_png
@@ -104,7 +104,9 @@ class InferenceService:
             raise
         answers = await self._service.generate_all(requests, protocol="grpc")
         pngs = [await encode_png(answer.image) for answer in answers] if kserve.wants_png(form) else []
-        return kserve.write_response(answers, form, request_id=requests[0].id, model=message.model_name, pngs=pngs)
+        return kserve.write_response(
+            answers, form, request_id=message.id or requests[0].id, model=message.model_name, pngs=pngs
+        )
 
     def _tenant(self, context: Context) -> str:
         """Who calls. Raises Refused."""
@@ -175,8 +177,8 @@ def _trace(context: Context) -> tracing.Headers:
 
 async def _abort(context: Context, refused: Refused, *, request_id: str) -> NoReturn:
     trailing = [("cascade-reason", str(refused.reason))]
-    if request_id.isascii() and request_id.isprintable():
-        trailing.append(("cascade-request-id", request_id))
+    if request_id:
+        trailing.append(("cascade-request-id", printable_id(request_id)))
     if refused.retry_after_s is not None:
         trailing.append(("grpc-retry-pushback-ms", str(int(refused.retry_after_s * 1000))))
     await context.abort(GRPC[refused.reason], refused.message, trailing_metadata=tuple(trailing))

@@ -99,8 +99,8 @@ async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterat
     created_at = int(time.time())
     previews: asyncio.Queue[Answer] = asyncio.Queue()
     making = asyncio.ensure_future(
-        service.generate(
-            wanted.requests[0], protocol="http-stream", preview=previews.put_nowait if wanted.previews else None
+        service.generate_all(
+            wanted.requests, protocol="http-stream", preview=previews.put_nowait if wanted.previews else None
         )
     )
     shown = asyncio.ensure_future(previews.get())
@@ -109,7 +109,7 @@ async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterat
         if shown.done():
             light = shown.result()
             yield openai.stream_event(light, await encode_png(light.image), final=False, created_at=created_at)
-        answer = await making
+        (answer,) = await making
         yield openai.stream_event(answer, await encode_png(answer.image), final=True, created_at=created_at)
     finally:
         making.cancel()

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
-from ..requests import Refused, new_id
+from ..requests import Refused, check_key, printable_id
 from ..service import Failed, Service
 from ..timeouts import timeout
 from ..tracing import context_of
@@ -26,12 +26,13 @@ BODY_S: Final = 30.0
 """How long a body may take to come."""
 _CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
+IDEMPOTENCY_KEY: Final = "idempotency-key"
 
 
 def request_id_of(request: Request) -> str:
     """The id that the client chose, or one made for it now, which every answer to it carries."""
     if not hasattr(request.state, "id"):
-        request.state.id = request.headers.get(REQUEST_ID, "") or new_id()
+        request.state.id = printable_id(request.headers.get(REQUEST_ID, ""))
     return str(request.state.id)
 
 
@@ -55,7 +56,7 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
         wanted = openai.read_body(
             body,
             request_id=request_id_of(request),
-            id_chosen=REQUEST_ID in request.headers,
+            idempotency_key=check_key(request.headers.get(IDEMPOTENCY_KEY, ""), field=IDEMPOTENCY_KEY),
             default_model=names[0] if len(names) == 1 else None,
             tenant=tenant,
             settings=service.settings,

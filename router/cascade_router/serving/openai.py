@@ -19,7 +19,6 @@ from ..requests import (
     GenerateRequest,
     Refused,
     check_deadline,
-    check_id,
     check_priority,
     check_prompt,
     check_seed,
@@ -59,7 +58,7 @@ def read_body(
     body: bytes,
     *,
     request_id: str,
-    id_chosen: bool,
+    idempotency_key: str,
     default_model: str | None,
     tenant: str,
     settings: RouterSettings,
@@ -69,7 +68,7 @@ def read_body(
 
     Args:
         request_id: the id of the first image's request, and the stem of the others'.
-        id_chosen: whether the client chose it.
+        idempotency_key: while a call with it is served, another one is refused; may be empty.
         default_model: the model of a body without one; None where that would be ambiguous.
 
     Raises:
@@ -103,19 +102,18 @@ def read_body(
     stream, previews = _stream(content, count)
     seed = _whole(content, "seed")
     _text(content, "user")
-    name = check_id(request_id)
     common: dict[str, Any] = {
         "model": model,
         "deadline_s": _deadline(content, settings),
         "band": check_priority(_priority(content)),
         "tier": check_tier(_text(content, "tier") or ""),
         "tenant": tenant,
+        "idempotency_key": idempotency_key,
         "trace": trace,
     }
     requests = tuple(
         GenerateRequest(
-            id=nth_id(name, index),
-            id_chosen=id_chosen,
+            id=nth_id(request_id, index),
             prompt=Prompt(prompt, negative, None if seed is None else check_seed(seed + index)),
             **common,
         )

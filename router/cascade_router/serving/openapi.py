@@ -10,9 +10,9 @@ from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
 
 from ..jobs.records import JobState
-from ..requests import BANDS, ID_PATTERN, MAX_IMAGES, MAX_SEED, TIER_PATTERN
-from .http_jobs import IDEMPOTENCY_KEY, KEY_LIMIT, LONGEST_WAIT_S
-from .http_requests import REQUEST_ID
+from ..requests import BANDS, KEY_LENGTH, MAX_IMAGES, MAX_SEED, TIER_PATTERN
+from .http_jobs import LONGEST_WAIT_S
+from .http_requests import IDEMPOTENCY_KEY, REQUEST_ID
 from .openai import EVENTS, MAX_PARTIAL
 
 Schema = dict[str, Any]
@@ -23,7 +23,7 @@ ERRORS: Final = {
     404: "no such model or job",
     405: "no such method here",
     408: "the request did not come within the time allowed",
-    409: "the id or key is another request's",
+    409: "a request with the same idempotency key is being served, or was another one",
     413: "the body is too long",
     429: "too much is asked for; `retry-after` says when to come back",
     500: "a defect of the router, which its log explains under the request id",
@@ -62,7 +62,7 @@ def _paths() -> Schema:
     wait = {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT_S, "default": 0}
     return {
         "/v1/images/generations": {
-            "post": _operation("generate", "Make images", images, body="ImagesRequest", parameters=[_REQUEST_ID])
+            "post": _operation("generate", "Make images", images, body="ImagesRequest", parameters=[_REQUEST_ID, _KEY])
         },
         "/v1/models": {
             "get": _operation("models", "The cascades", {200: _ok("their names", "Models"), **_errors((401, 405, 500))})
@@ -73,7 +73,7 @@ def _paths() -> Schema:
                 "Ask for an image that is fetched later",
                 {202: job, **_errors(ASKING)},
                 body="JobRequest",
-                parameters=[_REQUEST_ID, _header(IDEMPOTENCY_KEY, {"type": "string", "maxLength": KEY_LIMIT})],
+                parameters=[_REQUEST_ID, _KEY],
             )
         },
         "/v1/jobs/{job}": {
@@ -166,11 +166,18 @@ def _schemas(settings: RouterSettings) -> Schema:
     }
 
 
-def _header(name: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "header", "schema": schema}
+def _header(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
-_REQUEST_ID: Final = _header(REQUEST_ID, {"type": "string", "pattern": f"^({ID_PATTERN})?$"})
+_REQUEST_ID: Final = _header(
+    REQUEST_ID, "comes back, and stands in logs and traces; need not be unique", {"type": "string"}
+)
+_KEY: Final = _header(
+    IDEMPOTENCY_KEY,
+    "one request at a time with the same key; of jobs, one job for good",
+    {"type": "string", "maxLength": KEY_LENGTH},
+)
 
 
 def _operation(

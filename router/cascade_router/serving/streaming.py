@@ -90,16 +90,11 @@ async def _serve(
         ready.put_nowait(_Ready(message, final=True, error=refused))
         return
     try:
-        if len(requests) == 1:
-            answers = [
-                await service.generate(
-                    requests[0],
-                    protocol="grpc-stream",
-                    preview=lambda light: ready.put_nowait(_Ready(message, final=False, form=form, answers=(light,))),
-                )
-            ]
-        else:
-            answers = await service.generate_all(requests, protocol="grpc-stream")
+        answers = await service.generate_all(
+            requests,
+            protocol="grpc-stream",
+            preview=lambda light: ready.put_nowait(_Ready(message, final=False, form=form, answers=(light,))),
+        )
     except (Refused, Failed) as failure:
         ready.put_nowait(_Ready(message, final=True, error=failure))
     except Exception:
