@@ -62,18 +62,18 @@ class InferenceService:
             found = {request.name: await self._find(request, context)}
         else:
             await self._known(context)
-            found = {runtime.ref.name: runtime for runtime in self._service.plans.runtimes}
+            found = self._service.plans.by_name
         statistics = [describe.model_statistics(runtime, model=name) for name, runtime in found.items()]
         return service_pb2.ModelStatisticsResponse(model_stats=statistics)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:  # noqa: N802
         await self._known(context)
         response = service_pb2.RepositoryIndexResponse()
-        for runtime in self._service.plans.runtimes:
+        for name, runtime in self._service.plans.by_name.items():
             problem = runtime.why_not_ready()
             if problem is None or not request.ready:
                 state = "UNAVAILABLE" if problem else "READY"
-                response.models.add(name=runtime.ref.name, version=kserve.VERSION, state=state, reason=problem or "")
+                response.models.add(name=name, version=kserve.VERSION, state=state, reason=problem or "")
         return response
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802

@@ -62,13 +62,17 @@ def make_app(service: Service, jobs: Jobs) -> Starlette:
             events = _events(service, wanted)
             first = await _until_disconnect(request, lambda: anext(events))
             return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
-        items = await _until_disconnect(request, lambda: _items(service, wanted))
-        return JSONResponse({"created": int(time.time()), "data": items}, headers=headers)
+        return JSONResponse(await _until_disconnect(request, lambda: _images(service, wanted)), headers=headers)
 
     async def models(request: Request) -> Response:
         tenant_of(service, request)
-        names = [runtime.ref.name for runtime in service.plans.runtimes]
-        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+        data = [openai.model_item(name, runtime.plan) for name, runtime in service.plans.by_name.items()]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def model(request: Request) -> Response:
+        tenant_of(service, request)
+        name = request.path_params["model"]
+        return JSONResponse(openai.model_item(name, service.plans.find(name).plan))
 
     described = openapi.document(service.settings)
 
@@ -82,6 +86,7 @@ def make_app(service: Service, jobs: Jobs) -> Starlette:
         Route("/", page),
         Route("/v1/images/generations", generations, methods=["POST"]),
         Route("/v1/models", models),
+        Route("/v1/models/{model}", model),
         Route("/openapi.json", describe),
         *make_job_routes(service, jobs),
         *make_health_app(service).routes,
@@ -89,9 +94,10 @@ def make_app(service: Service, jobs: Jobs) -> Starlette:
     return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
 
 
-async def _items(service: Service, wanted: openai.ImagesRequest) -> list[dict[str, Any]]:
+async def _images(service: Service, wanted: openai.ImagesRequest) -> Any:
     answers = await service.generate_all(wanted.requests, protocol="http")
-    return [openai.image_item(answer, await encode_png(answer.image)) for answer in answers]
+    pngs = [await encode_png(answer.image) for answer in answers]
+    return openai.images_body(wanted, answers, pngs, created=int(time.time()))
 
 
 async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterator[bytes]:
@@ -108,9 +114,9 @@ async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterat
         await asyncio.wait({making, shown}, return_when=asyncio.FIRST_COMPLETED)
         if shown.done():
             light = shown.result()
-            yield openai.stream_event(light, await encode_png(light.image), final=False, created_at=created_at)
+            yield openai.stream_event(wanted, light, await encode_png(light.image), final=False, created_at=created_at)
         (answer,) = await making
-        yield openai.stream_event(answer, await encode_png(answer.image), final=True, created_at=created_at)
+        yield openai.stream_event(wanted, answer, await encode_png(answer.image), final=True, created_at=created_at)
     finally:
         making.cancel()
         shown.cancel()

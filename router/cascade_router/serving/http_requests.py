@@ -50,7 +50,7 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
     tenant = tenant_of(service, request)
     body = await _read(request)
     try:
-        names = [runtime.ref.name for runtime in service.plans.runtimes]
+        names = list(service.plans.by_name)
         if not names:
             service.plans.find("")  # says why
         wanted = openai.read_body(

@@ -13,7 +13,8 @@ from ..jobs.records import JobState
 from ..requests import BANDS, KEY_LENGTH, MAX_IMAGES, MAX_SEED, TIER_PATTERN
 from .http_jobs import LONGEST_WAIT_S
 from .http_requests import IDEMPOTENCY_KEY, REQUEST_ID
-from .openai import EVENTS, MAX_PARTIAL
+from .openai import EVENTS, MAX_PARTIAL, NO_TOKENS, QUALITIES
+from .openai_fields import CHOICES, NOT_SERVED, TEXTS
 
 Schema = dict[str, Any]
 
@@ -29,6 +30,12 @@ ERRORS: Final = {
     500: "a defect of the router, which its log explains under the request id",
     503: "nothing can serve this now; `retry-after` says when to come back",
     504: "there is no image by the deadline",
+}
+_NONE: Final = "taken for OpenAI's clients, without effect"
+_EFFECTS: Final = {
+    "output_format": "png unless given",
+    "response_format": "the only one",
+    "background": "opaque in any case",
 }
 ASKING: Final = (400, 401, 404, 405, 408, 409, 413, 429, 500, 503, 504)
 LOOKING: Final = (400, 401, 404, 405, 429, 500, 503)
@@ -66,6 +73,14 @@ def _paths() -> Schema:
         },
         "/v1/models": {
             "get": _operation("models", "The cascades", {200: _ok("their names", "Models"), **_errors((401, 405, 500))})
+        },
+        "/v1/models/{model}": {
+            "parameters": [
+                {**_header("model", "a cascade", {"type": "string", "minLength": 1}), "in": "path", "required": True}
+            ],
+            "get": _operation(
+                "model", "One cascade", {200: _ok("the cascade", "Model"), **_errors((400, 401, 404, 405, 500, 503))}
+            ),
         },
         "/v1/jobs": {
             "post": _operation(
@@ -107,17 +122,35 @@ def _schemas(settings: RouterSettings) -> Schema:
         "model": {"type": ["string", "null"], "description": "a cascade; may be left out where there is one"},
         "prompt": prompt,
         "size": {"enum": ["auto", None], "description": "or the size of the cascade, as 1024x1024"},
-        "response_format": {"enum": ["b64_json", None]},
-        "user": {"type": ["string", "null"]},
+        **{
+            name: {"enum": [*choices, None], "description": _EFFECTS.get(name, _NONE)}
+            for name, choices in CHOICES.items()
+        },
+        **{name: {"type": ["string", "null"], "description": _NONE} for name in TEXTS},
+        **{name: {"type": "null", "description": f"not served: {why}"} for name, why in NOT_SERVED.items()},
+        "output_compression": {
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": 100,
+            "description": "quality of jpeg and webp, 100 being the best; png has no other",
+        },
         "negative_prompt": {"type": ["string", "null"], "maxLength": settings.prompt_limit, "pattern": r"^$|\S"},
-        "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_SEED},
+        "seed": {
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": MAX_SEED,
+            "description": "repeats an image made by the same variant, which the cascade chooses: compare `variant`",
+        },
         "deadline_ms": {
             "type": ["number", "null"],
             "exclusiveMinimum": 0,
             "maximum": settings.deadline_limit_s * 1000,
             "description": "milliseconds from now; the cascade's objective unless given",
         },
-        "priority": {"enum": [*BANDS, *range(len(BANDS) + 1), None], "description": "0 is the default, 1 the highest"},
+        "priority": {
+            "anyOf": [{"enum": [*BANDS, None]}, {"type": "integer", "minimum": 0, "maximum": 2**31}],
+            "description": "0 is the default, 1 the highest, 3 and above the lowest",
+        },
         "tier": {"type": ["string", "null"], "pattern": f"^({TIER_PATTERN})?$"},
     }
     several = {
@@ -138,14 +171,27 @@ def _schemas(settings: RouterSettings) -> Schema:
         "hardness": number,
         "latency_ms": {"type": "number"},
     }
-    models = {"type": "array", "items": _object(id={"type": "string"}, object={"const": "model"})}
+    made_how: Schema = {
+        "created": {"type": "integer"},
+        "size": {"type": "string"},
+        "output_format": {"enum": list(CHOICES["output_format"])},
+        "background": {"const": "opaque"},
+        "quality": {"enum": list(QUALITIES), "description": "whether the light model made all images, some or none"},
+        "usage": {"const": NO_TOKENS, "description": "nothing is counted in tokens"},
+    }
     return {
         "ImagesRequest": _request({**asked, **several}),
         "JobRequest": _request(asked),
         "Image": _object(**item),
-        "Images": _object(created={"type": "integer"}, data={"type": "array", "items": _ref("Image")}),
+        "Images": _object(**made_how, data={"type": "array", "items": _ref("Image")}),
         "Event": _object(event={"enum": list(EVENTS)}, data={"type": "string", "description": "JSON"}),
-        "Models": _object(object={"const": "list"}, data=models),
+        "Models": _object(object={"const": "list"}, data={"type": "array", "items": _ref("Model")}),
+        "Model": _object(
+            id={"type": "string"},
+            object={"const": "model"},
+            created={"type": "integer", "description": "when its plan was made"},
+            owned_by={"type": "string", "description": "its namespace"},
+        ),
         "Job": _object(
             id={"type": "string"},
             object={"const": "job"},
