@@ -10,7 +10,7 @@ from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
-from .pools.clients import Image, Prompt
+from .pools.clients import PNG_FILE, Image, ImageForm, Prompt
 from .tracing import Headers
 
 BANDS: Final = {"high": 0, "normal": 1, "low": 2}
@@ -52,6 +52,9 @@ class GenerateRequest:
     id: str
     model: str
     prompt: Prompt
+    form: ImageForm = PNG_FILE
+    received: float | None = None
+    """When it came, by the router's monotonic clock; None: when it is served."""
     deadline_s: float | None = None
     """Seconds from receipt that the client asked for; None: the cascade's objective."""
     call_s: float | None = None
@@ -78,6 +81,7 @@ class Answer:
     hardness: float
     confidence: float | None
     latency_s: float
+    """From receipt until the image was made."""
 
 
 def nth_id(stem: str, index: int) -> str:

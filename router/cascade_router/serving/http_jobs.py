@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -21,7 +22,6 @@ from ..requests import Answer, Refused, invalid, new_id
 from ..service import Service
 from . import openai
 from .http_requests import request_id_of, tenant_of, wanted_images
-from .png import encode_png
 
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 KEY_LIMIT: Final = 255
@@ -38,9 +38,9 @@ class Jobs:
     runner: JobRunner
 
 
-async def write_answer(answer: Answer) -> Mapping[str, Any]:
+def write_answer(answer: Answer) -> Mapping[str, Any]:
     """An answer as it is kept."""
-    return openai.image_item(answer, await encode_png(answer.image))
+    return {"b64_json": base64.b64encode(answer.image.encoded).decode(), **openai.image_item(answer)}
 
 
 def explain_refusal(refused: Refused) -> Mapping[str, Any]:

@@ -16,12 +16,14 @@ from cascade_api.names import (
     INPUT_SEED,
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
-    OUTPUT_IMAGE_PNG,
+    OUTPUT_IMAGE_ENCODED,
+    PARAMETER_IMAGE_FORMAT,
+    PARAMETER_IMAGE_QUALITY,
 )
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import Prompt
+from ..pools.clients import FORMATS, PNG, ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
     Answer,
@@ -48,17 +50,17 @@ PREVIEW: Final = "preview"
 FINAL: Final = "final"
 OUTPUTS: Final = {
     OUTPUT_IMAGE: "UINT8",
-    OUTPUT_IMAGE_PNG: "BYTES",
+    OUTPUT_IMAGE_ENCODED: "BYTES",
     OUTPUT_VARIANT: "BYTES",
     OUTPUT_ROUTE: "BYTES",
     OUTPUT_CONFIDENCE: "FP32",
     OUTPUT_HARDNESS: "FP32",
     OUTPUT_STAGE: "BYTES",
 }
-STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_PNG)
+STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_ENCODED)
 """What a client gets that does not say what it wants, and in a stream also the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
-PARAMETERS: Final = ("deadline_ms", "priority", "tier", "timeout")
+PARAMETERS: Final = ("deadline_ms", "priority", "tier", "timeout", PARAMETER_IMAGE_FORMAT, PARAMETER_IMAGE_QUALITY)
 _IGNORED_PARAMETERS: Final = frozenset({"binary_data_output", "triton_enable_empty_final_response"})
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
 
@@ -78,9 +80,14 @@ def read_requests(
     tenant: str,
     remaining_s: float | None,
     trace: Headers = (),
+    received: float | None = None,
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> tuple[tuple[GenerateRequest, ...], Form]:
-    """A ModelInferRequest as one request per prompt; ``remaining_s`` is the time left on the call itself.
+    """A ModelInferRequest as one request per prompt.
+
+    Args:
+        received: when it came, by the router's monotonic clock.
+        remaining_s: the time left on the call itself.
 
     Raises:
         Refused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
@@ -94,6 +101,8 @@ def read_requests(
         )
     values, batch = _read_inputs(message, limit=settings.prompt_limit)
     deadline_s, band, tier = _read_parameters(message.parameters, settings=settings)
+    outputs = _read_outputs(message.outputs) or tuple(default_outputs)
+    form = _read_form(outputs, message.parameters)
     nothing = [None] * batch[0]
     requests = tuple(
         GenerateRequest(
@@ -101,6 +110,8 @@ def read_requests(
             id_chosen=bool(message.id),
             model=message.model_name,
             prompt=Prompt(prompt, negative, seed),
+            form=form,
+            received=received,
             deadline_s=deadline_s,
             call_s=remaining_s,
             band=band,
@@ -117,13 +128,11 @@ def read_requests(
             )
         )
     )
-    return requests, Form(_read_outputs(message.outputs) or tuple(default_outputs), batch)
+    return requests, Form(outputs, batch)
 
 
-def write_response(
-    answers: Sequence[Answer], form: Form, *, request_id: str, model: str, pngs: Sequence[bytes], stage: str = FINAL
-) -> Any:
-    """The ModelInferResponse; ``pngs`` has one for each answer where the form asks for ``image_png``."""
+def write_response(answers: Sequence[Answer], form: Form, *, request_id: str, model: str, stage: str = FINAL) -> Any:
+    """The ModelInferResponse."""
     response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
     image = answers[0].image
     for name in form.outputs:
@@ -132,23 +141,16 @@ def write_response(
             # A single image that was asked for without a batch dimension has none either.
             shape = [*(() if form.batch == (1,) else form.batch[:1]), image.height, image.width, 3]
         response.outputs.add(name=name, datatype=OUTPUTS[name], shape=shape)
-        if name == OUTPUT_IMAGE_PNG:
-            elements = [_pack_bytes(png) for png in pngs]
-        else:
-            elements = [_packed(name, answer, stage) for answer in answers]
-        response.raw_output_contents.append(b"".join(elements))
+        response.raw_output_contents.append(b"".join(_packed(name, answer, stage) for answer in answers))
     return response
-
-
-def wants_png(form: Form) -> bool:
-    """Whether the answers have to be encoded for the client."""
-    return OUTPUT_IMAGE_PNG in form.outputs
 
 
 def _packed(name: str, answer: Answer, stage: str) -> bytes:
     """One answer's element of an output."""
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
+    if name == OUTPUT_IMAGE_ENCODED:
+        return _pack_bytes(answer.image.encoded)
     if name == OUTPUT_VARIANT:
         return _pack_bytes(answer.variant.encode())
     if name == OUTPUT_ROUTE:
@@ -247,12 +249,31 @@ def _read_outputs(requested: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(output.name for output in requested))
 
 
+def _read_form(outputs: Sequence[str], parameters: Mapping[str, Any]) -> ImageForm:
+    """The form of the image that the outputs and their parameters ask for."""
+    encoded = _choice(parameters, PARAMETER_IMAGE_FORMAT)
+    if encoded not in (None, *FORMATS):
+        raise invalid(PARAMETER_IMAGE_FORMAT, f"{str(encoded)[:40]!r} is none of {', '.join(FORMATS)}")
+    quality = _choice(parameters, PARAMETER_IMAGE_QUALITY)
+    if quality is not None and (isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100):
+        raise invalid(PARAMETER_IMAGE_QUALITY, "must be a whole number from 1 to 100")
+    wanted = (encoded or PNG) if OUTPUT_IMAGE_ENCODED in outputs else ""
+    return ImageForm(raw=OUTPUT_IMAGE in outputs, encoded=wanted, quality=quality)
+
+
+def _choice(parameters: Mapping[str, Any], name: str) -> Any:
+    """The value of a parameter; None where it is not there."""
+    if name not in parameters:
+        return None
+    kind = parameters[name].WhichOneof("parameter_choice")
+    return getattr(parameters[name], kind) if kind else None
+
+
 def _read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> tuple[float | None, int, str]:
     deadline_s: float | None = None
     band, tier = check_priority(0), ""
-    for name, parameter in parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        value = getattr(parameter, kind) if kind else None
+    for name in parameters:
+        value = _choice(parameters, name)
         if name == "deadline_ms":
             deadline_s = check_deadline(_number(name, value) / 1000, limit_s=settings.deadline_limit_s, field=name)
         elif name == "timeout":
@@ -268,7 +289,7 @@ def _read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings)
             if not isinstance(value, str):
                 raise invalid(name, "must be text")
             tier = check_tier(value)
-        elif name not in _IGNORED_PARAMETERS:
+        elif name not in _IGNORED_PARAMETERS and name not in PARAMETERS:
             raise invalid("parameters", f"unknown parameter {name[:80]!r}; there are {', '.join(PARAMETERS)}")
     return deadline_s, band, tier
 

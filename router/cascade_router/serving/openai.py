@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +64,7 @@ def read_body(
     tenant: str,
     settings: RouterSettings,
     trace: Headers = (),
+    received: float | None = None,
 ) -> ImagesRequest:
     """Parse a request body.
 
@@ -71,6 +72,7 @@ def read_body(
         request_id: the id of the first image's request, and the stem of the others'.
         id_chosen: whether the client chose it.
         default_model: the model of a body without one; None where that would be ambiguous.
+        received: when it came, by the router's monotonic clock.
 
     Raises:
         Refused: INVALID with the field named.
@@ -110,6 +112,7 @@ def read_body(
         "band": check_priority(_priority(content)),
         "tier": check_tier(_text(content, "tier") or ""),
         "tenant": tenant,
+        "received": received,
         "trace": trace,
     }
     requests = tuple(
@@ -130,10 +133,9 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
-def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
-    """One item of ``data``, with how the image was made beside it."""
+def image_item(answer: Answer) -> dict[str, Any]:
+    """How an image was made, which stands beside it in each item of ``data``."""
     return {
-        "b64_json": base64.b64encode(png).decode(),
         "route": str(answer.route),
         "variant": answer.variant,
         "confidence": answer.confidence,
@@ -142,8 +144,16 @@ def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
     }
 
 
-def stream_event(answer: Answer, png: bytes, *, final: bool, created_at: int) -> bytes:
-    """A server-sent event of an image stream: a partial image, or the completed one."""
+def images_body(answers: Sequence[Answer], *, created_at: int) -> list[bytes]:
+    """The body of an answer, in pieces."""
+    pieces = [f'{{"created": {created_at}, "data": ['.encode()]
+    for index, answer in enumerate(answers):
+        pieces += [b", "] * (index > 0) + _with_image(image_item(answer), answer)
+    return [*pieces, b"]}"]
+
+
+def stream_event(answer: Answer, *, final: bool, created_at: int) -> list[bytes]:
+    """A server-sent event of an image stream, in pieces: a partial image, or the completed one."""
     kind = COMPLETED if final else PARTIAL
     content = {
         "type": kind,
@@ -153,9 +163,14 @@ def stream_event(answer: Answer, png: bytes, *, final: bool, created_at: int) ->
         "background": "opaque",
         "quality": "auto",
         **({} if final else {"partial_image_index": 0}),
-        **image_item(answer, png),
+        **image_item(answer),
     }
-    return sent_event(kind, content)
+    return [f"event: {kind}\ndata: ".encode(), *_with_image(content, answer), b"\n\n"]
+
+
+def _with_image(content: Mapping[str, Any], answer: Answer) -> list[bytes]:
+    """A JSON object with the image as ``b64_json``, in pieces: megabytes of base64 need no escaping and no joining."""
+    return [b'{"b64_json": "', base64.b64encode(answer.image.encoded), b'", ' + json.dumps(content).encode()[1:]]
 
 
 def sent_event(name: str, content: Mapping[str, Any]) -> bytes:
