@@ -30,8 +30,10 @@ INPUT_PROMPT = "prompt"
 INPUT_NEGATIVE_PROMPT = "negative_prompt"
 INPUT_SEED = "seed"
 OUTPUT_IMAGE = "image"
-OUTPUT_IMAGE_PNG = "image_png"
+OUTPUT_IMAGE_ENCODED = "image_encoded"
 OUTPUT_CONFIDENCE = "confidence"
+PARAMETER_IMAGE_FORMAT = "image_format"
+PARAMETER_IMAGE_QUALITY = "image_quality"
 
 
 def pool_name(*, variant: str, accelerator_class: str) -> str:

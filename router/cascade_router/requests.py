@@ -11,7 +11,7 @@ from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
-from .pools.clients import Image, Prompt
+from .pools.clients import PNG_FILE, Image, ImageForm, Prompt
 from .tracing import Headers
 
 BANDS: Final = {"high": 0, "normal": 1, "low": 2}
@@ -56,6 +56,9 @@ class GenerateRequest:
     """For people, in logs, traces and queues: printable, and not unique, for clients choose what they like."""
     model: str
     prompt: Prompt
+    form: ImageForm = PNG_FILE
+    received: float | None = None
+    """When it came, by the router's monotonic clock; None: when it is served."""
     deadline_s: float | None = None
     """Seconds from receipt that the client asked for; None: the cascade's objective."""
     call_s: float | None = None
@@ -82,6 +85,7 @@ class Answer:
     hardness: float
     confidence: float | None
     latency_s: float
+    """From receipt until the image was made."""
 
 
 def nth_id(stem: str, index: int) -> str:

@@ -80,9 +80,9 @@ def test_a_deadline_that_heavy_cannot_make_degrades_or_refuses(
 
 
 def test_every_output_can_be_asked_for_by_name(fresh_router: RouterProcess) -> None:
-    outputs = [triton.InferRequestedOutput("image_png"), triton.InferRequestedOutput("route")]
+    outputs = [triton.InferRequestedOutput("image_encoded"), triton.InferRequestedOutput("route")]
     result = fresh_router.client.infer("shapes", inputs_of(EASY, seed=3), outputs=outputs)
-    picture = Image.open(io.BytesIO(result.as_numpy("image_png")[0]))
+    picture = Image.open(io.BytesIO(result.as_numpy("image_encoded")[0]))
     assert picture.size == (32, 32)
     assert result.as_numpy("image") is None
     assert np.abs(np.asarray(picture).astype(int) - fresh_router.ask(EASY, seed=3).image).max() <= 1

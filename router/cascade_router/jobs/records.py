@@ -12,7 +12,7 @@ from typing import Any, Final
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..pools.clients import Prompt
+from ..pools.clients import ImageForm, Prompt
 from ..requests import GenerateRequest
 
 TRY_AGAIN: Final = frozenset(
@@ -79,7 +79,8 @@ def cascade_of(text: str) -> CascadeRef:
 
 def write_body(request: GenerateRequest) -> bytes:
     """What a job asks for; equal requests are written alike."""
-    fields = {"prompt": asdict(request.prompt), "band": request.band, "tier": request.tier}
+    prompt, form = asdict(request.prompt), asdict(request.form)
+    fields = {"prompt": prompt, "form": form, "band": request.band, "tier": request.tier}
     return json.dumps(fields, sort_keys=True).encode()
 
 
@@ -96,6 +97,7 @@ def read_body(claim: Claim, *, model: str) -> GenerateRequest:
             id=claim.id,
             model=model,
             prompt=Prompt(**fields["prompt"]),
+            form=ImageForm(**fields["form"]),
             deadline_s=claim.left_s,
             band=int(fields["band"]),
             tier=str(fields["tier"]),

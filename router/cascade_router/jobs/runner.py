@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -31,7 +31,7 @@ AGAIN_S: Final = 1.0
 """Pause before another attempt."""
 ATTEMPTS: Final = 10
 """Attempts of a job whose model fails."""
-Write = Callable[[Answer], Awaitable[Mapping[str, Any]]]
+Write = Callable[[Answer], Mapping[str, Any]]
 
 
 class JobRunner:
@@ -117,15 +117,21 @@ class JobRunner:
     async def _make(self, ref: CascadeRef, claim: Claim) -> None:
         try:
             request = self._read(ref, claim)
-            answer = await self._service.generate(request, protocol="job")
-            state, result = JobState.SUCCEEDED, result_of(await self._write(answer))
+            with await self._service.generate([request], protocol="job") as delivery:
+                result = result_of(self._write(delivery.answers[0]))
+                delivery.packed()
+                await self._finish(ref, claim, JobState.SUCCEEDED, result)
+            return
         except Refused as refused:
             if refused.reason in TRY_AGAIN and not (refused.reason is Refusal.MODEL_FAILED and claim.token >= ATTEMPTS):
                 await self._store.give_back(ref, claim, after_s=refused.retry_after_s or AGAIN_S)
                 return
-            state, result = JobState.FAILED, result_of(self._explain(refused))
+            result = result_of(self._explain(refused))
         except Failed as failed:
-            state, result = JobState.FAILED, result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
+            result = result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
+        await self._finish(ref, claim, JobState.FAILED, result)
+
+    async def _finish(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes) -> None:
         if not await self._store.finish(ref, claim, state, result):
             log.info("the job had its end already", job=claim.id)
 

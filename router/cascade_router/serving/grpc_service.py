@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from importlib.metadata import version
 from typing import Any, Final, NoReturn
 
@@ -15,7 +16,6 @@ from .. import tracing
 from ..requests import Refused, new_id, printable_id
 from ..service import Failed, Service
 from . import describe, kserve, streaming, tls
-from .png import encode_png
 from .statuses import GRPC
 
 log = structlog.get_logger(__name__)
@@ -91,22 +91,32 @@ class InferenceService:
             await context.abort(grpc.StatusCode.INTERNAL, str(Failed(request_id)))
 
     async def _infer(self, message: Any, context: Context) -> Any:
+        received = time.monotonic()
         try:
             requests, form = kserve.read_requests(
                 message,
                 settings=self._service.settings,
                 tenant=self._tenant(context),
+                received=received,
                 remaining_s=context.time_remaining(),
                 trace=_trace(context),
             )
         except Refused as refused:
             self._service.reject(refused)
             raise
-        answers = await self._service.generate_all(requests, protocol="grpc")
-        pngs = [await encode_png(answer.image) for answer in answers] if kserve.wants_png(form) else []
-        return kserve.write_response(
-            answers, form, request_id=message.id or requests[0].id, model=message.model_name, pngs=pngs
-        )
+        delivery = await self._service.generate(requests, protocol="grpc")
+        try:
+            response = kserve.write_response(
+                delivery.answers, form, request_id=message.id or requests[0].id, model=message.model_name
+            )
+            delivery.packed()
+            delivery.check()
+        except BaseException as error:
+            delivery.failed(error)
+            raise
+        # A call is done when the transport has all of its answer, or its client is gone.
+        context.add_done_callback(lambda call: delivery.failed() if call.cancelled() else delivery.sent())
+        return response
 
     def _tenant(self, context: Context) -> str:
         """Who calls. Raises Refused."""

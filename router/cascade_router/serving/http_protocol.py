@@ -1,6 +1,8 @@
-"""HTTP/1.1 as uvicorn speaks it, for clients that stop in the middle: a request's head has to come soon, and be short.
+"""HTTP/1.1 as uvicorn speaks it, for clients that stop in the middle: a request's head has to come soon, and be short,
+and its answer has to be read.
 
-uvicorn itself waits for ever for the first request of a connection and for the rest of a head, of any length. And it
+uvicorn itself waits for ever for the first request of a connection, for the rest of a head, of any length, and for a
+client to read. And it
 ends by closing idle connections at once, which loses a request that is on its way over one of them.
 """
 
@@ -15,19 +17,23 @@ HEAD_S: Final = 10.0
 """How long a connection may be open, or a request begun, without its head having come."""
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a head."""
+READ_S: Final = 60.0
+"""How long a client may take to read what it was sent: an image, which the router has to hold meanwhile."""
 ON_ITS_WAY_S: Final = 1.0
 """How long a server that ends hears an idle connection, over which one more request may be on its way."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """One connection; `head_s` is the time allowed for a head, in seconds."""
+    """One connection; `head_s` and `read_s` are the times allowed for a head and for reading, in seconds."""
 
     head_s = HEAD_S
+    read_s = READ_S
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_due: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._read_due: asyncio.TimerHandle | None = None
         self._leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -36,6 +42,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        self._was_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -59,6 +66,16 @@ class BoundedHttp(HttpToolsProtocol):
         if self._leaving:
             self.cycle.keep_alive = False
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._read_due is None:
+            # There is nobody to wait for: what is left is dropped.
+            self._read_due = self.loop.call_later(self.read_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._was_read()
+        super().resume_writing()
+
     def shutdown(self) -> None:
         if not self._leaving:
             self._leaving = True
@@ -75,6 +92,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
+
+    def _was_read(self) -> None:
+        if self._read_due is not None:
+            self._read_due.cancel()
+            self._read_due = None
 
     def _overdue(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

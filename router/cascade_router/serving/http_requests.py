@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final, cast
 
 import structlog
@@ -47,6 +48,7 @@ def tenant_of(service: Service, request: Request) -> str:
 
 async def wanted_images(service: Service, request: Request) -> openai.ImagesRequest:
     """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
+    received = time.monotonic()
     tenant = tenant_of(service, request)
     body = await _read(request)
     try:
@@ -59,6 +61,7 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
             idempotency_key=check_key(request.headers.get(IDEMPOTENCY_KEY, ""), field=IDEMPOTENCY_KEY),
             default_model=names[0] if len(names) == 1 else None,
             tenant=tenant,
+            received=received,
             settings=service.settings,
             trace=context_of(request.headers.items()),
         )

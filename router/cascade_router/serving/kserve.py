@@ -16,12 +16,12 @@ from cascade_api.names import (
     INPUT_SEED,
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
-    OUTPUT_IMAGE_PNG,
+    OUTPUT_IMAGE_ENCODED,
 )
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import Prompt
+from ..pools.clients import ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
     Answer,
@@ -46,14 +46,14 @@ PREVIEW: Final = "preview"
 FINAL: Final = "final"
 OUTPUTS: Final = {
     OUTPUT_IMAGE: "UINT8",
-    OUTPUT_IMAGE_PNG: "BYTES",
+    OUTPUT_IMAGE_ENCODED: "BYTES",
     OUTPUT_VARIANT: "BYTES",
     OUTPUT_ROUTE: "BYTES",
     OUTPUT_CONFIDENCE: "FP32",
     OUTPUT_HARDNESS: "FP32",
     OUTPUT_STAGE: "BYTES",
 }
-STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_PNG)
+STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_ENCODED)
 """What a client gets that does not say what it wants, and in a stream also the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
@@ -74,9 +74,14 @@ def read_requests(
     tenant: str,
     remaining_s: float | None,
     trace: Headers = (),
+    received: float | None = None,
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> tuple[tuple[GenerateRequest, ...], Form]:
-    """A ModelInferRequest as one request per prompt; ``remaining_s`` is the time left on the call itself.
+    """A ModelInferRequest as one request per prompt.
+
+    Args:
+        received: when it came, by the router's monotonic clock.
+        remaining_s: the time left on the call itself.
 
     Raises:
         Refused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
@@ -90,12 +95,20 @@ def read_requests(
         )
     values, batch = _read_inputs(message, limit=settings.prompt_limit)
     options = read_parameters(message.parameters, settings=settings)
+    outputs = _read_outputs(message.outputs) or tuple(default_outputs)
+    form = ImageForm(
+        raw=OUTPUT_IMAGE in outputs,
+        encoded=options.image_format if OUTPUT_IMAGE_ENCODED in outputs else "",
+        quality=options.image_quality,
+    )
     nothing = [None] * batch[0]
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
             model=message.model_name,
             prompt=Prompt(prompt, negative, seed),
+            form=form,
+            received=received,
             deadline_s=options.deadline_s,
             call_s=remaining_s,
             idempotency_key=options.idempotency_key,
@@ -113,13 +126,11 @@ def read_requests(
             )
         )
     )
-    return requests, Form(_read_outputs(message.outputs) or tuple(default_outputs), batch)
+    return requests, Form(outputs, batch)
 
 
-def write_response(
-    answers: Sequence[Answer], form: Form, *, request_id: str, model: str, pngs: Sequence[bytes], stage: str = FINAL
-) -> Any:
-    """The ModelInferResponse; ``pngs`` has one for each answer where the form asks for ``image_png``."""
+def write_response(answers: Sequence[Answer], form: Form, *, request_id: str, model: str, stage: str = FINAL) -> Any:
+    """The ModelInferResponse."""
     response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
     image = answers[0].image
     for name in form.outputs:
@@ -128,23 +139,16 @@ def write_response(
             # A single image that was asked for without a batch dimension has none either.
             shape = [*(() if form.batch == (1,) else form.batch[:1]), image.height, image.width, 3]
         response.outputs.add(name=name, datatype=OUTPUTS[name], shape=shape)
-        if name == OUTPUT_IMAGE_PNG:
-            elements = [_pack_bytes(png) for png in pngs]
-        else:
-            elements = [_packed(name, answer, stage) for answer in answers]
-        response.raw_output_contents.append(b"".join(elements))
+        response.raw_output_contents.append(b"".join(_packed(name, answer, stage) for answer in answers))
     return response
-
-
-def wants_png(form: Form) -> bool:
-    """Whether the answers have to be encoded for the client."""
-    return OUTPUT_IMAGE_PNG in form.outputs
 
 
 def _packed(name: str, answer: Answer, stage: str) -> bytes:
     """One answer's element of an output."""
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
+    if name == OUTPUT_IMAGE_ENCODED:
+        return _pack_bytes(answer.image.encoded)
     if name == OUTPUT_VARIANT:
         return _pack_bytes(answer.variant.encode())
     if name == OUTPUT_ROUTE:

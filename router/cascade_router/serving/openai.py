@@ -14,7 +14,7 @@ from cascade_api.plan import Plan
 from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import Prompt
+from ..pools.clients import ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
     Answer,
@@ -63,7 +63,7 @@ class ImagesRequest:
 
     requests: tuple[GenerateRequest, ...]
     size: str | None
-    output_format: str
+    form: ImageForm
     stream: bool = False
     previews: bool = False
     """The stream shows the light image of a request that escalates."""
@@ -78,6 +78,7 @@ def read_body(
     tenant: str,
     settings: RouterSettings,
     trace: Headers = (),
+    received: float | None = None,
 ) -> ImagesRequest:
     """Parse a request body.
 
@@ -85,6 +86,7 @@ def read_body(
         request_id: the id of the first image's request, and the stem of the others'.
         idempotency_key: while a call with it is served, another one is refused; may be empty.
         default_model: the model of a body without one; None where that would be ambiguous.
+        received: when it came, by the router's monotonic clock.
 
     Raises:
         Refused: INVALID with the field named.
@@ -109,7 +111,7 @@ def read_body(
         check_prompt(negative, limit=settings.prompt_limit, field="negative_prompt")
         _encodable(negative, "negative_prompt")
     openai_fields.check_choices(content)
-    output_format, _ = openai_fields.output_form(content)
+    form = openai_fields.output_form(content)
     count = whole(content, "n")
     count = 1 if count is None else count
     if not 1 <= count <= MAX_IMAGES:
@@ -122,7 +124,9 @@ def read_body(
         "band": check_priority(_priority(content)),
         "tier": check_tier(text(content, "tier") or ""),
         "tenant": tenant,
+        "form": form,
         "idempotency_key": idempotency_key,
+        "received": received,
         "trace": trace,
     }
     requests = tuple(
@@ -133,7 +137,7 @@ def read_body(
         )
         for index in range(count)
     )
-    return ImagesRequest(requests, text(content, "size"), output_format, stream, previews)
+    return ImagesRequest(requests, text(content, "size"), form, stream, previews)
 
 
 def check_size(size: str | None, *, width: int, height: int) -> None:
@@ -142,10 +146,9 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
-def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
-    """One item of ``data``, with how the image was made beside it."""
+def image_item(answer: Answer) -> dict[str, Any]:
+    """How an image was made, which stands beside it in each item of ``data``."""
     return {
-        "b64_json": base64.b64encode(png).decode(),
         "route": str(answer.route),
         "variant": answer.variant,
         "confidence": answer.confidence,
@@ -154,27 +157,31 @@ def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
     }
 
 
-def images_body(wanted: ImagesRequest, answers: Sequence[Answer], pngs: Sequence[bytes], *, created: int) -> Any:
-    """The answer to a request for images."""
-    return {
-        "created": created,
-        **_made_how(wanted, answers),
-        "usage": NO_TOKENS,
-        "data": [image_item(answer, png) for answer, png in zip(answers, pngs, strict=True)],
-    }
+def images_body(wanted: ImagesRequest, answers: Sequence[Answer], *, created_at: int) -> list[bytes]:
+    """The body of an answer, in pieces."""
+    content = {"created": created_at, **_made_how(wanted, answers), "usage": NO_TOKENS}
+    pieces = [json.dumps(content).encode()[:-1] + b', "data": [']
+    for index, answer in enumerate(answers):
+        pieces += [b", "] * (index > 0) + _with_image(image_item(answer), answer)
+    return [*pieces, b"]}"]
 
 
-def stream_event(wanted: ImagesRequest, answer: Answer, png: bytes, *, final: bool, created_at: int) -> bytes:
-    """A server-sent event of an image stream: a partial image, or the completed one."""
+def stream_event(wanted: ImagesRequest, answer: Answer, *, final: bool, created_at: int) -> list[bytes]:
+    """A server-sent event of an image stream, in pieces: a partial image, or the completed one."""
     kind = COMPLETED if final else PARTIAL
     content = {
         "type": kind,
         "created_at": created_at,
         **_made_how(wanted, [answer]),
         **({"usage": NO_TOKENS} if final else {"partial_image_index": 0}),
-        **image_item(answer, png),
+        **image_item(answer),
     }
-    return sent_event(kind, content)
+    return [f"event: {kind}\ndata: ".encode(), *_with_image(content, answer), b"\n\n"]
+
+
+def _with_image(content: Mapping[str, Any], answer: Answer) -> list[bytes]:
+    """A JSON object with the image as ``b64_json``, in pieces: megabytes of base64 need no escaping and no joining."""
+    return [b'{"b64_json": "', base64.b64encode(answer.image.encoded), b'", ' + json.dumps(content).encode()[1:]]
 
 
 def _made_how(wanted: ImagesRequest, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def _made_how(wanted: ImagesRequest, answers: Sequence[Answer]) -> dict[str, Any
     quality = QUALITIES[1] if 0 < light < len(answers) else QUALITIES[0 if light else 2]
     return {
         "size": f"{image.width}x{image.height}",
-        "output_format": wanted.output_format,
+        "output_format": wanted.form.encoded,
         "background": "opaque",
         "quality": quality,
     }

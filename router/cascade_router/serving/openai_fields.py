@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..pools.clients import FORMATS, PNG, ImageForm
 from ..requests import invalid
 
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "response_format": ("b64_json",),
-    "output_format": ("png", "jpeg", "webp"),
+    "output_format": FORMATS,
     "background": ("auto", "opaque"),
     "quality": ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"),
     "style": ("vivid", "natural"),
@@ -68,17 +69,19 @@ def check_choices(content: Mapping[str, Any]) -> None:
             raise invalid(name, f"is not served: {why}; leave it out")
 
 
-def output_form(content: Mapping[str, Any]) -> tuple[str, int]:
-    """Format and quality (1 to 100) of the images' bytes.
+def output_form(content: Mapping[str, Any]) -> ImageForm:
+    """The form of the images' bytes. Raises Refused.
 
-    OpenAI's ``output_compression`` is a quality in spite of its name: 100 is best, and the default. PNG knows no other.
+    OpenAI's ``output_compression`` is a quality in spite of its name: 100 is the best, and 0 means the least, 1.
     """
-    chosen = text(content, "output_format") or "png"
+    chosen = text(content, "output_format") or PNG
     quality = whole(content, "output_compression")
     if quality is None:
-        return chosen, 100
+        return ImageForm(encoded=chosen)
     if not 0 <= quality <= 100:
         raise invalid("output_compression", f"{quality} is not between 0 and 100")
-    if chosen == "png" and quality < 100:
-        raise invalid("output_compression", "png is never lossy; leave it out, or ask for jpeg or webp")
-    return chosen, max(quality, 1)
+    if chosen == PNG:
+        if quality < 100:
+            raise invalid("output_compression", "png is never lossy; leave it out, or ask for jpeg or webp")
+        return ImageForm(encoded=PNG)
+    return ImageForm(encoded=chosen, quality=max(quality, 1))

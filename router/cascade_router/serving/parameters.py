@@ -11,15 +11,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cascade_api.names import INPUT_NEGATIVE_PROMPT, INPUT_PROMPT, INPUT_SEED
+from cascade_api.names import (
+    INPUT_NEGATIVE_PROMPT,
+    INPUT_PROMPT,
+    INPUT_SEED,
+    OUTPUT_IMAGE_ENCODED,
+    PARAMETER_IMAGE_FORMAT,
+    PARAMETER_IMAGE_QUALITY,
+)
 from cascade_api.settings import RouterSettings
 
+from ..pools.clients import FORMATS, PNG
 from ..requests import check_deadline, check_key, check_priority, check_tier, invalid
 
 _FIXED: Final = "is fixed by the cascade's variants; leave it out, or ask a cascade that has it"
 _SIZE: Final = "is fixed by the cascade, whose metadata tells it; leave it out"
 _COUNT: Final = "is the number of prompts; send one prompt for each image"
-_OUTPUT: Final = "is chosen by the outputs that are asked for; leave it out"
+_OUTPUT: Final = (
+    f"is not one of this protocol; ask for the output {OUTPUT_IMAGE_ENCODED}, with {PARAMETER_IMAGE_FORMAT} and "
+    f"{PARAMETER_IMAGE_QUALITY}"
+)
 _SHARED_MEMORY: Final = "is not supported: shared memory belongs to one machine; send tensors in the message"
 
 REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
@@ -54,6 +65,10 @@ class Options:
     band: int = check_priority(0)
     tier: str = ""
     idempotency_key: str = ""
+    image_format: str = PNG
+    """Of the output ``image_encoded``."""
+    image_quality: int | None = None
+    """Of JPEG and WebP, 1 to 100; None: the model's choice."""
 
 
 def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> Options:
@@ -65,6 +80,8 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
         band=_priority(values.get("priority", 0)),
         tier=check_tier(_text(values, "tier")),
         idempotency_key=check_key(_text(values, "idempotency_key"), field="idempotency_key"),
+        image_format=_format(_text(values, PARAMETER_IMAGE_FORMAT) or PNG),
+        image_quality=_quality(values.get(PARAMETER_IMAGE_QUALITY)),
     )
 
 
@@ -95,6 +112,18 @@ def _priority(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise invalid("priority", "must be a name or a whole number")
     return check_priority(value)
+
+
+def _format(name: str) -> str:
+    if name not in FORMATS:
+        raise invalid(PARAMETER_IMAGE_FORMAT, f"{name[:40]!r} is none of {', '.join(FORMATS)}")
+    return name
+
+
+def _quality(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100):
+        raise invalid(PARAMETER_IMAGE_QUALITY, "must be a whole number from 1 to 100")
+    return value
 
 
 def _text(values: Mapping[str, Any], name: str) -> str:
