@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -182,23 +182,25 @@ class Service:
         if not request.idempotency_key:
             yield
             return
-        key = unique_of(request.idempotency_key, tenant=request.tenant)
-        try:
-            async with received.runtime.queue.hold_request(key) as held:
-                if not held:
-                    raise Refused(
-                        Refusal.DUPLICATE,
-                        "idempotency_key: a request with this key is being served; wait for it, or choose a new key",
-                        field="idempotency_key",
-                    )
-                yield
-        except StoreAway:
-            raise Refused(
-                Refusal.STORE_AWAY,
-                "idempotency_key: keys are kept in Redis, which cannot be reached now; try again, or without a key",
-                field="idempotency_key",
-                retry_after_s=1.0,
-            ) from None
+        holding = received.runtime.queue.hold_request(unique_of(request.idempotency_key, tenant=request.tenant))
+        async with AsyncExitStack() as stack:
+            try:
+                async with timeout(received.deadline - self._clock()):
+                    held = await stack.enter_async_context(holding)
+            except StoreAway:
+                raise _key_refused(
+                    Refusal.STORE_AWAY,
+                    "keys are kept in Redis, which cannot be reached now; try again, or without a key",
+                ) from None
+            except (asyncio.TimeoutError, TimeoutError):
+                raise _key_refused(
+                    Refusal.DEADLINE_EXCEEDED, "a router that may have died still holds this key; try again"
+                ) from None
+            if not held:
+                raise _key_refused(
+                    Refusal.DUPLICATE, "a request with this key is being served; wait for it, or choose a new key"
+                )
+            yield
 
     async def _room(self, received: Sequence[_Received]) -> Room:
         """Room for the images of a call. Raises Refused."""
@@ -307,6 +309,11 @@ class Service:
 
     def _prompt(self, request: GenerateRequest) -> dict[str, str]:
         return {"prompt": request.prompt.text} if self.settings.log_prompts else {}
+
+
+def _key_refused(reason: Refusal, why: str) -> Refused:
+    again_s = None if reason is Refusal.DUPLICATE else 1.0
+    return Refused(reason, f"idempotency_key: {why}", field="idempotency_key", retry_after_s=again_s)
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from cascade_api.names import CascadeRef
+from cascade_router.requests import unique_of
 from support.redis import RedisServer
 from support.router import EASY, Made, RouterProcess, StartRouter, inputs_of, make_plan, on_hold
 from support.sleepers import SECONDS
@@ -155,6 +157,19 @@ def test_tenants_have_keys_of_their_own(
         with pytest.raises(InferenceServerException, match="with this key is being served"):
             router.ask(EASY, parameters={"idempotency_key": "same"}, headers=as_press)
     asked.answered(2)
+
+
+def test_a_key_that_a_dead_router_holds_is_waited_for_until_the_deadline(
+    redis_server: RedisServer, router: RouterProcess
+) -> None:
+    with redis_server.client() as client:
+        lock = CascadeRef("default", "shapes").request_key(unique_of("k", tenant=""))
+        client.set(lock, "a router that nobody has heard of")
+        with pytest.raises(InferenceServerException, match="a router that may have died still holds this") as refused:
+            router.ask(EASY, parameters={"idempotency_key": "k", "deadline_ms": 1_000})
+        assert refused.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        client.pexpire(lock, 1)
+        assert router.ask(EASY, parameters={"idempotency_key": "k"}).route == "direct"
 
 
 def test_without_redis_a_key_is_refused_and_other_requests_are_served(
