@@ -1,7 +1,8 @@
 """What images cost the router: CPU, latency and memory per request, beside a bare proxy that passes the same bytes.
 
 As a program it is that proxy: ``python -m bench.router_images GRPC_PORT HTTP_PORT TRITON``. Over gRPC it returns what
-Triton answered, over HTTP the same JSON as the router's; it has no queue, no Redis, no deadlines and no bound.
+Triton answered, over HTTP the same JSON as the router's; it has no queue, no Redis, no deadlines and no bound. With a URL
+alone it asks for that over and over, in a process of its own, and says at its end how long the answers took.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -84,6 +86,20 @@ async def _serve(grpc_port: str, http_port: str, triton: str) -> None:
     await uvicorn.Server(config).serve()
 
 
+async def _probe(url: str) -> None:
+    took = []
+    ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
+    async with httpx.AsyncClient(timeout=_LONG_S) as client:
+        await client.get(url)
+        print("probing", flush=True)
+        while not ended.done() or len(took) < 2:
+            began = time.perf_counter()
+            await client.get(url)
+            took.append(time.perf_counter() - began)
+            await asyncio.sleep(0.01)
+    print(json.dumps(took))
+
+
 @dataclass(frozen=True)
 class _Target:
     """A router, or the proxy."""
@@ -148,18 +164,12 @@ class _Cost:
 async def _measure(target: _Target, protocol: str, form: ImageForm, *, requests: int, concurrency: int) -> _Cost:
     """Cost of requests, so many at a time, with health and memory looked at meanwhile."""
     took: list[float] = []
-    health: list[float] = []
     memory = [target.process.memory_info().rss]
 
     async def watch() -> None:
-        async with httpx.AsyncClient(base_url=target.http_url, timeout=_LONG_S) as client:
-            await client.get("/healthz")
-            while True:
-                began = time.perf_counter()
-                await client.get("/healthz")
-                health.append(time.perf_counter() - began)
-                memory.append(target.process.memory_info().rss)
-                await asyncio.sleep(0.01)
+        while True:
+            memory.append(target.process.memory_info().rss)
+            await asyncio.sleep(0.01)
 
     async with _asking(target, protocol, form) as ask:
         await asyncio.gather(*(ask() for _ in range(min(concurrency, CONCURRENCY))))
@@ -172,22 +182,36 @@ async def _measure(target: _Target, protocol: str, form: ImageForm, *, requests:
                 took.append(time.perf_counter() - began)
 
         watching = asyncio.ensure_future(watch())
+        probe = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.router_images", f"{target.http_url}/healthz", stdin=PIPE, stdout=PIPE
+        )
+        assert probe.stdout is not None
+        await probe.stdout.readline()
         with cpu_of(target.process) as spent:
             await asyncio.gather(*(client() for _ in range(concurrency)))
         watching.cancel()
+        health, _ = await probe.communicate()
     cuts = statistics.quantiles([each * 1000 for each in took], n=100)
-    slow = statistics.quantiles([each * 1000 for each in health], n=100)[98] if len(health) > 1 else 0.0
-    return _Cost(spent[0] / requests * 1000, cuts[49], cuts[98], max(memory) / 1e6, slow)
+    slow = statistics.quantiles([each * 1000 for each in json.loads(health)], n=100)
+    return _Cost(spent[0] / requests * 1000, cuts[49], cuts[98], max(memory) / 1e6, slow[98])
 
 
 def _target_of(router: RouterProcess) -> _Target:
     return _Target(router.grpc, router.http_url, process_of(router))
 
 
+def _told(ours: _Cost, base: _Cost) -> str:
+    return (
+        f"{ours.cpu_ms:10.1f} {base.cpu_ms:6.1f} {ours.cpu_ms / base.cpu_ms:10.2f}"
+        f" | {ours.p50_ms:6.0f} {ours.p99_ms:6.0f} / {base.p50_ms:6.0f} {base.p99_ms:6.0f}"
+        f" | {ours.most_mb:6.0f} {base.most_mb:6.0f} | {ours.health_p99_ms:6.1f} / {base.health_p99_ms:.1f}"
+    )
+
+
 def compare(bench: Bench) -> None:
     """A table of all sizes and forms, then what many at once take."""
     print(
-        "side, form         | CPU ms: router, bare, ratio | p50, p99 ms: router / bare | MB: router, bare | health p99 ms"
+        "                   CPU ms: router, bare  ratio | p50 p99 ms: router / bare | MB: router, bare | health p99 ms"
     )
     for side in SIDES:
         triton = bench.triton({LIGHT: MODEL_S}, name=f"images-{side}", side=side, batch=1, instances=2)
@@ -200,12 +224,7 @@ def compare(bench: Bench) -> None:
                 load = {"requests": REQUESTS[side], "concurrency": CONCURRENCY}
                 ours = asyncio.run(_measure(_target_of(router), protocol, FORMS[name], **load))
                 base = asyncio.run(_measure(bare, protocol, FORMS[name], **load))
-            print(
-                f"{side:5} {protocol} {name:5}   | {ours.cpu_ms:6.1f} {base.cpu_ms:6.1f} {ours.cpu_ms / base.cpu_ms:5.2f}"
-                f" | {ours.p50_ms:5.0f} {ours.p99_ms:5.0f} / {base.p50_ms:5.0f} {base.p99_ms:5.0f}"
-                f" | {ours.most_mb:5.0f} {base.most_mb:5.0f} | {ours.health_p99_ms:5.1f} / {base.health_p99_ms:5.1f}",
-                flush=True,
-            )
+            print(f"{side:5} {protocol} {name:5}: {_told(ours, base)}", flush=True)
             if side > 32 and name == ("png" if protocol == "http" else "raw"):
                 count = AT_ONCE[protocol]
                 many = asyncio.run(
@@ -221,4 +240,4 @@ def compare(bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(*sys.argv[1:4]))
+    uvloop.run(_probe(sys.argv[1]) if len(sys.argv) == 2 else _serve(*sys.argv[1:4]))
