@@ -18,7 +18,7 @@ from cascade_api.settings import RouterSettings
 from . import metrics, tracing
 from .deliveries import Delivery, Made
 from .engine import Preview, generate
-from .image_bytes import ImageBytes, NoRoom, Room, needed
+from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes, NoRoom, Room, needed
 from .plans import Plans
 from .queue import StoreAway
 from .reporting import DemandCounter
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 UNKNOWN_CASCADE: Final = "none"
+ONLY_HTTP: Final = ("http", "http-stream")
+"""Protocols whose answers are written in pieces."""
 ON_ITS_WAY_S: Final = 0.3
 """How long after it was told to stop a router still looks for requests that were sent before."""
 
@@ -116,7 +118,7 @@ class Service:
             for request in requests:
                 received.append(self._receive(request, protocol))
             async with self._only_one(received[0]):
-                room = await self._room(received)
+                room = await self._room(received, copies=COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC)
                 made = await _together([self._made(each, protocol, preview) for each in received])
         except BaseException as error:
             if room is not None:
@@ -202,13 +204,13 @@ class Service:
                 )
             yield
 
-    async def _room(self, received: Sequence[_Received]) -> Room:
+    async def _room(self, received: Sequence[_Received], *, copies: float) -> Room:
         """Room for the images of a call. Raises Refused."""
         if self._in_hand > self.settings.request_limit:
             raise Refused(Refusal.QUEUE_FULL, "the router has its hands full; ask again later", retry_after_s=1.0)
         runtime, request = received[0].runtime, received[0].request
         image, deadline = runtime.plan.image, received[0].deadline
-        size = needed(request.form, width=image.width, height=image.height, images=len(received))
+        size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(received))
         try:
             return await self.image_bytes.take(
                 size, band=request.band, deadline=deadline, start_by=deadline - runtime.quickest_s()
