@@ -187,6 +187,22 @@ def test_health_readiness_models_page_and_metrics_over_http(fresh_router: Router
     assert 'cascade_planned_share{cascade="default/shapes",route="direct"} 0.4' in metrics
 
 
+def test_cascades_of_one_name_are_listed_by_names_that_can_be_asked_for(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+) -> None:
+    plans = make_plan(endpoints), make_plan(endpoints, cascade="other/shapes"), make_plan(endpoints, name="alone")
+    router = start_router(redis_server, *plans)
+    names = {"default.shapes": "default", "other.shapes": "other", "alone": "default"}
+    listed = router.get("/v1/models").json()["data"]
+    assert {model["id"]: model["owned_by"] for model in listed} == names
+    assert {model.name for model in router.client.get_model_repository_index().models} == set(names)
+    for model in listed:
+        assert router.get(f"/v1/models/{model['id']}").json() == model
+        assert router.ask(EASY, model=model["id"]).route
+    assert router.get("/v1/models/shapes").status_code == 400
+    assert router.get("/v1/models/dall-e").json()["error"]["code"] == "UnknownModel"
+
+
 async def test_a_client_that_goes_away_stops_the_work(redis_server: RedisServer, start_router: StartRouter) -> None:
     async with ScriptedTriton() as replica:
         plan = make_plan({"shapes-light": [], "shapes-heavy": [replica.endpoint]}, direct=1, batch=1)
