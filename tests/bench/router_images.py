@@ -1,7 +1,7 @@
 """What images cost the router: CPU, latency and memory per request, beside a bare proxy that passes the same bytes.
 
 As a program it is that proxy: ``python -m bench.router_images GRPC_PORT HTTP_PORT TRITON``. Over gRPC it returns what
-Triton answered, over HTTP the same JSON as the router's; it has no queue, no Redis, no deadlines and no bound. With a URL
+Triton answered, over HTTP the same JSON as the router; it has no queue, no Redis, no deadlines and no bound. With a URL
 alone it asks for that over and over, in a process of its own, and says at its end how long the answers took.
 """
 
@@ -190,7 +190,7 @@ async def _measure(target: _Target, protocol: str, form: ImageForm, *, requests:
         with cpu_of(target.process) as spent:
             await asyncio.gather(*(client() for _ in range(concurrency)))
         watching.cancel()
-        health, _ = await probe.communicate()
+        health, _ = await probe.communicate(b"")
     cuts = statistics.quantiles([each * 1000 for each in took], n=100)
     slow = statistics.quantiles([each * 1000 for each in json.loads(health)], n=100)
     return _Cost(spent[0] / requests * 1000, cuts[49], cuts[98], max(memory) / 1e6, slow[98])
