@@ -30,8 +30,10 @@ INPUT_PROMPT = "prompt"
 INPUT_NEGATIVE_PROMPT = "negative_prompt"
 INPUT_SEED = "seed"
 OUTPUT_IMAGE = "image"
-OUTPUT_IMAGE_PNG = "image_png"
+OUTPUT_IMAGE_ENCODED = "image_encoded"
 OUTPUT_CONFIDENCE = "confidence"
+PARAMETER_IMAGE_FORMAT = "image_format"
+PARAMETER_IMAGE_QUALITY = "image_quality"
 
 GRPC_DIRECT: Final = ("grpc.enable_http_proxy", 0)
 """Channel option of every call inside the product, which goes through no proxy, whatever the environment says."""
@@ -151,6 +153,6 @@ class CascadeRef:
         """Hash with ``ended``, the Unix milliseconds of the latest end of a job, and ``interval``, between two; TTL."""
         return f"{self.prefix}jobs-pace"
 
-    def request_key(self, request_id: str) -> str:
-        """Lock held while a request id is being served; TTL."""
-        return f"{self.prefix}request:{request_id}"
+    def request_key(self, key: str) -> str:
+        """String, the router that serves the request with this idempotency key (of one tenant, hashed); TTL."""
+        return f"{self.prefix}request:{key}"

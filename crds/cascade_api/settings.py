@@ -201,7 +201,10 @@ class RouterSettings(BaseSettings):
         default=1000, ge=1, description="waiting entries of one pool; a tenth more for high priority, half for low"
     )
     request_limit: int = Field(default=20_000, ge=1, description="requests that one router has in hand at a time")
-    prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
+    image_bytes_limit: int = Field(
+        default=512 * 1024 * 1024, ge=1, description="room for images of requests in hand, with what is copied of them"
+    )
+    prompt_limit: int = Field(default=32_000, ge=1, description="characters of a prompt")
     job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade that wait or are being made")
     job_bytes_limit: int = Field(
         default=128 * 2**20,

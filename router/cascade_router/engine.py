@@ -25,6 +25,8 @@ ANSWER_MARGIN: Final = 0.025
 ANSWER_MARGIN_S: Final = (0.01, 0.25)
 """Share of the time allowed, and its bounds in seconds, kept back to answer with a light image when the heavy one
 does not come: the answer has to reach the client by the deadline."""
+AFTER_IMAGE: Final = 0.25
+"""Share of the time allowed that is kept back at most for packing the image and sending it."""
 HUNG_FACTOR: Final = 4.0
 HUNG_EXTRA_S: Final = 1.0
 """A replica that takes longer than 4 times its execution time and a second is treated as failed."""
@@ -84,8 +86,10 @@ class _Run:
         self._queue_limit = limit_of(queue_limit, band=request.band)
         self._preview = preview
         self._overload = plan.overload
-        self._received = runtime.clock()
-        self._deadline = self._received + (plan.objective_s if request.deadline_s is None else request.deadline_s)
+        self._received = runtime.clock() if request.received is None else request.received
+        allowed_s = plan.objective_s if request.deadline_s is None else request.deadline_s
+        after_s = min(AFTER_IMAGE * allowed_s, runtime.after_image.quantile or 0.0)
+        self._deadline = self._received + allowed_s - after_s
         self._journey = Journey()
         self._turned = False
         """From the first model to the other, which happens once."""
@@ -277,6 +281,8 @@ class _Run:
                     endpoint=grant.endpoint,
                     variant=step.variant,
                     prompt=request.prompt,
+                    form=request.form,
+                    size=(runtime.plan.image.width, runtime.plan.image.height),
                     confidence=step.stage == "light",
                     request_id=request.id,
                     timeout_s=min(left, patience),

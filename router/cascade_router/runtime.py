@@ -17,7 +17,7 @@ from cascade_api.plan import Plan, PlanPool
 from . import metrics
 from .cascade.choosing import Chooser
 from .cascade.decisions import Outlook
-from .cascade.estimates import ExecutionEstimates
+from .cascade.estimates import ExecutionEstimates, Recent
 from .cascade.retries import RetryBudget
 from .pools.clients import TritonClients
 from .pools.health import Health
@@ -39,7 +39,7 @@ class Queue(Protocol):
     async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None: ...
     def turn_away(self, pool: str) -> None: ...
     def load(self, pool: str) -> PoolLoad: ...
-    def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]: ...
+    def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]: ...
     async def close(self) -> None: ...
 
 
@@ -73,6 +73,8 @@ class CascadeRuntime:
         self.clients = TritonClients()
         self.health = Health()
         self.estimates = ExecutionEstimates()
+        self.after_image = Recent()
+        """Seconds from an image's arrival until it was sent to the client."""
         self.retries = RetryBudget()
         self.tally = Tally()
         self.clock = clock
@@ -120,6 +122,10 @@ class CascadeRuntime:
         """Seconds that a request of a pool takes with 90 % certainty; 0 for a pool that the plan has not."""
         promised = self._promised.get(pool)
         return 0.0 if promised is None else self.estimates.execution_s(pool, planned=promised.execution_s)
+
+    def quickest_s(self) -> float:
+        """Seconds without which no image is made."""
+        return min((self.execution_s(pool) for pool in self._promised), default=0.0)
 
     def why_not_ready(self) -> str | None:
         """Why no prompt could be served now; None where one could."""

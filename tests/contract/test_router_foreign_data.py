@@ -9,6 +9,7 @@ import pytest
 
 from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_router.jobs.records import job_id
+from cascade_router.requests import unique_of
 from support.redis import RedisServer
 from support.router import EASY, RouterProcess, StartRouter, make_plan, publish
 from support.sleepers import SECONDS
@@ -60,10 +61,10 @@ def test_a_lock_demand_or_report_of_another_type_refuses_nobody(
     redis_server: RedisServer, router: RouterProcess
 ) -> None:
     with redis_server.client() as client:
-        client.rpush(SHAPES.request_key("mine"), RUBBISH)
+        client.rpush(SHAPES.request_key(unique_of("mine", tenant="")), RUBBISH)
         client.delete(SHAPES.demand_key)
         client.set(SHAPES.demand_key, RUBBISH)
-        assert router.ask(EASY, request_id="mine").route
+        assert router.ask(EASY, parameters={"idempotency_key": "mine"}).route
         said(router, "demand cannot be counted")
         wait_for(lambda: "cascade_store_away 0.0" in router.get("/metrics").text, what="Redis to count as there")
         wait_for(lambda: client.type(SHAPES.demand_key) == "hash", what="demand to be counted again")

@@ -13,7 +13,7 @@ from typing import Any, Final
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..pools.clients import Prompt
+from ..pools.clients import ImageForm, Prompt
 from ..requests import GenerateRequest
 
 TRY_AGAIN: Final = frozenset(
@@ -82,14 +82,10 @@ def cascade_of(text: str) -> CascadeRef:
     return CascadeRef(namespace, name)
 
 
-def unique_of(key: str, *, tenant: str) -> str:
-    """The unique part of the id of a job with an idempotency key: the same for the same tenant and key."""
-    return hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:32]
-
-
 def write_body(request: GenerateRequest) -> bytes:
     """What a job asks for; equal requests are written alike."""
-    fields = {"prompt": asdict(request.prompt), "band": request.band, "tier": request.tier}
+    prompt, form = asdict(request.prompt), asdict(request.form)
+    fields = {"prompt": prompt, "form": form, "band": request.band, "tier": request.tier}
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 
@@ -106,6 +102,7 @@ def read_body(claim: Claim, *, model: str) -> GenerateRequest:
             id=claim.id,
             model=model,
             prompt=Prompt(**fields["prompt"]),
+            form=ImageForm(**fields["form"]),
             deadline_s=claim.left_s,
             band=int(fields["band"]),
             tier=str(fields["tier"]),

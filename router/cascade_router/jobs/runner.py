@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -33,8 +33,8 @@ ATTEMPTS: Final = 10
 """Attempts of a job whose model fails."""
 STORE_AGAIN_S: Final = 0.2
 """Pause before an end is kept again that Redis did not take."""
-Write = Callable[[Answer], Awaitable[tuple[Mapping[str, Any], bytes]]]
-"""From an answer to how the image was made, and the image as it is encoded."""
+Write = Callable[[Answer], Mapping[str, Any]]
+"""From an answer to how the image was made."""
 
 
 class JobRunner:
@@ -122,11 +122,16 @@ class JobRunner:
                     return
 
     async def _make(self, ref: CascadeRef, claim: Claim) -> None:
-        state, image = JobState.FAILED, b""
         try:
             request = self._read(ref, claim)
-            made, image = await self._write(await self._service.generate(request, protocol="job"))
-            state, result = JobState.SUCCEEDED, result_of(made)
+            with await self._service.generate([request], protocol="job") as delivery:
+                (answer,) = delivery.answers
+                image, made = answer.image.encoded, result_of(self._write(answer))
+                delivery.packed()
+                await self._end(ref, claim, JobState.SUCCEEDED, made, image)
+            return
+        except StoreAway:
+            raise
         except Refused as refused:
             if refused.reason in TRY_AGAIN and not (refused.reason is Refusal.MODEL_FAILED and claim.token >= ATTEMPTS):
                 await self._store.give_back(ref, claim, after_s=refused.retry_after_s or AGAIN_S)
@@ -137,9 +142,11 @@ class JobRunner:
         except Exception:
             # What breaks once with what stands in Redis breaks at every attempt.
             log.exception("a job cannot be carried out", job=claim.id)
-            result = result_of(
-                self._explain(Refused(Refusal.INVALID, "the job cannot be carried out; hand it in again"))
-            )
+            why = Refused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
+            result = result_of(self._explain(why))
+        await self._end(ref, claim, JobState.FAILED, result, b"")
+
+    async def _end(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes) -> None:
         ended = await self._finish(ref, claim, state, result, image)
         if ended is None:
             log.info("the job had its end already", job=claim.id)

@@ -173,12 +173,12 @@ class WorkQueue:
         """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
         return self._loads.of(pool)
 
-    def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]:
-        """Hold a request id inside ``async with``; False if a request of that id is being served already.
+    def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]:
+        """Hold an idempotency key inside ``async with``; False if a request with it is being served already.
 
-        Costs a round trip: for ids that clients chose, the router's own being unique.
+        Costs a round trip to Redis, and raises `StoreAway` without it.
         """
-        return self._locks.hold(request_id)
+        return self._locks.hold(key)
 
     # -- acquiring and releasing ----------------------------------------------------------------------------------
 

@@ -14,17 +14,14 @@ from starlette.routing import BaseRoute, Route
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, unique_of, write_body
+from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, write_body
 from ..jobs.runner import JobRunner
 from ..jobs.store import JobStore, StoreAway, Submitted
-from ..requests import Answer, Refused, invalid, new_id
+from ..requests import Answer, Refused, invalid, new_id, unique_of
 from ..service import Service
 from . import openai
-from .http_requests import request_id_of, tenant_of, wanted_images
-from .png import encode_png
+from .http_requests import IDEMPOTENCY_KEY, request_id_of, tenant_of, wanted_images
 
-IDEMPOTENCY_KEY: Final = "idempotency-key"
-KEY_LIMIT: Final = 255
 LONGEST_WAIT_S: Final = 60.0
 FULL: Final = {
     Submitted.FULL: "as many jobs wait or are being made as may at a time; try again later",
@@ -42,9 +39,9 @@ class Jobs:
     runner: JobRunner
 
 
-async def write_answer(answer: Answer) -> tuple[Mapping[str, Any], bytes]:
-    """An answer as it is kept: how the image was made, and the image."""
-    return openai.how_made(answer), await encode_png(answer.image)
+def write_answer(answer: Answer) -> Mapping[str, Any]:
+    """How the image of an answer was made, as it is kept beside the image."""
+    return openai.image_item(answer)
 
 
 def explain_refusal(refused: Refused) -> Mapping[str, Any]:
@@ -62,9 +59,7 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
         image = wanted.requests[0]
         ref = service.plans.find(image.model).ref
         service.tenants.admit(image.tenant)
-        key = request.headers.get(IDEMPOTENCY_KEY, "")
-        if len(key) > KEY_LIMIT:
-            raise invalid(IDEMPOTENCY_KEY, f"has {len(key)} characters; at most {KEY_LIMIT} are allowed")
+        key = image.idempotency_key
         body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
         job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())
         submitted, place_s = await _kept(
