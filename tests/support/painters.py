@@ -69,12 +69,13 @@ def write_painter(
 
 @pytest.fixture
 def painting_triton(tmp_path: Path) -> Iterator[TritonServer]:
-    """A server of the test's own with `small` (32²), `large` (1024²) and `stream` (512², with previews)."""
+    """A server of our own: `small` (32²), `slow` (32², two seconds), `large` (1024²), `stream` (512², previews)."""
     models = tmp_path / "painters"
     write_painter(models, "small", side=32)
+    write_painter(models, "slow", side=32, steps=400)
     write_painter(models, "large", side=1024)
     write_painter(models, "stream", side=512, steps=8, previews=True)
-    server = TritonServer(models, tmp_path, load=("small", "large", "stream"), replica_id="test-painters")
+    server = TritonServer(models, tmp_path, load=("small", "slow", "large", "stream"), replica_id="test-painters")
     try:
         yield server.start()
     finally:

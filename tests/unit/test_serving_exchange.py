@@ -19,7 +19,7 @@ class Account:
         self.gone = False
 
     def exchange(self) -> Exchange:
-        return Exchange(self.ask, self.tell, lambda: self.said.append("checked"))
+        return Exchange(self.ask, self.tell, lambda: self.said.append("settled"))
 
     def ask(self) -> bool:
         self.said.append("asked")
@@ -36,7 +36,7 @@ def test_triton_isasked_while_the_batch_is_made_and_not_again_once_it_has_said_y
     account.gone = True
     assert exchange.cancelled()
     assert exchange.cancelled()
-    assert account.said == ["checked", "asked"] * 2
+    assert account.said == ["settled", "asked"] * 2
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -59,7 +59,7 @@ def test_the_answer_ends_theasking_and_is_the_only_one() -> None:
     assert not exchange.cancelled()
     with pytest.raises(RuntimeError, match="answered once"):
         exchange.answer("image")
-    assert account.said == ["checked", ("image", True)]
+    assert account.said == ["settled", ("image", True)]
 
 
 def test_previews_come_in_order_before_the_answer_or_not_at_all() -> None:
@@ -71,7 +71,7 @@ def test_previews_come_in_order_before_the_answer_or_not_at_all() -> None:
     exchange.show(first, "quarter")
     exchange.answer("whole")
     exchange.show(third, "three quarters")
-    assert [entry for entry in account.said if entry != "checked"] == [("half", False), ("whole", True)]
+    assert [entry for entry in account.said if entry != "settled"] == [("half", False), ("whole", True)]
 
 
 def test_whoasks_while_the_answer_is_being_sent_waits_andasks_nothing() -> None:

@@ -62,27 +62,22 @@ def go_on(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def test_with_requests_in_hand_it_ends_before_it_says_anything_about_them() -> None:
-    with program("begun = pulse.begin()", "pulse.check(begun)") as process:
+def test_with_a_batch_in_hand_it_ends_before_it_says_anything_about_it() -> None:
+    with program("working = pulse.working(); working.__enter__()", "pulse.settle()") as process:
         stand_still(process, LIMIT_S + 0.5)
-        assert "stood still with requests in hand" in go_on(process)
+        assert "stood still with a batch in hand" in go_on(process)
         assert process.wait(PATIENCE_S) == 3
 
 
-def test_with_requests_in_hand_it_ends_however_late_it_comes_to_say_something() -> None:
-    with program("begun = pulse.begin()", "time.sleep(2); pulse.check(begun)") as process:
+def test_a_batch_that_was_sent_meanwhile_is_not_begun() -> None:
+    with program(after="pulse.working().__enter__()") as process:
         stand_still(process, LIMIT_S + 0.5)
-        assert "stood still with requests in hand" in go_on(process)
+        assert "stood still when a batch came" in go_on(process)
 
 
-def test_a_request_that_was_sent_meanwhile_is_not_begun() -> None:
-    with program(after="pulse.begin()") as process:
-        stand_still(process, LIMIT_S + 0.5)
-        assert "stood still when a request came" in go_on(process)
-
-
-def test_without_requests_it_stands_still_as_long_as_it_likes() -> None:
-    with program(after="time.sleep(2); pulse.check(pulse.begin()); pulse.close()") as process:
+def test_without_a_batch_it_stands_still_as_long_as_it_likes() -> None:
+    after = "pulse.settle(); time.sleep(2)\nwith pulse.working(): pass\npulse.close()"
+    with program("with pulse.working(): pass", after) as process:
         stand_still(process, LIMIT_S + 0.5)
         assert go_on(process) == "alive\n"
 
@@ -97,7 +92,7 @@ def test_without_requests_it_stands_still_as_long_as_it_likes() -> None:
     ids=["computing", "holding Python's lock without computing", "waiting"],
 )
 def test_being_busy_is_not_standing_still(work: str) -> None:
-    with program("begun = pulse.begin()", f"{work}; pulse.check(begun); pulse.begin()") as process:
+    with program(after=f"with pulse.working():\n    {work}\nwith pulse.working(): pass") as process:
         assert go_on(process) == "alive\n"
 
 
@@ -111,7 +106,7 @@ def test_a_process_whose_server_is_gone_ends() -> None:
         model = int(server.stdout.readline())
         os.kill(server.pid, signal.SIGKILL)
         assert server.stdout.readline() == "ready\n"
-        assert server.stdout.readline() == "the server is gone\n"
+        assert server.stdout.readline() == "its server is gone\n"
         # Not waited for yet, the server is a zombie, which still counts as a process to those that send it signals.
         os.kill(server.pid, 0)
     wait_for(lambda: not os.path.exists(f"/proc/{model}"), what="the model process to be gone")
