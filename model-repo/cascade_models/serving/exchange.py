@@ -20,13 +20,13 @@ class Exchange:
     Args:
         cancelled: asks Triton.
         send: gives Triton a response.
-        check: is called before Triton is asked or told anything; ends the process where that would not be safe.
+        settle: is called before Triton is asked or told anything, and does not return where that would not be safe.
     """
 
-    def __init__(self, cancelled: Callable[[], bool], send: Send, check: Callable[[], None]) -> None:
+    def __init__(self, cancelled: Callable[[], bool], send: Send, settle: Callable[[], None]) -> None:
         self._ask = cancelled
         self._send: Send | None = send
-        self._check = check
+        self._settle = settle
         self._lock = threading.Lock()
         self._asking = True
         self._cancelled = False
@@ -37,7 +37,7 @@ class Exchange:
         """Whether the client has given up; once closed, what was known last."""
         with self._lock:
             if self._asking and not self._cancelled:
-                self._check()
+                self._settle()
                 self._cancelled = bool(self._ask())
             return self._cancelled
 
@@ -57,7 +57,7 @@ class Exchange:
         with self._lock:
             if self._send is not None and number > self._shown:
                 self._shown = number
-                self._check()
+                self._settle()
                 self._send(response, False)
 
     def answer(self, response: Any) -> None:
@@ -66,5 +66,5 @@ class Exchange:
             if self._send is None:
                 raise RuntimeError("a request is answered once")
             send, self._send, self._asking = self._send, None, False
-            self._check()
+            self._settle()
             send(response, True)

@@ -51,16 +51,15 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Makes a batch; every request is answered on its own, whatever happens to the others."""
-        begun = self._pulse.begin()
-        exchanges = [_exchange(request, partial(self._pulse.check, begun)) for request in requests]
-        wanted = [frozenset(request.requested_output_names()) for request in requests]
-        orders = [self._order(*each) for each in zip(requests, exchanges, wanted, strict=True)]
-        outcomes = self._outcomes(orders)
-        for exchange in exchanges:
-            exchange.close()
-        for exchange, outcome, names in zip(exchanges, outcomes, wanted, strict=True):
-            self._encoders.do(partial(_answer, exchange, outcome, names), _work(outcome, names))
-        self._pulse.check(begun)
+        with self._pulse.working():
+            exchanges = [_exchange(request, self._pulse.settle) for request in requests]
+            wanted = [frozenset(request.requested_output_names()) for request in requests]
+            orders = [self._order(*each) for each in zip(requests, exchanges, wanted, strict=True)]
+            outcomes = self._outcomes(orders)
+            for exchange in exchanges:
+                exchange.close()
+            for exchange, outcome, names in zip(exchanges, outcomes, wanted, strict=True):
+                self._encoders.do(partial(_answer, exchange, outcome, names), _work(outcome, names))
 
     def _order(self, request: Any, exchange: Exchange, wanted: frozenset[str]) -> batches.Order:
         return batches.Order(
@@ -99,18 +98,18 @@ def preview_steps(steps: int) -> frozenset[int]:
 
 def _end(model: str, reason: str) -> NoReturn:
     """Ends this process at once: nothing more may be said to the server, its log included."""
-    sys.stderr.write(f"{model}: process {os.getpid()} ends: {reason}\n")
+    sys.stderr.write(f"{model}: model process {os.getpid()} ends: {reason}\n")
     sys.stderr.flush()
     os._exit(1)
 
 
-def _exchange(request: Any, check: Callable[[], None]) -> Exchange:
+def _exchange(request: Any, settle: Callable[[], None]) -> Exchange:
     sender = request.get_response_sender()
 
     def send(response: Any, last: bool) -> None:
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
 
-    return Exchange(request.is_cancelled, send, check)
+    return Exchange(request.is_cancelled, send, settle)
 
 
 def _not_sent(error: Exception) -> None:
