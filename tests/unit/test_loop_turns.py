@@ -186,6 +186,25 @@ async def test_a_plan_that_somebody_else_wrote_is_replaced_under_a_newer_number(
     assert len(world.store.plans) == written, "what is as published is left alone"
 
 
+@pytest.mark.parametrize("mode", ["paused", "advisory"])
+async def test_the_plan_of_a_cascade_that_is_not_planned_for_is_left_as_it_is(mode: str) -> None:
+    first = World()
+    await first.ticks(4)
+    plan = first.loop.plan(REF)
+    assert plan is not None
+    source = FileSource(CascadeFile(cascades=[make_cascade(policy__mode=mode)], profiles=[make_profile()]))
+    world = World(source=source, store=first.store, cluster=first.cluster, now=first.now)
+    await world.ticks(2)
+    written = len(world.store.plans)
+    world.store.plan = forged(plan, pools=[], generation=plan.generation + 1)
+    await world.ticks(2)
+    assert len(world.store.plans) == written
+    assert world.loop.plan(REF) == world.store.plan
+    world.store.plan = None
+    await world.ticks(1)
+    assert len(world.store.plans) == written + 1
+
+
 async def test_routers_that_follow_a_plan_of_nobodys_are_called_back() -> None:
     world = World()
     await world.ticks(4)
