@@ -103,7 +103,7 @@ verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python crds/generate.py --check
 
-audit: .venv/.ready ## ask PyPI's vulnerability service about every pinned release
+audit: .venv/.ready ## known vulnerabilities of every pinned release, as PyPI has them, and of the image's Triton
 	@$(BIN)/python requirements/audit.py $(ARGS)
 
 bench: setup ## benchmarks; each prints a ratio to a baseline of the same run

@@ -370,6 +370,8 @@ def free_socket(file: Path, option: str) -> None:
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
+            if not file.is_socket():
+                raise LaunchError(f"{option}: {file} is there, and is no socket: choose another path") from None
             file.unlink(missing_ok=True)
             return
         except OSError as error:

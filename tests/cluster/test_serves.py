@@ -57,6 +57,16 @@ def test_workers_have_a_policy_wherever_they_are(installation: Installation) -> 
 
 
 @pytest.mark.usefixtures("first_image_s")
+def test_a_policy_that_somebody_deletes_comes_back(installation: Installation) -> None:
+    policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
+    (before,) = installation.cluster.api.items(policies)
+    name = before["metadata"]["name"]
+    installation.cluster.kubectl("delete", "networkpolicy", name, "--namespace", "default")
+    after = installation.expect(lambda: installation.cluster.api.find(f"{policies}/{name}"), what="the policy")
+    assert after["spec"] == before["spec"]
+
+
+@pytest.mark.usefixtures("first_image_s")
 def test_another_pod_cannot_control_a_worker(installation: Installation) -> None:
     (pod, *_) = installation.cluster.pods("default", **{"app.kubernetes.io/component": "model"})
     with triton.InferenceServerClient(f"{pod['status']['podIP']}:8001") as client:
