@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 from .base import Document
+from .failures import CommandFailed
 
 ADDRESSES_FILE = "addresses.json"
 
 
 class Addresses(Document):
-    """What a running `cascade up` listens on."""
+    """What a running `cascade up` listens on; ``redis`` holds the password."""
 
     grpc: str
     http: str
@@ -21,9 +22,19 @@ class Addresses(Document):
 
 
 def default_state_dir() -> Path:
-    """``$XDG_STATE_HOME/diffusion-cascade``, by default below ``~/.local/state``."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "diffusion-cascade"
+    """``$XDG_STATE_HOME/diffusion-cascade``, by default below ``~/.local/state``.
+
+    Raises CommandFailed where there is neither, as for a container's user.
+    """
+    home = os.environ.get("XDG_STATE_HOME")
+    if home:
+        return Path(home) / "diffusion-cascade"
+    try:
+        return Path.home() / ".local" / "state" / "diffusion-cascade"
+    except RuntimeError:
+        raise CommandFailed(
+            "--state-dir: there is no home folder here: name a folder, or set HOME or XDG_STATE_HOME", code=2
+        ) from None
 
 
 def read_addresses(state_dir: Path) -> Addresses | None:
@@ -36,6 +47,13 @@ def read_addresses(state_dir: Path) -> Addresses | None:
 
 def write_addresses(state_dir: Path, addresses: Addresses) -> None:
     """Replace the addresses atomically."""
-    scratch = state_dir / (ADDRESSES_FILE + ".new")
-    scratch.write_text(addresses.model_dump_json(by_alias=True))
-    scratch.replace(state_dir / ADDRESSES_FILE)
+    write_private(state_dir / ADDRESSES_FILE, addresses.model_dump_json(by_alias=True))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file atomically by one that only its owner may read."""
+    scratch = path.with_name(path.name + ".new")
+    scratch.unlink(missing_ok=True)
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    scratch.replace(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -14,6 +14,9 @@ from .reasons import Reason
 
 Share = float
 """A share of requests, 0 to 1."""
+Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
+GENERATION_AHEAD_S: Final = 24 * 3600.0
+"""A generation further ahead of the clock is no operator's: whoever took it over would ignore all later plans."""
 
 
 class PlanPart(Document):
@@ -50,8 +53,8 @@ class PlanRow(PlanPart):
 class PlanReplica(PlanPart):
     """One Triton server of a pool; a draining one gets no new work."""
 
-    id: str
-    endpoint: str = Field(pattern=r"^.+:[0-9]+$")
+    id: str = Field(pattern=r"^[^|\s]+$", max_length=300)
+    endpoint: str = Field(pattern=r"^\S+:[0-9]+$", max_length=300)
     state: Literal["ready", "draining"]
 
 
@@ -61,9 +64,9 @@ class PlanPool(PlanPart):
     name: str
     variant: str
     accelerator_class: str = Field(alias="class")
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, le=4096)
     credit_factor: int = Field(default=1, ge=1, le=8)
-    execution_s: dict[int, float] = Field(min_length=1, alias="executionS")
+    execution_s: dict[Annotated[int, Field(ge=1)], Seconds] = Field(min_length=1, alias="executionS")
     replicas: list[PlanReplica]
 
     @property
@@ -95,14 +98,14 @@ class ScorerChoice(PlanPart):
 class ImageSize(PlanPart):
     """Size of every image of the cascade, in pixels."""
 
-    width: int
-    height: int
+    width: int = Field(ge=1, le=65536)
+    height: int = Field(ge=1, le=65536)
 
 
 class PlanVariant(PlanPart):
     """What a router must know of a variant."""
 
-    steps: int
+    steps: int = Field(ge=0)
 
 
 class Expected(PlanPart):
@@ -111,7 +114,7 @@ class Expected(PlanPart):
     demand: float
     latency_p99: float = Field(alias="latencyP99")
     quality: float
-    cost_per_hour: str = "0"
+    cost_per_hour: str = Field(default="0", pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$")
 
 
 class Plan(PlanPart):
@@ -122,7 +125,7 @@ class Plan(PlanPart):
     cascade: str
     issued_at: str
     reason: Reason
-    objective_s: float = Field(gt=0, alias="objectiveS")
+    objective_s: Seconds = Field(alias="objectiveS")
     attainment: Share = Field(gt=0, le=1)
     overload: Literal["degrade", "strict"]
     dispatch: Literal["least-wait", "random"] = "least-wait"
@@ -154,6 +157,19 @@ class Plan(PlanPart):
         return [pool for pool in self.pools if pool.variant == variant]
 
     @property
+    def why_unservable(self) -> str | None:
+        """Why no prompt of some row could be served even if all went well; None where each could be.
+
+        A replica that drains counts: a plan may say that the last one goes. So does a parked cascade's plan, which has
+        none until somebody asks.
+        """
+        for index, row in enumerate(() if self.parked else self.rows):
+            first = row.light if row.direct < 1 else row.heavy
+            if not any(pool.replicas for pool in self.pools_of(first)):
+                return f"rows[{index}]: no pool has a replica of {first[:80]!r}"
+        return None
+
+    @property
     def planned_shares(self) -> dict[str, float]:
         """Expected share of all prompts by way of serving: direct, escalated, light."""
         direct = sum(row.share * row.direct for row in self.rows)
@@ -170,6 +186,14 @@ class Plan(PlanPart):
         return cls.model_validate_json(text)
 
 
+def is_credible(generation: int, *, now_s: float) -> bool:
+    """Whether an operator can have given a plan this number by now, however clocks differ."""
+    return generation <= (now_s + GENERATION_AHEAD_S) * 1000
+
+
 def next_generation(*, now_s: float, last: int) -> int:
-    """max(milliseconds since the epoch, last + 1): grows even after everything was lost."""
-    return max(int(now_s * 1000), last + 1)
+    """max(milliseconds since the epoch, last + 1): grows even after everything was lost.
+
+    A ``last`` that no operator can have given is left aside.
+    """
+    return max(int(now_s * 1000), last + 1 if is_credible(last, now_s=now_s) else 0)

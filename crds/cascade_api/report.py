@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from .plan import PlanPart
@@ -11,20 +13,25 @@ QUANTILES = 21
 """Points of a reported score sketch: the 0 %, 5 %, …, 100 % quantiles."""
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Latency = Annotated[float, Field(ge=0, le=1e9)]
+Score = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
 class RouterReport(PlanPart):
     """One router's view of one cascade; refreshed about every second, TTL a few seconds."""
 
     router: str
     at_ms: int
-    plan_generation: int
-    received: int = Field(description="valid requests since the router started")
-    routes: dict[Route, int] = Field(default_factory=dict, description="answers since the router started")
-    refusals: dict[Refusal, int] = Field(default_factory=dict, description="refusals since the router started")
-    violations: int = Field(default=0, description="answers later than their deadline, and refusals")
-    recent_routes: dict[Route, int] = Field(default_factory=dict, description="answers of the last 60 s")
-    recent_window_s: float = 60.0
-    latency_p50_s: float | None = Field(default=None, description="over the last 60 s")
-    latency_p99_s: float | None = Field(default=None, description="over the last 60 s")
-    hardness: list[float] = Field(default_factory=list, description="QUANTILES points, or empty")
-    confidence: dict[str, list[float]] = Field(default_factory=dict, description="by light variant")
+    plan_generation: Count
+    received: Count = Field(description="valid requests since the router started")
+    routes: dict[Route, Count] = Field(default_factory=dict, description="answers since the router started")
+    refusals: dict[Refusal, Count] = Field(default_factory=dict, description="refusals since the router started")
+    violations: Count = Field(default=0, description="answers later than their deadline, and refusals")
+    recent_routes: dict[Route, Count] = Field(default_factory=dict, description="answers of the last 60 s")
+    recent_window_s: Latency = 60.0
+    latency_p50_s: Latency | None = Field(default=None, description="over the last 60 s")
+    latency_p99_s: Latency | None = Field(default=None, description="over the last 60 s")
+    hardness: list[Score] = Field(default_factory=list, description="QUANTILES points, or empty")
+    confidence: dict[str, list[Score]] = Field(default_factory=dict, description="by light variant")
     store_away: bool = False

@@ -6,9 +6,11 @@ list values as JSON), which is how a chart passes its values.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .base import NAME_PATTERN, Document
@@ -41,6 +43,25 @@ def from_environment(kind: type[Settings]) -> Settings:
         raise CommandFailed(f"settings {kind.model_config.get('env_prefix', '')}…: {error}", code=2) from None
 
 
+NO_REDIS_URL: Final = "not the URL of a Redis; write for example redis://127.0.0.1:6379/0"
+"""What is said of a wrong one, which may hold a part of a password."""
+
+
+def _redis_url(url: str) -> str:
+    """Refuse what is no URL of a Redis, in words that hold no part of it: it may be a password."""
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        raise PydanticCustomError("redis_url", NO_REDIS_URL)
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+
+
 class AcceleratorClass(Document):
     """A kind of accelerator of a cluster."""
 
@@ -51,8 +72,19 @@ class AcceleratorClass(Document):
     """Labels of the Nodes that have this kind."""
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
     """Tolerations of its pods, for Nodes that keep others away."""
+    count: int | None = Field(default=None, ge=0)
+    """How many there are for the cascades, where the operator may not read Nodes; there it is not counted otherwise."""
     memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
     price_per_hour: Money = "0"
+
+
+class PodUser(Document):
+    """The user and groups of a pod; what is not given is the platform's choice."""
+
+    run_as_user: int | None = Field(default=None, ge=1)
+    run_as_group: int | None = Field(default=None, ge=1)
+    fs_group: int | None = Field(default=None, ge=1)
+    """Group of the pod's volumes."""
 
 
 CPU = AcceleratorClass(name=CPU_CLASS, resource="cpu")
@@ -101,7 +133,7 @@ class OperatorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_OPERATOR_", frozen=True)
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     namespaces: list[str] = Field(default_factory=list, description="JSON list; empty: the whole cluster")
     accelerator_classes: list[AcceleratorClass] = Field(
         default_factory=list, description="JSON list of classes beside `cpu`, which is built in"
@@ -113,6 +145,15 @@ class OperatorSettings(BaseSettings):
         default_factory=lambda: ["cascade-triton"], description="JSON list: the launcher in that image"
     )
     image_pull_secrets: list[str] = Field(default_factory=list, description="JSON list of Secrets' names")
+    pod_user: PodUser = Field(
+        default=PodUser(run_as_user=10001, run_as_group=10001, fs_group=10001),
+        description="JSON: runAsUser, runAsGroup and fsGroup of the replicas; what is missing, the platform chooses",
+    )
+    worker_network_policy: dict[str, Any] | None = Field(
+        default=None,
+        description="JSON: the spec, without podSelector, of the NetworkPolicy that the operator makes for the pods of "
+        "each cascade; unset: it makes none",
+    )
     health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")
     api_timeout_s: float = Field(default=5.0, gt=0, description="longest wait for one answer of the API server")
     resync_s: float = Field(
@@ -131,7 +172,7 @@ class RouterSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_ROUTER_", frozen=True)
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     grpc_address: str = "127.0.0.1:8001"
     http_address: str = "127.0.0.1:8000"
     allowed_hosts: list[HostPattern] = Field(
@@ -160,10 +201,21 @@ class RouterSettings(BaseSettings):
         default=1000, ge=1, description="waiting entries of one pool; a tenth more for high priority, half for low"
     )
     request_limit: int = Field(default=20_000, ge=1, description="requests that one router has in hand at a time")
-    prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
-    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade in Redis, results included")
+    image_bytes_limit: int = Field(
+        default=512 * 1024 * 1024, ge=1, description="room for images of requests in hand, with what is copied of them"
+    )
+    prompt_limit: int = Field(default=32_000, ge=1, description="characters of a prompt")
+    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade that wait or are being made")
+    job_bytes_limit: int = Field(
+        default=128 * 2**20,
+        ge=2**20,
+        description="bytes of job results of one cascade in Redis; the oldest make room for the next",
+    )
+    job_tenant_percent: int = Field(
+        default=50, ge=1, le=100, description="of both that one tenant may have; all of it where everybody may ask"
+    )
     job_deadline_s: float = Field(default=600.0, gt=0, description="the deadline of a job that names none")
-    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept")
+    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept at most")
     deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")
     drain_s: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for work in hand")
     traces_endpoint: str = Field(

@@ -5,6 +5,10 @@ carries a genuine tritonserver, its python backend and one stub per Python versi
 expects them. The launcher links them into a server folder (once per environment), sets what the server and its stubs
 need to find each other, and replaces itself by the server, so that the process id stays.
 
+Whoever may load a model into a Triton can have it run any code, and whoever may register shared memory can read it. So
+a server that listens on a network address keeps the models that it began with: everything but inference and reading is
+locked there, for everybody. Models can be loaded and unloaded over a Unix socket, in a folder of the user's own.
+
 In a pod it first renders the repository from the cascade's document (`--cascade`; that part needs this package's
 libraries), and `cascade-triton probe` asks the running server for proof that its model draws.
 """
@@ -12,15 +16,18 @@ libraries), and `cascade-triton probe` asks the running server for proof that it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import ipaddress
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
 import socket
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -35,6 +42,13 @@ EXIT_TIMEOUT_S: Final = 5
 
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PR_SET_PDEATHSIG: Final = 1
+_UNIX: Final = "unix:"
+_LONGEST_SOCKET: Final = 107
+"""Bytes of a Unix socket's path that the kernel takes."""
+_NEVER_NEEDED: Final = ("shared-memory", "trace", "logging")
+_CONTROL: Final = ("model-repository", "model-config")
+_NO_HEADER: Final = "LOCKED"
+"""A gRPC header that no client can send: HTTP/2 knows no capital letters in names."""
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -44,14 +58,20 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server listens; ``host`` is an IP address or a host name."""
+    """Where the server listens; ``host`` is an IP address, a host name, or ``unix:PATH``."""
 
     host: str
     port: int
 
+    @property
+    def socket_file(self) -> Path | None:
+        """The Unix socket of gRPC, as Triton names it: ``PATH:PORT``; None for an address of the network."""
+        path = self.host.removeprefix(_UNIX)
+        return None if path == self.host else Path(f"{path}:{self.port}")
+
     @classmethod
     def parse(cls, text: str, option: str = "--grpc-address") -> Address:
-        """Reads ``HOST:PORT`` or ``[IPv6]:PORT``; raises LaunchError."""
+        """Reads ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:PATH:NUMBER``; raises LaunchError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not (colon and host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
@@ -96,7 +116,7 @@ class Installation:
             raise LaunchError(f"{environment} holds no tritonserver: {fix}")
         python = site.parent.name.removeprefix("python")
         if not (wheel / "python_backend_stubs" / python).is_dir():
-            raise LaunchError(f"Triton has no stub for Python {python} of {environment}: use one of 3.10 to 3.12")
+            raise LaunchError(f"Triton has no stub for Python {python} of {environment}: use one of 3.11 to 3.12")
         python_libraries = Path(os.path.realpath(interpreter)).parent.parent / "lib"
         library = f"libpython{python}.so.1.0"
         folders = (python_libraries, python_libraries / str(sysconfig.get_config_var("MULTIARCH")))
@@ -145,8 +165,10 @@ def server_folder(installation: Installation) -> Path:
     writable = os.access(parent if parent.is_dir() else installation.environment, os.W_OK)
     if not (writable and _plain(folder)):
         # A container's root file system is read-only; and what is in a folder of links may be anywhere.
-        parent = Path(tempfile.gettempdir()) / "cascade-triton"
+        parent = _private_folder()
         folder = parent / identity[:16]
+        if folder.is_dir():
+            return folder
     try:
         parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
@@ -167,6 +189,28 @@ def server_folder(installation: Installation) -> Path:
     return folder
 
 
+def _private_folder() -> Path:
+    """This user's folder for temporary server folders: what lies there is run, so nobody else may have written it.
+
+    Raises LaunchError where somebody else has made it, or could write to it.
+    """
+    user = os.geteuid()
+    folder = Path(tempfile.gettempdir()) / f"cascade-triton-{user}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise LaunchError(f"cannot write the server folder {folder}: {error.strerror}") from None
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return folder
+    raise LaunchError(
+        f"{folder} is not a folder of user {user} alone (mode 0700), so others may have put programs there: "
+        "remove it, or name another folder in TMPDIR"
+    )
+
+
 def _plain(path: Path) -> bool:
     """Whether Triton can use a path: it starts stubs through a shell, with words unquoted, and in the C locale."""
     return shlex.quote(str(path)) == str(path)
@@ -184,20 +228,41 @@ def server_environment(installation: Installation, inherited: dict[str, str]) ->
 
 @dataclass(frozen=True)
 class Frontends:
-    """Where a server listens beside gRPC (None: nowhere), and how long it takes its leave."""
+    """Where a server listens beside gRPC (None: nowhere), and how long it takes its leave.
 
-    http: Address | None = None
+    ``http`` is a Unix socket, for the probe beside the server.
+    """
+
+    http: Path | None = None
     metrics: Address | None = None
     exit_timeout_s: int = EXIT_TIMEOUT_S
 
     def flags(self) -> list[str]:
         """The server's flags."""
-        flags = [f"--exit-timeout-secs={self.exit_timeout_s}"]
-        for name, address in (("http", self.http), ("metrics", self.metrics)):
-            flags.append(f"--allow-{name}={'false' if address is None else 'true'}")
-            if address is not None:
-                flags += [f"--{name}-address={_host(address)}", f"--{name}-port={address.port}"]
+        flags = [
+            f"--exit-timeout-secs={self.exit_timeout_s}",
+            f"--allow-http={'false' if self.http is None else 'true'}",
+            f"--allow-metrics={'false' if self.metrics is None else 'true'}",
+        ]
+        if self.http is not None:
+            flags.append(f"--http-address={_UNIX}{self.http}")
+        if self.metrics is not None:
+            flags += [f"--metrics-address={_host(self.metrics)}", f"--metrics-port={self.metrics.port}"]
         return flags
+
+
+def lock_flags(address: Address) -> list[str]:
+    """The flags that lock what nobody needs, and what only the server's own user may do.
+
+    Triton locks by a header that must have a value. The value is thrown away here; it also stands on the server's
+    command line, which other users of the machine may read, so the header of gRPC is one that cannot be sent.
+    """
+    locked = ",".join(_NEVER_NEEDED if address.socket_file is not None else (*_NEVER_NEEDED, *_CONTROL))
+    key = f"{_NO_HEADER}={secrets.token_urlsafe(32)}"
+    return [
+        f"--grpc-restricted-protocol={locked}:{key}",
+        f"--http-restricted-api={','.join((*_NEVER_NEEDED, *_CONTROL))}:{key}",
+    ]
 
 
 def server_command(
@@ -213,6 +278,7 @@ def server_command(
         "--disable-auto-complete-config",
         "--strict-readiness=false",
         *frontends.flags(),
+        *lock_flags(address),
         f"--grpc-address={_host(address)}",
         f"--grpc-port={address.port}",
         f"--id={replica_id}",
@@ -265,7 +331,11 @@ def render(cascade: Path, repository: Path, models: list[str]) -> None:
 
 
 def check_address_is_free(address: Address) -> None:
-    """Raises LaunchError where the address cannot be bound now."""
+    """Raises LaunchError where the address cannot be bound now, or where others than this user could reach a socket."""
+    if address.socket_file is not None:
+        check_folder_is_private(address.socket_file.parent)
+        free_socket(address.socket_file, "--grpc-address")
+        return
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as trial:
@@ -278,6 +348,37 @@ def check_address_is_free(address: Address) -> None:
         raise LaunchError(f"--grpc-address: {why}") from None
 
 
+def check_folder_is_private(folder: Path) -> None:
+    """Raises LaunchError unless a folder is this user's and closed to others: who enters it controls the server."""
+    try:
+        found = folder.lstat()
+    except OSError as error:
+        raise LaunchError(f"--grpc-address: {folder}: {error.strerror}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise LaunchError(
+            f"--grpc-address: {folder} must be a folder of your own that nobody else may enter: chmod 700 it"
+        )
+
+
+def free_socket(file: Path, option: str) -> None:
+    """Removes the Unix socket of a server that is gone; raises LaunchError where one listens, or none can."""
+    if len(os.fsencode(file)) > _LONGEST_SOCKET:
+        raise LaunchError(f"{option}: {file} is longer than the {_LONGEST_SOCKET} bytes that a socket's path may have")
+    with socket.socket(socket.AF_UNIX) as trial:
+        try:
+            trial.connect(str(file))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            if not file.is_socket():
+                raise LaunchError(f"{option}: {file} is there, and is no socket: choose another path") from None
+            file.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise LaunchError(f"{option}: {file}: {error.strerror}") from None
+    raise LaunchError(f"{option}: {file} is in use: choose another path, or end what listens there")
+
+
 def launch(arguments: argparse.Namespace) -> NoReturn:
     """Becomes the server; raises LaunchError where it cannot."""
     if not _ID.fullmatch(arguments.replica_id):
@@ -286,7 +387,7 @@ def launch(arguments: argparse.Namespace) -> NoReturn:
         )
     address = Address.parse(arguments.grpc_address)
     frontends = Frontends(
-        http=Address.parse(arguments.http_address, option="--http-address") if arguments.http_address else None,
+        http=Path(os.path.abspath(arguments.http_socket)) if arguments.http_socket else None,
         metrics=(
             Address.parse(arguments.metrics_address, option="--metrics-address") if arguments.metrics_address else None
         ),
@@ -305,6 +406,8 @@ def launch(arguments: argparse.Namespace) -> NoReturn:
                 "only ASCII letters, digits and _@%+=:,./-"
             )
     check_address_is_free(address)
+    if frontends.http is not None:
+        free_socket(frontends.http, "--http-socket")
     # The port is ours now, so nobody alive owns segments of this name.
     sweep_shared_memory(shared_memory_prefix(arguments.replica_id, address))
     if arguments.core is not None:
@@ -341,11 +444,16 @@ def parser() -> argparse.ArgumentParser:
         prog="cascade-triton", description="Run a Triton inference server on a model repository, in this process."
     )
     options.add_argument("--model-repository", required=True, metavar="DIR", help="made by `cascade model-repo render`")
-    options.add_argument("--grpc-address", required=True, metavar="HOST:PORT", help="where to listen")
+    options.add_argument(
+        "--grpc-address",
+        required=True,
+        metavar="HOST:PORT",
+        help="where to listen; unix:PATH:NUMBER: on the Unix socket PATH:NUMBER, over which models can be loaded too",
+    )
     options.add_argument(
         "--cascade", metavar="FILE", help="render the repository from this document first (as a pod does)"
     )
-    options.add_argument("--http-address", metavar="HOST:PORT", help="serve HTTP there too, for probes")
+    options.add_argument("--http-socket", metavar="FILE", help="serve HTTP on this Unix socket, for probes")
     options.add_argument("--metrics-address", metavar="HOST:PORT", help="serve Prometheus metrics there")
     options.add_argument(
         "--exit-timeout",

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-HTTP_PORT: Final = 8000
+SOCKET: Final = "/tmp/triton-http"  # noqa: S108 - in a pod, a volume of its own
 PROMPT: Final = "a large red circle"
 """What every model must be able to draw."""
 NOT_WELL: Final = 1
@@ -40,9 +40,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a server's HTTP endpoint (``host:port``)."""
+    """One model of a server that serves HTTP on a Unix socket."""
 
-    address: str
+    socket: str
     name: str
 
     def counts(self, *, timeout_s: float) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class Model:
     def _ask(self, what: str, body: bytes | None, *, timeout_s: float) -> bytes:
         path = f"/v2/models/{self.name}/{what}"
         try:
-            status, answer = request(self.address, path, body, timeout_s=timeout_s)
+            status, answer = request(self.socket, path, body, timeout_s=timeout_s)
         except (OSError, ValueError) as error:
             raise ProbeFailed(f"{what}: {error}") from None
         if status != OK:
@@ -74,18 +74,18 @@ class Model:
         return answer
 
 
-def request(address: str, path: str, body: bytes | None, *, timeout_s: float) -> tuple[int, bytes]:
+def request(server: str, path: str, body: bytes | None, *, timeout_s: float) -> tuple[int, bytes]:
     """Status and body of one HTTP request: POST where there is a body, else GET; raises OSError or ValueError.
 
     Written out, since the standard library's client takes longer to import than a probe may take.
     """
-    host, _, port = address.rpartition(":")
     until = time.monotonic() + timeout_s
-    head = (
-        f"{'GET' if body is None else 'POST'} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {len(body or b'')}"
-    )
+    method = "GET" if body is None else "POST"
+    head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(body or b'')}"
     answer = b""
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s) as connection:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(server)
         connection.sendall(head.encode() + b"\r\n\r\n" + (body or b""))
         while True:
             connection.settimeout(max(until - time.monotonic(), 0.001))
@@ -141,17 +141,15 @@ def write_evidence(file: Path, evidence: Evidence) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `cascade-triton probe`."""
-    pod_ip = os.environ.get("POD_IP", "127.0.0.1")
-    host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
     options = argparse.ArgumentParser(
         prog="cascade-triton probe", description="Fail unless the model of a running server draws images."
     )
     options.add_argument("--model", required=True, metavar="NAME", help="which model")
     options.add_argument(
-        "--address",
-        default=f"{host}:{HTTP_PORT}",
-        metavar="HOST:PORT",
-        help="the server's HTTP endpoint (default: $POD_IP:8000)",
+        "--socket",
+        default=SOCKET,
+        metavar="FILE",
+        help="the Unix socket on which the server serves HTTP (default: %(default)s)",
     )
     options.add_argument("--every", type=float, default=10.0, metavar="S", help="ask for an image when idle this long")
     options.add_argument("--timeout", type=float, default=10.0, metavar="S", help="longest wait for an answer")
@@ -161,11 +159,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Entry point: exit code 0 where the model works, else 1 and one line that says why."""
     options = parser().parse_args(arguments)
-    place = f"cascade-probe.{options.address}.{options.model}.json".replace(":", "-").replace("[", "").replace("]", "")
+    place = f"cascade-probe.{options.socket}.{options.model}.json".replace("/", "-")
     file = Path(tempfile.gettempdir()) / place
     try:
         evidence = look(
-            Model(options.address, options.model),
+            Model(options.socket, options.model),
             read_evidence(file),
             every_s=options.every,
             timeout_s=options.timeout,

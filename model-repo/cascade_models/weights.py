@@ -85,8 +85,11 @@ def find(source: str, revision: str) -> Files:
 
 
 def cache() -> Path:
-    """Where models and what is built from them are kept: ``HF_HOME``."""
-    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    """Where models and what is built from them are kept: ``HF_HOME``; raises WeightsError where that is nowhere."""
+    try:
+        return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    except RuntimeError:
+        raise WeightsError("there is no home folder here to keep models in: name a folder in HF_HOME") from None
 
 
 def resolve(source: str, revision: str) -> str:

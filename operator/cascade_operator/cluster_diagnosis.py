@@ -35,6 +35,7 @@ NEEDED: Final = (
     (GROUP, "cascadeprofiles", "", ("get", "list", "watch")),
     ("apps", "deployments", "", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "configmaps", "", ("get", "list", "create", "patch")),
+    ("networking.k8s.io", "networkpolicies", "", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "pods", "", ("get", "list", "watch", "patch")),
     ("", "events", "", ("create",)),
 )
@@ -110,7 +111,11 @@ async def _rights(api: KubernetesApi, settings: OperatorSettings) -> list[Findin
         for verb in verbs
         if not await api.allowed(verb=verb, group=group, resource=resource, subresource=subresource)
     ]
-    findings.append(_rights_finding("nodes", missing))
+    counted = [c.name for c in settings.classes if c.count is not None]
+    if missing and counted:
+        findings.append(Finding("rights", f"nodes: may not be read; classes with a count: {', '.join(counted)}"))
+    else:
+        findings.append(_rights_finding("nodes", missing))
     return findings
 
 

@@ -17,9 +17,9 @@ from . import metrics
 from .clusters import ClusterFailed
 from .clusters.kubernetes_api import CASCADES, NOT_FOUND, ApiRefused, KubernetesApi
 from .clusters.kubernetes_mirror import Mirror
-from .controller import Decision
 from .explanations import plan_line, worth_telling
 from .notices import Notice, Notices, notice_of_plan, notices_of_status
+from .planning.planner import Decision
 from .snapshot import Snapshot
 
 log = structlog.get_logger(__name__)

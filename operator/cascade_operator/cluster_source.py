@@ -18,14 +18,14 @@ from cascade_api.documents import DocumentError, read_resource
 from cascade_api.names import API_VERSION, CascadeRef
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
-from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.status import CascadeStatus
 
 from .clusters.kubernetes_mirror import Document, Mirror
 from .clusters.kubernetes_objects import Key
 from .manifests.documents import last_valid
 from .manifests.naming import document_name
-from .planning.catalogue import Catalogue, NotPlannable
+from .planning.prepared import NotPlannable, Preparations
+from .snapshot import Mobility
 from .sources import Complaint, Refused, Subject
 
 T = TypeVar("T", DiffusionCascade, CascadeProfile)
@@ -45,11 +45,10 @@ class Judged:
 class Judge:
     """Reads resources; what was read of a profile is kept, since many cascades may share one."""
 
-    def __init__(self, *, settings: PlannerSettings, classes: Sequence[AcceleratorClass], catalogue: Catalogue) -> None:
-        """``catalogue`` is the planner's, so that nothing is prepared twice."""
-        self._settings = settings
-        self._classes = classes
-        self._catalogue = catalogue
+    def __init__(self, preparations: Preparations, mobility: Mobility) -> None:
+        """``preparations`` are the planner's, so that nothing is prepared twice; ``mobility`` is the cluster's."""
+        self._preparations = preparations
+        self._mobility = mobility
         self._profiles: dict[Key, tuple[object, CascadeProfile | Complaint]] = {}
 
     def judge(self, cascade: Document, profile: Document | None) -> Judged:
@@ -66,7 +65,7 @@ class Judge:
         if not isinstance(measured, CascadeProfile):
             return Judged(spec, None, measured)
         try:
-            self._catalogue.prepare(spec, measured, settings=self._settings, classes=self._classes)
+            self._preparations.of(spec, measured, self._mobility)
         except NotPlannable as error:
             return Judged(spec, measured, (error.reason, str(error)))
         return Judged(spec, measured)

@@ -18,6 +18,7 @@ NAMES: Final = (
     (GROUP, VERSION, "diffusioncascades"),
     (GROUP, VERSION, "cascadeprofiles"),
     ("apps", "v1", "deployments"),
+    ("networking.k8s.io", "v1", "networkpolicies"),
     ("", "v1", "pods"),
     ("", "v1", "nodes"),
 )

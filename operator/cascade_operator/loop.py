@@ -16,14 +16,14 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
-from cascade_api.settings import PlannerSettings
+from cascade_api.plan import Plan, is_credible, next_generation
 from cascade_api.status import CascadeStatus
 
 from .clusters import Cluster, ClusterFailed
-from .controller import Decision
 from .planning.memory import CascadeMemory, Memory
+from .planning.planner import Decision
 from .refusals import status_of_refused
 from .snapshot import Action, CascadeView, Publish, Replica, SetStatus, Snapshot
 from .sources import Refused, Source, Subject
@@ -37,9 +37,9 @@ AFTER_FAILURE_S: Final = 1.0
 
 
 class Decide(Protocol):
-    """The controller, as the loop calls it."""
+    """The planner, as the loop calls it."""
 
-    def __call__(self, snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision: ...
+    def __call__(self, snapshot: Snapshot, memory: Memory, now: float) -> Decision: ...
 
 
 class Reporter(Protocol):
@@ -71,7 +71,6 @@ class Loop:
         cluster: Cluster,
         store: Store,
         decide: Decide,
-        settings: PlannerSettings,
         reporter: Reporter,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -80,7 +79,6 @@ class Loop:
         self._cluster = cluster
         self._store = store
         self._decide = decide
-        self._settings = settings
         self._reporter = reporter
         self._clock = clock
         self._memory = Memory()
@@ -146,9 +144,7 @@ class Loop:
         await self._cluster.reconcile(subjects)
         snapshot = await self._collect(subjects)
         now, began = self._clock(), time.monotonic()
-        deciding = asyncio.get_running_loop().run_in_executor(
-            self._solver, self._decide, snapshot, self._memory, now, self._settings
-        )
+        deciding = asyncio.get_running_loop().run_in_executor(self._solver, self._decide, snapshot, self._memory, now)
         await self._reconcile_until(deciding)
         decision = await deciding
         self._reporter.decided(snapshot, decision, time.monotonic() - began)
@@ -156,7 +152,7 @@ class Loop:
         await asyncio.gather(*(self._tell_refused(each) for each in refused))
         await self._remember(decision.memory)
         for diagnosis in decision.diagnostics:
-            log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures)
+            log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures())
         return decision.next_at
 
     async def _reconcile_until(self, deciding: asyncio.Future[Decision]) -> None:
@@ -185,7 +181,7 @@ class Loop:
         for subject, seen in zip(subjects, observations, strict=True):
             ref = subject.cascade.ref
             if seen is not None:
-                await self._restore(ref, seen)
+                await self._restore(subject.cascade, seen)
             replicas = await self._cluster.replicas(ref)
             views.append(
                 CascadeView(
@@ -201,22 +197,44 @@ class Loop:
                 )
             )
         available = all(seen is not None for seen in observations)
-        return Snapshot(cascades=tuple(views), inventory=inventory, store_available=available)
+        return Snapshot(tuple(views), inventory, self._cluster.mobility, store_available=available)
 
-    async def _restore(self, ref: CascadeRef, seen: Observation) -> None:
-        """Take over what an earlier operator left, or put our plan in force again where it was lost."""
+    async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:
+        """Take over what an earlier operator left, or put our plan in force again where it is not as published.
+
+        The plan of a cascade that is paused, or only advised upon, is left as it is, and put back where it was lost.
+        """
+        ref = cascade.ref
         if ref not in self._recalled:
             self._recalled.add(ref)
             kept = Memory.from_json(seen.memory).cascades.get(str(ref)) if seen.memory is not None else None
-            if kept is not None:
+            if kept is not None and kept.is_credible(now=self._clock()):
                 self._memory = Memory({**self._memory.cascades, str(ref): kept})
+            elif seen.memory is not None:
+                log.warning("the planner's memory in redis cannot be used; it is made anew", cascade=str(ref))
         ours = self._plans.get(ref)
         if ours is None:
-            if seen.plan is not None:
-                self._plans[ref] = seen.plan
-        elif seen.plan is None or seen.plan.generation < ours.generation:
-            log.warning("the plan was lost from redis; publishing it again", cascade=str(ref))
+            ours = seen.plan
+            if ours is None:
+                return
+            self._plans[ref] = ours
+        if cascade.spec.policy.mode != "auto" and seen.plan is not None:
+            self._plans[ref] = seen.plan
+            return
+        newest = max(self._newest(seen), ours.generation)
+        if seen.plan != ours or newest > ours.generation or not seen.listed:
+            log.warning("the plan in redis is not as published; publishing it again", cascade=str(ref))
+            # Under a new number: routers may follow what was there, and go on with none but a newer one.
+            ours = ours.model_copy(update={"generation": next_generation(now_s=self._clock(), last=newest)})
+            self._plans[ref] = ours
             await self._store.publish(ours)
+
+    def _newest(self, seen: Observation) -> int:
+        """The newest plan that a router may follow, as far as an operator can have numbered it."""
+        numbers = [report.plan_generation for report in seen.reports]
+        if seen.plan is not None:
+            numbers.append(seen.plan.generation)
+        return max((number for number in numbers if is_credible(number, now_s=self._clock())), default=0)
 
     async def _act(self, decision: Decision) -> None:
         """Carry out all actions; those of one cascade in their order, and none held up by another cascade's failure."""

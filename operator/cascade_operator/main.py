@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import kopf
 import structlog
@@ -25,11 +24,10 @@ from .clusters import ClusterFailed
 from .clusters.kubernetes import KubernetesCluster
 from .clusters.kubernetes_api import KubernetesApi, connect
 from .clusters.kubernetes_mirror import Mirror
-from .controller import decide
 from .health import Health
 from .loop import Loop
 from .notices import Notices
-from .planning.catalogue import Catalogue
+from .planning.planner import Planner
 from .store import Store
 
 log = structlog.get_logger(__name__)
@@ -38,6 +36,8 @@ HEARTBEAT_S: Final = 5.0
 """How often the API server is asked whether it is there, where nothing else is asked of it."""
 AWAY_S: Final = 1.0
 OLDEST_SUPPORTED: Final = (1, 30)
+IDENTITY: Final[Any] = "diffusion-cascade"
+"""Of this operator among its peers, of which there are none; kopf does not export the type."""
 
 
 class Operator:
@@ -51,14 +51,13 @@ class Operator:
         notices = Notices(self._api, uid_of=self._uid_of)
         self._reporter = ClusterReporter(self._api, self._mirror, notices)
         self._cluster = KubernetesCluster(self._api, self._mirror, settings=settings, notice=self._reporter.notice)
-        self._store = Store(settings.redis_url)
-        catalogue = Catalogue()
+        self._store = Store(settings.redis_url, count_bad=metrics.count_bad_data)
+        decides = Planner(planner, classes=settings.classes)
         self._loop = Loop(
-            ClusterSource(self._mirror, Judge(settings=planner, classes=settings.classes, catalogue=catalogue)),
+            ClusterSource(self._mirror, Judge(decides.preparations, self._cluster.mobility)),
             cluster=self._cluster,
             store=self._store,
-            decide=functools.partial(decide, catalogue=catalogue, classes=settings.classes),
-            settings=planner,
+            decide=decides.decide,
             reporter=self._reporter,
         )
         self._health = Health(turned_s=lambda: self._loop.turned_s, ready=self._missing)
@@ -109,7 +108,10 @@ class Operator:
         if version < OLDEST_SUPPORTED:
             log.warning("this version of Kubernetes is older than what is supported", oldest="1.30")
         if not self._mirror.sees_nodes:
-            log.warning("Nodes may not be read: nothing is started or stopped until the operator's role allows it")
+            log.warning(
+                "Nodes may not be read: only classes with a count have replicas started or stopped",
+                counted=[c.name for c in self._settings.classes if c.count is not None],
+            )
 
     async def _watch(self, registry: kopf.OperatorRegistry) -> None:
         """Hear of changes until a signal says stop."""
@@ -119,6 +121,8 @@ class Operator:
         await kopf.operator(
             registry=registry,
             settings=settings,
+            # kopf would ask for the user's name, which a container's user may not have; alone, it needs no identity.
+            identity=IDENTITY,
             standalone=True,
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,

@@ -6,11 +6,12 @@ from collections import Counter as Count
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cascade_api.bad_data import owner_and_kind
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.status import CascadeStatus
 
-from .controller import Decision
+from .planning.planner import Decision
 from .snapshot import Drain, ReplicaState, Snapshot, Start, Stop
 
 REGISTRY = CollectorRegistry()
@@ -93,12 +94,38 @@ REVERTED = Counter(
     "cascade_operator_reverted_edits_total", "Edits by others that were put right", ["cascade"], registry=REGISTRY
 )
 
-_BY_CASCADE = (MOVES, PLANS, PLAN_TIME, DEMAND, LATENCY, QUALITY, COST, SHARE, REPLICAS, WANTED, CONDITION, REVERTED)
+BAD_DATA = Counter(
+    "cascade_operator_bad_data_total",
+    "Times that what stands under a key of Redis could not be used, by cascade (`-` for none) and kind of key",
+    ["cascade", "key"],
+    registry=REGISTRY,
+)
+
+_BY_CASCADE = (
+    MOVES,
+    PLANS,
+    PLAN_TIME,
+    DEMAND,
+    LATENCY,
+    QUALITY,
+    COST,
+    SHARE,
+    REPLICAS,
+    WANTED,
+    CONDITION,
+    REVERTED,
+    BAD_DATA,
+)
 
 
 def count_request(method: str, kind: str, outcome: str) -> None:
     """A request to the API server came back."""
     API_REQUESTS.labels(method, kind, outcome).inc()
+
+
+def count_bad_data(key: str) -> None:
+    """A part of a Redis key, or all of it, was left out."""
+    BAD_DATA.labels(*owner_and_kind(key)).inc()
 
 
 def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, now: float) -> None:

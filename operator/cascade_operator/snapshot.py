@@ -1,9 +1,9 @@
-"""What the controller sees and what it asks for: plain data between collect, decide and act."""
+"""What the planner sees and what it asks for: plain data between collect, decide and act."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from enum import Enum
 
 from cascade_api.cascade import DiffusionCascade
@@ -39,6 +39,11 @@ class Replica:
     since_s: float
     in_flight: int | None = None
 
+    @property
+    def pool(self) -> tuple[str, str]:
+        """The pool that it belongs to, (variant, accelerator class), by what it serves or is loading."""
+        return self.variant, self.accelerator_class
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -66,12 +71,26 @@ class CascadeView:
     complaint: tuple[Reason, str] | None = None
 
 
+class Mobility(Enum):
+    """How a cluster has an accelerator serve another variant, and so what a move costs there."""
+
+    IN_PLACE = "in place"
+    """The server that runs there loads the other model: `spec.startup[].switchMillis` of the profile."""
+    NEW_SERVER = "new server"
+    """A new server is started in place of the old one, as a pod is: `spec.startup[].coldSeconds`."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """Every cascade of one operator at one instant; ``inventory`` counts accelerators by class."""
+    """Every cascade of one operator at one instant.
+
+    ``inventory`` counts accelerators by class (None: unknown). ``mobility`` says how this cluster moves: the driver's
+    own truth, which nothing else may assume.
+    """
 
     cascades: tuple[CascadeView, ...]
     inventory: Mapping[str, int] | None
+    mobility: Mobility
     store_available: bool = True
 
 
@@ -121,9 +140,27 @@ Action = Start | Drain | Stop | Publish | SetStatus
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Why: figures and binding constraints of a decision, for logs, `cascade plan` and metrics."""
+    """Why a cascade is planned as it is, for logs, `cascade plan` and metrics; None: not decided in this tick.
+
+    ``demand`` and ``pool_demand`` are requests per second that shares and pools were decided for. ``planned_value`` and
+    ``shed`` (share of the demand), with the ``switches`` on the way there, belong to the pools that were decided for;
+    ``value``, ``shed_now`` and ``latency_p99_s`` to those that are ready. Values are quality, 0 the worst row and 1 the
+    best. ``binding`` says in words what holds quality down.
+    """
 
     cascade: CascadeRef
     reason: str
-    figures: Mapping[str, float] = field(default_factory=dict)
     binding: tuple[str, ...] = ()
+    demand: float | None = None
+    pool_demand: float | None = None
+    planned_value: float | None = None
+    shed: float | None = None
+    switches: int | None = None
+    latency_p99_s: float | None = None
+    value: float | None = None
+    shed_now: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """The figures that are known, by name."""
+        names = (each.name for each in fields(self) if each.name not in ("cascade", "reason", "binding"))
+        return {name: value for name in names if (value := getattr(self, name)) is not None}

@@ -11,18 +11,22 @@ from typing import Any, Final, TypeVar
 
 import redis.asyncio
 import structlog
-from pydantic import ValidationError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from typing_extensions import Self
 
+from cascade_api.bad_data import HASH_LIMIT, TEXT_LIMIT, BadData
 from cascade_api.cascade import DiffusionCascade
+from cascade_api.failures import CommandFailed
 from cascade_api.names import CASCADE_INDEX, CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.redis_refusals import why_refused
 from cascade_api.report import RouterReport
+from cascade_api.settings import NO_REDIS_URL
 
+from . import readings
+from .readings import Reading, is_foreign
 from .snapshot import Demand
 
 log = structlog.get_logger(__name__)
@@ -30,6 +34,8 @@ log = structlog.get_logger(__name__)
 MEMORY_TTL_S: Final = 24 * 3600
 ROUTER_SEEN_S: Final = 10.0
 """A router not seen for longer is dead; its report is not read."""
+ROUTERS_LIMIT: Final = 1000
+"""Reports that are read at most."""
 
 T = TypeVar("T")
 
@@ -38,7 +44,8 @@ T = TypeVar("T")
 class Observation:
     """What Redis knew of one cascade at one instant.
 
-    ``plan`` is None where none is published (or what is there is no plan); ``in_use`` counts credits by replica id.
+    ``plan`` is None where none is published (or what is there is no plan); ``listed``: routers that start are told that
+    there is one; ``in_use`` counts credits by replica id. Data that cannot be used is left out.
     """
 
     plan: Plan | None
@@ -47,23 +54,39 @@ class Observation:
     in_use: Mapping[str, int]
     reports: tuple[RouterReport, ...] = ()
     memory: str | None = field(default=None, repr=False)
+    listed: bool = True
 
 
 class Store:
     """A connection to Redis that never raises for its absence: reads give None and writes give False."""
 
-    def __init__(self, url: str, *, timeout_s: float = 1.0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 1.0,
+        clock: Callable[[], float] = time.time,
+        count_bad: Callable[[str], None] = lambda key: None,
+    ) -> None:
+        """``count_bad`` gets the key whenever something in it could not be used; the log names it once.
+
+        Raises CommandFailed where the URL is none.
+        """
         self._timeout_s = timeout_s
         self._clock = clock
-        self._redis = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            # One more try: a pooled connection may be from before a restart.
-            retry=Retry(NoBackoff(), 1),
-            retry_on_error=[ConnectionError, redis.exceptions.ConnectionError],
-        )
-        self._read: dict[CascadeRef, tuple[bytes, Plan | None]] = {}
+        try:
+            self._redis = redis.asyncio.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                # One more try: a pooled connection may be from before a restart.
+                retry=Retry(NoBackoff(), 1),
+                retry_on_error=[ConnectionError, redis.exceptions.ConnectionError],
+            )
+        except ValueError:
+            raise CommandFailed(NO_REDIS_URL, code=2) from None
+        self._bad_data = BadData(tell=_tell, count=count_bad)
+        self._read: dict[CascadeRef, tuple[bytes, Plan]] = {}
         self.available = False
         """Whether the last call got through."""
         self.refusal: str | None = None
@@ -100,8 +123,8 @@ class Store:
 
     async def plan(self, ref: CascadeRef) -> Plan | None:
         """The plan in force; None where there is none, or Redis is away."""
-        text: Any = await self._guard(lambda: self._redis.get(ref.plan_key))
-        return _plan(text)
+        found = await self._guard(lambda: self._ask(lambda pipe: pipe.getrange(ref.plan_key, 0, TEXT_LIMIT)))
+        return None if found is None else self._plan(ref, found[0])
 
     async def published(self) -> frozenset[CascadeRef]:
         """Cascades whose plans are published; none when Redis is away."""
@@ -121,59 +144,132 @@ class Store:
         return await self._guard(lambda: self._forget(ref)) is not None
 
     async def _observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation:
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.get(ref.plan_key)
-        pipe.hgetall(ref.demand_key)
-        pipe.get(ref.memory_key)
-        pipe.zrangebyscore(ref.routers_key, int((self._clock() - ROUTER_SEEN_S) * 1000), "+inf")
-        for pool in pools:
-            pipe.zcard(ref.queue_key(pool))
-            pipe.hgetall(ref.credits_key(pool))
-        plan, demand, memory, routers, *by_pool = await pipe.execute()
-        reports = await self._redis.mget([ref.scores_key(r.decode()) for r in routers]) if routers else []
+        hashes = [ref.demand_key, *map(ref.credits_key, pools)]
+
+        def look(pipe: Any) -> None:
+            pipe.getrange(ref.plan_key, 0, TEXT_LIMIT)
+            pipe.sismember(CASCADE_INDEX, str(ref))
+            pipe.getrange(ref.memory_key, 0, TEXT_LIMIT)
+            since = int((self._clock() - ROUTER_SEEN_S) * 1000)
+            pipe.zrangebyscore(ref.routers_key, since, "+inf", start=0, num=ROUTERS_LIMIT)
+            for pool in pools:
+                pipe.zcard(ref.queue_key(pool))
+            for key in hashes:
+                pipe.hlen(key)
+
+        plan, listed, memory, routers, *sizes = await self._ask(look)
+        queues, sizes = sizes[: len(pools)], sizes[len(pools) :]
+        names = self._use(ref.routers_key, readings.names, routers) or []
+        whole = [key for key, size in zip(hashes, sizes, strict=True) if self._is_readable(key, size)]
+
+        def read(pipe: Any) -> None:
+            for key in whole:
+                pipe.hgetall(key)
+            for name in names:
+                pipe.getrange(ref.scores_key(name), 0, TEXT_LIMIT)
+
+        replies = await self._ask(read) if whole or names else []
+        fields = dict(zip(whole, replies, strict=False))
+        used = [self._use(key, readings.in_use, fields[key]) or {} for key in hashes[1:] if key in fields]
+        reports = [
+            self._use(ref.scores_key(name), readings.report, text)
+            for name, text in zip(names, replies[len(whole) :], strict=True)
+        ]
+        depths = [
+            self._use(ref.queue_key(pool), readings.depth, depth) or 0
+            for pool, depth in zip(pools, queues, strict=True)
+        ]
         return Observation(
             plan=self._plan(ref, plan),
-            demand=_demand(demand),
-            queue_depths=dict(zip(pools, by_pool[::2], strict=True)),
-            in_use=_in_use(by_pool[1::2]),
-            reports=tuple(report for report in map(_report, reports) if report is not None),
-            memory=memory.decode() if memory else None,
+            demand=self._demand(ref.demand_key, fields),
+            queue_depths=dict(zip(pools, depths, strict=True)),
+            in_use=readings.added(used),
+            reports=tuple(report for report in reports if report is not None),
+            memory=self._use(ref.memory_key, readings.text, memory),
+            listed=listed == 1,
         )
 
-    def _plan(self, ref: CascadeRef, text: bytes | None) -> Plan | None:
+    async def _ask(self, commands: Callable[[Any], object]) -> list[Any]:
+        """The replies to commands that are sent together; what concerns one key alone is its reply, not an error."""
+        pipe = self._redis.pipeline(transaction=False)
+        commands(pipe)
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_foreign(reply):
+                raise reply
+        return replies
+
+    def _use(self, key: str, read: Callable[[Any], Reading[T]], reply: Any) -> T | None:
+        """What ``read`` makes of a reply; what cannot be used is left out, told and counted."""
+        reading = Reading(None, str(reply)) if isinstance(reply, Exception) else read(reply)
+        if reading.bad:
+            self._bad_data.found(key, reading.bad)
+        else:
+            self._bad_data.sound(key)
+        return reading.value
+
+    def _demand(self, key: str, fields: Mapping[str, Any]) -> Demand:
+        now_s = self._clock()
+        counts = self._use(key, lambda raw: readings.demand(raw, now_s=now_s), fields[key]) if key in fields else None
+        return Demand(counts=tuple(sorted((counts or {}).items())))
+
+    def _is_readable(self, key: str, size: int | Exception) -> bool:
+        """Whether a hash has fields, and not more than ours have."""
+        if isinstance(size, Exception):
+            self._bad_data.found(key, str(size))
+        elif size > HASH_LIMIT:
+            self._bad_data.found(key, f"has {size} fields, more than {HASH_LIMIT}")
+        elif size:
+            return True
+        else:
+            self._bad_data.sound(key)
+        return False
+
+    def _plan(self, ref: CascadeRef, text: bytes | Exception) -> Plan | None:
         """A plan, read anew only when its text changed."""
-        if not text:
-            self._read.pop(ref, None)
-            return None
-        known = self._read.get(ref)
-        if known is None or known[0] != text:
-            known = self._read[ref] = text, _plan(text)
-        return known[1]
+        known = self._read.pop(ref, None)
+        if known is not None and known[0] == text:
+            plan: Plan | None = known[1]
+        else:
+            plan = self._use(ref.plan_key, lambda raw: readings.plan(raw, ref, now_s=self._clock()), text)
+        if plan is not None and isinstance(text, bytes):
+            self._read[ref] = text, plan
+        return plan
 
     async def _published(self) -> list[CascadeRef]:
-        found = []
-        names: Any = await self._redis.smembers(CASCADE_INDEX)
-        for name in names:
-            try:
-                found.append(CascadeRef.parse(name.decode()))
-            except ValueError:
-                log.warning("ignored a cascade in redis that has no name", name=name)
+        [size] = await self._ask(lambda pipe: pipe.scard(CASCADE_INDEX))
+        if isinstance(size, Exception) or size > HASH_LIMIT:
+            # Whoever has a plan there puts it back into the index: that is looked at in every observation.
+            why = str(size) if isinstance(size, Exception) else f"has more than {HASH_LIMIT} members"
+            self._bad_data.found(CASCADE_INDEX, f"removed: {why}")
+            await self._redis.unlink(CASCADE_INDEX)
+            return []
+        members: Any = await self._redis.smembers(CASCADE_INDEX)
+        found, strangers = readings.cascades(members)
+        if strangers:
+            self._bad_data.found(CASCADE_INDEX, f"removed what is no cascade's name: {repr(strangers[0])[:80]}")
+            await self._redis.srem(CASCADE_INDEX, *strangers)
+        else:
+            self._bad_data.sound(CASCADE_INDEX)
         return found
 
     async def _publish(self, plan: Plan) -> bool:
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.set(plan.ref.plan_key, plan.to_json())
-        pipe.sadd(CASCADE_INDEX, str(plan.ref))
-        pipe.publish(plan.ref.plan_channel, plan.generation)
-        await pipe.execute()
+        def commands(pipe: Any) -> None:
+            pipe.set(plan.ref.plan_key, plan.to_json())
+            pipe.sadd(CASCADE_INDEX, str(plan.ref))
+            pipe.publish(plan.ref.plan_channel, plan.generation)
+
+        # An index of another type is mended where it is read.
+        await self._ask(commands)
         return True
 
     async def _forget(self, ref: CascadeRef) -> bool:
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.srem(CASCADE_INDEX, str(ref))
-        pipe.delete(ref.plan_key, ref.memory_key)
-        pipe.publish(ref.plan_channel, 0)
-        await pipe.execute()
+        def commands(pipe: Any) -> None:
+            pipe.srem(CASCADE_INDEX, str(ref))
+            pipe.delete(ref.plan_key, ref.memory_key)
+            pipe.publish(ref.plan_channel, 0)
+
+        await self._ask(commands)
         return True
 
     async def _guard(self, call: Callable[[], Awaitable[T]]) -> T | None:
@@ -203,35 +299,5 @@ def pools_of(cascade: DiffusionCascade) -> list[str]:
     ]
 
 
-def _plan(text: bytes | None) -> Plan | None:
-    if not text:
-        return None
-    try:
-        return Plan.from_json(text)
-    except ValidationError as error:
-        log.warning("ignored a plan in redis that cannot be read", error=str(error))
-        return None
-
-
-def _demand(counts: Mapping[bytes, bytes]) -> Demand:
-    return Demand(counts=tuple(sorted((int(second), int(count)) for second, count in counts.items())))
-
-
-def _in_use(credits: Sequence[Mapping[bytes, bytes]]) -> dict[str, int]:
-    """Credits in use by replica: the fields ``u:<id>`` of every pool's hash."""
-    used: dict[str, int] = {}
-    for pool in credits:
-        for key, value in pool.items():
-            kind, _, replica = key.decode().partition(":")
-            if kind == "u":
-                used[replica] = used.get(replica, 0) + int(float(value))
-    return used
-
-
-def _report(text: Any) -> RouterReport | None:
-    if not text:
-        return None
-    try:
-        return RouterReport.model_validate_json(text)
-    except ValidationError:
-        return None
+def _tell(key: str, why: str) -> None:
+    log.warning("bad data in redis is left out", key=key, why=why)

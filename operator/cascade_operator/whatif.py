@@ -14,16 +14,16 @@ from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings, from_environment
 from cascade_api.status import CascadeStatus
 
-from .controller import decide
 from .explanations import plan_line, stage_lines
-from .planning.catalogue import Catalogue
 from .planning.memory import Memory
+from .planning.planner import Planner
 from .snapshot import (
     Action,
     CascadeView,
     Demand,
     Diagnostics,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -92,8 +92,8 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
     """
     if not 0 <= demand <= MOST_DEMAND:
         raise CommandFailed(f"--demand: {demand:g} is not a rate from 0 to {MOST_DEMAND:g} requests per second", code=2)
-    settings = from_environment(PlannerSettings)
-    world, memory, catalogue = _World({}, {}, {}), Memory(), Catalogue()
+    planner = Planner(from_environment(PlannerSettings))
+    world, memory = _World({}, {}, {}), Memory()
     inventory: Counter[str] = Counter()
     for cascade in file.cascades:
         inventory.update(cascade.spec.capacity.accelerators)
@@ -115,8 +115,9 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
                 for cascade in file.cascades
             ),
             inventory=inventory,
+            mobility=Mobility.IN_PLACE,
         )
-        decision = decide(snapshot, memory, now, settings, catalogue=catalogue)
+        decision = planner.decide(snapshot, memory, now)
         memory, diagnostics = decision.memory, decision.diagnostics
         for action in decision.actions:
             world.obey(action, now)
@@ -149,7 +150,7 @@ def as_json(answers: list[WhatIf]) -> str:
                 "cascade": str(answer.ref),
                 "plan": json.loads(answer.plan.to_json()) if answer.plan else None,
                 "status": answer.status.wire() if answer.status else None,
-                "figures": dict(answer.diagnostics.figures) if answer.diagnostics else {},
+                "figures": answer.diagnostics.figures() if answer.diagnostics else {},
                 "binding": list(answer.diagnostics.binding) if answer.diagnostics else [],
             }
             for answer in answers
@@ -172,7 +173,7 @@ def as_text(answers: list[WhatIf]) -> str:
             )
         lines += [f"  {words}" for words in stage_lines(answer.plan)]
         if answer.diagnostics is not None:
-            figures = ", ".join(f"{name} {value:g}" for name, value in sorted(answer.diagnostics.figures.items()))
+            figures = ", ".join(f"{name} {value:g}" for name, value in sorted(answer.diagnostics.figures().items()))
             lines.append(f"  figures: {figures}")
             lines += [f"  bound by: {constraint}" for constraint in answer.diagnostics.binding]
         for condition in answer.status.conditions if answer.status else ():

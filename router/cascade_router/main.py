@@ -28,6 +28,7 @@ from cascade_api.plan import Plan
 from cascade_api.settings import RouterSettings, from_environment
 
 from . import logs, tracing
+from .foreign import bad_data
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
 from .plans import Plans
@@ -72,10 +73,13 @@ class Router:
         if settings.traces_endpoint:
             tracing.set_up(settings.traces_endpoint, router_id=self.id, share=settings.traces_share)
         self._demand = DemandCounter()
-        self._reporter = Reporter(redis=self._redis, router_id=self.id, demand=self._demand)
+        self._bad_data = bad_data()
+        self._reporter = Reporter(redis=self._redis, router_id=self.id, demand=self._demand, bad_data=self._bad_data)
         # Routers begin their even draws at different points, so that together they are even too.
         self._start = zlib.crc32(self.id.encode()) / 2**32
-        self._plans = Plans(redis=self._redis, make_runtime=self._make_runtime, clock=time.monotonic)
+        self._plans = Plans(
+            redis=self._redis, make_runtime=self._make_runtime, bad_data=self._bad_data, clock=time.monotonic
+        )
         self.service = Service(
             settings=settings,
             plans=self._plans,
@@ -86,7 +90,14 @@ class Router:
         )
         self._certificates = Certificates.of(settings)
         self._grpc = GrpcServer(self.service)
-        store = JobStore(self._redis, keep_s=settings.job_result_s, limit=settings.job_limit)
+        store = JobStore(
+            self._redis,
+            keep_s=settings.job_result_s,
+            limit=settings.job_limit,
+            bytes_limit=settings.job_bytes_limit,
+            tenant_share=settings.job_tenant_percent / 100 if settings.tenants_file else 1.0,
+            bad_data=self._bad_data,
+        )
         runner = JobRunner(service=self.service, store=store, write=write_answer, explain=explain_refusal)
         self._jobs = Jobs(store, runner)
         self._http = HttpServer(make_app(self.service, self._jobs), setting="CASCADE_ROUTER_HTTP_ADDRESS")
@@ -143,7 +154,13 @@ class Router:
         return drained
 
     async def _make_runtime(self, ref: CascadeRef, plan: Plan) -> CascadeRuntime:
-        queue = WorkQueue(url=self.settings.redis_url, ref=ref, router_id=self.id, limit=self.settings.queue_limit)
+        queue = WorkQueue(
+            url=self.settings.redis_url,
+            ref=ref,
+            router_id=self.id,
+            limit=self.settings.queue_limit,
+            on_bad_data=self._bad_data.found,
+        )
         await queue.start()
         runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=self._start)
         await runtime.apply(plan)

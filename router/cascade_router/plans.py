@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -13,8 +15,9 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from cascade_api.bad_data import HASH_LIMIT, TEXT_LIMIT, BadData
 from cascade_api.names import CASCADE_INDEX, CascadeRef
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Refusal
 from cascade_api.redis_refusals import why_refused
 
@@ -37,6 +40,7 @@ class Plans:
     Args:
         make_runtime: starts the runtime of a cascade from its first plan.
         clock: monotonic seconds.
+        unix_s: Unix time in seconds, which bounds the plans' generations.
     """
 
     def __init__(
@@ -44,15 +48,18 @@ class Plans:
         *,
         redis: Redis,
         make_runtime: Callable[[CascadeRef, Plan], Awaitable[CascadeRuntime]],
+        bad_data: BadData,
         clock: Callable[[], float],
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
         self._make_runtime = make_runtime
+        self._bad_data = bad_data
         self._clock = clock
+        self._unix_s = unix_s
         self._runtimes: dict[CascadeRef, CascadeRuntime] = {}
         self._planless: set[CascadeRef] = set()
         self._missing_since: dict[CascadeRef, float] = {}
-        self._complained: dict[CascadeRef, str] = {}
         self._heard = False
         self._looked = asyncio.Event()
         self.away = False
@@ -62,6 +69,15 @@ class Plans:
     @property
     def runtimes(self) -> Iterable[CascadeRuntime]:
         return self._runtimes.values()
+
+    @property
+    def by_name(self) -> dict[str, CascadeRuntime]:
+        """The cascades by the names that clients ask for: with the namespace where several have the same name."""
+        times = Counter(ref.name for ref in self._runtimes)
+        return {
+            ref.name if times[ref.name] == 1 else f"{ref.namespace}.{ref.name}": runtime
+            for ref, runtime in self._runtimes.items()
+        }
 
     def find(self, model: str) -> CascadeRuntime:
         """The cascade that a model name means: its name, or ``<namespace>.<name>``.
@@ -127,7 +143,7 @@ class Plans:
     async def refresh(self) -> None:
         """Read all plans once; when Redis is away, say so and keep what there is."""
         try:
-            refs = self._refs(await self._redis.smembers(CASCADE_INDEX))
+            refs = await self._index()
             documents = {ref: await self._document(ref) for ref in refs | set(self._runtimes)}
         except (RedisError, OSError) as error:
             known, self._refusal = self._refusal, why_refused(error)
@@ -152,35 +168,57 @@ class Plans:
         for ref in list(self._runtimes):
             await self._runtimes.pop(ref).close()
 
-    async def _document(self, ref: CascadeRef) -> bytes | str | None:
-        """What stands where a plan should; empty where it is not even text."""
+    async def _index(self) -> set[CascadeRef]:
+        """The cascades that are said to have plans; those that are served are looked at whatever the index is."""
         try:
-            document: bytes | str | None = await self._redis.get(ref.plan_key)
+            if await self._redis.scard(CASCADE_INDEX) > HASH_LIMIT:
+                self._bad_data.found(CASCADE_INDEX, f"has more than {HASH_LIMIT} members")
+                return set()
+            return self._refs(await self._redis.smembers(CASCADE_INDEX))
         except ResponseError as error:
             if is_foreign(error):
-                return b""
+                self._bad_data.found(CASCADE_INDEX, str(error))
+                return set()
             raise
-        return document
+
+    async def _document(self, ref: CascadeRef) -> bytes | str | None:
+        """What stands where a plan should, as far as a plan could reach; empty where it is not even text."""
+        try:
+            document: bytes | str = await self._redis.getrange(ref.plan_key, 0, TEXT_LIMIT)
+        except ResponseError as error:
+            if is_foreign(error):
+                return b" "
+            raise
+        return document or None
 
     async def _take(self, ref: CascadeRef, document: bytes | str) -> None:
         runtime = self._runtimes.get(ref)
         try:
-            plan = Plan.from_json(document)
-            if plan.cascade != str(ref):
-                raise ValueError(f"it is the plan of {plan.cascade}")
+            plan = self._read(ref, document)
+            if plan.why_unservable and runtime is not None and runtime.why_not_ready() is None:
+                raise ValueError(f"it cannot serve, and the last one can: {plan.why_unservable}")
         except (ValidationError, ValueError) as error:
-            problem = str(error).splitlines()[0]
-            if self._complained.get(ref) != problem:
-                log.error("not a plan; the last one stays in force", cascade=str(ref), why=problem)
-            self._complained[ref] = problem
+            problem = "; ".join(str(error).splitlines()[:2])
+            self._bad_data.found(ref.plan_key, f"not a plan; the last one stays in force: {problem}")
             return
-        self._complained.pop(ref, None)
+        self._bad_data.sound(ref.plan_key)
         if runtime is None:
             self._runtimes[ref] = await self._make_runtime(ref, plan)
             log.info("cascade found", cascade=str(ref), generation=plan.generation)
         elif plan.generation > runtime.plan.generation:
             log.info("plan changed", cascade=str(ref), generation=plan.generation, reason=str(plan.reason))
             await runtime.apply(plan)
+
+    def _read(self, ref: CascadeRef, document: bytes | str) -> Plan:
+        """The plan of a cascade; raises ValueError for what is none."""
+        if len(document) > TEXT_LIMIT:
+            raise ValueError(f"it is longer than {TEXT_LIMIT} bytes")
+        plan = Plan.from_json(document)
+        if plan.cascade != str(ref):
+            raise ValueError(f"it is the plan of {plan.cascade[:200]!r}")
+        if not is_credible(plan.generation, now_s=self._unix_s()):
+            raise ValueError(f"its generation {plan.generation} is more than a day ahead of this machine's clock")
+        return plan
 
     async def _missed(self, ref: CascadeRef) -> None:
         since = self._missing_since.setdefault(ref, self._clock())
@@ -190,12 +228,16 @@ class Plans:
             await self._runtimes.pop(ref).close()
 
     def _refs(self, members: Iterable[Any]) -> set[CascadeRef]:
-        refs = set()
+        refs, strangers = set(), []
         for member in members:
             try:
                 refs.add(CascadeRef.parse(member.decode() if isinstance(member, bytes) else str(member)))
             except ValueError:
-                log.error("not a cascade", member=repr(member)[:80])
+                strangers.append(repr(member)[:80])
+        if strangers:
+            self._bad_data.found(CASCADE_INDEX, f"not a cascade: {', '.join(sorted(strangers)[:_SHOWN])}")
+        else:
+            self._bad_data.sound(CASCADE_INDEX)
         return refs
 
     async def _listen(self, wake: asyncio.Event) -> None:

@@ -10,12 +10,14 @@ from typing import Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from cascade_api.bad_data import HASH_LIMIT, BadData
 from cascade_api.names import CascadeRef
 from cascade_api.report import QUANTILES, RouterReport
 
 from . import metrics
+from .foreign import is_foreign
 from .runtime import CascadeRuntime
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,8 @@ FLUSH_S: Final = 0.25
 REPORT_S: Final = 1.0
 REPORT_TTL_S: Final = 10
 DEMAND_KEPT_S: Final = 600
+_AHEAD_S: Final = 60
+"""How far another router's clock may be ahead."""
 _TRIM_S: Final = 60
 _PENDING_LIMIT: Final = 120
 """Seconds of arrivals kept while Redis is away."""
@@ -77,12 +81,12 @@ def make_report(runtime: CascadeRuntime, *, router_id: str, at_s: float, store_a
 class Reporter:
     """Writes demand and reports of all cascades into Redis until cancelled."""
 
-    def __init__(self, *, redis: Redis, router_id: str, demand: DemandCounter) -> None:
+    def __init__(self, *, redis: Redis, router_id: str, demand: DemandCounter, bad_data: BadData) -> None:
         self._redis = redis
         self._router_id = router_id
         self._demand = demand
+        self._bad_data = bad_data
         self._trimmed_at = 0.0
-        self._complained: set[str] = set()
 
     async def run(self, runtimes: Iterable[CascadeRuntime]) -> None:
         """``runtimes`` is a live view of the cascades that the router serves."""
@@ -103,24 +107,34 @@ class Reporter:
         counts = self._demand.take()
         if not counts:
             return
+        asked = [(ref, second, count) for ref, seconds in counts.items() for second, count in seconds.items()]
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                for ref, seconds in counts.items():
-                    for second, count in seconds.items():
-                        pipe.hincrby(ref.demand_key, str(second), count)
+                for ref, second, count in asked:
+                    pipe.hincrby(ref.demand_key, str(second), count)
+                for ref in counts:
                     pipe.expire(ref.demand_key, DEMAND_KEPT_S)
                 replies = await pipe.execute(raise_on_error=False)
         except (RedisError, OSError):
             self._demand.put_back(counts)
             raise
-        for error in {str(reply) for reply in replies if isinstance(reply, RedisError)} - self._complained:
-            # As where something else wrote that key: one cascade's loss must not keep the others' from the planner.
-            self._complained.add(error)
-            log.error("demand cannot be counted", why=error)
+        for (ref, second, count), reply in zip(asked, replies, strict=False):
+            if isinstance(reply, ResponseError):
+                # One cascade's loss must not keep the others' from the planner.
+                self._bad_data.found(ref.demand_key, f"demand cannot be counted: {reply}")
+                await self._mend(ref, second, reply)
+                self._demand.put_back({ref: Counter({second: count})})
         if now - self._trimmed_at >= _TRIM_S:
             self._trimmed_at = now
             for ref in counts:
                 await self._trim(ref, now=now)
+
+    async def _mend(self, ref: CascadeRef, second: int, error: ResponseError) -> None:
+        """Remove what stands in the way of counting and is none of ours; routers alone write demand."""
+        if is_foreign(error):
+            await self._redis.unlink(ref.demand_key)
+        elif "not an integer" in str(error) or "overflow" in str(error):
+            await self._redis.hdel(ref.demand_key, str(second))
 
     async def report(self, runtimes: list[CascadeRuntime], *, now: float) -> None:
         """Write one report per cascade, and refresh the gauges that come from the queue."""
@@ -138,7 +152,19 @@ class Reporter:
             await pipe.execute()
 
     async def _trim(self, ref: CascadeRef, *, now: float) -> None:
-        seconds = await self._redis.hkeys(ref.demand_key)
-        old = [second for second in seconds if not second.isdigit() or int(second) < now - DEMAND_KEPT_S]
+        """Remove seconds that nobody asks for any more, and what is no second."""
+        try:
+            if await self._redis.hlen(ref.demand_key) > HASH_LIMIT:
+                self._bad_data.found(ref.demand_key, f"removed: has more than {HASH_LIMIT} fields")
+                await self._redis.unlink(ref.demand_key)
+                return
+            seconds = await self._redis.hkeys(ref.demand_key)
+        except ResponseError as error:
+            if not is_foreign(error):
+                raise
+            return  # the next arrivals replace it
+        old = [
+            second for second in seconds if not second.isdigit() or not -DEMAND_KEPT_S <= int(second) - now <= _AHEAD_S
+        ]
         if old:
             await self._redis.hdel(ref.demand_key, *old)

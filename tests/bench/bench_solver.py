@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.instances import CLASS, cluster, published
-from cascade_operator.planning.allocation import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE, allocate
-from cascade_operator.planning.catalogue import Prepared, with_demand
-from cascade_operator.planning.frontier import measured
-from cascade_operator.planning.problem import Allocation, PoolKey, PoolSize, Problem
-from cascade_operator.planning.programs import Program
-from cascade_operator.planning.stages import SHED_PRICE, Column, Role, Stages
+from cascade_operator.planning.allocation.frontier import measured
+from cascade_operator.planning.allocation.problem import Allocation, PoolKey, PoolSize, Problem
+from cascade_operator.planning.allocation.programs import Program
+from cascade_operator.planning.allocation.solver import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE, allocate
+from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
+from cascade_operator.planning.prepared import Prepared, with_demand
 
 WORKERS = 64
 LEAST, MOST = 10.0, 1500.0

@@ -41,6 +41,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings
 from cascade_models import manifest as model_manifest
+from cascade_operator.planning.planner import Planner
 from cascade_profiler.frontier.profiles import LoadedProfile, load_profile
 from cascade_profiler.load.arrivals import poisson
 from cascade_profiler.simulate.production import ProductionSystem
@@ -110,7 +111,9 @@ def simulated(loaded: LoadedProfile, policy: str, *, rate: float, seconds: float
         switch_s=None,
         failures=(),
     )
-    outcomes = ProductionSystem(scenario, policy=policy, settings=PlannerSettings()).run(lambda part: None).outcomes
+    outcomes = (
+        ProductionSystem(scenario, policy=policy, planner=Planner(PlannerSettings())).run(lambda part: None).outcomes
+    )
     p50, p95 = np.quantile(outcomes.latency_s[~outcomes.lost], (0.5, 0.95))
     return float(p50), float(p95)
 

@@ -15,7 +15,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cascade_api.names import CascadeRef
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
+from cascade_operator.manifests.policies import worker_policy
 from support.helm import (
     CHART,
     MONITORING,
@@ -214,7 +216,9 @@ def test_no_role_has_wildcards_secrets_or_more_rights_than_documented(name: str)
     }  # fmt: skip
     assert not {r for r, _ in granted if r in ("*", "secrets", "roles", "serviceaccounts")}
     assert not {v for _, v in granted if v in ("*", "escalate", "bind", "impersonate", "deletecollection")}
-    assert {r for r, v in granted if v in ("create", "delete")} == {"deployments", "configmaps", "pods", "events"}
+    assert {r for r, v in granted if v in ("create", "delete")} == {
+        "deployments", "configmaps", "networkpolicies", "pods", "events"
+    }  # fmt: skip
 
 
 def test_definitions_come_with_the_chart_and_outlive_it() -> None:
@@ -242,10 +246,11 @@ def test_without_the_prometheus_operator_there_is_no_monitoring() -> None:
     assert not {o["kind"] for o in objects} & {*MONITORING_KINDS, "ConfigMap"}
 
 
-def test_network_policies_cover_every_pod() -> None:
-    objects = rendered("everything")
+@pytest.mark.parametrize("name", CASES)
+def test_network_policies_cover_every_pod(name: str) -> None:
+    objects = rendered(name)
     selectors = [
-        (o["metadata"]["namespace"], o["spec"]["podSelector"].get("matchLabels"))
+        (o["metadata"]["namespace"], o["spec"]["podSelector"]["matchLabels"])
         for o in of_kind(objects, "NetworkPolicy").values()
     ]
     for o in objects:
@@ -253,6 +258,82 @@ def test_network_policies_cover_every_pod() -> None:
         if "template" in o.get("spec", {}):
             labels = o["spec"]["template"]["metadata"]["labels"]
         if labels is not None:
-            assert any(s and s.items() <= labels.items() for n, s in selectors if n == o["metadata"]["namespace"]), o
-    assert ("media", None) in selectors, "the models' pods are chosen by the presence of their pool's label"
-    assert not of_kind(rendered("default"), "NetworkPolicy")
+            assert any(s.items() <= labels.items() for n, s in selectors if n == o["metadata"]["namespace"]), o
+
+
+def test_network_policies_can_be_left_to_others() -> None:
+    objects = rendered("default", "--set", "networkPolicy.enabled=false")
+    assert not of_kind(objects, "NetworkPolicy")
+    assert worker_policy_setting(objects) is None
+
+
+def worker_policy_setting(objects: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the operator of a chart is told of its workers' policy."""
+    (deployment,) = (o for n, o in of_kind(objects, "Deployment").items() if n.endswith("-operator"))
+    name = "CASCADE_OPERATOR_WORKER_NETWORK_POLICY"
+    entry = environment(deployment["spec"]["template"]["spec"]).get(name)
+    with pytest.MonkeyPatch.context() as patch:
+        if entry is not None:
+            patch.setenv(name, entry["value"])
+        return OperatorSettings().worker_network_policy
+
+
+def worker_policy_of(name: str) -> dict[str, Any]:
+    """The NetworkPolicy that the operator of a case makes for a cascade in the namespace ``team``."""
+    spec = worker_policy_setting(rendered(name))
+    assert spec is not None
+    return worker_policy(CascadeRef("team", "shapes"), uid="u", spec=spec)
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_the_policy_of_the_workers_is_valid(case: str, version: str) -> None:
+    kubernetes_validate.validate(worker_policy_of(case), version, strict=True)
+
+
+def admitted(policy: dict[str, Any], port: int, *, namespace: str, labels: dict[str, str]) -> bool:
+    """Whether a NetworkPolicy lets a pod of a namespace connect to a port of the pods that it is about."""
+    for rule in policy["spec"]["ingress"]:
+        if port not in [p["port"] for p in rule["ports"]]:
+            continue
+        if not rule.get("from"):
+            return True
+        for peer in rule["from"]:
+            names = peer.get("namespaceSelector", {}).get("matchLabels", {})
+            there = {"kubernetes.io/metadata.name": namespace}
+            of_pods = peer.get("podSelector", {}).get("matchLabels", {})
+            if names.items() <= there.items() and of_pods.items() <= labels.items():
+                return True
+    return False
+
+
+def test_of_all_pods_only_routers_reach_a_worker() -> None:
+    """Read from the rules: no cluster of these tests enforces them."""
+    policy = worker_policy_of("everything")
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"diffusioncascade.io/cascade": "shapes"}}
+    objects = rendered("everything")
+    pods = {
+        name: deployment["spec"]["template"]["metadata"]["labels"]
+        for name, deployment in of_kind(objects, "Deployment").items()
+    }
+    (router,) = (labels for name, labels in pods.items() if name.endswith("-router"))
+    home = next(o["metadata"]["namespace"] for o in objects if o["kind"] == "Deployment")
+    assert admitted(policy, 8001, namespace=home, labels=router)
+    assert not admitted(policy, 8001, namespace="team", labels=router), "a pod elsewhere can have any labels"
+    assert not admitted(policy, 8000, namespace=home, labels=router)
+    for name, labels in pods.items():
+        assert name.endswith("-router") or not admitted(policy, 8001, namespace=home, labels=labels), name
+    for stranger in ({}, {"app": "notebook"}, policy["metadata"]["labels"]):
+        for port in (8000, 8001, 8002):
+            assert not admitted(policy, port, namespace="team", labels=stranger)
+    assert admitted(policy, 8002, namespace="monitoring", labels={})
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("redis://redis.infra.svc:6380/0", 6380), ("rediss://redis.infra.svc/0", 6379)]
+)
+def test_the_port_of_an_external_redis_is_open(url: str, port: int) -> None:
+    policies = of_kind(rendered("default", "--set", f"redis.url={url}"), "NetworkPolicy")
+    for name in ("operator", "router"):
+        (policy,) = (p for n, p in policies.items() if n.endswith(f"-{name}"))
+        assert port in [p["port"] for rule in policy["spec"]["egress"] for p in rule["ports"]]

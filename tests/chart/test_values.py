@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from support.helm import CHART, programs, run
+from support.helm import CHART, MONITORING, environment, pod_specs, programs, render, run, without_secrets
 
 pytestmark = pytest.mark.chart
 
@@ -42,6 +44,84 @@ def test_a_wrong_value_is_refused_by_name(program: Path, value: str, named: str)
     done = run(program, "template", "dc", CHART, "--set", value)
     assert done.returncode != 0
     assert named in done.stderr
+
+
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+PLATFORM_S_CHOICE = ("securityContext", "metrics.dashboard.labels")
+"""What may be absent although the chart sets it; so may resources."""
+
+
+def paths(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of the chart with its default, maps included."""
+    for key, child in value.items():
+        yield f"{path}{key}", child
+        if isinstance(child, dict):
+            yield from paths(child, f"{path}{key}.")
+
+
+def may_be_absent(path: str, default: Any) -> bool:
+    if path.endswith(".image.tag") or path == "networkPolicy.enabled":
+        return False
+    return free(path) or default in ("", None, False, {}, [])
+
+
+def free(path: str) -> bool:
+    return path.startswith(PLATFORM_S_CHOICE) or "resources" in path.split(".")
+
+
+ABSENT = [path for path, default in paths(VALUES) if may_be_absent(path, default)]
+NEEDED = [path for path, default in paths(VALUES) if not may_be_absent(path, default)]
+
+
+def nulls(chosen: Iterable[str]) -> list[str]:
+    return [word for path in chosen for word in ("--set", f"{path}=null")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+@pytest.mark.parametrize("depth", range(1, 6))
+def test_null_for_a_value_that_is_needed_is_refused_by_name(program: Path, depth: int) -> None:
+    chosen = [path for path in NEEDED if path.count(".") + 1 == depth]
+    done = run(program, "template", "dc", CHART, *nulls(chosen))
+    assert bool(done.returncode) == bool(chosen)
+    assert "nil pointer" not in done.stderr
+    # All of them are named in one message, each by its own key.
+    missing = re.findall(r"(\w+) is required|'(\w+)'", done.stderr)
+    assert {path.rpartition(".")[2] for path in chosen} <= {name for pair in missing for name in pair}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_null_for_a_value_that_is_empty_changes_nothing(program: Path) -> None:
+    empty = [path for path in ABSENT if not free(path)]
+    assert len(empty) > 50
+    everything = ("--set", "networkPolicy.enabled=true", *MONITORING)
+    plain = render(program, *everything, values={"redis": {"url": "redis://r:6379/0"}})
+    # That Redis is given by its URL is no default.
+    others = [path for path in empty if path != "redis.url"]
+    assert render(program, *everything, *nulls(others), values={"redis": {"url": "redis://r:6379/0"}}) == plain
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_null_leaves_the_users_to_the_platform(program: Path) -> None:
+    keys = [f"securityContext.{key}" for key in VALUES["securityContext"]]
+    without, with_null_keys = (without_secrets(render(program, *nulls(path))) for path in (["securityContext"], keys))
+    assert with_null_keys == without
+    specs = pod_specs(without)
+    assert all(spec["securityContext"].keys() == {"runAsNonRoot", "seccompProfile"} for spec in specs.values())
+    passed = environment(specs["Deployment/dc-diffusion-cascade-operator"])["CASCADE_OPERATOR_POD_USER"]["value"]
+    assert passed == "{}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+@pytest.mark.parametrize("depth", range(2, 7))
+def test_null_for_resources_and_their_parts_asks_for_none(program: Path, depth: int) -> None:
+    chosen = [path for path in ABSENT if "resources" in path.split(".") and path.count(".") + 1 == depth]
+    objects = render(program, *nulls(chosen))
+    for o in objects:
+        if o["kind"] in ("Deployment", "StatefulSet"):
+            kubernetes_validate.validate(o, "1.31", strict=True)
+    if "router.resources" in chosen:
+        (container,) = pod_specs(objects)["Deployment/dc-diffusion-cascade-router"]["containers"]
+        assert container["resources"] == {}
 
 
 def test_notes_name_the_next_command() -> None:

@@ -30,6 +30,11 @@ from support.waiting import eventually, wait_for
 pytestmark = pytest.mark.cluster
 NODE = "driver-1"
 SLOTS = 4
+POLICY: Object = {
+    "policyTypes": ["Ingress", "Egress"],
+    "ingress": [{"ports": [{"port": 8001, "protocol": "TCP"}], "from": [{"podSelector": {"matchLabels": {"r": "1"}}}]}],
+}
+"""What the chart tells the operator of its workers' NetworkPolicy."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def node(node_agent: NodeAgent) -> Iterator[None]:
 class World:
     """A driver, and the cascade that it drives."""
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, policy: Object | None) -> None:
         self.cluster = cluster
         self.requests: Counter[str] = Counter()
         self.notices: list[tuple[Reason, str]] = []
@@ -72,6 +77,7 @@ class World:
             {
                 "accelerator_classes": [{"name": "cpu", "resource": "cpu", "nodeSelector": {"driver": "yes"}}],
                 "runtime_image": "diffusion-cascade/runtime:test",
+                "worker_network_policy": policy,
             }
         )
         client = connect(timeout_s=120, kubeconfig=str(cluster.kubeconfig))
@@ -132,13 +138,16 @@ class World:
     def pods(self) -> list[Object]:
         return self.cluster.pods(self.ref.namespace)
 
+    def policies(self) -> list[Object]:
+        return self.cluster.api.items(f"/apis/networking.k8s.io/v1/namespaces/{self.ref.namespace}/networkpolicies")
+
     def deployments(self) -> list[Object]:
         return self.cluster.api.items(f"/apis/apps/v1/namespaces/{self.ref.namespace}/deployments")
 
 
 @asynccontextmanager
-async def driving(cluster: Cluster, namespace: str) -> AsyncIterator[World]:
-    world = World(cluster, namespace)
+async def driving(cluster: Cluster, namespace: str, policy: Object | None = POLICY) -> AsyncIterator[World]:
+    world = World(cluster, namespace, policy)
     try:
         await world.begin()
         yield world
@@ -235,6 +244,50 @@ async def test_another_s_edit_is_put_right_and_reported(world: World, control_pl
     ((reason, text),) = world.notices
     assert reason is Reason.EDIT_REVERTED
     assert "spec.replicas" in text
+
+
+async def test_a_policy_is_there_before_the_pods_that_it_covers(world: World) -> None:
+    (policy,) = world.policies()
+    assert not world.pods()
+    owner = policy["metadata"]["ownerReferences"][0]
+    assert (owner["kind"], owner["uid"]) == ("DiffusionCascade", world.subject.uid)
+    assert {key: policy["spec"][key] for key in POLICY} == POLICY
+    await world.driver.act([world.start("light"), world.start("heavy")])
+    await world.replicas(ready=2)
+    chosen = policy["spec"]["podSelector"]["matchLabels"]
+    assert all(chosen.items() <= pod["metadata"]["labels"].items() for pod in world.pods())
+
+
+async def test_an_edit_of_the_policy_is_put_right_and_so_is_its_removal(world: World, control_plane: Cluster) -> None:
+    (policy,) = world.policies()
+    name, place = policy["metadata"]["name"], ("--namespace", world.ref.namespace)
+    anybody = '{"spec": {"ingress": [{}]}}'
+    control_plane.kubectl("patch", "networkpolicy", name, "--type=merge", f"--patch={anybody}", *place)
+    await world.mirror.compare()
+    await world.driver.reconcile([world.subject])
+    assert world.policies()[0]["spec"] == policy["spec"]
+    ((reason, text),) = world.notices
+    assert reason is Reason.EDIT_REVERTED
+    assert f"NetworkPolicy {name}: spec.ingress" in text
+    control_plane.kubectl("delete", "networkpolicy", name, *place)
+    await world.mirror.compare()
+    await world.driver.reconcile([world.subject])
+    assert world.policies()[0]["spec"] == policy["spec"]
+
+
+async def test_who_comes_later_takes_the_policy_over_or_away_as_it_is_told(
+    world: World, control_plane: Cluster
+) -> None:
+    async with driving(control_plane, world.ref.namespace) as later:
+        assert not later.notices
+        assert not later.requests["networkpolicies"], "it is as it should be"
+    async with driving(control_plane, world.ref.namespace, policy=None):
+        assert not world.policies()
+    async with driving(control_plane, world.ref.namespace):
+        assert len(world.policies()) == 1
+    async with driving(control_plane, world.ref.namespace, policy={**POLICY, "ingress": []}) as stricter:
+        assert "ingress" not in world.policies()[0]["spec"]
+        assert not stricter.notices, "that is no edit of somebody else's"
 
 
 async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_leaves_none(world: World) -> None:

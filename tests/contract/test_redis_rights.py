@@ -73,7 +73,7 @@ def test_a_router_needs_no_other_rights(
 ) -> None:
     plan = make_plan(endpoints)
     router = start_router(locked, plan, redis_url=give_rights(locked, "router"))
-    assert router.ask(EASY, request_id="mine").image.shape == (32, 32, 3)
+    assert router.ask(EASY, parameters={"idempotency_key": "mine"}).image.shape == (32, 32, 3)
     headers = {"idempotency-key": "a"}
     reply = httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, headers=headers, timeout=PATIENCE_S)
     job = f"/v1/jobs/{reply.json()['id']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -106,10 +107,12 @@ def refusal(server: TritonServer, *options: str) -> str:
     return ended.stderr
 
 
-def test_a_port_in_use_is_refused(shared_triton: TritonServer, shapes_models: Path, tmp_path: Path) -> None:
-    server = TritonServer(shapes_models, tmp_path)
-    server.port = shared_triton.port
-    assert f"--grpc-address: port {server.port} of 127.0.0.1 is in use" in refusal(server)
+def test_an_address_in_use_is_refused(shared_triton: TritonServer, shapes_models: Path, tmp_path: Path) -> None:
+    server = TritonServer(shapes_models, tmp_path, network=True)
+    with socket.create_server(("127.0.0.1", server.port)):
+        assert f"--grpc-address: port {server.port} of 127.0.0.1 is in use" in refusal(server)
+    said = refusal(server, "--grpc-address", shared_triton.endpoint)
+    assert f"--grpc-address: {shared_triton.socket} is in use" in said
     assert shared_triton.ask("shapes-light", [ONE_IMAGE], seeds=[1]) is not None
 
 

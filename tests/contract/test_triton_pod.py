@@ -27,12 +27,13 @@ class PodLike:
     """The launcher's process, and the probe beside it."""
 
     process: subprocess.Popen[bytes]
-    http: str
+    http: Path
+    grpc: str
     scratch: Path
     log: Path
 
     def probe(self, *, every_s: float = 0) -> subprocess.CompletedProcess[str]:
-        command = [str(LAUNCHER), "probe", f"--model={VARIANT}", f"--address={self.http}", f"--every={every_s}"]
+        command = [str(LAUNCHER), "probe", f"--model={VARIANT}", f"--socket={self.http}", f"--every={every_s}"]
         environment = {**os.environ, "TMPDIR": str(self.scratch)}
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
 
@@ -46,22 +47,23 @@ def pod(tmp_path: Path) -> Iterator[PodLike]:
     cascade = file.cascades[0]
     document = tmp_path / "cascade.json"
     document.write_text(cascade_document(cascade, file.profile_of(cascade), uid="u")["data"]["cascade.json"])
-    http = f"127.0.0.1:{free_port()}"
+    http = tmp_path / "http"
+    grpc = f"127.0.0.1:{free_port()}"
     log = tmp_path / "log"
     command = [
         str(LAUNCHER),
         f"--cascade={document}",
         f"--model-repository={tmp_path / 'models'}",
         f"--load={VARIANT}",
-        f"--grpc-address=127.0.0.1:{free_port()}",
-        f"--http-address={http}",
+        f"--grpc-address={grpc}",
+        f"--http-socket={http}",
         f"--metrics-address=127.0.0.1:{free_port()}",
         f"--replica-id=pod-{os.getpid()}",
         "--exit-timeout=10",
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-    found = PodLike(process, http, tmp_path, log)
+    found = PodLike(process, http, grpc, tmp_path, log)
     try:
         yield found
     finally:

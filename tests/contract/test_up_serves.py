@@ -10,11 +10,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import redis
 import yaml
 
 from cascade_api.local import read_addresses
 from support.local_run import ANY_PORTS, CASCADE, HUNG_S, PROMPT, LocalRun
+from support.processes import children, listening_ports
 from support.triton import shapes_manifest
 from support.waiting import wait_for
 
@@ -47,6 +50,14 @@ def test_a_prompt_becomes_a_picture_over_http(serving: LocalRun) -> None:
     assert base64.b64decode(answer["data"][0]["b64_json"]).startswith(PNG)
 
 
+def test_servers_of_slots_are_reached_by_their_user_alone(serving: LocalRun) -> None:
+    servers = {pid for name, pid in serving.state.read_pids().items() if name.startswith("cpu-")}
+    assert servers
+    assert set().union(*map(listening_ports, servers)) == set(), "nothing on the network, loopback included"
+    assert serving.state.sockets.stat().st_mode & 0o077 == 0
+    assert any(file.is_socket() for file in serving.state.sockets.iterdir())
+
+
 def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> None:
     def shown() -> dict[str, Any] | None:
         seen = serving.status()
@@ -75,6 +86,28 @@ def test_a_second_run_in_the_same_place_is_refused_with_the_first_ones_process(s
     assert f"already running (process {before['supervisor']}" in done.stderr
     assert steady(serving) == before
     serving.generate()
+
+
+def test_the_password_of_redis_is_nobody_elses(serving: LocalRun) -> None:
+    """Who reaches the port needs it, and it stands where its owner alone reads, in no command line and no log."""
+    addresses = read_addresses(serving.state.path)
+    assert addresses is not None
+    password = redis.connection.parse_url(addresses.redis)["password"]
+    assert len(password) > 20
+    host, port = addresses.redis.rpartition("@")[2].partition("/")[0].split(":")
+    with redis.Redis(host=host, port=int(port)) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.get("cascades")
+    shown = [
+        serving.cascade("status", "--json").stdout,
+        serving.cascade("status").stdout,
+        serving.cascade("doctor").stdout,
+    ]
+    run = psutil.Process(serving.supervisor)
+    shown += [" ".join(process.cmdline()) for process in (run, *children(run.pid, recursive=True))]
+    assert not [text for text in shown if password in text]
+    for file in (path for path in serving.state.path.rglob("*") if path.is_file()):
+        if password.encode() in file.read_bytes():
+            assert (file.name, file.stat().st_mode & 0o777) in (("addresses.json", 0o600), ("redis.conf", 0o600))
 
 
 def one_variant(spec: dict) -> None:  # type: ignore[type-arg]

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_operator.planning.allocation import (
+from cascade_operator.planning.allocation.problem import Allocation, CascadeProblem, PoolKey, PoolSize
+from cascade_operator.planning.allocation.shares import best_sharing
+from cascade_operator.planning.allocation.solver import (
     ACCELERATOR_PRICE,
     BATCH_PRICE,
     FIRST_START_PRICE,
@@ -18,8 +20,6 @@ from cascade_operator.planning.allocation import (
     SHORTAGE_PRICE,
     allocate,
 )
-from cascade_operator.planning.problem import Allocation, CascadeProblem, PoolKey, PoolSize
-from cascade_operator.planning.shares import best_sharing
 from support.problems import STEPS, Instance, shared
 
 CLASSES = ("small", "large")

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_api.reasons import Reason
-from cascade_operator.planning.allocation import allocate
-from cascade_operator.planning.latency import waiting
-from cascade_operator.planning.problem import Allocation, CascadeProblem
-from cascade_operator.planning.shares import best_sharing, running_columns
-from cascade_operator.planning.stages import Role
+from cascade_operator.planning.allocation.latency import waiting
+from cascade_operator.planning.allocation.problem import Allocation, CascadeProblem
+from cascade_operator.planning.allocation.shares import best_sharing, running_columns
+from cascade_operator.planning.allocation.solver import allocate
+from cascade_operator.planning.allocation.stages import Role
 from support.problems import STEPS, Instance
 
 CLASSES = ("small", "large")

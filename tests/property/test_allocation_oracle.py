@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cascade_operator.planning.allocation import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE
-from cascade_operator.planning.problem import PoolKey, PoolSize
-from cascade_operator.planning.stages import SHED_PRICE, Column, Role, Stages
+from cascade_operator.planning.allocation.problem import PoolKey, PoolSize
+from cascade_operator.planning.allocation.solver import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE
+from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
 from support.problems import STEPS, Instance
 
 UTILISATION = {Role.LIGHT: 0.95, Role.HEAVY: 0.95}

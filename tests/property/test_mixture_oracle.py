@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cascade_operator.planning.frontier import Row
-from cascade_operator.planning.mixtures import Limits, Mixer
-from cascade_operator.planning.programs import Outcome, Program
-from cascade_operator.planning.stages import SHED_PRICE
+from cascade_operator.planning.allocation.frontier import Row
+from cascade_operator.planning.allocation.mixtures import Limits, Mixer
+from cascade_operator.planning.allocation.programs import Outcome, Program
+from cascade_operator.planning.allocation.stages import SHED_PRICE
 
 PERCENT = st.integers(0, 100).map(lambda percent: percent / 100)
 STEPS = st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0])

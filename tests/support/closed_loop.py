@@ -1,4 +1,4 @@
-"""The controller in a closed loop with a fake cluster and a fake clock: replicas take time to drain and to switch."""
+"""The planner in a closed loop with a fake cluster and a fake clock: replicas take time to drain and to switch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
-from cascade_operator.controller import Decision, decide
-from cascade_operator.planning.catalogue import Catalogue
 from cascade_operator.planning.memory import Memory
+from cascade_operator.planning.planner import Decision, Planner
 from cascade_operator.planning.plans import needed
 from cascade_operator.snapshot import (
     CascadeView,
     Demand,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -35,7 +35,7 @@ START = 1_700_000_000.0
 
 @dataclass
 class ClosedLoop:
-    """A local cluster of ``slots`` accelerators that obeys the controller, and arrivals at ``rate(seconds)``.
+    """A local cluster of ``slots`` accelerators that obeys the planner, and arrivals at ``rate(seconds)``.
 
     ``late`` counts requests that waited longer than the objective, ``history`` keeps the plans. ``unserved``
     collects the instants at which a row in force lacked a ready replica, ``abandoned`` those at which a pool lost
@@ -69,8 +69,7 @@ class ClosedLoop:
         self.unserved: list[tuple[float, str]] = []
         self.abandoned: list[tuple[float, str]] = []
         self.decisions: list[Decision] = []
-        self._catalogue = Catalogue()
-        self._settings = PlannerSettings()
+        self._planner = Planner(PlannerSettings())
         self._random = random.Random(self.seed)
         self._next = self.now
         self._carried = 0.0
@@ -145,9 +144,12 @@ class ClosedLoop:
             status=self.status,
         )
         snapshot = Snapshot(
-            (view,), {"cpu": self.slots} if self.inventory_known else None, store_available=self.store_available
+            (view,),
+            {"cpu": self.slots} if self.inventory_known else None,
+            Mobility.IN_PLACE,
+            store_available=self.store_available,
         )
-        decision = decide(snapshot, self.memory, self.now, self._settings, catalogue=self._catalogue)
+        decision = self._planner.decide(snapshot, self.memory, self.now)
         self.decisions.append(decision)
         before = self.plan
         self.memory = Memory.from_json(decision.memory.to_json())

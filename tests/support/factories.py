@@ -166,7 +166,7 @@ def make_view(
     replicas: Sequence[Replica] = (),
     **fields: Any,
 ) -> CascadeView:
-    """One cascade as the controller sees it; queues are empty unless told."""
+    """One cascade as the planner sees it; queues are empty unless told."""
     if queue_depths is None:
         queue_depths = {pool_name(variant=v, accelerator_class="cpu"): 0 for v in ("light", "heavy")}
     return CascadeView(

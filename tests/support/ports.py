@@ -27,6 +27,12 @@ def free_port() -> int:
                 return port
 
 
+def listens_at(file: Path) -> bool:
+    """Whether anybody takes connections at a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as trial:
+        return trial.connect_ex(str(file)) == 0
+
+
 def listens(port: int) -> bool:
     """Whether anybody takes connections at a port of this machine."""
     with socket.socket() as trial:

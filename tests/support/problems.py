@@ -9,9 +9,10 @@ from typing import Any
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_operator.planning.allocation import allocate
-from cascade_operator.planning.catalogue import prepare, with_demand
-from cascade_operator.planning.problem import Allocation, CascadeProblem, PoolKey, Problem
+from cascade_operator.planning.allocation.problem import Allocation, CascadeProblem, PoolKey, Problem
+from cascade_operator.planning.allocation.solver import allocate
+from cascade_operator.planning.prepared import prepare, with_demand
+from cascade_operator.snapshot import Mobility
 
 STEPS = (0, 50, 100)
 
@@ -118,7 +119,9 @@ class Instance:
             )
             for name in self.accelerators
         ]
-        prepared = prepare(self.cascade(), self.profile(), settings=PlannerSettings(), classes=classes)
+        prepared = prepare(
+            self.cascade(), self.profile(), settings=PlannerSettings(), mobility=Mobility.IN_PLACE, classes=classes
+        )
         return with_demand(prepared, demand=demand, running=running or {}, running_batch={})
 
     def allocate(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Allocation:

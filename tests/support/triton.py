@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import shutil
 import subprocess
 import sys
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_models import manifest, repository
 from cascade_models.shapes import assets
-from support.ports import free_port, listens
+from support.ports import free_port, listens, listens_at
 from support.processes import children, command_of
 from support.waiting import PATIENCE_S, wait_for
 
@@ -60,20 +63,40 @@ def _example() -> list[dict[str, Any]]:
 
 
 class TritonServer:
-    """A tritonserver of our own; ``log`` is its output."""
+    """A tritonserver of our own; ``log`` is its output.
 
-    def __init__(self, models: Path, directory: Path, *, load: Sequence[str] = (), replica_id: str = "test") -> None:
+    It listens on a Unix socket, as in local mode, or, with ``network``, on a port, as in a pod: then it keeps the
+    models that it begins with.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        directory: Path,
+        *,
+        load: Sequence[str] = (),
+        replica_id: str = "test",
+        network: bool = False,
+    ) -> None:
         self.models = models
         self.log = directory / f"{replica_id}.log"
         self.load = load
         self.replica_id = replica_id
         self.port = free_port()
+        self._folder = None if network else tempfile.mkdtemp(prefix="test-triton-")
+        if self._folder is not None:
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.process: subprocess.Popen[bytes] | None = None
         self._client: triton.InferenceServerClient | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.port}" if self._folder is None else f"unix:{self._folder}/triton:{self.port}"
+
+    @property
+    def socket(self) -> Path:
+        """The file of its Unix socket."""
+        return Path(self.endpoint.removeprefix("unix:"))
 
     @property
     def client(self) -> triton.InferenceServerClient:
@@ -141,7 +164,7 @@ class TritonServer:
 
     def _ready(self) -> bool:
         # A channel that finds nobody at first waits a second before it tries again.
-        if not listens(self.port):
+        if not (listens(self.port) if self._folder is None else listens_at(self.socket)):
             return False
         try:
             return bool(self.client.is_server_ready()) and all(map(self.client.is_model_ready, self.load))

@@ -12,7 +12,8 @@ from cascade_operator.cluster_source import ClusterSource, Judge
 from cascade_operator.clusters.kubernetes_api import CASCADES, CONFIG_MAPS, PROFILES
 from cascade_operator.clusters.kubernetes_mirror import Document, Shelf, read_document
 from cascade_operator.manifests.documents import cascade_document
-from cascade_operator.planning.catalogue import Catalogue
+from cascade_operator.planning.prepared import Preparations
+from cascade_operator.snapshot import Mobility
 from cascade_operator.sources import Refused, Subject
 from support.factories import make_cascade, make_profile
 
@@ -37,7 +38,7 @@ class World:
 
     def __init__(self, mirror: FakeMirror | None = None) -> None:
         self.mirror = mirror or FakeMirror()
-        self.judge = Judge(settings=PlannerSettings(), classes=(CPU,), catalogue=Catalogue())
+        self.judge = Judge(Preparations(PlannerSettings(), (CPU,)), Mobility.NEW_SERVER)
         self.source = ClusterSource(self.mirror, self.judge)  # type: ignore[arg-type]
         self.version = 0
 

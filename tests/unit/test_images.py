@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 HADOLINT = ROOT / ".tools" / "hadolint"
 DOCKERFILES = {"operator": "operator", "router": "router", "triton": "model-repo"}
 """Folder of each image's Dockerfile, by the image's name in docker-bake.hcl."""
-FLAVOURS = {"operator": "operator", "router": "router", "runtime": "triton", "runtime-cpu": "triton"}
-"""The image that is installed from each lock."""
+FLAVOURS = {"operator": "operator", "router": "router", "runtime-cpu": "triton"}
+"""The image that is installed from each lock, but for the one with the libraries of GPUs, of several gigabytes."""
+HASHED = [*FLAVOURS, "runtime", "build", "pip"]
 PROOFS = {
     "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "CASCADE_OPERATOR_TICK_MIN_S")],
     "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "CASCADE_ROUTER_QUEUE_LIMIT")],
@@ -66,6 +69,24 @@ def test_stages_are_two_the_base_is_pinned_and_root_stays_behind(image: str) -> 
     user = re.findall(r"^USER (\d+):(\d+)$", last, flags=re.MULTILINE)
     assert user
     assert all(int(number) >= 1000 for number in user[0])
+
+
+def test_the_image_s_triton_has_no_vulnerability_that_the_audit_knows() -> None:
+    audit = runpy.run_path(str(ROOT / "requirements" / "audit.py"))
+    known, release_of = audit["triton_vulnerabilities"], audit["image_release"]
+    assert "CVE-2025-23319" in known("25.06")
+    assert known("26.03") == known("25.07") == ["CVE-2026-24206", "CVE-2026-24207", "CVE-2026-24208", "CVE-2026-24209"]
+    assert release_of("FROM x\nARG BASE=nvcr.io/nvidia/tritonserver:25.06-py3\n") == "25.06"
+    release = release_of(dockerfile("triton"))
+    assert known(release) == []
+    assert release >= "26.07", "of the second half of 2026, or later"
+
+
+@pytest.mark.parametrize("lock", ["triton", "runtime-cpu", "diffusers"])
+def test_the_audit_names_the_locks_that_bring_the_old_triton(lock: str) -> None:
+    wheel, release = runpy.run_path(str(ROOT / "requirements" / "audit.py"))["WHEEL"]
+    assert f"nvidia-pytriton=={pins(lock)['nvidia-pytriton']}" == wheel
+    assert release == "24.10"
 
 
 def test_the_chart_the_bake_file_and_the_distribution_name_the_same(image: str) -> None:
@@ -114,6 +135,58 @@ def test_the_runtime_runs_the_versions_of_the_engines_that_were_tested() -> None
     assert pins("triton").items() <= tested.items(), "run `make lock`"
 
 
+@pytest.mark.parametrize("lock", HASHED)
+def test_every_release_that_an_image_installs_has_its_hashes(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+    releases = re.findall(
+        r"^[a-z0-9-]+==\S+ \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", text, flags=re.MULTILINE
+    )
+    assert len(releases) == len(pins(lock)) > 0
+    left = set(text.splitlines()) - {line for release in releases for line in release.splitlines()}
+    assert all(line.startswith("    # via ") for line in left), "a lock names releases, hashes and who asks for them"
+
+
+@pytest.mark.slow
+def test_the_lock_of_gpus_lacks_nothing_that_its_releases_ask_for(tmp_path: Path) -> None:
+    """With hashes pip takes no release beside those of the lock; nothing is installed."""
+    lock = ROOT / "requirements" / "runtime.lock"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--require-hashes",
+        "-r",
+        lock,
+    ]
+    # Not a torch for CPUs from a folder of wheels.
+    environment = {**os.environ, "PIP_FIND_LINKS": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "torch-" in done.stdout.rpartition("Would install")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lock", ["build", "router"])
+def test_a_file_of_another_hash_is_not_installed(lock: str, tmp_path: Path) -> None:
+    for part in ("requirements", "crds", "operator", "router", "profiler", "model-repo"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path)
+    changed = tmp_path / "requirements" / f"{lock}.lock"
+    text = changed.read_text()
+    first = re.search(r"^.*?==(?:.*\n)+?(?=    # via)", text)
+    assert first
+    wrong = re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", first[0])
+    changed.write_text(text.replace(first[0], wrong))
+    command = ["requirements/install.sh", "router", str(tmp_path / "prefix"), sys.executable]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lock", FLAVOURS)
 def test_install_steps_work_in_a_clean_environment(lock: str, tmp_path: Path) -> None:
@@ -154,6 +227,8 @@ def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
         with triton.InferenceServerClient(address) as client:
             wait_for(lambda: is_ready(client, "shapes-light"), what="the model to be loaded")
             assert client.infer("shapes-light", **inference([ONE_IMAGE])).as_numpy("image").size
+            with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+                client.unload_model("shapes-light")
     finally:
         server.terminate()
         server.wait(PATIENCE_S)

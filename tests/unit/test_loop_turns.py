@@ -7,21 +7,24 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from cascade_api.documents import CascadeFile
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import ConditionType, Reason
+from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 from cascade_operator.clusters import ClusterFailed
-from cascade_operator.controller import Decision, decide
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
-from cascade_operator.planning.memory import CascadeMemory, Memory
-from cascade_operator.snapshot import Drain, Publish, Replica, ReplicaState, Snapshot, Start, Stop
+from cascade_operator.planning.arrivals import ArrivalRate
+from cascade_operator.planning.memory import CascadeMemory, Memory, Target, TargetPool
+from cascade_operator.planning.planner import Decision, Planner
+from cascade_operator.snapshot import Drain, Mobility, Publish, Replica, ReplicaState, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Refused, Source, Subject
 from cascade_operator.store import Observation
 from support.factories import make_cascade, make_demand, make_profile, make_replica
@@ -42,6 +45,8 @@ class FakeStore:
     away: bool = False
     plans: list[Plan] = field(default_factory=list)
     index: set[CascadeRef] = field(default_factory=set)
+    reports: tuple[RouterReport, ...] = ()
+    listed: bool = True
 
     async def observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation | None:
         if self.away:
@@ -52,12 +57,15 @@ class FakeStore:
             queue_depths=dict.fromkeys(pools, 0),
             in_use=self.in_use,
             memory=self.memory,
+            reports=self.reports,
+            listed=self.listed,
         )
 
     async def publish(self, plan: Plan) -> bool:
         if self.away:
             return False
         self.plan = plan
+        self.listed = True
         self.plans.append(plan)
         return True
 
@@ -80,6 +88,7 @@ class FakeStore:
 class FakeCluster:
     """Replicas that are ready the moment they are started."""
 
+    mobility: Mobility = Mobility.IN_PLACE
     all: dict[str, Replica] = field(default_factory=dict)
     reconciled: int = 0
 
@@ -111,7 +120,7 @@ class World:
 
     store: FakeStore = field(default_factory=FakeStore)
     cluster: FakeCluster = field(default_factory=FakeCluster)
-    decide: Callable[..., Decision] = decide
+    decide: Callable[..., Decision] = field(default_factory=lambda: Planner(PlannerSettings()).decide)
     source: Source = field(default_factory=lambda: FileSource(FILE))
     now: float = NOW
     said: list[str] = field(default_factory=list)
@@ -123,7 +132,6 @@ class World:
             cluster=self.cluster,
             store=self.store,  # type: ignore[arg-type]
             decide=self.decide,
-            settings=PlannerSettings(),
             reporter=LocalReporter(say=self.said.append, keep_status=lambda ref, status: self.statuses.append(status)),
             clock=lambda: self.now,
         )
@@ -159,6 +167,88 @@ async def test_a_redis_that_came_back_empty_gets_the_same_plan_again() -> None:
     assert world.said == told
 
 
+def forged(plan: Plan, **changes: Any) -> Plan:
+    return plan.model_copy(update={"rows": plan.rows, **changes})
+
+
+@pytest.mark.parametrize("ahead", [1, 0, -1, 3_600_000])
+async def test_a_plan_that_somebody_else_wrote_is_replaced_under_a_newer_number(ahead: int) -> None:
+    world = World()
+    await world.ticks(4)
+    plan = world.loop.plan(REF)
+    assert plan is not None
+    world.store.plan = forged(plan, pools=[], generation=plan.generation + ahead)
+    await world.ticks(1)
+    assert world.store.plan.pools == plan.pools
+    assert world.store.plan.generation > max(plan.generation, plan.generation + ahead)
+    written = len(world.store.plans)
+    await world.ticks(3)
+    assert len(world.store.plans) == written, "what is as published is left alone"
+
+
+@pytest.mark.parametrize("mode", ["paused", "advisory"])
+async def test_the_plan_of_a_cascade_that_is_not_planned_for_is_left_as_it_is(mode: str) -> None:
+    first = World()
+    await first.ticks(4)
+    plan = first.loop.plan(REF)
+    assert plan is not None
+    source = FileSource(CascadeFile(cascades=[make_cascade(policy__mode=mode)], profiles=[make_profile()]))
+    world = World(source=source, store=first.store, cluster=first.cluster, now=first.now)
+    await world.ticks(2)
+    written = len(world.store.plans)
+    world.store.plan = forged(plan, pools=[], generation=plan.generation + 1)
+    await world.ticks(2)
+    assert len(world.store.plans) == written
+    assert world.loop.plan(REF) == world.store.plan
+    world.store.plan = None
+    await world.ticks(1)
+    assert len(world.store.plans) == written + 1
+
+
+async def test_routers_that_follow_a_plan_of_nobodys_are_called_back() -> None:
+    world = World()
+    await world.ticks(4)
+    plan = world.loop.plan(REF)
+    assert plan is not None
+    number = plan.generation + 60_000
+    world.store.reports = (RouterReport(router="r", at_ms=0, plan_generation=number, received=0),)
+    await world.ticks(1)
+    assert world.store.plan is not None
+    assert world.store.plan.generation == number + 1
+    world.store.reports = (RouterReport(router="r", at_ms=0, plan_generation=2**53, received=0),)
+    await world.ticks(1)
+    assert world.store.plan.generation == number + 1, "a number that no operator can have given is not outdone"
+
+
+async def test_a_plan_that_new_routers_are_not_told_of_is_published_again() -> None:
+    world = World()
+    await world.ticks(4)
+    written = len(world.store.plans)
+    world.store.listed = False
+    await world.ticks(1)
+    assert len(world.store.plans) == written + 1
+    assert world.store.listed
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        CascadeMemory(generation=2**63),
+        CascadeMemory(published_at_s=NOW * 2),
+        CascadeMemory(target=Target(demand=-1.0)),
+        CascadeMemory(target=Target(distrust=1e300)),
+        CascadeMemory(arrivals=ArrivalRate(float("inf"), NOW)),
+        CascadeMemory(target=Target((TargetPool("light", "cpu", -1, 1),))),
+    ],
+)
+async def test_a_memory_beyond_belief_is_made_anew(memory: CascadeMemory) -> None:
+    world = World(store=FakeStore(memory=Memory({str(REF): memory}).to_json()))
+    await world.ticks(4)
+    assert len(world.cluster.all) == 2
+    assert world.store.plan is not None
+    assert is_credible(world.store.plan.generation, now_s=world.now)
+
+
 async def test_without_redis_the_plan_holds_and_nothing_is_moved() -> None:
     world = World()
     await world.ticks(4)
@@ -185,7 +275,7 @@ async def test_a_new_operator_takes_over_plan_and_memory() -> None:
 async def test_credits_in_use_are_the_requests_in_flight() -> None:
     seen: list[Snapshot] = []
 
-    def watch(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def watch(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         seen.append(snapshot)
         return Decision((), (), memory, now + 1)
 
@@ -205,7 +295,7 @@ async def test_credits_in_use_are_the_requests_in_flight() -> None:
 async def test_a_decision_that_fails_is_told_and_the_loop_goes_on() -> None:
     calls = 0
 
-    def fails_once(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def fails_once(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -226,7 +316,7 @@ async def test_a_decision_that_fails_is_told_and_the_loop_goes_on() -> None:
 async def test_waking_brings_the_next_decision_forward() -> None:
     calls: list[float] = []
 
-    def idle(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def idle(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         calls.append(now)
         return Decision((), (), memory, now + 3600)
 
@@ -243,7 +333,7 @@ async def test_memory_is_written_only_when_it_changed() -> None:
     writes = 0
     memories = [Memory(), Memory(), Memory({str(REF): CascadeMemory(generation=7)})]
 
-    def scripted(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def scripted(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         return Decision((), (), memories.pop(0), now + 1)
 
     class Counting(FakeStore):
@@ -274,7 +364,7 @@ async def test_shares_that_tremble_are_published_but_not_told() -> None:
         for index, step in enumerate(steps)
     ]
 
-    def scripted(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def scripted(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         return Decision((Publish(plans.pop(0)),), (), memory, now + 1)
 
     world = World(decide=scripted)
@@ -355,7 +445,7 @@ async def test_a_move_that_the_cluster_refuses_is_tried_again_and_the_plan_is_pu
 async def test_a_changed_spec_takes_effect_while_a_long_decision_is_made() -> None:
     release = threading.Event()
 
-    def slow(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    def slow(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         release.wait(PATIENCE_S)
         return Decision((), (), memory, now + 3600)
 

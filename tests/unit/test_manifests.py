@@ -11,7 +11,8 @@ from kubernetes_validate import validate  # type: ignore[import-untyped]
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
-from cascade_api.settings import CPU, AcceleratorClass
+from cascade_api.profile import ProfileSpec
+from cascade_api.settings import CPU, AcceleratorClass, PodUser
 from cascade_models import manifest as served
 from cascade_operator.manifests.documents import cascade_document, last_valid
 from cascade_operator.manifests.drift import Baselines
@@ -86,6 +87,48 @@ def test_the_manifest_s_own_wishes_are_met_but_for_the_accelerator() -> None:
     assert made["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
 
 
+def with_memory(mib: int, *, accelerator_class: str = "cpu") -> ProfileSpec:
+    """A profile with this much memory in use at all but the smallest batch of every pool."""
+    profile = make_profile(accelerator_class=accelerator_class).spec
+    execution = [e.model_copy(update={"memory_mi_b": mib if e.batch > 1 else mib // 2}) for e in profile.execution]
+    return profile.model_copy(update={"execution": execution})
+
+
+@pytest.mark.parametrize(
+    ("measured_mib", "request_mib", "limit_mib"), [(121, 128, 1024), (300, 512, 2048), (7000, 8192, 16384)]
+)
+def test_memory_is_bounded_by_what_the_profile_measured(measured_mib: int, request_mib: int, limit_mib: int) -> None:
+    resources = container(deployment(profile=with_memory(measured_mib)))["resources"]
+    assert resources == {
+        "requests": {"cpu": "1", "memory": f"{request_mib}Mi"},
+        "limits": {"cpu": "1", "memory": f"{limit_mib}Mi"},
+    }
+    assert limit_mib >= 2 * measured_mib + 512
+
+
+def test_memory_has_no_bound_of_ours_where_nobody_knows_or_the_manifest_says() -> None:
+    bare = {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}
+    assert container(deployment(profile=None))["resources"] == bare
+    assert container(deployment(profile=with_memory(0)))["resources"] == bare
+    on_gpu = container(deployment(accelerator_class=GPU, profile=with_memory(9000, accelerator_class=GPU.name)))[
+        "resources"
+    ]
+    assert "memory" not in on_gpu["limits"], "an accelerator's memory was measured, not the pod's"
+    for part in ("requests", "limits"):
+        cascade = make_cascade(podTemplate={"resources": {part: {"memory": "64Gi"}}})
+        resources = container(deployment(cascade, profile=with_memory(121)))["resources"]
+        assert [p for p in resources if "memory" in resources[p]] == [part]
+        assert resources[part]["memory"] == "64Gi"
+
+
+def test_pods_are_the_user_that_the_operator_is_told() -> None:
+    assert pod_of(deployment())["securityContext"]["runAsUser"] == 10001
+    none = SETTINGS.model_copy(update={"pod_user": PodUser()})
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod_of(deployment(settings=none))["securityContext"].keys()
+    own = SETTINGS.model_copy(update={"pod_user": PodUser(run_as_user=1000680000)})
+    assert pod_of(deployment(settings=own))["securityContext"]["runAsUser"] == 1000680000
+
+
 def test_pods_are_restricted() -> None:
     made = deployment()
     assert pod_of(made)["securityContext"]["runAsNonRoot"] is True
@@ -98,6 +141,15 @@ def test_pods_are_restricted() -> None:
     }
     writable = {m["mountPath"] for m in container(made)["volumeMounts"] if not m.get("readOnly")}
     assert {"/models", "/tmp", "/dev/shm"} <= writable  # noqa: S108
+
+
+def test_a_pod_serves_grpc_and_metrics_on_the_network_and_http_to_its_own_probe() -> None:
+    made = deployment()
+    assert {port["containerPort"] for port in container(made)["ports"]} == {8001, 8002}
+    (socket,) = (word.partition("=")[2] for word in container(made)["command"] if word.startswith("--http"))
+    assert socket.startswith("/tmp/")  # noqa: S108
+    assert f"--socket={socket}" in container(made)["readinessProbe"]["exec"]["command"]
+    assert "8000" not in str(made)
 
 
 def test_every_probe_is_an_inference_and_waits_longer_than_a_batch_takes() -> None:

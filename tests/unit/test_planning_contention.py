@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cascade_operator.planning.contention import groups
+from cascade_operator.planning.allocation.contention import groups
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,16 @@ import itertools
 
 import pytest
 
-from cascade_operator.planning.frontier import Chain, Frontier, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
+from cascade_operator.planning.allocation.frontier import (
+    Chain,
+    Frontier,
+    Portion,
+    QualityGrid,
+    Row,
+    gpu_seconds,
+    measured,
+    pruned,
+)
 from support.factories import GRID, make_profile, quality
 
 ROW = Row("light", "heavy", direct=0.2, escalation=0.5, value=0.7)

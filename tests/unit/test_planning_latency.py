@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from cascade_operator.planning.latency import (
+from cascade_operator.planning.allocation.latency import (
     NO_WAIT,
     Path,
     Service,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from cascade_api.names import CascadeRef
+from cascade_operator.planning.allocation.problem import PoolKey
 from cascade_operator.planning.moves import Moves, next_moves
-from cascade_operator.planning.problem import PoolKey
 from cascade_operator.snapshot import Drain, Replica, Start, Stop
 from support.factories import make_replica
 

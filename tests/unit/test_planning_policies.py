@@ -6,8 +6,9 @@ import pytest
 
 from cascade_api.cascade import PolicyName
 from cascade_api.settings import PlannerSettings
-from cascade_operator.planning.demand import Forecast
-from cascade_operator.planning.frontier import Chain, Frontier, Row, measured
+from cascade_operator.planning.allocation.frontier import Chain, Frontier, Row, measured
+from cascade_operator.planning.arrivals import ArrivalRate
+from cascade_operator.planning.planner import Planner
 from cascade_operator.planning.policies import policy, routed
 from cascade_operator.snapshot import Demand
 from cascade_profiler.simulate.production import ProductionSystem
@@ -69,7 +70,7 @@ def test_diffserve_static_is_sized_for_the_highest_demand_seen() -> None:
     forecaster = policy(PolicyName.DIFFSERVE_STATIC).forecaster
     assert forecaster is not None
     quiet = Demand(tuple((second, 1) for second in range(100)))
-    assert forecaster(quiet, now=100.5, window_s=10, last=Forecast(8.0, 99)).rate == 8.0
+    assert forecaster(quiet, now=100.5, window_s=10, last=ArrivalRate(8.0, 99)).rate == 8.0
     assert forecaster(quiet, now=100.5, window_s=10, last=None).rate == pytest.approx(1, abs=0.01)
 
 
@@ -93,7 +94,7 @@ def test_hadis_spreads_its_load_at_random_and_its_variant_does_not() -> None:
 @pytest.mark.parametrize("name", [*PUBLISHED, "all-light", "all-heavy"])
 def test_the_production_loop_runs_every_policy(name: str) -> None:
     scenario = make_scenario("poisson:rate=2,seconds=40", workers=4, seed=1)
-    run = ProductionSystem(scenario, policy=name, settings=PlannerSettings()).run(lambda part: None)
+    run = ProductionSystem(scenario, policy=name, planner=Planner(PlannerSettings())).run(lambda part: None)
     assert len(run.outcomes.way) == len(scenario.trace.times_s)
     assert run.outcomes.violations.mean() < 0.2
     assert run.changes

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cascade_operator.planning.programs import Program
+from cascade_operator.planning.allocation.programs import Program
 
 
 def test_a_ctrl_c_while_it_solves_is_not_swallowed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socketserver
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Server:
     dead: bool = False
     done_meanwhile: int = 0
     asked: list[str] = field(default_factory=list)
-    address: str = ""
+    socket: str = ""
 
     def stats(self) -> dict[str, Any]:
         counts = {"success": {"count": self.succeeded}, "fail": {"count": self.failed}}
@@ -61,11 +62,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    found = Server()
+def server(tmp_path: Path) -> Iterator[Server]:
+    found = Server(socket=str(tmp_path / "http"))
     handler = type("Bound", (Handler,), {"server_of": found})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
-        found.address = f"127.0.0.1:{listening.server_port}"
+    with socketserver.ThreadingUnixStreamServer(found.socket, handler) as listening:
         thread = threading.Thread(target=listening.serve_forever, daemon=True)
         thread.start()
         yield found
@@ -74,7 +74,7 @@ def server() -> Iterator[Server]:
 
 
 def probed(server: Server, known: Evidence, *, now: float = NOW) -> Evidence:
-    return look(Model(server.address, "light"), known, every_s=10, timeout_s=30, now=now)
+    return look(Model(server.socket, "light"), known, every_s=10, timeout_s=30, now=now)
 
 
 def test_the_first_look_asks_for_an_image(server: Server) -> None:
@@ -109,16 +109,16 @@ def test_a_failure_behind_work_that_gets_done_is_none(server: Server) -> None:
     assert probed(server, known, now=NOW + 1).succeeded == 3
 
 
-def test_a_server_that_is_not_there_fails() -> None:
+def test_a_server_that_is_not_there_fails(tmp_path: Path) -> None:
     with pytest.raises(ProbeFailed, match="stats"):
-        look(Model("127.0.0.1:1", "light"), Evidence(), every_s=10, timeout_s=1, now=NOW)
+        look(Model(str(tmp_path / "none"), "light"), Evidence(), every_s=10, timeout_s=1, now=NOW)
 
 
 def test_the_command_keeps_what_it_saw_and_says_what_is_wrong(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(probe.tempfile, "gettempdir", lambda: str(tmp_path))
-    arguments = ["--model=light", f"--address={server.address}", "--every=1000", "--timeout=120"]
+    arguments = ["--model=light", f"--socket={server.socket}", "--every=1000", "--timeout=120"]
     assert [probe.main(arguments), probe.main(arguments)] == [0, 0]
     assert len(server.asked) == 1
     server.dead, server.failed = True, 1

@@ -11,7 +11,15 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal, Route
 from cascade_router.pools.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
 from cascade_router.reporting import DemandCounter
-from cascade_router.requests import Refused, check_deadline, check_id, check_priority, check_prompt, decode_prompt
+from cascade_router.requests import (
+    Refused,
+    check_deadline,
+    check_priority,
+    check_prompt,
+    decode_prompt,
+    printable_id,
+    unique_of,
+)
 from cascade_router.serving import statuses
 from cascade_router.tally import RECENT_S, Tally
 
@@ -121,8 +129,29 @@ def test_a_prompt_with_something_to_see_stays_as_it_is(text: str) -> None:
 
 
 def test_an_empty_id_gets_one_and_each_is_another() -> None:
-    assert check_id("") != check_id("")
-    assert check_id("client:7/a") == "client:7/a"
+    assert printable_id("") != printable_id("")
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("client:7/a", "client:7/a"),
+        ("my id, the 7th", "my id, the 7th"),
+        ("a\\b", "a\\b"),
+        ("a\r\nset-cookie: x", "a\\r\\nset-cookie: x"),
+        ("\x1b[31m\x00\x7f", "\\x1b[31m\\x00\\x7f"),
+        ("bild-ß-丸", "bild-\\xdf-\\u4e38"),
+        ("x" * 500, "x" * 128),
+        ("\n" * 500, "\\n" * 64),
+    ],
+)
+def test_any_id_is_taken_and_is_fit_for_headers_and_logs(sent: str, shown: str) -> None:
+    assert printable_id(sent) == shown
+
+
+def test_a_key_of_another_tenant_is_another_key() -> None:
+    assert unique_of("k", tenant="a") == unique_of("k", tenant="a")
+    assert len({unique_of("k", tenant="a"), unique_of("k", tenant="b"), unique_of("k2", tenant="a")}) == 3
 
 
 def test_every_refusal_has_a_status_in_every_protocol() -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cascade_api.command import build
 from cascade_api.settings import PlannerSettings
+from cascade_operator.planning.planner import Planner
 from cascade_profiler.simulate.outcomes import Way
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.runs import Failure, Run, Scenario
@@ -18,7 +19,7 @@ from support.simulation import make_profile, make_scenario
 
 
 def played(scenario: Scenario, *, policy: str = "hybrid") -> Run:
-    return ProductionSystem(scenario, policy=policy, settings=PlannerSettings()).run(lambda part: None)
+    return ProductionSystem(scenario, policy=policy, planner=Planner(PlannerSettings())).run(lambda part: None)
 
 
 def test_every_request_ends_once_and_the_same_seed_repeats_everything() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cascade_api.settings import PlannerSettings
+from cascade_operator.planning.planner import Planner
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.traces import Trace
@@ -108,7 +109,7 @@ def test_the_whole_product_on_one_worker_waits_like_m_d_1() -> None:
     scenario = make_scenario(trace, profile=make_profile(light_s=service_s), workers=1)
     # Few decisions: with one worker there is nothing to decide.
     settings = PlannerSettings(tick_min_s=60, tick_max_s=60)
-    system = ProductionSystem(scenario, policy="all-light", settings=settings, scorer="coin-flip")
+    system = ProductionSystem(scenario, policy="all-light", planner=Planner(settings), scorer="coin-flip")
     outcomes = system.run(lambda part: None).outcomes
     assert not outcomes.lost.any()
     waits = outcomes.latency_s - service_s

@@ -1,17 +1,28 @@
 {{/* Names, labels, images and the parts that every pod shares. */}}
 
 {{- define "dc.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
 {{- end -}}
 
+{{/*
+What the names of all objects begin with. Services take a letter first and no dots, and no more than 63 characters with
+what follows (-router-metrics); a StatefulSet of more than 52 (-redis) has no pods. A name that must change for that, or
+be cut, ends in a digest of what it was to be, so that no two releases have the same.
+*/}}
 {{- define "dc.fullname" -}}
+{{- $name := include "dc.name" . -}}
+{{- $wanted := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
-{{- else if contains (include "dc.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name (include "dc.name" .) | trunc 52 | trimSuffix "-" -}}
+{{- $wanted = .Values.fullnameOverride -}}
 {{- end -}}
+{{- $fitting := $wanted | replace "." "-" -}}
+{{- if regexMatch "^[0-9]" $fitting -}}
+{{- $fitting = printf "dc-%s" $fitting -}}
+{{- end -}}
+{{- if or (ne $fitting $wanted) (gt (len $fitting) 46) -}}
+{{- $fitting = printf "%s-%s" ($fitting | trunc 37 | trimAll "-") (sha256sum $wanted | trunc 8) -}}
+{{- end -}}
+{{- $fitting -}}
 {{- end -}}
 
 {{/* (dict "root" $ "component" "router") → the labels that selectors use. */}}
@@ -67,8 +78,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "dc.podSecurity" -}}
 runAsNonRoot: true
 {{- range $key := list "runAsUser" "runAsGroup" "fsGroup" }}
-{{- $value := index $.Values.securityContext $key }}
-{{- if not (kindIs "invalid" $value) }}
+{{- $value := get ($.Values.securityContext | default dict) $key }}
+{{- if $value }}
 {{ $key }}: {{ int64 $value }}
 {{- end }}
 {{- end }}
@@ -120,6 +131,17 @@ priorityClassName: {{ . }}
 {{- if .Values.redis.bundled.existingSecret.name -}}{{ .Values.redis.bundled.existingSecret.key }}{{- else -}}password{{- end -}}
 {{- end -}}
 
+{{/* The Secret, and the key in it, of the authority that signed Redis's certificate; empty: one that everybody knows. */}}
+{{- define "dc.redisAuthority" -}}
+{{- with .Values.redis.tls.caSecret -}}
+{{- if .name -}}
+{secretName: {{ .name }}, items: [{key: {{ .key }}, path: ca.crt}]}
+{{- else if and (include "dc.bundledRedis" $) $.Values.redis.bundled.tls.secretName -}}
+{secretName: {{ $.Values.redis.bundled.tls.secretName }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The environment that router and operator share: their address and Redis. */}}
 {{- define "dc.sharedEnv" -}}
 - name: POD_IP
@@ -132,15 +154,18 @@ priorityClassName: {{ . }}
 - name: REDIS_URL
   valueFrom: {secretKeyRef: {name: {{ .Values.redis.existingSecret.name }}, key: {{ .Values.redis.existingSecret.key }}}}
 {{- else if .Values.redis.url }}
+{{- if regexMatch "://[^/]*:[^/@]+@|[?&]password=" .Values.redis.url }}
+{{- fail "redis.url: holds a password, which everybody could read in the Deployments: put the URL into a Secret, and name that in redis.existingSecret" }}
+{{- end }}
 - name: REDIS_URL
   value: {{ .Values.redis.url | quote }}
 {{- else }}
 - name: REDIS_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ include "dc.redisSecret" . }}, key: {{ include "dc.redisSecretKey" . }}}}
 - name: REDIS_URL
-  value: redis://:$(REDIS_PASSWORD)@{{ include "dc.redisName" . }}.{{ .Release.Namespace }}.svc:6379/0
+  value: redis{{ if .Values.redis.bundled.tls.secretName }}s{{ end }}://:$(REDIS_PASSWORD)@{{ include "dc.redisName" . }}.{{ .Release.Namespace }}.svc:6379/0
 {{- end }}
-{{- if .Values.redis.tls.caSecret.name }}
+{{- if include "dc.redisAuthority" . }}
 - name: SSL_CERT_FILE
   value: /etc/diffusion-cascade/redis/ca.crt
 {{- end }}
@@ -148,7 +173,7 @@ priorityClassName: {{ . }}
 
 {{- define "dc.sharedMounts" -}}
 - {name: tmp, mountPath: /tmp}
-{{- if .Values.redis.tls.caSecret.name }}
+{{- if include "dc.redisAuthority" . }}
 - {name: redis-ca, mountPath: /etc/diffusion-cascade/redis, readOnly: true}
 {{- end }}
 {{- end -}}
@@ -156,11 +181,9 @@ priorityClassName: {{ . }}
 {{- define "dc.sharedVolumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
-{{- with .Values.redis.tls.caSecret }}
-{{- if .name }}
+{{- with include "dc.redisAuthority" . }}
 - name: redis-ca
-  secret: {secretName: {{ .name }}, items: [{key: {{ .key }}, path: ca.crt}]}
-{{- end }}
+  secret: {{ . }}
 {{- end }}
 {{- end -}}
 

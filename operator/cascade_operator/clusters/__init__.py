@@ -7,7 +7,7 @@ from typing import Protocol
 
 from cascade_api.names import CascadeRef
 
-from ..snapshot import Drain, Replica, Start, Stop
+from ..snapshot import Drain, Mobility, Replica, Start, Stop
 from ..sources import Subject
 
 
@@ -17,6 +17,9 @@ class ClusterFailed(Exception):
 
 class Cluster(Protocol):
     """What the planner's loop needs of the place that replicas run in."""
+
+    mobility: Mobility
+    """How a replica comes to serve another variant here."""
 
     async def inventory(self) -> Mapping[str, int] | None:
         """Accelerators by class; None where that is not known now."""

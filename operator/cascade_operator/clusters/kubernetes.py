@@ -30,13 +30,23 @@ from ..manifests.naming import (
     FIRST_TO_GO,
     pool_object_name,
 )
+from ..manifests.policies import policy_name, worker_policy
 from ..manifests.pools import pool_deployment
 from ..planning.plans import timestamp
-from ..snapshot import Drain, Replica, Start, Stop
+from ..snapshot import Drain, Mobility, Replica, Start, Stop
 from ..sources import Subject
 from . import ClusterFailed
-from .kubernetes_api import CONFIG_MAPS, DEPLOYMENTS, NOT_FOUND, PODS, ApiRefused, KubernetesApi, Object
-from .kubernetes_inventory import count_accelerators
+from .kubernetes_api import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    NETWORK_POLICIES,
+    NOT_FOUND,
+    PODS,
+    ApiRefused,
+    KubernetesApi,
+    Object,
+)
+from .kubernetes_inventory import count_accelerators, told_accelerators
 from .kubernetes_mirror import Mirror
 from .kubernetes_objects import Deployment, Pod
 from .kubernetes_pools import Change, Pool, as_stop, change_of, replicas_of
@@ -53,6 +63,8 @@ BAD_REQUEST, UNPROCESSABLE = 400, 422
 
 class KubernetesCluster:
     """The driver for a cluster."""
+
+    mobility = Mobility.NEW_SERVER
 
     def __init__(
         self,
@@ -78,11 +90,12 @@ class KubernetesCluster:
         self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, Pool]]] = (-1, -1), {}
 
     async def inventory(self) -> Mapping[str, int] | None:
-        if not (self._mirror.complete and self._mirror.sees_nodes and self._api.available):
+        if not (self._mirror.complete and self._api.available):
             return None
-        return count_accelerators(
-            list(self._mirror.nodes), self._mirror.pods, classes=self._classes.values(), planned=self._subjects.keys()
-        )
+        pods, classes, planned = self._mirror.pods, self._classes.values(), self._subjects.keys()
+        if not self._mirror.sees_nodes:
+            return told_accelerators(pods, classes=classes, planned=planned)
+        return count_accelerators(list(self._mirror.nodes), pods, classes=classes, planned=planned)
 
     async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
         nodes = self._nodes_there()
@@ -206,10 +219,33 @@ class KubernetesCluster:
                 raise
 
     async def _reconcile_one(self, subject: Subject, deployments: Sequence[Deployment]) -> None:
+        # First: without the document no pod starts, so none runs that the policy does not cover.
+        await self._keep_policy(subject)
         await self._keep_document(subject)
         for deployment in deployments:
             if not deployment.terminating:
                 await self._keep_deployment(subject, deployment)
+
+    async def _keep_policy(self, subject: Subject) -> None:
+        ref = subject.cascade.ref
+        there = self._mirror.network_policies.get((ref.namespace, policy_name(ref)))
+        spec = self._settings.worker_network_policy
+        if spec is None:
+            if there is not None:
+                await self._api.delete(NETWORK_POLICIES, *there.key, uid=there.uid)
+            return
+        key = f"{ref}/{policy_name(ref)}"
+        manifest = self._baselines.made(key, subject.uid, lambda: worker_policy(ref, uid=subject.uid, spec=spec))
+        if there is not None and _content_of(there.raw) == _content_of(manifest):
+            edited = self._baselines.difference(there.raw, manifest)
+            if edited is None or not self._may_revert(there.uid):
+                return
+            self._notice(
+                ref, Reason.EDIT_REVERTED, f"NetworkPolicy {policy_name(ref)}: {edited} was changed and is put right"
+            )
+        applied = await self._api.apply(NETWORK_POLICIES, manifest)
+        self._baselines.keep(applied, manifest)
+        self._mirror.network_policies.put(applied)
 
     async def _keep_document(self, subject: Subject) -> None:
         profile = subject.profile
@@ -297,6 +333,12 @@ class KubernetesCluster:
         self._refused.pop((ref, name), None)
         self._baselines.keep(applied, manifest)
         self._mirror.deployments.put(applied)
+
+
+def _content_of(thing: Mapping[str, Any]) -> str | None:
+    """Digest of what was wanted of an object when it was applied; None where nothing was."""
+    annotations: Mapping[str, str] = thing["metadata"].get("annotations") or {}
+    return annotations.get(ANNOTATION_CONTENT)
 
 
 def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[CascadeRef, dict[str, Pool]]:

@@ -58,6 +58,7 @@ PROFILES: Final = Resource(f"apis/{GROUP}/{VERSION}", "cascadeprofiles")
 DEPLOYMENTS: Final = Resource("apis/apps/v1", "deployments")
 CONFIG_MAPS: Final = Resource("api/v1", "configmaps")
 PODS: Final = Resource("api/v1", "pods")
+NETWORK_POLICIES: Final = Resource("apis/networking.k8s.io/v1", "networkpolicies")
 NODES: Final = Resource("api/v1", "nodes", namespaced=False)
 EVENTS: Final = Resource("api/v1", "events")
 DEFINITIONS: Final = Resource("apis/apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
@@ -78,11 +79,13 @@ class ApiRefused(ClusterFailed):
 def connect(*, timeout_s: float, kubeconfig: str | None = None) -> client.ApiClient:
     """A client by the pod's service account, else by ``kubeconfig`` (None: the one of KUBECONFIG).
 
-    Raises CommandFailed where there is neither.
+    From a pod it asks the API server directly; from elsewhere through a proxy, where the kubeconfig or the environment
+    (HTTPS_PROXY, NO_PROXY) names one, as kubectl does. Raises CommandFailed where there is neither.
     """
     settings = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        settings.proxy = None
     except ConfigException:
         try:
             config.load_kube_config(kubeconfig, client_configuration=settings)  # type: ignore[no-untyped-call]

@@ -16,7 +16,18 @@ import structlog
 
 from cascade_api.names import LABEL_CASCADE, LABEL_POOL
 
-from .kubernetes_api import CASCADES, CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, PROFILES, KubernetesApi, Object, Resource
+from .kubernetes_api import (
+    CASCADES,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    PROFILES,
+    KubernetesApi,
+    Object,
+    Resource,
+)
 from .kubernetes_objects import Deployment, Key, Node, Pod, Seen, read_deployment, read_node, read_pod, version_of
 
 log = structlog.get_logger(__name__)
@@ -24,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Document(Seen):
-    """A resource of ours, or a ConfigMap, as the API has it."""
+    """A resource of ours, or a ConfigMap or NetworkPolicy, as the API has it."""
 
     generation: int
     terminating: bool
@@ -35,7 +46,7 @@ T = TypeVar("T", bound=Seen)
 
 
 def read_document(raw: Mapping[str, Any]) -> Document:
-    """A resource of ours, or a ConfigMap, from the API's JSON."""
+    """A resource of ours, or a ConfigMap or NetworkPolicy, from the API's JSON."""
     meta = raw["metadata"]
     return Document(
         key=(meta.get("namespace") or "", meta["name"]),
@@ -145,7 +156,7 @@ class Shelf(Generic[T]):
 
 
 class Mirror:
-    """Cascades, profiles, Deployments of pools, ConfigMaps of cascades, pods and Nodes."""
+    """Cascades, profiles, Deployments of pools, ConfigMaps and NetworkPolicies of cascades, pods and Nodes."""
 
     def __init__(self, api: KubernetesApi, *, namespaces: Sequence[str], changed: Callable[[], None]) -> None:
         """``namespaces`` empty: the whole cluster; ``changed`` is called for changes that a decision may depend on."""
@@ -167,6 +178,9 @@ class Mirror:
         )
         self.config_maps: Shelf[Document] = Shelf(
             CONFIG_MAPS, read_document, changed=lambda _: None, selector=LABEL_CASCADE
+        )
+        self.network_policies: Shelf[Document] = Shelf(
+            NETWORK_POLICIES, read_document, changed=any_of_them, selector=LABEL_CASCADE
         )
         self.pods: Shelf[Pod] = Shelf(PODS, read_pod, changed=replica)
         self.nodes: Shelf[Node] = Shelf(NODES, read_node, changed=any_of_them)
@@ -201,5 +215,6 @@ class Mirror:
 
     @property
     def _shelves(self) -> list[Shelf[Any]]:
-        shelves: list[Shelf[Any]] = [self.cascades, self.profiles, self.deployments, self.config_maps, self.pods]
+        shelves: list[Shelf[Any]] = [self.cascades, self.profiles, self.deployments, self.config_maps]
+        shelves += [self.network_policies, self.pods]
         return [*shelves, self.nodes] if self.sees_nodes else shelves

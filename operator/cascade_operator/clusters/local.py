@@ -12,7 +12,7 @@ from cascade_api.names import CPU_CLASS, CascadeRef
 
 from ..local.state import StateDir
 from ..local.supervisor import Program
-from ..snapshot import Drain, Replica, Start, Stop
+from ..snapshot import Drain, Mobility, Replica, Start, Stop
 from ..sources import Subject
 from .server import Server
 from .slots import Assignment, Slot
@@ -25,6 +25,8 @@ SERVER_NICE = 2
 
 class LocalCluster:
     """The local driver: slots ``cpu-0`` to ``cpu-(n-1)``."""
+
+    mobility = Mobility.IN_PLACE
 
     def __init__(
         self,
@@ -92,14 +94,14 @@ class LocalCluster:
         return next((slot for slot in self._slots.values() if slot.assignment is None), None)
 
 
-def server_program(launcher: str, *, state: StateDir, slot_id: str, port: int, model: str) -> Program:
-    """The program that serves a model on a slot, pinned to the slot's core."""
+def server_program(launcher: str, *, state: StateDir, slot_id: str, endpoint: str, model: str) -> Program:
+    """The program that serves a model on a slot, at an endpoint, pinned to the slot's core."""
     cores = sorted(os.sched_getaffinity(0))
     core = cores[int(slot_id.rpartition("-")[2]) % len(cores)]
     command = [
         launcher,
         f"--model-repository={state.models}",
-        f"--grpc-address=127.0.0.1:{port}",
+        f"--grpc-address={endpoint}",
         f"--load={model}",
         f"--replica-id={state.replica_id(slot_id)}",
         f"--core={core}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import time
 from collections.abc import Callable
@@ -17,8 +18,11 @@ from .triton import TritonClient, why_not_loaded
 
 PROVE_TIMEOUT_S: Final = 60.0
 
-ServerProgram = Callable[[str, int, str], Program]
-"""The program of a server, from slot id, port and model."""
+ServerProgram = Callable[[str, str, str], Program]
+"""The program of a server, from slot id, endpoint and model."""
+
+_numbers = itertools.count(1)
+"""Every server has a socket of its own name, so that no client of an earlier one comes to it."""
 
 
 class ServerFailed(Exception):
@@ -38,12 +42,12 @@ class Server:
 
     @classmethod
     async def start(cls, slot_id: str, model: str, *, program: ServerProgram, state: StateDir) -> Server:
-        """Start a server with a model, on a port that is free now; raises ServerFailed or OSError."""
-        port = free_port()
-        running = program(slot_id, port, model)
+        """Start a server with a model, on a Unix socket; raises ServerFailed or OSError."""
+        endpoint = f"unix:{state.sockets / slot_id}:{next(_numbers)}"
+        running = program(slot_id, endpoint, model)
         server = cls(
             await Child.start(running, state),
-            endpoint=f"127.0.0.1:{port}",
+            endpoint=endpoint,
             model=model,
             segments=f"{state.replica_id(slot_id)}.*",
             log_file=state.log_file(running.name),
@@ -77,8 +81,11 @@ class Server:
         """
         await self.client.close()
         await self.child.stop(grace_s=0)
-        for segment in SHARED_MEMORY.glob(self._segments):
-            segment.unlink(missing_ok=True)
+        self._remove_traces()
+
+    def _remove_traces(self) -> None:
+        for trace in (*SHARED_MEMORY.glob(self._segments), Path(self.endpoint.removeprefix("unix:"))):
+            trace.unlink(missing_ok=True)
 
     async def _wait_ready(self) -> None:
         until = time.monotonic() + START_TIMEOUT_S

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
+from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
 
 from ..manifests.pools import START_TIMEOUT_S
 
@@ -21,8 +21,11 @@ COUNTS_TIMEOUT_S: Final = 5.0
 """A server that does not even count for so long hangs, however busy the machine is."""
 UNLOAD_TIMEOUT_S: Final = 5.0
 
+_RESTRICTED: Final = "This protocol is restricted"
+"""Triton refuses a locked call with this, as UNAVAILABLE: the server is well all the same."""
 _NOT_LOADED: Final = re.compile(r"UNAVAILABLE state: (?:Internal: )?(?:TritonModelException: )?(.+)")
 _OPTIONS: Final = (
+    GRPC_DIRECT,
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
@@ -96,6 +99,8 @@ class TritonClient:
             return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             details = error.details() or "no details"
+            if details.startswith(_RESTRICTED):
+                raise TritonError("the server keeps this call locked: control it over its Unix socket") from None
             raise TritonError(f"{error.code().name}: {why_not_loaded(details) or details}") from None
         except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
             raise TritonError(f"the connection was closed: {error}") from None

@@ -21,6 +21,7 @@ from cascade_api.status import CascadeStatus
 
 from ..snapshot import Demand
 from ..store import Observation, Store, pools_of
+from .services import without_password
 from .state import StateDir
 
 DEMAND_WINDOW_S: Final = 10
@@ -99,7 +100,7 @@ def as_json(seen: Overview) -> str:
     return json.dumps(
         {
             "pid": seen.pid,
-            "addresses": seen.addresses.wire(),
+            "addresses": seen.addresses.wire() | {"redis": without_password(seen.addresses.redis)},
             "children": seen.children,
             "cascades": [_data(cascade) for cascade in seen.cascades],
         },

@@ -8,8 +8,8 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.status import CascadeStatus
 
-from ..controller import Decision
 from ..explanations import plan_line, worth_telling
+from ..planning.planner import Decision
 from ..snapshot import Snapshot
 
 

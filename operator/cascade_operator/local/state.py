@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,10 @@ from cascade_api.status import CascadeStatus
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
 SERVER_PROGRAMS: Final = ("tritonserver", "triton_python_backend_stub")
 LOCK_PATIENCE_S: Final = 5.0
+REDIS_SETTINGS_FILE: Final = "redis.conf"
 WRITTEN: Final = (
     ADDRESSES_FILE,
+    REDIS_SETTINGS_FILE,
     "status.*.*.json",
     "status.*.*.new",
     *(f"pids/{p}.pid" for p in ("redis", "router", "cpu-*")),
@@ -61,6 +65,11 @@ class StateDir:
         return self.path / "manifest.yaml"
 
     @property
+    def redis_settings(self) -> Path:
+        """The settings of a Redis of our own, with its password."""
+        return self.path / REDIS_SETTINGS_FILE
+
+    @property
     def models(self) -> Path:
         return self.path / "models"
 
@@ -71,6 +80,32 @@ class StateDir:
     @property
     def pids(self) -> Path:
         return self.path / "pids"
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of the servers' Unix sockets, as `make_sockets` made it."""
+        return self._sockets_link.readlink()
+
+    @property
+    def _sockets_link(self) -> Path:
+        return self.path / "sockets"
+
+    def make_sockets(self) -> None:
+        """Make the folder of the servers' sockets: whoever reaches them controls the servers.
+
+        It is a temporary one, since the path of a socket must be short; a link says where.
+        """
+        self._remove_sockets()
+        self._sockets_link.symlink_to(tempfile.mkdtemp(prefix=f"{self.instance}."))
+
+    def _remove_sockets(self) -> None:
+        try:
+            folder = self.sockets
+        except OSError:
+            return
+        if folder.name.startswith(f"{self.instance}."):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._sockets_link.unlink()
 
     def log_file(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -193,6 +228,7 @@ class StateDir:
             segment.unlink(missing_ok=True)
         if segments:
             done.append(f"removed {len(segments)} shared-memory segments")
+        self._remove_sockets()
         for file in (file for name in WRITTEN for file in self.path.glob(name)):
             file.unlink(missing_ok=True)
         return done

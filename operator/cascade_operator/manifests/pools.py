@@ -10,7 +10,7 @@ from cascade_api.cascade import DiffusionCascade, Variant
 from cascade_api.names import LABEL_CASCADE, LABEL_POOL
 from cascade_api.pods import PodTemplate
 from cascade_api.profile import ProfileSpec
-from cascade_api.settings import AcceleratorClass, OperatorSettings
+from cascade_api.settings import CPU, AcceleratorClass, OperatorSettings
 
 from .naming import (
     ANNOTATION_CONTENT,
@@ -24,12 +24,13 @@ from .naming import (
 )
 
 GRPC_PORT: Final = 8001
-HTTP_PORT: Final = 8000
 METRICS_PORT: Final = 8002
 DOCUMENT_KEY: Final = "cascade.json"
 DOCUMENT_FOLDER: Final = "/etc/cascade"
 CACHE_FOLDER: Final = "/var/cache/models"
 SCRATCH_FOLDER: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
+PROBE_SOCKET: Final = f"{SCRATCH_FOLDER}/triton-http"
+"""Where Triton serves HTTP: for the probe in its own container, and for nobody on the network."""
 SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
 """How long a pod that must go still takes work: until every router has heard of it."""
@@ -38,10 +39,11 @@ START_TIMEOUT_S: Final = 300
 """How long a server may take at least until it answers, in a pod or here: weights may have to be fetched first."""
 LONGEST_IDLE_S: Final = 120
 """A replica draws at least this often, however long an image takes it."""
-SHARED_MEMORY: Final = "512Mi"
+SHARED_MEMORY_MIB: Final = 512
+LEAST_LIMIT_MIB: Final = 1024
+"""No replica gets a lower limit of memory by itself: starting a server and its probes takes some, too."""
 UNREACHABLE_S: Final = 30
 """A pod on a Node that is lost is given up after this time (Kubernetes' default: 300 s)."""
-USER: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,23 @@ class Pace:
         return cls(
             cold_s=float(max(cold, default=cls.cold_s)), image_s=batches[min(batches)], batch_s=max(batches.values())
         )
+
+
+def measured_memory(
+    profile: ProfileSpec | None, *, variant: str, accelerator_class: AcceleratorClass
+) -> dict[str, dict[str, str]]:
+    """Request and limit of memory by what the profile measured; nothing where it measured an accelerator's memory.
+
+    The limit is for what runs away: twice what was measured, and the shared memory, which counts as the pod's.
+    """
+    if profile is None or accelerator_class.resource != CPU.resource:
+        return {}
+    pool = (variant, accelerator_class.name)
+    used_mib = max((e.memory_mi_b for e in profile.execution if (e.variant, e.accelerator_class) == pool), default=0)
+    if not used_mib:
+        return {}
+    limit_mib = max(LEAST_LIMIT_MIB, _power_of_two(2 * used_mib + SHARED_MEMORY_MIB))
+    return {"requests": {"memory": f"{_power_of_two(used_mib)}Mi"}, "limits": {"memory": f"{limit_mib}Mi"}}
 
 
 def pool_deployment(
@@ -126,20 +145,19 @@ def _template(
         metadata["annotations"] = dict(custom.annotations)
     leave_s = leave_time_s(cascade)
     pace = Pace.of(profile, variant=variant.name, accelerator_class=accelerator_class.name)
+    memory = measured_memory(profile, variant=variant.name, accelerator_class=accelerator_class)
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": SETTLE_S + leave_s + 5,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            **settings.pod_user.wire(),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "tolerations": _tolerations(accelerator_class, custom),
-        "containers": [_container(cascade, variant, accelerator_class, pace, settings, leave_s)],
+        "containers": [_container(cascade, variant, accelerator_class, pace, memory, settings, leave_s)],
         "volumes": _volumes(cascade),
     }
     selector = {**accelerator_class.node_selector, **custom.node_selector}
@@ -155,6 +173,11 @@ def leave_time_s(cascade: DiffusionCascade) -> int:
     return rounded_up(cascade.spec.objective.latency_s)
 
 
+def _power_of_two(number: int) -> int:
+    """The next power of two, for the same reason as the steps of `rounded_up`."""
+    return 1 << (number - 1).bit_length()
+
+
 def rounded_up(seconds: float) -> int:
     """The next of a few steps: a template that changed with every measurement would restart every pod."""
     return next((step for step in STEPS_S if step >= seconds), STEPS_S[-1])
@@ -165,6 +188,7 @@ def _container(
     variant: Variant,
     accelerator_class: AcceleratorClass,
     pace: Pace,
+    memory: Mapping[str, Mapping[str, str]],
     settings: OperatorSettings,
     leave_s: int,
 ) -> dict[str, Any]:
@@ -178,7 +202,7 @@ def _container(
             "--model-repository=/models",
             f"--load={variant.name}",
             f"--grpc-address=$(POD_IP):{GRPC_PORT}",
-            f"--http-address=$(POD_IP):{HTTP_PORT}",
+            f"--http-socket={PROBE_SOCKET}",
             f"--metrics-address=$(POD_IP):{METRICS_PORT}",
             "--replica-id=$(POD_NAME)",
             f"--exit-timeout={leave_s}",
@@ -186,10 +210,9 @@ def _container(
         "env": _environment(custom),
         "ports": [
             {"name": "grpc", "containerPort": GRPC_PORT},
-            {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
         ],
-        "resources": _resources(accelerator_class, custom),
+        "resources": _resources(accelerator_class, custom, memory),
         **_probes(variant, pace, settings),
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(SETTLE_S)]}}},
         "securityContext": {
@@ -219,13 +242,15 @@ def _environment(custom: PodTemplate) -> list[dict[str, Any]]:
     return list({entry["name"]: entry for entry in entries}.values())
 
 
-def _resources(accelerator_class: AcceleratorClass, custom: PodTemplate) -> dict[str, Any]:
-    """What the manifest asks for beside the accelerator, and one accelerator."""
+def _resources(
+    accelerator_class: AcceleratorClass, custom: PodTemplate, memory: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """What the manifest asks for, one accelerator, and memory as measured where the manifest names none."""
     asked = custom.wire().get("resources", {})
-    accelerator = {accelerator_class.resource: "1"}
+    said = {part: dict(asked.get(part, {})) for part in ("requests", "limits")}
+    measured = {} if any("memory" in part for part in said.values()) else memory
     return {
-        "requests": {**asked.get("requests", {}), **accelerator},
-        "limits": {**asked.get("limits", {}), **accelerator},
+        part: {**measured.get(part, {}), **wishes, accelerator_class.resource: "1"} for part, wishes in said.items()
     }
 
 
@@ -239,6 +264,7 @@ def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[st
                 *settings.runtime_command,
                 "probe",
                 f"--model={variant.name}",
+                f"--socket={PROBE_SOCKET}",
                 f"--every={every_s}",
                 f"--timeout={wait_s}",
             ]
@@ -272,7 +298,7 @@ def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
         {"name": "document", "configMap": document},
         {"name": "models", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHARED_MEMORY_MIB}Mi"}},
         {
             "name": "cache",
             **({"emptyDir": {}} if cache is None else {"persistentVolumeClaim": {"claimName": cache.claim_name}}),

@@ -1,18 +1,23 @@
-"""What the controller remembers between ticks, as JSON; all of it can be rebuilt from the last plan when lost."""
+"""What the planner remembers between ticks, as JSON; all of it can be rebuilt from the last plan when lost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Reason
 
-from .demand import Forecast
-from .problem import PoolKey, PoolSize
+from .allocation import PoolKey, PoolSize
+from .arrivals import ArrivalRate
+
+AHEAD_S = 60.0
+"""How far the clock of an earlier operator may have been ahead."""
+HIGHEST_RATE = 1e9
+MOST_REPLICAS = 100_000
 
 
 @dataclass(frozen=True)
@@ -26,29 +31,47 @@ class TargetPool:
 
 
 @dataclass(frozen=True)
-class CascadeMemory:
-    """One cascade between ticks.
+class Target:
+    """What pools a cascade shall have, and what that was decided for.
 
-    ``target`` is what the last pool decision wants (None: none was made), with its ``reason``, ``verdict`` and
-    ``binding`` words, when it was made and for which demand. ``distrust`` is how many times the demand the pools were
-    sized for when a queue last grew that the load did not explain: the profile promises too much. ``generation`` is
-    the last published. ``surged_at_s`` is when demand last surged. ``parked``: nothing ran since nobody asked, and
-    nothing serves yet; ``asked_at_s`` is when somebody last did.
+    ``verdict`` and ``binding`` say how good the allocation is and what holds it down, ``demand`` (requests per second)
+    and the prints of spec and profile what it was made for, ``inventory`` the accelerators by class that there were.
+    ``distrust`` is how many times the demand the pools were sized for when a queue last grew that the load did not
+    explain: the profile promises too much.
     """
 
-    target: tuple[TargetPool, ...] | None = None
-    reason: Reason = Reason.INITIAL_PLAN
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+    pools: tuple[TargetPool, ...] = ()
     verdict: Reason = Reason.OPTIMAL
     binding: tuple[str, ...] = ()
     cost_per_hour: float = 0.0
     decided_at_s: float = 0.0
-    decided_demand: float | None = None
-    distrust: float = 1.0
-    distrust_at_s: float = 0.0
-    forecast: Forecast | None = None
+    demand: float = 0.0
     spec_print: str = ""
     profile_print: str = ""
-    ceilings: Mapping[str, int] = field(default_factory=dict)
+    inventory: Mapping[str, int] = field(default_factory=dict)
+    distrust: float = 1.0
+    distrust_at_s: float = 0.0
+
+    @property
+    def sizes(self) -> dict[PoolKey, PoolSize]:
+        """Replicas and batch size by pool."""
+        return {(p.variant, p.accelerator_class): PoolSize(p.replicas, p.batch) for p in self.pools}
+
+
+@dataclass(frozen=True)
+class CascadeMemory:
+    """One cascade between ticks.
+
+    ``target`` is the last pool decision (None: none was made), ``reason`` why it or the plan last changed.
+    ``generation`` is the last plan that was published, at ``published_at_s``. ``surged_at_s`` is when demand last
+    surged. ``parked``: nothing runs since nobody asked, and nothing serves yet; ``asked_at_s`` is when somebody did.
+    """
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+    target: Target | None = None
+    reason: Reason = Reason.INITIAL_PLAN
+    arrivals: ArrivalRate | None = None
     generation: int = 0
     published_at_s: float = 0.0
     store_was_away: bool = False
@@ -56,10 +79,19 @@ class CascadeMemory:
     parked: bool = False
     asked_at_s: float = 0.0
 
-    @property
-    def pools(self) -> dict[PoolKey, PoolSize]:
-        """The target by pool."""
-        return {(p.variant, p.accelerator_class): PoolSize(p.replicas, p.batch) for p in self.target or ()}
+    def is_credible(self, *, now: float) -> bool:
+        """Whether an operator can have remembered this by now: nothing is negative, boundless or still to come."""
+        target, arrivals = self.target or Target(), self.arrivals or ArrivalRate(0.0, 0.0)
+        times = (target.decided_at_s, target.distrust_at_s, self.published_at_s, self.surged_at_s, self.asked_at_s)
+        rates = (target.demand, arrivals.rate, arrivals.least, arrivals.peak, abs(arrivals.trend))
+        return (
+            is_credible(self.generation, now_s=now)
+            and all(0 <= time <= now + AHEAD_S for time in (*times, arrivals.at_s))
+            and all(0 <= rate <= HIGHEST_RATE for rate in rates)
+            and 1 <= target.distrust <= HIGHEST_RATE
+            and 0 <= target.cost_per_hour <= HIGHEST_RATE
+            and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,17 +125,17 @@ class Memory:
 _ADAPTER: TypeAdapter[Memory] = TypeAdapter(Memory)
 
 
-def target_of(pools: Mapping[PoolKey, PoolSize]) -> tuple[TargetPool, ...]:
-    """Pools as the memory keeps them, in the order of their names."""
-    return tuple(TargetPool(key[0], key[1], pools[key].replicas, pools[key].batch) for key in sorted(pools))
+def target_pools(sizes: Mapping[PoolKey, PoolSize]) -> tuple[TargetPool, ...]:
+    """Pools as a target keeps them, in the order of their names."""
+    return tuple(TargetPool(key[0], key[1], sizes[key].replicas, sizes[key].batch) for key in sorted(sizes))
 
 
 def rebuilt(plan: Plan) -> CascadeMemory:
-    """Memory from a plan alone: its pools are the target, its demand the last forecast."""
+    """Memory from a plan alone: its pools are the target, its demand what that was made for."""
+    pools = tuple(TargetPool(p.variant, p.accelerator_class, len(p.ready), p.batch) for p in plan.pools if p.ready)
     return CascadeMemory(
-        target=tuple(TargetPool(p.variant, p.accelerator_class, len(p.ready), p.batch) for p in plan.pools if p.ready),
+        target=Target(pools, demand=plan.expected.demand),
         reason=plan.reason,
-        decided_demand=plan.expected.demand,
         generation=plan.generation,
         parked=plan.parked,
     )

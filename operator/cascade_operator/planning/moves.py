@@ -1,9 +1,9 @@
-"""The next safe steps from the replicas that run to those that are wanted.
+"""The fourth stage of a decision: the next safe steps from the replicas that run to those that are wanted.
 
 With a free accelerator: start there, wait until it is ready, shift, then drain what is left over. Without one:
 drain one replica, and once it is empty start its successor in place. Never a pool's last ready replica while
 the rows in force need it: such a pool is first named in `Moves.vacate`, so that the caller publishes rows
-without it, and is drained when the caller says that it was left.
+without it, and is drained when the rows have left it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cascade_api.names import CascadeRef
+from cascade_api.settings import PlannerSettings
 
-from ..snapshot import Drain, Replica, ReplicaState, Start, Stop
-from .problem import PoolKey
+from ..snapshot import Drain, Replica, ReplicaState, Snapshot, Start, Stop
+from . import plans
+from .allocation import PoolKey, PoolSize, best_sharing
+from .forecast import Forecast
+from .observed import Observed
+from .prepared import with_demand
+from .targets import TargetDecision
+
+BEARABLE_SHED_SHARE: Final = 0.1
+"""Share of the demand that a move must save from being shed to be worth a gap, and that a gap may shed."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +37,80 @@ class Moves:
     moving: bool
 
 
-def pool_of(replica: Replica) -> PoolKey:
-    """The pool that a replica belongs to, by what it serves or is loading."""
-    return replica.variant, replica.accelerator_class
+NO_MOVES: Final = Moves((), None, moving=False)
+
+
+def free_accelerators(snapshot: Snapshot) -> Counter[str]:
+    """Accelerators by class that no replica of any cascade sits on."""
+    used = Counter(r.accelerator_class for view in snapshot.cascades for r in view.replicas)
+    return Counter({name: max(count - used[name], 0) for name, count in (snapshot.inventory or {}).items()})
+
+
+def started(moves: Moves) -> Counter[str]:
+    """Free accelerators by class that the moves take."""
+    return Counter(a.accelerator_class for a in moves.actions if isinstance(a, Start) and a.replica_id is None)
+
+
+def decide_moves(
+    seen: Observed,
+    expected: Forecast,
+    decided: TargetDecision,
+    free: Mapping[str, int],
+    now: float,
+    settings: PlannerSettings,
+) -> Moves:
+    """The next safe steps of a cascade, which may use ``free`` accelerators up to its own ceilings."""
+    own = Counter(r.accelerator_class for r in seen.view.replicas)
+    ceilings = seen.view.cascade.spec.capacity.accelerators
+    return next_moves(
+        seen.ref,
+        replicas=seen.view.replicas,
+        target={key: size.replicas for key, size in decided.sizes.items()},
+        free={name: max(min(count, ceilings.get(name, 0) - own[name]), 0) for name, count in free.items()},
+        left=_left(seen, expected, decided, now),
+        now=now,
+        grace_s=seen.objective_s,
+        at_once=max(len(seen.view.replicas) * settings.moves_percent // 100, 1),
+    )
+
+
+def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: float) -> set[PoolKey]:
+    """Pools that the plan in force needs no more and where nothing waits: their last replica may go.
+
+    With unknown queues a pool counts as left one objective after the plan without it was published. A variant
+    that the spec no longer has is left at once: no plan may name it.
+    """
+    ready = seen.ready
+    if seen.idle:
+        return set(ready)
+    names = {variant.name for variant in seen.known.spec.variants}
+    left = {key for key in ready if key[0] not in names}
+    needed = plans.needed(seen.rows)
+    for key in ready:
+        siblings = any(other[0] == key[0] and other != key for other in ready)
+        if key[0] in needed and not siblings:
+            continue
+        if seen.view.queue_depths is None:
+            empty = now - seen.memory.published_at_s >= seen.objective_s
+        else:
+            empty = seen.waiting(key) == 0
+        if empty:
+            left.add(key)
+    return left | _outgrown(seen, expected, decided)
+
+
+def _outgrown(seen: Observed, expected: Forecast, decided: TargetDecision) -> set[PoolKey]:
+    """The pool of a cascade's only replica, where it cannot carry the load but the target can.
+
+    With one accelerator a move has no safe step: a short gap is the lesser evil beside refusing load for good.
+    """
+    if len(seen.view.replicas) != 1:
+        return set()
+    only = seen.view.replicas[0].pool
+    pools = {only: PoolSize(1, seen.batches(decided.sizes).get(only, 1))}
+    problem = with_demand(seen.known, demand=expected.rate, running={}, running_batch={})
+    target = best_sharing(problem, decided.sizes)
+    return set(pools) if best_sharing(problem, pools).shed - target.shed > BEARABLE_SHED_SHARE else set()
 
 
 def drained(replica: Replica, *, now: float, grace_s: float) -> bool:
@@ -54,7 +135,7 @@ def next_moves(
     where nothing waits, ``at_once`` bounds the replicas that are out of service for a move at a time.
     """
     actions: list[Start | Drain | Stop] = []
-    serving = Counter(pool_of(r) for r in replicas if r.state in (ReplicaState.READY, ReplicaState.STARTING))
+    serving = Counter(r.pool for r in replicas if r.state in (ReplicaState.READY, ReplicaState.STARTING))
     deficit = Counter({key: count - serving[key] for key, count in target.items() if count > serving[key]})
     surplus = Counter({key: count - target.get(key, 0) for key, count in serving.items() if count > target.get(key, 0)})
     moving = bool(deficit or surplus)
@@ -101,7 +182,7 @@ def next_moves(
         if out >= at_once:
             break
         ready = sorted(
-            (r for r in replicas if pool_of(r) == key and r.state is ReplicaState.READY),
+            (r for r in replicas if r.pool == key and r.state is ReplicaState.READY),
             key=lambda r: (r.in_flight is None, r.in_flight or 0, r.id),
         )
         if not ready:
@@ -122,5 +203,5 @@ def _successor(replica: Replica, deficit: Counter[PoolKey], serving: Counter[Poo
     own variant if that is wanted, else the neediest.
     """
     wanted = [key for key in sorted(+deficit) if key[1] == replica.accelerator_class]
-    own = pool_of(replica)
+    own = replica.pool
     return max(wanted, key=lambda key: (not serving[key], key == own, deficit[key]), default=None)

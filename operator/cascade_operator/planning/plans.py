@@ -22,11 +22,9 @@ from cascade_api.reasons import Reason
 from cascade_api.report import QUANTILES, RouterReport
 
 from ..snapshot import Replica, ReplicaState
-from .catalogue import Prepared
-from .frontier import Mixture, Row
-from .moves import pool_of
+from .allocation import Mixture, PoolKey, PoolSize, Row
 from .policies import routed
-from .problem import PoolKey, PoolSize
+from .prepared import Prepared
 
 SHORT_EXECUTION_S = 0.02
 """Below this a batch is over before the next grant arrives: a second one in hand keeps the replica busy."""
@@ -91,7 +89,7 @@ def pools_of(
     batches: Mapping[PoolKey, int],
 ) -> list[PlanPool]:
     """Pools of the target and of whatever else still serves or drains, in the order of their names."""
-    keys = set(target) | {pool_of(r) for r in replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
+    keys = set(target) | {r.pool for r in replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
     pools = []
     for key in sorted(keys):
         variant, accelerator_class = key
@@ -102,7 +100,7 @@ def pools_of(
         members = [
             PlanReplica(id=r.id, endpoint=r.endpoint, state="ready" if r.state is ReplicaState.READY else "draining")
             for r in sorted(replicas, key=lambda r: r.id)
-            if pool_of(r) == key and r.state in (ReplicaState.READY, ReplicaState.DRAINING)
+            if r.pool == key and r.state in (ReplicaState.READY, ReplicaState.DRAINING)
         ]
         pools.append(
             PlanPool(

@@ -7,20 +7,19 @@ real change. Messages hold nothing that differs from tick to tick.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.names import pool_name
+from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.status import CascadeStatus, Condition, PoolStatus, merge_conditions
 
-from ..snapshot import Replica, ReplicaState
-from .moves import pool_of
+from ..snapshot import CascadeView, Replica, ReplicaState
+from .allocation import PoolKey, PoolSize
 from .plans import needed, servable, timestamp
-from .problem import PoolKey, PoolSize
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -72,7 +71,7 @@ def status_of(
         Condition(type=kind, status=truth, reason=reason, message=message[:1024], observed_generation=generation)
         for kind, truth, reason, message in found
     ]
-    ready = Counter(pool_of(r) for r in replicas if r.state is ReplicaState.READY)
+    ready = Counter(r.pool for r in replicas if r.state is ReplicaState.READY)
     keys = sorted({*findings.target, *ready})
     rows = plan.rows if plan else []
     direct = sum(r.share * r.direct for r in rows)
@@ -108,7 +107,7 @@ def signs(
     """All that a status worth writing follows from, but for the one before it: equal signs, equal status."""
     rows = plan.rows if plan else []
     chain = (rows[0].light, rows[0].heavy, needed(rows)) if rows else None
-    states = Counter((pool_of(r), r.state) for r in replicas)
+    states = Counter((r.pool, r.state) for r in replicas)
     failed = tuple(sorted(r.id for r in replicas if r.state is ReplicaState.FAILED))
     return cascade, chain, states, failed, findings
 
@@ -156,7 +155,7 @@ def _accepted(findings: Findings) -> _Found:
 
 def _pools_available(replicas: Sequence[Replica], findings: Findings) -> _Found:
     kind = ConditionType.POOLS_AVAILABLE
-    ready = Counter(pool_of(r) for r in replicas if r.state is ReplicaState.READY)
+    ready = Counter(r.pool for r in replicas if r.state is ReplicaState.READY)
     short = [key for key, size in sorted(findings.target.items()) if ready[key] < size.replicas]
     failed = sorted(r.id for r in replicas if r.state is ReplicaState.FAILED)
     if failed:
@@ -219,3 +218,28 @@ def _paused(cascade: DiffusionCascade) -> _Found:
     if mode == "advisory":
         return kind, "True", Reason.ADVISORY, "spec.policy.mode is advisory: decisions are shown, not acted upon"
     return kind, "False", Reason.AS_PLANNED, "decisions are acted upon"
+
+
+class StatusReports:
+    """Makes statuses, and remembers from what: where that is as before, there is nothing to write."""
+
+    def __init__(self) -> None:
+        self._seen: dict[CascadeRef, object] = {}
+
+    def new(self, view: CascadeView, *, plan: Plan | None, findings: Findings, now: float) -> CascadeStatus | None:
+        """The status of a cascade, or None where the one before already says all that is worth writing."""
+        ref = view.cascade.ref
+        seen = view.status, signs(view.cascade, plan=plan, replicas=view.replicas, findings=findings)
+        if self._seen.get(ref) == seen:
+            return None
+        status = status_of(
+            view.cascade, plan=plan, replicas=view.replicas, findings=findings, before=view.status, now=now
+        )
+        if worth_writing(view.status, status):
+            return status
+        self._seen[ref] = seen
+        return None
+
+    def keep_only(self, refs: Collection[CascadeRef]) -> None:
+        """Forget cascades that are gone."""
+        self._seen = {ref: seen for ref, seen in self._seen.items() if ref in refs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cascade_api.profile import ProfileSpec
-from cascade_operator.planning.frontier import Portion, Row, gpu_seconds, measured
+from cascade_operator.planning.allocation import Portion, Row, gpu_seconds, measured
 
 from .profiles import variants_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.documents import load_documents
 from cascade_api.profile import CascadeProfile, ProfileSpec, contradictions
-from cascade_operator.planning.frontier import Chain, Frontier, QualityGrid, measured
+from cascade_operator.planning.allocation import Chain, Frontier, QualityGrid, measured
 
 from .inputs import BadInput, text_of
 from .reference import FULL_GRID, REFERENCE_PROFILES, reference_profile

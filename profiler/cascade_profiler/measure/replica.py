@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,14 @@ from tritonclient.utils import InferenceServerException
 from typing_extensions import Self
 
 from cascade_api.command import CommandFailed
-from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE, PROBE_PROMPT
+from cascade_api.names import (
+    GRPC_UNBOUNDED,
+    INPUT_PROMPT,
+    INPUT_SEED,
+    OUTPUT_CONFIDENCE,
+    OUTPUT_IMAGE,
+    PROBE_PROMPT,
+)
 from cascade_models import launcher
 from cascade_operator.clusters.triton import why_not_loaded
 
@@ -37,6 +45,7 @@ ANSWER_TIMEOUT_S = 600.0
 """A large model may take minutes for a large batch."""
 COUNT_TIMEOUT_S = 2.0
 WAITING_BATCHES = 3
+_numbers = itertools.count(1)
 MEMORY_WORDS = re.compile(
     r"out of memory|outofmemory|memoryerror|bad_alloc|(failed|cannot|unable) to allocate|stub process .*not healthy",
     re.IGNORECASE,
@@ -57,21 +66,23 @@ class Answer:
 
 
 class Replica:
-    """A server on a free port; a context manager. Raises CommandFailed where it does not come up or answer."""
+    """A server on a Unix socket; a context manager. Raises CommandFailed where it does not come up or answer."""
 
     def __init__(self, repository: Path, *, core: int | None, load: Sequence[str] = ()) -> None:
         self._repository = repository
         self._core = core
         self._load = load
         self._id = f"profile-{os.getpid()}"
-        self._port = _free_port()
-        self._log = repository.with_name(f"{repository.name}-{self._port}.log")
+        # Whoever reaches the socket controls the server, so it is in a folder that others cannot enter.
+        self._folder = tempfile.TemporaryDirectory(prefix="cascade-profile-")
+        self._address = launcher.Address(f"unix:{self._folder.name}/triton", next(_numbers))
+        self._log = repository.with_name(f"{repository.name}-{self._address.port}.log")
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
     def __enter__(self) -> Self:
         command = str(Path(sys.executable).parent / "cascade-triton")
-        where = ["--model-repository", str(self._repository), "--grpc-address", f"127.0.0.1:{self._port}"]
+        where = ["--model-repository", str(self._repository), "--grpc-address", self._endpoint]
         what = ["--replica-id", self._id, "--die-with-parent"]
         what += [] if self._core is None else ["--core", str(self._core)]
         loads = [word for model in self._load for word in ("--load", model)]
@@ -79,8 +90,8 @@ class Replica:
             self._process = subprocess.Popen([command, *where, *what, *loads], stdout=log, stderr=log)
         self._pid = self._process.pid
         try:
-            self._wait_for_port()
-            self._client = triton.InferenceServerClient(f"127.0.0.1:{self._port}")
+            self._wait_for_socket()
+            self._client = triton.InferenceServerClient(self._endpoint, channel_args=GRPC_UNBOUNDED)
             while not self._client.is_server_ready():
                 self._check(time.monotonic() + 1)
         except BaseException:
@@ -165,12 +176,16 @@ class Replica:
         stats = self._client.get_inference_statistics(model).model_stats[0]
         return sum(entry.compute_infer.count for entry in stats.batch_stats if entry.batch_size == size)
 
-    def _wait_for_port(self) -> None:
+    @property
+    def _endpoint(self) -> str:
+        return f"{self._address.host}:{self._address.port}"
+
+    def _wait_for_socket(self) -> None:
         until = time.monotonic() + START_TIMEOUT_S
         while True:
             # A gRPC channel that finds nobody at first would wait a second before it tries again.
-            with socket.socket() as trial:
-                if trial.connect_ex(("127.0.0.1", self._port)) == 0:
+            with socket.socket(socket.AF_UNIX) as trial:
+                if trial.connect_ex(self._endpoint.removeprefix("unix:")) == 0:
                     return
             self._check(until)
             time.sleep(0.01)
@@ -193,7 +208,8 @@ class Replica:
             self._process.kill()
             self._process.wait()
         # A model process that died leaves its memory behind.
-        launcher.sweep_shared_memory(launcher.shared_memory_prefix(self._id, launcher.Address("127.0.0.1", self._port)))
+        launcher.sweep_shared_memory(launcher.shared_memory_prefix(self._id, self._address))
+        self._folder.cleanup()
 
 
 def inference(prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False) -> dict[str, Any]:
@@ -219,9 +235,3 @@ def _clear(what: str) -> Iterator[None]:
 def _failure(what: str, message: str) -> CommandFailed:
     kind = OutOfMemory if MEMORY_WORDS.search(message) else CommandFailed
     return kind(f"{what}: {message}")
-
-
-def _free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from cascade_api.settings import PlannerSettings
-from cascade_operator.planning.catalogue import Catalogue
+from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
+from cascade_operator.planning.planner import Planner
+from cascade_operator.snapshot import Mobility
 
 from ..baselines.catalogue import PUBLISHED, published_system
 from ..frontier.inputs import BadInput
@@ -39,6 +40,7 @@ class Request:
     objective_s: float
     seeds: int
     switch_s: float | None = None
+    mobility: Mobility = Mobility.IN_PLACE
     scorer: str | None = None
     failures: tuple[Failure, ...] = ()
 
@@ -78,12 +80,12 @@ def simulate(request: Request, *, told: Told) -> list[PolicyResult]:
     """Run every policy with every seed, one after the other."""
     check(request)
     results = []
-    catalogue = Catalogue()
+    planner = planner_for(request)
     for policy in request.policies:
         runs: list[dict[str, float]] = []
         first: Run | None = None
         for seed in range(request.seeds):
-            run = run_once(request, policy, seed, progress=partial(told, policy, seed), catalogue=catalogue)
+            run = run_once(request, policy, seed, progress=partial(told, policy, seed), planner=planner)
             first = first or run
             runs.append(figures_of(run, request.profile.charges))
         if first is not None:
@@ -91,10 +93,8 @@ def simulate(request: Request, *, told: Told) -> list[PolicyResult]:
     return results
 
 
-def run_once(
-    request: Request, policy: str, seed: int, *, progress: Progress, catalogue: Catalogue | None = None
-) -> Run:
-    """One run; those that share a ``catalogue`` prepare their profile once."""
+def run_once(request: Request, policy: str, seed: int, *, progress: Progress, planner: Planner | None = None) -> Run:
+    """One run; those that share a ``planner`` prepare their profile once."""
     scenario = Scenario(
         profile=request.profile,
         trace=load_trace(request.trace, seed=seed if is_drawn(request.trace) else 0),
@@ -103,14 +103,19 @@ def run_once(
         objective_s=request.objective_s,
         seed=seed,
         switch_s=_switch_s(request, policy),
+        mobility=request.mobility,
         failures=request.failures,
     )
     if policy in PUBLISHED:
         return published_system(policy, scenario).run(progress)
-    settings = PlannerSettings()
-    return ProductionSystem(scenario, policy=policy, settings=settings, scorer=request.scorer, catalogue=catalogue).run(
-        progress
-    )
+    system = ProductionSystem(scenario, policy=policy, planner=planner or planner_for(request), scorer=request.scorer)
+    return system.run(progress)
+
+
+def planner_for(request: Request) -> Planner:
+    """A planner with the default settings for the classes of a request."""
+    classes = [CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu") for name in request.workers]
+    return Planner(PlannerSettings(), classes=classes)
 
 
 def _switch_s(request: Request, policy: str) -> float | None:

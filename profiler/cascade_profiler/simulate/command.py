@@ -38,6 +38,13 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    pod_starts: Annotated[
+        bool,
+        typer.Option(
+            "--pod-starts",
+            help="The product's switches start a pod, as on a cluster: they take the profile's coldSeconds.",
+        ),
+    ] = False,
     scorer: Annotated[str, typer.Option(help="Hardness scorer of the product: rules or coin-flip.")] = "",
     fail: Annotated[
         str, typer.Option(metavar="AT:FOR:COUNT", help="Lose COUNT accelerators at second AT for FOR seconds.")
@@ -60,6 +67,7 @@ def simulate(
             objective=objective,
             seeds=seeds,
             switch_seconds=switch_seconds,
+            pod_starts=pod_starts,
             scorer=scorer,
             fail=fail,
             json=json,

@@ -1,4 +1,4 @@
-"""The operator in a simulation: snapshots for the product's `decide`, and its actions on the simulated accelerators."""
+"""The operator in a simulation: snapshots for the product's planner, and its actions on the simulated accelerators."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.report import RouterReport
-from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 from cascade_api.status import CascadeStatus
-from cascade_operator.controller import decide
-from cascade_operator.planning.catalogue import Catalogue
 from cascade_operator.planning.memory import Memory
+from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import (
     CascadeView,
     Demand,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -70,8 +69,8 @@ class Control:
         timings: Timings,
         cascade: DiffusionCascade,
         profile: CascadeProfile,
-        settings: PlannerSettings,
-        catalogue: Catalogue,
+        planner: Planner,
+        mobility: Mobility,
         rng: random.Random,
     ) -> None:
         self._events = events
@@ -79,11 +78,10 @@ class Control:
         self._timings = timings
         self._cascade = cascade
         self._profile = profile
-        self._settings = settings
         self._rng = rng
-        self._catalogue = catalogue
+        self._planner = planner
+        self._mobility = mobility
         self._memory = Memory()
-        self._classes = [_class(name) for name in cascade.spec.capacity.accelerators]
         self._states: dict[str, tuple[ReplicaState, float]] = {}
         """State of each worker that is a replica, and since when."""
         self._unseen: set[str] = set()
@@ -122,14 +120,7 @@ class Control:
         now = self._events.now
         self._last_s = now
         self.decisions += 1
-        decision = decide(
-            self._snapshot(),
-            self._memory,
-            EPOCH + now,
-            self._settings,
-            classes=self._classes,
-            catalogue=self._catalogue,
-        )
+        decision = self._planner.decide(self._snapshot(), self._memory, EPOCH + now)
         self._memory = decision.memory
         self._schedule(max(decision.next_at - EPOCH, now + REST_S))
         for action in decision.actions:
@@ -186,7 +177,7 @@ class Control:
         inventory = Counter(
             w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
         )
-        return Snapshot((view,), dict(inventory))
+        return Snapshot((view,), dict(inventory), self._mobility)
 
     def _replica(self, worker: Worker) -> Replica:
         state, since_s = self._states[worker.id]
@@ -222,10 +213,6 @@ class Control:
         self._unseen.discard(worker.id)
         self._states.pop(worker.id, None)
         self._wake()
-
-
-def _class(name: str) -> AcceleratorClass:
-    return CPU if name == CPU.name else AcceleratorClass(name=name, resource="nvidia.com/gpu")
 
 
 def in_words(plan: Plan) -> str:

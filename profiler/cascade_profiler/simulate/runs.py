@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from cascade_operator.snapshot import Mobility
+
 from ..frontier.profiles import LoadedProfile
 from .outcomes import Outcomes
 from .scores import Scores
@@ -24,7 +26,8 @@ class Failure:
 class Scenario:
     """One cascade, one trace, one seed.
 
-    ``workers`` counts accelerators by class; ``switch_s`` is what every switch and start costs, None the profile's.
+    ``workers`` counts accelerators by class; ``switch_s`` is what every switch and start costs, None the profile's
+    for a cluster that moves as ``mobility`` says.
     """
 
     profile: LoadedProfile
@@ -34,6 +37,7 @@ class Scenario:
     objective_s: float
     seed: int
     switch_s: float | None = None
+    mobility: Mobility = Mobility.IN_PLACE
     failures: tuple[Failure, ...] = ()
 
     @property

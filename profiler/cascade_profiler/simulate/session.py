@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import typer
 
+from cascade_operator.snapshot import Mobility
+
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, load_profile
 from ..load.command import seconds
@@ -38,6 +40,7 @@ class Options:
     objective: str
     seeds: int
     switch_seconds: float | None
+    pod_starts: bool
     scorer: str
     fail: str
     json: bool
@@ -76,6 +79,7 @@ def _request(options: Options) -> Request:
         objective_s=_objective(options.objective, loaded),
         seeds=options.seeds,
         switch_s=options.switch_seconds,
+        mobility=Mobility.NEW_SERVER if options.pod_starts else Mobility.IN_PLACE,
         scorer=options.scorer or None,
         failures=_failures(options.fail),
     )

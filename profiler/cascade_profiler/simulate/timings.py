@@ -18,12 +18,16 @@ class Timings:
 
     Args:
         switch_s: of every switch and start; None takes the profile's.
+        in_place: whether a switch loads the variant in a server that runs, else it takes as long as a start.
         rng: draws the spread between median and 95 % as a log-normal factor; without spread it is not used.
     """
 
-    def __init__(self, profile: ProfileSpec, *, switch_s: float | None, rng: random.Random) -> None:
+    def __init__(
+        self, profile: ProfileSpec, *, switch_s: float | None, rng: random.Random, in_place: bool = True
+    ) -> None:
         self._rng = rng
         self._switch_s = switch_s
+        self._in_place = in_place
         self._median: dict[tuple[str, str], dict[int, float]] = {}
         self._spread: dict[tuple[str, str], float] = {}
         for row in profile.execution:
@@ -54,9 +58,11 @@ class Timings:
         return seconds * math.exp(spread * self._rng.gauss(0.0, 1.0)) if spread else seconds
 
     def switch_s(self, variant: str, accelerator_class: str) -> float:
-        """Seconds from another variant to this one, in place."""
+        """Seconds from another variant to this one."""
         if self._switch_s is not None:
             return self._switch_s
+        if not self._in_place:
+            return self.start_s(variant, accelerator_class)
         start = self._starts.get((variant, accelerator_class))
         return start.switch_millis / 1000 if start else 0.0
 

@@ -10,6 +10,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
+from cascade_api.bad_data import HASH_LIMIT
 from cascade_api.names import CascadeRef, grants_channel
 
 from .operations import (
@@ -45,6 +46,7 @@ NAMES: Final[dict[type[Operation], str]] = {
 }
 LOCK: Final = "lock"
 UNLOCK: Final = "unlock"
+MEND: Final = "mend"
 
 
 @cache
@@ -69,7 +71,7 @@ def scripts(timing: Timing, *, clock: str | None = None) -> dict[str, Script]:
         f"local CHANNEL = '{grants_channel('')}'\n"
     )
     shared = f"{clock or part('clock')}\n{constants}\n{part('pool')}\n"
-    by_name = {name: Script(shared + part(name)) for name in NAMES.values()}
+    by_name = {name: Script(shared + part(name)) for name in (*NAMES.values(), MEND)}
     return {**by_name, LOCK: Script(part(LOCK)), UNLOCK: Script(part(UNLOCK))}
 
 
@@ -93,20 +95,29 @@ class Calls:
     def of(self, operation: Operation) -> Call:
         """The call that carries out an operation."""
         pools = pools_of(operation)
+        return Call(
+            NAMES[type(operation)], self._keys_of(pools), (operation.router, *pools, *_own_arguments(operation))
+        )
+
+    def mend(self, pool: str, router: str) -> Call:
+        """Remove from a pool's keys what is none of ours; see `mend.lua` for the reply."""
+        return Call(MEND, self._keys_of((pool,)), (router, pool, HASH_LIMIT))
+
+    def _keys_of(self, pools: tuple[str, ...]) -> tuple[str, ...]:
         keys = self._keys.get(pools)
         if keys is None:
             ref = self._ref
             of_each = ((ref.queue_key(pool), ref.credits_key(pool), ref.leases_key(pool)) for pool in pools)
             keys = self._keys[pools] = (ref.routers_key, *itertools.chain.from_iterable(of_each))
-        return Call(NAMES[type(operation)], keys, (operation.router, *pools, *_own_arguments(operation)))
+        return keys
 
-    def lock(self, request_id: str, owner: str, ttl_ms: int) -> Call:
-        """Take or renew the lock of a request id; see `lock.lua` for the reply."""
-        return Call(LOCK, (self._ref.request_key(request_id), self._ref.routers_key), (owner, ttl_ms))
+    def lock(self, key: str, owner: str, ttl_ms: int) -> Call:
+        """Take or renew the lock of an idempotency key; see `lock.lua` for the reply."""
+        return Call(LOCK, (self._ref.request_key(key), self._ref.routers_key), (owner, ttl_ms))
 
-    def unlock(self, request_id: str, owner: str) -> Call:
-        """Delete the lock of a request id if ``owner`` holds it."""
-        return Call(UNLOCK, (self._ref.request_key(request_id),), (owner,))
+    def unlock(self, key: str, owner: str) -> Call:
+        """Delete the lock of an idempotency key if ``owner`` holds it."""
+        return Call(UNLOCK, (self._ref.request_key(key),), (owner,))
 
 
 def pools_of(operation: Operation) -> tuple[str, ...]:
@@ -140,8 +151,10 @@ def _own_arguments(operation: Operation) -> tuple[Argument, ...]:
 
 def outcome_of(reply: bytes | str) -> Outcome:
     """What a script's reply says; raises ValueError for what is no reply of ours."""
+    # tickets and routers that somebody else put there may be no text
+    text = reply if isinstance(reply, str) else reply.decode(errors="replace")
     # an empty Lua table arrives as an object, which iterates as an empty list does
-    verdict, grants, drops, loads, missing, routers = json.loads(reply)
+    verdict, grants, drops, loads, missing, routers = json.loads(text)
     return Outcome(
         verdict=Verdict(verdict),
         grants=tuple(Granted(*grant) for grant in grants),

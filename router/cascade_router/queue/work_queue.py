@@ -7,7 +7,8 @@ lost at any time and is told again. Three modes:
   lost, tells Redis again what it does not know, and reaps what other routers left behind.
 * *alone*: Redis failed. At once what is in flight is counted and what waits is enqueued in memory, on this router's
   equal share of every replica's credits.
-* *returning*: Redis answers again, possibly empty. No new grants until what is in flight is counted there and the
+* *returning*: Redis answers again, possibly empty. What is none of ours among the keys is removed (it may be why Redis
+  failed). No new grants until what is in flight is counted there and the
   routers last seen are back too (or a grace has passed), so that together they do not overrun the replicas.
 """
 
@@ -83,11 +84,12 @@ class WorkQueue:
         timing: Timing | None = None,
         timeout_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        on_bad_data: Callable[[str, str], None] = lambda key, why: None,
     ) -> None:
         """``router_id`` is this process's own; without ``url`` (of Redis) the queue is in memory for good.
 
         ``limit`` bounds the waiting entries of a pool over all routers, see `limit_of`; ``clock`` is the one
-        of `Entry.deadline`.
+        of `Entry.deadline`; ``on_bad_data`` gets the key and the reason where something in Redis was none of ours.
         """
         if "@" in router_id or not router_id:
             raise ValueError(f"router_id {router_id!r} must be non-empty and without '@'")
@@ -95,6 +97,7 @@ class WorkQueue:
         self._limit = limit
         self._timing = timing or Timing()
         self._clock = clock
+        self._on_bad_data = on_bad_data
         self._ours = Acquisitions(router_id=router_id, clock=clock, on_expired=self._withdraw)
         self._pools = PlannedPools(router_id)
         self._redis = (
@@ -170,12 +173,12 @@ class WorkQueue:
         """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
         return self._loads.of(pool)
 
-    def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]:
-        """Hold a request id inside ``async with``; False if a request of that id is being served already.
+    def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]:
+        """Hold an idempotency key inside ``async with``; False if a request with it is being served already.
 
-        Costs a round trip: for ids that clients chose, the router's own being unique.
+        Costs a round trip to Redis, and raises `StoreAway` without it.
         """
-        return self._locks.hold(request_id)
+        return self._locks.hold(key)
 
     # -- acquiring and releasing ----------------------------------------------------------------------------------
 
@@ -208,6 +211,12 @@ class WorkQueue:
         release = self._ours.let_go(grant, service_s=service_s, failed=failed)
         if release is not None:
             self._submit(release)
+
+    def turn_away(self, pool: str) -> None:
+        """End what this router has waiting for a pool with `NoReplica`: it trusts none of the pool's replicas now."""
+        for waiter in [waiter for waiter in self._ours.waiters.values() if waiter.entry.pool == pool]:
+            self._ours.fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
+            self._withdraw(waiter)
 
     def _expect(self, entry: Entry) -> Waiter:
         if not self._pools.serves(entry.pool):
@@ -395,6 +404,9 @@ class WorkQueue:
             self._mode = Mode.RETURNING
             self._epoch += 1
             generation = self._pools.generation
+            for sync in self._pools.syncs:
+                for key, why in await self._redis.mend(sync.pool):
+                    self._on_bad_data(key, why)
             known: list[Operation] = [*self._pools.syncs, *self._ours.restores()]
             for operation in known:
                 await self._redis.run(operation)

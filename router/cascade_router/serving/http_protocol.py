@@ -1,8 +1,9 @@
-"""HTTP/1.1 as uvicorn speaks it, but strict: a request's head has to come soon, be short, and name one host.
+"""HTTP/1.1 as uvicorn speaks it, but strict: a request's head has to come soon, be short, and name one host, and its
+answer has to be read.
 
-uvicorn itself waits for ever for the first request of a connection and for the rest of a head, of any length, and takes
-HTTP/0.9 and any number of hosts. And it ends by closing idle connections at once, which loses a request that is on its
-way over one of them.
+uvicorn itself waits for ever for the first request of a connection, for the rest of a head, of any length, and for a
+client to read, and takes HTTP/0.9 and any number of hosts. And it ends by closing idle connections at once, which loses
+a request that is on its way over one of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _PART: Final = 16 * 1024
 """Bytes that are parsed at a time, before those of an unfinished head are counted."""
 _FRAME: Final = 8
 """Bytes that may frame each byte of a body: one that comes in chunks of a byte needs six."""
+READ_S: Final = 60.0
+"""How long a client may take to read what it was sent: an image, which the router has to hold meanwhile."""
 ON_ITS_WAY_S: Final = 1.0
 """How long a server that ends hears an idle connection, over which one more request may be on its way."""
 
@@ -77,9 +80,10 @@ class Connections:
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """One connection, of those in ``among``; `head_s` is the time allowed for a head, in seconds."""
+    """One connection, of those in ``among``; `head_s` and `read_s` are seconds allowed for a head and for reading."""
 
     head_s = HEAD_S
+    read_s = READ_S
 
     def __init__(self, *arguments: Any, among: Connections, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -92,6 +96,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._frame_bytes = 0
         """What came beside the body since the head."""
         self._wrong: _Wrong | None = None
+        self._read_due: asyncio.TimerHandle | None = None
         self._leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -106,6 +111,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._among.forget(self)
         self._head_came()
+        self._was_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -163,6 +169,16 @@ class BoundedHttp(HttpToolsProtocol):
         """Refuse what the parser could not read, or a callback did not accept."""
         self._refuse(self._wrong or _Wrong(b"400 Bad Request", msg))
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._read_due is None:
+            # There is nobody to wait for: what is left is dropped.
+            self._read_due = self.loop.call_later(self.read_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._was_read()
+        super().resume_writing()
+
     def shutdown(self) -> None:
         if not self._leaving:
             self._leaving = True
@@ -200,6 +216,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
+
+    def _was_read(self) -> None:
+        if self._read_due is not None:
+            self._read_due.cancel()
+            self._read_due = None
 
     def _overdue(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

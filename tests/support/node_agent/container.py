@@ -1,6 +1,8 @@
 """Runs one command as a container would: process, mount and host-name namespaces and a root of its own.
 
-Started by the node agent as ``python container.py SPEC.json`` with the standard library only. The process stays as
+Started by the node agent as ``python container.py SPEC.json`` with the standard library only. Where the specification
+names a user, the command runs with that number, in a user namespace: no entry of it exists, and it may read and write
+what the user who started it may. The process stays as
 the container's keeper: it passes SIGTERM on, ends as the command ended (128 + signal where one ended it), and takes
 the container along when the process that started it dies.
 """
@@ -17,6 +19,16 @@ from typing import Any, NoReturn
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x04000000, 0x10000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
+MS_NOEXEC, MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 8, 1024, 2048, 1 << 21
+KEPT = {
+    "nosuid": MS_NOSUID,
+    "nodev": MS_NODEV,
+    "noexec": MS_NOEXEC,
+    "noatime": MS_NOATIME,
+    "nodiratime": MS_NODIRATIME,
+    "relatime": MS_RELATIME,
+}
+"""Options of a mount that a user namespace may not take off it, by their names in mountinfo."""
 PR_SET_PDEATHSIG = 1
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps it
 SHARED_MEMORY_SIZE = "size=67108864"
@@ -40,14 +52,23 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     call("mount", source.encode(), target.encode(), kind.encode() or None, flags, data.encode() or None)
 
 
-def separate() -> None:
-    """Leave the host's namespaces; who is not root gets a user namespace in which it is."""
+def separate(spec: dict[str, Any]) -> None:
+    """Leave the host's namespaces; who is not root needs a user namespace for that."""
+    if os.geteuid():
+        become_user(spec["user"] or 0)
+    call("unshare", CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS)
+
+
+def become_user(number: int) -> None:
+    """Enter a user namespace that shows this process's user as ``number``, with its group as group 0.
+
+    All capabilities are held in it until a program is executed; then only where ``number`` is 0.
+    """
     user, group = os.geteuid(), os.getegid()
-    call("unshare", CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | (CLONE_NEWUSER if user else 0))
-    if user:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    call("unshare", CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{number} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
 def mirror(source: str, target: str, wanted: dict[str, bool]) -> None:
@@ -103,6 +124,8 @@ def build_root(spec: dict[str, Any]) -> None:
         mount(entry["source"], place, flags=MS_BIND | MS_REC)
         if entry["readOnly"]:
             mount("none", place, flags=MS_REMOUNT | MS_BIND | MS_RDONLY)
+    if spec["user"] and not os.geteuid():
+        become_user(spec["user"])
     os.chroot(root)
 
 
@@ -110,9 +133,10 @@ def make_read_only(root: str) -> None:
     """All of it but what the kernel provides, and but this root's own image in what shows its parent folder."""
     writable = ("/proc", "/dev", "/sys", root)
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        place = line.split()[4]
+        place, options = line.split()[4:6]
         if place.startswith(root) and not place.removeprefix(root).startswith(writable):
-            mount("none", place, flags=MS_REMOUNT | MS_BIND | MS_RDONLY)
+            kept = sum(KEPT.get(option, 0) for option in options.split(","))
+            mount("none", place, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | kept)
 
 
 def become(spec: dict[str, Any]) -> NoReturn:
@@ -137,7 +161,7 @@ def main() -> int:
     # Blocked until they can be passed on: a signal must not end the keeper before the container.
     passed_on = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
-    separate()
+    separate(spec)
     child = os.fork()
     if child == 0:
         become(spec)

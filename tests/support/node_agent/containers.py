@@ -37,6 +37,8 @@ class Launch:
     mounts: list[Object]
     hostname: str
     read_only_root: bool
+    user: int | None
+    """The user's number as the command sees it; None: who runs the agent."""
 
     def to_json(self, root: Path) -> str:
         return json.dumps(
@@ -47,6 +49,7 @@ class Launch:
                 "mounts": self.mounts,
                 "hostname": self.hostname,
                 "readOnlyRoot": self.read_only_root,
+                "user": self.user,
                 "root": str(root),
             }
         )
@@ -217,7 +220,8 @@ class Container:
         pid = self.pid
         if pid is None or self._launch is None:
             return 1
-        user = ["--user", "--preserve-credentials"] if os.geteuid() else []
+        own = os.geteuid() or self._launch.user
+        user = ["--user", "--preserve-credentials"] if own else []
         inside = ["nsenter", "--target", str(pid), "--mount", "--pid", "--uts", *user, "--root", "--wd", *command]
         with self.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(

@@ -173,7 +173,8 @@ class Pod:
         image = self._host.images.find(definition["image"])
         name = self.manifest["metadata"]["name"]
         path = ":".join([*map(str, image.programs), "/usr/local/bin:/usr/bin:/bin"])
-        given = {"PATH": path, "HOSTNAME": name, "HOME": "/root", **image.environment}
+        # Container runtimes take HOME from the image's table of users, which has no entry for the pods' own.
+        given = {"PATH": path, "HOSTNAME": name, "HOME": "/", **image.environment}
         host, port = self._host.server
         given |= {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
         seen = {**self.manifest, "status": {"podIP": self.address, "hostIP": self.address}}
@@ -183,13 +184,15 @@ class Pod:
             raise Missing(str(error)) from None
         mounts = mounts_of(definition, self._folders, values)
         mounts += [{"source": str(folder), "target": str(folder), "readOnly": True} for folder in image.needs]
+        own = definition.get("securityContext") or {}
         return Launch(
             command=command_line(definition, list(image.entrypoint), values),
             environment=values,
             directory=definition.get("workingDir") or "/",
             mounts=mounts,
             hostname=name,
-            read_only_root=(definition.get("securityContext") or {}).get("readOnlyRootFilesystem", False),
+            read_only_root=own.get("readOnlyRootFilesystem", False),
+            user={**(self.manifest["spec"].get("securityContext") or {}), **own}.get("runAsUser"),
         )
 
     def _fetch(self) -> Fetch:

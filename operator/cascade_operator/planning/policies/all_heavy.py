@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cascade_api.cascade import PolicyName
 
-from ..frontier import Frontier
+from ..allocation import Frontier
 from .base import Policy, keep
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from cascade_api.cascade import PolicyName
 
-from ..demand import Forecaster
-from ..frontier import Chain, Frontier, Row
+from ..allocation import Chain, Frontier, Row
+from ..arrivals import Forecaster
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cascade_api.cascade import PolicyName
 
-from ..demand import moving_average
-from ..frontier import Chain, Frontier, Row
+from ..allocation import Chain, Frontier, Row
+from ..arrivals import moving_average
 from .base import Policy, SizedForAll
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cascade_api.cascade import PolicyName
 
-from ..frontier import pruned
+from ..allocation import pruned
 from .base import Policy
 
 POLICY = Policy(PolicyName.HYBRID, pruned, offers_more=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cascade_api.cascade import PolicyName
 
-from ..demand import moving_average
-from ..frontier import Frontier
+from ..allocation import Frontier
+from ..arrivals import moving_average
 from .base import Policy, keep
 
 

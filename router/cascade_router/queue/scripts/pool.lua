@@ -37,7 +37,19 @@ local function parse_lease(member)
   return member:sub(1, bar - 1), member:sub(bar + 1)
 end
 
+-- The fields of a pool's hash: 'generation', 'spread', and for each replica '<kind>:<id>'.
 local FIELDS = { ['c:'] = 'capacity', ['u:'] = 'used', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
+-- What a number may be; further ahead than the generation no plan is that routers follow.
+local MOST = { generation = NOW + 172800000, capacity = 1e6, used = 1e6, service_s = 1e6, held_until = NOW + 3600000 }
+local LEAST = { generation = 0, capacity = 0, used = -1e6, service_s = 1e-12, held_until = 0 }
+
+-- The kind and value of a field; nothing where it is none of ours.
+local function field_of(name, value)
+  local kind = (name == 'generation' or name == 'spread') and name or FIELDS[name:sub(1, 2)]
+  if kind == 'spread' or kind == 'endpoint' or kind == nil then return kind, value end
+  local number = tonumber(value)
+  if number and number >= LEAST[kind] and number <= MOST[kind] then return kind, number end
+end
 
 local function replica_of(pool, id)
   local replica = pool.replicas[id]
@@ -53,14 +65,15 @@ local function load_pool(index)
   local pool = { name = ARGV[1 + index], queue = KEYS[first], credits = KEYS[first + 1], leases = KEYS[first + 2], replicas = {} }
   local flat = redis.call('HGETALL', pool.credits)
   for i = 1, #flat, 2 do
-    local name, value = flat[i], flat[i + 1]
-    if name == 'generation' then
-      pool.generation = tonumber(value)
-    elseif name == 'spread' then
-      pool.spread = value
+    local name = flat[i]
+    local kind, value = field_of(name, flat[i + 1])
+    if kind == 'generation' or kind == 'spread' then
+      pool[kind] = value
+    elseif kind then
+      replica_of(pool, name:sub(3))[kind] = value
     else
-      local field = FIELDS[name:sub(1, 2)]
-      if field then replica_of(pool, name:sub(3))[field] = field == 'endpoint' and value or tonumber(value) end
+      -- The router goes on without Redis until `mend` has removed it.
+      error('bad data in ' .. pool.credits)
     end
   end
   return pool
@@ -235,6 +248,18 @@ local function leases_of(pool)
     leases[ticket] = replica
   end
   return leases
+end
+
+-- The credits in use are as many as there are leases, whatever somebody wrote.
+local function count_credits(pool)
+  local used = {}
+  for _, id in pairs(leases_of(pool)) do used[id] = (used[id] or 0) + 1 end
+  for id, replica in pairs(pool.replicas) do
+    if replica.used ~= (used[id] or 0) then
+      replica.used = used[id] or 0
+      save(pool, replica)
+    end
+  end
 end
 
 -- ARGS from `at`: ticket, replica id, service_s or '', sharing, failed (0 or 1).

@@ -1,6 +1,11 @@
 -- Reap. No ARGS of its own.
 local pool = load_pool(1)
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', pool.leases, '-inf', decimal(NOW))) do free_credit(pool, member) end
+-- No lease of ours ends later than one that begins now.
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', pool.leases, '(' .. decimal(NOW + LEASE_MS), '+inf')) do
+  free_credit(pool, member)
+end
+count_credits(pool)
 for band = 0, BANDS - 1 do
   local late = redis.call('ZRANGEBYSCORE', pool.queue, decimal(band * BAND), decimal(band * BAND + NOW))
   for _, ticket in ipairs(late) do drop(pool, ticket, 'expired') end
@@ -11,5 +16,6 @@ if redis.call('ZCOUNT', ROUTERS, '-inf', '(' .. decimal(NOW - DEAD_MS)) > 0 then
   end
 end
 redis.call('ZREMRANGEBYSCORE', ROUTERS, '-inf', '(' .. decimal(NOW - KEEP_MS))
+redis.call('ZREMRANGEBYSCORE', ROUTERS, '(' .. decimal(NOW + KEEP_MS), '+inf')
 dispatch(pool)
 return reply('done', { pool })

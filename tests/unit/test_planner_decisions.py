@@ -13,12 +13,13 @@ from cascade_api.reasons import ConditionType, Reason
 from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
-from cascade_operator.controller import Decision, decide
-from cascade_operator.planning.memory import Memory, TargetPool
+from cascade_operator.planning.memory import Memory, Target, TargetPool
+from cascade_operator.planning.planner import Decision, Planner
 from cascade_operator.planning.plans import needed
 from cascade_operator.snapshot import (
     CascadeView,
     Drain,
+    Mobility,
     Publish,
     Replica,
     ReplicaState,
@@ -41,10 +42,11 @@ def decided(
     memory: Memory | None = None,
     now: float = NOW,
     inventory: dict[str, int] | None = {"cpu": 2},  # noqa: B006 (never changed)
+    mobility: Mobility = Mobility.IN_PLACE,
     store_available: bool = True,
 ) -> Decision:
-    snapshot = Snapshot((view,), inventory, store_available=store_available)
-    return decide(snapshot, memory or Memory(), now, PlannerSettings())
+    snapshot = Snapshot((view,), inventory, mobility, store_available=store_available)
+    return Planner(PlannerSettings()).decide(snapshot, memory or Memory(), now)
 
 
 def published(decision: Decision) -> Plan | None:
@@ -277,19 +279,19 @@ def test_the_next_decision_is_a_tick_away() -> None:
 
 
 def test_an_operator_without_cascades_decides_nothing() -> None:
-    decision = decide(Snapshot((), {}), Memory(), NOW, PlannerSettings())
+    decision = Planner(PlannerSettings()).decide(Snapshot((), {}, Mobility.IN_PLACE), Memory(), NOW)
     assert decision.actions == ()
 
 
 def test_diagnostics_tell_demand_and_reason() -> None:
     (found,) = decided(make_view(demand=make_demand(20, now=NOW), replicas=BOTH)).diagnostics
     assert found.reason == "InitialPlan"
-    assert found.figures["demand"] == pytest.approx(20)
+    assert found.demand == pytest.approx(20)
 
 
 def test_cascades_do_not_take_each_other_s_accelerators() -> None:
     one, other = (make_view(make_cascade(name), demand=make_demand(5, now=NOW)) for name in ("one", "other"))
-    decision = decide(Snapshot((one, other), {"cpu": 2}), Memory(), NOW, PlannerSettings())
+    decision = Planner(PlannerSettings()).decide(Snapshot((one, other), {"cpu": 2}, Mobility.IN_PLACE), Memory(), NOW)
     assert len(moved(decision)) == 2
 
 
@@ -306,7 +308,7 @@ def test_a_cascade_gives_up_what_another_needs_and_the_other_starts_only_on_what
             plan=plan,
         )
         other = make_view(make_cascade("other", capacity__accelerators=capacity), demand=make_demand(5, now=now))
-        return decide(Snapshot((one, other), {"cpu": 4}), memory, now, PlannerSettings())
+        return Planner(PlannerSettings()).decide(Snapshot((one, other), {"cpu": 4}, Mobility.IN_PLACE), memory, now)
 
     first = both(rich, Memory(), NOW)
     (drain,) = moved(first)
@@ -363,9 +365,7 @@ def test_a_pool_is_not_left_where_what_remains_would_shed_load_meanwhile() -> No
     plan, memory = running_plan()
     two_heavy = replace(
         memory.cascades["default/shapes"],
-        target=(TargetPool("heavy", "cpu", 2, 1),),
-        decided_at_s=NOW,
-        decided_demand=42.0,
+        target=Target((TargetPool("heavy", "cpu", 2, 1),), decided_at_s=NOW, demand=42.0),
     )
     for demand, left in ((42, False), (8, True)):
         view = make_view(plan=plan, demand=make_demand(demand, now=NOW + 1), replicas=BOTH)
@@ -388,4 +388,6 @@ def test_a_queue_discredits_the_profile_only_where_what_came_does_not_explain_it
         replicas=BOTH,
     )
     decision = decided(view, memory=memory, now=now)
-    assert (decision.memory.cascades["default/shapes"].distrust > 1) is discredited
+    target = decision.memory.cascades["default/shapes"].target
+    assert target is not None
+    assert (target.distrust > 1) is discredited

@@ -1,4 +1,4 @@
-"""Whatever the demand does and whichever replica dies, the controller keeps its promises."""
+"""Whatever the demand does and whichever replica dies, the planner keeps its promises."""
 
 from __future__ import annotations
 

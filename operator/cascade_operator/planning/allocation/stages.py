@@ -44,7 +44,7 @@ class Role(str, Enum):
 
 
 @dataclass(frozen=True)
-class Target:
+class ServiceLevel:
     """What the stages are held to: seconds, share answered in time, and how busy a pool may be."""
 
     objective_s: float
@@ -146,9 +146,14 @@ def priced(stages: Sequence[Stages], *, accelerator_time: float) -> tuple[Stages
 
 
 class Timings:
-    """Execution times of a profile, by variant, class and batch."""
+    """Times of a profile: execution by variant, class and batch, and moves by variant and class.
 
-    def __init__(self, profile: ProfileSpec, *, memory_mib: Mapping[str, int] | None = None) -> None:
+    Args:
+        in_place: whether a move loads the variant in a server that runs, else it starts a new one.
+        memory_mib: memory of an accelerator by class; batches that need more are left out. 0 or absent: not known.
+    """
+
+    def __init__(self, profile: ProfileSpec, *, in_place: bool, memory_mib: Mapping[str, int] | None = None) -> None:
         ceilings = memory_mib or {}
         self._discriminator: dict[str, list[DiscriminatorExecution]] = {}
         for judged in sorted(profile.discriminator, key=lambda d: d.batch):
@@ -160,7 +165,12 @@ class Timings:
                 continue
             by_batch = self._services.setdefault((row.variant, row.accelerator_class), {})
             by_batch[row.batch] = Service(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
-        self._switch_s = {(s.variant, s.accelerator_class): s.switch_millis / 1000 for s in profile.startup}
+        self._move_s = {
+            (start.variant, start.accelerator_class): start.switch_millis / 1000
+            if in_place
+            else max(float(start.cold_seconds), start.switch_millis / 1000)
+            for start in profile.startup
+        }
 
     def services(self, variant: str, accelerator_class: str, role: Role) -> list[Service]:
         """Measured batches of a variant on a class, by size, the discriminator added in the light role."""
@@ -177,9 +187,9 @@ class Timings:
         times = [s.p95_s for c in classes for s in self.services(variant, c, role) if s.batch == 1]
         return min(times, default=math.inf)
 
-    def switch_s(self, variant: str, accelerator_class: str) -> float:
+    def move_s(self, variant: str, accelerator_class: str) -> float:
         """Seconds to have a variant served in place of another; 0 where it was not measured."""
-        return self._switch_s.get((variant, accelerator_class), 0.0)
+        return self._move_s.get((variant, accelerator_class), 0.0)
 
     def _judged(self, service: Service, accelerator_class: str) -> Service:
         p50, p95 = self._judging_s(accelerator_class, service.batch)
@@ -195,7 +205,7 @@ class Timings:
         return nearest.p50_micros * scale, nearest.p95_micros * scale
 
 
-def stages(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[str]], target: Target) -> Stages:
+def stages_of(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[str]], level: ServiceLevel) -> Stages:
     """Columns and usable rows of a chain; ``classes`` are those that each variant may run on.
 
     Where light and heavy together do not fit the objective, rows that escalate are left out; where a variant
@@ -203,19 +213,19 @@ def stages(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[s
     """
     light_s = timings.quickest_s(chain.light, classes[chain.light], Role.LIGHT)
     heavy_s = timings.quickest_s(chain.heavy, classes[chain.heavy], Role.HEAVY)
-    slack = target.objective_s - light_s - heavy_s
+    slack = level.objective_s - light_s - heavy_s
     escalates = slack > 0
     if escalates:
         part = max(light_s / (light_s + heavy_s), LEAST_SLACK_PART)
         part = min(part, 1 - LEAST_SLACK_PART)
         budgets = {Role.LIGHT: light_s + part * slack, Role.HEAVY: heavy_s + (1 - part) * slack}
     else:
-        budgets = dict.fromkeys(Role, target.objective_s)
+        budgets = dict.fromkeys(Role, level.objective_s)
     columns = [
         column
         for variant, role in ((chain.light, Role.LIGHT), (chain.heavy, Role.HEAVY))
         for accelerator_class in classes[variant]
-        for column in _columns(variant, accelerator_class, role, timings, budgets[role], target)
+        for column in _columns(variant, accelerator_class, role, timings, budgets[role], level)
     ]
     roles = {column.role for column in columns}
     rows = tuple(
@@ -229,19 +239,19 @@ def stages(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[s
 
 
 def _columns(
-    variant: str, accelerator_class: str, role: Role, timings: Timings, budget_s: float, target: Target
+    variant: str, accelerator_class: str, role: Role, timings: Timings, budget_s: float, level: ServiceLevel
 ) -> list[Column]:
     columns: list[Column] = []
     for service in timings.services(variant, accelerator_class, role):
         wait_s = budget_s - service.p95_s
         if wait_s <= 0:
             continue
-        if target.degrade:
-            late = target.late if role is Role.LIGHT else DEGRADED_LATE
-            direct = reserve(service=service, wait_s=target.objective_s - service.p95_s, late=late)
+        if level.degrade:
+            late = level.late if role is Role.LIGHT else DEGRADED_LATE
+            direct = reserve(service=service, wait_s=level.objective_s - service.p95_s, late=late)
             overall = direct if role is Role.LIGHT else 0.0
         else:
-            overall = direct = reserve(service=service, wait_s=wait_s, late=target.late)
+            overall = direct = reserve(service=service, wait_s=wait_s, late=level.late)
         column = Column(variant, accelerator_class, role, service, overall, direct)
         if all(column.rate > BATCH_GAIN * smaller.rate or column.reserve < smaller.reserve for smaller in columns):
             columns.append(column)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
@@ -14,11 +14,9 @@ from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 
-from .allocation import allocate
-from .frontier import Frontier, measured
+from ..snapshot import Mobility
+from .allocation import CascadeProblem, Frontier, PoolKey, ServiceLevel, Stages, Timings, measured, priced, stages_of
 from .policies import Policy, policy
-from .problem import Allocation, CascadeProblem, PoolKey, Problem
-from .stages import Stages, Target, Timings, priced, stages
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
@@ -28,7 +26,7 @@ ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
 quality that is dearer is not told from noise and buys no time."""
 
-SPARE = 16
+SPARE_SIZED = 16
 """Sized chains that are kept beyond two for each cascade, before those of older specs are thrown away."""
 
 
@@ -53,10 +51,10 @@ class Prepared:
     profile_print: str
 
     @property
-    def switch_s(self) -> float:
-        """Seconds within which any variant can be had in place of another."""
+    def move_s(self) -> float:
+        """Seconds within which any variant can be had in place of another, on this cluster."""
         keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
-        return max((self.timings.switch_s(*key) for key in keys), default=0.0)
+        return max((self.timings.move_s(*key) for key in keys), default=0.0)
 
     @property
     def image_s(self) -> float:
@@ -85,6 +83,7 @@ def prepare(
     *,
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
+    mobility: Mobility,
     shared: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field.
@@ -99,7 +98,7 @@ def prepare(
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
     usable = {v.name: tuple(c for c in v.classes if spec.capacity.accelerators.get(c, 0)) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
-    target = Target(
+    level = ServiceLevel(
         objective_s=spec.objective.latency_s,
         attainment=spec.objective.attainment_percent / 100,
         degrade=spec.policy.overload == "degrade",
@@ -111,7 +110,7 @@ def prepare(
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     measurements = hashlib.sha256(profile.spec.model_dump_json().encode()).hexdigest()
-    key = (measurements, spec.policy.name, tuple(usable.items()), target, tuple(memory_mib.items()))
+    key = (measurements, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
     sized = (shared or {}).get(key)
     if sized is None:
         try:
@@ -120,12 +119,12 @@ def prepare(
             raise NotPlannable(
                 Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
             ) from error
-        timings = Timings(profile.spec, memory_mib=memory_mib)
+        timings = Timings(profile.spec, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
         sized = Sized(
             frontier,
             timings,
             priced(
-                [stages(c, timings=timings, classes=usable, target=target) for c in frontier.chains],
+                [stages_of(c, timings=timings, classes=usable, level=level) for c in frontier.chains],
                 accelerator_time=ACCELERATOR_TIME_PRICE if chosen.thrifty and not published else 0.0,
             ),
         )
@@ -136,8 +135,8 @@ def prepare(
         frontier=sized.frontier,
         stages=sized.stages,
         demand=0.0,
-        light_utilisation=target.light_utilisation,
-        heavy_utilisation=target.heavy_utilisation,
+        light_utilisation=level.light_utilisation,
+        heavy_utilisation=level.heavy_utilisation,
         bounds={v.name: v.replicas for v in spec.variants},
         accelerators=spec.capacity.accelerators,
         classes=usable,
@@ -162,7 +161,7 @@ def _switch_prices(
     prices = {}
     for name, usable in classes.items():
         for accelerator_class in usable:
-            dear = timings.switch_s(name, accelerator_class) > spec.objective.latency_s / 2
+            dear = timings.move_s(name, accelerator_class) > spec.objective.latency_s / 2
             price = settings.dear_switch_price if dear else settings.switch_price
             prices[name, accelerator_class] = max(price / TUNED_SPAN, noise)
     return prices
@@ -172,39 +171,35 @@ def _print(part: CascadeSpec) -> str:
     return f"{zlib.crc32(part.model_dump_json().encode()):08x}"
 
 
-class Catalogue:
-    """Prepared cascades, kept as long as the spec and profile given are equal; a cache without other effect."""
+class Preparations:
+    """Prepares cascades, and keeps each as long as its spec and profile stay equal: a cache without other effect.
 
-    def __init__(self) -> None:
+    Args:
+        settings: the planner's constants.
+        classes: the accelerator classes of the cluster, with their prices and memory.
+    """
+
+    def __init__(self, settings: PlannerSettings, classes: Sequence[AcceleratorClass]) -> None:
+        self._settings = settings
+        self._classes = tuple(classes)
         self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
         self._shared: dict[object, Sized] = {}
-        self._allocated: dict[tuple[CascadeRef, ...], tuple[Problem, Mapping[CascadeRef, Allocation]]] = {}
-        self.reported: dict[CascadeRef, object] = {}
-        """What a status would have been made from, where the one before it already said so."""
 
-    def allocate(self, problem: Problem) -> Mapping[CascadeRef, Allocation]:
-        """`allocate`, remembered as long as the same is asked."""
-        rivals = tuple(cascade.ref for cascade in problem.cascades)
-        known = self._allocated.get(rivals)
-        if known is None or known[0] != problem:
-            known = self._allocated[rivals] = problem, allocate(problem)
-        return known[1]
-
-    def prepare(
-        self,
-        cascade: DiffusionCascade,
-        profile: CascadeProfile,
-        *,
-        settings: PlannerSettings,
-        classes: Sequence[AcceleratorClass],
-    ) -> Prepared:
-        """`prepare`, remembered; raises NotPlannable."""
-        key = (cascade.spec, profile, settings, tuple(classes))
+    def of(self, cascade: DiffusionCascade, profile: CascadeProfile, mobility: Mobility) -> Prepared:
+        """The prepared cascade, on a cluster that moves like that; raises NotPlannable."""
+        key = (cascade.spec, profile, mobility)
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable
             try:
-                result = prepare(cascade, profile, settings=settings, classes=classes, shared=self._shared)
+                result = prepare(
+                    cascade,
+                    profile,
+                    settings=self._settings,
+                    classes=self._classes,
+                    mobility=mobility,
+                    shared=self._shared,
+                )
             except NotPlannable as error:
                 result = error
         else:
@@ -215,12 +210,10 @@ class Catalogue:
             raise result
         return result
 
-    def keep_only(self, refs: set[CascadeRef]) -> None:
+    def keep_only(self, refs: Collection[CascadeRef]) -> None:
         """Forget cascades that are gone."""
         self._kept = {ref: kept for ref, kept in self._kept.items() if ref in refs}
-        self.reported = {ref: seen for ref, seen in self.reported.items() if ref in refs}
-        self._allocated = {rivals: kept for rivals, kept in self._allocated.items() if refs.issuperset(rivals)}
-        if len(self._shared) > 2 * len(self._kept) + SPARE:
+        if len(self._shared) > 2 * len(self._kept) + SPARE_SIZED:
             self._shared = {}
 
 

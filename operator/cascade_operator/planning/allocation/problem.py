@@ -78,7 +78,3 @@ class Allocation:
     cost_per_hour: float = 0.0
     binding: tuple[str, ...] = ()
     gap: float = 0.0
-
-    @property
-    def total(self) -> int:
-        return sum(pool.replicas for pool in self.pools.values())

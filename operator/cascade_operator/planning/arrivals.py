@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import ConfigDict
+
 from ..snapshot import Demand
 
 LEAST_WINDOW_S = 4.0
@@ -32,13 +34,14 @@ FLUSH_LAG_S = 0.3
 
 
 @dataclass(frozen=True)
-class Forecast:
+class ArrivalRate:
     """Requests per second, without margin, as of a time in Unix seconds.
 
     ``trend`` is their change per second, ``least`` what a falling rate does not go below, ``peak`` the highest rate
     that was seen in the window. ``surged``: the last seconds stand out from the window.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
     rate: float
     at_s: float
     trend: float = 0.0
@@ -52,12 +55,12 @@ class Forecast:
 
 
 class Forecaster(Protocol):
-    """Turns counts and the last forecast into the next; pure."""
+    """Turns counts of arrivals and the last rate into the next; pure."""
 
-    def __call__(self, demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast: ...
+    def __call__(self, demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate: ...
 
 
-def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast:
+def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:
     """The window's mean, carried on along the trend that stands out from chance; at once the rate of a surge.
 
     A fall is followed no further than the last part of the window has come. The second under way counts only for what
@@ -76,11 +79,11 @@ def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Fore
     ]
     peak = arrivals.peak(window_s * FALL_PART)
     if surges:
-        return Forecast(max(surges), now, least=max(surges), peak=max(*surges, peak), surged=True)
+        return ArrivalRate(max(surges), now, least=max(surges), peak=max(*surges, peak), surged=True)
     trend = arrivals.trend(trend_s)
     lag_s = now - _last_second(now) + window_s / 2
     least = min(mean, arrivals.rate(window_s * FALL_PART))
-    return Forecast(max(mean + trend * lag_s, least), now, trend, least, peak)
+    return ArrivalRate(max(mean + trend * lag_s, least), now, trend, least, peak)
 
 
 def bounded_window_s(window_s: float) -> float:
@@ -88,13 +91,13 @@ def bounded_window_s(window_s: float) -> float:
     return min(max(window_s, LEAST_WINDOW_S), MOST_WINDOW_S)
 
 
-def moving_average(demand: Demand, *, now: float, window_s: float, last: Forecast | None) -> Forecast:
+def moving_average(demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:
     """Baseline: the exponentially weighted moving average of the published systems, over the window."""
     rate = _Arrivals.of(demand, now=now, seconds=LEAST_SPAN_S).rate(LEAST_SPAN_S)
     if last is None:
-        return Forecast(rate, now)
+        return ArrivalRate(rate, now)
     kept = math.exp(-max(now - last.at_s, 0.0) / window_s)
-    return Forecast(last.rate * kept + rate * (1 - kept), now)
+    return ArrivalRate(last.rate * kept + rate * (1 - kept), now)
 
 
 def clearing_rate(waiting: int, *, objective_s: float) -> float:

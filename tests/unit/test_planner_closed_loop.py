@@ -1,4 +1,4 @@
-"""The controller in a closed loop: a fake cluster of two slots that take 0.35 s to switch, and a fake clock."""
+"""The planner in a closed loop: a fake cluster of two slots that take 0.35 s to switch, and a fake clock."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from cascade_operator.planning.demand import (
-    Forecast,
+from cascade_operator.planning.arrivals import (
+    ArrivalRate,
     bounded_window_s,
     clearing_rate,
     fast_up_slow_down,
@@ -27,7 +27,7 @@ def poisson(rate: float, *, seconds: int, now: float = NOW, seed: int = 1) -> De
     return Demand(tuple(counts))
 
 
-def forecast(demand: Demand, *, now: float = NOW, last: Forecast | None = None) -> float:
+def forecast(demand: Demand, *, now: float = NOW, last: ArrivalRate | None = None) -> float:
     return fast_up_slow_down(demand, now=now, window_s=4.0, last=last).rate
 
 
@@ -110,7 +110,7 @@ def test_the_peak_is_of_some_seconds_in_a_row_and_of_a_surge() -> None:
 
 
 def test_the_moving_average_approaches_the_rate_by_degrees() -> None:
-    last = Forecast(10.0, NOW - 1)
+    last = ArrivalRate(10.0, NOW - 1)
     rate = moving_average(make_demand(50, now=NOW), now=NOW, window_s=4.0, last=last).rate
     assert 10 < rate < 50
     assert moving_average(make_demand(50, now=NOW), now=NOW, window_s=4.0, last=None).rate == pytest.approx(50)

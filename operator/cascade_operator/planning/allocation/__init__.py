@@ -1,0 +1,42 @@
+"""The allocation: which replicas at which batch size, and which rows they serve best. Pure.
+
+`allocate` decides pools for cascades that share accelerators; `best_sharing` the mixture of rows on pools that exist.
+The rest of the planner uses what is named here, and nothing of the modules behind it.
+"""
+
+from .contention import groups
+from .expectations import latency_p99_s
+from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
+from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
+from .shares import Sharing, best_sharing, running_columns
+from .solver import allocate
+from .stages import Role, ServiceLevel, Stages, Timings, priced, stages_of
+
+__all__ = [
+    "Allocation",
+    "CascadeProblem",
+    "Chain",
+    "Frontier",
+    "Mixture",
+    "PoolKey",
+    "PoolSize",
+    "Portion",
+    "Problem",
+    "QualityGrid",
+    "Role",
+    "Row",
+    "ServiceLevel",
+    "Sharing",
+    "Stages",
+    "Timings",
+    "allocate",
+    "best_sharing",
+    "gpu_seconds",
+    "groups",
+    "latency_p99_s",
+    "measured",
+    "priced",
+    "pruned",
+    "running_columns",
+    "stages_of",
+]

@@ -1,0 +1,80 @@
+"""The second stage of a decision: how many requests per second to plan for.
+
+What arrived is read by the policy's forecaster (`arrivals`). Shares follow the rate at the next tick. Pools follow the
+rate by the time that new ones serve: after a move and half the time between two pool decisions. Where a move takes more
+than half an objective, that rate is raised by 1.5 Poisson standard deviations: rate + 1.5·√(rate/window).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from cascade_api.settings import PlannerSettings
+
+from .arrivals import ArrivalRate, Forecaster, bounded_window_s
+from .observed import Observed
+
+SLOW_MOVE_SIGMAS: Final = 1.5
+"""Poisson standard deviations of demand that pools are made for beyond the forecast where they cannot soon be changed.
+
+Chosen on the published trace 1to64 with pod starts of 4.5 s (docs/benchmarks/policies.md)."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The demand of one cascade, in requests per second with the margin.
+
+    ``rate`` is to be shared out until the next tick, ``pool_rate`` is that by the time that new pools serve, and
+    ``peak_rate`` the highest of these and of the last while. ``surged_at_s`` is when demand last surged.
+    """
+
+    arrivals: ArrivalRate
+    rate: float
+    pool_rate: float
+    peak_rate: float
+    surged_at_s: float
+
+
+def forecast(seen: Observed, now: float, settings: PlannerSettings, forecaster: Forecaster) -> Forecast:
+    """The demand of a cascade that can be planned; ``forecaster`` is for policies that have none of their own.
+
+    Without figures of what arrives the last rate holds; a cascade that never had any counts as asked once an objective.
+    """
+    arrivals = _arrivals(seen, now, settings, forecaster)
+    least = 1 / seen.objective_s
+
+    def after(seconds: float) -> float:
+        return max(arrivals.after(seconds) * settings.forecast_margin, least)
+
+    tick_s = settings.tick_s(seen.objective_s)
+    rate = after(tick_s)
+    # New pools serve once they have started, and until pools are decided again.
+    later_s = seen.known.move_s + settings.pool_ticks * tick_s / 2
+    if seen.moves_slowly:
+        # By then chance may bring more, and what the replicas have in hand comes first.
+        expected = after(later_s + seen.known.image_s)
+        window_s = bounded_window_s(settings.forecast_window * seen.objective_s)
+        pool_rate = expected + SLOW_MOVE_SIGMAS * math.sqrt(expected / window_s)
+    else:
+        pool_rate = after(later_s)
+    return Forecast(
+        arrivals=arrivals,
+        rate=rate,
+        pool_rate=pool_rate,
+        peak_rate=max(arrivals.peak, rate, pool_rate),
+        surged_at_s=now if arrivals.surged else seen.memory.surged_at_s,
+    )
+
+
+def _arrivals(seen: Observed, now: float, settings: PlannerSettings, forecaster: Forecaster) -> ArrivalRate:
+    last = seen.memory.arrivals
+    if seen.view.demand is not None and seen.store_available:
+        window_s = settings.forecast_window * seen.objective_s
+        forecaster = seen.known.policy.forecaster or forecaster
+        return forecaster(seen.view.demand, now=now, window_s=window_s, last=last)
+    if last is not None:
+        return ArrivalRate(last.rate, last.at_s)
+    decided = seen.memory.target.demand if seen.memory.target is not None else 0.0
+    return ArrivalRate((decided or 1 / seen.objective_s) / settings.forecast_margin, now)

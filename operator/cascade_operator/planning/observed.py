@@ -1,0 +1,177 @@
+"""The first stage of a decision: what is known of one cascade before anything is decided for it.
+
+`observe` joins what was collected in this tick (`CascadeView`) with what the planner remembers and with what follows
+from spec and profile (`Prepared`). It says whether the cascade cannot be planned (``refused``) or must be left as it
+is (``held``), when somebody last asked for an image, and whether that is so long ago that nothing shall run (``idle``).
+Later stages read it and change nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cascade_api.names import CascadeRef, pool_name
+from cascade_api.plan import PlanRow
+from cascade_api.quantities import duration_s
+from cascade_api.reasons import Reason
+
+from ..snapshot import CascadeView, Mobility, ReplicaState, Snapshot
+from .allocation import PoolKey, PoolSize
+from .arrivals import clearing_rate
+from .memory import CascadeMemory, Memory
+from .prepared import NotPlannable, Preparations, Prepared
+
+Why = tuple[Reason, str]
+"""A reason and the message that goes with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One cascade at the beginning of a tick.
+
+    ``refused`` and ``held`` say why it cannot be planned, or must be left as it is. ``asked_at_s`` is when somebody
+    last asked for an image (0: not known), ``idle`` that nothing shall run since that is long ago.
+    """
+
+    view: CascadeView
+    memory: CascadeMemory
+    store_available: bool
+    prepared: Prepared | None = None
+    refused: Why | None = None
+    held: Why | None = None
+    asked_at_s: float = 0.0
+    idle: bool = False
+
+    @property
+    def ref(self) -> CascadeRef:
+        return self.view.cascade.ref
+
+    @property
+    def objective_s(self) -> float:
+        return self.view.cascade.spec.objective.latency_s
+
+    @property
+    def degrades(self) -> bool:
+        """Whether a light image stands in for a heavy one that comes too late."""
+        return self.view.cascade.spec.policy.overload == "degrade"
+
+    @property
+    def known(self) -> Prepared:
+        """What was prepared; raises LookupError for a cascade that cannot be planned."""
+        if self.prepared is None:
+            raise LookupError(f"{self.ref} was not prepared")
+        return self.prepared
+
+    @property
+    def decides(self) -> bool:
+        """Whether pools are to be decided, acted upon or not."""
+        return self.prepared is not None and self.held is None and self.view.cascade.spec.policy.mode != "paused"
+
+    @property
+    def acts(self) -> bool:
+        """Whether decisions are acted upon."""
+        return self.decides and self.view.cascade.spec.policy.mode == "auto"
+
+    @property
+    def moves_slowly(self) -> bool:
+        """Whether load may well be another before a replica serves another variant."""
+        return self.known.move_s > self.objective_s / 2
+
+    @property
+    def store_was_away(self) -> bool:
+        """Whether Redis was out of reach since the last plan was published, so that it may not hold it."""
+        return self.memory.store_was_away or not self.store_available
+
+    @property
+    def rows(self) -> list[PlanRow]:
+        """The rows in force."""
+        return list(self.view.plan.rows) if self.view.plan is not None else []
+
+    @property
+    def ready(self) -> Counter[PoolKey]:
+        """Ready replicas by pool."""
+        return Counter(r.pool for r in self.view.replicas if r.state is ReplicaState.READY)
+
+    @property
+    def target_sizes(self) -> dict[PoolKey, PoolSize]:
+        """Replicas and batch size by pool, as the last pool decision wants them."""
+        return self.memory.target.sizes if self.memory.target is not None else {}
+
+    def waiting(self, key: PoolKey) -> int:
+        """Requests that wait for a pool; 0 where that is not known."""
+        return (self.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
+
+    def batches(self, target: Mapping[PoolKey, PoolSize]) -> dict[PoolKey, int]:
+        """Batch size by pool: the target's, else that of the plan in force."""
+        pools = self.view.plan.pools if self.view.plan else []
+        in_force = {(pool.variant, pool.accelerator_class): pool.batch for pool in pools}
+        return in_force | {key: size.batch for key, size in target.items()}
+
+    def firm_variants(self) -> set[str]:
+        """Variants whose images nothing stands in for by the plan in force.
+
+        These are the light ones and, where a light image may not stand in, those that prompts reach directly.
+        """
+        light = {row.light for row in self.rows if row.direct < 1}
+        return light if self.degrades and light else light | {row.heavy for row in self.rows if row.direct > 0}
+
+    def backlog(self, batches: Mapping[PoolKey, int]) -> dict[str, float]:
+        """Requests per second, by variant, that clear what waits beyond one batch for each ready replica.
+
+        What waits for a heavy variant only is no backlog where it can be degraded: it is how such a pool is kept busy.
+        """
+        rates: dict[str, float] = {}
+        firm = self.firm_variants()
+        for key, replicas in self.ready.items():
+            if self.degrades and key[0] not in firm:
+                continue
+            excess = self.waiting(key) - replicas * batches.get(key, 1)
+            if excess > 0:
+                rates[key[0]] = rates.get(key[0], 0.0) + clearing_rate(excess, objective_s=self.objective_s)
+        return rates
+
+
+def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, preparations: Preparations) -> Observed:
+    """What is known of a cascade at ``now`` (Unix seconds)."""
+    remembered = memory.of(view.cascade.ref, view.plan)
+    held: Why | None = None
+    if not snapshot.store_available:
+        held = Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
+    if snapshot.inventory is None:
+        held = Reason.INVENTORY_UNKNOWN, "the accelerators of the cluster are not known: the last plan is held"
+    prepared, refused = _prepared(view, snapshot.mobility, preparations)
+    asked_at_s, idle = _last_asked(view, remembered, now)
+    return Observed(view, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
+
+
+def _prepared(view: CascadeView, mobility: Mobility, preparations: Preparations) -> tuple[Prepared | None, Why | None]:
+    if view.profile is None:
+        name = view.cascade.spec.profile_ref.name
+        return None, (
+            Reason.PROFILE_MISSING,
+            f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it",
+        )
+    try:
+        return preparations.of(view.cascade, view.profile, mobility), None
+    except NotPlannable as error:
+        return None, (error.reason, str(error))
+
+
+def _last_asked(view: CascadeView, memory: CascadeMemory, now: float) -> tuple[float, bool]:
+    """When somebody last asked, and whether the cascade is idle: nobody did for `spec.policy.scaleToZeroAfter`.
+
+    A cascade that is seen for the first time counts as asked now.
+    """
+    demand, policy = view.demand, view.cascade.spec.policy
+    if policy.scale_to_zero_after is None or demand is None:
+        return memory.asked_at_s, False
+    last = max((second for second, count in demand.counts if count), default=0)
+    asked_at_s = max(memory.asked_at_s, float(last))
+    if not asked_at_s and not memory.parked:
+        asked_at_s = now
+    quiet = now - asked_at_s >= duration_s(policy.scale_to_zero_after)
+    waiting = any((view.queue_depths or {}).values())
+    wanted = any(variant.replicas.min for variant in view.cascade.spec.variants)
+    return asked_at_s, quiet and not waiting and not wanted and view.plan is not None

@@ -1,0 +1,187 @@
+"""A decision on one page: Observed → Forecast → Target → Moves → Plan, for every cascade of one operator, without I/O.
+
+Each stage is a pure function of the stages before it and of what was remembered, and its result is frozen. Pools are
+decided for all cascades together, since they compete for accelerators; all else is decided cascade by cascade. What is
+not known is not guessed: the last plan is held and the status says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cascade_api.reasons import Reason
+from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
+
+from ..snapshot import Action, Diagnostics, Publish, ReplicaState, SetStatus, Snapshot
+from .arrivals import Forecaster, fast_up_slow_down
+from .forecast import Forecast, forecast
+from .memory import CascadeMemory, Memory
+from .moves import NO_MOVES, Moves, decide_moves, free_accelerators, started
+from .observed import Observed, observe
+from .prepared import Preparations, prices_per_hour
+from .publish import Publication, publication
+from .statuses import Findings, StatusReports
+from .targets import Allocations, TargetDecision, decide_targets
+
+FIGURE_DIGITS: Final = 4
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, why, what to remember, and when to decide next (Unix seconds)."""
+
+    actions: tuple[Action, ...]
+    diagnostics: tuple[Diagnostics, ...]
+    memory: Memory
+    next_at: float
+
+
+class Planner:
+    """Decides for all cascades of one operator. It keeps only what spares work: equal arguments get equal decisions.
+
+    Args:
+        settings: constants of the planner.
+        classes: accelerator classes of the cluster, with their prices and memory.
+        forecaster: how arrivals become a rate, for policies that have no forecaster of their own.
+    """
+
+    def __init__(
+        self,
+        settings: PlannerSettings,
+        *,
+        classes: Sequence[AcceleratorClass] = (CPU,),
+        forecaster: Forecaster = fast_up_slow_down,
+    ) -> None:
+        self._settings = settings
+        self._prices = prices_per_hour(classes)
+        self._forecaster = forecaster
+        self.preparations = Preparations(settings, classes)
+        self._allocations = Allocations()
+        self._reports = StatusReports()
+
+    def decide(self, snapshot: Snapshot, memory: Memory, now: float) -> Decision:
+        """The next decision at ``now`` (Unix seconds)."""
+        settings = self._settings
+        observed = [observe(view, snapshot, memory, now, self.preparations) for view in snapshot.cascades]
+        self._keep_only(observed)
+        forecasts = {
+            seen.ref: forecast(seen, now, settings, self._forecaster) for seen in observed if seen.prepared is not None
+        }
+        targets = decide_targets(
+            observed,
+            forecasts,
+            snapshot,
+            now,
+            settings,
+            prices_per_hour=self._prices,
+            allocations=self._allocations,
+        )
+        free = free_accelerators(snapshot)
+        actions: list[Action] = []
+        diagnostics: list[Diagnostics] = []
+        remembered: dict[str, CascadeMemory] = {}
+        for seen in observed:
+            expected, decided, moves, said = forecasts.get(seen.ref), targets[seen.ref], NO_MOVES, None
+            if seen.acts and expected is not None:
+                if lost_replica(seen):
+                    decided = replace(decided, reason=Reason.REPLICAS_CHANGED)
+                moves = decide_moves(seen, expected, decided, free, now, settings)
+                free = free - started(moves)
+                said = publication(seen, expected, decided, moves, now, settings)
+            # Routers leave a replica before it is drained.
+            actions += [Publish(said.plan)] if said is not None and said.plan is not None else []
+            actions += moves.actions
+            actions += self._report(seen, decided, moves, said, now)
+            diagnostics.append(diagnose(seen, expected, decided, said))
+            remembered[str(seen.ref)] = remember(seen, expected, decided, said, now)
+        tick_s = min((settings.tick_s(seen.objective_s) for seen in observed), default=settings.tick_max_s)
+        return Decision(tuple(actions), tuple(diagnostics), Memory(remembered), now + tick_s)
+
+    def _keep_only(self, observed: Sequence[Observed]) -> None:
+        refs = {seen.ref for seen in observed}
+        self.preparations.keep_only(refs)
+        self._allocations.keep_only(refs)
+        self._reports.keep_only(refs)
+
+    def _report(
+        self, seen: Observed, decided: TargetDecision, moves: Moves, said: Publication | None, now: float
+    ) -> list[SetStatus]:
+        """The status to write, if it says anything new."""
+        target, parked = decided.target, said.parked if said is not None else decided.parked
+        findings = Findings(
+            refused=seen.refused and (seen.view.complaint or seen.refused),
+            complaint=seen.view.complaint,
+            held=seen.held,
+            metrics_missing=seen.view.demand is None,
+            store_available=seen.store_available,
+            routers=len(seen.view.reports),
+            verdict=target.verdict if target is not None else Reason.OPTIMAL,
+            binding=target.binding if target is not None else (),
+            moving=moves.moving,
+            parked=seen.idle or (parked and not decided.sizes),
+            target=decided.sizes,
+            cost_per_hour=f"{target.cost_per_hour if target is not None else 0.0:.2f}",
+        )
+        plan = said.plan if said is not None and said.plan is not None else seen.view.plan
+        status = self._reports.new(seen.view, plan=plan, findings=findings, now=now)
+        return [] if status is None else [SetStatus(seen.ref, status)]
+
+
+def lost_replica(seen: Observed) -> bool:
+    """Whether a replica that the plan in force counts on went away without being asked."""
+    if seen.view.plan is None:
+        return False
+    still = {r.id for r in seen.view.replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
+    return any(replica.id not in still for pool in seen.view.plan.pools for replica in pool.ready)
+
+
+def remember(
+    seen: Observed, expected: Forecast | None, decided: TargetDecision, said: Publication | None, now: float
+) -> CascadeMemory:
+    """What the next decision has to know of this one."""
+    memory = replace(
+        seen.memory,
+        target=decided.target,
+        reason=decided.reason,
+        store_was_away=seen.store_was_away,
+        parked=said.parked if said is not None else decided.parked,
+        asked_at_s=seen.asked_at_s,
+    )
+    if expected is not None:
+        memory = replace(memory, arrivals=expected.arrivals, surged_at_s=expected.surged_at_s)
+    if said is not None and said.plan is not None:
+        memory = replace(memory, generation=said.plan.generation, published_at_s=now, store_was_away=False)
+    return memory
+
+
+def diagnose(
+    seen: Observed, expected: Forecast | None, decided: TargetDecision, said: Publication | None
+) -> Diagnostics:
+    """Why, for logs: the reason of the plan sent, else what holds, else steady."""
+    reason, binding = Reason.STEADY, decided.target.binding if decided.target is not None else ()
+    if said is not None and said.plan is not None:
+        reason = said.plan.reason
+    for why in (seen.held, seen.refused):
+        if why is not None:
+            reason, binding = why[0], (why[1],)
+    found = Diagnostics(seen.ref, str(reason), binding)
+    if expected is not None:
+        found = replace(found, demand=round(expected.rate, 3))
+    if decided.allocation is not None and decided.target is not None:
+        found = replace(
+            found,
+            pool_demand=round(decided.target.demand, 3),
+            planned_value=round(decided.allocation.value, FIGURE_DIGITS),
+            shed=round(decided.allocation.shed, FIGURE_DIGITS),
+            switches=decided.allocation.switches,
+        )
+    if said is not None:
+        found = replace(
+            found,
+            latency_p99_s=round(said.latency_p99_s, FIGURE_DIGITS),
+            value=round(said.value, FIGURE_DIGITS),
+            shed_now=round(said.shed, FIGURE_DIGITS),
+        )
+    return found

@@ -1,0 +1,144 @@
+"""The last stage of a decision: the best shares on what is ready, and the plan that says so.
+
+At every tick the mixture of rows is chosen anew for the replicas that are ready. The plan is published only where it
+says something new: other replicas, another chain, or shares that differ by more than `plans.SHARE_STEP`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cascade_api.plan import Expected, Plan, PlanRow, next_generation
+from cascade_api.reasons import Reason
+from cascade_api.settings import PlannerSettings
+
+from ..snapshot import Drain, ReplicaState
+from . import plans
+from .allocation import PoolKey, PoolSize, Role, Sharing, best_sharing, latency_p99_s, running_columns
+from .forecast import Forecast
+from .moves import BEARABLE_SHED_SHARE, Moves
+from .observed import Observed
+from .prepared import with_demand
+from .targets import TargetDecision
+
+FULL_STAGE_LOAD: Final = 0.97
+"""The part of what a stage can carry from which it is full."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is told to the routers: ``plan``, or None where the one in force says the same.
+
+    ``parked`` says whether nothing serves since nobody asked. The figures are those of the shares that were chosen now.
+    """
+
+    plan: Plan | None
+    parked: bool
+    latency_p99_s: float
+    value: float
+    shed: float
+
+
+def publication(
+    seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, now: float, settings: PlannerSettings
+) -> Publication | None:
+    """The plan for what is ready, while ``moves`` are made; None where nothing at all can be told yet.
+
+    A parked cascade's plan says so until something is there to serve it: routers keep its requests meanwhile.
+    """
+    draining = {action.replica_id for action in moves.actions if isinstance(action, Drain)}
+    replicas = [replace(r, state=ReplicaState.DRAINING) if r.id in draining else r for r in seen.view.replicas]
+    batch_of = seen.batches(decided.sizes)
+    ready = Counter(r.pool for r in replicas if r.state is ReplicaState.READY)
+    pools = {key: PoolSize(count, batch_of.get(key, 1)) for key, count in ready.items()}
+    sharing = _sharing(seen, expected, decided, moves, pools)
+    rows = _rows(seen, expected, moves, sharing, pools, settings)
+    if not rows:
+        return None
+    parked = seen.idle or (decided.parked and not sharing.mixture)
+    latency_s = latency_p99_s(sharing, pools, demand=expected.rate, objective_s=seen.objective_s)
+    pools_now = plans.pools_of(seen.known, replicas=replicas, target=decided.sizes, batches=batch_of)
+    structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, pools=pools_now)
+    said = Publication(None, parked, latency_s, sharing.value, sharing.shed)
+    last, reason = seen.view.plan, decided.reason
+    if last is not None and not seen.store_was_away and plans.has_structure(last, structure, rows):
+        if rows == last.rows:
+            return said
+        reason = decided.news or Reason.SHARES_ADJUSTED
+    plan = plans.build(
+        seen.known,
+        structure,
+        generation=next_generation(now_s=now, last=seen.memory.generation),
+        now=now,
+        reason=reason,
+        rows=rows,
+        expected=Expected(
+            demand=round(expected.rate, 3),
+            latency_p99=round(latency_s, 4),
+            quality=round(seen.known.problem.frontier.metric(sharing.value), 4),
+            cost_per_hour=f"{decided.target.cost_per_hour if decided.target else 0.0:.2f}",
+        ),
+    )
+    return replace(said, plan=plan)
+
+
+def _sharing(
+    seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, pools: Mapping[PoolKey, PoolSize]
+) -> Sharing:
+    """The best shares on ready pools, without the one to be left, unless much less could be served without it."""
+    problem = with_demand(seen.known, demand=expected.rate, running={}, running_batch={})
+    waiting = seen.backlog(seen.batches(decided.sizes))
+    sharing = best_sharing(problem, pools, backlog=waiting)
+    if moves.vacate is not None:
+        kept = {key: size for key, size in pools.items() if key != moves.vacate}
+        without = best_sharing(problem, kept, backlog=waiting)
+        target = best_sharing(problem, decided.sizes, backlog=waiting)
+        # What must be shed anyway, and will not be on the target, may be shed a little longer.
+        if without.mixture and (without.shed <= sharing.shed + BEARABLE_SHED_SHARE or target.shed < sharing.shed):
+            return without
+    return sharing
+
+
+def _rows(
+    seen: Observed,
+    expected: Forecast,
+    moves: Moves,
+    sharing: Sharing,
+    pools: Mapping[PoolKey, PoolSize],
+    settings: PlannerSettings,
+) -> list[PlanRow]:
+    """Rows to publish: those in force where the new ones hardly differ, or where nothing at all can be served."""
+    names = {variant.name for variant in seen.known.spec.variants}
+    last = seen.rows if plans.servable(seen.rows, names) else []
+    if not sharing.mixture:
+        return last
+    offer = _offer(seen, expected, sharing, pools, settings)
+    rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
+    if not last or (last[0].light, last[0].heavy) != (rows[0].light, rows[0].heavy):
+        return rows
+    leaves = moves.vacate is not None and moves.vacate[0] in plans.needed(last) - plans.needed(rows)
+    if leaves or not plans.servable(last, {key[0] for key in pools}) or plans.shares_moved(last, rows):
+        return rows
+    return last
+
+
+def _offer(
+    seen: Observed,
+    expected: Forecast,
+    sharing: Sharing,
+    pools: Mapping[PoolKey, PoolSize],
+    settings: PlannerSettings,
+) -> float:
+    """How many of the escalations that fit are asked for, as a factor.
+
+    More than fit where the heavy stage is what holds quality down and what comes too much is degraded: arrivals waver,
+    and a heavy replica that waits for work gives quality away.
+    """
+    if not (seen.degrades and seen.known.policy.offers_more) or sharing.stages is None:
+        return 1.0
+    rate = sum(column.rate * count for column, count in running_columns(sharing.stages, Role.HEAVY, pools))
+    carried = seen.known.problem.heavy_utilisation * rate
+    return settings.escalation_offer if expected.rate * sharing.heavy_load >= FULL_STAGE_LOAD * carried else 1.0
