@@ -20,8 +20,8 @@ from .timeouts import timeout
 
 COPIES_GRPC: Final = 4.5
 COPIES_HTTP: Final = 3.0
-"""How much a router holds of an image at the most, in images: over gRPC as the model sent it, packed, written out, and in
-the transport; over HTTP as the model sent it and in base64. Measured with clients that do not read."""
+"""How much a router holds of an image at the most, in images: over gRPC as the model sent it, packed, written out, and
+in the transport; over HTTP as the model sent it and in base64. Measured with clients that do not read."""
 _CHANNELS: Final = 3
 _OVERHEAD: Final = 1024
 
