@@ -131,7 +131,8 @@ async def _redis(api: KubernetesApi, settings: OperatorSettings) -> AsyncIterato
     async with Store(settings.redis_url) as store:
         version = await store.version()
         if version is None:
-            yield Finding("redis", "does not answer", True, "see REDIS_URL; routers go on by their last plan meanwhile")
+            problem = store.refusal or "does not answer"
+            yield Finding("redis", problem, True, "see REDIS_URL; routers go on by their last plan meanwhile")
             return
         yield Finding("redis", f"answers (version {version})")
         for clock, now in (("redis", await store.time_s()), ("kubernetes", await api.time_s())):

@@ -21,6 +21,7 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.failures import CommandFailed
 from cascade_api.names import CASCADE_INDEX, CascadeRef, pool_name
 from cascade_api.plan import Plan
+from cascade_api.redis_refusals import why_refused
 from cascade_api.report import RouterReport
 from cascade_api.settings import NO_REDIS_URL
 
@@ -88,6 +89,8 @@ class Store:
         self._read: dict[CascadeRef, tuple[bytes, Plan]] = {}
         self.available = False
         """Whether the last call got through."""
+        self.refusal: str | None = None
+        """What is wrong with the user in the URL, where Redis refused the last call."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -274,11 +277,14 @@ class Store:
         try:
             result = await asyncio.wait_for(call(), 2 * self._timeout_s)
         except (RedisError, OSError, asyncio.TimeoutError) as error:
-            if self.available:
+            known, self.refusal = self.refusal, why_refused(error)
+            if self.refusal is not None and self.refusal != known:
+                log.warning("redis refuses", why=self.refusal)
+            elif self.refusal is None and self.available:
                 log.warning("redis is away", error=str(error) or type(error).__name__)
             self.available = False
             return None
-        self.available = True
+        self.available, self.refusal = True, None
         return result
 
 

@@ -19,6 +19,7 @@ from cascade_api.bad_data import HASH_LIMIT, TEXT_LIMIT, BadData
 from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Refusal
+from cascade_api.redis_refusals import why_refused
 
 from .foreign import is_foreign
 from .requests import Refused
@@ -62,6 +63,8 @@ class Plans:
         self._heard = False
         self._looked = asyncio.Event()
         self.away = False
+        self._refusal: str | None = None
+        """What is wrong with the user in the URL, where Redis refused the last look."""
 
     @property
     def runtimes(self) -> Iterable[CascadeRuntime]:
@@ -101,7 +104,7 @@ class Plans:
     def why_not_ready(self) -> str | None:
         """Why no prompt could be served now; None where one could."""
         if not self._runtimes:
-            return "Redis cannot be reached" if self.away else "no plan has been published yet"
+            return (self._refusal or "Redis cannot be reached") if self.away else "no plan has been published yet"
         problems = {}
         for runtime in self._runtimes.values():
             problems[runtime.name] = runtime.why_not_ready()
@@ -143,13 +146,14 @@ class Plans:
             refs = await self._index()
             documents = {ref: await self._document(ref) for ref in refs | set(self._runtimes)}
         except (RedisError, OSError) as error:
-            if not self.away:
-                log.warning("Redis cannot be reached; the last plan stays in force", why=str(error))
+            known, self._refusal = self._refusal, why_refused(error)
+            if not self.away or self._refusal != known:
+                log.warning("Redis cannot be used; the last plan stays in force", why=self._refusal or str(error))
             self.away = True
             return
         if self.away:
             log.info("Redis is back")
-        self.away = False
+        self.away, self._refusal = False, None
         self._planless = {ref for ref in refs if documents[ref] is None} - set(self._runtimes)
         for ref, document in documents.items():
             if document is not None:
@@ -237,6 +241,7 @@ class Plans:
         return refs
 
     async def _listen(self, wake: asyncio.Event) -> None:
+        known: str | None = None
         while True:
             try:
                 async with self._redis.pubsub() as channel:
@@ -246,7 +251,11 @@ class Plans:
                         if heard:
                             self._note_withdrawal(heard)
                             wake.set()
-            except (RedisError, OSError):
+            except (RedisError, OSError) as error:
+                refusal = why_refused(error)
+                if refusal is not None and refusal != known:
+                    log.warning("changes of plans are not heard, and are looked for each second", why=refusal)
+                known = refusal
                 await asyncio.sleep(POLL_S)
 
     def _note_withdrawal(self, heard: Mapping[str, Any]) -> None:

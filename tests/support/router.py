@@ -203,12 +203,15 @@ StartRouter = Callable[..., RouterProcess]
 
 @pytest.fixture
 def start_router(tmp_path: Path) -> Iterator[StartRouter]:
-    """Starts routers: ``start_router(redis_server, plan, ..., setting=value)``; they end with the test."""
+    """Starts routers: ``start_router(redis_server, plan, ..., setting=value)``; they end with the test.
+
+    ``redis_url`` is another URL of that Redis.
+    """
     routers: list[RouterProcess] = []
 
     def start(server: RedisServer, *plans: Plan, **settings: Any) -> RouterProcess:
         publish(server, *plans)
-        router = RouterProcess(server.url, tmp_path, **settings)
+        router = RouterProcess(settings.pop("redis_url", server.url), tmp_path, **settings)
         routers.append(router)
         router.start()
         return router.wait_ready() if plans else router

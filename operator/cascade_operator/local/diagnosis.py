@@ -166,10 +166,10 @@ def _ports() -> Iterator[Finding]:
 async def _running(addresses: Addresses) -> list[Finding]:
     findings = []
     async with Store(addresses.redis) as store:
-        version = await store.version()
+        version, refusal = await store.version(), store.refusal
     url = without_password(addresses.redis)
     if version is None:
-        findings.append(Finding("redis", f"{url} does not answer", True, "see logs/redis.log"))
+        findings.append(Finding("redis", f"{url} {refusal or 'does not answer'}", True, "see logs/redis.log"))
     else:
         findings.append(Finding("redis", f"{url} answers (version {version})"))
     router = TritonClient(addresses.grpc)

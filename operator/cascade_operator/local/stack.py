@@ -149,10 +149,14 @@ class LocalStack:
             url = self._options.redis_url
             shown = without_password(url)
             async with Store(url, timeout_s=NAMED_REDIS_TIMEOUT_S) as patient:
-                if not await patient.ping():
+                answers = await patient.ping()
+                if answers:
+                    # A plan of an earlier run names servers that are gone.
+                    await self._withdraw(patient)
+                if patient.refusal is not None:
+                    raise CommandFailed(f"--redis-url: {shown}: {patient.refusal}")
+                if not answers:
                     raise CommandFailed(f"--redis-url: no Redis answers at {shown}: start it, or leave the option out")
-                # A plan of an earlier run names servers that are gone.
-                await self._withdraw(patient)
             return url, Store(url)
         port = free_port()
         password = secrets.token_urlsafe(32)

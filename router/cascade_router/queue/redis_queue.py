@@ -25,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from cascade_api.names import CascadeRef, grants_channel
+from cascade_api.redis_refusals import why_refused
 
 from ..timeouts import timeout
 from .calls import Call, Calls, message_of, outcome_of, scripts
@@ -271,4 +272,4 @@ def _ignore(_: object) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return why_refused(error) or f"{type(error).__name__}: {error}"

@@ -1,0 +1,35 @@
+"""What it means when Redis answers, but refuses what it was asked: the password, or a right, and how to mend it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+_RIGHTS: Final = (
+    (
+        re.compile(r"access (a|the .*) channel"),
+        r"to its channels (`&cascade:{*}:plan-changed`, and `&grants:*` for routers)",
+    ),
+    (re.compile(r"access (a|the .*) key"), r"to its keys (`~cascades ~cascade:*`)"),
+    (re.compile(r"run the '([^']+)' command"), r"to a command (`+\1`)"),
+)
+"""How servers say what a user may not do, and the rule of an ACL that lets it."""
+
+
+def why_refused(error: BaseException) -> str | None:
+    """What is wrong with the user that the URL of Redis names, and the fix; None for any other failure."""
+    said = str(error)
+    if isinstance(error, AuthenticationError):
+        if "HELLO must be called" in said or "Authentication required" in said:
+            return "Redis wants a password: put it into the URL, as redis://:PASSWORD@host:6379/0"
+        return f"Redis does not take the user name or password in its URL: {said}"
+    # What a script is refused comes as an ordinary error.
+    if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and "ACL failure" in said):
+        missing = f"a right ({said})"
+        for pattern, right in _RIGHTS:
+            if match := pattern.search(said):
+                missing = f"the right {match.expand(right)}"
+        return f"the user in the URL of Redis lacks {missing}; docs/install.md lists all that are needed"
+    return None

@@ -1,0 +1,151 @@
+"""A Redis whose users may do only what the docs ask for is enough; where they may do less, it names the right."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cascade_api.names import CASCADE_INDEX, CascadeRef
+from cascade_operator.store import Store
+from support.local_run import LocalRun
+from support.redis import RedisServer
+from support.router import EASY, StartRouter, make_plan
+from support.triton import TritonServer
+from support.waiting import PATIENCE_S, wait_for
+
+pytestmark = pytest.mark.contract
+
+INSTALL = Path(__file__).parents[2] / "docs" / "install.md"
+SHAPES = CascadeRef("default", "shapes")
+POOL = "shapes-light.cpu"
+
+
+def give_rights(server: RedisServer, user: str, *changes: str) -> str:
+    """Make a user with the rights of the docs, changed; returns the URL for it."""
+    (rules,) = re.findall(rf"^ACL SETUSER {user} (.*)$", INSTALL.read_text(), re.MULTILINE)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", user, "reset", *rules.split(), *changes)
+    return server.url.replace("redis://", f"redis://{user}:PASSWORD@")
+
+
+@pytest.fixture
+def endpoints(shared_triton: TritonServer) -> dict[str, list[str]]:
+    return {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")}
+
+
+@pytest.fixture
+def locked(redis_server: RedisServer) -> RedisServer:
+    """A Redis whose log of refused commands is empty."""
+    with redis_server.client() as client:
+        client.execute_command("ACL", "LOG", "RESET")
+    return redis_server
+
+
+def refused_commands(server: RedisServer) -> list[str]:
+    with server.client() as client:
+        return [f"{entry['username']}: {entry['object']}" for entry in client.execute_command("ACL", "LOG")]
+
+
+async def test_the_operator_needs_no_other_rights(locked: RedisServer, endpoints: dict[str, list[str]]) -> None:
+    plan = make_plan(endpoints)
+    async with Store(give_rights(locked, "operator")) as store:
+        assert await store.ping()
+        assert await store.version()
+        assert await store.time_s()
+        assert await store.publish(plan)
+        assert await store.save_memory(SHAPES, "{}")
+        with locked.client() as client:
+            client.zadd(SHAPES.routers_key, {"router": 2**52})
+        seen = await store.observe(SHAPES, [POOL])
+        assert seen is not None
+        assert seen.plan == plan
+        assert await store.published() == {SHAPES}
+        assert await store.plan(SHAPES) == plan
+        assert await store.forget(SHAPES)
+    assert refused_commands(locked) == []
+
+
+def test_a_router_needs_no_other_rights(
+    locked: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+) -> None:
+    plan = make_plan(endpoints)
+    router = start_router(locked, plan, redis_url=give_rights(locked, "router"))
+    assert router.ask(EASY, parameters={"idempotency_key": "mine"}).image.shape == (32, 32, 3)
+    headers = {"idempotency-key": "a"}
+    reply = httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, headers=headers, timeout=PATIENCE_S)
+    job = f"/v1/jobs/{reply.json()['id']}"
+    wait_for(lambda: router.get(job).json()["status"] == "succeeded", what="the job to be done")
+    assert httpx.delete(router.http_url + job, timeout=PATIENCE_S).status_code == 200
+    with locked.client() as client:
+        wait_for(lambda: client.keys(SHAPES.scores_key("*")), what="a report")
+        client.client_kill_filter(_type="normal", skipme=True)  # it comes back by itself
+        wait_for(lambda: "cascade_store_away 0.0" in router.get("/metrics").text, what="Redis to be found again")
+    assert router.ask(EASY).image.shape == (32, 32, 3)
+    assert refused_commands(locked) == []
+
+
+@pytest.mark.parametrize(
+    ("user", "changes", "said"),
+    [
+        ("router", [">other", "<PASSWORD"], "does not take the user name or password"),
+        ("router", ["resetkeys", "~other:*"], "lacks the right to its keys (`~cascades ~cascade:*`)"),
+        ("router", ["-smembers", "-scard"], "lacks the right to a command (`+s"),
+        ("router", ["resetchannels", "&grants:*"], "lacks the right to its channels (`&cascade:{*}:plan-changed`"),
+        ("router", ["resetchannels", "&cascade:{*}:plan-changed"], "lacks the right to its channels"),
+        ("router", ["-evalsha"], "lacks the right to a command (`+evalsha`)"),
+        ("router", ["-zadd"], "lacks the right to a command (`+zadd`)"),
+    ],
+)
+def test_a_router_says_which_right_is_missing(
+    locked: RedisServer,
+    endpoints: dict[str, list[str]],
+    start_router: StartRouter,
+    user: str,
+    changes: list[str],
+    said: str,
+) -> None:
+    router = start_router(locked, redis_url=give_rights(locked, user, *changes))
+    with locked.client() as client:
+        plan = make_plan(endpoints)
+        client.sadd(CASCADE_INDEX, plan.cascade)
+        client.set(plan.ref.plan_key, plan.to_json())
+    wait_for(lambda: said in router.log.read_text().replace("\\u0027", "'"), what=f"{said!r} in the log")
+    assert "PASSWORD" not in router.log.read_text()
+
+
+async def test_the_operator_says_which_right_is_missing(locked: RedisServer, endpoints: dict[str, list[str]]) -> None:
+    async with Store(give_rights(locked, "operator", "resetchannels")) as store:
+        assert await store.ping()
+        assert not await store.publish(make_plan(endpoints))
+        assert store.refusal is not None
+        assert "lacks the right to its channels (`&cascade:{*}:plan-changed`" in store.refusal
+        assert await store.ping()
+        assert store.refusal is None
+
+
+def test_cascade_up_says_what_is_wrong_with_the_password_or_the_rights(
+    local_run: LocalRun, locked: RedisServer
+) -> None:
+    right = give_rights(locked, "operator")
+    for url, said in (
+        (right.replace("PASSWORD", "guess"), "does not take the user name or password in its URL"),
+        (give_rights(locked, "operator", "resetchannels"), "lacks the right to its channels"),
+    ):
+        done = local_run.up("--redis-url", url)
+        assert done.returncode == 1
+        assert f"--redis-url: {locked.url}" in done.stderr
+        assert said in done.stderr
+        assert "guess" not in done.stderr
+        assert "no Redis answers" not in done.stderr
+        local_run.check_gone()
+
+
+def test_a_password_that_is_missing_is_asked_for(locked: RedisServer, local_run: LocalRun) -> None:
+    with locked.client() as client:
+        client.execute_command("CONFIG", "SET", "requirepass", "secret")
+    done = local_run.up("--redis-url", locked.url)
+    assert "Redis wants a password: put it into the URL" in done.stderr
+    local_run.check_gone()
