@@ -185,9 +185,8 @@ def test_routers_serve_on_and_put_their_own_right(
     types = {CASCADE_INDEX: "set", SHAPES.plan_key: "string"}
     own = {SHAPES.demand_key: "hash", SHAPES.routers_key: "zset", SHAPES.scores_key("r1"): "string"}
     own |= {SHAPES.jobs_key: "zset", SHAPES.job_results_key: "zset", SHAPES.request_key("mine"): "string"}
-    for variant in ("shapes-light", "shapes-heavy"):
-        pool = f"{variant}.cpu"
-        own |= {SHAPES.queue_key(pool): "zset", SHAPES.credits_key(pool): "hash", SHAPES.leases_key(pool): "zset"}
+    pool = "shapes-light.cpu"
+    own |= {SHAPES.queue_key(pool): "zset", SHAPES.credits_key(pool): "hash", SHAPES.leases_key(pool): "zset"}
     for key, kind in {**types, **own}.items():
         with redis_server.client() as client:
             plan = client.get(SHAPES.plan_key)
