@@ -21,6 +21,7 @@ from cascade_operator.planning.planner import Decision, Planner
 from cascade_operator.snapshot import Drain, Mobility, Replica, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Subject
 from cascade_operator.store import Store
+from cascade_router.requests import unique_of
 from support.factories import make_cascade, make_profile, make_replica
 from support.redis import RedisServer
 from support.router import EASY, RouterProcess, StartRouter, make_plan
@@ -185,8 +186,9 @@ def test_routers_serve_on_and_put_their_own_right(redis_server: RedisServer, rou
     """Under every key that a router reads, in turn; each has another kind of garbage in each turn."""
     types = {CASCADE_INDEX: "set", SHAPES.plan_key: "string"}
     own = {SHAPES.demand_key: "hash", SHAPES.routers_key: "zset", SHAPES.scores_key("r1"): "string"}
+    lock = SHAPES.request_key(unique_of("mine", tenant=""))
     own |= {SHAPES.jobs_key: "zset", SHAPES.jobs_open_key: "hash", SHAPES.job_results_key: "hash"}
-    own |= {SHAPES.jobs_removed_key: "zset", SHAPES.jobs_pace_key: "hash", SHAPES.request_key("mine"): "string"}
+    own |= {SHAPES.jobs_removed_key: "zset", SHAPES.jobs_pace_key: "hash", lock: "string"}
     pool = "shapes-light.cpu"
     own |= {SHAPES.queue_key(pool): "zset", SHAPES.credits_key(pool): "hash", SHAPES.leases_key(pool): "zset"}
     kinds = list(GARBAGE)
@@ -195,7 +197,7 @@ def test_routers_serve_on_and_put_their_own_right(redis_server: RedisServer, rou
         with redis_server.client() as client:
             plan = client.get(SHAPES.plan_key)
             planted(client, key, GARBAGE[garbage])
-        assert router.ask(EASY, request_id="mine").route, key
+        assert router.ask(EASY, parameters={"idempotency_key": "mine"}).route, key
         assert router.ask(EASY, model="other").route, key
         with redis_server.client() as client:
 
