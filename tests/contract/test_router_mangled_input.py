@@ -32,7 +32,10 @@ OTHERS = (
 STREAMED = {f"{INFERENCE}/ModelStreamInfer", *OTHERS[2:]}
 DEFECTS = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
 
-NAMES = ["prompt", "n", "seed", "size", "model", "user", "stream", "deadline_ms", "priority", "tier", "negative_prompt"]
+NAMES = [
+    "prompt", "n", "seed", "size", "model", "user", "stream", "deadline_ms", "priority", "tier", "negative_prompt",
+    "quality", "style", "background", "output_format", "output_compression", "moderation", "partial_images",
+]  # fmt: skip
 VALUES: list[Any] = [
     None, True, 0, -1, 2**64, 1e308, 0.5, "", " ", "auto", EASY, "\ud800", "\x00", "é\u200b\u202e", [], {}, [[]],
     {"\udfff": "\ud800"}, "9" * 50, 10**100, "x" * 5000, float("nan"), float("inf"), ["\ud800"],
@@ -44,8 +47,8 @@ HEADS = [
 ]  # fmt: skip
 SAID = ["", "é", "\xff", "a b", "x" * 300, "-1", "1e9", "chunked", "null", "100-continue", "Bearer \xfe", "0", "\t"]
 PATHS = [
-    "/v1/images/generations", "/v1/jobs", "/v1/jobs/{}", "/v1/jobs/{}?wait={}", "/v1/models", "/", "/healthz",
-    "/readyz", "/metrics", "/openapi.json", "/{}", "/v1/{}", "*", "http://other/{}", "//{}", "/healthz/?{}#{}",
+    "/v1/images/generations", "/v1/jobs", "/v1/jobs/{}", "/v1/jobs/{}?wait={}", "/v1/models",
+    "/v1/models/{}", "/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/{}", "/v1/{}", "*", "http://other/{}", "//{}", "/healthz/?{}#{}",
 ]  # fmt: skip
 ODD = ["%ff", "%00", "%ed%a0%80", "..%2f..", "shapes", "default.shapes.x", "%", "a" * 300, "0", "-5", "nan", "1e400"]
 
