@@ -23,6 +23,9 @@ BEAT_S: Final = 0.1
 LIMIT_S: Final = 1.0
 """Standing still for longer may have been noticed by the server, which looks once a second."""
 
+WAKING_S: Final = 0.05
+"""Who waits for Python's global lock is woken every 5 ms, and on a busy machine seldom less often than this."""
+
 FRESH_S: Final = 1.0
 """A batch that comes so soon after standing still may have been sent, and given up, during it."""
 
@@ -82,7 +85,7 @@ class Pulse:
             before, switches = switches, _switches()
             with self._beaten:
                 now_s = time.monotonic()
-                awake_s = (switches - before) * sys.getswitchinterval()
+                awake_s = (switches - before) * WAKING_S
                 if now_s - self._last_s - awake_s > LIMIT_S:
                     self._stopped_s = now_s
                     if self._working:
