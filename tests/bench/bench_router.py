@@ -37,6 +37,8 @@ def main() -> None:
     if "overload" in wanted:
         with bench() as here:
             router_overload.overload(here, seconds=arguments.seconds)
+        with bench() as here:
+            router_overload.priorities(here, seconds=2 * arguments.seconds)
     if "spreading" in wanted:
         with bench() as here:
             router_overload.spreading(here, runs=arguments.runs, seconds=arguments.seconds)

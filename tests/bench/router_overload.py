@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 
+from cascade_router.requests import BANDS
 from support.retrying import message_of
 from support.router import make_plan, publish
 
@@ -12,13 +13,14 @@ from .router_setup import HEAVY, LIGHT, Bench, at_rate, calls_to, in_turns
 
 SECONDS = {LIGHT: 0.05, HEAVY: 0.1}
 LIGHT_REPLICAS, HEAVY_REPLICAS = 3, 4
-FACTORS = (0.8, 1.0, 1.5, 2.0, 5.0)
+FACTORS = (0.8, 1.0, 1.5, 2.0, 5.0, 9.0)
 OBJECTIVE_S = 1.0
+LONG_S = 6.0
 HEARS_S = 0.1
 
 
 def overload(bench: Bench, *, seconds: float) -> None:
-    """Goodput and time to a refusal from under the capacity to five times as much."""
+    """Goodput and time to a refusal from under the capacity to nine times as much."""
     triton = bench.triton(SECONDS, name="overload", batch=1, instances=4)
     replicas = {LIGHT: [triton.endpoint] * LIGHT_REPLICAS, HEAVY: [triton.endpoint] * HEAVY_REPLICAS}
     plan = make_plan(
@@ -45,6 +47,33 @@ def overload(bench: Bench, *, seconds: float) -> None:
                 print(line, flush=True)
         best = max(goodput.values())
         print(f"overload: goodput at 5 times the capacity is {goodput[5.0] / best:.0%} of the best (target 90 %)")
+
+    asyncio.run(measured())
+
+
+def priorities(bench: Bench, *, seconds: float) -> None:
+    """Nine times the capacity in three priorities, with a light image for a heavy one: who waits in vain."""
+    triton = bench.triton(SECONDS, name="priorities", batch=1, instances=4)
+    replicas = {LIGHT: [triton.endpoint] * LIGHT_REPLICAS, HEAVY: [triton.endpoint] * HEAVY_REPLICAS}
+    plan = make_plan(
+        replicas, direct=0.4, escalation=0.3, batch=1, execution_s=SECONDS, objectiveS=LONG_S, overload="degrade"
+    )
+    router = bench.router(plan)
+    rate = 9 * LIGHT_REPLICAS / SECONDS[LIGHT] / len(BANDS)
+
+    async def measured() -> None:
+        async with calls_to(router.grpc) as call:
+            await in_turns(call, message_of(), concurrency=3, requests=200)
+            loads = (at_rate(call, message_of(priority=band), rate=rate, seconds=seconds) for band in BANDS)
+            ended = dict(zip(BANDS, await asyncio.gather(*loads), strict=True))
+        refused = sorted(each.seconds for part in ended.values() for each in part if not each.answered)
+        answered = ", ".join(f"{sum(each.answered for each in part)} {band}" for band, part in ended.items())
+        in_vain = sum(each > LONG_S / 2 for each in refused)
+        p99 = statistics.quantiles(refused, n=100)[98]
+        print(
+            f"priorities, 9 times the capacity: answered {answered}; {len(refused)} refused, p99 {p99 * 1000:.0f} ms, "
+            f"{in_vain} ({in_vain / len(refused):.1%}) after more than {LONG_S / 2:g} s (target 1 %)"
+        )
 
     asyncio.run(measured())
 

@@ -21,6 +21,7 @@ from cascade_operator.planning.planner import Decision, Planner
 from cascade_operator.snapshot import Drain, Mobility, Replica, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Subject
 from cascade_operator.store import Store
+from cascade_router.requests import unique_of
 from support.factories import make_cascade, make_profile, make_replica
 from support.redis import RedisServer
 from support.router import EASY, RouterProcess, StartRouter, make_plan
@@ -180,23 +181,23 @@ def router(
     return start_router(redis_server, *plans, router_id="r1")
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
-def test_routers_serve_on_and_put_their_own_right(
-    redis_server: RedisServer, router: RouterProcess, garbage: str
-) -> None:
-    """Under every key that a router reads, in turn."""
+@pytest.mark.parametrize("turn", range(3))
+def test_routers_serve_on_and_put_their_own_right(redis_server: RedisServer, router: RouterProcess, turn: int) -> None:
+    """Under every key that a router reads, in turn; each has another kind of garbage in each turn."""
     types = {CASCADE_INDEX: "set", SHAPES.plan_key: "string"}
     own = {SHAPES.demand_key: "hash", SHAPES.routers_key: "zset", SHAPES.scores_key("r1"): "string"}
+    lock = SHAPES.request_key(unique_of("mine", tenant=""))
     own |= {SHAPES.jobs_key: "zset", SHAPES.jobs_open_key: "hash", SHAPES.job_results_key: "hash"}
-    own |= {SHAPES.jobs_removed_key: "zset", SHAPES.jobs_pace_key: "hash", SHAPES.request_key("mine"): "string"}
-    for variant in ("shapes-light", "shapes-heavy"):
-        pool = f"{variant}.cpu"
-        own |= {SHAPES.queue_key(pool): "zset", SHAPES.credits_key(pool): "hash", SHAPES.leases_key(pool): "zset"}
-    for key, kind in {**types, **own}.items():
+    own |= {SHAPES.jobs_removed_key: "zset", SHAPES.jobs_pace_key: "hash", lock: "string"}
+    pool = "shapes-light.cpu"
+    own |= {SHAPES.queue_key(pool): "zset", SHAPES.credits_key(pool): "hash", SHAPES.leases_key(pool): "zset"}
+    kinds = list(GARBAGE)
+    for number, (key, kind) in enumerate({**types, **own}.items()):
+        garbage = kinds[(number + 3 * turn) % len(kinds)]
         with redis_server.client() as client:
             plan = client.get(SHAPES.plan_key)
             planted(client, key, GARBAGE[garbage])
-        assert router.ask(EASY, request_id="mine").route, key
+        assert router.ask(EASY, parameters={"idempotency_key": "mine"}).route, key
         assert router.ask(EASY, model="other").route, key
         with redis_server.client() as client:
 

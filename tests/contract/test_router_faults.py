@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 from cascade_api.names import CascadeRef
 from cascade_api.report import RouterReport
 from support.ports import free_port, listens
+from support.processes import runs
 from support.redis import RedisServer
 from support.router import EASY, HARD, Made, RouterProcess, StartRouter, inputs_of, make_plan, on_hold, publish
 from support.triton import TritonServer
@@ -152,6 +153,26 @@ def test_what_a_dead_model_leaves_waiting_the_other_one_makes(
         servers[f"shapes-{dead}"].stub(f"shapes-{dead}").kill()
         wait_for(lambda: traffic.routes[after] >= 50, what=f"answers of the other model ({traffic.refusals[-3:]})")
         assert f'replica="shapes-{dead}-0"}} 0.0' in metrics(router)
+    assert traffic.refusals == []
+
+
+def test_what_a_model_that_stands_still_had_in_hand_is_made_elsewhere_and_its_server_lives_on(
+    redis_server: RedisServer, start_triton: Callable[..., TritonServer], start_router: StartRouter
+) -> None:
+    servers = [start_triton("shapes-light"), start_triton("shapes-light")]
+    endpoints = {"shapes-light": [server.endpoint for server in servers]}
+    router = start_router(redis_server, make_plan(endpoints, direct=0, escalation=0))
+    with Traffic(router, prompt=EASY, clients=4).flowing() as traffic:
+        traffic.more(20)
+        stub = servers[0].stub("shapes-light")
+        stub.suspend()
+        wait_for(lambda: not runs(stub), what="the model's process to be ended")
+        traffic.more(50)
+        servers[0].client.unload_model("shapes-light")
+        servers[0].client.load_model("shapes-light")
+        traffic.more(20)
+        assert servers[0].process is not None
+        assert servers[0].process.poll() is None
     assert traffic.refusals == []
 
 

@@ -80,7 +80,7 @@ def test_only_its_own_variant_is_rendered_and_it_draws(pod: PodLike, tmp_path: P
 
 def test_a_dead_stub_is_noticed_and_told(pod: PodLike) -> None:
     wait_for(pod.well, what="the model to draw", every_s=0.5)
-    (stub,) = children(pod.process.pid, recursive=True)
+    (stub,) = children(pod.process.pid)
     stub.kill()
     # A probe of a busy server may also say that it got no answer in time.
     said = f"cascade-triton probe: {VARIANT}: infer: 500"

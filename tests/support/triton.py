@@ -148,7 +148,7 @@ class TritonServer:
     def stubs(self) -> list[psutil.Process]:
         """The processes of its models."""
         assert self.process is not None
-        return children(self.process.pid, recursive=True)
+        return children(self.process.pid)
 
     def stub(self, model: str) -> psutil.Process:
         """The process of one model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -95,10 +96,23 @@ def test_any_model_that_can_still_make_the_image_goes_before_a_refusal() -> None
     step = first_stage(light=[pool("light", wait=2.0)])
     assert isinstance(step, Make)
     assert (step.stage, step.degraded) == ("heavy", False)
-    step = first_stage(direct=True, light=[pool("light", wait=2.0)], heavy=[pool("heavy", wait=0.8)])
+    step = first_stage(direct=True, light=[pool("light", wait=2.0)], heavy=[pool("heavy", wait=0.7)])
     assert isinstance(step, Make)
     assert step.stage == "heavy"
     assert isinstance(first_stage(light=[pool("light", wait=2.0)], overload="strict"), Refuse)
+
+
+def test_where_nothing_stands_in_a_request_is_refused_at_once_rather_than_waiting_in_vain() -> None:
+    late = [pool("light", wait=0.85, execution=0.01)]
+    assert isinstance(first_stage(light=late, heavy=[pool("heavy", wait=0.75)]), Refuse)
+    assert isinstance(first_stage(direct=True, light=late, heavy=[pool("heavy", wait=0.75)]), Refuse)
+    # Nobody turns to the light model later that has no time now: the heavy one gets all the time.
+    step = first_stage(direct=True, light=late)
+    assert isinstance(step, Make)
+    assert (step.stage, step.start_by) == ("heavy", pytest.approx(NOW + 0.9))
+    refused = first_stage(light=[pool("light", wait=math.inf)], heavy=[pool("heavy", wait=math.inf)])
+    assert isinstance(refused, Refuse)
+    assert (refused.reason, "more urgent requests" in refused.message) == (Refusal.DEADLINE_UNREACHABLE, True)
 
 
 def test_of_several_pools_the_one_that_finishes_first_is_taken() -> None:

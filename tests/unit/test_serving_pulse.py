@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from cascade_models.serving.pulse import LIMIT_S
+from support.processes import children, runs
 from support.waiting import PATIENCE_S, wait_for
 
 PROGRAM = """
@@ -47,38 +49,74 @@ def program(before: str = "", after: str = "") -> Iterator[subprocess.Popen[str]
             process.kill()
 
 
-def stand_still(process: subprocess.Popen[str], seconds: float) -> None:
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(seconds)
+def keeper_of(process: subprocess.Popen[str]) -> psutil.Process:
+    (keeper,) = children(process.pid)
+    return keeper
+
+
+def stand_still(process: subprocess.Popen[str]) -> None:
+    """Stops a process and its keeper for longer than may be."""
+    for one in (keeper_of(process), process):
+        one.send_signal(signal.SIGSTOP)
+    time.sleep(LIMIT_S + 0.5)
 
 
 def go_on(process: subprocess.Popen[str]) -> str:
-    """What the process says when it may go on; it wakes up to find its input there."""
+    """What the process says when it may go on; it wakes up to find its input there, and before its keeper."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()
+    keeper = keeper_of(process)
     process.send_signal(signal.SIGCONT)
-    return process.stdout.readline()
+    said = process.stdout.readline()
+    keeper.send_signal(signal.SIGCONT)
+    return said
+
+
+def test_the_keeper_ends_a_process_that_stands_still_before_it_wakes_up() -> None:
+    with program() as process:
+        keeper = keeper_of(process)
+        process.send_signal(signal.SIGSTOP)
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
+        wait_for(lambda: not runs(keeper), what="the keeper to end")
+
+
+def test_a_keeper_that_stood_still_too_looks_anew() -> None:
+    with program() as process:
+        stand_still(process)
+        keeper_of(process).send_signal(signal.SIGCONT)
+        time.sleep(LIMIT_S / 4)
+        assert go_on(process) == "alive\n"
+
+
+@pytest.mark.parametrize("end", ["pulse.close()", "os._exit(0)"])
+def test_the_keeper_ends_with_its_process(end: str) -> None:
+    with program(after=f"{end}; sys.stdin.readline()") as process:
+        keeper = keeper_of(process)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        wait_for(lambda: not runs(keeper), what="the keeper to end")
 
 
 def test_with_a_batch_in_hand_it_ends_before_it_says_anything_about_it() -> None:
     with program("working = pulse.working(); working.__enter__()", "pulse.settle()") as process:
-        stand_still(process, LIMIT_S + 0.5)
+        stand_still(process)
         assert "stood still with a batch in hand" in go_on(process)
         assert process.wait(PATIENCE_S) == 3
 
 
 def test_a_batch_that_was_sent_meanwhile_is_not_begun() -> None:
     with program(after="pulse.working().__enter__()") as process:
-        stand_still(process, LIMIT_S + 0.5)
+        stand_still(process)
         assert "stood still when a batch came" in go_on(process)
 
 
 def test_without_a_batch_it_stands_still_as_long_as_it_likes() -> None:
-    after = "pulse.settle(); time.sleep(2)\nwith pulse.working(): pass\npulse.close()"
+    after = "pulse.settle(); time.sleep(2)\nwith pulse.working(): pass"
     with program("with pulse.working(): pass", after) as process:
-        stand_still(process, LIMIT_S + 0.5)
+        stand_still(process)
         assert go_on(process) == "alive\n"
 
 

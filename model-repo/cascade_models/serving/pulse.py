@@ -1,24 +1,30 @@
 """Notices that this process stood still, or that its server is gone; knows nothing of Triton, so that tests can run it.
 
 Triton gives a model process up that shows no sign of life for a second while it has a batch, and answers for it. If it
-wakes up and goes on as if nothing had happened, the server (2.51) touches requests that are gone and ends by a
-segmentation fault. So a process that stood still with a batch in hand must end instead of saying anything about it.
+wakes up and goes on as if nothing had happened, it or the server (2.51) touches memory that is gone, and the server
+ends by a signal. So a process that stands still must end before it wakes up, which takes another process, the keeper;
+and where that stood still as well, before it says anything about the batch that it has in hand.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 BEAT_S: Final = 0.1
 LIMIT_S: Final = 1.0
 """Standing still for longer may have been noticed by the server, which looks once a second."""
+
+WAKING_S: Final = 0.05
+"""Who waits for Python's global lock is woken every 5 ms, and on a busy machine seldom less often than this."""
 
 FRESH_S: Final = 1.0
 """A batch that comes so soon after standing still may have been sent, and given up, during it."""
@@ -41,6 +47,8 @@ class Pulse:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
         self._thread.start()
+        me = [str(os.getpid()), str(self._thread.native_id)]
+        self._keeper = subprocess.Popen(["python3", "-I", "-S", __file__, *me], stdin=subprocess.DEVNULL)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -66,9 +74,10 @@ class Pulse:
                 self._beaten.wait_for(lambda: self._last_s > late_s or self._closing.is_set())
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread and the keeper."""
         self._closing.set()
         self._thread.join()
+        self._keeper.wait()
 
     def _watch(self) -> None:
         switches = _switches()
@@ -76,7 +85,7 @@ class Pulse:
             before, switches = switches, _switches()
             with self._beaten:
                 now_s = time.monotonic()
-                awake_s = (switches - before) * sys.getswitchinterval()
+                awake_s = (switches - before) * WAKING_S
                 if now_s - self._last_s - awake_s > LIMIT_S:
                     self._stopped_s = now_s
                     if self._working:
@@ -90,3 +99,35 @@ class Pulse:
 def _switches() -> int:
     """How often this thread has gone to sleep."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def keep(process: int, thread: int) -> None:
+    """Ends a process when one of its threads, that sleeps and wakes all the time, has not done so for a second."""
+    with open(f"/proc/{process}/task/{thread}/status", "rb", buffering=0) as status:
+        handle = os.pidfd_open(process)
+        seen, seen_s = status.read(), time.monotonic()
+        while True:
+            asleep_s = time.monotonic()
+            time.sleep(BEAT_S)
+            now_s = time.monotonic()
+            status.seek(0)
+            last, seen = seen, status.read()
+            # Who stood still himself has not looked.
+            if _woken(seen) != _woken(last) or now_s - asleep_s > LIMIT_S / 2:
+                seen_s = now_s
+            elif now_s - seen_s > LIMIT_S - BEAT_S:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                sys.stderr.write(f"model process {process} stood still for {now_s - seen_s:.1f} s and is ended\n")
+                return
+
+
+def _woken(status: bytes) -> bytes:
+    """How often a thread has gone to sleep, as its status has it."""
+    return status[status.index(b"\nvoluntary_ctxt_switches") :].split(b"\n")[1]
+
+
+if __name__ == "__main__":
+    # Ctrl-C is for those who started the server; and a thread that is gone needs no keeper.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        keep(int(sys.argv[1]), int(sys.argv[2]))

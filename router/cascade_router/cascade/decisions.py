@@ -6,6 +6,7 @@ almost surely finished in time; a decision never plans to answer after the deadl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
@@ -87,8 +88,8 @@ def admit(
     Under ``strict`` one that is drawn from a row that ``escalates`` leaves time for the heavy model too, unless that
     could not make it however soon the light image came: then light images that are good enough are still answers.
 
-    Under ``degrade`` a direct one turns to light while there is time for that, and any request to whichever model can
-    still make its image before it is refused.
+    Under ``degrade`` a direct one waits for a part of its time only while light can still make its image, and turns to
+    that when the part is over. Any request goes to whichever model can still make its image before it is refused.
     """
 
     def join(
@@ -104,15 +105,13 @@ def admit(
         by = deadline - (second.finish(now) - now) if second else deadline
         in_time = soonest is not None and now + soonest.execution_s <= by
         return join("light", light, caution=CAUTION, by=by if in_time else deadline)
-    first = join("heavy", heavy, patience=PATIENCE) if direct else join("light", light)
-    if isinstance(first, Make):
-        return first
-    if direct:
-        fallback = join("light", light)
-        if isinstance(fallback, Make):
-            return replace(fallback, degraded=True)
-    last = join("heavy", heavy)
-    return last if isinstance(last, Make) else first
+    in_light, in_heavy = join("light", light, caution=CAUTION), join("heavy", heavy, caution=CAUTION)
+    if not direct:
+        return in_light if isinstance(in_light, Make) or isinstance(in_heavy, Refuse) else in_heavy
+    if not isinstance(in_light, Make):
+        return in_heavy
+    first = join("heavy", heavy, patience=PATIENCE)
+    return first if isinstance(first, Make) else replace(in_light, degraded=True)
 
 
 def after_light(
@@ -230,13 +229,23 @@ def _join(
         )
     slack_s = deadline - now - pool.execution_s
     if pool.finish(now) > deadline or pool.expected_wait_s > caution * patience * slack_s:
-        left = f"{deadline - now:.3f} s are left, but" if deadline > now else "it has passed, and"
         return Refuse(
             Refusal.DEADLINE_UNREACHABLE,
-            f"deadline: {left} the {stage} model needs about "
-            f"{pool.expected_wait_s + pool.execution_s:.3f} s (waiting {pool.expected_wait_s:.3f} s); "
-            "ask for a longer deadline or try later",
+            _why_not(stage, pool, left_s=deadline - now),
             # A deadline shorter than the execution alone never fits.
             pool.expected_wait_s if slack_s >= 0 else None,
         )
     return Make(stage, pool.pool, pool.variant, now + patience * slack_s)
+
+
+def _why_not(stage: Stage, pool: Outlook, *, left_s: float) -> str:
+    if math.isinf(pool.expected_wait_s):
+        return (
+            f"deadline: more urgent requests take all the time of the {stage} model; ask for more priority or try later"
+        )
+    left = f"{left_s:.3f} s are left, but" if left_s > 0 else "it has passed, and"
+    return (
+        f"deadline: {left} the {stage} model needs about "
+        f"{pool.expected_wait_s + pool.execution_s:.3f} s (waiting {pool.expected_wait_s:.3f} s); "
+        "ask for a longer deadline or try later"
+    )

@@ -126,7 +126,7 @@ class JobRunner:
             request = self._read(ref, claim)
             with await self._service.generate([request], protocol="job") as delivery:
                 (answer,) = delivery.answers
-                image, made = answer.image.encoded, result_of(self._write(answer))
+                image, made = bytes(answer.image.encoded), result_of(self._write(answer))
                 delivery.packed()
                 await self._end(ref, claim, JobState.SUCCEEDED, made, image)
             return

@@ -80,9 +80,14 @@ class Image:
     width: int
     pixels: bytes = b""
     """Rows of RGB bytes."""
-    encoded: bytes = b""
-    """The file."""
+    element: bytes = b""
+    """The file as gRPC has it, with its length before it: megabytes are not to be copied without need."""
     confidence: float | None = None
+
+    @property
+    def encoded(self) -> memoryview:
+        """The file."""
+        return memoryview(self.element)[_LENGTH.size :]
 
 
 class PromptRejected(Exception):
@@ -190,7 +195,7 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
         tensor.name: (tensor, raw) for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
     }
     width, height = size
-    pixels = encoded = b""
+    pixels = element = b""
     if form.raw or not form.encoded:
         tensor, pixels = raw.get(OUTPUT_IMAGE, (None, b""))
         if tensor is None or tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] != 3:
@@ -199,11 +204,11 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
         if len(pixels) != height * width * 3:
             raise ReplicaFailed(f"the image holds {len(pixels)} bytes, not {height * width * 3}")
     if form.encoded:
-        tensor, data = raw.get(OUTPUT_IMAGE_ENCODED, (None, b""))
-        encoded = data[_LENGTH.size :]
-        if tensor is None or tensor.datatype != "BYTES" or data[: _LENGTH.size] != _LENGTH.pack(len(encoded)):
+        tensor, element = raw.get(OUTPUT_IMAGE_ENCODED, (None, b""))
+        length = _LENGTH.pack(max(0, len(element) - _LENGTH.size))
+        if tensor is None or tensor.datatype != "BYTES" or not element.startswith(length):
             raise ReplicaFailed("the answer holds no encoded image")
-        if not encoded.startswith(_MAGIC[form.encoded]):
+        if not element.startswith(_MAGIC[form.encoded], _LENGTH.size):
             raise ReplicaFailed(f"the encoded image is no {form.encoded}")
     score = None
     if confidence:
@@ -213,7 +218,7 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
         (score,) = struct.unpack("<f", data)
         if score != score:
             raise ReplicaFailed("the confidence is not a number")
-    return Image(height, width, pixels, encoded, score)
+    return Image(height, width, pixels, element, score)
 
 
 def _add_bytes(request: Any, name: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 BANDS = 8
@@ -52,12 +53,20 @@ class PoolLoad(NamedTuple):
     """Seconds until an entry that came now would be granted, after all that wait; inf if nothing serves the pool."""
     ahead: tuple[int, ...] = ()
     """Waiting entries of band 0, of bands 0 to 1, and so on for the first `BANDS_TOLD`."""
+    taken: tuple[float, ...] = ()
+    """Of the pool's time, what entries of band 0, of bands 0 to 1, and so on take as they come lately."""
 
     def wait_s(self, band: int) -> float:
-        """Expected wait of an entry of ``band``: only what is as urgent, or more so, is served before it."""
-        if band >= len(self.ahead) or self.waiting == 0:
+        """Expected wait of an entry of ``band``; inf where more urgent ones take all of the pool's time.
+
+        What is as urgent, or more so, is served before it; so is what is more urgent and comes while it waits. With the
+        part t of the pool's time that this takes, the wait is that for those who wait already divided by 1 - t.
+        """
+        if self.waiting == 0:
             return self.expected_wait_s
-        return self.expected_wait_s * (self.ahead[band] + 1) / (self.waiting + 1)
+        ahead = self.ahead[band] if band < len(self.ahead) else self.waiting
+        taken = self.taken[min(band, len(self.taken)) - 1] if band and self.taken else 0.0
+        return self.expected_wait_s * (ahead + 1) / (self.waiting + 1) / (1 - taken) if taken < 1 else inf
 
 
 def limit_of(limit: int, *, band: int) -> int:

@@ -171,7 +171,7 @@ class WorkQueue:
 
     def load(self, pool: str) -> PoolLoad:
         """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
-        return self._loads.of(pool)
+        return self._loads.of(pool, now=self._clock(), routers=len(self._routers))
 
     def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]:
         """Hold an idempotency key inside ``async with``; False if a request with it is being served already.
@@ -225,7 +225,7 @@ class WorkQueue:
 
     async def _wait(self, waiter: Waiter, operation: Enqueue | Exchange) -> Grant:
         pool, ticket = waiter.entry.pool, waiter.ticket
-        self._loads.asked(pool, ticket)
+        self._loads.asked(pool, ticket, band=waiter.entry.band, now=self._clock())
         self._submit(operation, waiter)
         try:
             return await waiter.future

@@ -148,7 +148,7 @@ def _packed(name: str, answer: Answer, stage: str) -> bytes:
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
     if name == OUTPUT_IMAGE_ENCODED:
-        return _pack_bytes(answer.image.encoded)
+        return answer.image.element
     if name == OUTPUT_VARIANT:
         return _pack_bytes(answer.variant.encode())
     if name == OUTPUT_ROUTE:

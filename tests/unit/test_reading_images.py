@@ -1,0 +1,64 @@
+"""What a replica sends as an image is taken only where it is one."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from cascade_router.pools.clients import (
+    PIXELS,
+    PNG_FILE,
+    ImageForm,
+    Prompt,
+    ReplicaFailed,
+    infer_request,
+    read_image,
+)
+from support.scripted_triton import PNG_BEGINS, response
+
+JPEG = ImageForm(encoded="jpeg", quality=80)
+
+
+def element(file: bytes, *, length: int | None = None) -> bytes:
+    return struct.pack("<I", len(file) if length is None else length) + file
+
+
+def outputs_of(form: ImageForm, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
+    request = infer_request(variant="v", prompt=Prompt("p"), form=form, confidence=confidence, request_id="r")
+    parameters = {name: p.string_param or p.int64_param for name, p in request.parameters.items()}
+    return {output.name for output in request.outputs}, parameters
+
+
+def test_only_what_is_wanted_is_asked_for() -> None:
+    assert outputs_of(PIXELS) == ({"image"}, {})
+    assert outputs_of(PNG_FILE, confidence=True) == ({"image_encoded", "confidence"}, {"image_format": "png"})
+    assert outputs_of(JPEG)[1] == {"image_format": "jpeg", "image_quality": 80}
+    assert outputs_of(ImageForm(raw=True))[0] == {"image", "image_encoded"}
+    assert outputs_of(ImageForm(encoded=""))[0] == {"image"}, (
+        "a model answers with all it has where nothing is asked for"
+    )
+
+
+def test_a_file_is_read_as_it_is_and_has_the_size_of_the_plan() -> None:
+    image = read_image(response(), form=PNG_FILE, size=(20, 10), confidence=True)
+    assert (image.encoded, image.width, image.height, image.pixels) == (PNG_BEGINS, 20, 10, b"")
+    both = read_image(response(), form=ImageForm(raw=True), size=(20, 10), confidence=False)
+    assert (both.encoded, both.width, both.height, both.pixels) == (PNG_BEGINS, 2, 2, bytes(12))
+
+
+@pytest.mark.parametrize(
+    ("sent", "form", "why"),
+    [
+        (element(b""), PNG_FILE, "is no png"),
+        (element(b"\xff\xd8\xff"), PNG_FILE, "is no png"),
+        (element(PNG_BEGINS), JPEG, "is no jpeg"),
+        (element(PNG_BEGINS, length=3), PNG_FILE, "holds no encoded image"),
+        (PNG_BEGINS, PNG_FILE, "holds no encoded image"),
+        (b"", PNG_FILE, "holds no encoded image"),
+    ],
+)
+def test_what_is_no_file_is_a_failure_of_the_replica(sent: bytes, form: ImageForm, why: str) -> None:
+    with pytest.raises(ReplicaFailed, match=why):
+        read_image(response(encoded=sent), form=form, size=(2, 2), confidence=False)
