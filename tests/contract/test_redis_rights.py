@@ -143,9 +143,9 @@ def test_cascade_up_says_what_is_wrong_with_the_password_or_the_rights(
         local_run.check_gone()
 
 
-def test_a_password_that_is_missing_is_asked_for(locked: RedisServer, local_run: LocalRun) -> None:
-    with locked.client() as client:
+def test_a_password_that_is_missing_is_asked_for(mortal_redis: RedisServer, local_run: LocalRun) -> None:
+    with mortal_redis.client() as client:
         client.execute_command("CONFIG", "SET", "requirepass", "secret")
-    done = local_run.up("--redis-url", locked.url)
+    done = local_run.up("--redis-url", mortal_redis.url)
     assert "Redis wants a password: put it into the URL" in done.stderr
     local_run.check_gone()
