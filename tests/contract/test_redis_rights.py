@@ -36,28 +36,20 @@ def endpoints(shared_triton: TritonServer) -> dict[str, list[str]]:
     return {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")}
 
 
-@pytest.fixture
-def locked(redis_server: RedisServer) -> RedisServer:
-    """A Redis whose log of refused commands is empty."""
-    with redis_server.client() as client:
-        client.execute_command("ACL", "LOG", "RESET")
-    return redis_server
-
-
 def refused_commands(server: RedisServer) -> list[str]:
     with server.client() as client:
         return [f"{entry['username']}: {entry['object']}" for entry in client.execute_command("ACL", "LOG")]
 
 
-async def test_the_operator_needs_no_other_rights(locked: RedisServer, endpoints: dict[str, list[str]]) -> None:
+async def test_the_operator_needs_no_other_rights(mortal_redis: RedisServer, endpoints: dict[str, list[str]]) -> None:
     plan = make_plan(endpoints)
-    async with Store(give_rights(locked, "operator")) as store:
+    async with Store(give_rights(mortal_redis, "operator")) as store:
         assert await store.ping()
         assert await store.version()
         assert await store.time_s()
         assert await store.publish(plan)
         assert await store.save_memory(SHAPES, "{}")
-        with locked.client() as client:
+        with mortal_redis.client() as client:
             client.zadd(SHAPES.routers_key, {"router": 2**52})
         seen = await store.observe(SHAPES, [POOL])
         assert seen is not None
@@ -65,26 +57,26 @@ async def test_the_operator_needs_no_other_rights(locked: RedisServer, endpoints
         assert await store.published() == {SHAPES}
         assert await store.plan(SHAPES) == plan
         assert await store.forget(SHAPES)
-    assert refused_commands(locked) == []
+    assert refused_commands(mortal_redis) == []
 
 
 def test_a_router_needs_no_other_rights(
-    locked: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+    mortal_redis: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
     plan = make_plan(endpoints)
-    router = start_router(locked, plan, redis_url=give_rights(locked, "router"))
+    router = start_router(mortal_redis, plan, redis_url=give_rights(mortal_redis, "router"))
     assert router.ask(EASY, parameters={"idempotency_key": "mine"}).image.shape == (32, 32, 3)
     headers = {"idempotency-key": "a"}
     reply = httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, headers=headers, timeout=PATIENCE_S)
     job = f"/v1/jobs/{reply.json()['id']}"
     wait_for(lambda: router.get(job).json()["status"] == "succeeded", what="the job to be done")
     assert httpx.delete(router.http_url + job, timeout=PATIENCE_S).status_code == 200
-    with locked.client() as client:
+    with mortal_redis.client() as client:
         wait_for(lambda: client.keys(SHAPES.scores_key("*")), what="a report")
         client.client_kill_filter(_type="normal", skipme=True)  # it comes back by itself
         wait_for(lambda: "cascade_store_away 0.0" in router.get("/metrics").text, what="Redis to be found again")
     assert router.ask(EASY).image.shape == (32, 32, 3)
-    assert refused_commands(locked) == []
+    assert refused_commands(mortal_redis) == []
 
 
 @pytest.mark.parametrize(
@@ -100,15 +92,15 @@ def test_a_router_needs_no_other_rights(
     ],
 )
 def test_a_router_says_which_right_is_missing(
-    locked: RedisServer,
+    mortal_redis: RedisServer,
     endpoints: dict[str, list[str]],
     start_router: StartRouter,
     user: str,
     changes: list[str],
     said: str,
 ) -> None:
-    router = start_router(locked, redis_url=give_rights(locked, user, *changes))
-    with locked.client() as client:
+    router = start_router(mortal_redis, redis_url=give_rights(mortal_redis, user, *changes))
+    with mortal_redis.client() as client:
         plan = make_plan(endpoints)
         client.sadd(CASCADE_INDEX, plan.cascade)
         client.set(plan.ref.plan_key, plan.to_json())
@@ -116,8 +108,10 @@ def test_a_router_says_which_right_is_missing(
     assert "PASSWORD" not in router.log.read_text()
 
 
-async def test_the_operator_says_which_right_is_missing(locked: RedisServer, endpoints: dict[str, list[str]]) -> None:
-    async with Store(give_rights(locked, "operator", "resetchannels")) as store:
+async def test_the_operator_says_which_right_is_missing(
+    mortal_redis: RedisServer, endpoints: dict[str, list[str]]
+) -> None:
+    async with Store(give_rights(mortal_redis, "operator", "resetchannels")) as store:
         assert await store.ping()
         assert not await store.publish(make_plan(endpoints))
         assert store.refusal is not None
@@ -127,16 +121,16 @@ async def test_the_operator_says_which_right_is_missing(locked: RedisServer, end
 
 
 def test_cascade_up_says_what_is_wrong_with_the_password_or_the_rights(
-    local_run: LocalRun, locked: RedisServer
+    local_run: LocalRun, mortal_redis: RedisServer
 ) -> None:
-    right = give_rights(locked, "operator")
+    right = give_rights(mortal_redis, "operator")
     for url, said in (
         (right.replace("PASSWORD", "guess"), "does not take the user name or password in its URL"),
-        (give_rights(locked, "operator", "resetchannels"), "lacks the right to its channels"),
+        (give_rights(mortal_redis, "operator", "resetchannels"), "lacks the right to its channels"),
     ):
         done = local_run.up("--redis-url", url)
         assert done.returncode == 1
-        assert f"--redis-url: {locked.url}" in done.stderr
+        assert f"--redis-url: {mortal_redis.url}" in done.stderr
         assert said in done.stderr
         assert "guess" not in done.stderr
         assert "no Redis answers" not in done.stderr
