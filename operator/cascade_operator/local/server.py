@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..manifests.pools import START_TIMEOUT_S
+from cascade_api.names import START_TIMEOUT_S
+
 from .logs import log_tail
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import Child, Program, describe_exit

@@ -13,11 +13,10 @@ from typing import Final
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile
 from cascade_api.local import ADDRESSES_FILE, Addresses, write_addresses
-from cascade_api.names import CPU_CLASS
+from cascade_api.names import CPU_CLASS, START_TIMEOUT_S
 from cascade_api.reasons import ConditionType
 from cascade_api.settings import PlannerSettings, from_environment
 
-from ..manifests.pools import START_TIMEOUT_S
 from ..store import Store
 from .driver import LocalCluster, server_program
 from .logs import keep_logs_bounded, log_to
