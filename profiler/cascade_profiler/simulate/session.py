@@ -19,9 +19,9 @@ from cascade_operator.snapshot import Mobility
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, load_profile
-from ..report.page import page
 from .campaign import PolicyResult, Request, simulate
 from .figures import FIGURES
+from .page import page
 from .runs import Failure
 from .traces import load_trace
 
