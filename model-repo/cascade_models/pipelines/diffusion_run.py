@@ -26,7 +26,7 @@ from cascade_models.pipelines import diffusion_files
 from cascade_models.recipe import FILE, HUB, Recipe, RecipeError
 
 if TYPE_CHECKING:
-    from cascade_models.pipelines import Poll, Preview
+    from cascade_models.pipelines.pipeline import Poll, Preview
 
 Prompt = tuple[str, str]
 
