@@ -1,4 +1,4 @@
-"""Compiles what the modules of this distribution import, and nothing else: a container cannot, and starts twice as slow.
+"""Compiles what the modules of this distribution import, and nothing else: in a container nothing can be compiled.
 
 Usage, with the Python of PREFIX: precompile.py PREFIX. The modules of PREFIX.product are imported; what is compiled is
 put there, too, and never compared with its source again.

@@ -9,10 +9,11 @@ import re
 import shutil
 import struct
 import sys
-import tomllib
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any, Final
+
+import tomllib
 
 LIST: Final = Path(__file__).with_name("left_out.toml")
 _ELF_64_LITTLE: Final = b"\x7fELF\x02\x01"
