@@ -28,7 +28,7 @@ libraries)
   if [ "$lock" = diffusers ]; then
     install "$build" "$prefix" -r "requirements/$lock.lock"
   else
-    install "$build" "$prefix" --require-hashes -r "requirements/$lock.lock"
+    install "$build" "$prefix" --require-hashes -r "requirements/$lock.lock" -r requirements/python-3.11.2.lock
   fi
   "$build" requirements/trim.py libraries "$lock" "$prefix"
   ;;

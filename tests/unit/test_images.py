@@ -210,7 +210,8 @@ def test_a_change_of_the_source_installs_no_library_again(image: str) -> None:
     _, libraries, product, last = re.split(r"^FROM .*$", dockerfile(image), flags=re.MULTILINE)
     copied = set(re.findall(r"\S+", " ".join(re.findall(r"^COPY ((?:.*\\\n)*.*)$", libraries, flags=re.MULTILINE))))
     lock = {"triton": "${LOCK}"}.get(image, image)
-    files = {"install.sh", "trim.py", "left_out.toml", "pip.lock", "build.lock", f"{lock}.lock"}
+    files = {"install.sh", "trim.py", "left_out.toml", "pip.lock", "build.lock", "python-3.11.2.lock"}
+    files.add(f"{lock}.lock")
     assert copied - {"\\", "requirements/"} == {f"requirements/{name}" for name in files}
     assert "COPY pyproject.toml" in product
     layers = re.findall(r"^COPY --from=(\w+) (\S+) (\S+)$", last, flags=re.MULTILINE)
@@ -297,7 +298,8 @@ def test_install_steps_work_in_a_clean_environment(lock: str, tmp_path: Path) ->
     assert imported.returncode == 0, imported.stderr
     for line, status, part in PROOFS[FLAVOURS[lock]]:
         program, *arguments = line.format(root=ROOT).split()
-        proof = subprocess.run([prefix / "bin" / program, *arguments], env={**environment, **WRONG}, **run)  # type: ignore[call-overload]
+        settings = {} if program == "cascade" else WRONG
+        proof = subprocess.run([prefix / "bin" / program, *arguments], env={**environment, **settings}, **run)  # type: ignore[call-overload]
         assert proof.returncode == status, proof.stderr
         assert part in proof.stdout + proof.stderr
         assert "Traceback" not in proof.stderr
