@@ -140,20 +140,24 @@ bench-validation: setup ## the simulator against the real local stack (some ten 
 images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFORMS from the environment)
 	@docker buildx bake $(ARGS)
 
-lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go
-	@for part in dev triton diffusers train ray runtime runtime-cpu build operator router; do \
+# Images install from locks with hashes: of all files of a release, as the index tells them. The lock for GPUs holds the
+# torch of the index, not a build for CPUs that lies in a folder which this machine's pip looks into.
+lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go; those of images with hashes
+	@for part in dev triton diffusers train ray pip runtime runtime-cpu build operator router; do \
+		hashes=; folder=; \
+		case $$part in pip|runtime|runtime-cpu|build|operator|router) hashes="--generate-hashes --allow-unsafe";; esac; \
 		case $$part in \
 			dev) in="--extra dev pyproject.toml";; \
 			operator) in="--extra operator --constraint requirements/dev.lock pyproject.toml";; \
 			router) in="--extra router --extra tracing --constraint requirements/dev.lock pyproject.toml";; \
-			runtime) in="--constraint requirements/diffusers.lock requirements/runtime.in";; \
+			runtime) in="--constraint requirements/diffusers.lock requirements/runtime.in"; folder=requirements;; \
 			build) in="--constraint requirements/dev.lock requirements/build.in";; \
 			diffusers|runtime-cpu) in="--constraint requirements/triton.lock requirements/$$part.in";; \
 			*) in=requirements/$$part.in;; \
 		esac; \
-		$(BIN)/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-find-links \
+		env $${folder:+PIP_FIND_LINKS=$$folder} $(BIN)/pip-compile --quiet --upgrade $$hashes --no-header --no-emit-index-url --no-emit-find-links \
 			--no-emit-trusted-host --strip-extras --annotation-style=line -o requirements/$$part.lock $$in; \
-		sed -i -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' -e 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/$$part.lock; \
+		sed -i -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' -e '/^$$/d' -e 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/$$part.lock; \
 	done
 
 models: .venv-train/.ready ## train the built-in models from nothing (SMOKE=1: a minute, checks only)

@@ -45,6 +45,8 @@ class AcceleratorClass(Document):
     """Labels of the Nodes that have this kind."""
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
     """Tolerations of its pods, for Nodes that keep others away."""
+    count: int | None = Field(default=None, ge=0)
+    """How many there are for the cascades, where the operator may not read Nodes; there it is not counted otherwise."""
     memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
     price_per_hour: Money = "0"
 

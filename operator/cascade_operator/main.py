@@ -107,7 +107,10 @@ class Operator:
         if version < OLDEST_SUPPORTED:
             log.warning("this version of Kubernetes is older than what is supported", oldest="1.30")
         if not self._mirror.sees_nodes:
-            log.warning("Nodes may not be read: nothing is started or stopped until the operator's role allows it")
+            log.warning(
+                "Nodes may not be read: only classes with a count have replicas started or stopped",
+                counted=[c.name for c in self._settings.classes if c.count is not None],
+            )
 
     async def _watch(self, registry: kopf.OperatorRegistry) -> None:
         """Hear of changes until a signal says stop."""

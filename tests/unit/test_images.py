@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,9 @@ ROOT = Path(__file__).parents[2]
 HADOLINT = ROOT / ".tools" / "hadolint"
 DOCKERFILES = {"operator": "operator", "router": "router", "triton": "model-repo"}
 """Folder of each image's Dockerfile, by the image's name in docker-bake.hcl."""
-FLAVOURS = {"operator": "operator", "router": "router", "runtime": "triton", "runtime-cpu": "triton"}
-"""The image that is installed from each lock."""
+FLAVOURS = {"operator": "operator", "router": "router", "runtime-cpu": "triton"}
+"""The image that is installed from each lock, but for the one with the libraries of GPUs, of several gigabytes."""
+HASHED = [*FLAVOURS, "runtime", "build", "pip"]
 PROOFS = {
     "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "CASCADE_OPERATOR_TICK_MIN_S")],
     "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "CASCADE_ROUTER_QUEUE_LIMIT")],
@@ -112,6 +114,58 @@ def test_the_runtime_runs_the_versions_of_the_engines_that_were_tested() -> None
     tested, installed = pins("diffusers"), pins("runtime")
     assert {name: installed[name] for name in engines} == {name: tested[name] for name in engines}
     assert pins("triton").items() <= tested.items(), "run `make lock`"
+
+
+@pytest.mark.parametrize("lock", HASHED)
+def test_every_release_that_an_image_installs_has_its_hashes(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+    releases = re.findall(
+        r"^[a-z0-9-]+==\S+ \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", text, flags=re.MULTILINE
+    )
+    assert len(releases) == len(pins(lock)) > 0
+    left = set(text.splitlines()) - {line for release in releases for line in release.splitlines()}
+    assert all(line.startswith("    # via ") for line in left), "a lock names releases, hashes and who asks for them"
+
+
+@pytest.mark.slow
+def test_the_lock_of_gpus_lacks_nothing_that_its_releases_ask_for(tmp_path: Path) -> None:
+    """With hashes pip takes no release beside those of the lock; nothing is installed."""
+    lock = ROOT / "requirements" / "runtime.lock"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--require-hashes",
+        "-r",
+        lock,
+    ]
+    # Not a torch for CPUs from a folder of wheels.
+    environment = {**os.environ, "PIP_FIND_LINKS": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "torch-" in done.stdout.rpartition("Would install")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lock", ["build", "router"])
+def test_a_file_of_another_hash_is_not_installed(lock: str, tmp_path: Path) -> None:
+    for part in ("requirements", "crds", "operator", "router", "profiler", "model-repo"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path)
+    changed = tmp_path / "requirements" / f"{lock}.lock"
+    text = changed.read_text()
+    first = re.search(r"^.*?==(?:.*\n)+?(?=    # via)", text)
+    assert first
+    wrong = re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", first[0])
+    changed.write_text(text.replace(first[0], wrong))
+    command = ["requirements/install.sh", "router", str(tmp_path / "prefix"), sys.executable]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from cascade_api.names import CascadeRef
 from cascade_api.settings import CPU
-from cascade_operator.clusters.kubernetes_inventory import count_accelerators
+from cascade_operator.clusters.kubernetes_inventory import count_accelerators, told_accelerators
 from cascade_operator.clusters.kubernetes_objects import Node, Pod, quantity
 from support.cluster_objects import GPU, REF, make_node, make_pod, make_stranger
 
@@ -20,6 +20,15 @@ def count(nodes: Sequence[Node], pods: Sequence[Pod] = (), *, planned: Sequence[
 
 def replica(name: str, *, node: str = "n1") -> Pod:
     return make_pod(name, node=node, accelerator_class="test-gpu", requests={GPU.resource: "1"})
+
+
+def test_where_nodes_may_not_be_read_the_classes_say_how_many_there_are() -> None:
+    pods = [replica("p1"), replica("p2"), make_stranger("a", gpu="3")]
+    ten = GPU.model_copy(update={"count": 10})
+    assert told_accelerators(pods, classes=[ten, CPU], planned=[REF]) == {"test-gpu": 10, "cpu": 0}
+    two = CPU.model_copy(update={"count": 2})
+    assert told_accelerators(pods, classes=[GPU, two], planned=[REF]) == {"test-gpu": 2, "cpu": 2}, "what runs, runs"
+    assert told_accelerators(pods, classes=[GPU, CPU], planned=[REF]) is None
 
 
 def test_classes_are_told_apart_by_the_labels_of_their_nodes() -> None:

@@ -46,7 +46,7 @@ from .kubernetes_api import (
     KubernetesApi,
     Object,
 )
-from .kubernetes_inventory import count_accelerators
+from .kubernetes_inventory import count_accelerators, told_accelerators
 from .kubernetes_mirror import Mirror
 from .kubernetes_objects import Deployment, Pod
 from .kubernetes_pools import Change, Pool, as_stop, change_of, replicas_of
@@ -90,11 +90,12 @@ class KubernetesCluster:
         self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, Pool]]] = (-1, -1), {}
 
     async def inventory(self) -> Mapping[str, int] | None:
-        if not (self._mirror.complete and self._mirror.sees_nodes and self._api.available):
+        if not (self._mirror.complete and self._api.available):
             return None
-        return count_accelerators(
-            list(self._mirror.nodes), self._mirror.pods, classes=self._classes.values(), planned=self._subjects.keys()
-        )
+        pods, classes, planned = self._mirror.pods, self._classes.values(), self._subjects.keys()
+        if not self._mirror.sees_nodes:
+            return told_accelerators(pods, classes=classes, planned=planned)
+        return count_accelerators(list(self._mirror.nodes), pods, classes=classes, planned=planned)
 
     async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
         nodes = self._nodes_there()

@@ -7,7 +7,7 @@ runs on it: nothing may come, and nothing is taken away for that.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 
@@ -35,6 +35,17 @@ def count_accelerators(
         )
         for c in classes
     }
+
+
+def told_accelerators(
+    pods: Iterable[Pod], *, classes: Iterable[AcceleratorClass], planned: Collection[CascadeRef]
+) -> dict[str, int] | None:
+    """The same without reading Nodes: a class's count, else what runs of it; None where no class has a count."""
+    known = list(classes)
+    if all(c.count is None for c in known):
+        return None
+    running = Counter(pod.accelerator_class for pod in pods if pod.ref in planned and not pod.finished)
+    return {c.name: running[c.name] if c.count is None else c.count for c in known}
 
 
 def _on_node(node: Node, pods: Iterable[Pod], wanted: AcceleratorClass, planned: Collection[CascadeRef]) -> int:
