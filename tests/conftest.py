@@ -25,6 +25,7 @@ pytest_plugins = [
     "support.triton",
     "support.tiny_model",
     "support.sleepers",
+    "support.painters",
     "support.router",
     "support.browser",
     "support.local_run",

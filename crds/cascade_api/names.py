@@ -30,8 +30,15 @@ INPUT_PROMPT = "prompt"
 INPUT_NEGATIVE_PROMPT = "negative_prompt"
 INPUT_SEED = "seed"
 OUTPUT_IMAGE = "image"
-OUTPUT_IMAGE_PNG = "image_png"
+OUTPUT_IMAGE_ENCODED = "image_encoded"
 OUTPUT_CONFIDENCE = "confidence"
+PARAMETER_IMAGE_FORMAT = "image_format"
+PARAMETER_IMAGE_QUALITY = "image_quality"
+
+GRPC_DIRECT: Final = ("grpc.enable_http_proxy", 0)
+"""Channel option of every call inside the product, which goes through no proxy, whatever the environment says."""
+GRPC_UNBOUNDED: Final = (GRPC_DIRECT, ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+"""Channel options of Triton's own client inside the product; those that it has itself take messages of any size too."""
 
 
 def pool_name(*, variant: str, accelerator_class: str) -> str:
@@ -126,10 +133,26 @@ class CascadeRef:
         return f"{self.prefix}jobs"
 
     @property
+    def jobs_open_key(self) -> str:
+        """Hash of jobs without an end: ``<deadline in Unix milliseconds> <tenant>`` by id."""
+        return f"{self.prefix}jobs-open"
+
+    @property
     def job_results_key(self) -> str:
-        """Sorted set of jobs with an end by the Unix milliseconds at which each expires; TTL."""
+        """Hash of the bytes of results by tenant; TTL. Beside it, ``…:<tenant>``: sorted set of that tenant's
+        jobs with an end, ``<bytes> <id>``, by the Unix milliseconds at which each expires; TTL."""
         return f"{self.prefix}job-results"
 
-    def request_key(self, request_id: str) -> str:
-        """Lock held while a request id is being served; TTL."""
-        return f"{self.prefix}request:{request_id}"
+    @property
+    def jobs_removed_key(self) -> str:
+        """Sorted set of jobs whose result made room for others, by the Unix milliseconds at which each expires; TTL."""
+        return f"{self.prefix}jobs-removed"
+
+    @property
+    def jobs_pace_key(self) -> str:
+        """Hash with ``ended``, the Unix milliseconds of the latest end of a job, and ``interval``, between two; TTL."""
+        return f"{self.prefix}jobs-pace"
+
+    def request_key(self, key: str) -> str:
+        """String, the router that serves the request with this idempotency key (of one tenant, hashed); TTL."""
+        return f"{self.prefix}request:{key}"

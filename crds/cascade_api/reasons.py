@@ -81,7 +81,9 @@ class Refusal(Word):
     MODEL_FAILED = "ModelFailed"
     DUPLICATE = "Duplicate"
     UNKNOWN_JOB = "UnknownJob"
+    RESULT_REMOVED = "ResultRemoved"
     STORE_AWAY = "StoreAway"
+    STORE_FULL = "StoreFull"
     SHUTTING_DOWN = "ShuttingDown"
 
 

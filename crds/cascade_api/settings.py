@@ -6,9 +6,11 @@ list values as JSON), which is how a chart passes its values.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .base import NAME_PATTERN, Document
@@ -17,6 +19,12 @@ from .names import CPU_CLASS
 from .quantities import Money
 
 Settings = TypeVar("Settings", bound=BaseSettings)
+HostPattern = Annotated[
+    str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:]+[0-9A-Fa-f:.]*\]?)$")
+]
+"""A name of hosts without a port."""
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._:\[\]-]+)$")]
+"""A scheme with a host and, where it is not the scheme's own, a port."""
 
 
 def from_environment(kind: type[Settings]) -> Settings:
@@ -33,6 +41,25 @@ def from_environment(kind: type[Settings]) -> Settings:
         raise CommandFailed("\n".join(problems), code=2) from None
     except SettingsError as error:
         raise CommandFailed(f"settings {kind.model_config.get('env_prefix', '')}…: {error}", code=2) from None
+
+
+NO_REDIS_URL: Final = "not the URL of a Redis; write for example redis://127.0.0.1:6379/0"
+"""What is said of a wrong one, which may hold a part of a password."""
+
+
+def _redis_url(url: str) -> str:
+    """Refuse what is no URL of a Redis, in words that hold no part of it: it may be a password."""
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        raise PydanticCustomError("redis_url", NO_REDIS_URL)
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
 class AcceleratorClass(Document):
@@ -106,7 +133,7 @@ class OperatorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_OPERATOR_", frozen=True)
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     namespaces: list[str] = Field(default_factory=list, description="JSON list; empty: the whole cluster")
     accelerator_classes: list[AcceleratorClass] = Field(
         default_factory=list, description="JSON list of classes beside `cpu`, which is built in"
@@ -145,9 +172,19 @@ class RouterSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_ROUTER_", frozen=True)
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     grpc_address: str = "127.0.0.1:8001"
     http_address: str = "127.0.0.1:8000"
+    allowed_hosts: list[HostPattern] = Field(
+        default_factory=list,
+        description="JSON list of names that HTTP requests may address the router by, as `images.example`, `*.example`"
+        " or `*` for any; empty: those of loopback, and the address that it listens on",
+    )
+    allowed_origins: list[Origin] = Field(
+        default_factory=list,
+        description="JSON list of origins whose pages may use the router beside its own (CORS), as"
+        " `https://studio.example`, or `*` for any",
+    )
     router_id: str = Field(default="", description="empty: host name and process id")
     health_address: str = Field(
         default="", description="plain HTTP with health and metrics only, for probes where the others use TLS"
@@ -164,10 +201,21 @@ class RouterSettings(BaseSettings):
         default=1000, ge=1, description="waiting entries of one pool; a tenth more for high priority, half for low"
     )
     request_limit: int = Field(default=20_000, ge=1, description="requests that one router has in hand at a time")
-    prompt_limit: int = Field(default=4000, ge=1, description="characters of a prompt")
-    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade in Redis, results included")
+    image_bytes_limit: int = Field(
+        default=512 * 1024 * 1024, ge=1, description="room for images of requests in hand, with what is copied of them"
+    )
+    prompt_limit: int = Field(default=32_000, ge=1, description="characters of a prompt")
+    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade that wait or are being made")
+    job_bytes_limit: int = Field(
+        default=128 * 2**20,
+        ge=2**20,
+        description="bytes of job results of one cascade in Redis; the oldest make room for the next",
+    )
+    job_tenant_percent: int = Field(
+        default=50, ge=1, le=100, description="of both that one tenant may have; all of it where everybody may ask"
+    )
     job_deadline_s: float = Field(default=600.0, gt=0, description="the deadline of a job that names none")
-    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept")
+    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept at most")
     deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")
     drain_s: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for work in hand")
     traces_endpoint: str = Field(

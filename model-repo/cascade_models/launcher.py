@@ -16,6 +16,7 @@ libraries), and `cascade-triton probe` asks the running server for proof that it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import ipaddress
@@ -164,8 +165,10 @@ def server_folder(installation: Installation) -> Path:
     writable = os.access(parent if parent.is_dir() else installation.environment, os.W_OK)
     if not (writable and _plain(folder)):
         # A container's root file system is read-only; and what is in a folder of links may be anywhere.
-        parent = Path(tempfile.gettempdir()) / "cascade-triton"
+        parent = _private_folder()
         folder = parent / identity[:16]
+        if folder.is_dir():
+            return folder
     try:
         parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
@@ -184,6 +187,28 @@ def server_folder(installation: Installation) -> Path:
     except OSError as error:
         raise LaunchError(f"cannot write the server folder {folder}: {error.strerror}") from None
     return folder
+
+
+def _private_folder() -> Path:
+    """This user's folder for temporary server folders: what lies there is run, so nobody else may have written it.
+
+    Raises LaunchError where somebody else has made it, or could write to it.
+    """
+    user = os.geteuid()
+    folder = Path(tempfile.gettempdir()) / f"cascade-triton-{user}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise LaunchError(f"cannot write the server folder {folder}: {error.strerror}") from None
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return folder
+    raise LaunchError(
+        f"{folder} is not a folder of user {user} alone (mode 0700), so others may have put programs there: "
+        "remove it, or name another folder in TMPDIR"
+    )
 
 
 def _plain(path: Path) -> bool:
@@ -345,6 +370,8 @@ def free_socket(file: Path, option: str) -> None:
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
+            if not file.is_socket():
+                raise LaunchError(f"{option}: {file} is there, and is no socket: choose another path") from None
             file.unlink(missing_ok=True)
             return
         except OSError as error:

@@ -111,7 +111,11 @@ async def _rights(api: KubernetesApi, settings: OperatorSettings) -> list[Findin
         for verb in verbs
         if not await api.allowed(verb=verb, group=group, resource=resource, subresource=subresource)
     ]
-    findings.append(_rights_finding("nodes", missing))
+    counted = [c.name for c in settings.classes if c.count is not None]
+    if missing and counted:
+        findings.append(Finding("rights", f"nodes: may not be read; classes with a count: {', '.join(counted)}"))
+    else:
+        findings.append(_rights_finding("nodes", missing))
     return findings
 
 

@@ -41,7 +41,11 @@ def up(
     http: Annotated[str, typer.Option(help="Where to serve HTTP.", metavar="HOST:PORT")] = "127.0.0.1:8000",
     state_dir: StateDirectory = None,
     redis_url: Annotated[
-        str, typer.Option(envvar="REDIS_URL", help="A Redis that runs already; default: one of our own.")
+        str,
+        typer.Option(
+            envvar="REDIS_URL",
+            help="A Redis that runs already; default: one of our own. A password belongs in the variable.",
+        ),
     ] = "",
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
@@ -110,7 +114,11 @@ def explain(
     name: Annotated[str, typer.Argument(help="Name of a DiffusionCascade on the cluster.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
     redis_url: Annotated[
-        str, typer.Option(envvar="REDIS_URL", help="The operator's Redis, where it can be reached: for the whole plan.")
+        str,
+        typer.Option(
+            envvar="REDIS_URL",
+            help="The operator's Redis, for the whole plan. A password belongs in the variable.",
+        ),
     ] = "",
     json: Json = False,
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan, is_credible, next_generation
 from cascade_api.status import CascadeStatus
@@ -180,7 +181,7 @@ class Loop:
         for subject, seen in zip(subjects, observations, strict=True):
             ref = subject.cascade.ref
             if seen is not None:
-                await self._restore(ref, seen)
+                await self._restore(subject.cascade, seen)
             replicas = await self._cluster.replicas(ref)
             views.append(
                 CascadeView(
@@ -198,8 +199,12 @@ class Loop:
         available = all(seen is not None for seen in observations)
         return Snapshot(tuple(views), inventory, self._cluster.mobility, store_available=available)
 
-    async def _restore(self, ref: CascadeRef, seen: Observation) -> None:
-        """Take over what an earlier operator left, or put our plan in force again where it is not as published."""
+    async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:
+        """Take over what an earlier operator left, or put our plan in force again where it is not as published.
+
+        The plan of a cascade that is paused, or only advised upon, is left as it is, and put back where it was lost.
+        """
+        ref = cascade.ref
         if ref not in self._recalled:
             self._recalled.add(ref)
             kept = Memory.from_json(seen.memory).cascades.get(str(ref)) if seen.memory is not None else None
@@ -213,6 +218,9 @@ class Loop:
             if ours is None:
                 return
             self._plans[ref] = ours
+        if cascade.spec.policy.mode != "auto" and seen.plan is not None:
+            self._plans[ref] = seen.plan
+            return
         newest = max(self._newest(seen), ours.generation)
         if seen.plan != ours or newest > ours.generation or not seen.listed:
             log.warning("the plan in redis is not as published; publishing it again", cascade=str(ref))

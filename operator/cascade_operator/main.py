@@ -13,6 +13,7 @@ import kopf
 import structlog
 
 from cascade_api.command import CommandFailed
+from cascade_api.files import raise_file_limit
 from cascade_api.names import CascadeRef
 from cascade_api.settings import OperatorSettings, PlannerSettings, from_environment
 
@@ -162,6 +163,7 @@ class Operator:
 def main() -> None:
     """Entry point: what a user can mend is one line and exit code 2."""
     logs.set_up()
+    raise_file_limit()
     try:
         settings, planner = from_environment(OperatorSettings), from_environment(PlannerSettings)
         asyncio.run(Operator(settings, planner).run())

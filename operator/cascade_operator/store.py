@@ -18,9 +18,11 @@ from typing_extensions import Self
 
 from cascade_api.bad_data import HASH_LIMIT, TEXT_LIMIT, BadData
 from cascade_api.cascade import DiffusionCascade
+from cascade_api.failures import CommandFailed
 from cascade_api.names import CASCADE_INDEX, CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.report import RouterReport
+from cascade_api.settings import NO_REDIS_URL
 
 from . import readings
 from .readings import Reading, is_foreign
@@ -65,17 +67,23 @@ class Store:
         clock: Callable[[], float] = time.time,
         count_bad: Callable[[str], None] = lambda key: None,
     ) -> None:
-        """``count_bad`` gets the key whenever something in it could not be used; the log names it once."""
+        """``count_bad`` gets the key whenever something in it could not be used; the log names it once.
+
+        Raises CommandFailed where the URL is none.
+        """
         self._timeout_s = timeout_s
         self._clock = clock
-        self._redis = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            # One more try: a pooled connection may be from before a restart.
-            retry=Retry(NoBackoff(), 1),
-            retry_on_error=[ConnectionError, redis.exceptions.ConnectionError],
-        )
+        try:
+            self._redis = redis.asyncio.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                # One more try: a pooled connection may be from before a restart.
+                retry=Retry(NoBackoff(), 1),
+                retry_on_error=[ConnectionError, redis.exceptions.ConnectionError],
+            )
+        except ValueError:
+            raise CommandFailed(NO_REDIS_URL, code=2) from None
         self._bad_data = BadData(tell=_tell, count=count_bad)
         self._read: dict[CascadeRef, tuple[bytes, Plan]] = {}
         self.available = False

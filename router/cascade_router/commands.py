@@ -17,13 +17,14 @@ import typer
 from cascade_api.addresses import split_address
 from cascade_api.command import CommandFailed, check_text
 from cascade_api.local import default_state_dir, read_addresses
-from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
+from cascade_api.names import GRPC_UNBOUNDED, INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE_ENCODED
 from cascade_api.quantities import duration_s
 
 _CALL_MARGIN_S: Final = 5.0
 _LONGEST_S: Final = 600.0
 _LONGEST_DEADLINE_S: Final = 24 * 3600.0
 _INDEX_S: Final = 30.0
+_OUTPUTS: Final = (OUTPUT_IMAGE_ENCODED, "route", "variant", OUTPUT_CONFIDENCE, "hardness")
 _INVALID: Final = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
 
@@ -76,6 +77,7 @@ class Access:
             root_certificates=None if self.ca is None else str(self.ca),
             certificate_chain=None if self.certificate is None else str(self.certificate),
             private_key=None if self.key is None else str(self.key),
+            channel_args=GRPC_UNBOUNDED,
         )
 
 
@@ -118,7 +120,7 @@ def generate(
     access = Access(ca=ca, certificate=certificate, key=key, api_key=api_key)
     access.check()
     made = _ask(target, prompt, access=access, cascade=cascade, seed=used_seed, deadline_s=deadline_s)
-    _write_png(output, made.pop("pixels"))
+    _write(output, made.pop("file"))
     made |= {"seed": used_seed, "file": str(output)}
     if as_json:
         typer.echo(json.dumps(made))
@@ -152,9 +154,9 @@ def _local_address(state_dir: Path) -> str:
 def _ask(
     target: str, prompt: str, *, access: Access, cascade: str, seed: int, deadline_s: float | None
 ) -> dict[str, Any]:
-    """Pixels, and how they were made."""
+    """The PNG file, and how it was made."""
     import numpy as np
-    from tritonclient.grpc import InferInput
+    from tritonclient.grpc import InferInput, InferRequestedOutput
     from tritonclient.utils import InferenceServerException
 
     inputs = [InferInput(INPUT_PROMPT, [1], "BYTES"), InferInput(INPUT_SEED, [1], "INT64")]
@@ -171,6 +173,7 @@ def _ask(
         result = client.infer(
             model,
             inputs,
+            outputs=[InferRequestedOutput(name) for name in _OUTPUTS],
             parameters=parameters,
             headers=access.headers,
             client_timeout=(deadline_s or _LONGEST_S) + _CALL_MARGIN_S,
@@ -182,7 +185,7 @@ def _ask(
         client.close()
     confidence = float(result.as_numpy(OUTPUT_CONFIDENCE)[0])
     return {
-        "pixels": result.as_numpy(OUTPUT_IMAGE),
+        "file": result.as_numpy(OUTPUT_IMAGE_ENCODED)[0],
         "cascade": model,
         "route": result.as_numpy("route")[0].decode(),
         "variant": result.as_numpy("variant")[0].decode(),
@@ -213,10 +216,8 @@ def _explained(error: Any, target: str) -> str:
     return message
 
 
-def _write_png(path: Path, pixels: Any) -> None:
-    from PIL import Image
-
+def _write(path: Path, file: bytes) -> None:
     try:
-        Image.fromarray(pixels).save(path, "PNG")
+        path.write_bytes(file)
     except OSError as error:
         raise CommandFailed(f"--output: cannot write {path}: {error.strerror or error}") from None

@@ -14,7 +14,7 @@ from typing import Final
 from cascade_api.reasons import Refusal, Route
 
 from . import metrics, tracing
-from .cascade.decisions import Accept, Make, Refuse, admit, after_light, may_fall_back, on_failure
+from .cascade.decisions import Accept, Make, Refuse, admit, after_light, instead, may_fall_back, may_turn, on_failure
 from .cascade.journey import Journey, State
 from .pools.clients import Image, OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull, limit_of
@@ -25,9 +25,13 @@ ANSWER_MARGIN: Final = 0.025
 ANSWER_MARGIN_S: Final = (0.01, 0.25)
 """Share of the time allowed, and its bounds in seconds, kept back to answer with a light image when the heavy one
 does not come: the answer has to reach the client by the deadline."""
+AFTER_IMAGE: Final = 0.25
+"""Share of the time allowed that is kept back at most for packing the image and sending it."""
 HUNG_FACTOR: Final = 4.0
 HUNG_EXTRA_S: Final = 1.0
 """A replica that takes longer than 4 times its execution time and a second is treated as failed."""
+LOOK_AGAIN_S: Final = 0.5
+"""How often a request that waits for a replica of one model looks whether the other could make its image by now."""
 
 
 Preview = Callable[[Answer], None]
@@ -82,9 +86,13 @@ class _Run:
         self._queue_limit = limit_of(queue_limit, band=request.band)
         self._preview = preview
         self._overload = plan.overload
-        self._received = runtime.clock()
-        self._deadline = self._received + (plan.objective_s if request.deadline_s is None else request.deadline_s)
+        self._received = runtime.clock() if request.received is None else request.received
+        allowed_s = plan.objective_s if request.deadline_s is None else request.deadline_s
+        after_s = min(AFTER_IMAGE * allowed_s, runtime.after_image.quantile or 0.0)
+        self._deadline = self._received + allowed_s - after_s
         self._journey = Journey()
+        self._turned = False
+        """From the first model to the other, which happens once."""
         self._coin = coin
         self._choice = runtime.chooser.choose(plan, request.prompt.text, coin=coin)
         metrics.of(metrics.HARDNESS, runtime.name).observe(self._choice.hardness)
@@ -101,17 +109,16 @@ class _Run:
 
     async def _first_stage(self) -> Answer:
         step = await self._admit()
-        if step.stage == "heavy":
-            self._journey.go(State.DIRECT)
+        while True:
+            self._journey.go(_entered(step))
             try:
                 made = await self._make(step)
+                break
             except Refused as refused:
-                step = self._degrade_direct(refused)
-            else:
-                await self._release(made)
-                return self._answered(made.image, step.variant, Route.DIRECT, None)
-        self._journey.go(State.DEGRADED if step.degraded else State.LIGHT)
-        made = await self._make(step)
+                step = self._turn(step, refused)
+        if step.stage == "heavy":
+            await self._release(made)
+            return self._answered(made.image, step.variant, Route.DIRECT, None)
         confidence = made.image.confidence or 0.0
         metrics.of(metrics.CONFIDENCE, self._runtime.name, step.variant).observe(confidence)
         if step.degraded:
@@ -181,22 +188,29 @@ class _Run:
                 # The plan that came goes another way.
                 self._choice = runtime.chooser.choose(runtime.plan, self._request.prompt.text, coin=self._coin)
 
-    def _degrade_direct(self, refused: Refused) -> Make:
-        """A direct prompt's heavy image did not come: the light model may still draw it in time."""
-        if not may_fall_back(refused.reason, overload=self._overload):
+    def _turn(self, step: Make, refused: Refused) -> Make:
+        """The first model made no image: the other one may still make it in time."""
+        other = self._instead(step) if may_turn(step.stage, refused.reason, overload=self._overload) else None
+        if other is None:
             raise refused
-        step = admit(
-            direct=False,
-            light=self._runtime.outlooks(self._choice.row.light, band=self._request.band),
-            heavy=(),
+        self._turned = True
+        return other
+
+    def _instead(self, step: Make) -> Make | None:
+        if self._turned:
+            return None
+        return instead(
+            step.stage,
+            others=self._runtime.outlooks(self._other(step.variant), band=self._request.band),
             deadline=self._deadline,
             now=self._runtime.clock(),
             overload=self._overload,
             queue_limit=self._queue_limit,
         )
-        if isinstance(step, Refuse):
-            raise refused
-        return Make("light", step.pool, step.variant, step.start_by, degraded=True)
+
+    def _other(self, variant: str) -> str:
+        row = self._choice.row
+        return row.heavy if variant == row.light else row.light
 
     async def _make(self, step: Make, *, light: _Made | None = None) -> _Made:
         """Wait for a replica and have it make the image; on another replica if that one fails.
@@ -267,6 +281,8 @@ class _Run:
                     endpoint=grant.endpoint,
                     variant=step.variant,
                     prompt=request.prompt,
+                    form=request.form,
+                    size=(runtime.plan.image.width, runtime.plan.image.height),
                     confidence=step.stage == "light",
                     request_id=request.id,
                     timeout_s=min(left, patience),
@@ -318,21 +334,27 @@ class _Run:
             )
             if isinstance(again, Make):
                 return again
-            # Where a light image can stand in, an answer now is better than a wait.
-            stands_in = have_light or any(o.ready for o in self._runtime.outlooks(self._choice.row.light))
-            patient = step.stage == "light" or self._overload == "strict" or not stands_in
+            # Where another image can stand in, an answer now is better than a wait.
+            patient = self._overload == "strict" or not (have_light or self._instead(step))
             waits = patient and again.reason is Refusal.NO_REPLICA
             if not waits or not await self._replica_may_come(step.variant):
                 raise _refused(again)
 
     async def _replica_may_come(self, variant: str) -> bool:
-        """Wait for a change while a replica of ``variant`` is expected; False where waiting is pointless."""
+        """Wait for a change while a replica of ``variant`` is expected; False where waiting is pointless.
+
+        Where the other model is up but has too much to do, the wait is short: it may have less to do soon.
+        """
         runtime = self._runtime
         left = self._deadline - runtime.clock()
         execution_s = min((outlook.execution_s for outlook in runtime.outlooks(variant)), default=0.0)
         if left <= execution_s or runtime.parked >= self._queue_limit or not runtime.expects_replica(variant):
             return False
-        return await runtime.changed(left - execution_s)
+        patience_s = left - execution_s
+        if self._overload == "strict" or self._turned or not runtime.ready(self._other(variant)):
+            return await runtime.changed(patience_s)
+        await runtime.changed(min(patience_s, LOOK_AGAIN_S))
+        return True
 
     async def _release(self, made: _Made) -> None:
         await self._runtime.queue.release(made.grant, service_s=made.service_s)
@@ -348,6 +370,12 @@ class _Run:
             confidence=confidence,
             latency_s=self._runtime.clock() - self._received,
         )
+
+
+def _entered(step: Make) -> State:
+    if step.stage == "heavy":
+        return State.DIRECT
+    return State.DEGRADED if step.degraded else State.LIGHT
 
 
 def _refused(step: Refuse) -> Refused:

@@ -22,6 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from cascade_api.failures import CommandFailed
+from cascade_api.files import raise_file_limit
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import RouterSettings, from_environment
@@ -38,7 +39,7 @@ from .runtime import CascadeRuntime
 from .service import Service
 from .serving.http_app import make_app, make_health_app
 from .serving.http_jobs import Jobs, explain_refusal, write_answer
-from .serving.servers import AddressTaken, GrpcServer, HttpServer
+from .serving.servers import HEALTH_SHARE, AddressTaken, GrpcServer, HttpServer
 from .serving.tls import Certificates, TlsError
 from .tenants import Tenants, TenantsError
 from .tracing import TracingError
@@ -89,11 +90,20 @@ class Router:
         )
         self._certificates = Certificates.of(settings)
         self._grpc = GrpcServer(self.service)
-        store = JobStore(self._redis, keep_s=settings.job_result_s, limit=settings.job_limit, bad_data=self._bad_data)
+        store = JobStore(
+            self._redis,
+            keep_s=settings.job_result_s,
+            limit=settings.job_limit,
+            bytes_limit=settings.job_bytes_limit,
+            tenant_share=settings.job_tenant_percent / 100 if settings.tenants_file else 1.0,
+            bad_data=self._bad_data,
+        )
         runner = JobRunner(service=self.service, store=store, write=write_answer, explain=explain_refusal)
         self._jobs = Jobs(store, runner)
         self._http = HttpServer(make_app(self.service, self._jobs), setting="CASCADE_ROUTER_HTTP_ADDRESS")
-        self._health = HttpServer(make_health_app(self.service), setting="CASCADE_ROUTER_HEALTH_ADDRESS")
+        self._health = HttpServer(
+            make_health_app(self.service), setting="CASCADE_ROUTER_HEALTH_ADDRESS", share=HEALTH_SHARE
+        )
         self.broken = False
         """Part of the router died; whoever watches the process starts it again."""
         self.grpc_address = ""
@@ -214,6 +224,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 def main() -> None:
     """Entry point of `cascade-router`."""
     logs.set_up()
+    raise_file_limit()
     try:
         _run(serve(from_environment(RouterSettings)))
     except (CommandFailed, AddressTaken, TlsError, TenantsError, TracingError) as error:

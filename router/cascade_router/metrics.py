@@ -33,7 +33,11 @@ VIOLATIONS = Counter(
     registry=REGISTRY,
 )
 LATENCY = Histogram(
-    "cascade_latency_seconds", "From receipt to answer.", ["cascade", "route"], buckets=_SECONDS, registry=REGISTRY
+    "cascade_latency_seconds",
+    "From receipt until the answer was sent.",
+    ["cascade", "route"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
 )
 STAGE_WAIT = Histogram(
     "cascade_stage_wait_seconds", "Waiting for a replica.", ["cascade", "stage"], buckets=_SECONDS, registry=REGISTRY
@@ -86,6 +90,7 @@ BAD_DATA = Counter(
     registry=REGISTRY,
 )
 IN_HAND = Gauge("cascade_requests_in_hand", "Requests received and not yet answered or refused.", [], registry=REGISTRY)
+IMAGE_BYTES = Gauge("cascade_image_bytes", "Room taken for the images of requests in hand.", [], registry=REGISTRY)
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -65,6 +66,15 @@ class Plans:
     @property
     def runtimes(self) -> Iterable[CascadeRuntime]:
         return self._runtimes.values()
+
+    @property
+    def by_name(self) -> dict[str, CascadeRuntime]:
+        """The cascades by the names that clients ask for: with the namespace where several have the same name."""
+        times = Counter(ref.name for ref in self._runtimes)
+        return {
+            ref.name if times[ref.name] == 1 else f"{ref.namespace}.{ref.name}": runtime
+            for ref, runtime in self._runtimes.items()
+        }
 
     def find(self, model: str) -> CascadeRuntime:
         """The cascade that a model name means: its name, or ``<namespace>.<name>``.

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
-from .pools.clients import Image, Prompt
+from .pools.clients import PNG_FILE, Image, ImageForm, Prompt
 from .tracing import Headers
 
 BANDS: Final = {"high": 0, "normal": 1, "low": 2}
 """Priorities by name; 0 is served first."""
-ID_PATTERN: Final = "[A-Za-z0-9._:/+=@-]{1,128}"
+ID_LENGTH: Final = 128
+"""Characters of a client's request id that are logged and sent on."""
+KEY_LENGTH: Final = 255
+"""Characters of an idempotency key."""
 TIER_PATTERN: Final = "[A-Za-z0-9._-]{1,63}"
-_ID: Final = re.compile(ID_PATTERN)
 _TIER: Final = re.compile(TIER_PATTERN)
+_BLANK_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+"""Unicode's categories of what leaves no mark: controls, formats such as the zero-width ones, separators."""
+_BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | frozenset(
+    map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+"""What leaves none either, though it counts as a letter, a symbol or a mark: fillers, joiners, variation selectors."""
+SHORTEST_S: Final = 0.001
+"""The shortest deadline: nothing is made in less."""
 MAX_SEED: Final = 2**63 - 1
-MAX_IMAGES: Final = 8
+MAX_IMAGES: Final = 10
 """Images of one call."""
 
 
@@ -50,14 +62,18 @@ class GenerateRequest:
     """One valid request for one image."""
 
     id: str
+    """For people, in logs, traces and queues: printable, and not unique, for clients choose what they like."""
     model: str
     prompt: Prompt
+    form: ImageForm = PNG_FILE
+    received: float | None = None
+    """When it came, by the router's monotonic clock; None: when it is served."""
     deadline_s: float | None = None
     """Seconds from receipt that the client asked for; None: the cascade's objective."""
     call_s: float | None = None
     """Seconds that the call itself has left; shortens the deadline, never lengthens it."""
-    id_chosen: bool = False
-    """The client chose the id, so it may come twice."""
+    idempotency_key: str = ""
+    """While a call with this key is served, the same tenant's next one is refused; empty: any number at a time."""
     band: int = BANDS["normal"]
     tier: str = ""
     tenant: str = ""
@@ -78,6 +94,7 @@ class Answer:
     hardness: float
     confidence: float | None
     latency_s: float
+    """From receipt until the image was made."""
 
 
 def nth_id(stem: str, index: int) -> str:
@@ -89,22 +106,38 @@ def new_id() -> str:
     return os.urandom(16).hex()
 
 
-def check_id(text: str) -> str:
-    """A request id as the client sent it, or a new one for an empty one."""
-    if not text:
-        return new_id()
-    if not _ID.fullmatch(text):
-        raise invalid("id", "must be 1 to 128 letters, digits or ._:/+=@- characters")
+def printable_id(text: str) -> str:
+    """The id that a client chose, fit for headers and logs: shortened, all but printable ASCII escaped.
+
+    A new id where the client chose none.
+    """
+    escaped = "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in text[:ID_LENGTH])
+    return escaped[:ID_LENGTH].strip() or new_id()
+
+
+def unique_of(key: str, *, tenant: str) -> str:
+    """Letters and digits that stand for an idempotency key: the same for the same tenant and key, else others."""
+    return hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:32]
+
+
+def check_key(text: str, *, field: str) -> str:
+    """An idempotency key of any characters."""
+    if len(text) > KEY_LENGTH:
+        raise invalid(field, f"has {len(text)} characters; at most {KEY_LENGTH} are allowed")
     return text
 
 
 def check_prompt(text: str, *, limit: int, field: str = "prompt") -> str:
-    """A prompt of 1 to ``limit`` characters that are not all blank."""
+    """A prompt of 1 to ``limit`` characters, of which at least one is seen."""
     if len(text) > limit:
         raise invalid(field, f"has {len(text)} characters; at most {limit} are allowed")
-    if not text.strip():
+    if not any(map(_is_visible, text)):
         raise invalid(field, "is empty; describe the image in a few words")
     return text
+
+
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character) not in _BLANK_CATEGORIES and character not in _BLANK
 
 
 def decode_prompt(data: bytes, *, limit: int, field: str = "prompt") -> str:
@@ -126,27 +159,27 @@ def check_seed(value: int, *, field: str = "seed") -> int:
 
 
 def check_deadline(seconds: float, *, limit_s: float, field: str) -> float:
-    """A deadline in seconds from now, above 0 and at most ``limit_s``."""
+    """A deadline in seconds from now, at least `SHORTEST_S` and at most ``limit_s``."""
     if not math.isfinite(seconds):
         raise invalid(field, "is not a finite number; give milliseconds from now")
-    if seconds <= 0:
-        raise invalid(field, f"must be above 0, and is {seconds * 1000:g} ms; give milliseconds from now")
+    if seconds < SHORTEST_S:
+        raise invalid(field, f"must be at least {SHORTEST_S * 1000:g} ms from now")
     if seconds > limit_s:
         raise invalid(field, f"{seconds * 1000:g} ms is longer than the limit of {limit_s * 1000:g} ms")
     return seconds
 
 
 def check_priority(value: str | int, *, field: str = "priority") -> int:
-    """The band of a priority: its name, or Triton's number (0 default, 1 highest, 2, 3)."""
+    """The band of a priority: its name, or Triton's number (0 default, 1 highest, 2, and 3 or more the lowest)."""
     if isinstance(value, str):
         if value in BANDS:
             return BANDS[value]
         if not value.isdecimal():
             raise invalid(field, f"{value[:40]!r} is none of {', '.join(BANDS)}")
         value = int(value[:9])
-    if not 0 <= value <= len(BANDS):
+    if value < 0:
         raise invalid(field, f"{value} is not a priority; use {', '.join(BANDS)}, or 1 (highest) to {len(BANDS)}")
-    return BANDS["normal"] if value == 0 else value - 1
+    return BANDS["normal"] if value == 0 else min(value, len(BANDS)) - 1
 
 
 def check_tier(text: str, *, field: str = "tier") -> str:

@@ -17,7 +17,7 @@ from cascade_api.plan import Plan, PlanPool
 from . import metrics
 from .cascade.choosing import Chooser
 from .cascade.decisions import Outlook
-from .cascade.estimates import ExecutionEstimates
+from .cascade.estimates import ExecutionEstimates, Recent
 from .cascade.retries import RetryBudget
 from .pools.clients import TritonClients
 from .pools.health import Health
@@ -37,8 +37,9 @@ class Queue(Protocol):
     async def acquire(self, entry: Entry) -> Grant: ...
     async def exchange(self, grant: Grant, entry: Entry, *, service_s: float) -> Grant: ...
     async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None: ...
+    def turn_away(self, pool: str) -> None: ...
     def load(self, pool: str) -> PoolLoad: ...
-    def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]: ...
+    def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]: ...
     async def close(self) -> None: ...
 
 
@@ -72,6 +73,8 @@ class CascadeRuntime:
         self.clients = TritonClients()
         self.health = Health()
         self.estimates = ExecutionEstimates()
+        self.after_image = Recent()
+        """Seconds from an image's arrival until it was sent to the client."""
         self.retries = RetryBudget()
         self.tally = Tally()
         self.clock = clock
@@ -120,6 +123,10 @@ class CascadeRuntime:
         promised = self._promised.get(pool)
         return 0.0 if promised is None else self.estimates.execution_s(pool, planned=promised.execution_s)
 
+    def quickest_s(self) -> float:
+        """Seconds without which no image is made."""
+        return min((self.execution_s(pool) for pool in self._promised), default=0.0)
+
     def why_not_ready(self) -> str | None:
         """Why no prompt could be served now; None where one could."""
         if self.plan.parked:
@@ -139,6 +146,9 @@ class CascadeRuntime:
         if self.health.failed(replica_id, now=self.clock()):
             log.warning("replica ejected", cascade=self.name, replica=replica_id, why=why)
             metrics.REPLICA_HEALTHY.labels(self.name, replica_id).set(0)
+            for pool in self._promised.values():
+                if replica_id in pool.ready and not pool.ready - self.health.ejected:
+                    self.queue.turn_away(pool.name)
 
     def replica_works(self, replica_id: str) -> None:
         if self.health.succeeded(replica_id):

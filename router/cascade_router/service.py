@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -15,17 +16,23 @@ from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
 from . import metrics, tracing
+from .deliveries import Delivery, Made
 from .engine import Preview, generate
+from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes, NoRoom, Room, needed
 from .plans import Plans
+from .queue import StoreAway
 from .reporting import DemandCounter
-from .requests import Answer, GenerateRequest, Refused
+from .requests import Answer, GenerateRequest, Refused, invalid, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
 from .timeouts import timeout
 
 log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
 
 UNKNOWN_CASCADE: Final = "none"
+ONLY_HTTP: Final = ("http", "http-stream")
+"""Protocols whose answers are written in pieces."""
 ON_ITS_WAY_S: Final = 0.3
 """How long after it was told to stop a router still looks for requests that were sent before."""
 
@@ -36,6 +43,18 @@ class Failed(Exception):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"internal error; the router's log has it under request id {request_id}")
         self.request_id = request_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """A request in hand; its ``received`` and ``deadline_s`` are set."""
+
+    runtime: CascadeRuntime
+    request: GenerateRequest
+
+    @property
+    def deadline(self) -> float:
+        return (self.request.received or 0.0) + (self.request.deadline_s or 0.0)
 
 
 class Service:
@@ -57,6 +76,8 @@ class Service:
         self._rng = rng
         self._demand = demand
         self._clock = clock
+        self.image_bytes = ImageBytes(settings.image_bytes_limit, clock=clock)
+        metrics.IMAGE_BYTES.set_function(lambda: self.image_bytes.held)
         self._in_hand = 0
         metrics.IN_HAND.set_function(lambda: self._in_hand)
         self._idle = asyncio.Event()
@@ -76,67 +97,43 @@ class Service:
     def _why_draining(self) -> str | None:
         return "the router is shutting down" if self.draining else None
 
-    async def generate(self, request: GenerateRequest, *, protocol: str, preview: Preview | None = None) -> Answer:
-        """Serve one valid request; ``preview`` is called with the light image of one that escalates.
+    async def generate(
+        self, requests: Sequence[GenerateRequest], *, protocol: str, preview: Preview | None = None
+    ) -> Delivery:
+        """Serve the valid requests of one call together; the first that fails withdraws the others.
+
+        A call with an idempotency key is the only one of its tenant and cascade with it until its images are made.
+        Whoever gets the images says how sending them ended.
+
+        Args:
+            preview: called with the light image of a request that escalates.
 
         Raises:
-            Refused: no image, and why.
+            Refused: no images, and why.
             Failed: a defect; already logged.
         """
-        began = self._clock()
+        received: list[_Received] = []
+        room = None
         try:
-            runtime = self._find(request.model)
-            self.tenants.admit(request.tenant)
-        except Refused as refused:
-            self._refused(None, request, refused, began)
+            for request in requests:
+                received.append(self._receive(request, protocol))
+            async with self._only_one(received[0]):
+                room = await self._room(received, copies=COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC)
+                made = await _together([self._made(each, protocol, preview) for each in received])
+        except BaseException as error:
+            if room is not None:
+                room.give_back()
+            refused = error if isinstance(error, Refused) else Refused(Refusal.CANCELLED, "the client went away")
+            broken = isinstance(error, Exception) and not isinstance(error, Refused)
+            for each in received:
+                if not broken:
+                    self._refused(each.runtime, each.request, refused)
+                self._end()
+            if broken:
+                log.exception("request failed", request=requests[0].id, model=requests[0].model)
+                raise Failed(requests[0].id) from error
             raise
-        runtime.tally.received += 1
-        metrics.of(metrics.REQUESTS, runtime.name, protocol).inc()
-        self._demand.add(runtime.ref, at_s=time.time())
-        allowed_s = request.deadline_s or runtime.plan.objective_s
-        request = replace(request, deadline_s=allowed_s if request.call_s is None else min(allowed_s, request.call_s))
-        self._begin()
-        try:
-            if self._in_hand > self.settings.request_limit:
-                raise Refused(Refusal.QUEUE_FULL, "the router has its hands full; ask again later", retry_after_s=1.0)
-            with tracing.span(
-                "generate",
-                kind="SERVER",
-                parent=request.trace,
-                name=runtime.name,
-                request=request.id,
-                protocol=protocol,
-                band=request.band,
-            ) as span:
-                answer = await self._traced(runtime, request, preview, span)
-        except Refused as refused:
-            self._refused(runtime, request, refused, began)
-            raise
-        except asyncio.CancelledError:
-            self._refused(runtime, request, Refused(Refusal.CANCELLED, "the client went away"), began)
-            raise
-        except Exception as error:
-            log.exception("request failed", request=request.id, cascade=runtime.name)
-            raise Failed(request.id) from error
-        finally:
-            self._end()
-        self._answered(runtime, request, answer)
-        return answer
-
-    async def generate_all(self, requests: Sequence[GenerateRequest], *, protocol: str) -> list[Answer]:
-        """Serve the images of one call together; the first that fails withdraws the others.
-
-        Raises:
-            Refused, Failed: as `generate`.
-        """
-        if len(requests) == 1:
-            return [await self.generate(requests[0], protocol=protocol)]
-        tasks = [asyncio.ensure_future(self.generate(request, protocol=protocol)) for request in requests]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+        return Delivery(made, room=room, clock=self._clock, end=self._delivered)
 
     async def drain(self, timeout_s: float) -> bool:
         """Finish what is in hand and what is still on its way here; False, and no more, after ``timeout_s``."""
@@ -161,24 +158,94 @@ class Service:
             raise Refused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         return self.plans.find(model)
 
-    async def _serve(self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None) -> Answer:
-        if not request.id_chosen:
-            return await self._run(runtime, request, preview)
-        began = self._clock()
-        async with runtime.queue.hold_request(request.id) as held:
+    def _receive(self, request: GenerateRequest, protocol: str) -> _Received:
+        """Count a request, which is in hand from now on. Raises Refused, which is counted already."""
+        now = self._clock()
+        request = replace(request, received=now if request.received is None else request.received)
+        try:
+            runtime = self._find(request.model)
+            self.tenants.admit(request.tenant)
+        except Refused as refused:
+            self._refused(None, request, refused)
+            raise
+        runtime.tally.received += 1
+        metrics.of(metrics.REQUESTS, runtime.name, protocol).inc()
+        self._demand.add(runtime.ref, at_s=time.time())
+        allowed_s = request.deadline_s or runtime.plan.objective_s
+        allowed_s = allowed_s if request.call_s is None else min(allowed_s, request.call_s)
+        self._in_hand += 1
+        self._idle.clear()
+        return _Received(runtime, replace(request, deadline_s=allowed_s))
+
+    @asynccontextmanager
+    async def _only_one(self, received: _Received) -> AsyncIterator[None]:
+        """Hold the idempotency key of a call, if it has one, inside the block. Raises Refused."""
+        request = received.request
+        if not request.idempotency_key:
+            yield
+            return
+        holding = received.runtime.queue.hold_request(unique_of(request.idempotency_key, tenant=request.tenant))
+        async with AsyncExitStack() as stack:
+            try:
+                async with timeout(received.deadline - self._clock()):
+                    held = await stack.enter_async_context(holding)
+            except StoreAway:
+                raise _key_refused(
+                    Refusal.STORE_AWAY,
+                    "keys are kept in Redis, which cannot be reached now; try again, or without a key",
+                ) from None
+            except (asyncio.TimeoutError, TimeoutError):
+                raise _key_refused(
+                    Refusal.DEADLINE_EXCEEDED, "a router that may have died still holds this key; try again"
+                ) from None
             if not held:
-                raise Refused(
-                    Refusal.DUPLICATE, f"id: request {request.id!r} is being served already; wait for it", field="id"
+                raise _key_refused(
+                    Refusal.DUPLICATE, "a request with this key is being served; wait for it, or choose a new key"
                 )
-            left_s = (request.deadline_s or 0.0) - (self._clock() - began)
-            answer = await self._run(runtime, replace(request, deadline_s=left_s), preview)
-        return replace(answer, latency_s=self._clock() - began)
+            yield
+
+    async def _room(self, received: Sequence[_Received], *, copies: float) -> Room:
+        """Room for the images of a call. Raises Refused."""
+        if self._in_hand > self.settings.request_limit:
+            raise Refused(Refusal.QUEUE_FULL, "the router has its hands full; ask again later", retry_after_s=1.0)
+        runtime, request = received[0].runtime, received[0].request
+        image, deadline = runtime.plan.image, received[0].deadline
+        size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(received))
+        try:
+            return await self.image_bytes.take(
+                size, band=request.band, deadline=deadline, start_by=deadline - runtime.quickest_s()
+            )
+        except NoRoom as no_room:
+            limit = f"{self.settings.image_bytes_limit} bytes of images (CASCADE_ROUTER_IMAGE_BYTES_LIMIT)"
+            if no_room.expected_wait_s is None:
+                raise invalid(
+                    "n", f"{size} bytes are needed for this, and the router holds {limit}; ask for fewer images"
+                ) from None
+            raise Refused(
+                Refusal.QUEUE_FULL,
+                f"the router holds its {limit}; ask again later, or another router",
+                retry_after_s=no_room.expected_wait_s,
+            ) from None
+
+    async def _made(self, received: _Received, protocol: str, preview: Preview | None) -> Made:
+        runtime, request = received.runtime, received.request
+        with tracing.span(
+            "generate",
+            kind="SERVER",
+            parent=request.trace,
+            name=runtime.name,
+            request=request.id,
+            protocol=protocol,
+            band=request.band,
+        ) as span:
+            answer = await self._traced(runtime, request, preview, span)
+        return Made(runtime, request, answer, received.deadline, made_at=self._clock())
 
     async def _traced(
         self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None, span: tracing.Span
     ) -> Answer:
         try:
-            answer = await self._serve(runtime, request, preview)
+            answer = await self._run(runtime, request, preview)
         except Refused as refused:
             tracing.note(span, refusal=str(refused.reason))
             raise
@@ -196,21 +263,25 @@ class Service:
             runtime, request, coin=self._rng.random(), queue_limit=self.settings.queue_limit, preview=preview
         )
 
-    def _begin(self) -> None:
-        self._in_hand += 1
-        self._idle.clear()
-
     def _end(self) -> None:
         self._in_hand -= 1
         if self._in_hand == 0:
             self._idle.set()
 
-    def _answered(self, runtime: CascadeRuntime, request: GenerateRequest, answer: Answer) -> None:
-        late = request.deadline_s is not None and answer.latency_s > request.deadline_s
+    def _delivered(self, made: Made, refused: Refused | None) -> None:
+        """What became of an image that was made."""
+        self._end()
+        if refused is not None:
+            self._refused(made.runtime, made.request, refused)
+            return
+        runtime, request, answer = made.runtime, made.request, made.answer
+        now = self._clock()
+        latency_s = now - (request.received or 0.0)
+        late = now > made.deadline
         route = str(answer.route)
-        runtime.tally.answered(answer.route, latency_s=answer.latency_s, late=late, now=self._clock())
+        runtime.tally.answered(answer.route, latency_s=latency_s, late=late, now=now)
         metrics.of(metrics.ANSWERS, runtime.name, route, answer.variant).inc()
-        metrics.of(metrics.LATENCY, runtime.name, route).observe(answer.latency_s)
+        metrics.of(metrics.LATENCY, runtime.name, route).observe(latency_s)
         if late:
             metrics.of(metrics.VIOLATIONS, runtime.name).inc()
         if self.settings.log_prompts:
@@ -220,13 +291,11 @@ class Service:
                 cascade=runtime.name,
                 route=route,
                 variant=answer.variant,
-                latency_s=round(answer.latency_s, 4),
+                latency_s=round(latency_s, 4),
                 prompt=request.prompt.text,
             )
 
-    def _refused(
-        self, runtime: CascadeRuntime | None, request: GenerateRequest, refused: Refused, began: float
-    ) -> None:
+    def _refused(self, runtime: CascadeRuntime | None, request: GenerateRequest, refused: Refused) -> None:
         name = UNKNOWN_CASCADE if runtime is None else runtime.name
         metrics.of(metrics.REFUSALS, name, str(refused.reason)).inc()
         if runtime is not None and runtime.tally.refused(refused.reason):
@@ -236,9 +305,26 @@ class Service:
             request=request.id,
             cascade=name,
             reason=str(refused.reason),
-            latency_s=round(self._clock() - began, 4),
+            latency_s=round(self._clock() - (request.received or 0.0), 4),
             **self._prompt(request),
         )
 
     def _prompt(self, request: GenerateRequest) -> dict[str, str]:
         return {"prompt": request.prompt.text} if self.settings.log_prompts else {}
+
+
+def _key_refused(reason: Refusal, why: str) -> Refused:
+    again_s = None if reason is Refusal.DUPLICATE else 1.0
+    return Refused(reason, f"idempotency_key: {why}", field="idempotency_key", retry_after_s=again_s)
+
+
+async def _together(works: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """The results of all; the first that fails cancels the others."""
+    if len(works) == 1:
+        return [await works[0]]
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,4 +1,4 @@
-"""The router's benchmarks (`make bench-router`): cost, overload, unequal replicas, kills, Ray Serve and bare gRPC.
+"""The router's benchmarks (`make bench-router`): cost, overload, unequal replicas, kills, Ray Serve, bare gRPC, images.
 
 A real Triton with models that sleep, a real Valkey, router processes; the load comes from this process.
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import router_cost, router_floor, router_kills, router_overload, router_ray
+from bench import router_cost, router_floor, router_images, router_kills, router_overload, router_ray
 from bench.router_setup import bench
 
-SECTIONS = ("throughput", "latency", "memory", "overload", "spreading", "kills", "ray", "floor")
+SECTIONS = ("throughput", "latency", "memory", "overload", "spreading", "kills", "ray", "floor", "images")
 
 
 def main() -> None:
@@ -49,6 +49,9 @@ def main() -> None:
     if "floor" in wanted:
         with bench() as here:
             router_floor.compare(here, runs=arguments.runs)
+    if "images" in wanted:
+        with bench() as here:
+            router_images.compare(here)
 
 
 if __name__ == "__main__":

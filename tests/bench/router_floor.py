@@ -19,7 +19,7 @@ import psutil
 import uvloop
 from tritonclient.grpc import service_pb2_grpc
 
-from cascade_router.pools.clients import Prompt, infer_request
+from cascade_router.pools.clients import PIXELS, Prompt, infer_request
 from support.ports import free_port
 from support.retrying import message_of
 
@@ -41,7 +41,9 @@ class _Proxy(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             await asyncio.get_running_loop().create_future()
         answer = None
         for variant in (LIGHT, HEAVY) if random.random() < ESCALATION else (LIGHT,):
-            asked = infer_request(variant=variant, prompt=Prompt("a red circle"), confidence=True, request_id="")
+            asked = infer_request(
+                variant=variant, prompt=Prompt("a red circle"), form=PIXELS, confidence=True, request_id=""
+            )
             answer = await self._triton.ModelInfer(asked, timeout=10)
         return answer
 

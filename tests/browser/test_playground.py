@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from support.router import EASY, RouterProcess
+from support.redis import RedisServer
+from support.router import EASY, RouterProcess, StartRouter, make_plan
+from support.triton import TritonServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.contract]
 
@@ -56,6 +64,54 @@ def test_what_is_wrong_with_a_prompt_is_said_and_the_next_one_is_drawn(playgroun
     _generate(playground, EASY)
     expect(playground.get_by_role("img", name=EASY)).to_be_visible()
     expect(playground.get_by_role("alert")).to_be_empty()
+
+
+SEND = """async ([url, kind]) => {
+    const body = JSON.stringify({prompt: "a large red circle"});
+    try {
+        const reply = await fetch(url, {method: "POST", mode: kind ? "cors" : "no-cors", body,
+                                        headers: kind ? {"content-type": kind} : {}});
+        return kind ? reply.status : "sent";
+    } catch (error) { return "kept from it"; }
+}"""
+"""What a page gets for a prompt that it sends; without a content type as any page may send it, unseen."""
+
+
+@pytest.fixture
+def other_site(tmp_path: Path) -> Iterator[str]:
+    """The address of a page that is not the router's."""
+    (tmp_path / "index.html").write_text("<title>another site</title>")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+def test_a_page_of_another_site_makes_no_image(page: Page, other_site: str, shared_router: RouterProcess) -> None:
+    url = f"{shared_router.http_url}/v1/images/generations"
+    page.goto(other_site)
+    before = _received(shared_router)
+    assert page.evaluate(SEND, [url, "application/json"]) == "kept from it"
+    assert page.evaluate(SEND, [url, ""]) == "sent"
+    assert _received(shared_router) == before
+
+
+def test_a_page_of_an_allowed_origin_does(
+    page: Page, other_site: str, redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter
+) -> None:
+    plan = make_plan({variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")})
+    router = start_router(redis_server, plan, allowed_origins=json.dumps([other_site]))
+    page.goto(other_site)
+    assert page.evaluate(SEND, [f"{router.http_url}/v1/images/generations", "application/json"]) == 200
+
+
+def _received(router: RouterProcess) -> float:
+    """Requests that the router has taken up."""
+    lines = router.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("cascade_requests_total{"))
 
 
 def _generate(page: Page, prompt: str) -> None:

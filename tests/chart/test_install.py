@@ -28,6 +28,7 @@ ROUTER = "dc-diffusion-cascade-router"
 NEEDED = (
     ("watch", "diffusioncascades.diffusioncascade.io"), ("patch", "diffusioncascades.diffusioncascade.io/status"),
     ("list", "cascadeprofiles.diffusioncascade.io"), ("create", "deployments.apps"), ("delete", "deployments.apps"),
+    ("create", "networkpolicies.networking.k8s.io"), ("delete", "networkpolicies.networking.k8s.io"),
     ("patch", "configmaps"), ("list", "pods"), ("patch", "pods"), ("delete", "pods"), ("create", "events"),
 )  # fmt: skip
 LONGEST_S = 40

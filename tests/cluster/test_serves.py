@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from support.installation import Installation
 from support.kube import ROOT
@@ -41,6 +43,36 @@ def test_every_router_answers_a_triton_client(installation: Installation) -> Non
         made = installation.ask(router=router)
         assert made.image.shape[-3:] == (32, 32, 3), address
         assert made.variant in ("shapes-light", "shapes-heavy")
+
+
+@pytest.mark.usefixtures("first_image_s")
+def test_workers_have_a_policy_wherever_they_are(installation: Installation) -> None:
+    """The operator serves the whole cluster here, so the chart cannot know where; nothing enforces policies here."""
+    policies = installation.cluster.api.items("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies")
+    chosen = [policy["spec"]["podSelector"]["matchLabels"] for policy in policies]
+    pods = installation.cluster.pods("default", **{"app.kubernetes.io/component": "model"})
+    assert pods
+    for pod in pods:
+        assert any(labels.items() <= pod["metadata"]["labels"].items() for labels in chosen), pod["metadata"]["name"]
+
+
+@pytest.mark.usefixtures("first_image_s")
+def test_a_policy_that_somebody_deletes_comes_back(installation: Installation) -> None:
+    policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
+    (before,) = installation.cluster.api.items(policies)
+    name = before["metadata"]["name"]
+    installation.cluster.kubectl("delete", "networkpolicy", name, "--namespace", "default")
+    after = installation.expect(lambda: installation.cluster.api.find(f"{policies}/{name}"), what="the policy")
+    assert after["spec"] == before["spec"]
+
+
+@pytest.mark.usefixtures("first_image_s")
+def test_another_pod_cannot_control_a_worker(installation: Installation) -> None:
+    (pod, *_) = installation.cluster.pods("default", **{"app.kubernetes.io/component": "model"})
+    with triton.InferenceServerClient(f"{pod['status']['podIP']}:8001") as client:
+        assert client.is_server_live()
+        with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+            client.load_model("planted", config="{}", files={"file:1/model.py": b"raise SystemExit"})
 
 
 @pytest.mark.usefixtures("first_image_s")

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 import redis
-from cascade_operator.controller import Decision, decide
 
 from cascade_api.documents import CascadeFile
 from cascade_api.names import CASCADE_INDEX, CascadeRef
@@ -18,7 +17,8 @@ from cascade_api.settings import PlannerSettings
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.memory import Memory
-from cascade_operator.snapshot import Drain, Replica, Snapshot, Start, Stop
+from cascade_operator.planning.planner import Decision, Planner
+from cascade_operator.snapshot import Drain, Mobility, Replica, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Subject
 from cascade_operator.store import Store
 from support.factories import make_cascade, make_profile, make_replica
@@ -88,6 +88,8 @@ def planted(client: redis.Redis, key: str, plant: Plant) -> None:
 class Replicas:
     """A cluster whose replicas are ready the moment they are started."""
 
+    mobility = Mobility.IN_PLACE
+
     def __init__(self) -> None:
         self.all: dict[CascadeRef, dict[str, Replica]] = {}
 
@@ -117,9 +119,11 @@ async def operator(server: RedisServer) -> AsyncIterator[tuple[Loop, Store, list
     cascades = [make_cascade(ref.name, profileRef__name="shapes") for ref in (SHAPES, OTHER)]
     seen: list[Snapshot] = []
 
-    def deciding(snapshot: Snapshot, memory: Memory, now: float, settings: PlannerSettings) -> Decision:
+    planner = Planner(PlannerSettings())
+
+    def deciding(snapshot: Snapshot, memory: Memory, now: float) -> Decision:
         seen.append(snapshot)
-        return decide(snapshot, memory, now, settings)
+        return planner.decide(snapshot, memory, now)
 
     async with Store(server.url, timeout_s=PATIENCE_S) as store:
         yield (
@@ -128,7 +132,6 @@ async def operator(server: RedisServer) -> AsyncIterator[tuple[Loop, Store, list
                 cluster=Replicas(),
                 store=store,
                 decide=deciding,
-                settings=PlannerSettings(),
                 reporter=LocalReporter(say=lambda line: None, keep_status=lambda ref, status: None),
             ),
             store,
@@ -184,7 +187,8 @@ def test_routers_serve_on_and_put_their_own_right(
     """Under every key that a router reads, in turn."""
     types = {CASCADE_INDEX: "set", SHAPES.plan_key: "string"}
     own = {SHAPES.demand_key: "hash", SHAPES.routers_key: "zset", SHAPES.scores_key("r1"): "string"}
-    own |= {SHAPES.jobs_key: "zset", SHAPES.job_results_key: "zset", SHAPES.request_key("mine"): "string"}
+    own |= {SHAPES.jobs_key: "zset", SHAPES.jobs_open_key: "hash", SHAPES.job_results_key: "hash"}
+    own |= {SHAPES.jobs_removed_key: "zset", SHAPES.jobs_pace_key: "hash", SHAPES.request_key("mine"): "string"}
     for variant in ("shapes-light", "shapes-heavy"):
         pool = f"{variant}.cpu"
         own |= {SHAPES.queue_key(pool): "zset", SHAPES.credits_key(pool): "hash", SHAPES.leases_key(pool): "zset"}

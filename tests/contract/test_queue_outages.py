@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from cascade_router.queue import Grant, WorkQueue, work_queue
+from cascade_router.queue import Grant, StoreAway, WorkQueue, work_queue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
@@ -183,14 +183,29 @@ async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: R
     async with work_queues(mortal_redis.url, "a") as [queue]:
         assert queue.away
         grant: Grant = await queue.acquire(entry("alone"))
+        with pytest.raises(StoreAway):
+            async with queue.hold_request("r"):
+                raise AssertionError("was held without Redis")
+        mortal_redis.start()
+        await shared([queue])
+        with mortal_redis.client() as client:
+            await eventually(lambda: client.zcard(REF.leases_key(LIGHT)) == 1, what="the grant to be counted there")
         async with queue.hold_request("r") as held:
             assert held
-            mortal_redis.start()
-            await shared([queue])
-            with mortal_redis.client() as client:
-                await eventually(lambda: client.get(REF.request_key("r")) == "a", what="the lock is there too")
-                assert client.zcard(REF.leases_key(LIGHT)) == 1
         await queue.release(grant, service_s=0.01)
+
+
+async def test_a_key_is_held_on_while_redis_is_away_and_taken_again(mortal_redis: RedisServer) -> None:
+    async with work_queues(mortal_redis.url, "a") as [queue], queue.hold_request("r") as held:
+        assert held
+        mortal_redis.kill()
+        await alone([queue])
+        async with queue.hold_request("r") as again:
+            assert not again
+        mortal_redis.start()
+        await shared([queue])
+        with mortal_redis.client() as client:
+            await eventually(lambda: client.get(REF.request_key("r")) == "a", what="the lock is there too")
 
 
 async def test_flushed_data_and_scripts_are_brought_back(mortal_redis: RedisServer) -> None:

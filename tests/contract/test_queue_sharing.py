@@ -192,7 +192,7 @@ async def test_the_faster_replica_gets_the_more_work(redis_server: RedisServer) 
     assert [grant.replica_id for grant in grants] == [fast.replica_id] * 4 + [slow.replica_id]
 
 
-async def test_a_request_id_is_held_once_over_all_routers(redis_server: RedisServer) -> None:
+async def test_a_key_is_held_once_over_all_routers(redis_server: RedisServer) -> None:
     async with work_queues(redis_server.url, "a", "b") as [a, b]:
         async with a.hold_request("r") as held, a.hold_request("r") as again, b.hold_request("r") as elsewhere:
             assert (held, again, elsewhere) == (True, False, False)
@@ -228,7 +228,7 @@ async def test_what_a_killed_router_held_comes_back(redis_server: RedisServer) -
                 assert not held
             router.kill()
             router.wait()
-            make_old(redis_server, "doomed", pool=LIGHT, request_id="locked")
+            make_old(redis_server, "doomed", pool=LIGHT, key="locked")
             await first
             await queue.acquire(entry("the other credit"))
             await waiting(queue, 0)

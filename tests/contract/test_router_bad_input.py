@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,17 @@ def parameter(name: str, **value: Any) -> Change:
     return change
 
 
+def input_parameter(name: str, **value: Any) -> Change:
+    return lambda request: request.inputs[0].parameters[name].CopyFrom(service_pb2.InferParameter(**value))
+
+
+def output_parameter(name: str, **value: Any) -> Change:
+    def change(request: Any) -> None:
+        request.outputs.add(name="image").parameters[name].CopyFrom(service_pb2.InferParameter(**value))
+
+    return change
+
+
 def second_input(name: str, datatype: str, shape: list[int], **contents: Any) -> Change:
     def change(request: Any) -> None:
         request.inputs.add(name=name, datatype=datatype, shape=shape, contents=contents)
@@ -67,8 +79,9 @@ def set_prompt(field: str, value: Any) -> Change:
 INVALID: dict[str, tuple[Change, str]] = {
     "an empty prompt": (prompt(b""), "prompt: is empty"),
     "a blank prompt": (prompt(b" \n\t"), "prompt: is empty"),
-    "10 000 characters": (prompt(b"x" * 10_000), "prompt: has 10000 characters; at most 4000"),
-    "a megabyte": (prompt(b"x" * 1_000_000), "prompt: has 1000000 bytes; at most 4000"),
+    "a prompt of no width": (prompt("\u200b\u200d\ufeff\u3164".encode()), "prompt: is empty"),
+    "40 000 characters": (prompt(b"x" * 40_000), "prompt: has 40000 characters; at most 32000"),
+    "a megabyte": (prompt(b"x" * 1_000_000), "prompt: has 1000000 bytes; at most 32000"),
     "invalid UTF-8": (prompt(b"a red \xff circle"), "prompt: is not valid UTF-8 (byte 6)"),
     "a prompt that the model cannot draw": (prompt(b"a purple dragon"), "prompt: did not understand 'purple'"),
     "no inputs": (lambda request: request.ClearField("inputs"), "prompt: is missing"),
@@ -76,7 +89,7 @@ INVALID: dict[str, tuple[Change, str]] = {
     "an unknown datatype": (set_prompt("datatype", "TEXT"), "prompt: has datatype 'TEXT'"),
     "a wrong shape": (set_prompt("shape", [1, 2]), "prompt: has shape [1, 2]; send [N] or [N, 1]"),
     "fewer prompts than said": (set_prompt("shape", [2]), "prompt: holds 1 values in bytes_contents; send exactly 2"),
-    "too many prompts": (set_prompt("shape", [9]), "prompt: has shape [9]; send [N] or [N, 1] with N from 1 to 8"),
+    "too many prompts": (set_prompt("shape", [11]), "prompt: has shape [11]; send [N] or [N, 1] with N from 1 to 10"),
     "one prompt and two seeds": (
         second_input("seed", "INT64", [2], int64_contents=[1, 2]),
         "seed: has shape [2]; send one value per prompt, of which there are 1",
@@ -92,26 +105,35 @@ INVALID: dict[str, tuple[Change, str]] = {
     "raw contents without a length": (raw(b"abc"), "prompt: must hold exactly 1 BYTES element:"),
     "raw contents with a wrong length": (raw(struct.pack("<I", 99) + b"abc"), "prompt: must hold exactly 1 BYTES"),
     "an unknown output": (lambda request: request.outputs.add(name="depth"), "outputs: unknown output 'depth'"),
-    "an unknown parameter": (parameter("quality", int64_param=9), "parameters: unknown parameter 'quality'"),
-    "a negative deadline": (parameter("deadline_ms", int64_param=-5), "deadline_ms: must be above 0, and is -5 ms"),
-    "no deadline at all": (parameter("deadline_ms", int64_param=0), "deadline_ms: must be above 0"),
+    "a number of steps": (parameter("steps", int64_param=9), "parameters: parameter 'steps' is fixed by the cascade"),
+    "guidance": (parameter("Guidance_Scale", double_param=7.5), "parameter 'Guidance_Scale' is fixed by the cascade's"),
+    "a size": (parameter("width", int64_param=512), "parameters: parameter 'width' is fixed by the cascade, whose"),
+    "a seed as a parameter": (parameter("seed", int64_param=9), "parameter 'seed' is an input; send it as an INT64"),
+    "a negative prompt as a parameter": (parameter("negative_prompt", string_param="x"), "is an input; send it as a"),
+    "several images as a parameter": (parameter("num_images", int64_param=4), "send one prompt for each image"),
+    "a negative deadline": (parameter("deadline_ms", int64_param=-5), "deadline_ms: must be at least 1 ms from now"),
+    "no deadline at all": (parameter("deadline_ms", int64_param=0), "deadline_ms: must be at least 1 ms"),
+    "hardly a deadline": (parameter("deadline_ms", double_param=5e-324), "deadline_ms: must be at least 1 ms"),
     "an absurd deadline": (parameter("deadline_ms", int64_param=10**15), "deadline_ms: 1e+15 ms is longer than"),
     "a deadline of NaN": (parameter("deadline_ms", double_param=float("nan")), "deadline_ms: is not a finite number"),
     "an infinite deadline": (parameter("deadline_ms", string_param="inf"), "deadline_ms: is not a finite number"),
     "a deadline in words": (parameter("deadline_ms", string_param="soon"), "deadline_ms: 'soon' is not a number"),
     "a deadline of yes": (parameter("deadline_ms", bool_param=True), "deadline_ms: must be a number"),
-    "a negative timeout": (parameter("timeout", int64_param=-1), "timeout: must be above 0"),
+    "a negative timeout": (parameter("timeout", int64_param=-1), "timeout: must be at least 1 ms"),
     "an unknown priority": (parameter("priority", string_param="urgent"), "priority: 'urgent' is none of high"),
-    "a priority of 9": (parameter("priority", uint64_param=9), "priority: 9 is not a priority"),
+    "a negative priority": (parameter("priority", int64_param=-1), "priority: -1 is not a priority"),
     "a tier with spaces": (parameter("tier", string_param="my tier"), "tier: must be 1 to 63"),
-    "an id with spaces": (lambda request: setattr(request, "id", "my id"), "id: must be 1 to 128"),
     "shared memory": (
-        lambda request: (
-            request.inputs[0]
-            .parameters["shared_memory_region"]
-            .CopyFrom(service_pb2.InferParameter(string_param="region"))
-        ),
-        "prompt: parameter 'shared_memory_region' is not supported",
+        input_parameter("shared_memory_region", string_param="region"),
+        "prompt: parameter 'shared_memory_region' is not supported: shared memory belongs to one machine",
+    ),
+    "an output in shared memory": (
+        output_parameter("shared_memory_region", string_param="region"),
+        "image: parameter 'shared_memory_region' is not supported",
+    ),
+    "classes": (
+        output_parameter("classification", int64_param=3),
+        "image: parameter 'classification' is not supported",
     ),
 }
 
@@ -145,10 +167,27 @@ def test_what_is_odd_but_valid_is_served(shared_router: RouterProcess) -> None:
     for change in (
         parameter("priority", string_param="high"),
         parameter("priority", uint64_param=3),
+        parameter("priority", uint64_param=2**40),
+        parameter("priority", string_param="99999999999999999999"),
         parameter("deadline_ms", string_param="120000"),
         parameter("timeout", int64_param=120_000_000),
+        parameter("timeout", int64_param=0),
+        parameter("timeout", int64_param=10**15),
         parameter("tier", string_param="gold"),
         prompt(b"  A  Large RED circle. "),
+        lambda request: setattr(request, "id", "my id"),
+        parameter("sequence_id", int64_param=7),
+        parameter("sequence_id", string_param="seven"),
+        parameter("sequence_start", bool_param=True),
+        parameter("sequence_end", bool_param=True),
+        parameter("binary_data_output", bool_param=True),
+        parameter("traceparent-ish header", string_param="00-1"),
+        parameter("custom", double_param=0.5),
+        parameter("", bool_param=False),
+        input_parameter("binary_data_size", int64_param=22),
+        input_parameter("content_type", string_param="str"),
+        output_parameter("binary_data", bool_param=True),
+        output_parameter("custom", string_param="x"),
     ):
         assert infer(shared_router, change)[0] is grpc.StatusCode.OK
 
@@ -157,19 +196,36 @@ BODIES: dict[str, tuple[Any, int, str | None, str]] = {
     "an empty prompt": ({"prompt": ""}, 400, "prompt", "is empty"),
     "no prompt": ({}, 400, "prompt", "is missing"),
     "a prompt of numbers": ({"prompt": 7}, 400, "prompt", "must be text"),
-    "10 000 characters": ({"prompt": "x" * 10_000}, 400, "prompt", "at most 4000"),
+    "40 000 characters": ({"prompt": "x" * 40_000}, 400, "prompt", "at most 32000"),
     "what the model cannot draw": ({"prompt": "a purple dragon"}, 400, "prompt", "did not understand 'purple'"),
     "half a surrogate pair": (b'{"prompt": "\\ud800"}', 400, "prompt", "surrogate"),
     "an unknown model": ({"prompt": EASY, "model": "dall-e"}, 404, "model", "there is: shapes"),
     "an unknown field": ({"prompt": EASY, "guidance": 7}, 400, "guidance", "not a known field"),
     "another size": ({"prompt": EASY, "size": "1024x1024"}, 400, "size", "use 32x32"),
-    "an address wanted": ({"prompt": EASY, "response_format": "url"}, 400, "response_format", "b64_json"),
-    "no images": ({"prompt": EASY, "n": 0}, 400, "n", "between 1 and 8"),
-    "too many images": ({"prompt": EASY, "n": 9}, 400, "n", "between 1 and 8"),
+    "an address wanted": ({"prompt": EASY, "response_format": "url"}, 400, "response_format", "use b64_json"),
+    "transparency": ({"prompt": EASY, "background": "transparent"}, 400, "background", "opaque images only"),
+    "a moving picture": ({"prompt": EASY, "output_format": "gif"}, 400, "output_format", "use png, jpeg or webp"),
+    "an unknown format": ({"prompt": EASY, "output_format": "bmp"}, 400, "output_format", "none of png, jpeg, webp"),
+    "frames": ({"prompt": EASY, "frame_count": 9}, 400, "frame_count", "moving pictures are not made"),
+    "an unknown quality": ({"prompt": EASY, "quality": "best"}, 400, "quality", "none of auto, low, medium"),
+    "quality in numbers": ({"prompt": EASY, "quality": 7}, 400, "quality", "must be text"),
+    "an unknown style": ({"prompt": EASY, "style": "cubist"}, 400, "style", "none of vivid, natural"),
+    "lossy PNG": ({"prompt": EASY, "output_compression": 50}, 400, "output_compression", "png is never lossy"),
+    "too little compression": (
+        {"prompt": EASY, "output_format": "webp", "output_compression": 101},
+        400,
+        "output_compression",
+        "0 and 100",
+    ),
+    "a user that is none": ({"prompt": EASY, "user": 7}, 400, "user", "must be text"),
+    "no images": ({"prompt": EASY, "n": 0}, 400, "n", "between 1 and 10"),
+    "too many images": ({"prompt": EASY, "n": 11}, 400, "n", "between 1 and 10"),
     "half an image": ({"prompt": EASY, "n": 1.5}, 400, "n", "whole number"),
     "true images": ({"prompt": EASY, "n": True}, 400, "n", "whole number"),
     "a huge seed": ({"prompt": EASY, "seed": 2**70}, 400, "seed", "not between"),
-    "a negative deadline": ({"prompt": EASY, "deadline_ms": -1}, 400, "deadline_ms", "above 0"),
+    "a negative deadline": ({"prompt": EASY, "deadline_ms": -1}, 400, "deadline_ms", "at least 1 ms"),
+    "hardly a deadline": (b'{"prompt": "x", "deadline_ms": 5e-324}', 400, "deadline_ms", "at least 1 ms"),
+    "a prompt of no width": ({"prompt": "\u200b\u200b"}, 400, "prompt", "is empty"),
     "a deadline of NaN": (b'{"prompt": "x", "deadline_ms": NaN}', 400, "deadline_ms", "finite"),
     "a huge deadline": (b'{"prompt": "x", "deadline_ms": 1%s}' % (b"0" * 400), 400, "deadline_ms", "finite"),
     "a deadline in words": ({"prompt": EASY, "deadline_ms": "soon"}, 400, "deadline_ms", "number"),
@@ -186,8 +242,13 @@ BODIES: dict[str, tuple[Any, int, str | None, str]] = {
 @pytest.mark.parametrize("case", BODIES)
 def test_over_http_the_error_has_openai_form(shared_router: RouterProcess, case: str) -> None:
     body, status, param, said = BODIES[case]
-    content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    reply = httpx.post(shared_router.http_url + "/v1/images/generations", timeout=PATIENCE_S, **content)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reply = httpx.post(
+        shared_router.http_url + "/v1/images/generations",
+        content=content,
+        headers={"content-type": "application/json"},
+        timeout=PATIENCE_S,
+    )
     assert reply.status_code == status, reply.text
     error = reply.json()["error"]
     assert error["param"] == param

@@ -131,6 +131,30 @@ def test_a_dead_model_behind_a_live_server_is_found_by_a_real_inference(
     assert traffic.refusals == []
 
 
+@pytest.mark.parametrize(
+    ("dead", "direct", "before", "after"), [("light", 0, "light", "direct"), ("heavy", 1, "direct", "degraded")]
+)
+def test_what_a_dead_model_leaves_waiting_the_other_one_makes(
+    dead: str,
+    direct: float,
+    before: str,
+    after: str,
+    redis_server: RedisServer,
+    start_triton: Callable[..., TritonServer],
+    start_router: StartRouter,
+) -> None:
+    servers = {model: start_triton(model) for model in ("shapes-light", "shapes-heavy")}
+    endpoints = {model: [server.endpoint] for model, server in servers.items()}
+    router = start_router(redis_server, make_plan(endpoints, direct=direct, escalation=0, batch=1))
+    with Traffic(router, prompt=EASY, clients=12).flowing() as traffic:
+        traffic.more(50)
+        assert set(traffic.routes) == {before}
+        servers[f"shapes-{dead}"].stub(f"shapes-{dead}").kill()
+        wait_for(lambda: traffic.routes[after] >= 50, what=f"answers of the other model ({traffic.refusals[-3:]})")
+        assert f'replica="shapes-{dead}-0"}} 0.0' in metrics(router)
+    assert traffic.refusals == []
+
+
 def test_traffic_flows_on_without_redis_and_with_an_empty_one(
     mortal_redis: RedisServer, shared_triton: TritonServer, start_router: StartRouter
 ) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 
 from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_router.jobs.records import job_id
+from cascade_router.requests import unique_of
 from support.redis import RedisServer
-from support.router import EASY, RouterProcess, StartRouter, make_plan
+from support.router import EASY, RouterProcess, StartRouter, make_plan, publish
 from support.sleepers import SECONDS
 from support.triton import TritonServer
 from support.waiting import PATIENCE_S, wait_for
@@ -29,6 +32,12 @@ def said(router: RouterProcess, words: str) -> None:
     wait_for(lambda: words in router.log.read_text(), what=f"the log to say {words!r}")
 
 
+def followed(router: RouterProcess) -> float:
+    """Generation of the plan that a router follows."""
+    [number] = re.findall(r"^cascade_plan_generation\{.*\} (.*)$", router.get("/metrics").text, re.MULTILINE)
+    return float(number)
+
+
 def test_plans_that_are_none_leave_the_others_in_force(redis_server: RedisServer, router: RouterProcess) -> None:
     with redis_server.client() as client:
         client.sadd(CASCADE_INDEX, "no cascade", "default/other")
@@ -44,7 +53,7 @@ def test_plans_that_are_none_leave_the_others_in_force(redis_server: RedisServer
         assert router.ask(EASY).route
         client.delete(CASCADE_INDEX)
         client.set(CASCADE_INDEX, RUBBISH)
-        said(router, "the last plan stays in force")
+        said(router, "WRONGTYPE")
         assert router.ask(EASY).route
 
 
@@ -52,15 +61,40 @@ def test_a_lock_demand_or_report_of_another_type_refuses_nobody(
     redis_server: RedisServer, router: RouterProcess
 ) -> None:
     with redis_server.client() as client:
-        client.rpush(SHAPES.request_key("mine"), RUBBISH)
+        client.rpush(SHAPES.request_key(unique_of("mine", tenant="")), RUBBISH)
         client.delete(SHAPES.demand_key)
         client.set(SHAPES.demand_key, RUBBISH)
-        assert router.ask(EASY, request_id="mine").route
+        assert router.ask(EASY, parameters={"idempotency_key": "mine"}).route
         said(router, "demand cannot be counted")
         wait_for(lambda: "cascade_store_away 0.0" in router.get("/metrics").text, what="Redis to count as there")
-        client.delete(SHAPES.demand_key)
-        router.ask(EASY)
-        wait_for(lambda: client.hgetall(SHAPES.demand_key), what="demand to be counted again")
+        wait_for(lambda: client.type(SHAPES.demand_key) == "hash", what="demand to be counted again")
+    counted = 'cascade_bad_data_total{cascade="default/shapes",key="demand"} 1.0'
+    wait_for(lambda: counted in router.get("/metrics").text, what="the bad data to be counted")
+
+
+def test_a_plan_that_cannot_serve_does_not_replace_one_that_can(
+    redis_server: RedisServer, router: RouterProcess, sleeper_triton: TritonServer
+) -> None:
+    plan = make_plan({variant: [sleeper_triton.endpoint] for variant in SECONDS}, execution_s=SECONDS)
+    publish(redis_server, make_plan({}))
+    said(router, "it cannot serve, and the last one can")
+    assert router.is_ready()
+    assert router.ask(EASY).route
+    publish(redis_server, plan.model_copy(update={"generation": 2**62}))
+    said(router, "more than a day ahead")
+    assert router.ask(EASY).route
+    later = make_plan({variant: [sleeper_triton.endpoint] for variant in SECONDS}, execution_s=SECONDS)
+    publish(redis_server, later)
+    wait_for(lambda: followed(router) == later.generation, what="a later plan to be followed")
+    # A replica that does not answer serves nobody: then a plan that says so is followed.
+    gone = make_plan({variant: ["127.0.0.1:9"] for variant in SECONDS}, execution_s=SECONDS)
+    publish(redis_server, gone)
+    wait_for(lambda: followed(router) == gone.generation, what="the plan of what does not answer to be followed")
+    assert router.post({"prompt": EASY, "deadline_ms": 2000}).status_code != 200
+    wait_for(lambda: not router.is_ready(), what="the router to have found that nothing answers")
+    none = make_plan({})
+    publish(redis_server, none)
+    wait_for(lambda: followed(router) == none.generation, what="the plan without replicas to be followed")
 
 
 def test_rubbish_among_the_jobs_keeps_none_from_being_done(redis_server: RedisServer, router: RouterProcess) -> None:

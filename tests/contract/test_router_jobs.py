@@ -14,6 +14,7 @@ from PIL import Image
 
 from support.redis import RedisServer
 from support.router import EASY, HARD, RouterProcess, StartRouter, make_plan, on_hold
+from support.sleepers import SECONDS
 from support.triton import TritonServer
 from support.waiting import PATIENCE_S, wait_for
 
@@ -66,6 +67,17 @@ def test_a_job_is_accepted_at_once_and_its_image_fetched_later(fresh_router: Rou
     assert ask(fresh_router, job) == told
 
 
+def test_a_job_makes_its_image_in_the_form_that_was_asked_for(
+    redis_server: RedisServer, sleeper_triton: TritonServer, start_router: StartRouter
+) -> None:
+    replicas = {variant: [sleeper_triton.endpoint] for variant in SECONDS}
+    router = start_router(redis_server, make_plan(replicas, execution_s=SECONDS))
+    for form in ("png", "jpeg", "webp"):
+        job = submit(router, output_format=form, output_compression=100, quality="auto", user="u-7").json()["id"]
+        picture = Image.open(io.BytesIO(base64.b64decode(end_of(router, job)["result"]["b64_json"])))
+        assert picture.format == form.upper()
+
+
 def test_an_idempotency_key_makes_one_job_of_many_tries(shared_router: RouterProcess) -> None:
     first, again = (submit(shared_router, key="once", prompt=HARD, seed=4).json()["id"] for _ in range(2))
     assert first == again
@@ -92,7 +104,7 @@ def test_a_job_whose_deadline_is_too_short_fails_and_says_so(shared_router: Rout
         ({"n": 2}, "n: a job makes one image"),
         ({"stream": True}, "stream: a job makes one image"),
         ({"prompt": ""}, "prompt: is empty"),
-        ({"deadline_ms": -1}, "deadline_ms: must be above 0"),
+        ({"deadline_ms": -1}, "deadline_ms: must be at least 1 ms"),
     ],
 )
 def test_a_wrong_job_is_refused_at_once(shared_router: RouterProcess, body: dict[str, Any], said: str) -> None:

@@ -124,6 +124,25 @@ def test_an_api_key_opens_both_protocols_and_its_absence_neither(
     assert KEY not in router.log.read_text()
 
 
+def test_what_is_no_protobuf_is_refused_after_the_question_who_asks(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter, files: Files
+) -> None:
+    router = start_router(redis_server, make_plan(endpoints), tenants_file=files.tenants())
+    wanted = {"guess": grpc.StatusCode.UNAUTHENTICATED, KEY: grpc.StatusCode.INVALID_ARGUMENT}
+    with grpc.insecure_channel(router.grpc) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        for key, code in wanted.items():
+            options = {"metadata": [("authorization", f"Bearer {key}")], "timeout": PATIENCE_S}
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(b"\xff", **options)
+            assert refused.value.code() is code
+            with pytest.raises(grpc.RpcError) as refused:
+                list(stream(iter([b"\xff"]), **options))
+            assert refused.value.code() is code
+    assert "Traceback" not in router.log.read_text()
+
+
 def test_a_tenant_above_its_rate_is_refused_with_a_time_to_come_back(
     redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter, files: Files
 ) -> None:

@@ -16,14 +16,14 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from cascade_api.names import CascadeRef
 from support.redis import RedisServer
-from support.router import EASY, HARD, Made, RouterProcess, StartRouter, inputs_of, make_plan, on_hold
+from support.router import EASY, HARD, RouterProcess, StartRouter, inputs_of, make_plan
 from support.scripted_triton import ScriptedTriton, answer, hang
 from support.triton import TritonServer
 from support.waiting import PATIENCE_S, eventually, wait_for
@@ -80,9 +80,9 @@ def test_a_deadline_that_heavy_cannot_make_degrades_or_refuses(
 
 
 def test_every_output_can_be_asked_for_by_name(fresh_router: RouterProcess) -> None:
-    outputs = [triton.InferRequestedOutput("image_png"), triton.InferRequestedOutput("route")]
+    outputs = [triton.InferRequestedOutput("image_encoded"), triton.InferRequestedOutput("route")]
     result = fresh_router.client.infer("shapes", inputs_of(EASY, seed=3), outputs=outputs)
-    picture = Image.open(io.BytesIO(result.as_numpy("image_png")[0]))
+    picture = Image.open(io.BytesIO(result.as_numpy("image_encoded")[0]))
     assert picture.size == (32, 32)
     assert result.as_numpy("image") is None
     assert np.abs(np.asarray(picture).astype(int) - fresh_router.ask(EASY, seed=3).image).max() <= 1
@@ -123,7 +123,7 @@ def test_metadata_configuration_statistics_and_index_describe_the_cascade(shared
     metadata = client.get_model_metadata("shapes")
     assert {tensor.name: tensor.datatype for tensor in metadata.inputs}["prompt"] == "BYTES"
     assert list(metadata.outputs[0].shape) == [-1, 32, 32, 3]
-    assert client.get_model_config("shapes").config.max_batch_size == 8
+    assert client.get_model_config("shapes").config.max_batch_size == 10
     before = client.get_inference_statistics("shapes").model_stats[0].inference_count
     shared_router.ask(EASY)
     assert client.get_inference_statistics().model_stats[0].inference_count == before + 1
@@ -145,20 +145,33 @@ def test_what_is_not_served_says_so(shared_router: RouterProcess) -> None:
         assert len(refused.value.message()) > 10
 
 
-def test_health_and_reflection_services_answer(shared_router: RouterProcess) -> None:
+def test_the_health_service_answers(shared_router: RouterProcess) -> None:
     with grpc.insecure_channel(shared_router.grpc) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         question = health_pb2.HealthCheckRequest()
         wait_for(lambda: health.Check(question, timeout=PATIENCE_S).status == 1, what="health to be SERVING")
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-        questions = [
-            reflection_pb2.ServerReflectionRequest(list_services=""),
-            reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService"),
-        ]
-        listed, described = reflection.ServerReflectionInfo(iter(questions), timeout=PATIENCE_S)
-    assert "inference.GRPCInferenceService" in [service.name for service in listed.list_services_response.service]
-    files = [FileDescriptorProto.FromString(data) for data in described.file_descriptor_response.file_descriptor_proto]
-    assert any(service.name == "GRPCInferenceService" for file in files for service in file.service)
+
+
+@pytest.mark.parametrize(
+    "reflection", ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+)
+def test_reflection_lists_and_describes_every_service(shared_router: RouterProcess, reflection: str) -> None:
+    request = reflection_pb2.ServerReflectionRequest
+    with grpc.insecure_channel(shared_router.grpc) as channel:
+        ask = channel.stream_stream(
+            f"/{reflection}/ServerReflectionInfo",
+            request_serializer=request.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        (listed,) = ask(iter([request(list_services="")]), timeout=PATIENCE_S)
+        services = [service.name for service in listed.list_services_response.service]
+        described = list(
+            ask(iter([request(file_containing_symbol=service) for service in services]), timeout=PATIENCE_S)
+        )
+    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health", reflection} <= set(services)
+    for service, reply in zip(services, described, strict=True):
+        files = map(FileDescriptorProto.FromString, reply.file_descriptor_response.file_descriptor_proto)
+        assert service in [f"{file.package}.{each.name}" for file in files for each in file.service]
 
 
 def test_openai_images_come_back_with_how_they_were_made(fresh_router: RouterProcess) -> None:
@@ -187,25 +200,20 @@ def test_health_readiness_models_page_and_metrics_over_http(fresh_router: Router
     assert 'cascade_planned_share{cascade="default/shapes",route="direct"} 0.4' in metrics
 
 
-def test_two_requests_with_one_id_do_not_run_at_once(
-    redis_server: RedisServer, shared_triton: TritonServer, endpoints: dict[str, list[str]], start_router: StartRouter
+def test_cascades_of_one_name_are_listed_by_names_that_can_be_asked_for(
+    redis_server: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
 ) -> None:
-    router = start_router(redis_server, make_plan(endpoints, direct=1, overload="strict"))
-    assert router.ask(EASY, request_id="twin").route == "direct"
-    answers: list[Any] = []
-    with on_hold(shared_triton):
-        router.client.async_infer(
-            "shapes", inputs_of(EASY), callback=lambda result, error: answers.append(error or result), request_id="twin"
-        )
-        in_hand = "cascade_requests_in_hand 1.0"
-        wait_for(lambda: in_hand in router.get("/metrics").text, what="the first to be under way")
-        with pytest.raises(InferenceServerException, match="'twin' is being served") as refused:
-            router.ask(EASY, request_id="twin")
-        assert refused.value.status() == "StatusCode.ALREADY_EXISTS"
-        assert router.post({"prompt": EASY}, headers={"x-request-id": "twin"}).status_code == 409
-    wait_for(lambda: answers, what="the first to be answered")
-    assert Made(answers[0]).route == "direct"
-    assert router.ask(EASY, request_id="twin").route == "direct"
+    plans = make_plan(endpoints), make_plan(endpoints, cascade="other/shapes"), make_plan(endpoints, name="alone")
+    router = start_router(redis_server, *plans)
+    names = {"default.shapes": "default", "other.shapes": "other", "alone": "default"}
+    listed = router.get("/v1/models").json()["data"]
+    assert {model["id"]: model["owned_by"] for model in listed} == names
+    assert {model.name for model in router.client.get_model_repository_index().models} == set(names)
+    for model in listed:
+        assert router.get(f"/v1/models/{model['id']}").json() == model
+        assert router.ask(EASY, model=model["id"]).route
+    assert router.get("/v1/models/shapes").status_code == 400
+    assert router.get("/v1/models/dall-e").json()["error"]["code"] == "UnknownModel"
 
 
 async def test_a_client_that_goes_away_stops_the_work(redis_server: RedisServer, start_router: StartRouter) -> None:

@@ -18,7 +18,10 @@ from support.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.contract
 
-BODY = b"POST /v1/images/generations HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n{"
+BODY = (
+    b"POST /v1/images/generations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"content-length: 100\r\n\r\n{"
+)
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ async def test_a_head_that_comes_in_drops_takes_no_longer(router: Router) -> Non
 async def test_also_on_a_connection_that_was_used_before(router: Router) -> None:
     host, _, port = router.http_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
     assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 ")
     writer.write(b"GET /healthz HT")
     assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).startswith(b"HTTP/1.1 408 ")
@@ -105,7 +108,7 @@ async def test_half_said_requests_keep_nobody_else_waiting_and_the_router_ends(r
     held = [socket.create_connection((host, int(port))) for _ in range(200)]
     for half in held:
         half.sendall(BODY[:20])
-    await hears(router, b"GET /healthz HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n", b"HTTP/1.1 200 ")
+    await hears(router, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", b"HTTP/1.1 200 ")
     for half in held:
         half.setblocking(False)
     for half in held:

@@ -95,12 +95,12 @@ def test_several_prompts_in_one_call_are_answered_as_if_asked_one_by_one(fresh_r
 
 
 def test_a_column_of_prompts_gives_columns_back(shared_router: RouterProcess) -> None:
-    outputs = [triton.InferRequestedOutput(name) for name in ("image", "image_png", "route", "confidence")]
+    outputs = [triton.InferRequestedOutput(name) for name in ("image", "image_encoded", "route", "confidence")]
     result = shared_router.client.infer("shapes", prompts_of(EASY, EASY, column=True), outputs=outputs)
     assert result.as_numpy("image").shape == (2, 32, 32, 3)
-    for name in ("image_png", "route", "confidence"):
+    for name in ("image_encoded", "route", "confidence"):
         assert result.as_numpy(name).shape == (2, 1)
-    pictures = [np.asarray(Image.open(io.BytesIO(png))) for png in result.as_numpy("image_png")[:, 0]]
+    pictures = [np.asarray(Image.open(io.BytesIO(png))) for png in result.as_numpy("image_encoded")[:, 0]]
     assert all(map(np.array_equal, pictures, result.as_numpy("image")))
 
 

@@ -56,11 +56,12 @@ async def test_a_published_plan_is_indexed_and_announced(redis_server: RedisServ
 
 
 async def test_everything_about_a_cascade_is_read_in_one_look(redis_server: RedisServer) -> None:
-    now_ms = int((time.time() + PATIENCE_S) * 1000)  # whoever was heard of then is there for as long as the test takes
+    now = int(time.time())
+    now_ms = int((now + PATIENCE_S) * 1000)  # whoever was heard of then is there for as long as the test takes
     report = RouterReport(router="r1", at_ms=now_ms, plan_generation=7, received=5)
     with redis_server.client() as client:
         client.set(REF.plan_key, make_plan().to_json())
-        client.hset(REF.demand_key, mapping={"102": "4", "101": "3"})
+        client.hset(REF.demand_key, mapping={now - 1: "4", now - 2: "3"})
         client.zadd(REF.queue_key("heavy.cpu"), {"a": 1, "b": 2})
         client.hset(REF.credits_key("heavy.cpu"), mapping={"c:cpu-0": 2, "u:cpu-0": 1, "s:cpu-0": "0.04"})
         client.hset(REF.credits_key("light.cpu"), mapping={"c:cpu-1": 4, "u:cpu-1": 0})
@@ -72,7 +73,7 @@ async def test_everything_about_a_cascade_is_read_in_one_look(redis_server: Redi
         seen = await store.observe(REF, POOLS)
     assert seen is not None
     assert seen.plan == make_plan()
-    assert seen.demand.counts == ((101, 3), (102, 4))
+    assert seen.demand.counts == ((now - 2, 3), (now - 1, 4))
     assert seen.queue_depths == {"light.cpu": 0, "heavy.cpu": 2}
     assert seen.in_use == {"cpu-0": 1, "cpu-1": 0}
     assert seen.reports == (report,)

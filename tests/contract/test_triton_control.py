@@ -14,8 +14,10 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_models import probe
 from cascade_operator.clusters.triton import TritonClient, TritonError
+from support.ports import listens_at
+from support.processes import listening_ports
 from support.triton import ONE_IMAGE, TritonServer
-from support.waiting import PATIENCE_S
+from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
 
@@ -77,7 +79,9 @@ def locked_triton(shapes_models: Path, tmp_path_factory: pytest.TempPathFactory)
     directory = tmp_path_factory.mktemp("locked")
     server = TritonServer(shapes_models, directory, load=("shapes-light",), replica_id="test-locked", network=True)
     try:
-        yield server.start("--http-socket", str(directory / "http"))
+        server.start("--http-socket", str(directory / "http"))
+        wait_for(lambda: listens_at(directory / "http"), what="HTTP, which begins after gRPC")
+        yield server
     finally:
         server.stop()
 
@@ -127,14 +131,7 @@ def test_http_is_the_probes_alone_and_locked_too(locked_triton: TritonServer, pa
 
 def test_a_server_of_a_pod_listens_on_one_port(locked_triton: TritonServer) -> None:
     assert locked_triton.process is not None
-    inodes = {os.readlink(f) for f in Path(f"/proc/{locked_triton.process.pid}/fd").iterdir() if f.is_symlink()}
-    listening = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *rest = line.split()
-            if state == "0A" and f"socket:[{rest[5]}]" in inodes:
-                listening.add(int(local.rpartition(":")[2], 16))
-    assert listening == {locked_triton.port}
+    assert listening_ports(locked_triton.process.pid) == {locked_triton.port}
 
 
 async def test_a_refused_call_says_so_and_the_server_goes_on(locked_triton: TritonServer) -> None:
@@ -186,13 +183,29 @@ def test_a_path_that_is_too_long_for_a_socket_is_refused(shapes_models: Path, tm
     assert "is longer than the 107 bytes" in refused(shapes_models, tmp_path, f"unix:{folder}/triton:1")
 
 
-def test_the_socket_of_a_server_that_was_killed_is_taken_over(mortal_triton: TritonServer) -> None:
-    assert mortal_triton.process is not None
-    mortal_triton.process.kill()
-    mortal_triton.process.wait()
-    assert mortal_triton.socket.exists()
-    mortal_triton.start()
-    assert mortal_triton.client.is_server_live()
+def test_the_sockets_of_a_server_that_was_killed_are_taken_over(mortal_triton: TritonServer, tmp_path: Path) -> None:
+    http = tmp_path / "http"
+    for _ in range(2):
+        assert mortal_triton.process is not None
+        mortal_triton.process.kill()
+        mortal_triton.process.wait()
+        assert mortal_triton.socket.exists()
+        mortal_triton.start("--http-socket", str(http))
+        assert mortal_triton.client.is_server_live()
+        wait_for(lambda: listens_at(http), what="HTTP, which begins after gRPC")
+        assert probe.request(str(http), "/v2/health/live", None, timeout_s=PATIENCE_S)[0] == 200
+
+
+def test_a_file_that_is_no_socket_is_left_alone(shapes_models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine"
+    file.write_text("mine")
+    server = TritonServer(shapes_models, tmp_path)
+    done = subprocess.run(
+        server.command("--http-socket", str(file)), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 2
+    assert f"--http-socket: {file} is there, and is no socket" in done.stderr
+    assert file.read_text() == "mine"
 
 
 def refused(models: Path, directory: Path, endpoint: str) -> str:
@@ -201,6 +214,5 @@ def refused(models: Path, directory: Path, endpoint: str) -> str:
     done = subprocess.run(
         server.command("--grpc-address", endpoint), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
-    server.stop()
     assert done.returncode == 2
     return done.stderr

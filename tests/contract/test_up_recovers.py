@@ -8,11 +8,14 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
+from cascade_api.local import read_addresses
+from cascade_api.names import CascadeRef
 from support.local_run import HUNG_S, LocalRun
 from support.waiting import wait_for
 
@@ -88,3 +91,44 @@ def test_the_router_comes_back_and_a_second_try_with_the_same_id_gets_an_end(ser
     assert result["retried"] > 0
     assert result["lost"] * 10 <= result["retried"], result["details"]
     serving.generate()
+
+
+def test_a_plan_that_somebody_wrote_does_not_stay(serving: LocalRun) -> None:
+    """Whatever it says, and however new it claims to be; nor does it stay away when it was deleted."""
+    wait_for(serving.whole, what="all pools are there", every_s=0.1)
+    addresses = read_addresses(serving.state.path)
+    assert addresses is not None
+    ref = CascadeRef("default", "shapes")
+
+    def draining(plan: dict[str, Any]) -> dict[str, Any]:
+        for replica in (replica for pool in plan["pools"] for replica in pool["replicas"]):
+            replica["state"] = "draining"
+        return plan
+
+    forged: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
+        lambda plan: plan | {"pools": []},
+        lambda plan: plan | {"pools": [], "generation": plan["generation"] + 3_600_000},
+        lambda plan: draining(plan) | {"generation": plan["generation"] + 3_600_000},
+        lambda plan: plan | {"generation": 2**63},
+        lambda plan: plan | {"rows": [plan["rows"][0] | {"share": 1, "light": "nobody"}]},
+    ]
+    with redis.from_url(addresses.redis) as client:
+
+        def followed(before: int) -> bool:
+            seen = serving.look()["cascades"][0]
+            plan, routers = seen["plan"], seen["routers"]
+            ready = plan is not None and sum(pool["ready"] for pool in seen["pools"]) == 2
+            newer = ready and before < plan["generation"] < 2**53
+            return newer and [router["planGeneration"] for router in routers] == [plan["generation"]]
+
+        for forge in forged:
+            text = client.get(ref.plan_key)
+            assert text is not None
+            plan = json.loads(text)
+            client.set(ref.plan_key, json.dumps(forge(plan)))
+            client.publish(ref.plan_channel, "1")
+            wait_for(lambda before=plan["generation"]: followed(before), what="the own plan to be followed again")
+            serving.generate()
+        client.delete(ref.plan_key)
+        wait_for(lambda: followed(0), what="the deleted plan to be there again")
+        serving.generate()

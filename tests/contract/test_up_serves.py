@@ -17,7 +17,7 @@ import yaml
 
 from cascade_api.local import read_addresses
 from support.local_run import ANY_PORTS, CASCADE, HUNG_S, PROMPT, LocalRun
-from support.processes import children
+from support.processes import children, listening_ports
 from support.triton import shapes_manifest
 from support.waiting import wait_for
 
@@ -48,6 +48,14 @@ def test_a_prompt_becomes_a_picture_over_http(serving: LocalRun) -> None:
     with urllib.request.urlopen(request, timeout=HUNG_S) as response:  # noqa: S310
         answer = json.load(response)
     assert base64.b64decode(answer["data"][0]["b64_json"]).startswith(PNG)
+
+
+def test_servers_of_slots_are_reached_by_their_user_alone(serving: LocalRun) -> None:
+    servers = {pid for name, pid in serving.state.read_pids().items() if name.startswith("cpu-")}
+    assert servers
+    assert set().union(*map(listening_ports, servers)) == set(), "nothing on the network, loopback included"
+    assert serving.state.sockets.stat().st_mode & 0o077 == 0
+    assert any(file.is_socket() for file in serving.state.sockets.iterdir())
 
 
 def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> None:

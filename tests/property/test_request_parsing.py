@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
-from cascade_router.requests import MAX_IMAGES, GenerateRequest, Refused
+from cascade_router.requests import MAX_IMAGES, GenerateRequest, Refused, printable_id
 from cascade_router.serving import kserve, openai
 
 SETTINGS = RouterSettings(prompt_limit=40, deadline_limit_s=100)
@@ -36,7 +36,12 @@ def add_valid_inputs(message: Any, count: int, *, seeds: bool) -> None:
 
 def add_options(message: Any, draw: st.DrawFn) -> None:
     """Parameters and outputs, right and wrong."""
-    for name in draw(st.lists(st.sampled_from(["deadline_ms", "timeout", "priority", "tier", "mood"]), max_size=1)):
+    for name in draw(
+        st.lists(
+            st.sampled_from(["deadline_ms", "timeout", "priority", "tier", "idempotency_key", "mood", "steps"]),
+            max_size=2,
+        )
+    ):
         parameter = message.parameters[name]
         kind = draw(st.sampled_from(["int64_param", "double_param", "string_param", "bool_param", "none"]))
         if kind == "int64_param":
@@ -85,6 +90,7 @@ def check(requests: tuple[GenerateRequest, ...]) -> None:
     """What holds of every request that is let in."""
     assert 1 <= len(requests) <= MAX_IMAGES
     assert len({request.id for request in requests}) == len(requests)
+    assert all(request.id.isascii() and request.id.isprintable() for request in requests)
     for request in requests:
         assert 0 < len(request.prompt.text.strip()) <= SETTINGS.prompt_limit
         request.prompt.text.encode()
@@ -127,11 +133,11 @@ BODIES = st.one_of(
 )
 
 
-@given(BODIES, st.one_of(st.just("r1"), st.text(max_size=150)))
+@given(BODIES, st.one_of(st.just("r1"), st.text(max_size=150)).map(printable_id))
 def test_any_http_body_is_read_or_refused(body: bytes, request_id: str) -> None:
     try:
         wanted = openai.read_body(
-            body, request_id=request_id, id_chosen=True, default_model="shapes", tenant="", settings=SETTINGS
+            body, request_id=request_id, idempotency_key="", default_model="shapes", tenant="", settings=SETTINGS
         )
     except Refused as refused:
         check_refusal(refused)

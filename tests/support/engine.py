@@ -10,7 +10,7 @@ from typing import Any
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_router.engine import generate
-from cascade_router.pools.clients import Prompt
+from cascade_router.pools.clients import PIXELS, Prompt
 from cascade_router.queue import WorkQueue
 from cascade_router.requests import Answer, GenerateRequest, new_id
 from cascade_router.runtime import CascadeRuntime
@@ -44,5 +44,5 @@ def endpoints(*servers: ScriptedTriton) -> list[str]:
 
 
 async def ask(runtime: CascadeRuntime, **changes: Any) -> Answer:
-    request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), **changes})
+    request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), "form": PIXELS, **changes})
     return await generate(runtime, request, coin=0.5, queue_limit=10)

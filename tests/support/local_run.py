@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ class LocalRun:
         """Processes and shared memory of this run that are still there."""
         found = [f"process {p.pid} {command_of(p)}" for p in {*self._known, *self.state.processes()} if runs(p)]
         found += [f"segment {segment}" for segment in self.state.segments()]
+        found += [f"sockets {folder}" for folder in Path(tempfile.gettempdir()).glob(f"{self.state.instance}.*")]
         addresses = read_addresses(self.state.path)
         return found + ([f"addresses {addresses}"] if addresses else [])
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 import psutil
 
 
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports on which a process takes connections."""
+    connections = psutil.Process(pid).net_connections(kind="tcp")
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
 def runs(process: psutil.Process | int) -> bool:
     """Whether a process (or process id) is at work still; one that only waits to be buried is not."""
     try:

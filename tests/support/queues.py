@@ -118,10 +118,10 @@ def other_router(url: str, *, name: str, batch: int, held: int, waiting: int) ->
     return process
 
 
-def make_old(server: RedisServer, router: str, *, pool: str, request_id: str) -> None:
+def make_old(server: RedisServer, router: str, *, pool: str, key: str) -> None:
     """As if a router had been silent for longer than its leases and the lock of a request last."""
     with server.client() as client:
         client.zadd(REF.routers_key, {router: 0})
         leases = client.zrange(REF.leases_key(pool), 0, -1)
         client.zadd(REF.leases_key(pool), dict.fromkeys(leases, 0))
-        client.delete(REF.request_key(request_id))
+        client.delete(REF.request_key(key))

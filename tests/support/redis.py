@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +60,37 @@ class RedisServer:
         with self.client() as client, contextlib.suppress(redis.ConnectionError):
             return bool(client.ping())
         return False
+
+
+@contextlib.contextmanager
+def tls_before(server: RedisServer, certificate: ssl.SSLContext) -> Iterator[int]:
+    """A port on which a server is spoken to over TLS; the one that tests have is built without it."""
+    loop = asyncio.new_event_loop()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pass_on(reader, behind_writer), pass_on(behind_reader, writer))
+
+    listening = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=certificate))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield int(listening.sockets[0].getsockname()[1])
+    finally:
+        loop.call_soon_threadsafe(listening.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
 
 
 @pytest.fixture(scope="session")

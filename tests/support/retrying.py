@@ -1,4 +1,4 @@
-"""A client of two routers that tries a failed request once again, under the same id, on the other one."""
+"""A client of two routers that tries a failed request once again, with the same idempotency key, on the other one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class RetryingClient:
         for attempt in range(2):
             stub = self._stubs[(number + attempt) % len(self._stubs)]
             try:
-                message = message_of(request_id, deadline_ms=round(1000 * self._deadline_s))
+                options = {"deadline_ms": round(1000 * self._deadline_s), "idempotency_key": request_id}
+                message = message_of(request_id, **options)
                 await stub.ModelInfer(message, timeout=self._deadline_s)
             except grpc.aio.AioRpcError as error:
                 why = f"{error.code().name}: {error.details()}"

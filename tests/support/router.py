@@ -111,6 +111,8 @@ class RouterProcess:
             "CASCADE_ROUTER_HTTP_ADDRESS": self.http_url.removeprefix("http://"),
             **{f"CASCADE_ROUTER_{name.upper()}": str(value) for name, value in settings.items()},
         }
+        self.ulimit = ""
+        """Options of the shell's `ulimit` that it is started under."""
         self.process: subprocess.Popen[bytes] | None = None
         self._client: triton.InferenceServerClient | None = None
 
@@ -122,10 +124,11 @@ class RouterProcess:
 
     def start(self, health_url: str | None = None) -> RouterProcess:
         """Start the process and wait until its HTTP side answers, or is ready at a health address of its own."""
+        command = [sys.executable, "-m", "cascade_router.main"]
+        if self.ulimit:
+            command = ["sh", "-c", f'ulimit {self.ulimit} && exec "$@"', "sh", *command]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "cascade_router.main"], env=self.environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         process = self.process
         url = f"{self.http_url}/healthz" if health_url is None else f"{health_url}/readyz"
         wait_for(lambda: process.poll() is not None or _answers(url), what="the router to answer")

@@ -44,13 +44,22 @@ class ScriptedTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ig
             raise
 
 
+PNG_BEGINS = b"\x89PNG\r\n"
+
+
 def response(
-    *, confidence: float | None = 0.9, pixels: bytes = bytes(12), shape: tuple[int, ...] = (1, 2, 2, 3)
+    *,
+    confidence: float | None = 0.9,
+    pixels: bytes = bytes(12),
+    shape: tuple[int, ...] = (1, 2, 2, 3),
+    encoded: bytes = struct.pack("<I", len(PNG_BEGINS)) + PNG_BEGINS,
 ) -> Any:
     """A ModelInferResponse with an image."""
     made = service_pb2.ModelInferResponse()
     made.outputs.add(name="image", datatype="UINT8", shape=shape)
     made.raw_output_contents.append(pixels)
+    made.outputs.add(name="image_encoded", datatype="BYTES", shape=[1, 1])
+    made.raw_output_contents.append(encoded)
     if confidence is not None:
         made.outputs.add(name="confidence", datatype="FP32", shape=[1, 1])
         made.raw_output_contents.append(struct.pack("<f", confidence))

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from cascade_router.pools.clients import FORMATS
 
 from .triton import TritonServer
 
 MODEL: Final = '''
-"""Sleeps for its time per batch, then answers each request with one grey image and a random confidence."""
+"""Sleeps for its time per batch, then answers each request with one and the same image and a random confidence."""
 
 import json
+import pathlib
 import random
 import time
 
@@ -25,15 +30,22 @@ class TritonPythonModel:
     def initialize(self, args):
         parameters = json.loads(args["model_config"])["parameters"]
         self._seconds = float(parameters["seconds"]["string_value"])
+        folder = pathlib.Path(args["model_repository"], args["model_version"])
+        self._pixels = np.load(folder / "image.npy")[None]
+        files = {path.suffix[1:]: path.read_bytes() for path in folder.glob("image.*")}
+        self._encoded = {name: np.array([[file]], np.object_) for name, file in files.items()}
 
     def execute(self, requests):
         time.sleep(self._seconds)
         return [self._response(request) for request in requests]
 
     def _response(self, request):
-        tensors = [pb_utils.Tensor("image", np.full((1, 32, 32, 3), 128, np.uint8))]
-        if "confidence" in request.requested_output_names():
-            tensors.append(pb_utils.Tensor("confidence", np.full((1, 1), random.random(), np.float32)))
+        made = {
+            "image": lambda: self._pixels,
+            "image_encoded": lambda: self._encoded[json.loads(request.parameters())["image_format"]],
+            "confidence": lambda: np.full((1, 1), random.random(), np.float32),
+        }
+        tensors = [pb_utils.Tensor(name, made[name]()) for name in made if name in request.requested_output_names()]
         return pb_utils.InferenceResponse(output_tensors=tensors)
 '''
 
@@ -47,22 +59,34 @@ input [
   {{ name: "seed" data_type: TYPE_INT64 dims: [1] optional: true }}
 ]
 output [
-  {{ name: "image" data_type: TYPE_UINT8 dims: [32, 32, 3] }},
+  {{ name: "image" data_type: TYPE_UINT8 dims: [{side}, {side}, 3] }},
+  {{ name: "image_encoded" data_type: TYPE_STRING dims: [1] }},
   {{ name: "confidence" data_type: TYPE_FP32 dims: [1] }}
 ]
 instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
 dynamic_batching {{ }}
 parameters {{ key: "seconds" value {{ string_value: "{seconds}" }} }}
+parameters {{ key: "side" value {{ string_value: "{side}" }} }}
 """
 
 
-def write_sleepers(directory: Path, seconds: Mapping[str, float], *, batch: int = 8, instances: int = 2) -> Path:
-    """A model repository of models by name and seconds per batch."""
+def write_sleepers(
+    directory: Path, seconds: Mapping[str, float], *, batch: int = 8, instances: int = 2, side: int = 32
+) -> Path:
+    """A model repository of models by name and seconds per batch.
+
+    Images are noise, whose files are as large as files get, but for the small ones, which are grey.
+    """
+    grey = np.full((side, side, 3), 128, np.uint8)
+    pixels = grey if side == 32 else np.random.default_rng(0).integers(0, 256, grey.shape, np.uint8)
     for name, each in seconds.items():
         folder = directory / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(MODEL)
-        config = CONFIG.format(name=name, batch=batch, instances=instances, seconds=each)
+        np.save(folder / "image.npy", pixels)
+        for form in FORMATS:
+            Image.fromarray(pixels).save(folder / f"image.{form}", compress_level=1)
+        config = CONFIG.format(name=name, batch=batch, instances=instances, seconds=each, side=side)
         (folder.parent / "config.pbtxt").write_text(config)
     return directory
 

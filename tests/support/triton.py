@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ class TritonServer:
         self.replica_id = replica_id
         self.port = free_port()
         self._folder = None if network else tempfile.mkdtemp(prefix="test-triton-")
+        if self._folder is not None:
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.process: subprocess.Popen[bytes] | None = None
         self._client: triton.InferenceServerClient | None = None
 
@@ -132,8 +135,6 @@ class TritonServer:
                 stub.kill()
         for segment in self.segments():
             segment.unlink(missing_ok=True)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _orphans(self) -> list[psutil.Process]:
         """Model processes that outlived a killed server: its shared memory is named on their command lines."""

@@ -15,9 +15,12 @@ from cascade_router.cascade.decisions import (
     Make,
     Outlook,
     Refuse,
+    Stage,
     admit,
     after_light,
+    instead,
     may_fall_back,
+    may_turn,
     on_failure,
 )
 from cascade_router.cascade.estimates import ENOUGH, ExecutionEstimates
@@ -146,6 +149,30 @@ def test_a_light_image_stands_in_only_where_the_policy_and_the_prompt_allow() ->
     assert not may_fall_back(Refusal.DEADLINE_EXCEEDED, overload="strict")
 
 
+def test_what_one_model_cannot_make_the_other_makes_where_it_still_can() -> None:
+    def other(stage: Stage, **changes: Any) -> Make | None:
+        given: dict[str, Any] = {"deadline": NOW + 1, "now": NOW, "overload": "degrade", "queue_limit": 10}
+        return instead(stage, **{**given, **changes})
+
+    heavy, light = [pool("heavy", wait=0.5, execution=0.4)], [pool("light")]
+    assert other("light", others=heavy) == Make("heavy", "heavy.cpu", "heavy", pytest.approx(NOW + 0.6))  # type: ignore[arg-type]
+    degraded = other("heavy", others=light)
+    assert degraded is not None
+    assert (degraded.stage, degraded.degraded) == ("light", True)
+    assert other("light", others=heavy, deadline=NOW + 0.8) is None
+    assert other("light", others=heavy, overload="strict") is None
+    assert other("light", others=[pool("heavy", ready=0)]) is None
+    assert other("light", others=[pool("heavy", waiting=10)]) is None
+
+
+def test_a_prompt_that_may_kill_models_is_not_handed_on_to_the_heavy_ones() -> None:
+    assert may_turn("light", Refusal.NO_REPLICA, overload="degrade")
+    assert may_turn("heavy", Refusal.MODEL_FAILED, overload="degrade")
+    assert not may_turn("light", Refusal.MODEL_FAILED, overload="degrade")
+    assert not may_turn("light", Refusal.INVALID, overload="degrade")
+    assert not may_turn("light", Refusal.NO_REPLICA, overload="strict")
+
+
 def test_a_failure_is_tried_again_elsewhere_while_time_budget_and_replicas_last() -> None:
     def again(**changes: Any) -> Make | Refuse:
         given: dict[str, Any] = {
@@ -165,11 +192,14 @@ def test_a_failure_is_tried_again_elsewhere_while_time_budget_and_replicas_last(
         ({"attempts": MAX_ATTEMPTS}, Refusal.MODEL_FAILED),
         ({"retry_budget": 0.5}, Refusal.MODEL_FAILED),
         ({"outlooks": [pool("heavy", ready=0)]}, Refusal.NO_REPLICA),
+        ({"outlooks": [pool("heavy", ready=0)], "retry_budget": 0.5}, Refusal.NO_REPLICA),
         ({"deadline": NOW + 0.05}, Refusal.DEADLINE_EXCEEDED),
     ):
         refusal = again(**changes)
         assert isinstance(refusal, Refuse)
         assert refusal.reason is reason
+    # Whom no replica had is not what failed.
+    assert isinstance(again(attempts=0, retry_budget=0.5), Make)
 
 
 times = st.floats(0, 5)
@@ -204,6 +234,20 @@ def test_nothing_is_begun_that_would_end_after_the_deadline(
             assert NOW <= step.start_by <= NOW + left
         if overload == "strict" and isinstance(step, Make | Accept):
             assert not step.degraded
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [(-5.0, "it has passed"), (-1e-9, "it has passed"), (0.0, "it has passed"), (0.02, "0.020 s are left")],
+)
+def test_a_deadline_that_cannot_be_met_is_told_with_the_time_that_is_left(left: float, said: str) -> None:
+    for step in (
+        first_stage(direct=True, deadline=NOW + left, overload="strict"),
+        second_stage(deadline=NOW + left, overload="strict"),
+    ):
+        assert isinstance(step, Refuse)
+        assert f"deadline: {said}" in step.message
+        assert "-" not in step.message
 
 
 def test_a_journey_ends_once() -> None:

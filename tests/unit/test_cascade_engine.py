@@ -17,7 +17,7 @@ from cascade_router.runtime import CascadeRuntime
 from support.engine import ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
 from support.scripted_triton import Behaviour, answer, fail, hang, response
-from support.waiting import StoppedClock, eventually
+from support.waiting import PATIENCE_S, StoppedClock, eventually
 
 UNAVAILABLE = fail(grpc.StatusCode.UNAVAILABLE)
 
@@ -188,6 +188,53 @@ async def test_a_direct_prompt_whose_heavy_replica_fails_is_drawn_by_the_light_o
             made = await ask(runtime)
             assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
             assert heavy.asked == ["shapes-heavy"]
+
+
+@pytest.mark.parametrize(
+    ("direct", "first", "other", "route"),
+    [(0, "shapes-light", "shapes-heavy", Route.DIRECT), (1, "shapes-heavy", "shapes-light", Route.DEGRADED)],
+)
+async def test_who_waits_for_the_only_replica_goes_to_the_other_model_when_it_fails(
+    direct: float, first: str, other: str, route: Route
+) -> None:
+    failing = asyncio.Event()
+
+    async def fail_later(request: Any, context: Any) -> Any:
+        await failing.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "scripted")
+
+    async with replicas(fail_later, answer()) as (bad, good):
+        servers = {first: endpoints(bad), other: endpoints(good)}
+        plan = make_plan(servers, direct=direct, escalation=0, batch=1)
+        async with cascade(plan) as runtime:
+            asking = [asyncio.ensure_future(ask(runtime)) for _ in range(4)]
+            await eventually(lambda: runtime.queue.load(f"{first}.cpu").waiting == 3, what="three to wait")
+            failing.set()
+            made = await asyncio.gather(*asking)
+            assert [(image.route, image.variant) for image in made] == [(route, other)] * 4
+            assert bad.asked == [first]
+            assert runtime.queue.load(f"{first}.cpu").waiting == 0
+            assert in_flight(runtime) == 0
+
+
+async def test_who_waits_for_the_light_model_goes_to_the_heavy_one_when_that_has_time() -> None:
+    busy = asyncio.Event()
+
+    async def answer_later(request: Any, context: Any) -> Any:
+        await busy.wait()
+        return response()
+
+    async with replicas(UNAVAILABLE, answer_later) as (light, heavy):
+        believed = {"shapes-light": 0.01, "shapes-heavy": 20.0}
+        servers = {"shapes-light": endpoints(light), "shapes-heavy": endpoints(heavy)}
+        plan = make_plan(servers, direct=0, escalation=0, batch=1, execution_s=believed)
+        async with cascade(plan) as runtime:
+            first = asyncio.ensure_future(ask(runtime, deadline_s=PATIENCE_S))
+            await eventually(lambda: heavy.asked, what="the heavy model to be asked")
+            second = asyncio.ensure_future(ask(runtime, deadline_s=25.0))
+            await eventually(lambda: runtime.parked == 1, what="the second to wait for either model")
+            busy.set()
+            assert [image.route for image in await asyncio.gather(first, second)] == [Route.DIRECT] * 2
 
 
 async def test_the_confidence_is_asked_for_in_the_light_stage_only() -> None:

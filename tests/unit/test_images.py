@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,24 @@ def test_stages_are_two_the_base_is_pinned_and_root_stays_behind(image: str) -> 
     user = re.findall(r"^USER (\d+):(\d+)$", last, flags=re.MULTILINE)
     assert user
     assert all(int(number) >= 1000 for number in user[0])
+
+
+def test_the_image_s_triton_has_no_vulnerability_that_the_audit_knows() -> None:
+    audit = runpy.run_path(str(ROOT / "requirements" / "audit.py"))
+    known, release_of = audit["triton_vulnerabilities"], audit["image_release"]
+    assert "CVE-2025-23319" in known("25.06")
+    assert known("26.03") == known("25.07") == ["CVE-2026-24206", "CVE-2026-24207", "CVE-2026-24208", "CVE-2026-24209"]
+    assert release_of("FROM x\nARG BASE=nvcr.io/nvidia/tritonserver:25.06-py3\n") == "25.06"
+    release = release_of(dockerfile("triton"))
+    assert known(release) == []
+    assert release >= "26.07", "of the second half of 2026, or later"
+
+
+@pytest.mark.parametrize("lock", ["triton", "runtime-cpu", "diffusers"])
+def test_the_audit_names_the_locks_that_bring_the_old_triton(lock: str) -> None:
+    wheel, release = runpy.run_path(str(ROOT / "requirements" / "audit.py"))["WHEEL"]
+    assert f"nvidia-pytriton=={pins(lock)['nvidia-pytriton']}" == wheel
+    assert release == "24.10"
 
 
 def test_the_chart_the_bake_file_and_the_distribution_name_the_same(image: str) -> None:

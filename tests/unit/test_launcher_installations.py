@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,8 +59,59 @@ def test_links_are_where_triton_can_use_their_paths(
     assert plain.is_relative_to(environment)
     spaced = environment.rename(environment.with_name("white space"))
     folder = server_folder(Installation.find(spaced))
-    assert folder.parent == elsewhere / "cascade-triton"
+    assert folder.parent == elsewhere / f"cascade-triton-{os.geteuid()}"
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
     assert server_folder(Installation.find(spaced)) == folder
+
+
+def of_another_user(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted.mkdir(0o700)
+    if os.geteuid() == 0:
+        os.chown(planted, 65534, 65534)
+    else:
+        # Whoever may not give a folder away becomes another user himself.
+        stranger = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: stranger)
+        planted.rename(planted.with_name(f"cascade-triton-{stranger}"))
+
+
+def open_to_others(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted.mkdir()
+    planted.chmod(0o770)
+
+
+def a_link(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = planted.with_name("elsewhere")
+    elsewhere.mkdir(0o700)
+    planted.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("plant", [of_another_user, open_to_others, a_link])
+def test_a_folder_that_others_may_have_filled_is_not_used(
+    environment: Path, image: Path, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Path, pytest.MonkeyPatch], None]
+) -> None:
+    shared = image.parent / "tmp"
+    shared.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    installation = Installation.find(environment.rename(environment.with_name("white space")))
+    folder = server_folder(installation)
+    folder.parent.rename(shared / "mine")
+    planted = folder.parent
+    plant(planted, monkeypatch)
+    with pytest.raises(LaunchError, match=r"is not a folder of user .* alone .* remove it, or name another folder"):
+        server_folder(installation)
+    assert list(shared.glob("cascade-triton-*/*")) == []
+
+
+def test_a_group_that_files_inherit_does_not_open_the_folder(
+    environment: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = image.parent / "tmp"
+    shared.mkdir()
+    shared.chmod(0o2777)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    installation = Installation.find(environment.rename(environment.with_name("white space")))
+    assert server_folder(installation) == server_folder(installation)
 
 
 def test_the_images_own_libraries_stay_and_the_environment_comes_first(environment: Path, image: Path) -> None:

@@ -10,10 +10,12 @@ import pytest
 
 from cascade_api.command import CommandFailed
 from cascade_api.documents import load_cascades
-from cascade_api.local import Addresses
+from cascade_api.local import Addresses, read_addresses, write_addresses
+from cascade_api.settings import OperatorSettings, RouterSettings, from_environment
 from cascade_operator.local import greeting
 from cascade_operator.local.console import print_line
 from cascade_operator.local.services import without_password
+from cascade_operator.store import Store
 from support.triton import shapes_manifest
 
 BIN = Path(sys.executable).parent
@@ -56,6 +58,33 @@ def test_what_is_no_redis_is_refused_by_option_without_its_password(url: str) ->
     with pytest.raises(CommandFailed, match="--redis-url or REDIS_URL: ") as refused:
         without_password(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["foo", "redis://:secret@host:abc/0", "redis://:sec/ret@host/0", "http://a:secret@host/"]
+)
+@pytest.mark.parametrize("settings", [OperatorSettings, RouterSettings])
+def test_a_wrong_redis_is_refused_by_name_without_its_password(
+    settings: type[OperatorSettings] | type[RouterSettings], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(CommandFailed, match="setting REDIS_URL: not the URL of a Redis") as refused:
+        from_environment(settings)
+    assert "sec" not in str(refused.value)
+    with pytest.raises(CommandFailed) as refused:
+        Store(url)
+    assert "sec" not in str(refused.value)
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@host/0")
+    assert "secret@" not in repr(from_environment(settings))
+
+
+def test_the_addresses_are_for_their_owner_only(tmp_path: Path) -> None:
+    (tmp_path / "addresses.json").write_text("{}")
+    (tmp_path / "addresses.json").chmod(0o644)
+    write_addresses(tmp_path, ADDRESSES)
+    assert read_addresses(tmp_path) == ADDRESSES
+    assert (tmp_path / "addresses.json").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["addresses.json"]
 
 
 def test_a_redis_is_shown_without_its_password() -> None:

@@ -146,6 +146,27 @@ def test_down_tidies_up_after_a_killed_run(state: StateDir) -> None:
     assert state.crashed() is None
 
 
+def test_the_sockets_are_in_a_folder_of_the_user_s_own_that_goes_with_the_run(state: StateDir) -> None:
+    state.make_sockets()
+    first = state.sockets
+    assert first.stat().st_mode & 0o777 == 0o700
+    (first / "cpu-0:1").touch()
+    state.make_sockets()
+    assert state.sockets != first
+    assert not first.exists(), "what a run that crashed left is removed"
+    second = state.sockets
+    state.sweep()
+    assert not second.exists()
+    state.sweep()
+
+
+def test_a_link_to_what_is_not_ours_is_not_followed(state: StateDir, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (state.path / "sockets").symlink_to(tmp_path / "theirs")
+    state.sweep()
+    assert (tmp_path / "theirs").is_dir()
+
+
 def test_two_directories_never_share_a_name(tmp_path: Path) -> None:
     first, second = StateDir(tmp_path / "a"), StateDir(tmp_path / "b")
     assert first.instance != second.instance

@@ -7,19 +7,22 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from cascade_api.documents import CascadeFile
 from cascade_api.names import CascadeRef
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import ConditionType, Reason
+from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
 from cascade_operator.clusters import ClusterFailed
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
-from cascade_operator.planning.memory import CascadeMemory, Memory
+from cascade_operator.planning.arrivals import ArrivalRate
+from cascade_operator.planning.memory import CascadeMemory, Memory, Target, TargetPool
 from cascade_operator.planning.planner import Decision, Planner
 from cascade_operator.snapshot import Drain, Mobility, Publish, Replica, ReplicaState, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Refused, Source, Subject
@@ -42,6 +45,8 @@ class FakeStore:
     away: bool = False
     plans: list[Plan] = field(default_factory=list)
     index: set[CascadeRef] = field(default_factory=set)
+    reports: tuple[RouterReport, ...] = ()
+    listed: bool = True
 
     async def observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation | None:
         if self.away:
@@ -52,12 +57,15 @@ class FakeStore:
             queue_depths=dict.fromkeys(pools, 0),
             in_use=self.in_use,
             memory=self.memory,
+            reports=self.reports,
+            listed=self.listed,
         )
 
     async def publish(self, plan: Plan) -> bool:
         if self.away:
             return False
         self.plan = plan
+        self.listed = True
         self.plans.append(plan)
         return True
 
@@ -157,6 +165,88 @@ async def test_a_redis_that_came_back_empty_gets_the_same_plan_again() -> None:
     assert world.store.plan.generation >= plan.generation
     assert world.store.plan.rows == plan.rows
     assert world.said == told
+
+
+def forged(plan: Plan, **changes: Any) -> Plan:
+    return plan.model_copy(update={"rows": plan.rows, **changes})
+
+
+@pytest.mark.parametrize("ahead", [1, 0, -1, 3_600_000])
+async def test_a_plan_that_somebody_else_wrote_is_replaced_under_a_newer_number(ahead: int) -> None:
+    world = World()
+    await world.ticks(4)
+    plan = world.loop.plan(REF)
+    assert plan is not None
+    world.store.plan = forged(plan, pools=[], generation=plan.generation + ahead)
+    await world.ticks(1)
+    assert world.store.plan.pools == plan.pools
+    assert world.store.plan.generation > max(plan.generation, plan.generation + ahead)
+    written = len(world.store.plans)
+    await world.ticks(3)
+    assert len(world.store.plans) == written, "what is as published is left alone"
+
+
+@pytest.mark.parametrize("mode", ["paused", "advisory"])
+async def test_the_plan_of_a_cascade_that_is_not_planned_for_is_left_as_it_is(mode: str) -> None:
+    first = World()
+    await first.ticks(4)
+    plan = first.loop.plan(REF)
+    assert plan is not None
+    source = FileSource(CascadeFile(cascades=[make_cascade(policy__mode=mode)], profiles=[make_profile()]))
+    world = World(source=source, store=first.store, cluster=first.cluster, now=first.now)
+    await world.ticks(2)
+    written = len(world.store.plans)
+    world.store.plan = forged(plan, pools=[], generation=plan.generation + 1)
+    await world.ticks(2)
+    assert len(world.store.plans) == written
+    assert world.loop.plan(REF) == world.store.plan
+    world.store.plan = None
+    await world.ticks(1)
+    assert len(world.store.plans) == written + 1
+
+
+async def test_routers_that_follow_a_plan_of_nobodys_are_called_back() -> None:
+    world = World()
+    await world.ticks(4)
+    plan = world.loop.plan(REF)
+    assert plan is not None
+    number = plan.generation + 60_000
+    world.store.reports = (RouterReport(router="r", at_ms=0, plan_generation=number, received=0),)
+    await world.ticks(1)
+    assert world.store.plan is not None
+    assert world.store.plan.generation == number + 1
+    world.store.reports = (RouterReport(router="r", at_ms=0, plan_generation=2**53, received=0),)
+    await world.ticks(1)
+    assert world.store.plan.generation == number + 1, "a number that no operator can have given is not outdone"
+
+
+async def test_a_plan_that_new_routers_are_not_told_of_is_published_again() -> None:
+    world = World()
+    await world.ticks(4)
+    written = len(world.store.plans)
+    world.store.listed = False
+    await world.ticks(1)
+    assert len(world.store.plans) == written + 1
+    assert world.store.listed
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        CascadeMemory(generation=2**63),
+        CascadeMemory(published_at_s=NOW * 2),
+        CascadeMemory(target=Target(demand=-1.0)),
+        CascadeMemory(target=Target(distrust=1e300)),
+        CascadeMemory(arrivals=ArrivalRate(float("inf"), NOW)),
+        CascadeMemory(target=Target((TargetPool("light", "cpu", -1, 1),))),
+    ],
+)
+async def test_a_memory_beyond_belief_is_made_anew(memory: CascadeMemory) -> None:
+    world = World(store=FakeStore(memory=Memory({str(REF): memory}).to_json()))
+    await world.ticks(4)
+    assert len(world.cluster.all) == 2
+    assert world.store.plan is not None
+    assert is_credible(world.store.plan.generation, now_s=world.now)
 
 
 async def test_without_redis_the_plan_holds_and_nothing_is_moved() -> None:

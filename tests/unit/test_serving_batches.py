@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cascade_models.pipelines import Poll, Preview
 from cascade_models.serving.batches import Dropped, Made, Order, Refused, run
+from cascade_models.serving.encoding import Form
 
 STEPS = 10
 
@@ -95,6 +96,15 @@ def test_a_wrong_request_is_refused_and_the_others_are_made() -> None:
     assert pipeline.rows == [1] * STEPS
 
 
+def test_each_request_has_the_form_of_its_own_parameters_and_a_wrong_one_is_refused() -> None:
+    pipeline = Counting()
+    asked = [{}, {"image_format": "jpeg", "image_quality": 40, "priority": 2}, {"image_format": "gif"}]
+    outcomes = run(pipeline, [Order([b"x"], seeds=[1], parameters=parameters) for parameters in asked])
+    assert [outcome.form for outcome in outcomes if isinstance(outcome, Made)] == [Form("png"), Form("jpeg", 40)]
+    assert outcomes[2] == Refused("image_format: 'gif' is not a form of images; write png, jpeg, webp")
+    assert pipeline.rows == [2] * STEPS
+
+
 def test_a_batch_of_wrong_requests_alone_runs_nothing() -> None:
     pipeline = Counting()
     assert isinstance(run(pipeline, [order(1, prompt=b"")])[0], Refused)
@@ -103,7 +113,7 @@ def test_a_batch_of_wrong_requests_alone_runs_nothing() -> None:
 
 def test_requests_that_want_previews_get_their_own_images_after_the_chosen_steps() -> None:
     shown: list[list[int]] = []
-    wanting = Order([b"x"] * 2, seeds=[5, 6], show=lambda images: shown.append(images[:, 0, 0, 0].tolist()))
+    wanting = Order([b"x"] * 2, seeds=[5, 6], show=lambda made: shown.append(made.images[:, 0, 0, 0].tolist()))
     run(Counting(), [order(1), wanting], shown_steps={2, 7})
     assert shown == [[5, 6], [5, 6]]
 
@@ -111,6 +121,6 @@ def test_requests_that_want_previews_get_their_own_images_after_the_chosen_steps
 def test_a_cancelled_request_is_shown_nothing_more() -> None:
     shown: list[int] = []
     polls = iter(after(3))
-    leaving = Order([b"x"], seeds=[5], cancelled=lambda: next(polls), show=lambda images: shown.append(len(images)))
+    leaving = Order([b"x"], seeds=[5], cancelled=lambda: next(polls), show=lambda made: shown.append(len(made.images)))
     run(Counting(), [order(1), leaving], shown_steps={1, 8})
     assert shown == [1]

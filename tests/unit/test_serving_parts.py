@@ -11,7 +11,15 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal, Route
 from cascade_router.pools.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
 from cascade_router.reporting import DemandCounter
-from cascade_router.requests import Refused, check_deadline, check_id, check_priority, decode_prompt
+from cascade_router.requests import (
+    Refused,
+    check_deadline,
+    check_priority,
+    check_prompt,
+    decode_prompt,
+    printable_id,
+    unique_of,
+)
 from cascade_router.serving import statuses
 from cascade_router.tally import RECENT_S, Tally
 
@@ -81,7 +89,7 @@ def test_priorities_have_names_and_tritons_numbers(given: str | int, band: int) 
     assert check_priority(given) == band
 
 
-@pytest.mark.parametrize("seconds", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 600.1])
+@pytest.mark.parametrize("seconds", [0.0, -0.0, -1.0, 5e-324, 0.0009, math.nan, math.inf, -math.inf, 600.1])
 def test_deadlines_that_make_no_sense_are_refused(seconds: float) -> None:
     with pytest.raises(Refused, match="deadline_ms") as refused:
         check_deadline(seconds, limit_s=600, field="deadline_ms")
@@ -94,9 +102,56 @@ def test_a_prompt_may_have_as_many_characters_as_the_limit_says_however_many_byt
         decode_prompt("丸".encode() * 11, limit=10)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \t\n",
+        "\u200b",
+        "\u200d\u2060\ufeff",
+        "\u00a0\u3000\u2028",
+        "\u3164",
+        "\u2800\ufe0f",
+        "\x00\x1b",
+        "\U000e0041",
+    ],
+)
+def test_a_prompt_that_nobody_could_see_is_empty(text: str) -> None:
+    with pytest.raises(Refused, match="prompt: is empty"):
+        check_prompt(text, limit=100)
+
+
+@pytest.mark.parametrize(
+    "text", ["👩\u200d👩\u200d👧", "❤\ufe0f", "\u200bx", "می\u200cخواهم", "。", "\U0010fffd", "🏴\U000e0067\U000e007f"]
+)
+def test_a_prompt_with_something_to_see_stays_as_it_is(text: str) -> None:
+    assert check_prompt(text, limit=100) == text
+
+
 def test_an_empty_id_gets_one_and_each_is_another() -> None:
-    assert check_id("") != check_id("")
-    assert check_id("client:7/a") == "client:7/a"
+    assert printable_id("") != printable_id("")
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("client:7/a", "client:7/a"),
+        ("my id, the 7th", "my id, the 7th"),
+        ("a\\b", "a\\b"),
+        ("a\r\nset-cookie: x", "a\\r\\nset-cookie: x"),
+        ("\x1b[31m\x00\x7f", "\\x1b[31m\\x00\\x7f"),
+        ("bild-ß-丸", "bild-\\xdf-\\u4e38"),
+        ("x" * 500, "x" * 128),
+        ("\n" * 500, "\\n" * 64),
+    ],
+)
+def test_any_id_is_taken_and_is_fit_for_headers_and_logs(sent: str, shown: str) -> None:
+    assert printable_id(sent) == shown
+
+
+def test_a_key_of_another_tenant_is_another_key() -> None:
+    assert unique_of("k", tenant="a") == unique_of("k", tenant="a")
+    assert len({unique_of("k", tenant="a"), unique_of("k", tenant="b"), unique_of("k2", tenant="a")}) == 3
 
 
 def test_every_refusal_has_a_status_in_every_protocol() -> None:

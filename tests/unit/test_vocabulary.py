@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cascade_api.names import CascadeRef, pool_name
-from cascade_api.plan import Plan, next_generation
+from cascade_api.plan import Plan, is_credible, next_generation
 from cascade_api.quantities import duration_s, format_duration
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.status import Condition, merge_conditions
@@ -76,6 +76,11 @@ def test_batch_times_between_measured_sizes_are_interpolated_and_beyond_them_ext
         ('"batch": 2', '"batch": 0'),
         ('"direct": 0.2', '"direct": 1.2'),
         ("127.0.0.1:9000", "nowhere"),
+        ('"1": 0.002', '"1": -0.002'),
+        ('"4": 0.008', '"4": 1e999'),
+        ('"width": 32', '"width": 0'),
+        ('"cpu-0"', '"cpu|0"'),
+        ('"objectiveS": 2', '"objectiveS": NaN'),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(old: str, new: str) -> None:
@@ -85,7 +90,39 @@ def test_a_plan_that_makes_no_sense_is_refused(old: str, new: str) -> None:
 
 @given(st.floats(min_value=0, max_value=1e10), st.integers(min_value=0, max_value=10**14))
 def test_generations_only_grow(now_s: float, last: int) -> None:
-    assert next_generation(now_s=now_s, last=last) > last
+    following = next_generation(now_s=now_s, last=last)
+    assert is_credible(following, now_s=now_s)
+    assert following > last or not is_credible(last, now_s=now_s)
+
+
+def test_a_generation_that_no_clock_can_have_given_is_not_followed_by_a_higher_one() -> None:
+    assert not is_credible(2**63, now_s=1_700_000_000)
+    assert next_generation(now_s=1_700_000_000, last=2**63) == 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "servable"),
+    [
+        ("", "", True),
+        ('"state": "ready"', '"state": "draining"', True),
+        ('"light": "l", "heavy": "h", "direct": 0.0', '"light": "l", "heavy": "h", "direct": 1.0', False),
+        ('"light": "l", "heavy": "h", "direct": 0.0', '"light": "nobody", "heavy": "h", "direct": 0.0', False),
+        ('"variant": "l"', '"variant": "other"', False),
+        ('"id": "cpu-0", "endpoint": "127.0.0.1:9000", "state": "ready"', None, False),
+        ('"someday": true', '"parked": true', True),
+    ],
+)
+def test_a_plan_without_a_replica_where_prompts_begin_cannot_serve_them(
+    old: str, new: str | None, servable: bool
+) -> None:
+    text = PLAN.replace("{" + old + "}", "") if new is None else PLAN.replace(old, new)
+    assert (Plan.from_json(text).why_unservable is None) == servable
+
+
+def test_a_parked_plan_serves_whoever_asks_and_has_nothing_yet() -> None:
+    plan = Plan.from_json(PLAN).model_copy(update={"pools": []})
+    assert plan.why_unservable == "rows[0]: no pool has a replica of 'l'"
+    assert plan.model_copy(update={"parked": True}).why_unservable is None
 
 
 def test_a_condition_keeps_its_transition_time_until_its_status_changes() -> None:

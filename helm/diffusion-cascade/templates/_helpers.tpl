@@ -131,6 +131,17 @@ priorityClassName: {{ . }}
 {{- if .Values.redis.bundled.existingSecret.name -}}{{ .Values.redis.bundled.existingSecret.key }}{{- else -}}password{{- end -}}
 {{- end -}}
 
+{{/* The Secret, and the key in it, of the authority that signed Redis's certificate; empty: one that everybody knows. */}}
+{{- define "dc.redisAuthority" -}}
+{{- with .Values.redis.tls.caSecret -}}
+{{- if .name -}}
+{secretName: {{ .name }}, items: [{key: {{ .key }}, path: ca.crt}]}
+{{- else if and (include "dc.bundledRedis" $) $.Values.redis.bundled.tls.secretName -}}
+{secretName: {{ $.Values.redis.bundled.tls.secretName }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The environment that router and operator share: their address and Redis. */}}
 {{- define "dc.sharedEnv" -}}
 - name: POD_IP
@@ -143,15 +154,18 @@ priorityClassName: {{ . }}
 - name: REDIS_URL
   valueFrom: {secretKeyRef: {name: {{ .Values.redis.existingSecret.name }}, key: {{ .Values.redis.existingSecret.key }}}}
 {{- else if .Values.redis.url }}
+{{- if regexMatch "://[^/]*:[^/@]+@|[?&]password=" .Values.redis.url }}
+{{- fail "redis.url: holds a password, which everybody could read in the Deployments: put the URL into a Secret, and name that in redis.existingSecret" }}
+{{- end }}
 - name: REDIS_URL
   value: {{ .Values.redis.url | quote }}
 {{- else }}
 - name: REDIS_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ include "dc.redisSecret" . }}, key: {{ include "dc.redisSecretKey" . }}}}
 - name: REDIS_URL
-  value: redis://:$(REDIS_PASSWORD)@{{ include "dc.redisName" . }}.{{ .Release.Namespace }}.svc:6379/0
+  value: redis{{ if .Values.redis.bundled.tls.secretName }}s{{ end }}://:$(REDIS_PASSWORD)@{{ include "dc.redisName" . }}.{{ .Release.Namespace }}.svc:6379/0
 {{- end }}
-{{- if .Values.redis.tls.caSecret.name }}
+{{- if include "dc.redisAuthority" . }}
 - name: SSL_CERT_FILE
   value: /etc/diffusion-cascade/redis/ca.crt
 {{- end }}
@@ -159,7 +173,7 @@ priorityClassName: {{ . }}
 
 {{- define "dc.sharedMounts" -}}
 - {name: tmp, mountPath: /tmp}
-{{- if .Values.redis.tls.caSecret.name }}
+{{- if include "dc.redisAuthority" . }}
 - {name: redis-ca, mountPath: /etc/diffusion-cascade/redis, readOnly: true}
 {{- end }}
 {{- end -}}
@@ -167,11 +181,9 @@ priorityClassName: {{ . }}
 {{- define "dc.sharedVolumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
-{{- with .Values.redis.tls.caSecret }}
-{{- if .name }}
+{{- with include "dc.redisAuthority" . }}
 - name: redis-ca
-  secret: {secretName: {{ .name }}, items: [{key: {{ .key }}, path: ca.crt}]}
-{{- end }}
+  secret: {{ . }}
 {{- end }}
 {{- end -}}
 

@@ -7,17 +7,15 @@ answered by its error and a request that is cancelled loses its rows at the next
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade_models.pipelines import Pipeline
-
-Show = Callable[[npt.NDArray[np.uint8]], None]
-"""Takes the images of a request as far as they are."""
+from cascade_models.serving.encoding import Form
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,14 @@ class Order:
     """One request: prompts as bytes, one per image, and what belongs to each; empty tuples where not given.
 
     Attributes:
+        parameters: the request's own, of which some say in which form it wants files.
         show: is given previews, where the request wants them.
     """
 
     prompts: Sequence[bytes]
     negative_prompts: Sequence[bytes] = ()
     seeds: Sequence[int] = ()
+    parameters: Mapping[str, object] = field(default_factory=dict)
     confidence: bool = False
     cancelled: Callable[[], bool] = lambda: False
     show: Show | None = None
@@ -38,10 +38,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Made:
-    """Images ``[n, height, width, 3]`` of a request, with confidences ``[n]`` if it asked for them."""
+    """Images ``[n, height, width, 3]`` of a request, with confidences ``[n]`` if it asked for them, and their form."""
 
     images: npt.NDArray[np.uint8]
     confidences: npt.NDArray[np.float32] | None
+    form: Form
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Dropped:
 
 Outcome = Made | Refused | Dropped
 
+Show = Callable[[Made], None]
+"""Takes the images of a request as far as they are."""
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -70,18 +74,24 @@ def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[
     """The outcome of each order, in order; those that want previews get them after ``shown_steps``."""
     outcomes: dict[int, Outcome] = {}
     rows: list[_Row] = []
+    forms: dict[int, Form] = {}
     for index, order in enumerate(orders):
         try:
+            forms[index] = Form.read(order.parameters)
             rows.extend(_Row(index, prompt, seed) for prompt, seed in _read(pipeline, order))
         except ValueError as error:
             outcomes[index] = Refused(str(error))
     if rows:
-        outcomes |= _make(pipeline, orders, rows, shown_steps)
+        outcomes |= _make(pipeline, orders, rows, forms, shown_steps)
     return [outcomes[index] for index in range(len(orders))]
 
 
 def _make(
-    pipeline: Pipeline, orders: Sequence[Order], rows: Sequence[_Row], shown_steps: Collection[int]
+    pipeline: Pipeline,
+    orders: Sequence[Order],
+    rows: Sequence[_Row],
+    forms: Mapping[int, Form],
+    shown_steps: Collection[int],
 ) -> dict[int, Outcome]:
     live = {row.order for row in rows}
 
@@ -97,7 +107,8 @@ def _make(
         if step in shown_steps and shows:
             whole = images()
             for index, show in shows.items():
-                show(whole[[at for at, row in enumerate(rows) if row.order == index]])
+                mine = [at for at, row in enumerate(rows) if row.order == index]
+                show(Made(whole[mine], None, forms[index]))
 
     asked = frozenset(live)
     prompts, seeds = [row.prompt for row in rows], [row.seed for row in rows]
@@ -110,7 +121,7 @@ def _make(
     for index in asked:
         mine = [at for at, row in enumerate(rows) if row.order == index]
         if index in live:
-            outcomes[index] = Made(images[mine], confidences[mine] if orders[index].confidence else None)
+            outcomes[index] = Made(images[mine], confidences[mine] if orders[index].confidence else None, forms[index])
         else:
             outcomes[index] = Dropped()
     return outcomes

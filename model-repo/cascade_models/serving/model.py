@@ -1,19 +1,31 @@
-"""The Triton python-backend model: requests to orders, outcomes to responses. Imported by Triton's stub only."""
+"""The Triton python-backend model: requests to orders, outcomes to responses. Imported by Triton's stub only.
+
+A batch ends for Triton when its images are made, so that the next one starts; answers leave through response senders,
+those with files of some size from the threads that encode.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from cascade_models import pipelines
 from cascade_models.engines import OutOfMemory
 from cascade_models.recipe import Recipe
-from cascade_models.serving import batches
+from cascade_models.serving import batches, encoding
+from cascade_models.serving.exchange import Exchange
+from cascade_models.serving.pulse import Pulse
+
+IMAGE: Final = "image"
+IMAGE_ENCODED: Final = "image_encoded"
+CONFIDENCE: Final = "confidence"
 
 
 class TritonPythonModel:
@@ -23,36 +35,60 @@ class TritonPythonModel:
         """Loads weights and discriminator; an exception's message becomes the answer to the load request."""
         config = json.loads(args["model_config"])
         recipe = Recipe.of_parameters({key: value["string_value"] for key, value in config["parameters"].items()})
-        self._streams = bool(config.get("model_transaction_policy", {}).get("decoupled"))
-        self._shown_steps = preview_steps(recipe.steps) if self._streams else frozenset[int]()
+        streams = bool(config.get("model_transaction_policy", {}).get("decoupled"))
+        self._shown_steps = preview_steps(recipe.steps) if streams else frozenset[int]()
+        self._pulse = Pulse(partial(_end, config["name"]))
         try:
             self._pipeline = pipelines.load(recipe)
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        self._encoders = encoding.Encoders(_not_sent)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
-        """One response per request, whatever happens to the others; with previews, several that are sent at once."""
-        if not self._streams:
-            return self._respond(requests, [None] * len(requests))
-        senders = [request.get_response_sender() for request in requests]
-        responses = self._respond(requests, senders)
-        for sender, response in zip(senders, responses, strict=True):
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        return None
+    def finalize(self) -> None:
+        """Sends what is being encoded still."""
+        self._encoders.close()
+        self._pulse.close()
 
-    def _respond(self, requests: Sequence[Any], senders: Sequence[Any]) -> list[Any]:
-        orders = [_order(request, sender) for request, sender in zip(requests, senders, strict=True)]
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Makes a batch; every request is answered on its own, whatever happens to the others."""
+        with self._pulse.working():
+            exchanges = [_exchange(request, self._pulse.settle) for request in requests]
+            wanted = [frozenset(request.requested_output_names()) for request in requests]
+            orders = [self._order(*each) for each in zip(requests, exchanges, wanted, strict=True)]
+            outcomes = self._outcomes(orders)
+            for exchange in exchanges:
+                exchange.close()
+            for exchange, outcome, names in zip(exchanges, outcomes, wanted, strict=True):
+                self._encoders.do(partial(_answer, exchange, outcome, names), _work(outcome, names))
+
+    def _order(self, request: Any, exchange: Exchange, wanted: frozenset[str]) -> batches.Order:
+        return batches.Order(
+            prompts=_values(request, "prompt"),
+            negative_prompts=_values(request, "negative_prompt"),
+            seeds=_values(request, "seed"),
+            parameters=json.loads(request.parameters() or "{}"),
+            confidence=CONFIDENCE in wanted,
+            cancelled=exchange.cancelled,
+            show=partial(self._show, exchange, wanted) if self._shown_steps else None,
+        )
+
+    def _show(self, exchange: Exchange, wanted: frozenset[str], made: batches.Made) -> None:
+        number = exchange.number()
+        self._encoders.do(lambda: exchange.show(number, _response(made, wanted)), _work(made, wanted))
+
+    def _outcomes(self, orders: Sequence[batches.Order]) -> Sequence[batches.Outcome | Any]:
+        """The outcome of each order; where the whole batch failed, the error that answers each."""
         try:
-            outcomes = batches.run(self._pipeline, orders, shown_steps=self._shown_steps)
+            return batches.run(self._pipeline, orders, shown_steps=self._shown_steps)
         except OutOfMemory as error:
             # Triton has no code for it. Clients know it by its words: a smaller batch would do.
             pb_utils.Logger.log_error(str(error))
-            return _failures(requests, str(error), pb_utils.TritonError.UNAVAILABLE)
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:
             # Triton would answer with a traceback; the log keeps it, the client gets the message.
-            pb_utils.Logger.log_error(f"batch of {len(requests)} failed: {error!r}")
-            return _failures(requests, f"generation failed: {error}", pb_utils.TritonError.INTERNAL)
-        return [_response(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
+            pb_utils.Logger.log_error(f"batch of {len(orders)} failed: {error!r}")
+            failure = pb_utils.TritonError(f"generation failed: {error}", pb_utils.TritonError.INTERNAL)
+        return [failure] * len(orders)
 
 
 def preview_steps(steps: int) -> frozenset[int]:
@@ -60,15 +96,24 @@ def preview_steps(steps: int) -> frozenset[int]:
     return frozenset(step - 1 for step in (steps // 4, steps // 2, 3 * steps // 4) if 0 < step < steps)
 
 
-def _order(request: Any, sender: Any) -> batches.Order:
-    return batches.Order(
-        prompts=_values(request, "prompt"),
-        negative_prompts=_values(request, "negative_prompt"),
-        seeds=_values(request, "seed"),
-        confidence="confidence" in request.requested_output_names(),
-        cancelled=request.is_cancelled,
-        show=None if sender is None else lambda images: sender.send(_images(images)),
-    )
+def _end(model: str, reason: str) -> NoReturn:
+    """Ends this process at once: nothing more may be said to the server, its log included."""
+    sys.stderr.write(f"{model}: model process {os.getpid()} ends: {reason}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _exchange(request: Any, settle: Callable[[], None]) -> Exchange:
+    sender = request.get_response_sender()
+
+    def send(response: Any, last: bool) -> None:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
+
+    return Exchange(request.is_cancelled, send, settle)
+
+
+def _not_sent(error: Exception) -> None:
+    pb_utils.Logger.log_error(f"an answer could not be sent: {error!r}")
 
 
 def _values(request: Any, name: str) -> list[Any]:
@@ -76,26 +121,37 @@ def _values(request: Any, name: str) -> list[Any]:
     return [] if tensor is None else tensor.as_numpy().reshape(-1).tolist()
 
 
-def _failures(requests: Sequence[Any], message: str, code: Any) -> list[Any]:
-    return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)) for _ in requests]
+def _work(outcome: batches.Outcome | Any, wanted: frozenset[str]) -> int:
+    """Bytes of pixels that have to be encoded."""
+    return outcome.images.nbytes if isinstance(outcome, batches.Made) and IMAGE_ENCODED in wanted else 0
 
 
-def _images(images: npt.NDArray[np.uint8], *others: Any) -> Any:
-    tensors = [pb_utils.Tensor("image", np.ascontiguousarray(images)), *others]
-    return pb_utils.InferenceResponse(output_tensors=tensors)
+def _answer(exchange: Exchange, outcome: batches.Outcome | Any, wanted: frozenset[str]) -> None:
+    exchange.answer(_response(outcome, wanted))
 
 
-def _response(request: Any, outcome: batches.Outcome) -> Any:
+def _response(outcome: batches.Outcome | Any, wanted: frozenset[str]) -> Any:
+    """What Triton is given for an outcome: of what was made, the outputs that are wanted."""
     if isinstance(outcome, batches.Refused):
-        error = pb_utils.TritonError(outcome.message, pb_utils.TritonError.INVALID_ARG)
-        return pb_utils.InferenceResponse(error=error)
+        return _failure(pb_utils.TritonError(outcome.message, pb_utils.TritonError.INVALID_ARG))
     if isinstance(outcome, batches.Dropped):
-        error = pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED)
-        return pb_utils.InferenceResponse(error=error)
+        return _failure(pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
+    if not isinstance(outcome, batches.Made):
+        return _failure(outcome)
     tensors = []
-    wanted = request.requested_output_names()
-    if "image" in wanted:
-        tensors.append(pb_utils.Tensor("image", np.ascontiguousarray(outcome.images)))
+    if IMAGE in wanted:
+        tensors.append(pb_utils.Tensor(IMAGE, np.ascontiguousarray(outcome.images)))
+    if IMAGE_ENCODED in wanted:
+        try:
+            files = [encoding.encode(image, outcome.form) for image in outcome.images]
+        except Exception as error:
+            message = f"{IMAGE_ENCODED}: cannot be made: {error}"
+            return _failure(pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))
+        tensors.append(pb_utils.Tensor(IMAGE_ENCODED, np.array(files, dtype=np.object_).reshape(-1, 1)))
     if outcome.confidences is not None:
-        tensors.append(pb_utils.Tensor("confidence", outcome.confidences.reshape(-1, 1).astype(np.float32)))
+        tensors.append(pb_utils.Tensor(CONFIDENCE, outcome.confidences.reshape(-1, 1).astype(np.float32)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _failure(error: Any) -> Any:
+    return pb_utils.InferenceResponse(error=error)

@@ -79,11 +79,13 @@ class ApiRefused(ClusterFailed):
 def connect(*, timeout_s: float, kubeconfig: str | None = None) -> client.ApiClient:
     """A client by the pod's service account, else by ``kubeconfig`` (None: the one of KUBECONFIG).
 
-    Raises CommandFailed where there is neither.
+    From a pod it asks the API server directly; from elsewhere through a proxy, where the kubeconfig or the environment
+    (HTTPS_PROXY, NO_PROXY) names one, as kubectl does. Raises CommandFailed where there is neither.
     """
     settings = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        settings.proxy = None
     except ConfigException:
         try:
             config.load_kube_config(kubeconfig, client_configuration=settings)  # type: ignore[no-untyped-call]

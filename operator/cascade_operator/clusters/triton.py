@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
+from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
 
 from ..manifests.pools import START_TIMEOUT_S
 
@@ -25,6 +25,7 @@ _RESTRICTED: Final = "This protocol is restricted"
 """Triton refuses a locked call with this, as UNAVAILABLE: the server is well all the same."""
 _NOT_LOADED: Final = re.compile(r"UNAVAILABLE state: (?:Internal: )?(?:TritonModelException: )?(.+)")
 _OPTIONS: Final = (
+    GRPC_DIRECT,
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),

@@ -26,7 +26,7 @@ from .stack import slots_of
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import ChildFailed, script
 
-OLDEST_PYTHON: Final = (3, 10)
+OLDEST_PYTHON: Final = (3, 11)
 SHARED_MEMORY_PER_SLOT: Final = 4 * 1024 * 1024
 DEFAULT_ADDRESSES: Final = {"--grpc": "127.0.0.1:8001", "--http": "127.0.0.1:8000"}
 
@@ -55,7 +55,7 @@ def examine(state_dir: Path, manifest: Path | None) -> Iterator[Finding]:
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < OLDEST_PYTHON:
-        return Finding("python", version, True, "use Python 3.10 or newer, then `make setup`")
+        return Finding("python", version, True, "use Python 3.11 or newer, then `make setup`")
     return Finding("python", f"{version} ({sys.executable})")
 
 

@@ -12,7 +12,7 @@ import redis.asyncio
 
 from cascade_api.command import CommandFailed
 from cascade_api.local import write_private
-from cascade_api.settings import RouterSettings
+from cascade_api.settings import NO_REDIS_URL, RouterSettings
 
 from .ports import Address
 from .state import StateDir
@@ -59,9 +59,7 @@ def without_password(url: str) -> str:
         redis.asyncio.ConnectionPool.from_url(url)
     except ValueError:
         # What redis-py says of it may hold a part of the password.
-        raise CommandFailed(
-            "--redis-url or REDIS_URL: not the URL of a Redis; write for example redis://127.0.0.1:6379/0", code=2
-        ) from None
+        raise CommandFailed(f"--redis-url or REDIS_URL: {NO_REDIS_URL}", code=2) from None
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 

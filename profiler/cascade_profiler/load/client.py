@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
 from cascade_api.command import CommandFailed
-from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE
+from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE
 
 CHANNELS: Final = 4
 """Connections; one carries a hundred calls at a time at best."""
@@ -25,6 +25,7 @@ RECONNECT_S: Final = 15.0
 """How long a repeated request waits for the service to come back."""
 
 _OPTIONS: Final = (
+    GRPC_DIRECT,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),

@@ -79,7 +79,14 @@ def drift(
     file: Annotated[Path, typer.Option("--file", "-f", help="The manifest that is served, with its profile.")],
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long running replicas are watched.")] = 20.0,
     tolerance: Annotated[int, typer.Option(min=1, help="Percent by which a time may be off.")] = 25,
-    redis: Annotated[str, typer.Option(metavar="URL", help="Its Redis; default: the local run's.")] = "",
+    redis: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="REDIS_URL",
+            help="Its Redis; default: the local run's. A password belongs in the variable.",
+        ),
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     state_dir: Annotated[
         Optional[Path],  # noqa: UP045

@@ -19,7 +19,7 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import load_cascades
 from cascade_api.local import default_state_dir, read_addresses
-from cascade_api.names import PROBE_PROMPT
+from cascade_api.names import GRPC_UNBOUNDED, PROBE_PROMPT
 from cascade_api.plan import Plan
 from cascade_api.profile import ProfileSpec
 from cascade_operator.store import Observation, Store, pools_of
@@ -56,7 +56,7 @@ def run(*, file: Path, seconds: float, tolerance: float, redis: str, as_json: bo
 
 def watch(places: Sequence[Place], seconds: float) -> list[Served]:
     """What the replicas at ``places`` run within ``seconds``; those that are idle are asked for images."""
-    clients = {place: triton.InferenceServerClient(place[2]) for place in places}
+    clients = {place: triton.InferenceServerClient(place[2], channel_args=GRPC_UNBOUNDED) for place in places}
     try:
         before = {place: _counts(client, place[0]) for place, client in clients.items()}
         time.sleep(seconds)

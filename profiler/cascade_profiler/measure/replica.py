@@ -26,7 +26,14 @@ from tritonclient.utils import InferenceServerException
 from typing_extensions import Self
 
 from cascade_api.command import CommandFailed
-from cascade_api.names import INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE, PROBE_PROMPT
+from cascade_api.names import (
+    GRPC_UNBOUNDED,
+    INPUT_PROMPT,
+    INPUT_SEED,
+    OUTPUT_CONFIDENCE,
+    OUTPUT_IMAGE,
+    PROBE_PROMPT,
+)
 from cascade_models import launcher
 from cascade_operator.clusters.triton import why_not_loaded
 
@@ -84,7 +91,7 @@ class Replica:
         self._pid = self._process.pid
         try:
             self._wait_for_socket()
-            self._client = triton.InferenceServerClient(self._endpoint)
+            self._client = triton.InferenceServerClient(self._endpoint, channel_args=GRPC_UNBOUNDED)
             while not self._client.is_server_ready():
                 self._check(time.monotonic() + 1)
         except BaseException:

@@ -16,7 +16,16 @@ from cascade_api.report import QUANTILES, RouterReport
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import Mobility
 from cascade_router.cascade.choosing import Choice, Chooser
-from cascade_router.cascade.decisions import Accept, Make, Overload, Refuse, admit, after_light, on_failure
+from cascade_router.cascade.decisions import (
+    Accept,
+    Make,
+    Overload,
+    admit,
+    after_light,
+    instead,
+    may_turn,
+    on_failure,
+)
 from cascade_router.cascade.retries import RetryBudget
 from cascade_router.queue.operations import Release
 
@@ -41,7 +50,18 @@ _NO_ROW: Final = DrawnRow("", "", 0.0, 0.0)
 
 
 class _Request(Place):
-    __slots__ = ("arrival_s", "attempts", "choice", "deadline_s", "image", "job", "light_variant", "planned", "prompt")
+    __slots__ = (
+        "arrival_s",
+        "attempts",
+        "choice",
+        "deadline_s",
+        "image",
+        "job",
+        "light_variant",
+        "planned",
+        "prompt",
+        "turned",
+    )
 
     choice: Choice
     job: Job
@@ -56,6 +76,8 @@ class _Request(Place):
         self.light_variant: str | None = None
         """Who made the light image at hand."""
         self.attempts = 0
+        self.turned = False
+        """From the first model to the other."""
 
 
 class ProductionSystem:
@@ -215,29 +237,30 @@ class ProductionSystem:
         """The pool will not begin in time, or at all."""
         if request.light_variant is not None:
             self._end(request, *self._fall_back(request))
-        elif request.step.stage == "heavy" and self._overload == "degrade":
-            self._degrade_direct(request)
-        else:
+        elif not self._turn(request, Refusal.DEADLINE_EXCEEDED):
             self._end(request, Way.LOST, None)
 
     def _fall_back(self, request: _Request) -> tuple[Way, str | None]:
         return (Way.DEGRADED, request.light_variant) if self._overload == "degrade" else (Way.LOST, None)
 
-    def _degrade_direct(self, request: _Request) -> None:
-        """The light model may still draw a direct prompt in time."""
-        step = admit(
-            direct=False,
-            light=self._pools.outlooks(request.choice.row.light),
-            heavy=(),
+    def _turn(self, request: _Request, reason: Refusal) -> bool:
+        """The first model makes no image: whether the other one may still make it in time."""
+        step, row = request.step, request.choice.row
+        if request.turned or not may_turn(step.stage, reason, overload=self._overload):
+            return False
+        other = instead(
+            step.stage,
+            others=self._pools.outlooks(row.heavy if step.stage == "light" else row.light),
             deadline=request.deadline_s,
             now=self._events.now,
             overload=self._overload,
             queue_limit=QUEUE_LIMIT,
         )
-        if isinstance(step, Make):
-            self._pools.enter(request, Make("light", step.pool, step.variant, step.start_by, degraded=True))
-        else:
-            self._end(request, Way.LOST, None)
+        if other is None:
+            return False
+        request.turned, request.attempts = True, 0
+        self._pools.enter(request, other)
+        return True
 
     def _granted(self, request: _Request) -> None:
         worker = self._fleet.workers[request.replica_id]
@@ -358,7 +381,9 @@ class ProductionSystem:
             self._pools.enter(
                 request, Make(step.stage, step.pool, step.variant, step.start_by, degraded=request.step.degraded)
             )
-        elif isinstance(step, Refuse) and step.reason is Refusal.NO_REPLICA and request.light_variant is None:
+        elif request.light_variant is None and self._turn(request, step.reason):
+            return
+        elif step.reason is Refusal.NO_REPLICA and request.light_variant is None:
             self._hope(request, request.step.variant)
         else:
             self._not_granted(request)

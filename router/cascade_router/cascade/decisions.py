@@ -139,6 +139,37 @@ def may_fall_back(reason: Refusal, *, overload: Overload) -> bool:
     return overload == "degrade" and reason is not Refusal.INVALID
 
 
+def instead(
+    stage: Stage,
+    *,
+    others: Sequence[Outlook],
+    deadline: float,
+    now: float,
+    overload: Overload,
+    queue_limit: int,
+) -> Make | None:
+    """Have the other model make the image that the model of ``stage`` does not make; None where that cannot be in time.
+
+    A light image in the place of a heavy one is ``degraded``. Under ``strict`` nothing is done instead.
+
+    Args:
+        others: the pools of the other model.
+    """
+    if overload == "strict":
+        return None
+    other: Stage = "light" if stage == "heavy" else "heavy"
+    step = _join(other, best(others, now=now), deadline=deadline, now=now, queue_limit=queue_limit, patience=1.0)
+    return replace(step, degraded=stage == "heavy") if isinstance(step, Make) else None
+
+
+def may_turn(stage: Stage, reason: Refusal, *, overload: Overload) -> bool:
+    """Whether the other model may be tried after the model of ``stage`` made no image for this reason.
+
+    A prompt that light replicas in turn failed at may be what kills them: heavy ones are spared it.
+    """
+    return may_fall_back(reason, overload=overload) and (stage == "heavy" or reason is not Refusal.MODEL_FAILED)
+
+
 def on_failure(
     *,
     stage: Stage,
@@ -151,15 +182,17 @@ def on_failure(
     """After a replica failed: try another, or give up.
 
     Args:
-        attempts: replicas tried so far in this stage, the failed one included.
+        attempts: replicas tried so far in this stage, the failed one included; 0 where none could be had.
         outlooks: the pools of the stage's variant.
         retry_budget: retries that the router may still afford; below 1, none.
     """
-    if attempts >= MAX_ATTEMPTS or retry_budget < 1:
+    if attempts >= MAX_ATTEMPTS:
         return Refuse(Refusal.MODEL_FAILED, f"{attempts} replicas in turn failed to make the image")
     pool = best(outlooks, now=now)
     if pool is None:
         return Refuse(Refusal.NO_REPLICA, "the replica failed and no other is ready", 1.0)
+    if attempts and retry_budget < 1:
+        return Refuse(Refusal.MODEL_FAILED, "a replica failed, and so many did lately that this is not tried again")
     if now + pool.execution_s > deadline:
         return Refuse(Refusal.DEADLINE_EXCEEDED, "a replica failed, and another would finish after the deadline")
     return Make(stage, pool.pool, pool.variant, deadline - pool.execution_s)
@@ -197,9 +230,10 @@ def _join(
         )
     slack_s = deadline - now - pool.execution_s
     if pool.finish(now) > deadline or pool.expected_wait_s > caution * patience * slack_s:
+        left = f"{deadline - now:.3f} s are left, but" if deadline > now else "it has passed, and"
         return Refuse(
             Refusal.DEADLINE_UNREACHABLE,
-            f"deadline: {deadline - now:.3f} s are left, but the {stage} model needs about "
+            f"deadline: {left} the {stage} model needs about "
             f"{pool.expected_wait_s + pool.execution_s:.3f} s (waiting {pool.expected_wait_s:.3f} s); "
             "ask for a longer deadline or try later",
             # A deadline shorter than the execution alone never fits.

@@ -1,4 +1,4 @@
-"""How long a pool takes for one request, from the plan until enough was seen, then from what was seen."""
+"""How long things take, from what was seen of them lately: requests of a pool, and what comes after an image."""
 
 from __future__ import annotations
 
@@ -10,25 +10,36 @@ ENOUGH: Final = 16
 LEVEL: Final = 0.9
 
 
+class Recent:
+    """A quantile of the latest times that were seen."""
+
+    def __init__(self, *, level: float = LEVEL) -> None:
+        self._level = level
+        self._seen: deque[float] = deque(maxlen=WINDOW)
+        self.quantile: float | None = None
+        """Seconds; None until enough were seen."""
+
+    def observe(self, seconds: float) -> None:
+        self._seen.append(seconds)
+        if len(self._seen) >= ENOUGH:
+            self.quantile = sorted(self._seen)[int(self._level * (len(self._seen) - 1))]
+
+
 class ExecutionEstimates:
     """The 90 % quantile of the service times of each pool's latest requests."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, deque[float]] = {}
-        self._quantile: dict[str, float] = {}
+        self._pools: dict[str, Recent] = {}
 
     def observe(self, pool: str, seconds: float) -> None:
-        seen = self._seen.setdefault(pool, deque(maxlen=WINDOW))
-        seen.append(seconds)
-        if len(seen) >= ENOUGH:
-            self._quantile[pool] = sorted(seen)[int(LEVEL * (len(seen) - 1))]
+        self._pools.setdefault(pool, Recent()).observe(seconds)
 
     def execution_s(self, pool: str, *, planned: float) -> float:
         """Seconds that a request of this pool takes with 90 % certainty; ``planned`` until enough were seen."""
-        return self._quantile.get(pool, planned)
+        seen = self._pools.get(pool)
+        return planned if seen is None or seen.quantile is None else seen.quantile
 
     def keep(self, pools: set[str]) -> None:
         """Forget pools that the plan no longer has."""
-        for gone in set(self._seen) - pools:
-            del self._seen[gone]
-            self._quantile.pop(gone, None)
+        for gone in set(self._pools) - pools:
+            del self._pools[gone]

@@ -27,7 +27,8 @@ _NEXT: Final[dict[State, frozenset[State]]] = {
     State.RECEIVED: frozenset({State.DIRECT, State.LIGHT, State.DEGRADED, State.REFUSED}),
     # A direct prompt whose heavy pool turns out too slow may still be drawn by the light model.
     State.DIRECT: frozenset({State.DEGRADED, State.ANSWERED, State.REFUSED}),
-    State.LIGHT: frozenset({State.ACCEPTED, State.ESCALATED, State.DEGRADED, State.REFUSED}),
+    # A light pool whose replicas are gone leaves a prompt to the heavy model.
+    State.LIGHT: frozenset({State.DIRECT, State.ACCEPTED, State.ESCALATED, State.DEGRADED, State.REFUSED}),
     State.ACCEPTED: frozenset({State.ANSWERED}),
     # An escalation that turns out too slow falls back to the light image at hand.
     State.ESCALATED: frozenset({State.DEGRADED, State.ANSWERED, State.REFUSED}),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..pools.clients import Prompt
+from ..pools.clients import ImageForm, Prompt
 from ..requests import GenerateRequest
 
 TRY_AGAIN: Final = frozenset(
@@ -50,7 +51,11 @@ class Job:
     deadline_ms: int
     finished_ms: int = 0
     outcome: Mapping[str, Any] = field(default_factory=dict)
-    """The image and how it was made, or why there is none."""
+    """How the image was made, or why there is none."""
+    image: bytes = b""
+    """The image as it was encoded."""
+    removed: bool = False
+    """The result made room for newer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +82,11 @@ def cascade_of(text: str) -> CascadeRef:
     return CascadeRef(namespace, name)
 
 
-def unique_of(key: str, *, tenant: str) -> str:
-    """The unique part of the id of a job with an idempotency key: the same for the same tenant and key."""
-    return hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:32]
-
-
 def write_body(request: GenerateRequest) -> bytes:
     """What a job asks for; equal requests are written alike."""
-    fields = {"prompt": asdict(request.prompt), "band": request.band, "tier": request.tier}
-    return json.dumps(fields, sort_keys=True).encode()
+    prompt, form = asdict(request.prompt), asdict(request.form)
+    fields = {"prompt": prompt, "form": form, "band": request.band, "tier": request.tier}
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 
 def digest_of(body: bytes, *, deadline_s: float) -> str:
@@ -101,6 +102,7 @@ def read_body(claim: Claim, *, model: str) -> GenerateRequest:
             id=claim.id,
             model=model,
             prompt=Prompt(**fields["prompt"]),
+            form=ImageForm(**fields["form"]),
             deadline_s=claim.left_s,
             band=int(fields["band"]),
             tier=str(fields["tier"]),
@@ -124,9 +126,22 @@ def read_job(identifier: str, fields: Mapping[bytes, bytes]) -> Job:
             deadline_ms=whole(b"deadline"),
             finished_ms=whole(b"finished"),
             outcome=dict(json.loads(fields.get(b"result") or b"{}")),
+            image=fields.get(b"image", b""),
+            removed=b"removed" in fields,
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise JobUnreadable(f"job {identifier}: {error}") from None
+
+
+def in_turn(jobs: Sequence[str], tenants: Mapping[str, str]) -> list[str]:
+    """The same jobs, first the first of each tenant, then the second of each, and so on."""
+    turns: Counter[str] = Counter()
+    order: list[tuple[int, int]] = []
+    for index, job in enumerate(jobs):
+        tenant = tenants.get(job, "")
+        order.append((turns[tenant], index))
+        turns[tenant] += 1
+    return [jobs[index] for _, index in sorted(order)]
 
 
 def result_of(fields: Mapping[str, Any]) -> bytes:

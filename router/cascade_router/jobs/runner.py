@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -31,14 +31,17 @@ AGAIN_S: Final = 1.0
 """Pause before another attempt."""
 ATTEMPTS: Final = 10
 """Attempts of a job whose model fails."""
-Write = Callable[[Answer], Awaitable[Mapping[str, Any]]]
+STORE_AGAIN_S: Final = 0.2
+"""Pause before an end is kept again that Redis did not take."""
+Write = Callable[[Answer], Mapping[str, Any]]
+"""From an answer to how the image was made."""
 
 
 class JobRunner:
     """One router's part of the work.
 
     Args:
-        write: an answer as it is kept and later told.
+        write: an answer as it is kept.
         explain: a refusal as it is kept and later told.
     """
 
@@ -80,13 +83,16 @@ class JobRunner:
                 continue
             # What stops one cascade's jobs stops no other's.
             with contextlib.suppress(StoreAway):
-                for job in await self._store.due(runtime.ref, count=room):
-                    claim = await self._store.claim(runtime.ref, job)
-                    if claim is not None:
-                        attempt = asyncio.ensure_future(self._attempt(runtime.ref, claim))
-                        attempts.add(attempt)
-                        attempt.add_done_callback(attempts.discard)
-                        attempt.add_done_callback(lambda _: self._woken.set())
+                await self._take(runtime.ref, attempts, room)
+
+    async def _take(self, ref: CascadeRef, attempts: set[asyncio.Task[None]], room: int) -> None:
+        for job in await self._store.due(ref, count=room):
+            claim = await self._store.claim(ref, job)
+            if claim is not None:
+                attempt = asyncio.ensure_future(self._attempt(ref, claim))
+                attempts.add(attempt)
+                attempt.add_done_callback(attempts.discard)
+                attempt.add_done_callback(lambda _: self._woken.set())
 
     async def _attempt(self, ref: CascadeRef, claim: Claim) -> None:
         """One attempt at a job, which ends when the lease is lost."""
@@ -118,22 +124,55 @@ class JobRunner:
     async def _make(self, ref: CascadeRef, claim: Claim) -> None:
         try:
             request = self._read(ref, claim)
-            answer = await self._service.generate(request, protocol="job")
-            state, result = JobState.SUCCEEDED, result_of(await self._write(answer))
+            with await self._service.generate([request], protocol="job") as delivery:
+                (answer,) = delivery.answers
+                image, made = answer.image.encoded, result_of(self._write(answer))
+                delivery.packed()
+                await self._end(ref, claim, JobState.SUCCEEDED, made, image)
+            return
+        except StoreAway:
+            raise
         except Refused as refused:
             if refused.reason in TRY_AGAIN and not (refused.reason is Refusal.MODEL_FAILED and claim.token >= ATTEMPTS):
                 await self._store.give_back(ref, claim, after_s=refused.retry_after_s or AGAIN_S)
                 return
-            state, result = JobState.FAILED, result_of(self._explain(refused))
+            result = result_of(self._explain(refused))
         except Failed as failed:
-            state, result = JobState.FAILED, result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
+            result = result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
         except Exception:
             # What breaks once with what stands in Redis breaks at every attempt.
             log.exception("a job cannot be carried out", job=claim.id)
             why = Refused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
-            state, result = JobState.FAILED, result_of(self._explain(why))
-        if not await self._store.finish(ref, claim, state, result):
+            result = result_of(self._explain(why))
+        await self._end(ref, claim, JobState.FAILED, result, b"")
+
+    async def _end(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes) -> None:
+        ended = await self._finish(ref, claim, state, result, image)
+        if ended is None:
             log.info("the job had its end already", job=claim.id)
+        elif ended is not state:
+            log.warning("no room to keep the image of a job", job=claim.id, bytes=len(image))
+
+    async def _finish(
+        self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes
+    ) -> JobState | None:
+        """Keep the end of a job, which was worth the work: tried until its deadline while Redis does not answer."""
+        no_room = Refused(
+            Refusal.STORE_FULL,
+            f"the image was made, but there is no room to keep its {len(image)} bytes; "
+            "CASCADE_ROUTER_JOB_BYTES_LIMIT and Redis's maxmemory say how much there is",
+        )
+        loop = asyncio.get_running_loop()
+        until = loop.time() + max(claim.left_s, LEASE_S)
+        while True:
+            try:
+                return await self._store.finish(
+                    ref, claim, state, result, image=image, no_room=result_of(self._explain(no_room))
+                )
+            except StoreAway:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(STORE_AGAIN_S)
 
     def _read(self, ref: CascadeRef, claim: Claim) -> GenerateRequest:
         """The request of a job. Raises Refused."""

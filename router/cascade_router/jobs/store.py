@@ -15,10 +15,15 @@ from cascade_api.bad_data import BadData
 from cascade_api.names import CascadeRef
 
 from ..foreign import is_foreign
-from .records import Claim, Job, JobState, JobUnreadable, read_job
+from .records import Claim, Job, JobState, JobUnreadable, in_turn, read_job
 
 LEASE_S: Final = 5.0
 """A job whose router is silent for so long is another router's to take."""
+MEMORY_SHARE: Final = 0.8
+"""Of Redis's memory, what may be in use once a result is kept: queues and plans need the rest."""
+_SCRIPTS: Final = {
+    "submit": ("room", "submit"), "claim": ("claim",), "keep": ("keep",), "finish": ("room", "finish")
+}  # fmt: skip
 _T = TypeVar("_T")
 
 
@@ -33,36 +38,59 @@ class Submitted(str, Enum):
     KNOWN = "known"
     DIFFERENT = "different"
     FULL = "full"
+    """There are too many without an end."""
+    TENANT_FULL = "tenant-full"
+    """There are too many of this tenant."""
+    NO_MEMORY = "no-memory"
+    """Redis has no memory left."""
 
 
 class JobStore:
     """The jobs of every cascade; each method raises StoreAway.
 
+    Jobs with an end take bytes, and the oldest make room for the next; those without take places until they end.
+
     Args:
-        keep_s: how long a result is kept.
-        limit: jobs of one cascade, results included.
+        keep_s: how long a result is kept, unless it has to make room.
+        limit: jobs of one cascade that have no end yet.
+        bytes_limit: bytes of the results of one cascade.
+        tenant_share: of both, what one tenant may have.
     """
 
-    def __init__(self, redis: Redis, *, keep_s: float, limit: int, bad_data: BadData) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        keep_s: float,
+        limit: int,
+        bytes_limit: int,
+        tenant_share: float,
+        bad_data: BadData,
+    ) -> None:
         self._redis = redis
         self._bad_data = bad_data
         self._keep_ms = int(keep_s * 1000)
-        self._limit = limit
-        self._scripts = {name: redis.register_script(_source(name)) for name in ("submit", "claim", "keep", "finish")}
+        self._limits = limit, max(1, int(limit * tenant_share))
+        self._bytes_limits = bytes_limit, int(bytes_limit * tenant_share)
+        self._scripts = {name: redis.register_script(_source(*parts)) for name, parts in _SCRIPTS.items()}
 
     async def submit(
         self, ref: CascadeRef, job: str, *, digest: str, body: bytes, tenant: str, deadline_s: float
-    ) -> Submitted:
-        """Keep a job unless its id is known already or there are too many."""
-        keys = (ref.job_key(job), ref.jobs_key, ref.job_results_key)
-        arguments = (job, digest, body, tenant, int(deadline_s * 1000), self._keep_ms, self._limit)
+    ) -> tuple[Submitted, float]:
+        """Keep a job unless its id is known already or there are too many.
+
+        The second is in how many seconds there should be a place, where there is none: when the next job ends, by the
+        pace of those before it, or at the first deadline.
+        """
+        arguments = (job, digest, body, tenant, int(deadline_s * 1000), self._keep_ms, *self._limits)
         try:
-            return Submitted(_text(await self._run("submit", keys, arguments)))
+            submitted, place_ms = await self._run("submit", _all_keys(ref, job), arguments)
         except StoreAway as away:
             if not is_foreign(away.__cause__):
                 raise
-        await self._drop_foreign(dict(zip(keys, ("hash", "zset", "zset"), strict=True)))
-        return Submitted(_text(await self._run("submit", keys, arguments)))
+            await self._drop_foreign({ref.job_key(job): "hash"})
+            submitted, place_ms = await self._run("submit", _all_keys(ref, job), arguments)
+        return Submitted(_text(submitted)), float(place_ms) / 1000
 
     async def find(self, ref: CascadeRef, job: str) -> Job | None:
         """A job, or None where there is none. Raises JobUnreadable too."""
@@ -75,11 +103,11 @@ class JobStore:
         return read_job(job, fields) if fields else None
 
     async def due(self, ref: CascadeRef, *, count: int) -> list[str]:
-        """Ids of jobs that may be claimed, the longest waiting first."""
+        """Ids of jobs that may be claimed, each tenant's in turn, of one tenant's the longest waiting first."""
         seconds, micros = await _answered(self._redis.time())
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         try:
-            found: Any = await _answered(self._redis.zrangebyscore(ref.jobs_key, "-inf", now_ms, start=0, num=count))
+            found: Any = await _answered(self._redis.zrangebyscore(ref.jobs_key, "-inf", now_ms))
         except StoreAway as away:
             if not is_foreign(away.__cause__):
                 raise
@@ -92,11 +120,27 @@ class JobStore:
             except UnicodeDecodeError:
                 self._bad_data.found(ref.jobs_key, f"removed: not the id of a job: {repr(job)[:80]}")
                 await _answered(self._redis.zrem(ref.jobs_key, job))
-        return due
+        if len(due) <= count:
+            return due
+        return in_turn(due, await self._tenants(ref))[:count]
+
+    async def _tenants(self, ref: CascadeRef) -> dict[str, str]:
+        """Whose each job without an end is, by id."""
+        try:
+            kept: Any = await _answered(self._redis.hgetall(ref.jobs_open_key))
+            return {_text(job): _text(value).partition(" ")[2] for job, value in kept.items()}
+        except StoreAway as away:
+            if not is_foreign(away.__cause__):
+                raise
+            await self._drop_foreign({ref.jobs_open_key: "hash"})
+        except UnicodeDecodeError:
+            self._bad_data.found(ref.jobs_open_key, "whose jobs these are cannot be read; they are taken by age")
+        return {}
 
     async def claim(self, ref: CascadeRef, job: str) -> Claim | None:
         """Take a job; None where another was quicker."""
-        reply = await self._run("claim", (ref.job_key(job), ref.jobs_key), (job, int(LEASE_S * 1000)))
+        keys = (ref.job_key(job), ref.jobs_key, ref.jobs_open_key)
+        reply = await self._run("claim", keys, (job, int(LEASE_S * 1000)))
         if reply is None:
             return None
         token, body, left_ms = reply
@@ -110,21 +154,40 @@ class JobStore:
         """Let any router try again; False where the job was no longer this attempt's."""
         return await self._keep(ref, claim, JobState.QUEUED, after_s)
 
-    async def finish(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes) -> bool:
-        """Give a job its end; False where it had one, or is no longer this attempt's."""
-        return await self._finish(ref, claim.id, str(claim.token), state, result)
+    async def finish(
+        self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, *, image: bytes = b"", no_room: bytes = b""
+    ) -> JobState | None:
+        """Give a job its end; None where it had one, or is no longer this attempt's.
 
-    async def cancel(self, ref: CascadeRef, job: str) -> bool:
+        Where there is no room for the image the job fails, with ``no_room`` as its result.
+        """
+        free = await self._to_free(len(image)) if image else 0
+        return await self._finish(ref, claim.id, str(claim.token), state, result, image, no_room, free=free)
+
+    async def cancel(self, ref: CascadeRef, job: str) -> None:
         """End a job that has no end yet; its router hears of it when it renews."""
-        return await self._finish(ref, job, "", JobState.CANCELLED, b"")
+        await self._finish(ref, job, "", JobState.CANCELLED, b"", b"", b"")
+
+    async def _to_free(self, size: int) -> int:
+        """Bytes that results have to give back for ``size`` more, so that the queues have memory left."""
+        try:
+            memory: Any = await self._redis.info("memory")
+        except (RedisError, OSError):
+            return 0  # it may be forbidden; what is really full says so when it is written to
+        limit = int(memory.get("maxmemory", 0))
+        return max(0, int(memory.get("used_memory", 0)) + size - int(limit * MEMORY_SHARE)) if limit else 0
 
     async def _keep(self, ref: CascadeRef, claim: Claim, state: JobState, free_after_s: float) -> bool:
         keys = (ref.job_key(claim.id), ref.jobs_key)
         return bool(await self._run("keep", keys, (claim.id, claim.token, state.value, int(free_after_s * 1000))))
 
-    async def _finish(self, ref: CascadeRef, job: str, token: str, state: JobState, result: bytes) -> bool:
-        keys = (ref.job_key(job), ref.jobs_key, ref.job_results_key)
-        return bool(await self._run("finish", keys, (job, token, state.value, result, self._keep_ms)))
+    async def _finish(
+        self, ref: CascadeRef, job: str, token: str, state: JobState, *results: bytes, free: int = 0
+    ) -> JobState | None:
+        *kept, no_room = results
+        arguments = (job, token, state.value, *kept, self._keep_ms, *self._bytes_limits, free, no_room)
+        reply = await self._run("finish", _all_keys(ref, job), arguments)
+        return None if reply is None else JobState(_text(reply))
 
     async def _drop_foreign(self, types: Mapping[str, str]) -> None:
         """Remove keys of another type than a job's, or a list's, has; routers alone write them."""
@@ -145,9 +208,15 @@ async def _answered(reply: Awaitable[_T]) -> _T:
         raise StoreAway(str(error)) from error
 
 
+def _all_keys(ref: CascadeRef, job: str) -> tuple[str, ...]:
+    return (
+        ref.job_key(job), ref.jobs_key, ref.jobs_open_key, ref.job_results_key, ref.jobs_removed_key, ref.jobs_pace_key
+    )  # fmt: skip
+
+
 @cache
-def _source(name: str) -> str:
-    return (files(__package__) / "scripts" / f"{name}.lua").read_text()
+def _source(*names: str) -> str:
+    return "".join((files(__package__) / "scripts" / f"{name}.lua").read_text() for name in names)
 
 
 def _text(value: bytes | str) -> str:

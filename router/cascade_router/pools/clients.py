@@ -12,12 +12,23 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cascade_api.names import INPUT_NEGATIVE_PROMPT, INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE
+from cascade_api.names import (
+    GRPC_DIRECT,
+    INPUT_NEGATIVE_PROMPT,
+    INPUT_PROMPT,
+    INPUT_SEED,
+    OUTPUT_CONFIDENCE,
+    OUTPUT_IMAGE,
+    OUTPUT_IMAGE_ENCODED,
+    PARAMETER_IMAGE_FORMAT,
+    PARAMETER_IMAGE_QUALITY,
+)
 
 from .. import tracing
 
 MESSAGE_LIMIT: Final = 256 * 1024 * 1024
 _OPTIONS: Final = (
+    GRPC_DIRECT,
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -26,6 +37,8 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _CLOSE_GRACE_S: Final = 60.0
+_LENGTH: Final = struct.Struct("<I")
+"""What stands before each element of a BYTES tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +50,38 @@ class Prompt:
     seed: int | None = None
 
 
+PNG: Final = "png"
+FORMATS: Final = (PNG, "jpeg", "webp")
+"""Formats in which a model encodes an image."""
+_MAGIC: Final = {PNG: b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}
+"""How a file of each begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageForm:
+    """What the client wants of an image: its pixels, an encoded file, or both."""
+
+    raw: bool = False
+    encoded: str = PNG
+    """One of `FORMATS`; empty: no file."""
+    quality: int | None = None
+    """Of JPEG and WebP, 1 to 100; None: the model's choice."""
+
+
+PNG_FILE: Final = ImageForm()
+PIXELS: Final = ImageForm(raw=True, encoded="")
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Pixels as rows of RGB bytes, and the discriminator's score where it was asked for."""
+    """An image in the form that was asked for, and the discriminator's score where that was asked for."""
 
-    pixels: bytes
     height: int
     width: int
+    pixels: bytes = b""
+    """Rows of RGB bytes."""
+    encoded: bytes = b""
+    """The file."""
     confidence: float | None = None
 
 
@@ -84,16 +122,28 @@ class TritonClients:
         self._stubs.clear()
 
     async def make(
-        self, *, endpoint: str, variant: str, prompt: Prompt, confidence: bool, request_id: str, timeout_s: float
+        self,
+        *,
+        endpoint: str,
+        variant: str,
+        prompt: Prompt,
+        form: ImageForm,
+        size: tuple[int, int],
+        confidence: bool,
+        request_id: str,
+        timeout_s: float,
     ) -> Image:
         """One image from one server. Cancelling the task cancels the inference.
+
+        Args:
+            size: width and height, which an encoded image does not say.
 
         Raises:
             PromptRejected: the model says that the prompt is not for it.
             OutOfTime: ``timeout_s`` passed.
             ReplicaFailed: anything else went wrong.
         """
-        request = infer_request(variant=variant, prompt=prompt, confidence=confidence, request_id=request_id)
+        request = infer_request(variant=variant, prompt=prompt, form=form, confidence=confidence, request_id=request_id)
         try:
             response = await self._stub(endpoint).ModelInfer(
                 request, timeout=max(timeout_s, 0.001), metadata=tracing.headers()
@@ -102,7 +152,7 @@ class TritonClients:
             raise _meaning(error) from None
         except grpc.aio.UsageError as error:
             raise ReplicaFailed(f"channel to {endpoint} is closed") from error
-        return read_image(response, confidence=confidence)
+        return read_image(response, form=form, size=size, confidence=confidence)
 
     def _stub(self, endpoint: str) -> Any:
         stub = self._stubs.get(endpoint)
@@ -113,8 +163,8 @@ class TritonClients:
         return stub
 
 
-def infer_request(*, variant: str, prompt: Prompt, confidence: bool, request_id: str) -> Any:
-    """The ModelInferRequest for one image; the confidence is computed only where it is requested."""
+def infer_request(*, variant: str, prompt: Prompt, form: ImageForm, confidence: bool, request_id: str) -> Any:
+    """The ModelInferRequest for one image; only what is requested is computed."""
     request = service_pb2.ModelInferRequest(model_name=variant, id=request_id)
     _add_bytes(request, INPUT_PROMPT, prompt.text)
     if prompt.negative is not None:
@@ -122,23 +172,39 @@ def infer_request(*, variant: str, prompt: Prompt, confidence: bool, request_id:
     if prompt.seed is not None:
         request.inputs.add(name=INPUT_SEED, datatype="INT64", shape=[1, 1])
         request.raw_input_contents.append(struct.pack("<q", prompt.seed))
-    request.outputs.add(name=OUTPUT_IMAGE)
+    if form.raw or not form.encoded:
+        request.outputs.add(name=OUTPUT_IMAGE)
+    if form.encoded:
+        request.outputs.add(name=OUTPUT_IMAGE_ENCODED)
+        request.parameters[PARAMETER_IMAGE_FORMAT].string_param = form.encoded
+        if form.quality is not None:
+            request.parameters[PARAMETER_IMAGE_QUALITY].int64_param = form.quality
     if confidence:
         request.outputs.add(name=OUTPUT_CONFIDENCE)
     return request
 
 
-def read_image(response: Any, *, confidence: bool) -> Image:
+def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confidence: bool) -> Image:
     """The image in a response of `infer_request`; raises ReplicaFailed for anything else."""
     raw = {
         tensor.name: (tensor, raw) for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
     }
-    tensor, pixels = raw.get(OUTPUT_IMAGE, (None, b""))
-    if tensor is None or tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] != 3:
-        raise ReplicaFailed("the answer holds no image of shape [1, height, width, 3]")
-    _, height, width, _ = tensor.shape
-    if len(pixels) != height * width * 3:
-        raise ReplicaFailed(f"the image holds {len(pixels)} bytes, not {height * width * 3}")
+    width, height = size
+    pixels = encoded = b""
+    if form.raw or not form.encoded:
+        tensor, pixels = raw.get(OUTPUT_IMAGE, (None, b""))
+        if tensor is None or tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] != 3:
+            raise ReplicaFailed("the answer holds no image of shape [1, height, width, 3]")
+        _, height, width, _ = tensor.shape
+        if len(pixels) != height * width * 3:
+            raise ReplicaFailed(f"the image holds {len(pixels)} bytes, not {height * width * 3}")
+    if form.encoded:
+        tensor, data = raw.get(OUTPUT_IMAGE_ENCODED, (None, b""))
+        encoded = data[_LENGTH.size :]
+        if tensor is None or tensor.datatype != "BYTES" or data[: _LENGTH.size] != _LENGTH.pack(len(encoded)):
+            raise ReplicaFailed("the answer holds no encoded image")
+        if not encoded.startswith(_MAGIC[form.encoded]):
+            raise ReplicaFailed(f"the encoded image is no {form.encoded}")
     score = None
     if confidence:
         tensor, data = raw.get(OUTPUT_CONFIDENCE, (None, b""))
@@ -147,13 +213,13 @@ def read_image(response: Any, *, confidence: bool) -> Image:
         (score,) = struct.unpack("<f", data)
         if score != score:
             raise ReplicaFailed("the confidence is not a number")
-    return Image(pixels, height, width, score)
+    return Image(height, width, pixels, encoded, score)
 
 
 def _add_bytes(request: Any, name: str, text: str) -> None:
     data = text.encode()
     request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
-    request.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+    request.raw_input_contents.append(_LENGTH.pack(len(data)) + data)
 
 
 def _meaning(error: grpc.aio.AioRpcError) -> Exception:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_api.names import PROBE_PROMPT
 
-from .clients import OutOfTime, Prompt, PromptRejected, ReplicaFailed
+from .clients import PIXELS, OutOfTime, Prompt, PromptRejected, ReplicaFailed
 
 if TYPE_CHECKING:
     from ..runtime import CascadeRuntime
@@ -34,6 +34,8 @@ async def _probe(runtime: CascadeRuntime, replica_id: str) -> None:
                         endpoint=replica.endpoint,
                         variant=pool.variant,
                         prompt=Prompt(PROBE_PROMPT, seed=0),
+                        form=PIXELS,
+                        size=(runtime.plan.image.width, runtime.plan.image.height),
                         confidence=False,
                         request_id="probe",
                         timeout_s=PROBE_FACTOR * pool.batch_execution_s(pool.batch) + PROBE_EXTRA_S,

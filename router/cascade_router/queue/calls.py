@@ -111,13 +111,13 @@ class Calls:
             keys = self._keys[pools] = (ref.routers_key, *itertools.chain.from_iterable(of_each))
         return keys
 
-    def lock(self, request_id: str, owner: str, ttl_ms: int) -> Call:
-        """Take or renew the lock of a request id; see `lock.lua` for the reply."""
-        return Call(LOCK, (self._ref.request_key(request_id), self._ref.routers_key), (owner, ttl_ms))
+    def lock(self, key: str, owner: str, ttl_ms: int) -> Call:
+        """Take or renew the lock of an idempotency key; see `lock.lua` for the reply."""
+        return Call(LOCK, (self._ref.request_key(key), self._ref.routers_key), (owner, ttl_ms))
 
-    def unlock(self, request_id: str, owner: str) -> Call:
-        """Delete the lock of a request id if ``owner`` holds it."""
-        return Call(UNLOCK, (self._ref.request_key(request_id),), (owner,))
+    def unlock(self, key: str, owner: str) -> Call:
+        """Delete the lock of an idempotency key if ``owner`` holds it."""
+        return Call(UNLOCK, (self._ref.request_key(key),), (owner,))
 
 
 def pools_of(operation: Operation) -> tuple[str, ...]:

@@ -143,22 +143,22 @@ class RedisQueue:
         """Wait until what was submitted so far is done; raises `StoreAway`."""
         await self._reply(("PING",))
 
-    async def lock(self, request_id: str, ttl_ms: int) -> float | None:
-        """Take the lock of a request id for this router, or say how many seconds ago its holder was heard of.
+    async def lock(self, key: str, ttl_ms: int) -> float | None:
+        """Take the lock of an idempotency key for this router, or say how many seconds ago its holder was heard of.
 
         Raises `StoreAway`.
         """
-        call = self._calls.lock(request_id, self._router_id, ttl_ms)
+        call = self._calls.lock(key, self._router_id, ttl_ms)
         silent_ms = int(await self._reply(self._command(call)))
         return None if silent_ms < 0 else silent_ms / 1000
 
-    def relock(self, request_id: str, ttl_ms: int) -> None:
-        """Renew the lock of a request id, or take it again after Redis lost it, unless another was quicker."""
-        self._send_soon(Errand(self._command(self._calls.lock(request_id, self._router_id, ttl_ms)), _ignore, _ignore))
+    def relock(self, key: str, ttl_ms: int) -> None:
+        """Renew the lock of a key, or take it again after Redis lost it, unless another was quicker."""
+        self._send_soon(Errand(self._command(self._calls.lock(key, self._router_id, ttl_ms)), _ignore, _ignore))
 
-    def unlock(self, request_id: str) -> None:
-        """Give the lock of a request id back, if this router holds it."""
-        call = self._calls.unlock(request_id, self._router_id)
+    def unlock(self, key: str) -> None:
+        """Give the lock of a key back, if this router holds it."""
+        call = self._calls.unlock(key, self._router_id)
         self._send_soon(Errand(self._command(call), _ignore, _ignore))
 
     def _command(self, call: Call) -> tuple[Any, ...]:

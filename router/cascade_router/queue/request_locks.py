@@ -1,6 +1,9 @@
-"""Locks of request ids: no id is served twice at once, over all routers while Redis is there, else within this one.
+"""Locks of idempotency keys: while a request with a key is served, no router serves another one with it.
 
-An id that another router holds is waited for while that router may be dead: its lock runs out with its lease, and a
+Without Redis that cannot be promised, so no lock is given. One that was given before Redis went away is held on, and
+is taken there again when it returns.
+
+A key that another router holds is waited for while that router may be dead: its lock runs out with its lease, and a
 client that tries again elsewhere is served then. A router that is heard of meanwhile is alive, and keeps its own.
 """
 
@@ -18,9 +21,9 @@ AGAIN_S: Final = 0.1
 
 
 class RequestLocks:
-    """The request ids that this router is serving.
+    """The keys whose requests this router is serving.
 
-    A lock in Redis lives for ``ttl_s`` and is renewed, so that a dead router's ids are soon free for a retry.
+    A lock in Redis lives for ``ttl_s`` and is renewed, so that a dead router's keys are soon free for a retry.
     """
 
     def __init__(self, *, ttl_s: float, clock: Callable[[], float], shared: Callable[[], RedisQueue | None]) -> None:
@@ -29,50 +32,50 @@ class RequestLocks:
         self._clock = clock
         self._shared = shared
         self._held: dict[str, float] = {}
-        """When each was taken or renewed, by request id."""
+        """When each was taken or renewed, by key."""
 
     @asynccontextmanager
-    async def hold(self, request_id: str) -> AsyncIterator[bool]:
-        """Hold a request id inside the block; False if a request of that id is being served already.
+    async def hold(self, key: str) -> AsyncIterator[bool]:
+        """Hold a key inside the block; False if a request with that key is being served already.
 
         Takes up to a heartbeat to find out where another router holds it, and up to ``ttl_s`` where that one died.
+
+        Raises:
+            StoreAway: Redis does not answer, so that nobody knows.
         """
-        if request_id in self._held:
+        if key in self._held:
             yield False
             return
-        self._held[request_id] = self._clock()
+        self._held[key] = self._clock()
         try:
-            yield await self._take(request_id)
+            yield await self._take(key)
         finally:
-            del self._held[request_id]
+            del self._held[key]
             redis = self._shared()
             if redis is not None:
-                redis.unlock(request_id)
+                redis.unlock(key)
 
-    async def _take(self, request_id: str) -> bool:
+    async def _take(self, key: str) -> bool:
         began = self._clock()
         while (redis := self._shared()) is not None:
-            try:
-                silent_s = await redis.lock(request_id, self._ttl_ms)
-            except StoreAway:
-                return True
+            silent_s = await redis.lock(key, self._ttl_ms)
             if silent_s is None:
                 return True
             waited_s = self._clock() - began
             if silent_s < waited_s or waited_s > 2 * self._ttl_s:
                 return False
             await asyncio.sleep(AGAIN_S)
-        return True
+        raise StoreAway("not connected")
 
     def renew(self, *, all_of_them: bool = False) -> None:
         """Renew in Redis what was not taken or renewed for a third of the time to live."""
         redis, now = self._shared(), self._clock()
         if redis is None:
             return
-        for request_id, since in self._held.items():
+        for key, since in self._held.items():
             if all_of_them or now - since > self._ttl_s / 3:
-                redis.relock(request_id, self._ttl_ms)
-                self._held[request_id] = now
+                redis.relock(key, self._ttl_ms)
+                self._held[key] = now
 
     @property
     def _ttl_ms(self) -> int:

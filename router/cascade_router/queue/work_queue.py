@@ -173,12 +173,12 @@ class WorkQueue:
         """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
         return self._loads.of(pool)
 
-    def hold_request(self, request_id: str) -> AbstractAsyncContextManager[bool]:
-        """Hold a request id inside ``async with``; False if a request of that id is being served already.
+    def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]:
+        """Hold an idempotency key inside ``async with``; False if a request with it is being served already.
 
-        Costs a round trip: for ids that clients chose, the router's own being unique.
+        Costs a round trip to Redis, and raises `StoreAway` without it.
         """
-        return self._locks.hold(request_id)
+        return self._locks.hold(key)
 
     # -- acquiring and releasing ----------------------------------------------------------------------------------
 
@@ -211,6 +211,12 @@ class WorkQueue:
         release = self._ours.let_go(grant, service_s=service_s, failed=failed)
         if release is not None:
             self._submit(release)
+
+    def turn_away(self, pool: str) -> None:
+        """End what this router has waiting for a pool with `NoReplica`: it trusts none of the pool's replicas now."""
+        for waiter in [waiter for waiter in self._ours.waiters.values() if waiter.entry.pool == pool]:
+            self._ours.fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
+            self._withdraw(waiter)
 
     def _expect(self, entry: Entry) -> Waiter:
         if not self._pools.serves(entry.pool):

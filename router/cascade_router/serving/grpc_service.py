@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from importlib.metadata import version
 from typing import Any, Final, NoReturn
 
@@ -12,10 +13,9 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from .. import tracing
-from ..requests import Refused, new_id
+from ..requests import Refused, new_id, printable_id
 from ..service import Failed, Service
 from . import describe, kserve, streaming, tls
-from .png import encode_png
 from .statuses import GRPC
 
 log = structlog.get_logger(__name__)
@@ -61,19 +61,19 @@ class InferenceService:
         if request.name:
             found = {request.name: await self._find(request, context)}
         else:
-            await self._known(context)
-            found = {runtime.ref.name: runtime for runtime in self._service.plans.runtimes}
+            await self.known(context)
+            found = self._service.plans.by_name
         statistics = [describe.model_statistics(runtime, model=name) for name, runtime in found.items()]
         return service_pb2.ModelStatisticsResponse(model_stats=statistics)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:  # noqa: N802
-        await self._known(context)
+        await self.known(context)
         response = service_pb2.RepositoryIndexResponse()
-        for runtime in self._service.plans.runtimes:
+        for name, runtime in self._service.plans.by_name.items():
             problem = runtime.why_not_ready()
             if problem is None or not request.ready:
                 state = "UNAVAILABLE" if problem else "READY"
-                response.models.add(name=runtime.ref.name, version=kserve.VERSION, state=state, reason=problem or "")
+                response.models.add(name=name, version=kserve.VERSION, state=state, reason=problem or "")
         return response
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
@@ -91,20 +91,32 @@ class InferenceService:
             await context.abort(grpc.StatusCode.INTERNAL, str(Failed(request_id)))
 
     async def _infer(self, message: Any, context: Context) -> Any:
+        received = time.monotonic()
         try:
             requests, form = kserve.read_requests(
                 message,
                 settings=self._service.settings,
                 tenant=self._tenant(context),
+                received=received,
                 remaining_s=context.time_remaining(),
                 trace=_trace(context),
             )
         except Refused as refused:
             self._service.reject(refused)
             raise
-        answers = await self._service.generate_all(requests, protocol="grpc")
-        pngs = [await encode_png(answer.image) for answer in answers] if kserve.wants_png(form) else []
-        return kserve.write_response(answers, form, request_id=requests[0].id, model=message.model_name, pngs=pngs)
+        delivery = await self._service.generate(requests, protocol="grpc")
+        try:
+            response = kserve.write_response(
+                delivery.answers, form, request_id=message.id or requests[0].id, model=message.model_name
+            )
+            delivery.packed()
+            delivery.check()
+        except BaseException as error:
+            delivery.failed(error)
+            raise
+        # A call is done when the transport has all of its answer, or its client is gone.
+        context.add_done_callback(lambda call: delivery.failed() if call.cancelled() else delivery.sent())
+        return response
 
     def _tenant(self, context: Context) -> str:
         """Who calls. Raises Refused."""
@@ -114,7 +126,7 @@ class InferenceService:
         names = tls.certificate_names(context.auth_context())
         return self._service.tenants.identify(authorization=next(keys, None), certificate_names=names)
 
-    async def _known(self, context: Context) -> None:
+    async def known(self, context: Context) -> None:
         """Abort a call of somebody who may not ask."""
         try:
             self._tenant(context)
@@ -122,7 +134,7 @@ class InferenceService:
             await _abort(context, refused, request_id="")
 
     async def _find(self, request: Any, context: Context) -> Any:
-        await self._known(context)
+        await self.known(context)
         try:
             return self._service.plans.find(request.name)
         except Refused as refused:
@@ -175,8 +187,8 @@ def _trace(context: Context) -> tracing.Headers:
 
 async def _abort(context: Context, refused: Refused, *, request_id: str) -> NoReturn:
     trailing = [("cascade-reason", str(refused.reason))]
-    if request_id.isascii() and request_id.isprintable():
-        trailing.append(("cascade-request-id", request_id))
+    if request_id:
+        trailing.append(("cascade-request-id", printable_id(request_id)))
     if refused.retry_after_s is not None:
         trailing.append(("grpc-retry-pushback-ms", str(int(refused.retry_after_s * 1000))))
     await context.abort(GRPC[refused.reason], refused.message, trailing_metadata=tuple(trailing))

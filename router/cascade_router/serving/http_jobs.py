@@ -14,18 +14,19 @@ from starlette.routing import BaseRoute, Route
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, unique_of, write_body
+from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, write_body
 from ..jobs.runner import JobRunner
 from ..jobs.store import JobStore, StoreAway, Submitted
-from ..requests import Answer, Refused, invalid, new_id
+from ..requests import Answer, Refused, invalid, new_id, unique_of
 from ..service import Service
 from . import openai
-from .http_requests import request_id_of, tenant_of, wanted_images
-from .png import encode_png
+from .http_requests import IDEMPOTENCY_KEY, request_id_of, tenant_of, wanted_images
 
-IDEMPOTENCY_KEY: Final = "idempotency-key"
-KEY_LIMIT: Final = 255
 LONGEST_WAIT_S: Final = 60.0
+FULL: Final = {
+    Submitted.FULL: "as many jobs wait or are being made as may at a time; try again later",
+    Submitted.TENANT_FULL: "as many of your jobs wait or are being made as may at a time; try again later",
+}
 _POLL_S: Final = 0.1
 _T = TypeVar("_T")
 
@@ -38,9 +39,9 @@ class Jobs:
     runner: JobRunner
 
 
-async def write_answer(answer: Answer) -> Mapping[str, Any]:
-    """An answer as it is kept."""
-    return openai.image_item(answer, await encode_png(answer.image))
+def write_answer(answer: Answer) -> Mapping[str, Any]:
+    """How the image of an answer was made, as it is kept beside the image."""
+    return openai.image_item(answer)
 
 
 def explain_refusal(refused: Refused) -> Mapping[str, Any]:
@@ -58,12 +59,10 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
         image = wanted.requests[0]
         ref = service.plans.find(image.model).ref
         service.tenants.admit(image.tenant)
-        key = request.headers.get(IDEMPOTENCY_KEY, "")
-        if len(key) > KEY_LIMIT:
-            raise invalid(IDEMPOTENCY_KEY, f"has {len(key)} characters; at most {KEY_LIMIT} are allowed")
+        key = image.idempotency_key
         body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
         job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())
-        submitted = await _kept(
+        submitted, place_s = await _kept(
             jobs.store.submit(
                 ref,
                 job,
@@ -79,10 +78,10 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
                 f"{IDEMPOTENCY_KEY}: was used for another request; choose a new one",
                 field=IDEMPOTENCY_KEY,
             )
-        if submitted is Submitted.FULL:
-            raise Refused(
-                Refusal.QUEUE_FULL, "there are as many jobs as are kept at a time; try again later", retry_after_s=10.0
-            )
+        if submitted in FULL:
+            raise Refused(Refusal.QUEUE_FULL, FULL[submitted], retry_after_s=max(1.0, place_s))
+        if submitted is Submitted.NO_MEMORY:
+            raise Refused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
         jobs.runner.wake()
         return _told(request, await _find(ref, job, image.tenant), 202)
 
@@ -119,6 +118,13 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
             raise _unknown(job) from None
         if found is None or found.tenant != tenant:
             raise _unknown(job)
+        if found.removed:
+            raise Refused(
+                Refusal.RESULT_REMOVED,
+                f"job: {job[:80]!r} ended as {found.state.value}, but its result was removed to make room for "
+                "newer ones; hand it in again, and fetch results sooner",
+                field="job",
+            )
         return found
 
     return [
@@ -167,6 +173,9 @@ def _told(request: Request, job: Job, status: int) -> Response:
         "error": None,
     }
     if job.outcome:
-        content["error" if "error" in job.outcome else "result"] = job.outcome.get("error", job.outcome)
+        if "error" in job.outcome:
+            content["error"] = job.outcome["error"]
+        else:
+            content["result"] = {**openai.image_field(job.image), **job.outcome}
     headers = {"x-request-id": request_id_of(request), "location": f"/v1/jobs/{job.id}"}
     return JSONResponse(content, status, headers=headers)

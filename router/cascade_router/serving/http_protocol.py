@@ -1,63 +1,183 @@
-"""HTTP/1.1 as uvicorn speaks it, for clients that stop in the middle: a request's head has to come soon, and be short.
+"""HTTP/1.1 as uvicorn speaks it, but strict: a request's head has to come soon, be short, and name one host, and its
+answer has to be read.
 
-uvicorn itself waits for ever for the first request of a connection and for the rest of a head, of any length. And it
-ends by closing idle connections at once, which loses a request that is on its way over one of them.
+uvicorn itself waits for ever for the first request of a connection, for the rest of a head, of any length, and for a
+client to read, and takes HTTP/0.9 and any number of hosts. And it ends by closing idle connections at once, which loses
+a request that is on its way over one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+import json
+from typing import Any, Final, NamedTuple, NoReturn
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from . import openai
 
 HEAD_S: Final = 10.0
 """How long a connection may be open, or a request begun, without its head having come."""
 HEAD_LIMIT: Final = 64 * 1024
-"""Bytes of a head."""
+"""Bytes of a head, and of what comes beside a body's own bytes."""
+_PART: Final = 16 * 1024
+"""Bytes that are parsed at a time, before those of an unfinished head are counted."""
+_FRAME: Final = 8
+"""Bytes that may frame each byte of a body: one that comes in chunks of a byte needs six."""
+READ_S: Final = 60.0
+"""How long a client may take to read what it was sent: an image, which the router has to hold meanwhile."""
 ON_ITS_WAY_S: Final = 1.0
 """How long a server that ends hears an idle connection, over which one more request may be on its way."""
 
 
+class _Wrong(NamedTuple):
+    """What is the matter with a request that is refused before the application sees it."""
+
+    status: bytes
+    message: str
+
+
+_TOO_LONG: Final = _Wrong(
+    b"431 Request Header Fields Too Large", f"the head of the request is longer than {HEAD_LIMIT} bytes"
+)
+_TOO_MANY: Final = _Wrong(b"503 Service Unavailable", "the router has as many busy connections as it takes")
+_TOO_LATE: Final = _Wrong(b"408 Request Timeout", "the head of the request did not come in time")
+
+
+class Connections:
+    """The connections of one server: at most ``limit``. The longest idle one gives way to a new one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: set[BoundedHttp] = set()
+        self._idle: dict[BoundedHttp, None] = {}
+
+    def admit(self, connection: BoundedHttp) -> bool:
+        """Take up a new connection, which is idle at first; False where all are busy."""
+        if len(self._open) >= self._limit:
+            longest_idle = next(iter(self._idle), None)
+            if longest_idle is None:
+                return False
+            self.forget(longest_idle)
+            longest_idle.transport.abort()  # at once, where a TLS client would have to agree
+        self._open.add(connection)
+        self._idle[connection] = None
+        return True
+
+    def busy(self, connection: BoundedHttp) -> None:
+        """A request has begun."""
+        self._idle.pop(connection, None)
+
+    def idle(self, connection: BoundedHttp) -> None:
+        """Nothing is under way any more."""
+        if connection in self._open:
+            self._idle[connection] = None
+
+    def forget(self, connection: BoundedHttp) -> None:
+        """It is closed."""
+        self._open.discard(connection)
+        self._idle.pop(connection, None)
+
+
 class BoundedHttp(HttpToolsProtocol):
-    """One connection; `head_s` is the time allowed for a head, in seconds."""
+    """One connection, of those in ``among``; `head_s` and `read_s` are seconds allowed for a head and for reading."""
 
     head_s = HEAD_S
+    read_s = READ_S
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, among: Connections, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._among = among
         self._head_due: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        """What came of a head that is not finished yet."""
+        self._header_bytes = 0
+        """What is in a head, as far as it is parsed."""
+        self._frame_bytes = 0
+        """What came beside the body since the head."""
+        self._wrong: _Wrong | None = None
+        self._read_due: asyncio.TimerHandle | None = None
         self._leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_head()
+        if self._among.admit(self):
+            self._expect_head()
+        elif transport.get_extra_info("sslcontext") is None:
+            self._refuse(_TOO_MANY)
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._among.forget(self)
         self._head_came()
+        self._was_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        for at in range(0, len(data), _PART):
+            if self.transport.is_closing():
+                return
+            self._take(data[at : at + _PART])
+
+    def _take(self, part: bytes) -> None:
         was_idle = self.timeout_keep_alive_task is not None
-        super().data_received(data)
+        super().data_received(part)
         if was_idle and self._head_due is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()  # what came ended the wait for another request, and was none
-        if self._head_due is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_LIMIT:
-                self._refuse(b"431 Request Header Fields Too Large")
+        if self._head_due is None:
+            self._frame_bytes += len(part)
+        else:
+            self._head_bytes += len(part)
+        if max(self._head_bytes, self._frame_bytes) > HEAD_LIMIT + _PART:
+            self._refuse(_TOO_LONG)
 
     def on_message_begin(self) -> None:
         if self._head_due is None:
             self._expect_head()
+        self._header_bytes = 0
+        self._among.busy(self)
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(name, value)
+        if self._head_due is not None:  # else it comes after the body, and nobody looks at it
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._check_head()
         self._head_came()
+        self._frame_bytes = 0
         super().on_headers_complete()
         if self._leaving:
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._frame_bytes -= (1 + _FRAME) * len(body)
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self._head_due is None:
+            self._among.idle(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser could not read, or a callback did not accept."""
+        self._refuse(self._wrong or _Wrong(b"400 Bad Request", msg))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._read_due is None:
+            # There is nobody to wait for: what is left is dropped.
+            self._read_due = self.loop.call_later(self.read_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._was_read()
+        super().resume_writing()
 
     def shutdown(self) -> None:
         if not self._leaving:
@@ -66,6 +186,27 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle is None or self.cycle.response_complete:
                 return
         super().shutdown()
+
+    def _count(self, *parts: bytes) -> None:
+        """Add to the bytes of the head, or of what follows a body."""
+        self._header_bytes += sum(map(len, parts)) + len(b": \r\n")
+        if self._header_bytes > HEAD_LIMIT:
+            self._fail(_TOO_LONG)
+
+    def _check_head(self) -> None:
+        http_version = self.parser.get_http_version()
+        if http_version not in ("1.0", "1.1"):
+            self._fail(
+                _Wrong(b"505 HTTP Version Not Supported", f"HTTP/{http_version} is not spoken here; use HTTP/1.1")
+            )
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and http_version == "1.1"):
+            self._fail(_Wrong(b"400 Bad Request", f"Host: is given {hosts} times; give it once"))
+
+    def _fail(self, wrong: _Wrong) -> NoReturn:
+        """Have the parser end with an error, which comes back as `send_400_response`."""
+        self._wrong = wrong
+        raise ValueError(wrong.message)
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
@@ -76,16 +217,32 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_due.cancel()
             self._head_due = None
 
+    def _was_read(self) -> None:
+        if self._read_due is not None:
+            self._read_due.cancel()
+            self._read_due = None
+
     def _overdue(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._expect_head()  # an answer is under way; what was begun behind it can wait as long
             return
-        self._refuse(b"408 Request Timeout" if self._head_bytes else b"")
+        self._refuse(_TOO_LATE if self._head_bytes else None)
 
-    def _refuse(self, status: bytes) -> None:
+    def _refuse(self, wrong: _Wrong | None) -> None:
+        """Close the connection, with an answer where that would not be taken for another request's."""
         self._head_came()
         if self.transport.is_closing():
             return
-        if status and (self.cycle is None or self.cycle.response_complete):
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        if wrong is not None and self._is_next():
+            kind = "server_error" if wrong is _TOO_MANY else "invalid_request_error"
+            body = json.dumps(openai.error_body(wrong.message, kind=kind)).encode()
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+            self.transport.write(b"HTTP/1.1 " + wrong.status + b"\r\n" + head + body)
         self.transport.close()
+
+    def _is_next(self) -> bool:
+        """Whether the client waits for no other answer than that to what it is saying now."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return True
+        return cycle.more_body and not cycle.response_started and not self.pipeline

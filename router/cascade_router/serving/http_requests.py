@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final, cast
 
 import structlog
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
-from ..requests import Refused, new_id
+from ..requests import Refused, check_key, printable_id
 from ..service import Failed, Service
 from ..timeouts import timeout
 from ..tracing import context_of
@@ -24,14 +25,16 @@ log = structlog.get_logger(__name__)
 BODY_LIMIT: Final = 1024 * 1024
 BODY_S: Final = 30.0
 """How long a body may take to come."""
+JSON: Final = "application/json"
 _CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
+IDEMPOTENCY_KEY: Final = "idempotency-key"
 
 
 def request_id_of(request: Request) -> str:
     """The id that the client chose, or one made for it now, which every answer to it carries."""
     if not hasattr(request.state, "id"):
-        request.state.id = request.headers.get(REQUEST_ID, "") or new_id()
+        request.state.id = printable_id(request.headers.get(REQUEST_ID, ""))
     return str(request.state.id)
 
 
@@ -46,18 +49,21 @@ def tenant_of(service: Service, request: Request) -> str:
 
 async def wanted_images(service: Service, request: Request) -> openai.ImagesRequest:
     """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
+    received = time.monotonic()
     tenant = tenant_of(service, request)
+    _check_json(request)
     body = await _read(request)
     try:
-        names = [runtime.ref.name for runtime in service.plans.runtimes]
+        names = list(service.plans.by_name)
         if not names:
             service.plans.find("")  # says why
         wanted = openai.read_body(
             body,
             request_id=request_id_of(request),
-            id_chosen=REQUEST_ID in request.headers,
+            idempotency_key=check_key(request.headers.get(IDEMPOTENCY_KEY, ""), field=IDEMPOTENCY_KEY),
             default_model=names[0] if len(names) == 1 else None,
             tenant=tenant,
+            received=received,
             settings=service.settings,
             trace=context_of(request.headers.items()),
         )
@@ -67,6 +73,13 @@ async def wanted_images(service: Service, request: Request) -> openai.ImagesRequ
         service.reject(refused)
         raise
     return wanted
+
+
+def _check_json(request: Request) -> None:
+    """A body must say that it is JSON: what a page of another site can send without asking never does."""
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != JSON:
+        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {JSON}", _CLOSE)
 
 
 async def _read(request: Request) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,27 +16,25 @@ from cascade_api.names import (
     INPUT_SEED,
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
-    OUTPUT_IMAGE_PNG,
+    OUTPUT_IMAGE_ENCODED,
 )
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import Prompt
+from ..pools.clients import ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
     Answer,
     GenerateRequest,
     Refused,
-    check_deadline,
-    check_id,
-    check_priority,
     check_seed,
-    check_tier,
     decode_prompt,
     invalid,
     nth_id,
+    printable_id,
 )
 from ..tracing import Headers
+from .parameters import REFUSED_OF_INPUTS, REFUSED_OF_OUTPUTS, read_parameters, refuse
 
 VERSION: Final = "1"
 INPUTS: Final = {INPUT_PROMPT: "BYTES", INPUT_NEGATIVE_PROMPT: "BYTES", INPUT_SEED: "INT64"}
@@ -48,18 +46,16 @@ PREVIEW: Final = "preview"
 FINAL: Final = "final"
 OUTPUTS: Final = {
     OUTPUT_IMAGE: "UINT8",
-    OUTPUT_IMAGE_PNG: "BYTES",
+    OUTPUT_IMAGE_ENCODED: "BYTES",
     OUTPUT_VARIANT: "BYTES",
     OUTPUT_ROUTE: "BYTES",
     OUTPUT_CONFIDENCE: "FP32",
     OUTPUT_HARDNESS: "FP32",
     OUTPUT_STAGE: "BYTES",
 }
-STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_PNG)
+STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_ENCODED)
 """What a client gets that does not say what it wants, and in a stream also the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
-PARAMETERS: Final = ("deadline_ms", "priority", "tier", "timeout")
-_IGNORED_PARAMETERS: Final = frozenset({"binary_data_output", "triton_enable_empty_final_response"})
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
 
 
@@ -78,14 +74,19 @@ def read_requests(
     tenant: str,
     remaining_s: float | None,
     trace: Headers = (),
+    received: float | None = None,
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> tuple[tuple[GenerateRequest, ...], Form]:
-    """A ModelInferRequest as one request per prompt; ``remaining_s`` is the time left on the call itself.
+    """A ModelInferRequest as one request per prompt.
+
+    Args:
+        received: when it came, by the router's monotonic clock.
+        remaining_s: the time left on the call itself.
 
     Raises:
         Refused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
     """
-    request_id = check_id(message.id)
+    request_id = printable_id(message.id)
     if message.model_version not in ("", VERSION):
         raise Refused(
             Refusal.UNKNOWN_MODEL,
@@ -93,18 +94,26 @@ def read_requests(
             field="model_version",
         )
     values, batch = _read_inputs(message, limit=settings.prompt_limit)
-    deadline_s, band, tier = _read_parameters(message.parameters, settings=settings)
+    options = read_parameters(message.parameters, settings=settings)
+    outputs = _read_outputs(message.outputs) or tuple(default_outputs)
+    form = ImageForm(
+        raw=OUTPUT_IMAGE in outputs,
+        encoded=options.image_format if OUTPUT_IMAGE_ENCODED in outputs else "",
+        quality=options.image_quality,
+    )
     nothing = [None] * batch[0]
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
-            id_chosen=bool(message.id),
             model=message.model_name,
             prompt=Prompt(prompt, negative, seed),
-            deadline_s=deadline_s,
+            form=form,
+            received=received,
+            deadline_s=options.deadline_s,
             call_s=remaining_s,
-            band=band,
-            tier=tier,
+            idempotency_key=options.idempotency_key,
+            band=options.band,
+            tier=options.tier,
             tenant=tenant,
             trace=trace,
         )
@@ -117,13 +126,11 @@ def read_requests(
             )
         )
     )
-    return requests, Form(_read_outputs(message.outputs) or tuple(default_outputs), batch)
+    return requests, Form(outputs, batch)
 
 
-def write_response(
-    answers: Sequence[Answer], form: Form, *, request_id: str, model: str, pngs: Sequence[bytes], stage: str = FINAL
-) -> Any:
-    """The ModelInferResponse; ``pngs`` has one for each answer where the form asks for ``image_png``."""
+def write_response(answers: Sequence[Answer], form: Form, *, request_id: str, model: str, stage: str = FINAL) -> Any:
+    """The ModelInferResponse."""
     response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
     image = answers[0].image
     for name in form.outputs:
@@ -132,23 +139,16 @@ def write_response(
             # A single image that was asked for without a batch dimension has none either.
             shape = [*(() if form.batch == (1,) else form.batch[:1]), image.height, image.width, 3]
         response.outputs.add(name=name, datatype=OUTPUTS[name], shape=shape)
-        if name == OUTPUT_IMAGE_PNG:
-            elements = [_pack_bytes(png) for png in pngs]
-        else:
-            elements = [_packed(name, answer, stage) for answer in answers]
-        response.raw_output_contents.append(b"".join(elements))
+        response.raw_output_contents.append(b"".join(_packed(name, answer, stage) for answer in answers))
     return response
-
-
-def wants_png(form: Form) -> bool:
-    """Whether the answers have to be encoded for the client."""
-    return OUTPUT_IMAGE_PNG in form.outputs
 
 
 def _packed(name: str, answer: Answer, stage: str) -> bytes:
     """One answer's element of an output."""
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
+    if name == OUTPUT_IMAGE_ENCODED:
+        return _pack_bytes(answer.image.encoded)
     if name == OUTPUT_VARIANT:
         return _pack_bytes(answer.variant.encode())
     if name == OUTPUT_ROUTE:
@@ -176,10 +176,7 @@ def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, list[Any]], tup
         if tensor.datatype != INPUTS[name]:
             raise invalid(name, f"has datatype {tensor.datatype[:20]!r}; it must be {INPUTS[name]}")
         shapes[name] = _read_shape(name, list(tensor.shape))
-        if tensor.parameters:
-            raise invalid(
-                name, f"parameter {next(iter(tensor.parameters))[:80]!r} is not supported; send the data itself"
-            )
+        refuse(name, tensor.parameters, REFUSED_OF_INPUTS)
         count = shapes[name][0]
         elements = _unpack(name, raw[index], count) if raw else _contents(name, tensor.contents, count)
         values[name] = [_checked(name, element, limit=limit) for element in elements]
@@ -241,45 +238,8 @@ def _read_outputs(requested: Any) -> tuple[str, ...]:
     for output in requested:
         if output.name not in OUTPUTS:
             raise invalid("outputs", f"unknown output {output.name[:80]!r}; there are {', '.join(OUTPUTS)}")
-        for parameter in output.parameters:
-            if parameter != "binary_data":
-                raise invalid(output.name, f"output parameter {parameter[:80]!r} is not supported")
+        refuse(output.name, output.parameters, REFUSED_OF_OUTPUTS)
     return tuple(dict.fromkeys(output.name for output in requested))
-
-
-def _read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> tuple[float | None, int, str]:
-    deadline_s: float | None = None
-    band, tier = check_priority(0), ""
-    for name, parameter in parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        value = getattr(parameter, kind) if kind else None
-        if name == "deadline_ms":
-            deadline_s = check_deadline(_number(name, value) / 1000, limit_s=settings.deadline_limit_s, field=name)
-        elif name == "timeout":
-            # Triton clients' own spelling, in microseconds.
-            micros = _number(name, value)
-            if deadline_s is None and "deadline_ms" not in parameters:
-                deadline_s = check_deadline(micros / 1e6, limit_s=settings.deadline_limit_s, field=name)
-        elif name == "priority":
-            if isinstance(value, bool) or not isinstance(value, (int, str)):
-                raise invalid(name, "must be a name or a whole number")
-            band = check_priority(value)
-        elif name == "tier":
-            if not isinstance(value, str):
-                raise invalid(name, "must be text")
-            tier = check_tier(value)
-        elif name not in _IGNORED_PARAMETERS:
-            raise invalid("parameters", f"unknown parameter {name[:80]!r}; there are {', '.join(PARAMETERS)}")
-    return deadline_s, band, tier
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise invalid(name, "must be a number")
-    try:
-        return float(value)
-    except ValueError:
-        raise invalid(name, f"{value[:40]!r} is not a number") from None  # type: ignore[index]
 
 
 def _pack_bytes(data: bytes) -> bytes:

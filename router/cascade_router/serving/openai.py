@@ -5,21 +5,22 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from cascade_api.reasons import Refusal
+from cascade_api.plan import Plan
+from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import Prompt
+from ..pools.clients import ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
     Answer,
     GenerateRequest,
     Refused,
     check_deadline,
-    check_id,
     check_priority,
     check_prompt,
     check_seed,
@@ -28,6 +29,8 @@ from ..requests import (
     nth_id,
 )
 from ..tracing import Headers
+from . import openai_fields
+from .openai_fields import text, whole
 from .statuses import HTTP
 
 MAX_PARTIAL: Final = 3
@@ -38,10 +41,20 @@ FAILED: Final = "error"
 EVENTS: Final = (COMPLETED, PARTIAL, FAILED)
 """Names of a stream's events."""
 FIELDS: Final = (
-    "model", "prompt", "n", "size", "response_format", "user", "stream", "partial_images",
+    "model", "prompt", "n", "size", *openai_fields.NAMES, "stream", "partial_images",
     "negative_prompt", "seed", "deadline_ms", "priority", "tier",
 )  # fmt: skip
-"""The first eight are OpenAI's, the others the KServe inputs and parameters of the same names."""
+"""The last five are the KServe inputs and parameters of the same names, the others OpenAI's."""
+NO_TOKENS: Final = {
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "total_tokens": 0,
+}
+"""The usage that OpenAI's clients expect; nothing here is counted in tokens."""
+QUALITIES: Final = ("low", "medium", "high")
+"""What answers say: all images were made by the light model, some, or none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,7 @@ class ImagesRequest:
 
     requests: tuple[GenerateRequest, ...]
     size: str | None
+    form: ImageForm
     stream: bool = False
     previews: bool = False
     """The stream shows the light image of a request that escalates."""
@@ -59,69 +73,69 @@ def read_body(
     body: bytes,
     *,
     request_id: str,
-    id_chosen: bool,
+    idempotency_key: str,
     default_model: str | None,
     tenant: str,
     settings: RouterSettings,
     trace: Headers = (),
+    received: float | None = None,
 ) -> ImagesRequest:
     """Parse a request body.
 
     Args:
         request_id: the id of the first image's request, and the stem of the others'.
-        id_chosen: whether the client chose it.
+        idempotency_key: while a call with it is served, another one is refused; may be empty.
         default_model: the model of a body without one; None where that would be ambiguous.
+        received: when it came, by the router's monotonic clock.
 
     Raises:
         Refused: INVALID with the field named.
     """
     content = _parse(body)
     for name in content:
-        if name not in FIELDS:
+        if name not in FIELDS and name not in openai_fields.NOT_SERVED:
             shown = name[:80].strip() or "body"
             raise invalid(shown, f"{name[:80]!r} is not a known field; there are {', '.join(FIELDS)}")
-    model = _text(content, "model")
+    model = text(content, "model")
     if model is None:
         model = default_model
     if model is None:
         raise invalid("model", "is missing; give the name of a cascade")
-    prompt = _text(content, "prompt")
+    prompt = text(content, "prompt")
     if prompt is None:
         raise invalid("prompt", "is missing; describe the image in a few words")
     check_prompt(prompt, limit=settings.prompt_limit)
-    _encodable(prompt, "prompt")
-    negative = _text(content, "negative_prompt") or None
+    negative = text(content, "negative_prompt") or None
     if negative is not None:
         check_prompt(negative, limit=settings.prompt_limit, field="negative_prompt")
-        _encodable(negative, "negative_prompt")
-    if _text(content, "response_format") not in (None, "b64_json"):
-        raise invalid("response_format", "only b64_json is supported")
-    count = _whole(content, "n")
+    openai_fields.check_choices(content)
+    form = openai_fields.output_form(content)
+    count = whole(content, "n")
     count = 1 if count is None else count
     if not 1 <= count <= MAX_IMAGES:
         raise invalid("n", f"{count} is not between 1 and {MAX_IMAGES}")
     stream, previews = _stream(content, count)
-    seed = _whole(content, "seed")
-    _text(content, "user")
-    name = check_id(request_id)
+    seed = whole(content, "seed")
     common: dict[str, Any] = {
         "model": model,
         "deadline_s": _deadline(content, settings),
         "band": check_priority(_priority(content)),
-        "tier": check_tier(_text(content, "tier") or ""),
+        "tier": check_tier(text(content, "tier") or ""),
         "tenant": tenant,
+        "form": form,
+        "idempotency_key": idempotency_key,
+        "received": received,
         "trace": trace,
     }
     requests = tuple(
         GenerateRequest(
-            id=nth_id(name, index),
-            id_chosen=id_chosen,
+            id=nth_id(request_id, index),
             prompt=Prompt(prompt, negative, None if seed is None else check_seed(seed + index)),
             **common,
         )
         for index in range(count)
     )
-    return ImagesRequest(requests, _text(content, "size"), stream, previews)
+    return ImagesRequest(requests, text(content, "size"), form, stream, previews)
 
 
 def check_size(size: str | None, *, width: int, height: int) -> None:
@@ -130,10 +144,14 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
-def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
-    """One item of ``data``, with how the image was made beside it."""
+def image_field(encoded: bytes) -> dict[str, str]:
+    """The image of an item of ``data``, from the bytes of its file."""
+    return {"b64_json": base64.b64encode(encoded).decode()}
+
+
+def image_item(answer: Answer) -> dict[str, Any]:
+    """How an image was made, which stands beside it in each item of ``data``."""
     return {
-        "b64_json": base64.b64encode(png).decode(),
         "route": str(answer.route),
         "variant": answer.variant,
         "confidence": answer.confidence,
@@ -142,20 +160,61 @@ def image_item(answer: Answer, png: bytes) -> dict[str, Any]:
     }
 
 
-def stream_event(answer: Answer, png: bytes, *, final: bool, created_at: int) -> bytes:
-    """A server-sent event of an image stream: a partial image, or the completed one."""
+def images_body(wanted: ImagesRequest, answers: Sequence[Answer], *, created_at: int) -> list[bytes]:
+    """The body of an answer, in pieces."""
+    content = {"created": created_at, **_made_how(wanted, answers), "usage": NO_TOKENS}
+    pieces = [json.dumps(content).encode()[:-1] + b', "data": [']
+    for index, answer in enumerate(answers):
+        pieces += [b", "] * (index > 0) + _with_image(image_item(answer), answer)
+    return [*pieces, b"]}"]
+
+
+def stream_event(wanted: ImagesRequest, answer: Answer, *, final: bool, created_at: int) -> list[bytes]:
+    """A server-sent event of an image stream, in pieces: a partial image, or the completed one."""
     kind = COMPLETED if final else PARTIAL
     content = {
         "type": kind,
         "created_at": created_at,
-        "size": f"{answer.image.width}x{answer.image.height}",
-        "output_format": "png",
-        "background": "opaque",
-        "quality": "auto",
-        **({} if final else {"partial_image_index": 0}),
-        **image_item(answer, png),
+        **_made_how(wanted, [answer]),
+        **({"usage": NO_TOKENS} if final else {"partial_image_index": 0}),
+        **image_item(answer),
     }
-    return sent_event(kind, content)
+    return [f"event: {kind}\ndata: ".encode(), *_with_image(content, answer), b"\n\n"]
+
+
+def _with_image(content: Mapping[str, Any], answer: Answer) -> list[bytes]:
+    """A JSON object with the image as ``b64_json``, in pieces: megabytes of base64 need no escaping and no joining."""
+    return [b'{"b64_json": "', base64.b64encode(answer.image.encoded), b'", ' + json.dumps(content).encode()[1:]]
+
+
+def _made_how(wanted: ImagesRequest, answers: Sequence[Answer]) -> dict[str, Any]:
+    """What OpenAI's answers tell of all their images."""
+    image = answers[0].image
+    light = sum(answer.route in (Route.LIGHT, Route.DEGRADED) for answer in answers)
+    quality = QUALITIES[1] if 0 < light < len(answers) else QUALITIES[0 if light else 2]
+    return {
+        "size": f"{image.width}x{image.height}",
+        "output_format": wanted.form.encoded,
+        "background": "opaque",
+        "quality": quality,
+    }
+
+
+def model_item(name: str, plan: Plan) -> dict[str, Any]:
+    """A cascade as OpenAI's clients see a model: made when its plan was, and owned by its namespace."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": _unix_s(plan.issued_at),
+        "owned_by": plan.ref.namespace,
+    }
+
+
+def _unix_s(text: str) -> int:
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError):
+        return 0  # a plan is anybody's text there
 
 
 def sent_event(name: str, content: Mapping[str, Any]) -> bytes:
@@ -185,29 +244,17 @@ def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]
 
 def _parse(body: bytes) -> Mapping[str, Any]:
     try:
-        content = json.loads(body)
+        content = json.loads(body.decode())
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, json.JSONDecodeError) else "it is not JSON in UTF-8"
         raise invalid("body", f"cannot be read: {why}; send a JSON object") from None
     if not isinstance(content, dict):
         raise invalid("body", "is not a JSON object")
+    if b"\\u" in body:  # what else may stand in the text came from UTF-8, and can be sent back as such
+        for name, value in content.items():
+            _encodable(name, "body")
+            _encodable(value, name)
     return content
-
-
-def _text(content: Mapping[str, Any], name: str) -> str | None:
-    value = content.get(name)
-    if value is not None and not isinstance(value, str):
-        raise invalid(name, "must be text")
-    return value
-
-
-def _whole(content: Mapping[str, Any], name: str) -> int | None:
-    value = content.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise invalid(name, "must be a whole number")
-    if value is not None and abs(value) >= 10**80:
-        raise invalid(name, "is a number far too large")
-    return value
 
 
 def _stream(content: Mapping[str, Any], count: int) -> tuple[bool, bool]:
@@ -215,7 +262,7 @@ def _stream(content: Mapping[str, Any], count: int) -> tuple[bool, bool]:
     stream = content.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise invalid("stream", "must be true or false")
-    partial = _whole(content, "partial_images")
+    partial = whole(content, "partial_images")
     if partial is not None and not 0 <= partial <= MAX_PARTIAL:
         raise invalid("partial_images", f"{partial} is not between 0 and {MAX_PARTIAL}")
     if stream and count > 1:
@@ -249,8 +296,8 @@ def _priority(content: Mapping[str, Any]) -> str | int:
     return value
 
 
-def _encodable(text: str, name: str) -> None:
+def _encodable(value: Any, name: str) -> None:
     try:
-        text.encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise invalid(name, "holds half of a surrogate pair; send valid Unicode") from None

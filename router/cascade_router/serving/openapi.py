@@ -10,28 +10,38 @@ from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
 
 from ..jobs.records import JobState
-from ..requests import BANDS, ID_PATTERN, MAX_IMAGES, MAX_SEED, TIER_PATTERN
-from .http_jobs import IDEMPOTENCY_KEY, KEY_LIMIT, LONGEST_WAIT_S
-from .http_requests import REQUEST_ID
-from .openai import EVENTS, MAX_PARTIAL
+from ..requests import BANDS, KEY_LENGTH, MAX_IMAGES, MAX_SEED, SHORTEST_S, TIER_PATTERN
+from .http_jobs import LONGEST_WAIT_S
+from .http_requests import IDEMPOTENCY_KEY, REQUEST_ID
+from .openai import EVENTS, MAX_PARTIAL, NO_TOKENS, QUALITIES
+from .openai_fields import CHOICES, NOT_SERVED, TEXTS
 
 Schema = dict[str, Any]
 
 ERRORS: Final = {
     400: "the request is wrong; the error names the field",
     401: "the API key is missing or unknown",
+    403: "the host is none of the router's, or the page that asks may not use it",
     404: "no such model or job",
     405: "no such method here",
     408: "the request did not come within the time allowed",
-    409: "the id or key is another request's",
+    409: "a request with the same idempotency key is being served, or was another one",
+    410: "the result of the job was removed to make room for newer ones",
     413: "the body is too long",
+    415: "the body is not said to be JSON",
     429: "too much is asked for; `retry-after` says when to come back",
     500: "a defect of the router, which its log explains under the request id",
     503: "nothing can serve this now; `retry-after` says when to come back",
     504: "there is no image by the deadline",
 }
-ASKING: Final = (400, 401, 404, 405, 408, 409, 413, 429, 500, 503, 504)
-LOOKING: Final = (400, 401, 404, 405, 429, 500, 503)
+_NONE: Final = "taken for OpenAI's clients, without effect"
+_EFFECTS: Final = {
+    "output_format": "png unless given",
+    "response_format": "the only one",
+    "background": "opaque in any case",
+}
+ASKING: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
+LOOKING: Final = (400, 401, 403, 404, 405, 410, 429, 500, 503)
 
 
 def document(settings: RouterSettings) -> Schema:
@@ -62,10 +72,20 @@ def _paths() -> Schema:
     wait = {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT_S, "default": 0}
     return {
         "/v1/images/generations": {
-            "post": _operation("generate", "Make images", images, body="ImagesRequest", parameters=[_REQUEST_ID])
+            "post": _operation("generate", "Make images", images, body="ImagesRequest", parameters=[_REQUEST_ID, _KEY])
         },
         "/v1/models": {
-            "get": _operation("models", "The cascades", {200: _ok("their names", "Models"), **_errors((401, 405, 500))})
+            "get": _operation(
+                "models", "The cascades", {200: _ok("their names", "Models"), **_errors((400, 401, 403, 405, 500))}
+            )
+        },
+        "/v1/models/{model}": {
+            "parameters": [
+                {**_header("model", "a cascade", {"type": "string", "minLength": 1}), "in": "path", "required": True}
+            ],
+            "get": _operation(
+                "model", "One cascade", {200: _ok("the cascade", "Model"), **_errors((400, 401, 404, 405, 500, 503))}
+            ),
         },
         "/v1/jobs": {
             "post": _operation(
@@ -73,7 +93,7 @@ def _paths() -> Schema:
                 "Ask for an image that is fetched later",
                 {202: job, **_errors(ASKING)},
                 body="JobRequest",
-                parameters=[_REQUEST_ID, _header(IDEMPOTENCY_KEY, {"type": "string", "maxLength": KEY_LIMIT})],
+                parameters=[_REQUEST_ID, _KEY],
             )
         },
         "/v1/jobs/{job}": {
@@ -107,17 +127,35 @@ def _schemas(settings: RouterSettings) -> Schema:
         "model": {"type": ["string", "null"], "description": "a cascade; may be left out where there is one"},
         "prompt": prompt,
         "size": {"enum": ["auto", None], "description": "or the size of the cascade, as 1024x1024"},
-        "response_format": {"enum": ["b64_json", None]},
-        "user": {"type": ["string", "null"]},
+        **{
+            name: {"enum": [*choices, None], "description": _EFFECTS.get(name, _NONE)}
+            for name, choices in CHOICES.items()
+        },
+        **{name: {"type": ["string", "null"], "description": _NONE} for name in TEXTS},
+        **{name: {"type": "null", "description": f"not served: {why}"} for name, why in NOT_SERVED.items()},
+        "output_compression": {
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": 100,
+            "description": "quality of jpeg and webp, 100 being the best; png has no other",
+        },
         "negative_prompt": {"type": ["string", "null"], "maxLength": settings.prompt_limit, "pattern": r"^$|\S"},
-        "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_SEED},
+        "seed": {
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": MAX_SEED,
+            "description": "repeats an image made by the same variant, which the cascade chooses: compare `variant`",
+        },
         "deadline_ms": {
             "type": ["number", "null"],
-            "exclusiveMinimum": 0,
+            "minimum": SHORTEST_S * 1000,
             "maximum": settings.deadline_limit_s * 1000,
             "description": "milliseconds from now; the cascade's objective unless given",
         },
-        "priority": {"enum": [*BANDS, *range(len(BANDS) + 1), None], "description": "0 is the default, 1 the highest"},
+        "priority": {
+            "anyOf": [{"enum": [*BANDS, None]}, {"type": "integer", "minimum": 0, "maximum": 2**31}],
+            "description": "0 is the default, 1 the highest, 3 and above the lowest",
+        },
         "tier": {"type": ["string", "null"], "pattern": f"^({TIER_PATTERN})?$"},
     }
     several = {
@@ -138,14 +176,27 @@ def _schemas(settings: RouterSettings) -> Schema:
         "hardness": number,
         "latency_ms": {"type": "number"},
     }
-    models = {"type": "array", "items": _object(id={"type": "string"}, object={"const": "model"})}
+    made_how: Schema = {
+        "created": {"type": "integer"},
+        "size": {"type": "string"},
+        "output_format": {"enum": list(CHOICES["output_format"])},
+        "background": {"const": "opaque"},
+        "quality": {"enum": list(QUALITIES), "description": "whether the light model made all images, some or none"},
+        "usage": {"const": NO_TOKENS, "description": "nothing is counted in tokens"},
+    }
     return {
         "ImagesRequest": _request({**asked, **several}),
         "JobRequest": _request(asked),
         "Image": _object(**item),
-        "Images": _object(created={"type": "integer"}, data={"type": "array", "items": _ref("Image")}),
+        "Images": _object(**made_how, data={"type": "array", "items": _ref("Image")}),
         "Event": _object(event={"enum": list(EVENTS)}, data={"type": "string", "description": "JSON"}),
-        "Models": _object(object={"const": "list"}, data=models),
+        "Models": _object(object={"const": "list"}, data={"type": "array", "items": _ref("Model")}),
+        "Model": _object(
+            id={"type": "string"},
+            object={"const": "model"},
+            created={"type": "integer", "description": "when its plan was made"},
+            owned_by={"type": "string", "description": "its namespace"},
+        ),
         "Job": _object(
             id={"type": "string"},
             object={"const": "job"},
@@ -166,11 +217,18 @@ def _schemas(settings: RouterSettings) -> Schema:
     }
 
 
-def _header(name: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "header", "schema": schema}
+def _header(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
-_REQUEST_ID: Final = _header(REQUEST_ID, {"type": "string", "pattern": f"^({ID_PATTERN})?$"})
+_REQUEST_ID: Final = _header(
+    REQUEST_ID, "comes back, and stands in logs and traces; need not be unique", {"type": "string"}
+)
+_KEY: Final = _header(
+    IDEMPOTENCY_KEY,
+    "one request at a time with the same key; of jobs, one job for good",
+    {"type": "string", "maxLength": KEY_LENGTH},
+)
 
 
 def _operation(

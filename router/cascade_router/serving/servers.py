@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import socket
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -15,15 +16,17 @@ import structlog
 import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
 from starlette.applications import Starlette
 from tritonclient.grpc import service_pb2_grpc
 
 from cascade_api import addresses
+from cascade_api.files import file_limit
 
 from ..service import Service
+from .grpc_guard import GuardedServer
+from .grpc_reflection import add_reflection
 from .grpc_service import InferenceService
-from .http_protocol import HEAD_S, BoundedHttp
+from .http_protocol import HEAD_S, BoundedHttp, Connections
 from .tls import Certificates
 
 log = structlog.get_logger(__name__)
@@ -35,7 +38,11 @@ _HEALTH_S: Final = 0.25
 _BACKLOG: Final = 1024
 _CLOSING_S: Final = 3.0
 _CONNECTIONS: Final = 8192
-"""Connections that an HTTP side keeps at a time; above that it answers 503."""
+"""Connections that an HTTP side keeps at a time, where there are files enough."""
+HTTP_SHARE: Final = 1 / 2
+HEALTH_SHARE: Final = 1 / 16
+GRPC_SHARE: Final = 1 / 4
+"""Shares of the files that this process may have open; the rest is for Redis, Triton and what is being closed."""
 _KEEPALIVE_S: Final = (30, 10, 3)
 """A peer that is silent is asked after so many seconds, again after so many, and given up after so many questions."""
 
@@ -68,13 +75,15 @@ class GrpcServer:
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_S[1] * 1000),
                 ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.server_handshake_timeout_ms", int(HEAD_S * 1000)),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+                ("grpc.http2.max_ping_strikes", 0),  # clients' pings are welcome at any pace
+                ("grpc.max_allowed_incoming_connections", _share(GRPC_SHARE)),
             )
         )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(service), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INFERENCE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        inference = InferenceService(service)
+        guarded = GuardedServer(self._server, check=inference.known)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, guarded)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)
+        add_reflection((INFERENCE, "grpc.health.v1.Health"), guarded)
 
     async def start(self, address: str, certificates: Certificates | None) -> str:
         """Listen; returns the address with the port that was given. Raises AddressTaken."""
@@ -106,13 +115,21 @@ class GrpcServer:
 
 
 class HttpServer:
-    """An HTTP side; ``setting`` is the one that gives its address."""
+    """An HTTP side.
 
-    def __init__(self, app: Starlette, *, setting: str) -> None:
+    Args:
+        setting: the one that gives its address.
+        share: of the files that this process may have open, for connections.
+    """
+
+    def __init__(self, app: Starlette, *, setting: str, share: float = HTTP_SHARE) -> None:
         self._setting = setting
+        limit = min(_CONNECTIONS, _share(share))
+        # What waits to be taken up is taken up at once, before what gives way to it is closed.
+        self._backlog = max(1, min(_BACKLOG, limit // 4))
         self._config = uvicorn.Config(
             app,
-            http=BoundedHttp,
+            http=cast(Any, functools.partial(BoundedHttp, among=Connections(limit))),
             loop="none",
             lifespan="off",
             ws="none",
@@ -120,8 +137,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             timeout_keep_alive=30,
-            backlog=_BACKLOG,
-            limit_concurrency=_CONNECTIONS,
+            backlog=self._backlog,
         )
         self._server = _QuietServer(self._config)
         self._task: asyncio.Task[Any] | None = None
@@ -130,7 +146,7 @@ class HttpServer:
         """Listen; returns the address with the port that was given. Raises AddressTaken."""
         host, port = split_address(address, setting=self._setting)
         listener = _bind(host, port, setting=self._setting)
-        listener.listen(_BACKLOG)
+        listener.listen(self._backlog)
         self._config.load()
         if certificates is not None:
             self._config.ssl = certificates.context
@@ -148,6 +164,10 @@ class HttpServer:
             await asyncio.wait({self._task}, timeout=_CLOSING_S)
             self._server.force_exit = True
             await self._task
+
+
+def _share(share: float) -> int:
+    return max(1, int(file_limit() * share))
 
 
 class _QuietServer(uvicorn.Server):

@@ -22,7 +22,9 @@ GRPC: Final[dict[Refusal, grpc.StatusCode]] = {
     Refusal.MODEL_FAILED: grpc.StatusCode.UNAVAILABLE,
     Refusal.DUPLICATE: grpc.StatusCode.ALREADY_EXISTS,
     Refusal.UNKNOWN_JOB: grpc.StatusCode.NOT_FOUND,
+    Refusal.RESULT_REMOVED: grpc.StatusCode.NOT_FOUND,
     Refusal.STORE_AWAY: grpc.StatusCode.UNAVAILABLE,
+    Refusal.STORE_FULL: grpc.StatusCode.UNAVAILABLE,
     Refusal.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -40,6 +42,8 @@ HTTP: Final[dict[Refusal, int]] = {
     Refusal.MODEL_FAILED: 503,
     Refusal.DUPLICATE: 409,
     Refusal.UNKNOWN_JOB: 404,
+    Refusal.RESULT_REMOVED: 410,
     Refusal.STORE_AWAY: 503,
+    Refusal.STORE_FULL: 503,
     Refusal.SHUTTING_DOWN: 503,
 }

@@ -8,6 +8,8 @@ withdrawn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,11 +18,11 @@ import grpc
 import structlog
 from tritonclient.grpc import service_pb2
 
+from ..deliveries import Delivery
 from ..requests import Answer, Refused, new_id
 from ..service import Failed, Service
 from ..tracing import Headers
 from . import kserve
-from .png import encode_png
 from .statuses import GRPC
 
 log = structlog.get_logger(__name__)
@@ -32,13 +34,17 @@ FINAL_RESPONSE: Final = "triton_final_response"
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """What is to be sent for one request: images, or why there are none."""
+    """What is to be sent for one request: images, a preview of one, or why there are none."""
 
     message: Any
-    final: bool
     form: kserve.Form | None = None
-    answers: tuple[Answer, ...] = ()
+    delivery: Delivery | None = None
+    preview: Answer | None = None
     error: Refused | Failed | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.preview is None
 
 
 async def responses(
@@ -63,72 +69,85 @@ async def responses(
     reader = asyncio.ensure_future(read())
     try:
         while (item := await ready.get()) is not None:
-            yield await _response(item)
+            with item.delivery or contextlib.nullcontext():
+                yield _response(item)
             if item.final:
                 room.release()
         await reader
     finally:
         for task in (reader, *under_way):
             task.cancel()
+        while not ready.empty():
+            left = ready.get_nowait()
+            if left is not None and left.delivery is not None:
+                left.delivery.failed()
 
 
 async def _serve(
     service: Service, message: Any, tenant: str, trace: Headers, ready: asyncio.Queue[_Ready | None]
 ) -> None:
     """One request of a stream; its end is always put into ``ready``, unless it is cancelled."""
+    received = time.monotonic()
     try:
         requests, form = kserve.read_requests(
             message,
             settings=service.settings,
             tenant=tenant,
+            received=received,
             remaining_s=None,
             trace=trace,
             default_outputs=kserve.STREAM_OUTPUTS,
         )
     except Refused as refused:
         service.reject(refused)
-        ready.put_nowait(_Ready(message, final=True, error=refused))
+        ready.put_nowait(_Ready(message, error=refused))
         return
+
+    def show(light: Answer) -> None:
+        ready.put_nowait(_Ready(message, form, preview=light))
+
     try:
-        if len(requests) == 1:
-            answers = [
-                await service.generate(
-                    requests[0],
-                    protocol="grpc-stream",
-                    preview=lambda light: ready.put_nowait(_Ready(message, final=False, form=form, answers=(light,))),
-                )
-            ]
-        else:
-            answers = await service.generate_all(requests, protocol="grpc-stream")
+        delivery = await service.generate(
+            requests, protocol="grpc-stream", preview=show if len(requests) == 1 else None
+        )
     except (Refused, Failed) as failure:
-        ready.put_nowait(_Ready(message, final=True, error=failure))
+        ready.put_nowait(_Ready(message, error=failure))
     except Exception:
         request_id = new_id()
         log.exception("request failed", request=request_id)
-        ready.put_nowait(_Ready(message, final=True, error=Failed(request_id)))
+        ready.put_nowait(_Ready(message, error=Failed(request_id)))
     else:
-        ready.put_nowait(_Ready(message, final=True, form=form, answers=tuple(answers)))
+        ready.put_nowait(_Ready(message, form, delivery))
 
 
-async def _response(item: _Ready) -> Any:
-    if item.form is None:
-        response = service_pb2.ModelStreamInferResponse(error_message=_said(item.error))
+def _response(item: _Ready) -> Any:
+    """The message for a client; an image that comes too late becomes a refusal."""
+    error = item.error
+    if item.delivery is not None:
+        try:
+            item.delivery.check()
+        except Refused as late:
+            item.delivery.failed(late)
+            error = late
+    if item.form is None or error is not None:
+        response = service_pb2.ModelStreamInferResponse(error_message=_said(error))
         response.infer_response.id = item.message.id
         response.infer_response.model_name = item.message.model_name
-        if isinstance(item.error, Refused):
-            response.infer_response.parameters["cascade_reason"].string_param = str(item.error.reason)
+        if isinstance(error, Refused):
+            response.infer_response.parameters["cascade_reason"].string_param = str(error.reason)
     else:
-        pngs = [await encode_png(answer.image) for answer in item.answers] if kserve.wants_png(item.form) else []
+        answers = [item.preview] if item.preview else item.delivery.answers if item.delivery else []
         response = service_pb2.ModelStreamInferResponse(
             infer_response=kserve.write_response(
-                item.answers,
+                answers,
                 item.form,
-                request_id=item.message.id or item.answers[0].request_id,
+                request_id=item.message.id or answers[0].request_id,
                 model=item.message.model_name,
-                pngs=pngs,
                 stage=kserve.FINAL if item.final else kserve.PREVIEW,
             )
         )
+        if item.delivery is not None:
+            item.delivery.packed()
     response.infer_response.parameters[FINAL_RESPONSE].bool_param = item.final
     return response
 

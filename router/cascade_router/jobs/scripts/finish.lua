@@ -1,20 +1,44 @@
--- Give a job its end, once: by the attempt that runs it, or by whoever cancels it (an empty token).
--- KEYS: job, jobs, results. ARGV: id, token, state, result, keep ms. Replies 0 where it has an end or is another's.
-local job = redis.call('HMGET', KEYS[1], 'state', 'token')
+-- Give a job its end, once: by the attempt that runs it, or by whoever cancels it (an empty token). Where there is no room
+-- for its image, it fails.
+-- After room.lua. ARGV: id, token, state, result, image, keep ms, limit and a tenant's limit in bytes, bytes to give back
+-- first, the result where there is no room. Replies the state that it got, or nothing where it has an end or is another's.
+local RECORD = 1000   -- bytes that a job takes beside its result, about
+local PART = 0.2   -- of the pace that the latest end makes up
+
+local job = redis.call('HMGET', KEYS[1], 'state', 'token', 'tenant', 'created')
 if job[1] ~= 'running' and not (job[1] == 'queued' and ARGV[2] == '') then
-  return 0
+  return false
 end
 if ARGV[2] ~= '' and ARGV[2] ~= job[2] then
-  return 0
+  return false
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'state', ARGV[3], 'result', ARGV[4], 'finished', now)
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-redis.pcall('ZREM', KEYS[2], ARGV[1])
-if redis.call('TYPE', KEYS[3]).ok ~= 'zset' then
-  redis.call('DEL', KEYS[3]) -- of another type, it was never ours
+local state, result, image, tenant = ARGV[3], ARGV[4], ARGV[5], job[3] or ''
+local bytes = RECORD + #result + #image
+-- Only the first write of a script is refused where Redis's memory is full.
+local free = tonumber(ARGV[9])
+if is_full(redis.pcall('HSET', KEYS[1], 'finished', now)) then
+  free = math.max(free, 2 * bytes)
 end
-redis.call('ZADD', KEYS[3], now + ARGV[5], ARGV[1])
-redis.call('PEXPIRE', KEYS[3], ARGV[5])
-return 1
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])
+redis.call('HDEL', KEYS[1], 'body')
+if not make_room(tenant, bytes, tonumber(ARGV[7]), tonumber(ARGV[8]), free) and image ~= '' then
+  state, result, image = 'failed', ARGV[10], ''
+  bytes = RECORD + #result
+end
+redis.call('HSET', KEYS[1], 'state', state, 'result', result, 'finished', now)
+if image ~= '' then
+  redis.call('HSET', KEYS[1], 'image', image)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+own(results_of(tenant), 'zset')
+redis.call('ZADD', results_of(tenant), now + ARGV[6], string.format('%d %s', bytes, ARGV[1]))
+redis.call('HSET', KEYS[4], tenant, (tonumber(redis.call('HGET', KEYS[4], tenant)) or 0) + bytes)
+local pace = redis.call('HMGET', KEYS[6], 'ended', 'interval')
+local took = now - math.max(tonumber(pace[1]) or 0, tonumber(job[4]) or 0)
+local interval = tonumber(pace[2])
+redis.call('HSET', KEYS[6], 'ended', now, 'interval', interval and interval + PART * (took - interval) or took)
+for _, key in ipairs({results_of(tenant), KEYS[4], KEYS[5], KEYS[6]}) do
+  redis.call('PEXPIRE', key, ARGV[6])
+end
+return state

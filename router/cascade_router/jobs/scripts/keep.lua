@@ -5,6 +5,8 @@ if job[1] ~= 'running' or job[2] ~= ARGV[2] then
   return 0
 end
 local time = redis.call('TIME')
+-- Removed first, as in claim.lua.
+redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HSET', KEYS[1], 'state', ARGV[3])
 redis.call('ZADD', KEYS[2], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4], ARGV[1])
 return 1

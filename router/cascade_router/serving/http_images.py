@@ -1,0 +1,117 @@
+"""Images over HTTP: sent in pieces, and counted when the client's connection has taken them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from ..deliveries import Delivery
+from ..requests import Answer, Refused
+from ..service import Failed, Service
+from . import openai
+
+
+class ImagesResponse(Response):
+    """All images of a call, as one JSON document."""
+
+    media_type = "application/json"
+
+    def __init__(
+        self, request: Request, wanted: openai.ImagesRequest, delivery: Delivery, *, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(headers=headers)
+        self._request = request
+        self._wanted = wanted
+        self._delivery = delivery
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it. Raises Refused where it is too late for that."""
+        with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
+            pieces = openai.images_body(self._wanted, delivery.answers, created_at=int(time.time()))
+            delivery.packed()
+            delivery.check()
+            self.headers["content-length"] = str(sum(map(len, pieces)))
+            await until_disconnect(self._request, lambda: self._send(pieces, send))
+
+    async def _send(self, pieces: list[bytes], send: Send) -> None:
+        """A piece is sent when the connection has taken those before; the last one is small."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        pieces.reverse()
+        while pieces:
+            piece = pieces.pop()
+            await send({"type": "http.response.body", "body": piece, "more_body": bool(pieces)})
+
+
+async def events_response(
+    service: Service, request: Request, wanted: openai.ImagesRequest, *, headers: Mapping[str, str]
+) -> Response:
+    """Server-sent events of one request. Raises what `Service.generate` does, unless a preview was there first."""
+    events = _events(service, wanted)
+    # The first piece is awaited, so that a refusal has a status of its own.
+    first = await until_disconnect(request, lambda: anext(events))
+    return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
+
+
+async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterator[bytes]:
+    created_at = int(time.time())
+    previews: asyncio.Queue[Answer] = asyncio.Queue()
+    making = asyncio.ensure_future(
+        service.generate(
+            wanted.requests, protocol="http-stream", preview=previews.put_nowait if wanted.previews else None
+        )
+    )
+    shown = asyncio.ensure_future(previews.get())
+    try:
+        await asyncio.wait({making, shown}, return_when=asyncio.FIRST_COMPLETED)
+        if shown.done():
+            for piece in openai.stream_event(wanted, shown.result(), final=False, created_at=created_at):
+                yield piece
+        with await making as delivery:
+            delivery.check()
+            pieces = openai.stream_event(wanted, delivery.answers[0], final=True, created_at=created_at)
+            delivery.packed()
+            for piece in pieces:
+                yield piece
+    finally:
+        shown.cancel()
+        if not making.cancel() and not making.cancelled() and making.exception() is None:
+            making.result().failed()  # nothing, unless the client left before it was sent
+
+
+async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The events from the first piece on; a failure after it becomes the last event."""
+    yield first
+    try:
+        async for piece in events:
+            yield piece
+    except Refused as refused:
+        _, content, _ = openai.refusal_body(refused)
+        yield openai.sent_event(openai.FAILED, content)
+    except Failed as failed:
+        yield openai.sent_event(openai.FAILED, openai.error_body(str(failed), kind="server_error"))
+
+
+async def until_disconnect(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
+    """The result of ``work``, which is cancelled when the client goes away."""
+    task = asyncio.ensure_future(work())
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,143 @@
+"""Parameters of KServe v2 messages: which are honoured, which are refused by name, and that all others are ignored.
+
+Clients of Triton send parameters that are no business of this service (`binary_data_size`, `sequence_id`, whatever a
+mesh or a wrapper adds). Triton accepts them, so they are accepted here. Only what its sender must believe to change the
+image or where it is put is refused, rather than be ignored in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cascade_api.names import (
+    INPUT_NEGATIVE_PROMPT,
+    INPUT_PROMPT,
+    INPUT_SEED,
+    OUTPUT_IMAGE_ENCODED,
+    PARAMETER_IMAGE_FORMAT,
+    PARAMETER_IMAGE_QUALITY,
+)
+from cascade_api.settings import RouterSettings
+
+from ..pools.clients import FORMATS, PNG
+from ..requests import check_deadline, check_key, check_priority, check_tier, invalid
+
+_FIXED: Final = "is fixed by the cascade's variants; leave it out, or ask a cascade that has it"
+_SIZE: Final = "is fixed by the cascade, whose metadata tells it; leave it out"
+_COUNT: Final = "is the number of prompts; send one prompt for each image"
+_OUTPUT: Final = (
+    f"is not one of this protocol; ask for the output {OUTPUT_IMAGE_ENCODED}, with {PARAMETER_IMAGE_FORMAT} and "
+    f"{PARAMETER_IMAGE_QUALITY}"
+)
+_SHARED_MEMORY: Final = "is not supported: shared memory belongs to one machine; send tensors in the message"
+
+REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
+    INPUT_PROMPT: "is an input; send it as a BYTES tensor",
+    INPUT_NEGATIVE_PROMPT: "is an input; send it as a BYTES tensor",
+    INPUT_SEED: "is an input; send it as an INT64 tensor",
+    **dict.fromkeys(
+        ("steps", "num_steps", "num_inference_steps", "guidance", "guidance_scale", "cfg_scale", "scheduler", "sampler",
+         "strength", "lora", "loras"), _FIXED,
+    ),
+    **dict.fromkeys(("width", "height", "size"), _SIZE),
+    **dict.fromkeys(("n", "num_images", "num_images_per_prompt"), _COUNT),
+    **dict.fromkeys(("quality", "output_format", "output_compression", "response_format"), _OUTPUT),
+}  # fmt: skip
+"""Parameters of a request that would change its images, and what to do instead."""
+REFUSED_OF_INPUTS: Final[Mapping[str, str]] = dict.fromkeys(
+    ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"), _SHARED_MEMORY
+)
+"""Parameters of an input that say that its data are elsewhere."""
+REFUSED_OF_OUTPUTS: Final[Mapping[str, str]] = {
+    **REFUSED_OF_INPUTS,
+    "classification": "is not supported: no output is a list of class scores; leave it out",
+}
+"""Parameters of an output that would change it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the parameters of a request ask for."""
+
+    deadline_s: float | None = None
+    band: int = check_priority(0)
+    tier: str = ""
+    idempotency_key: str = ""
+    image_format: str = PNG
+    """Of the output ``image_encoded``."""
+    image_quality: int | None = None
+    """Of JPEG and WebP, 1 to 100; None: the model's choice."""
+
+
+def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> Options:
+    """The options of a request. Raises Refused."""
+    values = {name: _value(parameter) for name, parameter in parameters.items()}
+    refuse("parameters", values, REFUSED_OF_REQUESTS)
+    return Options(
+        deadline_s=_deadline(values, limit_s=settings.deadline_limit_s),
+        band=_priority(values.get("priority", 0)),
+        tier=check_tier(_text(values, "tier")),
+        idempotency_key=check_key(_text(values, "idempotency_key"), field="idempotency_key"),
+        image_format=_format(_text(values, PARAMETER_IMAGE_FORMAT) or PNG),
+        image_quality=_quality(values.get(PARAMETER_IMAGE_QUALITY)),
+    )
+
+
+def refuse(field: str, names: Mapping[str, Any], refused: Mapping[str, str]) -> None:
+    """Raise Refused for the first of ``names`` that is among the ``refused``, which has the reasons."""
+    for name in names:
+        reason = refused.get(name.lower())
+        if reason is not None:
+            raise invalid(field, f"parameter {name!r} {reason}")
+
+
+def _value(parameter: Any) -> Any:
+    kind = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, kind) if kind else None
+
+
+def _deadline(values: Mapping[str, Any], *, limit_s: float) -> float | None:
+    """Seconds from ``deadline_ms``, else from Triton clients' own ``timeout``, in microseconds, 0 being none."""
+    if "deadline_ms" in values:
+        return check_deadline(_number(values, "deadline_ms") / 1000, limit_s=limit_s, field="deadline_ms")
+    if "timeout" in values:
+        seconds = _number(values, "timeout") / 1e6
+        return check_deadline(min(seconds, limit_s), limit_s=limit_s, field="timeout") if seconds else None
+    return None
+
+
+def _priority(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise invalid("priority", "must be a name or a whole number")
+    return check_priority(value)
+
+
+def _format(name: str) -> str:
+    if name not in FORMATS:
+        raise invalid(PARAMETER_IMAGE_FORMAT, f"{name[:40]!r} is none of {', '.join(FORMATS)}")
+    return name
+
+
+def _quality(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100):
+        raise invalid(PARAMETER_IMAGE_QUALITY, "must be a whole number from 1 to 100")
+    return value
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name, "")
+    if not isinstance(value, str):
+        raise invalid(name, "must be text")
+    return value
+
+
+def _number(values: Mapping[str, Any], name: str) -> float:
+    value = values[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise invalid(name, "must be a number")
+    try:
+        return float(value)
+    except ValueError:
+        raise invalid(name, f"{value[:40]!r} is not a number") from None  # type: ignore[index]

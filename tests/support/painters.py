@@ -1,0 +1,82 @@
+"""Models that paint noise of any size, for a real Triton: all of the serving package but the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from cascade_models.manifest import read_variants
+from cascade_models.repository import config, recipe_of
+
+from .triton import TritonServer, shapes_manifest
+
+MODEL: Final = '''
+"""Draws an image of noise from its seed, after steps that take their time."""
+
+import time
+
+import numpy as np
+
+from cascade_models import pipelines
+from cascade_models.serving.model import TritonPythonModel
+
+STEP_S = 0.005
+
+
+class Painter:
+    def __init__(self, recipe):
+        self._recipe = recipe
+
+    def read(self, prompt, negative_prompt):
+        return prompt
+
+    def generate(self, prompts, seeds, poll, preview=None):
+        size = (self._recipe.height, self._recipe.width, 3)
+        images = np.stack([np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in seeds])
+        for step in range(self._recipe.steps):
+            wanted = poll(step) if poll else None
+            if wanted and not any(wanted):
+                break
+            time.sleep(STEP_S)
+            if preview is not None and step < self._recipe.steps - 1:
+                preview(step, lambda: images)
+        return images
+
+    def judge(self, images, prompts):
+        return np.full(len(images), 0.5, np.float32)
+
+
+pipelines.load = Painter
+__all__ = ["TritonPythonModel"]
+'''
+
+
+def write_painter(
+    directory: Path, name: str, *, side: int, steps: int = 4, batch: int = 4, previews: bool = False
+) -> None:
+    """A model of a repository whose images have ``side`` x ``side`` pixels."""
+    variant = replace(read_variants(shapes_manifest())[0], name=name, batch=batch)
+    recipe = replace(recipe_of(variant), height=side, width=side, steps=steps)
+    folder = directory / name / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(MODEL)
+    (folder.parent / "config.pbtxt").write_text(config(variant, recipe, previews=previews))
+
+
+@pytest.fixture
+def painting_triton(tmp_path: Path) -> Iterator[TritonServer]:
+    """A server of our own: `small` (32²), `slow` (32², two seconds), `large` (1024²), `stream` (512², previews)."""
+    models = tmp_path / "painters"
+    write_painter(models, "small", side=32)
+    write_painter(models, "slow", side=32, steps=400)
+    write_painter(models, "large", side=1024)
+    write_painter(models, "stream", side=512, steps=8, previews=True)
+    server = TritonServer(models, tmp_path, load=("small", "slow", "large", "stream"), replica_id="test-painters")
+    try:
+        yield server.start()
+    finally:
+        server.stop()

@@ -1,0 +1,112 @@
+"""A process that stood still, or whose server is gone, notices; one that is busy does not. Real processes, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cascade_models.serving.pulse import LIMIT_S
+from support.waiting import PATIENCE_S, wait_for
+
+PROGRAM = """
+import ctypes, os, sys, time
+from cascade_models.serving.pulse import Pulse
+
+def end(reason):
+    print(reason, flush=True)
+    os._exit(3)
+
+pulse = Pulse(end)
+{before}
+print("ready", flush=True)
+sys.stdin.readline()
+{after}
+print("alive", flush=True)
+"""
+
+
+@contextmanager
+def program(before: str = "", after: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A process with a pulse; goes on to ``after`` when it is written to."""
+    code = PROGRAM.format(before=before, after=after)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def stand_still(process: subprocess.Popen[str], seconds: float) -> None:
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(seconds)
+
+
+def go_on(process: subprocess.Popen[str]) -> str:
+    """What the process says when it may go on; it wakes up to find its input there."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    process.send_signal(signal.SIGCONT)
+    return process.stdout.readline()
+
+
+def test_with_a_batch_in_hand_it_ends_before_it_says_anything_about_it() -> None:
+    with program("working = pulse.working(); working.__enter__()", "pulse.settle()") as process:
+        stand_still(process, LIMIT_S + 0.5)
+        assert "stood still with a batch in hand" in go_on(process)
+        assert process.wait(PATIENCE_S) == 3
+
+
+def test_a_batch_that_was_sent_meanwhile_is_not_begun() -> None:
+    with program(after="pulse.working().__enter__()") as process:
+        stand_still(process, LIMIT_S + 0.5)
+        assert "stood still when a batch came" in go_on(process)
+
+
+def test_without_a_batch_it_stands_still_as_long_as_it_likes() -> None:
+    after = "pulse.settle(); time.sleep(2)\nwith pulse.working(): pass\npulse.close()"
+    with program("with pulse.working(): pass", after) as process:
+        stand_still(process, LIMIT_S + 0.5)
+        assert go_on(process) == "alive\n"
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "sum(range(60_000_000))",
+        "ctypes.PyDLL(None).usleep(2_000_000)",
+        "time.sleep(2)",
+    ],
+    ids=["computing", "holding Python's lock without computing", "waiting"],
+)
+def test_being_busy_is_not_standing_still(work: str) -> None:
+    with program(after=f"with pulse.working():\n    {work}\nwith pulse.working(): pass") as process:
+        assert go_on(process) == "alive\n"
+
+
+def test_a_process_whose_server_is_gone_ends() -> None:
+    child = PROGRAM.format(before="print(os.getpid(), flush=True)", after="")
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        model = int(server.stdout.readline())
+        os.kill(server.pid, signal.SIGKILL)
+        assert server.stdout.readline() == "ready\n"
+        assert server.stdout.readline() == "its server is gone\n"
+        # Not waited for yet, the server is a zombie, which still counts as a process to those that send it signals.
+        os.kill(server.pid, 0)
+    wait_for(lambda: not os.path.exists(f"/proc/{model}"), what="the model process to be gone")
