@@ -236,6 +236,8 @@ def test_definitions_come_with_the_chart_and_outlive_it() -> None:
 def test_what_an_old_cluster_does_not_know_is_left_out() -> None:
     objects = render(HELM, kube=OLD_PLANE)
     assert "x-kubernetes-validations" not in yaml.safe_dump_all(objects)
+    told = render(HELM, "--set", "crds.rules=always", kube=OLD_PLANE)
+    assert "x-kubernetes-validations" in yaml.safe_dump_all(told)
     assert not {o["kind"] for o in objects} & MONITORING_KINDS
     old = of_kind(render(HELM, "--api-versions", "policy/v1beta1", kube=OLD_PLANE), "PodDisruptionBudget")
     assert {o["apiVersion"] for o in old.values()} <= {"policy/v1", "policy/v1beta1"}
