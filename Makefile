@@ -95,8 +95,9 @@ test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBU
 
 test-kube: setup ## tests on real pods, with images built here (KUBE_NODE: docs/testing.md; root; ten minutes)
 	@: $${KUBE_NODE:?is not set; let it name a folder with the programs install, up, load and down (docs/testing.md)}
+	@cd tests && ../$(BIN)/python -m support.kube_images > /dev/null
 	@state=$$(mktemp -d) && trap 'DELETE=1 "$$KUBE_NODE/down" "$$state"' EXIT \
-		&& KUBE_NODE_STATE=$$state $(PYTEST) -m kube tests/kube $(ARGS)
+		&& KUBE_NODE_STATE=$$state $(PYTEST) -s -m kube tests/kube $(ARGS)
 
 lint: setup ## format, lint, types, import layers
 	@$(BIN)/ruff format --check .

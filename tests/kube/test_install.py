@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from support.helm import ROOT, programs
+from support.kube import kubectl
 from support.kube_images import valkey_name
 from support.kube_node import CRDS, HOME, KubeNode, Release
 from support.triton import shapes_manifest
@@ -25,9 +26,7 @@ def quickstart() -> list[str]:
     """The commands under "Install" in docs/install.md, a here-document with the command it belongs to."""
     text = (ROOT / "docs/install.md").read_text()
     (block,) = re.findall(r"^## Install\n\n```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [
-        command for command in re.findall(r"(.*?<<END\n.*?^END\n|.+\n)", block, re.MULTILINE | re.DOTALL) if command
-    ]
+    return re.findall(r"^(?:.*<<END\n(?:.*\n)*?END\n|.+\n)", block, re.MULTILINE)
 
 
 @pytest.fixture
@@ -58,7 +57,8 @@ def test_the_commands_of_the_page(kube_node: KubeNode, own_redis: str, tmp_path:
     """Word for word, with the Secret that they ask for; `--watch` is ended when the cascade is ready."""
     for name in ("helm", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    environment = kube_node.environment | {"PATH": f"{programs()['helm3'].parent}:{kube_node.environment['PATH']}"}
+    path = [str(programs()["helm3"].parent), str(Path(kubectl()).parent), kube_node.environment["PATH"]]
+    environment = kube_node.environment | {"PATH": ":".join(path)}
     kube_node.make_namespace(HOME)
     kube_node.kubectl("create", "secret", "generic", "redis-url", f"--from-literal=url={own_redis}", "-n", HOME)
     release = Release(kube_node)
@@ -72,7 +72,7 @@ def test_the_commands_of_the_page(kube_node: KubeNode, own_redis: str, tmp_path:
                 assert "shapes" in watch.communicate(timeout=60)[0]
                 continue
             if command.startswith("kubectl apply"):
-                release.wait_defined()
+                kube_node.wait_defined()
             done = subprocess.run(
                 shell, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
             )

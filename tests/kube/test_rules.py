@@ -12,7 +12,6 @@ import pytest
 
 from support.crd import CRDS
 from support.crd_cases import BAD, DOCUMENTS, GOOD, Case
-from support.installation import defined
 from support.kube_api import ApiError
 from support.kube_node import KubeNode
 from support.resources import edited
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.kube
 def place(kube_node: KubeNode) -> Iterator[str]:
     """The path of a namespace for both kinds, whose definitions are those of crds/; a good object of each is in it."""
     kube_node.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
-    kube_node.expect(lambda: defined(kube_node), what="the definitions to be served")
+    kube_node.wait_defined()
     namespace = kube_node.make_namespace()
     path = f"/apis/diffusioncascade.io/v1alpha1/namespaces/{namespace}"
     for plural, good in DOCUMENTS.items():

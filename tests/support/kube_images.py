@@ -94,7 +94,7 @@ def archives() -> list[Path]:
 def wanted_archives(folder: Path) -> dict[str, Path]:
     """By name; the file's name holds a digest of all that the image is made of."""
     base = digest(DEBIAN, BASE_PACKAGES, json.dumps(BASE_LINKS), BASE_WHEEL, Path(__file__).read_bytes())
-    context = [path.read_bytes() + str(path).encode() for path in context_files()]
+    context = [path.read_bytes() + str(path.relative_to(ROOT)).encode() for path in context_files()]
     keys = {build.name: digest(base, str(build), version(), *context) for build in builds()}
     keys["valkey"] = digest(base, valkey_server().read_bytes(), valkey_name())
     return {name: folder / f"{name}-{key}.tar" for name, key in keys.items()}
@@ -134,7 +134,7 @@ def install_programs() -> None:
 
 
 def say(text: str) -> None:
-    print(f"images: {text}", flush=True)
+    print(f"images: {text}", file=sys.stderr, flush=True)
 
 
 class Builder:

@@ -26,7 +26,7 @@ import yaml
 from .helm import CHART, ROOT, programs
 from .installation import COMPONENT, Load, condition_of, defined
 from .kube import Cluster, is_ready
-from .kube_api import Object
+from .kube_api import ApiError, Object
 from .kube_images import archives, cache
 from .waiting import PATIENCE_S, wait_for
 
@@ -63,6 +63,19 @@ class KubeNode(Cluster):
             return wait_for(look, within_s=within_s, what=what, every_s=0.2)
         except AssertionError as failure:
             raise AssertionError(f"{failure}\n{self.describe()}") from None
+
+    def wait_defined(self) -> None:
+        """Waits until both kinds are served."""
+
+        def look() -> bool:
+            try:
+                return defined(self)
+            except ApiError as error:
+                if error.status != 429:  # what a server says of a kind that it has just heard of
+                    raise
+                return False
+
+        self.expect(look, what="the definitions to be served")
 
     def describe(self) -> str:
         """Pods and the latest events."""
@@ -118,7 +131,7 @@ class Release:
     def install(self, *arguments: str, **values: Any) -> None:
         """With default values, but for ``values``; returns when all its pods are ready and the kinds are served."""
         self.put("install", "--create-namespace", *arguments, **values)
-        self.wait_defined()
+        self.node.wait_defined()
 
     def put(self, command: str, *arguments: str, **values: Any) -> None:
         """`helm install` or `helm upgrade`, waiting until all is ready."""
@@ -126,9 +139,6 @@ class Release:
             yaml.safe_dump(values, file)
             file.flush()
             self.helm(command, str(CHART), "--values", file.name, "--wait", "--timeout", "5m", *arguments)
-
-    def wait_defined(self) -> None:
-        self.node.expect(lambda: defined(self.node), what="the definitions to be served")
 
     def uninstall(self) -> None:
         """Cascades first, as docs/install.md says, then the release; its pods and volume claims are gone afterwards."""
@@ -150,7 +160,7 @@ class Release:
 
     def serve(self, namespace: str, text: str) -> None:
         """Apply a cascade, and wait until it is ready."""
-        self.node.apply(text, namespace=namespace)
+        self.node.apply(text.replace("namespace: default", f"namespace: {namespace}"), namespace=namespace)
         self.wait_served(namespace)
 
     def wait_served(self, namespace: str, name: str = "shapes") -> None:
