@@ -5,6 +5,7 @@ Each test prints its counts. Clients are those of docs/router.md: they send once
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support.kube import kubectl
 from support.kube_api import ApiError, Object
 from support.kube_node import CRDS, KubeNode, Release, all_ready
 from support.patience import patient_documents, with_replicas
@@ -20,20 +22,20 @@ pytestmark = pytest.mark.kube
 
 RATE = 4.0
 REPLICAS = 2
-NODE = "/api/v1/nodes/node-1"
+DEFINITIONS = {"keep": False, "rules": "always"}
 
 
 @pytest.fixture(scope="module")
 def release(kube_node: KubeNode) -> Iterator[Release]:
-    """A release with default values, but that clients may wait for a minute."""
+    """A release whose definitions have their rules and go with it; all else is as by default."""
     release = Release(kube_node)
     with kube_node.volume():
         try:
-            release.install()
+            release.install(crds=DEFINITIONS)
             yield release
         finally:
             release.uninstall()
-            kube_node.kubectl("delete", "crd", *CRDS)
+    assert not kube_node.kubectl("get", "crd", *CRDS, "--ignore-not-found", "--output", "name")
 
 
 @pytest.fixture(scope="module")
@@ -153,15 +155,32 @@ def test_a_replica_that_takes_more_memory_than_it_may(
     assert "137" in in_pod(release, pod, greedy, check=False)
 
 
-def test_evictions_and_a_drained_node(release: Release, served: str, under_load: Callable[[], None]) -> None:
-    """The budget lets one router go at a time. All of the only Node would end, so the drain is of the routers."""
-    first, second = release.pods("router")
-    evict(release, first)
-    with pytest.raises(ApiError) as refused:
-        evict(release, second)
-    assert refused.value.status == 429
-    release.node.expect(lambda: all_ready(release.pods("router"), 2), what="two routers again")
-    under_load()
+def test_a_drained_node(release: Release, served: str, under_load: Callable[[], None]) -> None:
+    """Of the routers one goes, and the other when the first has a successor, which the only Node takes at the end."""
+    routers = release.pods("router")
+    replica = release.replicas(served)[0]
+    selector = "app.kubernetes.io/component=router"
+    options = ["--pod-selector", selector, "--delete-emptydir-data", "--force", "--timeout", "300s"]
+    drain = subprocess.Popen(
+        [kubectl(), "drain", "node-1", *options], env=release.node.environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        release.node.expect(lambda: any(gone(release, pod) for pod in routers), what="a router to be gone")
+        left = [pod for pod in routers if not gone(release, pod)]
+        with pytest.raises(ApiError) as refused:
+            evict(release, left[0])
+        assert refused.value.status == 429
+        evict(release, replica)
+        release.node.expect(lambda: gone(release, replica), what="the replica to be gone")
+        under_load()
+        assert drain.poll() is None
+        release.node.kubectl("uncordon", "node-1")
+        assert drain.wait(timeout=300) == 0
+        assert all(gone(release, pod) for pod in routers)
+    finally:
+        drain.kill()
+        drain.wait()
+        release.node.kubectl("uncordon", "node-1")
 
 
 def evict(release: Release, pod: Object) -> None:
@@ -173,21 +192,9 @@ def evict(release: Release, pod: Object) -> None:
 def test_an_upgrade(release: Release, under_load: Callable[[], None]) -> None:
     """Other values of routers and operator, and back."""
     other = {"podAnnotations": {"changed": "yes"}}
-    release.put("upgrade", router=other, operator=other)
+    release.put("upgrade", router=other, operator=other, crds=DEFINITIONS)
     under_load()
-    release.put("upgrade")
-
-
-def test_a_node_that_takes_no_new_pods(release: Release, served: str, under_load: Callable[[], None]) -> None:
-    """A replica that is evicted meanwhile waits for the Node; the others answer for it."""
-    release.node.kubectl("cordon", "node-1")
-    try:
-        pod = release.replicas(served)[0]
-        evict(release, pod)
-        release.node.expect(lambda: gone(release, pod), what="the replica to be gone")
-        under_load()
-    finally:
-        release.node.kubectl("uncordon", "node-1")
+    release.put("upgrade", crds=DEFINITIONS)
 
 
 def test_an_idle_router_ends_at_once(release: Release, served: str) -> None:

@@ -145,6 +145,7 @@ class Release:
         if self.node.api.find(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRDS[0]}"):
             self.node.kubectl("delete", "dcas", "--all", "--all-namespaces")
         self.helm("uninstall", "--ignore-not-found")
+        self.node.kubectl("delete", "pod", "--selector", f"{COMPONENT}=test", "--namespace", self.namespace)
         self.node.kubectl("delete", "pvc", "--all", "--namespace", self.namespace)
         self.node.expect(lambda: not self.node.pods(self.namespace), what=f"no pod to be left in {self.namespace}")
 
