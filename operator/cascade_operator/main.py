@@ -24,7 +24,7 @@ from .clusters import ClusterFailed
 from .clusters.kubernetes.api import KubernetesApi, connect
 from .clusters.kubernetes.driver import KubernetesCluster
 from .clusters.kubernetes.mirror import Mirror
-from .health import Health
+from .health import ProcessHealth
 from .loop import Loop
 from .notices import Notices
 from .planning.planner import Planner
@@ -60,7 +60,7 @@ class Operator:
             decide=decides.decide,
             reporter=self._reporter,
         )
-        self._health = Health(turned_s=lambda: self._loop.turned_s, ready=self._missing)
+        self._health = ProcessHealth(turned_s=lambda: self._loop.turned_s, ready=self._missing)
 
     async def run(self) -> None:
         """Serve until a signal says stop. Raises CommandFailed where that cannot begin."""
