@@ -164,7 +164,7 @@ def test_a_key_that_a_dead_router_holds_is_waited_for_until_the_deadline(
 ) -> None:
     with redis_server.client() as client:
         lock = CascadeRef("default", "shapes").request_key(unique_of("k", tenant=""))
-        client.set(lock, "a router that nobody has heard of")
+        client.set(lock, "a router that nobody has heard of", ex=600)
         with pytest.raises(InferenceServerException, match="a router that may have died still holds this") as refused:
             router.ask(EASY, parameters={"idempotency_key": "k", "deadline_ms": 1_000})
         assert refused.value.status() == "StatusCode.DEADLINE_EXCEEDED"

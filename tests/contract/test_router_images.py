@@ -140,7 +140,7 @@ def test_files_come_as_the_model_made_them_in_every_protocol(
     ("parameters", "field"),
     [
         ({"image_format": "gif"}, "image_format: 'gif' is none of png, jpeg, webp"),
-        ({"image_format": 1}, "image_format: '1'"),
+        ({"image_format": 1}, "image_format: must be text"),
         ({"image_quality": 0}, "image_quality: must be a whole number from 1 to 100"),
         ({"image_quality": "90"}, "image_quality"),
     ],
