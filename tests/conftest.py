@@ -30,8 +30,8 @@ pytest_plugins = [
     "support.browser",
     "support.local_run",
     "support.kube",
-    "support.kube_node",
     "support.installation",
+    "support.kube_node",
 ]
 
 
