@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +67,7 @@ def test_the_commands_of_the_page(kube_node: KubeNode, own_redis: str, tmp_path:
             if command.strip().endswith("--watch"):
                 watch = subprocess.Popen(shell, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
                 release.wait_served("default")
-                watch.send_signal(signal.SIGINT)
+                watch.terminate()
                 assert "shapes" in watch.communicate(timeout=60)[0]
                 continue
             if command.startswith("kubectl apply"):
