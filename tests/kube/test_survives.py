@@ -135,8 +135,9 @@ def restarts(release: Release, pod: Object) -> int:
 def processes(release: Release, pod: Object, name: str) -> list[int]:
     """Processes of a pod whose program is called ``name``."""
     code = (
-        "import glob; print(*[p.split('/')[2] for p in glob.glob('/proc/[0-9]*')"
-        f" if {name[:15]!r} in open(p + '/comm').read()])"
+        "import glob\nfor path in glob.glob('/proc/[0-9]*/comm'):\n  try:\n"
+        f"    if open(path).read().strip() == {name[:15]!r}: print(path.split('/')[2])\n"
+        "  except OSError: pass  # it has ended"
     )
     return [int(pid) for pid in in_pod(release, pod, code).split()]
 
