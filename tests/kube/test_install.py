@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +67,7 @@ def test_the_commands_of_the_page(kube_node: KubeNode, own_redis: str, tmp_path:
             if command.strip().endswith("--watch"):
                 watch = subprocess.Popen(shell, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
                 release.wait_served("default")
-                watch.send_signal(signal.SIGINT)
+                watch.terminate()
                 assert "shapes" in watch.communicate(timeout=60)[0]
                 continue
             if command.startswith("kubectl apply"):
@@ -80,6 +79,7 @@ def test_the_commands_of_the_page(kube_node: KubeNode, own_redis: str, tmp_path:
         assert "image.png" in done.stdout  # the last command's: the log of the chart's test
     finally:
         release.uninstall()
+        kube_node.kubectl("delete", "secret", "redis-url", "--namespace", HOME)
     assert kube_node.kubectl("get", "crd", *CRDS, "--output", "name").split(), "the definitions stay"
 
 
@@ -97,6 +97,11 @@ def test_default_values(kube_node: KubeNode, helm: str) -> None:
             release.uninstall()
     kube_node.remove_namespace(namespace)
     kube_node.kubectl("delete", "crd", *CRDS)
-    left = kube_node.kubectl("get", "all,networkpolicies,configmaps,secrets", "--namespace", HOME, "--output", "name")
-    kinds = {line for line in left.split() if "default-token" not in line and "kube-root-ca" not in line}
-    assert not kinds
+    kinds = "all,networkpolicies,configmaps,secrets"
+    own = ("secret/default-token-", "configmap/kube-root-ca.crt")  # of every namespace
+
+    def nothing_left() -> bool:
+        left = kube_node.kubectl("get", kinds, "--namespace", HOME, "--output", "name").split()
+        return all(name.startswith(own) for name in left)
+
+    kube_node.expect(nothing_left, what=f"nothing to be left in {HOME}")

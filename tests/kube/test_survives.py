@@ -120,19 +120,26 @@ def test_a_process_of_a_replica_that_is_killed(
 ) -> None:
     """By its name, within the pod: the one that runs a model, and the server itself."""
     pod = release.replicas(served)[0]
-    before = processes(release, pod, process)
-    assert before
-    in_pod(release, pod, f"import os; os.kill({before[0]}, 9)")
-    release.node.expect(lambda: before[0] not in processes(release, pod, process), what="the process to be gone")
+    found, before = processes(release, pod, process), restarts(release, pod)
+    assert found
+    in_pod(release, pod, f"import os; os.kill({found[0]}, 9)")
+    release.node.expect(lambda: restarts(release, pod) > before, what="the container to be started again")
+
+
+def restarts(release: Release, pod: Object) -> int:
+    where = pod["metadata"]
+    now = release.node.api.get(f"/api/v1/namespaces/{where['namespace']}/pods/{where['name']}")
+    return sum(int(container["restartCount"]) for container in now["status"]["containerStatuses"])
 
 
 def processes(release: Release, pod: Object, name: str) -> list[int]:
-    """Processes of a pod whose program is called ``name``; none while it cannot be asked."""
+    """Processes of a pod whose program is called ``name``."""
     code = (
-        "import glob; print(*[p.split('/')[2] for p in glob.glob('/proc/[0-9]*')"
-        f" if {name[:15]!r} in open(p + '/comm').read()])"
+        "import glob\nfor path in glob.glob('/proc/[0-9]*/comm'):\n  try:\n"
+        f"    if open(path).read().strip() == {name[:15]!r}: print(path.split('/')[2])\n"
+        "  except OSError: pass  # it has ended"
     )
-    return [int(pid) for pid in in_pod(release, pod, code, check=False).split() if pid.isdigit()]
+    return [int(pid) for pid in in_pod(release, pod, code).split()]
 
 
 def in_pod(release: Release, pod: Object, code: str, *, check: bool = True) -> str:
