@@ -103,9 +103,11 @@ def pool_deployment(
     write says both.
     """
     ref = cascade.ref
-    labels = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
+    own = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
+    # Queues look at the Deployment or at its pods.
+    labels = {**cascade.spec.pod_template.labels, **own}
     spec = {
-        "selector": {"matchLabels": {LABEL_CASCADE: labels[LABEL_CASCADE], LABEL_POOL: labels[LABEL_POOL]}},
+        "selector": _selector(own),
         # A changed template replaces replica by replica, and never needs an accelerator beyond the pool's own.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "revisionHistoryLimit": 2,
@@ -130,6 +132,11 @@ def pool_deployment(
     }
 
 
+def _selector(labels: Mapping[str, str]) -> dict[str, Any]:
+    """The replicas of the pool that has these labels."""
+    return {"matchLabels": {LABEL_CASCADE: labels[LABEL_CASCADE], LABEL_POOL: labels[LABEL_POOL]}}
+
+
 def _template(
     cascade: DiffusionCascade,
     variant: Variant,
@@ -147,6 +154,8 @@ def _template(
     pace = Pace.of(profile, variant=variant.name, accelerator_class=accelerator_class.name)
     memory = measured_memory(profile, variant=variant.name, accelerator_class=accelerator_class)
     spec: dict[str, Any] = {
+        # Said always: an account that is no longer said would stay, in a field of an older name.
+        "serviceAccountName": custom.service_account_name or "default",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": SETTLE_S + leave_s + 5,
@@ -159,12 +168,14 @@ def _template(
         "tolerations": _tolerations(accelerator_class, custom),
         "containers": [_container(cascade, variant, accelerator_class, pace, memory, settings, leave_s)],
         "volumes": _volumes(cascade),
+        **_placement(custom, _selector(labels)),
     }
     selector = {**accelerator_class.node_selector, **custom.node_selector}
     if selector:
         spec["nodeSelector"] = selector
-    if settings.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    secrets = dict.fromkeys([*settings.image_pull_secrets, *(secret.name for secret in custom.image_pull_secrets)])
+    if secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in secrets]
     return {"metadata": metadata, "spec": spec}
 
 
@@ -226,6 +237,7 @@ def _container(
             {"name": "tmp", "mountPath": SCRATCH_FOLDER},
             {"name": "shared-memory", "mountPath": SHARED_MEMORY_FOLDER},
             {"name": "cache", "mountPath": CACHE_FOLDER},
+            *custom.wire()["volumeMounts"],
         ],
     }
 
@@ -288,6 +300,25 @@ def _tolerations(accelerator_class: AcceleratorClass, custom: PodTemplate) -> li
     return [*accelerator_class.tolerations, *custom.wire().get("tolerations", ()), *lost]
 
 
+def _placement(custom: PodTemplate, pool: Mapping[str, Any]) -> dict[str, Any]:
+    """Who places the pods, and where; pods that are not said are those of the pool, whose name no manifest can know."""
+    wishes = custom.wire()
+    placement = {
+        field: wishes[field]
+        for field in ("schedulerName", "priorityClassName", "runtimeClassName", "affinity", "topologySpreadConstraints")
+        if wishes.get(field)
+    }
+    terms = [*placement.get("topologySpreadConstraints", ())]
+    for part in ("podAffinity", "podAntiAffinity"):
+        near = placement.get("affinity", {}).get(part, {})
+        terms += near.get("requiredDuringSchedulingIgnoredDuringExecution", ())
+        preferred = near.get("preferredDuringSchedulingIgnoredDuringExecution", ())
+        terms += [term["podAffinityTerm"] for term in preferred]
+    for term in terms:
+        term.setdefault("labelSelector", pool)
+    return placement
+
+
 def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
     document = {
         "name": document_name(cascade.ref),
@@ -303,4 +334,5 @@ def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
             "name": "cache",
             **({"emptyDir": {}} if cache is None else {"persistentVolumeClaim": {"claimName": cache.claim_name}}),
         },
+        *cascade.spec.pod_template.wire()["volumes"],
     ]
