@@ -18,6 +18,7 @@ from .failures import CommandFailed
 __all__ = ["CommandFailed", "build", "check_text", "main", "read_text"]
 
 _INTERRUPTED: Final = 130
+_NOT_INSTALLED: Final = 2
 
 
 def build() -> typer.Typer:
@@ -54,6 +55,14 @@ def main() -> None:
         for line in str(failure).splitlines():
             sys.stderr.write(f"cascade: {line}\n")
         sys.exit(failure.code)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("cascade_"):
+            raise
+        sys.stderr.write(
+            f"cascade: this command needs {missing.name}, which is not installed here: "
+            "an image holds what its own component needs; install diffusion-cascade[local] for all commands\n"
+        )
+        sys.exit(_NOT_INSTALLED)
     except KeyboardInterrupt:  # while it is loaded; from then on typer has the same
         sys.exit(_INTERRUPTED)
 

@@ -330,3 +330,14 @@ def every_command(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     yield name, command
     for below, child in getattr(command, "commands", {}).items():
         yield from every_command(child, f"{name} {below}")
+
+
+def test_a_command_whose_libraries_are_elsewhere_names_them(
+    monkeypatch: pytest.MonkeyPatch, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("cascade_operator.local")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    code, _, said = cascade("status", "--state-dir", "/nothing")
+    assert code == 2
+    assert said.startswith("cascade: this command needs psutil, which is not installed here: ")
