@@ -89,7 +89,7 @@ class Volume(Document):
         )
     )
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=50)]
     """Its name, which `volumeMounts` use."""
     empty_dir: EmptyDir | None = None
     config_map: ConfigMapVolume | None = None
@@ -114,7 +114,7 @@ class VolumeMount(Document):
         )
     )
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=50)]
     """Name of one of `volumes`."""
     mount_path: MountPath
     """The folder, outside those of the system, such as `/mnt/data`."""

@@ -45,6 +45,13 @@ LEAST_LIMIT_MIB: Final = 1024
 UNREACHABLE_S: Final = 30
 """A pod on a Node that is lost is given up after this time (Kubernetes' default: 300 s)."""
 
+_SOURCE_NAMES: Final = {
+    "emptyDir": "empty",
+    "configMap": "config",
+    "secret": "secret",
+    "persistentVolumeClaim": "claim",
+}
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -204,6 +211,7 @@ def _container(
     leave_s: int,
 ) -> dict[str, Any]:
     custom = cascade.spec.pod_template
+    volumes = _added_volumes(custom)
     return {
         "name": "triton",
         "image": settings.runtime_image,
@@ -237,7 +245,7 @@ def _container(
             {"name": "tmp", "mountPath": SCRATCH_FOLDER},
             {"name": "shared-memory", "mountPath": SHARED_MEMORY_FOLDER},
             {"name": "cache", "mountPath": CACHE_FOLDER},
-            *custom.wire()["volumeMounts"],
+            *({**mount, "name": volumes[mount["name"]]["name"]} for mount in custom.wire()["volumeMounts"]),
         ],
     }
 
@@ -319,6 +327,19 @@ def _placement(custom: PodTemplate, pool: Mapping[str, Any]) -> dict[str, Any]:
     return placement
 
 
+def _added_volumes(custom: PodTemplate) -> dict[str, dict[str, Any]]:
+    """What the manifest adds, by its name there; in the pod the source is part of the name.
+
+    Applied under the same name, another source would stand beside what the API server had filled in of the first, and
+    it takes no volume with two.
+    """
+    volumes = {}
+    for volume in custom.wire()["volumes"]:
+        (source,) = volume.keys() - {"name"}
+        volumes[volume["name"]] = {**volume, "name": f"{_SOURCE_NAMES[source]}-{volume['name']}"}
+    return volumes
+
+
 def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
     document = {
         "name": document_name(cascade.ref),
@@ -334,5 +355,5 @@ def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
             "name": "cache",
             **({"emptyDir": {}} if cache is None else {"persistentVolumeClaim": {"claimName": cache.claim_name}}),
         },
-        *cascade.spec.pod_template.wire()["volumes"],
+        *_added_volumes(cascade.spec.pod_template).values(),
     ]
