@@ -17,7 +17,7 @@ STALE_S: Final = 60.0
 """A planner that has not turned for longer hangs."""
 
 
-class Health:
+class ProcessHealth:
     """Serves while it is started; ``ready`` says None, or what is still missing."""
 
     def __init__(

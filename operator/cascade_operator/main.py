@@ -21,10 +21,10 @@ from . import handlers, logs, metrics
 from .cluster_reporter import ClusterReporter
 from .cluster_source import ClusterSource, Judge
 from .clusters import ClusterFailed
-from .clusters.kubernetes import KubernetesCluster
-from .clusters.kubernetes_api import KubernetesApi, connect
-from .clusters.kubernetes_mirror import Mirror
-from .health import Health
+from .clusters.kubernetes.api import KubernetesApi, connect
+from .clusters.kubernetes.driver import KubernetesCluster
+from .clusters.kubernetes.mirror import Mirror
+from .health import ProcessHealth
 from .loop import Loop
 from .notices import Notices
 from .planning.planner import Planner
@@ -60,7 +60,7 @@ class Operator:
             decide=decides.decide,
             reporter=self._reporter,
         )
-        self._health = Health(turned_s=lambda: self._loop.turned_s, ready=self._missing)
+        self._health = ProcessHealth(turned_s=lambda: self._loop.turned_s, ready=self._missing)
 
     async def run(self) -> None:
         """Serve until a signal says stop. Raises CommandFailed where that cannot begin."""

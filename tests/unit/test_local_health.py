@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cascade_operator.clusters.health import PROBE_EVERY_S, Health
-from cascade_operator.clusters.triton import Counts, TritonError
+from cascade_operator.local.health import PROBE_EVERY_S, ModelHealth
+from cascade_operator.local.triton import Counts, TritonError
 from support.waiting import StoppedClock
 
 
@@ -24,10 +24,10 @@ class Model:
         self.succeeded += 1
 
 
-async def settled() -> tuple[Model, StoppedClock, Health]:
+async def settled() -> tuple[Model, StoppedClock, ModelHealth]:
     """A model that was looked at once."""
     model, clock = Model(), StoppedClock()
-    health = Health(clock=clock)
+    health = ModelHealth(clock=clock)
     assert await health.complaint(model, "light") is None
     model.probes = 0
     return model, clock, health

@@ -13,7 +13,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.status import CascadeStatus, Condition
 from cascade_operator import metrics
-from cascade_operator.health import STALE_S, Health
+from cascade_operator.health import STALE_S, ProcessHealth
 from support.plans import make_plan
 from support.ports import free_port
 from support.waiting import PATIENCE_S
@@ -29,7 +29,7 @@ class World:
     address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
 
     def __post_init__(self) -> None:
-        self.health = Health(turned_s=lambda: self.turned_s, ready=lambda: self.missing, clock=lambda: self.now)
+        self.health = ProcessHealth(turned_s=lambda: self.turned_s, ready=lambda: self.missing, clock=lambda: self.now)
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:

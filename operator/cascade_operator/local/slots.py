@@ -11,10 +11,10 @@ from typing import Final
 
 from cascade_api.names import CascadeRef
 
-from ..local.supervisor import Backoff
 from ..snapshot import Replica, ReplicaState
-from .health import Health
+from .health import ModelHealth
 from .server import Server, ServerFailed
+from .supervisor import Backoff
 from .triton import TritonError
 
 CHECK_EVERY_S: Final = 0.5
@@ -145,7 +145,7 @@ class Slot:
             await self._watch(self._server, wanted)
 
     async def _watch(self, server: Server, wanted: Assignment) -> None:
-        health = Health()
+        health = ModelHealth()
         waker = asyncio.ensure_future(self._woken.wait())
         try:
             while not waker.done():
@@ -163,7 +163,7 @@ class Slot:
         finally:
             waker.cancel()
 
-    async def _look(self, server: Server, wanted: Assignment, health: Health) -> str | None:
+    async def _look(self, server: Server, wanted: Assignment, health: ModelHealth) -> str | None:
         """What is wrong with the model; raises TritonError where its server hangs."""
         try:
             return await health.complaint(server.client, wanted.variant)

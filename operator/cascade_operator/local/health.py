@@ -21,7 +21,7 @@ class Probed(Protocol):
     async def probe(self, model: str, *, timeout_s: float) -> None: ...
 
 
-class Health:
+class ModelHealth:
     """Evidence that one model works.
 
     A dead python-backend process leaves its model ready for ever, so only answers count. Under load the answers to
