@@ -201,6 +201,8 @@ def structural(document: Schema) -> Schema:
         given = node
         if "anyOf" in node:  # optional: the other branch is null, which an API server treats as absent
             chosen = next(branch for branch in node["anyOf"] if branch.get("type") != "null")
+            if INT_OR_STRING in chosen:
+                return {**({"description": node["description"]} if "description" in node else {}), **chosen}
             node = {**chosen, **node}
         if "$ref" in node:
             node = {**definitions[node["$ref"].rsplit("/", 1)[1]], **node}

@@ -15,6 +15,7 @@ from .cascade import REVISION_PATTERN, SOURCE_PATTERN, DiffusionCascade
 from .failures import CommandFailed
 from .names import API_VERSION
 from .nodes import compose, construct, explain
+from .pod_values import LABEL_VALUE_PATTERN, MOUNT_PATH_PATTERN, OBJECT_NAME_PATTERN, RELATIVE_PATH_PATTERN
 from .profile import CascadeProfile, contradictions, profile_problems
 from .quantities import DURATION_FORM, DURATION_PATTERN, MONEY_PATTERN
 
@@ -30,6 +31,10 @@ FORMS: Mapping[str, str] = {
     NAME_PATTERN: "a name: write lower-case letters, digits and dashes, such as sd35-large",
     SOURCE_PATTERN: "a source: write builtin://NAME, hf://OWNER/REPOSITORY or file:///PATH",
     REVISION_PATTERN: "a revision: write a commit, or a digest of weights",
+    OBJECT_NAME_PATTERN: "an object's name: write lower-case letters, digits, dashes and dots, such as hf-token",
+    LABEL_VALUE_PATTERN: "a label's value: write letters, digits, dashes, dots and underscores, such as team-red",
+    MOUNT_PATH_PATTERN: "a path from the root without . and ..: write one such as /mnt/data",
+    RELATIVE_PATH_PATTERN: "a relative path without . and ..: write one such as certificates/ca.pem",
 }
 """What a string of each pattern is, and how to write one."""
 

@@ -1,49 +1,48 @@
 """What a cascade adds to its replicas' pods, field by field: an API server drops what is not here, however nested.
 
 A part that were kept unread could be nested so deep that no client can read the list of all cascades any more. What
-the fields mean is Kubernetes' own matter, and a value that it does not take is refused when a pod is made.
+the fields mean is Kubernetes' own matter, and a value that it does not take is refused when a pod is made. Refused here
+is what would weaken a pod (a path of the Node, files over those of the image, a profile of its own) or take from the
+operator what it knows its pods by.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Final
 
-from pydantic import Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
 
-from .base import Document
-from .openapi import INT_OR_STRING
+from .base import Document, field_error
+from .names import GROUP
+from .openapi import keyed_by, refuse_repetition, rules
+from .pod_placement import Affinity, TopologySpread
+from .pod_values import Flag, LabelValue, ObjectName, Quantities, Text, Word
+from .pod_volumes import Volume, VolumeMount
 from .quantities import Integer
 
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?([numkMGTPE]|[KMGTPE]i|[eE][0-9]+)?$"
-_QUANTITY_LENGTH = 32
+_OWN_PREFIX: Final = f"{GROUP}/"
+OWN_LABELS: Final = (
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/managed-by",
+    "pod-template-hash",
+)
+"""Labels that the operator and Kubernetes give a replica, beside those of the operator's own group."""
+OWN_ANNOTATIONS: Final = ("controller.kubernetes.io/pod-deletion-cost",)
+"""Annotations that the operator gives a replica, beside those of its own group."""
+_PROFILE_ANNOTATIONS: Final = (
+    "container.apparmor.security.beta.kubernetes.io/",
+    "seccomp.security.alpha.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+)
+"""Annotations by which older clusters would run a pod without its security profile."""
 
-Word = Annotated[str, Field(max_length=253)]
-Text = Annotated[str, Field(max_length=32_768)]
 
-
-def _quantity(value: Any) -> int | str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and len(value) <= _QUANTITY_LENGTH and re.fullmatch(QUANTITY_PATTERN[1:-1], value):
-        return value
-    raise PydanticCustomError("quantity", "is not a quantity: write one such as 4, 500m or 8Gi")
-
-
-Quantity = Annotated[
-    int | str,
-    PlainValidator(_quantity),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": QUANTITY_PATTERN,
-            "maxLength": _QUANTITY_LENGTH,
-            INT_OR_STRING: True,
-        }
-    ),
-]
-Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+def _allowed(field: str, *, prefixes: tuple[str, ...], names: tuple[str, ...]) -> str:
+    """The CEL expression that no key of a map begins with one of ``prefixes`` or is one of ``names``."""
+    apart = " && ".join([*(f"!k.startsWith('{prefix}')" for prefix in prefixes), *(f"k != '{name}'" for name in names)])
+    return f"!has(self.{field}) || self.{field}.all(k, {apart})"
 
 
 class Toleration(Document):
@@ -68,7 +67,7 @@ class KeyReference(Document):
     """Name of the Secret or ConfigMap."""
     key: Word
     """The key."""
-    optional: Annotated[bool, Field(strict=True)] | None = None
+    optional: Flag | None = None
     """Whether it may be missing."""
 
 
@@ -120,16 +119,97 @@ class Resources(Document):
     """By resource."""
 
 
+class PullSecret(Document):
+    """A Secret with which images are pulled."""
+
+    name: ObjectName
+    """Name of the Secret."""
+
+
 class PodTemplate(Document):
     """Curated overrides of a replica's pod."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                _allowed("labels", prefixes=(_OWN_PREFIX,), names=OWN_LABELS),
+                f"labels holds one that is the operator's own ({_OWN_PREFIX}…, {', '.join(OWN_LABELS)}): remove it",
+            ),
+            (
+                _allowed("annotations", prefixes=(_OWN_PREFIX,), names=OWN_ANNOTATIONS),
+                f"annotations holds one that is the operator's own ({_OWN_PREFIX}…, {', '.join(OWN_ANNOTATIONS)}): "
+                "remove it",
+            ),
+            (
+                _allowed("annotations", prefixes=_PROFILE_ANNOTATIONS, names=()),
+                "annotations holds one that sets a security profile, which is the operator's to set: remove it",
+            ),
+            (
+                "!has(self.volumeMounts) || self.volumeMounts.all(m,"
+                " has(self.volumes) && self.volumes.exists(v, v.name == m.name))",
+                "volumeMounts names a volume that volumes does not have: add it there, or write the name of one",
+            ),
+        )
+    )
+
+    labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=32)
+    """Labels of the pools' Deployments and pods, such as the queue that a scheduler takes them from."""
+    annotations: dict[str, Text] = Field(default_factory=dict, max_length=32)
+    """Annotations of the pods."""
     node_selector: dict[str, str] = Field(default_factory=dict, max_length=32)
     """Added to the node selector of the class."""
+    affinity: Affinity | None = None
     tolerations: list[Toleration] = Field(default_factory=list, max_length=32)
-    """Tolerations of the pods."""
+    """Added to the tolerations of the class."""
+    topology_spread_constraints: list[TopologySpread] = Field(
+        default_factory=list, max_length=8, json_schema_extra=keyed_by("topologyKey", "whenUnsatisfiable")
+    )
+    """How the pods are spread."""
+    scheduler_name: ObjectName | None = None
+    """Which scheduler places the pods; absent: the cluster's."""
+    priority_class_name: ObjectName | None = None
+    """Name of a PriorityClass."""
+    runtime_class_name: ObjectName | None = None
+    """Name of a RuntimeClass."""
+    service_account_name: ObjectName | None = None
+    """Account of the pods, whose token they do not get; absent: `default`."""
+    image_pull_secrets: list[PullSecret] = Field(
+        default_factory=list, max_length=16, json_schema_extra=keyed_by("name")
+    )
+    """Added to those that the operator is told."""
     env: list[Variable] = Field(default_factory=list, max_length=64)
     """Environment of the model container."""
     resources: Resources = Resources()
     """Requests and limits besides the accelerator."""
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
-    """Annotations of the pods."""
+    volumes: list[Volume] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("name"))
+    """Added to the replicas' own."""
+    volume_mounts: list[VolumeMount] = Field(
+        default_factory=list, max_length=16, json_schema_extra=keyed_by("mountPath")
+    )
+    """Where the model container has them."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for field, keys, own in (
+            ("labels", self.labels, OWN_LABELS),
+            ("annotations", self.annotations, OWN_ANNOTATIONS),
+        ):
+            for key in keys:
+                if key.startswith(_OWN_PREFIX) or key in own:
+                    raise field_error(field, f"{key!r} is the operator's own: remove it")
+        for key in self.annotations:
+            if key.startswith(_PROFILE_ANNOTATIONS):
+                raise field_error("annotations", f"{key!r} sets a security profile, the operator's to set: remove it")
+        spreads = ((s.topology_key, s.when_unsatisfiable) for s in self.topology_spread_constraints)
+        refuse_repetition("topologySpreadConstraints", spreads, fix="keep one")
+        refuse_repetition("imagePullSecrets", (s.name for s in self.image_pull_secrets), fix="name a Secret once")
+        refuse_repetition("volumes", (v.name for v in self.volumes), fix="volume names must be unique")
+        refuse_repetition("volumeMounts", (m.mount_path for m in self.volume_mounts), fix="mount one volume there")
+        there = {volume.name for volume in self.volumes}
+        for index, mount in enumerate(self.volume_mounts):
+            if mount.name not in there:
+                raise field_error(
+                    f"volumeMounts.{index}.name",
+                    f"{mount.name!r} is not among volumes: add it there, or write the name of one",
+                )
+        return self

@@ -93,7 +93,7 @@ def generate(
     cascade: Annotated[str, typer.Option(help="Cascade to ask; needed where several are served.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of the image; random when absent.")] = None,
     deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; the objective when absent.")] = "",
-    address: Annotated[str, typer.Option(help="HOST:PORT of the gRPC service.")] = "",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's.")] = "",
     ca: Annotated[Path | None, typer.Option(help="PEM of the router's authority; turns TLS on.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM of a client certificate.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM of its key.")] = None,
@@ -115,7 +115,7 @@ def generate(
     check_text(cascade, option="--cascade")
     if not (api_key.isascii() and api_key.isprintable()):
         raise CommandFailed("--api-key: holds characters that no key has", code=2)
-    target = _target(address) if address else _local_address(state_dir or default_state_dir())
+    target = _target(grpc) if grpc else _local_address(state_dir or default_state_dir())
     used_seed = random.getrandbits(31) if seed is None else seed
     access = Access(ca=ca, certificate=certificate, key=key, api_key=api_key)
     access.check()
@@ -137,7 +137,7 @@ def _target(address: str) -> str:
     try:
         split_address(address)
     except ValueError as error:
-        raise CommandFailed(f"--address: {error}", code=2) from None
+        raise CommandFailed(f"--grpc: {error}", code=2) from None
     return address
 
 
@@ -146,7 +146,7 @@ def _local_address(state_dir: Path) -> str:
     if addresses is None:
         raise CommandFailed(
             f"no cascade runs from {state_dir}; start one with `cascade up -f examples/shapes.yaml`, "
-            "or name a running one with --address"
+            "or name a running one with --grpc"
         )
     return addresses.grpc
 
@@ -210,7 +210,7 @@ def _explained(error: Any, target: str) -> str:
     if error.status() == "StatusCode.UNAVAILABLE" and "handshake failed" in message:
         return f"{target} does not speak TLS, or --ca, --certificate and --key do not fit it"
     if error.status() == "StatusCode.UNAVAILABLE" and "errors resolving" in message:
-        return f"--address: the host of {target} is not known"
+        return f"--grpc: the host of {target} is not known"
     if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in message:
         return f"nothing answers at {target}; start a cascade with `cascade up -f examples/shapes.yaml`"
     return message

@@ -229,7 +229,7 @@ def test_a_replica_draws(box: Box) -> None:
 
 
 def test_an_image_is_asked_for(box: Box, shared_router: RouterProcess) -> None:
-    done = box.run("cascade", "generate", "a red circle", "--address", shared_router.grpc, "--output", "/tmp/i.png")  # noqa: S108
+    done = box.run("cascade", "generate", "a red circle", "--grpc", shared_router.grpc, "--output", "/tmp/i.png")  # noqa: S108
     assert done.returncode == 0, done.stderr
     assert (box.volume("tmp") / "i.png").read_bytes().startswith(b"\x89PNG")
 

@@ -28,14 +28,14 @@ def generate(*arguments: str, directory: Path) -> subprocess.CompletedProcess[st
 
 
 def test_it_writes_a_png_and_says_how_it_was_made(fresh_router: RouterProcess, tmp_path: Path) -> None:
-    run = generate(HARD, "-o", "hard.png", "--address", fresh_router.grpc, directory=tmp_path)
+    run = generate(HARD, "-o", "hard.png", "--grpc", fresh_router.grpc, directory=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("hard.png: direct, made by shapes-heavy in ")
     assert Image.open(tmp_path / "hard.png").size == (32, 32)
 
 
 def test_json_has_everything_that_it_takes_to_repeat_the_image(fresh_router: RouterProcess, tmp_path: Path) -> None:
-    options = ("--json", "--cascade", "shapes", "--deadline", "120s", "--address", fresh_router.grpc)
+    options = ("--json", "--cascade", "shapes", "--deadline", "120s", "--grpc", fresh_router.grpc)
     run = generate(EASY, "-o", "one.png", *options, directory=tmp_path)
     made = json.loads(run.stdout)
     assert set(made) == {
@@ -71,19 +71,19 @@ def test_what_the_user_got_wrong_is_exit_code_2(
     shared_router: RouterProcess, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     prompt = EASY if arguments else ""
-    run = generate(prompt, *arguments, "--address", shared_router.grpc, directory=tmp_path)
+    run = generate(prompt, *arguments, "--grpc", shared_router.grpc, directory=tmp_path)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.startswith(f"cascade: {said}")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_running_is_exit_code_1_with_the_fix(shared_router: RouterProcess, tmp_path: Path) -> None:
-    for arguments in (("--state-dir", str(tmp_path)), ("--address", f"127.0.0.1:{free_port()}")):
+    for arguments in (("--state-dir", str(tmp_path)), ("--grpc", f"127.0.0.1:{free_port()}")):
         run = generate(EASY, *arguments, directory=tmp_path)
         assert run.returncode == 1
         assert "cascade up -f examples/shapes.yaml" in run.stderr
         assert len(run.stderr.splitlines()) == 1
-    run = generate(EASY, "-o", "missing/x.png", "--address", shared_router.grpc, directory=tmp_path)
+    run = generate(EASY, "-o", "missing/x.png", "--grpc", shared_router.grpc, directory=tmp_path)
     assert run.returncode == 1
     assert run.stderr == "cascade: --output: cannot write missing/x.png: No such file or directory\n"
 

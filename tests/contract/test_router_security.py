@@ -278,7 +278,7 @@ def test_the_command_line_is_let_in_with_certificates_and_a_key(
     settings = {"tls_certificate_file": certificate, "tls_key_file": key}
     settings |= {"tls_client_authority_file": files.authority_file, "tenants_file": files.tenants()}
     with running(redis_server, endpoints, tmp_path, **settings) as (router, _):
-        options = ["--address", router.grpc, "--ca", files.authority_file, "--certificate", mine[0], "--key", mine[1]]
+        options = ["--grpc", router.grpc, "--ca", files.authority_file, "--certificate", mine[0], "--key", mine[1]]
         command = [str(Path(sys.executable).parent / "cascade"), "generate", HARD, "-o", "out.png", *options]
         refused, served = (
             subprocess.run(

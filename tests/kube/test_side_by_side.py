@@ -57,7 +57,7 @@ def releases(kube_node: KubeNode) -> Iterator[list[Release]]:
 def generate(release: Release, model: str, output: Path) -> str:
     """What `cascade generate` prints of an image from a release's routers."""
     command = [str(CASCADE), "generate", "a large red circle", "--cascade", model, "--output", str(output)]
-    return release.node.run(*release.node.in_network, *command, "--address", f"{release.address()}:8001", check=False)
+    return release.node.run(*release.node.in_network, *command, "--grpc", f"{release.address()}:8001", check=False)
 
 
 def test_each_serves_its_own(kube_node: KubeNode, releases: list[Release], tmp_path: Path) -> None:

@@ -79,6 +79,54 @@ CASES = [
         good=[{"spec.capacity.accelerators": {"nvidia-l40s": 1, "cpu": 0}}],
     ),
     Case(
+        CASCADE, "spec.podTemplate", "labels holds one that is the operator's own",
+        bad=[{"spec.podTemplate.labels": {"a": "b", key: "x"}} for key in
+             ("diffusioncascade.io/pool", "diffusioncascade.io/new", "app.kubernetes.io/name", "pod-template-hash",
+              "app.kubernetes.io/component", "app.kubernetes.io/managed-by")],
+        good=[{"spec.podTemplate.labels": {"app.kubernetes.io/part-of": "a", "kai.scheduler/queue": "q", "e": ""}},
+              {"spec.podTemplate.labels": {}}, {"spec.podTemplate.labels": ABSENT}],
+    ),
+    Case(
+        CASCADE, "spec.podTemplate", "annotations holds one that is the operator's own",
+        bad=[{"spec.podTemplate.annotations": {key: "x"}} for key in
+             ("diffusioncascade.io/draining-since", "controller.kubernetes.io/pod-deletion-cost")],
+        good=[{"spec.podTemplate.annotations": {"example.com/a": "b"}}, {"spec.podTemplate.annotations": ABSENT}],
+    ),
+    Case(
+        CASCADE, "spec.podTemplate", "annotations holds one that sets a security profile",
+        bad=[{"spec.podTemplate.annotations": {key: "unconfined"}} for key in
+             ("container.apparmor.security.beta.kubernetes.io/triton", "seccomp.security.alpha.kubernetes.io/pod",
+              "container.seccomp.security.alpha.kubernetes.io/triton")],
+        good=[{"spec.podTemplate.annotations": {"security": "x"}}],
+    ),
+    Case(
+        CASCADE, "spec.podTemplate", "volumeMounts names a volume that volumes does not have",
+        bad=[{"spec.podTemplate.volumeMounts.0.name": "other"}, {"spec.podTemplate.volumes": ABSENT},
+             {"spec.podTemplate.volumeMounts.0.name": "cache"}],
+        good=[{"spec.podTemplate.volumeMounts.0.name": "scratch"}, {"spec.podTemplate.volumeMounts": ABSENT},
+              {"spec.podTemplate.volumeMounts": ABSENT, "spec.podTemplate.volumes": ABSENT}],
+    ),
+    Case(
+        CASCADE, "spec.podTemplate.volumes[]", "name is taken",
+        bad=[{"spec.podTemplate.volumes.0.name": name} for name in
+             ("document", "models", "tmp", "shared-memory", "cache")],
+        good=[{"spec.podTemplate.volumes.0.name": "models-2"}],
+    ),
+    Case(
+        CASCADE, "spec.podTemplate.volumes[]", "volume needs one of",
+        bad=[{"spec.podTemplate.volumes.0.emptyDir": ABSENT},
+             {"spec.podTemplate.volumes.1.emptyDir": {}}],
+        good=[{"spec.podTemplate.volumes.0.emptyDir": {}}],
+    ),
+    Case(
+        CASCADE, "spec.podTemplate.volumeMounts[]", "mountPath is the system's",
+        bad=[{"spec.podTemplate.volumeMounts.0.mountPath": path} for path in
+             ("/etc", "/etc/cascade", "/models/light/1", "/tmp/triton-http", "/dev/shm", "/opt/cascade", "/usr/bin",  # noqa: S108
+              "/var/run/secrets/kubernetes.io/serviceaccount", "/proc", "/lib64")],
+        good=[{"spec.podTemplate.volumeMounts.0.mountPath": path} for path in
+              ("/data", "/mnt/etc", "/etcetera", "/home/a/.cache", "/srv/usr/bin")],
+    ),
+    Case(
         CASCADE, "spec", "variants' images differ in size",
         bad=[{"spec.variants.1.model.width": 256}, {"spec.variants.0.model.height": 256}],
         good=[{f"spec.variants.{i}.model.{side}": 256 for i in (0, 1) for side in ("width", "height")}],

@@ -29,7 +29,42 @@ def cascade_document() -> dict[str, Any]:
                 "tolerations": [{"key": "gpu", "operator": "Exists"}],
                 "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}],
                 "resources": {"requests": {"memory": "8Gi", "cpu": 4}},
+                "labels": {"queue": "images"},
                 "annotations": {"team": "images"},
+                "schedulerName": "kai-scheduler",
+                "priorityClassName": "serving",
+                "runtimeClassName": "nvidia",
+                "serviceAccountName": "images",
+                "imagePullSecrets": [{"name": "hub"}],
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [
+                                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+                            ]
+                        }
+                    },
+                    "podAntiAffinity": {
+                        "preferredDuringSchedulingIgnoredDuringExecution": [
+                            {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
+                        ]
+                    },
+                },
+                "topologySpreadConstraints": [
+                    {
+                        "maxSkew": 1,
+                        "topologyKey": "zone",
+                        "whenUnsatisfiable": "ScheduleAnyway",
+                        "labelSelector": {"matchLabels": {"team": "images"}},
+                    }
+                ],
+                "volumes": [
+                    {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                    {"name": "settings", "configMap": {"name": "settings", "items": [{"key": "a", "path": "b/a"}]}},
+                    {"name": "authority", "secret": {"secretName": "authority", "optional": True}},
+                    {"name": "weights", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}},
+                ],
+                "volumeMounts": [{"name": "weights", "mountPath": "/mnt/weights", "subPath": "a/b", "readOnly": True}],
             },
         },
     }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 
 from cascade_api.cascade import PolicyName
-from cascade_api.command import main
+from cascade_api.command import build, main
 
 SHAPES = Path(__file__).parents[2] / "examples" / "shapes.yaml"
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
@@ -174,9 +175,9 @@ def test_options_of_a_load_are_refused_before_it_begins(
         (("a circle", "--cascade", "\udcff"), "--cascade: is not valid UTF-8"),
         (("a circle", "--api-key", "a\nb"), "--api-key: holds characters that no key has"),
         (("a circle", "--deadline", "25h"), "--deadline: 25h is more than 24h"),
-        (("a circle", "--address", "foo"), "--address: 'foo' is not HOST:PORT"),
-        (("a circle", "--address", "127.0.0.1:²"), "--address: '127.0.0.1:²' is not HOST:PORT"),
-        (("a circle", "--address", "127.0.0.1:99999"), "--address: '127.0.0.1:99999' is not HOST:PORT"),
+        (("a circle", "--grpc", "foo"), "--grpc: 'foo' is not HOST:PORT"),
+        (("a circle", "--grpc", "127.0.0.1:²"), "--grpc: '127.0.0.1:²' is not HOST:PORT"),
+        (("a circle", "--grpc", "127.0.0.1:99999"), "--grpc: '127.0.0.1:99999' is not HOST:PORT"),
         (("a circle", "--ca", str(SHAPES)), f"--ca: {SHAPES} holds no PEM certificate"),
         (("a circle", "--ca", "/"), "--ca: cannot read /: Is a directory"),
         (("a circle", "--ca", str(SHAPES), "--key", str(SHAPES)), "--certificate and --key: give both or neither"),
@@ -185,7 +186,7 @@ def test_options_of_a_load_are_refused_before_it_begins(
 def test_an_image_is_not_asked_for_with_what_cannot_be_sent(
     arguments: tuple[str, ...], said: str, cascade: Callable[..., tuple[int, str, str]]
 ) -> None:
-    code, out, err = cascade("generate", "--address", "127.0.0.1:1", *arguments)
+    code, out, err = cascade("generate", "--grpc", "127.0.0.1:1", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"cascade: {said}")
     assert len(err.splitlines()) == 1
@@ -309,6 +310,26 @@ def test_figures_of_a_simulation_are_those_of_the_contract(cascade: Callable[...
     expected = {"name", "seeds", *figures, *(f"{name}_sd" for name in figures)}
     assert [policy["name"] for policy in policies] == ["hadis", "hybrid"]
     assert all(set(policy) == expected for policy in policies)
+
+
+def test_one_thing_has_one_option_in_every_command() -> None:
+    service, redis = set(), set()
+    for name, command in every_command(typer.main.get_command(build()), "cascade"):
+        for option in command.params:
+            if option.metavar == "HOST:PORT":
+                service |= set(option.opts)
+            if option.envvar == "REDIS_URL":
+                redis |= set(option.opts)
+            assert "--address" not in option.opts, f"{name}: the service is --grpc"
+    assert service == {"--grpc", "--http"}
+    assert redis == {"--redis-url"}
+
+
+def every_command(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """A command and all below it, by name."""
+    yield name, command
+    for below, child in getattr(command, "commands", {}).items():
+        yield from every_command(child, f"{name} {below}")
 
 
 def test_a_command_whose_libraries_are_elsewhere_names_them(

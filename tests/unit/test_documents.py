@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cascade_api.documents import FORMS, DocumentError, load_cascades
-from cascade_api.pods import QUANTITY_PATTERN
+from cascade_api.pod_values import QUANTITY_PATTERN
 from support.crd import Definition, walk
 
 PROFILE = """\
@@ -90,6 +90,24 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
          "cascade.yaml:30: spec.podTemplate.env.0.nme", "did you mean 'name'?"),
         ("discriminator: {", "podTemplate: {resources: {limits: {memory: 8 GB}}}\n  discriminator: {",
          "spec.podTemplate.resources.limits.memory", "is not a quantity: write one such as 4, 500m or 8Gi (is '8 GB')"),
+        ("discriminator: {", "podTemplate: {volumes: [{name: a, hostPath: {path: /}}]}\n  discriminator: {",
+         "cascade.yaml:30: spec.podTemplate.volumes.0.hostPath", "unknown field; known here: configMap, emptyDir"),
+        ("discriminator: {", "podTemplate: {volumes: [{name: a}]}\n  discriminator: {",
+         "spec.podTemplate.volumes.0.name", "'a' needs one of emptyDir, configMap, secret, persistentVolumeClaim"),
+        ("discriminator: {", "podTemplate: {volumes: [{name: tmp, emptyDir: {}}]}\n  discriminator: {",
+         "spec.podTemplate.volumes.0.name", "'tmp' is taken: the replicas have volumes document, models, tmp"),
+        ("discriminator: {", "podTemplate: {volumeMounts: [{name: a, mountPath: /mnt/../etc}]}\n  discriminator: {",
+         "spec.podTemplate.volumeMounts.0.mountPath", "is not a path from the root without . and ..: write one such"),
+        ("discriminator: {", "podTemplate: {volumeMounts: [{name: a, mountPath: /usr/lib}]}\n  discriminator: {",
+         "spec.podTemplate.volumeMounts.0.mountPath", "'/usr/lib' is the system's: nothing is mounted in /bin"),
+        ("discriminator: {", "podTemplate: {volumeMounts: [{name: a, mountPath: /a}]}\n  discriminator: {",
+         "spec.podTemplate.volumeMounts.0.name", "'a' is not among volumes: add it there"),
+        ("discriminator: {", "podTemplate: {labels: {diffusioncascade.io/pool: a}}\n  discriminator: {",
+         "spec.podTemplate.labels", "'diffusioncascade.io/pool' is the operator's own: remove it"),
+        ("discriminator: {", "podTemplate: {labels: {queue: a/b}}\n  discriminator: {",
+         "spec.podTemplate.labels.queue", "'a/b' is not a label's value: write letters, digits"),
+        ("discriminator: {", "podTemplate: {runtimeClassName: Nvidia}\n  discriminator: {",
+         "spec.podTemplate.runtimeClassName", "'Nvidia' is not an object's name: write lower-case letters"),
         ("p95Micros: 2500", "p95Micros: 25", "spec.execution.0.p95Micros", "below p50Micros"),
     ],
 )  # fmt: skip

@@ -37,12 +37,12 @@ PROOFS = {
     "operator": [
         ("cascade --help", 0, "doctor"),
         ("cascade plan --file {root}/examples/shapes.yaml --demand 20", 0, "demand"),
-        ("cascade generate x --address 127.0.0.1:1", 1, "nothing answers"),
+        ("cascade generate x --grpc 127.0.0.1:1", 1, "nothing answers"),
         ("cascade-operator", 2, "CASCADE_OPERATOR_TICK_MIN_S"),
     ],
     "router": [
         ("cascade --help", 0, "generate"),
-        ("cascade generate x --address 127.0.0.1:1", 1, "nothing answers"),
+        ("cascade generate x --grpc 127.0.0.1:1", 1, "nothing answers"),
         ("cascade status", 2, NEEDS),
         ("cascade-router", 2, "CASCADE_ROUTER_QUEUE_LIMIT"),
     ],

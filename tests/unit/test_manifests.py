@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes_validate import validate  # type: ignore[import-untyped]
+from pydantic import ValidationError
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
+from cascade_api.pod_volumes import OWN_VOLUMES, VolumeMount
+from cascade_api.pods import PodTemplate
 from cascade_api.profile import ProfileSpec
 from cascade_api.settings import CPU, AcceleratorClass, PodUser
 from cascade_models import manifest as served
 from cascade_operator.manifests.documents import cascade_document, last_valid
-from cascade_operator.manifests.drift import Baselines
+from cascade_operator.manifests.drift import Baselines, first_difference
 from cascade_operator.manifests.naming import (
     ANNOTATION_CONTENT,
+    ANNOTATION_DELETION_COST,
+    ANNOTATION_DRAINING,
     ANNOTATION_REPLICAS,
     ANNOTATION_STOPPING,
     pool_object_name,
@@ -85,6 +92,138 @@ def test_the_manifest_s_own_wishes_are_met_but_for_the_accelerator() -> None:
     assert container(made)["resources"]["requests"] == {"memory": "1Gi", GPU.resource: "1"}
     assert pod_of(made)["nodeSelector"] == {"class": "test-gpu", "zone": "a"}
     assert made["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
+
+
+EVERYTHING: dict[str, Any] = {
+    "labels": {"kueue.x-k8s.io/queue-name": "images", "kai.scheduler/queue": "team-red"},
+    "annotations": {"team": "red"},
+    "schedulerName": "kai-scheduler",
+    "priorityClassName": "serving",
+    "runtimeClassName": "nvidia",
+    "serviceAccountName": "images.reader",
+    "imagePullSecrets": [{"name": "hub"}, {"name": "ours"}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+                    {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["n1"]}]},
+                ]
+            },
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 7, "preference": {"matchExpressions": [{"key": "fast", "operator": "Exists"}]}}
+            ],
+        },
+        "podAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 1, "podAffinityTerm": {"topologyKey": "rack", "namespaces": ["other"]}}
+            ]
+        },
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname"},
+                {
+                    "topologyKey": "zone",
+                    "labelSelector": {
+                        "matchLabels": {"app": "noisy"},
+                        "matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}],
+                    },
+                },
+            ]
+        },
+    },
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+        {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}},
+    ],
+    "volumes": [
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "fast", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        {"name": "settings", "configMap": {"name": "settings", "items": [{"key": "a", "path": "b/a.yaml"}]}},
+        {"name": "authority", "secret": {"secretName": "authority", "optional": True}},
+        {"name": "weights", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}},
+    ],
+    "volumeMounts": [
+        {"name": "scratch", "mountPath": "/mnt/scratch"},
+        {"name": "authority", "mountPath": "/mnt/ca", "readOnly": True},
+        {"name": "weights", "mountPath": "/data/weights", "subPath": "sd35/large"},
+    ],
+}
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_every_wish_is_met_and_valid_for_kubernetes(version: str) -> None:
+    settings = SETTINGS.model_copy(update={"image_pull_secrets": ["ours"]})
+    made = deployment(make_cascade(podTemplate=EVERYTHING), settings=settings)
+    validate(made, version, strict=True)
+    pod, template = pod_of(made), made["spec"]["template"]
+    for labels in (made["metadata"]["labels"], template["metadata"]["labels"]):
+        assert EVERYTHING["labels"].items() <= labels.items()
+        assert made["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert not EVERYTHING["labels"].keys() & made["spec"]["selector"]["matchLabels"].keys(), "it can never change"
+    for field in ("schedulerName", "priorityClassName", "runtimeClassName", "serviceAccountName"):
+        assert pod[field] == EVERYTHING[field]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["imagePullSecrets"] == [{"name": "ours"}, {"name": "hub"}]
+    assert first_difference(pod["affinity"]["nodeAffinity"], EVERYTHING["affinity"]["nodeAffinity"]) is None
+    own = {v["name"] for v in pod_of(deployment())["volumes"]}
+    volumes = [v for v in pod["volumes"] if v["name"] not in own]
+    names = ["empty-scratch", "empty-fast", "config-settings", "secret-authority", "claim-weights"]
+    wanted = [{**volume, "name": name} for volume, name in zip(EVERYTHING["volumes"], names, strict=True)]
+    assert first_difference(volumes, wanted) is None
+    mounts = container(made)["volumeMounts"][len(container(deployment())["volumeMounts"]) :]
+    assert mounts == [
+        {**mount, "name": name}
+        for mount, name in zip(
+            EVERYTHING["volumeMounts"], ["empty-scratch", "secret-authority", "claim-weights"], strict=True
+        )
+    ]
+
+
+def test_a_volume_of_another_source_is_another_volume_of_the_pod() -> None:
+    """The API server fills in parts of a source that stay when the source goes, and takes no volume with two."""
+    sources = ({"emptyDir": {}}, {"configMap": {"name": "a"}}, {"secret": {"secretName": "a"}},
+               {"persistentVolumeClaim": {"claimName": "a"}})  # fmt: skip
+    made = [deployment(make_cascade(podTemplate={"volumes": [{"name": "v", **source}]})) for source in sources]
+    assert len({pod_of(one)["volumes"][-1]["name"] for one in made}) == len(sources)
+
+
+def test_pods_that_are_not_said_are_those_of_the_pool() -> None:
+    made = deployment(make_cascade(podTemplate=EVERYTHING))
+    affinity, pool = pod_of(made)["affinity"], made["spec"]["selector"]
+    far = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (near,) = affinity["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert [far[0]["labelSelector"], near["podAffinityTerm"]["labelSelector"]] == [pool, pool]
+    assert far[1]["labelSelector"]["matchLabels"] == {"app": "noisy"}
+    first, second = pod_of(made)["topologySpreadConstraints"]
+    assert first["labelSelector"] == pool
+    assert second["labelSelector"] != pool, "an empty one selects every pod of the namespace"
+
+
+def test_the_page_shows_a_template_that_is_taken() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operator.md").read_text()
+    template = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["podTemplate"]
+    assert set(PodTemplate.model_validate(template).wire()) == {str(f.alias) for f in PodTemplate.model_fields.values()}
+    validate(deployment(make_cascade(podTemplate=template)), "1.37", strict=True)
+
+
+def test_a_pod_has_the_default_account_again_where_none_is_named() -> None:
+    assert pod_of(deployment())["serviceAccountName"] == "default"
+
+
+def test_what_the_operator_has_itself_cannot_be_taken() -> None:
+    made = deployment()
+    assert [volume["name"] for volume in pod_of(made)["volumes"]] == list(OWN_VOLUMES)
+    for mount in container(made)["volumeMounts"]:
+        for path in (mount["mountPath"], f"{mount['mountPath']}/below"):
+            with pytest.raises(ValidationError, match="is the system's: nothing is mounted in"):
+                VolumeMount(name="a", mount_path=path)
+    for key in made["metadata"]["labels"]:
+        with pytest.raises(ValidationError, match=r"is the operator's own: remove it"):
+            PodTemplate(labels={key: "a"})
+    for key in (ANNOTATION_CONTENT, ANNOTATION_DRAINING, ANNOTATION_DELETION_COST):
+        with pytest.raises(ValidationError, match=r"is the operator's own: remove it"):
+            PodTemplate(annotations={key: "a"})
 
 
 def with_memory(mib: int, *, accelerator_class: str = "cpu") -> ProfileSpec:

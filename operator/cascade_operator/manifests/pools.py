@@ -43,6 +43,13 @@ LEAST_LIMIT_MIB: Final = 1024
 UNREACHABLE_S: Final = 30
 """A pod on a Node that is lost is given up after this time (Kubernetes' default: 300 s)."""
 
+_SOURCE_NAMES: Final = {
+    "emptyDir": "empty",
+    "configMap": "config",
+    "secret": "secret",
+    "persistentVolumeClaim": "claim",
+}
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -101,9 +108,11 @@ def pool_deployment(
     write says both.
     """
     ref = cascade.ref
-    labels = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
+    own = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
+    # Queues look at the Deployment or at its pods.
+    labels = {**cascade.spec.pod_template.labels, **own}
     spec = {
-        "selector": {"matchLabels": {LABEL_CASCADE: labels[LABEL_CASCADE], LABEL_POOL: labels[LABEL_POOL]}},
+        "selector": _selector(own),
         # A changed template replaces replica by replica, and never needs an accelerator beyond the pool's own.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "revisionHistoryLimit": 2,
@@ -128,6 +137,11 @@ def pool_deployment(
     }
 
 
+def _selector(labels: Mapping[str, str]) -> dict[str, Any]:
+    """The replicas of the pool that has these labels."""
+    return {"matchLabels": {LABEL_CASCADE: labels[LABEL_CASCADE], LABEL_POOL: labels[LABEL_POOL]}}
+
+
 def _template(
     cascade: DiffusionCascade,
     variant: Variant,
@@ -145,6 +159,8 @@ def _template(
     pace = Pace.of(profile, variant=variant.name, accelerator_class=accelerator_class.name)
     memory = measured_memory(profile, variant=variant.name, accelerator_class=accelerator_class)
     spec: dict[str, Any] = {
+        # Said always: an account that is no longer said would stay, in a field of an older name.
+        "serviceAccountName": custom.service_account_name or "default",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": SETTLE_S + leave_s + 5,
@@ -157,12 +173,14 @@ def _template(
         "tolerations": _tolerations(accelerator_class, custom),
         "containers": [_container(cascade, variant, accelerator_class, pace, memory, settings, leave_s)],
         "volumes": _volumes(cascade),
+        **_placement(custom, _selector(labels)),
     }
     selector = {**accelerator_class.node_selector, **custom.node_selector}
     if selector:
         spec["nodeSelector"] = selector
-    if settings.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    secrets = dict.fromkeys([*settings.image_pull_secrets, *(secret.name for secret in custom.image_pull_secrets)])
+    if secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in secrets]
     return {"metadata": metadata, "spec": spec}
 
 
@@ -191,6 +209,7 @@ def _container(
     leave_s: int,
 ) -> dict[str, Any]:
     custom = cascade.spec.pod_template
+    volumes = _added_volumes(custom)
     return {
         "name": "triton",
         "image": settings.runtime_image,
@@ -224,6 +243,7 @@ def _container(
             {"name": "tmp", "mountPath": SCRATCH_FOLDER},
             {"name": "shared-memory", "mountPath": SHARED_MEMORY_FOLDER},
             {"name": "cache", "mountPath": CACHE_FOLDER},
+            *({**mount, "name": volumes[mount["name"]]["name"]} for mount in custom.wire()["volumeMounts"]),
         ],
     }
 
@@ -286,6 +306,38 @@ def _tolerations(accelerator_class: AcceleratorClass, custom: PodTemplate) -> li
     return [*accelerator_class.tolerations, *custom.wire().get("tolerations", ()), *lost]
 
 
+def _placement(custom: PodTemplate, pool: Mapping[str, Any]) -> dict[str, Any]:
+    """Who places the pods, and where; pods that are not said are those of the pool, whose name no manifest can know."""
+    wishes = custom.wire()
+    placement = {
+        field: wishes[field]
+        for field in ("schedulerName", "priorityClassName", "runtimeClassName", "affinity", "topologySpreadConstraints")
+        if wishes.get(field)
+    }
+    terms = [*placement.get("topologySpreadConstraints", ())]
+    for part in ("podAffinity", "podAntiAffinity"):
+        near = placement.get("affinity", {}).get(part, {})
+        terms += near.get("requiredDuringSchedulingIgnoredDuringExecution", ())
+        preferred = near.get("preferredDuringSchedulingIgnoredDuringExecution", ())
+        terms += [term["podAffinityTerm"] for term in preferred]
+    for term in terms:
+        term.setdefault("labelSelector", pool)
+    return placement
+
+
+def _added_volumes(custom: PodTemplate) -> dict[str, dict[str, Any]]:
+    """What the manifest adds, by its name there; in the pod the source is part of the name.
+
+    Applied under the same name, another source would stand beside what the API server had filled in of the first, and
+    it takes no volume with two.
+    """
+    volumes = {}
+    for volume in custom.wire()["volumes"]:
+        (source,) = volume.keys() - {"name"}
+        volumes[volume["name"]] = {**volume, "name": f"{_SOURCE_NAMES[source]}-{volume['name']}"}
+    return volumes
+
+
 def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
     document = {
         "name": document_name(cascade.ref),
@@ -301,4 +353,5 @@ def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
             "name": "cache",
             **({"emptyDir": {}} if cache is None else {"persistentVolumeClaim": {"claimName": cache.claim_name}}),
         },
+        *_added_volumes(cascade.spec.pod_template).values(),
     ]

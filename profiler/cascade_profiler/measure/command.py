@@ -79,10 +79,9 @@ def drift(
     file: Annotated[Path, typer.Option("--file", "-f", help="The manifest that is served, with its profile.")],
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long running replicas are watched.")] = 20.0,
     tolerance: Annotated[int, typer.Option(min=1, help="Percent by which a time may be off.")] = 25,
-    redis: Annotated[
+    redis_url: Annotated[
         str,
         typer.Option(
-            metavar="URL",
             envvar="REDIS_URL",
             help="Its Redis; default: the local run's. A password belongs in the variable.",
         ),
@@ -100,6 +99,8 @@ def drift(
     """
     from .drift import run
 
-    drifted = run(file=file, seconds=seconds, tolerance=tolerance / 100, redis=redis, as_json=json, state_dir=state_dir)
+    drifted = run(
+        file=file, seconds=seconds, tolerance=tolerance / 100, redis_url=redis_url, as_json=json, state_dir=state_dir
+    )
     if drifted:
         raise typer.Exit(1)

@@ -35,12 +35,12 @@ Counts = dict[int, tuple[int, int]]
 """By batch size: batches run, and nanoseconds that they took."""
 
 
-def run(*, file: Path, seconds: float, tolerance: float, redis: str, as_json: bool, state_dir: Path | None) -> bool:
+def run(*, file: Path, seconds: float, tolerance: float, redis_url: str, as_json: bool, state_dir: Path | None) -> bool:
     """Whether anything drifted; prints every finding. Raises CommandFailed where there is nothing to compare."""
     cascade, profile = _manifest(file)
-    seen = asyncio.run(_observe(_redis(redis, state_dir), cascade))
+    seen = asyncio.run(_observe(_redis(redis_url, state_dir), cascade))
     if seen is None or seen.plan is None:
-        raise CommandFailed(f"{cascade.ref} is not being served there: start it, or name its Redis with --redis")
+        raise CommandFailed(f"{cascade.ref} is not being served there: start it, or name its Redis with --redis-url")
     served = watch(_places(seen.plan), seconds)
     findings = [*time_findings(served, profile, tolerance=tolerance), *score_findings(seen.reports, profile)]
     if not findings:
@@ -115,7 +115,7 @@ def _redis(url: str, state_dir: Path | None) -> str:
         return url
     addresses = read_addresses(state_dir or default_state_dir())
     if addresses is None:
-        raise CommandFailed("no local run: start one with `cascade up`, or name a Redis with --redis", code=2)
+        raise CommandFailed("no local run: start one with `cascade up`, or name a Redis with --redis-url", code=2)
     return addresses.redis
 
 
