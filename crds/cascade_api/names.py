@@ -46,6 +46,11 @@ def pool_name(*, variant: str, accelerator_class: str) -> str:
     return f"{variant}.{accelerator_class}"
 
 
+def rate_key(tenant: str) -> str:
+    """Hash, the token bucket of a tenant over all routers and cascades: ``tokens`` left ``at`` Unix seconds; TTL."""
+    return f"cascade:rate:{tenant}"
+
+
 def grants_channel(router_id: str) -> str:
     """Channel on which a router hears what was granted to its entries."""
     return f"grants:{router_id}"
