@@ -115,10 +115,6 @@ class CascadeRef:
         """Sorted set of waiting entry ids of a pool, most urgent first."""
         return f"{self.prefix}queue:{pool}"
 
-    def entry_key(self, entry_id: str) -> str:
-        """Hash with what a waiting or granted entry needs; TTL."""
-        return f"{self.prefix}entry:{entry_id}"
-
     def credits_key(self, pool: str) -> str:
         """Hash of a pool's replicas; for each replica id: ``c:<id>`` capacity (requests in flight at most),
         ``u:<id>`` credits in use, ``s:<id>`` smoothed seconds of service per request."""
