@@ -18,7 +18,7 @@ venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip insta
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
-.PHONY: help setup up down test test-long test-cluster lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down test test-long test-cluster test-kube lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,13 +85,19 @@ down: ## stop what `cascade up --detach` left running
 	@$(BIN)/cascade down
 
 test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
-	@env -u KUBECONFIG $(PYTEST) -m "not slow $(NOT_HERE)" $(ARGS)
+	@env -u KUBECONFIG $(PYTEST) -m "not slow and not kube $(NOT_HERE)" $(ARGS)
 
 test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
-	@env -u KUBECONFIG $(PYTEST) -m "slow $(NOT_HERE)" $(ARGS)
+	@env -u KUBECONFIG $(PYTEST) -m "slow and not kube $(NOT_HERE)" $(ARGS)
 
 test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
 	@$(PYTEST) -m "cluster and not slow" $(ARGS)
+
+test-kube: setup ## tests on real pods, with images built here (KUBE_NODE: docs/testing.md; root; ten minutes)
+	@: $${KUBE_NODE:?is not set; let it name a folder with the programs install, up, load and down (docs/testing.md)}
+	@cd tests && ../$(BIN)/python -m support.kube_images > /dev/null
+	@state=$$(mktemp -d) && trap 'DELETE=1 "$$KUBE_NODE/down" "$$state"' EXIT \
+		&& KUBE_NODE_STATE=$$state $(PYTEST) -s -m kube tests/kube $(ARGS)
 
 lint: setup ## format, lint, types, import layers
 	@$(BIN)/ruff format --check .

@@ -30,6 +30,7 @@ pytest_plugins = [
     "support.browser",
     "support.local_run",
     "support.kube",
+    "support.kube_node",
     "support.installation",
 ]
 

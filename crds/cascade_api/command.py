@@ -15,9 +15,12 @@ import typer
 
 from .failures import CommandFailed
 
-__all__ = ["CommandFailed", "build", "check_text", "main", "read_text"]
+__all__ = ["CommandFailed", "build", "check_text", "main", "read_text", "seconds"]
 
+LONGEST_S: Final = 30 * 24 * 3600.0
+"""Seconds beyond which a duration is a mistake."""
 _INTERRUPTED: Final = 130
+_NOT_INSTALLED: Final = 2
 
 
 def build() -> typer.Typer:
@@ -54,6 +57,14 @@ def main() -> None:
         for line in str(failure).splitlines():
             sys.stderr.write(f"cascade: {line}\n")
         sys.exit(failure.code)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("cascade_"):
+            raise
+        sys.stderr.write(
+            f"cascade: this command needs {missing.name}, which is not installed here: "
+            "an image holds what its own component needs; install diffusion-cascade[local] for all commands\n"
+        )
+        sys.exit(_NOT_INSTALLED)
     except KeyboardInterrupt:  # while it is loaded; from then on typer has the same
         sys.exit(_INTERRUPTED)
 
@@ -74,6 +85,21 @@ def read_text(file: Path, *, option: str = "--file") -> str:
         raise CommandFailed(f"{option}: cannot read {file}: {error.strerror}", code=2) from None
     except UnicodeDecodeError as error:
         raise CommandFailed(f"{option}: {file} is not UTF-8 text: {error}", code=2) from None
+
+
+def seconds(text: str, *, option: str) -> float:
+    """Seconds of ``30``, ``30s``, ``500ms`` or ``2m``, up to LONGEST_S; raises CommandFailed, naming the option."""
+    from .quantities import duration_s
+
+    try:
+        value = float(text) if text.replace(".", "", 1).isdigit() else duration_s(text)
+    except (ValueError, OverflowError):
+        raise CommandFailed(f"{option}: {text!r} is not a duration: write for example 30s", code=2) from None
+    if value <= 0:
+        raise CommandFailed(f"{option}: must be above zero", code=2)
+    if value > LONGEST_S:
+        raise CommandFailed(f"{option}: {text} is more than {LONGEST_S / 3600:g}h", code=2)
+    return value
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ FIELD_MANAGER = "diffusion-cascade"
 DEFAULT_NAMESPACE = "default"
 PROBE_PROMPT = "a large red circle"
 """What a probing inference asks for; every model must be able to draw it."""
+START_TIMEOUT_S: Final = 300
+"""How long a server may take at least until it answers, in a pod or here: weights may have to be fetched first."""
 
 CPU_CLASS = "cpu"
 

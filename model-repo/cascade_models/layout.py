@@ -10,6 +10,8 @@ from cascade_models.weights import SAFETENSORS, WeightsError
 INDEX: Final = "model_index.json"
 NETWORKS: Final = ("unet", "transformer", "vae", "text_encoder")
 """What the names of components that are nothing without weights begin with."""
+DENOISERS: Final = ("transformer", "unet")
+"""What pipelines call their denoiser."""
 _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "float16": ("fp16", ""), "bfloat16": ("bf16", "", "fp16"), "float32": ("", "fp16", "bf16"),
 }  # fmt: skip

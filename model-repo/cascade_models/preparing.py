@@ -13,7 +13,7 @@ import sys
 from typing import Final
 
 from cascade_models import pipelines, weights
-from cascade_models.pipelines import diffusion
+from cascade_models.pipelines import diffusion_files
 from cascade_models.recipe import Recipe
 
 EXIT_CODE: Final = 2
@@ -22,7 +22,7 @@ EXIT_CODE: Final = 2
 def fetch(recipes: list[Recipe], *, on_cpu: bool) -> None:
     """Bring the files of all pipelines into the cache."""
     for recipe in recipes:
-        parts = diffusion.fetch(recipe, diffusion.dtype_of(recipe, "cpu" if on_cpu else "cuda"))
+        parts = diffusion_files.fetch(recipe, diffusion_files.dtype_of(recipe, "cpu" if on_cpu else "cuda"))
         sys.stdout.write(f"{recipe.source}: {parts.folder}\n")
 
 

@@ -12,7 +12,7 @@ from cascade_api.names import GROUP, VERSION
 from cascade_api.settings import OperatorSettings
 
 from .cluster_source import read_as
-from .clusters.kubernetes_api import (
+from .clusters.kubernetes.api import (
     CASCADES,
     DEFINITIONS,
     PROFILES,

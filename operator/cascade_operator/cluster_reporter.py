@@ -15,8 +15,8 @@ from cascade_api.status import CascadeStatus
 
 from . import metrics
 from .clusters import ClusterFailed
-from .clusters.kubernetes_api import CASCADES, NOT_FOUND, ApiRefused, KubernetesApi
-from .clusters.kubernetes_mirror import Mirror
+from .clusters.kubernetes.api import CASCADES, NOT_FOUND, ApiRefused, KubernetesApi
+from .clusters.kubernetes.mirror import Mirror
 from .explanations import plan_line, worth_telling
 from .notices import Notice, Notices, notice_of_plan, notices_of_status
 from .planning.planner import Decision

@@ -20,8 +20,8 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.status import CascadeStatus
 
-from .clusters.kubernetes_mirror import Document, Mirror
-from .clusters.kubernetes_objects import Key
+from .clusters.kubernetes.mirror import Document, Mirror
+from .clusters.kubernetes.objects import Key
 from .manifests.documents import last_valid
 from .manifests.naming import document_name
 from .planning.prepared import NotPlannable, Preparations

@@ -13,7 +13,7 @@ from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType
 from cascade_api.status import CascadeStatus, Condition
 
-from .clusters.kubernetes_api import CASCADES, EVENTS, ApiAway, ApiRefused, KubernetesApi, connect
+from .clusters.kubernetes.api import CASCADES, EVENTS, ApiAway, ApiRefused, KubernetesApi, connect
 from .store import Store
 
 EVENTS_SHOWN: Final = 5

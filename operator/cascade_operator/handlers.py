@@ -11,7 +11,7 @@ import kopf
 
 from cascade_api.names import GROUP, VERSION
 
-from .clusters.kubernetes_mirror import Mirror
+from .clusters.kubernetes.mirror import Mirror
 
 RECONNECT_S: Final = 300
 NAMES: Final = (

@@ -21,9 +21,9 @@ from . import handlers, logs, metrics
 from .cluster_reporter import ClusterReporter
 from .cluster_source import ClusterSource, Judge
 from .clusters import ClusterFailed
-from .clusters.kubernetes import KubernetesCluster
-from .clusters.kubernetes_api import KubernetesApi, connect
-from .clusters.kubernetes_mirror import Mirror
+from .clusters.kubernetes.api import KubernetesApi, connect
+from .clusters.kubernetes.driver import KubernetesCluster
+from .clusters.kubernetes.mirror import Mirror
 from .health import Health
 from .loop import Loop
 from .notices import Notices

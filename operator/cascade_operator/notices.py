@@ -17,7 +17,7 @@ from cascade_api.reasons import ConditionType, Reason
 from cascade_api.status import CascadeStatus
 
 from .clusters import ClusterFailed
-from .clusters.kubernetes_api import EVENTS, KubernetesApi
+from .clusters.kubernetes.api import EVENTS, KubernetesApi
 from .explanations import plan_line, worth_telling
 from .planning.plans import timestamp
 

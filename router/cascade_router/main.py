@@ -32,7 +32,7 @@ from .foreign import bad_data
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
 from .plans import Plans
-from .pools.probing import probe_due
+from .probing import probe_due
 from .queue import WorkQueue
 from .rates import SharedRates
 from .reporting import DemandCounter, Reporter

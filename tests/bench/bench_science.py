@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cascade_models import discriminators, engines
-from cascade_models.discriminators import judging
+from cascade_models import discriminators, engines, judging
 from cascade_models.shapes import assets, checker, grammar, sampling, tokens
 from cascade_profiler.measure.grid import Floats, Ranking
 from cascade_router.prompts.scorers import make_scorer

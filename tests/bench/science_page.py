@@ -22,7 +22,7 @@ from bench.bench_science import (
     auc,
     targets,
 )
-from cascade_models.discriminators import judging
+from cascade_models import judging
 from cascade_profiler.report.charts import Series, drawing
 
 NAME = "science"

@@ -15,9 +15,9 @@ import yaml
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 from cascade_api.settings import OperatorSettings
-from cascade_operator.clusters.kubernetes import KubernetesCluster
-from cascade_operator.clusters.kubernetes_api import KubernetesApi, connect
-from cascade_operator.clusters.kubernetes_mirror import Mirror
+from cascade_operator.clusters.kubernetes.api import KubernetesApi, connect
+from cascade_operator.clusters.kubernetes.driver import KubernetesCluster
+from cascade_operator.clusters.kubernetes.mirror import Mirror
 from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
 from cascade_operator.sources import Subject
 from support.factories import make_cascade, make_profile

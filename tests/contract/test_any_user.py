@@ -207,7 +207,7 @@ def test_a_replica_draws(box: Box) -> None:
     file = load_cascades(shapes_manifest(), source="test")
     document = cascade_document(file.cascades[0], file.profile_of(file.cascades[0]), uid="u")["data"]["cascade.json"]
     (box.volume("etc") / "cascade.json").write_text(document)
-    http = f"127.0.0.1:{free_port()}"
+    http = "/tmp/http.sock"  # noqa: S108
     environment = {"CASCADE_TRITON_ENV": str(ROOT / ".venv-triton")}
     process = box.start(
         "cascade-triton",
@@ -215,14 +215,14 @@ def test_a_replica_draws(box: Box) -> None:
         "--model-repository=/models",
         "--load=shapes-light",
         f"--grpc-address=127.0.0.1:{free_port()}",
-        f"--http-address={http}",
+        f"--http-socket={http}",
         "--replica-id=any-user",
         **environment,
     )
 
     def draws() -> bool:
         assert process.poll() is None, box.log.read_text()[-3000:]
-        done = box.run("cascade-triton", "probe", "--model=shapes-light", f"--address={http}", **environment)
+        done = box.run("cascade-triton", "probe", "--model=shapes-light", f"--socket={http}", **environment)
         return done.returncode == 0
 
     wait_for(draws, what="the model to draw", every_s=0.5)

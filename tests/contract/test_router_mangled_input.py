@@ -122,7 +122,7 @@ def _messages() -> list[tuple[str, bytes]]:
     infer.inputs.add(name="seed", datatype="INT64", shape=[1]).contents.int64_contents.append(7)
     infer.parameters["deadline_ms"].int64_param = 20_000
     infer.parameters["priority"].string_param = "high"
-    infer.outputs.add(name="image_png").parameters["binary_data"].bool_param = True
+    infer.outputs.add(name="image_encoded").parameters["binary_data"].bool_param = True
     named = [(f"{INFERENCE}/{each}", b"\x0a\x06shapes\x12\x011") for each in METHODS if each != "ModelStreamInfer"]
     reflected = reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService")
     return [

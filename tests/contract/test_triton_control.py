@@ -13,7 +13,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from cascade_models import probe
-from cascade_operator.clusters.triton import TritonClient, TritonError
+from cascade_operator.local.triton import TritonClient, TritonError
 from support.ports import listens_at
 from support.processes import listening_ports
 from support.triton import ONE_IMAGE, TritonServer

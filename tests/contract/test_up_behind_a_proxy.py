@@ -9,7 +9,7 @@ import pytest
 import urllib3
 from kubernetes.config import incluster_config
 
-from cascade_operator.clusters.kubernetes_api import connect
+from cascade_operator.clusters.kubernetes.api import connect
 from support.local_run import PROMPT, LocalRun
 from support.redis import RedisServer
 from support.router import StartRouter, make_plan

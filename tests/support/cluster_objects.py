@@ -7,7 +7,7 @@ from typing import Any
 
 from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
 from cascade_api.settings import AcceleratorClass, OperatorSettings
-from cascade_operator.clusters.kubernetes_objects import Node, Pod, read_node, read_pod
+from cascade_operator.clusters.kubernetes.objects import Node, Pod, read_node, read_pod
 from cascade_operator.manifests.naming import pool_object_name
 
 REF = CascadeRef("default", "shapes")

@@ -76,8 +76,11 @@ class Api:
         """What is not JSON, such as the server's metrics."""
         return _checked(self._http.get(path)).text
 
-    def create(self, path: str, body: Object) -> Object:
-        return self._ask("POST", path, {}, body)
+    def create(self, path: str, body: Object, **query: Any) -> Object:
+        return self._ask("POST", path, query, body)
+
+    def replace(self, path: str, body: Object, **query: Any) -> Object:
+        return self._ask("PUT", path, query, body)
 
     def patch(self, path: str, body: Any, kind: str = "merge", **query: Any) -> Object:
         """``kind`` is one of PATCHES."""

@@ -102,9 +102,9 @@ def test_any_model_that_can_still_make_the_image_goes_before_a_refusal() -> None
 
 
 def test_where_nothing_stands_in_a_request_is_refused_at_once_rather_than_waiting_in_vain() -> None:
-    late = [pool("light", wait=0.85, execution=0.01)]
-    assert isinstance(first_stage(light=late, heavy=[pool("heavy", wait=0.75)]), Refuse)
-    assert isinstance(first_stage(direct=True, light=late, heavy=[pool("heavy", wait=0.75)]), Refuse)
+    late = [pool("light", wait=0.95, execution=0.01)]
+    assert isinstance(first_stage(light=late, heavy=[pool("heavy", wait=0.85)]), Refuse)
+    assert isinstance(first_stage(direct=True, light=late, heavy=[pool("heavy", wait=0.85)]), Refuse)
     # Nobody turns to the light model later that has no time now: the heavy one gets all the time.
     step = first_stage(direct=True, light=late)
     assert isinstance(step, Make)

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from cascade_api.reasons import Refusal, Route
-from cascade_router.pools.probing import probe_due
+from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.requests import Refused
 from cascade_router.runtime import CascadeRuntime

@@ -9,8 +9,8 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, PlannerSettings
 from cascade_operator.cluster_source import ClusterSource, Judge
-from cascade_operator.clusters.kubernetes_api import CASCADES, CONFIG_MAPS, PROFILES
-from cascade_operator.clusters.kubernetes_mirror import Document, Shelf, read_document
+from cascade_operator.clusters.kubernetes.api import CASCADES, CONFIG_MAPS, PROFILES
+from cascade_operator.clusters.kubernetes.mirror import Document, Shelf, read_document
 from cascade_operator.manifests.documents import cascade_document
 from cascade_operator.planning.prepared import Preparations
 from cascade_operator.snapshot import Mobility

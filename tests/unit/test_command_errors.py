@@ -309,3 +309,14 @@ def test_figures_of_a_simulation_are_those_of_the_contract(cascade: Callable[...
     expected = {"name", "seeds", *figures, *(f"{name}_sd" for name in figures)}
     assert [policy["name"] for policy in policies] == ["hadis", "hybrid"]
     assert all(set(policy) == expected for policy in policies)
+
+
+def test_a_command_whose_libraries_are_elsewhere_names_them(
+    monkeypatch: pytest.MonkeyPatch, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("cascade_operator.local")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    code, _, said = cascade("status", "--state-dir", "/nothing")
+    assert code == 2
+    assert said.startswith("cascade: this command needs psutil, which is not installed here: ")

@@ -1,144 +1,16 @@
-"""Every CEL rule of the definitions, with objects that it takes and objects that it refuses.
+"""Every CEL rule of the definitions, with objects that it takes and objects that it refuses, by an evaluator of CEL.
 
-A rule without a case here fails, so a rule cannot be added or changed untested.
+A rule without a case fails, so no rule can be added or changed untested. `make test-kube` asks an API server the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from support.crd import Definition
-from support.resources import ABSENT, cascade_document, edited, profile_document
-
-CASCADE, PROFILE = "diffusioncascades", "cascadeprofiles"
-DOCUMENTS = {CASCADE: cascade_document, PROFILE: profile_document}
-DEFINITIONS = {plural: Definition.load(plural) for plural in DOCUMENTS}
-RISING = list(range(21))
-
-
-@dataclass(frozen=True)
-class Case:
-    """Edits of a good document that one rule takes (``good``) or refuses (``bad``); ``update``: from the unedited."""
-
-    plural: str
-    path: str
-    begins: str
-    """How the rule's message begins; with the path it names one rule."""
-    bad: list[dict[str, Any]]
-    good: list[dict[str, Any]] = field(default_factory=list)
-    update: bool = False
-
-
-CASES = [
-    Case(
-        CASCADE, "spec.objective", "latency must be above zero",
-        bad=[{"spec.objective.latency": text} for text in ("0s", "000ms")],
-        good=[{"spec.objective.latency": text} for text in ("1ms", "010s", "1h")],
-    ),
-    Case(
-        CASCADE, "spec.objective", "latency must be at most 1h",
-        bad=[{"spec.objective.latency": text} for text in ("2h", "61m", "3601s", "3600001ms", "99999999999h")],
-        good=[{"spec.objective.latency": text} for text in ("1h", "060m", "3600s", "0003600000ms")],
-    ),
-    Case(
-        CASCADE, "spec.policy", "scaleToZeroAfter must be at most 720h",
-        bad=[{"spec.policy.scaleToZeroAfter": text} for text in ("721h", "2592000001ms", "99999999999m")],
-        good=[{"spec.policy.scaleToZeroAfter": text} for text in ("720h", "43200m", "2592000000ms", "0s")],
-    ),
-    Case(
-        CASCADE, "spec.variants[].replicas", "min is above max",
-        bad=[{"spec.variants.0.replicas": {"min": 3, "max": 2}}, {"spec.variants.0.replicas": {"min": 17}},
-             {"spec.variants.1.replicas": {"min": 1, "max": 0}}],
-        good=[{"spec.variants.0.replicas": {"min": 2, "max": 2}}, {"spec.variants.0.replicas": {"min": 1}},
-              {"spec.variants.0.replicas": ABSENT}],
-    ),
-    Case(
-        CASCADE, "spec.variants[].model", "a variant's model is immutable",
-        bad=[{f"spec.variants.0.model.{name}": value} for name, value in
-             {"source": "hf://owner/other", "revision": "def456", "steps": 3, "weights": "light"}.items()]
-        + [{"spec.variants.0.model.height": 256, "spec.variants.1.model.height": 256},
-           {"spec.variants.0.model.width": 256, "spec.variants.1.model.width": 256}],
-        good=[{}, {"spec.variants.0.name": "renamed"}, {"spec.variants.0.replicas.max": 2},
-              {"spec.variants.0": cascade_document()["spec"]["variants"][1],
-               "spec.variants.1": cascade_document()["spec"]["variants"][0]}],
-        update=True,
-    ),
-    Case(
-        CASCADE, "spec.variants[]", "engine tensorrt does not run on class cpu",
-        bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.classes": ["nvidia-l40s", "cpu"]}],
-        good=[{"spec.variants.0.engine": "tensorrt"}, {"spec.variants.0.classes": ["cpu"]}],
-    ),
-    Case(
-        CASCADE, "spec.hardness", "scorer learned needs source",
-        bad=[{"spec.hardness": {"scorer": "learned"}}],
-        good=[{"spec.hardness": {"scorer": "learned", "source": "hf://owner/scorer"}},
-              {"spec.hardness": {"scorer": "coin-flip"}}, {"spec.hardness": ABSENT}],
-    ),
-    Case(
-        CASCADE, "spec.capacity", "accelerators admits nothing",
-        bad=[{"spec.capacity.accelerators": {"nvidia-l40s": 0}},
-             {"spec.capacity.accelerators": {"nvidia-l40s": 0, "cpu": 0}}],
-        good=[{"spec.capacity.accelerators": {"nvidia-l40s": 1, "cpu": 0}}],
-    ),
-    Case(
-        CASCADE, "spec", "variants' images differ in size",
-        bad=[{"spec.variants.1.model.width": 256}, {"spec.variants.0.model.height": 256}],
-        good=[{f"spec.variants.{i}.model.{side}": 256 for i in (0, 1) for side in ("width", "height")}],
-    ),
-    Case(
-        CASCADE, "spec", "a variant's classes have no accelerators",
-        bad=[{"spec.variants.1.classes": ["nvidia-h100"]}, {"spec.capacity.accelerators": {"cpu": 2}},
-             {"spec.capacity.accelerators": {"cpu": 2, "nvidia-l40s": 0}}],
-        good=[{"spec.variants.1.classes": ["nvidia-h100", "cpu"]}],
-    ),
-    Case(
-        CASCADE, "spec", "capacity.accelerators has fewer",
-        bad=[{"spec.variants.0.replicas.min": 4, "spec.variants.1.replicas.min": 3}],
-        good=[{"spec.variants.0.replicas.min": 4, "spec.variants.1.replicas.min": 2}],
-    ),
-    Case(
-        PROFILE, "spec.execution[]", "p95Micros is below p50Micros",
-        bad=[{"spec.execution.0.p95Micros": 499_999}],
-        good=[{"spec.execution.0.p95Micros": 500_000}],
-    ),
-    Case(
-        PROFILE, "spec", "objectiveMetric is not among metrics",
-        bad=[{"spec.metrics": [{"name": "clip", "direction": "max"}]}],
-        good=[{"spec.objectiveMetric": "clip"}],
-    ),
-    Case(
-        PROFILE, "spec", "execution lacks a row for batch 1",
-        bad=[{"spec.execution.2.batch": 2}, {"spec.execution.1.class": "nvidia-h100"}],
-        good=[{"spec.execution": profile_document()["spec"]["execution"][::-1]}],
-    ),
-    Case(
-        PROFILE, "spec", "a row of quality lacks the objective metric",
-        bad=[{"spec.quality.1.valuesMilli": {"clip": 3}}],
-        good=[{"spec.quality.1.valuesMilli": {"fid": 3}}],
-    ),
-    Case(
-        PROFILE, "spec.quality[]", "heavy is the light variant too",
-        bad=[{"spec.quality.0.heavy": "light"}],
-        good=[{"spec.quality.0.heavy": "other"}],
-    ),
-    Case(
-        PROFILE, "spec.scores", "hardnessMilli must be 21 quantiles",
-        bad=[{"spec.scores.hardnessMilli": points} for points in (RISING[:20], [1, *RISING[:20]], RISING[::-1])],
-        good=[{"spec.scores.hardnessMilli": points} for points in ([], [7] * 21, RISING)]
-        + [{"spec.scores": ABSENT}, {"spec.scores": {}}],
-    ),
-    Case(
-        PROFILE, "spec.scores", "confidenceMilli must be 21 quantiles",
-        bad=[{"spec.scores.confidenceMilli.heavy": points} for points in (RISING[:20], RISING[::-1])],
-        good=[{"spec.scores.confidenceMilli": {}}, {"spec.scores.confidenceMilli.heavy": RISING}],
-    ),
-]  # fmt: skip
-
-BAD = [(case, edits) for case in CASES for edits in case.bad]
-GOOD = [(case, edits) for case in CASES for edits in case.good]
+from support.crd_cases import BAD, CASES, DEFINITIONS, DOCUMENTS, GOOD, Case
+from support.resources import edited
 
 
 def test_every_rule_has_a_case_and_every_case_a_rule() -> None:

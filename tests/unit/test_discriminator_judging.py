@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cascade_models.discriminators import judging
+from cascade_models import judging
 from cascade_models.discriminators.training import rows
 
 

@@ -1,7 +1,12 @@
-"""The images: linted, pinned, without root, called as the chart calls them; their install steps run as they stand."""
+"""The images: linted, pinned, without root, called as the chart calls them; their install steps run as they stand.
+
+What those steps leave is small, says what it holds, and starts; what libraries ask for and nothing uses is left out.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import re
 import runpy
@@ -27,12 +32,42 @@ DOCKERFILES = {"operator": "operator", "router": "router", "triton": "model-repo
 FLAVOURS = {"operator": "operator", "router": "router", "runtime-cpu": "triton"}
 """The image that is installed from each lock, but for the one with the libraries of GPUs, of several gigabytes."""
 HASHED = [*FLAVOURS, "runtime", "build", "pip"]
+NEEDS = "which is not installed here"
 PROOFS = {
-    "operator": [("cascade --help", 0, "doctor"), ("cascade-operator", 2, "CASCADE_OPERATOR_TICK_MIN_S")],
-    "router": [("cascade --help", 0, "generate"), ("cascade-router", 2, "CASCADE_ROUTER_QUEUE_LIMIT")],
-    "triton": [("cascade-triton --help", 0, "--model-repository")],
+    "operator": [
+        ("cascade --help", 0, "doctor"),
+        ("cascade plan --file {root}/examples/shapes.yaml --demand 20", 0, "demand"),
+        ("cascade generate x --address 127.0.0.1:1", 1, "nothing answers"),
+        ("cascade-operator", 2, "CASCADE_OPERATOR_TICK_MIN_S"),
+    ],
+    "router": [
+        ("cascade --help", 0, "generate"),
+        ("cascade generate x --address 127.0.0.1:1", 1, "nothing answers"),
+        ("cascade status", 2, NEEDS),
+        ("cascade-router", 2, "CASCADE_ROUTER_QUEUE_LIMIT"),
+    ],
+    "triton": [("cascade-triton --help", 0, "--model-repository"), ("cascade status", 2, NEEDS)],
 }
 """What an image's programs answer: (command, exit status, a part of what they print)."""
+LIMITS_MIB = {"operator": 200, "router": 120, "runtime-cpu": 300}
+"""What an image may add to its base, by lock."""
+IMPORTS = {
+    "operator": ["cascade_operator"],
+    "router": ["cascade_router"],
+    "runtime-cpu": ["cascade_models.manifest", "cascade_models.repository", "cascade_models.launcher"],
+}
+"""Packages that an image runs, whole, and modules."""
+ELSEWHERE = "cascade_operator.local."
+"""The part of those packages for `cascade up`, which no image runs."""
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+elsewhere = sys.argv[1]
+for name in sys.argv[2:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(getattr(package, "__path__", []), name + ".", onerror=lambda _: None):
+        if not module.name.startswith(elsewhere) and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+"""
 WRONG = {"CASCADE_OPERATOR_TICK_MIN_S": "0", "CASCADE_ROUTER_QUEUE_LIMIT": "0"}
 """Settings with which a program ends at once, and names the setting."""
 
@@ -60,12 +95,14 @@ def test_hadolint_has_nothing_to_say(image: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_stages_are_two_the_base_is_pinned_and_root_stays_behind(image: str) -> None:
+def test_stages_are_three_the_base_is_pinned_and_root_stays_behind(image: str) -> None:
     text = dockerfile(image)
-    _, last = re.split(r"^FROM \$\{BASE\}(?: AS build)?$", text, flags=re.MULTILINE)[1:]
+    stages = re.split(r"^FROM (\S+)(?: AS \w+)?$", text, flags=re.MULTILINE)
+    assert stages[1::2] == ["${BASE}", "libraries", "${BASE}"]
+    last = stages[-1]
     (base,) = re.findall(r"^ARG BASE=(\S+)$", text, flags=re.MULTILINE)
     assert re.search(r":\d+\.\d+", base), f"{base} names no version"
-    assert "RUN" not in last, "what installs stays in the first stage"
+    assert "RUN" not in last, "what installs stays in the stages before"
     user = re.findall(r"^USER (\d+):(\d+)$", last, flags=re.MULTILINE)
     assert user
     assert all(int(number) >= 1000 for number in user[0])
@@ -168,20 +205,63 @@ def test_the_lock_of_gpus_lacks_nothing_that_its_releases_ask_for(tmp_path: Path
     assert "torch-" in done.stdout.rpartition("Would install")[2]
 
 
+def test_a_change_of_the_source_installs_no_library_again(image: str) -> None:
+    _, libraries, product, last = re.split(r"^FROM .*$", dockerfile(image), flags=re.MULTILINE)
+    copied = set(re.findall(r"\S+", " ".join(re.findall(r"^COPY ((?:.*\\\n)*.*)$", libraries, flags=re.MULTILINE))))
+    lock = {"triton": "${LOCK}"}.get(image, image)
+    files = {"install.sh", "trim.py", "left_out.toml", "pip.lock", "build.lock", "python-3.11.2.lock"}
+    files.add(f"{lock}.lock")
+    assert copied - {"\\", "requirements/"} == {f"requirements/{name}" for name in files}
+    assert "COPY pyproject.toml" in product
+    layers = re.findall(r"^COPY --from=(\w+) (\S+) (\S+)$", last, flags=re.MULTILINE)
+    assert layers == [
+        ("libraries", "/opt/cascade", "/opt/cascade"),
+        ("product", "/opt/cascade.product", "/opt/cascade"),
+    ]
+
+
+def test_what_is_left_out_is_of_a_lock_and_says_why() -> None:
+    left_out = tomllib.loads((ROOT / "requirements" / "left_out.toml").read_text())
+    assert left_out.keys() == {"libraries", "product"}
+    for entry in (*left_out["libraries"], *left_out["product"]):
+        assert entry["why"]
+        assert set(entry["locks"]) <= FLAVOURS.keys()
+        for lock in entry["locks"]:
+            assert set(entry.get("packages", [])) <= pins(lock).keys()
+
+
+def test_a_library_is_loaded_without_what_the_loader_never_reads(tmp_path: Path) -> None:
+    trim = runpy.run_path(str(ROOT / "requirements" / "trim.py"))
+    whole = Path(sys.modules["pydantic_core._pydantic_core"].__file__ or "")
+    cut, other = tmp_path / whole.name, tmp_path / "script.so"
+    shutil.copy(whole, cut)
+    other.write_text("/* GNU ld script */")
+    trim["drop_unloaded"](cut)
+    trim["drop_unloaded"](other)
+    assert cut.stat().st_size < whole.stat().st_size
+    assert hasattr(ctypes.CDLL(str(cut)), "PyInit__pydantic_core")
+    assert other.read_text() == "/* GNU ld script */"
+
+
+def test_a_list_that_names_what_is_not_there_fails(tmp_path: Path) -> None:
+    trim = runpy.run_path(str(ROOT / "requirements" / "trim.py"))
+    with pytest.raises(SystemExit, match=r"left_out\.toml: no file matches nothing/\*\*/here"):
+        trim["leave_out"](tmp_path, [{"files": ["nothing/**/here"]}])
+    with pytest.raises(SystemExit, match=r"left_out\.toml: nothing is not installed"):
+        trim["leave_out"](tmp_path, [{"packages": ["nothing"]}])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lock", ["build", "router"])
 def test_a_file_of_another_hash_is_not_installed(lock: str, tmp_path: Path) -> None:
-    for part in ("requirements", "crds", "operator", "router", "profiler", "model-repo"):
-        shutil.copytree(ROOT / part, tmp_path / part)
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     changed = tmp_path / "requirements" / f"{lock}.lock"
     text = changed.read_text()
     first = re.search(r"^.*?==(?:.*\n)+?(?=    # via)", text)
     assert first
     wrong = re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", first[0])
     changed.write_text(text.replace(first[0], wrong))
-    command = ["requirements/install.sh", "router", str(tmp_path / "prefix"), sys.executable]
+    command = ["requirements/install.sh", "libraries", "router", str(tmp_path / "prefix"), sys.executable]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode != 0
     assert "DO NOT MATCH THE HASHES" in done.stderr
@@ -191,26 +271,50 @@ def test_a_file_of_another_hash_is_not_installed(lock: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("lock", FLAVOURS)
 def test_install_steps_work_in_a_clean_environment(lock: str, tmp_path: Path) -> None:
     """As the Dockerfile runs them, but for the folder; Triton without a GPU then draws, too."""
-    (step,) = re.findall(r"^RUN (.*)$", dockerfile(FLAVOURS[lock]), flags=re.MULTILINE)
-    prefix = tmp_path / "cascade"
-    command = [*step.replace("/opt/cascade", str(prefix)).replace('"${LOCK}"', lock).split(), sys.executable]
-    assert command[:2] == ["requirements/install.sh", lock]
+    steps = re.findall(r"^RUN (.*)$", dockerfile(FLAVOURS[lock]), flags=re.MULTILINE)
+    prefix, product = tmp_path / "cascade", tmp_path / "cascade.product"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    environment["PIP_NO_COMPILE"] = "0"  # means that nothing is compiled, which takes a minute for the runtime
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert not list(prefix.glob("lib/python3.*/site-packages/pip")), "what only installs is left behind"
+    for step, part in zip(steps, ("libraries", "product"), strict=True):
+        command = [*step.replace("/opt/cascade", str(prefix)).replace('"${LOCK}"', lock).split(), sys.executable]
+        assert command[:3] == ["requirements/install.sh", part, lock]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+    shutil.copytree(product, prefix, symlinks=True, dirs_exist_ok=True)
+    assert size_mib(prefix) <= LIMITS_MIB[lock]
+    (site,) = prefix.glob("lib/python3.*/site-packages")
+    assert not (site / "pip").exists(), "what only installs is left behind"
+    listed = json.loads((prefix / "sbom.cdx.json").read_text())
+    assert listed["bomFormat"] == "CycloneDX"
+    versions = {component["name"]: component["version"] for component in listed["components"]}
+    assert versions.pop("diffusion-cascade")
+    assert versions == {name: pin for name, pin in pins(lock).items() if name not in left_out(lock)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    run = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False, "timeout": PATIENCE_S}
+    command = [prefix / "bin" / "python", "-c", IMPORT_ALL, ELSEWHERE, *IMPORTS[lock]]
+    imported = subprocess.run(command, env=environment, **run)  # type: ignore[call-overload]
+    assert imported.returncode == 0, imported.stderr
     for line, status, part in PROOFS[FLAVOURS[lock]]:
-        program, *arguments = line.split()
-        proof = subprocess.run(
-            [prefix / "bin" / program, *arguments],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S, env={**environment, **WRONG},
-        )  # fmt: skip
+        program, *arguments = line.format(root=ROOT).split()
+        settings = {} if program == "cascade" else WRONG
+        proof = subprocess.run([prefix / "bin" / program, *arguments], env={**environment, **settings}, **run)  # type: ignore[call-overload]
         assert proof.returncode == status, proof.stderr
         assert part in proof.stdout + proof.stderr
         assert "Traceback" not in proof.stderr
     if lock == "runtime-cpu":
         draws(prefix, tmp_path, {**environment, "CASCADE_TRITON_ENV": str(prefix)})
+
+
+def size_mib(folder: Path) -> float:
+    """What a folder takes on a disk, as `du` counts it."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")) / 2**20
+
+
+def left_out(lock: str) -> set[str]:
+    """Packages of a lock that its image leaves out."""
+    entries = tomllib.loads((ROOT / "requirements" / "left_out.toml").read_text())["libraries"]
+    return {package for entry in entries if lock in entry["locks"] for package in entry.get("packages", [])}
 
 
 def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:

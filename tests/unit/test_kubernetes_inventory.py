@@ -9,8 +9,8 @@ import pytest
 
 from cascade_api.names import CascadeRef
 from cascade_api.settings import CPU
-from cascade_operator.clusters.kubernetes_inventory import count_accelerators, told_accelerators
-from cascade_operator.clusters.kubernetes_objects import Node, Pod, quantity
+from cascade_operator.clusters.kubernetes.inventory import count_accelerators, told_accelerators
+from cascade_operator.clusters.kubernetes.objects import Node, Pod, quantity
 from support.cluster_objects import GPU, REF, make_node, make_pod, make_stranger
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cascade_operator.clusters.kubernetes_objects import Pod, read_pod
-from cascade_operator.clusters.kubernetes_pools import Pool, as_stop, change_of, replicas_of
+from cascade_operator.clusters.kubernetes.objects import Pod, read_pod
+from cascade_operator.clusters.kubernetes.pools import Pool, as_stop, change_of, replicas_of
 from cascade_operator.manifests.naming import ANNOTATION_DRAINING
 from cascade_operator.snapshot import Replica, ReplicaState, Start, Stop
 from support.cluster_objects import REF, make_pod, pod_json

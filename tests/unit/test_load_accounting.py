@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_api.command import CommandFailed
+from cascade_api.command import CommandFailed, seconds
 from cascade_models.shapes import grammar, render
 from cascade_profiler.load import arrivals, summary
-from cascade_profiler.load.command import seconds
 from cascade_profiler.load.ledger import Kind, Ledger, Outcome
 from cascade_profiler.load.prompts import is_shapes, prompts
 from cascade_profiler.load.verdicts import Gallery
@@ -131,11 +130,11 @@ def test_quality_is_judged_on_a_uniform_sample() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("30", 30.0), ("1.5", 1.5), ("500ms", 0.5), ("2m", 120.0)])
 def test_durations_may_have_a_unit(text: str, expected: float) -> None:
-    assert seconds(text, flag="--duration") == expected
+    assert seconds(text, option="--duration") == expected
 
 
 @pytest.mark.parametrize("text", ["soon", "-1s", "0", "0s", "1 s", ""])
 def test_a_duration_that_is_none_is_refused_by_flag(text: str) -> None:
     with pytest.raises(CommandFailed, match="--deadline: ") as failure:
-        seconds(text, flag="--deadline")
+        seconds(text, option="--deadline")
     assert failure.value.code == 2

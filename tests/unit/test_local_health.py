@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cascade_operator.clusters.health import PROBE_EVERY_S, Health
-from cascade_operator.clusters.triton import Counts, TritonError
+from cascade_operator.local.health import PROBE_EVERY_S, Health
+from cascade_operator.local.triton import Counts, TritonError
 from support.waiting import StoppedClock
 
 

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cascade_api.names import CascadeRef
-from cascade_operator.clusters import slots
-from cascade_operator.clusters.local import LocalCluster
-from cascade_operator.clusters.server import ServerFailed
-from cascade_operator.clusters.triton import Counts, TritonError
+from cascade_operator.local import slots
+from cascade_operator.local.driver import LocalCluster
+from cascade_operator.local.server import ServerFailed
+from cascade_operator.local.triton import Counts, TritonError
 from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
 from support.waiting import eventually
 

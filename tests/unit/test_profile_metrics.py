@@ -11,7 +11,8 @@ from cascade_api.command import CommandFailed
 from cascade_models import manifest
 from cascade_models.shapes import render
 from cascade_profiler.measure.frechet import Moments, distance
-from cascade_profiler.measure.metrics import Floats, make_judges
+from cascade_profiler.measure.metrics import make_judges
+from cascade_profiler.measure.metrics.judge import Floats
 from cascade_profiler.measure.metrics.shapes import DISTANCE, FEATURES, ShapesJudge
 from cascade_profiler.measure.quality import check_size
 from cascade_profiler.measure.replica import Answer

@@ -8,7 +8,7 @@ import numpy as np
 
 from cascade_api.documents import load_documents
 from cascade_api.profile import CascadeProfile
-from cascade_profiler.report.profile_page import profile_page
+from cascade_profiler.measure.profile_page import profile_page
 from support.triton import EXAMPLE
 
 

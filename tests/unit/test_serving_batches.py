@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cascade_models.pipelines import Poll, Preview
+from cascade_models.pipelines.pipeline import Poll, Preview
 from cascade_models.serving.batches import Dropped, Made, Order, Refused, run
 from cascade_models.serving.encoding import Form
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cascade_profiler.baselines.catalogue import published_system
 from cascade_profiler.frontier.profiles import load_profile
+from cascade_profiler.simulate.baselines.catalogue import published_system
 from cascade_profiler.simulate.campaign import Request, simulate
 from support.simulation import make_scenario, needs_reference
 

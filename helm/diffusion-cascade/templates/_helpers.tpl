@@ -191,3 +191,8 @@ priorityClassName: {{ . }}
 {{- define "dc.monitoring" -}}
 {{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" -}}true{{- end -}}
 {{- end -}}
+
+{{- /* Not empty where the definitions have their CEL rules. */}}
+{{- define "dc.rules" -}}
+{{- if or (eq .Values.crds.rules "always") (semverCompare ">=1.25-0" .Capabilities.KubeVersion.Version) -}}true{{- end -}}
+{{- end }}

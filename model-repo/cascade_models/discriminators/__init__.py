@@ -9,30 +9,16 @@ its order: the share that escalates is set by the plan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
+from cascade_models.discriminators.judge import Discriminator, DiscriminatorError
+
+__all__ = ["BUILTIN", "SUFFIXES", "Discriminator", "DiscriminatorError", "load"]
 
 BUILTIN: Final = "builtin://shapes"
 SUFFIXES: Final = (".onnx", ".safetensors", ".json", ".txt")
 """What the files of a trained one end with."""
-
-
-class DiscriminatorError(RuntimeError):
-    """A discriminator cannot be loaded, or cannot judge what it was given; the message says why and what to do."""
-
-
-class Discriminator(Protocol):
-    """A loaded discriminator; deterministic, not thread-safe."""
-
-    def confidence(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """``[N]`` confidences, 0 to 1, of images ``[N, height, width, 3]`` and their prompts.
-
-        Raises ValueError for images of another shape or a prompt that it cannot read.
-        """
 
 
 def load(source: str, folder: Path | None = None) -> Discriminator:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from cascade_models.discriminators import DiscriminatorError
+from cascade_models.discriminators.judge import DiscriminatorError
 
 FILE: Final = "discriminator.json"
 NETWORK: Final = "discriminator.onnx"

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
-from cascade_models.discriminators import DiscriminatorError, card, pixels, words
+from cascade_models.discriminators import card, pixels, words
+from cascade_models.discriminators.judge import DiscriminatorError
 
 INPUTS: Final = ("image", "tokens")
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
-from cascade_models.discriminators import DiscriminatorError
+from cascade_models.discriminators.judge import DiscriminatorError
 from cascade_models.shapes import assets, grammar, sampling, tokens
 
 INPUTS = ("image", "tokens")

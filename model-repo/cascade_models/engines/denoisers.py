@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
+from cascade_models import layout
 from cascade_models.engines import building, calls, exporting, onnxruntime, tensorrt
-from cascade_models.pipelines.diffusion import DENOISERS
 from cascade_models.recipe import Recipe
 
 
 def of(pipe: Any) -> torch.nn.Module:
     """The denoiser of a pipeline."""
-    denoiser: torch.nn.Module = next(getattr(pipe, name) for name in DENOISERS if getattr(pipe, name, None) is not None)
+    parts = (getattr(pipe, name, None) for name in layout.DENOISERS)
+    denoiser: torch.nn.Module = next(part for part in parts if part is not None)
     return denoiser
 
 

@@ -22,11 +22,11 @@ import transformers
 
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
-from cascade_models.pipelines import diffusion
+from cascade_models.pipelines import diffusion_files
 from cascade_models.recipe import FILE, HUB, Recipe, RecipeError
 
 if TYPE_CHECKING:
-    from cascade_models.pipelines import Poll, Preview
+    from cascade_models.pipelines.pipeline import Poll, Preview
 
 Prompt = tuple[str, str]
 
@@ -207,10 +207,10 @@ def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
 def _assemble(recipe: Recipe, device: torch.device) -> Any:
     """The pipeline of diffusers, on the device."""
     assembly = recipe.assembly
-    dtype = getattr(torch, diffusion.dtype_of(recipe, device.type))
-    parts = diffusion.fetch(recipe, diffusion.dtype_of(recipe, device.type))
+    dtype = getattr(torch, diffusion_files.dtype_of(recipe, device.type))
+    parts = diffusion_files.fetch(recipe, diffusion_files.dtype_of(recipe, device.type))
     kind = _class(parts.index, assembly.pipeline, parts.source)
-    given: dict[str, Any] = {name: None for name in diffusion.UNUSED if name in parts.index}
+    given: dict[str, Any] = {name: None for name in diffusion_files.UNUSED if name in parts.index}
     if "requires_safety_checker" in inspect.signature(kind.__init__).parameters:
         given["requires_safety_checker"] = False
     if parts.denoiser_weights is not None:

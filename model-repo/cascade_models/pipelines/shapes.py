@@ -13,7 +13,7 @@ from cascade_models.recipe import Recipe, RecipeError
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
 if TYPE_CHECKING:
-    from cascade_models.pipelines import Poll, Preview
+    from cascade_models.pipelines.pipeline import Poll, Preview
 
 WEIGHTS: Final[dict[str, sampling.Kind]] = {"heavy": "heavy", "light": "light"}
 DENOISER_INPUTS: Final = ("x", "t", "tokens")

@@ -17,7 +17,6 @@ from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
 
-from ..clusters.triton import TritonClient
 from ..findings import Finding
 from ..store import Store
 from .ports import check_free, parse_address
@@ -25,6 +24,7 @@ from .services import redis_binary, render_models, without_password
 from .stack import slots_of
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import ChildFailed, script
+from .triton import TritonClient
 
 OLDEST_PYTHON: Final = (3, 11)
 SHARED_MEMORY_PER_SLOT: Final = 4 * 1024 * 1024

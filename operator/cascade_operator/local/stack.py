@@ -13,21 +13,20 @@ from typing import Final
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile
 from cascade_api.local import ADDRESSES_FILE, Addresses, write_addresses
-from cascade_api.names import CPU_CLASS
+from cascade_api.names import CPU_CLASS, START_TIMEOUT_S
 from cascade_api.reasons import ConditionType
 from cascade_api.settings import PlannerSettings, from_environment
 
-from ..clusters.local import LocalCluster, server_program
-from ..clusters.server import Server, free_port
-from ..clusters.triton import TritonClient
-from ..manifests.pools import START_TIMEOUT_S
 from ..store import Store
+from .driver import LocalCluster, server_program
 from .logs import keep_logs_bounded, log_to
 from .options import Options
 from .ports import check_free, parse_address
+from .server import Server, free_port
 from .services import redis_program, render_models, router_program, without_password
 from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
+from .triton import TritonClient
 
 ROUTER_TIMEOUT_S: Final = 60.0
 REDIS_TIMEOUT_S: Final = 60.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cascade_api.cascade import DiffusionCascade, Variant
-from cascade_api.names import LABEL_CASCADE, LABEL_POOL
+from cascade_api.names import LABEL_CASCADE, LABEL_POOL, START_TIMEOUT_S
 from cascade_api.pods import PodTemplate
 from cascade_api.profile import ProfileSpec
 from cascade_api.settings import CPU, AcceleratorClass, OperatorSettings
@@ -35,8 +35,6 @@ SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
 """How long a pod that must go still takes work: until every router has heard of it."""
 STEPS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
-START_TIMEOUT_S: Final = 300
-"""How long a server may take at least until it answers, in a pod or here: weights may have to be fetched first."""
 LONGEST_IDLE_S: Final = 120
 """A replica draws at least this often, however long an image takes it."""
 SHARED_MEMORY_MIB: Final = 512

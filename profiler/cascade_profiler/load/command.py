@@ -7,13 +7,10 @@ from typing import Annotated, Final, Optional
 
 import typer
 
-from cascade_api.command import CommandFailed
-from cascade_api.quantities import duration_s
+from cascade_api.command import seconds
 
 MOST_RATE: Final = 100_000.0
 """Requests per second beyond which a rate is a mistake."""
-LONGEST_S: Final = 30 * 24 * 3600.0
-"""Seconds beyond which a duration is a mistake."""
 
 
 def register(app: typer.Typer) -> None:
@@ -56,8 +53,8 @@ def load(
     result = run(
         Request(
             rate=rate,
-            duration_s=seconds(duration, flag="--duration"),
-            deadline_s=seconds(deadline, flag="--deadline"),
+            duration_s=seconds(duration, option="--duration"),
+            deadline_s=seconds(deadline, option="--deadline"),
             seed=seed,
             prompts=prompts,
             model=model,
@@ -77,16 +74,3 @@ def load(
         raise typer.Exit(1)
     if result.interrupted:
         raise typer.Exit(130)
-
-
-def seconds(text: str, *, flag: str) -> float:
-    """Seconds of ``30``, ``30s``, ``500ms`` or ``2m``, up to LONGEST_S; raises CommandFailed, naming the flag."""
-    try:
-        value = float(text) if text.replace(".", "", 1).isdigit() else duration_s(text)
-    except (ValueError, OverflowError):
-        raise CommandFailed(f"{flag}: {text!r} is not a duration: write for example 30s", code=2) from None
-    if value <= 0:
-        raise CommandFailed(f"{flag}: must be above zero", code=2)
-    if value > LONGEST_S:
-        raise CommandFailed(f"{flag}: {text} is more than {LONGEST_S / 3600:g}h", code=2)
-    return value

@@ -35,7 +35,7 @@ from cascade_api.names import (
     PROBE_PROMPT,
 )
 from cascade_models import launcher
-from cascade_operator.clusters.triton import why_not_loaded
+from cascade_operator.local.triton import why_not_loaded
 
 from .workload import Workload
 

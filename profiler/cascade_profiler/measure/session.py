@@ -13,9 +13,9 @@ from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import load_documents
 from cascade_api.profile import CascadeProfile, QualityRow
 
-from ..report.profile_page import profile_page
 from .metrics import make_judges
 from .places import find_place
+from .profile_page import profile_page
 from .profiling import Plan, profile_cascade
 from .records import Records, records_file
 from .workload import read_workload, sample_workload

@@ -1,1 +1,1 @@
-"""Self-contained HTML reports, with plots as inline SVG."""
+"""What HTML reports are made of: a page that needs no other file, and plots as inline SVG."""

@@ -11,10 +11,10 @@ from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import Mobility
 
-from ..baselines.catalogue import PUBLISHED, published_system
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, variants_of
 from ..frontier.reference import HADIS_MODELS
+from .baselines.catalogue import PUBLISHED, published_system
 from .figures import figures_of, summary
 from .production import ProductionSystem
 from .runs import Failure, Progress, Run, Scenario

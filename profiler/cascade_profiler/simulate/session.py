@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import typer
 
+from cascade_api.command import seconds
 from cascade_operator.snapshot import Mobility
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, load_profile
-from ..load.command import seconds
-from ..report.page import page
 from .campaign import PolicyResult, Request, simulate
 from .figures import FIGURES
+from .page import page
 from .runs import Failure
 from .traces import load_trace
 
@@ -106,7 +106,7 @@ def _workers(text: str, loaded: LoadedProfile) -> Mapping[str, int]:
 
 def _objective(text: str, loaded: LoadedProfile) -> float:
     if text:
-        return seconds(text, flag="--objective")
+        return seconds(text, option="--objective")
     if loaded.cascade is None:
         raise BadInput("--objective", "is needed: the profile's file holds no DiffusionCascade")
     return loaded.cascade.spec.objective.latency_s

@@ -7,7 +7,7 @@ almost surely finished in time; a decision never plans to answer after the deadl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -20,9 +20,10 @@ MAX_ATTEMPTS: Final = 4
 """Replicas that one stage of one request is tried on."""
 PATIENCE: Final = 0.5
 """Part of its slack that a request may wait for the heavy model where a light image may stand in for it."""
-CAUTION: Final = 0.8
+CAUTION: Final[Mapping[Overload, float]] = {"strict": 0.8, "degrade": 0.9}
 """Part of its slack that a request may be expected to wait where nothing else may stand in: expectations err, and who
-is refused at once can go elsewhere, while who waits in vain cannot."""
+is refused at once can go elsewhere, while who waits in vain cannot. Under ``degrade`` less is at stake, since what is
+expected is the wait for the quick model: 0.9 loses least on bursts (docs/benchmarks/policies.md)."""
 
 
 class Outlook(NamedTuple):
@@ -100,12 +101,13 @@ def admit(
 
     if overload == "strict":
         if direct:
-            return join("heavy", heavy, caution=CAUTION)
+            return join("heavy", heavy, caution=CAUTION[overload])
         soonest, second = best(light, now=now), best(heavy, now=now) if escalates else None
         by = deadline - (second.finish(now) - now) if second else deadline
         in_time = soonest is not None and now + soonest.execution_s <= by
-        return join("light", light, caution=CAUTION, by=by if in_time else deadline)
-    in_light, in_heavy = join("light", light, caution=CAUTION), join("heavy", heavy, caution=CAUTION)
+        return join("light", light, caution=CAUTION[overload], by=by if in_time else deadline)
+    caution = CAUTION[overload]
+    in_light, in_heavy = join("light", light, caution=caution), join("heavy", heavy, caution=caution)
     if not direct:
         return in_light if isinstance(in_light, Make) or isinstance(in_heavy, Refuse) else in_heavy
     if not isinstance(in_light, Make):

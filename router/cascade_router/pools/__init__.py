@@ -1,1 +1,1 @@
-"""The Triton replicas behind the router: clients, their health, and probes."""
+"""The Triton replicas behind the router: clients and their health."""

@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from cascade_models.discriminators import card, exported, judging, pixels, words
+from cascade_models import judging
+from cascade_models.discriminators import card, exported, pixels, words
 from cascade_models.discriminators.training import clip, efficientnet, rows
 from cascade_models.shapes.training import progress
 

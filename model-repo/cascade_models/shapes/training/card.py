@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from cascade_models.discriminators import judging
+from cascade_models import judging
 from cascade_models.shapes import assets, grammar, render, sampling
 from cascade_models.shapes.training import discriminator, distil, evaluate, heavy, routing
 

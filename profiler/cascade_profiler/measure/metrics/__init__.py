@@ -7,47 +7,19 @@ gives every cell of a profile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from cascade_api.command import CommandFailed
-from cascade_api.profile import Metric
 
 from ..workload import Workload
+from .judge import Judge
 
-Floats = npt.NDArray[np.float64]
-Images = npt.NDArray[np.uint8]
+__all__ = ["Judge", "make_judges"]
 
 BUILTIN: Final = "shapes"
 CLIP: Final = "clip"
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """Of N images: ``[N]`` values by metric, and ``[N, K]`` features by Fréchet metric."""
-
-    values: Mapping[str, Floats] = field(default_factory=dict)
-    features: Mapping[str, Floats] = field(default_factory=dict)
-
-
-class Judge(Protocol):
-    """Judges images; deterministic."""
-
-    identity: str
-    """Changes when its verdicts would: verdicts of another identity are not used again."""
-    means: Sequence[Metric]
-    distances: Sequence[Metric]
-
-    def judge(self, images: Images, workload: Workload, start: int) -> Verdicts:
-        """Verdicts on the images ``[N, height, width, 3]`` of the workload's prompts from ``start`` on."""
-
-    def reference(self, workload: Workload) -> Mapping[str, Floats]:
-        """``[M, K]`` features of true images by Fréchet metric; row i belongs to prompt i where M is their number."""
 
 
 def make_judges(names: Sequence[str], workload: Workload, *, reference: Path | None) -> list[Judge]:

@@ -21,7 +21,7 @@ from cascade_api.command import CommandFailed
 from cascade_api.profile import Metric
 
 from ..workload import Workload
-from . import Floats, Images, Verdicts
+from .judge import Floats, Images, Verdicts
 
 SCORE: Final = "clip"
 DISTANCE: Final = "fd-clip"

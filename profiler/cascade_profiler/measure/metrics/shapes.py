@@ -11,7 +11,7 @@ from cascade_api.profile import Metric
 from cascade_models.shapes import checker, render
 
 from ..workload import Workload
-from . import Floats, Images, Verdicts
+from .judge import Floats, Images, Verdicts
 
 MEANS: Final = (
     Metric(name="q2", direction="max", meaning="right shapes and relations of a prompt, lowered for surplus shapes"),

@@ -10,12 +10,12 @@ import structlog
 
 from cascade_api.names import CPU_CLASS, CascadeRef
 
-from ..local.state import StateDir
-from ..local.supervisor import Program
 from ..snapshot import Drain, Mobility, Replica, Start, Stop
 from ..sources import Subject
 from .server import Server
 from .slots import Assignment, Slot
+from .state import StateDir
+from .supervisor import Program
 
 log = structlog.get_logger(__name__)
 

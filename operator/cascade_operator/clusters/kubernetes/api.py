@@ -24,7 +24,7 @@ from kubernetes.dynamic import DynamicClient
 from cascade_api.command import CommandFailed
 from cascade_api.names import FIELD_MANAGER, GROUP, VERSION
 
-from . import ClusterFailed
+from .. import ClusterFailed
 
 log = structlog.get_logger(__name__)
 

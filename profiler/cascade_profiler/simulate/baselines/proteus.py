@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..frontier.profiles import Charges
-from ..simulate.outcomes import DrawnRow
+from ...frontier.profiles import Charges
+from ..outcomes import DrawnRow
 from .hadis import SMOOTHING
 from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from cascade_api.names import CascadeRef
 from cascade_api.settings import AcceleratorClass
 
-from .kubernetes_objects import Node, Pod, whole
+from .objects import Node, Pod, whole
 
 
 def count_accelerators(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..snapshot import Replica, ReplicaState, Start, Stop
-from .kubernetes_objects import Pod
+from ...snapshot import Replica, ReplicaState, Start, Stop
+from .objects import Pod
 
 UNSCHEDULABLE_AFTER_S = 10.0
 """A pod that finds no Node for longer waits in vain: others were quicker."""

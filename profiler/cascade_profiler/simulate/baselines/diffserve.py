@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..frontier.profiles import Charges
-from ..simulate.outcomes import DrawnRow
+from ...frontier.profiles import Charges
+from ..outcomes import DrawnRow
 from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals
 
 SMOOTHING = 1 / 3.1

@@ -12,9 +12,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT
-
-from ..manifests.pools import START_TIMEOUT_S
+from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT, START_TIMEOUT_S
 
 CALL_TIMEOUT_S: Final = 2.0
 COUNTS_TIMEOUT_S: Final = 5.0

@@ -11,10 +11,10 @@ from typing import Final
 
 from cascade_api.names import CascadeRef
 
-from ..local.supervisor import Backoff
 from ..snapshot import Replica, ReplicaState
 from .health import Health
 from .server import Server, ServerFailed
+from .supervisor import Backoff
 from .triton import TritonError
 
 CHECK_EVERY_S: Final = 0.5

@@ -16,7 +16,7 @@ import structlog
 
 from cascade_api.names import LABEL_CASCADE, LABEL_POOL
 
-from .kubernetes_api import (
+from .api import (
     CASCADES,
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -28,7 +28,7 @@ from .kubernetes_api import (
     Object,
     Resource,
 )
-from .kubernetes_objects import Deployment, Key, Node, Pod, Seen, read_deployment, read_node, read_pod, version_of
+from .objects import Deployment, Key, Node, Pod, Seen, read_deployment, read_node, read_pod, version_of
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ..simulate.outcomes import DrawnRow
+from ..outcomes import DrawnRow
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
 

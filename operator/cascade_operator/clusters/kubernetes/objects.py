@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
 
-from ..manifests.naming import ANNOTATION_CONTENT, ANNOTATION_DRAINING, ANNOTATION_REPLICAS, ANNOTATION_STOPPING
+from ...manifests.naming import ANNOTATION_CONTENT, ANNOTATION_DRAINING, ANNOTATION_REPLICAS, ANNOTATION_STOPPING
 
 Key = tuple[str, str]
 """Namespace (empty for Nodes) and name."""

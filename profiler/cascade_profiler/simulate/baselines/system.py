@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from ..simulate.events import Events
-from ..simulate.outcomes import DrawnRow, Recorder, Way
-from ..simulate.runs import Failure, PlanChange, Progress, Run, Scenario
-from ..simulate.timings import Timings
-from ..simulate.workers import Fleet, Job, Worker
+from ..events import Events
+from ..outcomes import DrawnRow, Recorder, Way
+from ..runs import Failure, PlanChange, Progress, Run, Scenario
+from ..timings import Timings
+from ..workers import Fleet, Job, Worker
 from .planners import Assignment, PublishedPlanner, PublishedTimes, Signals
 
 WINDOW: Final = 20

@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 
 from ..frontier.profiles import Charges
-from ..simulate.campaign import PolicyResult, Request
-from ..simulate.outcomes import WINDOW_S, window_means
-from ..simulate.quality import realised_quality
-from ..simulate.runs import Run
-from .charts import Series, chart
-from .document import document
+from ..report.charts import Series, chart
+from ..report.document import document
+from .campaign import PolicyResult, Request
+from .outcomes import WINDOW_S, window_means
+from .quality import realised_quality
+from .runs import Run
 
 _COLUMNS: Final = (
     ("quality_time_mean", "realised, by time", 3),

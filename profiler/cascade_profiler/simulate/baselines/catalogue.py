@@ -9,11 +9,11 @@ import numpy as np
 
 from cascade_api.profile import ProfileSpec
 
-from ..frontier.inputs import BadInput
-from ..frontier.profiles import variants_of
-from ..frontier.reference import FULL_GRID, reference_profile
-from ..simulate.outcomes import DrawnRow
-from ..simulate.runs import Scenario
+from ...frontier.inputs import BadInput
+from ...frontier.profiles import variants_of
+from ...frontier.reference import FULL_GRID, reference_profile
+from ..outcomes import DrawnRow
+from ..runs import Scenario
 from .clipper import Clipper
 from .diffserve import DiffServe, DiffServeStatic
 from .hadis import Hadis, TableRow

@@ -19,9 +19,9 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, OperatorSettings
 
-from ..manifests.documents import cascade_document
-from ..manifests.drift import Baselines
-from ..manifests.naming import (
+from ...manifests.documents import cascade_document
+from ...manifests.drift import Baselines
+from ...manifests.naming import (
     ANNOTATION_CONTENT,
     ANNOTATION_DELETION_COST,
     ANNOTATION_DRAINING,
@@ -30,13 +30,13 @@ from ..manifests.naming import (
     FIRST_TO_GO,
     pool_object_name,
 )
-from ..manifests.policies import policy_name, worker_policy
-from ..manifests.pools import pool_deployment
-from ..planning.plans import timestamp
-from ..snapshot import Drain, Mobility, Replica, Start, Stop
-from ..sources import Subject
-from . import ClusterFailed
-from .kubernetes_api import (
+from ...manifests.policies import policy_name, worker_policy
+from ...manifests.pools import pool_deployment
+from ...planning.plans import timestamp
+from ...snapshot import Drain, Mobility, Replica, Start, Stop
+from ...sources import Subject
+from .. import ClusterFailed
+from .api import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     NETWORK_POLICIES,
@@ -46,10 +46,10 @@ from .kubernetes_api import (
     KubernetesApi,
     Object,
 )
-from .kubernetes_inventory import count_accelerators, told_accelerators
-from .kubernetes_mirror import Mirror
-from .kubernetes_objects import Deployment, Pod
-from .kubernetes_pools import Change, Pool, as_stop, change_of, replicas_of
+from .inventory import count_accelerators, told_accelerators
+from .mirror import Mirror
+from .objects import Deployment, Pod
+from .pools import Change, Pool, as_stop, change_of, replicas_of
 
 log = structlog.get_logger(__name__)
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from cascade_api.profile import CascadeProfile, Metric, ProfileSpec, QualityRow
 
 from ..frontier.hull import hull, points
-from .charts import Series, chart
-from .document import document, picture, table
+from ..report.charts import Series, chart
+from ..report.document import document, picture, table
 
 CELLS: Final = ((0, 0), (50, 0), (0, 50), (20, 30), (100, 0))
 """The cells (r, d) that the table of metrics shows, in percent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..simulate.outcomes import DrawnRow
+from ..outcomes import DrawnRow
 from .hadis import SMOOTHING
 from .planners import Assignment, Level, Signals
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..local.logs import log_tail
-from ..local.state import SHARED_MEMORY, StateDir
-from ..local.supervisor import Child, Program, describe_exit
-from ..manifests.pools import START_TIMEOUT_S
+from cascade_api.names import START_TIMEOUT_S
+
+from .logs import log_tail
+from .state import SHARED_MEMORY, StateDir
+from .supervisor import Child, Program, describe_exit
 from .triton import TritonClient, why_not_loaded
 
 PROVE_TIMEOUT_S: Final = 60.0

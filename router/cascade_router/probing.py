@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cascade_api.names import PROBE_PROMPT
 
-from .clients import PIXELS, OutOfTime, Prompt, PromptRejected, ReplicaFailed
-
-if TYPE_CHECKING:
-    from ..runtime import CascadeRuntime
+from .pools.clients import PIXELS, OutOfTime, Prompt, PromptRejected, ReplicaFailed
+from .runtime import CascadeRuntime
 
 PROBE_FACTOR: Final = 4.0
 PROBE_EXTRA_S: Final = 10.0

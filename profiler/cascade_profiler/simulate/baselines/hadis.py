@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..simulate.outcomes import DrawnRow
+from ..outcomes import DrawnRow
 from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals
 
 SMOOTHING = 1 - 2 ** (-1 / 3)

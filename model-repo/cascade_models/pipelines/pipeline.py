@@ -1,0 +1,34 @@
+"""What every pipeline is: it reads a prompt, draws images from seeds, and judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Poll = Callable[[int], Sequence[bool] | None]
+"""Asked before every denoising step, by its index, which images are still wanted; None: all of them."""
+
+Preview = Callable[[int, Callable[[], npt.NDArray[np.uint8]]], None]
+"""Told after every denoising step but the last its index, and what shows the images as far as they are."""
+
+
+class Pipeline(Protocol):
+    """A loaded variant with its discriminator; not thread-safe."""
+
+    def read(self, prompt: str, negative_prompt: str) -> Any:
+        """What `generate` and `judge` take for a prompt; raises ValueError with a message for the user."""
+
+    def generate(
+        self, prompts: Sequence[Any], seeds: Sequence[int], poll: Poll | None, preview: Preview | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Images ``[B, height, width, 3]``, each from its own seed alone (0 to 2**63-1).
+
+        Those that ``poll`` gives up are black; where it gives up all, there are none to wait for and all are black.
+        Raises engines.OutOfMemory where the batch does not fit.
+        """
+
+    def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Confidence ``[B]``, 0 to 1, that each image shows what its prompt asks for."""

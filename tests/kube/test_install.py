@@ -1,0 +1,102 @@
+"""The chart on real pods: the commands of docs/install.md as they stand, default values, `helm test`, uninstalling."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.helm import ROOT, programs
+from support.kube import kubectl
+from support.kube_images import valkey_name
+from support.kube_node import CRDS, HOME, KubeNode, Release
+from support.triton import shapes_manifest
+
+pytestmark = pytest.mark.kube
+
+PASSWORD = "a-password-of-the-test"  # noqa: S105
+
+
+def quickstart() -> list[str]:
+    """The commands under "Install" in docs/install.md, a here-document with the command it belongs to."""
+    text = (ROOT / "docs/install.md").read_text()
+    (block,) = re.findall(r"^## Install\n\n```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(?:.*<<END\n(?:.*\n)*?END\n|.+\n)", block, re.MULTILINE)
+
+
+@pytest.fixture
+def own_redis(kube_node: KubeNode) -> Iterator[str]:
+    """The URL of a Redis with a password that is not the chart's."""
+    namespace = kube_node.make_namespace()
+    command = ["valkey-server", "--port", "6379", "--protected-mode", "no", "--requirepass", PASSWORD]
+    container = {"name": "redis", "image": valkey_name(), "command": command, "workingDir": "/tmp"}  # noqa: S108
+    labels = {"app": "redis"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "redis", "labels": labels},
+        "spec": {"containers": [container]},
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "redis"},
+        "spec": {"selector": labels, "ports": [{"port": 6379}]},
+    }
+    kube_node.apply(yaml.safe_dump_all([pod, service]), namespace=namespace)
+    yield f"redis://:{PASSWORD}@redis.{namespace}.svc:6379/0"
+    kube_node.remove_namespace(namespace)
+
+
+def test_the_commands_of_the_page(kube_node: KubeNode, own_redis: str, tmp_path: Path) -> None:
+    """Word for word, with the Secret that they ask for; `--watch` is ended when the cascade is ready."""
+    for name in ("helm", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    path = [str(programs()["helm3"].parent), str(Path(kubectl()).parent), kube_node.environment["PATH"]]
+    environment = kube_node.environment | {"PATH": ":".join(path)}
+    kube_node.make_namespace(HOME)
+    kube_node.kubectl("create", "secret", "generic", "redis-url", f"--from-literal=url={own_redis}", "-n", HOME)
+    release = Release(kube_node)
+    try:
+        for command in quickstart():
+            shell = ["bash", "-ec", command]
+            if command.strip().endswith("--watch"):
+                watch = subprocess.Popen(shell, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+                release.wait_served("default")
+                watch.send_signal(signal.SIGINT)
+                assert "shapes" in watch.communicate(timeout=60)[0]
+                continue
+            if command.startswith("kubectl apply"):
+                kube_node.wait_defined()
+            done = subprocess.run(
+                shell, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+            )
+            assert done.returncode == 0, f"{command}{done.stdout}{done.stderr}{kube_node.describe()}"
+        assert "image.png" in done.stdout  # the last command's: the log of the chart's test
+    finally:
+        release.uninstall()
+    assert kube_node.kubectl("get", "crd", *CRDS, "--output", "name").split(), "the definitions stay"
+
+
+@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+def test_default_values(kube_node: KubeNode, helm: str) -> None:
+    """A release with default values makes an image, and is gone with its definitions as docs/install.md says."""
+    release = Release(kube_node, helm=helm)
+    namespace = kube_node.make_namespace()
+    with kube_node.volume():
+        try:
+            release.install()
+            release.serve(namespace, shapes_manifest())
+            assert "image.png" in release.helm("test", "--logs")
+        finally:
+            release.uninstall()
+    kube_node.remove_namespace(namespace)
+    kube_node.kubectl("delete", "crd", *CRDS)
+    left = kube_node.kubectl("get", "all,networkpolicies,configmaps,secrets", "--namespace", HOME, "--output", "name")
+    kinds = {line for line in left.split() if "default-token" not in line and "kube-root-ca" not in line}
+    assert not kinds

