@@ -133,11 +133,6 @@ def read_resource(value: Mapping[str, Any], *, source: str) -> Resource:
     return found
 
 
-def dump_documents(resources: list[Resource]) -> str:
-    """YAML of resources, in order, in the spelling that `load_documents` reads."""
-    return yaml.safe_dump_all([r.wire() for r in resources], sort_keys=False, width=110)
-
-
 def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
     try:
         nodes = compose(text)

@@ -48,6 +48,11 @@ def pool_name(*, variant: str, accelerator_class: str) -> str:
     return f"{variant}.{accelerator_class}"
 
 
+def rate_key(tenant: str) -> str:
+    """Hash, the token bucket of a tenant over all routers and cascades: ``tokens`` left ``at`` Unix seconds; TTL."""
+    return f"cascade:rate:{tenant}"
+
+
 def grants_channel(router_id: str) -> str:
     """Channel on which a router hears what was granted to its entries."""
     return f"grants:{router_id}"
@@ -111,10 +116,6 @@ class CascadeRef:
     def queue_key(self, pool: str) -> str:
         """Sorted set of waiting entry ids of a pool, most urgent first."""
         return f"{self.prefix}queue:{pool}"
-
-    def entry_key(self, entry_id: str) -> str:
-        """Hash with what a waiting or granted entry needs; TTL."""
-        return f"{self.prefix}entry:{entry_id}"
 
     def credits_key(self, pool: str) -> str:
         """Hash of a pool's replicas; for each replica id: ``c:<id>`` capacity (requests in flight at most),

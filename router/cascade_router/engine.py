@@ -15,7 +15,6 @@ from cascade_api.reasons import Refusal, Route
 
 from . import metrics, tracing
 from .cascade.decisions import Accept, Make, Refuse, admit, after_light, instead, may_fall_back, may_turn, on_failure
-from .cascade.journey import Journey, State
 from .pools.clients import Image, OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull, limit_of
 from .requests import Answer, GenerateRequest, Refused
@@ -90,7 +89,6 @@ class _Run:
         allowed_s = plan.objective_s if request.deadline_s is None else request.deadline_s
         after_s = min(AFTER_IMAGE * allowed_s, runtime.after_image.quantile or 0.0)
         self._deadline = self._received + allowed_s - after_s
-        self._journey = Journey()
         self._turned = False
         """From the first model to the other, which happens once."""
         self._coin = coin
@@ -99,18 +97,8 @@ class _Run:
         runtime.retries.earn()
 
     async def answer(self) -> Answer:
-        try:
-            answer = await self._first_stage()
-        except Refused:
-            self._journey.go(State.REFUSED)
-            raise
-        self._journey.go(State.ANSWERED)
-        return answer
-
-    async def _first_stage(self) -> Answer:
         step = await self._admit()
         while True:
-            self._journey.go(_entered(step))
             try:
                 made = await self._make(step)
                 break
@@ -145,7 +133,6 @@ class _Run:
         if not isinstance(step, Make):
             await self._release(light)
             return self._settled(step, light.image, confidence)
-        self._journey.go(State.ESCALATED)
         if self._preview is not None:
             self._preview(self._answered(light.image, row.light, Route.LIGHT, confidence))
         try:
@@ -160,7 +147,6 @@ class _Run:
     def _settled(self, step: Accept | Refuse, image: Image, confidence: float) -> Answer:
         if isinstance(step, Refuse):
             raise _refused(step)
-        self._journey.go(State.DEGRADED if step.degraded else State.ACCEPTED)
         route = Route.DEGRADED if step.degraded else Route.LIGHT
         return self._answered(image, self._choice.row.light, route, confidence)
 
@@ -370,12 +356,6 @@ class _Run:
             confidence=confidence,
             latency_s=self._runtime.clock() - self._received,
         )
-
-
-def _entered(step: Make) -> State:
-    if step.stage == "heavy":
-        return State.DIRECT
-    return State.DEGRADED if step.degraded else State.LIGHT
 
 
 def _refused(step: Refuse) -> Refused:

@@ -34,6 +34,7 @@ from .jobs.store import JobStore
 from .plans import Plans
 from .probing import probe_due
 from .queue import WorkQueue
+from .rates import SharedRates
 from .reporting import DemandCounter, Reporter
 from .runtime import CascadeRuntime
 from .service import Service
@@ -85,7 +86,11 @@ class Router:
             plans=self._plans,
             rng=random.Random(),  # noqa: S311 - no secrets
             demand=self._demand,
-            tenants=Tenants(Path(settings.tenants_file) if settings.tenants_file else None, clock=time.monotonic),
+            tenants=Tenants(
+                Path(settings.tenants_file) if settings.tenants_file else None,
+                rates=SharedRates(self._redis, clock=time.monotonic),
+                clock=time.monotonic,
+            ),
             clock=time.monotonic,
         )
         self._certificates = Certificates.of(settings)

@@ -115,8 +115,7 @@ class Service:
         received: list[_Received] = []
         room = None
         try:
-            for request in requests:
-                received.append(self._receive(request, protocol))
+            received += await self._receive(requests, protocol)
             async with self._only_one(received[0]):
                 room = await self._room(received, copies=COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC)
                 made = await _together([self._made(each, protocol, preview) for each in received])
@@ -158,23 +157,29 @@ class Service:
             raise Refused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         return self.plans.find(model)
 
-    def _receive(self, request: GenerateRequest, protocol: str) -> _Received:
-        """Count a request, which is in hand from now on. Raises Refused, which is counted already."""
+    async def _receive(self, requests: Sequence[GenerateRequest], protocol: str) -> list[_Received]:
+        """Count the requests of one call, which are in hand from now on. Raises Refused, which is counted already."""
         now = self._clock()
-        request = replace(request, received=now if request.received is None else request.received)
+        requests = [replace(each, received=now if each.received is None else each.received) for each in requests]
+        self._in_hand += len(requests)
+        self._idle.clear()
         try:
-            runtime = self._find(request.model)
-            self.tenants.admit(request.tenant)
-        except Refused as refused:
-            self._refused(None, request, refused)
+            runtime = self._find(requests[0].model)
+            await self.tenants.admit(requests[0].tenant, images=len(requests))
+        except BaseException as error:
+            if isinstance(error, Refused):
+                self._refused(None, requests[0], error)
+            for _ in requests:
+                self._end()
             raise
+        return [self._counted(runtime, each, protocol) for each in requests]
+
+    def _counted(self, runtime: CascadeRuntime, request: GenerateRequest, protocol: str) -> _Received:
         runtime.tally.received += 1
         metrics.of(metrics.REQUESTS, runtime.name, protocol).inc()
         self._demand.add(runtime.ref, at_s=time.time())
         allowed_s = request.deadline_s or runtime.plan.objective_s
         allowed_s = allowed_s if request.call_s is None else min(allowed_s, request.call_s)
-        self._in_hand += 1
-        self._idle.clear()
         return _Received(runtime, replace(request, deadline_s=allowed_s))
 
     @asynccontextmanager

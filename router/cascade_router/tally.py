@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final
 
+from cascade_api.quantiles import nearest_rank
 from cascade_api.reasons import Refusal, Route
 
 RECENT_S: Final = 60.0
@@ -53,9 +53,4 @@ class Tally:
             self._recent.popleft()
         latencies = sorted(answer.latency_s for answer in self._recent)
         routes = Counter(answer.route for answer in self._recent)
-        return routes, _quantile(latencies, 0.5), _quantile(latencies, 0.99)
-
-
-def _quantile(rising: list[float], level: float) -> float | None:
-    """The smallest value that at least ``level`` of all values do not exceed."""
-    return rising[max(0, math.ceil(level * len(rising)) - 1)] if rising else None
+        return routes, nearest_rank(latencies, 0.5), nearest_rank(latencies, 0.99)

@@ -1,4 +1,4 @@
-"""Who asks: tenants by API key or client certificate, each with a token bucket, from a file that may change.
+"""Who asks: tenants by API key or client certificate, each with a rate of images, from a file that may change.
 
 Without a file everybody may ask. With one, a caller that it does not know is refused. Keys stand in the file as
 SHA-256 digests, so that the file alone lets nobody in.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 from cascade_api.base import NAME_PATTERN, Document, field_error
 from cascade_api.reasons import Refusal
 
-from .requests import Refused
+from .rates import Bucket, SharedRates
+from .requests import Refused, invalid
 
 log = structlog.get_logger(__name__)
 
@@ -71,41 +71,21 @@ class TenantsFile(Document):
         return self
 
 
-@dataclass
-class Bucket:
-    """A token bucket: ``rate_s`` tokens a second up to ``burst``."""
-
-    rate_s: float
-    burst: float
-    tokens: float = field(init=False)
-    at: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.tokens = self.burst
-
-    def take(self, now: float) -> float:
-        """Take one token, or say after how many seconds there will be one; 0 where it was taken."""
-        self.tokens = min(self.burst, self.tokens + max(0.0, now - self.at) * self.rate_s)
-        self.at = max(self.at, now)
-        if self.tokens >= 1:
-            self.tokens -= 1
-            return 0.0
-        return (1 - self.tokens) / self.rate_s
-
-
 class Tenants:
     """The tenants of a router.
 
     Args:
         path: the file, or None where everybody may ask.
+        rates: what tenants take their images from.
         clock: monotonic seconds.
 
     Raises:
         TenantsError: the file cannot be used now. Later, a file that cannot be used leaves the last one in force.
     """
 
-    def __init__(self, path: Path | None, *, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path | None, *, rates: SharedRates, clock: Callable[[], float]) -> None:
         self._path = path
+        self._rates = rates
         self._clock = clock
         self._looked = clock()
         self._version: tuple[int, int] | None = None
@@ -143,12 +123,18 @@ class Tenants:
                 return self._by_certificate[name].name
         raise _unauthenticated("send `authorization: Bearer KEY`, or a client certificate that is known")
 
-    def admit(self, tenant: str) -> None:
-        """Take one token of a tenant. Raises Refused: RATE_LIMITED, with the seconds until there is one."""
+    async def admit(self, tenant: str, *, images: int = 1) -> None:
+        """Take the images of one call from a tenant's rate, all or none.
+
+        Raises:
+            Refused: RATE_LIMITED, with the seconds until there are as many; INVALID where there never are.
+        """
         bucket = self._buckets.get(tenant)
         if bucket is None:
             return
-        wait_s = bucket.take(self._clock())
+        if images > bucket.burst:
+            raise invalid("n", f"tenant {tenant!r} may ask for {int(bucket.burst)} images at once; ask for fewer")
+        wait_s = await self._rates.take(tenant, bucket, images)
         if wait_s > 0:
             raise Refused(
                 Refusal.RATE_LIMITED,
@@ -182,7 +168,7 @@ class Tenants:
                 continue
             bucket, before = Bucket(tenant.requests_per_second, tenant.burst), self._buckets.get(tenant.name)
             if before is not None:
-                bucket.tokens, bucket.at = min(before.tokens, bucket.burst), before.at
+                bucket.set(before.at, min(before.tokens, bucket.burst))
             buckets[tenant.name] = bucket
         self._buckets = buckets
 

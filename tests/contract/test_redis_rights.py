@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 import httpx
 import pytest
 
-from cascade_api.names import CASCADE_INDEX, CascadeRef
+from cascade_api.names import CASCADE_INDEX, CascadeRef, rate_key
 from cascade_operator.store import Store
 from support.local_run import LocalRun
 from support.redis import RedisServer
@@ -61,21 +62,31 @@ async def test_the_operator_needs_no_other_rights(mortal_redis: RedisServer, end
 
 
 def test_a_router_needs_no_other_rights(
-    mortal_redis: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter
+    mortal_redis: RedisServer, endpoints: dict[str, list[str]], start_router: StartRouter, tmp_path: Path
 ) -> None:
     plan = make_plan(endpoints)
-    router = start_router(mortal_redis, plan, redis_url=give_rights(mortal_redis, "router"))
-    assert router.ask(EASY, parameters={"idempotency_key": "mine"}).image.shape == (32, 32, 3)
-    headers = {"idempotency-key": "a"}
+    tenants = tmp_path / "tenants.yaml"
+    digest = hashlib.sha256(b"secret").hexdigest()
+    tenants.write_text(f"tenants: [{{name: studio, keys: [{digest}], requestsPerSecond: 100}}]")
+    router = start_router(mortal_redis, plan, redis_url=give_rights(mortal_redis, "router"), tenants_file=str(tenants))
+    bearer = {"authorization": "Bearer secret"}
+    answer = router.ask(EASY, parameters={"idempotency_key": "mine"}, headers=bearer)
+    assert answer.image.shape == (32, 32, 3)
+    with mortal_redis.client() as client:
+        assert client.exists(rate_key("studio"))
+    headers = {"idempotency-key": "a", **bearer}
     reply = httpx.post(router.http_url + "/v1/jobs", json={"prompt": EASY}, headers=headers, timeout=PATIENCE_S)
     job = f"/v1/jobs/{reply.json()['id']}"
-    wait_for(lambda: router.get(job).json()["status"] == "succeeded", what="the job to be done")
-    assert httpx.delete(router.http_url + job, timeout=PATIENCE_S).status_code == 200
+    wait_for(
+        lambda: httpx.get(router.http_url + job, headers=bearer).json()["status"] == "succeeded",
+        what="the job to be done",
+    )
+    assert httpx.delete(router.http_url + job, headers=bearer, timeout=PATIENCE_S).status_code == 200
     with mortal_redis.client() as client:
         wait_for(lambda: client.keys(SHAPES.scores_key("*")), what="a report")
         client.client_kill_filter(_type="normal", skipme=True)  # it comes back by itself
         wait_for(lambda: "cascade_store_away 0.0" in router.get("/metrics").text, what="Redis to be found again")
-    assert router.ask(EASY).image.shape == (32, 32, 3)
+    assert router.ask(EASY, headers=bearer).image.shape == (32, 32, 3)
     assert refused_commands(mortal_redis) == []
 
 

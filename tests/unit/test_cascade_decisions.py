@@ -25,7 +25,6 @@ from cascade_router.cascade.decisions import (
     on_failure,
 )
 from cascade_router.cascade.estimates import ENOUGH, ExecutionEstimates
-from cascade_router.cascade.journey import IllegalMove, Journey, State
 from cascade_router.cascade.retries import CAPACITY, RetryBudget
 
 NOW = 100.0
@@ -262,18 +261,6 @@ def test_a_deadline_that_cannot_be_met_is_told_with_the_time_that_is_left(left: 
         assert isinstance(step, Refuse)
         assert f"deadline: {said}" in step.message
         assert "-" not in step.message
-
-
-def test_a_journey_ends_once() -> None:
-    journey = Journey()
-    for state in (State.LIGHT, State.ESCALATED, State.DEGRADED, State.ANSWERED):
-        journey.go(state)
-    assert journey.ended
-    for state in State:
-        with pytest.raises(IllegalMove):
-            journey.go(state)
-    with pytest.raises(IllegalMove, match="received does not lead to answered"):
-        Journey().go(State.ANSWERED)
 
 
 def test_execution_is_the_planned_one_until_enough_was_seen() -> None:

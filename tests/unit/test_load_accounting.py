@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cascade_api.command import CommandFailed, seconds
 from cascade_models.shapes import grammar, render
 from cascade_profiler.load import arrivals, summary
-from cascade_profiler.load.ledger import Kind, Ledger, Outcome, quantile
+from cascade_profiler.load.ledger import Kind, Ledger, Outcome
 from cascade_profiler.load.prompts import is_shapes, prompts
 from cascade_profiler.load.verdicts import Gallery
 
@@ -79,14 +79,6 @@ def test_a_degraded_answer_counts_as_light_beside_the_plan() -> None:
     text = summary.as_text(summary.as_data(ledger, rate=1, duration_s=1, quality=None))
     assert "escalated  planned   50.0%  realised 25.0%" in text
     assert "1 were degraded" in text
-
-
-@given(st.lists(st.floats(0, 10), min_size=1), st.sampled_from([0.5, 0.95, 0.99]))
-def test_a_quantile_is_one_of_the_values_with_that_share_below(values: list[float], share: float) -> None:
-    rising = sorted(values)
-    found = quantile(rising, share)
-    assert found in rising
-    assert sum(value <= found for value in rising) >= share * len(rising)
 
 
 def test_arrivals_come_at_the_rate_whatever_the_answers_and_repeat_with_the_seed() -> None:

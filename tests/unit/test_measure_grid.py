@@ -11,7 +11,6 @@ from cascade_profiler.measure.grid import (
     estimates,
     quality_rows,
     quantiles_milli,
-    served_by_heavy,
     top_share,
 )
 
@@ -20,8 +19,13 @@ CONFIDENCE = np.array([0.9, 0.1, 0.8, 0.2])
 
 
 def test_the_hardest_prompts_go_direct_and_the_least_confident_of_the_rest_escalate() -> None:
-    served = served_by_heavy(HARDNESS, CONFIDENCE, direct=0.25, escalation=1 / 3)
-    np.testing.assert_allclose(served, [1, 1, 0, 0], atol=1e-12)
+    light, heavy = Side({"q2": np.zeros(4)}), Side({"q2": np.array([1.0, 2.0, 4.0, 8.0])})
+    rows = quality_rows("light", "heavy", estimates(Chain(light, heavy, HARDNESS, CONFIDENCE)))
+    cells = {(row.direct_percent, row.escalation_percent): row.values_milli["q2"] for row in rows}
+    # Half of the first prompt more goes direct at 30 % than at 20 %; the second is escalated first, the fourth next.
+    assert cells[20, 0] == pytest.approx(1000 * 0.8 / 4, abs=1)
+    assert cells[30, 0] == pytest.approx(1000 * (1 + 0.2 * 2) / 4, abs=1)
+    assert cells[0, 30] == pytest.approx(1000 * (2 + 0.2 * 8) / 4, abs=1)
 
 
 def test_a_cut_inside_a_prompt_counts_it_in_part() -> None:
@@ -32,14 +36,13 @@ def test_equal_scores_share_alike() -> None:
     np.testing.assert_allclose(top_share(np.array([2.0, 1.0, 1.0, 1.0]), np.ones(4), 0.5), [1, 1 / 3, 1 / 3, 1 / 3])
 
 
-@pytest.mark.parametrize("direct", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("escalation", [0.0, 0.7, 1.0])
-def test_the_share_served_by_the_heavy_variant_is_the_planned_one(direct: float, escalation: float) -> None:
+def test_the_share_served_by_the_heavy_variant_is_the_planned_one() -> None:
     rng = np.random.default_rng(1)
-    served = served_by_heavy(rng.integers(0, 5, 200) / 1.0, rng.random(200), direct=direct, escalation=escalation)
-    assert served.mean() == pytest.approx(direct + (1 - direct) * escalation)
-    assert served.min() >= 0
-    assert served.max() <= 1 + 1e-12
+    light, heavy = Side({"q2": np.zeros(200)}), Side({"q2": np.ones(200)})
+    chain = Chain(light, heavy, rng.integers(0, 5, 200) / 1.0, rng.random(200))
+    for row in quality_rows("light", "heavy", estimates(chain)):
+        direct, escalation = row.direct_percent / 100, row.escalation_percent / 100
+        assert row.values_milli["q2"] == pytest.approx(1000 * (direct + (1 - direct) * escalation), abs=1)
 
 
 def test_a_chain_has_a_full_grid_whose_corners_are_the_variants_own_quality() -> None:

@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
+from cascade_api.backoff import FIRST_S, LONGEST_S
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal, Route
-from cascade_router.pools.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
+from cascade_router.pools.health import Health
 from cascade_router.reporting import DemandCounter
 from cascade_router.requests import (
     Refused,
@@ -37,9 +38,9 @@ def test_a_failed_replica_is_probed_with_growing_pauses_until_it_works() -> None
             now += 0.125
         pauses.append(now - began)
         assert not health.failed("r", now=now)
-    assert pauses[0] == FIRST_PAUSE_S
+    assert pauses[0] == FIRST_S
     assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_PAUSE_S
+    assert pauses[-1] == LONGEST_S
     assert health.succeeded("r")
     assert not health.succeeded("r")
     assert health.ejected == frozenset()

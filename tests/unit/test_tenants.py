@@ -12,10 +12,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from cascade_api.reasons import Refusal
+from cascade_router.rates import Bucket, SharedRates
 from cascade_router.requests import Refused
-from cascade_router.tenants import RELOAD_S, Bucket, Tenants, TenantsError
+from cascade_router.tenants import RELOAD_S, Tenants, TenantsError
+from support.ports import free_port
 from support.waiting import StoppedClock
 
 
@@ -31,17 +34,25 @@ def write(path: Path, *tenants: dict[str, Any]) -> Path:
 
 
 _seconds = itertools.count(1_700_000_000)
+
+
+def tenants_of(path: Path | None, clock: StoppedClock | None = None) -> Tenants:
+    """Tenants of a router whose Redis is away: it grants by itself."""
+    clock = clock or StoppedClock()
+    return Tenants(path, rates=SharedRates(Redis(port=free_port()), clock=clock), clock=clock)
+
+
 STUDIO = {"name": "studio", "keys": [digest("secret")], "certificates": ["studio.example"]}
 
 
-def test_without_a_file_everybody_may_ask() -> None:
-    tenants = Tenants(None, clock=StoppedClock())
+async def test_without_a_file_everybody_may_ask() -> None:
+    tenants = tenants_of(None)
     assert tenants.identify(authorization=None) == ""
-    tenants.admit("")
+    await tenants.admit("")
 
 
 def test_a_key_or_a_certificate_names_the_tenant(tmp_path: Path) -> None:
-    tenants = Tenants(write(tmp_path / "t.yaml", STUDIO), clock=StoppedClock())
+    tenants = tenants_of(write(tmp_path / "t.yaml", STUDIO))
     assert tenants.identify(authorization="Bearer secret") == "studio"
     assert tenants.identify(authorization="bearer  secret ") == "studio"
     assert tenants.identify(authorization=None, certificate_names=["x", "studio.example"]) == "studio"
@@ -51,7 +62,7 @@ def test_a_key_or_a_certificate_names_the_tenant(tmp_path: Path) -> None:
     "authorization", [None, "", "Bearer ", "Bearer Secret", "Basic secret", "secret", digest("secret")]
 )
 def test_anybody_else_is_refused(tmp_path: Path, authorization: str | None) -> None:
-    tenants = Tenants(write(tmp_path / "t.yaml", STUDIO), clock=StoppedClock())
+    tenants = tenants_of(write(tmp_path / "t.yaml", STUDIO))
     with pytest.raises(Refused, match="authorization: ") as refused:
         tenants.identify(authorization=authorization, certificate_names=["other"])
     assert refused.value.reason is Refusal.UNAUTHENTICATED
@@ -59,7 +70,7 @@ def test_anybody_else_is_refused(tmp_path: Path, authorization: str | None) -> N
 
 def test_a_changed_file_counts_within_a_second_and_a_broken_one_does_not(tmp_path: Path) -> None:
     clock, path = StoppedClock(), tmp_path / "t.yaml"
-    tenants = Tenants(write(path, STUDIO), clock=clock)
+    tenants = tenants_of(write(path, STUDIO), clock)
     write(path, {**STUDIO, "keys": [digest("new")]})
     assert tenants.identify(authorization="Bearer secret") == "studio"
     clock.now += RELOAD_S
@@ -74,26 +85,38 @@ def test_a_changed_file_counts_within_a_second_and_a_broken_one_does_not(tmp_pat
     assert tenants.identify(authorization="Bearer new") == "studio"
 
 
-def test_a_tenant_above_its_rate_hears_when_to_come_back(tmp_path: Path) -> None:
+async def test_a_tenant_above_its_rate_hears_when_to_come_back(tmp_path: Path) -> None:
     clock, path = StoppedClock(), tmp_path / "t.yaml"
     limited = {**STUDIO, "requestsPerSecond": 2, "burst": 3}
-    tenants = Tenants(write(path, limited, {"name": "other"}), clock=clock)
+    tenants = tenants_of(write(path, limited, {"name": "other"}), clock)
     for _ in range(3):
-        tenants.admit("studio")
+        await tenants.admit("studio")
     with pytest.raises(Refused, match="'studio' asks for more than 2 images a second") as refused:
-        tenants.admit("studio")
+        await tenants.admit("studio")
     assert refused.value.reason is Refusal.RATE_LIMITED
     assert refused.value.retry_after_s == pytest.approx(0.5)
-    tenants.admit("other")
+    await tenants.admit("other")
     clock.now += RELOAD_S / 2
-    tenants.admit("studio")
+    await tenants.admit("studio")
     # A file that is read again fills no bucket.
     write(path, limited)
     clock.now += RELOAD_S / 2
     tenants.identify(authorization="Bearer secret")
-    tenants.admit("studio")
+    await tenants.admit("studio")
     with pytest.raises(Refused):
-        tenants.admit("studio")
+        await tenants.admit("studio")
+
+
+async def test_images_of_one_call_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
+    tenants = tenants_of(write(tmp_path / "t.yaml", {**STUDIO, "requestsPerSecond": 2, "burst": 3}))
+    await tenants.admit("studio", images=2)
+    with pytest.raises(Refused) as refused:
+        await tenants.admit("studio", images=2)
+    assert refused.value.retry_after_s == pytest.approx(0.5)
+    await tenants.admit("studio")
+    with pytest.raises(Refused, match="n: tenant 'studio' may ask for 3 images at once") as refused:
+        await tenants.admit("studio", images=4)
+    assert refused.value.reason is Refusal.INVALID
 
 
 @pytest.mark.parametrize(
@@ -113,7 +136,7 @@ def test_a_wrong_file_names_the_field_and_tells_no_secret(tmp_path: Path, conten
     path = tmp_path / "t.yaml"
     path.write_text(content)
     with pytest.raises(TenantsError) as error:
-        Tenants(path, clock=StoppedClock())
+        tenants_of(path)
     assert str(error.value).startswith(f"{path}: ")
     assert said in str(error.value)
     assert "secret" not in str(error.value).removeprefix(str(path))

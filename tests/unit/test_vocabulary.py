@@ -40,7 +40,6 @@ def test_all_keys_of_a_cascade_share_one_cluster_slot() -> None:
         ref.plan_key,
         ref.demand_key,
         ref.queue_key("p"),
-        ref.entry_key("e"),
         ref.credits_key("p"),
         ref.leases_key("p"),
     ]

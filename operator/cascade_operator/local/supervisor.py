@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from cascade_api.backoff import pause_s
 from cascade_api.command import CommandFailed
 
 from . import tether
@@ -25,8 +26,6 @@ log = structlog.get_logger(__name__)
 
 STEADY_S: Final = 5.0
 """A child that ran for longer starts again at once; one that dies sooner waits longer each time."""
-BACKOFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-
 RETURN_S: Final = 60.0
 """For how long a program that was started again is asked whether it serves, to tell it."""
 
@@ -103,16 +102,14 @@ class Child:
 class Backoff:
     """How long to wait before a program is started again."""
 
-    def __init__(self, waits_s: Sequence[float] = BACKOFF_S, steady_s: float = STEADY_S) -> None:
-        self._waits_s = waits_s
-        self._steady_s = steady_s
+    def __init__(self) -> None:
         self.failures = 0
 
     def after(self, ran_s: float) -> float:
         """Seconds to wait after a run of ``ran_s`` seconds."""
-        if ran_s >= self._steady_s:
+        if ran_s >= STEADY_S:
             self.failures = 0
-        wait = self._waits_s[min(self.failures, len(self._waits_s) - 1)]
+        wait = pause_s(self.failures)
         self.failures += 1
         return wait
 

@@ -18,6 +18,7 @@ from cascade_api.plan import (
     ScorerChoice,
     SeedThresholds,
 )
+from cascade_api.quantiles import interpolated
 from cascade_api.reasons import Reason
 from cascade_api.report import QUANTILES, RouterReport
 
@@ -78,7 +79,7 @@ def seed_thresholds(
     ]
     if not hardness or not confidence:
         return None
-    return SeedThresholds(hardness=_quantile(hardness, 1 - direct), confidence=_quantile(confidence, escalation))
+    return SeedThresholds(hardness=interpolated(hardness, 1 - direct), confidence=interpolated(confidence, escalation))
 
 
 def pools_of(
@@ -186,10 +187,3 @@ def _merged(sketches: Sequence[Sequence[float]]) -> list[float]:
     """The mean of the routers' quantiles; routers see the same mix, so none is weighted."""
     full = [s for s in sketches if len(s) == QUANTILES]
     return [sum(points) / len(full) for points in zip(*full, strict=True)] if full else []
-
-
-def _quantile(points: Sequence[float], share: float) -> float:
-    """The quantile of equally spaced quantile points, interpolated."""
-    position = min(max(share, 0.0), 1.0) * (len(points) - 1)
-    index = min(int(position), len(points) - 2)
-    return points[index] + (points[index + 1] - points[index]) * (position - index)

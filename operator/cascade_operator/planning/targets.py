@@ -74,11 +74,6 @@ class TargetDecision:
         """Replicas and batch size by pool."""
         return self.target.sizes if self.target is not None else {}
 
-    @property
-    def asleep(self) -> bool:
-        """Whether nothing of the cascade is wanted until somebody asks."""
-        return self.parked and not self.sizes
-
 
 class Allocations:
     """Remembers the answer of `allocate` for each group of cascades as long as the same is asked."""

@@ -116,10 +116,3 @@ class Ledger:
         shares = {route: self.routes[route] / answers for route in ("direct", "escalated", "light")}
         shares["light"] += self.routes["degraded"] / answers
         return shares
-
-
-def quantile(rising: list[float], share: float) -> float | None:
-    """The nearest-rank quantile of values in rising order; None where there are none."""
-    if not rising:
-        return None
-    return rising[min(len(rising) - 1, int(share * len(rising)))]

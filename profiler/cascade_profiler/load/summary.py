@@ -7,7 +7,9 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from .ledger import Kind, Ledger, quantile
+from cascade_api.quantiles import nearest_rank
+
+from .ledger import Kind, Ledger
 from .verdicts import Quality
 
 
@@ -28,7 +30,7 @@ def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality 
         "answeredTwice": ledger.answered_twice,
         "balanced": ledger.balanced,
         "violations": ledger.violations,
-        "latency": {f"p{share}": quantile(latencies, share / 100) for share in (50, 95, 99)},
+        "latency": {f"p{share}": nearest_rank(latencies, share / 100) for share in (50, 95, 99)},
         "routes": dict(ledger.routes),
         "shares": {"planned": ledger.planned_shares, "realised": ledger.realised_shares},
         "quality": asdict(quality) if quality else None,
@@ -80,7 +82,7 @@ def as_text(data: dict[str, Any]) -> str:
 def progress_line(ledger: Ledger, elapsed_s: float) -> str:
     """How it goes."""
     refused, lost = ledger.count(Kind.REFUSED), ledger.count(Kind.LOST)
-    p99 = quantile(ledger.latencies_s, 0.99)
+    p99 = nearest_rank(ledger.latencies_s, 0.99)
     latency = "" if p99 is None else f", p99 {p99:.2f} s"
     return (
         f"{elapsed_s:5.0f} s  sent {len(ledger.sent)}, answered {ledger.count(Kind.ANSWERED)}, "

@@ -86,12 +86,6 @@ def top_share(scores: Floats, weights: Floats, share: float) -> Floats:
     return Ranking(scores).top(weights, share)
 
 
-def served_by_heavy(hardness: Floats, confidence: Floats, *, direct: float, escalation: float) -> Floats:
-    """Probability by prompt that the heavy variant's image is the answer."""
-    straight = top_share(hardness, np.ones_like(hardness), direct)
-    return straight + top_share(-confidence, 1.0 - straight, escalation)
-
-
 def estimates(chain: Chain, *, seed: int = 0) -> dict[Cell, dict[str, Estimate]]:
     """Every metric of every cell of the 11 x 11 grid, with standard errors over prompts."""
     prompts = len(chain.hardness)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 LEAST: Final = 15
 """Timings below which no median is trusted."""
 MOST: Final = 400
@@ -32,7 +34,7 @@ def enough(timings_s: Sequence[float]) -> bool:
     if len(timings_s) < LEAST:
         return False
     low, high = median_interval(timings_s)
-    return len(timings_s) >= MOST or high - low <= WIDTH * quantile(timings_s, 0.5)
+    return len(timings_s) >= MOST or high - low <= WIDTH * float(np.median(timings_s))
 
 
 def median_interval(timings_s: Sequence[float]) -> tuple[float, float]:
@@ -45,7 +47,7 @@ def median_interval(timings_s: Sequence[float]) -> tuple[float, float]:
 
 def timing(timings_s: Sequence[float]) -> Timing:
     """What a series says."""
-    p50, p95, p99 = (max(1, round(1e6 * quantile(timings_s, level))) for level in (0.5, 0.95, 0.99))
+    p50, p95, p99 = (max(1, round(1e6 * float(value))) for value in np.quantile(timings_s, (0.5, 0.95, 0.99)))
     return Timing(p50, max(p50, p95), max(p50, p95, p99), len(timings_s))
 
 
@@ -55,12 +57,3 @@ def difference(longer: Timing, shorter: Timing) -> Timing:
     p95 = max(p50, longer.p95_micros - shorter.p95_micros)
     p99 = max(p95, longer.p99_micros - shorter.p99_micros)
     return Timing(p50, p95, p99, min(longer.count, shorter.count))
-
-
-def quantile(values: Sequence[float], level: float) -> float:
-    """The quantile at ``level``, between neighbours by straight line."""
-    ordered = sorted(values)
-    place = level * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

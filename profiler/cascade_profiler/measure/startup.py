@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cascade_api.profile import Startup
 from cascade_models import repository
 from cascade_models.manifest import Variant
 
-from . import samples
 from .places import Place, identity
 from .progress import Progress
 from .records import Records
@@ -39,7 +40,7 @@ def measure_startup(
         key = {"model": identity(variant), "after": identity(other), "on": place.hardware}
         while len(records.values(STARTED, key)) < rounds:
             records.add(STARTED, key, _start(variant.name, other.name, directory, place))
-        cold_s, switch_s = (samples.quantile(taken, 0.5) for taken in zip(*records.values(STARTED, key), strict=True))
+        cold_s, switch_s = (float(np.median(taken)) for taken in zip(*records.values(STARTED, key), strict=True))
         rows.append(
             Startup(
                 variant=variant.name,

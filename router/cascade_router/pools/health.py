@@ -6,15 +6,13 @@ A replica is ``ejected`` by a failure, probed when its pause is over, and back a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-FIRST_PAUSE_S: Final = 0.25
-LONGEST_PAUSE_S: Final = 4.0
+from cascade_api.backoff import pause_s
 
 
 @dataclass(slots=True)
 class _Ejected:
-    pause_s: float
+    failures: int
     probe_at: float
 
 
@@ -32,12 +30,12 @@ class Health:
         """A request or a probe failed; returns whether the replica was trusted until then."""
         known = self._ejected.get(replica_id)
         if known is None:
-            self._ejected[replica_id] = _Ejected(FIRST_PAUSE_S, now + FIRST_PAUSE_S)
+            self._ejected[replica_id] = _Ejected(1, now + pause_s(1))
             return True
         if now >= known.probe_at:
             # Requests that were in flight when the replica went count once, not one by one.
-            known.pause_s = min(LONGEST_PAUSE_S, known.pause_s * 2)
-            known.probe_at = now + known.pause_s
+            known.failures += 1
+            known.probe_at = now + pause_s(known.failures)
         return False
 
     def succeeded(self, replica_id: str) -> bool:

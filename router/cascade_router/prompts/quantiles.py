@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from cascade_api.quantiles import interpolated
+
 WINDOW: Final = 400
 """Scores remembered."""
 SEEDS_ALONE: Final = 50
@@ -74,7 +76,7 @@ class LiveCut:
         if share <= 0 or share >= 1:
             self._observe(score)
             return share >= 1
-        threshold = self._seed_quantile(1 - share) if seed_threshold is None else seed_threshold
+        threshold = interpolated(self._seeds, 1 - share) if seed_threshold is None else seed_threshold
         weight = self._live_weight()
         chance = 1.0 - weight if score > threshold else 0.0
         if weight > 0:
@@ -91,19 +93,19 @@ class LiveCut:
 
     def threshold(self, share: float) -> float:
         """The score above which the top ``share`` lies now, seeds counting as they do in `pick`."""
-        seed = self._seed_quantile(1 - share)
+        seed = interpolated(self._seeds, 1 - share)
         weight = self._live_weight()
         return (
             seed
             if weight == 0 or not self._sorted
-            else (1 - weight) * seed + weight * _quantile(self._sorted, 1 - share)
+            else (1 - weight) * seed + weight * interpolated(self._sorted, 1 - share)
         )
 
     def snapshot(self, points: int) -> list[float]:
         """Evenly spaced quantiles of the live scores, minimum and maximum included; empty where there are none."""
         if not self._sorted:
             return []
-        return [_quantile(self._sorted, index / (points - 1)) for index in range(points)]
+        return [interpolated(self._sorted, index / (points - 1)) for index in range(points)]
 
     def _forget_what_changed(self, share: float) -> None:
         """Drop the scores from before their distribution changed, which shows as a debt that chance does not make."""
@@ -132,19 +134,8 @@ class LiveCut:
         above = len(self._sorted) - last
         return max(0.0, min(1.0, (share * total - above) / (last - first + 1)))
 
-    def _seed_quantile(self, level: float) -> float:
-        return _quantile(self._seeds, level)
-
     def _observe(self, score: float) -> None:
         if len(self._recent) == self._recent.maxlen:
             del self._sorted[bisect.bisect_left(self._sorted, self._recent[0])]
         self._recent.append(score)
         bisect.insort(self._sorted, score)
-
-
-def _quantile(rising: Sequence[float], level: float) -> float:
-    place = level * (len(rising) - 1)
-    below = int(place)
-    if below + 1 >= len(rising):
-        return rising[-1]
-    return rising[below] + (place - below) * (rising[below + 1] - rising[below])

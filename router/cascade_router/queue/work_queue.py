@@ -25,6 +25,7 @@ from typing import Final
 
 import structlog
 
+from cascade_api.backoff import pause_s
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 
@@ -54,11 +55,10 @@ from .redis_queue import RedisQueue, StoreAway, end
 from .request_locks import RequestLocks
 from .work import Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
 
-RETURN_S: Final = 0.25
-"""Seconds between two attempts to return to Redis; doubled each time that a return does not last."""
-SLOWEST_RETURN_S: Final = 5.0
 GRACE_S: Final = 1.5
 """How long a return waits for the routers last seen."""
+COUNT_AGAIN_S: Final = 0.125
+"""Pause before it looks again which of them are there."""
 
 logger = structlog.get_logger(__name__)
 
@@ -309,13 +309,13 @@ class WorkQueue:
     # -- heartbeats -----------------------------------------------------------------------------------------------
 
     async def _keep_up(self) -> None:
-        beat_s, retry_s, next_try = self._timing.beat_ms / 1000, RETURN_S, 0.0
+        beat_s, returns, next_try = self._timing.beat_ms / 1000, 1, 0.0
         while True:
             self._beat()
             if self._mode is Mode.SHARED or not self._redis:
                 await self._pause(beat_s)
                 if self._mode is Mode.SHARED:
-                    retry_s = RETURN_S
+                    returns = 1
                 continue
             early_s = next_try - self._clock()
             if early_s > 0:
@@ -323,8 +323,8 @@ class WorkQueue:
                 continue
             if await self._return():
                 logger.info("queue.redis_back")
-                retry_s = min(retry_s * 2, SLOWEST_RETURN_S)
-            next_try = self._clock() + retry_s
+                returns += 1  # one that does not last makes the next wait longer
+            next_try = self._clock() + pause_s(returns)
 
     async def _pause(self, seconds: float) -> None:
         self._nudge.clear()
@@ -437,7 +437,7 @@ class WorkQueue:
             outcome = await self._redis.run(Heartbeat(self._router_id, pool, (), ()))
             if others <= set(outcome.routers) or self._clock() > patience:
                 return
-            await asyncio.sleep(RETURN_S / 2)
+            await asyncio.sleep(COUNT_AGAIN_S)
 
     def _shared(self) -> RedisQueue | None:
         return self._redis if self._mode is Mode.SHARED else None

@@ -58,7 +58,7 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
             raise invalid("n" if not wanted.stream else "stream", "a job makes one image, which is fetched later")
         image = wanted.requests[0]
         ref = service.plans.find(image.model).ref
-        service.tenants.admit(image.tenant)
+        await service.tenants.admit(image.tenant)
         key = image.idempotency_key
         body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
         job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())

@@ -19,11 +19,11 @@ from typing import Any
 
 import diffusers
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu.architectures import GUIDED, Architecture, Arguments, architectures
 from bench.gpu.peaks import peak_tflops
-from cascade_api.documents import dump_documents
 from cascade_api.profile import CascadeProfile
 from cascade_models import catalogue, engines
 from cascade_models.engines import building, calls, denoisers, exporting, onnxruntime, tensorrt
@@ -255,7 +255,8 @@ def main() -> None:
         chosen.out.mkdir(parents=True, exist_ok=True)
         (chosen.out / "table.md").write_text(text)
         accelerator_class = chosen.class_name or "-".join(name.lower().split()[:2])
-        (chosen.out / "profile.yaml").write_text(dump_documents([profile(cells, accelerator_class)]))
+        wire = profile(cells, accelerator_class).wire()
+        (chosen.out / "profile.yaml").write_text(yaml.safe_dump(wire, sort_keys=False))
 
 
 def _say(text: str) -> None:

@@ -18,7 +18,6 @@ from cascade_api.profile import ProfileSpec
 
 from .programs import Outcome, Program
 
-MIXTURE_ROWS = 3
 _EQUAL = 1e-9
 
 

@@ -1,0 +1,108 @@
+"""How much each tenant asks for: token buckets in Redis that all its routers share, and a router's own without it.
+
+A router keeps a bucket of its own beside each shared one, at the level that Redis told last. While Redis is away, or
+slow, it grants by that one: nobody is refused for it, but a tenant then has its rate from each router. Only requests
+that ask before this is known wait, no longer than `ANSWER_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from cascade_api.names import rate_key
+from cascade_api.redis_refusals import why_refused
+
+from .timeouts import timeout
+
+log = structlog.get_logger(__name__)
+
+ANSWER_S: Final = 0.5
+"""How long a request waits for Redis's word at the most."""
+AGAIN_S: Final = 1.0
+"""Pause before Redis is tried again."""
+AT_ONCE: Final = 4
+"""Questions to Redis under way at once: a crowd of requests needs no crowd of connections."""
+_FAILURES: Final = (RedisError, OSError, asyncio.TimeoutError, TimeoutError)
+
+
+@dataclass
+class Bucket:
+    """A token bucket: ``rate_s`` tokens a second up to ``burst``."""
+
+    rate_s: float
+    burst: float
+    tokens: float = field(init=False)
+    at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = self.burst
+
+    def take(self, now: float, wanted: int = 1) -> float:
+        """Take tokens, all or none; returns after how many seconds there will be as many, 0 where they were taken."""
+        self.tokens = min(self.burst, self.tokens + max(0.0, now - self.at) * self.rate_s)
+        self.at = max(self.at, now)
+        if self.tokens >= wanted:
+            self.tokens -= wanted
+            return 0.0
+        return (wanted - self.tokens) / self.rate_s
+
+    def set(self, now: float, tokens: float) -> None:
+        """Go on from a level that is known from elsewhere."""
+        self.tokens, self.at = tokens, now
+
+
+class SharedRates:
+    """The buckets of tenants over all routers of one Redis.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, redis: Redis, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._script = redis.register_script((files(__package__) / "rates.lua").read_text())
+        self._under_way = asyncio.Semaphore(AT_ONCE)
+        self._alone = False
+        """Redis did not answer the last question."""
+        self._trying: asyncio.Task[None] | None = None
+
+    async def take(self, tenant: str, own: Bucket, wanted: int) -> float:
+        """Take tokens of a tenant, all or none; returns after how many seconds there will be as many, 0 where taken.
+
+        Args:
+            own: this router's bucket of the tenant; it has the rate and the burst.
+        """
+        if not self._alone:
+            try:
+                return await self._ask(tenant, own, wanted)
+            except _FAILURES as error:
+                if not self._alone:
+                    problem = why_refused(error) or str(error) or "Redis does not answer in time"
+                    log.warning("tenants have their rates from this router alone", problem=problem)
+                self._alone = True
+        if self._trying is None or self._trying.done():
+            self._trying = asyncio.ensure_future(self._try_again(tenant, own))
+        return own.take(self._clock(), wanted)
+
+    async def _ask(self, tenant: str, own: Bucket, wanted: int) -> float:
+        async with timeout(ANSWER_S), self._under_way:
+            reply: Any = await self._script(keys=[rate_key(tenant)], args=[own.rate_s, own.burst, wanted])
+        wait_s, tokens = map(float, reply)
+        own.set(self._clock(), tokens)
+        return max(0.0, wait_s)
+
+    async def _try_again(self, tenant: str, own: Bucket) -> None:
+        await asyncio.sleep(AGAIN_S)
+        with suppress(*_FAILURES):
+            await self._ask(tenant, own, 0)
+            self._alone = False
+            log.info("tenants have their rates over all routers again")
