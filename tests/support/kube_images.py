@@ -150,6 +150,7 @@ class Builder:
             self.buildah("rmi", "--all", "--force")
 
     def make(self, missing: dict[str, Path]) -> None:
+        self.buildah("rm", "--all")  # what a build left that failed
         self.base()
         for name, path in missing.items():
             begun = time.monotonic()
