@@ -119,6 +119,7 @@ class Router:
         """Serve inside the block, drain at its end. Raises AddressTaken."""
         background: list[asyncio.Task[None]] = []
         try:
+            self.service.starting = True
             if self.settings.health_address:
                 await self._health.start(self.settings.health_address, None)
             background.append(self._forever(self._plans.follow()))
@@ -126,6 +127,7 @@ class Router:
             await self._plans.first_look(FIRST_LOOK_S)
             self.grpc_address = await self._grpc.start(self.settings.grpc_address, self._certificates)
             self.http_address = await self._http.start(self.settings.http_address, self._certificates)
+            self.service.starting = False
             background += map(
                 self._forever,
                 (

@@ -82,19 +82,23 @@ class Service:
         metrics.IN_HAND.set_function(lambda: self._in_hand)
         self._idle = asyncio.Event()
         self._idle.set()
+        self.starting = False
+        """Health is told already, but nobody listens to clients yet."""
         self.draining = False
         """No new connections; what comes over the old ones is served until they are gone."""
         self._closed = False
 
     def why_not_ready(self) -> str | None:
         """Why this router should get no requests now; None where it should."""
-        return self._why_draining() or self.plans.why_not_ready()
+        return self._why_closed() or self.plans.why_not_ready()
 
     def why_not_started(self) -> str | None:
         """Why no request at all should be sent here, for whichever cascade; None where they may be."""
-        return self._why_draining() or self.plans.why_not_started()
+        return self._why_closed() or self.plans.why_not_started()
 
-    def _why_draining(self) -> str | None:
+    def _why_closed(self) -> str | None:
+        if self.starting:
+            return "the router does not listen yet"
         return "the router is shutting down" if self.draining else None
 
     async def generate(
