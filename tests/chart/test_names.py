@@ -91,7 +91,8 @@ def wrong_names(objects: list[dict[str, Any]]) -> Iterator[str]:
         pattern, longest = NAMES.get(o["kind"], ANY_NAME)
         if not re.fullmatch(pattern, o["metadata"]["name"]) or len(o["metadata"]["name"]) > longest:
             yield where
-        for labels in label_sets(o):
+        # What a definition describes has fields that are called labels.
+        for labels in label_sets({"metadata": o["metadata"]} if o["kind"] == "CustomResourceDefinition" else o):
             yield from (f"{where}: label {value!r}" for value in labels.values() if not LABEL_VALUE.fullmatch(value))
     named = {(o["kind"], o["metadata"]["name"]) for o in objects}
     for kind, name in references(objects):
