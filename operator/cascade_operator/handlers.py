@@ -25,11 +25,11 @@ NAMES: Final = (
 
 
 def register(registry: kopf.OperatorRegistry, mirror: Mirror) -> None:
-    """Watch all kinds that matter; Nodes only where they may be read."""
+    """Watch all kinds that matter, as far as they may be read."""
     kopf.on.login(registry=registry)(log_in)
     kopf.on.startup(registry=registry)(configure)
     for group, version, plural in NAMES:
-        if plural == "nodes" and not mirror.sees_nodes:
+        if not mirror.watches(plural):
             continue
         shelf = mirror.shelf_of(plural)
 

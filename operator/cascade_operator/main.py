@@ -47,7 +47,12 @@ class Operator:
         self._settings = settings
         client = connect(timeout_s=settings.api_timeout_s)
         self._api = KubernetesApi(client, timeout_s=settings.api_timeout_s, count=metrics.count_request)
-        self._mirror = Mirror(self._api, namespaces=settings.namespaces, changed=lambda: self._loop.wake())
+        self._mirror = Mirror(
+            self._api,
+            namespaces=settings.namespaces,
+            keeps_policies=settings.worker_network_policy is not None,
+            changed=lambda: self._loop.wake(),
+        )
         notices = Notices(self._api, uid_of=self._uid_of)
         self._reporter = ClusterReporter(self._api, self._mirror, notices)
         self._cluster = KubernetesCluster(self._api, self._mirror, settings=settings, notice=self._reporter.notice)

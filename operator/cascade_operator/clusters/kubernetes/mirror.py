@@ -158,8 +158,21 @@ class Shelf(Generic[T]):
 class Mirror:
     """Cascades, profiles, Deployments of pools, ConfigMaps and NetworkPolicies of cascades, pods and Nodes."""
 
-    def __init__(self, api: KubernetesApi, *, namespaces: Sequence[str], changed: Callable[[], None]) -> None:
-        """``namespaces`` empty: the whole cluster; ``changed`` is called for changes that a decision may depend on."""
+    def __init__(
+        self,
+        api: KubernetesApi,
+        *,
+        namespaces: Sequence[str],
+        changed: Callable[[], None],
+        keeps_policies: bool = True,
+    ) -> None:
+        """Make an empty mirror.
+
+        Args:
+            namespaces: those that are watched; empty: the whole cluster.
+            changed: is called for changes that a decision may depend on.
+            keeps_policies: whether the operator makes NetworkPolicies, and so has to see them.
+        """
 
         def any_of_them(thing: object) -> None:
             changed()
@@ -171,6 +184,7 @@ class Mirror:
 
         self._api = api
         self._namespaces = list(namespaces)
+        self._keeps_policies = keeps_policies
         self.cascades: Shelf[Document] = Shelf(CASCADES, read_document, changed=any_of_them)
         self.profiles: Shelf[Document] = Shelf(PROFILES, read_document, changed=any_of_them)
         self.deployments: Shelf[Deployment] = Shelf(
@@ -188,6 +202,7 @@ class Mirror:
         """Whether everything was listed once."""
         self.sees_nodes = True
         """Whether Nodes may be read; without them nobody knows what there is."""
+        self._sees_policies = True
         self._sees_all_pods = True
 
     def covers(self, namespace: str) -> bool:
@@ -198,12 +213,23 @@ class Mirror:
         """The shelf of a kind that is watched; raises KeyError."""
         return {shelf.resource.plural: shelf for shelf in self._shelves}[plural]
 
+    def watches(self, plural: str) -> bool:
+        """Whether objects of a kind are watched."""
+        return any(shelf.resource.plural == plural for shelf in self._shelves)
+
     async def begin(self) -> None:
         """Find out what may be seen, and list it; raises ApiAway or ApiRefused."""
         self.sees_nodes = await self._api.allowed(verb="list", group="", resource="nodes")
         self._sees_all_pods = not self._namespaces or await self._api.allowed(verb="list", group="", resource="pods")
+        self._sees_policies = self._keeps_policies or await self._may_see_policies()
         await asyncio.gather(*(shelf.fill(self._api, self._where(shelf)) for shelf in self._shelves))
         self.complete = True
+
+    async def _may_see_policies(self) -> bool:
+        """An operator that makes none needs no right to them; with it, it removes those of an earlier one."""
+        asked = {"verb": "list", "group": "networking.k8s.io", "resource": NETWORK_POLICIES.plural}
+        namespaces = self._namespaces or [""]
+        return all(await asyncio.gather(*(self._api.allowed(**asked, namespace=each) for each in namespaces)))
 
     async def compare(self) -> None:
         """Mend what the watches missed; raises ApiAway or ApiRefused."""
@@ -215,6 +241,7 @@ class Mirror:
 
     @property
     def _shelves(self) -> list[Shelf[Any]]:
-        shelves: list[Shelf[Any]] = [self.cascades, self.profiles, self.deployments, self.config_maps]
-        shelves += [self.network_policies, self.pods]
+        shelves: list[Shelf[Any]] = [self.cascades, self.profiles, self.deployments, self.config_maps, self.pods]
+        if self._sees_policies:
+            shelves.append(self.network_policies)
         return [*shelves, self.nodes] if self.sees_nodes else shelves
