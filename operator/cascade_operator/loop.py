@@ -121,7 +121,7 @@ class Loop:
     async def _rest(self, until: float) -> None:
         try:
             await asyncio.wait_for(self._woken.wait(), max(0.0, until - self._clock()))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return
 
     async def _turn(self) -> float:

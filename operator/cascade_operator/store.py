@@ -276,7 +276,7 @@ class Store:
         """The result of a call, or None when Redis did not give one in time."""
         try:
             result = await asyncio.wait_for(call(), 2 * self._timeout_s)
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
+        except (RedisError, OSError) as error:
             known, self.refusal = self.refusal, why_refused(error)
             if self.refusal is not None and self.refusal != known:
                 log.warning("redis refuses", why=self.refusal)

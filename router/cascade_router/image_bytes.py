@@ -16,7 +16,6 @@ from typing import Final
 
 from .cascade.estimates import Recent
 from .pools.clients import ImageForm
-from .timeouts import timeout
 
 COPIES_GRPC: Final = 4.5
 COPIES_HTTP: Final = 3.0
@@ -104,14 +103,14 @@ class ImageBytes:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (band, deadline, next(self._order), size, granted))
         try:
-            async with timeout(left_s):
+            async with asyncio.timeout(left_s):
                 await granted
         except BaseException as error:
             if granted.done() and not granted.cancelled():
                 self.held -= size
             granted.cancel()
             self._admit()
-            if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+            if isinstance(error, TimeoutError):
                 raise NoRoom(self.expected_wait_s(size, band=band, deadline=deadline)) from None
             raise
 

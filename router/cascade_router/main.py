@@ -148,7 +148,7 @@ class Router:
             await _ended(background)
             # Redis or the collector may hang just now; what Redis holds of this router expires by itself.
             for closing in (self._plans.close(), self._redis.aclose(), asyncio.to_thread(tracing.close)):
-                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(closing, CLOSING_S)
 
     async def _drain(self) -> bool:

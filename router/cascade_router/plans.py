@@ -130,14 +130,14 @@ class Plans:
                 self._looked.set()
                 try:
                     await asyncio.wait_for(wake.wait(), POLL_S)
-                except (asyncio.TimeoutError, TimeoutError):
+                except TimeoutError:
                     continue
         finally:
             listener.cancel()
 
     async def first_look(self, timeout_s: float) -> None:
         """Wait until Redis was asked for the plans once, whether it answered or not."""
-        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._looked.wait(), timeout_s)
 
     async def refresh(self) -> None:

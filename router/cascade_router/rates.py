@@ -21,8 +21,6 @@ from redis.exceptions import RedisError
 from cascade_api.names import rate_key
 from cascade_api.redis_refusals import why_refused
 
-from .timeouts import timeout
-
 log = structlog.get_logger(__name__)
 
 ANSWER_S: Final = 0.5
@@ -31,7 +29,7 @@ AGAIN_S: Final = 1.0
 """Pause before Redis is tried again."""
 AT_ONCE: Final = 4
 """Questions to Redis under way at once: a crowd of requests needs no crowd of connections."""
-_FAILURES: Final = (RedisError, OSError, asyncio.TimeoutError, TimeoutError)
+_FAILURES: Final = (RedisError, OSError)
 
 
 @dataclass
@@ -94,7 +92,7 @@ class SharedRates:
         return own.take(self._clock(), wanted)
 
     async def _ask(self, tenant: str, own: Bucket, wanted: int) -> float:
-        async with timeout(ANSWER_S), self._under_way:
+        async with asyncio.timeout(ANSWER_S), self._under_way:
             reply: Any = await self._script(keys=[rate_key(tenant)], args=[own.rate_s, own.burst, wanted])
         wait_s, tokens = map(float, reply)
         own.set(self._clock(), tokens)

@@ -166,7 +166,7 @@ class CascadeRuntime:
         self.parked += 1
         try:
             await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             return False
         finally:
             self.parked -= 1

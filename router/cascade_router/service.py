@@ -25,7 +25,6 @@ from .reporting import DemandCounter
 from .requests import Answer, GenerateRequest, Refused, invalid, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
-from .timeouts import timeout
 
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -142,13 +141,13 @@ class Service:
         """Finish what is in hand and what is still on its way here; False, and no more, after ``timeout_s``."""
         self.draining = True
         try:
-            async with timeout(timeout_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     await self._idle.wait()
                     await asyncio.sleep(ON_ITS_WAY_S)
                     if self._in_hand == 0:
                         return True
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             self._closed = True
             return False
 
@@ -196,14 +195,14 @@ class Service:
         holding = received.runtime.queue.hold_request(unique_of(request.idempotency_key, tenant=request.tenant))
         async with AsyncExitStack() as stack:
             try:
-                async with timeout(received.deadline - self._clock()):
+                async with asyncio.timeout(received.deadline - self._clock()):
                     held = await stack.enter_async_context(holding)
             except StoreAway:
                 raise _key_refused(
                     Refusal.STORE_AWAY,
                     "keys are kept in Redis, which cannot be reached now; try again, or without a key",
                 ) from None
-            except (asyncio.TimeoutError, TimeoutError):
+            except TimeoutError:
                 raise _key_refused(
                     Refusal.DEADLINE_EXCEEDED, "a router that may have died still holds this key; try again"
                 ) from None

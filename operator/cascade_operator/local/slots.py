@@ -196,7 +196,7 @@ class Slot:
         if self._wanted is not None and not self._draining:
             self._enter(ReplicaState.FAILED if self._backoff.failures > FAILED_AFTER else ReplicaState.STARTING)
         await self._end_server()
-        with contextlib.suppress(asyncio.TimeoutError):
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), wait_s)
 
     async def _end_server(self) -> None:

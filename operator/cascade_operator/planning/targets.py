@@ -60,7 +60,7 @@ class TargetDecision:
     """What one cascade's pools shall be after this tick.
 
     ``reason`` is why the target last changed, ``news`` the same where that is now. ``allocation`` is the answer that
-    was adopted in this tick, ``demand`` what it was made for; None where pools were not decided for.
+    was adopted in this tick, None where pools were not decided for.
     """
 
     target: Target | None

@@ -93,7 +93,7 @@ class Generator:
         """Wait until a time; True, at once, where the run is stopped."""
         try:
             await asyncio.wait_for(self._stopped.wait(), max(0.0, at - self._clock()))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return False
         return True
 

@@ -65,7 +65,7 @@ class JobRunner:
             while True:
                 self._woken.clear()
                 await self._look()
-                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), IDLE_S)
         finally:
             attempts = [attempt for of_one in self._attempts.values() for attempt in of_one]

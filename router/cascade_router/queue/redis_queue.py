@@ -27,11 +27,10 @@ from redis.exceptions import RedisError, ResponseError
 from cascade_api.names import CascadeRef, grants_channel
 from cascade_api.redis_refusals import why_refused
 
-from ..timeouts import timeout
 from .calls import Call, Calls, message_of, outcome_of, scripts
 from .operations import Dropped, Granted, Operation, Outcome, Timing
 
-FAILURES: Final = (RedisError, OSError, asyncio.TimeoutError)
+FAILURES: Final = (RedisError, OSError)
 RESUBSCRIBE_S: Final = 0.2
 END_AGAIN_S: Final = 0.1
 BATCH: Final = 100
@@ -97,7 +96,7 @@ class RedisQueue:
         await self._stop()
         connection: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            async with timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s):
                 await self._prepare(connection)
         except FAILURES as error:
             raise StoreAway(_reason(error)) from error
@@ -192,7 +191,7 @@ class RedisQueue:
         try:
             while self._pending:
                 batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
-                async with timeout(self._timeout_s):
+                async with asyncio.timeout(self._timeout_s):
                     replies = await _replies(connection, [errand.command for errand in batch])
                 for reply in replies:
                     batch.pop(0).replied(reply)

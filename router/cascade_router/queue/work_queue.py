@@ -330,7 +330,7 @@ class WorkQueue:
         self._nudge.clear()
         try:
             await asyncio.wait_for(self._nudge.wait(), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return
 
     def _beat(self) -> None:

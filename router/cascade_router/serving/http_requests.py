@@ -15,7 +15,6 @@ from cascade_api.reasons import Refusal
 
 from ..requests import Refused, check_key, printable_id
 from ..service import Failed, Service
-from ..timeouts import timeout
 from ..tracing import context_of
 from . import openai
 from .statuses import HTTP
@@ -85,12 +84,12 @@ def _check_json(request: Request) -> None:
 async def _read(request: Request) -> bytes:
     body = bytearray()
     try:
-        async with timeout(BODY_S):
+        async with asyncio.timeout(BODY_S):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > BODY_LIMIT:
                     raise HTTPException(413, f"the body is longer than {BODY_LIMIT} bytes", _CLOSE)
-    except (asyncio.TimeoutError, TimeoutError):
+    except TimeoutError:
         raise HTTPException(408, f"the body did not come within {BODY_S:g} s", _CLOSE) from None
     return bytes(body)
 

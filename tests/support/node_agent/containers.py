@@ -253,7 +253,7 @@ class Container:
         if grace_s > 0:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), grace_s)
         if process.returncode is None:
             self.kill()
@@ -262,7 +262,7 @@ class Container:
             await process.wait()
 
     async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
     def _set_ready(self, ready: bool) -> None:

@@ -18,7 +18,7 @@ Execute = Callable[[list[str]], Awaitable[int]]
 
 async def act(handler: Object, *, container: Object, address: str, execute: Execute, within_s: float) -> bool:
     """Do what a probe or a handler says; whether it went well and in time."""
-    with contextlib.suppress(asyncio.TimeoutError, TimeoutError, OSError, httpx.HTTPError, grpc.RpcError):
+    with contextlib.suppress(TimeoutError, OSError, httpx.HTTPError, grpc.RpcError):
         return await asyncio.wait_for(_act(handler, container, address, execute, within_s), within_s)
     return False
 
