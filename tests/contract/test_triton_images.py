@@ -158,9 +158,10 @@ def test_a_model_that_stood_still_at_work_ends_and_is_mended_by_loading_it_anew(
 ) -> None:
     assert painting_triton.process is not None
     stub = painting_triton.stub("slow")
-    began_s = stub.cpu_times().user
+    slept = stub.num_ctx_switches().voluntary
     box = in_flight(painting_triton, "slow", **request("image_encoded"))
-    wait_for(lambda: stub.cpu_times().user > began_s, what="the model to begin")
+    # Each of its 400 steps sleeps once, and without a batch the process does not wake up at all.
+    wait_for(lambda: stub.num_ctx_switches().voluntary > slept + 20, what="the model to take steps")
     stub.send_signal(signal.SIGSTOP)
     _, error = box.get(timeout=PATIENCE_S)
     stub.send_signal(signal.SIGCONT)

@@ -17,6 +17,9 @@ from cascade_models.serving.pulse import LIMIT_S
 from support.processes import children, runs
 from support.waiting import PATIENCE_S, wait_for
 
+NOTICED_S = 0.7
+"""Triton looks for a sign of life for a second, and they come every 0.3 s."""
+
 PROGRAM = """
 import ctypes, os, sys, time
 from cascade_models.serving.pulse import Pulse
@@ -26,6 +29,7 @@ def end(reason):
     os._exit(3)
 
 pulse = Pulse(end)
+pulse.guard()
 {before}
 print("ready", flush=True)
 sys.stdin.readline()
@@ -55,10 +59,10 @@ def keeper_of(process: subprocess.Popen[str]) -> psutil.Process:
 
 
 def stand_still(process: subprocess.Popen[str]) -> None:
-    """Stops a process and its keeper for longer than may be."""
+    """Stops a process and its keeper for as long as the server may notice."""
     for one in (keeper_of(process), process):
         one.send_signal(signal.SIGSTOP)
-    time.sleep(LIMIT_S + 0.5)
+    time.sleep(NOTICED_S)
 
 
 def go_on(process: subprocess.Popen[str]) -> str:

@@ -43,6 +43,7 @@ class TritonPythonModel:
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._encoders = encoding.Encoders(_not_sent)
+        self._pulse.guard()
 
     def finalize(self) -> None:
         """Sends what is being encoded still."""

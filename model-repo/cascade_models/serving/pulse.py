@@ -1,9 +1,10 @@
 """Notices that this process stood still, or that its server is gone; knows nothing of Triton, so that tests can run it.
 
-Triton gives a model process up that shows no sign of life for a second while it has a batch, and answers for it. If it
-wakes up and goes on as if nothing had happened, it or the server (2.51) touches memory that is gone, and the server
-ends by a signal. So a process that stands still must end before it wakes up, which takes another process, the keeper;
-and where that stood still as well, before it says anything about the batch that it has in hand.
+Triton gives a model process up that shows no sign of life for a second while it has a batch, and answers for it. Such
+a sign comes every 0.3 s, so standing still for 0.7 s can be enough. If the process wakes up and goes on as if nothing
+had happened, it or the server (2.51) touches memory that is gone, and the server ends by a signal. So a process that
+stands still must end before it wakes up, which takes another process, the keeper; and where that stood still as well,
+before it says anything about the batch that it has in hand.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 BEAT_S: Final = 0.1
-LIMIT_S: Final = 1.0
-"""Standing still for longer may have been noticed by the server, which looks once a second."""
+LIMIT_S: Final = 0.6
+"""Standing still for longer may have been noticed by the server: after 0.7 s, less what its own timer is late."""
 
 WAKING_S: Final = 0.05
 """Who waits for Python's global lock is woken every 5 ms, and on a busy machine seldom less often than this."""
@@ -47,6 +48,10 @@ class Pulse:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
         self._thread.start()
+        self._keeper: subprocess.Popen[bytes] | None = None
+
+    def guard(self) -> None:
+        """From now on batches may come: start the keeper. Before, a device or a disk may hold the process up."""
         me = [str(os.getpid()), str(self._thread.native_id)]
         self._keeper = subprocess.Popen(["python3", "-I", "-S", __file__, *me], stdin=subprocess.DEVNULL)
 
@@ -77,7 +82,8 @@ class Pulse:
         """End the thread and the keeper."""
         self._closing.set()
         self._thread.join()
-        self._keeper.wait()
+        if self._keeper is not None:
+            self._keeper.wait()
 
     def _watch(self) -> None:
         switches = _switches()
