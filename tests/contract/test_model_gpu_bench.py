@@ -15,9 +15,9 @@ from support.tiny_model import ENVIRONMENT, LOADING_S, ROOT
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
 
-def run(*arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, cache: Path, module: str = "bench.gpu") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ENVIRONMENT / "bin" / "python", "-m", "bench.gpu", *arguments],
+        [ENVIRONMENT / "bin" / "python", "-m", module, *arguments],
         cwd=ROOT / "tests", check=False, capture_output=True, text=True, timeout=LOADING_S,
         env={**os.environ, "HF_HOME": str(cache), "OMP_NUM_THREADS": "1",
              "PYTHONPATH": f"{ROOT / 'crds'}:{ROOT / 'model-repo'}"},
@@ -36,3 +36,11 @@ def test_it_writes_a_table_and_a_profile(tmp_path: Path) -> None:
     assert isinstance(profile, CascadeProfile)
     assert {row.variant for row in profile.spec.execution} == {"sd15", "sdxl", "sd35-medium"}
     assert not [problem for problem in contradictions(profile.spec) if "unknown" in problem[1]]
+
+
+def test_means_of_sharing_a_gpu_are_compared_with_one_for_each(tmp_path: Path) -> None:
+    done = run("--smoke", "--seconds", "1", "--out", tmp_path, cache=tmp_path, module="bench.gpu.sharing")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in (tmp_path / "sharing.md").read_text().splitlines()[4:]]
+    assert rows[0] == "a GPU each (baseline)"
+    assert len(rows) == 5

@@ -64,8 +64,9 @@ class Bench:
     def __init__(self, architecture: Architecture, dtype: str, device: torch.device, *, repeats: int) -> None:
         self._architecture, self._dtype, self._device, self._repeats = architecture, dtype, device, repeats
         torch.manual_seed(0)
-        self._denoiser = self._on_device(architecture.make())
-        self._decoder = self._on_device(architecture.decoder())
+        with device:
+            self._denoiser = self._on_device(architecture.make())
+            self._decoder = self._on_device(architecture.decoder())
 
     def cells(self, engine: str, batches: Sequence[int], *, resume: Callable[[], object]) -> Iterator[Cell]:
         """The cells of an engine up to the batch that does not fit; raises EngineError where it cannot run at all."""
@@ -247,16 +248,19 @@ def main() -> None:
                     _say(f"{architecture.variant} {dtype} {engine}: left out: {error}")
                 finally:
                     _free()
+                if chosen.out is not None and cells:
+                    write(cells, name, chosen.out, chosen.class_name or "-".join(name.lower().split()[:2]))
     if not cells:
         sys.exit("bench.gpu: nothing could be measured, see above")
-    text = table(cells, name)
-    print(text)
-    if chosen.out is not None:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "table.md").write_text(text)
-        accelerator_class = chosen.class_name or "-".join(name.lower().split()[:2])
-        wire = profile(cells, accelerator_class).wire()
-        (chosen.out / "profile.yaml").write_text(yaml.safe_dump(wire, sort_keys=False))
+    print(table(cells, name))
+
+
+def write(cells: Sequence[Cell], device: str, folder: Path, accelerator_class: str) -> None:
+    """Table and profile of what has been measured so far: a run that is cut short has not been for nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(table(cells, device))
+    wire = profile(cells, accelerator_class).wire()
+    (folder / "profile.yaml").write_text(yaml.safe_dump(wire, sort_keys=False))
 
 
 def _say(text: str) -> None:
