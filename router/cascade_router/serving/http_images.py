@@ -16,6 +16,7 @@ from ..deliveries import Delivery
 from ..requests import Answer, Refused
 from ..service import Failed, Service
 from . import openai
+from .parts import Part, length, pieces
 
 
 class ImagesResponse(Response):
@@ -34,19 +35,18 @@ class ImagesResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it. Raises Refused where it is too late for that."""
         with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
-            pieces = openai.images_body(self._wanted, delivery.answers, created_at=int(time.time()))
+            parts = openai.images_body(self._wanted, delivery.answers, created_at=int(time.time()))
             delivery.packed()
             delivery.check()
-            self.headers["content-length"] = str(sum(map(len, pieces)))
-            await until_disconnect(self._request, lambda: self._send(pieces, send))
+            self.headers["content-length"] = str(length(parts))
+            await until_disconnect(self._request, lambda: self._send(parts, send))
 
-    async def _send(self, pieces: list[bytes], send: Send) -> None:
-        """A piece is sent when the connection has taken those before; the last one is small."""
+    async def _send(self, parts: list[Part], send: Send) -> None:
+        """A piece is sent when the connection has taken those before."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        pieces.reverse()
-        while pieces:
-            piece = pieces.pop()
-            await send({"type": "http.response.body", "body": piece, "more_body": bool(pieces)})
+        async for piece in pieces(parts):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def events_response(
@@ -71,13 +71,13 @@ async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterat
     try:
         await asyncio.wait({making, shown}, return_when=asyncio.FIRST_COMPLETED)
         if shown.done():
-            for piece in openai.stream_event(wanted, shown.result(), final=False, created_at=created_at):
+            async for piece in pieces(openai.stream_event(wanted, shown.result(), final=False, created_at=created_at)):
                 yield piece
         with await making as delivery:
             delivery.check()
-            pieces = openai.stream_event(wanted, delivery.answers[0], final=True, created_at=created_at)
+            parts = openai.stream_event(wanted, delivery.answers[0], final=True, created_at=created_at)
             delivery.packed()
-            for piece in pieces:
+            async for piece in pieces(parts):
                 yield piece
     finally:
         shown.cancel()

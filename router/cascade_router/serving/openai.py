@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from ..requests import (
 from ..tracing import Headers
 from . import openai_fields
 from .openai_fields import text, whole
+from .parts import Part
 from .statuses import HTTP
 
 MAX_PARTIAL: Final = 3
@@ -144,11 +144,6 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
-def image_field(encoded: bytes) -> dict[str, str]:
-    """The image of an item of ``data``, from the bytes of its file."""
-    return {"b64_json": base64.b64encode(encoded).decode()}
-
-
 def image_item(answer: Answer) -> dict[str, Any]:
     """How an image was made, which stands beside it in each item of ``data``."""
     return {
@@ -160,17 +155,17 @@ def image_item(answer: Answer) -> dict[str, Any]:
     }
 
 
-def images_body(wanted: ImagesRequest, answers: Sequence[Answer], *, created_at: int) -> list[bytes]:
-    """The body of an answer, in pieces."""
+def images_body(wanted: ImagesRequest, answers: Sequence[Answer], *, created_at: int) -> list[Part]:
+    """The body of an answer."""
     content = {"created": created_at, **_made_how(wanted, answers), "usage": NO_TOKENS}
-    pieces = [json.dumps(content).encode()[:-1] + b', "data": [']
+    parts: list[Part] = [json.dumps(content).encode()[:-1] + b', "data": [']
     for index, answer in enumerate(answers):
-        pieces += [b", "] * (index > 0) + _with_image(image_item(answer), answer)
-    return [*pieces, b"]}"]
+        parts += [b", "] * (index > 0) + with_image(image_item(answer), answer.image.encoded)
+    return [*parts, b"]}"]
 
 
-def stream_event(wanted: ImagesRequest, answer: Answer, *, final: bool, created_at: int) -> list[bytes]:
-    """A server-sent event of an image stream, in pieces: a partial image, or the completed one."""
+def stream_event(wanted: ImagesRequest, answer: Answer, *, final: bool, created_at: int) -> list[Part]:
+    """A server-sent event of an image stream: a partial image, or the completed one."""
     kind = COMPLETED if final else PARTIAL
     content = {
         "type": kind,
@@ -179,12 +174,12 @@ def stream_event(wanted: ImagesRequest, answer: Answer, *, final: bool, created_
         **({"usage": NO_TOKENS} if final else {"partial_image_index": 0}),
         **image_item(answer),
     }
-    return [f"event: {kind}\ndata: ".encode(), *_with_image(content, answer), b"\n\n"]
+    return [f"event: {kind}\ndata: ".encode(), *with_image(content, answer.image.encoded), b"\n\n"]
 
 
-def _with_image(content: Mapping[str, Any], answer: Answer) -> list[bytes]:
-    """A JSON object with the image as ``b64_json``, in pieces: megabytes of base64 need no escaping and no joining."""
-    return [b'{"b64_json": "', base64.b64encode(answer.image.encoded), b'", ' + json.dumps(content).encode()[1:]]
+def with_image(content: Mapping[str, Any], encoded: memoryview) -> list[Part]:
+    """A JSON object with the file of an image as ``b64_json``, whose megabytes of base64 need no escaping."""
+    return [b'{"b64_json": "', encoded, b'", ' + json.dumps(content).encode()[1:]]
 
 
 def _made_how(wanted: ImagesRequest, answers: Sequence[Answer]) -> dict[str, Any]:
