@@ -25,7 +25,7 @@ class ImagesResponse(Response):
     media_type = "application/json"
 
     def __init__(
-        self, request: Request, wanted: openai.ImagesRequest, delivery: Delivery, *, headers: Mapping[str, str]
+        self, request: Request, wanted: openai.WantedImages, delivery: Delivery, *, headers: Mapping[str, str]
     ) -> None:
         super().__init__(headers=headers)
         self._request = request
@@ -50,7 +50,7 @@ class ImagesResponse(Response):
 
 
 async def events_response(
-    service: Service, request: Request, wanted: openai.ImagesRequest, *, headers: Mapping[str, str]
+    service: Service, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
 ) -> Response:
     """Server-sent events of one request. Raises what `Service.generate` does, unless a preview was there first."""
     events = _events(service, wanted)
@@ -59,7 +59,7 @@ async def events_response(
     return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
 
 
-async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterator[bytes]:
+async def _events(service: Service, wanted: openai.WantedImages) -> AsyncIterator[bytes]:
     created_at = int(time.time())
     previews: asyncio.Queue[Answer] = asyncio.Queue()
     making = asyncio.ensure_future(
@@ -93,9 +93,9 @@ async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[
             yield piece
     except Refused as refused:
         _, content, _ = openai.refusal_body(refused)
-        yield openai.sent_event(openai.FAILED, content)
+        yield openai.failed_event(content)
     except Failed as failed:
-        yield openai.sent_event(openai.FAILED, openai.error_body(str(failed), kind="server_error"))
+        yield openai.failed_event(openai.error_body(str(failed), kind="server_error"))
 
 
 async def until_disconnect(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:

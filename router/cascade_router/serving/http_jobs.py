@@ -22,6 +22,7 @@ from ..requests import Answer, Refused, invalid, new_id, unique_of
 from ..service import Service
 from . import openai
 from .http_requests import IDEMPOTENCY_KEY, JSON, request_id_of, tenant_of, wanted_images
+from .openai_bodies import JobTold
 from .parts import Part, length, pieces
 
 LONGEST_WAIT_S: Final = 60.0
@@ -43,7 +44,7 @@ class Jobs:
 
 def write_answer(answer: Answer) -> Mapping[str, Any]:
     """How the image of an answer was made, as it is kept beside the image."""
-    return openai.image_item(answer)
+    return openai.how_made(answer).model_dump(mode="json")
 
 
 def explain_refusal(refused: Refused) -> Mapping[str, Any]:
@@ -164,15 +165,14 @@ def _wait(text: str) -> float:
 
 
 def _told(request: Request, job: Job, status: int) -> Response:
-    content: dict[str, Any] = {
-        "id": job.id,
-        "object": "job",
-        "status": job.state.value,
-        "created_at": job.created_ms / 1000,
-        "deadline_at": job.deadline_ms / 1000,
-        "finished_at": job.finished_ms / 1000 if job.finished_ms else None,
-        "error": job.outcome.get("error"),
-    }
+    told = JobTold(
+        id=job.id,
+        status=job.state,
+        created_at=job.created_ms / 1000,
+        deadline_at=job.deadline_ms / 1000,
+        finished_at=job.finished_ms / 1000 if job.finished_ms else None,
+    )
+    content = {**told.model_dump(mode="json"), "error": job.outcome.get("error")}
     result: list[Part] = [b"null"]
     if job.outcome and "error" not in job.outcome:
         result = openai.with_image(job.outcome, memoryview(job.image))
