@@ -18,9 +18,10 @@ from .cascade.estimates import Recent
 from .pools.clients import ImageForm
 
 COPIES_GRPC: Final = 4.5
-COPIES_HTTP: Final = 3.0
+COPIES_HTTP: Final = 2.0
 """How much a router holds of an image at the most, in images: over gRPC as the model sent it, packed, written out, and
-in the transport; over HTTP as the model sent it and in base64. Measured with clients that do not read."""
+in the transport; over HTTP as the model sent it, with a little of it in base64, and in a stream that of the light model
+beside that of the heavy one. Measured with clients that do not read."""
 _CHANNELS: Final = 3
 _OVERHEAD: Final = 1024
 

@@ -1,8 +1,7 @@
 """What images cost the router: CPU, latency and memory per request, beside a bare proxy that passes the same bytes.
 
 As a program it is that proxy: ``python -m bench.router_images GRPC_PORT HTTP_PORT TRITON``. Over gRPC it returns what
-Triton answered, over HTTP the same JSON as the router; it has no queue, no Redis, no deadlines and no bound. With a URL
-alone it asks for that over and over, in a process of its own, and says at its end how long the answers took.
+Triton answered, over HTTP the same JSON as the router; it has no queue, no Redis, no deadlines and no bound.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -86,20 +85,6 @@ async def _serve(grpc_port: str, http_port: str, triton: str) -> None:
     await uvicorn.Server(config).serve()
 
 
-async def _probe(url: str) -> None:
-    took = []
-    ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
-    async with httpx.AsyncClient(timeout=_LONG_S) as client:
-        await client.get(url)
-        print("probing", flush=True)
-        while not ended.done() or len(took) < 2:
-            began = time.perf_counter()
-            await client.get(url)
-            took.append(time.perf_counter() - began)
-            await asyncio.sleep(0.01)
-    print(json.dumps(took))
-
-
 @dataclass(frozen=True)
 class _Target:
     """A router, or the proxy."""
@@ -158,11 +143,18 @@ class _Cost:
     p50_ms: float
     p99_ms: float
     most_mb: float
-    health_p99_ms: float
+    health_p99_ms: list[float]
+    """Of each URL that was asked meanwhile."""
 
 
-async def _measure(target: _Target, protocol: str, form: ImageForm, *, requests: int, concurrency: int) -> _Cost:
-    """Cost of requests, so many at a time, with health and memory looked at meanwhile."""
+async def _measure(
+    target: _Target, protocol: str, form: ImageForm, *, requests: int, concurrency: int, beside: Sequence[str] = ()
+) -> _Cost:
+    """Cost of requests, so many at a time, with memory and health looked at meanwhile.
+
+    Args:
+        beside: URLs of other servers whose health is asked for, too.
+    """
     took: list[float] = []
     memory = [target.process.memory_info().rss]
 
@@ -182,18 +174,29 @@ async def _measure(target: _Target, protocol: str, form: ImageForm, *, requests:
                 took.append(time.perf_counter() - began)
 
         watching = asyncio.ensure_future(watch())
-        probe = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.router_images", f"{target.http_url}/healthz", stdin=PIPE, stdout=PIPE
-        )
-        assert probe.stdout is not None
-        await probe.stdout.readline()
+        probes = [await _probe(url) for url in (target.http_url, *beside)]
         with cpu_of(target.process) as spent:
             await asyncio.gather(*(client() for _ in range(concurrency)))
         watching.cancel()
-        health, _ = await probe.communicate(b"")
-    cuts = statistics.quantiles([each * 1000 for each in took], n=100)
-    slow = statistics.quantiles([each * 1000 for each in json.loads(health)], n=100)
-    return _Cost(spent[0] / requests * 1000, cuts[49], cuts[98], max(memory) / 1e6, slow[98])
+        health = [await probe.communicate(b"") for probe in probes]
+    p50_ms, p99_ms = _quantiles_ms(took)
+    waits = [_quantiles_ms(json.loads(told))[1] for told, _ in health]
+    return _Cost(spent[0] / requests * 1000, p50_ms, p99_ms, max(memory) / 1e6, waits)
+
+
+async def _probe(url: str) -> Process:
+    probe = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.http_probe", f"{url}/healthz", stdin=PIPE, stdout=PIPE
+    )
+    assert probe.stdout is not None
+    await probe.stdout.readline()
+    return probe
+
+
+def _quantiles_ms(seconds: list[float]) -> tuple[float, float]:
+    """Median and 99th percentile in milliseconds."""
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    return cuts[49] * 1000, cuts[98] * 1000
 
 
 def _target_of(router: RouterProcess) -> _Target:
@@ -204,14 +207,16 @@ def _told(ours: _Cost, base: _Cost) -> str:
     return (
         f"{ours.cpu_ms:10.1f} {base.cpu_ms:6.1f} {ours.cpu_ms / base.cpu_ms:10.2f}"
         f" | {ours.p50_ms:6.0f} {ours.p99_ms:6.0f} / {base.p50_ms:6.0f} {base.p99_ms:6.0f}"
-        f" | {ours.most_mb:6.0f} {base.most_mb:6.0f} | {ours.health_p99_ms:6.1f} / {base.health_p99_ms:.1f}"
+        f" | {ours.most_mb:6.0f} {base.most_mb:6.0f} | {ours.health_p99_ms[0]:6.1f}"
+        f" / {' / '.join(f'{each:.1f}' for each in base.health_p99_ms)}"
     )
 
 
 def compare(bench: Bench) -> None:
     """A table of all sizes and forms, then what many at once take."""
     print(
-        "                   CPU ms: router, bare  ratio | p50 p99 ms: router / bare | MB: router, bare | health p99 ms"
+        "                   CPU ms: router, bare  ratio | p50 p99 ms: router / bare | MB: router, bare"
+        " | health p99 ms: router / bare / idle router beside the bare"
     )
     for side in SIDES:
         triton = bench.triton({LIGHT: MODEL_S}, name=f"images-{side}", side=side, batch=1, instances=2)
@@ -223,16 +228,17 @@ def compare(bench: Bench) -> None:
             with _bare(triton.endpoint) as bare:
                 load = {"requests": REQUESTS[side], "concurrency": CONCURRENCY}
                 ours = asyncio.run(_measure(_target_of(router), protocol, FORMS[name], **load))
-                base = asyncio.run(_measure(bare, protocol, FORMS[name], **load))
+                beside = [router.http_url]
+                base = asyncio.run(_measure(bare, protocol, FORMS[name], beside=beside, **load))
             print(f"{side:5} {protocol} {name:5}: {_told(ours, base)}", flush=True)
             if side > 32 and name == ("png" if protocol == "http" else "raw"):
                 count = AT_ONCE[protocol]
                 many = asyncio.run(
-                    _measure(_target_of(router), protocol, FORMS[name], requests=count, concurrency=count)
+                    _measure(_target_of(router), protocol, FORMS[name], requests=4 * count, concurrency=count)
                 )
                 print(
                     f"      {count} at once: {many.p50_ms:.0f} ms p50, {many.p99_ms:.0f} ms p99,"
-                    f" at most {many.most_mb:.0f} MB, health p99 {many.health_p99_ms:.1f} ms",
+                    f" at most {many.most_mb:.0f} MB, health p99 {many.health_p99_ms[0]:.1f} ms",
                     flush=True,
                 )
             router.stop()
@@ -240,4 +246,4 @@ def compare(bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_probe(sys.argv[1]) if len(sys.argv) == 2 else _serve(*sys.argv[1:4]))
+    uvloop.run(_serve(*sys.argv[1:4]))

@@ -6,7 +6,7 @@ import asyncio
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import grpc
 import grpc.aio
@@ -50,9 +50,10 @@ class Prompt:
     seed: int | None = None
 
 
-PNG: Final = "png"
-FORMATS: Final = (PNG, "jpeg", "webp")
+Format = Literal["png", "jpeg", "webp"]
 """Formats in which a model encodes an image."""
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+PNG: Final = "png"
 _MAGIC: Final = {PNG: b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}
 """How a file of each begins."""
 

@@ -18,6 +18,7 @@ from .http_images import ImagesResponse, events_response, until_disconnect
 from .http_jobs import Jobs, make_job_routes
 from .http_origins import guards
 from .http_requests import EXCEPTION_HANDLERS, REQUEST_ID, request_id_of, tenant_of, wanted_images
+from .openai_bodies import Models
 from .page import PAGE
 
 
@@ -69,12 +70,12 @@ def make_app(service: Service, jobs: Jobs) -> Starlette:
     async def models(request: Request) -> Response:
         tenant_of(service, request)
         data = [openai.model_item(name, runtime.plan) for name, runtime in service.plans.by_name.items()]
-        return JSONResponse({"object": "list", "data": data})
+        return JSONResponse(Models(data=data).model_dump())
 
     async def model(request: Request) -> Response:
         tenant_of(service, request)
         name = request.path_params["model"]
-        return JSONResponse(openai.model_item(name, service.plans.find(name).plan))
+        return JSONResponse(openai.model_item(name, service.plans.find(name).plan).model_dump())
 
     described = openapi.document(service.settings)
 

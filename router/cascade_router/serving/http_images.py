@@ -16,6 +16,7 @@ from ..deliveries import Delivery
 from ..requests import Answer, Refused
 from ..service import Failed, Service
 from . import openai
+from .parts import Part, length, pieces
 
 
 class ImagesResponse(Response):
@@ -24,7 +25,7 @@ class ImagesResponse(Response):
     media_type = "application/json"
 
     def __init__(
-        self, request: Request, wanted: openai.ImagesRequest, delivery: Delivery, *, headers: Mapping[str, str]
+        self, request: Request, wanted: openai.WantedImages, delivery: Delivery, *, headers: Mapping[str, str]
     ) -> None:
         super().__init__(headers=headers)
         self._request = request
@@ -34,23 +35,22 @@ class ImagesResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it. Raises Refused where it is too late for that."""
         with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
-            pieces = openai.images_body(self._wanted, delivery.answers, created_at=int(time.time()))
+            parts = openai.images_body(self._wanted, delivery.answers, created_at=int(time.time()))
             delivery.packed()
             delivery.check()
-            self.headers["content-length"] = str(sum(map(len, pieces)))
-            await until_disconnect(self._request, lambda: self._send(pieces, send))
+            self.headers["content-length"] = str(length(parts))
+            await until_disconnect(self._request, lambda: self._send(parts, send))
 
-    async def _send(self, pieces: list[bytes], send: Send) -> None:
-        """A piece is sent when the connection has taken those before; the last one is small."""
+    async def _send(self, parts: list[Part], send: Send) -> None:
+        """A piece is sent when the connection has taken those before."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        pieces.reverse()
-        while pieces:
-            piece = pieces.pop()
-            await send({"type": "http.response.body", "body": piece, "more_body": bool(pieces)})
+        async for piece in pieces(parts):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def events_response(
-    service: Service, request: Request, wanted: openai.ImagesRequest, *, headers: Mapping[str, str]
+    service: Service, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
 ) -> Response:
     """Server-sent events of one request. Raises what `Service.generate` does, unless a preview was there first."""
     events = _events(service, wanted)
@@ -59,7 +59,7 @@ async def events_response(
     return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
 
 
-async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterator[bytes]:
+async def _events(service: Service, wanted: openai.WantedImages) -> AsyncIterator[bytes]:
     created_at = int(time.time())
     previews: asyncio.Queue[Answer] = asyncio.Queue()
     making = asyncio.ensure_future(
@@ -71,13 +71,13 @@ async def _events(service: Service, wanted: openai.ImagesRequest) -> AsyncIterat
     try:
         await asyncio.wait({making, shown}, return_when=asyncio.FIRST_COMPLETED)
         if shown.done():
-            for piece in openai.stream_event(wanted, shown.result(), final=False, created_at=created_at):
+            async for piece in pieces(openai.stream_event(wanted, shown.result(), final=False, created_at=created_at)):
                 yield piece
         with await making as delivery:
             delivery.check()
-            pieces = openai.stream_event(wanted, delivery.answers[0], final=True, created_at=created_at)
+            parts = openai.stream_event(wanted, delivery.answers[0], final=True, created_at=created_at)
             delivery.packed()
-            for piece in pieces:
+            async for piece in pieces(parts):
                 yield piece
     finally:
         shown.cancel()
@@ -93,9 +93,9 @@ async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[
             yield piece
     except Refused as refused:
         _, content, _ = openai.refusal_body(refused)
-        yield openai.sent_event(openai.FAILED, content)
+        yield openai.failed_event(content)
     except Failed as failed:
-        yield openai.sent_event(openai.FAILED, openai.error_body(str(failed), kind="server_error"))
+        yield openai.failed_event(openai.error_body(str(failed), kind="server_error"))
 
 
 async def until_disconnect(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:

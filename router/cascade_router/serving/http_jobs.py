@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from cascade_api.names import CascadeRef
@@ -20,7 +21,9 @@ from ..jobs.store import JobStore, StoreAway, Submitted
 from ..requests import Answer, Refused, invalid, new_id, unique_of
 from ..service import Service
 from . import openai
-from .http_requests import IDEMPOTENCY_KEY, request_id_of, tenant_of, wanted_images
+from .http_requests import IDEMPOTENCY_KEY, JSON, request_id_of, tenant_of, wanted_images
+from .openai_bodies import JobTold
+from .parts import Part, length, pieces
 
 LONGEST_WAIT_S: Final = 60.0
 FULL: Final = {
@@ -41,7 +44,7 @@ class Jobs:
 
 def write_answer(answer: Answer) -> Mapping[str, Any]:
     """How the image of an answer was made, as it is kept beside the image."""
-    return openai.image_item(answer)
+    return openai.how_made(answer).model_dump(mode="json")
 
 
 def explain_refusal(refused: Refused) -> Mapping[str, Any]:
@@ -162,20 +165,21 @@ def _wait(text: str) -> float:
 
 
 def _told(request: Request, job: Job, status: int) -> Response:
-    content: dict[str, Any] = {
-        "id": job.id,
-        "object": "job",
-        "status": job.state.value,
-        "created_at": job.created_ms / 1000,
-        "deadline_at": job.deadline_ms / 1000,
-        "finished_at": job.finished_ms / 1000 if job.finished_ms else None,
-        "result": None,
-        "error": None,
+    told = JobTold(
+        id=job.id,
+        status=job.state,
+        created_at=job.created_ms / 1000,
+        deadline_at=job.deadline_ms / 1000,
+        finished_at=job.finished_ms / 1000 if job.finished_ms else None,
+    )
+    content = {**told.model_dump(mode="json"), "error": job.outcome.get("error")}
+    result: list[Part] = [b"null"]
+    if job.outcome and "error" not in job.outcome:
+        result = openai.with_image(job.outcome, memoryview(job.image))
+    parts = [json.dumps(content).encode()[:-1] + b', "result": ', *result, b"}"]
+    headers = {
+        "x-request-id": request_id_of(request),
+        "location": f"/v1/jobs/{job.id}",
+        "content-length": str(length(parts)),
     }
-    if job.outcome:
-        if "error" in job.outcome:
-            content["error"] = job.outcome["error"]
-        else:
-            content["result"] = {**openai.image_field(job.image), **job.outcome}
-    headers = {"x-request-id": request_id_of(request), "location": f"/v1/jobs/{job.id}"}
-    return JSONResponse(content, status, headers=headers)
+    return StreamingResponse(pieces(parts), status, headers=headers, media_type=JSON)

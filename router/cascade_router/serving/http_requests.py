@@ -46,7 +46,7 @@ def tenant_of(service: Service, request: Request) -> str:
         raise
 
 
-async def wanted_images(service: Service, request: Request) -> openai.ImagesRequest:
+async def wanted_images(service: Service, request: Request) -> openai.WantedImages:
     """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
     received = time.monotonic()
     tenant = tenant_of(service, request)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from cascade_api.plan import Plan
 from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import ImageForm, Prompt
+from ..pools.clients import PNG, Format, ImageForm, Prompt
 from ..requests import (
-    MAX_IMAGES,
     Answer,
     GenerateRequest,
     Refused,
@@ -29,37 +30,39 @@ from ..requests import (
     nth_id,
 )
 from ..tracing import Headers
-from . import openai_fields
-from .openai_fields import text, whole
+from .openai_bodies import (
+    REFUSED,
+    AllMade,
+    Error,
+    EventName,
+    HowMade,
+    ImagesRequest,
+    Kind,
+    Model,
+    Problem,
+    Usage,
+)
+from .parts import Part
 from .statuses import HTTP
 
-MAX_PARTIAL: Final = 3
-"""OpenAI's bound; there is at most one partial image, the light one."""
-COMPLETED: Final = "image_generation.completed"
-PARTIAL: Final = "image_generation.partial_image"
-FAILED: Final = "error"
-EVENTS: Final = (COMPLETED, PARTIAL, FAILED)
-"""Names of a stream's events."""
-FIELDS: Final = (
-    "model", "prompt", "n", "size", *openai_fields.NAMES, "stream", "partial_images",
-    "negative_prompt", "seed", "deadline_ms", "priority", "tier",
-)  # fmt: skip
-"""The last five are the KServe inputs and parameters of the same names, the others OpenAI's."""
-NO_TOKENS: Final = {
-    "input_tokens": 0,
-    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-    "output_tokens": 0,
-    "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-    "total_tokens": 0,
+FIELDS: Final = tuple(name for name, field in ImagesRequest.model_fields.items() if field.annotation is not type(None))
+"""Fields that are served."""
+_WRONG: Final = {
+    "missing": "is missing; describe the image in a few words",  # only a prompt has to be there
+    "string_type": "must be text",
+    "string_unicode": "holds half of a surrogate pair; send valid Unicode",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number of milliseconds from now",  # only a deadline is one
+    "bool_type": "must be true or false",
+    "model_type": "is not a JSON object",
 }
-"""The usage that OpenAI's clients expect; nothing here is counted in tokens."""
-QUALITIES: Final = ("low", "medium", "high")
-"""What answers say: all images were made by the light model, some, or none of them."""
+"""What is the matter, by the kinds of error that pydantic finds."""
+_PROPERTIES: Final = ImagesRequest.model_json_schema()["properties"]
 
 
 @dataclass(frozen=True, slots=True)
-class ImagesRequest:
-    """A valid body, before the cascade is known; one `GenerateRequest` per image."""
+class WantedImages:
+    """What a valid body asks for, before the cascade is known; one `GenerateRequest` per image."""
 
     requests: tuple[GenerateRequest, ...]
     size: str | None
@@ -79,7 +82,7 @@ def read_body(
     settings: RouterSettings,
     trace: Headers = (),
     received: float | None = None,
-) -> ImagesRequest:
+) -> WantedImages:
     """Parse a request body.
 
     Args:
@@ -91,36 +94,27 @@ def read_body(
     Raises:
         Refused: INVALID with the field named.
     """
-    content = _parse(body)
-    for name in content:
-        if name not in FIELDS and name not in openai_fields.NOT_SERVED:
-            shown = name[:80].strip() or "body"
-            raise invalid(shown, f"{name[:80]!r} is not a known field; there are {', '.join(FIELDS)}")
-    model = text(content, "model")
-    if model is None:
-        model = default_model
+    asked = _parse(body)
+    model = default_model if asked.model is None else asked.model
     if model is None:
         raise invalid("model", "is missing; give the name of a cascade")
-    prompt = text(content, "prompt")
-    if prompt is None:
-        raise invalid("prompt", "is missing; describe the image in a few words")
-    check_prompt(prompt, limit=settings.prompt_limit)
-    negative = text(content, "negative_prompt") or None
+    check_prompt(asked.prompt, limit=settings.prompt_limit)
+    negative = asked.negative_prompt or None
     if negative is not None:
         check_prompt(negative, limit=settings.prompt_limit, field="negative_prompt")
-    openai_fields.check_choices(content)
-    form = openai_fields.output_form(content)
-    count = whole(content, "n")
-    count = 1 if count is None else count
-    if not 1 <= count <= MAX_IMAGES:
-        raise invalid("n", f"{count} is not between 1 and {MAX_IMAGES}")
-    stream, previews = _stream(content, count)
-    seed = whole(content, "seed")
+    count = 1 if asked.n is None else asked.n
+    if asked.stream and count > 1:
+        raise invalid("n", f"{count} images cannot be streamed; ask for one, or without `stream`")
+    if asked.partial_images and not asked.stream:
+        raise invalid("partial_images", "needs `stream` to be true")
+    seed, form = asked.seed, _form(asked)
     common: dict[str, Any] = {
         "model": model,
-        "deadline_s": _deadline(content, settings),
-        "band": check_priority(_priority(content)),
-        "tier": check_tier(text(content, "tier") or ""),
+        "deadline_s": None
+        if asked.deadline_ms is None
+        else check_deadline(asked.deadline_ms / 1000, limit_s=settings.deadline_limit_s, field="deadline_ms"),
+        "band": check_priority(0 if asked.priority is None else asked.priority),
+        "tier": check_tier(asked.tier or ""),
         "tenant": tenant,
         "form": form,
         "idempotency_key": idempotency_key,
@@ -130,12 +124,12 @@ def read_body(
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
-            prompt=Prompt(prompt, negative, None if seed is None else check_seed(seed + index)),
+            prompt=Prompt(asked.prompt, negative, None if seed is None else check_seed(seed + index)),
             **common,
         )
         for index in range(count)
     )
-    return ImagesRequest(requests, text(content, "size"), form, stream, previews)
+    return WantedImages(requests, asked.size, form, bool(asked.stream), bool(asked.partial_images))
 
 
 def check_size(size: str | None, *, width: int, height: int) -> None:
@@ -144,70 +138,63 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
-def image_field(encoded: bytes) -> dict[str, str]:
-    """The image of an item of ``data``, from the bytes of its file."""
-    return {"b64_json": base64.b64encode(encoded).decode()}
+def how_made(answer: Answer) -> HowMade:
+    """What stands beside an image in each item of ``data``."""
+    return HowMade(
+        route=answer.route,
+        variant=answer.variant,
+        confidence=answer.confidence,
+        hardness=answer.hardness,
+        latency_ms=round(answer.latency_s * 1000, 3),
+    )
 
 
-def image_item(answer: Answer) -> dict[str, Any]:
-    """How an image was made, which stands beside it in each item of ``data``."""
-    return {
-        "route": str(answer.route),
-        "variant": answer.variant,
-        "confidence": answer.confidence,
-        "hardness": answer.hardness,
-        "latency_ms": round(answer.latency_s * 1000, 3),
-    }
-
-
-def images_body(wanted: ImagesRequest, answers: Sequence[Answer], *, created_at: int) -> list[bytes]:
-    """The body of an answer, in pieces."""
-    content = {"created": created_at, **_made_how(wanted, answers), "usage": NO_TOKENS}
-    pieces = [json.dumps(content).encode()[:-1] + b', "data": [']
+def images_body(wanted: WantedImages, answers: Sequence[Answer], *, created_at: int) -> list[Part]:
+    """The body of an answer, `Images`."""
+    content = {"created": created_at, **_all_made(wanted, answers), "usage": _USAGE}
+    parts: list[Part] = [json.dumps(content).encode()[:-1] + b', "data": [']
     for index, answer in enumerate(answers):
-        pieces += [b", "] * (index > 0) + _with_image(image_item(answer), answer)
-    return [*pieces, b"]}"]
+        parts += [b", "] * (index > 0) + with_image(_written(how_made(answer)), answer.image.encoded)
+    return [*parts, b"]}"]
 
 
-def stream_event(wanted: ImagesRequest, answer: Answer, *, final: bool, created_at: int) -> list[bytes]:
-    """A server-sent event of an image stream, in pieces: a partial image, or the completed one."""
-    kind = COMPLETED if final else PARTIAL
+def stream_event(wanted: WantedImages, answer: Answer, *, final: bool, created_at: int) -> list[Part]:
+    """A server-sent event of an image stream: a partial image, or the completed one."""
+    kind = EventName.COMPLETED if final else EventName.PARTIAL
     content = {
         "type": kind,
         "created_at": created_at,
-        **_made_how(wanted, [answer]),
-        **({"usage": NO_TOKENS} if final else {"partial_image_index": 0}),
-        **image_item(answer),
+        **_all_made(wanted, [answer]),
+        **({"usage": _USAGE} if final else {"partial_image_index": 0}),
+        **_written(how_made(answer)),
     }
-    return [f"event: {kind}\ndata: ".encode(), *_with_image(content, answer), b"\n\n"]
+    return [f"event: {kind}\ndata: ".encode(), *with_image(content, answer.image.encoded), b"\n\n"]
 
 
-def _with_image(content: Mapping[str, Any], answer: Answer) -> list[bytes]:
-    """A JSON object with the image as ``b64_json``, in pieces: megabytes of base64 need no escaping and no joining."""
-    return [b'{"b64_json": "', base64.b64encode(answer.image.encoded), b'", ' + json.dumps(content).encode()[1:]]
+def with_image(content: Mapping[str, Any], encoded: memoryview) -> list[Part]:
+    """A JSON object with the file of an image as ``b64_json``, whose megabytes of base64 need no escaping."""
+    return [b'{"b64_json": "', encoded, b'", ' + json.dumps(content).encode()[1:]]
 
 
-def _made_how(wanted: ImagesRequest, answers: Sequence[Answer]) -> dict[str, Any]:
-    """What OpenAI's answers tell of all their images."""
+def _written(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json")
+
+
+_USAGE: Final = _written(Usage())
+
+
+def _all_made(wanted: WantedImages, answers: Sequence[Answer]) -> dict[str, Any]:
+    """What an answer tells of all its images."""
     image = answers[0].image
     light = sum(answer.route in (Route.LIGHT, Route.DEGRADED) for answer in answers)
-    quality = QUALITIES[1] if 0 < light < len(answers) else QUALITIES[0 if light else 2]
-    return {
-        "size": f"{image.width}x{image.height}",
-        "output_format": wanted.form.encoded,
-        "background": "opaque",
-        "quality": quality,
-    }
+    quality: Literal["low", "medium", "high"] = "medium" if 0 < light < len(answers) else "low" if light else "high"
+    size, form = f"{image.width}x{image.height}", cast(Format, wanted.form.encoded)
+    return _written(AllMade(size=size, output_format=form, quality=quality))
 
 
-def model_item(name: str, plan: Plan) -> dict[str, Any]:
+def model_item(name: str, plan: Plan) -> Model:
     """A cascade as OpenAI's clients see a model: made when its plan was, and owned by its namespace."""
-    return {
-        "id": name,
-        "object": "model",
-        "created": _unix_s(plan.issued_at),
-        "owned_by": plan.ref.namespace,
-    }
+    return Model(id=name, created=_unix_s(plan.issued_at), owned_by=plan.ref.namespace)
 
 
 def _unix_s(text: str) -> int:
@@ -217,20 +204,20 @@ def _unix_s(text: str) -> int:
         return 0  # a plan is anybody's text there
 
 
-def sent_event(name: str, content: Mapping[str, Any]) -> bytes:
-    """One server-sent event with a JSON body."""
-    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
+def failed_event(content: Mapping[str, Any]) -> bytes:
+    """The server-sent event of a stream that ends with an error."""
+    return f"event: {EventName.FAILED}\ndata: {json.dumps(content)}\n\n".encode()
 
 
-def error_body(message: str, *, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+def error_body(message: str, *, kind: Kind, code: Refusal | None = None, param: str | None = None) -> dict[str, Any]:
     """An error in OpenAI's form."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return _written(Error(error=Problem(message=message, type=kind, code=code, param=param)))
 
 
 def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of a refusal."""
     status = HTTP[refused.reason]
-    kind = "invalid_request_error" if status < 429 else "server_error"
+    kind: Kind = "invalid_request_error" if status < 429 else "server_error"
     if status == 429:
         kind = "rate_limit_error"
     headers = {"cascade-reason": str(refused.reason)}
@@ -238,66 +225,54 @@ def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]
         headers["www-authenticate"] = "Bearer"
     if refused.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(refused.retry_after_s))
-    body = error_body(refused.message, kind=kind, code=str(refused.reason), param=refused.field)
+    body = error_body(refused.message, kind=kind, code=refused.reason, param=refused.field)
     return status, body, headers
 
 
-def _parse(body: bytes) -> Mapping[str, Any]:
+def _parse(body: bytes) -> ImagesRequest:
     try:
-        content = json.loads(body.decode())
+        # A number of hundreds of digits is as good as infinite, which no field can be.
+        content = json.loads(body.decode(), parse_int=lambda digits: int(digits) if len(digits) < 80 else float(digits))
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, json.JSONDecodeError) else "it is not JSON in UTF-8"
         raise invalid("body", f"cannot be read: {why}; send a JSON object") from None
-    if not isinstance(content, dict):
-        raise invalid("body", "is not a JSON object")
-    if b"\\u" in body:  # what else may stand in the text came from UTF-8, and can be sent back as such
-        for name, value in content.items():
-            _encodable(name, "body")
-            _encodable(value, name)
-    return content
-
-
-def _stream(content: Mapping[str, Any], count: int) -> tuple[bool, bool]:
-    """Whether to stream, and with previews."""
-    stream = content.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise invalid("stream", "must be true or false")
-    partial = whole(content, "partial_images")
-    if partial is not None and not 0 <= partial <= MAX_PARTIAL:
-        raise invalid("partial_images", f"{partial} is not between 0 and {MAX_PARTIAL}")
-    if stream and count > 1:
-        raise invalid("n", f"{count} images cannot be streamed; ask for one, or without `stream`")
-    if partial and not stream:
-        raise invalid("partial_images", "needs `stream` to be true")
-    return bool(stream), bool(partial)
-
-
-def _deadline(content: Mapping[str, Any], settings: RouterSettings) -> float | None:
-    value = content.get("deadline_ms")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise invalid("deadline_ms", "must be a number of milliseconds from now")
     try:
-        seconds = value / 1000
-    except OverflowError:
-        seconds = math.inf
-    return check_deadline(seconds, limit_s=settings.deadline_limit_s, field="deadline_ms")
+        return ImagesRequest.model_validate(content)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0]) from None
 
 
-def _priority(content: Mapping[str, Any]) -> str | int:
-    value = content.get("priority")
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise invalid("priority", "must be a name or a whole number")
-    if isinstance(value, int) and abs(value) >= 10**80:
-        raise invalid("priority", "is a number far too large")
-    return value
+def _refusal(problem: ErrorDetails) -> Refused:
+    """The first problem that pydantic found in a body, in our words."""
+    kind, value = problem["type"], problem["input"]
+    name = str(problem["loc"][0]) if problem["loc"] else "body"
+    if kind == "extra_forbidden":
+        return invalid(
+            name[:80].strip() or "body", f"{name[:80]!r} is not a known field; there are {', '.join(FIELDS)}"
+        )
+    if kind == "none_required":
+        return invalid(name, f"is {ImagesRequest.model_fields[name].description}; leave it out")
+    if kind == "literal_error" and isinstance(value, str):
+        choices = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        return invalid(name, REFUSED.get((name, value)) or f"{value[:40]!r} is none of {choices}")
+    if name == "priority":
+        return invalid(name, "must be a name or a whole number")
+    if kind in ("greater_than_equal", "less_than_equal"):
+        bounds = _PROPERTIES[name]["anyOf"][0]
+        return invalid(name, f"{value} is not between {bounds['minimum']} and {bounds['maximum']}")
+    return invalid(name, _WRONG.get(kind, "must be text"))
 
 
-def _encodable(value: Any, name: str) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise invalid(name, "holds half of a surrogate pair; send valid Unicode") from None
+def _form(asked: ImagesRequest) -> ImageForm:
+    """The form of the images' bytes.
+
+    OpenAI's ``output_compression`` is a quality in spite of its name: 100 is the best, and 0 means the least, 1.
+    """
+    chosen, quality = asked.output_format or PNG, asked.output_compression
+    if quality is None:
+        return ImageForm(encoded=chosen)
+    if chosen == PNG:
+        if quality < 100:
+            raise invalid("output_compression", "png is never lossy; leave it out, or ask for jpeg or webp")
+        return ImageForm(encoded=PNG)
+    return ImageForm(encoded=chosen, quality=max(quality, 1))

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
-from cascade_api.reasons import Refusal, Route
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
 from cascade_api.settings import RouterSettings
 
-from ..jobs.records import JobState
-from ..requests import BANDS, KEY_LENGTH, MAX_IMAGES, MAX_SEED, SHORTEST_S, TIER_PATTERN
+from ..requests import KEY_LENGTH
+from . import openai_bodies as bodies
 from .http_jobs import LONGEST_WAIT_S
 from .http_requests import IDEMPOTENCY_KEY, REQUEST_ID
-from .openai import EVENTS, MAX_PARTIAL, NO_TOKENS, QUALITIES
-from .openai_fields import CHOICES, NOT_SERVED, TEXTS
 
 Schema = dict[str, Any]
 
@@ -34,12 +33,8 @@ ERRORS: Final = {
     503: "nothing can serve this now; `retry-after` says when to come back",
     504: "there is no image by the deadline",
 }
-_NONE: Final = "taken for OpenAI's clients, without effect"
-_EFFECTS: Final = {
-    "output_format": "png unless given",
-    "response_format": "the only one",
-    "background": "opaque in any case",
-}
+SENT: Final = (bodies.ImagesRequest, bodies.JobRequest)
+TOLD: Final = (bodies.Images, bodies.Event, bodies.Models, bodies.Job, bodies.Error)
 ASKING: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
 LOOKING: Final = (400, 401, 403, 404, 405, 410, 429, 500, 503)
 
@@ -120,101 +115,27 @@ def _paths() -> Schema:
     }
 
 
+class _Untitled(GenerateJsonSchema):
+    """Without titles, which would say the names of all fields once more."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 def _schemas(settings: RouterSettings) -> Schema:
-    prompt = {"type": "string", "minLength": 1, "maxLength": settings.prompt_limit, "pattern": r"\S"}
-    number = {"type": ["number", "null"]}
-    asked: Schema = {
-        "model": {"type": ["string", "null"], "description": "a cascade; may be left out where there is one"},
-        "prompt": prompt,
-        "size": {"enum": ["auto", None], "description": "or the size of the cascade, as 1024x1024"},
-        **{
-            name: {"enum": [*choices, None], "description": _EFFECTS.get(name, _NONE)}
-            for name, choices in CHOICES.items()
-        },
-        **{name: {"type": ["string", "null"], "description": _NONE} for name in TEXTS},
-        **{name: {"type": "null", "description": f"not served: {why}"} for name, why in NOT_SERVED.items()},
-        "output_compression": {
-            "type": ["integer", "null"],
-            "minimum": 0,
-            "maximum": 100,
-            "description": "quality of jpeg and webp, 100 being the best; png has no other",
-        },
-        "negative_prompt": {"type": ["string", "null"], "maxLength": settings.prompt_limit, "pattern": r"^$|\S"},
-        "seed": {
-            "type": ["integer", "null"],
-            "minimum": 0,
-            "maximum": MAX_SEED,
-            "description": "repeats an image made by the same variant, which the cascade chooses: compare `variant`",
-        },
-        "deadline_ms": {
-            "type": ["number", "null"],
-            "minimum": SHORTEST_S * 1000,
-            "maximum": settings.deadline_limit_s * 1000,
-            "description": "milliseconds from now; the cascade's objective unless given",
-        },
-        "priority": {
-            "anyOf": [{"enum": [*BANDS, None]}, {"type": "integer", "minimum": 0, "maximum": 2**31}],
-            "description": "0 is the default, 1 the highest, 3 and above the lowest",
-        },
-        "tier": {"type": ["string", "null"], "pattern": f"^({TIER_PATTERN})?$"},
-    }
-    several = {
-        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_IMAGES},
-        "stream": {"type": ["boolean", "null"], "description": "server-sent events; one image only"},
-        "partial_images": {
-            "type": ["integer", "null"],
-            "minimum": 0,
-            "maximum": MAX_PARTIAL,
-            "description": "with `stream`: above 0, the light image is shown while a heavy one is made",
-        },
-    }
-    item: Schema = {
-        "b64_json": {"type": "string"},
-        "route": {"enum": [str(route) for route in Route]},
-        "variant": {"type": "string"},
-        "confidence": number,
-        "hardness": number,
-        "latency_ms": {"type": "number"},
-    }
-    made_how: Schema = {
-        "created": {"type": "integer"},
-        "size": {"type": "string"},
-        "output_format": {"enum": list(CHOICES["output_format"])},
-        "background": {"const": "opaque"},
-        "quality": {"enum": list(QUALITIES), "description": "whether the light model made all images, some or none"},
-        "usage": {"const": NO_TOKENS, "description": "nothing is counted in tokens"},
-    }
-    return {
-        "ImagesRequest": _request({**asked, **several}),
-        "JobRequest": _request(asked),
-        "Image": _object(**item),
-        "Images": _object(**made_how, data={"type": "array", "items": _ref("Image")}),
-        "Event": _object(event={"enum": list(EVENTS)}, data={"type": "string", "description": "JSON"}),
-        "Models": _object(object={"const": "list"}, data={"type": "array", "items": _ref("Model")}),
-        "Model": _object(
-            id={"type": "string"},
-            object={"const": "model"},
-            created={"type": "integer", "description": "when its plan was made"},
-            owned_by={"type": "string", "description": "its namespace"},
-        ),
-        "Job": _object(
-            id={"type": "string"},
-            object={"const": "job"},
-            status={"enum": [state.value for state in JobState]},
-            created_at={"type": "number"},
-            deadline_at={"type": "number"},
-            finished_at=number,
-            result={"anyOf": [_ref("Image"), {"type": "null"}]},
-            error={"anyOf": [_ref("Problem"), {"type": "null"}]},
-        ),
-        "Problem": _object(
-            message={"type": "string"},
-            type={"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
-            param={"type": ["string", "null"]},
-            code={"enum": [*(str(reason) for reason in Refusal), None]},
-        ),
-        "Error": _object(error=_ref("Problem")),
-    }
+    """The models' schemas, with the bounds that are settings."""
+    _, definitions = models_json_schema(
+        [*((model, "validation") for model in SENT), *((model, "serialization") for model in TOLD)],
+        ref_template=_ref("{model}")["$ref"],
+        schema_generator=_Untitled,
+    )
+    schemas: Schema = definitions["$defs"]
+    for model in SENT:
+        fields = schemas[model.__name__]["properties"]
+        for name in ("prompt", "negative_prompt"):
+            fields[name]["maxLength"] = settings.prompt_limit
+        fields["deadline_ms"]["maximum"] = settings.deadline_limit_s * 1000
+    return schemas
 
 
 def _header(name: str, description: str, schema: Schema) -> Schema:
@@ -269,11 +190,3 @@ def _content(description: str, content: Schema) -> Schema:
 
 def _ref(name: str | None) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-def _request(properties: Schema) -> Schema:
-    return {"type": "object", "required": ["prompt"], "additionalProperties": False, "properties": properties}

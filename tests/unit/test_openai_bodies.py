@@ -1,0 +1,62 @@
+"""OpenAI's bodies: the document has the bounds in force, and what is refused is refused in words that help."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cascade_api.settings import RouterSettings
+from cascade_router.requests import Refused
+from cascade_router.serving import openai, openapi
+
+SETTINGS = RouterSettings(prompt_limit=40, deadline_limit_s=100)
+
+
+def refusal_of(body: bytes) -> Refused:
+    with pytest.raises(Refused) as refused:
+        openai.read_body(
+            body, request_id="r1", idempotency_key="", default_model="shapes", tenant="", settings=SETTINGS
+        )
+    return refused.value
+
+
+@pytest.mark.parametrize("body", ["ImagesRequest", "JobRequest"])
+def test_the_document_has_the_bounds_that_are_settings(body: str) -> None:
+    fields = openapi.document(SETTINGS)["components"]["schemas"][body]["properties"]
+    assert (fields["prompt"]["maxLength"], fields["negative_prompt"]["maxLength"]) == (40, 40)
+    assert fields["deadline_ms"]["maximum"] == 100_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"seed": -1}, f"seed: -1 is not between 0 and {2**63 - 1}"),
+        ({"partial_images": 4, "stream": True}, "partial_images: 4 is not between 0 and 3"),
+        ({"output_compression": 101}, "output_compression: 101 is not between 0 and 100"),
+        ({"style": "cubist"}, "style: 'cubist' is none of vivid, natural"),
+        ({"output_format": "bmp"}, "output_format: 'bmp' is none of png, jpeg, webp"),
+        (
+            {"response_format": "url"},
+            "response_format: images are not kept for a URL to find them; leave it out or use",
+        ),
+        ({"svg": True}, "svg: is not served: drawings are not made; leave it out"),
+        ({"stream": 1}, "stream: must be true or false"),
+        ({"n": 10**100}, "n: must be a whole number"),
+        ({"deadline_ms": 10**400}, "deadline_ms: is not a finite number; give milliseconds from now"),
+        ({"deadline_ms": True}, "deadline_ms: must be a number of milliseconds from now"),
+        ({"priority": 1.5}, "priority: must be a name or a whole number"),
+        ({"user": {"id": 7}}, "user: must be text"),
+        ({"user": "\ud800"}, "user: holds half of a surrogate pair; send valid Unicode"),
+        ({"steps": 4}, "steps: 'steps' is not a known field; there are model, prompt, size, "),
+    ],
+)
+def test_a_refusal_names_the_field_and_what_it_may_be(fields: dict[str, Any], said: str) -> None:
+    refused = refusal_of(json.dumps({"prompt": "a cat", **fields}).encode())
+    assert refused.message.startswith(said)
+    assert refused.field == said.partition(":")[0]
+
+
+def test_fields_that_may_only_be_null_are_not_offered() -> None:
+    assert "svg" not in refusal_of(b'{"prompt": "a cat", "steps": 4}').message
