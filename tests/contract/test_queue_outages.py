@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from cascade_router.queue import Grant, StoreAway, WorkQueue, work_queue
+from cascade_router.queue import Grant, RedisAway, WorkQueue, work_queue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
@@ -183,7 +183,7 @@ async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: R
     async with work_queues(mortal_redis.url, "a") as [queue]:
         assert queue.away
         grant: Grant = await queue.acquire(entry("alone"))
-        with pytest.raises(StoreAway):
+        with pytest.raises(RedisAway):
             async with queue.hold_request("r"):
                 raise AssertionError("was held without Redis")
         mortal_redis.start()

@@ -51,7 +51,7 @@ from .operations import (
     Withdraw,
 )
 from .planned_pools import PlannedPools
-from .redis_queue import RedisQueue, StoreAway, end
+from .redis_queue import RedisAway, RedisQueue, end
 from .request_locks import RequestLocks
 from .work import Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
 
@@ -166,7 +166,7 @@ class WorkQueue:
             self._submit(sync)
         redis = self._shared()
         if redis is not None:
-            with suppress(StoreAway):
+            with suppress(RedisAway):
                 await redis.settle()
 
     def load(self, pool: str) -> PoolLoad:
@@ -176,7 +176,7 @@ class WorkQueue:
     def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]:
         """Hold an idempotency key inside ``async with``; False if a request with it is being served already.
 
-        Costs a round trip to Redis, and raises `StoreAway` without it.
+        Costs a round trip to Redis, and raises `RedisAway` without it.
         """
         return self._locks.hold(key)
 
@@ -411,7 +411,7 @@ class WorkQueue:
             for operation in known:
                 await self._redis.run(operation)
             await self._await_others()
-        except StoreAway as error:
+        except RedisAway as error:
             self._go_alone(str(error))
             return False
         self._mode = Mode.SHARED
