@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from cascade_router.queue import Grant, RedisAway, WorkQueue, work_queue
+from cascade_router.queue import Grant, RedisAway, WorkQueue, modes
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
@@ -79,7 +79,7 @@ async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redi
 async def test_two_routers_share_the_credits_out_and_together_again(
     mortal_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work_queue, "GRACE_S", PATIENCE_S)
+    monkeypatch.setattr(modes, "GRACE_S", PATIENCE_S)
     async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
         await eventually(lambda: all(len(queue.routers) == 2 for queue in queues), what="both know both")
         traffic = Traffic(queues, clients=16)
