@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from cascade_api.bad_data import BadData
 from cascade_api.names import CascadeRef
 
+from .. import lua
 from ..foreign import is_foreign
 from .records import Claim, Job, JobState, JobUnreadable, in_turn, read_job
 
@@ -216,7 +217,8 @@ def _all_keys(ref: CascadeRef, job: str) -> tuple[str, ...]:
 
 @cache
 def _source(*names: str) -> str:
-    return "".join((files(__package__) / "scripts" / f"{name}.lua").read_text() for name in names)
+    shared = lua.constants(STATE=JobState, SUBMITTED=Submitted)
+    return shared + "".join((files(__package__) / "scripts" / f"{name}.lua").read_text() for name in names)
 
 
 def _text(value: bytes | str) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .operations import (
+    RANDOM,
     DropCause,
     Dropped,
     Enqueue,
@@ -49,6 +50,11 @@ SMOOTHING: Final = 0.2
 SHORTEST_SERVICE_S: Final = 1e-6
 UNKNOWN_SERVICE_S: Final = 1.0
 """Of a replica that is only known from a lease."""
+
+DRAW_START: Final = 7
+DRAW_FACTOR: Final = 31
+DRAW_MODULUS: Final = 2**31 - 1
+"""A ticket's bytes are the digits of its draw, to the base of the factor, by the modulus."""
 
 Place = tuple[int, int, Ticket]
 """Order of a waiting entry: band, deadline, ticket."""
@@ -130,7 +136,7 @@ class PoolQueue:
         free = [r for r in self.replicas.values() if r.used < r.capacity and r.held_until <= now]
         if not free:
             return None
-        if self.spread == "random":
+        if self.spread == RANDOM:
             free.sort(key=lambda replica: replica.id)
             return free[draw_of(ticket) % len(free)]
         return min(free, key=_expected_wait)
@@ -151,9 +157,9 @@ def _expected_wait(replica: ReplicaCredits) -> tuple[float, str]:
 
 def draw_of(ticket: Ticket) -> int:
     """A number drawn from a ticket, the same in Lua and in Python."""
-    draw = 7
+    draw = DRAW_START
     for byte in ticket.encode():
-        draw = (draw * 31 + byte) % 2147483647
+        draw = (draw * DRAW_FACTOR + byte) % DRAW_MODULUS
     return draw
 
 

@@ -149,8 +149,8 @@ class RedisQueue:
         Raises `RedisAway`.
         """
         call = self._calls.lock(key, self._router_id, ttl_ms)
-        silent_ms = int(await self._reply(self._command(call)))
-        return None if silent_ms < 0 else silent_ms / 1000
+        silent_ms = await self._reply(self._command(call))
+        return None if silent_ms is None else int(silent_ms) / 1000
 
     def relock(self, key: str, ttl_ms: int) -> None:
         """Renew the lock of a key, or take it again after Redis lost it, unless another was quicker."""
