@@ -33,6 +33,7 @@ from .operations import (
     Timing,
     Verdict,
     Withdraw,
+    pools_of,
 )
 from .work import BANDS, BANDS_TOLD, PoolLoad
 
@@ -147,13 +148,6 @@ class Calls:
     def unlock(self, key: str, owner: str) -> Call:
         """Delete the lock of an idempotency key if ``owner`` holds it."""
         return Call(UNLOCK, (self._ref.request_key(key),), (owner,))
-
-
-def pools_of(operation: Operation) -> tuple[str, ...]:
-    """The pools that an operation touches."""
-    if isinstance(operation, Exchange):
-        return operation.release.pool, operation.enqueue.pool
-    return (operation.pool,)
 
 
 def _own_arguments(operation: Operation) -> tuple[Argument, ...]:

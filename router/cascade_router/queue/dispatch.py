@@ -42,6 +42,7 @@ from .operations import (
     Verdict,
     Withdraw,
     owner_of,
+    pools_of,
 )
 from .work import BANDS_TOLD, PoolLoad
 
@@ -175,11 +176,7 @@ class Dispatcher:
     def run(self, operation: Operation, *, now: int) -> Outcome:
         """`carry_out`, and the loads that the pools of the operation have then."""
         outcome = self.carry_out(operation, now=now)
-        if isinstance(operation, Exchange):
-            pools = {operation.release.pool, operation.enqueue.pool}
-        else:
-            pools = {operation.pool}
-        return replace(outcome, loads={name: self.pools[name].load for name in pools})
+        return replace(outcome, loads={name: self.pools[name].load for name in pools_of(operation)})
 
     def carry_out(self, operation: Operation, *, now: int) -> Outcome:
         """Carry out one operation at time ``now``; grants and drops of all routers' tickets, in the order made."""

@@ -156,6 +156,13 @@ class Reap:
 Operation = Sync | Enqueue | Release | Exchange | Withdraw | Heartbeat | Restore | Reap
 
 
+def pools_of(operation: Operation) -> tuple[str, ...]:
+    """The pools that an operation touches, in the order in which it does."""
+    if isinstance(operation, Exchange):
+        return operation.release.pool, operation.enqueue.pool
+    return (operation.pool,)
+
+
 class Verdict(str, Enum):
     """What became of an operation."""
 
