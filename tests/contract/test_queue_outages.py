@@ -9,6 +9,8 @@ from collections import Counter
 import pytest
 
 from cascade_router.queue import Grant, RedisAway, WorkQueue, modes
+from cascade_router.queue.operations import Operation, Outcome
+from cascade_router.queue.redis_queue import RedisQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
@@ -164,6 +166,30 @@ async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: 
             assert b.load(LIGHT).in_flight == 2
             await a.release(held[0], service_s=0.01)
             assert (await waits).replica_id == "light-0"
+
+
+async def test_a_router_that_returns_is_seen_only_when_all_that_it_has_in_flight_is_counted(
+    mortal_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[bool, int]] = []
+    run = RedisQueue.run
+
+    async def watched(queue: RedisQueue, operation: Operation) -> Outcome:
+        outcome = await run(queue, operation)
+        with mortal_redis.client() as client:
+            leases = sum(client.zcard(REF.leases_key(pool)) for pool in (LIGHT, HEAVY))
+            counted.append((client.zscore(REF.routers_key, "a") is not None, leases))
+        return outcome
+
+    async with work_queues(mortal_redis.url, "a") as [queue]:
+        for pool in (LIGHT, HEAVY):
+            await queue.acquire(entry(pool, pool=pool))
+        mortal_redis.kill()
+        await alone([queue])
+        monkeypatch.setattr(RedisQueue, "run", watched)
+        mortal_redis.start()
+        await shared([queue])
+    assert {leases for there, leases in counted if there} == {2}
 
 
 async def test_a_grant_released_while_redis_was_away_is_not_counted_after(mortal_redis: RedisServer) -> None:

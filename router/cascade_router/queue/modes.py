@@ -116,7 +116,7 @@ class Returning:
             self.releases.append(operation.release)
 
     async def tell(self, pools: PlannedPools, ours: Acquisitions, on_bad_data: Callable[[str, str], None]) -> None:
-        """Tell Redis the pools and what is in flight, and wait for the others to have done so, too.
+        """Tell Redis what is in flight and the pools, and wait for the others to have done so, too.
 
         First, what is none of ours among the keys is removed, since it may be why Redis failed; ``on_bad_data`` gets
         key and reason. The routers last seen are awaited, for `GRACE_S` at most, so that all of them together do not
@@ -125,7 +125,8 @@ class Returning:
         for sync in pools.syncs:
             for key, why in await self._returns_to.mend(sync.pool):
                 on_bad_data(key, why)
-        known: list[Operation] = [*pools.syncs, *ours.restores()]
+        # A sync introduces this router, and whoever sees it may believe that what it has in flight is counted.
+        known: list[Operation] = [*ours.restores(), *pools.syncs]
         for operation in known:
             await self._returns_to.run(operation)
         others = set(self.routers) - {self._router_id}
