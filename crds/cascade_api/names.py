@@ -27,6 +27,9 @@ CPU_CLASS = "cpu"
 CASCADE_INDEX = "cascades"
 """Set of ``<namespace>/<name>`` whose plans are published; the operator adds and removes members."""
 
+IN_USE_FIELD: Final = "u:"
+"""Stands before a replica's id in the field of its credits in use, see `CascadeRef.credits_key`."""
+
 # Outputs and parameters of the serving API and of the Triton models behind it (one spelling for both).
 INPUT_PROMPT = "prompt"
 INPUT_NEGATIVE_PROMPT = "negative_prompt"
@@ -119,7 +122,7 @@ class CascadeRef:
 
     def credits_key(self, pool: str) -> str:
         """Hash of a pool's replicas; for each replica id: ``c:<id>`` capacity (requests in flight at most),
-        ``u:<id>`` credits in use, ``s:<id>`` smoothed seconds of service per request."""
+        `IN_USE_FIELD` before the id for credits in use, ``s:<id>`` smoothed seconds of service per request."""
         return f"{self.prefix}credits:{pool}"
 
     def leases_key(self, pool: str) -> str:

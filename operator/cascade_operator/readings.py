@@ -10,10 +10,11 @@ from typing import Final, Generic, TypeVar
 from redis.exceptions import ResponseError
 
 from cascade_api.bad_data import TEXT_LIMIT
-from cascade_api.names import CascadeRef
+from cascade_api.names import IN_USE_FIELD, CascadeRef
 from cascade_api.plan import Plan, is_credible
 from cascade_api.report import RouterReport
 
+_IN_USE: Final = IN_USE_FIELD.encode()
 MOST_ARRIVALS: Final = 10_000_000
 """Requests in one second for one cascade; more are a mistake."""
 MOST_IN_USE: Final = 1_000_000
@@ -100,13 +101,13 @@ def demand(fields: Mapping[bytes, bytes], *, now_s: float) -> Reading[dict[int, 
 
 
 def in_use(fields: Mapping[bytes, bytes]) -> Reading[dict[str, int]]:
-    """Credits in use by replica: the fields ``u:<id>`` of a pool's hash."""
+    """Credits in use by replica: the fields of a pool's hash that begin with `IN_USE_FIELD`."""
     good, bad = {}, []
     for key, value in fields.items():
-        if not key.startswith(b"u:"):
+        if not key.startswith(_IN_USE):
             continue
         try:
-            replica, used = key[2:].decode(), float(value)
+            replica, used = key[len(_IN_USE) :].decode(), float(value)
         except ValueError:
             replica, used = "", math.nan
         if 0 <= used <= MOST_IN_USE:

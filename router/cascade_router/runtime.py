@@ -20,7 +20,7 @@ from .cascade.decisions import Outlook
 from .cascade.estimates import ExecutionEstimates, Recent
 from .cascade.retries import RetryBudget
 from .pools.clients import TritonClients
-from .pools.health import Health
+from .pools.health import ReplicaHealth
 from .prompts.scorers import ScorerError, make_scorer
 from .queue import BANDS, Entry, Grant, PoolLoad
 from .tally import Tally
@@ -71,7 +71,7 @@ class CascadeRuntime:
         self.name = str(ref)
         self.queue = queue
         self.clients = TritonClients()
-        self.health = Health()
+        self.health = ReplicaHealth()
         self.estimates = ExecutionEstimates()
         self.after_image = Recent()
         """Seconds from an image's arrival until it was sent to the client."""

@@ -20,7 +20,7 @@ from .deliveries import Delivery, Made
 from .engine import Preview, generate
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes, NoRoom, Room, needed
 from .plans import Plans
-from .queue import StoreAway
+from .queue import RedisAway
 from .reporting import DemandCounter
 from .requests import Answer, GenerateRequest, Refused, invalid, unique_of
 from .runtime import CascadeRuntime
@@ -197,7 +197,7 @@ class Service:
             try:
                 async with asyncio.timeout(received.deadline - self._clock()):
                     held = await stack.enter_async_context(holding)
-            except StoreAway:
+            except RedisAway:
                 raise _key_refused(
                     Refusal.STORE_AWAY,
                     "keys are kept in Redis, which cannot be reached now; try again, or without a key",

@@ -30,7 +30,7 @@ from cascade_operator.planning.allocation.problem import Allocation, PoolKey, Po
 from cascade_operator.planning.allocation.programs import Program
 from cascade_operator.planning.allocation.solver import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE, allocate
 from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
-from cascade_operator.planning.prepared import Prepared, with_demand
+from cascade_operator.planning.prepared import Prepared
 
 WORKERS = 64
 LEAST, MOST = 10.0, 1500.0
@@ -179,7 +179,7 @@ def one_cascade(demands: int) -> bool:
 def _allocated(
     prepared: Prepared, demand: float, running: Mapping[PoolKey, int], batches: Mapping[PoolKey, int]
 ) -> Allocation:
-    problem = with_demand(prepared, demand=demand, running=running, running_batch=batches)
+    problem = prepared.at(demand, running=running, running_batch=batches)
     return allocate(Problem((problem,), {CLASS: WORKERS}, {CLASS: 1.0}))[problem.ref]
 
 

@@ -9,7 +9,7 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_operator.planning.allocation.problem import Problem
-from cascade_operator.planning.prepared import Prepared, prepare, with_demand
+from cascade_operator.planning.prepared import Prepared, prepare
 from cascade_operator.snapshot import Mobility
 from cascade_profiler.frontier.profiles import load_profile
 from cascade_profiler.simulate.cascades import cascade_of
@@ -56,7 +56,7 @@ def cluster(*, cascades: int, classes: int, accelerators: int, load: float, seed
         cascade = DiffusionCascade.model_validate(_changed(document, number, own, counts, rng))
         prepared = prepare(cascade, profile, settings=PlannerSettings(), mobility=Mobility.IN_PLACE, classes=known)
         demand = load * capacity * size / sum(sizes)
-        problems.append(with_demand(prepared, demand=demand, running={}, running_batch={}))
+        problems.append(prepared.at(demand))
     return Problem(tuple(problems), counts, {c.name: float(c.price_per_hour) for c in known}, seed=seed)
 
 

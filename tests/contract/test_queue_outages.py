@@ -8,7 +8,9 @@ from collections import Counter
 
 import pytest
 
-from cascade_router.queue import Grant, StoreAway, WorkQueue, work_queue
+from cascade_router.queue import Grant, RedisAway, WorkQueue, modes
+from cascade_router.queue.operations import Operation, Outcome
+from cascade_router.queue.redis_queue import RedisQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
 from support.redis import RedisServer
@@ -79,7 +81,7 @@ async def test_traffic_outlives_a_killed_redis_that_comes_back_empty(mortal_redi
 async def test_two_routers_share_the_credits_out_and_together_again(
     mortal_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work_queue, "GRACE_S", PATIENCE_S)
+    monkeypatch.setattr(modes, "GRACE_S", PATIENCE_S)
     async with work_queues(mortal_redis.url, "a", "b", plan=make_plan(replicas=1, batch=4)) as queues:
         await eventually(lambda: all(len(queue.routers) == 2 for queue in queues), what="both know both")
         traffic = Traffic(queues, clients=16)
@@ -166,6 +168,30 @@ async def test_grants_in_flight_keep_their_credits_in_a_new_redis(mortal_redis: 
             assert (await waits).replica_id == "light-0"
 
 
+async def test_a_router_that_returns_is_seen_only_when_all_that_it_has_in_flight_is_counted(
+    mortal_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[bool, int]] = []
+    run = RedisQueue.run
+
+    async def watched(queue: RedisQueue, operation: Operation) -> Outcome:
+        outcome = await run(queue, operation)
+        with mortal_redis.client() as client:
+            leases = sum(client.zcard(REF.leases_key(pool)) for pool in (LIGHT, HEAVY))
+            counted.append((client.zscore(REF.routers_key, "a") is not None, leases))
+        return outcome
+
+    async with work_queues(mortal_redis.url, "a") as [queue]:
+        for pool in (LIGHT, HEAVY):
+            await queue.acquire(entry(pool, pool=pool))
+        mortal_redis.kill()
+        await alone([queue])
+        monkeypatch.setattr(RedisQueue, "run", watched)
+        mortal_redis.start()
+        await shared([queue])
+    assert {leases for there, leases in counted if there} == {2}
+
+
 async def test_a_grant_released_while_redis_was_away_is_not_counted_after(mortal_redis: RedisServer) -> None:
     async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1)) as [queue]:
         held = await queue.acquire(entry("held"))
@@ -183,7 +209,7 @@ async def test_a_router_that_starts_without_redis_joins_it_later(mortal_redis: R
     async with work_queues(mortal_redis.url, "a") as [queue]:
         assert queue.away
         grant: Grant = await queue.acquire(entry("alone"))
-        with pytest.raises(StoreAway):
+        with pytest.raises(RedisAway):
             async with queue.hold_request("r"):
                 raise AssertionError("was held without Redis")
         mortal_redis.start()

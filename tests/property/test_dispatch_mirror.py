@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from cascade_api.names import CascadeRef, grants_channel
-from cascade_router.queue.calls import Calls, message_of, outcome_of, scripts
+from cascade_router.queue.calls import BAND_SPAN, Calls, message_of, outcome_of, scripts
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
     Dropped,
@@ -41,7 +41,6 @@ POOLS = ["light.cpu", "heavy.cpu"]
 REPLICAS = ["r1", "r2", "r10", "R2"]
 CLOCK = "local function now_ms() return tonumber(redis.call('GET', 'now')) end"
 REF = CascadeRef("media", "portraits")
-BAND = 2**42
 
 routers = st.sampled_from(ROUTERS)
 pools = st.sampled_from(POOLS)
@@ -223,7 +222,7 @@ class Mirror(RuleBasedStateMachine):
         assert dict(self.redis.zrange(REF.routers_key, 0, -1, withscores=True)) == self.reference.routers
         for pool in self.reference.pools.values():
             queue = self.redis.zrange(REF.queue_key(pool.name), 0, -1, withscores=True)
-            assert [(t, int(s)) for t, s in queue] == [(t, band * BAND + due) for band, due, t in pool.waiting]
+            assert [(t, int(s)) for t, s in queue] == [(t, band * BAND_SPAN + due) for band, due, t in pool.waiting]
             leases = dict(self.redis.zrange(REF.leases_key(pool.name), 0, -1, withscores=True))
             assert leases == {f"{lease.replica_id}|{ticket}": lease.expires for ticket, lease in pool.leases.items()}
             fields = self.redis.hgetall(REF.credits_key(pool.name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_router.queue.memory_queue import share_of
+from cascade_router.queue.modes import share_of
 from cascade_router.queue.operations import ReplicaSpec
 
 capacities = st.lists(st.integers(0, 9), max_size=8)

@@ -11,7 +11,7 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_operator.planning.allocation.problem import Allocation, CascadeProblem, PoolKey, Problem
 from cascade_operator.planning.allocation.solver import allocate
-from cascade_operator.planning.prepared import prepare, with_demand
+from cascade_operator.planning.prepared import prepare
 from cascade_operator.snapshot import Mobility
 
 STEPS = (0, 50, 100)
@@ -122,7 +122,7 @@ class Instance:
         prepared = prepare(
             self.cascade(), self.profile(), settings=PlannerSettings(), mobility=Mobility.IN_PLACE, classes=classes
         )
-        return with_demand(prepared, demand=demand, running=running or {}, running_batch={})
+        return prepared.at(demand, running=running)
 
     def allocate(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Allocation:
         problem = self.problem(demand=demand, running=running)

@@ -12,8 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_api.cascade import SOURCE_PATTERN, DiffusionCascade
-from cascade_models import catalogue, manifest, repository
+from cascade_api.cascade import SOURCE_PATTERN, DiffusionCascade, Engine
+from cascade_models import catalogue, engines, manifest, repository
 from cascade_models.catalogue import CatalogueError
 from cascade_models.recipe import Recipe
 from support.resources import cascade_document
@@ -55,6 +55,14 @@ def test_a_variant_can_be_served_as_it_stands_in_the_catalogue(entry: catalogue.
         made = recipe({**model, **size}, engine=engine)
         assert (made.assembly, made.batch) == (entry.assembly, entry.largest_batch)
         assert Recipe.of_parameters(json.loads(json.dumps(made.parameters()))) == made
+
+
+def test_a_manifest_may_name_the_engines_that_there_are() -> None:
+    assert [engine.value for engine in Engine] == list(engines.ENGINES)
+    for name in engines.ENGINES:
+        engine = engines.named(name)
+        assert (callable(engine.prepare), callable(engine.bind)) == (True, True)
+    assert engines.that_load() == ("onnxruntime",)
 
 
 def test_sources_are_such_as_a_manifest_may_name() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from cascade_api.profile import CascadeProfile, Startup
 from cascade_api.settings import CPU, PlannerSettings
-from cascade_operator.planning.arrivals import fast_up_slow_down
 from cascade_operator.planning.forecast import forecast
 from cascade_operator.planning.memory import Memory
 from cascade_operator.planning.observed import observe
@@ -36,7 +35,7 @@ def planned(mobility: Mobility) -> Planned:
     settings = PlannerSettings()
     snapshot = Snapshot((view,), {"cpu": 2}, mobility)
     seen = observe(view, snapshot, Memory(), START, Preparations(settings, (CPU,)))
-    expected = forecast(seen, START, settings, fast_up_slow_down)
+    expected = forecast(seen, START, settings)
     prices = {variant: price for (variant, _), price in seen.known.problem.switch_prices.items()}
     return Planned(expected.pool_rate, seen.moves_slowly, prices)
 

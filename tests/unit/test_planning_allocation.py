@@ -13,7 +13,7 @@ from cascade_api.settings import CPU, PlannerSettings
 from cascade_operator.planning.allocation.problem import Allocation, PoolKey, PoolSize, Problem
 from cascade_operator.planning.allocation.shares import best_sharing
 from cascade_operator.planning.allocation.solver import allocate
-from cascade_operator.planning.prepared import prepare, with_demand
+from cascade_operator.planning.prepared import prepare
 from cascade_operator.snapshot import Mobility
 from support.factories import make_cascade, make_profile
 from support.problems import Instance
@@ -35,7 +35,7 @@ def allocation(
         classes=(CPU,),
         mobility=Mobility.IN_PLACE,
     )
-    problem = with_demand(prepared, demand=demand, running=running or {}, running_batch={})
+    problem = prepared.at(demand, running=running)
     return allocate(Problem((problem,), {"cpu": slots}, {"cpu": 0.0}))[problem.ref]
 
 

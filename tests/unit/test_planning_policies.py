@@ -9,7 +9,7 @@ from cascade_api.settings import PlannerSettings
 from cascade_operator.planning.allocation.frontier import Chain, Frontier, Row, measured
 from cascade_operator.planning.arrivals import ArrivalRate
 from cascade_operator.planning.planner import Planner
-from cascade_operator.planning.policies import policy, routed
+from cascade_operator.planning.policies import joint, policy
 from cascade_operator.snapshot import Demand
 from cascade_profiler.simulate.production import ProductionSystem
 from support.factories import make_profile
@@ -67,11 +67,10 @@ def test_diffserve_escalates_within_one_pair_and_sends_nothing_direct(name: Poli
 
 
 def test_diffserve_static_is_sized_for_the_highest_demand_seen() -> None:
-    forecaster = policy(PolicyName.DIFFSERVE_STATIC).forecaster
-    assert forecaster is not None
+    forecast = policy(PolicyName.DIFFSERVE_STATIC).forecast
     quiet = Demand(tuple((second, 1) for second in range(100)))
-    assert forecaster(quiet, now=100.5, window_s=10, last=ArrivalRate(8.0, 99)).rate == 8.0
-    assert forecaster(quiet, now=100.5, window_s=10, last=None).rate == pytest.approx(1, abs=0.01)
+    assert forecast(quiet, now=100.5, window_s=10, last=ArrivalRate(8.0, 99)).rate == 8.0
+    assert forecast(quiet, now=100.5, window_s=10, last=None).rate == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("name", [PolicyName.HADIS, PolicyName.HADIS_JSQ])
@@ -80,15 +79,25 @@ def test_hadis_mixes_nothing_and_sizes_the_light_stage_for_every_prompt(name: Po
     assert {(chain.light, chain.heavy) for chain in chains} == {("a", "b"), ("b", "c")}, "neighbours only"
     for chain in chains:
         (row,) = chain.rows
-        direct, escalation = routed(row)
+        direct, escalation = policy(name).told(row)
         assert row.light_load == 1
         assert row.heavy_load == pytest.approx(direct + (1 - direct) * escalation)
-    assert any(routed(chain.rows[0])[0] > 0 for chain in chains), "routers are told the row as measured"
+    assert any(policy(name).told(chain.rows[0])[0] > 0 for chain in chains), "routers are told the row as measured"
 
 
 def test_hadis_spreads_its_load_at_random_and_its_variant_does_not() -> None:
     assert policy(PolicyName.HADIS).dispatch == "random"
     assert policy(PolicyName.HADIS_JSQ).dispatch == "least-wait"
+
+
+def test_only_the_published_systems_take_switches_for_free() -> None:
+    assert {name.value for name in PolicyName if policy(name).thrift == 0} == set(PUBLISHED)
+
+
+def test_cascades_that_compete_are_decided_for_by_the_policy_that_they_share() -> None:
+    hadis, proteus = policy(PolicyName.HADIS), policy(PolicyName.PROTEUS)
+    assert joint([hadis, hadis]) is hadis
+    assert joint([hadis, proteus]) is policy(PolicyName.HYBRID)
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "all-light", "all-heavy"])

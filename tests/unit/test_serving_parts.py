@@ -10,7 +10,7 @@ import pytest
 from cascade_api.backoff import FIRST_S, LONGEST_S
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal, Route
-from cascade_router.pools.health import Health
+from cascade_router.pools.health import ReplicaHealth
 from cascade_router.reporting import DemandCounter
 from cascade_router.requests import (
     Refused,
@@ -26,7 +26,7 @@ from cascade_router.tally import RECENT_S, Tally
 
 
 def test_a_failed_replica_is_probed_with_growing_pauses_until_it_works() -> None:
-    health, now = Health(), 10.0
+    health, now = ReplicaHealth(), 10.0
     assert health.failed("r", now=now)
     assert not health.failed("r", now=now)
     assert health.ejected == {"r"}
@@ -47,7 +47,7 @@ def test_a_failed_replica_is_probed_with_growing_pauses_until_it_works() -> None
 
 
 def test_a_replica_that_left_the_plan_is_forgotten() -> None:
-    health = Health()
+    health = ReplicaHealth()
     health.failed("old", now=0)
     health.keep({"new"})
     assert health.ejected == frozenset()

@@ -1,4 +1,4 @@
-"""Lets an engine run the denoiser of a diffusers pipeline: torch itself, ONNX Runtime or TensorRT.
+"""Lets an engine run the denoiser of a diffusers pipeline.
 
 The pipeline stays as it is. Its denoiser keeps its class and configuration, but its ``forward`` is the engine's, and
 its weights are given back. What the engines need is built at the first start and kept.
@@ -6,13 +6,15 @@ its weights are given back. What the engines need is built at the first start an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from cascade_models import layout
-from cascade_models.engines import building, calls, exporting, onnxruntime, tensorrt
+from cascade_models import engines, layout
+from cascade_models.engines import building, calls, exporting
 from cascade_models.recipe import Recipe
 
 
@@ -23,42 +25,42 @@ def of(pipe: Any) -> torch.nn.Module:
     return denoiser
 
 
+@dataclass(frozen=True)
+class Denoiser:
+    """A denoiser for an engine to prepare, see `engines.Denoiser`; ``draw`` has its pipeline begin a batch."""
+
+    module: torch.nn.Module
+    identity: Mapping[str, object]
+    batch: int
+    draw: exporting.Draw
+
+    def onnx(self) -> Path:
+        folder = building.built(self.identity, lambda folder: exporting.export(self.module, self.draw, folder))
+        return folder / exporting.FILE
+
+    def shapes(self) -> tuple[dict[str, tuple[int, ...]], dict[str, list[int]]]:
+        one, two = (calls.watch(self.module, lambda batch=batch: self.draw(batch)) for batch in (1, 2))  # type: ignore[misc]
+        return one.shapes(), calls.growing(one, two)
+
+
 def install(pipe: Any, recipe: Recipe, draw: exporting.Draw) -> None:
     """Has ``recipe.engine`` run the pipeline's denoiser from now on; raises EngineError.
 
     ``draw`` has the pipeline begin a batch, so that its calls can be watched.
     """
-    if recipe.engine == "diffusers":
-        compile_where_it_helps(of(pipe))
-        return
-    denoiser = of(pipe)
-    if recipe.engine == "tensorrt":
-        tensorrt.library()
-    onnx = building.built(identity(recipe, denoiser), lambda folder: exporting.export(denoiser, draw, folder))
-    if recipe.engine == "onnxruntime":
-        run = onnxruntime.bind(onnx / exporting.FILE, pipe.device)
-    else:
-        one, two = (calls.watch(denoiser, lambda batch=batch: draw(batch)) for batch in (1, 2))  # type: ignore[misc]
-        shapes = tensorrt.ranges(one.shapes(), calls.growing(one, two), batch=recipe.batch)
-        plan = building.built(
-            {**identity(recipe, denoiser), **tensorrt.identity(), "shapes": shapes},
-            lambda folder: tensorrt.build(onnx / exporting.FILE, folder, shapes),
-        )
-        run = tensorrt.bind(plan / tensorrt.FILE, pipe.device)
-    replace(denoiser, run)
+    module = of(pipe)
+    run_by(recipe.engine, Denoiser(module, identity(recipe, module), recipe.batch, draw), pipe.device)
 
 
-def compile_where_it_helps(denoiser: torch.nn.Module) -> None:
-    """Compiles a denoiser that runs on a GPU, its repeated blocks once each; on a CPU it only costs time."""
-    if next(denoiser.parameters()).device.type != "cuda":
-        return
-    if getattr(denoiser, "_repeated_blocks", None):
-        denoiser.compile_repeated_blocks()
-    else:
-        denoiser.compile()
+def run_by(name: str, denoiser: Denoiser, device: torch.device) -> None:
+    """Has the engine of that name run a denoiser on a device from now on; raises EngineError."""
+    engine = engines.named(name)
+    run = engine.bind(engine.prepare(denoiser), device)
+    if run is not None:
+        replace(denoiser.module, run)
 
 
-def replace(denoiser: torch.nn.Module, run: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]) -> None:
+def replace(denoiser: torch.nn.Module, run: engines.Run) -> None:
     """Makes ``run`` the denoiser's forward, and gives its weights back."""
     bind = calls.binder(denoiser)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from cascade_models.engines import EngineError, Network
+from cascade_models.engines import Denoiser, EngineError, Network, Run
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +52,13 @@ def load(file: Path, inputs: Sequence[str]) -> Network:
     return run
 
 
-def bind(file: Path, device: torch.device) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
-    """The network of ``file`` from tensors by name to its one output, without copies between CPU and GPU.
+def prepare(denoiser: Denoiser) -> Path:
+    """The denoiser's ONNX file."""
+    return denoiser.onnx()
+
+
+def bind(artefact: Path, device: torch.device) -> Run:
+    """The network of an ONNX file, without copies between CPU and GPU.
 
     With a GPU at hand the session still may not get it: then it computes on the CPU, and says so once.
     """
@@ -61,11 +66,11 @@ def bind(file: Path, device: torch.device) -> Callable[[Mapping[str, torch.Tenso
 
     from cascade_models import weights
 
-    opened = session(file, (CUDA, CPU) if device.type == "cuda" else (CPU,))
+    opened = session(artefact, (CUDA, CPU) if device.type == "cuda" else (CPU,))
     runs_on = device if CUDA in opened.get_providers() else torch.device("cpu")
     if runs_on != device:
         weights.say(
-            f"onnxruntime got no GPU and computes {file.name} on the CPU: install onnxruntime-gpu for this CUDA"
+            f"onnxruntime got no GPU and computes {artefact.name} on the CPU: install onnxruntime-gpu for this CUDA"
         )
     (output,) = opened.get_outputs()
     inputs = {node.name for node in opened.get_inputs()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cascade_models.engines import EngineError
+from cascade_models.engines import Denoiser, EngineError, Run, building
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,9 @@ class Range:
     most: tuple[int, ...]
 
 
-def ranges(shapes: Mapping[str, tuple[int, ...]], growing: Mapping[str, list[int]], *, batch: int) -> dict[str, Range]:
+def ranges(
+    shapes: Mapping[str, tuple[int, ...]], growing: Mapping[str, Sequence[int]], *, batch: int
+) -> dict[str, Range]:
     """The range of every input for 1 to ``batch`` images, from the shapes for one image."""
 
     def at(name: str, images: int) -> tuple[int, ...]:
@@ -57,6 +59,17 @@ def identity() -> dict[str, str]:
     return {"gpu": torch.cuda.get_device_name(), "capability": f"{major}.{minor}", "tensorrt": trt.__version__}
 
 
+def prepare(denoiser: Denoiser) -> Path:
+    """The file of the engine for the denoiser on this GPU, for 1 to its batch of images."""
+    library()
+    onnx = denoiser.onnx()
+    planned = ranges(*denoiser.shapes(), batch=denoiser.batch)
+    folder = building.built(
+        {**denoiser.identity, **identity(), "shapes": planned}, lambda folder: build(onnx, folder, planned)
+    )
+    return folder / FILE
+
+
 def build(onnx: Path, folder: Path, shapes: Mapping[str, Range]) -> None:
     """Writes ``engine.plan`` into ``folder``; raises EngineError with TensorRT's own words."""
     trt = library()
@@ -81,14 +94,14 @@ def build(onnx: Path, folder: Path, shapes: Mapping[str, Range]) -> None:
     (folder / FILE).write_bytes(plan)
 
 
-def bind(file: Path, device: torch.device) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
-    """The engine of ``file`` from tensors by name to its one output, on torch's current stream."""
+def bind(artefact: Path, device: torch.device) -> Run:
+    """The engine of a file, on torch's current stream."""
     import torch
 
     trt = library()
-    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(file.read_bytes())
+    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(artefact.read_bytes())
     if engine is None:
-        raise EngineError(f"{file} is no engine for this GPU and TensorRT: remove its folder and start again")
+        raise EngineError(f"{artefact} is no engine for this GPU and TensorRT: remove its folder and start again")
     context = engine.create_execution_context()
     names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

@@ -70,8 +70,8 @@ def check(recipe: Recipe) -> None:
     """Raises RecipeError unless the weights are here, whole, of this revision, and can be run as asked."""
     if recipe.weights not in WEIGHTS:
         raise RecipeError("weights", f"{recipe.weights!r} is not a shapes model: write {' or '.join(WEIGHTS)}")
-    if recipe.engine not in engines.AVAILABLE:
-        known = " or ".join(engines.AVAILABLE)
+    if recipe.engine not in engines.that_load():
+        known = " or ".join(engines.that_load())
         raise RecipeError("engine", f"{recipe.engine!r} cannot run {recipe.source}: write {known}")
     if (recipe.height, recipe.width) != (render.IMAGE_SIZE, render.IMAGE_SIZE):
         key = "height" if recipe.height != render.IMAGE_SIZE else "width"

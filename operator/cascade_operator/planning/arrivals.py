@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic import ConfigDict
 
@@ -52,12 +51,6 @@ class ArrivalRate:
     def after(self, seconds: float) -> float:
         """The rate so many seconds later."""
         return max(self.rate + self.trend * seconds, self.least)
-
-
-class Forecaster(Protocol):
-    """Turns counts of arrivals and the last rate into the next; pure."""
-
-    def __call__(self, demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate: ...
 
 
 def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:

@@ -1,7 +1,7 @@
 """The second stage of a decision: how many requests per second to plan for.
 
-What arrived is read by the policy's forecaster (`arrivals`). Shares follow the rate at the next tick. Pools follow the
-rate by the time that new ones serve: after a move and half the time between two pool decisions. Where a move takes more
+The policy turns what arrived into a rate (`arrivals`). Shares follow the rate at the next tick. Pools follow the rate
+by the time that new ones serve: after a move and half the time between two pool decisions. Where a move takes more
 than half an objective, that rate is raised by 1.5 Poisson standard deviations: rate + 1.5·√(rate/window).
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from cascade_api.settings import PlannerSettings
 
-from .arrivals import ArrivalRate, Forecaster, bounded_window_s
+from .arrivals import ArrivalRate, bounded_window_s
 from .observed import Observed
 
 SLOW_MOVE_SIGMAS: Final = 1.5
@@ -37,12 +37,12 @@ class Forecast:
     surged_at_s: float
 
 
-def forecast(seen: Observed, now: float, settings: PlannerSettings, forecaster: Forecaster) -> Forecast:
-    """The demand of a cascade that can be planned; ``forecaster`` is for policies that have none of their own.
+def forecast(seen: Observed, now: float, settings: PlannerSettings) -> Forecast:
+    """The demand of a cascade that can be planned.
 
     Without figures of what arrives the last rate holds; a cascade that never had any counts as asked once an objective.
     """
-    arrivals = _arrivals(seen, now, settings, forecaster)
+    arrivals = _arrivals(seen, now, settings)
     least = 1 / seen.objective_s
 
     def after(seconds: float) -> float:
@@ -68,12 +68,11 @@ def forecast(seen: Observed, now: float, settings: PlannerSettings, forecaster: 
     )
 
 
-def _arrivals(seen: Observed, now: float, settings: PlannerSettings, forecaster: Forecaster) -> ArrivalRate:
+def _arrivals(seen: Observed, now: float, settings: PlannerSettings) -> ArrivalRate:
     last = seen.memory.arrivals
     if seen.view.demand is not None and seen.store_available:
         window_s = settings.forecast_window * seen.objective_s
-        forecaster = seen.known.policy.forecaster or forecaster
-        return forecaster(seen.view.demand, now=now, window_s=window_s, last=last)
+        return seen.known.policy.forecast(seen.view.demand, now=now, window_s=window_s, last=last)
     if last is not None:
         return ArrivalRate(last.rate, last.at_s)
     decided = seen.memory.target.demand if seen.memory.target is not None else 0.0

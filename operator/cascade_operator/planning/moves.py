@@ -18,10 +18,9 @@ from cascade_api.settings import PlannerSettings
 
 from ..snapshot import Drain, Replica, ReplicaState, Snapshot, Start, Stop
 from . import plans
-from .allocation import PoolKey, PoolSize, best_sharing
+from .allocation import PoolKey, PoolSize
 from .forecast import Forecast
 from .observed import Observed
-from .prepared import with_demand
 from .targets import TargetDecision
 
 BEARABLE_SHED_SHARE: Final = 0.1
@@ -108,9 +107,9 @@ def _outgrown(seen: Observed, expected: Forecast, decided: TargetDecision) -> se
         return set()
     only = seen.view.replicas[0].pool
     pools = {only: PoolSize(1, seen.batches(decided.sizes).get(only, 1))}
-    problem = with_demand(seen.known, demand=expected.rate, running={}, running_batch={})
-    target = best_sharing(problem, decided.sizes)
-    return set(pools) if best_sharing(problem, pools).shed - target.shed > BEARABLE_SHED_SHARE else set()
+    target = seen.known.share(decided.sizes, demand=expected.rate)
+    present = seen.known.share(pools, demand=expected.rate)
+    return set(pools) if present.shed - target.shed > BEARABLE_SHED_SHARE else set()
 
 
 def drained(replica: Replica, *, now: float, grace_s: float) -> bool:

@@ -15,7 +15,6 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 
 from ..snapshot import Action, Diagnostics, Publish, ReplicaState, SetStatus, Snapshot
-from .arrivals import Forecaster, fast_up_slow_down
 from .forecast import Forecast, forecast
 from .memory import CascadeMemory, Memory
 from .moves import NO_MOVES, Moves, decide_moves, free_accelerators, started
@@ -44,19 +43,11 @@ class Planner:
     Args:
         settings: constants of the planner.
         classes: accelerator classes of the cluster, with their prices and memory.
-        forecaster: how arrivals become a rate, for policies that have no forecaster of their own.
     """
 
-    def __init__(
-        self,
-        settings: PlannerSettings,
-        *,
-        classes: Sequence[AcceleratorClass] = (CPU,),
-        forecaster: Forecaster = fast_up_slow_down,
-    ) -> None:
+    def __init__(self, settings: PlannerSettings, *, classes: Sequence[AcceleratorClass] = (CPU,)) -> None:
         self._settings = settings
         self._prices = prices_per_hour(classes)
-        self._forecaster = forecaster
         self.preparations = Preparations(settings, classes)
         self._allocations = Allocations()
         self._reports = StatusReports()
@@ -66,9 +57,7 @@ class Planner:
         settings = self._settings
         observed = [observe(view, snapshot, memory, now, self.preparations) for view in snapshot.cascades]
         self._keep_only(observed)
-        forecasts = {
-            seen.ref: forecast(seen, now, settings, self._forecaster) for seen in observed if seen.prepared is not None
-        }
+        forecasts = {seen.ref: forecast(seen, now, settings) for seen in observed if seen.prepared is not None}
         targets = decide_targets(
             observed,
             forecasts,

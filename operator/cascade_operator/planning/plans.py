@@ -24,7 +24,6 @@ from cascade_api.report import QUANTILES, RouterReport
 
 from ..snapshot import Replica, ReplicaState
 from .allocation import Mixture, PoolKey, PoolSize, Row
-from .policies import routed
 from .prepared import Prepared
 
 SHORT_EXECUTION_S = 0.02
@@ -56,7 +55,7 @@ def rows_of(
 
 
 def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterReport], offer: float) -> PlanRow:
-    direct, escalation = routed(row)
+    direct, escalation = prepared.policy.told(row)
     escalation = min(round(escalation * offer, 4), 1.0)
     return PlanRow(
         share=share,

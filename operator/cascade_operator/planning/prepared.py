@@ -15,7 +15,19 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 
 from ..snapshot import Mobility
-from .allocation import CascadeProblem, Frontier, PoolKey, ServiceLevel, Stages, Timings, measured, priced, stages_of
+from .allocation import (
+    CascadeProblem,
+    Frontier,
+    PoolKey,
+    PoolSize,
+    ServiceLevel,
+    Sharing,
+    Stages,
+    Timings,
+    measured,
+    priced,
+    stages_of,
+)
 from .policies import Policy, policy
 
 TUNED_SPAN = 10.0
@@ -61,6 +73,22 @@ class Prepared:
         """Median seconds of the slowest single image of any variant."""
         keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
         return max((self.timings.execution_s(*key).get(1, 0.0) for key in keys), default=0.0)
+
+    def at(
+        self,
+        demand: float,
+        *,
+        running: Mapping[PoolKey, int] | None = None,
+        running_batch: Mapping[PoolKey, int] | None = None,
+    ) -> CascadeProblem:
+        """The problem at a demand in requests per second, with what runs."""
+        return replace(self.problem, demand=demand, running=running or {}, running_batch=running_batch or {})
+
+    def share(
+        self, pools: Mapping[PoolKey, PoolSize], *, demand: float, backlog: Mapping[str, float] | None = None
+    ) -> Sharing:
+        """The policy's mixture of rows on these pools; ``backlog`` is requests per second to clear, by variant."""
+        return self.policy.share(self.at(demand), pools, backlog=backlog)
 
 
 def prices_per_hour(classes: Sequence[AcceleratorClass]) -> dict[str, float]:
@@ -125,7 +153,7 @@ def prepare(
             timings,
             priced(
                 [stages_of(c, timings=timings, classes=usable, level=level) for c in frontier.chains],
-                accelerator_time=ACCELERATOR_TIME_PRICE if chosen.thrifty and not published else 0.0,
+                accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE * chosen.thrift,
             ),
         )
         if shared is not None:
@@ -140,9 +168,14 @@ def prepare(
         bounds={v.name: v.replicas for v in spec.variants},
         accelerators=spec.capacity.accelerators,
         classes=usable,
-        switch_prices=_switch_prices(spec, sized.timings, usable, settings, noise=0.0 if published else QUALITY_NOISE)
-        if chosen.thrifty
-        else {},
+        switch_prices=_switch_prices(
+            spec,
+            sized.timings,
+            usable,
+            settings,
+            noise=0.0 if published else QUALITY_NOISE,
+            thrift=chosen.thrift,
+        ),
         budget_per_hour=None if budget is None else float(money(budget)),
         weight=float(spec.policy.weight),
     )
@@ -156,14 +189,15 @@ def _switch_prices(
     settings: PlannerSettings,
     *,
     noise: float,
+    thrift: float,
 ) -> dict[PoolKey, float]:
-    """Price of a start by pool, in parts of the span; at least the noise of the measured qualities."""
+    """Price of a start by pool, in parts of the span: at least the noise of the measured qualities, times thrift."""
     prices = {}
     for name, usable in classes.items():
         for accelerator_class in usable:
             dear = timings.move_s(name, accelerator_class) > spec.objective.latency_s / 2
             price = settings.dear_switch_price if dear else settings.switch_price
-            prices[name, accelerator_class] = max(price / TUNED_SPAN, noise)
+            prices[name, accelerator_class] = thrift * max(price / TUNED_SPAN, noise)
     return prices
 
 
@@ -215,10 +249,3 @@ class Preparations:
         self._kept = {ref: kept for ref, kept in self._kept.items() if ref in refs}
         if len(self._shared) > 2 * len(self._kept) + SPARE_SIZED:
             self._shared = {}
-
-
-def with_demand(
-    prepared: Prepared, *, demand: float, running: Mapping[PoolKey, int], running_batch: Mapping[PoolKey, int]
-) -> CascadeProblem:
-    """The cascade's problem at a demand and with what runs."""
-    return replace(prepared.problem, demand=demand, running=running, running_batch=running_batch)

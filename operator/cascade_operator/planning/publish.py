@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from cascade_api.plan import Expected, Plan, PlanRow, next_generation
 from cascade_api.reasons import Reason
@@ -17,15 +16,11 @@ from cascade_api.settings import PlannerSettings
 
 from ..snapshot import Drain, ReplicaState
 from . import plans
-from .allocation import PoolKey, PoolSize, Role, Sharing, best_sharing, latency_p99_s, running_columns
+from .allocation import PoolKey, PoolSize, Sharing, latency_p99_s
 from .forecast import Forecast
 from .moves import BEARABLE_SHED_SHARE, Moves
 from .observed import Observed
-from .prepared import with_demand
 from .targets import TargetDecision
-
-FULL_STAGE_LOAD: Final = 0.97
-"""The part of what a stage can carry from which it is full."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +84,12 @@ def _sharing(
     seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, pools: Mapping[PoolKey, PoolSize]
 ) -> Sharing:
     """The best shares on ready pools, without the one to be left, unless much less could be served without it."""
-    problem = with_demand(seen.known, demand=expected.rate, running={}, running_batch={})
     waiting = seen.backlog(seen.batches(decided.sizes))
-    sharing = best_sharing(problem, pools, backlog=waiting)
+    sharing = seen.known.share(pools, demand=expected.rate, backlog=waiting)
     if moves.vacate is not None:
         kept = {key: size for key, size in pools.items() if key != moves.vacate}
-        without = best_sharing(problem, kept, backlog=waiting)
-        target = best_sharing(problem, decided.sizes, backlog=waiting)
+        without = seen.known.share(kept, demand=expected.rate, backlog=waiting)
+        target = seen.known.share(decided.sizes, demand=expected.rate, backlog=waiting)
         # What must be shed anyway, and will not be on the target, may be shed a little longer.
         if without.mixture and (without.shed <= sharing.shed + BEARABLE_SHED_SHARE or target.shed < sharing.shed):
             return without
@@ -115,7 +109,10 @@ def _rows(
     last = seen.rows if plans.servable(seen.rows, names) else []
     if not sharing.mixture:
         return last
-    offer = _offer(seen, expected, sharing, pools, settings)
+    offer = 1.0
+    if seen.degrades:
+        problem = seen.known.at(expected.rate)
+        offer = seen.known.policy.offer(problem, sharing, pools, most=settings.escalation_offer)
     rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
     if not last or (last[0].light, last[0].heavy) != (rows[0].light, rows[0].heavy):
         return rows
@@ -123,22 +120,3 @@ def _rows(
     if leaves or not plans.servable(last, {key[0] for key in pools}) or plans.shares_moved(last, rows):
         return rows
     return last
-
-
-def _offer(
-    seen: Observed,
-    expected: Forecast,
-    sharing: Sharing,
-    pools: Mapping[PoolKey, PoolSize],
-    settings: PlannerSettings,
-) -> float:
-    """How many of the escalations that fit are asked for, as a factor.
-
-    More than fit where the heavy stage is what holds quality down and what comes too much is degraded: arrivals waver,
-    and a heavy replica that waits for work gives quality away.
-    """
-    if not (seen.degrades and seen.known.policy.offers_more) or sharing.stages is None:
-        return 1.0
-    rate = sum(column.rate * count for column, count in running_columns(sharing.stages, Role.HEAVY, pools))
-    carried = seen.known.problem.heavy_utilisation * rate
-    return settings.escalation_offer if expected.rate * sharing.heavy_load >= FULL_STAGE_LOAD * carried else 1.0

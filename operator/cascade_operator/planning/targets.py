@@ -24,12 +24,12 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
 from ..snapshot import ReplicaState, Snapshot
-from .allocation import Allocation, CascadeProblem, PoolKey, PoolSize, Problem, allocate, best_sharing, groups
+from .allocation import Allocation, CascadeProblem, PoolKey, PoolSize, Problem, groups
 from .arrivals import bounded_window_s
 from .forecast import Forecast
 from .memory import CascadeMemory, Target, target_pools
 from .observed import Observed
-from .prepared import with_demand
+from .policies import Policy, joint
 
 EMERGENCY_DEMAND_RATIO: Final = 1.1
 """Demand above what the pools were decided for by this factor lets an emergency decide again at once."""
@@ -76,17 +76,17 @@ class TargetDecision:
 
 
 class Allocations:
-    """Remembers the answer of `allocate` for each group of cascades as long as the same is asked."""
+    """Remembers what the policy answered for each group of cascades as long as the same is asked."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[CascadeRef, ...], tuple[Problem, Mapping[CascadeRef, Allocation]]] = {}
 
-    def of(self, problem: Problem) -> Mapping[CascadeRef, Allocation]:
-        """The allocation of every cascade of a problem."""
+    def of(self, problem: Problem, decides: Policy) -> Mapping[CascadeRef, Allocation]:
+        """The allocation of every cascade of a problem; ``decides`` is the policy to ask."""
         rivals = tuple(cascade.ref for cascade in problem.cascades)
         known = self._known.get(rivals)
         if known is None or known[0] != problem:
-            known = self._known[rivals] = problem, allocate(problem)
+            known = self._known[rivals] = problem, decides.allocate(problem)
         return known[1]
 
     def keep_only(self, refs: set[CascadeRef]) -> None:
@@ -117,7 +117,8 @@ def decide_targets(
         if not any(due[seen.ref] for seen in rivals):
             continue
         problems = tuple(_pool_problem(seen, forecasts[seen.ref], due[seen.ref], now) for seen in rivals)
-        answers = allocations.of(Problem(problems, inventory, prices_per_hour, settings.seed))
+        decides = joint(seen.known.policy for seen in rivals)
+        answers = allocations.of(Problem(problems, inventory, prices_per_hour, settings.seed), decides)
         for seen, problem in zip(rivals, problems, strict=True):
             answer, reason, expected = answers[seen.ref], due[seen.ref], forecasts[seen.ref]
             if reason is Reason.DEMAND_FELL and _too_tight(seen, expected, answer, now, settings):
@@ -185,8 +186,7 @@ def _waits_for_requests(memory: CascadeMemory) -> bool:
 def _emergency(seen: Observed, expected: Forecast) -> Reason | None:
     """Whether the target itself cannot carry the load: shares cannot mend that."""
     sizes = seen.target_sizes
-    problem = with_demand(seen.known, demand=expected.pool_rate, running={}, running_batch={})
-    if best_sharing(problem, sizes).shed > 0:
+    if seen.known.share(sizes, demand=expected.pool_rate).shed > 0:
         return Reason.DEMAND_ROSE
     for key, size in sizes.items():
         part = _backlog_objectives(seen, key[0])
@@ -221,7 +221,7 @@ def _pool_problem(seen: Observed, expected: Forecast, due: Reason | None, now: f
         demand = max(demand, last.distrust * expected.pool_rate)
     serving = (ReplicaState.READY, ReplicaState.STARTING)
     running = Counter(r.pool for r in seen.view.replicas if r.state in serving)
-    return with_demand(seen.known, demand=demand, running=running, running_batch=seen.batches(seen.target_sizes))
+    return seen.known.at(demand, running=running, running_batch=seen.batches(seen.target_sizes))
 
 
 def _wanted(seen: Observed, expected: Forecast) -> float:
@@ -269,9 +269,8 @@ def _too_tight(seen: Observed, expected: Forecast, answer: Allocation, now: floa
         return False
     window_s = bounded_window_s(settings.forecast_window * seen.objective_s)
     demand = expected.pool_rate + CHANCE_DEMAND_SIGMAS * math.sqrt(expected.pool_rate / window_s)
-    problem = with_demand(seen.known, demand=demand, running={}, running_batch={})
-    present = best_sharing(problem, seen.target_sizes).shed
-    return best_sharing(problem, answer.pools).shed > present + NEGLIGIBLE_SHED_SHARE
+    present = seen.known.share(seen.target_sizes, demand=demand).shed
+    return seen.known.share(answer.pools, demand=demand).shed > present + NEGLIGIBLE_SHED_SHARE
 
 
 def _adopted(

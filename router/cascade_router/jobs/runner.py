@@ -19,7 +19,7 @@ from cascade_api.reasons import Refusal
 from ..requests import Answer, GenerateRequest, Refused
 from ..service import Failed, Service
 from .records import TRY_AGAIN, Claim, JobState, JobUnreadable, read_body, result_of
-from .store import LEASE_S, JobStore, StoreAway
+from .store import LEASE_S, JobStore, JobStoreAway
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +82,7 @@ class JobRunner:
             if room <= 0:
                 continue
             # What stops one cascade's jobs stops no other's.
-            with contextlib.suppress(StoreAway):
+            with contextlib.suppress(JobStoreAway):
                 await self._take(runtime.ref, attempts, room)
 
     async def _take(self, ref: CascadeRef, attempts: set[asyncio.Task[None]], room: int) -> None:
@@ -104,10 +104,10 @@ class JobRunner:
                 await making
         except asyncio.CancelledError:
             making.cancel()
-            with contextlib.suppress(StoreAway):
+            with contextlib.suppress(JobStoreAway):
                 await self._store.give_back(ref, claim, after_s=0)
             raise
-        except StoreAway:
+        except JobStoreAway:
             log.warning("the end of a job could not be kept; it will be tried again", job=claim.id)
         finally:
             making.cancel()
@@ -117,7 +117,7 @@ class JobRunner:
         """Renew until the job is another's or has its end."""
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            with contextlib.suppress(StoreAway):
+            with contextlib.suppress(JobStoreAway):
                 if not await self._store.renew(ref, claim):
                     return
 
@@ -130,7 +130,7 @@ class JobRunner:
                 delivery.packed()
                 await self._end(ref, claim, JobState.SUCCEEDED, made, image)
             return
-        except StoreAway:
+        except JobStoreAway:
             raise
         except Refused as refused:
             if refused.reason in TRY_AGAIN and not (refused.reason is Refusal.MODEL_FAILED and claim.token >= ATTEMPTS):
@@ -169,7 +169,7 @@ class JobRunner:
                 return await self._store.finish(
                     ref, claim, state, result, image=image, no_room=result_of(self._explain(no_room))
                 )
-            except StoreAway:
+            except JobStoreAway:
                 if loop.time() >= until:
                     raise
             await asyncio.sleep(STORE_AGAIN_S)

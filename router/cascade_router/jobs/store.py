@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from cascade_api.bad_data import BadData
 from cascade_api.names import CascadeRef
 
+from .. import lua
 from ..foreign import is_foreign
 from .records import Claim, Job, JobState, JobUnreadable, in_turn, read_job
 
@@ -27,7 +28,7 @@ _SCRIPTS: Final = {
 _T = TypeVar("_T")
 
 
-class StoreAway(Exception):
+class JobStoreAway(Exception):
     """Redis did not answer; nothing is known of the job."""
 
 
@@ -46,7 +47,7 @@ class Submitted(str, Enum):
 
 
 class JobStore:
-    """The jobs of every cascade; each method raises StoreAway.
+    """The jobs of every cascade; each method raises JobStoreAway.
 
     Jobs with an end take bytes, and the oldest make room for the next; those without take places until they end.
 
@@ -85,7 +86,7 @@ class JobStore:
         arguments = (job, digest, body, tenant, int(deadline_s * 1000), self._keep_ms, *self._limits)
         try:
             submitted, place_ms = await self._run("submit", _all_keys(ref, job), arguments)
-        except StoreAway as away:
+        except JobStoreAway as away:
             if not is_foreign(away.__cause__):
                 raise
             await self._drop_foreign({ref.job_key(job): "hash"})
@@ -96,7 +97,7 @@ class JobStore:
         """A job, or None where there is none. Raises JobUnreadable too."""
         try:
             fields: Any = await _answered(self._redis.hgetall(ref.job_key(job)))
-        except StoreAway as away:
+        except JobStoreAway as away:
             if is_foreign(away.__cause__):
                 raise JobUnreadable(f"job {job}: {away}") from None
             raise
@@ -108,7 +109,7 @@ class JobStore:
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         try:
             found: Any = await _answered(self._redis.zrangebyscore(ref.jobs_key, "-inf", now_ms))
-        except StoreAway as away:
+        except JobStoreAway as away:
             if not is_foreign(away.__cause__):
                 raise
             await self._drop_foreign({ref.jobs_key: "zset"})
@@ -129,7 +130,7 @@ class JobStore:
         try:
             kept: Any = await _answered(self._redis.hgetall(ref.jobs_open_key))
             return {_text(job): _text(value).partition(" ")[2] for job, value in kept.items()}
-        except StoreAway as away:
+        except JobStoreAway as away:
             if not is_foreign(away.__cause__):
                 raise
             await self._drop_foreign({ref.jobs_open_key: "hash"})
@@ -205,7 +206,7 @@ async def _answered(reply: Awaitable[_T]) -> _T:
     try:
         return await reply
     except (RedisError, OSError) as error:
-        raise StoreAway(str(error)) from error
+        raise JobStoreAway(str(error)) from error
 
 
 def _all_keys(ref: CascadeRef, job: str) -> tuple[str, ...]:
@@ -216,7 +217,8 @@ def _all_keys(ref: CascadeRef, job: str) -> tuple[str, ...]:
 
 @cache
 def _source(*names: str) -> str:
-    return "".join((files(__package__) / "scripts" / f"{name}.lua").read_text() for name in names)
+    shared = lua.constants(STATE=JobState, SUBMITTED=Submitted)
+    return shared + "".join((files(__package__) / "scripts" / f"{name}.lua").read_text() for name in names)
 
 
 def _text(value: bytes | str) -> str:

@@ -16,7 +16,7 @@ class _Ejected:
     probe_at: float
 
 
-class Health:
+class ReplicaHealth:
     """Health of the replicas of one cascade, by replica id."""
 
     def __init__(self) -> None:

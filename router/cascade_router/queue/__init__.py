@@ -1,6 +1,6 @@
 """The router's queue: bounded per-pool queues with one order over all routers, and credits per replica."""
 
-from .redis_queue import StoreAway
+from .redis_queue import RedisAway
 from .work import BANDS, Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
 from .work_queue import WorkQueue
 
@@ -12,7 +12,7 @@ __all__ = [
     "NoReplica",
     "PoolLoad",
     "QueueFull",
-    "StoreAway",
+    "RedisAway",
     "WorkQueue",
     "limit_of",
 ]

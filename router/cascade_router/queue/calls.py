@@ -11,9 +11,13 @@ from importlib.resources import files
 from typing import Final
 
 from cascade_api.bad_data import HASH_LIMIT
-from cascade_api.names import CascadeRef, grants_channel
+from cascade_api.names import IN_USE_FIELD, CascadeRef, grants_channel
+from cascade_api.plan import GENERATION_AHEAD_S
 
+from .. import lua
+from . import dispatch
 from .operations import (
+    RANDOM,
     DropCause,
     Dropped,
     Enqueue,
@@ -29,8 +33,9 @@ from .operations import (
     Timing,
     Verdict,
     Withdraw,
+    pools_of,
 )
-from .work import PoolLoad
+from .work import BANDS, BANDS_TOLD, PoolLoad
 
 Argument = str | int | float
 
@@ -47,6 +52,36 @@ NAMES: Final[dict[type[Operation], str]] = {
 LOCK: Final = "lock"
 UNLOCK: Final = "unlock"
 MEND: Final = "mend"
+BAND_SPAN: Final = 2**42
+"""A waiting entry's score in Redis is its band times this, and its deadline in milliseconds: exact below 2^53."""
+GENERATION_AHEAD_MS: Final = int(2 * GENERATION_AHEAD_S * 1000)
+"""So far ahead of Redis's clock is no plan's generation that routers follow; twice, as theirs may differ from it."""
+
+
+def shared_constants(timing: Timing) -> str:
+    """Lua that defines what the scripts of the queue share with Python; nothing of it stands in a script."""
+    return lua.constants(
+        LEASE_MS=timing.lease_ms,
+        DEAD_MS=timing.dead_ms,
+        HOLD_MS=timing.hold_ms,
+        KEEP_MS=timing.keep_ms,
+        CHANNEL=grants_channel(""),
+        IN_USE_FIELD=IN_USE_FIELD,
+        HASH_LIMIT=HASH_LIMIT,
+        GENERATION_AHEAD_MS=GENERATION_AHEAD_MS,
+        BANDS=BANDS,
+        BANDS_TOLD=BANDS_TOLD,
+        BAND_SPAN=BAND_SPAN,
+        SMOOTHING=dispatch.SMOOTHING,
+        SHORTEST_SERVICE_S=dispatch.SHORTEST_SERVICE_S,
+        UNKNOWN_SERVICE_S=dispatch.UNKNOWN_SERVICE_S,
+        DRAW_START=dispatch.DRAW_START,
+        DRAW_FACTOR=dispatch.DRAW_FACTOR,
+        DRAW_MODULUS=dispatch.DRAW_MODULUS,
+        RANDOM=RANDOM,
+        VERDICT=Verdict,
+        CAUSE=DropCause,
+    )
 
 
 @cache
@@ -65,12 +100,7 @@ class Script:
 
 def scripts(timing: Timing, *, clock: str | None = None) -> dict[str, Script]:
     """All scripts by name; ``clock`` replaces the server's clock (source of a Lua function ``now_ms``)."""
-    constants = (
-        f"local LEASE_MS, DEAD_MS = {timing.lease_ms}, {timing.dead_ms}\n"
-        f"local HOLD_MS, KEEP_MS = {timing.hold_ms}, {timing.keep_ms}\n"
-        f"local CHANNEL = '{grants_channel('')}'\n"
-    )
-    shared = f"{clock or part('clock')}\n{constants}\n{part('pool')}\n"
+    shared = f"{clock or part('clock')}\n{shared_constants(timing)}\n{part('pool')}\n"
     by_name = {name: Script(shared + part(name)) for name in (*NAMES.values(), MEND)}
     return {**by_name, LOCK: Script(part(LOCK)), UNLOCK: Script(part(UNLOCK))}
 
@@ -101,7 +131,7 @@ class Calls:
 
     def mend(self, pool: str, router: str) -> Call:
         """Remove from a pool's keys what is none of ours; see `mend.lua` for the reply."""
-        return Call(MEND, self._keys_of((pool,)), (router, pool, HASH_LIMIT))
+        return Call(MEND, self._keys_of((pool,)), (router, pool))
 
     def _keys_of(self, pools: tuple[str, ...]) -> tuple[str, ...]:
         keys = self._keys.get(pools)
@@ -118,13 +148,6 @@ class Calls:
     def unlock(self, key: str, owner: str) -> Call:
         """Delete the lock of an idempotency key if ``owner`` holds it."""
         return Call(UNLOCK, (self._ref.request_key(key),), (owner,))
-
-
-def pools_of(operation: Operation) -> tuple[str, ...]:
-    """The pools that an operation touches."""
-    if isinstance(operation, Exchange):
-        return operation.release.pool, operation.enqueue.pool
-    return (operation.pool,)
 
 
 def _own_arguments(operation: Operation) -> tuple[Argument, ...]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .operations import (
+    RANDOM,
     DropCause,
     Dropped,
     Enqueue,
@@ -41,6 +42,7 @@ from .operations import (
     Verdict,
     Withdraw,
     owner_of,
+    pools_of,
 )
 from .work import BANDS_TOLD, PoolLoad
 
@@ -50,12 +52,17 @@ SHORTEST_SERVICE_S: Final = 1e-6
 UNKNOWN_SERVICE_S: Final = 1.0
 """Of a replica that is only known from a lease."""
 
+DRAW_START: Final = 7
+DRAW_FACTOR: Final = 31
+DRAW_MODULUS: Final = 2**31 - 1
+"""A ticket's bytes are the digits of its draw, to the base of the factor, by the modulus."""
+
 Place = tuple[int, int, Ticket]
 """Order of a waiting entry: band, deadline, ticket."""
 
 
 @dataclass
-class Replica:
+class ReplicaCredits:
     """A replica of a pool, with its credits."""
 
     id: str
@@ -75,7 +82,7 @@ class Lease:
 
 
 @dataclass
-class Pool:
+class PoolQueue:
     """Queue, replicas and leases of one pool."""
 
     name: str
@@ -83,7 +90,7 @@ class Pool:
     spread: Spread = "least-wait"
     waiting: list[Place] = field(default_factory=list)
     places: dict[Ticket, Place] = field(default_factory=dict)
-    replicas: dict[str, Replica] = field(default_factory=dict)
+    replicas: dict[str, ReplicaCredits] = field(default_factory=dict)
     leases: dict[Ticket, Lease] = field(default_factory=dict)
 
     @property
@@ -125,17 +132,17 @@ class Pool:
         del self.waiting[bisect_left(self.waiting, place)]
         return True
 
-    def next_replica(self, ticket: Ticket, now: int) -> Replica | None:
+    def next_replica(self, ticket: Ticket, now: int) -> ReplicaCredits | None:
         """The replica that a ticket would be sent to, None if none has a free credit."""
         free = [r for r in self.replicas.values() if r.used < r.capacity and r.held_until <= now]
         if not free:
             return None
-        if self.spread == "random":
+        if self.spread == RANDOM:
             free.sort(key=lambda replica: replica.id)
             return free[draw_of(ticket) % len(free)]
         return min(free, key=_expected_wait)
 
-    def free_credit(self, ticket: Ticket) -> Replica | None:
+    def free_credit(self, ticket: Ticket) -> ReplicaCredits | None:
         """End a lease; the replica that has the credit back, None if there was no such lease."""
         lease = self.leases.pop(ticket, None)
         if lease is None:
@@ -145,15 +152,15 @@ class Pool:
         return replica
 
 
-def _expected_wait(replica: Replica) -> tuple[float, str]:
+def _expected_wait(replica: ReplicaCredits) -> tuple[float, str]:
     return (replica.used + 1) * replica.service_s, replica.id
 
 
 def draw_of(ticket: Ticket) -> int:
     """A number drawn from a ticket, the same in Lua and in Python."""
-    draw = 7
+    draw = DRAW_START
     for byte in ticket.encode():
-        draw = (draw * 31 + byte) % 2147483647
+        draw = (draw * DRAW_FACTOR + byte) % DRAW_MODULUS
     return draw
 
 
@@ -162,18 +169,14 @@ class Dispatcher:
 
     def __init__(self, timing: Timing | None = None) -> None:
         self.timing = timing or Timing()
-        self.pools: dict[str, Pool] = {}
+        self.pools: dict[str, PoolQueue] = {}
         self.routers: dict[str, int] = {}
         """Last seen, by router id."""
 
     def run(self, operation: Operation, *, now: int) -> Outcome:
         """`carry_out`, and the loads that the pools of the operation have then."""
         outcome = self.carry_out(operation, now=now)
-        if isinstance(operation, Exchange):
-            pools = {operation.release.pool, operation.enqueue.pool}
-        else:
-            pools = {operation.pool}
-        return replace(outcome, loads={name: self.pools[name].load for name in pools})
+        return replace(outcome, loads={name: self.pools[name].load for name in pools_of(operation)})
 
     def carry_out(self, operation: Operation, *, now: int) -> Outcome:
         """Carry out one operation at time ``now``; grants and drops of all routers' tickets, in the order made."""
@@ -195,17 +198,17 @@ class Dispatcher:
             case Reap():
                 return self._reap(operation, now)
 
-    def _pool(self, name: str) -> Pool:
+    def _pool(self, name: str) -> PoolQueue:
         pool = self.pools.get(name)
         if pool is None:
-            pool = self.pools[name] = Pool(name)
+            pool = self.pools[name] = PoolQueue(name)
         return pool
 
     def _alive(self, router: str, now: int) -> bool:
         seen = self.routers.get(router)
         return seen is not None and seen >= now - self.timing.dead_ms
 
-    def _knows(self, router: str, pool: Pool) -> bool:
+    def _knows(self, router: str, pool: PoolQueue) -> bool:
         return pool.generation is not None and router in self.routers
 
     def _sync(self, sync: Sync, now: int) -> Outcome:
@@ -221,7 +224,7 @@ class Dispatcher:
                 if replica.used <= 0:
                     del pool.replicas[replica.id]
         for spec in sync.replicas:
-            known = pool.replicas.setdefault(spec.id, Replica(spec.id))
+            known = pool.replicas.setdefault(spec.id, ReplicaCredits(spec.id))
             if not known.endpoint:
                 known.service_s, known.held_until = spec.service_s, 0
             known.endpoint, known.capacity = spec.endpoint, spec.capacity
@@ -234,7 +237,7 @@ class Dispatcher:
         verdict = self._admit(enqueue, pool, now)
         return self._match(pool, enqueue.router, now) if verdict is Verdict.DONE else Outcome(verdict=verdict)
 
-    def _admit(self, enqueue: Enqueue, pool: Pool, now: int) -> Verdict:
+    def _admit(self, enqueue: Enqueue, pool: PoolQueue, now: int) -> Verdict:
         if not self._knows(enqueue.router, pool):
             return Verdict.UNKNOWN
         if not pool.serves:
@@ -249,7 +252,7 @@ class Dispatcher:
         self._give_back(release, pool, now)
         return self._match(pool, release.router, now)
 
-    def _give_back(self, release: Release, pool: Pool, now: int) -> None:
+    def _give_back(self, release: Release, pool: PoolQueue, now: int) -> None:
         lease = pool.leases.get(release.ticket)
         if lease is None or lease.replica_id != release.replica_id:
             return
@@ -310,7 +313,7 @@ class Dispatcher:
                 pool.free_credit(ticket)
                 lease = None
             if lease is None:
-                pool.replicas.setdefault(replica_id, Replica(replica_id)).used += 1
+                pool.replicas.setdefault(replica_id, ReplicaCredits(replica_id)).used += 1
             pool.leases[ticket] = Lease(replica_id, now + self.timing.lease_ms)
         return Outcome()
 
@@ -332,7 +335,7 @@ class Dispatcher:
         owner = owner_of(ticket)
         return owner == caller or self._alive(owner, now)
 
-    def _match(self, pool: Pool, caller: str, now: int) -> Outcome:
+    def _match(self, pool: PoolQueue, caller: str, now: int) -> Outcome:
         """Give free credits to the most urgent entries; drop what is found at the head and no longer wanted."""
         grants: list[Granted] = []
         drops: tuple[Dropped, ...] = ()
@@ -353,7 +356,7 @@ class Dispatcher:
         return Outcome(grants=tuple(grants), drops=drops)
 
 
-def _drop(pool: Pool, tickets: Iterable[Ticket], cause: DropCause) -> tuple[Dropped, ...]:
+def _drop(pool: PoolQueue, tickets: Iterable[Ticket], cause: DropCause) -> tuple[Dropped, ...]:
     dropped = tuple(Dropped(pool.name, ticket, cause) for ticket in tickets)
     for drop in dropped:
         pool.take(drop.ticket)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Final, Literal
 
 from .work import PoolLoad
 
@@ -17,6 +17,7 @@ Ticket = str
 TICKET_ID_LENGTH = 64
 """So much of an entry's id goes into its tickets."""
 Spread = Literal["least-wait", "random"]
+RANDOM: Final[Spread] = "random"
 
 
 def ticket_of(entry_id: str, number: int | str, router: str) -> Ticket:
@@ -153,6 +154,13 @@ class Reap:
 
 
 Operation = Sync | Enqueue | Release | Exchange | Withdraw | Heartbeat | Restore | Reap
+
+
+def pools_of(operation: Operation) -> tuple[str, ...]:
+    """The pools that an operation touches, in the order in which it does."""
+    if isinstance(operation, Exchange):
+        return operation.release.pool, operation.enqueue.pool
+    return (operation.pool,)
 
 
 class Verdict(str, Enum):

@@ -39,7 +39,7 @@ BATCH: Final = 100
 logger = structlog.get_logger(__name__)
 
 
-class StoreAway(Exception):
+class RedisAway(Exception):
     """Redis did not answer, or not as it should."""
 
 
@@ -67,7 +67,7 @@ class RedisQueue:
         on_subscribed: Callable[[], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        """``on_failure`` gets the reason before any caller hears `StoreAway`. No callback may wait."""
+        """``on_failure`` gets the reason before any caller hears `RedisAway`. No callback may wait."""
         self._client = Redis.from_url(
             url,
             socket_connect_timeout=timeout_s,
@@ -92,14 +92,14 @@ class RedisQueue:
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Connect anew and load the scripts; what was outstanding is lost. Raises `StoreAway`."""
+        """Connect anew and load the scripts; what was outstanding is lost. Raises `RedisAway`."""
         await self._stop()
         connection: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._prepare(connection)
         except FAILURES as error:
-            raise StoreAway(_reason(error)) from error
+            raise RedisAway(_reason(error)) from error
         else:
             self._connection = connection
         finally:
@@ -130,27 +130,27 @@ class RedisQueue:
         )
 
     async def run(self, operation: Operation) -> Outcome:
-        """Carry out an operation and wait for it; raises `StoreAway`."""
+        """Carry out an operation and wait for it; raises `RedisAway`."""
         return outcome_of(await self._reply(self._command(self._calls.of(operation))))
 
     async def mend(self, pool: str) -> list[tuple[str, str]]:
-        """Remove what is none of ours from a pool's keys; (key, what was wrong) for each. Raises `StoreAway`."""
+        """Remove what is none of ours from a pool's keys; (key, what was wrong) for each. Raises `RedisAway`."""
         reply = await self._reply(self._command(self._calls.mend(pool, self._router_id)))
         texts = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in reply]
         return list(zip(texts[::2], texts[1::2], strict=True))
 
     async def settle(self) -> None:
-        """Wait until what was submitted so far is done; raises `StoreAway`."""
+        """Wait until what was submitted so far is done; raises `RedisAway`."""
         await self._reply(("PING",))
 
     async def lock(self, key: str, ttl_ms: int) -> float | None:
         """Take the lock of an idempotency key for this router, or say how many seconds ago its holder was heard of.
 
-        Raises `StoreAway`.
+        Raises `RedisAway`.
         """
         call = self._calls.lock(key, self._router_id, ttl_ms)
-        silent_ms = int(await self._reply(self._command(call)))
-        return None if silent_ms < 0 else silent_ms / 1000
+        silent_ms = await self._reply(self._command(call))
+        return None if silent_ms is None else int(silent_ms) / 1000
 
     def relock(self, key: str, ttl_ms: int) -> None:
         """Renew the lock of a key, or take it again after Redis lost it, unless another was quicker."""
@@ -173,7 +173,7 @@ class RedisQueue:
 
         def lost(reason: str) -> None:
             if not future.done():
-                future.set_exception(StoreAway(reason))
+                future.set_exception(RedisAway(reason))
 
         self._send_soon(Errand(command, replied, lost))
         return await future

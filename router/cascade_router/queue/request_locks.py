@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from .redis_queue import RedisQueue, StoreAway
+from .redis_queue import RedisAway, RedisQueue
 
 AGAIN_S: Final = 0.1
 """Between two looks at a lock that another router holds."""
@@ -41,7 +41,7 @@ class RequestLocks:
         Takes up to a heartbeat to find out where another router holds it, and up to ``ttl_s`` where that one died.
 
         Raises:
-            StoreAway: Redis does not answer, so that nobody knows.
+            RedisAway: Redis does not answer, so that nobody knows.
         """
         if key in self._held:
             yield False
@@ -65,7 +65,7 @@ class RequestLocks:
             if silent_s < waited_s or waited_s > 2 * self._ttl_s:
                 return False
             await asyncio.sleep(AGAIN_S)
-        raise StoreAway("not connected")
+        raise RedisAway("not connected")
 
     def renew(self, *, all_of_them: bool = False) -> None:
         """Renew in Redis what was not taken or renewed for a third of the time to live."""

@@ -1,15 +1,13 @@
 """The queue as the rest of the router sees it: shared through Redis, and alone in memory while Redis is away.
 
 What the router has waiting and in flight lives here, in the process; the dispatcher behind (Redis, or memory) can be
-lost at any time and is told again. Three modes:
+lost at any time and is told again. `modes` has the three ways in which operations are carried out. The queue goes
 
-* *shared*: every operation goes to Redis. A heartbeat per second renews the leases, finds grants whose wake-up was
-  lost, tells Redis again what it does not know, and reaps what other routers left behind.
-* *alone*: Redis failed. At once what is in flight is counted and what waits is enqueued in memory, on this router's
-  equal share of every replica's credits.
-* *returning*: Redis answers again, possibly empty. What is none of ours among the keys is removed (it may be why Redis
-  failed). No new grants until what is in flight is counted there and the
-  routers last seen are back too (or a grace has passed), so that together they do not overrun the replicas.
+* from *shared* to *alone* when Redis fails: at once what is in flight is counted and what waits is enqueued in memory;
+* from *alone* to *returning* when Redis answers again, and on to *shared* when Redis knows what is in flight.
+
+A heartbeat per second renews the leases, finds grants whose wake-up was lost, tells the dispatcher again what it does
+not know, and reaps what other routers left behind.
 """
 
 from __future__ import annotations
@@ -18,10 +16,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
-from enum import Enum
 from functools import partial
-from typing import Final
 
 import structlog
 
@@ -31,7 +26,7 @@ from cascade_api.plan import Plan
 
 from .acquisitions import NO_LIMIT, Acquisitions, Waiter
 from .loads import Loads
-from .memory_queue import MemoryQueue, share_of
+from .modes import Alone, Mode, Replied, Returning, Shared
 from .operations import (
     DropCause,
     Dropped,
@@ -42,33 +37,18 @@ from .operations import (
     Operation,
     Outcome,
     Reap,
-    Release,
     Restore,
-    Sync,
     Ticket,
     Timing,
     Verdict,
     Withdraw,
 )
 from .planned_pools import PlannedPools
-from .redis_queue import RedisQueue, StoreAway, end
+from .redis_queue import RedisAway, RedisQueue, end
 from .request_locks import RequestLocks
 from .work import Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
 
-GRACE_S: Final = 1.5
-"""How long a return waits for the routers last seen."""
-COUNT_AGAIN_S: Final = 0.125
-"""Pause before it looks again which of them are there."""
-
 logger = structlog.get_logger(__name__)
-
-
-class Mode(str, Enum):
-    """Where operations go."""
-
-    SHARED = "shared"
-    ALONE = "alone"
-    RETURNING = "returning"
 
 
 class WorkQueue:
@@ -114,16 +94,9 @@ class WorkQueue:
             if url
             else None
         )
-        self._mode = Mode.ALONE
-        self._epoch = 0
-        """Grows whenever Redis is given up: replies of an earlier epoch are void."""
-        self._memory = MemoryQueue(self._timing, clock)
-        self._returned: list[Release] = []
-        """Releases made while returning, for Redis to hear afterwards."""
+        self._mode: Mode = Alone(router_id, routers=(router_id,), timing=self._timing, clock=clock)
         self._loads = Loads()
-        self._routers: tuple[str, ...] = (router_id,)
-        self._locks = RequestLocks(ttl_s=self._timing.lease_ms / 1000, clock=clock, shared=self._shared)
-        self._beaten_at = float("-inf")
+        self._locks = RequestLocks(ttl_s=self._timing.lease_ms / 1000, clock=clock, shared=lambda: self._mode.redis)
         self._nudge = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -148,12 +121,12 @@ class WorkQueue:
     @property
     def away(self) -> bool:
         """True while Redis should be there and is not."""
-        return bool(self._redis) and self._mode is not Mode.SHARED
+        return self._redis is not None and self._mode.redis is None
 
     @property
     def routers(self) -> tuple[str, ...]:
         """The routers that were alive when Redis was last heard, this one included."""
-        return self._routers
+        return self._mode.routers
 
     async def apply(self, plan: Plan) -> None:
         """Follow a plan; one older than the plan in force is ignored.
@@ -162,21 +135,19 @@ class WorkQueue:
         """
         if not self._pools.follow(plan):
             return
-        for sync in self._pools.syncs:
-            self._submit(sync)
-        redis = self._shared()
-        if redis is not None:
-            with suppress(StoreAway):
-                await redis.settle()
+        self._sync()
+        if self._mode.redis is not None:
+            with suppress(RedisAway):
+                await self._mode.redis.settle()
 
     def load(self, pool: str) -> PoolLoad:
         """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
-        return self._loads.of(pool, now=self._clock(), routers=len(self._routers))
+        return self._loads.of(pool, now=self._clock(), routers=len(self.routers))
 
     def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]:
         """Hold an idempotency key inside ``async with``; False if a request with it is being served already.
 
-        Costs a round trip to Redis, and raises `StoreAway` without it.
+        Costs a round trip to Redis, and raises `RedisAway` without it.
         """
         return self._locks.hold(key)
 
@@ -226,7 +197,7 @@ class WorkQueue:
     async def _wait(self, waiter: Waiter, operation: Enqueue | Exchange) -> Grant:
         pool, ticket = waiter.entry.pool, waiter.ticket
         self._loads.asked(pool, ticket, band=waiter.entry.band, now=self._clock())
-        self._submit(operation, waiter)
+        self._submit(operation, partial(self._on_asked, waiter))
         try:
             return await waiter.future
         except asyncio.CancelledError:
@@ -252,24 +223,13 @@ class WorkQueue:
 
     # -- what the dispatcher says ---------------------------------------------------------------------------------
 
-    def _submit(self, operation: Operation, waiter: Waiter | None = None) -> None:
-        """Have an operation carried out; while returning only releases are remembered: the rest is told afresh."""
-        if self._mode is Mode.SHARED and self._redis:
-            self._redis.submit(operation, partial(self._done, self._epoch, waiter))
-        elif self._mode is Mode.ALONE:
-            if isinstance(operation, Sync):
-                operation = self._shared_out(operation)
-            self._done(self._epoch, waiter, self._memory.run(operation))
-        elif isinstance(operation, Release):
-            self._returned.append(operation)
-        elif isinstance(operation, Exchange):
-            self._returned.append(operation.release)
+    def _submit(self, operation: Operation, then: Replied = lambda outcome: None) -> None:
+        """Have an operation carried out; ``then`` gets the outcome after all that it says of this router was done."""
+        self._mode.submit(operation, partial(self._on_replied, self._mode, then))
 
-    def _done(self, epoch: int, waiter: Waiter | None, outcome: Outcome) -> None:
-        if epoch != self._epoch:
-            return
-        if waiter is not None:
-            self._loads.replied(waiter.entry.pool, waiter.ticket)
+    def _on_replied(self, asked: Mode, then: Replied, outcome: Outcome) -> None:
+        if asked is not self._mode:
+            return  # it was given up since, and what it knew was told to another
         if outcome.verdict is Verdict.UNKNOWN:
             self._go_alone("Redis has lost its data")
             return
@@ -278,13 +238,16 @@ class WorkQueue:
             self._on_granted(granted)
         for dropped in outcome.drops:
             self._on_dropped(dropped)
-        if waiter is None:
-            return
+        then(outcome)
+
+    def _on_asked(self, waiter: Waiter, outcome: Outcome) -> None:
+        pool, ticket = waiter.entry.pool, waiter.ticket
+        self._loads.replied(pool, ticket)
         if outcome.verdict is Verdict.FULL:
-            load = outcome.loads[waiter.entry.pool]
-            self._ours.fail(waiter.ticket, lambda entry: QueueFull(entry.pool, load.waiting, load.wait_s(entry.band)))
+            load = outcome.loads[pool]
+            self._ours.fail(ticket, lambda entry: QueueFull(pool, load.waiting, load.wait_s(entry.band)))
         elif outcome.verdict is Verdict.NO_REPLICA:
-            self._ours.fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
+            self._ours.fail(ticket, lambda entry: NoReplica(pool))
 
     def _on_granted(self, granted: Granted) -> None:
         unwanted = self._ours.grant(granted)
@@ -299,7 +262,7 @@ class WorkQueue:
         # dropped as a dead router's: the next heartbeat finds it missing and enqueues it again
 
     def _on_message(self, message: Granted | Dropped) -> None:
-        if self._mode is not Mode.SHARED:
+        if self.away:
             return
         if isinstance(message, Granted):
             self._on_granted(message)
@@ -312,9 +275,9 @@ class WorkQueue:
         beat_s, returns, next_try = self._timing.beat_ms / 1000, 1, 0.0
         while True:
             self._beat()
-            if self._mode is Mode.SHARED or not self._redis:
+            if not self.away:
                 await self._pause(beat_s)
-                if self._mode is Mode.SHARED:
+                if not self.away:
                     returns = 1
                 continue
             early_s = next_try - self._clock()
@@ -334,31 +297,14 @@ class WorkQueue:
             return
 
     def _beat(self) -> None:
-        now = self._clock()
         self._locks.renew()
-        # one that was silent itself does not judge others: perhaps Redis was stopped, for all alike
-        judges = self._mode is Mode.ALONE or now - self._beaten_at < 2 * self._timing.beat_ms / 1000
         pools = [sync.pool for sync in self._pools.syncs]
         for beat in self._ours.heartbeats(pools):
-            self._submit_heartbeat(beat)
-        for pool in pools if judges else ():
+            self._submit(beat, partial(self._on_beaten, beat))
+        for pool in pools:
             self._submit(Reap(self._router_id, pool))
 
-    def _submit_heartbeat(self, beat: Heartbeat) -> None:
-        if self._mode is Mode.SHARED and self._redis:
-            self._redis.submit(beat, partial(self._on_beaten, self._epoch, beat))
-        elif self._mode is Mode.ALONE:
-            self._on_beaten(self._epoch, beat, self._memory.run(beat))
-
-    def _on_beaten(self, epoch: int, beat: Heartbeat, outcome: Outcome) -> None:
-        if epoch != self._epoch:
-            return
-        self._done(epoch, None, outcome)
-        if outcome.verdict is not Verdict.DONE:
-            return
-        if self._mode is Mode.SHARED:
-            self._beaten_at = self._clock()
-            self._routers = outcome.routers
+    def _on_beaten(self, beat: Heartbeat, outcome: Outcome) -> None:
         missing = set(outcome.missing)
         lost = tuple(lease for lease in beat.leases if lease[0] in missing and lease[0] in self._ours.held)
         if lost:
@@ -368,9 +314,13 @@ class WorkQueue:
         if load.in_flight == load.waiting == 0:
             self._pools.emptied(beat.pool)
 
+    def _sync(self) -> None:
+        for sync in self._pools.syncs:
+            self._submit(sync)
+
     def _enqueue_again(self, tickets: Iterable[Ticket]) -> None:
         for waiter in self._ours.most_urgent_first(tickets):
-            self._submit(self._ours.enqueue(waiter, limit=NO_LIMIT), waiter)
+            self._submit(self._ours.enqueue(waiter, limit=NO_LIMIT), partial(self._on_asked, waiter))
 
     def _on_subscribed(self) -> None:
         self._nudge.set()
@@ -379,17 +329,13 @@ class WorkQueue:
 
     def _go_alone(self, reason: str) -> None:
         """Count what is in flight and enqueue what waits in memory; at once."""
-        if not self._redis or self._mode is Mode.ALONE:
+        if isinstance(self._mode, Alone):
             return
         logger.warning(
             "queue.redis_away", reason=reason, waiting=len(self._ours.waiters), in_flight=len(self._ours.held)
         )
-        self._mode = Mode.ALONE
-        self._epoch += 1
-        self._returned.clear()
-        self._memory = MemoryQueue(self._timing, self._clock)
-        for sync in self._pools.syncs:
-            self._submit(sync)
+        self._mode = Alone(self._router_id, routers=self.routers, timing=self._timing, clock=self._clock)
+        self._sync()
         for restore in self._ours.restores():
             self._submit(restore)
         self._enqueue_again(list(self._ours.waiters))
@@ -397,52 +343,22 @@ class WorkQueue:
 
     async def _return(self) -> bool:
         """Go back to Redis if it answers; True if that succeeded."""
-        if not self._redis:
+        redis = self._redis
+        if redis is None:
             return False
         try:
-            await self._redis.open()
-            self._mode = Mode.RETURNING
-            self._epoch += 1
+            await redis.open()
+            self._mode = returning = Returning(redis, self._router_id, routers=self.routers, clock=self._clock)
             generation = self._pools.generation
-            for sync in self._pools.syncs:
-                for key, why in await self._redis.mend(sync.pool):
-                    self._on_bad_data(key, why)
-            known: list[Operation] = [*self._pools.syncs, *self._ours.restores()]
-            for operation in known:
-                await self._redis.run(operation)
-            await self._await_others()
-        except StoreAway as error:
+            await returning.tell(self._pools, self._ours, self._on_bad_data)
+        except RedisAway as error:
             self._go_alone(str(error))
             return False
-        self._mode = Mode.SHARED
-        for release in self._returned:
+        self._mode = Shared(redis, routers=self.routers, timing=self._timing, clock=self._clock)
+        for release in returning.releases:
             self._submit(release)
-        self._returned.clear()
         if self._pools.generation != generation:
-            for sync in self._pools.syncs:
-                self._submit(sync)
-        self._beaten_at = float("-inf")
+            self._sync()
         self._beat()
         self._locks.renew(all_of_them=True)
         return True
-
-    async def _await_others(self) -> None:
-        """Let the routers last seen count there what they have in flight, too."""
-        others = set(self._routers)
-        if not (self._redis and self._pools.syncs and others - {self._router_id}):
-            return
-        patience = self._clock() + GRACE_S
-        pool = self._pools.syncs[0].pool
-        while True:
-            outcome = await self._redis.run(Heartbeat(self._router_id, pool, (), ()))
-            if others <= set(outcome.routers) or self._clock() > patience:
-                return
-            await asyncio.sleep(COUNT_AGAIN_S)
-
-    def _shared(self) -> RedisQueue | None:
-        return self._redis if self._mode is Mode.SHARED else None
-
-    def _shared_out(self, sync: Sync) -> Sync:
-        """A pool as this router has it in memory: its share of the credits."""
-        routers = self._routers if self._redis else (self._router_id,)
-        return replace(sync, replicas=share_of(sync.replicas, router=self._router_id, routers=routers))

@@ -17,7 +17,7 @@ from cascade_api.reasons import Refusal
 
 from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, write_body
 from ..jobs.runner import JobRunner
-from ..jobs.store import JobStore, StoreAway, Submitted
+from ..jobs.store import JobStore, JobStoreAway, Submitted
 from ..requests import Answer, Refused, invalid, new_id, unique_of
 from ..service import Service
 from . import openai
@@ -140,7 +140,7 @@ async def _kept(reply: Awaitable[_T]) -> _T:
     """The store's reply; raises Refused while Redis is away."""
     try:
         return await reply
-    except StoreAway:
+    except JobStoreAway:
         raise Refused(
             Refusal.STORE_AWAY, "jobs are kept in Redis, which cannot be reached now; try again", retry_after_s=1.0
         ) from None

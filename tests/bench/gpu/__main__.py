@@ -26,7 +26,7 @@ from bench.gpu.architectures import GUIDED, Architecture, Arguments, architectur
 from bench.gpu.peaks import peak_tflops
 from cascade_api.profile import CascadeProfile
 from cascade_models import catalogue, engines
-from cascade_models.engines import building, calls, denoisers, exporting, onnxruntime, tensorrt
+from cascade_models.engines import denoisers
 
 ENGINES = ("eager", "compiled", "onnxruntime", "tensorrt")
 BATCHES = (1, 2, 4, 8, 16)
@@ -115,28 +115,16 @@ class Bench:
 
     def _install(self, engine: str, largest: int) -> None:
         self.count()
-        if engine == "compiled":
-            if self._device.type != "cuda":
-                raise engines.EngineError("torch is compiled on a GPU only")
-            denoisers.compile_where_it_helps(self._denoiser)
-        elif engine in ("onnxruntime", "tensorrt"):
-            if engine == "tensorrt":
-                tensorrt.library()
-            identity = {
-                "bench": self._architecture.variant, "dtype": self._dtype, "torch": torch.__version__,
-                "latents": self._architecture.latents, "device": str(self._device),
-            }  # fmt: skip
-            folder = building.built(identity, lambda place: exporting.export(self._denoiser, self._draw, place))
-            run = onnxruntime.bind(folder / exporting.FILE, self._device)
-            if engine == "tensorrt":
-                one, two = (calls.watch(self._denoiser, lambda n=n: self._draw(n)) for n in (1, 2))
-                ranges = tensorrt.ranges(one.shapes(), calls.growing(one, two), batch=largest)
-                plan = building.built(
-                    {**identity, **tensorrt.identity(), "ranges": ranges},
-                    lambda place: tensorrt.build(folder / exporting.FILE, place, ranges),
-                )
-                run = tensorrt.bind(plan / tensorrt.FILE, self._device)
-            denoisers.replace(self._denoiser, run)
+        if engine == "eager":
+            return
+        if engine == "compiled" and self._device.type != "cuda":
+            raise engines.EngineError("torch is compiled on a GPU only")
+        identity = {
+            "bench": self._architecture.variant, "dtype": self._dtype, "torch": torch.__version__,
+            "latents": self._architecture.latents, "device": str(self._device),
+        }  # fmt: skip
+        denoiser = denoisers.Denoiser(self._denoiser, identity, largest, self._draw)
+        denoisers.run_by("diffusers" if engine == "compiled" else engine, denoiser, self._device)
 
     def _draw(self, batch: int) -> None:
         with torch.inference_mode():

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from cascade_api.cascade import PolicyName
 
-from . import all_heavy, all_light, diffserve, diffserve_static, hadis, hadis_jsq, hybrid, proteus
-from .base import Policy, routed
+from .all_heavy import AllHeavy
+from .all_light import AllLight
+from .base import Policy
+from .diffserve import DiffServe
+from .diffserve_static import DiffServeStatic
+from .hadis import Hadis
+from .hadis_jsq import HadisJsq
+from .hybrid import Hybrid
+from .proteus import Proteus
 
 _POLICIES: Final[dict[PolicyName, Policy]] = {
-    module.POLICY.name: module.POLICY
-    for module in (all_light, all_heavy, proteus, diffserve, diffserve_static, hadis, hadis_jsq, hybrid)
+    kind.name: kind() for kind in (AllLight, AllHeavy, Proteus, DiffServe, DiffServeStatic, Hadis, HadisJsq, Hybrid)
 }
 
 
@@ -20,4 +27,10 @@ def policy(name: PolicyName) -> Policy:
     return _POLICIES[name]
 
 
-__all__ = ["Policy", "policy", "routed"]
+def joint(policies: Iterable[Policy]) -> Policy:
+    """Whose `Policy.allocate` decides for cascades that compete: their policy's; ours where they follow several."""
+    several = set(policies)
+    return several.pop() if len(several) == 1 else policy(PolicyName.HYBRID)
+
+
+__all__ = ["Policy", "joint", "policy"]

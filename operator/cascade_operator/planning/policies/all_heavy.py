@@ -8,13 +8,14 @@ from ..allocation import Frontier
 from .base import Policy, keep
 
 
-def candidates(frontier: Frontier) -> Frontier:
-    """Rows that send everything direct."""
-    return keep(
-        frontier,
-        lambda row: row.light_load == 0,
-        missing="spec.quality has no row with directPercent 100, which all-heavy needs",
-    )
+class AllHeavy(Policy):
+    """Plans with rows that send everything direct."""
 
+    name = PolicyName.ALL_HEAVY
 
-POLICY = Policy(PolicyName.ALL_HEAVY, candidates)
+    def candidates(self, frontier: Frontier) -> Frontier:
+        return keep(
+            frontier,
+            lambda row: row.light_load == 0,
+            missing="spec.quality has no row with directPercent 100, which all-heavy needs",
+        )

@@ -8,13 +8,14 @@ from ..allocation import Frontier
 from .base import Policy, keep
 
 
-def candidates(frontier: Frontier) -> Frontier:
-    """Rows that send nothing to the heavy variant."""
-    return keep(
-        frontier,
-        lambda row: row.heavy_load == 0,
-        missing="spec.quality has no row with directPercent 0 and escalationPercent 0, which all-light needs",
-    )
+class AllLight(Policy):
+    """Plans with rows that send nothing to the heavy variant."""
 
+    name = PolicyName.ALL_LIGHT
 
-POLICY = Policy(PolicyName.ALL_LIGHT, candidates)
+    def candidates(self, frontier: Frontier) -> Frontier:
+        return keep(
+            frontier,
+            lambda row: row.heavy_load == 0,
+            missing="spec.quality has no row with directPercent 0 and escalationPercent 0, which all-light needs",
+        )

@@ -1,48 +1,79 @@
-"""What a policy is: which rows of the frontier it may choose from, and the rules it differs in from ours."""
+"""What a policy is: how a cascade is planned. `Policy` does what ours does; others override where they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
 
 from cascade_api.cascade import PolicyName
+from cascade_api.names import CascadeRef
 
-from ..allocation import Chain, Frontier, Row
-from ..arrivals import Forecaster
+from ...snapshot import Demand
+from ..allocation import (
+    Allocation,
+    CascadeProblem,
+    Chain,
+    Frontier,
+    PoolKey,
+    PoolSize,
+    Problem,
+    Row,
+    Sharing,
+    allocate,
+    best_sharing,
+)
+from ..arrivals import ArrivalRate, fast_up_slow_down, moving_average
 
-
-@dataclass(frozen=True)
-class SizedForAll(Row):
-    """A row for planning as if every prompt went to the light stage; ``routed_…`` is what routers are told.
-
-    ``direct`` is 0 and ``escalation`` all of the heavy load.
-    """
-
-    routed_direct: float = 0.0
-    routed_escalation: float = 0.0
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy; ``candidates`` takes every measured row and returns those to plan with.
-
-    ``candidates`` raises ValueError where the profile has no row that the policy could use. ``forecaster`` None is the
-    operator's own. ``thrifty`` policies give up quality for fewer switches and less accelerator time; those that
-    `offers_more` let more images escalate than fit, where what is too much is degraded.
-    """
-
-    name: PolicyName
-    candidates: Callable[[Frontier], Frontier]
-    dispatch: Literal["least-wait", "random"] = "least-wait"
-    forecaster: Forecaster | None = None
-    thrifty: bool = True
-    offers_more: bool = False
+Dispatch = Literal["least-wait", "random"]
 
 
-def routed(row: Row) -> tuple[float, float]:
-    """Direct and escalation shares that routers are told for a planned row."""
-    return (row.routed_direct, row.routed_escalation) if isinstance(row, SizedForAll) else (row.direct, row.escalation)
+class Policy(ABC):
+    """One way to plan. It remembers nothing, so all cascades that name it share one."""
+
+    name: ClassVar[PolicyName]
+    dispatch: ClassVar[Dispatch] = "least-wait"
+    """How routers choose among a pool's free replicas."""
+    thrift: ClassVar[float] = 1.0
+    """Quality that it gives up for a start saved, or for accelerator time, in parts of what the product does."""
+
+    @abstractmethod
+    def candidates(self, frontier: Frontier) -> Frontier:
+        """Of every measured row those to plan with; raises ValueError where none can be used."""
+
+    def forecast(self, demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:
+        """The rate of arrivals: from their counts, over about ``window_s`` seconds, and the rate forecast before."""
+        return fast_up_slow_down(demand, now=now, window_s=window_s, last=last)
+
+    def allocate(self, problem: Problem) -> Mapping[CascadeRef, Allocation]:
+        """The pools of cascades that compete for accelerators and follow this policy."""
+        return allocate(problem)
+
+    def share(
+        self, problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
+    ) -> Sharing:
+        """The mixture of rows on pools that exist; ``backlog`` is requests per second to clear, by variant."""
+        return best_sharing(problem, pools, backlog=backlog)
+
+    def offer(
+        self, problem: CascadeProblem, sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, most: float
+    ) -> float:
+        """By what factor more images may escalate than fit, up to ``most``, where what is too much is degraded."""
+        return 1.0
+
+    def told(self, row: Row) -> tuple[float, float]:
+        """Direct and escalation shares that routers are told for a planned row."""
+        return row.direct, row.escalation
+
+
+class Published(Policy):
+    """What the published systems have in common: they spread at random, look back only, and take switches for free."""
+
+    dispatch: ClassVar[Dispatch] = "random"
+    thrift = 0.0
+
+    def forecast(self, demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:
+        return moving_average(demand, now=now, window_s=window_s, last=last)
 
 
 def keep(frontier: Frontier, wanted: Callable[[Row], bool], *, missing: str) -> Frontier:

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cascade_api.cascade import PolicyName
 
 from ..allocation import Chain, Frontier, Row
-from ..arrivals import moving_average
-from .base import Policy, SizedForAll
+from .base import Published
 
 
-def candidates(frontier: Frontier) -> Frontier:
-    """The table: rows of neighbouring variants with more quality than any of no more heavy load; each is its own chain.
+@dataclass(frozen=True)
+class SizedForAll(Row):
+    """A row for planning as if every prompt went to the light stage; ``measured`` is what routers are told.
 
-    One chain is in force at a time, so nothing is mixed.
+    ``direct`` is 0 and ``escalation`` all of the heavy load.
     """
-    pairs = {(chain.light, chain.heavy) for chain in frontier.chains}
-    middles = {name for pair in pairs for name in pair}
-    chains = []
-    for chain in frontier.chains:
-        if any((chain.light, name) in pairs and (name, chain.heavy) in pairs for name in middles):
-            continue
-        best = float("-inf")
-        for row in sorted(chain.rows, key=lambda r: (r.heavy_load, -r.value)):
-            if row.value > best:
-                best = row.value
-                chains.append(Chain(chain.light, chain.heavy, (_sized_for_all(row),)))
-    return Frontier(tuple(chains), frontier.worst, frontier.best)
+
+    measured: tuple[float, float] = (0.0, 0.0)
+
+
+class Hadis(Published):
+    """Plans with one row of its table at a time: each is its own chain, so nothing is mixed."""
+
+    name = PolicyName.HADIS
+
+    def candidates(self, frontier: Frontier) -> Frontier:
+        """The table: rows of neighbouring variants with more quality than any of no more heavy load."""
+        pairs = {(chain.light, chain.heavy) for chain in frontier.chains}
+        middles = {name for pair in pairs for name in pair}
+        chains = []
+        for chain in frontier.chains:
+            if any((chain.light, name) in pairs and (name, chain.heavy) in pairs for name in middles):
+                continue
+            best = float("-inf")
+            for row in sorted(chain.rows, key=lambda r: (r.heavy_load, -r.value)):
+                if row.value > best:
+                    best = row.value
+                    chains.append(Chain(chain.light, chain.heavy, (_sized_for_all(row),)))
+        return Frontier(tuple(chains), frontier.worst, frontier.best)
+
+    def told(self, row: Row) -> tuple[float, float]:
+        """The shares of the row as it was measured."""
+        return row.measured if isinstance(row, SizedForAll) else super().told(row)
 
 
 def _sized_for_all(row: Row) -> SizedForAll:
@@ -35,9 +52,5 @@ def _sized_for_all(row: Row) -> SizedForAll:
         direct=0.0,
         escalation=row.heavy_load,
         value=row.value,
-        routed_direct=row.direct,
-        routed_escalation=row.escalation,
+        measured=(row.direct, row.escalation),
     )
-
-
-POLICY = Policy(PolicyName.HADIS, candidates, dispatch="random", forecaster=moving_average, thrifty=False)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import ClassVar
 
 from cascade_api.cascade import PolicyName
 
-from . import hadis
+from .base import Dispatch
+from .hadis import Hadis
 
-POLICY = dataclasses.replace(hadis.POLICY, name=PolicyName.HADIS_JSQ, dispatch="least-wait")
+
+class HadisJsq(Hadis):
+    """HADIS that joins the shortest queue."""
+
+    name = PolicyName.HADIS_JSQ
+    dispatch: ClassVar[Dispatch] = "least-wait"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cascade_api.cascade import PolicyName
 
 from ..allocation import Frontier
-from ..arrivals import moving_average
-from .base import Policy, keep
+from .base import Dispatch, Published, keep
 
 
-def candidates(frontier: Frontier) -> Frontier:
-    """Rows that are one variant alone: no prompt is judged, none is made twice."""
-    return keep(
-        frontier,
-        lambda row: row.heavy_load == 0 or row.light_load == 0,
-        missing="spec.quality has no row with directPercent 0 and escalationPercent 0, or directPercent 100",
-    )
+class Proteus(Published):
+    """Plans with rows that are one variant alone: no prompt is judged, none is made twice."""
 
+    name = PolicyName.PROTEUS
+    dispatch: ClassVar[Dispatch] = "least-wait"
 
-POLICY = Policy(PolicyName.PROTEUS, candidates, forecaster=moving_average, thrifty=False)
+    def candidates(self, frontier: Frontier) -> Frontier:
+        return keep(
+            frontier,
+            lambda row: row.heavy_load == 0 or row.light_load == 0,
+            missing="spec.quality has no row with directPercent 0 and escalationPercent 0, or directPercent 100",
+        )

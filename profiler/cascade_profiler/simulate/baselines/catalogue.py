@@ -16,10 +16,10 @@ from ..outcomes import DrawnRow
 from ..runs import Scenario
 from .clipper import Clipper
 from .diffserve import DiffServe, DiffServeStatic
-from .hadis import Hadis, TableRow
+from .hadis import Hadis, HadisJsq, TableRow
 from .planners import PublishedPlanner, PublishedTimes
 from .proteus import Proteus
-from .system import PublishedSystem, Spread
+from .system import PublishedSystem
 
 _HADIS_TABLE: Final = "hadis-49"
 _LIGHT_BATCH: Final = 8
@@ -41,12 +41,10 @@ def published_system(policy: str, scenario: Scenario) -> PublishedSystem:
     if len(variants) < 2:
         raise BadInput(scenario.profile.name, f"times fewer than two variants on {accelerator_class}")
     times = PublishedTimes(seconds, quantum_s=scenario.objective_s / 60)
-    planner = PUBLISHED[policy](scenario, spec, variants, times)
-    spread: Spread = "shortest-queue" if policy == "hadis-jsq" else "random"
-    return PublishedSystem(scenario, planner, times, spread=spread)
+    return PublishedSystem(scenario, PUBLISHED[policy](scenario, spec, variants, times), times)
 
 
-def _hadis(name: str) -> Callable[[Scenario, ProfileSpec, list[str], PublishedTimes], PublishedPlanner]:
+def _hadis(planner: type[Hadis]) -> Callable[[Scenario, ProfileSpec, list[str], PublishedTimes], PublishedPlanner]:
     def make(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: PublishedTimes) -> PublishedPlanner:
         # As published it chooses from its own table, whatever grid there is.
         table = reference_profile(_HADIS_TABLE).spec if scenario.profile.name == FULL_GRID else spec
@@ -59,13 +57,12 @@ def _hadis(name: str) -> Callable[[Scenario, ProfileSpec, list[str], PublishedTi
             )
             for row in table.quality
         ]
-        return Hadis(
+        return planner(
             rows,
             variants=variants,
             times=times,
             workers=scenario.total_workers,
             objective_s=scenario.objective_s,
-            name=name,
         )
 
     return make
@@ -145,6 +142,6 @@ PUBLISHED: Final[dict[str, Callable[[Scenario, ProfileSpec, list[str], Published
     "proteus": _proteus,
     "diffserve": _diffserve,
     "diffserve-static": _diffserve_static,
-    "hadis": _hadis("hadis"),
-    "hadis-jsq": _hadis("hadis-jsq"),
+    "hadis": _hadis(Hadis),
+    "hadis-jsq": _hadis(HadisJsq),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..outcomes import DrawnRow
 from .hadis import SMOOTHING
-from .planners import Assignment, Level, Signals
+from .planners import Assignment, Level, Signals, Spread
 
 
 class Clipper:
@@ -12,6 +12,7 @@ class Clipper:
 
     smoothing = SMOOTHING
     margin = 1.05
+    spread: Spread = "random"
 
     def __init__(self, name: str, *, variant: str, batch: int, quality: float, workers: int, drop_after: float) -> None:
         self.name = name

@@ -6,7 +6,7 @@ import math
 
 from ...frontier.profiles import Charges
 from ..outcomes import DrawnRow
-from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals
+from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals, Spread
 
 SMOOTHING = 1 / 3.1
 """Of an exponentially weighted mean with a centre of mass of 2.1 samples."""
@@ -22,6 +22,7 @@ class DiffServe:
     smoothing = SMOOTHING
     margin = 1.2
     drop_after = 1.5
+    spread: Spread = "random"
 
     def __init__(
         self,

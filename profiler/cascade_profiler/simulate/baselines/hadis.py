@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..outcomes import DrawnRow
-from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals
+from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals, Spread
 
 SMOOTHING = 1 - 2 ** (-1 / 3)
 """Half-life of three samples."""
@@ -26,9 +26,11 @@ class TableRow:
 class Hadis:
     """The planner of HADIS, over ``workers`` accelerators."""
 
+    name = "hadis"
     smoothing = SMOOTHING
     margin = 1.05
     drop_after = 1.5
+    spread: Spread = "random"
 
     def __init__(
         self,
@@ -38,10 +40,8 @@ class Hadis:
         times: PublishedTimes,
         workers: int,
         objective_s: float,
-        name: str = "hadis",
     ) -> None:
         """``variants``: cheapest first."""
-        self.name = name
         self._rows = sorted(rows, key=lambda r: -r.value)
         self._lightest = variants[0]
         self._second = variants[1]
@@ -79,3 +79,10 @@ class Hadis:
                     spare = self._workers - light - heavy
                     return Level(row.light, light, light_batch), Level(row.heavy, heavy + spare, heavy_batch)
         return None
+
+
+class HadisJsq(Hadis):
+    """The planner of HADIS in a system that gives a query to the worker with the shortest queue."""
+
+    name = "hadis-jsq"
+    spread: Spread = "shortest-queue"

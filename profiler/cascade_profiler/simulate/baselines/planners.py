@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from ..outcomes import DrawnRow
 
@@ -50,6 +50,9 @@ class Signals:
     """Queries that wait, by variant."""
 
 
+Spread = Literal["random", "shortest-queue"]
+
+
 class PublishedPlanner(Protocol):
     """A published system's planner; ``smoothing`` and ``margin`` make its demand from the queries in the system."""
 
@@ -58,6 +61,8 @@ class PublishedPlanner(Protocol):
     margin: float
     drop_after: float
     """Age, in objectives, at which a query is dropped when its turn comes."""
+    spread: Spread
+    """Which of a model's workers a query is given to."""
 
     def start(self) -> Assignment:
         """What runs until the first plan, which comes after five seconds."""

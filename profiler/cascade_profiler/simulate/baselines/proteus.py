@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from ...frontier.profiles import Charges
 from ..outcomes import DrawnRow
 from .hadis import SMOOTHING
-from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals
+from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals, Spread
 
 
 class Proteus:
@@ -20,6 +20,7 @@ class Proteus:
     smoothing = SMOOTHING
     margin = 1.05
     drop_after = 1.5
+    spread: Spread = "random"
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 from ..events import Events
 from ..outcomes import DrawnRow, Recorder, Way
@@ -26,8 +26,6 @@ SOLVE_EVERY: Final = 5
 """Seconds between two plans."""
 QUEUE_MARGIN: Final = 1.2
 PHANTOM_OBJECTIVES: Final = 2.0
-
-Spread = Literal["random", "shortest-queue"]
 
 
 class _Request:
@@ -45,13 +43,10 @@ class _Request:
 class PublishedSystem:
     """One run of a published system."""
 
-    def __init__(
-        self, scenario: Scenario, planner: PublishedPlanner, times: PublishedTimes, *, spread: Spread = "random"
-    ) -> None:
+    def __init__(self, scenario: Scenario, planner: PublishedPlanner, times: PublishedTimes) -> None:
         self._scenario = scenario
         self._planner = planner
         self._times = times
-        self._spread = spread
         self._rng = random.Random(scenario.seed)  # noqa: S311 (a simulation)
         self._events = Events()
         self._recorder = Recorder(scenario.objective_s, len(scenario.trace.times_s), self._events.stop)
@@ -126,7 +121,7 @@ class PublishedSystem:
         if level >= len(self._table) or not self._table[level]:
             return self._rng.choice(self._order) if level else None
         workers = self._table[level]
-        if self._spread == "random":
+        if self._planner.spread == "random":
             return self._rng.choice(workers)
         least = min(worker.in_hand for worker in workers)
         return self._rng.choice([worker for worker in workers if worker.in_hand == least])

@@ -10,11 +10,11 @@ end
 redis.call('ZREM', KEYS[2], ARGV[1])
 local job = redis.pcall('HMGET', KEYS[1], 'state', 'body', 'deadline')
 local state = job[1]
-local token = (state == 'queued' or state == 'running') and redis.pcall('HINCRBY', KEYS[1], 'token', 1)
+local token = (state == STATE_QUEUED or state == STATE_RUNNING) and redis.pcall('HINCRBY', KEYS[1], 'token', 1)
 if type(token) ~= 'number' then
   redis.call('HDEL', KEYS[3], ARGV[1])
   return false
 end
-redis.call('HSET', KEYS[1], 'state', 'running')
+redis.call('HSET', KEYS[1], 'state', STATE_RUNNING)
 redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
 return {token, job[2], (tonumber(job[3]) or now) - now}

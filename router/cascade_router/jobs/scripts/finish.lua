@@ -6,7 +6,7 @@ local RECORD = 1000   -- bytes that a job takes beside its result, about
 local PART = 0.2   -- of the pace that the latest end makes up
 
 local job = redis.call('HMGET', KEYS[1], 'state', 'token', 'tenant', 'created')
-if job[1] ~= 'running' and not (job[1] == 'queued' and ARGV[2] == '') then
+if job[1] ~= STATE_RUNNING and not (job[1] == STATE_QUEUED and ARGV[2] == '') then
   return false
 end
 if ARGV[2] ~= '' and ARGV[2] ~= job[2] then
@@ -23,7 +23,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('HDEL', KEYS[1], 'body')
 if not make_room(tenant, bytes, tonumber(ARGV[7]), tonumber(ARGV[8]), free) and image ~= '' then
-  state, result, image = 'failed', ARGV[10], ''
+  state, result, image = STATE_FAILED, ARGV[10], ''
   bytes = RECORD + #result
 end
 redis.call('HSET', KEYS[1], 'state', state, 'result', result, 'finished', now)

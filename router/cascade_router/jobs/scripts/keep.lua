@@ -1,7 +1,7 @@
 -- Renew the lease of a running job, or give the job back.
 -- KEYS: job, jobs. ARGV: id, token, state (running or queued), ms until others may take it. Replies 0 where it is another's.
 local job = redis.call('HMGET', KEYS[1], 'state', 'token')
-if job[1] ~= 'running' or job[2] ~= ARGV[2] then
+if job[1] ~= STATE_RUNNING or job[2] ~= ARGV[2] then
   return 0
 end
 local time = redis.call('TIME')

@@ -3,7 +3,7 @@
 -- Replies new, known, different, full, tenant-full or no-memory, and in how many milliseconds there should be a place.
 local digest = redis.call('HGET', KEYS[1], 'digest')
 if digest then
-  return {digest == ARGV[2] and 'known' or 'different', 0}
+  return {digest == ARGV[2] and SUBMITTED_KNOWN or SUBMITTED_DIFFERENT, 0}
 end
 local open = redis.call('HGETALL', KEYS[3])
 if #open / 2 > redis.call('ZCARD', KEYS[2]) then
@@ -36,21 +36,21 @@ local function place_in(count, deadline)
 end
 
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[7]) then
-  return {'full', all > 0 and place_in(all, all_until) or 1000}
+  return {SUBMITTED_FULL, all > 0 and place_in(all, all_until) or 1000}
 end
 if mine >= tonumber(ARGV[8]) then
-  return {'tenant-full', place_in(mine, mine_until)}
+  return {SUBMITTED_TENANT_FULL, place_in(mine, mine_until)}
 end
 
 local function keep()
-  return redis.pcall('HSET', KEYS[1], 'state', 'queued', 'digest', ARGV[2], 'body', ARGV[3], 'tenant', ARGV[4],
+  return redis.pcall('HSET', KEYS[1], 'state', STATE_QUEUED, 'digest', ARGV[2], 'body', ARGV[3], 'tenant', ARGV[4],
     'created', now, 'deadline', now + ARGV[5], 'token', 0)
 end
 
 local kept = keep()
 if is_full(kept) then
   if not make_room(ARGV[4], 0, math.huge, math.huge, 2 * #ARGV[3] + 8192) then
-    return {'no-memory', 0}
+    return {SUBMITTED_NO_MEMORY, 0}
   end
   kept = keep()
 end
@@ -63,4 +63,4 @@ redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[5] + ARGV[6])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], string.format('%.0f', now + ARGV[5]) .. ' ' .. ARGV[4])
-return {'new', 0}
+return {SUBMITTED_NEW, 0}

@@ -4,5 +4,5 @@ local entered = KEYS[5] == KEYS[2] and left or load_pool(2)
 give_back(left, 1)
 dispatch(left)
 local verdict = admit(entered, 6)
-if verdict == 'done' then dispatch(entered) end
+if verdict == VERDICT_DONE then dispatch(entered) end
 return reply(verdict, { left, entered })

@@ -1,6 +1,6 @@
 -- Heartbeat. ARGS: number of leases, then (ticket, replica id) of each, then the waiting tickets.
 local pool = load_pool(1)
-if not knows(pool) then return reply('unknown', { pool }) end
+if not knows(pool) then return reply(VERDICT_UNKNOWN, { pool }) end
 redis.call('ZADD', ROUTERS, decimal(NOW), CALLER)
 redis.call('PEXPIRE', ROUTERS, KEEP_MS)
 
@@ -34,4 +34,4 @@ end
 
 local routers = redis.call('ZRANGEBYSCORE', ROUTERS, decimal(NOW - DEAD_MS), '+inf')
 keep(pool)
-return reply('done', { pool }, missing, routers)
+return reply(VERDICT_DONE, { pool }, missing, routers)

@@ -1,4 +1,4 @@
--- Mend: remove what is none of ours from the keys of a pool, as if Redis had lost it. ARGS: fields of a hash at most.
+-- Mend: remove what is none of ours from the keys of a pool, as if Redis had lost it. No ARGS of its own.
 -- Replies, for each thing removed, its key and what was wrong.
 local found = {}
 local function say(key, why) found[#found + 1], found[#found + 2] = key, why end
@@ -27,9 +27,9 @@ if of_type(leases, 'zset') then
 end
 
 if of_type(credits, 'hash') then
-  if redis.call('HLEN', credits) > tonumber(ARGS[1]) then
+  if redis.call('HLEN', credits) > HASH_LIMIT then
     redis.call('UNLINK', credits)
-    say(credits, 'removed: more than ' .. ARGS[1] .. ' fields')
+    say(credits, 'removed: more than ' .. HASH_LIMIT .. ' fields')
   else
     local flat = redis.call('HGETALL', credits)
     for i = 1, #flat, 2 do

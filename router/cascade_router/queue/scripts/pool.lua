@@ -2,16 +2,12 @@
 --
 -- KEYS: routers, then (queue, credits, leases) of each pool.
 -- ARGV: the calling router, the pools' names, then ARGS, the operation's own.
--- Defined before this text: now_ms(), LEASE_MS, DEAD_MS, HOLD_MS, KEEP_MS, CHANNEL (prefix of the grants channels).
+-- Defined before this text: now_ms(), and the constants of calls.py.
 local ROUTERS = KEYS[1]
 local CALLER = ARGV[1]
 local POOLS = (#KEYS - 1) / 3
 local ARGS = {}
 for i = 2 + POOLS, #ARGV do ARGS[#ARGS + 1] = ARGV[i] end
-
-local BAND = 4398046511104 -- 2^42: a score is band * BAND + deadline, exact below 2^53
-local BANDS, BANDS_TOLD = 8, 2
-local SMOOTHING, SHORTEST_SERVICE_S, UNKNOWN_SERVICE_S = 0.2, 1e-6, 1.0
 
 local NOW = now_ms()
 local grants, drops = {}, {} -- the caller's own
@@ -38,9 +34,9 @@ local function parse_lease(member)
 end
 
 -- The fields of a pool's hash: 'generation', 'spread', and for each replica '<kind>:<id>'.
-local FIELDS = { ['c:'] = 'capacity', ['u:'] = 'used', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
--- What a number may be; further ahead than the generation no plan is that routers follow.
-local MOST = { generation = NOW + 172800000, capacity = 1e6, used = 1e6, service_s = 1e6, held_until = NOW + 3600000 }
+local FIELDS = { ['c:'] = 'capacity', [IN_USE_FIELD] = 'used', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
+-- What a number may be.
+local MOST = { generation = NOW + GENERATION_AHEAD_MS, capacity = 1e6, used = 1e6, service_s = 1e6, held_until = NOW + 3600000 }
 local LEAST = { generation = 0, capacity = 0, used = -1e6, service_s = 1e-12, held_until = 0 }
 
 -- The kind and value of a field; nothing where it is none of ours.
@@ -81,7 +77,7 @@ end
 
 -- Write what operations change in a replica; `plan` writes what plans change.
 local function save(pool, replica)
-  redis.call('HSET', pool.credits, 'u:' .. replica.id, decimal(replica.used), 's:' .. replica.id, decimal(replica.service_s),
+  redis.call('HSET', pool.credits, IN_USE_FIELD .. replica.id, decimal(replica.used), 's:' .. replica.id, decimal(replica.service_s),
     'h:' .. replica.id, decimal(replica.held_until))
 end
 
@@ -93,7 +89,7 @@ end
 
 local function forget(pool, replica)
   pool.replicas[replica.id] = nil
-  redis.call('HDEL', pool.credits, 'c:' .. replica.id, 'u:' .. replica.id, 's:' .. replica.id, 'h:' .. replica.id,
+  redis.call('HDEL', pool.credits, 'c:' .. replica.id, IN_USE_FIELD .. replica.id, 's:' .. replica.id, 'h:' .. replica.id,
     'e:' .. replica.id)
 end
 
@@ -128,7 +124,7 @@ local function load_of(pool)
   end
   local ahead = {}
   for band = 1, BANDS_TOLD do
-    ahead[band] = waiting == 0 and 0 or redis.call('ZCOUNT', pool.queue, '-inf', '(' .. decimal(band * BAND))
+    ahead[band] = waiting == 0 and 0 or redis.call('ZCOUNT', pool.queue, '-inf', '(' .. decimal(band * BAND_SPAN))
   end
   return { pool.name, waiting, in_flight, decimal(wait_s), ahead }
 end
@@ -175,8 +171,8 @@ end
 local function knows(pool) return pool.generation and redis.call('ZSCORE', ROUTERS, CALLER) end
 
 local function draw_of(ticket)
-  local draw = 7
-  for i = 1, #ticket do draw = (draw * 31 + ticket:byte(i)) % 2147483647 end
+  local draw = DRAW_START
+  for i = 1, #ticket do draw = (draw * DRAW_FACTOR + ticket:byte(i)) % DRAW_MODULUS end
   return draw
 end
 
@@ -189,7 +185,7 @@ local function free_replicas(pool)
 end
 
 local function choose(pool, free, ticket)
-  if pool.spread == 'random' then
+  if pool.spread == RANDOM then
     table.sort(free, function(a, b) return before(a.id, b.id) end)
     return free[draw_of(ticket) % #free + 1]
   end
@@ -218,10 +214,10 @@ local function dispatch(pool)
     local head = redis.call('ZRANGE', pool.queue, 0, 0, 'WITHSCORES')
     if #head == 0 then return end
     local ticket = head[1]
-    if tonumber(head[2]) % BAND <= NOW then
-      drop(pool, ticket, 'expired')
+    if tonumber(head[2]) % BAND_SPAN <= NOW then
+      drop(pool, ticket, CAUSE_EXPIRED)
     elseif not owned(ticket) then
-      drop(pool, ticket, 'dead-router')
+      drop(pool, ticket, CAUSE_DEAD_ROUTER)
     else
       local replica = choose(pool, free, ticket)
       redis.call('ZREM', pool.queue, ticket)
@@ -280,11 +276,11 @@ end
 
 -- ARGS from `at`: ticket, band, remaining_ms, limit.
 local function admit(pool, at)
-  if not knows(pool) then return 'unknown' end
-  if not serving(pool) then return 'no-replica' end
+  if not knows(pool) then return VERDICT_UNKNOWN end
+  if not serving(pool) then return VERDICT_NO_REPLICA end
   local waiting = redis.call('ZCARD', pool.queue)
-  if waiting >= tonumber(ARGS[at + 3]) then return 'full' end
-  redis.call('ZADD', pool.queue, decimal(tonumber(ARGS[at + 1]) * BAND + NOW + tonumber(ARGS[at + 2])), ARGS[at])
+  if waiting >= tonumber(ARGS[at + 3]) then return VERDICT_FULL end
+  redis.call('ZADD', pool.queue, decimal(tonumber(ARGS[at + 1]) * BAND_SPAN + NOW + tonumber(ARGS[at + 2])), ARGS[at])
   if waiting == 0 then redis.call('PEXPIRE', pool.queue, KEEP_MS) end
-  return 'done'
+  return VERDICT_DONE
 end

@@ -7,15 +7,15 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', pool.leases, '(' .. decimal(
 end
 count_credits(pool)
 for band = 0, BANDS - 1 do
-  local late = redis.call('ZRANGEBYSCORE', pool.queue, decimal(band * BAND), decimal(band * BAND + NOW))
-  for _, ticket in ipairs(late) do drop(pool, ticket, 'expired') end
+  local late = redis.call('ZRANGEBYSCORE', pool.queue, decimal(band * BAND_SPAN), decimal(band * BAND_SPAN + NOW))
+  for _, ticket in ipairs(late) do drop(pool, ticket, CAUSE_EXPIRED) end
 end
 if redis.call('ZCOUNT', ROUTERS, '-inf', '(' .. decimal(NOW - DEAD_MS)) > 0 then
   for _, ticket in ipairs(redis.call('ZRANGE', pool.queue, 0, -1)) do
-    if not owned(ticket) then drop(pool, ticket, 'dead-router') end
+    if not owned(ticket) then drop(pool, ticket, CAUSE_DEAD_ROUTER) end
   end
 end
 redis.call('ZREMRANGEBYSCORE', ROUTERS, '-inf', '(' .. decimal(NOW - KEEP_MS))
 redis.call('ZREMRANGEBYSCORE', ROUTERS, '(' .. decimal(NOW + KEEP_MS), '+inf')
 dispatch(pool)
-return reply('done', { pool })
+return reply(VERDICT_DONE, { pool })

@@ -2,4 +2,4 @@
 local pool = load_pool(1)
 give_back(pool, 1)
 dispatch(pool)
-return reply('done', { pool })
+return reply(VERDICT_DONE, { pool })

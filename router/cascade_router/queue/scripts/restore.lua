@@ -17,4 +17,4 @@ for at = 1, #ARGS, 2 do
   lease(pool, id, ticket)
 end
 keep(pool)
-return reply('done', { pool })
+return reply(VERDICT_DONE, { pool })

@@ -5,7 +5,7 @@ redis.call('ZADD', ROUTERS, 'NX', decimal(NOW), CALLER)
 redis.call('PEXPIRE', ROUTERS, KEEP_MS)
 if pool.generation and generation < pool.generation then
   keep(pool)
-  return reply('done', { pool })
+  return reply(VERDICT_DONE, { pool })
 end
 pool.generation, pool.spread = generation, ARGS[2]
 redis.call('HSET', pool.credits, 'generation', decimal(generation), 'spread', ARGS[2])
@@ -28,7 +28,7 @@ end
 if serving(pool) then
   dispatch(pool)
 else
-  for _, ticket in ipairs(redis.call('ZRANGE', pool.queue, 0, -1)) do drop(pool, ticket, 'no-replica') end
+  for _, ticket in ipairs(redis.call('ZRANGE', pool.queue, 0, -1)) do drop(pool, ticket, CAUSE_NO_REPLICA) end
 end
 keep(pool)
-return reply('done', { pool })
+return reply(VERDICT_DONE, { pool })

@@ -6,4 +6,4 @@ if redis.call('ZREM', pool.queue, ticket) == 0 then
   if replica then free_credit(pool, lease_of(replica, ticket)) end
 end
 dispatch(pool)
-return reply('done', { pool })
+return reply(VERDICT_DONE, { pool })
