@@ -18,7 +18,7 @@ PROBE_EXTRA_S: Final = 10.0
 async def probe_due(runtime: CascadeRuntime) -> None:
     """Probe every ejected replica whose pause is over, all at once; those that answer are trusted again."""
     now = runtime.clock()
-    due = runtime.health.due(now=now)
+    due = runtime.state.health.due(now=now)
     if due:
         await asyncio.gather(*(_probe(runtime, replica_id) for replica_id in due))
 
@@ -39,9 +39,9 @@ async def _probe(runtime: CascadeRuntime, replica_id: str) -> None:
                         timeout_s=PROBE_FACTOR * pool.batch_execution_s(pool.batch) + PROBE_EXTRA_S,
                     )
                 except (OutOfTime, ReplicaFailed) as failure:
-                    runtime.replica_failed(replica_id, str(failure))
+                    runtime.note(runtime.state.failed(replica_id, str(failure), now=runtime.clock()))
                     return
                 except PromptRejected:
                     pass  # it works, although this is not a prompt for it
-                runtime.replica_works(replica_id)
+                runtime.note(runtime.state.works(replica_id))
                 return

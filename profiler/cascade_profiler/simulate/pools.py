@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 from cascade_api.plan import Plan, PlanPool
 from cascade_router.cascade.decisions import Make, Outlook
 from cascade_router.cascade.estimates import ExecutionEstimates
-from cascade_router.pools.health import Health
+from cascade_router.cascade.health import Health
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
     Enqueue,
