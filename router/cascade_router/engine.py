@@ -60,12 +60,14 @@ class Passage:
         self._preview = preview
         try:
             step = await self._carry_out(self._on(events.Begun()))
-            while not isinstance(step, effects.Answer):
+            while not isinstance(step, effects.Answer | Refuse):
                 step = await self._carry_out(self._on(step))
         except BaseException:
             for effect in self._on(events.Cancelled()):
                 await self._carry_out([effect])
             raise
+        if isinstance(step, Refuse):
+            raise _refused(step)
         return self._answered(step)
 
     def _on(self, event: events.Event) -> Effects:
@@ -74,8 +76,8 @@ class Passage:
             metrics.of(metrics.HARDNESS, self._runtime.name).observe(self._machine.choice.hardness)
         return todo
 
-    async def _carry_out(self, todo: Effects) -> events.Event | effects.Answer:
-        """Do it all; what came of the last effect. Raises Refused where that is a refusal."""
+    async def _carry_out(self, todo: Effects) -> events.Event | effects.Answer | Refuse:
+        """Do it all; what came of the last effect, or how the request ends."""
         runtime = self._runtime
         for effect in todo:
             match effect:
@@ -96,10 +98,8 @@ class Passage:
                     return await self._infer(effect)
                 case effects.Wait(until):
                     return events.Waited(await runtime.changed(until - runtime.clock()))
-                case effects.Answer():
+                case effects.Answer() | Refuse():
                     return effect
-                case Refuse():
-                    raise _refused(effect)
         return events.Cancelled()
 
     async def _wait_for_grant(self, step: Make, *, service_s: float | None = None) -> events.Event:

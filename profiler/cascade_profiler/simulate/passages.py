@@ -7,18 +7,22 @@ clock waits here for an event; nothing is decided here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
 
 from cascade_api.plan import Plan
 from cascade_router.cascade import effects, events
 from cascade_router.cascade.decisions import Refuse
 from cascade_router.cascade.machine import RequestMachine
-from cascade_router.cascade.state import CascadeState
+from cascade_router.cascade.state import CascadeState, Limits
 from cascade_router.prompts.scorers import Scorer
 
 from .events import Events
-from .pools import BAND, LIMITS, Place, Pools
+from .pools import BAND, Place, Pools
 from .workers import Fleet, Job, Worker
+
+NOT_READY: Final = "it is not ready"
 
 End = effects.Answer | Refuse
 
@@ -59,6 +63,7 @@ class Passages:
         *,
         plan: Plan,
         scorer: Scorer,
+        limits: Limits,
         start: float,
         confidence: Mapping[str, Sequence[Sequence[float]]],
         ended: Callable[[Passage, End], None],
@@ -67,13 +72,14 @@ class Passages:
         self._fleet = fleet
         self._confidence = confidence
         self._ended = ended
-        self.pools: Pools[Passage] = Pools(clock, tell=self._tell)
-        self.state = CascadeState(plan, load=self.pools.load, limits=LIMITS, scorer=scorer, start=start)
+        self.pools: Pools[Passage] = Pools(clock, limit=limits.waiting, tell=self._tell)
+        self.state = CascadeState(plan, load=self.pools.load, limits=limits, scorer=scorer, start=start)
         self.pools.follow(plan)
         self._in_hand = 0
         self._parked: dict[Passage, None] = {}
         self._heard: deque[tuple[Passage, events.Event]] = deque()
         self._busy = False
+        self._acting: Passage | None = None
 
     def receive(self, *, text: str, prompt: int, image: int, coin: float) -> None:
         """Begin with a request that comes now."""
@@ -90,17 +96,20 @@ class Passages:
 
     def follow(self, plan: Plan) -> None:
         """Hear of a plan."""
-        self.state.follow(plan)
-        self.pools.follow(plan)
-        self._wake()
+        with self._at_once():
+            self.state.follow(plan)
+            self.pools.follow(plan)
+            self._wake()
 
     def probe(self) -> None:
         """See whether replicas that failed work again."""
-        for replica_id in self.state.health.due(now=self._clock.now):
-            if self._fleet.workers[replica_id].ready:
-                self._note(self.state.works(replica_id))
-            else:
-                self._note(self.state.failed(replica_id, "it is not ready", now=self._clock.now))
+        now = self._clock.now
+        with self._at_once():
+            for _, replica in self.state.probes(now=now):
+                if self._fleet.workers[replica.id].ready:
+                    self._note(self.state.works(replica.id))
+                else:
+                    self._note(self.state.failed(replica.id, NOT_READY, now=now))
 
     def made(self, worker: Worker, jobs: Sequence[Job]) -> None:
         """A worker made the images of a batch."""
@@ -115,16 +124,26 @@ class Passages:
             self._tell(job.request, events.Failed("the worker is gone"))
 
     def _tell(self, passage: Passage, event: events.Event) -> None:
-        """Have a machine hear an event, after those that happened before it: one machine acts at a time."""
-        self._heard.append((passage, event))
-        if self._busy:
-            return
+        """Have a machine hear an event after those that happened before it; one that acts now goes on first."""
+        if passage is self._acting:
+            self._heard.appendleft((passage, event))
+        else:
+            self._heard.append((passage, event))
+        if not self._busy:
+            with self._at_once():
+                pass
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Have machines hear of what happens in the block when all of it has happened."""
         self._busy = True
+        yield
         while self._heard:
             passage, event = self._heard.popleft()
+            self._acting = passage
             for effect in passage.machine.on(event, self._clock.now):
                 self._carry_out(passage, effect)
-        self._busy = False
+        self._busy, self._acting = False, None
 
     def _carry_out(self, passage: Passage, effect: effects.Effect) -> None:
         match effect:
@@ -151,7 +170,7 @@ class Passages:
     def _infer(self, passage: Passage, infer: effects.Infer) -> None:
         worker = self._fleet.workers[infer.replica_id]
         if not worker.ready:
-            self._tell(passage, events.Failed("it is not ready"))
+            self._tell(passage, events.Failed(NOT_READY))
             return
         passage.job = Job(passage, judged=infer.step.stage == "light")
         self._clock.at(self._clock.now + infer.timeout_s, self._out_of_time, (worker, passage.job))

@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
 from cascade_api.plan import Plan
-from cascade_api.settings import RouterSettings
 from cascade_router.cascade import events
 from cascade_router.cascade.decisions import Make
-from cascade_router.cascade.state import Limits
 from cascade_router.queue import PoolLoad, limit_of
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
@@ -21,9 +19,11 @@ from cascade_router.queue.operations import (
     Exchange,
     Operation,
     Outcome,
+    Reap,
     Release,
     ReplicaSpec,
     Sync,
+    Timing,
     Verdict,
     Withdraw,
     ticket_of,
@@ -37,8 +37,8 @@ from .workers import Worker
 
 ROUTER: Final = "simulated"
 BAND: Final = BANDS["normal"]
-LIMITS: Final = Limits(waiting=RouterSettings().queue_limit, in_hand=RouterSettings().request_limit)
-"""Those of a router that is not told otherwise."""
+TIMING: Final = Timing(lease_ms=10**12, dead_ms=10**12, keep_ms=10**12)
+"""The one router of a simulation does not die."""
 
 
 class Place:
@@ -61,15 +61,18 @@ class Pools(Generic[P]):
     """Queues and credits of one router.
 
     Args:
+        limit: waiting entries of one pool, see `limit_of`.
         tell: takes what a place that waits hears of the queue.
     """
 
-    def __init__(self, clock: Events, *, tell: Callable[[P, events.Event], None]) -> None:
+    def __init__(self, clock: Events, *, limit: int, tell: Callable[[P, events.Event], None]) -> None:
         self._clock = clock
+        self._limit = limit_of(limit, band=BAND)
         self._tell = tell
-        self._dispatcher = Dispatcher()
+        self._dispatcher = Dispatcher(TIMING)
         self._waiting: dict[str, P] = {}
         self._tickets = 0
+        self._beat(None)
 
     def follow(self, plan: Plan) -> None:
         """Make the pools what a plan says."""
@@ -101,8 +104,7 @@ class Pools(Generic[P]):
             return
         self._tickets += 1
         ticket = ticket_of("", self._tickets, ROUTER)
-        limit = limit_of(LIMITS.waiting, band=BAND)
-        enqueue = Enqueue(ROUTER, step.pool, ticket, BAND, max(int(remaining_s * 1000), 1), limit)
+        enqueue = Enqueue(ROUTER, step.pool, ticket, BAND, max(int(remaining_s * 1000), 1), self._limit)
         place.step, place.ticket = step, ticket
         self._waiting[ticket] = place
         outcome = self._run(enqueue if leaving is None else Exchange(leaving, enqueue))
@@ -144,6 +146,12 @@ class Pools(Generic[P]):
         if place is not None:
             self._end(ticket, events.Expired())
             self._run(Withdraw(ROUTER, place.step.pool, ticket))
+
+    def _beat(self, _: object) -> None:
+        """A heartbeat finds grants that were not possible before: a replica that failed gets none for a while."""
+        for name in self._dispatcher.pools:
+            self._run(Reap(ROUTER, name))
+        self._clock.at(self._clock.now + TIMING.beat_ms / 1000, self._beat)
 
     def _end(self, ticket: str, event: events.Event) -> None:
         place = self._waiting.pop(ticket, None)

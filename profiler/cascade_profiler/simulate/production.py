@@ -12,9 +12,11 @@ from typing import Final
 from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Route
 from cascade_api.report import QUANTILES, RouterReport
+from cascade_api.settings import RouterSettings
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import Mobility
 from cascade_router.cascade.effects import Answer
+from cascade_router.cascade.state import Limits
 
 from .cascades import cascade_of, with_switch_time
 from .control import DEMAND_S, EPOCH, Control, Router, in_words
@@ -31,6 +33,8 @@ WARM_UP_S: Final = 30.0
 """Before time zero, in which the operator brings up what the trace's opening needs."""
 OPENING_S: Final = 5.0
 """Of the trace, whose rate was there before it."""
+LIMITS: Final = Limits(waiting=RouterSettings().queue_limit, in_hand=RouterSettings().request_limit)
+"""Those of a router that is not told otherwise."""
 REPORT_EVERY_S: Final = 1.0
 _NO_ROW: Final = DrawnRow("", "", 0.0, 0.0)
 
@@ -194,6 +198,7 @@ class ProductionSystem:
                 self._fleet,
                 plan=plan,
                 scorer=self._scorer,
+                limits=LIMITS,
                 start=self._start,
                 confidence=self._scenario.scores.confidence,
                 ended=self._ended,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cascade_api.plan import Plan, PlanPool
+from cascade_api.plan import Plan, PlanPool, PlanReplica
 
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
@@ -122,6 +122,11 @@ class CascadeState:
     def works(self, replica_id: str) -> Sequence[Trusted]:
         """A replica did what it was asked to; what is new in that."""
         return (Trusted(replica_id),) if self.health.succeeded(replica_id) else ()
+
+    def probes(self, *, now: float) -> list[tuple[PlanPool, PlanReplica]]:
+        """Replicas that failed and are to be tried again now, with their pools: those that the plan has take work."""
+        due = self.health.due(now=now)
+        return [(pool, replica) for pool in self.plan.pools for replica in pool.ready if replica.id in due]
 
     def _outlook(self, pool: _Promised, band: int) -> Outlook:
         load = self._load(pool.name)
