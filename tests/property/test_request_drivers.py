@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from cascade_api.plan import Plan
@@ -15,6 +16,7 @@ from support.router import EASY, HARD, make_plan
 VARIANTS = ("shapes-light", "shapes-heavy")
 EXECUTION_S = {"shapes-light": 0.25, "shapes-heavy": 1.0}
 REPLICAS = 3
+FAILS = st.tuples(st.integers(1, 8), st.just(False))
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """Not the shrinking of scripts that fail, which takes minutes: `differences` says where to look."""
 
@@ -29,13 +31,13 @@ def plans(draw: st.DrawFn, *, overload: str) -> Plan:
     """The replicas of each variant that are planned, and which of them are ready; or a parked cascade."""
     if draw(st.integers(0, 7)) == 0:
         return parked(overload=overload)
-    counts = {variant: draw(st.integers(0, REPLICAS)) for variant in VARIANTS}
+    counts = {variant: draw(st.sampled_from([2, 1, REPLICAS, 0])) for variant in VARIANTS}
     return planned(
         counts,
-        direct=draw(st.sampled_from([0.0, 0.5, 1.0])),
-        escalation=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        direct=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
+        escalation=draw(st.sampled_from([1.0, 0.9, 0.5, 0.0])),
         overload=overload,
-        ready={variant: draw(st.integers(0, count)) for variant, count in counts.items()},
+        ready={variant: max(count - draw(st.sampled_from([0, 0, 0, 1, 3])), 0) for variant, count in counts.items()},
     )
 
 
@@ -72,12 +74,10 @@ def parked(*, overload: str) -> Plan:
 def scripts(draw: st.DrawFn) -> Script:
     overload = draw(st.sampled_from(["degrade", "strict"]))
     changes = draw(st.lists(st.integers(1, 80), max_size=3, unique=True))
-    asks = draw(st.lists(st.tuples(st.integers(0, 60), st.sampled_from([EASY, HARD]), st.integers(0, 9)), max_size=12))
-    calls = st.one_of(
-        st.tuples(st.integers(1, 16), st.just(True)),
-        st.tuples(st.integers(1, 32), st.booleans()),
-        st.just((int(8 * END_S) + 1, True)),
-    )
+    ask = st.tuples(st.integers(0, 60), st.sampled_from([EASY, HARD]), st.integers(0, 9))
+    asks = draw(st.lists(ask, min_size=1, max_size=16))
+    quick, slow, hangs = st.integers(1, 4), st.integers(4, 32), st.just(int(8 * END_S) + 1)
+    calls = st.one_of(*(st.tuples(took, st.just(True)) for took in (quick, quick, quick, slow, hangs)), FAILS)
     return Script(
         plans=[
             (at / 8 + scattered(100 + number) if number else 0.0, draw(plans(overload=overload)))
@@ -96,10 +96,33 @@ def scripts(draw: st.DrawFn) -> Script:
             for number in range(REPLICAS)
         },
         probes=[at / 4 + scattered(500 + at) for at in range(draw(st.sampled_from([0, 40])))],
-        limits=Limits(waiting=draw(st.sampled_from([1, 3, 100])), in_hand=draw(st.sampled_from([3, 100]))),
+        limits=Limits(waiting=draw(st.sampled_from([100, 100, 3, 1])), in_hand=draw(st.sampled_from([100, 100, 3]))),
     )
 
 
+def worst(*, overload: str, direct: float, replicas: int, light: Sequence[Call], heavy: Sequence[Call]) -> Script:
+    """One request, and replicas that fail; each is probed and back three seconds later."""
+    counts = dict.fromkeys(VARIANTS, replicas)
+    calls = {"shapes-light": light, "shapes-heavy": heavy}
+    return Script(
+        plans=[(0.0, planned(counts, direct=direct, escalation=1.0, overload=overload))],
+        asks=[Ask(0.5, EASY, 0.1)],
+        calls={
+            f"{variant}-{number}": [call] if replicas > 1 else calls[variant]
+            for variant in VARIANTS
+            for number, call in enumerate(calls[variant][:replicas])
+        },
+        probes=[3.0],
+        limits=Limits(waiting=100, in_hand=100),
+    )
+
+
+MAKES, FAILING = Call(0.25, makes=True), Call(0.25, makes=False)
+
+
+@example(worst(overload="strict", direct=0.0, replicas=1, light=[MAKES], heavy=[FAILING, MAKES]))
+@example(worst(overload="degrade", direct=0.0, replicas=1, light=[MAKES], heavy=[FAILING, MAKES]))
+@example(worst(overload="degrade", direct=1.0, replicas=3, light=[FAILING, FAILING, MAKES], heavy=[FAILING] * 3))
 @settings(max_examples=200, deadline=None, phases=PHASES)
 @given(scripts())
 def test_both_drivers_hear_and_do_the_same(script: Script) -> None:
