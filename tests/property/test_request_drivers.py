@@ -9,8 +9,11 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from cascade_api.plan import Plan
+from cascade_router.cascade.decisions import Refuse
+from cascade_router.cascade.effects import Answer, Exchange, Release
+from cascade_router.cascade.events import Granted
 from cascade_router.cascade.state import Limits
-from support.drivers import END_S, Ask, Call, Script, differences, in_router, in_simulator
+from support.drivers import END_S, Ask, Call, Line, Script, differences, in_router, in_simulator
 from support.router import EASY, HARD, make_plan
 
 VARIANTS = ("shapes-light", "shapes-heavy")
@@ -126,4 +129,22 @@ MAKES, FAILING = Call(0.25, makes=True), Call(0.25, makes=False)
 @settings(max_examples=200, deadline=None, phases=PHASES)
 @given(scripts())
 def test_both_drivers_hear_and_do_the_same(script: Script) -> None:
-    assert differences(in_router(script), in_simulator(script)) == []
+    router, simulator = in_router(script), in_simulator(script)
+    found = differences(router, simulator)
+    assert not found, "\n".join(found)
+    for steps in simulator.values():
+        check(steps, allowed_s=10.0)
+
+
+def check(steps: Sequence[Line], *, allowed_s: float) -> None:
+    """A request ends once and in time, and gives back every grant that it was given, one before the next."""
+    effects = [(at, effect) for at, _, asked in steps for effect in asked]
+    ends = [at for at, effect in effects if isinstance(effect, Answer | Refuse)]
+    assert ends == [effects[-1][0]]
+    assert ends[0] <= steps[0][0] + allowed_s + 1e-9
+    held = 0
+    for _, event, asked in steps:
+        held += isinstance(event, Granted)
+        assert held <= 1
+        held -= sum(isinstance(effect, Release | Exchange) for effect in asked)
+    assert held == 0

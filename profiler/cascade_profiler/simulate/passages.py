@@ -130,14 +130,17 @@ class Passages:
         else:
             self._heard.append((passage, event))
         if not self._busy:
-            with self._at_once():
-                pass
+            self._hear()
 
     @contextmanager
     def _at_once(self) -> Iterator[None]:
         """Have machines hear of what happens in the block when all of it has happened."""
         self._busy = True
         yield
+        self._hear()
+
+    def _hear(self) -> None:
+        self._busy = True
         while self._heard:
             passage, event = self._heard.popleft()
             self._acting = passage

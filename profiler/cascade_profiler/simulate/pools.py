@@ -119,8 +119,7 @@ class Pools(Generic[P]):
     def turn_away(self, pool: str) -> None:
         """End what waits for a pool: none of its replicas is trusted now."""
         for ticket in [ticket for ticket, place in self._waiting.items() if place.step.pool == pool]:
-            self._end(ticket, events.NoReplica())
-            self._run(Withdraw(ROUTER, pool, ticket))
+            self._withdraw(ticket, events.NoReplica())
 
     def release(self, place: Place, *, service_s: float | None, failed: bool = False) -> Release:
         """The operation that gives a place's grant back."""
@@ -142,16 +141,20 @@ class Pools(Generic[P]):
 
     def _expire(self, ticket: str) -> None:
         """The last useful start has passed."""
-        place = self._waiting.get(ticket)
-        if place is not None:
-            self._end(ticket, events.Expired())
-            self._run(Withdraw(ROUTER, place.step.pool, ticket))
+        self._withdraw(ticket, events.Expired())
 
     def _beat(self, _: object) -> None:
         """A heartbeat finds grants that were not possible before: a replica that failed gets none for a while."""
         for name in self._dispatcher.pools:
             self._run(Reap(ROUTER, name))
         self._clock.at(self._clock.now + TIMING.beat_ms / 1000, self._beat)
+
+    def _withdraw(self, ticket: str, event: events.Event) -> None:
+        """Take an entry out of its queue, then say why: who hears it may enter another queue at once."""
+        place = self._waiting.pop(ticket, None)
+        if place is not None:
+            self._run(Withdraw(ROUTER, place.step.pool, ticket))
+            self._tell(place, event)
 
     def _end(self, ticket: str, event: events.Event) -> None:
         place = self._waiting.pop(ticket, None)
