@@ -67,7 +67,7 @@ class Delivery:
         """All of it is with the transport."""
         if not self._ended:
             after_s = self._clock() - max(made.made_at for made in self._made)
-            self._made[0].runtime.after_image.observe(after_s)
+            self._made[0].runtime.state.after_image.observe(after_s)
         self._finish(None)
 
     def failed(self, error: BaseException | None = None) -> None:

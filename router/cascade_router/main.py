@@ -28,6 +28,7 @@ from cascade_api.plan import Plan
 from cascade_api.settings import RouterSettings, from_environment
 
 from . import logs, tracing
+from .cascade.state import Limits
 from .foreign import bad_data
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
@@ -169,7 +170,10 @@ class Router:
             on_bad_data=self._bad_data.found,
         )
         await queue.start()
-        runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=time.monotonic, start=self._start)
+        limits = Limits(waiting=self.settings.queue_limit, in_hand=self.settings.request_limit)
+        runtime = CascadeRuntime(
+            ref=ref, plan=plan, queue=queue, limits=limits, clock=time.monotonic, start=self._start
+        )
         await runtime.apply(plan)
         return runtime
 

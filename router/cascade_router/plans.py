@@ -107,7 +107,7 @@ class Plans:
             return (self._refusal or "Redis cannot be reached") if self.away else "no plan has been published yet"
         problems = {}
         for runtime in self._runtimes.values():
-            problems[runtime.name] = runtime.why_not_ready()
+            problems[runtime.name] = runtime.state.why_not_ready()
             if problems[runtime.name] is None:
                 return None
         return "; ".join(f"{name}: {problem}" for name, problem in problems.items())
@@ -195,7 +195,7 @@ class Plans:
         runtime = self._runtimes.get(ref)
         try:
             plan = self._read(ref, document)
-            if plan.why_unservable and runtime is not None and runtime.why_not_ready() is None:
+            if plan.why_unservable and runtime is not None and runtime.state.why_not_ready() is None:
                 raise ValueError(f"it cannot serve, and the last one can: {plan.why_unservable}")
         except (ValidationError, ValueError) as error:
             problem = "; ".join(str(error).splitlines()[:2])

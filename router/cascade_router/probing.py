@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from cascade_api.names import PROBE_PROMPT
+from cascade_api.plan import PlanPool, PlanReplica
 
 from .pools.clients import PIXELS, OutOfTime, Prompt, PromptRejected, ReplicaFailed
 from .runtime import CascadeRuntime
@@ -17,31 +18,26 @@ PROBE_EXTRA_S: Final = 10.0
 
 async def probe_due(runtime: CascadeRuntime) -> None:
     """Probe every ejected replica whose pause is over, all at once; those that answer are trusted again."""
-    now = runtime.clock()
-    due = runtime.health.due(now=now)
-    if due:
-        await asyncio.gather(*(_probe(runtime, replica_id) for replica_id in due))
+    probes = runtime.state.probes(now=runtime.clock())
+    if probes:
+        await asyncio.gather(*(_probe(runtime, pool, replica) for pool, replica in probes))
 
 
-async def _probe(runtime: CascadeRuntime, replica_id: str) -> None:
-    for pool in runtime.plan.pools:
-        for replica in pool.ready:
-            if replica.id == replica_id:
-                try:
-                    await runtime.clients.make(
-                        endpoint=replica.endpoint,
-                        variant=pool.variant,
-                        prompt=Prompt(PROBE_PROMPT, seed=0),
-                        form=PIXELS,
-                        size=(runtime.plan.image.width, runtime.plan.image.height),
-                        confidence=False,
-                        request_id="probe",
-                        timeout_s=PROBE_FACTOR * pool.batch_execution_s(pool.batch) + PROBE_EXTRA_S,
-                    )
-                except (OutOfTime, ReplicaFailed) as failure:
-                    runtime.replica_failed(replica_id, str(failure))
-                    return
-                except PromptRejected:
-                    pass  # it works, although this is not a prompt for it
-                runtime.replica_works(replica_id)
-                return
+async def _probe(runtime: CascadeRuntime, pool: PlanPool, replica: PlanReplica) -> None:
+    try:
+        await runtime.clients.make(
+            endpoint=replica.endpoint,
+            variant=pool.variant,
+            prompt=Prompt(PROBE_PROMPT, seed=0),
+            form=PIXELS,
+            size=(runtime.plan.image.width, runtime.plan.image.height),
+            confidence=False,
+            request_id="probe",
+            timeout_s=PROBE_FACTOR * pool.batch_execution_s(pool.batch) + PROBE_EXTRA_S,
+        )
+    except (OutOfTime, ReplicaFailed) as failure:
+        runtime.note(runtime.state.failed(replica.id, str(failure), now=runtime.clock()))
+        return
+    except PromptRejected:
+        pass  # it works, although this is not a prompt for it
+    runtime.note(runtime.state.works(replica.id))

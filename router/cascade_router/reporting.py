@@ -72,8 +72,8 @@ def make_report(runtime: CascadeRuntime, *, router_id: str, at_s: float, store_a
         recent_routes=dict(routes),
         latency_p50_s=median,
         latency_p99_s=worst,
-        hardness=runtime.chooser.hardness_quantiles(QUANTILES),
-        confidence=runtime.chooser.confidence_quantiles(QUANTILES),
+        hardness=runtime.state.chooser.hardness_quantiles(QUANTILES),
+        confidence=runtime.state.chooser.confidence_quantiles(QUANTILES),
         store_away=store_away,
     )
 

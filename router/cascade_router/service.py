@@ -17,7 +17,7 @@ from cascade_api.settings import RouterSettings
 
 from . import metrics, tracing
 from .deliveries import Delivery, Made
-from .engine import Preview, generate
+from .engine import Passage, Preview
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes, NoRoom, Room, needed
 from .plans import Plans
 from .queue import RedisAway
@@ -50,6 +50,7 @@ class _Received:
 
     runtime: CascadeRuntime
     request: GenerateRequest
+    passage: Passage
 
     @property
     def deadline(self) -> float:
@@ -183,7 +184,8 @@ class Service:
         self._demand.add(runtime.ref, at_s=time.time())
         allowed_s = request.deadline_s or runtime.plan.objective_s
         allowed_s = allowed_s if request.call_s is None else min(allowed_s, request.call_s)
-        return _Received(runtime, replace(request, deadline_s=allowed_s))
+        request = replace(request, deadline_s=allowed_s)
+        return _Received(runtime, request, Passage(runtime, request, coin=self._rng.random()))
 
     @asynccontextmanager
     async def _only_one(self, received: _Received) -> AsyncIterator[None]:
@@ -214,14 +216,14 @@ class Service:
 
     async def _room(self, received: Sequence[_Received], *, copies: float) -> Room:
         """Room for the images of a call. Raises Refused."""
-        if self._in_hand > self.settings.request_limit:
-            raise Refused(Refusal.QUEUE_FULL, "the router has its hands full; ask again later", retry_after_s=1.0)
+        for each in received:
+            each.passage.arrive(self._in_hand)
         runtime, request = received[0].runtime, received[0].request
         image, deadline = runtime.plan.image, received[0].deadline
         size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(received))
         try:
             return await self.image_bytes.take(
-                size, band=request.band, deadline=deadline, start_by=deadline - runtime.quickest_s()
+                size, band=request.band, deadline=deadline, start_by=deadline - runtime.state.quickest_s()
             )
         except NoRoom as no_room:
             limit = f"{self.settings.image_bytes_limit} bytes of images (CASCADE_ROUTER_IMAGE_BYTES_LIMIT)"
@@ -246,14 +248,12 @@ class Service:
             protocol=protocol,
             band=request.band,
         ) as span:
-            answer = await self._traced(runtime, request, preview, span)
+            answer = await self._traced(received.passage, preview, span)
         return Made(runtime, request, answer, received.deadline, made_at=self._clock())
 
-    async def _traced(
-        self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None, span: tracing.Span
-    ) -> Answer:
+    async def _traced(self, passage: Passage, preview: Preview | None, span: tracing.Span) -> Answer:
         try:
-            answer = await self._run(runtime, request, preview)
+            answer = await passage.answer(preview)
         except Refused as refused:
             tracing.note(span, refusal=str(refused.reason))
             raise
@@ -265,11 +265,6 @@ class Service:
             confidence=answer.confidence,
         )
         return answer
-
-    async def _run(self, runtime: CascadeRuntime, request: GenerateRequest, preview: Preview | None) -> Answer:
-        return await generate(
-            runtime, request, coin=self._rng.random(), queue_limit=self.settings.queue_limit, preview=preview
-        )
 
     def _end(self) -> None:
         self._in_hand -= 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
-from cascade_router.engine import generate
+from cascade_router.cascade.state import Limits
+from cascade_router.engine import Passage
 from cascade_router.pools.clients import PIXELS, Prompt
 from cascade_router.queue import WorkQueue
 from cascade_router.requests import Answer, GenerateRequest, new_id
@@ -18,14 +19,16 @@ from cascade_router.runtime import CascadeRuntime
 from .router import EASY
 from .scripted_triton import Behaviour, ScriptedTriton
 
+LIMITS: Final = Limits(waiting=10, in_hand=100)
+
 
 @contextlib.asynccontextmanager
 async def cascade(plan: Plan, *, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[CascadeRuntime]:
     """A runtime whose queue is in memory."""
     ref = CascadeRef.parse(plan.cascade)
-    queue = WorkQueue(url=None, ref=ref, router_id="router-1", limit=10, clock=clock)
+    queue = WorkQueue(url=None, ref=ref, router_id="router-1", limit=LIMITS.waiting, clock=clock)
     await queue.start()
-    runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, clock=clock, start=0.0)
+    runtime = CascadeRuntime(ref=ref, plan=plan, queue=queue, limits=LIMITS, clock=clock, start=0.0)
     await runtime.apply(plan)
     try:
         yield runtime
@@ -45,4 +48,6 @@ def endpoints(*servers: ScriptedTriton) -> list[str]:
 
 async def ask(runtime: CascadeRuntime, **changes: Any) -> Answer:
     request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), "form": PIXELS, **changes})
-    return await generate(runtime, request, coin=0.5, queue_limit=10)
+    passage = Passage(runtime, request, coin=0.5)
+    passage.arrive(in_hand=1)
+    return await passage.answer()

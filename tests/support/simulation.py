@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cascade_api.base import Metadata
 from cascade_api.profile import CascadeProfile, Execution, Metric, ProfileSource, ProfileSpec, QualityRow
-from cascade_profiler.frontier.profiles import Charges, LoadedProfile
-from cascade_profiler.simulate.runs import Failure, Scenario
+from cascade_api.settings import CPU, PlannerSettings
+from cascade_operator.planning.planner import Planner
+from cascade_profiler.frontier.profiles import Charges, LoadedProfile, load_profile
+from cascade_profiler.simulate.production import ProductionSystem
+from cascade_profiler.simulate.runs import Failure, Run, Scenario
 from cascade_profiler.simulate.scores import drawn_scores
 from cascade_profiler.simulate.traces import Trace, load_trace
+
+from .patience import patient_manifest
 
 needs_reference = pytest.mark.skipif(
     not os.environ.get("CASCADE_REFERENCE_DATA"),
@@ -93,3 +99,24 @@ def make_scenario(
 def poisson_times(*, rate: float, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Arrival times of a Poisson process."""
     return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, size=count))
+
+
+def zero_manifest() -> str:
+    """The example on two cores, parked when nobody has asked for ten seconds; any machine meets its objective."""
+    policy = {"scaleToZeroAfter": "10s"}
+    return patient_manifest(light_ms=240, heavy_ms=880, objective={"latency": "60s"}, policy=policy)
+
+
+def play_zero(folder: Path, times_s: Sequence[float]) -> Run:
+    """The product on `zero_manifest`, asked at these times."""
+    (folder / "zero.yaml").write_text(zero_manifest())
+    scenario = Scenario(
+        profile=load_profile(str(folder / "zero.yaml")),
+        trace=Trace("given", np.asarray(times_s), np.arange(len(times_s))),
+        scores=drawn_scores(["shapes-light", "shapes-heavy"], prompts=500, seed=0),
+        workers={CPU.name: 2},
+        objective_s=60.0,
+        seed=0,
+    )
+    planner = Planner(PlannerSettings(), classes=[CPU])
+    return ProductionSystem(scenario, policy="hybrid", planner=planner).run(lambda part: None)

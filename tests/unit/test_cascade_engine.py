@@ -48,7 +48,7 @@ async def test_what_a_bad_replica_cannot_do_another_does(bad: Behaviour) -> None
             made = await ask(runtime)
             assert (made.route, made.confidence) == (Route.LIGHT, pytest.approx(0.9))
             assert (len(worse.asked), len(better.asked)) == (1, 1)
-            assert runtime.health.ejected == {"shapes-light-0"}
+            assert runtime.state.health.ejected == {"shapes-light-0"}
             for _ in range(3):
                 await ask(runtime)
             assert len(worse.asked) == 1
@@ -65,7 +65,7 @@ async def test_an_ejected_replica_comes_back_by_a_probe_only() -> None:
 
         async def probed() -> bool:
             await probe_due(runtime)
-            return not runtime.health.ejected
+            return not runtime.state.health.ejected
 
         await eventually(probed, what="the replica to be trusted again")
 
@@ -76,7 +76,7 @@ async def test_requests_wait_for_the_only_replica_to_come_back() -> None:
         cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime,
     ):
         asking = [asyncio.ensure_future(ask(runtime)) for _ in range(3)]
-        await eventually(lambda: runtime.health.ejected, what="the replica to be ejected")
+        await eventually(lambda: runtime.state.health.ejected, what="the replica to be ejected")
         server.behaviour = answer()
 
         async def answered() -> bool:
@@ -96,7 +96,7 @@ async def test_a_prompt_that_the_model_rejects_is_the_clients_fault() -> None:
         with pytest.raises(Refused, match="did not understand 'purple'") as refused:
             await ask(runtime)
         assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "prompt")
-        assert runtime.health.ejected == frozenset()
+        assert runtime.state.health.ejected == frozenset()
         assert in_flight(runtime) == 0
 
 
@@ -108,7 +108,7 @@ async def test_what_hangs_on_one_replica_is_done_by_another_while_there_is_time(
             made = await ask(runtime)
             assert made.route is Route.LIGHT
             assert made.latency_s > 1
-            assert runtime.health.ejected == {"shapes-light-0"}
+            assert runtime.state.health.ejected == {"shapes-light-0"}
             assert in_flight(runtime) == 0
 
 
@@ -121,14 +121,14 @@ async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> 
             with pytest.raises(Refused) as refused:
                 await ask(runtime, deadline_s=0.1)
             assert refused.value.reason is Refusal.DEADLINE_EXCEEDED
-            assert runtime.health.ejected == frozenset()  # too short a time to judge
+            assert runtime.state.health.ejected == frozenset()  # too short a time to judge
             asking = asyncio.ensure_future(ask(runtime, deadline_s=0.1))
             await asyncio.sleep(0)
             assert in_flight(runtime) == 1
             clock.now += 2
             with pytest.raises(Refused):
                 await asking
-            assert runtime.health.ejected == {"shapes-light-0"}
+            assert runtime.state.health.ejected == {"shapes-light-0"}
             await eventually(lambda: server.cancelled == len(server.asked), what="the hanging calls to be cancelled")
             assert in_flight(runtime) == 0
 
@@ -232,7 +232,7 @@ async def test_who_waits_for_the_light_model_goes_to_the_heavy_one_when_that_has
             first = asyncio.ensure_future(ask(runtime, deadline_s=PATIENCE_S))
             await eventually(lambda: heavy.asked, what="the heavy model to be asked")
             second = asyncio.ensure_future(ask(runtime, deadline_s=25.0))
-            await eventually(lambda: runtime.parked == 1, what="the second to wait for either model")
+            await eventually(lambda: runtime.state.parked == 1, what="the second to wait for either model")
             busy.set()
             assert [image.route for image in await asyncio.gather(first, second)] == [Route.DIRECT] * 2
 

@@ -73,7 +73,7 @@ async def test_time_is_left_for_what_answers_took_lately_after_their_image() -> 
         async with cascade(plan, clock=clock) as runtime:
             await ask(runtime, deadline_s=10)
             for _ in range(ENOUGH):
-                runtime.after_image.observe(3.5)
+                runtime.state.after_image.observe(3.5)
             # A quarter is the most that is kept back, lest slow clients keep everybody else from their images.
             await ask(runtime, deadline_s=10)
             with pytest.raises(Refused) as refused:

@@ -10,7 +10,7 @@ import pytest
 from cascade_api.backoff import FIRST_S, LONGEST_S
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal, Route
-from cascade_router.pools.health import ReplicaHealth
+from cascade_router.cascade.health import ReplicaHealth
 from cascade_router.reporting import DemandCounter
 from cascade_router.requests import (
     Refused,

@@ -15,7 +15,7 @@ from cascade_operator.planning.planner import Planner
 from cascade_profiler.simulate.outcomes import Way
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.runs import Failure, Run, Scenario
-from support.simulation import make_profile, make_scenario
+from support.simulation import make_profile, make_scenario, play_zero
 
 
 def played(scenario: Scenario, *, policy: str = "hybrid") -> Run:
@@ -59,6 +59,18 @@ def test_a_lost_accelerator_costs_little_and_comes_back() -> None:
     busiest = [sum(change.replicas.values()) for change in run.changes if change.at_s > 12]
     assert min(busiest) <= 3
     assert sum(run.changes[-1].replicas.values()) == 4
+
+
+def test_a_cascade_that_nobody_asks_is_parked_and_its_next_requests_wait_for_it(tmp_path: Path) -> None:
+    run = play_zero(tmp_path, [0, 1, 2, 60, 75, 80])
+    parked = [change.at_s for change in run.changes if not change.replicas]
+    assert parked
+    assert 12 < min(parked) < 30, "ten seconds after the last request, and two decisions that are five seconds apart"
+    assert not run.outcomes.lost.any()
+    first, *others = run.outcomes.latency_s[3:]
+    assert 1 < first < 7, "the first waits for a decision and for a cold start of a second"
+    assert max(others) < first
+    assert run.changes[-1].replicas == {"shapes-light": 1, "shapes-heavy": 1}
 
 
 def test_a_light_batch_serves_more_than_single_images_could() -> None:

@@ -1,4 +1,4 @@
-"""The pools of a simulated router: the product's dispatcher, what it promises, and whom it trusts.
+"""The queues of a simulated router: the product's dispatcher, without a network between.
 
 Requests are Places: they wait in a pool, then have their image made on one of its replicas.
 """
@@ -8,44 +8,49 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
-from cascade_api.plan import Plan, PlanPool
-from cascade_router.cascade.decisions import Make, Outlook
-from cascade_router.cascade.estimates import ExecutionEstimates
-from cascade_router.pools.health import ReplicaHealth
+from cascade_api.plan import Plan
+from cascade_router.cascade import events
+from cascade_router.cascade.decisions import Make
+from cascade_router.queue import PoolLoad, limit_of
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
+    DropCause,
     Enqueue,
     Exchange,
-    Granted,
     Operation,
     Outcome,
+    Reap,
     Release,
     ReplicaSpec,
     Sync,
+    Timing,
     Verdict,
     Withdraw,
     ticket_of,
 )
+from cascade_router.queue.work import NOTHING_SERVES
+from cascade_router.requests import BANDS
 
 from .control import EPOCH
 from .events import Events
 from .workers import Worker
 
-QUEUE_LIMIT: Final = 1000
 ROUTER: Final = "simulated"
+BAND: Final = BANDS["normal"]
+TIMING: Final = Timing(lease_ms=10**12, dead_ms=10**12, keep_ms=10**12)
+"""The one router of a simulation does not die."""
 
 
 class Place:
     """Where a request is: the step that it is in, its ticket, and the replica that it was granted."""
 
-    __slots__ = ("granted_s", "replica_id", "sharing", "step", "ticket")
+    __slots__ = ("replica_id", "sharing", "step", "ticket")
 
     step: Make
 
     def __init__(self) -> None:
         self.ticket = ""
         self.replica_id = ""
-        self.granted_s = 0.0
         self.sharing = 1
 
 
@@ -53,33 +58,24 @@ P = TypeVar("P", bound=Place)
 
 
 class Pools(Generic[P]):
-    """Queues, credits and promises of one router.
+    """Queues and credits of one router.
 
     Args:
-        granted: a place got a credit of its replica.
-        refused: a place will not be served by its pool in time, or at all.
+        limit: waiting entries of one pool, see `limit_of`.
+        tell: takes what a place that waits hears of the queue.
     """
 
-    def __init__(self, events: Events, *, granted: Callable[[P], None], refused: Callable[[P], None]) -> None:
-        self.health = ReplicaHealth()
-        self.estimates = ExecutionEstimates()
-        self._events = events
-        self._granted = granted
-        self._refused = refused
-        self._dispatcher = Dispatcher()
+    def __init__(self, clock: Events, *, limit: int, tell: Callable[[P, events.Event], None]) -> None:
+        self._clock = clock
+        self._limit = limit_of(limit, band=BAND)
+        self._tell = tell
+        self._dispatcher = Dispatcher(TIMING)
         self._waiting: dict[str, P] = {}
         self._tickets = 0
-        self._of: dict[str, list[tuple[PlanPool, int, float]]] = {}
-        """By variant: its pools in the plan, their ready replicas and planned seconds of a batch."""
+        self._beat(None)
 
     def follow(self, plan: Plan) -> None:
         """Make the pools what a plan says."""
-        self.health.keep({replica.id for pool in plan.pools for replica in pool.replicas})
-        self.estimates.keep({pool.name for pool in plan.pools})
-        self._of = {
-            variant: [(pool, len(pool.ready), pool.batch_execution_s(pool.batch)) for pool in plan.pools_of(variant)]
-            for variant in {pool.variant for pool in plan.pools}
-        }
         gone = sorted(set(self._dispatcher.pools) - {pool.name for pool in plan.pools})
         syncs = [Sync(ROUTER, name, plan.generation, plan.dispatch, ()) for name in gone]
         for pool in plan.pools:
@@ -93,40 +89,37 @@ class Pools(Generic[P]):
         for outcome in [self._ask(sync) for sync in syncs]:
             self._hear(outcome)
 
-    def outlooks(self, variant: str) -> list[Outlook]:
-        """What each pool of a variant promises now."""
-        ejected = self.health.ejected
-        outlooks = []
-        for pool, ready, planned_s in self._of.get(variant, ()):
-            load = self._dispatcher.pools[pool.name].load
-            if ejected:
-                ready = sum(replica.id not in ejected for replica in pool.ready)
-            outlooks.append(
-                Outlook(
-                    pool=pool.name,
-                    variant=variant,
-                    ready=ready,
-                    waiting=load.waiting,
-                    expected_wait_s=load.expected_wait_s,
-                    execution_s=self.estimates.execution_s(pool.name, planned=planned_s),
-                )
-            )
-        return outlooks
+    def load(self, name: str) -> PoolLoad:
+        """The load of a pool."""
+        pool = self._dispatcher.pools.get(name)
+        return NOTHING_SERVES if pool is None else pool.load
 
     def enter(self, place: P, step: Make, *, leaving: Release | None = None) -> None:
         """Queue with the pool of a step, giving the grant before it back in the same operation."""
+        remaining_s = step.start_by - self._clock.now
+        if remaining_s <= 0:
+            if leaving is not None:
+                self._run(leaving)
+            self._tell(place, events.Expired())
+            return
         self._tickets += 1
         ticket = ticket_of("", self._tickets, ROUTER)
-        remaining_ms = max(int((step.start_by - self._events.now) * 1000), 0)
-        enqueue = Enqueue(ROUTER, step.pool, ticket, 1, remaining_ms, QUEUE_LIMIT)
+        enqueue = Enqueue(ROUTER, step.pool, ticket, BAND, max(int(remaining_s * 1000), 1), self._limit)
         place.step, place.ticket = step, ticket
         self._waiting[ticket] = place
         outcome = self._run(enqueue if leaving is None else Exchange(leaving, enqueue))
-        if outcome.verdict is not Verdict.DONE:
-            self._waiting.pop(ticket, None)
-            self._refused(place)
+        if outcome.verdict is Verdict.FULL:
+            load = self.load(step.pool)
+            self._end(ticket, events.Full(load.waiting, load.wait_s(BAND)))
+        elif outcome.verdict is not Verdict.DONE:
+            self._end(ticket, events.NoReplica())
         elif ticket in self._waiting:
-            self._events.at(step.start_by, self._expire, ticket)
+            self._clock.at(step.start_by, self._expire, ticket)
+
+    def turn_away(self, pool: str) -> None:
+        """End what waits for a pool: none of its replicas is trusted now."""
+        for ticket in [ticket for ticket, place in self._waiting.items() if place.step.pool == pool]:
+            self._withdraw(ticket, events.NoReplica())
 
     def release(self, place: Place, *, service_s: float | None, failed: bool = False) -> Release:
         """The operation that gives a place's grant back."""
@@ -148,10 +141,25 @@ class Pools(Generic[P]):
 
     def _expire(self, ticket: str) -> None:
         """The last useful start has passed."""
+        self._withdraw(ticket, events.Expired())
+
+    def _beat(self, _: object) -> None:
+        """A heartbeat finds grants that were not possible before: a replica that failed gets none for a while."""
+        for name in self._dispatcher.pools:
+            self._run(Reap(ROUTER, name))
+        self._clock.at(self._clock.now + TIMING.beat_ms / 1000, self._beat)
+
+    def _withdraw(self, ticket: str, event: events.Event) -> None:
+        """Take an entry out of its queue, then say why: who hears it may enter another queue at once."""
         place = self._waiting.pop(ticket, None)
         if place is not None:
             self._run(Withdraw(ROUTER, place.step.pool, ticket))
-            self._refused(place)
+            self._tell(place, event)
+
+    def _end(self, ticket: str, event: events.Event) -> None:
+        place = self._waiting.pop(ticket, None)
+        if place is not None:
+            self._tell(place, event)
 
     def _run(self, operation: Operation) -> Outcome:
         outcome = self._ask(operation)
@@ -159,19 +167,14 @@ class Pools(Generic[P]):
         return outcome
 
     def _ask(self, operation: Operation) -> Outcome:
-        return self._dispatcher.carry_out(operation, now=int((EPOCH + self._events.now) * 1000))
+        return self._dispatcher.carry_out(operation, now=int((EPOCH + self._clock.now) * 1000))
 
     def _hear(self, outcome: Outcome) -> None:
         for grant in outcome.grants:
-            self._grant(grant)
-        for drop in outcome.drops:
-            place = self._waiting.pop(drop.ticket, None)
+            place = self._waiting.pop(grant.ticket, None)
             if place is not None:
-                self._refused(place)
-
-    def _grant(self, grant: Granted) -> None:
-        place = self._waiting.pop(grant.ticket, None)
-        if place is None:
-            return
-        place.replica_id, place.sharing, place.granted_s = grant.replica_id, grant.sharing, self._events.now
-        self._granted(place)
+                place.replica_id, place.sharing = grant.replica_id, grant.sharing
+                self._tell(place, events.Granted(grant.replica_id))
+        for drop in outcome.drops:
+            expired = drop.cause is DropCause.EXPIRED
+            self._end(drop.ticket, events.Expired() if expired else events.NoReplica())

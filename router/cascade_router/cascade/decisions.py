@@ -61,11 +61,12 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """No image; ``retry_after_s`` is when asking again could help, None where it could not."""
+    """No image; ``retry_after_s`` is when asking again could help, None where it could not; ``field`` is to blame."""
 
     reason: Refusal
     message: str
     retry_after_s: float | None = None
+    field: str | None = None
 
 
 def best(outlooks: Sequence[Outlook], *, now: float) -> Outlook | None:

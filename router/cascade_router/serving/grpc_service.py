@@ -46,7 +46,7 @@ class InferenceService:
         except Refused:
             return service_pb2.ModelReadyResponse(ready=False)
         known_version = request.version in ("", kserve.VERSION)
-        return service_pb2.ModelReadyResponse(ready=known_version and runtime.why_not_ready() is None)
+        return service_pb2.ModelReadyResponse(ready=known_version and runtime.state.why_not_ready() is None)
 
     async def ServerMetadata(self, request: Any, context: Context) -> Any:  # noqa: N802
         return service_pb2.ServerMetadataResponse(name=SERVER_NAME, version=version("diffusion-cascade"), extensions=[])
@@ -70,7 +70,7 @@ class InferenceService:
         await self.known(context)
         response = service_pb2.RepositoryIndexResponse()
         for name, runtime in self._service.plans.by_name.items():
-            problem = runtime.why_not_ready()
+            problem = runtime.state.why_not_ready()
             if problem is None or not request.ready:
                 state = "UNAVAILABLE" if problem else "READY"
                 response.models.add(name=name, version=kserve.VERSION, state=state, reason=problem or "")

@@ -1,0 +1,208 @@
+"""Drives the requests of a simulation through the cascade: carries out what their machines ask for, event by event.
+
+The machines and all that they know are the router's (`cascade_router.cascade`). What waits there for a network or a
+clock waits here for an event; nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from cascade_api.plan import Plan
+from cascade_router.cascade import effects, events
+from cascade_router.cascade.decisions import Refuse
+from cascade_router.cascade.machine import RequestMachine
+from cascade_router.cascade.state import CascadeState, Limits
+from cascade_router.prompts.scorers import Scorer
+
+from .events import Events
+from .pools import BAND, Place, Pools
+from .workers import Fleet, Job, Worker
+
+NOT_READY: Final = "it is not ready"
+
+End = effects.Answer | Refuse
+
+
+class Passage(Place):
+    """One request on its way through the cascade."""
+
+    __slots__ = ("arrival_s", "begun", "image", "job", "machine", "planned", "prompt", "waits")
+
+    job: Job
+
+    def __init__(self, machine: RequestMachine, *, arrival_s: float, prompt: int, image: int, planned: float) -> None:
+        super().__init__()
+        self.machine = machine
+        self.arrival_s = arrival_s
+        self.prompt = prompt
+        self.image = image
+        self.planned = planned
+        """Quality that the plan promised as it came."""
+        self.begun = False
+        self.waits = 0
+        """Number of the latest wait for a change."""
+
+
+class Passages:
+    """All requests that one simulated router has in hand.
+
+    Args:
+        start: where even draws begin, in [0, 1).
+        confidence: the discriminator's score of a light image, by variant, prompt and image.
+        ended: takes each request with its end.
+    """
+
+    def __init__(
+        self,
+        clock: Events,
+        fleet: Fleet,
+        *,
+        plan: Plan,
+        scorer: Scorer,
+        limits: Limits,
+        start: float,
+        confidence: Mapping[str, Sequence[Sequence[float]]],
+        ended: Callable[[Passage, End], None],
+    ) -> None:
+        self._clock = clock
+        self._fleet = fleet
+        self._confidence = confidence
+        self._ended = ended
+        self.pools: Pools[Passage] = Pools(clock, limit=limits.waiting, tell=self._tell)
+        self.state = CascadeState(plan, load=self.pools.load, limits=limits, scorer=scorer, start=start)
+        self.pools.follow(plan)
+        self._in_hand = 0
+        self._parked: dict[Passage, None] = {}
+        self._heard: deque[tuple[Passage, events.Event]] = deque()
+        self._busy = False
+        self._acting: Passage | None = None
+
+    def receive(self, *, text: str, prompt: int, image: int, coin: float) -> None:
+        """Begin with a request that comes now."""
+        now = self._clock.now
+        machine = RequestMachine(self.state, text=text, band=BAND, coin=coin, received=now)
+        promised = self.state.plan.expected.quality
+        passage = Passage(machine, arrival_s=now, prompt=prompt, image=image, planned=promised)
+        self._in_hand += 1
+        for effect in machine.on(events.Arrived(self._in_hand), now):
+            self._carry_out(passage, effect)
+            return
+        passage.begun = True
+        self._tell(passage, events.Begun())
+
+    def follow(self, plan: Plan) -> None:
+        """Hear of a plan."""
+        with self._at_once():
+            self.state.follow(plan)
+            self.pools.follow(plan)
+            self._wake()
+
+    def probe(self) -> None:
+        """See whether replicas that failed work again."""
+        now = self._clock.now
+        with self._at_once():
+            for _, replica in self.state.probes(now=now):
+                if self._fleet.workers[replica.id].ready:
+                    self._note(self.state.works(replica.id))
+                else:
+                    self._note(self.state.failed(replica.id, NOT_READY, now=now))
+
+    def made(self, worker: Worker, jobs: Sequence[Job]) -> None:
+        """A worker made the images of a batch."""
+        for job in jobs:
+            passage: Passage = job.request
+            score = self._confidence[worker.variant or ""][passage.prompt][passage.image] if job.judged else None
+            self._tell(passage, events.Made(None, score))
+
+    def failed(self, jobs: Sequence[Job]) -> None:
+        """A worker is gone, with what it had in hand."""
+        for job in jobs:
+            self._tell(job.request, events.Failed("the worker is gone"))
+
+    def _tell(self, passage: Passage, event: events.Event) -> None:
+        """Have a machine hear an event after those that happened before it; one that acts now goes on first."""
+        if passage is self._acting:
+            self._heard.appendleft((passage, event))
+        else:
+            self._heard.append((passage, event))
+        if not self._busy:
+            self._hear()
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Have machines hear of what happens in the block when all of it has happened."""
+        self._busy = True
+        yield
+        self._hear()
+
+    def _hear(self) -> None:
+        self._busy = True
+        while self._heard:
+            passage, event = self._heard.popleft()
+            self._acting = passage
+            for effect in passage.machine.on(event, self._clock.now):
+                self._carry_out(passage, effect)
+        self._busy, self._acting = False, None
+
+    def _carry_out(self, passage: Passage, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Enqueue(step):
+                self.pools.enter(passage, step)
+            case effects.Exchange(step, service_s):
+                self.pools.enter(passage, step, leaving=self.pools.release(passage, service_s=service_s))
+            case effects.Infer():
+                self._infer(passage, effect)
+            case effects.Release(service_s, failed):
+                self.pools.leave(self.pools.release(passage, service_s=service_s, failed=failed))
+            case effects.Answer() | Refuse():
+                self._in_hand -= 1
+                self._ended(passage, effect)
+            case effects.Wait(until):
+                self._parked[passage] = None
+                passage.waits += 1
+                self._clock.at(until, self._give_up, (passage, passage.waits))
+            case effects.Ejected() | effects.Trusted():
+                self._note([effect])
+            case effects.Preview():
+                pass
+
+    def _infer(self, passage: Passage, infer: effects.Infer) -> None:
+        worker = self._fleet.workers[infer.replica_id]
+        if not worker.ready:
+            self._tell(passage, events.Failed(NOT_READY))
+            return
+        passage.job = Job(passage, judged=infer.step.stage == "light")
+        self._clock.at(self._clock.now + infer.timeout_s, self._out_of_time, (worker, passage.job))
+        self._fleet.submit(worker, passage.job)
+
+    def _out_of_time(self, subject: tuple[Worker, Job]) -> None:
+        """The time given to a worker is over: the request is cancelled there, if it still has it."""
+        worker, job = subject
+        if job in worker.running or job in worker.waiting:
+            self._fleet.cancel(worker, job)
+            self._tell(job.request, events.OutOfTime())
+
+    def _note(self, news: Sequence[effects.Ejected | effects.Trusted]) -> None:
+        for each in news:
+            match each:
+                case effects.Ejected():
+                    for pool in each.emptied:
+                        self.pools.turn_away(pool)
+                case effects.Trusted():
+                    self._wake()
+
+    def _wake(self) -> None:
+        """Plan or health changed."""
+        parked, self._parked = self._parked, {}
+        for passage in parked:
+            self._tell(passage, events.Waited(changed=True))
+
+    def _give_up(self, subject: tuple[Passage, int]) -> None:
+        passage, wait = subject
+        if passage in self._parked and passage.waits == wait:
+            del self._parked[passage]
+            self._tell(passage, events.Waited(changed=False))

@@ -1,0 +1,393 @@
+"""The way of one request through the cascade, as a state machine that does no I/O.
+
+    effects = machine.on(event, now)
+
+The router's asyncio driver (`cascade_router.engine`) and the simulator's event driver
+(`cascade_profiler.simulate.passages`) carry effects out and come back with the next event; neither decides anything.
+`decisions` holds the single decisions as pure functions, `state` what all requests of a cascade have in common.
+
+A request is in one of these phases:
+
+1. *admission*: `Begun` draws a row of the plan, scores the prompt, and picks the first model. While no replica of it is
+   there but one is expected, the request waits for a change, and looks again.
+2. *queued*, then *running*: `Granted` by the pool's queue, then `Made` by the replica. A replica that fails, or is not
+   trusted any more, means another try (`_try_again`) of the same model.
+3. *judged*: a light image is good enough, or the heavy model makes the image again (back to 2, with the light image in
+   hand).
+4. *ended*: `Answer` or `Refuse`. Where a model makes no image (`_without_image`), the light image in hand stands in for
+   the heavy one, or the other model makes the image instead, if policy and time allow.
+
+For example, a worker that dies while it makes the heavy image of an escalated request: `Failed` → the grant is given
+back, the replica is ejected, and another replica of the heavy model tries it while time, retries and replicas last. If
+none does, `overload: degrade` answers with the light image at once; `overload: strict` waits for a replica that is
+expected, and refuses when it is too late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cascade_api.reasons import Refusal, Route
+
+from .choosing import Choice
+from .decisions import Accept, Make, Overload, Refuse, admit, after_light, instead, may_fall_back, may_turn, on_failure
+from .effects import Answer, Effect, Enqueue, Exchange, Infer, Preview, Release, Wait
+from .events import (
+    Arrived,
+    Begun,
+    Cancelled,
+    Event,
+    Expired,
+    Failed,
+    Full,
+    Granted,
+    Made,
+    NoReplica,
+    OutOfTime,
+    Rejected,
+    Waited,
+)
+from .state import CascadeState
+
+ANSWER_MARGIN: Final = 0.025
+ANSWER_MARGIN_S: Final = (0.01, 0.25)
+"""Share of the time allowed, and its bounds in seconds, kept back to answer with a light image when the heavy one
+does not come: the answer has to reach the client by the deadline."""
+AFTER_IMAGE: Final = 0.25
+"""Share of the time allowed that is kept back at most for packing the image and sending it."""
+HUNG_FACTOR: Final = 4.0
+HUNG_EXTRA_S: Final = 1.0
+"""A replica that takes longer than 4 times its execution time and a second is treated as failed."""
+LOOK_AGAIN_S: Final = 0.5
+"""How often a request that waits for a replica of one model looks whether the other could make its image by now."""
+
+Effects = Sequence[Effect]
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A replica at work on the request."""
+
+    replica_id: str
+    began: float
+    left_s: float
+    """Until it is too late for this image."""
+    hung_after_s: float
+    patience_s: float
+    """Until the try is given up for another one; endless where there is no other replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Light:
+    """A light image in hand."""
+
+    image: Any
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    """A wait for a change."""
+
+    refusal: Refuse
+    """What it is waited for to go away."""
+    in_vain: bool
+    """Whether the request is refused if the wait ends without a change."""
+
+
+class RequestMachine:
+    """One request. The first events are `Arrived` and `Begun`; each later one ends what the last effect began.
+
+    ``choice`` is what was drawn for the request, from `Begun` on.
+
+    Args:
+        text: the prompt.
+        band: priority band.
+        coin: random in [0, 1), for scorers that use it.
+        received: when the request came; all times are seconds on one monotonic clock.
+        allowed_s: from receipt to answer; None takes the plan's objective.
+    """
+
+    choice: Choice
+    _deadline: float
+    _step: Make
+    _try: _Try
+
+    def __init__(
+        self,
+        cascade: CascadeState,
+        *,
+        text: str,
+        band: int,
+        coin: float,
+        received: float,
+        allowed_s: float | None = None,
+    ) -> None:
+        self._cascade = cascade
+        self._text = text
+        self._band = band
+        self._coin = coin
+        self._received = received
+        self._allowed_s = cascade.plan.objective_s if allowed_s is None else allowed_s
+        self._overload: Overload = cascade.plan.overload
+        self._waiting_limit = cascade.waiting_limit(band)
+        self._admitted = False
+        """A first model was found; ``_step`` is what a model is to do now."""
+        self._attempts = 0
+        """Replicas that this model was tried on."""
+        self._unpaid = False
+        """The last try failed, and the next one has not been taken from the budget of retries yet."""
+        self._turned = False
+        """From the first model to the other, which happens once."""
+        self._holding = False
+        """A grant."""
+        self._light: _Light | None = None
+        self._parked: _Parked | None = None
+
+    def on(self, event: Event, now: float) -> Effects:
+        """What to do next, after ``event`` at ``now``."""
+        match event:
+            case Arrived(in_hand):
+                return self._arrived(in_hand)
+            case Begun():
+                return self._begun(now)
+            case Granted(replica_id):
+                return self._granted(replica_id, now)
+            case Made(image, confidence):
+                return self._made(image, confidence, now)
+            case NoReplica():
+                return self._try_again(now)
+            case Expired():
+                why = f"the {self._step.stage} model could not begin in time to meet the deadline"
+                return self._without_image(Refuse(Refusal.DEADLINE_EXCEEDED, why), now)
+            case Full(waiting, expected_wait_s):
+                why = f"{waiting} requests wait for the {self._step.stage} model, which is the limit"
+                return self._without_image(Refuse(Refusal.QUEUE_FULL, why, expected_wait_s), now)
+            case Failed(why):
+                return self._failed(why, now)
+            case OutOfTime():
+                return self._out_of_time(now)
+            case Rejected(why):
+                why = why if why.startswith("prompt") else f"prompt: {why}"
+                rejected = Refuse(Refusal.INVALID, why, field="prompt")
+                return [self._release(), *self._without_image(rejected, now)]
+            case Waited(changed):
+                parked = self._unpark()
+                return self._waited(parked, changed, now) if parked is not None else ()
+            case Cancelled():
+                return self._cancelled()
+
+    # -- admission ------------------------------------------------------------------------------------------------
+
+    def _arrived(self, in_hand: int) -> Effects:
+        if in_hand > self._cascade.limits.in_hand:
+            return [Refuse(Refusal.QUEUE_FULL, "the router has its hands full; ask again later", 1.0)]
+        return ()
+
+    def _begun(self, now: float) -> Effects:
+        cascade, allowed_s = self._cascade, self._allowed_s
+        after_s = min(AFTER_IMAGE * allowed_s, cascade.after_image.quantile or 0.0)
+        self._deadline = self._received + allowed_s - after_s
+        self.choice = cascade.chooser.choose(cascade.plan, self._text, coin=self._coin)
+        cascade.retries.earn()
+        return self._admit(now)
+
+    def _admit(self, now: float) -> Effects:
+        row, direct = self.choice.row, self.choice.direct
+        step = admit(
+            direct=direct,
+            light=self._cascade.outlooks(row.light, band=self._band),
+            heavy=self._cascade.outlooks(row.heavy, band=self._band),
+            deadline=self._deadline,
+            now=now,
+            overload=self._overload,
+            queue_limit=self._waiting_limit,
+            escalates=row.escalation > 0,
+        )
+        if isinstance(step, Make):
+            self._admitted = True
+            return self._enqueue(step)
+        return self._wait(step, row.heavy if direct else row.light, now) or [step]
+
+    # -- queued and running ---------------------------------------------------------------------------------------
+
+    def _enqueue(self, step: Make) -> Effects:
+        """Begin with a model."""
+        self._step, self._attempts = step, 0
+        return [Enqueue(step)]
+
+    def _granted(self, replica_id: str, now: float) -> Effects:
+        cascade, step = self._cascade, self._step
+        self._holding = True
+        if replica_id in cascade.health.ejected:
+            # Given back as failed, so that the queue holds the replica for a while.
+            return [self._release(failed=True), *self._try_again(now)]
+        self._attempts += 1
+        left_s = self._deadline - now
+        if self._light is not None and self._overload == "degrade":
+            least, most = ANSWER_MARGIN_S
+            left_s -= max(least, min(most, ANSWER_MARGIN * (self._deadline - self._received)))
+        hung_after_s = HUNG_FACTOR * cascade.execution_s(step.pool) + HUNG_EXTRA_S
+        patience_s = hung_after_s if cascade.ready(step.variant) > 1 else math.inf
+        self._try = _Try(replica_id, now, left_s, hung_after_s, patience_s)
+        return [Infer(step, replica_id, min(left_s, patience_s))]
+
+    def _made(self, image: Any, confidence: float | None, now: float) -> Effects:
+        cascade, step, tried = self._cascade, self._step, self._try
+        service_s = now - tried.began
+        cascade.estimates.observe(step.pool, service_s)
+        news = cascade.works(tried.replica_id)
+        if step.stage == "light":
+            return [*news, *self._judged(_Light(image, confidence or 0.0), service_s, now)]
+        light = self._light
+        route, score = (Route.DIRECT, None) if light is None else (Route.ESCALATED, light.confidence)
+        return [*news, self._release(service_s), Answer(image, step.variant, route, score)]
+
+    def _judged(self, light: _Light, service_s: float, now: float) -> Effects:
+        """What becomes of a light image, which was made in ``service_s``."""
+        cascade, row = self._cascade, self.choice.row
+        if self._step.degraded:
+            return [self._release(service_s), self._answer(light, Route.DEGRADED)]
+        escalate = cascade.chooser.escalates(row, light.confidence)
+        step = after_light(
+            escalate=escalate,
+            heavy=cascade.outlooks(row.heavy, band=self._band) if escalate else (),
+            deadline=self._deadline,
+            now=now,
+            overload=self._overload,
+            queue_limit=self._waiting_limit,
+        )
+        match step:
+            case Make():
+                self._light, self._step, self._attempts, self._holding = light, step, 0, False
+                return [Preview(self._answer(light, Route.LIGHT)), Exchange(step, service_s)]
+            case Accept(degraded):
+                route = Route.DEGRADED if degraded else Route.LIGHT
+                return [self._release(service_s), self._answer(light, route)]
+            case Refuse():
+                return [self._release(service_s), step]
+
+    # -- tries that fail ------------------------------------------------------------------------------------------
+
+    def _failed(self, why: str, now: float) -> Effects:
+        news = self._cascade.failed(self._try.replica_id, why, now=now)
+        self._unpaid = True
+        return [self._release(failed=True), *news, *self._try_again(now)]
+
+    def _out_of_time(self, now: float) -> Effects:
+        """The replica is given up: for another one, or because the image would come too late."""
+        cascade, step, tried = self._cascade, self._step, self._try
+        another = tried.patience_s < tried.left_s
+        took_s = now - tried.began
+        hangs = another or took_s > tried.hung_after_s
+        if hangs:
+            # What was seen counts: were all replicas this slow, none would be thought hanging for long.
+            cascade.estimates.observe(step.pool, took_s)
+        if another:
+            return self._failed(f"no answer within {tried.patience_s:.1f} s", now)
+        news = cascade.failed(tried.replica_id, f"no answer within {took_s:.1f} s", now=now) if hangs else ()
+        why = f"the {step.stage} model did not finish before the deadline"
+        late = self._without_image(Refuse(Refusal.DEADLINE_EXCEEDED, why), now)
+        return [self._release(failed=hangs), *news, *late]
+
+    def _try_again(self, now: float) -> Effects:
+        """The next try of a model after a failed one; a wait while no replica is trusted but one may come back."""
+        cascade, step = self._cascade, self._step
+        again = on_failure(
+            stage=step.stage,
+            attempts=self._attempts,
+            outlooks=cascade.outlooks(step.variant, band=self._band),
+            deadline=self._deadline,
+            now=now,
+            retry_budget=cascade.retries.left,
+        )
+        if isinstance(again, Make):
+            retry, self._unpaid = self._unpaid, False
+            if retry:
+                cascade.retries.spend()
+            self._step = replace(again, degraded=step.degraded)
+            return [Enqueue(self._step, retry=retry)]
+        # Where another image can stand in, an answer now is better than a wait.
+        patient = self._overload == "strict" or not (self._light or self._instead(now))
+        waits = self._wait(again, step.variant, now) if patient else ()
+        return waits or self._without_image(again, now)
+
+    def _without_image(self, refusal: Refuse, now: float) -> Effects:
+        """The model makes no image: what else can be the answer, or the refusal."""
+        if self._light is not None:
+            falls_back = may_fall_back(refusal.reason, overload=self._overload)
+            return [self._answer(self._light, Route.DEGRADED) if falls_back else refusal]
+        other = self._instead(now) if may_turn(self._step.stage, refusal.reason, overload=self._overload) else None
+        if other is None:
+            return [refusal]
+        self._turned, self._unpaid = True, False
+        return self._enqueue(other)
+
+    def _instead(self, now: float) -> Make | None:
+        """The other model's part, where it can still make the image."""
+        if self._turned:
+            return None
+        return instead(
+            self._step.stage,
+            others=self._cascade.outlooks(self._other(self._step.variant), band=self._band),
+            deadline=self._deadline,
+            now=now,
+            overload=self._overload,
+            queue_limit=self._waiting_limit,
+        )
+
+    # -- waits for a change ---------------------------------------------------------------------------------------
+
+    def _wait(self, refusal: Refuse, variant: str, now: float) -> Effects:
+        """Wait for a change while a replica of ``variant`` is expected; nothing where waiting is pointless.
+
+        Where the other model is up but has too much to do, the wait is short: it may have less to do soon.
+        """
+        cascade = self._cascade
+        if refusal.reason is not Refusal.NO_REPLICA:
+            return ()
+        execution_s = min((outlook.execution_s for outlook in cascade.outlooks(variant)), default=0.0)
+        too_late = self._deadline - execution_s
+        if now >= too_late or cascade.parked >= self._waiting_limit or not cascade.expects_replica(variant):
+            return ()
+        nothing_else = self._overload == "strict" or self._turned or not cascade.ready(self._other(variant))
+        self._parked = _Parked(refusal, in_vain=nothing_else)
+        cascade.parked += 1
+        return [Wait(too_late if nothing_else else min(too_late, now + LOOK_AGAIN_S))]
+
+    def _waited(self, parked: _Parked, changed: bool, now: float) -> Effects:
+        in_vain = parked.in_vain and not changed
+        if self._admitted:
+            return self._without_image(parked.refusal, now) if in_vain else self._try_again(now)
+        if in_vain:
+            return [parked.refusal]
+        if self.choice.row not in self._cascade.plan.rows:
+            # The plan that came goes another way.
+            self.choice = self._cascade.chooser.choose(self._cascade.plan, self._text, coin=self._coin)
+        return self._admit(now)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _unpark(self) -> _Parked | None:
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            self._cascade.parked -= 1
+        return parked
+
+    def _cancelled(self) -> Effects:
+        self._unpark()
+        return [self._release()] if self._holding else ()
+
+    def _release(self, service_s: float | None = None, *, failed: bool = False) -> Release:
+        self._holding = False
+        return Release(service_s, failed)
+
+    def _answer(self, light: _Light, route: Route) -> Answer:
+        return Answer(light.image, self.choice.row.light, route, light.confidence)
+
+    def _other(self, variant: str) -> str:
+        row = self.choice.row
+        return row.heavy if variant == row.light else row.light
