@@ -12,7 +12,7 @@ from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
 from .pods import PodTemplate
-from .quantities import Duration, Integer, Money, Percent, duration_s, longer
+from .quantities import Duration, Integer, Money, Number, Percent, Size, duration_s, longer, pixels
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
 REVISION_PATTERN = r"^[A-Za-z0-9._-]+$"
@@ -62,19 +62,7 @@ class Reference(Document):
 
 
 class Model(Document):
-    """The identity of a model; immutable once served: a new revision is a new variant."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "self.source == oldSelf.source && self.revision == oldSelf.revision"
-                " && self.steps == oldSelf.steps && self.height == oldSelf.height && self.width == oldSelf.width"
-                " && has(self.weights) == has(oldSelf.weights)"
-                " && (!has(self.weights) || self.weights == oldSelf.weights)",
-                "a variant's model is immutable: add a variant under a new name, then remove this one",
-            ),
-        )
-    )
+    """Where weights come from."""
 
     source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
     """Where the weights come from: `builtin://shapes`, `hf://owner/repository` or `file:///path`."""
@@ -82,12 +70,15 @@ class Model(Document):
     """Commit of the repository, or SHA-256 of built-in weights."""
     weights: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=40)
     """Which weights of the source; built-in models: `heavy` or `light`."""
+
+
+class ImageSettings(Document):
+    """How images are drawn: all in which variants of the same weights may differ."""
+
     steps: Integer = Field(ge=1, le=1000)
     """Denoising steps."""
-    height: Integer = Field(ge=8, le=4096)
-    """Height of the image in pixels."""
-    width: Integer = Field(ge=8, le=4096)
-    """Width of the image in pixels."""
+    guidance: Number | None = None
+    """Scale of classifier-free guidance, such as `"4.5"`; absent: the model's own."""
 
 
 class Engine(str, Enum):
@@ -96,6 +87,14 @@ class Engine(str, Enum):
     DIFFUSERS = "diffusers"
     ONNXRUNTIME = "onnxruntime"
     TENSORRT = "tensorrt"
+
+
+class Precision(str, Enum):
+    """Number format of a variant's weights."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
 
 
 class ReplicaBounds(Document):
@@ -125,13 +124,24 @@ class Discriminator(Document):
 
 
 class Variant(Document):
-    """One model configuration that turns a prompt into an image."""
+    """Weights and settings that turn a prompt into an image; immutable once served."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
+                "self.model == oldSelf.model && self.settings == oldSelf.settings && self.engine == oldSelf.engine"
+                " && has(self.precision) == has(oldSelf.precision)"
+                " && (!has(self.precision) || self.precision == oldSelf.precision)",
+                "a variant's model, settings, engine and precision are immutable: "
+                "add a variant under a new name, then remove this one",
+            ),
+            (
                 f"self.engine != 'tensorrt' || !('{CPU_CLASS}' in self.classes)",
                 f"engine tensorrt does not run on class {CPU_CLASS}: remove the class, or use onnxruntime",
+            ),
+            (
+                f"!has(self.precision) || self.precision == 'fp32' || !('{CPU_CLASS}' in self.classes)",
+                f"class {CPU_CLASS} computes in fp32 only: remove the class, or the precision",
             ),
         )
     )
@@ -139,7 +149,10 @@ class Variant(Document):
     name: str = Field(pattern=NAME_PATTERN, max_length=40)
     """Name of the variant; it is the name of the Triton model too."""
     model: Model
+    settings: ImageSettings
     engine: Engine
+    precision: Precision | None = None
+    """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`."""
     classes: list[ClassName] = Field(min_length=1, max_length=8, json_schema_extra=as_set())
     """Accelerator classes that it may run on."""
     replicas: ReplicaBounds = ReplicaBounds()
@@ -150,6 +163,10 @@ class Variant(Document):
         refuse_repetition("classes", self.classes, fix="name a class once")
         if self.engine is Engine.TENSORRT and CPU_CLASS in self.classes:
             raise field_error("classes", f"engine tensorrt does not run on class {CPU_CLASS}: remove the class")
+        if self.precision not in (None, Precision.FP32) and CPU_CLASS in self.classes:
+            raise field_error(
+                "precision", f"class {CPU_CLASS} computes in fp32 only: remove the class, or the precision"
+            )
         return self
 
 
@@ -256,9 +273,8 @@ class CascadeSpec(Document):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.variants.all(v, v.model.width == self.variants[0].model.width"
-                " && v.model.height == self.variants[0].model.height)",
-                "variants' images differ in size: give all variants one width and height",
+                "self.sizes == oldSelf.sizes",
+                "sizes is immutable: make another cascade for another size",
             ),
             (
                 "self.variants.all(v, v.classes.exists(c,"
@@ -276,6 +292,8 @@ class CascadeSpec(Document):
 
     objective: Objective
     profile_ref: Reference
+    sizes: list[Size] = Field(min_length=1, max_length=1, json_schema_extra=as_set())
+    """The size of the images, width x height in pixels, such as `1024x1024`: one, for now."""
     variants: list[Variant] = Field(min_length=2, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
     discriminator: Discriminator
@@ -287,9 +305,6 @@ class CascadeSpec(Document):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         refuse_repetition("variants", (v.name for v in self.variants), fix="variant names must be unique")
-        sizes = {(v.model.width, v.model.height) for v in self.variants}
-        if len(sizes) > 1:
-            raise field_error("variants", f"images differ in size ({sorted(sizes)}): give all variants one size")
         for index, variant in enumerate(self.variants):
             if not any(self.capacity.accelerators.get(c, 0) for c in variant.classes):
                 raise field_error(
@@ -304,6 +319,11 @@ class CascadeSpec(Document):
                 f"fewer accelerators than the variants' replicas.min together ({least}): raise it or lower min",
             )
         return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, in pixels, of an image whose size the client does not say."""
+        return pixels(self.sizes[0])
 
     def variant(self, name: str) -> Variant:
         """The variant of that name; raises KeyError where there is none."""
@@ -334,16 +354,19 @@ class DiffusionCascade(Document):
 
 
 def identity_problems(before: CascadeSpec, after: CascadeSpec) -> list[tuple[str, str]]:
-    """What an update must not change, as (field, message): the models of variants that stay; empty when it does not.
+    """What an update must not change, as (field, message); empty when it does not.
 
-    API servers that know CEL refuse such an update themselves.
+    That is the size of the images, and weights and settings of variants that stay. API servers that know CEL refuse
+    such an update themselves.
     """
-    models = {variant.name: variant.model for variant in before.variants}
-    return [
-        (
-            f"spec.variants.{index}.model",
-            "is immutable: add a variant under a new name, then remove this one",
-        )
-        for index, variant in enumerate(after.variants)
-        if models.get(variant.name, variant.model) != variant.model
-    ]
+    problems = []
+    if before.sizes != after.sizes:
+        problems.append(("spec.sizes", "is immutable: make another cascade for another size"))
+    known = {variant.name: variant for variant in before.variants}
+    for index, variant in enumerate(after.variants):
+        was = known.get(variant.name, variant)
+        for field in ("model", "settings", "engine", "precision"):
+            if getattr(was, field) != getattr(variant, field):
+                message = "is immutable: add a variant under a new name, then remove this one"
+                problems.append((f"spec.variants.{index}.{field}", message))
+    return problems

@@ -47,7 +47,7 @@ def documents() -> list[Object]:
     )
     heavy = cascade["spec"]["variants"][-1]
     for steps, name in enumerate(VARIANTS[2:], 30):
-        cascade["spec"]["variants"].append({**heavy, "name": name, "model": {**heavy["model"], "steps": steps}})
+        cascade["spec"]["variants"].append({**heavy, "name": name, "settings": {"steps": steps}})
         for rows in ("execution", "startup"):
             like = [row for row in profile["spec"][rows] if row["variant"] == heavy["name"]]
             profile["spec"][rows] += [{**row, "variant": name} for row in like]

@@ -51,11 +51,11 @@ CASES = [
               {"spec.variants.0.replicas": ABSENT}],
     ),
     Case(
-        CASCADE, "spec.variants[].model", "a variant's model is immutable",
-        bad=[{f"spec.variants.0.model.{name}": value} for name, value in
-             {"source": "hf://owner/other", "revision": "def456", "steps": 3, "weights": "light"}.items()]
-        + [{"spec.variants.0.model.height": 256, "spec.variants.1.model.height": 256},
-           {"spec.variants.0.model.width": 256, "spec.variants.1.model.width": 256}],
+        CASCADE, "spec.variants[]", "a variant's model, settings, engine and precision are immutable",
+        bad=[{f"spec.variants.0.{name}": value} for name, value in
+             {"model.source": "hf://owner/other", "model.revision": "def456", "model.weights": "light",
+              "settings.steps": 3, "settings.guidance": "4.6", "engine": "onnxruntime", "precision": "bf16"}.items()]
+        + [{f"spec.variants.0.{name}": ABSENT} for name in ("settings.guidance", "precision")],
         good=[{}, {"spec.variants.0.name": "renamed"}, {"spec.variants.0.replicas.max": 2},
               {"spec.variants.0": cascade_document()["spec"]["variants"][1],
                "spec.variants.1": cascade_document()["spec"]["variants"][0]}],
@@ -64,7 +64,14 @@ CASES = [
     Case(
         CASCADE, "spec.variants[]", "engine tensorrt does not run on class cpu",
         bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.classes": ["nvidia-l40s", "cpu"]}],
-        good=[{"spec.variants.0.engine": "tensorrt"}, {"spec.variants.0.classes": ["cpu"]}],
+        good=[{"spec.variants.0.engine": "tensorrt"},
+              {"spec.variants.0.classes": ["cpu"], "spec.variants.0.precision": "fp32"}],
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "class cpu computes in fp32 only",
+        bad=[{"spec.variants.0.classes": ["nvidia-l40s", "cpu"], "spec.variants.0.precision": precision}
+             for precision in ("bf16", "fp16")],
+        good=[{"spec.variants.0.classes": ["cpu"], "spec.variants.0.precision": value} for value in ("fp32", ABSENT)],
     ),
     Case(
         CASCADE, "spec.hardness", "scorer learned needs source",
@@ -127,15 +134,16 @@ CASES = [
               ("/data", "/mnt/etc", "/etcetera", "/home/a/.cache", "/srv/usr/bin")],
     ),
     Case(
-        CASCADE, "spec", "variants' images differ in size",
-        bad=[{"spec.variants.1.model.width": 256}, {"spec.variants.0.model.height": 256}],
-        good=[{f"spec.variants.{i}.model.{side}": 256 for i in (0, 1) for side in ("width", "height")}],
+        CASCADE, "spec", "sizes is immutable",
+        bad=[{"spec.sizes": ["512x768"]}],
+        good=[{"spec.sizes": ["512x512"]}],
+        update=True,
     ),
     Case(
         CASCADE, "spec", "a variant's classes have no accelerators",
         bad=[{"spec.variants.1.classes": ["nvidia-h100"]}, {"spec.capacity.accelerators": {"cpu": 2}},
              {"spec.capacity.accelerators": {"cpu": 2, "nvidia-l40s": 0}}],
-        good=[{"spec.variants.1.classes": ["nvidia-h100", "cpu"]}],
+        good=[{"spec.variants.1.classes": ["nvidia-h100", "cpu"], "spec.variants.1.precision": ABSENT}],
     ),
     Case(
         CASCADE, "spec", "capacity.accelerators has fewer",

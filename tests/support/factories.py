@@ -26,6 +26,7 @@ def make_cascade(name: str = "shapes", **overrides: Any) -> DiffusionCascade:
     spec: dict[str, Any] = {
         "objective": {"latency": "2s"},
         "profileRef": {"name": name},
+        "sizes": ["32x32"],
         "variants": [_variant("light", steps=1), _variant("heavy", steps=20)],
         "discriminator": {"source": "builtin://shapes"},
         "capacity": {"accelerators": {"cpu": 2}},
@@ -53,10 +54,8 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
             "source": "builtin://shapes",
             "revision": "0" * 64,
             "weights": name,
-            "steps": steps,
-            "height": 32,
-            "width": 32,
         },
+        "settings": {"steps": steps},
         "engine": "onnxruntime",
         "classes": ["cpu"],
     }

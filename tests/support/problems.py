@@ -50,16 +50,12 @@ class Instance:
                 "spec": {
                     "objective": {"latency": self.objective},
                     "profileRef": {"name": "case"},
+                    "sizes": ["32x32"],
                     "variants": [
                         {
                             "name": name,
-                            "model": {
-                                "source": "builtin://shapes",
-                                "revision": "1",
-                                "steps": 1,
-                                "height": 32,
-                                "width": 32,
-                            },
+                            "model": {"source": "builtin://shapes", "revision": "1"},
+                            "settings": {"steps": 1},
                             "engine": "onnxruntime",
                             "classes": sorted(by_class),
                             "replicas": dict(self.bounds.get(name, {})),

@@ -18,6 +18,7 @@ def cascade_document() -> dict[str, Any]:
         "spec": {
             "objective": {"latency": "60s", "attainmentPercent": 99},
             "profileRef": {"name": "portraits"},
+            "sizes": ["512x512"],
             "variants": [_variant("light", steps=2), _variant("heavy", steps=50)],
             "hardness": {"scorer": "rules"},
             "discriminator": {"source": "builtin://clip-head"},
@@ -71,11 +72,12 @@ def cascade_document() -> dict[str, Any]:
 
 
 def _variant(name: str, *, steps: int) -> dict[str, Any]:
-    model = {"source": "hf://owner/model", "revision": "abc123", "steps": steps, "height": 512, "width": 512}
     return {
         "name": name,
-        "model": model,
+        "model": {"source": "hf://owner/model", "revision": "abc123"},
+        "settings": {"steps": steps, "guidance": "4.5"},
         "engine": "diffusers",
+        "precision": "fp16",
         "classes": ["nvidia-l40s"],
         "replicas": {"min": 0, "max": 4},
     }

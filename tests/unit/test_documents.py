@@ -29,13 +29,16 @@ metadata: {name: shapes}
 spec:
   objective: {latency: 2s}
   profileRef: {name: shapes}
+  sizes: [32x32]
   variants:
     - name: small
-      model: {source: "builtin://shapes", revision: abc, weights: light, steps: 2, height: 32, width: 32}
+      model: {source: "builtin://shapes", revision: abc, weights: light}
+      settings: {steps: 2}
       engine: onnxruntime
       classes: [cpu]
     - name: large
-      model: {source: "builtin://shapes", revision: abc, weights: heavy, steps: 20, height: 32, width: 32}
+      model: {source: "builtin://shapes", revision: abc, weights: heavy}
+      settings: {steps: 20}
       engine: onnxruntime
       classes: [cpu]
       replicas: {min: 0, max: 4}
@@ -64,7 +67,7 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "where", "what"),
     [
-        ("steps: 20", "stepz: 20", "cascade.yaml:26: spec.variants.1.model.stepz", "did you mean 'steps'?"),
+        ("steps: 20", "stepz: 20", "cascade.yaml:29: spec.variants.1.settings.stepz", "did you mean 'steps'?"),
         ("min: 0, max: 4", "min: 5, max: 4", "spec.variants.1.replicas.min", "above max (4): lower min or raise max"),
         ("latency: 2s", "latency: two", "spec.objective.latency", "'two' is not a duration: write"),
         ("latency: 2s", "latency: 0s", "spec.objective.latency", "above zero"),
@@ -80,18 +83,20 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("kind: DiffusionCascade", "kind: Cascade", "kind", "write one of DiffusionCascade, CascadeProfile"),
         ("v1alpha1\nkind: DiffusionCascade", "v9\nkind: DiffusionCascade", "apiVersion", "write diffusioncascade.io"),
         ("engine: onnxruntime", "engine: magic", "spec.variants.0.engine", "'magic'"),
-        ("height: 32, width: 32}\n      engine: onnxruntime\n      classes: [cpu]\n      replicas",
-         "height: 64, width: 32}\n      engine: onnxruntime\n      classes: [cpu]\n      replicas",
-         "spec.variants", "images differ in size"),
+        ("32x32", "32 x 32", "spec.sizes.0", "is not a size: write width and height in pixels, such as 1024x768"),
+        ("[32x32]", "[32x32, 64x64]", "spec.sizes", "has 2, and may have at most 1: remove 1"),
+        ("steps: 20", "steps: 20, guidance: 4.5", "settings.guidance", "valid string"),
+        ("steps: 20", 'steps: 20, guidance: "4,5"', "settings.guidance", 'is not a number in quotes: write one such'),
+        ("{steps: 20}", "{steps: 20}\n      precision: bf16", "spec.variants.1.precision", "computes in fp32 only"),
         ("objectiveMetric: q2", "objectiveMetric: fid", "spec.objectiveMetric", "'fid' is not among"),
         ("classes: [cpu]", "classes: [cpu, b, c, d, e, f, g, h, i]", "spec.variants.0.classes", "most 8: remove 1"),
         ("latency: 2s", "latency: 2s, 1: x", "cascade.yaml:18: spec.objective.1", "put the key in quotes"),
         ("discriminator: {", "podTemplate: {env: [{nme: A}]}\n  discriminator: {",
-         "cascade.yaml:30: spec.podTemplate.env.0.nme", "did you mean 'name'?"),
+         "cascade.yaml:33: spec.podTemplate.env.0.nme", "did you mean 'name'?"),
         ("discriminator: {", "podTemplate: {resources: {limits: {memory: 8 GB}}}\n  discriminator: {",
          "spec.podTemplate.resources.limits.memory", "is not a quantity: write one such as 4, 500m or 8Gi (is '8 GB')"),
         ("discriminator: {", "podTemplate: {volumes: [{name: a, hostPath: {path: /}}]}\n  discriminator: {",
-         "cascade.yaml:30: spec.podTemplate.volumes.0.hostPath", "unknown field; known here: configMap, emptyDir"),
+         "cascade.yaml:33: spec.podTemplate.volumes.0.hostPath", "unknown field; known here: configMap, emptyDir"),
         ("discriminator: {", "podTemplate: {volumes: [{name: a}]}\n  discriminator: {",
          "spec.podTemplate.volumes.0.name", "'a' needs one of emptyDir, configMap, secret, persistentVolumeClaim"),
         ("discriminator: {", "podTemplate: {volumes: [{name: tmp, emptyDir: {}}]}\n  discriminator: {",
@@ -121,7 +126,7 @@ def test_a_mistake_is_named_with_its_field(old: str, new: str, where: str, what:
 def test_one_variant_alone_is_no_cascade() -> None:
     start, end = CASCADE.index("    - name: large"), CASCADE.index("  discriminator:")
     text = problem_of(f"{PROFILE}---\n{CASCADE[:start]}{CASCADE[end:]}")
-    assert text == "cascade.yaml:20: spec.variants: has 1, and needs at least 2: add 1"
+    assert text == "cascade.yaml:21: spec.variants: has 1, and needs at least 2: add 1"
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -136,7 +141,7 @@ def test_a_key_written_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [(f"{PROFILE}---\n{CASCADE}---\n{CASCADE}", 35), (f"{GOOD}---\n{PROFILE}", 35)]
+    ("text", "line"), [(f"{PROFILE}---\n{CASCADE}---\n{CASCADE}", 38), (f"{GOOD}---\n{PROFILE}", 38)]
 )
 def test_a_resource_that_is_there_twice_is_refused(text: str, line: int) -> None:
     assert problem_of(text).startswith(f"cascade.yaml:{line}: metadata.name: ")
@@ -154,18 +159,18 @@ BILLIONS = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in r
 @pytest.mark.parametrize(
     ("added", "line", "what"),
     [
-        ("name: 2025-13-45", 32, "'2025-13-45' is no timestamp: put it in quotes"),
-        ("name: !!int foo", 32, "'foo' is no int"),
-        ("name: !!bool foo", 32, "'foo' is no bool"),
-        ("name: " + "1" * 5000, 32, "is no int"),
-        ("name: 0x" + "f" * 5000, 32, "is no int"),
-        ("? [a, b]\n: 1", 32, "unhashable key"),
-        ("a: &a {scorer: *a}", 32, "alias 'a' stands inside what it stands for"),
-        ("a: " + "[" * 3000 + "]" * 3000, 32, "nested more than 64 levels deep"),
-        ("x0: &x0 [1]\n" + BILLIONS, 37, "aliases stand for more than 100000 values"),
-        ("name: !!python/name:os.system ", 32, "could not determine a constructor for the tag"),
-        ("<<: 3", 32, "expected a mapping or list of mappings for merging"),
-        ("name: \x00", 32, "unacceptable character"),
+        ("name: 2025-13-45", 35, "'2025-13-45' is no timestamp: put it in quotes"),
+        ("name: !!int foo", 35, "'foo' is no int"),
+        ("name: !!bool foo", 35, "'foo' is no bool"),
+        ("name: " + "1" * 5000, 35, "is no int"),
+        ("name: 0x" + "f" * 5000, 35, "is no int"),
+        ("? [a, b]\n: 1", 35, "unhashable key"),
+        ("a: &a {scorer: *a}", 35, "alias 'a' stands inside what it stands for"),
+        ("a: " + "[" * 3000 + "]" * 3000, 35, "nested more than 64 levels deep"),
+        ("x0: &x0 [1]\n" + BILLIONS, 40, "aliases stand for more than 100000 values"),
+        ("name: !!python/name:os.system ", 35, "could not determine a constructor for the tag"),
+        ("<<: 3", 35, "expected a mapping or list of mappings for merging"),
+        ("name: \x00", 35, "unacceptable character"),
     ],
     ids=["date", "int", "bool", "digits", "hex", "key", "loop", "deep", "billions", "python", "merge", "nul"],
 )
@@ -188,7 +193,7 @@ def test_aliases_and_merges_within_reason_are_taken() -> None:
 def test_a_key_written_twice_in_what_an_alias_names_is_told_once() -> None:
     text = GOOD.replace("      replicas: {min: 0, max: 4}", "      replicas: *few")
     text = text.replace("[cpu]\n    - name", "[cpu]\n      replicas: &few {max: 4, max: 5}\n    - name")
-    assert problem_of(text) == "cascade.yaml:25: spec.variants.0.replicas.max: is there twice: keep one"
+    assert problem_of(text) == "cascade.yaml:27: spec.variants.0.replicas.max: is there twice: keep one"
 
 
 def test_every_pattern_says_how_to_write_what_it_takes() -> None:

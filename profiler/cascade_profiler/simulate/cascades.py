@@ -45,15 +45,22 @@ def _made(loaded: LoadedProfile) -> dict[str, Any]:
         on = classes.setdefault(row.variant, [])
         if row.accelerator_class not in on:
             on.append(row.accelerator_class)
-    model = {"source": "hf://published/model", "revision": "published", "steps": 1, "height": 1024, "width": 1024}
+    model = {"source": "hf://published/model", "revision": "published"}
     return {
         "apiVersion": "diffusioncascade.io/v1alpha1",
         "kind": "DiffusionCascade",
         "metadata": {"name": loaded.profile.metadata.name},
         "spec": {
             "profileRef": {"name": loaded.profile.metadata.name},
+            "sizes": ["1024x1024"],
             "variants": [
-                {"name": name, "model": model, "engine": "diffusers", "classes": classes[name]}
+                {
+                    "name": name,
+                    "model": model,
+                    "settings": {"steps": 1},
+                    "engine": "diffusers",
+                    "classes": classes[name],
+                }
                 for name in variants_of(profile)
             ],
             "discriminator": {"source": "hf://published/discriminator"},
