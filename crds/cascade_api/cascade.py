@@ -1,9 +1,9 @@
-"""The DiffusionCascade resource: variants, objective and capacity that a user asks for (design 5.1)."""
+"""The DiffusionCascade resource: objective, workers and variants that a user asks for (design 5.1)."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -11,14 +11,12 @@ from typing_extensions import Self
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
-from .pods import PodTemplate
-from .quantities import Duration, Integer, Money, Number, Percent, Size, duration_s, longer, pixels
+from .quantities import Duration, Integer, Number, Percent, Size, duration_s, longer, pixels
+from .workers import PoolName, Workers
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
 REVISION_PATTERN = r"^[A-Za-z0-9._-]+$"
 
-ClassName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
-Count = Annotated[Integer, Field(ge=0, le=100_000)]
 LONGEST_LATENCY = "1h"
 LONGEST_IDLE = "720h"
 
@@ -97,25 +95,6 @@ class Precision(str, Enum):
     BF16 = "bf16"
 
 
-class ReplicaBounds(Document):
-    """Bounds on a variant's replicas, over all accelerator classes."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(("self.min <= self.max", "min is above max: lower min or raise max")),
-    )
-
-    min: Integer = Field(default=0, ge=0, le=1024)
-    """Fewest replicas, also without load."""
-    max: Integer = Field(default=16, ge=0, le=1024)
-    """Most replicas."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise field_error("min", f"{self.min} is above max ({self.max}): lower min or raise max")
-        return self
-
-
 class Discriminator(Document):
     """The model that judges a light image."""
 
@@ -135,14 +114,6 @@ class Variant(Document):
                 "a variant's model, settings, engine and precision are immutable: "
                 "add a variant under a new name, then remove this one",
             ),
-            (
-                f"self.engine != 'tensorrt' || !('{CPU_CLASS}' in self.classes)",
-                f"engine tensorrt does not run on class {CPU_CLASS}: remove the class, or use onnxruntime",
-            ),
-            (
-                f"!has(self.precision) || self.precision == 'fp32' || !('{CPU_CLASS}' in self.classes)",
-                f"class {CPU_CLASS} computes in fp32 only: remove the class, or the precision",
-            ),
         )
     )
 
@@ -153,20 +124,15 @@ class Variant(Document):
     engine: Engine
     precision: Precision | None = None
     """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`."""
-    classes: list[ClassName] = Field(min_length=1, max_length=8, json_schema_extra=as_set())
-    """Accelerator classes that it may run on."""
-    replicas: ReplicaBounds = ReplicaBounds()
+    pools: list[PoolName] | None = Field(default=None, min_length=1, max_length=8, json_schema_extra=as_set())
+    """Pools of `spec.workers` that it may run in; absent: all."""
+    min_hosts: Integer = Field(default=0, ge=0, le=1024)
+    """Workers that always host its weights, load or not."""
     discriminator: Discriminator | None = None
 
     @model_validator(mode="after")
-    def _runs_there(self) -> Self:
-        refuse_repetition("classes", self.classes, fix="name a class once")
-        if self.engine is Engine.TENSORRT and CPU_CLASS in self.classes:
-            raise field_error("classes", f"engine tensorrt does not run on class {CPU_CLASS}: remove the class")
-        if self.precision not in (None, Precision.FP32) and CPU_CLASS in self.classes:
-            raise field_error(
-                "precision", f"class {CPU_CLASS} computes in fp32 only: remove the class, or the precision"
-            )
+    def _named_once(self) -> Self:
+        refuse_repetition("pools", self.pools or (), fix="name a pool once")
         return self
 
 
@@ -188,30 +154,6 @@ class Hardness(Document):
     def _has_weights(self) -> Self:
         if self.scorer == "learned" and self.source is None:
             raise field_error("source", "scorer learned needs it: say where its weights are")
-        return self
-
-
-class Capacity(Document):
-    """Hard ceilings; a class that is absent is 0, and missing data never lifts them."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "self.accelerators.exists(c, self.accelerators[c] > 0)",
-                "accelerators admits nothing: give at least one class a count above zero",
-            ),
-        )
-    )
-
-    accelerators: dict[str, Count] = Field(min_length=1, max_length=16)
-    """Most accelerators in use by class, over all pools of this cascade."""
-    budget_per_hour: Money | None = None
-    """Most money per hour, by the prices of the classes."""
-
-    @model_validator(mode="after")
-    def _counts(self) -> Self:
-        if sum(self.accelerators.values()) == 0:
-            raise field_error("accelerators", "admits nothing: give at least one class a count above zero")
         return self
 
 
@@ -260,13 +202,6 @@ class Policy(Document):
         return self
 
 
-class ModelCache(Document):
-    """Where downloaded weights are kept on a cluster."""
-
-    claim_name: str = Field(pattern=NAME_PATTERN, max_length=253)
-    """Name of the PersistentVolumeClaim."""
-
-
 class CascadeSpec(Document):
     """What the user asks for."""
 
@@ -277,48 +212,102 @@ class CascadeSpec(Document):
                 "sizes is immutable: make another cascade for another size",
             ),
             (
-                "self.variants.all(v, v.classes.exists(c,"
-                " c in self.capacity.accelerators && self.capacity.accelerators[c] > 0))",
-                "a variant's classes have no accelerators in spec.capacity.accelerators: add one there, "
-                "or name another class",
+                "self.workers.exists(w, w.max > 0)",
+                "workers admits nothing: give at least one pool a max above zero",
             ),
             (
-                "self.variants.map(v, v.replicas.min).sum()"
-                " <= self.capacity.accelerators.map(c, self.capacity.accelerators[c]).sum()",
-                "capacity.accelerators has fewer than the variants' replicas.min together: raise it or lower min",
+                "self.workers.all(w, self.workers.exists_one(o, o.class == w.class))",
+                "workers has two pools of one class: put them together",
+            ),
+            (
+                "self.variants.all(v, !has(v.pools) || v.pools.all(p, self.workers.exists(w, w.name == p)))",
+                "a variant names a pool that workers does not have: add it there, or name another",
+            ),
+            (
+                "self.variants.all(v, self.workers.exists(w, w.max > 0 && (!has(v.pools) || w.name in v.pools)))",
+                "a variant's pools admit no workers: raise the max of one, or name another pool",
+            ),
+            (
+                "self.variants.all(v, v.engine != 'tensorrt' || !self.workers.exists(w,"
+                f" w.class == '{CPU_CLASS}' && (!has(v.pools) || w.name in v.pools)))",
+                f"engine tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
+            ),
+            (
+                "self.variants.all(v, !has(v.precision) || v.precision == 'fp32' || !self.workers.exists(w,"
+                f" w.class == '{CPU_CLASS}' && (!has(v.pools) || w.name in v.pools)))",
+                f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove its precision",
+            ),
+            (
+                "self.variants.map(v, v.minHosts).sum() <= self.workers.map(w, w.max).sum()",
+                "workers has fewer than the variants' minHosts together: raise max or lower minHosts",
             ),
         )
     )
 
     objective: Objective
     profile_ref: Reference
+    workers: list[Workers] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
+    """Where the variants run."""
     sizes: list[Size] = Field(min_length=1, max_length=1, json_schema_extra=as_set())
     """The size of the images, width x height in pixels, such as `1024x1024`: one, for now."""
     variants: list[Variant] = Field(min_length=2, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
     discriminator: Discriminator
-    capacity: Capacity
     policy: Policy = Policy()
-    model_cache: ModelCache | None = None
-    pod_template: PodTemplate = PodTemplate()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         refuse_repetition("variants", (v.name for v in self.variants), fix="variant names must be unique")
+        refuse_repetition("workers", (w.name for w in self.workers), fix="pool names must be unique")
+        refuse_repetition(
+            "workers", (w.accelerator_class for w in self.workers), fix="put the pools of one class together"
+        )
+        if not any(self.accelerators.values()):
+            raise field_error("workers", "admits nothing: give at least one pool a max above zero")
+        known = {w.name for w in self.workers}
         for index, variant in enumerate(self.variants):
-            if not any(self.capacity.accelerators.get(c, 0) for c in variant.classes):
+            for number, name in enumerate(variant.pools or ()):
+                if name not in known:
+                    raise field_error(
+                        f"variants.{index}.pools.{number}",
+                        f"{name!r} is not in spec.workers: add it there, or name one of {', '.join(sorted(known))}",
+                    )
+            pools = self.pools_of(variant)
+            if not any(pool.max for pool in pools):
                 raise field_error(
-                    f"variants.{index}.classes",
-                    f"none of {variant.classes} has accelerators in spec.capacity.accelerators: add one there, "
-                    "or name another class",
+                    f"variants.{index}.pools", "its pools admit no workers: raise the max of one, or name another pool"
                 )
-        least = sum(v.replicas.min for v in self.variants)
-        if least > sum(self.capacity.accelerators.values()):
+            if all(pool.accelerator_class != CPU_CLASS for pool in pools):
+                continue
+            if variant.engine is Engine.TENSORRT:
+                raise field_error(
+                    f"variants.{index}.engine",
+                    f"tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
+                )
+            if variant.precision not in (None, Precision.FP32):
+                raise field_error(
+                    f"variants.{index}.precision",
+                    f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove it",
+                )
+        least = sum(v.min_hosts for v in self.variants)
+        if least > sum(self.accelerators.values()):
             raise field_error(
-                "capacity.accelerators",
-                f"fewer accelerators than the variants' replicas.min together ({least}): raise it or lower min",
+                "workers", f"has fewer than the variants' minHosts together ({least}): raise max or lower minHosts"
             )
         return self
+
+    @property
+    def accelerators(self) -> dict[str, int]:
+        """Most accelerators by class."""
+        return {pool.accelerator_class: pool.max for pool in self.workers}
+
+    def pools_of(self, variant: Variant) -> list[Workers]:
+        """The pools that a variant may run in."""
+        return [pool for pool in self.workers if variant.pools is None or pool.name in variant.pools]
+
+    def classes_of(self, variant: Variant) -> tuple[str, ...]:
+        """The classes that have workers for a variant."""
+        return tuple(pool.accelerator_class for pool in self.pools_of(variant) if pool.max)
 
     @property
     def size(self) -> tuple[int, int]:

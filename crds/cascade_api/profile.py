@@ -270,14 +270,13 @@ def profile_problems(cascade: CascadeSpec, profile: ProfileSpec) -> list[tuple[s
     problems: list[tuple[str, str]] = []
     measured = {(row.variant, row.accelerator_class) for row in profile.execution}
     for index, variant in enumerate(cascade.variants):
-        usable = [c for c in variant.classes if cascade.capacity.accelerators.get(c, 0)]
-        missing = [c for c in usable if (variant.name, c) not in measured]
+        missing = [c for c in cascade.classes_of(variant) if (variant.name, c) not in measured]
         if missing:
             problems.append(
                 (
                     f"spec.variants.{index}.name",
                     f"{variant.name!r} on class {missing[0]!r} is not in the profile's spec.execution: "
-                    "profile it (cascade profile), or remove the variant or the class",
+                    "profile it (cascade profile), remove the variant, or name its pools",
                 )
             )
     names = {v.name for v in cascade.variants}

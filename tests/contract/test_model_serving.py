@@ -37,7 +37,7 @@ def manifest_of(tiny: Path, *, source: str = "hf://tests/tiny", **changes: Any) 
     model = {"source": source, "revision": COMMIT, **changes}
     document["spec"]["sizes"] = ["32x32"]
     document["spec"]["variants"] = [
-        {"name": name, "model": model, "settings": {"steps": STEPS}, "engine": engine, "classes": ["cpu"]}
+        {"name": name, "model": model, "settings": {"steps": STEPS}, "engine": engine}
         for name, engine in ((TORCH, "diffusers"), (ONNX, "onnxruntime"))
     ]
     document["spec"]["discriminator"] = {"source": f"file://{tiny / 'judge'}"}

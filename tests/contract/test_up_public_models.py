@@ -35,7 +35,6 @@ def manifest_of(judge: Path) -> str:
             "model": {"source": f"hf://tests/{name}", "revision": COMMIT},
             "settings": {"steps": steps},
             "engine": "diffusers",
-            "classes": ["cpu"],
         }
         for name, steps in STEPS.items()
     ]
@@ -46,7 +45,7 @@ def manifest_of(judge: Path) -> str:
         "sizes": ["32x32"],
         "variants": variants,
         "discriminator": {"source": f"file://{judge}"},
-        "capacity": {"accelerators": {"cpu": 2}},
+        "workers": [{"name": "slots", "class": "cpu", "max": 2}],
     }
     return yaml.safe_dump(document)
 

@@ -18,55 +18,70 @@ def cascade_document() -> dict[str, Any]:
         "spec": {
             "objective": {"latency": "60s", "attainmentPercent": 99},
             "profileRef": {"name": "portraits"},
+            "workers": [
+                {
+                    "name": "gpus",
+                    "class": "nvidia-l40s",
+                    "min": 0,
+                    "max": 4,
+                    "hosting": "dedicated",
+                    "budgetPerHour": "60.00",
+                    "modelCache": {"claimName": "hf-cache"},
+                    "podTemplate": {
+                        "nodeSelector": {"zone": "a"},
+                        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                        "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}],
+                        "resources": {"requests": {"memory": "8Gi", "cpu": 4}},
+                        "labels": {"queue": "images"},
+                        "annotations": {"team": "images"},
+                        "schedulerName": "kai-scheduler",
+                        "priorityClassName": "serving",
+                        "runtimeClassName": "nvidia",
+                        "serviceAccountName": "images",
+                        "imagePullSecrets": [{"name": "hub"}],
+                        "affinity": {
+                            "nodeAffinity": {
+                                "requiredDuringSchedulingIgnoredDuringExecution": {
+                                    "nodeSelectorTerms": [
+                                        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+                                    ]
+                                }
+                            },
+                            "podAntiAffinity": {
+                                "preferredDuringSchedulingIgnoredDuringExecution": [
+                                    {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
+                                ]
+                            },
+                        },
+                        "topologySpreadConstraints": [
+                            {
+                                "maxSkew": 1,
+                                "topologyKey": "zone",
+                                "whenUnsatisfiable": "ScheduleAnyway",
+                                "labelSelector": {"matchLabels": {"team": "images"}},
+                            }
+                        ],
+                        "volumes": [
+                            {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                            {
+                                "name": "settings",
+                                "configMap": {"name": "settings", "items": [{"key": "a", "path": "b/a"}]},
+                            },
+                            {"name": "authority", "secret": {"secretName": "authority", "optional": True}},
+                            {"name": "weights", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}},
+                        ],
+                        "volumeMounts": [
+                            {"name": "weights", "mountPath": "/mnt/weights", "subPath": "a/b", "readOnly": True}
+                        ],
+                    },
+                },
+                {"name": "slots", "class": "cpu", "max": 2},
+            ],
             "sizes": ["512x512"],
             "variants": [_variant("light", steps=2), _variant("heavy", steps=50)],
             "hardness": {"scorer": "rules"},
             "discriminator": {"source": "builtin://clip-head"},
-            "capacity": {"accelerators": {"nvidia-l40s": 4, "cpu": 2}, "budgetPerHour": "60.00"},
             "policy": {"name": "hybrid", "mode": "auto", "overload": "degrade", "headroomPercent": 5, "weight": 100},
-            "modelCache": {"claimName": "hf-cache"},
-            "podTemplate": {
-                "nodeSelector": {"zone": "a"},
-                "tolerations": [{"key": "gpu", "operator": "Exists"}],
-                "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}],
-                "resources": {"requests": {"memory": "8Gi", "cpu": 4}},
-                "labels": {"queue": "images"},
-                "annotations": {"team": "images"},
-                "schedulerName": "kai-scheduler",
-                "priorityClassName": "serving",
-                "runtimeClassName": "nvidia",
-                "serviceAccountName": "images",
-                "imagePullSecrets": [{"name": "hub"}],
-                "affinity": {
-                    "nodeAffinity": {
-                        "requiredDuringSchedulingIgnoredDuringExecution": {
-                            "nodeSelectorTerms": [
-                                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
-                            ]
-                        }
-                    },
-                    "podAntiAffinity": {
-                        "preferredDuringSchedulingIgnoredDuringExecution": [
-                            {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
-                        ]
-                    },
-                },
-                "topologySpreadConstraints": [
-                    {
-                        "maxSkew": 1,
-                        "topologyKey": "zone",
-                        "whenUnsatisfiable": "ScheduleAnyway",
-                        "labelSelector": {"matchLabels": {"team": "images"}},
-                    }
-                ],
-                "volumes": [
-                    {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
-                    {"name": "settings", "configMap": {"name": "settings", "items": [{"key": "a", "path": "b/a"}]}},
-                    {"name": "authority", "secret": {"secretName": "authority", "optional": True}},
-                    {"name": "weights", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}},
-                ],
-                "volumeMounts": [{"name": "weights", "mountPath": "/mnt/weights", "subPath": "a/b", "readOnly": True}],
-            },
         },
     }
 
@@ -78,8 +93,8 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
         "settings": {"steps": steps, "guidance": "4.5"},
         "engine": "diffusers",
         "precision": "fp16",
-        "classes": ["nvidia-l40s"],
-        "replicas": {"min": 0, "max": 4},
+        "pools": ["gpus"],
+        "minHosts": 0,
     }
 
 

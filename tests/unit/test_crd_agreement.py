@@ -95,7 +95,8 @@ def test_models_and_definitions_agree_on_names(name: str) -> None:
 
 def test_defaults_are_the_models_own() -> None:
     document = edited(
-        cascade_document(), {f"spec.{part}": ABSENT for part in ("hardness", "policy", "podTemplate", "modelCache")}
+        cascade_document(),
+        {f"spec.{part}": ABSENT for part in ("hardness", "policy", "workers.0.podTemplate", "workers.0.modelCache")},
     )
     filled = defaulted(KINDS["cascade"][2].schema, document)
     assert filled["spec"]["policy"]["weight"] == 100

@@ -13,9 +13,21 @@ from cascade_api.profile import CascadeProfile, ProfileSpec, profile_problems
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_api.workers import Workers
 
 from ..snapshot import Mobility
-from .allocation import CascadeProblem, Frontier, PoolKey, ServiceLevel, Stages, Timings, measured, priced, stages_of
+from .allocation import (
+    CascadeProblem,
+    Frontier,
+    PoolKey,
+    ServiceLevel,
+    Stages,
+    Timings,
+    WorkerBounds,
+    measured,
+    priced,
+    stages_of,
+)
 from .policies import Policy, policy
 
 TUNED_SPAN = 10.0
@@ -96,7 +108,7 @@ def prepare(
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
-    usable = {v.name: tuple(c for c in v.classes if spec.capacity.accelerators.get(c, 0)) for v in spec.variants}
+    usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     level = ServiceLevel(
         objective_s=spec.objective.latency_s,
@@ -105,7 +117,6 @@ def prepare(
         light_utilisation=min(settings.light_utilisation, busy),
         heavy_utilisation=min(settings.heavy_utilisation, busy),
     )
-    budget = spec.capacity.budget_per_hour
     # A published table is what its benchmark charges: taken at its word, noise and all.
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
@@ -137,16 +148,20 @@ def prepare(
         demand=0.0,
         light_utilisation=level.light_utilisation,
         heavy_utilisation=level.heavy_utilisation,
-        bounds={v.name: v.replicas for v in spec.variants},
-        accelerators=spec.capacity.accelerators,
+        min_hosts={v.name: v.min_hosts for v in spec.variants},
+        workers={pool.accelerator_class: _bounds(pool) for pool in spec.workers},
         classes=usable,
         switch_prices=_switch_prices(spec, sized.timings, usable, settings, noise=0.0 if published else QUALITY_NOISE)
         if chosen.thrifty
         else {},
-        budget_per_hour=None if budget is None else float(money(budget)),
         weight=float(spec.policy.weight),
     )
     return Prepared(spec, profile.spec, chosen, sized.timings, problem, _print(spec), measurements[:8])
+
+
+def _bounds(pool: Workers) -> WorkerBounds:
+    budget = pool.budget_per_hour
+    return WorkerBounds(pool.min, pool.max, None if budget is None else float(money(budget)))
 
 
 def _switch_prices(

@@ -298,13 +298,17 @@ class KubernetesCluster:
         spec = subject.cascade.spec
         variant = next((v for v in spec.variants if v.name == pool.variant), None)
         accelerator_class = self._classes.get(pool.accelerator_class)
-        if variant is None or accelerator_class is None or pool.accelerator_class not in variant.classes:
+        if variant is None or accelerator_class is None:
+            return None
+        workers = next((w for w in spec.pools_of(variant) if w.accelerator_class == accelerator_class.name), None)
+        if workers is None:
             return None
 
         def build() -> dict[str, Any]:
             return pool_deployment(
                 subject.cascade,
                 variant,
+                workers,
                 accelerator_class,
                 uid=subject.uid,
                 profile=None if subject.profile is None else subject.profile.spec,
@@ -328,7 +332,7 @@ class KubernetesCluster:
         except ApiRefused as error:
             self._refused[ref, name] = content, now
             if error.status in (BAD_REQUEST, UNPROCESSABLE):
-                self._notice(ref, Reason.INVALID_SPEC, f"spec.podTemplate: {error}")
+                self._notice(ref, Reason.INVALID_SPEC, f"spec.workers: podTemplate: {error}")
             raise
         self._refused.pop((ref, name), None)
         self._baselines.keep(applied, manifest)

@@ -103,8 +103,7 @@ class Splits:
         variants = stages.chain.light, stages.chain.heavy
         self._keys: tuple[PoolKey, PoolKey] = (variants[0], name), (variants[1], name)
         self._running = [cascade.running.get(key, 0) for key in self._keys]
-        self._most = [min(cascade.bounds[variant].max, count) for variant in variants]
-        self._count = min(count, sum(self._most))
+        self._count = count
         first = not any(cascade.running.values())
         self._starts = [dues.first_start if first else cascade.switch_prices.get(key, 0.0) for key in self._keys]
         self._columns = [
@@ -123,7 +122,7 @@ class Splits:
         ]
 
     def _carried(self, stage: int, column: Column, reserve: float) -> Floats:
-        replicas = np.minimum(np.arange(self._count + 1), self._most[stage])
+        replicas = np.arange(self._count + 1)
         rate = column.rate / max(self._cascade.demand, NOTHING)
         return np.asarray(rate * np.maximum(np.minimum(self._busy[stage] * replicas, replicas - reserve), 0.0))
 
@@ -157,7 +156,7 @@ class Splits:
     def cells(self, fewest: int, most: int) -> Cells:
         """Every number of replicas, with so many light ones; worth no more than its bound."""
         light, overall, firm = self._best_loads
-        of_light, of_heavy = np.arange(fewest, min(most, self._most[0]) + 1), np.arange(self._most[1] + 1)
+        of_light, of_heavy = np.arange(fewest, most + 1), np.arange(self._count + 1)
         lights, heavies = (number.ravel() for number in np.meshgrid(of_light, of_heavy, indexing="ij"))
         fits = lights + heavies <= self._count
         lights, heavies = lights[fits], heavies[fits]
