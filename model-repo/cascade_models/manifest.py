@@ -151,7 +151,7 @@ def _guidance(settings: Mapping[str, Any], field: str) -> float | None:
 def _largest_batches(
     documents: list[dict[str, Any]], cascade: Mapping[str, Any], spec: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Largest measured batch by variant, from the profile that the cascade names if the manifest holds it."""
+    """Largest measured batch by variant at the cascade's size, from its profile if the manifest holds it."""
     wanted = _get(_get(spec, "spec", "profileRef", dict), "spec.profileRef", "name", str)
     batches: dict[str, int] = {}
     for document in documents:
@@ -163,7 +163,8 @@ def _largest_batches(
             if not isinstance(row, dict):
                 raise ManifestError(at, "is not a mapping: it should be a measurement")
             name, batch = _get(row, at, "variant", str), _get(row, at, "batch", int)
-            batches[name] = max(batch, batches.get(name, 1))
+            if _get(row, at, "size", str) in _get(spec, "spec", "sizes", list):
+                batches[name] = max(batch, batches.get(name, 1))
     return batches
 
 

@@ -172,7 +172,8 @@ CASES = [
     ),
     Case(
         PROFILE, "spec", "execution lacks a row for batch 1",
-        bad=[{"spec.execution.2.batch": 2}, {"spec.execution.1.class": "nvidia-h100"}],
+        bad=[{"spec.execution.2.batch": 2}, {"spec.execution.1.class": "nvidia-h100"},
+             {"spec.execution.1.size": "768x512"}],
         good=[{"spec.execution": profile_document()["spec"]["execution"][::-1]}],
     ),
     Case(

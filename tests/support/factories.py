@@ -96,6 +96,7 @@ def make_profile(
                 {
                     "variant": variant,
                     "class": accelerator_class,
+                    "size": "32x32",
                     "batch": batch,
                     "p50Micros": int(ms * batch * 1000),
                     "p95Micros": int(ms * batch * 1100),
@@ -113,7 +114,7 @@ def make_profile(
                 for batch in batches
             ],
             "startup": [
-                {"variant": v, "class": accelerator_class, "coldSeconds": 2, "switchMillis": 350} for v in execution_ms
+                {"variant": v, "class": accelerator_class, "coldSeconds": 2, "loadMillis": 350} for v in execution_ms
             ],
             "quality": [
                 {

@@ -84,6 +84,7 @@ class Instance:
             {
                 "variant": name,
                 "class": accelerator_class,
+                "size": "32x32",
                 "batch": batch,
                 "p50Micros": int(1e6 * seconds * batch**self.batch_exponent),
                 "p95Micros": int(1.05e6 * seconds * batch**self.batch_exponent),

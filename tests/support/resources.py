@@ -111,7 +111,7 @@ def profile_document() -> dict[str, Any]:
             "objectiveMetric": "fid",
             "execution": [_execution("light", 1), _execution("light", 2), _execution("heavy", 1)],
             "discriminator": [{"class": "nvidia-l40s", "batch": 1, "p50Micros": 900, "p95Micros": 1000}],
-            "startup": [{"variant": "light", "class": "nvidia-l40s", "coldSeconds": 45, "switchMillis": 1220}],
+            "startup": [{"variant": "light", "class": "nvidia-l40s", "coldSeconds": 45, "loadMillis": 1220}],
             "quality": [
                 {
                     "light": "light",
@@ -131,6 +131,7 @@ def _execution(variant: str, batch: int) -> dict[str, Any]:
     return {
         "variant": variant,
         "class": "nvidia-l40s",
+        "size": "512x512",
         "batch": batch,
         "p50Micros": 500_000 * batch,
         "p95Micros": 520_000 * batch,

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "an unmeasured variant": (
         lambda c, p: c["spec"]["variants"][1].update(name="other"),
-        "spec.variants.1.name: 'other' on class 'cpu' is not in the profile's spec.execution",
+        "spec.variants.1.name: 'other' at 32x32 on class 'cpu' is not in the profile's spec.execution",
     ),
     "a missing measurement": (
         lambda c, p: p["spec"]["execution"].pop(0),

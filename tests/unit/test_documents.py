@@ -17,8 +17,8 @@ spec:
   metrics: [{name: q2, direction: max}]
   objectiveMetric: q2
   execution:
-    - {variant: small, class: cpu, batch: 1, p50Micros: 2000, p95Micros: 2500}
-    - {variant: large, class: cpu, batch: 1, p50Micros: 40000, p95Micros: 41000}
+    - {variant: small, class: cpu, size: 32x32, batch: 1, p50Micros: 2000, p95Micros: 2500}
+    - {variant: large, class: cpu, size: 32x32, batch: 1, p50Micros: 40000, p95Micros: 41000}
   quality:
     - {light: small, heavy: large, directPercent: 0, escalationPercent: 0, valuesMilli: {q2: 660}}
 """
@@ -89,7 +89,9 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("kind: DiffusionCascade", "kind: Cascade", "kind", "write one of DiffusionCascade, CascadeProfile"),
         ("v1alpha1\nkind: DiffusionCascade", "v9\nkind: DiffusionCascade", "apiVersion", "write diffusioncascade.io"),
         ("engine: onnxruntime", "engine: magic", "spec.variants.0.engine", "'magic'"),
-        ("32x32", "32 x 32", "spec.sizes.0", "is not a size: write width and height in pixels, such as 1024x768"),
+        ("[32x32]", "[32 x 32]", "spec.sizes.0", "is not a size: write width and height in pixels, such as 1024x768"),
+        ("[32x32]", "[64x64]", "spec.variants.0.name", "'small' at 64x64 on class 'cpu' is not in the profile's"),
+        ("size: 32x32, batch: 1", "size: 32x32, batch: 2", "spec.execution", "lacks a row for batch 1"),
         ("[32x32]", "[32x32, 64x64]", "spec.sizes", "has 2, and may have at most 1: remove 1"),
         ("steps: 20", "steps: 20, guidance: 4.5", "settings.guidance", "valid string"),
         ("steps: 20", 'steps: 20, guidance: "4,5"', "settings.guidance", 'is not a number in quotes: write one such'),

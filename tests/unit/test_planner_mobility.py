@@ -45,7 +45,7 @@ def slow_to_start() -> CascadeProfile:
     """0.35 s in place, 45 s from nothing, as a published table (whose qualities have no noise to hide a price in)."""
     profile = make_profile()
     startup = [
-        Startup(variant=s.variant, accelerator_class=s.accelerator_class, cold_seconds=45, switch_millis=350)
+        Startup(variant=s.variant, accelerator_class=s.accelerator_class, cold_seconds=45, load_millis=350)
         for s in profile.spec.startup
     ]
     source = profile.spec.source.model_copy(update={"kind": "published"})

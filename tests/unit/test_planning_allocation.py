@@ -61,6 +61,26 @@ def test_at_medium_load_two_heavy_replicas_serve_where_that_is_clearly_better() 
     assert replicas(allocation(42, running=BOTH)) == {HEAVY: 2}
 
 
+def test_times_of_another_size_change_nothing() -> None:
+    profile = make_profile()
+    slow = [
+        row.model_copy(update={"size": "64x64", "p50_micros": 10**8, "p95_micros": 10**8})
+        for row in profile.spec.execution
+    ]
+    both = profile.spec.model_copy(update={"execution": [*slow, *profile.spec.execution]})
+    prepared, alone = (
+        prepare(
+            make_cascade(),
+            profile.model_copy(update={"spec": spec}),
+            settings=PlannerSettings(),
+            classes=(CPU,),
+            mobility=Mobility.IN_PLACE,
+        )
+        for spec in (both, profile.spec)
+    )
+    assert prepared.problem == alone.problem
+
+
 def test_more_load_means_less_heavy() -> None:
     served = [allocation(demand) for demand in (60, 100, 150, 250)]
     heavy = [sum(p.share * p.row.heavy_load for p in answer.mixture) for answer in served]

@@ -66,6 +66,15 @@ def test_the_config_carries_the_recipe_and_the_profiles_largest_batch() -> None:
     assert "dims: [ 32, 32, 3 ]" in text
 
 
+def test_batches_of_another_size_do_not_count() -> None:
+    parts = list(yaml.load_all(shapes_manifest(), Loader=yaml.CSafeLoader))
+    profile = next(part for part in parts if part["kind"] == "CascadeProfile")
+    rows = profile["spec"]["execution"]
+    rows += [{**row, "size": "64x64", "batch": 32} for row in rows if row["batch"] == 1]
+    variants = read_variants(yaml.dump_all(parts, Dumper=yaml.CSafeDumper))
+    assert variants == read_variants(shapes_manifest())
+
+
 def test_a_queue_has_no_policy_since_triton_then_forgets_waiting_requests_for_half_a_second() -> None:
     variant = read_variants(shapes_manifest())[0]
     assert "queue_policy" not in repository.config(variant, repository.recipe_of(variant))

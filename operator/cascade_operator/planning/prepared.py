@@ -108,6 +108,7 @@ def prepare(
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
+    measurements = profile.spec.at(spec.sizes[0])
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     level = ServiceLevel(
@@ -120,17 +121,17 @@ def prepare(
     # A published table is what its benchmark charges: taken at its word, noise and all.
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
-    measurements = hashlib.sha256(profile.spec.model_dump_json().encode()).hexdigest()
-    key = (measurements, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
+    digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
+    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
     sized = (shared or {}).get(key)
     if sized is None:
         try:
-            frontier = chosen.candidates(measured(profile.spec, variants={v.name for v in spec.variants}))
+            frontier = chosen.candidates(measured(measurements, variants={v.name for v in spec.variants}))
         except ValueError as error:
             raise NotPlannable(
                 Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
             ) from error
-        timings = Timings(profile.spec, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
+        timings = Timings(measurements, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
         sized = Sized(
             frontier,
             timings,
@@ -156,7 +157,7 @@ def prepare(
         else {},
         weight=float(spec.policy.weight),
     )
-    return Prepared(spec, profile.spec, chosen, sized.timings, problem, _print(spec), measurements[:8])
+    return Prepared(spec, measurements, chosen, sized.timings, problem, _print(spec), digest[:8])
 
 
 def _bounds(pool: Workers) -> WorkerBounds:

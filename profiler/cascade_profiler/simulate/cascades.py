@@ -62,7 +62,7 @@ def _made(loaded: LoadedProfile) -> dict[str, Any]:
         "metadata": {"name": loaded.profile.metadata.name},
         "spec": {
             "profileRef": {"name": loaded.profile.metadata.name},
-            "sizes": ["1024x1024"],
+            "sizes": [profile.execution[0].size],
             "variants": [
                 {
                     "name": name,
@@ -88,7 +88,7 @@ def with_switch_time(profile: CascadeProfile, switch_s: float | None) -> Cascade
             variant=variant,
             accelerator_class=accelerator_class,
             cold_seconds=math.ceil(switch_s),
-            switch_millis=round(switch_s * 1000),
+            load_millis=round(switch_s * 1000),
         )
         for variant, accelerator_class in dict.fromkeys(
             (row.variant, row.accelerator_class) for row in profile.spec.execution

@@ -311,7 +311,7 @@ class KubernetesCluster:
                 workers,
                 accelerator_class,
                 uid=subject.uid,
-                profile=None if subject.profile is None else subject.profile.spec,
+                profile=None if subject.profile is None else subject.profile.spec.at(spec.sizes[0]),
                 settings=self._settings,
                 replicas=replicas,
                 stopping=stopping,

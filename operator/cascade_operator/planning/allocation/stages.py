@@ -166,9 +166,9 @@ class Timings:
             by_batch = self._services.setdefault((row.variant, row.accelerator_class), {})
             by_batch[row.batch] = Service(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
         self._move_s = {
-            (start.variant, start.accelerator_class): start.switch_millis / 1000
+            (start.variant, start.accelerator_class): start.load_millis / 1000
             if in_place
-            else max(float(start.cold_seconds), start.switch_millis / 1000)
+            else max(float(start.cold_seconds), start.load_millis / 1000)
             for start in profile.startup
         }
 
