@@ -123,6 +123,12 @@ def test_bounds_on_workers_are_kept() -> None:
     assert replicas(allocation(400, heavy__minHosts=1))[HEAVY] == 1
 
 
+@pytest.mark.parametrize("demand", [5, 400, 100_000])
+def test_workers_that_no_load_needs_change_nothing_and_take_no_memory(demand: float) -> None:
+    enough = 20 if demand < 1000 else 5000
+    assert replicas(allocation(demand, slots=10_000)) == replicas(allocation(demand, slots=enough))
+
+
 def test_as_many_workers_run_as_a_pool_has_at_least() -> None:
     few = instance(batches=(1,))
     assert sum(replicas(few.allocate(demand=0.3)).values()) == 1

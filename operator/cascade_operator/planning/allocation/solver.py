@@ -221,7 +221,8 @@ def _add_chain(
     utilisation = {Role.LIGHT: cascade.light_utilisation, Role.HEAVY: cascade.heavy_utilisation}
     one_batch: dict[PoolKey, dict[int, float]] = {}
     for column in stages.columns if contender.columns is None else contender.columns:
-        ceiling = ceilings.get(column.accelerator_class, 0)
+        most = column.enough(demand, utilisation=utilisation[column.role])
+        ceiling = min(ceilings.get(column.accelerator_class, 0), most)
         box = boxes[column.role]
         if box is not None:
             ceiling = min(ceiling, box[1])

@@ -81,6 +81,11 @@ class Column:
     def rate(self) -> float:
         return self.service.rate
 
+    def enough(self, demand: float, *, utilisation: float) -> int:
+        """Replicas that carry all of a demand (requests per second) alone: any beyond them carry nothing."""
+        idle = max((delta for delta in (self.reserve, self.direct_reserve) if math.isfinite(delta)), default=0.0)
+        return math.ceil(max(demand / (utilisation * self.rate), demand / self.rate + idle))
+
 
 @dataclass(frozen=True)
 class Stages:
