@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
@@ -95,6 +96,17 @@ class Precision(str, Enum):
     BF16 = "bf16"
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What takes memory on a worker, by identity: variants that agree in all of it share it."""
+
+    source: str
+    revision: str
+    part: str | None
+    engine: Engine
+    precision: Precision | None
+
+
 class Discriminator(Document):
     """The model that judges a light image."""
 
@@ -134,6 +146,11 @@ class Variant(Document):
     def _named_once(self) -> Self:
         refuse_repetition("pools", self.pools or (), fix="name a pool once")
         return self
+
+    @property
+    def weights(self) -> Weights:
+        """The weights that it needs."""
+        return Weights(self.model.source, self.model.revision, self.model.weights, self.engine, self.precision)
 
 
 class Hardness(Document):

@@ -88,7 +88,10 @@ class DiscriminatorExecution(Document):
 
 
 class Startup(Document):
-    """How long it takes until a worker serves a variant: a new one, and one that runs and loads its weights."""
+    """How long the weights of a variant take to come up, on a new worker and on one that runs.
+
+    It holds for all variants that share them.
+    """
 
     variant: str = Field(pattern=NAME_PATTERN, max_length=40)
     """Name of the variant."""
@@ -244,6 +247,23 @@ class CascadeProfile(Document):
     metadata: Metadata
     spec: ProfileSpec
     status: dict[str, Any] | None = None
+
+
+def profile_of(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
+    """The profile as it holds for a cascade: times at its size, and starts of all variants whose weights have one.
+
+    Weights come up alike whatever their settings, so a variant that `startup` lacks takes the row of one that shares
+    its weights.
+    """
+    rows = list(profile.startup)
+    known = {(row.variant, row.accelerator_class) for row in rows}
+    weights = {variant.name: variant.weights for variant in cascade.variants}
+    for row in profile.startup:
+        for name in (name for name, own in weights.items() if own == weights.get(row.variant)):
+            if (name, row.accelerator_class) not in known:
+                known.add((name, row.accelerator_class))
+                rows.append(row.model_copy(update={"variant": name}))
+    return profile.at(cascade.sizes[0]).model_copy(update={"startup": rows})
 
 
 def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
