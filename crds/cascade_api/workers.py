@@ -49,7 +49,7 @@ class Workers(Document):
     hosting: Hosting = Hosting.DEDICATED
     """`dedicated`: a worker hosts the weights of one variant."""
     budget_per_hour: Money | None = None
-    """Most money per hour, by the price of the class; without a price nothing may run."""
+    """Most money per hour, by the price of the class."""
     model_cache: ModelCache | None = None
     pod_template: PodTemplate = PodTemplate()
 

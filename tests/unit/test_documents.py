@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import yaml
+
+from cascade_api.cascade import CascadeSpec
 from cascade_api.documents import FORMS, DocumentError, load_cascades
 from cascade_api.pod_values import QUANTITY_PATTERN
 from support.crd import Definition, walk
+from support.resources import cascade_document
 
 PROFILE = """\
 apiVersion: diffusioncascade.io/v1alpha1
@@ -129,6 +134,16 @@ def test_a_mistake_is_named_with_its_field(old: str, new: str, where: str, what:
     text = problem_of(GOOD.replace(old, new, 1))
     assert where in text
     assert what in text
+
+
+@pytest.mark.parametrize(("page", "heading"), [("operator.md", "## Workers"), ("models.md", "## The catalogue")])
+def test_the_pages_show_what_is_taken(page: str, heading: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    shown = yaml.safe_load(text.partition(heading)[2].partition("```yaml\n")[2].partition("```")[0])
+    given = cascade_document()["spec"]
+    spec = {**given, **shown}
+    usual = {**given["variants"][0], "pools": [spec["workers"][0]["name"]]}
+    assert CascadeSpec.model_validate({**spec, "variants": [{**usual, **shown["variants"][0]}, usual]})
 
 
 def test_one_variant_alone_is_no_cascade() -> None:
