@@ -1,9 +1,10 @@
-"""The DiffusionCascade resource: variants, objective and capacity that a user asks for (design 5.1)."""
+"""The DiffusionCascade resource: objective, workers and variants that a user asks for (design 5.1)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -11,14 +12,12 @@ from typing_extensions import Self
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
-from .pods import PodTemplate
-from .quantities import Duration, Integer, Money, Percent, duration_s, longer
+from .quantities import Duration, Integer, Number, Percent, Size, duration_s, longer, pixels
+from .workers import PoolName, Workers
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
 REVISION_PATTERN = r"^[A-Za-z0-9._-]+$"
 
-ClassName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
-Count = Annotated[Integer, Field(ge=0, le=100_000)]
 LONGEST_LATENCY = "1h"
 LONGEST_IDLE = "720h"
 
@@ -62,19 +61,7 @@ class Reference(Document):
 
 
 class Model(Document):
-    """The identity of a model; immutable once served: a new revision is a new variant."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "self.source == oldSelf.source && self.revision == oldSelf.revision"
-                " && self.steps == oldSelf.steps && self.height == oldSelf.height && self.width == oldSelf.width"
-                " && has(self.weights) == has(oldSelf.weights)"
-                " && (!has(self.weights) || self.weights == oldSelf.weights)",
-                "a variant's model is immutable: add a variant under a new name, then remove this one",
-            ),
-        )
-    )
+    """Where weights come from."""
 
     source: str = Field(pattern=SOURCE_PATTERN, max_length=253)
     """Where the weights come from: `builtin://shapes`, `hf://owner/repository` or `file:///path`."""
@@ -82,12 +69,15 @@ class Model(Document):
     """Commit of the repository, or SHA-256 of built-in weights."""
     weights: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=40)
     """Which weights of the source; built-in models: `heavy` or `light`."""
+
+
+class ImageSettings(Document):
+    """How images are drawn: all in which variants of the same weights may differ."""
+
     steps: Integer = Field(ge=1, le=1000)
     """Denoising steps."""
-    height: Integer = Field(ge=8, le=4096)
-    """Height of the image in pixels."""
-    width: Integer = Field(ge=8, le=4096)
-    """Width of the image in pixels."""
+    guidance: Number | None = None
+    """Scale of classifier-free guidance, such as `"4.5"`; absent: the model's own."""
 
 
 class Engine(str, Enum):
@@ -98,23 +88,23 @@ class Engine(str, Enum):
     TENSORRT = "tensorrt"
 
 
-class ReplicaBounds(Document):
-    """Bounds on a variant's replicas, over all accelerator classes."""
+class Precision(str, Enum):
+    """Number format of a variant's weights."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(("self.min <= self.max", "min is above max: lower min or raise max")),
-    )
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
 
-    min: Integer = Field(default=0, ge=0, le=1024)
-    """Fewest replicas, also without load."""
-    max: Integer = Field(default=16, ge=0, le=1024)
-    """Most replicas."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise field_error("min", f"{self.min} is above max ({self.max}): lower min or raise max")
-        return self
+@dataclass(frozen=True)
+class Weights:
+    """What takes memory on a worker, by identity: variants that agree in all of it share it."""
+
+    source: str
+    revision: str
+    part: str | None
+    engine: Engine
+    precision: Precision | None
 
 
 class Discriminator(Document):
@@ -125,13 +115,16 @@ class Discriminator(Document):
 
 
 class Variant(Document):
-    """One model configuration that turns a prompt into an image."""
+    """Weights and settings that turn a prompt into an image; immutable once served."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                f"self.engine != 'tensorrt' || !('{CPU_CLASS}' in self.classes)",
-                f"engine tensorrt does not run on class {CPU_CLASS}: remove the class, or use onnxruntime",
+                "self.model == oldSelf.model && self.settings == oldSelf.settings && self.engine == oldSelf.engine"
+                " && has(self.precision) == has(oldSelf.precision)"
+                " && (!has(self.precision) || self.precision == oldSelf.precision)",
+                "a variant's model, settings, engine and precision are immutable: "
+                "add a variant under a new name, then remove this one",
             ),
         )
     )
@@ -139,18 +132,25 @@ class Variant(Document):
     name: str = Field(pattern=NAME_PATTERN, max_length=40)
     """Name of the variant; it is the name of the Triton model too."""
     model: Model
+    settings: ImageSettings
     engine: Engine
-    classes: list[ClassName] = Field(min_length=1, max_length=8, json_schema_extra=as_set())
-    """Accelerator classes that it may run on."""
-    replicas: ReplicaBounds = ReplicaBounds()
+    precision: Precision | None = None
+    """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`."""
+    pools: list[PoolName] | None = Field(default=None, min_length=1, max_length=8, json_schema_extra=as_set())
+    """Pools of `spec.workers` that it may run in; absent: all."""
+    min_hosts: Integer = Field(default=0, ge=0, le=1024)
+    """Workers that always host its weights, load or not."""
     discriminator: Discriminator | None = None
 
     @model_validator(mode="after")
-    def _runs_there(self) -> Self:
-        refuse_repetition("classes", self.classes, fix="name a class once")
-        if self.engine is Engine.TENSORRT and CPU_CLASS in self.classes:
-            raise field_error("classes", f"engine tensorrt does not run on class {CPU_CLASS}: remove the class")
+    def _named_once(self) -> Self:
+        refuse_repetition("pools", self.pools or (), fix="name a pool once")
         return self
+
+    @property
+    def weights(self) -> Weights:
+        """The weights that it needs."""
+        return Weights(self.model.source, self.model.revision, self.model.weights, self.engine, self.precision)
 
 
 class Hardness(Document):
@@ -171,30 +171,6 @@ class Hardness(Document):
     def _has_weights(self) -> Self:
         if self.scorer == "learned" and self.source is None:
             raise field_error("source", "scorer learned needs it: say where its weights are")
-        return self
-
-
-class Capacity(Document):
-    """Hard ceilings; a class that is absent is 0, and missing data never lifts them."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "self.accelerators.exists(c, self.accelerators[c] > 0)",
-                "accelerators admits nothing: give at least one class a count above zero",
-            ),
-        )
-    )
-
-    accelerators: dict[str, Count] = Field(min_length=1, max_length=16)
-    """Most accelerators in use by class, over all pools of this cascade."""
-    budget_per_hour: Money | None = None
-    """Most money per hour, by the prices of the classes."""
-
-    @model_validator(mode="after")
-    def _counts(self) -> Self:
-        if sum(self.accelerators.values()) == 0:
-            raise field_error("accelerators", "admits nothing: give at least one class a count above zero")
         return self
 
 
@@ -243,67 +219,117 @@ class Policy(Document):
         return self
 
 
-class ModelCache(Document):
-    """Where downloaded weights are kept on a cluster."""
-
-    claim_name: str = Field(pattern=NAME_PATTERN, max_length=253)
-    """Name of the PersistentVolumeClaim."""
-
-
 class CascadeSpec(Document):
     """What the user asks for."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.variants.all(v, v.model.width == self.variants[0].model.width"
-                " && v.model.height == self.variants[0].model.height)",
-                "variants' images differ in size: give all variants one width and height",
+                "self.sizes == oldSelf.sizes",
+                "sizes is immutable: make another cascade for another size",
             ),
             (
-                "self.variants.all(v, v.classes.exists(c,"
-                " c in self.capacity.accelerators && self.capacity.accelerators[c] > 0))",
-                "a variant's classes have no accelerators in spec.capacity.accelerators: add one there, "
-                "or name another class",
+                "self.workers.exists(w, w.max > 0)",
+                "workers admits nothing: give at least one pool a max above zero",
             ),
             (
-                "self.variants.map(v, v.replicas.min).sum()"
-                " <= self.capacity.accelerators.map(c, self.capacity.accelerators[c]).sum()",
-                "capacity.accelerators has fewer than the variants' replicas.min together: raise it or lower min",
+                "self.workers.all(w, self.workers.exists_one(o, o.class == w.class))",
+                "workers has two pools of one class: put them together",
+            ),
+            (
+                "self.variants.all(v, !has(v.pools) || v.pools.all(p, self.workers.exists(w, w.name == p)))",
+                "a variant names a pool that workers does not have: add it there, or name another",
+            ),
+            (
+                "self.variants.all(v, self.workers.exists(w, w.max > 0 && (!has(v.pools) || w.name in v.pools)))",
+                "a variant's pools admit no workers: raise the max of one, or name another pool",
+            ),
+            (
+                "self.variants.all(v, v.engine != 'tensorrt' || !self.workers.exists(w,"
+                f" w.class == '{CPU_CLASS}' && (!has(v.pools) || w.name in v.pools)))",
+                f"engine tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
+            ),
+            (
+                "self.variants.all(v, !has(v.precision) || v.precision == 'fp32' || !self.workers.exists(w,"
+                f" w.class == '{CPU_CLASS}' && (!has(v.pools) || w.name in v.pools)))",
+                f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove its precision",
+            ),
+            (
+                "self.variants.map(v, v.minHosts).sum() <= self.workers.map(w, w.max).sum()",
+                "workers has fewer than the variants' minHosts together: raise max or lower minHosts",
             ),
         )
     )
 
     objective: Objective
     profile_ref: Reference
+    workers: list[Workers] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
+    """Where the variants run."""
+    sizes: list[Size] = Field(min_length=1, max_length=1, json_schema_extra=as_set())
+    """The size of the images, width x height in pixels, such as `1024x1024`: one, for now."""
     variants: list[Variant] = Field(min_length=2, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
     discriminator: Discriminator
-    capacity: Capacity
     policy: Policy = Policy()
-    model_cache: ModelCache | None = None
-    pod_template: PodTemplate = PodTemplate()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         refuse_repetition("variants", (v.name for v in self.variants), fix="variant names must be unique")
-        sizes = {(v.model.width, v.model.height) for v in self.variants}
-        if len(sizes) > 1:
-            raise field_error("variants", f"images differ in size ({sorted(sizes)}): give all variants one size")
+        refuse_repetition("workers", (w.name for w in self.workers), fix="pool names must be unique")
+        refuse_repetition(
+            "workers", (w.accelerator_class for w in self.workers), fix="put the pools of one class together"
+        )
+        if not any(self.accelerators.values()):
+            raise field_error("workers", "admits nothing: give at least one pool a max above zero")
+        known = {w.name for w in self.workers}
         for index, variant in enumerate(self.variants):
-            if not any(self.capacity.accelerators.get(c, 0) for c in variant.classes):
+            for number, name in enumerate(variant.pools or ()):
+                if name not in known:
+                    raise field_error(
+                        f"variants.{index}.pools.{number}",
+                        f"{name!r} is not in spec.workers: add it there, or name one of {', '.join(sorted(known))}",
+                    )
+            pools = self.pools_of(variant)
+            if not any(pool.max for pool in pools):
                 raise field_error(
-                    f"variants.{index}.classes",
-                    f"none of {variant.classes} has accelerators in spec.capacity.accelerators: add one there, "
-                    "or name another class",
+                    f"variants.{index}.pools", "its pools admit no workers: raise the max of one, or name another pool"
                 )
-        least = sum(v.replicas.min for v in self.variants)
-        if least > sum(self.capacity.accelerators.values()):
+            if all(pool.accelerator_class != CPU_CLASS for pool in pools):
+                continue
+            if variant.engine is Engine.TENSORRT:
+                raise field_error(
+                    f"variants.{index}.engine",
+                    f"tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
+                )
+            if variant.precision not in (None, Precision.FP32):
+                raise field_error(
+                    f"variants.{index}.precision",
+                    f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove it",
+                )
+        least = sum(v.min_hosts for v in self.variants)
+        if least > sum(self.accelerators.values()):
             raise field_error(
-                "capacity.accelerators",
-                f"fewer accelerators than the variants' replicas.min together ({least}): raise it or lower min",
+                "workers", f"has fewer than the variants' minHosts together ({least}): raise max or lower minHosts"
             )
         return self
+
+    @property
+    def accelerators(self) -> dict[str, int]:
+        """Most accelerators by class."""
+        return {pool.accelerator_class: pool.max for pool in self.workers}
+
+    def pools_of(self, variant: Variant) -> list[Workers]:
+        """The pools that a variant may run in."""
+        return [pool for pool in self.workers if variant.pools is None or pool.name in variant.pools]
+
+    def classes_of(self, variant: Variant) -> tuple[str, ...]:
+        """The classes that have workers for a variant."""
+        return tuple(pool.accelerator_class for pool in self.pools_of(variant) if pool.max)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, in pixels, of an image whose size the client does not say."""
+        return pixels(self.sizes[0])
 
     def variant(self, name: str) -> Variant:
         """The variant of that name; raises KeyError where there is none."""
@@ -334,16 +360,19 @@ class DiffusionCascade(Document):
 
 
 def identity_problems(before: CascadeSpec, after: CascadeSpec) -> list[tuple[str, str]]:
-    """What an update must not change, as (field, message): the models of variants that stay; empty when it does not.
+    """What an update must not change, as (field, message); empty when it does not.
 
-    API servers that know CEL refuse such an update themselves.
+    That is the size of the images, and weights and settings of variants that stay. API servers that know CEL refuse
+    such an update themselves.
     """
-    models = {variant.name: variant.model for variant in before.variants}
-    return [
-        (
-            f"spec.variants.{index}.model",
-            "is immutable: add a variant under a new name, then remove this one",
-        )
-        for index, variant in enumerate(after.variants)
-        if models.get(variant.name, variant.model) != variant.model
-    ]
+    problems = []
+    if before.sizes != after.sizes:
+        problems.append(("spec.sizes", "is immutable: make another cascade for another size"))
+    known = {variant.name: variant for variant in before.variants}
+    for index, variant in enumerate(after.variants):
+        was = known.get(variant.name, variant)
+        for field in ("model", "settings", "engine", "precision"):
+            if getattr(was, field) != getattr(variant, field):
+                message = "is immutable: add a variant under a new name, then remove this one"
+                problems.append((f"spec.variants.{index}.{field}", message))
+    return problems

@@ -17,7 +17,7 @@ from .names import API_VERSION
 from .nodes import compose, construct, explain
 from .pod_values import LABEL_VALUE_PATTERN, MOUNT_PATH_PATTERN, OBJECT_NAME_PATTERN, RELATIVE_PATH_PATTERN
 from .profile import CascadeProfile, contradictions, profile_problems
-from .quantities import DURATION_FORM, DURATION_PATTERN, MONEY_PATTERN
+from .quantities import DURATION_FORM, DURATION_PATTERN, MONEY_PATTERN, NUMBER_PATTERN, SIZE_PATTERN
 
 Resource = DiffusionCascade | CascadeProfile
 KINDS: Mapping[str, type[DiffusionCascade] | type[CascadeProfile]] = {
@@ -28,6 +28,8 @@ KINDS: Mapping[str, type[DiffusionCascade] | type[CascadeProfile]] = {
 FORMS: Mapping[str, str] = {
     DURATION_PATTERN: DURATION_FORM,
     MONEY_PATTERN: "an amount: write digits, such as 60.00",
+    NUMBER_PATTERN: 'a number in quotes: write one such as "4.5"',
+    SIZE_PATTERN: "a size: write width and height in pixels, such as 1024x768",
     NAME_PATTERN: "a name: write lower-case letters, digits and dashes, such as sd35-large",
     SOURCE_PATTERN: "a source: write builtin://NAME, hf://OWNER/REPOSITORY or file:///PATH",
     REVISION_PATTERN: "a revision: write a commit, or a digest of weights",

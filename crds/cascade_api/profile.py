@@ -11,7 +11,7 @@ from .base import NAME_PATTERN, Document, Metadata, field_error
 from .cascade import CascadeSpec
 from .names import API_VERSION
 from .openapi import keyed_by, refuse_repetition, rules
-from .quantities import Integer, Percent
+from .quantities import Integer, Percent, Size
 
 MetricName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=32)]
 Micros = Annotated[Integer, Field(ge=1, le=3_600_000_000)]
@@ -44,7 +44,7 @@ class Metric(Document):
 
 
 class Execution(Document):
-    """Time of one batch of a variant on a class, in a real Triton, without the discriminator."""
+    """Time of one batch of a variant at one size on a class, in a real Triton, without the discriminator."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(("self.p95Micros >= self.p50Micros", "p95Micros is below p50Micros: measure again"))
@@ -54,6 +54,8 @@ class Execution(Document):
     """Name of the variant."""
     accelerator_class: str = Field(alias="class", max_length=63)
     """Accelerator class."""
+    size: Size
+    """Size of the images, width x height in pixels."""
     batch: Integer = Field(ge=1, le=256)
     """Images in the batch."""
     p50_micros: Micros
@@ -86,7 +88,10 @@ class DiscriminatorExecution(Document):
 
 
 class Startup(Document):
-    """How long a replica of a variant takes to come up, cold and by changing the model in place."""
+    """How long the weights of a variant take to come up, on a new worker and on one that runs.
+
+    It holds for all variants that share them.
+    """
 
     variant: str = Field(pattern=NAME_PATTERN, max_length=40)
     """Name of the variant."""
@@ -94,8 +99,8 @@ class Startup(Document):
     """Accelerator class."""
     cold_seconds: Integer = Field(ge=0, le=86_400)
     """From nothing to ready."""
-    switch_millis: Integer = Field(ge=0, le=86_400_000)
-    """From another variant to this one, in place."""
+    load_millis: Integer = Field(ge=0, le=86_400_000)
+    """From the weights of another variant to these, on a worker that runs, until the first image."""
 
 
 class QualityRow(Document):
@@ -167,8 +172,8 @@ class ProfileSpec(Document):
             ),
             (
                 "self.execution.all(r, self.execution.exists(o,"
-                " o.batch == 1 && o.variant == r.variant && o.class == r.class))",
-                "execution lacks a row for batch 1 of a variant and class: profile it",
+                " o.batch == 1 && o.variant == r.variant && o.class == r.class && o.size == r.size))",
+                "execution lacks a row for batch 1 of a variant, class and size: profile it",
             ),
             (
                 "self.quality.all(q, self.objectiveMetric in q.valuesMilli)",
@@ -182,7 +187,7 @@ class ProfileSpec(Document):
     objective_metric: MetricName
     """The metric that the planner maximises (or minimises, by its direction)."""
     execution: list[Execution] = Field(
-        min_length=1, max_length=256, json_schema_extra=keyed_by("variant", "class", "batch")
+        min_length=1, max_length=256, json_schema_extra=keyed_by("variant", "class", "size", "batch")
     )
     discriminator: list[DiscriminatorExecution] = Field(
         default_factory=list, max_length=64, json_schema_extra=keyed_by("class", "batch")
@@ -201,12 +206,12 @@ class ProfileSpec(Document):
         metrics = {m.name for m in self.metrics}
         if self.objective_metric not in metrics:
             raise field_error("objectiveMetric", f"{self.objective_metric!r} is not among metrics {sorted(metrics)}")
-        cells = [(row.variant, row.accelerator_class, row.batch) for row in self.execution]
+        cells = [(row.variant, row.accelerator_class, row.size, row.batch) for row in self.execution]
         refuse_repetition("execution", cells, fix="keep one measurement")
         measured = set(cells)
-        for variant, accelerator_class, _ in cells:
-            if (variant, accelerator_class, 1) not in measured:
-                raise field_error("execution", f"{variant} on {accelerator_class} lacks a row for batch 1")
+        for variant, accelerator_class, size, _ in cells:
+            if (variant, accelerator_class, size, 1) not in measured:
+                raise field_error("execution", f"{variant} at {size} on {accelerator_class} lacks a row for batch 1")
         judged = ((row.accelerator_class, row.batch) for row in self.discriminator)
         refuse_repetition("discriminator", judged, fix="keep one measurement")
         started = ((row.variant, row.accelerator_class) for row in self.startup)
@@ -221,6 +226,10 @@ class ProfileSpec(Document):
             if quality.light == quality.heavy:
                 raise field_error(f"quality.{index}.heavy", "is the light variant too: a chain has two variants")
         return self
+
+    def at(self, size: str) -> ProfileSpec:
+        """The profile for images of one size: without the times of others."""
+        return self.model_copy(update={"execution": [row for row in self.execution if row.size == size]})
 
     @property
     def direction(self) -> Literal["min", "max"]:
@@ -240,6 +249,23 @@ class CascadeProfile(Document):
     status: dict[str, Any] | None = None
 
 
+def profile_of(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
+    """The profile as it holds for a cascade: times at its size, and starts of all variants whose weights have one.
+
+    Weights come up alike whatever their settings, so a variant that `startup` lacks takes the row of one that shares
+    its weights.
+    """
+    rows = list(profile.startup)
+    known = {(row.variant, row.accelerator_class) for row in rows}
+    weights = {variant.name: variant.weights for variant in cascade.variants}
+    for row in profile.startup:
+        for name in (name for name, own in weights.items() if own == weights.get(row.variant)):
+            if (name, row.accelerator_class) not in known:
+                known.add((name, row.accelerator_class))
+                rows.append(row.model_copy(update={"variant": name}))
+    return profile.at(cascade.sizes[0]).model_copy(update={"startup": rows})
+
+
 def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
     """Figures that cannot all be true, as (field of the profile, message); a mistaken unit shows here."""
     problems: list[tuple[str, str]] = []
@@ -250,9 +276,9 @@ def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
                 problems.append(
                     (f"spec.quality.{index}.{field}", f"{name!r} is not in spec.execution: unknown variant")
                 )
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[str, str, str], int] = {}
     for index, cell in sorted(enumerate(profile.execution), key=lambda item: item[1].batch):
-        key = (cell.variant, cell.accelerator_class)
+        key = (cell.variant, cell.accelerator_class, cell.size)
         if cell.p50_micros < last.get(key, 0):
             problems.append(
                 (
@@ -268,16 +294,16 @@ def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
 def profile_problems(cascade: CascadeSpec, profile: ProfileSpec) -> list[tuple[str, str]]:
     """What keeps a profile from serving a cascade, as (field of the cascade, message); empty when it fits."""
     problems: list[tuple[str, str]] = []
-    measured = {(row.variant, row.accelerator_class) for row in profile.execution}
+    size = cascade.sizes[0]
+    measured = {(row.variant, row.accelerator_class) for row in profile.execution if row.size == size}
     for index, variant in enumerate(cascade.variants):
-        usable = [c for c in variant.classes if cascade.capacity.accelerators.get(c, 0)]
-        missing = [c for c in usable if (variant.name, c) not in measured]
+        missing = [c for c in cascade.classes_of(variant) if (variant.name, c) not in measured]
         if missing:
             problems.append(
                 (
                     f"spec.variants.{index}.name",
-                    f"{variant.name!r} on class {missing[0]!r} is not in the profile's spec.execution: "
-                    "profile it (cascade profile), or remove the variant or the class",
+                    f"{variant.name!r} at {size} on class {missing[0]!r} is not in the profile's spec.execution: "
+                    "profile it (cascade profile), remove the variant, or name its pools",
                 )
             )
     names = {v.name for v in cascade.variants}

@@ -1,4 +1,4 @@
-"""Durations, percentages and money as the resources write them: strings and integers, never floats.
+"""Durations, percentages, money and sizes as the resources write them: strings and integers, never floats.
 
 Kubernetes API conventions forbid floats in resources: a round trip through another client may change
 them. Durations are ``^[0-9]+(ms|s|m|h)$``, shares are integer percent, qualities integer thousandths.
@@ -15,9 +15,15 @@ from pydantic import Field
 DURATION_PATTERN = r"^[0-9]+(ms|s|m|h)$"
 DURATION_FORM = "a duration: write a whole number and ms, s, m or h, such as 60s"
 MONEY_PATTERN = r"^[0-9]+(\.[0-9]{1,4})?$"
+NUMBER_PATTERN = r"^[0-9]{1,3}(\.[0-9]{1,3})?$"
+SIZE_PATTERN = r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$"
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=12)]
 Money = Annotated[str, Field(pattern=MONEY_PATTERN, max_length=16)]
+Number = Annotated[str, Field(pattern=NUMBER_PATTERN, max_length=7)]
+"""A number with a fraction, as text."""
+Size = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=9)]
+"""Width and height of an image in pixels, such as ``1024x768``."""
 Integer = Annotated[int, Field(strict=True)]
 """A whole number, as an API server takes it: neither "4" nor 4.0 nor true."""
 Percent = Annotated[Integer, Field(ge=0, le=100)]
@@ -54,6 +60,14 @@ def format_duration(seconds: float) -> str:
     if whole and whole % 60 == 0:
         return f"{whole // 60}m"
     return f"{whole}s"
+
+
+def pixels(size: str) -> tuple[int, int]:
+    """Width and height of a size such as ``1024x768``; raises ValueError for anything else."""
+    if re.fullmatch(SIZE_PATTERN, size) is None:
+        raise ValueError(f"{size!r} is not a size: write width and height in pixels, such as 1024x768")
+    width, _, height = size.partition("x")
+    return int(width), int(height)
 
 
 def money(text: str) -> Decimal:

@@ -20,6 +20,7 @@ DEFAULT_BATCH: Final = 8
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SIZE: Final = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._/@:-]+")
 
 
@@ -33,7 +34,10 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant; the fields say where the manifest says so, ``batch`` is the largest batch that it must take."""
+    """One variant; the fields say where the manifest says so, ``batch`` is the largest batch that it must take.
+
+    ``guidance`` is None and ``precision`` empty where the manifest leaves them to the catalogue.
+    """
 
     field: str
     name: str
@@ -41,9 +45,11 @@ class Variant:
     revision: str
     weights: str
     steps: int
+    guidance: float | None
     height: int
     width: int
     engine: str
+    precision: str
     discriminator: str
     discriminator_field: str
     batch: int
@@ -96,16 +102,20 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
     judge = f"{above}.discriminator"
     source = _get(model, at, "source", str)
     known = catalogue.find(source)
+    settings = _get(entry, field, "settings", dict)
+    width, height = _size(spec)
     variant = Variant(
         field=field,
         name=name,
         source=source,
         revision=_get(model, at, "revision", str),
         weights=_get(model, at, "weights", str) if "weights" in model else "",
-        steps=_get(model, at, "steps", int),
-        height=_get(model, at, "height", int),
-        width=_get(model, at, "width", int),
+        steps=_get(settings, f"{field}.settings", "steps", int),
+        guidance=_guidance(settings, f"{field}.settings"),
+        height=height,
+        width=width,
         engine=_get(entry, field, "engine", str),
+        precision=_get(entry, field, "precision", str) if "precision" in entry else "",
         discriminator=_get(_get(owner, above, "discriminator", dict), judge, "source", str),
         discriminator_field=f"{judge}.source",
         batch=batches.get(name, DEFAULT_BATCH if known is None else known.largest_batch),
@@ -117,10 +127,31 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
     return variant
 
 
+def _size(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height of the cascade's images."""
+    sizes = _get(spec, "spec", "sizes", list)
+    if len(sizes) != 1:
+        raise ManifestError("spec.sizes", f"has {len(sizes)}: give one size, such as 1024x1024")
+    found = _SIZE.fullmatch(str(sizes[0]))
+    if found is None:
+        raise ManifestError("spec.sizes.0", f"{sizes[0]!r} is not a size: write one such as 1024x1024")
+    return int(found[1]), int(found[2])
+
+
+def _guidance(settings: Mapping[str, Any], field: str) -> float | None:
+    if "guidance" not in settings:
+        return None
+    text = _get(settings, field, "guidance", str)
+    try:
+        return float(text)
+    except ValueError:
+        raise ManifestError(f"{field}.guidance", f'{text!r} is not a number: write one such as "4.5"') from None
+
+
 def _largest_batches(
     documents: list[dict[str, Any]], cascade: Mapping[str, Any], spec: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Largest measured batch by variant, from the profile that the cascade names if the manifest holds it."""
+    """Largest measured batch by variant at the cascade's size, from its profile if the manifest holds it."""
     wanted = _get(_get(spec, "spec", "profileRef", dict), "spec.profileRef", "name", str)
     batches: dict[str, int] = {}
     for document in documents:
@@ -132,7 +163,8 @@ def _largest_batches(
             if not isinstance(row, dict):
                 raise ManifestError(at, "is not a mapping: it should be a measurement")
             name, batch = _get(row, at, "variant", str), _get(row, at, "batch", int)
-            batches[name] = max(batch, batches.get(name, 1))
+            if _get(row, at, "size", str) in _get(spec, "spec", "sizes", list):
+                batches[name] = max(batch, batches.get(name, 1))
     return batches
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,9 @@ from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError
 
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
+
+PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Number format by what a manifest calls it."""
 
 SHIM: Final = '''"""Loads the serving pipeline; what it serves stands in config.pbtxt."""
 
@@ -42,16 +46,48 @@ def recipe_of(variant: Variant) -> Recipe:
         engine=variant.engine,
         discriminator=variant.discriminator,
         batch=variant.batch,
-        assembly=Assembly() if entry is None else entry.assembly,
+        assembly=_assembly(variant, entry),
     )
     try:
         pipelines.check(recipe)
         if entry is not None:
             entry.check(recipe)
     except RecipeError as error:
-        places = {"engine": f"{variant.field}.engine", "discriminator": variant.discriminator_field}
-        raise ManifestError(places.get(error.key, f"{variant.field}.model.{error.key}"), str(error)) from None
+        raise ManifestError(_place(variant, error.key), str(error)) from None
     return recipe
+
+
+def _assembly(variant: Variant, entry: catalogue.Entry | None) -> Assembly:
+    """What the catalogue says, changed as the manifest says."""
+    if entry is not None:
+        assembly = entry.assembly
+    else:
+        assembly = Assembly(dtype="float32") if variant.source.startswith(BUILTIN) else Assembly()
+    if variant.guidance is not None:
+        assembly = replace(assembly, guidance=variant.guidance)
+    if variant.precision:
+        if variant.precision not in PRECISIONS:
+            raise ManifestError(
+                f"{variant.field}.precision",
+                f"{variant.precision!r} is not known: write one of {', '.join(PRECISIONS)}",
+            )
+        assembly = replace(assembly, dtype=PRECISIONS[variant.precision])
+    return assembly
+
+
+def _place(variant: Variant, key: str) -> str:
+    """The manifest's field of a part of a recipe."""
+    match key:
+        case "discriminator":
+            return variant.discriminator_field
+        case "size":
+            return "spec.sizes.0"
+        case "engine" | "precision":
+            return f"{variant.field}.{key}"
+        case "steps" | "guidance":
+            return f"{variant.field}.settings.{key}"
+        case _:
+            return f"{variant.field}.model.{key}"
 
 
 def config(variant: Variant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False) -> str:

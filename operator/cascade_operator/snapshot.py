@@ -75,7 +75,7 @@ class Mobility(Enum):
     """How a cluster has an accelerator serve another variant, and so what a move costs there."""
 
     IN_PLACE = "in place"
-    """The server that runs there loads the other model: `spec.startup[].switchMillis` of the profile."""
+    """The server that runs there loads the other model: `spec.startup[].loadMillis` of the profile."""
     NEW_SERVER = "new server"
     """A new server is started in place of the old one, as a pod is: `spec.startup[].coldSeconds`."""
 

@@ -294,8 +294,7 @@ def pools_of(cascade: DiffusionCascade) -> list[str]:
     return [
         pool_name(variant=variant.name, accelerator_class=name)
         for variant in spec.variants
-        for name in variant.classes
-        if spec.capacity.accelerators.get(name, 0)
+        for name in spec.classes_of(variant)
     ]
 
 

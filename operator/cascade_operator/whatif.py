@@ -96,7 +96,7 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
     world, memory = _World({}, {}, {}), Memory()
     inventory: Counter[str] = Counter()
     for cascade in file.cascades:
-        inventory.update(cascade.spec.capacity.accelerators)
+        inventory.update(cascade.spec.accelerators)
     now = START_S
     diagnostics: tuple[Diagnostics, ...] = ()
     for _ in range(TICKS):

@@ -208,7 +208,7 @@ def clusters(count: int) -> bool:
         hinted = allocate(replace(problem, cascades=running))
         warm = time.process_time() - began
         hinted_gap = max(answer.gap for answer in hinted.values())
-        used = sum(answer.total for answer in answers.values())
+        used = sum(pool.replicas for answer in answers.values() for pool in answer.pools.values())
         print(
             f"20 cascades, 8 classes, 10 000 accelerators, load {load:.0%}: cold {cold:5.2f} s, gap {gap:.3%}, {used} "
             f"accelerators; 5 % more load, hinted {warm:5.2f} s, gap {hinted_gap:.3%}, "

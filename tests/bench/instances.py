@@ -70,11 +70,9 @@ def _changed(
         "spec": {
             **spec,
             "objective": {"latency": rng.choice(["6s", "8s", "12s"])},
-            "capacity": {"accelerators": counts},
+            "workers": [{"name": name, "class": name, "max": counts[name]} for name in classes],
             "policy": {**spec["policy"], "weight": rng.choice([50, 100, 200])},
-            "variants": [
-                {**variant, "classes": classes, "replicas": {"min": 0, "max": 1000}} for variant in spec["variants"]
-            ],
+            "variants": [{key: value for key, value in v.items() if key != "pools"} for v in spec["variants"]],
         },
     }
 

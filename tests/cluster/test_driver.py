@@ -98,7 +98,7 @@ class World:
             self.requests[kind] += 1
 
     def _subject(self, **overrides: Any) -> Subject:
-        cascade = make_cascade(capacity__accelerators={"cpu": SLOTS}, **overrides)
+        cascade = make_cascade(workers={"cpu": SLOTS}, **overrides)
         metadata = cascade.metadata.model_copy(update={"namespace": self.ref.namespace})
         placed = cascade.model_copy(update={"metadata": metadata})
         path = f"/apis/diffusioncascade.io/v1alpha1/namespaces/{self.ref.namespace}/diffusioncascades"
@@ -293,7 +293,7 @@ async def test_who_comes_later_takes_the_policy_over_or_away_as_it_is_told(
 async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_leaves_none(world: World) -> None:
     await world.driver.act([world.start("light")])
     await world.replicas(ready=1)
-    await world.change(podTemplate={"annotations": {"team": "red"}})
+    await world.change(pool={"podTemplate": {"annotations": {"team": "red"}}})
     (deployment,) = world.deployments()
     assert deployment["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
     await eventually(
@@ -341,7 +341,7 @@ async def test_a_template_that_the_cluster_refuses_is_told_and_not_offered_at_ev
     world.requests.clear()
     world.now = time.time()
     for _ in range(3):
-        await world.change(podTemplate={"tolerations": [{"key": "a", "operator": "Sometimes"}]})
+        await world.change(pool={"podTemplate": {"tolerations": [{"key": "a", "operator": "Sometimes"}]}})
     assert world.requests["deployments"] == 1
     ((reason, text),) = world.notices
     assert reason is Reason.INVALID_SPEC

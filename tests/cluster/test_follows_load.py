@@ -25,7 +25,7 @@ DOCUMENTS = patient_documents(
     # It has a price: accelerators that cost nothing are kept.
     accelerator_class="test-gpu",
     objective={"latency": f"{OBJECTIVE_S}s"},
-    capacity={"accelerators": {"test-gpu": MOST}},
+    workers=MOST,
 )
 
 

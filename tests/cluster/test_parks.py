@@ -12,7 +12,6 @@ DOCUMENTS = patient_documents(
     light_ms=150,
     heavy_ms=600,
     objective={"latency": "12s"},
-    capacity={"accelerators": {"cpu": 2}},
     policy={"scaleToZeroAfter": "10s"},
 )
 

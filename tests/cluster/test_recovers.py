@@ -23,7 +23,6 @@ def documents(*, light: int = 2, heavy: int = 1, accelerator_class: str = "cpu")
         heavy_ms=450,
         accelerator_class=accelerator_class,
         objective={"latency": "12s"},
-        capacity={"accelerators": {accelerator_class: 3}},
     )
     return with_replicas(made, light=light, heavy=heavy)
 

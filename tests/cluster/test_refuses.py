@@ -13,7 +13,7 @@ from support.patience import patient_documents, with_replicas
 
 pytestmark = pytest.mark.cluster
 DOCUMENTS = with_replicas(
-    patient_documents(light_ms=150, heavy_ms=600, objective={"latency": "12s"}, capacity={"accelerators": {"cpu": 2}}),
+    patient_documents(light_ms=150, heavy_ms=600, objective={"latency": "12s"}),
     light=1,
     heavy=1,
 )
@@ -21,7 +21,7 @@ KINDS = {"DiffusionCascade": "diffusioncascades", "CascadeProfile": "cascadeprof
 
 
 def _min_above_max(spec: Object) -> None:
-    spec["variants"][0]["replicas"] = {"min": 3, "max": 2}
+    spec["workers"][0] |= {"min": 3, "max": 2}
 
 
 def _unknown_metric(spec: Object) -> None:
@@ -31,7 +31,7 @@ def _unknown_metric(spec: Object) -> None:
 @pytest.mark.parametrize(
     ("kind", "spoil", "field"),
     [
-        pytest.param("DiffusionCascade", _min_above_max, "replicas", id="spec"),
+        pytest.param("DiffusionCascade", _min_above_max, "workers", id="spec"),
         pytest.param("CascadeProfile", _unknown_metric, "objectiveMetric", id="profile"),
     ],
 )

@@ -41,18 +41,18 @@ def documents() -> list[Object]:
             heavy_ms=600,
             accelerator_class="marked",
             objective={"latency": "12s"},
-            capacity={"accelerators": {"marked": 8}},
+            workers=8,
         ),
         key=lambda document: document["kind"] != "DiffusionCascade",
     )
     heavy = cascade["spec"]["variants"][-1]
     for steps, name in enumerate(VARIANTS[2:], 30):
-        cascade["spec"]["variants"].append({**heavy, "name": name, "model": {**heavy["model"], "steps": steps}})
+        cascade["spec"]["variants"].append({**heavy, "name": name, "settings": {"steps": steps}})
         for rows in ("execution", "startup"):
             like = [row for row in profile["spec"][rows] if row["variant"] == heavy["name"]]
             profile["spec"][rows] += [{**row, "variant": name} for row in like]
     for variant in cascade["spec"]["variants"]:
-        variant["replicas"] = {"min": 1, "max": 2}
+        variant["minHosts"] = 1
     cascades = []
     for number in range(NUMBER):
         cascades.append(copy.deepcopy(cascade))
@@ -128,7 +128,7 @@ def _change(installation: Installation, namespace: str, watched: Watched, name: 
     """Seconds from a spec that asks for one light replica more to the Deployment that does."""
     path = f"{CASCADES.format(namespace=namespace)}/{name}"
     variants = installation.cluster.api.get(path)["spec"]["variants"]
-    variants[0]["replicas"] = {"min": 2, "max": 2}
+    variants[0]["minHosts"] = 2
     begun = time.monotonic()
     installation.cluster.api.patch(path, {"spec": {"variants": variants}})
     key = (name, VARIANTS[0], 2)

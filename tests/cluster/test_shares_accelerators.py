@@ -24,7 +24,7 @@ def documents(name: str) -> list[Object]:
         name=name,
         accelerator_class="test-gpu",
         objective={"latency": "12s"},
-        capacity={"accelerators": {"test-gpu": EACH}},
+        workers=EACH,
     )
 
 

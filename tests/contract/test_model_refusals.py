@@ -17,7 +17,7 @@ SAID = {
     "no folder": "WeightsError: no folder /none: mount it|RecipeError: file:///none has no model_index.json",
     "catalogue": "RecipeError: .* is a StableDiffusionPipeline, not the FluxPipeline that the catalogue says",
     "tensorrt": "EngineError: engine tensorrt needs a GPU, and there is none here: use engine",
-    "size": "RecipeError: .* makes images of 32 x 32 where the manifest says 40 x 40.*: write height: 32 and",
+    "size": "RecipeError: .* makes images of 32x32 where the manifest says 40x40: write 32x32",
     "mistaken": "EngineError: ONNX Runtime computes something else than torch .*: use engine diffusers",
     "memory": "OutOfMemory: out of memory at batch size 256",
     "image needed": "RecipeError: .* is a StableDiffusionImg2ImgPipeline, which does not make images from text alone",

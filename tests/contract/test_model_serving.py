@@ -34,9 +34,10 @@ pytestmark = pytest.mark.contract
 def manifest_of(tiny: Path, *, source: str = "hf://tests/tiny", **changes: Any) -> str:
     """The same model twice, once for each engine."""
     document = cascade_document()
-    model = {"source": source, "revision": COMMIT, "steps": STEPS, "height": 32, "width": 32, **changes}
+    model = {"source": source, "revision": COMMIT, **changes}
+    document["spec"]["sizes"] = ["32x32"]
     document["spec"]["variants"] = [
-        {**document["spec"]["variants"][0], "name": name, "model": model, "engine": engine}
+        {"name": name, "model": model, "settings": {"steps": STEPS}, "engine": engine}
         for name, engine in ((TORCH, "diffusers"), (ONNX, "onnxruntime"))
     ]
     document["spec"]["discriminator"] = {"source": f"file://{tiny / 'judge'}"}

@@ -122,6 +122,6 @@ async def test_a_redis_that_hangs_is_away(mortal_redis: RedisServer) -> None:
             mortal_redis.signal(signal.SIGCONT)
 
 
-def test_pools_are_those_that_the_capacity_admits() -> None:
-    cascade = make_cascade(light__classes=["cpu", "nvidia-l40s"])
+def test_pools_are_those_that_have_workers() -> None:
+    cascade = make_cascade(workers={"cpu": 2, "nvidia-l40s": 0})
     assert pools_of(cascade) == ["light.cpu", "heavy.cpu"]

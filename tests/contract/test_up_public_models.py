@@ -32,9 +32,9 @@ def manifest_of(judge: Path) -> str:
     variants = [
         {
             "name": name,
-            "model": {"source": f"hf://tests/{name}", "revision": COMMIT, "steps": steps, "height": 32, "width": 32},
+            "model": {"source": f"hf://tests/{name}", "revision": COMMIT},
+            "settings": {"steps": steps},
             "engine": "diffusers",
-            "classes": ["cpu"],
         }
         for name, steps in STEPS.items()
     ]
@@ -42,9 +42,10 @@ def manifest_of(judge: Path) -> str:
     document["spec"] = {
         "objective": {"latency": PATIENT, "attainmentPercent": 99},
         "profileRef": {"name": "tiny"},
+        "sizes": ["32x32"],
         "variants": variants,
         "discriminator": {"source": f"file://{judge}"},
-        "capacity": {"accelerators": {"cpu": 2}},
+        "workers": [{"name": "slots", "class": "cpu", "max": 2}],
     }
     return yaml.safe_dump(document)
 

@@ -119,7 +119,7 @@ def unknown_field(spec: dict) -> None:  # type: ignore[type-arg]
 
 
 def crossed_bounds(spec: dict) -> None:  # type: ignore[type-arg]
-    spec["variants"][0]["replicas"] = {"min": 3, "max": 1}
+    spec["workers"][0] |= {"min": 3, "max": 1}
 
 
 def unprofiled(spec: dict) -> None:  # type: ignore[type-arg]
@@ -131,7 +131,7 @@ def unprofiled(spec: dict) -> None:  # type: ignore[type-arg]
     [
         (one_variant, "spec.variants"),
         (unknown_field, "spec.objectiv"),
-        (crossed_bounds, "spec.variants.0.replicas.min"),
+        (crossed_bounds, "spec.workers.0.min"),
         (unprofiled, "spec.variants.2.name"),
     ],
 )

@@ -46,9 +46,7 @@ def release(kube_node: KubeNode) -> Iterator[Release]:
 def served(release: Release) -> Iterator[str]:
     """A namespace with a cascade of two replicas of each variant."""
     namespace = release.node.make_namespace()
-    documents = patient_documents(
-        light_ms=100, heavy_ms=200, capacity={"accelerators": {"cpu": 2 * REPLICAS}}, objective={"latency": "20s"}
-    )
+    documents = patient_documents(light_ms=100, heavy_ms=200, objective={"latency": "20s"})
     release.serve(namespace, yaml.safe_dump_all(with_replicas(documents, light=REPLICAS, heavy=REPLICAS)))
     yield namespace
     release.node.remove_namespace(namespace)

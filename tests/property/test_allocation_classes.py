@@ -35,20 +35,19 @@ Pools = dict[PoolKey, PoolSize]
 def instances(draw: st.DrawFn, *, name: str = "case") -> Instance:
     light, heavy = draw(st.floats(0.05, 0.5)), draw(st.floats(0.5, 2.5))
     priced = draw(st.booleans())
-    bounds = {}
-    for variant in VARIANTS:
-        least = draw(st.sampled_from([0, 0, 0, 1]))
-        bounds[variant] = {"min": least, "max": draw(st.integers(max(least, 1), 4))}
-    needed = sum(bound["min"] for bound in bounds.values())
+    min_hosts = {variant: draw(st.sampled_from([0, 0, 0, 1])) for variant in VARIANTS}
+    counts = {"small": draw(st.integers(max(sum(min_hosts.values()), 1), 3)), "large": draw(st.integers(0, 2))}
+    budgets = {name: draw(st.sampled_from(["1", "3", "4", "6"])) for name in CLASSES if draw(st.booleans())}
     return Instance(
         seconds={"a": {"small": light, "large": light / 2}, "b": {"small": heavy, "large": heavy / 2}},
-        accelerators={"small": draw(st.integers(max(needed, 1), 3)), "large": draw(st.integers(0, 2))},
+        accelerators=counts,
         values={("a", "b"): draw(st.lists(st.integers(0, 1000), min_size=len(STEPS) ** 2, max_size=len(STEPS) ** 2))},
         batch_exponent=draw(st.sampled_from([0.5, 0.9])),
         batches=BATCHES,
         prices={"small": "1", "large": "3"} if priced else {},
-        bounds=bounds,
-        budget=draw(st.sampled_from([None, "2", "4", "6"])) if priced else None,
+        min_hosts=min_hosts,
+        least={name: draw(st.integers(0, count)) for name, count in counts.items() if draw(st.booleans())},
+        budgets=budgets if priced else {},
         overload=draw(st.sampled_from(["degrade", "strict"])),
         needs_mib={"a": 1, "b": 10},
         memory_mib=draw(st.sampled_from([{}, {"small": 9}, {"small": 10, "large": 40}])),
@@ -67,6 +66,13 @@ def cost_of(instance: Instance, pools: Mapping[PoolKey, PoolSize]) -> float:
     return sum(float(instance.prices.get(on, "0")) * pool.replicas for (_, on), pool in pools.items())
 
 
+def of_class(pools: Mapping[PoolKey, PoolSize]) -> Counter[str]:
+    count = Counter[str]()
+    for (_, on), pool in pools.items():
+        count[on] += pool.replicas
+    return count
+
+
 def of_variant(pools: Mapping[PoolKey, PoolSize]) -> Counter[str]:
     count = Counter[str]()
     for (variant, _), pool in pools.items():
@@ -82,8 +88,10 @@ def worth(problem: CascadeProblem, instance: Instance, pools: Mapping[PoolKey, P
     for key, pool in pools.items():
         total -= price[key] * max(pool.replicas - problem.running.get(key, 0), 0)
         total -= BATCH_PRICE * math.log2(pool.batch)
-    count = of_variant(pools)
-    return total - SHORTAGE_PRICE * sum(max(b.min - count[name], 0) for name, b in problem.bounds.items())
+    variants, classes = of_variant(pools), of_class(pools)
+    short = sum(max(least - variants[name], 0) for name, least in problem.min_hosts.items())
+    short += sum(max(bounds.min - classes[name], 0) for name, bounds in problem.workers.items())
+    return total - SHORTAGE_PRICE * short
 
 
 def everything(instance: Instance) -> Iterator[Pools]:
@@ -101,9 +109,10 @@ def everything(instance: Instance) -> Iterator[Pools]:
 
 
 def allowed(instance: Instance, pools: Mapping[PoolKey, PoolSize]) -> bool:
-    count = of_variant(pools)
-    return all(count[name] <= bound["max"] for name, bound in instance.bounds.items()) and (
-        instance.budget is None or cost_of(instance, pools) <= float(instance.budget) + 1e-9
+    count = of_class(pools)
+    return all(count[name] <= most for name, most in instance.accelerators.items()) and all(
+        not count[name] or count[name] * float(instance.prices.get(name, "inf")) <= float(budget) + 1e-9
+        for name, budget in instance.budgets.items()
     )
 
 
@@ -121,14 +130,14 @@ def test_nothing_better_exists_on_several_classes(instance: Instance, demand: fl
 def chains(draw: st.DrawFn) -> Instance:
     """Three variants, any two of which may be the chain, on one class."""
     points = st.lists(st.integers(0, 1000), min_size=len(STEPS) ** 2, max_size=len(STEPS) ** 2)
-    bounds = {name: {"min": draw(st.sampled_from([0, 0, 0, 1])), "max": draw(st.integers(1, 4))} for name in "abc"}
     return Instance(
         seconds={"a": {"gpu": 0.1}, "b": {"gpu": draw(st.floats(0.2, 0.6))}, "c": {"gpu": draw(st.floats(0.6, 2.5))}},
-        accelerators={"gpu": draw(st.integers(3, 5))},
+        accelerators={"gpu": draw(st.integers(4, 5))},
         values={pair: draw(points) for pair in (("a", "b"), ("a", "c"), ("b", "c"))},
         batch_exponent=draw(st.sampled_from([0.5, 0.9])),
         batches=BATCHES,
-        bounds=bounds,
+        min_hosts={name: draw(st.sampled_from([0, 0, 0, 1])) for name in "abc"},
+        least={"gpu": draw(st.sampled_from([0, 0, 2, 4]))},
         prices={"gpu": "1"} if draw(st.booleans()) else {},
         overload=draw(st.sampled_from(["degrade", "strict"])),
     )
@@ -164,7 +173,7 @@ def test_models_serve_only_where_their_memory_fits(instance: Instance, demand: f
         return
     for (variant, on), pool in answer.pools.items():
         bound = instance.memory_mib.get(on, 0)
-        kept_for_minimum = instance.bounds[variant]["min"] > 0
+        kept_for_minimum = instance.min_hosts[variant] > 0 or instance.least.get(on, 0) > 0
         assert kept_for_minimum or not bound or instance.needs_mib[variant] * pool.batch <= bound
 
 

@@ -18,7 +18,7 @@ def loop_of(rates: list[float], *, slots: int, seed: int) -> ClosedLoop:
         lambda at: rates[min(int(at / PHASE_S), len(rates) - 1)],
         slots=slots,
         seed=seed,
-        cascade=make_cascade(capacity__accelerators={"cpu": slots}),
+        cascade=make_cascade(workers={"cpu": slots}),
     )
 
 

@@ -12,6 +12,7 @@ CASCADE, PROFILE = "diffusioncascades", "cascadeprofiles"
 DOCUMENTS = {CASCADE: cascade_document, PROFILE: profile_document}
 DEFINITIONS = {plural: Definition.load(plural) for plural in DOCUMENTS}
 RISING = list(range(21))
+POD = "spec.workers.0.podTemplate"
 
 
 @dataclass(frozen=True)
@@ -44,27 +45,33 @@ CASES = [
         good=[{"spec.policy.scaleToZeroAfter": text} for text in ("720h", "43200m", "2592000000ms", "0s")],
     ),
     Case(
-        CASCADE, "spec.variants[].replicas", "min is above max",
-        bad=[{"spec.variants.0.replicas": {"min": 3, "max": 2}}, {"spec.variants.0.replicas": {"min": 17}},
-             {"spec.variants.1.replicas": {"min": 1, "max": 0}}],
-        good=[{"spec.variants.0.replicas": {"min": 2, "max": 2}}, {"spec.variants.0.replicas": {"min": 1}},
-              {"spec.variants.0.replicas": ABSENT}],
+        CASCADE, "spec.workers[]", "min is above max",
+        bad=[{"spec.workers.0.min": 3, "spec.workers.0.max": 2}, {"spec.workers.1.min": 5}],
+        good=[{"spec.workers.0.min": 2, "spec.workers.0.max": 2}, {"spec.workers.1.min": 2}],
     ),
     Case(
-        CASCADE, "spec.variants[].model", "a variant's model is immutable",
-        bad=[{f"spec.variants.0.model.{name}": value} for name, value in
-             {"source": "hf://owner/other", "revision": "def456", "steps": 3, "weights": "light"}.items()]
-        + [{"spec.variants.0.model.height": 256, "spec.variants.1.model.height": 256},
-           {"spec.variants.0.model.width": 256, "spec.variants.1.model.width": 256}],
-        good=[{}, {"spec.variants.0.name": "renamed"}, {"spec.variants.0.replicas.max": 2},
+        CASCADE, "spec.variants[]", "a variant's model, settings, engine and precision are immutable",
+        bad=[{f"spec.variants.0.{name}": value} for name, value in
+             {"model.source": "hf://owner/other", "model.revision": "def456", "model.weights": "light",
+              "settings.steps": 3, "settings.guidance": "4.6", "engine": "onnxruntime", "precision": "bf16"}.items()]
+        + [{f"spec.variants.0.{name}": ABSENT} for name in ("settings.guidance", "precision")],
+        good=[{}, {"spec.variants.0.name": "renamed"}, {"spec.variants.0.minHosts": 2},
               {"spec.variants.0": cascade_document()["spec"]["variants"][1],
                "spec.variants.1": cascade_document()["spec"]["variants"][0]}],
         update=True,
     ),
     Case(
-        CASCADE, "spec.variants[]", "engine tensorrt does not run on class cpu",
-        bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.classes": ["nvidia-l40s", "cpu"]}],
-        good=[{"spec.variants.0.engine": "tensorrt"}, {"spec.variants.0.classes": ["cpu"]}],
+        CASCADE, "spec", "engine tensorrt does not run on class cpu",
+        bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.pools": ["gpus", "slots"]},
+             {"spec.variants.0.engine": "tensorrt", "spec.variants.0.pools": ABSENT}],
+        good=[{"spec.variants.0.engine": "tensorrt"},
+              {"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": "fp32"}],
+    ),
+    Case(
+        CASCADE, "spec", "class cpu computes in fp32 only",
+        bad=[{"spec.variants.0.pools": pools, "spec.variants.0.precision": precision}
+             for precision in ("bf16", "fp16") for pools in (["slots"], ABSENT)],
+        good=[{"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": value} for value in ("fp32", ABSENT)],
     ),
     Case(
         CASCADE, "spec.hardness", "scorer learned needs source",
@@ -73,74 +80,85 @@ CASES = [
               {"spec.hardness": {"scorer": "coin-flip"}}, {"spec.hardness": ABSENT}],
     ),
     Case(
-        CASCADE, "spec.capacity", "accelerators admits nothing",
-        bad=[{"spec.capacity.accelerators": {"nvidia-l40s": 0}},
-             {"spec.capacity.accelerators": {"nvidia-l40s": 0, "cpu": 0}}],
-        good=[{"spec.capacity.accelerators": {"nvidia-l40s": 1, "cpu": 0}}],
+        CASCADE, "spec", "workers admits nothing",
+        bad=[{"spec.workers.0.max": 0, "spec.workers.1.max": 0}],
+        good=[{"spec.workers.1.max": 0}],
     ),
     Case(
-        CASCADE, "spec.podTemplate", "labels holds one that is the operator's own",
-        bad=[{"spec.podTemplate.labels": {"a": "b", key: "x"}} for key in
+        CASCADE, "spec", "workers has two pools of one class",
+        bad=[{"spec.workers.1.class": "nvidia-l40s"}],
+        good=[{"spec.workers.1.class": "nvidia-h100"}],
+    ),
+    Case(
+        CASCADE, "spec", "a variant names a pool that workers does not have",
+        bad=[{"spec.variants.1.pools": ["other"]}, {"spec.variants.1.pools": ["gpus", "nvidia-l40s"]},
+             {"spec.workers.0.name": "renamed"}],
+        good=[{"spec.variants.1.pools": ["slots"], "spec.variants.1.precision": ABSENT}],
+    ),
+    Case(
+        CASCADE, "spec.workers[].podTemplate", "labels holds one that is the operator's own",
+        bad=[{f"{POD}.labels": {"a": "b", key: "x"}} for key in
              ("diffusioncascade.io/pool", "diffusioncascade.io/new", "app.kubernetes.io/name", "pod-template-hash",
               "app.kubernetes.io/component", "app.kubernetes.io/managed-by")],
-        good=[{"spec.podTemplate.labels": {"app.kubernetes.io/part-of": "a", "kai.scheduler/queue": "q", "e": ""}},
-              {"spec.podTemplate.labels": {}}, {"spec.podTemplate.labels": ABSENT}],
+        good=[{f"{POD}.labels": {"app.kubernetes.io/part-of": "a", "kai.scheduler/queue": "q", "e": ""}},
+              {f"{POD}.labels": {}}, {f"{POD}.labels": ABSENT}],
     ),
     Case(
-        CASCADE, "spec.podTemplate", "annotations holds one that is the operator's own",
-        bad=[{"spec.podTemplate.annotations": {key: "x"}} for key in
+        CASCADE, "spec.workers[].podTemplate", "annotations holds one that is the operator's own",
+        bad=[{f"{POD}.annotations": {key: "x"}} for key in
              ("diffusioncascade.io/draining-since", "controller.kubernetes.io/pod-deletion-cost")],
-        good=[{"spec.podTemplate.annotations": {"example.com/a": "b"}}, {"spec.podTemplate.annotations": ABSENT}],
+        good=[{f"{POD}.annotations": {"example.com/a": "b"}}, {f"{POD}.annotations": ABSENT}],
     ),
     Case(
-        CASCADE, "spec.podTemplate", "annotations holds one that sets a security profile",
-        bad=[{"spec.podTemplate.annotations": {key: "unconfined"}} for key in
+        CASCADE, "spec.workers[].podTemplate", "annotations holds one that sets a security profile",
+        bad=[{f"{POD}.annotations": {key: "unconfined"}} for key in
              ("container.apparmor.security.beta.kubernetes.io/triton", "seccomp.security.alpha.kubernetes.io/pod",
               "container.seccomp.security.alpha.kubernetes.io/triton")],
-        good=[{"spec.podTemplate.annotations": {"security": "x"}}],
+        good=[{f"{POD}.annotations": {"security": "x"}}],
     ),
     Case(
-        CASCADE, "spec.podTemplate", "volumeMounts names a volume that volumes does not have",
-        bad=[{"spec.podTemplate.volumeMounts.0.name": "other"}, {"spec.podTemplate.volumes": ABSENT},
-             {"spec.podTemplate.volumeMounts.0.name": "cache"}],
-        good=[{"spec.podTemplate.volumeMounts.0.name": "scratch"}, {"spec.podTemplate.volumeMounts": ABSENT},
-              {"spec.podTemplate.volumeMounts": ABSENT, "spec.podTemplate.volumes": ABSENT}],
+        CASCADE, "spec.workers[].podTemplate", "volumeMounts names a volume that volumes does not have",
+        bad=[{f"{POD}.volumeMounts.0.name": "other"}, {f"{POD}.volumes": ABSENT},
+             {f"{POD}.volumeMounts.0.name": "cache"}],
+        good=[{f"{POD}.volumeMounts.0.name": "scratch"}, {f"{POD}.volumeMounts": ABSENT},
+              {f"{POD}.volumeMounts": ABSENT, f"{POD}.volumes": ABSENT}],
     ),
     Case(
-        CASCADE, "spec.podTemplate.volumes[]", "name is taken",
-        bad=[{"spec.podTemplate.volumes.0.name": name} for name in
+        CASCADE, "spec.workers[].podTemplate.volumes[]", "name is taken",
+        bad=[{f"{POD}.volumes.0.name": name} for name in
              ("document", "models", "tmp", "shared-memory", "cache")],
-        good=[{"spec.podTemplate.volumes.0.name": "models-2"}],
+        good=[{f"{POD}.volumes.0.name": "models-2"}],
     ),
     Case(
-        CASCADE, "spec.podTemplate.volumes[]", "volume needs one of",
-        bad=[{"spec.podTemplate.volumes.0.emptyDir": ABSENT},
-             {"spec.podTemplate.volumes.1.emptyDir": {}}],
-        good=[{"spec.podTemplate.volumes.0.emptyDir": {}}],
+        CASCADE, "spec.workers[].podTemplate.volumes[]", "volume needs one of",
+        bad=[{f"{POD}.volumes.0.emptyDir": ABSENT},
+             {f"{POD}.volumes.1.emptyDir": {}}],
+        good=[{f"{POD}.volumes.0.emptyDir": {}}],
     ),
     Case(
-        CASCADE, "spec.podTemplate.volumeMounts[]", "mountPath is the system's",
-        bad=[{"spec.podTemplate.volumeMounts.0.mountPath": path} for path in
+        CASCADE, "spec.workers[].podTemplate.volumeMounts[]", "mountPath is the system's",
+        bad=[{f"{POD}.volumeMounts.0.mountPath": path} for path in
              ("/etc", "/etc/cascade", "/models/light/1", "/tmp/triton-http", "/dev/shm", "/opt/cascade", "/usr/bin",  # noqa: S108
               "/var/run/secrets/kubernetes.io/serviceaccount", "/proc", "/lib64")],
-        good=[{"spec.podTemplate.volumeMounts.0.mountPath": path} for path in
+        good=[{f"{POD}.volumeMounts.0.mountPath": path} for path in
               ("/data", "/mnt/etc", "/etcetera", "/home/a/.cache", "/srv/usr/bin")],
     ),
     Case(
-        CASCADE, "spec", "variants' images differ in size",
-        bad=[{"spec.variants.1.model.width": 256}, {"spec.variants.0.model.height": 256}],
-        good=[{f"spec.variants.{i}.model.{side}": 256 for i in (0, 1) for side in ("width", "height")}],
+        CASCADE, "spec", "sizes is immutable",
+        bad=[{"spec.sizes": ["512x768"]}],
+        good=[{"spec.sizes": ["512x512"]}],
+        update=True,
     ),
     Case(
-        CASCADE, "spec", "a variant's classes have no accelerators",
-        bad=[{"spec.variants.1.classes": ["nvidia-h100"]}, {"spec.capacity.accelerators": {"cpu": 2}},
-             {"spec.capacity.accelerators": {"cpu": 2, "nvidia-l40s": 0}}],
-        good=[{"spec.variants.1.classes": ["nvidia-h100", "cpu"]}],
+        CASCADE, "spec", "a variant's pools admit no workers",
+        bad=[{"spec.workers.0.max": 0}],
+        good=[{"spec.workers.0.max": 0, **{f"spec.variants.{i}.{name}": ABSENT for i in (0, 1)
+                                           for name in ("pools", "precision")}}],
     ),
     Case(
-        CASCADE, "spec", "capacity.accelerators has fewer",
-        bad=[{"spec.variants.0.replicas.min": 4, "spec.variants.1.replicas.min": 3}],
-        good=[{"spec.variants.0.replicas.min": 4, "spec.variants.1.replicas.min": 2}],
+        CASCADE, "spec", "workers has fewer than the variants' minHosts",
+        bad=[{"spec.variants.0.minHosts": 4, "spec.variants.1.minHosts": 3}],
+        good=[{"spec.variants.0.minHosts": 4, "spec.variants.1.minHosts": 2}],
     ),
     Case(
         PROFILE, "spec.execution[]", "p95Micros is below p50Micros",
@@ -154,7 +172,8 @@ CASES = [
     ),
     Case(
         PROFILE, "spec", "execution lacks a row for batch 1",
-        bad=[{"spec.execution.2.batch": 2}, {"spec.execution.1.class": "nvidia-h100"}],
+        bad=[{"spec.execution.2.batch": 2}, {"spec.execution.1.class": "nvidia-h100"},
+             {"spec.execution.1.size": "768x512"}],
         good=[{"spec.execution": profile_document()["spec"]["execution"][::-1]}],
     ),
     Case(

@@ -17,27 +17,33 @@ LIGHT_MS, DISCRIMINATOR_MS, HEAVY_MS = 2.5, 1.0, 40.0
 GRID = range(0, 101, 10)
 
 
-def make_cascade(name: str = "shapes", **overrides: Any) -> DiffusionCascade:
+def make_cascade(
+    name: str = "shapes",
+    *,
+    workers: Mapping[str, int] | None = None,
+    pool: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> DiffusionCascade:
     """A cascade of ``light`` and ``heavy`` on two cpu slots with an objective of 2 s.
 
-    ``light__replicas=2`` sets a variant's replicas (min and max); ``light__classes=[…]`` its classes; any other
-    path is below spec: ``objective__latency="6s"``, ``policy__mode="paused"``, ``capacity__accelerators={…}``.
+    ``workers`` is how many there are of each class at most, ``pool`` what else each pool says. ``light__minHosts=2``
+    sets a field of a variant; any other path is below spec: ``objective__latency="6s"``, ``policy__mode="paused"``.
     """
+    pools = {"cpu": 2} if workers is None else workers
     spec: dict[str, Any] = {
         "objective": {"latency": "2s"},
         "profileRef": {"name": name},
+        "sizes": ["32x32"],
         "variants": [_variant("light", steps=1), _variant("heavy", steps=20)],
         "discriminator": {"source": "builtin://shapes"},
-        "capacity": {"accelerators": {"cpu": 2}},
+        "workers": [{"name": on, "class": on, "max": most, **(pool or {})} for on, most in pools.items()],
         "policy": {},
     }
     by_name = {v["name"]: v for v in spec["variants"]}
     for path, value in overrides.items():
         head, *rest = path.split("__")
         if head in by_name:
-            by_name[head][rest[0]] = (
-                {"min": value, "max": value} if rest[0] == "replicas" and isinstance(value, int) else value
-            )
+            by_name[head][rest[0]] = value
             continue
         at = spec
         for part in [head, *rest][:-1]:
@@ -53,12 +59,9 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
             "source": "builtin://shapes",
             "revision": "0" * 64,
             "weights": name,
-            "steps": steps,
-            "height": 32,
-            "width": 32,
         },
+        "settings": {"steps": steps},
         "engine": "onnxruntime",
-        "classes": ["cpu"],
     }
 
 
@@ -93,6 +96,7 @@ def make_profile(
                 {
                     "variant": variant,
                     "class": accelerator_class,
+                    "size": "32x32",
                     "batch": batch,
                     "p50Micros": int(ms * batch * 1000),
                     "p95Micros": int(ms * batch * 1100),
@@ -110,7 +114,7 @@ def make_profile(
                 for batch in batches
             ],
             "startup": [
-                {"variant": v, "class": accelerator_class, "coldSeconds": 2, "switchMillis": 350} for v in execution_ms
+                {"variant": v, "class": accelerator_class, "coldSeconds": 2, "loadMillis": 350} for v in execution_ms
             ],
             "quality": [
                 {

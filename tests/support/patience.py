@@ -14,15 +14,22 @@ Document = dict[str, Any]
 
 
 def patient_documents(
-    *, light_ms: int, heavy_ms: int, name: str = "shapes", accelerator_class: str = "cpu", **spec: Mapping[str, Any]
+    *,
+    light_ms: int,
+    heavy_ms: int,
+    name: str = "shapes",
+    accelerator_class: str = "cpu",
+    workers: int = 2,
+    **spec: Mapping[str, Any],
 ) -> list[Document]:
     """A cascade and its profile, both called ``name``.
 
     Args:
         light_ms: what the profile says of an image of the light variant.
         heavy_ms: the same of the heavy one.
-        accelerator_class: the class that both variants may run on, and that the profile has figures of.
-        spec: sections of the cascade's spec to update, such as ``capacity={"accelerators": {"cpu": 4}}``.
+        accelerator_class: the class that both variants run on, and that the profile has figures of.
+        workers: how many there are of it at most.
+        spec: sections of the cascade's spec to update, such as ``objective={"latency": "8s"}``.
     """
     documents: list[Document] = list(yaml.safe_load_all(shapes_manifest()))
     cascade, profile = (
@@ -31,8 +38,7 @@ def patient_documents(
     for document in documents:
         document["metadata"] = {"name": name}
     cascade["spec"]["profileRef"] = {"name": name}
-    for variant in cascade["spec"]["variants"]:
-        variant["classes"] = [accelerator_class]
+    cascade["spec"]["workers"] = [{"name": "own", "class": accelerator_class, "max": workers}]
     for section, values in spec.items():
         cascade["spec"][section] = {**cascade["spec"].get(section, {}), **values}
     for row in profile["spec"]["execution"]:
@@ -53,8 +59,9 @@ def with_replicas(documents: list[Document], *, light: int, heavy: int) -> list[
     """The same documents with fixed numbers of replicas, whatever is asked of the cascade."""
     for document in documents:
         if document["kind"] == "DiffusionCascade":
+            document["spec"]["workers"][0]["max"] = light + heavy
             for variant, number in zip(document["spec"]["variants"], (light, heavy), strict=True):
-                variant["replicas"] = {"min": number, "max": number}
+                variant["minHosts"] = number
     return documents
 
 

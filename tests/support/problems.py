@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
@@ -29,8 +28,12 @@ class Instance:
     batches: tuple[int, ...] = (1, 4)
     objective: str = "6s"
     prices: Mapping[str, str] = field(default_factory=dict)
-    bounds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    budget: str | None = None
+    min_hosts: Mapping[str, int] = field(default_factory=dict)
+    """Workers that always host it, by variant."""
+    least: Mapping[str, int] = field(default_factory=dict)
+    """Fewest workers by class."""
+    budgets: Mapping[str, str] = field(default_factory=dict)
+    """Most money per hour by class."""
     overload: str = "degrade"
     source: str = "published"
     needs_mib: Mapping[str, int] = field(default_factory=dict)
@@ -41,33 +44,36 @@ class Instance:
     name: str = "case"
 
     def cascade(self) -> DiffusionCascade:
-        capacity: dict[str, Any] = {"accelerators": dict(self.accelerators)}
-        if self.budget is not None:
-            capacity["budgetPerHour"] = self.budget
+        workers = [
+            {
+                "name": name,
+                "class": name,
+                "min": self.least.get(name, 0),
+                "max": count,
+                **({"budgetPerHour": self.budgets[name]} if name in self.budgets else {}),
+            }
+            for name, count in self.accelerators.items()
+        ]
         return DiffusionCascade.model_validate(
             {
                 "metadata": {"name": self.name},
                 "spec": {
                     "objective": {"latency": self.objective},
                     "profileRef": {"name": "case"},
+                    "sizes": ["32x32"],
                     "variants": [
                         {
                             "name": name,
-                            "model": {
-                                "source": "builtin://shapes",
-                                "revision": "1",
-                                "steps": 1,
-                                "height": 32,
-                                "width": 32,
-                            },
+                            "model": {"source": "builtin://shapes", "revision": "1"},
+                            "settings": {"steps": 1},
                             "engine": "onnxruntime",
-                            "classes": sorted(by_class),
-                            "replicas": dict(self.bounds.get(name, {})),
+                            "pools": sorted(by_class.keys() & self.accelerators.keys()),
+                            "minHosts": self.min_hosts.get(name, 0),
                         }
                         for name, by_class in self.seconds.items()
                     ],
                     "discriminator": {"source": "builtin://shapes"},
-                    "capacity": capacity,
+                    "workers": workers,
                     "policy": {"overload": self.overload, "weight": self.weight},
                 },
             }
@@ -78,6 +84,7 @@ class Instance:
             {
                 "variant": name,
                 "class": accelerator_class,
+                "size": "32x32",
                 "batch": batch,
                 "p50Micros": int(1e6 * seconds * batch**self.batch_exponent),
                 "p95Micros": int(1.05e6 * seconds * batch**self.batch_exponent),

@@ -18,66 +18,83 @@ def cascade_document() -> dict[str, Any]:
         "spec": {
             "objective": {"latency": "60s", "attainmentPercent": 99},
             "profileRef": {"name": "portraits"},
+            "workers": [
+                {
+                    "name": "gpus",
+                    "class": "nvidia-l40s",
+                    "min": 0,
+                    "max": 4,
+                    "hosting": "dedicated",
+                    "budgetPerHour": "60.00",
+                    "modelCache": {"claimName": "hf-cache"},
+                    "podTemplate": {
+                        "nodeSelector": {"zone": "a"},
+                        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                        "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}],
+                        "resources": {"requests": {"memory": "8Gi", "cpu": 4}},
+                        "labels": {"queue": "images"},
+                        "annotations": {"team": "images"},
+                        "schedulerName": "kai-scheduler",
+                        "priorityClassName": "serving",
+                        "runtimeClassName": "nvidia",
+                        "serviceAccountName": "images",
+                        "imagePullSecrets": [{"name": "hub"}],
+                        "affinity": {
+                            "nodeAffinity": {
+                                "requiredDuringSchedulingIgnoredDuringExecution": {
+                                    "nodeSelectorTerms": [
+                                        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+                                    ]
+                                }
+                            },
+                            "podAntiAffinity": {
+                                "preferredDuringSchedulingIgnoredDuringExecution": [
+                                    {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
+                                ]
+                            },
+                        },
+                        "topologySpreadConstraints": [
+                            {
+                                "maxSkew": 1,
+                                "topologyKey": "zone",
+                                "whenUnsatisfiable": "ScheduleAnyway",
+                                "labelSelector": {"matchLabels": {"team": "images"}},
+                            }
+                        ],
+                        "volumes": [
+                            {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                            {
+                                "name": "settings",
+                                "configMap": {"name": "settings", "items": [{"key": "a", "path": "b/a"}]},
+                            },
+                            {"name": "authority", "secret": {"secretName": "authority", "optional": True}},
+                            {"name": "weights", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}},
+                        ],
+                        "volumeMounts": [
+                            {"name": "weights", "mountPath": "/mnt/weights", "subPath": "a/b", "readOnly": True}
+                        ],
+                    },
+                },
+                {"name": "slots", "class": "cpu", "max": 2},
+            ],
+            "sizes": ["512x512"],
             "variants": [_variant("light", steps=2), _variant("heavy", steps=50)],
             "hardness": {"scorer": "rules"},
             "discriminator": {"source": "builtin://clip-head"},
-            "capacity": {"accelerators": {"nvidia-l40s": 4, "cpu": 2}, "budgetPerHour": "60.00"},
             "policy": {"name": "hybrid", "mode": "auto", "overload": "degrade", "headroomPercent": 5, "weight": 100},
-            "modelCache": {"claimName": "hf-cache"},
-            "podTemplate": {
-                "nodeSelector": {"zone": "a"},
-                "tolerations": [{"key": "gpu", "operator": "Exists"}],
-                "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}],
-                "resources": {"requests": {"memory": "8Gi", "cpu": 4}},
-                "labels": {"queue": "images"},
-                "annotations": {"team": "images"},
-                "schedulerName": "kai-scheduler",
-                "priorityClassName": "serving",
-                "runtimeClassName": "nvidia",
-                "serviceAccountName": "images",
-                "imagePullSecrets": [{"name": "hub"}],
-                "affinity": {
-                    "nodeAffinity": {
-                        "requiredDuringSchedulingIgnoredDuringExecution": {
-                            "nodeSelectorTerms": [
-                                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
-                            ]
-                        }
-                    },
-                    "podAntiAffinity": {
-                        "preferredDuringSchedulingIgnoredDuringExecution": [
-                            {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
-                        ]
-                    },
-                },
-                "topologySpreadConstraints": [
-                    {
-                        "maxSkew": 1,
-                        "topologyKey": "zone",
-                        "whenUnsatisfiable": "ScheduleAnyway",
-                        "labelSelector": {"matchLabels": {"team": "images"}},
-                    }
-                ],
-                "volumes": [
-                    {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
-                    {"name": "settings", "configMap": {"name": "settings", "items": [{"key": "a", "path": "b/a"}]}},
-                    {"name": "authority", "secret": {"secretName": "authority", "optional": True}},
-                    {"name": "weights", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}},
-                ],
-                "volumeMounts": [{"name": "weights", "mountPath": "/mnt/weights", "subPath": "a/b", "readOnly": True}],
-            },
         },
     }
 
 
 def _variant(name: str, *, steps: int) -> dict[str, Any]:
-    model = {"source": "hf://owner/model", "revision": "abc123", "steps": steps, "height": 512, "width": 512}
     return {
         "name": name,
-        "model": model,
+        "model": {"source": "hf://owner/model", "revision": "abc123"},
+        "settings": {"steps": steps, "guidance": "4.5"},
         "engine": "diffusers",
-        "classes": ["nvidia-l40s"],
-        "replicas": {"min": 0, "max": 4},
+        "precision": "fp16",
+        "pools": ["gpus"],
+        "minHosts": 0,
     }
 
 
@@ -94,7 +111,7 @@ def profile_document() -> dict[str, Any]:
             "objectiveMetric": "fid",
             "execution": [_execution("light", 1), _execution("light", 2), _execution("heavy", 1)],
             "discriminator": [{"class": "nvidia-l40s", "batch": 1, "p50Micros": 900, "p95Micros": 1000}],
-            "startup": [{"variant": "light", "class": "nvidia-l40s", "coldSeconds": 45, "switchMillis": 1220}],
+            "startup": [{"variant": "light", "class": "nvidia-l40s", "coldSeconds": 45, "loadMillis": 1220}],
             "quality": [
                 {
                     "light": "light",
@@ -114,6 +131,7 @@ def _execution(variant: str, batch: int) -> dict[str, Any]:
     return {
         "variant": variant,
         "class": "nvidia-l40s",
+        "size": "512x512",
         "batch": batch,
         "p50Micros": 500_000 * batch,
         "p95Micros": 520_000 * batch,

@@ -51,6 +51,7 @@ def make_profile(
                 Execution(
                     variant=variant,
                     accelerator_class="gpu",
+                    size="32x32",
                     batch=batch,
                     p50_micros=round(seconds * 1e6),
                     p95_micros=round(seconds * 1e6),

@@ -40,7 +40,7 @@ ONE_IMAGE = "a small red circle left of a large blue square above a green triang
 
 
 def shapes_manifest(**changes: Mapping[str, Any]) -> str:
-    """The example's manifest for the weights that are here; ``changes`` update a variant's model by variant name.
+    """The example's manifest for the weights that are here; ``changes`` update a variant's settings by variant name.
 
     Variants that the example lacks are made from its heavy one.
     """
@@ -50,7 +50,7 @@ def shapes_manifest(**changes: Mapping[str, Any]) -> str:
     variants = {variant["name"]: variant for variant in spec["variants"]}
     for name, change in changes.items():
         variant = variants.setdefault(name, {**heavy, "name": name})
-        variant["model"] = {**variant["model"], **change}
+        variant["settings"] = {**variant["settings"], **change}
     for variant in variants.values():
         variant["model"]["revision"] = assets.revision()
     spec["variants"] = list(variants.values())

@@ -74,13 +74,10 @@ def valid_world() -> World:
     return world
 
 
-BAD_BOUNDS = {"min": 3, "max": 2}
-
-
-def bad_variants() -> list[dict[str, Any]]:
-    variants: list[dict[str, Any]] = copy.deepcopy(cascade_json()["spec"]["variants"])
-    variants[0]["replicas"] = BAD_BOUNDS
-    return variants
+def bad_workers() -> list[dict[str, Any]]:
+    workers: list[dict[str, Any]] = copy.deepcopy(cascade_json()["spec"]["workers"])
+    workers[0] |= {"min": 3, "max": 2}
+    return workers
 
 
 async def test_what_is_valid_is_planned_as_it_is() -> None:
@@ -99,14 +96,14 @@ async def test_until_everything_was_seen_nothing_is_known() -> None:
 async def test_a_bad_spec_leaves_the_last_good_one_in_force_and_names_the_field() -> None:
     world = valid_world()
     before = await world.subject()
-    world.put(cascade_json(variants=bad_variants()))
+    world.put(cascade_json(workers=bad_workers()))
     after = await world.subject()
     assert after.cascade.spec is before.cascade.spec
     assert after.cascade.metadata.generation == world.version, "the status is about what the user wrote"
     assert after.complaint is not None
     reason, message = after.complaint
     assert reason is Reason.INVALID_SPEC
-    assert "spec.variants.0.replicas.min" in message
+    assert "spec.workers.0.min" in message
     world.put(cascade_json())
     assert (await world.subject()).complaint is None
 
@@ -159,7 +156,7 @@ async def test_an_operator_that_starts_while_a_spec_is_bad_finds_the_last_good_o
     document = cascade_document(before.cascade, before.profile, uid="u")
     world.mirror.config_maps.put(document)
     world.put(profile_json(), uid="p")
-    world.put(cascade_json(variants=bad_variants()))
+    world.put(cascade_json(workers=bad_workers()))
     subject = await world.subject()
     assert subject.cascade.spec == before.cascade.spec
     assert subject.complaint is not None
@@ -170,7 +167,7 @@ async def test_the_copy_of_a_deleted_cascade_of_the_same_name_is_not_used() -> N
     assert before.profile is not None
     world = World()
     world.mirror.config_maps.put(cascade_document(before.cascade, before.profile, uid="another"))
-    world.put(cascade_json(variants=bad_variants()))
+    world.put(cascade_json(workers=bad_workers()))
     (only,) = await world.source.subjects() or ()
     assert isinstance(only, Refused)
     assert only.complaint[0] is Reason.INVALID_SPEC

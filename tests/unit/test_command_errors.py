@@ -43,9 +43,7 @@ def changed(folder: Path, change: Change) -> str:
 
 
 def gpu_with_a_budget(cascade: dict[str, Any], profile: dict[str, Any]) -> None:
-    cascade["spec"]["capacity"] = {"accelerators": {"gpu": 4}, "budgetPerHour": "10.00"}
-    for variant in cascade["spec"]["variants"]:
-        variant["classes"] = ["gpu"]
+    cascade["spec"]["workers"] = [{"name": "gpus", "class": "gpu", "max": 4, "budgetPerHour": "10.00"}]
     for row in [*profile["spec"]["execution"], *profile["spec"]["discriminator"], *profile["spec"]["startup"]]:
         row["class"] = "gpu"
 
@@ -69,7 +67,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "an unmeasured variant": (
         lambda c, p: c["spec"]["variants"][1].update(name="other"),
-        "spec.variants.1.name: 'other' on class 'cpu' is not in the profile's spec.execution",
+        "spec.variants.1.name: 'other' at 32x32 on class 'cpu' is not in the profile's spec.execution",
     ),
     "a missing measurement": (
         lambda c, p: p["spec"]["execution"].pop(0),
@@ -88,14 +86,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "no variant makes one image within spec.objective.latency",
     ),
     "no accelerators": (
-        lambda c, p: c["spec"]["capacity"].update(accelerators={"cpu": 0}),
-        "spec.capacity.accelerators: admits nothing",
+        lambda c, p: c["spec"]["workers"][0].update(max=0),
+        "spec.workers: admits nothing",
     ),
-    "no replicas": (
-        lambda c, p: [variant["replicas"].update(max=0) for variant in c["spec"]["variants"]],
-        "shapes-light is at its replicas.max (0)",
+    "an unknown pool": (
+        lambda c, p: c["spec"]["variants"][0].update(pools=["gpus"]),
+        "spec.variants.0.pools.0: 'gpus' is not in spec.workers: add it there, or name one of slots",
     ),
-    "a budget for a class without a price": (gpu_with_a_budget, "spec.capacity.budgetPerHour closes it"),
+    "a budget for a class without a price": (
+        gpu_with_a_budget,
+        "class gpu has no price, so its budgetPerHour closes it",
+    ),
 }
 
 
@@ -286,7 +287,7 @@ def test_every_policy_explains_its_plan(
 def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "40")
     assert code == 0
-    assert "bound by: all 2 cpu accelerators that spec.capacity.accelerators allows are in use" in out
+    assert "bound by: all 2 cpu accelerators that spec.workers allows are in use" in out
     assert "shapes-heavy is asked for" in out
 
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from cascade_api.cascade import DiffusionCascade
+from cascade_api.cascade import DiffusionCascade, identity_problems
 from cascade_api.profile import CascadeProfile
 from support.crd import Definition, defaulted
+from support.crd_cases import CASES
 from support.resources import ABSENT, cascade_document, edited, profile_document
 
 Path = tuple[str | int, ...]
@@ -95,8 +96,24 @@ def test_models_and_definitions_agree_on_names(name: str) -> None:
 
 def test_defaults_are_the_models_own() -> None:
     document = edited(
-        cascade_document(), {f"spec.{part}": ABSENT for part in ("hardness", "policy", "podTemplate", "modelCache")}
+        cascade_document(),
+        {f"spec.{part}": ABSENT for part in ("hardness", "policy", "workers.0.podTemplate", "workers.0.modelCache")},
     )
     filled = defaulted(KINDS["cascade"][2].schema, document)
     assert filled["spec"]["policy"]["weight"] == 100
     assert DiffusionCascade.model_validate(filled).spec == DiffusionCascade.model_validate(document).spec
+
+
+UPDATES = [(edits, True) for case in CASES if case.update for edits in case.bad]
+UPDATES += [(edits, False) for case in CASES if case.update for edits in case.good]
+
+
+@pytest.mark.parametrize(("edits", "changes_identity"), UPDATES)
+def test_the_operator_refuses_the_updates_that_an_api_server_does(
+    edits: dict[str, Any], changes_identity: bool
+) -> None:
+    before, after = (
+        DiffusionCascade.model_validate(document).spec
+        for document in (cascade_document(), edited(cascade_document(), edits))
+    )
+    assert bool(identity_problems(before, after)) == changes_identity

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import yaml
+
+from cascade_api.cascade import CascadeSpec
 from cascade_api.documents import FORMS, DocumentError, load_cascades
 from cascade_api.pod_values import QUANTITY_PATTERN
 from support.crd import Definition, walk
+from support.resources import cascade_document
 
 PROFILE = """\
 apiVersion: diffusioncascade.io/v1alpha1
@@ -17,8 +22,8 @@ spec:
   metrics: [{name: q2, direction: max}]
   objectiveMetric: q2
   execution:
-    - {variant: small, class: cpu, batch: 1, p50Micros: 2000, p95Micros: 2500}
-    - {variant: large, class: cpu, batch: 1, p50Micros: 40000, p95Micros: 41000}
+    - {variant: small, class: cpu, size: 32x32, batch: 1, p50Micros: 2000, p95Micros: 2500}
+    - {variant: large, class: cpu, size: 32x32, batch: 1, p50Micros: 40000, p95Micros: 41000}
   quality:
     - {light: small, heavy: large, directPercent: 0, escalationPercent: 0, valuesMilli: {q2: 660}}
 """
@@ -29,19 +34,22 @@ metadata: {name: shapes}
 spec:
   objective: {latency: 2s}
   profileRef: {name: shapes}
+  workers:
+    - {name: slots, class: cpu, max: 2}
+  sizes: [32x32]
   variants:
     - name: small
-      model: {source: "builtin://shapes", revision: abc, weights: light, steps: 2, height: 32, width: 32}
+      model: {source: "builtin://shapes", revision: abc, weights: light}
+      settings: {steps: 2}
       engine: onnxruntime
-      classes: [cpu]
     - name: large
-      model: {source: "builtin://shapes", revision: abc, weights: heavy, steps: 20, height: 32, width: 32}
+      model: {source: "builtin://shapes", revision: abc, weights: heavy}
+      settings: {steps: 20}
       engine: onnxruntime
-      classes: [cpu]
-      replicas: {min: 0, max: 4}
+      pools: [slots]
   discriminator: {source: "builtin://shapes"}
-  capacity: {accelerators: {cpu: 2}}
 """
+POD = "spec.workers.0.podTemplate"
 GOOD = f"{PROFILE}---\n{CASCADE}"
 
 
@@ -64,50 +72,60 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "where", "what"),
     [
-        ("steps: 20", "stepz: 20", "cascade.yaml:26: spec.variants.1.model.stepz", "did you mean 'steps'?"),
-        ("min: 0, max: 4", "min: 5, max: 4", "spec.variants.1.replicas.min", "above max (4): lower min or raise max"),
+        ("steps: 20", "stepz: 20", "cascade.yaml:30: spec.variants.1.settings.stepz", "did you mean 'steps'?"),
+        ("max: 2", "min: 5, max: 4", "cascade.yaml:21: spec.workers.0.min", "above max (4): lower min or raise max"),
         ("latency: 2s", "latency: two", "spec.objective.latency", "'two' is not a duration: write"),
         ("latency: 2s", "latency: 0s", "spec.objective.latency", "above zero"),
         ("latency: 2s", "latency: 61m", "cascade.yaml:18: spec.objective.latency", "at most 1h: write a shorter"),
         ("{source: \"builtin://shapes\"}", "{source: \"builtin://shapes\"}\n  policy: {scaleToZeroAfter: 721h}",
          "spec.policy.scaleToZeroAfter", "at most 720h: leave it out for never"),
         ("- name: large", "- name: small", "spec.variants", "'small' is there twice"),
-        ("cpu: 2", "cpu: 0", "spec.capacity.accelerators", "admits nothing"),
-        ("cpu: 2", "cpu: -1", "spec.capacity.accelerators.cpu", "greater than or equal to 0 (is -1)"),
-        ("{cpu: 2}", "{gpu: 2}", "spec.variants.0.classes", "has accelerators in spec.capacity.accelerators"),
+        ("max: 2", "max: 0", "spec.workers", "admits nothing: give at least one pool a max above zero"),
+        ("max: 2", "max: -1", "spec.workers.0.max", "greater than or equal to 0 (is -1)"),
+        ("max: 2}", "max: 2}\n    - {name: more, class: cpu, max: 2}", "spec.workers", "put the pools of one class"),
+        ("max: 2}", "max: 2}\n    - {name: slots, class: gpu, max: 2}", "spec.workers", "pool names must be unique"),
+        ("max: 2}", "max: 2, hosting: shared}", "spec.workers.0.hosting", "'dedicated' (is 'shared')"),
+        ("pools: [slots]", "pools: [gpus]", "spec.variants.1.pools.0", "is not in spec.workers: add it there, or name"),
+        ("max: 2}", "max: 0}\n    - {name: gpus, class: gpu, max: 1}", "spec.variants.1.pools", "admit no workers"),
+        ("pools: [slots]", "minHosts: 3", "spec.workers", "fewer than the variants' minHosts together (3)"),
+        ("engine: onnxruntime", "engine: tensorrt", "spec.variants.0.engine", "does not run on class cpu: name"),
         ("variant: large, class", "variant: huge, class", "spec.variants.1.name", "is not in the profile's"),
         ("profileRef: {name: shapes}", "profileRef: {name: other}", "spec.profileRef.name", "no CascadeProfile 'oth"),
         ("kind: DiffusionCascade", "kind: Cascade", "kind", "write one of DiffusionCascade, CascadeProfile"),
         ("v1alpha1\nkind: DiffusionCascade", "v9\nkind: DiffusionCascade", "apiVersion", "write diffusioncascade.io"),
         ("engine: onnxruntime", "engine: magic", "spec.variants.0.engine", "'magic'"),
-        ("height: 32, width: 32}\n      engine: onnxruntime\n      classes: [cpu]\n      replicas",
-         "height: 64, width: 32}\n      engine: onnxruntime\n      classes: [cpu]\n      replicas",
-         "spec.variants", "images differ in size"),
+        ("[32x32]", "[32 x 32]", "spec.sizes.0", "is not a size: write width and height in pixels, such as 1024x768"),
+        ("[32x32]", "[64x64]", "spec.variants.0.name", "'small' at 64x64 on class 'cpu' is not in the profile's"),
+        ("size: 32x32, batch: 1", "size: 32x32, batch: 2", "spec.execution", "lacks a row for batch 1"),
+        ("[32x32]", "[32x32, 64x64]", "spec.sizes", "has 2, and may have at most 1: remove 1"),
+        ("steps: 20", "steps: 20, guidance: 4.5", "settings.guidance", "valid string"),
+        ("steps: 20", 'steps: 20, guidance: "4,5"', "settings.guidance", 'is not a number in quotes: write one such'),
+        ("{steps: 20}", "{steps: 20}\n      precision: bf16", "spec.variants.1.precision", "computes in fp32 only"),
         ("objectiveMetric: q2", "objectiveMetric: fid", "spec.objectiveMetric", "'fid' is not among"),
-        ("classes: [cpu]", "classes: [cpu, b, c, d, e, f, g, h, i]", "spec.variants.0.classes", "most 8: remove 1"),
+        ("pools: [slots]", "pools: [a, b, c, d, e, f, g, h, i]", "spec.variants.1.pools", "most 8: remove 1"),
         ("latency: 2s", "latency: 2s, 1: x", "cascade.yaml:18: spec.objective.1", "put the key in quotes"),
-        ("discriminator: {", "podTemplate: {env: [{nme: A}]}\n  discriminator: {",
-         "cascade.yaml:30: spec.podTemplate.env.0.nme", "did you mean 'name'?"),
-        ("discriminator: {", "podTemplate: {resources: {limits: {memory: 8 GB}}}\n  discriminator: {",
-         "spec.podTemplate.resources.limits.memory", "is not a quantity: write one such as 4, 500m or 8Gi (is '8 GB')"),
-        ("discriminator: {", "podTemplate: {volumes: [{name: a, hostPath: {path: /}}]}\n  discriminator: {",
-         "cascade.yaml:30: spec.podTemplate.volumes.0.hostPath", "unknown field; known here: configMap, emptyDir"),
-        ("discriminator: {", "podTemplate: {volumes: [{name: a}]}\n  discriminator: {",
-         "spec.podTemplate.volumes.0.name", "'a' needs one of emptyDir, configMap, secret, persistentVolumeClaim"),
-        ("discriminator: {", "podTemplate: {volumes: [{name: tmp, emptyDir: {}}]}\n  discriminator: {",
-         "spec.podTemplate.volumes.0.name", "'tmp' is taken: the replicas have volumes document, models, tmp"),
-        ("discriminator: {", "podTemplate: {volumeMounts: [{name: a, mountPath: /mnt/../etc}]}\n  discriminator: {",
-         "spec.podTemplate.volumeMounts.0.mountPath", "is not a path from the root without . and ..: write one such"),
-        ("discriminator: {", "podTemplate: {volumeMounts: [{name: a, mountPath: /usr/lib}]}\n  discriminator: {",
-         "spec.podTemplate.volumeMounts.0.mountPath", "'/usr/lib' is the system's: nothing is mounted in /bin"),
-        ("discriminator: {", "podTemplate: {volumeMounts: [{name: a, mountPath: /a}]}\n  discriminator: {",
-         "spec.podTemplate.volumeMounts.0.name", "'a' is not among volumes: add it there"),
-        ("discriminator: {", "podTemplate: {labels: {diffusioncascade.io/pool: a}}\n  discriminator: {",
-         "spec.podTemplate.labels", "'diffusioncascade.io/pool' is the operator's own: remove it"),
-        ("discriminator: {", "podTemplate: {labels: {queue: a/b}}\n  discriminator: {",
-         "spec.podTemplate.labels.queue", "'a/b' is not a label's value: write letters, digits"),
-        ("discriminator: {", "podTemplate: {runtimeClassName: Nvidia}\n  discriminator: {",
-         "spec.podTemplate.runtimeClassName", "'Nvidia' is not an object's name: write lower-case letters"),
+        ("max: 2}", "max: 2, podTemplate: {env: [{nme: A}]}}",
+         f"cascade.yaml:21: {POD}.env.0.nme", "did you mean 'name'?"),
+        ("max: 2}", "max: 2, podTemplate: {resources: {limits: {memory: 8 GB}}}}",
+         f"{POD}.resources.limits.memory", "is not a quantity: write one such as 4, 500m or 8Gi (is '8 GB')"),
+        ("max: 2}", "max: 2, podTemplate: {volumes: [{name: a, hostPath: {path: /}}]}}",
+         f"cascade.yaml:21: {POD}.volumes.0.hostPath", "unknown field; known here: configMap, emptyDir"),
+        ("max: 2}", "max: 2, podTemplate: {volumes: [{name: a}]}}",
+         f"{POD}.volumes.0.name", "'a' needs one of emptyDir, configMap, secret, persistentVolumeClaim"),
+        ("max: 2}", "max: 2, podTemplate: {volumes: [{name: tmp, emptyDir: {}}]}}",
+         f"{POD}.volumes.0.name", "'tmp' is taken: the replicas have volumes document, models, tmp"),
+        ("max: 2}", "max: 2, podTemplate: {volumeMounts: [{name: a, mountPath: /mnt/../etc}]}}",
+         f"{POD}.volumeMounts.0.mountPath", "is not a path from the root without . and ..: write one such"),
+        ("max: 2}", "max: 2, podTemplate: {volumeMounts: [{name: a, mountPath: /usr/lib}]}}",
+         f"{POD}.volumeMounts.0.mountPath", "'/usr/lib' is the system's: nothing is mounted in /bin"),
+        ("max: 2}", "max: 2, podTemplate: {volumeMounts: [{name: a, mountPath: /a}]}}",
+         f"{POD}.volumeMounts.0.name", "'a' is not among volumes: add it there"),
+        ("max: 2}", "max: 2, podTemplate: {labels: {diffusioncascade.io/pool: a}}}",
+         f"{POD}.labels", "'diffusioncascade.io/pool' is the operator's own: remove it"),
+        ("max: 2}", "max: 2, podTemplate: {labels: {queue: a/b}}}",
+         f"{POD}.labels.queue", "'a/b' is not a label's value: write letters, digits"),
+        ("max: 2}", "max: 2, podTemplate: {runtimeClassName: Nvidia}}",
+         f"{POD}.runtimeClassName", "'Nvidia' is not an object's name: write lower-case letters"),
         ("p95Micros: 2500", "p95Micros: 25", "spec.execution.0.p95Micros", "below p50Micros"),
     ],
 )  # fmt: skip
@@ -118,10 +136,20 @@ def test_a_mistake_is_named_with_its_field(old: str, new: str, where: str, what:
     assert what in text
 
 
+@pytest.mark.parametrize(("page", "heading"), [("operator.md", "## Workers"), ("models.md", "## The catalogue")])
+def test_the_pages_show_what_is_taken(page: str, heading: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    shown = yaml.safe_load(text.partition(heading)[2].partition("```yaml\n")[2].partition("```")[0])
+    given = cascade_document()["spec"]
+    spec = {**given, **shown}
+    usual = {**given["variants"][0], "pools": [spec["workers"][0]["name"]]}
+    assert CascadeSpec.model_validate({**spec, "variants": [{**usual, **shown["variants"][0]}, usual]})
+
+
 def test_one_variant_alone_is_no_cascade() -> None:
     start, end = CASCADE.index("    - name: large"), CASCADE.index("  discriminator:")
     text = problem_of(f"{PROFILE}---\n{CASCADE[:start]}{CASCADE[end:]}")
-    assert text == "cascade.yaml:20: spec.variants: has 1, and needs at least 2: add 1"
+    assert text == "cascade.yaml:23: spec.variants: has 1, and needs at least 2: add 1"
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -136,7 +164,7 @@ def test_a_key_written_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [(f"{PROFILE}---\n{CASCADE}---\n{CASCADE}", 35), (f"{GOOD}---\n{PROFILE}", 35)]
+    ("text", "line"), [(f"{PROFILE}---\n{CASCADE}---\n{CASCADE}", 37), (f"{GOOD}---\n{PROFILE}", 37)]
 )
 def test_a_resource_that_is_there_twice_is_refused(text: str, line: int) -> None:
     assert problem_of(text).startswith(f"cascade.yaml:{line}: metadata.name: ")
@@ -154,18 +182,18 @@ BILLIONS = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in r
 @pytest.mark.parametrize(
     ("added", "line", "what"),
     [
-        ("name: 2025-13-45", 32, "'2025-13-45' is no timestamp: put it in quotes"),
-        ("name: !!int foo", 32, "'foo' is no int"),
-        ("name: !!bool foo", 32, "'foo' is no bool"),
-        ("name: " + "1" * 5000, 32, "is no int"),
-        ("name: 0x" + "f" * 5000, 32, "is no int"),
-        ("? [a, b]\n: 1", 32, "unhashable key"),
-        ("a: &a {scorer: *a}", 32, "alias 'a' stands inside what it stands for"),
-        ("a: " + "[" * 3000 + "]" * 3000, 32, "nested more than 64 levels deep"),
-        ("x0: &x0 [1]\n" + BILLIONS, 37, "aliases stand for more than 100000 values"),
-        ("name: !!python/name:os.system ", 32, "could not determine a constructor for the tag"),
-        ("<<: 3", 32, "expected a mapping or list of mappings for merging"),
-        ("name: \x00", 32, "unacceptable character"),
+        ("name: 2025-13-45", 34, "'2025-13-45' is no timestamp: put it in quotes"),
+        ("name: !!int foo", 34, "'foo' is no int"),
+        ("name: !!bool foo", 34, "'foo' is no bool"),
+        ("name: " + "1" * 5000, 34, "is no int"),
+        ("name: 0x" + "f" * 5000, 34, "is no int"),
+        ("? [a, b]\n: 1", 34, "unhashable key"),
+        ("a: &a {scorer: *a}", 34, "alias 'a' stands inside what it stands for"),
+        ("a: " + "[" * 3000 + "]" * 3000, 34, "nested more than 64 levels deep"),
+        ("x0: &x0 [1]\n" + BILLIONS, 39, "aliases stand for more than 100000 values"),
+        ("name: !!python/name:os.system ", 34, "could not determine a constructor for the tag"),
+        ("<<: 3", 34, "expected a mapping or list of mappings for merging"),
+        ("name: \x00", 34, "unacceptable character"),
     ],
     ids=["date", "int", "bool", "digits", "hex", "key", "loop", "deep", "billions", "python", "merge", "nul"],
 )
@@ -178,17 +206,15 @@ def test_yaml_that_no_value_can_be_made_of_is_one_line(added: str, line: int, wh
 
 def test_aliases_and_merges_within_reason_are_taken() -> None:
     text = GOOD + "  hardness: {<<: {scorer: coin-flip}}\n"
-    text = text.replace("      classes: [cpu]\n    - name", "      classes: &on [cpu]\n    - name")
-    text = text.replace("      classes: [cpu]\n      replicas", "      classes: *on\n      replicas")
+    text = text.replace("settings: {steps: 2}", "settings: &set {steps: 2}").replace("{steps: 20}", "*set")
     (cascade,) = load_cascades(text, source="cascade.yaml").cascades
     assert cascade.spec.hardness.scorer == "coin-flip"
-    assert cascade.spec.variants[1].classes == ["cpu"]
+    assert cascade.spec.variants[1].settings.steps == 2
 
 
 def test_a_key_written_twice_in_what_an_alias_names_is_told_once() -> None:
-    text = GOOD.replace("      replicas: {min: 0, max: 4}", "      replicas: *few")
-    text = text.replace("[cpu]\n    - name", "[cpu]\n      replicas: &few {max: 4, max: 5}\n    - name")
-    assert problem_of(text) == "cascade.yaml:25: spec.variants.0.replicas.max: is there twice: keep one"
+    text = GOOD.replace("{steps: 20}", "*set").replace("{steps: 2}", "&set {steps: 2, steps: 3}")
+    assert problem_of(text) == "cascade.yaml:26: spec.variants.0.settings.steps: is there twice: keep one"
 
 
 def test_every_pattern_says_how_to_write_what_it_takes() -> None:

@@ -39,7 +39,8 @@ def deployment(
 ) -> dict[str, Any]:
     cascade = cascade or make_cascade()
     values: dict[str, Any] = {"uid": "u", "profile": make_profile().spec, "settings": SETTINGS, "replicas": 2}
-    return pool_deployment(cascade, cascade.spec.variants[0], accelerator_class, **{**values, **options})
+    spec = cascade.spec
+    return pool_deployment(cascade, spec.variants[0], spec.workers[0], accelerator_class, **{**values, **options})
 
 
 def pod_of(made: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def test_the_manifest_s_own_wishes_are_met_but_for_the_accelerator() -> None:
         "resources": {"requests": {"memory": "1Gi", GPU.resource: "4"}, "limits": {"memory": "2Gi"}},
         "annotations": {"team": "red"},
     }
-    made = deployment(make_cascade(podTemplate=template), GPU)
+    made = deployment(make_cascade(pool={"podTemplate": template}), GPU)
     environment = {entry["name"]: entry for entry in container(made)["env"]}
     assert environment["HOME"]["value"] == "/x"
     assert "valueFrom" in environment["POD_IP"], "what only the pod knows is not for others to say"
@@ -154,7 +155,7 @@ EVERYTHING: dict[str, Any] = {
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
 def test_every_wish_is_met_and_valid_for_kubernetes(version: str) -> None:
     settings = SETTINGS.model_copy(update={"image_pull_secrets": ["ours"]})
-    made = deployment(make_cascade(podTemplate=EVERYTHING), settings=settings)
+    made = deployment(make_cascade(pool={"podTemplate": EVERYTHING}), settings=settings)
     validate(made, version, strict=True)
     pod, template = pod_of(made), made["spec"]["template"]
     for labels in (made["metadata"]["labels"], template["metadata"]["labels"]):
@@ -184,12 +185,14 @@ def test_a_volume_of_another_source_is_another_volume_of_the_pod() -> None:
     """The API server fills in parts of a source that stay when the source goes, and takes no volume with two."""
     sources = ({"emptyDir": {}}, {"configMap": {"name": "a"}}, {"secret": {"secretName": "a"}},
                {"persistentVolumeClaim": {"claimName": "a"}})  # fmt: skip
-    made = [deployment(make_cascade(podTemplate={"volumes": [{"name": "v", **source}]})) for source in sources]
+    made = [
+        deployment(make_cascade(pool={"podTemplate": {"volumes": [{"name": "v", **source}]}})) for source in sources
+    ]
     assert len({pod_of(one)["volumes"][-1]["name"] for one in made}) == len(sources)
 
 
 def test_pods_that_are_not_said_are_those_of_the_pool() -> None:
-    made = deployment(make_cascade(podTemplate=EVERYTHING))
+    made = deployment(make_cascade(pool={"podTemplate": EVERYTHING}))
     affinity, pool = pod_of(made)["affinity"], made["spec"]["selector"]
     far = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     (near,) = affinity["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
@@ -202,9 +205,10 @@ def test_pods_that_are_not_said_are_those_of_the_pool() -> None:
 
 def test_the_page_shows_a_template_that_is_taken() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operator.md").read_text()
+    page = page.partition("### What a `podTemplate` may say")[2]
     template = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["podTemplate"]
     assert set(PodTemplate.model_validate(template).wire()) == {str(f.alias) for f in PodTemplate.model_fields.values()}
-    validate(deployment(make_cascade(podTemplate=template)), "1.37", strict=True)
+    validate(deployment(make_cascade(pool={"podTemplate": template})), "1.37", strict=True)
 
 
 def test_a_pod_has_the_default_account_again_where_none_is_named() -> None:
@@ -254,7 +258,7 @@ def test_memory_has_no_bound_of_ours_where_nobody_knows_or_the_manifest_says() -
     ]
     assert "memory" not in on_gpu["limits"], "an accelerator's memory was measured, not the pod's"
     for part in ("requests", "limits"):
-        cascade = make_cascade(podTemplate={"resources": {part: {"memory": "64Gi"}}})
+        cascade = make_cascade(pool={"podTemplate": {"resources": {part: {"memory": "64Gi"}}}})
         resources = container(deployment(cascade, profile=with_memory(121)))["resources"]
         assert [p for p in resources if "memory" in resources[p]] == [part]
         assert resources[part]["memory"] == "64Gi"
@@ -307,7 +311,9 @@ def test_no_request_in_hand_is_cut_short() -> None:
 
 
 def test_the_cache_is_the_claim_that_the_manifest_names() -> None:
-    volumes = {v["name"]: v for v in pod_of(deployment(make_cascade(modelCache={"claimName": "hf"})))["volumes"]}
+    volumes = {
+        v["name"]: v for v in pod_of(deployment(make_cascade(pool={"modelCache": {"claimName": "hf"}})))["volumes"]
+    }
     assert volumes["cache"]["persistentVolumeClaim"] == {"claimName": "hf"}
 
 
@@ -318,7 +324,7 @@ def test_a_number_changes_no_template_and_a_new_measurement_hardly_ever() -> Non
             deployment(),
             deployment(replicas=5, stopping=("b", "a")),
             deployment(profile=make_profile(light_ms=3.1).spec),
-            deployment(make_cascade(objective__latency="3s", capacity__accelerators={"cpu": 9})),
+            deployment(make_cascade(objective__latency="3s", workers={"cpu": 9})),
         )
     }
     assert len(contents) == 1

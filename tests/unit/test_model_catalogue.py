@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,26 @@ LIGHTNING = "hf://ByteDance/SDXL-Lightning"
 JUDGE = "file:///models/judge"
 
 
-def text_of(model: dict[str, Any], *, engine: str = "diffusers", discriminator: str = JUDGE) -> str:
-    """A manifest of which the first variant is this model."""
+def text_of(
+    model: dict[str, Any],
+    *,
+    settings: dict[str, Any] | None = None,
+    size: str = "1024x1024",
+    engine: str = "diffusers",
+    precision: str | None = None,
+    discriminator: str = JUDGE,
+) -> str:
+    """A manifest whose only variant is this model."""
     document = cascade_document()
     spec = document["spec"]
-    first = {"revision": COMMIT, "steps": 4, "height": 1024, "width": 1024, **model}
-    spec["variants"] = [{**spec["variants"][0], "model": first, "engine": engine}]
+    variant = {"name": "first", "model": {"revision": COMMIT, **model}, "settings": settings or {"steps": 4}}
+    spec["sizes"] = [size]
+    spec["variants"] = [{**variant, "engine": engine, **({"precision": precision} if precision else {})}]
     spec["discriminator"] = {"source": discriminator}
     return yaml.safe_dump(document)
 
 
-def recipe(model: dict[str, Any], **others: str) -> Recipe:
+def recipe(model: dict[str, Any], **others: Any) -> Recipe:
     (variant,) = manifest.read_variants(text_of(model, **others))
     return repository.recipe_of(variant)
 
@@ -49,10 +59,10 @@ def test_there_are_ten_variants_and_four_cascades_light_to_heavy() -> None:
 
 @pytest.mark.parametrize("entry", catalogue.entries().values(), ids=lambda entry: entry.name)
 def test_a_variant_can_be_served_as_it_stands_in_the_catalogue(entry: catalogue.Entry) -> None:
-    model = {"source": entry.source, "revision": entry.revision, "steps": entry.steps}
-    size = {"height": entry.height, "width": entry.width}
+    model = {"source": entry.source, "revision": entry.revision}
     for engine in entry.engines:
-        made = recipe({**model, **size}, engine=engine)
+        settings, size = {"steps": entry.steps}, f"{entry.width}x{entry.height}"
+        made = recipe(model, settings=settings, size=size, engine=engine)
         assert (made.assembly, made.batch) == (entry.assembly, entry.largest_batch)
         assert Recipe.of_parameters(json.loads(json.dumps(made.parameters()))) == made
 
@@ -77,6 +87,13 @@ def test_a_model_that_the_catalogue_does_not_know_is_run_as_it_says_itself() -> 
     assert made.batch == manifest.DEFAULT_BATCH
 
 
+def test_a_manifest_may_choose_guidance_and_precision() -> None:
+    made = recipe({"source": LIGHTNING}, settings={"steps": 2, "guidance": "1.5"}, precision="bf16")
+    known = catalogue.entries()["sdxl-lightning"].assembly
+    assert (made.assembly.guidance, made.assembly.dtype) == (1.5, "bfloat16")
+    assert replace(made.assembly, guidance=known.guidance, dtype=known.dtype) == known
+
+
 def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
     (variant,) = manifest.read_variants(text_of({"source": LIGHTNING}))
     text = repository.config(variant, repository.recipe_of(variant))
@@ -95,9 +112,9 @@ def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
         ({"revision": "v1.0"}, {}, "model.revision", "what it names can change"),
         ({"source": "hf://ByteDance"}, {}, "model.source", "write hf://owner/name"),
         ({"source": "file://relative"}, {}, "model.source", "not an absolute path"),
-        ({"steps": 3}, {}, "model.steps", "has weights for 2, 4, 8 steps, not for 3"),
+        ({}, {"settings": {"steps": 3}}, "settings.steps", "has weights for 2, 4, 8 steps, not for 3"),
         ({"weights": "light"}, {}, "model.weights", "leave it out"),
-        ({"height": 1020}, {}, "model.height", "multiple of 8"),
+        ({}, {"size": "1024x1020"}, "spec.sizes.0", "the height must be a multiple of 8, not 1020"),
         ({"source": "hf://black-forest-labs/FLUX.1-dev"}, {"engine": "onnxruntime"},
          "engine", "cannot run flux-dev: write diffusers"),
         ({}, {"discriminator": "builtin://shapes"}, "discriminator.source", "judges images of builtin:// models only"),
@@ -105,7 +122,7 @@ def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused_with_field_and_fix(
-    model: dict[str, Any], others: dict[str, str], field: str, said: str
+    model: dict[str, Any], others: dict[str, Any], field: str, said: str
 ) -> None:
     with pytest.raises(manifest.ManifestError, match=said) as refusal:
         recipe({"source": LIGHTNING, **model}, **others)
@@ -157,7 +174,6 @@ def test_documents_with_public_models_are_valid_resources() -> None:
     document = cascade_document()
     for variant, name in zip(document["spec"]["variants"], ("sdxl-lightning", "sdxl"), strict=False):
         entry = catalogue.entries()[name]
-        variant["model"] = {
-            "source": entry.source, "revision": entry.revision, "steps": entry.steps, "height": 1024, "width": 1024,
-        }  # fmt: skip
+        variant["model"] = {"source": entry.source, "revision": entry.revision}
+        variant["settings"] = {"steps": entry.steps}
     assert DiffusionCascade.model_validate(document)

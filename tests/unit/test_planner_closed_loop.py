@@ -109,9 +109,7 @@ def test_a_killed_replica_is_replaced_and_the_rows_leave_its_pool_meanwhile() ->
 
 
 def test_more_slots_than_needed_are_not_all_taken_but_what_runs_is_kept() -> None:
-    loop = ClosedLoop(
-        steps((0, 10), (15, 150), (40, 10)), slots=4, cascade=make_cascade(capacity__accelerators={"cpu": 4})
-    )
+    loop = ClosedLoop(steps((0, 10), (15, 150), (40, 10)), slots=4, cascade=make_cascade(workers={"cpu": 4}))
     loop.run(38)
     running = len(loop.ready)
     loop.run(60)
@@ -120,9 +118,7 @@ def test_more_slots_than_needed_are_not_all_taken_but_what_runs_is_kept() -> Non
 
 
 def test_a_single_slot_changes_its_variant_only_when_it_must_shed_load() -> None:
-    loop = ClosedLoop(
-        steps((0, 5), (15, 100), (40, 5)), slots=1, cascade=make_cascade(capacity__accelerators={"cpu": 1})
-    )
+    loop = ClosedLoop(steps((0, 5), (15, 100), (40, 5)), slots=1, cascade=make_cascade(workers={"cpu": 1}))
     loop.run(14)
     assert loop.ready == ["heavy"]
     loop.run(20)

@@ -298,16 +298,16 @@ def test_cascades_do_not_take_each_other_s_accelerators() -> None:
 def test_a_cascade_gives_up_what_another_needs_and_the_other_starts_only_on_what_is_free() -> None:
     capacity = {"cpu": 4}
     rich = tuple(make_replica(f"cpu-{i}", "light" if i < 2 else "heavy") for i in range(4))
-    plan, _ = running_plan(replicas=rich, cascade=make_cascade("one", capacity__accelerators=capacity))
+    plan, _ = running_plan(replicas=rich, cascade=make_cascade("one", workers=capacity))
 
     def both(replicas: tuple[Replica, ...], memory: Memory, now: float) -> Decision:
         one = make_view(
-            make_cascade("one", capacity__accelerators=capacity),
+            make_cascade("one", workers=capacity),
             demand=make_demand(5, now=now),
             replicas=replicas,
             plan=plan,
         )
-        other = make_view(make_cascade("other", capacity__accelerators=capacity), demand=make_demand(5, now=now))
+        other = make_view(make_cascade("other", workers=capacity), demand=make_demand(5, now=now))
         return Planner(PlannerSettings()).decide(Snapshot((one, other), {"cpu": 4}, Mobility.IN_PLACE), memory, now)
 
     first = both(rich, Memory(), NOW)
@@ -353,7 +353,7 @@ def test_a_full_heavy_pool_is_offered_more_escalations_than_fit_where_the_rest_i
 
 
 def test_several_replicas_may_move_at_once_in_a_large_cascade() -> None:
-    cascade = make_cascade(capacity__accelerators={"cpu": 8})
+    cascade = make_cascade(workers={"cpu": 8})
     replicas = (*(make_replica(f"cpu-{i}", "heavy") for i in range(7)), make_replica("cpu-7", "light"))
     decision = decided(
         make_view(cascade=cascade, demand=make_demand(900, now=NOW), replicas=replicas), inventory={"cpu": 8}

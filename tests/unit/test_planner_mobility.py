@@ -14,7 +14,7 @@ from cascade_operator.planning.observed import observe
 from cascade_operator.planning.prepared import Preparations
 from cascade_operator.snapshot import Demand, Mobility, Snapshot
 from support.closed_loop import START
-from support.factories import make_profile, make_replica, make_view
+from support.factories import make_cascade, make_profile, make_replica, make_view
 
 BOTH = (make_replica("cpu-0", "light"), make_replica("cpu-1", "heavy"))
 RISING = Demand(tuple((int(START) - 30 + second, 10 + second) for second in range(30)))
@@ -44,7 +44,7 @@ def slow_to_start() -> CascadeProfile:
     """0.35 s in place, 45 s from nothing, as a published table (whose qualities have no noise to hide a price in)."""
     profile = make_profile()
     startup = [
-        Startup(variant=s.variant, accelerator_class=s.accelerator_class, cold_seconds=45, switch_millis=350)
+        Startup(variant=s.variant, accelerator_class=s.accelerator_class, cold_seconds=45, load_millis=350)
         for s in profile.spec.startup
     ]
     source = profile.spec.source.model_copy(update={"kind": "published"})
@@ -70,3 +70,16 @@ def test_preparations_are_kept_apart_by_how_the_cluster_moves() -> None:
     assert view.profile is not None
     found = [preparations.of(view.cascade, view.profile, mobility).move_s for mobility in Mobility]
     assert found == [0.35, 45.0]
+
+
+def test_a_variant_comes_up_like_another_with_the_same_weights() -> None:
+    profile = make_profile()
+    light = [row for row in profile.spec.startup if row.variant == "light"]
+    measured = profile.model_copy(update={"spec": profile.spec.model_copy(update={"startup": light})})
+    apart = make_cascade()
+    shared = make_cascade(heavy__model=apart.spec.variants[0].model.wire())
+    found = [
+        Preparations(PlannerSettings(), (CPU,)).of(cascade, measured, Mobility.IN_PLACE).timings.move_s("heavy", "cpu")
+        for cascade in (apart, shared)
+    ]
+    assert found == [0.0, 0.35]

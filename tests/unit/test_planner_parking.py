@@ -62,7 +62,9 @@ def test_a_new_cascade_runs_for_the_idle_time_first() -> None:
     assert loop.replicas == {}
 
 
-@pytest.mark.parametrize("overrides", [{"policy__scaleToZeroAfter": None}, {"light__replicas": {"min": 1, "max": 2}}])
+@pytest.mark.parametrize(
+    "overrides", [{"policy__scaleToZeroAfter": None}, {"light__minHosts": 1}, {"pool": {"min": 1}}]
+)
 def test_without_leave_it_never_parks(overrides: dict[str, Any]) -> None:
     loop = make_loop(busy_until=5, **overrides).run(60)
     assert loop.ready

@@ -29,7 +29,7 @@ def allocation(
     demand: float, *, running: Mapping[PoolKey, int] | None = None, slots: int = 2, **cascade: Any
 ) -> Allocation:
     prepared = prepare(
-        make_cascade(capacity__accelerators={"cpu": slots}, **cascade),
+        make_cascade(**{"workers": {"cpu": slots}, **cascade}),
         make_profile(),
         settings=PlannerSettings(),
         classes=(CPU,),
@@ -59,6 +59,26 @@ def test_at_idle_time_is_not_spent_on_quality_that_is_no_better() -> None:
 
 def test_at_medium_load_two_heavy_replicas_serve_where_that_is_clearly_better() -> None:
     assert replicas(allocation(42, running=BOTH)) == {HEAVY: 2}
+
+
+def test_times_of_another_size_change_nothing() -> None:
+    profile = make_profile()
+    slow = [
+        row.model_copy(update={"size": "64x64", "p50_micros": 10**8, "p95_micros": 10**8})
+        for row in profile.spec.execution
+    ]
+    both = profile.spec.model_copy(update={"execution": [*slow, *profile.spec.execution]})
+    prepared, alone = (
+        prepare(
+            make_cascade(),
+            profile.model_copy(update={"spec": spec}),
+            settings=PlannerSettings(),
+            classes=(CPU,),
+            mobility=Mobility.IN_PLACE,
+        )
+        for spec in (both, profile.spec)
+    )
+    assert prepared.problem == alone.problem
 
 
 def test_more_load_means_less_heavy() -> None:
@@ -96,11 +116,24 @@ def test_replicas_beyond_need_are_kept_where_they_cost_nothing() -> None:
     assert replicas(allocation(5, running=running, slots=4)) == running
 
 
-def test_bounds_on_replicas_are_kept() -> None:
-    answer = allocation(400, light__replicas={"min": 0, "max": 1})
-    assert replicas(answer).get(LIGHT, 0) <= 1
-    assert any("light is at its replicas.max (1)" in words for words in answer.binding)
-    assert replicas(allocation(400, heavy__replicas={"min": 1, "max": 2}))[HEAVY] == 1
+def test_bounds_on_workers_are_kept() -> None:
+    answer = allocation(400, workers={"cpu": 1}, slots=2)
+    assert sum(replicas(answer).values()) == 1
+    assert any("all 1 cpu accelerators that spec.workers allows" in words for words in answer.binding)
+    assert replicas(allocation(400, heavy__minHosts=1))[HEAVY] == 1
+
+
+@pytest.mark.parametrize("demand", [5, 400, 100_000])
+def test_workers_that_no_load_needs_change_nothing_and_take_no_memory(demand: float) -> None:
+    enough = 20 if demand < 1000 else 5000
+    assert replicas(allocation(demand, slots=10_000)) == replicas(allocation(demand, slots=enough))
+
+
+def test_as_many_workers_run_as_a_pool_has_at_least() -> None:
+    few = instance(batches=(1,))
+    assert sum(replicas(few.allocate(demand=0.3)).values()) == 1
+    assert sum(replicas(replace(few, least={"gpu": 5}).allocate(demand=0.3)).values()) == 5
+    assert sum(replicas(replace(few, least={"gpu": 8}, budgets={"gpu": "7.50"}).allocate(demand=0.3)).values()) == 3
 
 
 def test_all_light_and_all_heavy_choose_their_own_rows() -> None:
@@ -127,13 +160,13 @@ def test_the_fewest_accelerators_that_give_the_quality_are_used() -> None:
 
 
 def test_the_budget_is_a_ceiling_and_is_named_when_it_binds() -> None:
-    answer = instance(budget="7.50").allocate(demand=6)
+    answer = instance(budgets={"gpu": "7.50"}).allocate(demand=6)
     assert sum(replicas(answer).values()) <= 3
-    assert any("budgetPerHour (7.50) is spent to 7.50" in words for words in answer.binding)
+    assert any("budgetPerHour of gpu (7.50) is spent to 7.50" in words for words in answer.binding)
 
 
 def test_a_class_without_a_price_is_closed_to_a_cascade_with_a_budget() -> None:
-    answer = instance(budget="7.50", prices={}).allocate(demand=6)
+    answer = instance(budgets={"gpu": "7.50"}, prices={}).allocate(demand=6)
     assert answer.verdict is Reason.NO_CAPACITY
     assert any("class gpu has no price" in words for words in answer.binding)
 
@@ -224,16 +257,7 @@ def test_two_classes_that_cannot_carry_the_load_serve_what_they_can() -> None:
         accelerators={"small": 1, "large": 2},
         values={("a", "b"): [28, 43, 100, 463, 519, 575, 778, 790, 915]},
         batch_exponent=1.0,
-        bounds={"a": {"max": 4}, "b": {"max": 5}},
     )
     answer = instance.allocate(demand=30)
     assert answer.verdict is Reason.LOAD_SHED
     assert answer.shed == pytest.approx(0.367, abs=0.001)
-
-
-@pytest.mark.parametrize("demand", [5, 400, 100_000])
-def test_capacity_that_no_replica_may_use_changes_nothing_and_takes_no_memory(demand: float) -> None:
-    bounds = {"light__replicas": {"max": 4}, "heavy__replicas": {"max": 3}}
-    plenty = allocation(demand, slots=100_000, **bounds)
-    assert replicas(plenty) == replicas(allocation(demand, slots=7, **bounds))
-    assert sum(replicas(plenty).values()) <= 7

@@ -30,7 +30,14 @@ def test_a_batch_that_serves_no_faster_is_left_out() -> None:
 
 def test_a_batch_that_serves_faster_is_kept() -> None:
     execution = [
-        {"variant": v, "class": "cpu", "batch": b, "p50Micros": int(us * b**0.7), "p95Micros": int(us * b**0.7)}
+        {
+            "variant": v,
+            "class": "cpu",
+            "size": "32x32",
+            "batch": b,
+            "p50Micros": int(us * b**0.7),
+            "p95Micros": int(us * b**0.7),
+        }
         for v, us in (("light", 2500), ("heavy", 40_000))
         for b in (1, 2, 4, 8)
     ]
@@ -70,6 +77,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_left_out() -> None:
         {
             "variant": v,
             "class": "cpu",
+            "size": "32x32",
             "batch": b,
             "p50Micros": int(us * b**0.5),
             "p95Micros": int(us * b**0.5),

@@ -18,12 +18,15 @@ from support.triton import EXAMPLE, shapes_manifest
 
 
 def documents(**changes: Any) -> str:
-    """The example with its first variant changed: dotted paths to values, None to leave a field out."""
+    """The example with its first variant changed: dotted paths to values, None to leave a field out.
+
+    A path that begins with ``spec`` is the cascade's.
+    """
     parts = list(yaml.load_all(shapes_manifest(), Loader=yaml.CSafeLoader))
     spec = next(part for part in parts if part["kind"] == "DiffusionCascade")["spec"]
     for path, value in changes.items():
         *steps, last = path.split(".")
-        target = spec["variants"][0]
+        target = {"spec": spec} if path.startswith("spec.") else spec["variants"][0]
         for step in steps:
             target = target.setdefault(step, {})
         if value is None:
@@ -61,6 +64,15 @@ def test_the_config_carries_the_recipe_and_the_profiles_largest_batch() -> None:
     assert f"max_batch_size: {largest}\n" in text
     assert f'key: "revision" value {{ string_value: "{variant.revision}" }}' in text
     assert "dims: [ 32, 32, 3 ]" in text
+
+
+def test_batches_of_another_size_do_not_count() -> None:
+    parts = list(yaml.load_all(shapes_manifest(), Loader=yaml.CSafeLoader))
+    profile = next(part for part in parts if part["kind"] == "CascadeProfile")
+    rows = profile["spec"]["execution"]
+    rows += [{**row, "size": "64x64", "batch": 32} for row in rows if row["batch"] == 1]
+    variants = read_variants(yaml.dump_all(parts, Dumper=yaml.CSafeDumper))
+    assert variants == read_variants(shapes_manifest())
 
 
 def test_a_queue_has_no_policy_since_triton_then_forgets_waiting_requests_for_half_a_second() -> None:
@@ -103,9 +115,15 @@ def test_a_variant_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) ->
         ({"model.source": "s3://org/model"}, "spec.variants.0.model.source", "no built-in model"),
         ({"model.weights": "medium"}, "spec.variants.0.model.weights", "write heavy or light"),
         ({"model.weights": None}, "spec.variants.0.model.weights", "write heavy or light"),
-        ({"model.steps": 9}, "spec.variants.0.model.steps", "1 to 4 steps"),
-        ({"model.steps": "two"}, "spec.variants.0.model.steps", "should be a whole number"),
-        ({"model.height": 64}, "spec.variants.0.model.height", "write 32"),
+        ({"settings.steps": 9}, "spec.variants.0.settings.steps", "1 to 4 steps"),
+        ({"settings.steps": "two"}, "spec.variants.0.settings.steps", "should be a whole number"),
+        ({"settings.guidance": "two"}, "spec.variants.0.settings.guidance", 'not a number: write one such as "4.5"'),
+        ({"settings.guidance": "2.0"}, "spec.variants.0.settings.guidance", "have theirs built in: leave it out"),
+        ({"precision": "fp16"}, "spec.variants.0.precision", "computes in fp32 only"),
+        ({"precision": "fp5"}, "spec.variants.0.precision", "write one of fp32, fp16, bf16"),
+        ({"spec.sizes": ["64x32"]}, "spec.sizes.0", "write 32x32"),
+        ({"spec.sizes": ["big"]}, "spec.sizes.0", "is not a size: write one such as 1024x1024"),
+        ({"spec.sizes": []}, "spec.sizes", "give one size"),
         ({"engine": "tensorrt"}, "spec.variants.0.engine", "write onnxruntime"),
         ({"engine": "onnx"}, "spec.variants.0.engine", "write one of diffusers, onnxruntime, tensorrt"),
         ({"engine": None}, "spec.variants.0.engine", "is required: add it"),

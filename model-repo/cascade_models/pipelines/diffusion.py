@@ -29,9 +29,9 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("weights", f"only {BUILTIN} models have several: leave it out")
     if recipe.steps < 1:
         raise RecipeError("steps", f"must be at least 1, not {recipe.steps}")
-    for key, size in (("height", recipe.height), ("width", recipe.width)):
-        if size < GRAIN or size % GRAIN:
-            raise RecipeError(key, f"must be a multiple of {GRAIN}, not {size}")
+    for side, pixels in (("width", recipe.width), ("height", recipe.height)):
+        if pixels % GRAIN:
+            raise RecipeError("size", f"the {side} must be a multiple of {GRAIN}, not {pixels}")
     if recipe.discriminator.startswith(BUILTIN):
         raise RecipeError(
             "discriminator",

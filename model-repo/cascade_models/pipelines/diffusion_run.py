@@ -198,9 +198,9 @@ def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
         height, width = images.shape[1:3]
         if (height, width) != (recipe.height, recipe.width):
             raise RecipeError(
-                "height",
-                f"{recipe.source} makes images of {height} x {width} where the manifest says "
-                f"{recipe.height} x {recipe.width} (height x width): write height: {height} and width: {width}",
+                "size",
+                f"{recipe.source} makes images of {width}x{height} where the manifest says "
+                f"{recipe.width}x{recipe.height}: write {width}x{height}",
             )
 
 

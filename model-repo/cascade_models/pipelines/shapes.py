@@ -26,7 +26,8 @@ class ShapesPipeline:
     def __init__(self, recipe: Recipe) -> None:
         self._kind = WEIGHTS[recipe.weights]
         self._steps = recipe.steps
-        self._guidance = assets.metadata().variants[self._kind].guidance
+        asked = recipe.assembly.guidance
+        self._guidance = assets.metadata().variants[self._kind].guidance if asked is None else asked
         self._denoise = engines.load(recipe.engine, assets.path(self._kind), DENOISER_INPUTS)
         self._judge = engines.load(recipe.engine, assets.path("discriminator"), DISCRIMINATOR_INPUTS)
 
@@ -74,8 +75,12 @@ def check(recipe: Recipe) -> None:
         known = " or ".join(engines.that_load())
         raise RecipeError("engine", f"{recipe.engine!r} cannot run {recipe.source}: write {known}")
     if (recipe.height, recipe.width) != (render.IMAGE_SIZE, render.IMAGE_SIZE):
-        key = "height" if recipe.height != render.IMAGE_SIZE else "width"
-        raise RecipeError(key, f"shapes images are {render.IMAGE_SIZE} pixels high and wide: write {render.IMAGE_SIZE}")
+        size = f"{render.IMAGE_SIZE}x{render.IMAGE_SIZE}"
+        raise RecipeError("size", f"shapes images are {render.IMAGE_SIZE} pixels wide and high: write {size}")
+    if recipe.assembly.dtype != "float32":
+        raise RecipeError("precision", f"{recipe.source} computes in fp32 only: write fp32, or leave it out")
+    if recipe.assembly.guidance is not None and WEIGHTS[recipe.weights] == "light":
+        raise RecipeError("guidance", "the light weights have theirs built in: leave it out")
     try:
         sampling.step_times(WEIGHTS[recipe.weights], recipe.steps)
     except ValueError as error:

@@ -16,6 +16,7 @@ from typing import Final
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
+from cascade_api.names import CPU_CLASS
 
 from ..findings import Finding
 from ..store import Store
@@ -111,7 +112,7 @@ def _cores(file: CascadeFile) -> Finding:
     try:
         slots = slots_of(file)
     except CommandFailed as error:
-        return Finding("cores", str(error), True, "set spec.capacity.accelerators.cpu")
+        return Finding("cores", str(error), True, f"give spec.workers a pool of class {CPU_CLASS}")
     if slots > cores:
         return Finding("cores", f"{slots} slots share {cores} cores: it works, but slots slow each other down")
     return Finding("cores", f"{cores} for {slots} slots")

@@ -252,11 +252,11 @@ def slots_of(file: CascadeFile) -> int:
     """
     total = 0
     for cascade in file.cascades:
-        count = cascade.spec.capacity.accelerators.get(CPU_CLASS, 0)
+        count = cascade.spec.accelerators.get(CPU_CLASS, 0)
         if count == 0:
             raise CommandFailed(
-                f"{cascade.ref}: spec.capacity.accelerators: local mode has only the class {CPU_CLASS!r}: "
-                f"give it a count, and let the variants run on it (variants[].classes)",
+                f"{cascade.ref}: spec.workers: local mode has only the class {CPU_CLASS!r}: "
+                "add a pool of it, and let the variants run in it",
                 code=2,
             )
         total += count

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cascade_api.cascade import DiffusionCascade, Variant
-from cascade_api.names import LABEL_CASCADE, LABEL_POOL, START_TIMEOUT_S
+from cascade_api.names import LABEL_CASCADE, LABEL_POOL, START_TIMEOUT_S, CascadeRef
 from cascade_api.pods import PodTemplate
 from cascade_api.profile import ProfileSpec
 from cascade_api.settings import CPU, AcceleratorClass, OperatorSettings
+from cascade_api.workers import Workers
 
 from .naming import (
     ANNOTATION_CONTENT,
@@ -94,6 +95,7 @@ def measured_memory(
 def pool_deployment(
     cascade: DiffusionCascade,
     variant: Variant,
+    workers: Workers,
     accelerator_class: AcceleratorClass,
     *,
     uid: str,
@@ -110,14 +112,14 @@ def pool_deployment(
     ref = cascade.ref
     own = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
     # Queues look at the Deployment or at its pods.
-    labels = {**cascade.spec.pod_template.labels, **own}
+    labels = {**workers.pod_template.labels, **own}
     spec = {
         "selector": _selector(own),
         # A changed template replaces replica by replica, and never needs an accelerator beyond the pool's own.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "revisionHistoryLimit": 2,
         "progressDeadlineSeconds": 3600,
-        "template": _template(cascade, variant, accelerator_class, labels, profile, settings),
+        "template": _template(cascade, variant, workers, accelerator_class, labels, profile, settings),
     }
     return {
         "apiVersion": "apps/v1",
@@ -145,13 +147,14 @@ def _selector(labels: Mapping[str, str]) -> dict[str, Any]:
 def _template(
     cascade: DiffusionCascade,
     variant: Variant,
+    workers: Workers,
     accelerator_class: AcceleratorClass,
     labels: dict[str, str],
     profile: ProfileSpec | None,
     settings: OperatorSettings,
 ) -> dict[str, Any]:
     """The pod template."""
-    custom = cascade.spec.pod_template
+    custom = workers.pod_template
     metadata: dict[str, Any] = {"labels": labels}
     if custom.annotations:
         metadata["annotations"] = dict(custom.annotations)
@@ -171,8 +174,8 @@ def _template(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "tolerations": _tolerations(accelerator_class, custom),
-        "containers": [_container(cascade, variant, accelerator_class, pace, memory, settings, leave_s)],
-        "volumes": _volumes(cascade),
+        "containers": [_container(variant, workers, accelerator_class, pace, memory, settings, leave_s)],
+        "volumes": _volumes(cascade.ref, workers),
         **_placement(custom, _selector(labels)),
     }
     selector = {**accelerator_class.node_selector, **custom.node_selector}
@@ -200,15 +203,15 @@ def rounded_up(seconds: float) -> int:
 
 
 def _container(
-    cascade: DiffusionCascade,
     variant: Variant,
+    workers: Workers,
     accelerator_class: AcceleratorClass,
     pace: Pace,
     memory: Mapping[str, Mapping[str, str]],
     settings: OperatorSettings,
     leave_s: int,
 ) -> dict[str, Any]:
-    custom = cascade.spec.pod_template
+    custom = workers.pod_template
     volumes = _added_volumes(custom)
     return {
         "name": "triton",
@@ -338,12 +341,12 @@ def _added_volumes(custom: PodTemplate) -> dict[str, dict[str, Any]]:
     return volumes
 
 
-def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
+def _volumes(ref: CascadeRef, workers: Workers) -> list[dict[str, Any]]:
     document = {
-        "name": document_name(cascade.ref),
+        "name": document_name(ref),
         "items": [{"key": DOCUMENT_KEY, "path": DOCUMENT_KEY}],
     }
-    cache = cascade.spec.model_cache
+    cache = workers.model_cache
     return [
         {"name": "document", "configMap": document},
         {"name": "models", "emptyDir": {}},
@@ -353,5 +356,5 @@ def _volumes(cascade: DiffusionCascade) -> list[dict[str, Any]]:
             "name": "cache",
             **({"emptyDir": {}} if cache is None else {"persistentVolumeClaim": {"claimName": cache.claim_name}}),
         },
-        *_added_volumes(cascade.spec.pod_template).values(),
+        *_added_volumes(workers.pod_template).values(),
     ]

@@ -60,7 +60,7 @@ def decide_moves(
 ) -> Moves:
     """The next safe steps of a cascade, which may use ``free`` accelerators up to its own ceilings."""
     own = Counter(r.accelerator_class for r in seen.view.replicas)
-    ceilings = seen.view.cascade.spec.capacity.accelerators
+    ceilings = seen.view.cascade.spec.accelerators
     return next_moves(
         seen.ref,
         replicas=seen.view.replicas,

@@ -173,5 +173,6 @@ def _last_asked(view: CascadeView, memory: CascadeMemory, now: float) -> tuple[f
         asked_at_s = now
     quiet = now - asked_at_s >= duration_s(policy.scale_to_zero_after)
     waiting = any((view.queue_depths or {}).values())
-    wanted = any(variant.replicas.min for variant in view.cascade.spec.variants)
+    spec = view.cascade.spec
+    wanted = any(variant.min_hosts for variant in spec.variants) or any(pool.min for pool in spec.workers)
     return asked_at_s, quiet and not waiting and not wanted and view.plan is not None

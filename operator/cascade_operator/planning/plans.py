@@ -119,7 +119,7 @@ def pools_of(
 def structure(prepared: Prepared, *, cascade: str, parked: bool, pools: list[PlanPool]) -> dict[str, Any]:
     """The fields of a plan that only a new plan can change: all but rows, expectations, reason and number."""
     spec = prepared.spec
-    model = spec.variants[0].model
+    width, height = spec.size
     return {
         "cascade": cascade,
         "objective_s": spec.objective.latency_s,
@@ -128,8 +128,8 @@ def structure(prepared: Prepared, *, cascade: str, parked: bool, pools: list[Pla
         "dispatch": prepared.policy.dispatch,
         "parked": parked,
         "scorer": ScorerChoice(name=spec.hardness.scorer, source=spec.hardness.source),
-        "image": ImageSize(width=model.width, height=model.height),
-        "variants": {v.name: PlanVariant(steps=v.model.steps) for v in spec.variants},
+        "image": ImageSize(width=width, height=height),
+        "variants": {v.name: PlanVariant(steps=v.settings.steps) for v in spec.variants},
         "pools": pools,
     }
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
 from cascade_api.names import CascadeRef
-from cascade_api.profile import CascadeProfile, ProfileSpec, profile_problems
+from cascade_api.profile import CascadeProfile, ProfileSpec, profile_of, profile_problems
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_api.workers import Workers
 
 from ..snapshot import Mobility
 from .allocation import (
@@ -24,6 +25,7 @@ from .allocation import (
     Sharing,
     Stages,
     Timings,
+    WorkerBounds,
     measured,
     priced,
     stages_of,
@@ -124,7 +126,8 @@ def prepare(
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
-    usable = {v.name: tuple(c for c in v.classes if spec.capacity.accelerators.get(c, 0)) for v in spec.variants}
+    measurements = profile_of(spec, profile.spec)
+    usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     level = ServiceLevel(
         objective_s=spec.objective.latency_s,
@@ -133,21 +136,20 @@ def prepare(
         light_utilisation=min(settings.light_utilisation, busy),
         heavy_utilisation=min(settings.heavy_utilisation, busy),
     )
-    budget = spec.capacity.budget_per_hour
     # A published table is what its benchmark charges: taken at its word, noise and all.
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
-    measurements = hashlib.sha256(profile.spec.model_dump_json().encode()).hexdigest()
-    key = (measurements, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
+    digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
+    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
     sized = (shared or {}).get(key)
     if sized is None:
         try:
-            frontier = chosen.candidates(measured(profile.spec, variants={v.name for v in spec.variants}))
+            frontier = chosen.candidates(measured(measurements, variants={v.name for v in spec.variants}))
         except ValueError as error:
             raise NotPlannable(
                 Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
             ) from error
-        timings = Timings(profile.spec, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
+        timings = Timings(measurements, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
         sized = Sized(
             frontier,
             timings,
@@ -165,8 +167,8 @@ def prepare(
         demand=0.0,
         light_utilisation=level.light_utilisation,
         heavy_utilisation=level.heavy_utilisation,
-        bounds={v.name: v.replicas for v in spec.variants},
-        accelerators=spec.capacity.accelerators,
+        min_hosts={v.name: v.min_hosts for v in spec.variants},
+        workers={pool.accelerator_class: _bounds(pool) for pool in spec.workers},
         classes=usable,
         switch_prices=_switch_prices(
             spec,
@@ -176,10 +178,14 @@ def prepare(
             noise=0.0 if published else QUALITY_NOISE,
             thrift=chosen.thrift,
         ),
-        budget_per_hour=None if budget is None else float(money(budget)),
         weight=float(spec.policy.weight),
     )
-    return Prepared(spec, profile.spec, chosen, sized.timings, problem, _print(spec), measurements[:8])
+    return Prepared(spec, measurements, chosen, sized.timings, problem, _print(spec), digest[:8])
+
+
+def _bounds(pool: Workers) -> WorkerBounds:
+    budget = pool.budget_per_hour
+    return WorkerBounds(pool.min, pool.max, None if budget is None else float(money(budget)))
 
 
 def _switch_prices(

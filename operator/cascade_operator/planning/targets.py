@@ -112,7 +112,7 @@ def decide_targets(
     inventory = {name: max(count - others[name], 0) for name, count in (snapshot.inventory or {}).items()}
     if not any(due.values()):
         return decided
-    for indices in groups([seen.known.problem.accelerators for seen in planned], inventory):
+    for indices in groups([seen.known.spec.accelerators for seen in planned], inventory):
         rivals = [planned[index] for index in indices]
         if not any(due[seen.ref] for seen in rivals):
             continue

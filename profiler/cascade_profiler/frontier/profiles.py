@@ -71,14 +71,19 @@ def _from_file(path: Path) -> LoadedProfile:
     profiles = [d for d in documents if isinstance(d, CascadeProfile)]
     if len(profiles) != 1:
         raise BadInput(str(path), f"holds {len(profiles)} CascadeProfiles: exactly one is needed")
-    profile = profiles[0]
+    (profile,) = profiles
     check(profile.spec, source=str(path))
+    named = (d for d in documents if isinstance(d, DiffusionCascade))
+    cascade = next((c for c in named if c.spec.profile_ref.name == profile.metadata.name), None)
+    size = profile.spec.execution[0].size if cascade is None else cascade.spec.sizes[0]
+    spec = profile.spec.at(size)
+    if not spec.execution:
+        raise BadInput(str(path), f"the profile has no times at {size}, the cascade's size: profile it")
+    profile = profile.model_copy(update={"spec": spec})
     try:
         charges = Charges(profile)
     except ValueError as error:
         raise BadInput(str(path), str(error)) from None
-    named = (d for d in documents if isinstance(d, DiffusionCascade))
-    cascade = next((c for c in named if c.spec.profile_ref.name == profile.metadata.name), None)
     return LoadedProfile(profile.metadata.name, profile, charges, cascade)
 
 

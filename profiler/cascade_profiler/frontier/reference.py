@@ -35,9 +35,11 @@ _HADIS_MICROS: Final = (50_000, 130_000, 1_300_000, 2_700_000)
 _HADIS_LIGHT: Final = 2
 """The first two models are served in batches."""
 _HADIS_BATCHES: Final = (2, 4, 8)
-_HADIS_SWITCH_MILLIS: Final = 120
+_HADIS_LOAD_MILLIS: Final = 120
 """Weights in pinned host memory; a pod start takes 4.5 s."""
 DISCRIMINATOR_MICROS: Final = 10_000
+SIZE: Final = "1024x1024"
+"""The tables do not say a size: all of their images have one."""
 _EVEN_QUANTILES: Final = [50 * index for index in range(21)]
 """Scores are served as percentiles, so they are even by definition."""
 
@@ -99,7 +101,7 @@ def _hadis(name: str, folder: Path) -> CascadeProfile:
         for index, (model, micros) in enumerate(zip(HADIS_MODELS, _HADIS_MICROS, strict=True))
         for batch in (1, *(_HADIS_BATCHES if index < _HADIS_LIGHT else ()))
     ]
-    return _profile(name, HADIS_CLASS, execution, rows, switch_millis=_HADIS_SWITCH_MILLIS)
+    return _profile(name, HADIS_CLASS, execution, rows, load_millis=_HADIS_LOAD_MILLIS)
 
 
 def _model(record: Record, field: str) -> str:
@@ -129,7 +131,7 @@ def _diffserve(name: str, folder: Path) -> CascadeProfile:
         for (model, batch), ms in times.items()
         if ms < _OUT_OF_MEMORY_MS
     ]
-    return _profile(name, _DIFFSERVE_CLASS, execution, rows, switch_millis=_HADIS_SWITCH_MILLIS)
+    return _profile(name, _DIFFSERVE_CLASS, execution, rows, load_millis=_HADIS_LOAD_MILLIS)
 
 
 def _quality(record: Record, light: str, heavy: str, r: float, d: float, fid: float) -> QualityRow:
@@ -147,7 +149,12 @@ def _quality(record: Record, light: str, heavy: str, r: float, d: float, fid: fl
 
 def _execution(variant: str, accelerator_class: str, batch: int, micros: int) -> Execution:
     return Execution(
-        variant=variant, accelerator_class=accelerator_class, batch=batch, p50_micros=micros, p95_micros=micros
+        variant=variant,
+        accelerator_class=accelerator_class,
+        size=SIZE,
+        batch=batch,
+        p50_micros=micros,
+        p95_micros=micros,
     )
 
 
@@ -157,7 +164,7 @@ def _profile(
     execution: Sequence[Execution],
     quality: Sequence[QualityRow],
     *,
-    switch_millis: int,
+    load_millis: int,
 ) -> CascadeProfile:
     variants = list(dict.fromkeys(row.variant for row in execution))
     batches = sorted({row.batch for row in execution})
@@ -178,7 +185,7 @@ def _profile(
                 for batch in batches
             ],
             startup=[
-                Startup(variant=v, accelerator_class=accelerator_class, cold_seconds=0, switch_millis=switch_millis)
+                Startup(variant=v, accelerator_class=accelerator_class, cold_seconds=0, load_millis=load_millis)
                 for v in variants
             ],
             quality=list(quality),

@@ -124,4 +124,4 @@ def _manifest(file: Path) -> tuple[DiffusionCascade, ProfileSpec]:
     if len(found.cascades) != 1:
         raise CommandFailed(f"{file}: holds {len(found.cascades)} DiffusionCascades: compare one at a time", code=2)
     cascade = found.cascades[0]
-    return cascade, found.profile_of(cascade).spec
+    return cascade, found.profile_of(cascade).spec.at(cascade.spec.sizes[0])

@@ -222,6 +222,7 @@ class Timing:
         return Execution(
             variant=cell.variant.name,
             accelerator_class=self._place.accelerator_class,
+            size=f"{cell.variant.width}x{cell.variant.height}",
             batch=cell.batch,
             p50_micros=timing.p50_micros,
             p95_micros=timing.p95_micros,

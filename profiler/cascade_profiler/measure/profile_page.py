@@ -47,11 +47,12 @@ def profile_page(profile: CascadeProfile, prompts: Sequence[str], shown: Images)
 
 
 def _times(spec: ProfileSpec) -> str:
-    head = ["variant", "class", "batch", "p50 ms", "p95 ms", "p99 ms", "ms an image", "memory MiB"]
+    head = ["variant", "class", "size", "batch", "p50 ms", "p95 ms", "p99 ms", "ms an image", "memory MiB"]
     rows = [
         [
             row.variant,
             row.accelerator_class,
+            row.size,
             str(row.batch),
             *(_millis(micros) for micros in (row.p50_micros, row.p95_micros, row.p99_micros)),
             _millis(row.p50_micros / row.batch),
@@ -60,7 +61,7 @@ def _times(spec: ProfileSpec) -> str:
         for row in spec.execution
     ]
     rows += [
-        ["discriminator", row.accelerator_class, str(row.batch), _millis(row.p50_micros), _millis(row.p95_micros)]
+        ["discriminator", row.accelerator_class, "", str(row.batch), _millis(row.p50_micros), _millis(row.p95_micros)]
         for row in spec.discriminator
     ]
     return table(head, rows)
@@ -77,7 +78,7 @@ def _time_charts(spec: ProfileSpec) -> Iterator[str]:
 
 
 def _starts(spec: ProfileSpec) -> str:
-    rows = [[row.variant, row.accelerator_class, str(row.cold_seconds), str(row.switch_millis)] for row in spec.startup]
+    rows = [[row.variant, row.accelerator_class, str(row.cold_seconds), str(row.load_millis)] for row in spec.startup]
     return table(["start of", "class", "cold s", "in place ms"], rows)
 
 

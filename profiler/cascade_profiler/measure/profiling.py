@@ -173,10 +173,11 @@ def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Varian
     """The cascade's variants, checked to be servable on this machine."""
     names = {variant.name for variant in cascade.spec.variants}
     for index, declared in enumerate(cascade.spec.variants):
-        if place.accelerator_class not in declared.classes:
+        pools = cascade.spec.pools_of(declared)
+        if all(pool.accelerator_class != place.accelerator_class for pool in pools):
             raise CommandFailed(
-                f"spec.variants.{index}.classes: {declared.name!r} does not run on class {place.accelerator_class!r}, "
-                "the one that is measured: add it, or choose another --class",
+                f"spec.variants.{index}.pools: {declared.name!r} does not run on class {place.accelerator_class!r}, "
+                "the one that is measured: add a pool of it to spec.workers, or choose another --class",
                 code=2,
             )
     try:

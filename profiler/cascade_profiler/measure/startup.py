@@ -40,16 +40,16 @@ def measure_startup(
         key = {"model": identity(variant), "after": identity(other), "on": place.hardware}
         while len(records.values(STARTED, key)) < rounds:
             records.add(STARTED, key, _start(variant.name, other.name, directory, place))
-        cold_s, switch_s = (float(np.median(taken)) for taken in zip(*records.values(STARTED, key), strict=True))
+        cold_s, load_s = (float(np.median(taken)) for taken in zip(*records.values(STARTED, key), strict=True))
         rows.append(
             Startup(
                 variant=variant.name,
                 accelerator_class=place.accelerator_class,
                 cold_seconds=math.ceil(cold_s),
-                switch_millis=round(1000 * switch_s),
+                load_millis=round(1000 * load_s),
             )
         )
-        progress.done(step_name(variant), f"cold {cold_s:.2f} s, in place {switch_s:.2f} s")
+        progress.done(step_name(variant), f"cold {cold_s:.2f} s, in place {load_s:.2f} s")
     return rows
 
 

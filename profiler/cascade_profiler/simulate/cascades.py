@@ -23,13 +23,10 @@ def cascade_of(
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
     spec["objective"] = {**spec.get("objective", {}), "latency": format_duration(objective_s)}
-    spec["capacity"] = {**spec.get("capacity", {}), "accelerators": dict(workers)}
+    _set_workers(spec, workers)
     spec["policy"] = {**spec.get("policy", {}), "name": policy}
     if scorer is not None:
         spec["hardness"] = {"scorer": scorer}
-    for variant in spec["variants"]:
-        bounds = variant.setdefault("replicas", {})
-        bounds["max"] = max(bounds.get("max", 0), sum(workers.values()))
     try:
         return DiffusionCascade.model_validate(document)
     except ValidationError as error:
@@ -38,22 +35,42 @@ def cascade_of(
         raise BadInput(loaded.name, str(first["msg"]), field=field) from None
 
 
+def _set_workers(spec: dict[str, Any], workers: Mapping[str, int]) -> None:
+    """Have the cascade run on these accelerators alone; its pools of other classes are gone."""
+    known = {pool["class"]: pool for pool in spec.get("workers", [])}
+    spec["workers"] = [
+        {**pool, "min": min(pool.get("min", 0), count), "max": count}
+        for pool, count in ((known.get(name, {"name": name, "class": name}), count) for name, count in workers.items())
+    ]
+    names = {pool["name"] for pool in spec["workers"]}
+    for variant in spec["variants"]:
+        if "pools" in variant:
+            variant["pools"] = [name for name in variant["pools"] if name in names] or variant["pools"]
+
+
 def _made(loaded: LoadedProfile) -> dict[str, Any]:
     profile = loaded.profile.spec
-    classes: dict[str, list[str]] = {}
+    on: dict[str, list[str]] = {}
     for row in profile.execution:
-        on = classes.setdefault(row.variant, [])
-        if row.accelerator_class not in on:
-            on.append(row.accelerator_class)
-    model = {"source": "hf://published/model", "revision": "published", "steps": 1, "height": 1024, "width": 1024}
+        classes = on.setdefault(row.variant, [])
+        if row.accelerator_class not in classes:
+            classes.append(row.accelerator_class)
+    model = {"source": "hf://published/model", "revision": "published"}
     return {
         "apiVersion": "diffusioncascade.io/v1alpha1",
         "kind": "DiffusionCascade",
         "metadata": {"name": loaded.profile.metadata.name},
         "spec": {
             "profileRef": {"name": loaded.profile.metadata.name},
+            "sizes": [profile.execution[0].size],
             "variants": [
-                {"name": name, "model": model, "engine": "diffusers", "classes": classes[name]}
+                {
+                    "name": name,
+                    "model": model,
+                    "settings": {"steps": 1},
+                    "engine": "diffusers",
+                    "pools": on[name],
+                }
                 for name in variants_of(profile)
             ],
             "discriminator": {"source": "hf://published/discriminator"},
@@ -71,7 +88,7 @@ def with_switch_time(profile: CascadeProfile, switch_s: float | None) -> Cascade
             variant=variant,
             accelerator_class=accelerator_class,
             cold_seconds=math.ceil(switch_s),
-            switch_millis=round(switch_s * 1000),
+            load_millis=round(switch_s * 1000),
         )
         for variant, accelerator_class in dict.fromkeys(
             (row.variant, row.accelerator_class) for row in profile.spec.execution

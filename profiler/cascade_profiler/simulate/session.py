@@ -89,7 +89,7 @@ def _workers(text: str, loaded: LoadedProfile) -> Mapping[str, int]:
     if not text:
         if loaded.cascade is None:
             raise BadInput("--workers", "is needed: the profile's file holds no DiffusionCascade")
-        return {name: n for name, n in loaded.cascade.spec.capacity.accelerators.items() if n}
+        return {name: n for name, n in loaded.cascade.spec.accelerators.items() if n}
     classes = list(dict.fromkeys(row.accelerator_class for row in loaded.profile.spec.execution))
     counts: dict[str, int] = {}
     for part in text.split(","):

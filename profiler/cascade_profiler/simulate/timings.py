@@ -64,14 +64,14 @@ class Timings:
         if not self._in_place:
             return self.start_s(variant, accelerator_class)
         start = self._starts.get((variant, accelerator_class))
-        return start.switch_millis / 1000 if start else 0.0
+        return start.load_millis / 1000 if start else 0.0
 
     def start_s(self, variant: str, accelerator_class: str) -> float:
         """Seconds from an empty accelerator to ready."""
         if self._switch_s is not None:
             return self._switch_s
         start = self._starts.get((variant, accelerator_class))
-        return max(float(start.cold_seconds), start.switch_millis / 1000) if start else 0.0
+        return max(float(start.cold_seconds), start.load_millis / 1000) if start else 0.0
 
 
 def _between(measured: Mapping[int, float], batch: int) -> float:

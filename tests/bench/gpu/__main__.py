@@ -178,7 +178,8 @@ def profile(cells: Sequence[Cell], accelerator_class: str) -> CascadeProfile:
             best[at] = cell
     execution = [
         {
-            "variant": name, "class": accelerator_class, "batch": batch, "memoryMiB": cell.memory_mib,
+            "variant": name, "class": accelerator_class, "size": f"{known[name].width}x{known[name].height}",
+            "batch": batch, "memoryMiB": cell.memory_mib,
             "p50Micros": max(1, round(1e6 * cell.image_s(known[name].steps, 0.5))),
             "p95Micros": max(1, round(1e6 * cell.image_s(known[name].steps, 0.95))),
         }

@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from cascade_api.names import CascadeRef
+from cascade_api.profile import profile_of
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, OperatorSettings
 
@@ -298,16 +299,20 @@ class KubernetesCluster:
         spec = subject.cascade.spec
         variant = next((v for v in spec.variants if v.name == pool.variant), None)
         accelerator_class = self._classes.get(pool.accelerator_class)
-        if variant is None or accelerator_class is None or pool.accelerator_class not in variant.classes:
+        if variant is None or accelerator_class is None:
+            return None
+        workers = next((w for w in spec.pools_of(variant) if w.accelerator_class == accelerator_class.name), None)
+        if workers is None:
             return None
 
         def build() -> dict[str, Any]:
             return pool_deployment(
                 subject.cascade,
                 variant,
+                workers,
                 accelerator_class,
                 uid=subject.uid,
-                profile=None if subject.profile is None else subject.profile.spec,
+                profile=None if subject.profile is None else profile_of(spec, subject.profile.spec),
                 settings=self._settings,
                 replicas=replicas,
                 stopping=stopping,
@@ -328,7 +333,7 @@ class KubernetesCluster:
         except ApiRefused as error:
             self._refused[ref, name] = content, now
             if error.status in (BAD_REQUEST, UNPROCESSABLE):
-                self._notice(ref, Reason.INVALID_SPEC, f"spec.podTemplate: {error}")
+                self._notice(ref, Reason.INVALID_SPEC, f"spec.workers: podTemplate: {error}")
             raise
         self._refused.pop((ref, name), None)
         self._baselines.keep(applied, manifest)

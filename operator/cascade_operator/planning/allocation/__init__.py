@@ -7,7 +7,7 @@ The rest of the planner uses what is named here, and nothing of the modules behi
 from .contention import groups
 from .expectations import latency_p99_s
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
-from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
+from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem, WorkerBounds
 from .shares import Sharing, best_sharing, running_columns
 from .solver import allocate
 from .stages import Role, ServiceLevel, Stages, Timings, priced, stages_of
@@ -29,6 +29,7 @@ __all__ = [
     "Sharing",
     "Stages",
     "Timings",
+    "WorkerBounds",
     "allocate",
     "best_sharing",
     "gpu_seconds",

@@ -55,19 +55,15 @@ class Contender:
     rows: tuple[int, ...] | None = None
 
 
-def contenders(
-    cascade: CascadeProblem, *, ceilings: Mapping[str, int], prices: Mapping[str, float], dues: Dues
-) -> tuple[Contender, ...]:
-    """The chains that may be best on at most ``ceilings`` accelerators by class; ``prices`` are per hour by class."""
+def contenders(cascade: CascadeProblem, *, ceilings: Mapping[str, int], dues: Dues) -> tuple[Contender, ...]:
+    """The chains that may be best on at most ``ceilings`` accelerators by class."""
     if len(ceilings) == 1:
-        return _of_one_class(cascade, ceilings=ceilings, prices=prices, dues=dues)
+        return _of_one_class(cascade, ceilings=ceilings, dues=dues)
     bounded = [_bounded(cascade, stages, ceilings) for stages in cascade.stages]
     ranked = sorted(bounded, key=lambda pair: -pair[0])
     running = {key: PoolSize(n, cascade.running_batch.get(key, 1)) for key, n in cascade.running.items() if n}
     at_hand = [pools for pools in (running, *(pools for _, pools in ranked[:2])) if pools]
-    worth = max(
-        (_worth(cascade, pools) for pools in at_hand if _allowed(cascade, pools, ceilings, prices)), default=None
-    )
+    worth = max((_worth(cascade, pools) for pools in at_hand if _allowed(cascade, pools, ceilings)), default=None)
     if worth is None:
         return tuple(Contender(stages) for stages in cascade.stages)
     largest = max((column.service.batch for stages in cascade.stages for column in stages.columns), default=1)
@@ -77,18 +73,16 @@ def contenders(
     )
 
 
-def _of_one_class(
-    cascade: CascadeProblem, *, ceilings: Mapping[str, int], prices: Mapping[str, float], dues: Dues
-) -> tuple[Contender, ...]:
+def _of_one_class(cascade: CascadeProblem, *, ceilings: Mapping[str, int], dues: Dues) -> tuple[Contender, ...]:
     """`contenders` where there is one class: first by how many accelerators are light, then by how many are heavy."""
     ((name, count),) = ceilings.items()
     chains = [Splits(cascade, stages, name, count, dues) for stages in cascade.stages]
     bounded = sorted(((chain, chain.bounds()) for chain in chains), key=lambda pair: -float(pair[1].max()))
     running = {key: PoolSize(n, cascade.running_batch.get(key, 1)) for key, n in cascade.running.items() if n}
-    least = _net(cascade, running, dues) if running and _allowed(cascade, running, ceilings, prices) else -math.inf
+    least = _net(cascade, running, dues) if running and _allowed(cascade, running, ceilings) else -math.inf
     for chain, bound in bounded[:1]:
         lights = int(bound.argmax())
-        least = max(least, _best_of(chain, chain.cells(lights, lights), cascade, ceilings, prices))
+        least = max(least, _best_of(chain, chain.cells(lights, lights), cascade, ceilings))
     if math.isinf(least):
         return tuple(Contender(stages) for stages in cascade.stages)
     spare = NOTHING + dues.kept * count
@@ -99,7 +93,7 @@ def _of_one_class(
             cells = chain.cells(int(splits[0]), int(splits[-1])).at_least(least - spare)
             left.append((chain, cells, float(cells.worth.max(initial=-math.inf))))
     for chain, cells, _ in sorted(left, key=lambda item: -item[2])[:2]:
-        least = max(least, _best_of(chain, cells, cascade, ceilings, prices))
+        least = max(least, _best_of(chain, cells, cascade, ceilings))
     return tuple(
         Contender(chain.stages, part.lights, part.heavies, part.columns, part.rows)
         for chain, cells, _ in left
@@ -107,15 +101,13 @@ def _of_one_class(
     )
 
 
-def _best_of(
-    chain: Splits, cells: Cells, cascade: CascadeProblem, ceilings: Mapping[str, int], prices: Mapping[str, float]
-) -> float:
+def _best_of(chain: Splits, cells: Cells, cascade: CascadeProblem, ceilings: Mapping[str, int]) -> float:
     """The worth of an allocation at hand: the best choice of the numbers bounded highest; -inf where it is none."""
     choices = chain.choices(cells.highest(TRIED))
     if choices is None:
         return -math.inf
     at = int(choices.worth.argmax())
-    return float(choices.worth[at]) if _allowed(cascade, chain.pools(choices, at), ceilings, prices) else -math.inf
+    return float(choices.worth[at]) if _allowed(cascade, chain.pools(choices, at), ceilings) else -math.inf
 
 
 def _net(cascade: CascadeProblem, running: Mapping[PoolKey, PoolSize], dues: Dues) -> float:
@@ -164,7 +156,7 @@ def _pools(
 ) -> dict[PoolKey, PoolSize]:
     """Pools of one class from the replicas of each stage and what they carry."""
     return {
-        (variant, name): PoolSize(min(number, cascade.bounds[variant].max), int(stage.batch[number]))
+        (variant, name): PoolSize(number, int(stage.batch[number]))
         for variant, (number, stage) in ((stages.chain.light, light), (stages.chain.heavy, heavy))
         if stage.overall[number]
     }
@@ -173,7 +165,7 @@ def _pools(
 def _carries(cascade: CascadeProblem, stages: Stages, role: Role, accelerator_class: str, count: int) -> _Carries:
     variant = stages.chain.light if role is Role.LIGHT else stages.chain.heavy
     busy = cascade.light_utilisation if role is Role.LIGHT else cascade.heavy_utilisation
-    replicas = np.minimum(np.arange(count + 1), cascade.bounds[variant].max)
+    replicas = np.arange(count + 1)
     overall, by_use, by_waiting = (np.zeros(count + 1) for _ in range(3))
     batch = np.ones(count + 1, dtype=int)
     for column in stages.pools(role).get((variant, accelerator_class), ()):
@@ -198,16 +190,14 @@ def _allowed(
     cascade: CascadeProblem,
     pools: Mapping[PoolKey, PoolSize],
     ceilings: Mapping[str, int],
-    prices: Mapping[str, float],
 ) -> bool:
     by_variant, by_class = Counter[str](), Counter[str]()
     for (variant, accelerator_class), pool in pools.items():
         by_variant[variant] += pool.replicas
         by_class[accelerator_class] += pool.replicas
-    cost = sum(prices.get(name, 0.0) * count for name, count in by_class.items())
     return (
         all(count <= ceilings.get(name, 0) for name, count in by_class.items())
-        and all(bounds.min <= by_variant[name] <= bounds.max for name, bounds in cascade.bounds.items())
-        and all(variant in cascade.bounds for variant in by_variant)
-        and (cascade.budget_per_hour is None or cost <= cascade.budget_per_hour)
+        and all(by_class[name] >= bounds.min for name, bounds in cascade.workers.items())
+        and all(by_variant[name] >= least for name, least in cascade.min_hosts.items())
+        and all(variant in cascade.classes for variant in by_variant)
     )

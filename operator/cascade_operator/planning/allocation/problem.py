@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cascade_api.cascade import ReplicaBounds
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
@@ -25,9 +25,25 @@ class PoolSize:
 
 
 @dataclass(frozen=True)
-class CascadeProblem:
-    """One cascade: its rows and columns, ``demand`` in requests per second, and its own ceilings.
+class WorkerBounds:
+    """Fewest and most workers of a class, and what they may cost per hour (None: no bound)."""
 
+    min: int
+    max: int
+    budget_per_hour: float | None = None
+
+    def ceiling(self, price_per_hour: float | None) -> int:
+        """Most workers at a price; with a budget none where the price is not known."""
+        if self.budget_per_hour is None or price_per_hour == 0:
+            return self.max
+        return 0 if price_per_hour is None else min(self.max, math.floor(self.budget_per_hour / price_per_hour + 1e-9))
+
+
+@dataclass(frozen=True)
+class CascadeProblem:
+    """One cascade: its rows and columns, ``demand`` in requests per second, and its own bounds on workers by class.
+
+    ``min_hosts`` is how many workers always host a variant, and ``classes`` where each variant may run.
     ``switch_prices`` is what a start or change of model must gain in normalised quality (1 = from the worst row to
     the best), by pool.
     """
@@ -38,11 +54,10 @@ class CascadeProblem:
     demand: float
     light_utilisation: float
     heavy_utilisation: float
-    bounds: Mapping[str, ReplicaBounds]
-    accelerators: Mapping[str, int]
+    min_hosts: Mapping[str, int]
+    workers: Mapping[str, WorkerBounds]
     classes: Mapping[str, tuple[str, ...]]
     switch_prices: Mapping[PoolKey, float] = field(default_factory=dict)
-    budget_per_hour: float | None = None
     running: Mapping[PoolKey, int] = field(default_factory=dict)
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)
     weight: float = 1.0

@@ -34,7 +34,7 @@ FIRST_START_PRICE = 1e-5
 BATCH_PRICE = 1e-5
 """For each doubling of a pool's batch: where a larger one is not needed, images come sooner without."""
 SHORTAGE_PRICE = 1000.0
-"""For each replica below ``replicas.min``: a user's bound goes before anything but the ceilings."""
+"""For each worker below ``min`` or ``minHosts``: a user's bound goes before anything but the ceilings."""
 SHARED_GAP = 1e-3
 """Part of the weighted quality that the allocation of several cascades may be from the best; one cascade's is exact."""
 LIKELY_NODES, ALL_NODES = 2000, 200
@@ -125,15 +125,10 @@ def _tax(problem: Problem) -> float:
 
 
 def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
-    """Accelerators that a cascade may use, by class; a class without a price is closed to a cascade with a budget.
-
-    Never more than all its variants' replicas: capacity that nothing may use is not worth looking at.
-    """
-    most = sum(bounds.max for bounds in cascade.bounds.values())
+    """Accelerators that a cascade may use, by class."""
     return {
-        name: min(count, problem.accelerators.get(name, 0), most)
-        for name, count in cascade.accelerators.items()
-        if cascade.budget_per_hour is None or name in problem.prices_per_hour
+        name: min(bounds.ceiling(problem.prices_per_hour.get(name)), problem.accelerators.get(name, 0))
+        for name, bounds in cascade.workers.items()
     }
 
 
@@ -142,7 +137,7 @@ def _contenders(cascade: CascadeProblem, problem: Problem) -> tuple[Contender, .
     ceilings = _ceilings(problem, cascade)
     dearest = max((problem.prices_per_hour.get(name, 0.0) for name in ceilings), default=0.0)
     dues = Dues(_tax(problem) * dearest, first_start=FIRST_START_PRICE, doubling=BATCH_PRICE, kept=KEEP_REWARD)
-    return contenders(cascade, ceilings=ceilings, prices=problem.prices_per_hour, dues=dues)
+    return contenders(cascade, ceilings=ceilings, dues=dues)
 
 
 def _add_cascade(
@@ -159,11 +154,11 @@ def _add_cascade(
     if candidates:
         program.equal(dict.fromkeys(variables.chains, 1.0), 1.0)
     for name, classes in cascade.classes.items():
-        bounds = cascade.bounds[name]
         for accelerator_class in classes:
             key = (name, accelerator_class)
             ceiling = ceilings.get(accelerator_class, 0)
-            upper = min(ceiling, bounds.max, max(cascade.running.get(key, 0), bounds.min))
+            least = max(cascade.min_hosts[name], cascade.workers[accelerator_class].min)
+            upper = min(ceiling, max(cascade.running.get(key, 0), least))
             reward = 0.0 if price.get(accelerator_class) else KEEP_REWARD
             variables.spare[key] = program.variable(value=reward, upper=upper, integer=True)
             # The price of a switch would favour lopsided pools where everything has to start.
@@ -179,20 +174,21 @@ def _add_cascade(
     for key, group in pools.items():
         starts = {variables.starts[key]: 1.0, **dict.fromkeys(group, -1.0)}
         program.at_least(starts, -cascade.running.get(key, 0))
-    for name in cascade.classes:
-        bounds = cascade.bounds[name]
+    for name, least in cascade.min_hosts.items():
         own = [v for (variant, _), group in pools.items() if variant == name for v in group]
-        program.at_most(dict.fromkeys(own, 1.0), bounds.max)
-        if bounds.min:
-            shortage = program.variable(value=-SHORTAGE_PRICE, upper=bounds.min)
-            program.at_least(dict.fromkeys([*own, shortage], 1.0), bounds.min)
+        _at_least(program, own, least)
     for accelerator_class, ceiling in ceilings.items():
         here = [v for (_, on), group in pools.items() if on == accelerator_class for v in group]
         program.at_most(dict.fromkeys(here, 1.0), ceiling)
-    if cascade.budget_per_hour is not None:
-        terms = {v: price[on] for (_, on), group in pools.items() if on in price for v in group}
-        program.at_most(terms, cascade.budget_per_hour)
+        _at_least(program, here, cascade.workers[accelerator_class].min)
     return variables
+
+
+def _at_least(program: Program, replicas: Sequence[int], least: int) -> None:
+    """A user's bound from below, which may be missed at a price."""
+    if least:
+        shortage = program.variable(value=-SHORTAGE_PRICE, upper=least)
+        program.at_least(dict.fromkeys([*replicas, shortage], 1.0), least)
 
 
 def _add_chain(
@@ -225,7 +221,8 @@ def _add_chain(
     utilisation = {Role.LIGHT: cascade.light_utilisation, Role.HEAVY: cascade.heavy_utilisation}
     one_batch: dict[PoolKey, dict[int, float]] = {}
     for column in stages.columns if contender.columns is None else contender.columns:
-        ceiling = min(ceilings.get(column.accelerator_class, 0), cascade.bounds[column.variant].max)
+        most = column.enough(demand, utilisation=utilisation[column.role])
+        ceiling = min(ceilings.get(column.accelerator_class, 0), most)
         box = boxes[column.role]
         if box is not None:
             ceiling = min(ceiling, box[1])
@@ -292,7 +289,7 @@ def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation
         verdict=_verdict(cascade, pools, sharing, answer.outcome),
         switches=switches,
         cost_per_hour=cost,
-        binding=_binding(cascade, problem, pools, sharing, cost),
+        binding=_binding(cascade, problem, pools, sharing),
         gap=max(answer.bound - answer.objective, 0.0) / max(abs(answer.bound), _NOTHING),
     )
 
@@ -302,19 +299,15 @@ def _where_of_use(
 ) -> dict[PoolKey, int]:
     """What stays for nothing, rather of the variants in use: those help where more comes than was forecast."""
     kept = Counter(spare)
-    of_variant = Counter[str]()
-    for (variant, _), count in [*spare.items(), *((key, pool.replicas) for key, pool in pools.items())]:
-        of_variant[variant] += count
     for idle in sorted(spare.keys() - pools.keys()):
-        if cascade.bounds[idle[0]].min:
+        if cascade.min_hosts[idle[0]]:
             continue
         for used, pool in pools.items():
             if used[1] == idle[1]:
                 still = cascade.running.get(used, 0) - pool.replicas - kept[used]
-                moved = max(min(kept[idle], still, cascade.bounds[used[0]].max - of_variant[used[0]]), 0)
+                moved = max(min(kept[idle], still), 0)
                 kept[idle] -= moved
                 kept[used] += moved
-                of_variant[used[0]] += moved
     return kept
 
 
@@ -337,29 +330,26 @@ def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
 
 
 def _binding(
-    cascade: CascadeProblem, problem: Problem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, cost: float
+    cascade: CascadeProblem, problem: Problem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing
 ) -> tuple[str, ...]:
     """What holds the quality (or the load) down, in words a user can act on."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
     if sharing.shed <= _NOTHING and sharing.value >= best - 0.01:
         return ()
     words = []
-    for name, own in cascade.accelerators.items():
+    for name, bounds in cascade.workers.items():
         here = sum(pool.replicas for (_, on), pool in pools.items() if on == name)
-        if cascade.budget_per_hour is not None and name not in problem.prices_per_hour:
-            words.append(f"class {name} has no price, so spec.capacity.budgetPerHour closes it")
-        elif here >= min(own, problem.accelerators.get(name, 0)):
-            where = "spec.capacity.accelerators" if own <= problem.accelerators.get(name, 0) else "the cluster"
+        price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
+        own = bounds.ceiling(price)
+        if bounds.budget_per_hour is not None and price is None:
+            words.append(f"class {name} has no price, so its budgetPerHour closes it")
+        elif price and bounds.budget_per_hour is not None and here >= own and own < bounds.max and own <= there:
+            words.append(f"budgetPerHour of {name} ({bounds.budget_per_hour:.2f}) is spent to {here * price:.2f}")
+        elif here >= min(own, there):
+            where = "spec.workers" if own <= there else "the cluster"
             words.append(f"all {here} {name} accelerators that {where} allows are in use")
-        elif here and problem.accelerators.get(name, 0) < own:
+        elif here and there < own:
             words.append(f"the other cascades leave {here} {name} accelerators")
-    for name, bounds in cascade.bounds.items():
-        if sum(pool.replicas for (variant, _), pool in pools.items() if variant == name) >= bounds.max:
-            words.append(f"{name} is at its replicas.max ({bounds.max})")
-    if cascade.budget_per_hour is not None:
-        cheapest = min((p for p in problem.prices_per_hour.values() if p), default=0.0)
-        if cost + cheapest > cascade.budget_per_hour:
-            words.append(f"spec.capacity.budgetPerHour ({cascade.budget_per_hour:.2f}) is spent to {cost:.2f}")
     if not any(s.columns for s in cascade.stages):
         words.append("no variant makes one image within spec.objective.latency")
     return tuple(words)

@@ -21,6 +21,8 @@ from .stages import Column, Role, Stages
 
 MOST_CHOICES = 2000
 """Beyond so many choices of replicas and batches the program sees to them."""
+BLOCK = 1 << 16
+"""So many pairs are bounded at a time: by every dual vertex of a chain, of which there are hundreds."""
 MOST_ALONE = 6
 """Up to so many choices are told apart in the program, whose relaxation then is whole as a rule."""
 MOST_MIXED = 16
@@ -103,14 +105,18 @@ class Splits:
         variants = stages.chain.light, stages.chain.heavy
         self._keys: tuple[PoolKey, PoolKey] = (variants[0], name), (variants[1], name)
         self._running = [cascade.running.get(key, 0) for key in self._keys]
-        self._most = [min(cascade.bounds[variant].max, count) for variant in variants]
-        self._count = min(count, sum(self._most))
         first = not any(cascade.running.values())
         self._starts = [dues.first_start if first else cascade.switch_prices.get(key, 0.0) for key in self._keys]
         self._columns = [
             stages.pools(role).get(key, ()) for role, key in zip((Role.LIGHT, Role.HEAVY), self._keys, strict=True)
         ]
         self._busy = [cascade.light_utilisation, cascade.heavy_utilisation]
+        demand = max(cascade.demand, NOTHING)
+        self._most = [
+            min(count, max((c.enough(demand, utilisation=busy) for c in columns), default=0))
+            for columns, busy in zip(self._columns, self._busy, strict=True)
+        ]
+        self._count = min(count, sum(self._most))
 
     @cached_property
     def _loads(self) -> list[list[Floats]]:
@@ -163,7 +169,9 @@ class Splits:
         lights, heavies = lights[fits], heavies[fits]
         direct = np.where(lights > 0, overall[heavies], firm[heavies])
         limits = np.stack([np.ones(len(lights)), light[lights], overall[heavies], direct])
-        worth = (self.stages.mixer.prices @ limits).min(axis=0, initial=np.inf)
+        prices = self.stages.mixer.prices
+        blocks = (limits[:, at : at + BLOCK] for at in range(0, limits.shape[1], BLOCK))
+        worth = np.concatenate([(prices @ block).min(axis=0, initial=np.inf) for block in blocks] or [np.zeros(0)])
         return Cells(lights, heavies, worth - self._paid(lights, heavies))
 
     def _paid(self, lights: Integers, heavies: Integers) -> Floats:

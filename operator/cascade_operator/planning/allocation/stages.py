@@ -81,6 +81,11 @@ class Column:
     def rate(self) -> float:
         return self.service.rate
 
+    def enough(self, demand: float, *, utilisation: float) -> int:
+        """Replicas that carry all of a demand (requests per second) alone: any beyond them carry nothing."""
+        idle = max((delta for delta in (self.reserve, self.direct_reserve) if math.isfinite(delta)), default=0.0)
+        return math.ceil(max(demand / (utilisation * self.rate), demand / self.rate + idle))
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -166,9 +171,9 @@ class Timings:
             by_batch = self._services.setdefault((row.variant, row.accelerator_class), {})
             by_batch[row.batch] = Service(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
         self._move_s = {
-            (start.variant, start.accelerator_class): start.switch_millis / 1000
+            (start.variant, start.accelerator_class): start.load_millis / 1000
             if in_place
-            else max(float(start.cold_seconds), start.switch_millis / 1000)
+            else max(float(start.cold_seconds), start.load_millis / 1000)
             for start in profile.startup
         }
 
