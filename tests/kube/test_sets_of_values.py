@@ -1,5 +1,6 @@
 """The sets of values in tests/chart/values, on real pods: each release makes an image with `helm test`.
 
+Without what is not here: TLS in Redis, as the server of the set-up has none, and load balancers.
 `default` is installed by test_quickstart.py, and what `namespaced` says by test_side_by_side.py.
 """
 
@@ -56,30 +57,28 @@ def pair(authority: trustme.CA, host: str) -> dict[str, str]:
     return {"tls.crt": chain.decode(), "tls.key": issued.private_key_pem.bytes().decode(), "ca.crt": authority_text}
 
 
-def test_redis_outside_and_tls_everywhere(kube_node: KubeNode, release: Release) -> None:
-    """`external-redis-tls`, where nobody offers load balancers; routers ask for certificates and keys."""
-    authority, elsewhere = trustme.CA(), kube_node.make_namespace()
-    secret(kube_node, elsewhere, "redis-tls", pair(authority, f"redis.{elsewhere}.svc"))
-    url = start_redis(kube_node, elsewhere, tls_secret="redis-tls")  # noqa: S106
+def test_a_redis_of_somebody_else_and_a_router_with_tls(kube_node: KubeNode, release: Release) -> None:
+    """`external-redis-tls`; routers ask for certificates and keys."""
+    elsewhere = kube_node.make_namespace()
+    url = start_redis(kube_node, elsewhere)
     tenant = {"name": "studio", "keys": [hashlib.sha256(KEY.encode()).hexdigest()]}
     secret(kube_node, HOME, "redis-url", {"url": url})
-    secret(kube_node, HOME, "redis-ca", {"ca.crt": authority.cert_pem.bytes().decode()})
-    secret(kube_node, HOME, "router-tls", pair(authority, f"{NAME}-router.{HOME}.svc"))
+    secret(kube_node, HOME, "router-tls", pair(trustme.CA(), f"{NAME}-router.{HOME}.svc"))
     secret(kube_node, HOME, "tenants", {"tenants.yaml": yaml.safe_dump({"tenants": [tenant]})})
     test = {"env": [{"name": "CASCADE_API_KEY", "value": KEY}]}
-    release.install(**values("external-redis-tls", {"router.service.type": "ClusterIP", "test": test}))
+    here = {"redis.tls": ABSENT, "router.service.type": "ClusterIP", "test": test}
+    release.install(**values("external-redis-tls", here))
     release.serve(elsewhere, shapes_manifest())
     assert "image.png" in release.helm("test", "--logs")
     kube_node.remove_namespace(elsewhere)
 
 
 def test_every_part_at_once(kube_node: KubeNode, release: Release) -> None:
-    """`everything`, with the image of the operator that is there; the bundled Redis speaks TLS."""
+    """`everything`, with the image of the operator that is there."""
     media = kube_node.make_namespace("media")
     secret(kube_node, HOME, "redis-password", {"password": PASSWORD})
-    secret(kube_node, HOME, "redis-tls", pair(trustme.CA(), f"{NAME}-redis.{HOME}.svc"))
     with kube_node.volume(size="16Gi", storage_class="fast"):
-        release.install(**values("everything", {"operator.image": ABSENT}))
+        release.install(**values("everything", {"operator.image": ABSENT, "redis.bundled.tls": ABSENT}))
         cascade, profile = yaml.safe_load_all(shapes_manifest())
         cascade["metadata"]["name"] = "portraits"  # of which the values speak
         release.serve(media, yaml.safe_dump_all([cascade, profile]), name="portraits")

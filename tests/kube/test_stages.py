@@ -126,7 +126,7 @@ def test_the_page_shows_what_is_printed(stages: Stages) -> None:
     finally:
         node.kubectl("uncordon", "node-1")
     stages.show("starting", "Ready", "ReplicasStarting")
-    stages.show("ready", "Ready", "AsPlanned")
+    stages.release.wait_served(stages.namespace)
 
     profile = stages.documents()[1]
     rows: dict[str, list[dict[str, object]]] = profile["spec"]  # type: ignore[assignment]

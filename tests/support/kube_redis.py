@@ -8,29 +8,18 @@ from .kube_images import valkey_name
 from .kube_node import KubeNode
 
 PASSWORD = "a-password-of-the-test"  # noqa: S105
-TLS = "/etc/redis-tls"
 
 
-def start_redis(node: KubeNode, namespace: str, *, tls_secret: str = "") -> str:
-    """Start it, and give its URL; with a Secret of the kind kubernetes.io/tls it speaks TLS alone."""
-    port = ["--port", "6379"]
-    if tls_secret:
-        files = ["--tls-cert-file", f"{TLS}/tls.crt", "--tls-key-file", f"{TLS}/tls.key", "--tls-auth-clients", "no"]
-        port = ["--port", "0", "--tls-port", "6379", *files]
+def start_redis(node: KubeNode, namespace: str) -> str:
+    """Start it, with a password, and give its URL."""
+    command = ["valkey-server", "--port", "6379", "--protected-mode", "no", "--requirepass", PASSWORD]
+    container = {"name": "redis", "image": valkey_name(), "command": command, "workingDir": "/tmp"}  # noqa: S108
     labels = {"app": "redis"}
-    container = {
-        "name": "redis",
-        "image": valkey_name(),
-        "command": ["valkey-server", *port, "--protected-mode", "no", "--requirepass", PASSWORD],
-        "workingDir": "/tmp",  # noqa: S108
-        "volumeMounts": [{"name": "tls", "mountPath": TLS}] if tls_secret else [],
-    }
-    volumes = [{"name": "tls", "secret": {"secretName": tls_secret}}] if tls_secret else []
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "redis", "labels": labels},
-        "spec": {"containers": [container], "volumes": volumes},
+        "spec": {"containers": [container]},
     }
     service = {
         "apiVersion": "v1",
@@ -39,4 +28,4 @@ def start_redis(node: KubeNode, namespace: str, *, tls_secret: str = "") -> str:
         "spec": {"selector": labels, "ports": [{"port": 6379}]},
     }
     node.apply(yaml.safe_dump_all([pod, service]), namespace=namespace)
-    return f"redis{'s' if tls_secret else ''}://:{PASSWORD}@redis.{namespace}.svc:6379/0"
+    return f"redis://:{PASSWORD}@redis.{namespace}.svc:6379/0"
