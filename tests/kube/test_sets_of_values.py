@@ -74,11 +74,12 @@ def test_a_redis_of_somebody_else_and_a_router_with_tls(kube_node: KubeNode, rel
 
 
 def test_every_part_at_once(kube_node: KubeNode, release: Release) -> None:
-    """`everything`, with the image of the operator that is there."""
+    """`everything`, with the image of the operator that is there and a prompt that the built-in models know."""
     media = kube_node.make_namespace("media")
     secret(kube_node, HOME, "redis-password", {"password": PASSWORD})
     with kube_node.volume(size="16Gi", storage_class="fast"):
-        release.install(**values("everything", {"operator.image": ABSENT, "redis.bundled.tls": ABSENT}))
+        unfit = {"operator.image": ABSENT, "redis.bundled.tls": ABSENT, "test.prompt": ABSENT}
+        release.install(**values("everything", unfit))
         cascade, profile = yaml.safe_load_all(shapes_manifest())
         cascade["metadata"]["name"] = "portraits"  # of which the values speak
         release.serve(media, yaml.safe_dump_all([cascade, profile]), name="portraits")
