@@ -93,7 +93,7 @@ test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, lon
 test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
 	@$(PYTEST) -m "cluster and not slow" $(ARGS)
 
-test-kube: setup ## tests on real pods, with images built here (KUBE_NODE: docs/testing.md; root; ten minutes)
+test-kube: setup ## tests on real pods, with images built here (KUBE_NODE: docs/testing.md; root; a quarter of an hour)
 	@: $${KUBE_NODE:?is not set; let it name a folder with the programs install, up, load and down (docs/testing.md)}
 	@cd tests && ../$(BIN)/python -m support.kube_images > /dev/null
 	@state=$$(mktemp -d) && trap 'DELETE=1 "$$KUBE_NODE/down" "$$state"' EXIT \

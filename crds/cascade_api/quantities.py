@@ -7,8 +7,8 @@ them. Durations are ``^[0-9]+(ms|s|m|h)$``, shares are integer percent, qualitie
 from __future__ import annotations
 
 import re
-from decimal import Decimal
-from typing import Annotated
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -29,6 +29,14 @@ Integer = Annotated[int, Field(strict=True)]
 Percent = Annotated[Integer, Field(ge=0, le=100)]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_FACTORS: Final = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "": Decimal(1),
+    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)},
+    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)},
+}
 
 
 def duration_s(text: str) -> float:
@@ -73,3 +81,13 @@ def pixels(size: str) -> tuple[int, int]:
 def money(text: str) -> Decimal:
     """Amount of money per hour, in the currency of the operator's class prices."""
     return Decimal(text)
+
+
+def quantity(text: str | int | float) -> Decimal:
+    """A Kubernetes quantity such as ``1``, ``500m``, ``2Gi`` or ``1e3``; nothing readable counts as 0."""
+    text = str(text)
+    number = text.rstrip("numkMGTPEi") if not text[-1:].isdigit() else text
+    try:
+        return Decimal(number) * _FACTORS.get(text[len(number) :], Decimal(1))
+    except InvalidOperation:
+        return Decimal(0)

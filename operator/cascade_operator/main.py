@@ -121,8 +121,9 @@ class Operator:
     async def _watch(self, registry: kopf.OperatorRegistry) -> None:
         """Hear of changes until a signal says stop."""
         settings = kopf.OperatorSettings()
-        # Without rights on the whole cluster there is nothing to find out about kinds and namespaces.
-        settings.scanning.disabled = bool(self._settings.namespaces)
+        # Its kinds and namespaces are known. kopf would watch all definitions for others, and end all of its watches
+        # when an API server that has just started says for a moment that it has no definitions (404).
+        settings.scanning.disabled = True
         await kopf.operator(
             registry=registry,
             settings=settings,

@@ -46,6 +46,14 @@ def test_a_wrong_value_is_refused_by_name(program: Path, value: str, named: str)
     assert named in done.stderr
 
 
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_a_headless_service_has_no_ports_of_its_own(program: Path) -> None:
+    """Its name stands for the pods' addresses, so a client would find nothing on another port."""
+    done = run(program, "template", "dc", CHART, "--set", "router.service.clusterIP=None,router.service.grpcPort=9001")
+    assert done.returncode != 0
+    assert "leave out grpcPort and httpPort" in done.stderr
+
+
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 PLATFORM_S_CHOICE = ("securityContext", "metrics.dashboard.labels")
 """What may be absent although the chart sets it; so may resources."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 import pytest
 
 from support.installation import Installation
 from support.kube import GPU, is_ready
-from support.kube_api import Change, History, Object
+from support.kube_api import History, Object
 from support.patience import patient_documents
 from support.waiting import PATIENCE_S
 
@@ -46,31 +43,11 @@ def test_ceilings_hold_at_every_instant_while_two_cascades_compete(installation:
                     within_s=3 * PATIENCE_S,
                     what="the second's share",
                 )
-    peaks = most_in_use(history.changes, tenant)
+    peaks = history.most_in_use(tenant, resource=GPU)
     print(f"most accelerators in use at once: {dict(peaks)}")
     assert peaks["first"] == EACH
     assert max(peaks["first"], peaks["second"]) <= EACH
     assert peaks["all"] <= ALL
-
-
-def most_in_use(changes: Iterable[Change], namespace: str) -> Counter[str]:
-    """The most accelerators that the pods of each cascade, and of all, held or asked for at any instant."""
-    held: dict[str, str] = {}
-    peaks: Counter[str] = Counter()
-    for change in changes:
-        pod = change.object
-        metadata = pod["metadata"]
-        if metadata["namespace"] != namespace:
-            continue
-        asks = GPU in (pod["spec"]["containers"][0].get("resources") or {}).get("requests", {})
-        over = change.kind == "DELETED" or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-        held.pop(metadata["uid"], None)
-        if asks and not over:
-            held[metadata["uid"]] = metadata["labels"]["diffusioncascade.io/cascade"]
-        now = Counter(held.values())
-        now["all"] = now.total()
-        peaks |= now
-    return peaks
 
 
 def _ready(installation: Installation, tenant: str, name: str) -> int:

@@ -5,6 +5,7 @@ Nothing enforces NetworkPolicies here: what refuses is the servers' own.
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.crd import CRDS
+from support.kube_api import Object
 from support.kube_node import KubeNode, Release
 from support.triton import shapes_manifest
 
@@ -70,6 +72,16 @@ def test_each_serves_its_own(kube_node: KubeNode, releases: list[Release], tmp_p
     assert not kube_node.kubectl("get", rights, "--selector", "app.kubernetes.io/instance=dc", "--output", "name")
 
 
+def test_the_doctor_finds_the_rights_in_order(releases: list[Release]) -> None:
+    """As docs/operator.md has it run, with the operator's own rights and settings. The core is too old for it."""
+    mine, _ = releases
+    pod = mine.pods("operator")[0]["metadata"]["name"]
+    command = ["exec", "--namespace", mine.namespace, pod, "--", "cascade", "doctor", "--cluster"]
+    said = mine.node.kubectl(*command, check=False)
+    assert "rights: nodes: may not be read; classes with a count: cpu" in said
+    assert "PROBLEM  rights" not in said
+
+
 def test_what_a_pod_of_one_cannot_do_to_the_other(releases: list[Release]) -> None:
     """It reaches the port of a replica, where images are made but nothing is controlled, and Redis asks a password."""
     mine, other = releases
@@ -83,6 +95,49 @@ def test_what_a_pod_of_one_cannot_do_to_the_other(releases: list[Release]) -> No
     assert "True" in in_router(mine, f"{client}; print(client.is_server_live())")
     for call in CONTROL:
         assert "This protocol is restricted" in in_router(mine, f"{client}; client.{call}"), call
+
+
+def test_which_ports_another_pod_reaches(releases: list[Release]) -> None:
+    """Those that a server of the pod listens on beside its own loopback, tried from a router of the other release."""
+    mine, other = releases
+    pods = {name: other.pods(name)[0] for name in ("operator", "router", "redis")}
+    pods["replica"] = other.replicas(SERVED[1])[0]
+    open_to_others = {name: listening(other, pod) for name, pod in pods.items()}
+    assert open_to_others == {
+        "operator": {8080},
+        "router": {8000, 8001, 8002},
+        "redis": {6379},
+        "replica": {8001, 8002},
+    }
+    for name, pod in pods.items():
+        for port in open_to_others[name]:
+            ask = f"import socket; print(socket.create_connection(({pod['status']['podIP']!r}, {port})).getpeername())"
+            assert str(port) in in_router(mine, ask)
+
+
+def listening(release: Release, pod: Object) -> set[int]:
+    """TCP ports of a pod on which a server listens, but for those of its loopback alone."""
+    where = pod["metadata"]
+    read = "import pathlib; print(*(path.read_text() for path in pathlib.Path('/proc/net').glob('tcp*')))"
+    command = ["exec", "--namespace", where["namespace"], where["name"], "--", "python3", "-c", read]
+    rows = [line.split() for line in release.node.kubectl(*command).splitlines()]
+    listens, loopback = "0A", "0100007F"
+    found = [row[1].split(":") for row in rows if len(row) > 3 and row[3] == listens]
+    return {int(port, 16) for address, port in found if address != loopback}
+
+
+def test_what_another_pod_learns_of_the_operator(releases: list[Release]) -> None:
+    """Its health and its metrics, without a password in them; and there is nothing to be told."""
+    mine, other = releases
+    address = f"http://{other.pods('operator')[0]['status']['podIP']}:8080"
+    ask = "import urllib.request as u; print(u.urlopen(u.Request({!r}, method={!r})).read().decode())"
+    assert "cascade_operator_" in in_router(mine, ask.format(f"{address}/metrics", "GET"))
+    secret = f"/api/v1/namespaces/{other.namespace}/secrets/dc-diffusion-cascade-redis"
+    password = base64.b64decode(other.node.api.get(secret)["data"]["password"]).decode()
+    assert password
+    assert password not in in_router(mine, ask.format(f"{address}/metrics", "GET"))
+    assert "405" in in_router(mine, ask.format(f"{address}/metrics", "POST"))
+    assert "404" in in_router(mine, ask.format(f"{address}/", "GET"))
 
 
 def in_router(release: Release, code: str) -> str:

@@ -1,4 +1,4 @@
-"""Real pods end in every way while requests arrive: each of these is answered or refused, and none is lost.
+"""Pods, Redis and the API server go in every way while requests arrive: each is answered or refused, and none is lost.
 
 Each test prints its counts. Clients are those of docs/router.md: they send once again what lost its connection.
 """
@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,39 +18,37 @@ from typing import Any
 import pytest
 import yaml
 
+from support.helm import CHART, ROOT
+from support.installation import Load, variant_of
 from support.kube import kubectl
-from support.kube_api import ApiError, Object
-from support.kube_node import CRDS, KubeNode, Release, all_ready
+from support.kube_api import ApiError, History, Object
+from support.kube_images import EARLIER, earlier_tree
+from support.kube_node import PRICED, Release, all_ready
 from support.patience import patient_documents, with_replicas
 
 pytestmark = pytest.mark.kube
 
 RATE = 4.0
 REPLICAS = 2
-DEFINITIONS = {"keep": False, "rules": "always"}
-
-
-@pytest.fixture(scope="module")
-def release(kube_node: KubeNode) -> Iterator[Release]:
-    """A release whose definitions have their rules and go with it; all else is as by default."""
-    release = Release(kube_node)
-    with kube_node.volume():
-        try:
-            release.install(crds=DEFINITIONS)
-            yield release
-        finally:
-            release.uninstall()
-    assert not kube_node.kubectl("get", "crd", *CRDS, "--ignore-not-found", "--output", "name")
+OTHER = {"podAnnotations": {"changed": "yes"}}
+MOST = 4
+"""Replicas that a cascade whose load rises may have."""
+API_OUTAGE_S = 20
 
 
 @pytest.fixture(scope="module")
 def served(release: Release) -> Iterator[str]:
     """A namespace with a cascade of two replicas of each variant."""
     namespace = release.node.make_namespace()
-    documents = patient_documents(light_ms=100, heavy_ms=200, objective={"latency": "20s"})
-    release.serve(namespace, yaml.safe_dump_all(with_replicas(documents, light=REPLICAS, heavy=REPLICAS)))
+    release.serve(namespace, cascade(light=REPLICAS, heavy=REPLICAS))
     yield namespace
     release.node.remove_namespace(namespace)
+
+
+def cascade(*, light: int, heavy: int) -> str:
+    """The manifest of a cascade with so many replicas, four together, which is all that it may have."""
+    documents = patient_documents(light_ms=100, heavy_ms=200, objective={"latency": "20s"})
+    return yaml.safe_dump_all(with_replicas(documents, light=light, heavy=heavy))
 
 
 @pytest.fixture
@@ -60,15 +59,23 @@ def under_load(release: Release, served: str, request: pytest.FixtureRequest) ->
 
         def go_on() -> None:
             before = load.answered
-            release.node.expect(lambda: load.answered >= before + 3 * RATE, what="more images")
+            try:
+                release.node.expect(lambda: load.answered >= before + 3 * RATE, what="more images")
+            except AssertionError as failure:
+                raise AssertionError(f"{failure}\n{load.log.read_text()[-2000:]}") from None
 
         go_on()
         yield go_on
         whole(release, served)
         go_on()
+    none_lost(load, request.node.name)
+
+
+def none_lost(load: Load, name: str) -> None:
+    """Print the counts of a load that has ended, of which each request was answered or refused."""
     result = load.result
-    counts = {name: result[name] for name in ("sent", "answered", "refused", "lost", "retried")}
-    print(f"\n{request.node.name}: {counts}")
+    counts = {kind: result[kind] for kind in ("sent", "answered", "refused", "lost", "retried")}
+    print(f"\n{name}: {counts}")
     assert result["balanced"], result
     assert not result["lost"], result
     assert result["sent"] == result["answered"] + sum(result["refused"].values()), result
@@ -110,10 +117,72 @@ def test_a_pod_that_is_deleted(release: Release, under_load: Callable[[], None],
     release.node.expect(lambda: gone(release, pod), what=f"the {component} to be gone")
 
 
+def test_a_redis_that_loses_its_volume(release: Release, served: str, under_load: Callable[[], None]) -> None:
+    """Its successor begins with nothing, and the operator publishes the plan there again."""
+    server = f"statefulset/{release.name}-diffusion-cascade-redis"
+    redis = release.pods("redis")[0]
+    with release.node.volume():  # what a storage class would make for the next claim
+        release.node.kubectl("scale", server, "--replicas=0", "--namespace", release.namespace)
+        release.node.expect(lambda: gone(release, redis), what="Redis to be gone")
+        under_load()
+        release.node.kubectl("delete", "pvc", "--all", "--namespace", release.namespace)
+        release.node.kubectl("scale", server, "--replicas=1", "--namespace", release.namespace)
+        release.node.expect(lambda: all_ready(release.pods("redis"), 1), what="Redis to be back")
+        release.node.expect(lambda: "True" in plan_in_redis(release, served), what="the plan to be published again")
+
+
+def plan_in_redis(release: Release, served: str) -> str:
+    """Prints True if the plan of the cascade is in Redis, as a router finds it."""
+    key = f"cascade:{{{served}/shapes}}:plan"
+    ask = f"import os, redis; print(redis.from_url(os.environ['REDIS_URL']).exists({key!r}) == 1)"
+    return in_pod(release, release.pods("router")[0], ask, check=False)
+
+
+def test_an_api_server_that_is_away(release: Release, served: str, under_load: Callable[[], None]) -> None:
+    """Nothing is torn down or restarted meanwhile, and the operator moves replicas afterwards."""
+    before = {pod["metadata"]["uid"] for pod in release.replicas(served)}
+    operator = release.pods("operator")[0]
+    restarted = restarts(release, operator)
+    with release.node.without_api_server():
+        back = time.monotonic() + API_OUTAGE_S
+        while time.monotonic() < back:
+            under_load()
+    assert {pod["metadata"]["uid"] for pod in release.replicas(served)} == before
+    release.node.apply(cascade(light=1, heavy=3), namespace=served)
+    wait_settled(release, served, light=1, heavy=3)
+    assert restarts(release, operator) == restarted
+
+
+def test_an_operator_that_is_deleted_in_the_middle_of_a_move(
+    release: Release, served: str, under_load: Callable[[], None]
+) -> None:
+    """No accelerator is free, so a replica of one variant goes first, and then its successor of the other comes."""
+    light, heavy = (1, 3) if release.wanted(served)["shapes-light"] == REPLICAS else (REPLICAS, REPLICAS)
+    release.node.apply(cascade(light=light, heavy=heavy), namespace=served)
+    release.node.expect(lambda: sum(release.wanted(served).values()) < 4, what="the move to begin")
+    end(release, release.pods("operator")[0])
+    wait_settled(release, served, light=light, heavy=heavy)
+
+
+def wait_settled(release: Release, served: str, *, light: int, heavy: int) -> None:
+    """Waits until exactly these replicas are wanted, and ready."""
+    wanted = {"shapes-light": light, "shapes-heavy": heavy}
+
+    def look() -> bool:
+        pods = release.replicas(served)
+        ready = all_ready(pods, light + heavy) and Counter(map(variant_of, pods)) == wanted
+        return ready and release.wanted(served) == wanted
+
+    release.node.expect(look, what=f"replicas of {wanted}")
+
+
 def test_a_replica_that_is_killed_by_force(release: Release, served: str, under_load: Callable[[], None]) -> None:
     pod = release.replicas(served)[0]
+    begun = time.monotonic()
     end(release, pod, grace_s=0)
     release.node.expect(lambda: gone(release, pod), what="the replica to be gone")
+    whole(release, served)
+    print(f"\na replica lost: another ready in its place after {elapsed(begun)}")
 
 
 @pytest.mark.parametrize("process", ["triton_python_backend_stub", "tritonserver"])
@@ -124,8 +193,11 @@ def test_a_process_of_a_replica_that_is_killed(
     pod = release.replicas(served)[0]
     found, before = processes(pod, process), restarts(release, pod)
     assert found
+    begun = time.monotonic()
     os.kill(found[0], signal.SIGKILL)
     release.node.expect(lambda: restarts(release, pod) > before, what="the container to be started again")
+    whole(release, served)
+    print(f"\n{process} killed: the replica ready again after {elapsed(begun)}")
 
 
 def restarts(release: Release, pod: Object) -> int:
@@ -199,12 +271,79 @@ def evict(release: Release, pod: Object) -> None:
     release.node.api.create(f"/api/v1/namespaces/{where['namespace']}/pods/{where['name']}/eviction", body)
 
 
-def test_an_upgrade(release: Release, under_load: Callable[[], None]) -> None:
-    """Other values of routers and operator, and back."""
-    other = {"podAnnotations": {"changed": "yes"}}
-    release.put("upgrade", router=other, operator=other, crds=DEFINITIONS)
+def test_a_step_of_demand(release: Release) -> None:
+    """More replicas come when the load rises and go when it falls, within the ceiling at every instant; none fails."""
+    node, namespace = release.node, release.node.make_namespace()
+    documents = patient_documents(light_ms=150, heavy_ms=600, workers=MOST, objective={"latency": "8s"})
+    release.serve(namespace, yaml.safe_dump_all(documents))
+    with (
+        History(node.api, "/api/v1/pods").recorded() as history,
+        release.load(model=f"{namespace}.shapes", rate=0.5) as calm,
+    ):
+        few = node.expect(lambda: settled(release, namespace, below=MOST), what="replicas for a calm load")
+        with release.load(model=f"{namespace}.shapes", rate=6) as busy:
+            begun = time.monotonic()
+            node.expect(lambda: sum(release.wanted(namespace).values()) > few, what="more replicas to be wanted")
+            asked_s = time.monotonic() - begun
+            many = node.expect(lambda: settled(release, namespace, above=few), what="more replicas")
+            print(f"\nthe load rose: more replicas wanted after {asked_s:.0f} s, ready after {elapsed(begun)}")
+            node.expect(lambda: all_have_served(release, namespace), what="images from every replica")
+        begun = time.monotonic()
+        node.expect(lambda: settled(release, namespace, below=many), what="fewer replicas")
+        print(f"the load fell: fewer replicas, and the others gone, after {elapsed(begun)}")
+    for load, name in ((calm, "calm"), (busy, "busy")):
+        none_lost(load, f"a step of demand, the {name} load")
+        assert load.unfailed, load.result
+    assert history.most_in_use(namespace, resource="cpu")["all"] <= MOST
+
+    begun = time.monotonic()
+    node.apply(yaml.safe_dump_all(with_replicas(documents, light=3, heavy=1)), namespace=namespace)
+    node.expect(lambda: release.wanted(namespace).get("shapes-light") == 3, what="the Deployment to follow the spec")
+    asked_s = time.monotonic() - begun
+    wait_settled(release, namespace, light=3, heavy=1)
+    print(f"a changed spec: in the Deployments after {asked_s:.1f} s, its replicas ready after {elapsed(begun)}")
+    node.remove_namespace(namespace)
+
+
+def settled(release: Release, namespace: str, *, above: int = 0, below: int = 1000) -> int:
+    """The number of replicas when all that are wanted are ready and no other is there, and it is in between; else 0."""
+    wanted = sum(release.wanted(namespace).values())
+    return wanted if all_ready(release.replicas(namespace), wanted) and above < wanted < below else 0
+
+
+def all_have_served(release: Release, namespace: str) -> bool:
+    """Whether every replica has made images for somebody: probes alone ask for one at a time, and not as often."""
+    asked = [(f"{pod['status'].get('podIP')}:8001", variant_of(pod)) for pod in release.replicas(namespace)]
+    told = "t.InferenceServerClient(address).get_inference_statistics(model, client_timeout=10).model_stats[0]"
+    code = f"import tritonclient.grpc as t; print(all({told}.inference_count > 3 for address, model in {asked!r}))"
+    return "True" in in_pod(release, release.pods("router")[0], code, check=False)
+
+
+def elapsed(begun: float) -> str:
+    return f"{time.monotonic() - begun:.0f} s"
+
+
+@pytest.fixture
+def earlier(release: Release, served: str) -> str:
+    """The release is of an earlier commit: its chart and its images. Where there is none, of another tag's images."""
+    with earlier_tree() as tree:
+        chart = (tree.root if tree else ROOT) / CHART.relative_to(ROOT)
+        values = {**PRICED, "image": {"tag": EARLIER}} if tree else {**PRICED, "operator": OTHER, "router": OTHER}
+        release.put("upgrade", chart=chart, **values)
+    whole(release, served)
+    return "an earlier commit" if tree else "other values, since there is no earlier commit that can be upgraded"
+
+
+def test_an_upgrade(release: Release, earlier: str, served: str, under_load: Callable[[], None]) -> None:
+    """Routers, operator and replicas are replaced by those of the working tree."""
+    before = {pod["metadata"]["uid"] for pod in [*release.pods("router"), *release.pods("operator")]}
+    print(f"\nan upgrade from {earlier}")
+    release.put("upgrade", **PRICED)
     under_load()
-    release.put("upgrade", crds=DEFINITIONS)
+    whole(release, served)
+    assert not before & {pod["metadata"]["uid"] for pod in [*release.pods("router"), *release.pods("operator")]}
+    for pod in release.replicas(served):
+        assert EARLIER not in pod["spec"]["containers"][0]["image"]
 
 
 def test_an_idle_router_ends_at_once(release: Release, served: str) -> None:
@@ -215,4 +354,4 @@ def test_an_idle_router_ends_at_once(release: Release, served: str) -> None:
     begun = time.monotonic()
     end(release, pod)
     release.node.expect(lambda: gone(release, pod), what="the router to be gone", within_s=grace_s)
-    print(f"\nan idle router was gone after {time.monotonic() - begun:.0f} s, of {grace_s} s that it may take")
+    print(f"\nan idle router was gone after {elapsed(begun)}, of {grace_s} s that it may take")

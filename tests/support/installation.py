@@ -126,12 +126,6 @@ class Installation:
 
         self.expect(gone, what="the routers to go")
 
-    def kill(self, component: str) -> None:
-        """SIGKILL to the processes of a component; the agent starts them again."""
-        for pod in self.pods(component):
-            for container in self.agent.containers(self.namespace, pod["metadata"]["name"]):
-                container.kill()
-
     @property
     def account(self) -> str:
         """The operator's service account."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,6 +221,28 @@ class History:
             assert self.lists == 1, "the watch was broken off: what happened meanwhile is not known"
         finally:
             self._follower.stop()
+
+    def most_in_use(self, namespace: str, *, resource: str) -> Counter[str]:
+        """Of the pods: the most of them in a namespace that held or asked for a resource at one instant.
+
+        By the cascade that they belong to, and ``all`` for the namespace.
+        """
+        held: dict[str, str] = {}
+        peaks: Counter[str] = Counter()
+        for change in self.changes:
+            pod = change.object
+            metadata = pod["metadata"]
+            if metadata["namespace"] != namespace:
+                continue
+            asks = resource in (pod["spec"]["containers"][0].get("resources") or {}).get("requests", {})
+            over = change.kind == "DELETED" or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+            held.pop(metadata["uid"], None)
+            if asks and not over:
+                held[metadata["uid"]] = metadata["labels"]["diffusioncascade.io/cascade"]
+            now = Counter(held.values())
+            now["all"] = now.total()
+            peaks |= now
+        return peaks
 
     def _complete(self) -> bool:
         there = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in self._api.items(self._path)}

@@ -1,5 +1,7 @@
 """The project's images for tests on real pods: built by buildah from the Dockerfiles, kept as archives between runs.
 
+They are those of the working tree and, for a test that upgrades from them, those of an earlier commit.
+
 The base that the Dockerfiles name is made from Debian's packages instead of pulled, and the chart's Redis is Valkey
 from its wheel on that base (so not the release that the tag says): no registry of images is asked. An image is built
 again when what goes into it has changed. Needs root, and installs buildah, crun and mmdebstrap with apt-get where they
@@ -8,6 +10,7 @@ are missing. Behind a proxy or a mirror, the builds use this machine's proxies, 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -18,8 +21,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +45,36 @@ STORAGE_LIMIT_BYTES = 12 * 2**30
 """Layers of builds that are no longer needed are thrown away, with all others, once they take more than this."""
 
 
+EARLIER = "earlier"
+"""The tag of the earlier images."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A state of the repository, and the tag of the images that are built from it."""
+
+    root: Path
+    tag: str
+
+    def content(self) -> list[str | bytes]:
+        """All that the Dockerfiles may copy, and where it stands."""
+        named = [self.root / name for name in CONTEXT]
+        found = [file for path in named for file in (path, *path.rglob("*")) if file.is_file()]
+        files = sorted(file for file in found if "__pycache__" not in file.parts)
+        return [file.read_bytes() + str(file.relative_to(self.root)).encode() for file in files]
+
+
 @dataclass(frozen=True)
 class Build:
     """One of the project's images."""
 
+    tree: Tree
     name: str
     dockerfile: str
     arguments: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        return [f"{registry}/diffusion-cascade-{self.name}:{self.tree.tag}" for registry in REGISTRIES]
 
 
 def cache() -> Path:
@@ -66,44 +93,82 @@ def base_name() -> str:
     return str(name)
 
 
-def builds() -> list[Build]:
+def builds(tree: Tree) -> list[Build]:
     """The images of the project; Triton's is the one without a GPU's libraries."""
     return [
-        Build("operator", "operator/Dockerfile"),
-        Build("router", "router/Dockerfile"),
-        Build("triton", "model-repo/Dockerfile", (f"BASE={base_name()}", "LOCK=runtime-cpu")),
+        Build(tree, "operator", "operator/Dockerfile"),
+        Build(tree, "router", "router/Dockerfile"),
+        Build(tree, "triton", "model-repo/Dockerfile", (f"BASE={base_name()}", "LOCK=runtime-cpu")),
     ]
+
+
+def earlier_commit() -> str | None:
+    """The commit from which an upgrade changes something: the last one whose images or chart are not the present ones.
+
+    None where there is none, as in a shallow clone, or where the definitions have changed since then: objects and plans
+    of another form are not upgraded as long as the form is not released.
+    """
+    paths = [*CONTEXT, "helm"]
+    last = "HEAD" if git("status", "--porcelain", "--", *paths) else git("log", "-1", "--format=%H", "--", *paths) + "^"
+    commit = git("rev-parse", "--verify", "--quiet", f"{last}^{{commit}}")
+    if not commit:
+        say(f"no earlier ones: {last} is not in this clone")
+    elif git("diff", "--name-only", commit, "--", "crds/*.yaml"):
+        say(f"no earlier ones: the definitions have changed since {commit[:10]}")
+    else:
+        return commit
+    return None
+
+
+def git(*arguments: str) -> str:
+    """What git prints; nothing where it fails."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@contextlib.contextmanager
+def earlier_tree() -> Iterator[Tree | None]:
+    """The files of `earlier_commit`, inside the block."""
+    commit = earlier_commit()
+    if commit is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        packed = subprocess.run(
+            ["git", "-c", "tar.umask=0022", "archive", commit], cwd=ROOT, capture_output=True, check=True
+        ).stdout
+        subprocess.run(["tar", "-x", "-C", directory], input=packed, check=True)
+        yield Tree(Path(directory), EARLIER)
 
 
 def archives() -> list[Path]:
     """Archives of all images that the chart needs with its default values, built where they are not there yet."""
     folder = cache() / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("w") as lock, earlier_tree() as earlier:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = wanted_archives(folder)
-        missing = {name: path for name, path in wanted.items() if not path.exists()}
-        for old in set(folder.glob("*.tar")) - set(wanted.values()):
+        trees = [Tree(ROOT, version()), *([earlier] if earlier else [])]
+        wanted = wanted_archives(folder, trees)
+        missing = {path: build for path, build in wanted.items() if not path.exists()}
+        for old in set(folder.glob("*.tar")) - set(wanted):
             old.unlink()
         if missing:
             install_programs()
             Builder(folder).make(missing)
-        return list(wanted.values())
+        return list(wanted)
 
 
-def wanted_archives(folder: Path) -> dict[str, Path]:
-    """By name; the file's name holds a digest of all that the image is made of."""
+def wanted_archives(folder: Path, trees: Sequence[Tree]) -> dict[Path, Build | None]:
+    """What to build for each, None for Valkey; the file's name holds a digest of all that the image is made of."""
     base = digest(DEBIAN, BASE_PACKAGES, json.dumps(BASE_LINKS), BASE_WHEEL, Path(__file__).read_bytes())
-    context = [path.read_bytes() + str(path.relative_to(ROOT)).encode() for path in context_files()]
-    keys = {build.name: digest(base, str(build), version(), *context) for build in builds()}
-    keys["valkey"] = digest(base, valkey_server().read_bytes(), valkey_name())
-    return {name: folder / f"{name}-{key}.tar" for name, key in keys.items()}
-
-
-def context_files() -> list[Path]:
-    """What the Dockerfiles may copy."""
-    found = [file for name in CONTEXT for file in ([ROOT / name, *(ROOT / name).rglob("*")]) if file.is_file()]
-    return sorted(file for file in found if "__pycache__" not in file.parts)
+    valkey = digest(base, valkey_server().read_bytes(), valkey_name())
+    wanted: dict[Path, Build | None] = {folder / f"valkey-{valkey}.tar": None}
+    for tree in trees:
+        content = digest(base, tree.tag, *tree.content())
+        for build in builds(tree):
+            key = digest(content, build.name, build.dockerfile, *build.arguments)
+            wanted[folder / f"{build.name}-{key}.tar"] = build
+    return wanted
 
 
 def digest(*parts: str | bytes) -> str:
@@ -149,25 +214,24 @@ class Builder:
             self.buildah("rm", "--all")
             self.buildah("rmi", "--all", "--force")
 
-    def make(self, missing: dict[str, Path]) -> None:
+    def make(self, missing: Mapping[Path, Build | None]) -> None:
         self.buildah("rm", "--all")  # what a build left that failed
         self.base()
-        for name, path in missing.items():
+        for path, build in missing.items():
             begun = time.monotonic()
-            if name == "valkey":
-                names = [valkey_name()]
+            names = [valkey_name()] if build is None else build.names()
+            if build is None:
                 self.valkey(names[0])
             else:
-                names = [f"{registry}/diffusion-cascade-{name}:{version()}" for registry in REGISTRIES]
-                self.build(next(build for build in builds() if build.name == name), names[0])
+                self.build(build, names[0])
             self.export(names, path)
             size_mb = path.stat().st_size / 1e6
-            say(f"{name}: {size_mb:.0f} MB, in {time.monotonic() - begun:.0f} s")
+            say(f"{names[0]}: {size_mb:.0f} MB, in {time.monotonic() - begun:.0f} s")
 
-    def buildah(self, *arguments: str | Path) -> str:
+    def buildah(self, *arguments: str | Path, folder: Path = ROOT) -> str:
         where = ["--root", self.storage, "--runroot", self.folder / "run", "--storage-driver", "overlay"]
         done = subprocess.run(
-            ["buildah", *where, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False
+            ["buildah", *where, *arguments], cwd=folder, capture_output=True, text=True, timeout=1800, check=False
         )
         assert done.returncode == 0, (
             f"buildah {' '.join(map(str, arguments))}: {done.stderr[-3000:]}{done.stdout[-3000:]}"
@@ -211,6 +275,7 @@ class Builder:
         self.buildah(
             "build", "--quiet", "--layers", "--isolation=chroot", "--network=host", "--format=docker",
             "--pull=never", *options, "--file", build.dockerfile, "--tag", name, ".",
+            folder=build.tree.root,
         )  # fmt: skip
 
     def export(self, names: Sequence[str], path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 
@@ -33,6 +34,11 @@ from .waiting import PATIENCE_S, wait_for
 HOME = "cascade-system"
 """The namespace of the release in docs/install.md."""
 CRDS = ("diffusioncascades.diffusioncascade.io", "cascadeprofiles.diffusioncascade.io")
+PRICED = {
+    "crds": {"keep": False, "rules": "always"},
+    "acceleratorClasses": [{"name": "cpu", "resource": "cpu", "pricePerHour": "1.00"}],
+}
+"""Values: definitions that have their rules and go with the release; a price of CPUs, else no replica is given up."""
 HOW = "set KUBE_NODE to a folder with install, up, load and down (docs/testing.md)"
 
 
@@ -44,6 +50,7 @@ class KubeNode(Cluster):
         self.environment = {**os.environ, **environment}
         self.state = state
         self.in_network = shlex.split(environment["KUBE_IN_NODE"])
+        self.first_process = environment["KUBE_NODE_PID"]
 
     def run(self, *command: str | Path, check: bool = True, stdin: str | None = None) -> str:
         """A command of this machine's with KUBECONFIG set."""
@@ -54,7 +61,7 @@ class KubeNode(Cluster):
         assert not check or done.returncode == 0, f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def helm(self, *arguments: str, program: str = "helm3") -> str:
+    def helm(self, *arguments: str | Path, program: str = "helm3") -> str:
         return self.run(programs()[program], *arguments)
 
     def expect(self, look: Callable[[], Any], *, what: str, within_s: float = PATIENCE_S) -> Any:
@@ -71,7 +78,7 @@ class KubeNode(Cluster):
             try:
                 return defined(self)
             except ApiError as error:
-                if error.status != 429:  # what a server says of a kind that it has just heard of
+                if error.status not in (429, 503):  # of a kind, or a server of kinds, that it has just heard of
                     raise
                 return False
 
@@ -97,14 +104,49 @@ class KubeNode(Cluster):
         return kept
 
     @contextlib.contextmanager
-    def volume(self) -> Iterator[Path]:
+    def without_api_server(self) -> Iterator[None]:
+        """Inside the block the API server is killed and refuses connections; afterwards it runs as before."""
+        server = self._process("kube-apiserver")
+        command = [part.decode() for part in (server / "cmdline").read_bytes().split(b"\0")[:-1]]
+        settings = (server / "environ").read_bytes().decode().split("\0")[:-1]
+        os.kill(int(server.name), signal.SIGKILL)
+        try:
+            yield
+        finally:
+            inside = ["nsenter", "--target", self.first_process, "--mount", "--net", "--pid", "--uts", "--ipc"]
+            # The shell ends at once, so that the server belongs to the node's first process like its other parts.
+            apart = ["sh", "-c", '"$@" >> "$0" 2>&1 < /dev/null &', str(self.state / "log/apiserver-again.log")]
+            environment = dict(setting.split("=", 1) for setting in settings)
+            subprocess.run([*inside, *apart, *command], env=environment, check=True, timeout=60)
+            self.expect(self._api_is_ready, what="the API server to be back")
+            self.wait_defined()
+
+    def _process(self, name: str) -> Path:
+        """The folder in /proc of the one part of the node whose program has this name."""
+        namespace = os.readlink(f"/proc/{self.first_process}/ns/net")
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended
+                same = os.readlink(process / "ns/net") == namespace
+                if same and (process / "comm").read_text().strip() == name[:15]:
+                    return process
+        raise AssertionError(f"the node has no {name}")
+
+    def _api_is_ready(self) -> bool:
+        try:
+            return self.api.text("/readyz") == "ok"
+        except (ApiError, httpx.TransportError):
+            return False
+
+    @contextlib.contextmanager
+    def volume(self, *, size: str = "2Gi", storage_class: str = "") -> Iterator[Path]:
         """A PersistentVolume as a storage class would make one for the chart's Redis; its folder."""
         directory = self.state / f"volume-{uuid4().hex}"
         directory.mkdir()
         directory.chmod(0o777)
         path = f"/api/v1/persistentvolumes/{directory.name}"
         spec = {
-            "capacity": {"storage": "2Gi"},
+            "capacity": {"storage": size},
+            "storageClassName": storage_class,
             "accessModes": ["ReadWriteOnce"],
             "hostPath": {"path": str(directory)},
         }
@@ -125,29 +167,28 @@ class Release:
         self.name = name
         self.program = helm
 
-    def helm(self, command: str, *arguments: str) -> str:
+    def helm(self, command: str, *arguments: str | Path) -> str:
         return self.node.helm(command, self.name, *arguments, "--namespace", self.namespace, program=self.program)
 
-    def install(self, *arguments: str, **values: Any) -> None:
+    def install(self, *arguments: str | Path, **values: Any) -> None:
         """With default values, but for ``values``; returns when all its pods are ready and the kinds are served."""
         self.put("install", "--create-namespace", *arguments, **values)
         self.node.wait_defined()
 
-    def put(self, command: str, *arguments: str, **values: Any) -> None:
+    def put(self, command: str, *arguments: str | Path, chart: Path = CHART, **values: Any) -> None:
         """`helm install` or `helm upgrade`, waiting until all is ready."""
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(values, file)
             file.flush()
-            self.helm(command, str(CHART), "--values", file.name, "--wait", "--timeout", "5m", *arguments)
+            self.helm(command, chart, "--values", file.name, "--wait", "--timeout", "5m", *arguments)
 
     def uninstall(self) -> None:
         """Cascades first, as docs/install.md says, then the release; its pods and volume claims are gone afterwards."""
         if self.node.api.find(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRDS[0]}"):
             self.node.kubectl("delete", "dcas", "--all", "--all-namespaces")
         self.helm("uninstall", "--ignore-not-found")
-        self.node.kubectl("delete", "pod", "--selector", f"{COMPONENT}=test", "--namespace", self.namespace)
+        self.node.empty(self.namespace)
         self.node.kubectl("delete", "pvc", "--all", "--namespace", self.namespace)
-        self.node.expect(lambda: not self.node.pods(self.namespace), what=f"no pod to be left in {self.namespace}")
 
     def pods(self, component: str) -> list[Object]:
         """Those of ``operator``, ``router`` or ``redis``."""
@@ -159,10 +200,10 @@ class Release:
         path = f"/api/v1/namespaces/{self.namespace}/services/{self.name}-diffusion-cascade-{service}"
         return str(self.node.api.get(path)["spec"]["clusterIP"])
 
-    def serve(self, namespace: str, text: str) -> None:
+    def serve(self, namespace: str, text: str, *, name: str = "shapes") -> None:
         """Apply a cascade, and wait until it is ready."""
         self.node.apply(text.replace("namespace: default", f"namespace: {namespace}"), namespace=namespace)
-        self.wait_served(namespace)
+        self.wait_served(namespace, name)
 
     def wait_served(self, namespace: str, name: str = "shapes") -> None:
         """Waits until a cascade is ready at its present generation."""
@@ -179,6 +220,11 @@ class Release:
         """The pods of the cascades of a namespace."""
         return [p for p in self.node.pods(namespace) if "diffusioncascade.io/pool" in p["metadata"].get("labels", {})]
 
+    def wanted(self, namespace: str) -> dict[str, int]:
+        """Replicas that the Deployments of the cascades of a namespace ask for, by variant."""
+        found = self.node.api.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
+        return {d["metadata"]["labels"]["diffusioncascade.io/variant"]: d["spec"]["replicas"] for d in found}
+
     @contextlib.contextmanager
     def load(self, *, model: str, rate: float) -> Iterator[Load]:
         """`cascade load` from the cluster's network, through the routers' Service, while the block runs.
@@ -191,8 +237,15 @@ class Release:
         with tempfile.NamedTemporaryFile() as log:
             load = Load(Path(log.name))
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+
+            def begun() -> bool:
+                nonlocal process
+                if process.poll() is not None:  # no router has answered it in time
+                    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+                return load.answered > 0
+
             try:
-                self.node.expect(lambda: process.poll() is not None or load.answered > 0, what="the load to begin")
+                self.node.expect(begun, what="the load to begin")
                 yield load
                 process.send_signal(signal.SIGINT)
                 output, _ = process.communicate(timeout=2 * PATIENCE_S)

@@ -105,21 +105,6 @@ class ControlPlane:
             self._write_kubeconfigs()
         self._wait("kube-apiserver", self._ready)
 
-    @contextlib.contextmanager
-    def without_api_server(self) -> Iterator[None]:
-        """Inside the block there is none; afterwards it is back."""
-        self._end("kube-apiserver")
-        try:
-            yield
-        finally:
-            self._start_api_server()
-
-    def restart_controllers(self) -> None:
-        """After an outage they would wait long before they ask again, and hold Nodes that were silent for lost."""
-        for name in CONTROLLERS:
-            self._end(name)
-        self._start_controllers()
-
     def requests(self, account: Object) -> list[dict[str, Any]]:
         """What this very service account, and none of its name before it, asked for so far, from the audit log."""
         with self._audit.open("rb") as log:

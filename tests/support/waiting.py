@@ -34,14 +34,6 @@ def wait_for(look: Callable[[], T | None], *, what: str, within_s: float = PATIE
         time.sleep(every_s)
 
 
-def throughout(look: Callable[[], object], *, for_s: float, what: str, every_s: float = 0.5) -> None:
-    """Return when ``look()`` was true for ``for_s`` seconds on end; AssertionError as soon as it is not."""
-    until = time.monotonic() + for_s
-    while time.monotonic() < until:
-        assert look(), what
-        time.sleep(every_s)
-
-
 async def eventually(
     look: Callable[[], T | Awaitable[T | None] | None], *, what: str, within_s: float = PATIENCE_S
 ) -> T:

@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 
 from cascade_api.names import CascadeRef
+from cascade_api.quantities import quantity
 from cascade_api.settings import CPU
 from cascade_operator.clusters.kubernetes.inventory import count_accelerators, told_accelerators
-from cascade_operator.clusters.kubernetes.objects import Node, Pod, quantity
+from cascade_operator.clusters.kubernetes.objects import Node, Pod
 from support.cluster_objects import GPU, REF, make_node, make_pod, make_stranger
 
 

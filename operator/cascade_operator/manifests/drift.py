@@ -1,13 +1,20 @@
 """Whether an object still says what was applied to it.
 
-The API server spells some values its own way (``0.5`` becomes ``500m``), so an object is compared with what it looked
-like right after it was applied, in the fields of the manifest alone.
+The API server spells some values its own way (``1024Mi`` becomes ``1Gi``), so an object is compared with what it looked
+like right after it was applied, in the fields of the manifest alone. An operator that has just started has not seen
+that: it compares with the manifest, and quantities by what they come to.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
+
+from cascade_api.quantities import quantity
+
+_QUANTITIES: Final = re.compile(r"\.resources\.(limits|requests)\.|\.sizeLimit$")
+"""Dotted paths of fields that hold a quantity."""
 
 
 class Baselines:
@@ -62,6 +69,8 @@ def first_difference(there: Any, wanted: Any, path: str = "") -> str | None:
         found = (first_difference(a, b, f"{path}.{index}") for index, (a, b) in pairs)
         return next((difference for difference in found if difference is not None), None)
     if there == wanted or (not there and not wanted and there is not False and wanted is not False):
+        return None
+    if there and wanted and _QUANTITIES.search(path) and quantity(there) == quantity(wanted):
         return None
     return path or "the object"
 

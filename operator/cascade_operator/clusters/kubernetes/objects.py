@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
+from cascade_api.quantities import quantity
 
 from ...manifests.naming import ANNOTATION_CONTENT, ANNOTATION_DRAINING, ANNOTATION_REPLICAS, ANNOTATION_STOPPING
 
@@ -28,15 +29,6 @@ HOPELESS: Final = frozenset(
     }
 )
 """Reasons for which a container waits that do not pass by waiting."""
-
-_FACTORS: Final = {
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    "": Decimal(1),
-    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)},
-    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)},
-}
 
 
 @dataclass(frozen=True)
@@ -170,16 +162,6 @@ def read_deployment(raw: Mapping[str, Any]) -> Deployment:
         terminating="deletionTimestamp" in meta,
         raw=raw,
     )
-
-
-def quantity(text: str | int | float) -> Decimal:
-    """A Kubernetes quantity such as ``1``, ``500m``, ``2Gi`` or ``1e3``; nothing readable counts as 0."""
-    text = str(text)
-    number = text.rstrip("numkMGTPEi") if not text[-1:].isdigit() else text
-    try:
-        return Decimal(number) * _FACTORS.get(text[len(number) :], Decimal(1))
-    except InvalidOperation:
-        return Decimal(0)
 
 
 def seconds(timestamp: str | None) -> float | None:
