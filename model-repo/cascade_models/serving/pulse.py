@@ -27,6 +27,9 @@ LIMIT_S: Final = 0.6
 WAKING_S: Final = 0.05
 """Who waits for Python's global lock is woken every 5 ms, and on a busy machine seldom less often than this."""
 
+ORDINARY: Final = 4
+"""Times at most that the thread goes to sleep in a beat when nobody holds that lock for long."""
+
 FRESH_S: Final = 1.0
 """A batch that comes so soon after standing still may have been sent, and given up, during it."""
 
@@ -91,7 +94,7 @@ class Pulse:
             before, switches = switches, _switches()
             with self._beaten:
                 now_s = time.monotonic()
-                awake_s = (switches - before) * WAKING_S
+                awake_s = max(0, switches - before - ORDINARY) * WAKING_S
                 if now_s - self._last_s - awake_s > LIMIT_S:
                     self._stopped_s = now_s
                     if self._working:
