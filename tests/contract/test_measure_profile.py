@@ -14,7 +14,7 @@ from cascade_api.command import CommandFailed
 from cascade_models import manifest, repository
 from cascade_models.manifest import Variant
 from cascade_profiler.measure import execution, quality
-from cascade_profiler.measure.metrics import make_judges
+from cascade_profiler.measure.metrics import SHAPES_SIZE, make_judges
 from cascade_profiler.measure.places import find_place
 from cascade_profiler.measure.progress import Progress
 from cascade_profiler.measure.records import Records
@@ -52,7 +52,7 @@ def draw(variant: Variant, folder: Path, *, cores: int | None = None) -> quality
     with Records(folder / "measured") as records:
         drawing = quality.Drawing(
             workload,
-            make_judges([], workload, reference=None),
+            make_judges([], workload, size=SHAPES_SIZE, reference=None),
             directory=folder / "models",
             place=dataclasses.replace(here, cores=here.cores[:cores]),
             records=records,

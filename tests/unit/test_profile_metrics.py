@@ -11,7 +11,7 @@ from cascade_api.command import CommandFailed
 from cascade_models import manifest
 from cascade_models.shapes import render
 from cascade_profiler.measure.frechet import Moments, distance
-from cascade_profiler.measure.metrics import make_judges
+from cascade_profiler.measure.metrics import SHAPES_SIZE, make_judges
 from cascade_profiler.measure.metrics.judge import Floats
 from cascade_profiler.measure.metrics.shapes import DISTANCE, FEATURES, ShapesJudge
 from cascade_profiler.measure.quality import check_size
@@ -72,13 +72,19 @@ def test_true_images_are_right_and_near_and_others_are_not() -> None:
 )
 def test_a_metric_that_cannot_judge_here_is_refused(photographs: Workload, names: list[str], said: str) -> None:
     with pytest.raises(CommandFailed, match=said) as failed:
-        make_judges(names, photographs, reference=None)
+        make_judges(names, photographs, size=SHAPES_SIZE, reference=None)
     assert failed.value.code == 2
+
+
+@pytest.mark.parametrize("names", [[], ["shapes"]])
+def test_the_metric_of_the_shapes_is_refused_for_other_sizes_before_anything_is_measured(names: list[str]) -> None:
+    with pytest.raises(CommandFailed, match=r"judges images of 32x32, and spec\.sizes says 1024x1024: name another"):
+        make_judges(names, sample_workload(4, 0), size="1024x1024", reference=None)
 
 
 def test_a_metric_is_named_once() -> None:
     with pytest.raises(CommandFailed, match="give a metric twice"):
-        make_judges(["shapes", "shapes"], sample_workload(4, 0), reference=None)
+        make_judges(["shapes", "shapes"], sample_workload(4, 0), size=SHAPES_SIZE, reference=None)
 
 
 def test_images_of_another_size_than_the_manifest_says_are_refused() -> None:

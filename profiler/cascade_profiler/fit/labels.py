@@ -20,7 +20,7 @@ from cascade_router.prompts.features import PUBLISHED
 from ..frontier.inputs import BadInput, lines_of, records
 from ..frontier.reference import HADIS_MODELS, reference_folder
 from ..measure import quality
-from ..measure.metrics import make_judges
+from ..measure.metrics import SHAPES_SIZE, make_judges
 from ..measure.places import find_place
 from ..measure.profiling import EXPECTED_IMAGE_S, GENERATION_BATCH
 from ..measure.progress import Progress
@@ -95,7 +95,7 @@ def make_labels(file: Path, *, prompts: int, seed: int) -> Labelled:
     ordered = sorted(variants, key=lambda variant: variant.steps)
     drawn = [dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in (ordered[0], ordered[-1])]
     workload = sample_workload(prompts, seed)
-    judges, place = make_judges([], workload, reference=None), find_place(CPU_CLASS)
+    judges, place = make_judges([], workload, size=SHAPES_SIZE, reference=None), find_place(CPU_CLASS)
     steps = {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * prompts / len(place.cores) for v in drawn}
     with tempfile.TemporaryDirectory(prefix="cascade-fit-") as scratch:
         folder = Path(scratch)

@@ -51,7 +51,7 @@ def run(request: Request) -> None:
         if path is not None and path.is_dir():
             raise CommandFailed(f"{option}: {path} is a folder: name a file in it", code=2)
     check_output(request.output)
-    plan = _plan(request)
+    plan = _plan(request, cascade.spec.sizes[0])
     with Records(records_file(request.output), fresh=request.fresh) as records:
         if held := records.count():
             typer.echo(f"{records.file} holds {held} measurements: those that fit are used (--fresh: none)")
@@ -103,13 +103,13 @@ def _manifest(file: Path) -> tuple[str, DiffusionCascade]:
     return text, cascades[0]
 
 
-def _plan(request: Request) -> Plan:
+def _plan(request: Request, size: str) -> Plan:
     sizes = _sizes(request.batches)
     if request.prompts_from is None:
         workload = sample_workload(request.prompts, request.seed)
     else:
         workload = read_workload(request.prompts_from, request.prompts, request.seed)
-    judges = make_judges(request.metrics, workload, reference=request.reference)
+    judges = make_judges(request.metrics, workload, size=size, reference=request.reference)
     names = [metric.name for judge in judges for metric in (*judge.means, *judge.distances)]
     if request.objective and request.objective not in names:
         raise CommandFailed(

@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Final
 
 from cascade_api.command import CommandFailed
+from cascade_models.shapes.render import IMAGE_SIZE
 
 from ..workload import Workload
 from .judge import Judge
 
-__all__ = ["Judge", "make_judges"]
+__all__ = ["SHAPES_SIZE", "Judge", "make_judges"]
 
 BUILTIN: Final = "shapes"
 CLIP: Final = "clip"
+SHAPES_SIZE: Final = f"{IMAGE_SIZE}x{IMAGE_SIZE}"
 
 
-def make_judges(names: Sequence[str], workload: Workload, *, reference: Path | None) -> list[Judge]:
+def make_judges(names: Sequence[str], workload: Workload, *, size: str, reference: Path | None) -> list[Judge]:
     """The judges that ``--metric`` names: ``shapes``, and ``clip=FOLDER`` for a local CLIP or PickScore model.
+
+    ``size`` is that of the images, such as ``1024x1024``.
 
     Without any name, ``shapes`` where the prompts are of its grammar. Raises CommandFailed where one cannot judge here.
     """
@@ -41,6 +45,12 @@ def make_judges(names: Sequence[str], workload: Workload, *, reference: Path | N
         if name == BUILTIN and not folder:
             if not workload.scenes:
                 raise CommandFailed("--metric shapes: the prompts are not of the shapes grammar: leave it out", code=2)
+            if size != SHAPES_SIZE:
+                raise CommandFailed(
+                    f"--metric shapes: judges images of {SHAPES_SIZE}, and spec.sizes says {size}: name another "
+                    "metric, for example clip=FOLDER with a CLIP model in it",
+                    code=2,
+                )
             judges.append(ShapesJudge())
         elif name == CLIP and folder:
             from .clip import ClipJudge
