@@ -23,6 +23,7 @@ from support.waiting import PATIENCE_S, wait_for
 pytestmark = [pytest.mark.chart, pytest.mark.cluster]
 
 FIRST = Path(__file__).parent / "fixtures" / "diffusion-cascade-0.1.0.tgz"
+"""The first chart with the definitions of today: they change before 1.0, and then a chart with others is no upgrade."""
 SHAPES = (ROOT / "examples" / "shapes.yaml").read_text()
 ROUTER = "dc-diffusion-cascade-router"
 NEEDED = (
