@@ -21,7 +21,6 @@ def documents() -> list[Object]:
         heavy_ms=450,
         accelerator_class="test-gpu",
         objective={"latency": "12s"},
-        capacity={"accelerators": {"test-gpu": 3}},
     )
     return with_replicas(made, light=2, heavy=1)
 

@@ -245,9 +245,14 @@ def main() -> None:
 
 
 def write(cells: Sequence[Cell], device: str, folder: Path, accelerator_class: str) -> None:
-    """Table and profile of what has been measured so far: a run that is cut short has not been for nothing."""
+    """Table and profile of what has been measured so far: a run that is cut short has not been for nothing.
+
+    A profile compares models, so it needs two.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(table(cells, device))
+    if len({cell.variant for cell in cells}) < 2:
+        return
     wire = profile(cells, accelerator_class).wire()
     (folder / "profile.yaml").write_text(yaml.safe_dump(wire, sort_keys=False))
 

@@ -76,21 +76,19 @@ def manifest(folder: Path, revision: str, side: int, latency: str, accelerator: 
     variants = [
         {
             "name": name,
-            "model": {
-                "source": f"file://{folder / 'model'}", "revision": revision, "steps": steps, "height": side,
-                "width": side,
-            },
+            "model": {"source": f"file://{folder / 'model'}", "revision": revision},
+            "settings": {"steps": steps},
             "engine": "diffusers",
-            "classes": [accelerator],
         }
         for name, steps in STEPS.items()
-    ]  # fmt: skip
+    ]
     spec = {
         "objective": {"latency": latency, "attainmentPercent": 95},
         "profileRef": {"name": "random"},
         "variants": variants,
         "discriminator": {"source": f"file://{folder / 'judge'}"},
-        "capacity": {"accelerators": {accelerator: 2}},
+        "workers": [{"name": "gpu", "class": accelerator, "max": 2}],
+        "sizes": [f"{side}x{side}"],
     }
     return yaml.safe_dump(
         {
@@ -189,10 +187,10 @@ def _run(chosen: argparse.Namespace, folder: Path) -> None:
     (out / "serving.md").write_text(text)
 
 
-def profile(baseline: dict[str, float], accelerator: str) -> str:
+def profile(baseline: dict[str, float], accelerator: str, side: int) -> str:
     """A CascadeProfile of the times of diffusers alone. Random weights have no quality: that of heavy is 1000."""
     execution = [
-        {"variant": name, "class": accelerator, "batch": 1, "p50Micros": round(1e6 * seconds),
+        {"variant": name, "class": accelerator, "size": f"{side}x{side}", "batch": 1, "p50Micros": round(1e6 * seconds),
          "p95Micros": round(1.2e6 * seconds)}
         for name, seconds in baseline.items()
     ]  # fmt: skip
