@@ -161,7 +161,7 @@ def _run(chosen: argparse.Namespace, folder: Path) -> None:
     revision = cascade("model-repo", "revision", folder / "model").strip()
     file = folder / "cascade.yaml"
     file.write_text(
-        manifest(folder, revision, side, chosen.latency, accelerator) + "---\n" + profile(baseline, accelerator)
+        manifest(folder, revision, side, chosen.latency, accelerator) + "---\n" + profile(baseline, accelerator, side)
     )
     shutil.copy(file, out / "cascade.yaml")
     try:
