@@ -249,7 +249,7 @@ class CascadeProfile(Document):
     status: dict[str, Any] | None = None
 
 
-def profile_of(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
+def profile_for(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
     """The profile as it holds for a cascade: times at its size, and starts of all variants whose weights have one.
 
     Weights come up alike whatever their settings, so a variant that `startup` lacks takes the row of one that shares

@@ -41,6 +41,7 @@ def test_the_hull_of_the_published_grid_has_its_eighteen_corners() -> None:
     assert [p.metric for p in best] == sorted((p.metric for p in best), reverse=True)
 
 
+SHAPES = Path(__file__).parents[2] / "examples" / "shapes.yaml"
 HEADER = "light_model,heavy_model,router_ratio,disc_ratio,threshold,latency,fid\n"
 
 
@@ -90,6 +91,19 @@ def test_profiles_that_contradict_themselves_are_refused(tmp_path: Path, old: st
 
 
 def test_a_file_with_a_cascade_brings_it_along() -> None:
-    loaded = load_profile(str(Path(__file__).parents[2] / "examples" / "shapes.yaml"))
+    loaded = load_profile(str(SHAPES))
     assert loaded.cascade is not None
     assert loaded.charges.alone("shapes-heavy") > loaded.charges.alone("shapes-light")
+
+
+def test_variants_of_the_same_weights_start_alike(tmp_path: Path) -> None:
+    cascade, profile = yaml.safe_load_all(SHAPES.read_text())
+    light, heavy = cascade["spec"]["variants"]
+    light["model"] = heavy["model"]
+    rows = profile["spec"]["startup"]
+    profile["spec"]["startup"] = [row for row in rows if row["variant"] == heavy["name"]]
+    path = tmp_path / "shapes.yaml"
+    path.write_text(yaml.safe_dump_all([cascade, profile]))
+    starts = load_profile(str(path)).profile.spec.startup
+    assert {row.variant for row in starts} == {light["name"], heavy["name"]}
+    assert len({(row.cold_seconds, row.load_millis) for row in starts}) == 1

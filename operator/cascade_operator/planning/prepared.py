@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
 from cascade_api.names import CascadeRef
-from cascade_api.profile import CascadeProfile, ProfileSpec, profile_of, profile_problems
+from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profile_problems
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
@@ -126,7 +126,7 @@ def prepare(
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
-    measurements = profile_of(spec, profile.spec)
+    measurements = profile_for(spec, profile.spec)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     level = ServiceLevel(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.documents import load_documents
-from cascade_api.profile import CascadeProfile, ProfileSpec, contradictions
+from cascade_api.profile import CascadeProfile, ProfileSpec, contradictions, profile_for
 from cascade_operator.planning.allocation import Chain, Frontier, QualityGrid, measured
 
 from .inputs import BadInput, text_of
@@ -76,7 +76,7 @@ def _from_file(path: Path) -> LoadedProfile:
     named = (d for d in documents if isinstance(d, DiffusionCascade))
     cascade = next((c for c in named if c.spec.profile_ref.name == profile.metadata.name), None)
     size = profile.spec.execution[0].size if cascade is None else cascade.spec.sizes[0]
-    spec = profile.spec.at(size)
+    spec = profile.spec.at(size) if cascade is None else profile_for(cascade.spec, profile.spec)
     if not spec.execution:
         raise BadInput(str(path), f"the profile has no times at {size}, the cascade's size: profile it")
     profile = profile.model_copy(update={"spec": spec})

@@ -21,7 +21,7 @@ from cascade_api.documents import load_cascades
 from cascade_api.local import default_state_dir, read_addresses
 from cascade_api.names import GRPC_UNBOUNDED, PROBE_PROMPT
 from cascade_api.plan import Plan
-from cascade_api.profile import ProfileSpec
+from cascade_api.profile import ProfileSpec, profile_for
 from cascade_operator.store import Observation, Store, pools_of
 
 from .comparing import LEAST_BATCHES, Served, score_findings, time_findings
@@ -124,4 +124,4 @@ def _manifest(file: Path) -> tuple[DiffusionCascade, ProfileSpec]:
     if len(found.cascades) != 1:
         raise CommandFailed(f"{file}: holds {len(found.cascades)} DiffusionCascades: compare one at a time", code=2)
     cascade = found.cascades[0]
-    return cascade, found.profile_of(cascade).spec.at(cascade.spec.sizes[0])
+    return cascade, profile_for(cascade.spec, found.profile_of(cascade).spec)

@@ -88,8 +88,10 @@ class Passages:
         promised = self.state.plan.expected.quality
         passage = Passage(machine, arrival_s=now, prompt=prompt, image=image, planned=promised)
         self._in_hand += 1
-        for effect in machine.on(events.Arrived(self._in_hand), now):
+        refused = machine.on(events.Arrived(self._in_hand), now)
+        for effect in refused:
             self._carry_out(passage, effect)
+        if refused:
             return
         passage.begun = True
         self._tell(passage, events.Begun())

@@ -21,13 +21,12 @@ from cascade_router.queue.operations import (
     Outcome,
     Reap,
     Release,
-    ReplicaSpec,
-    Sync,
     Timing,
     Verdict,
     Withdraw,
     ticket_of,
 )
+from cascade_router.queue.planned_pools import PlannedPools
 from cascade_router.queue.work import NOTHING_SERVES
 from cascade_router.requests import BANDS
 
@@ -70,23 +69,16 @@ class Pools(Generic[P]):
         self._limit = limit_of(limit, band=BAND)
         self._tell = tell
         self._dispatcher = Dispatcher(TIMING)
+        self._planned = PlannedPools(ROUTER)
         self._waiting: dict[str, P] = {}
         self._tickets = 0
         self._beat(None)
 
     def follow(self, plan: Plan) -> None:
         """Make the pools what a plan says."""
-        gone = sorted(set(self._dispatcher.pools) - {pool.name for pool in plan.pools})
-        syncs = [Sync(ROUTER, name, plan.generation, plan.dispatch, ()) for name in gone]
-        for pool in plan.pools:
-            service_s = pool.batch_execution_s(pool.batch) / pool.batch
-            capacity = pool.batch * pool.credit_factor
-            specs = tuple(
-                ReplicaSpec(r.id, r.endpoint, capacity if r.state == "ready" else 0, service_s) for r in pool.replicas
-            )
-            syncs.append(Sync(ROUTER, pool.name, plan.generation, plan.dispatch, specs))
+        self._planned.follow(plan)
         # What a pool drops may enter another one, so all pools follow the plan first.
-        for outcome in [self._ask(sync) for sync in syncs]:
+        for outcome in [self._ask(sync) for sync in self._planned.syncs]:
             self._hear(outcome)
 
     def load(self, name: str) -> PoolLoad:

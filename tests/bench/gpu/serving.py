@@ -27,9 +27,9 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from bench.gpu.architectures import architectures
+from cascade_api.names import API_VERSION, CPU_CLASS
 from support.tiny_diffusion import judge, tokenizer
 
-VERSION = "diffusioncascade.io/v1alpha1"
 STEPS = {"light": 4, "heavy": 30}
 
 
@@ -71,8 +71,8 @@ def alone(pipe: Any, side: int, repeats: int) -> dict[str, float]:
     return medians
 
 
-def manifest(folder: Path, revision: str, side: int, latency: str, accelerator: str) -> str:
-    """A cascade of both variants; the profile that it names is yet to be measured."""
+def manifest(folder: Path, revision: str, side: int, latency: str) -> str:
+    """A cascade of both variants. Class `cpu` is the one that local mode has: this machine, whatever it holds."""
     variants = [
         {
             "name": name,
@@ -87,12 +87,12 @@ def manifest(folder: Path, revision: str, side: int, latency: str, accelerator: 
         "profileRef": {"name": "random"},
         "variants": variants,
         "discriminator": {"source": f"file://{folder / 'judge'}"},
-        "workers": [{"name": "gpu", "class": accelerator, "max": 2}],
+        "workers": [{"name": "gpu", "class": CPU_CLASS, "max": 2}],
         "sizes": [f"{side}x{side}"],
     }
     return yaml.safe_dump(
         {
-            "apiVersion": VERSION,
+            "apiVersion": API_VERSION,
             "kind": "DiffusionCascade",
             "metadata": {"name": "random"},
             "spec": spec,
@@ -140,7 +140,6 @@ def main() -> None:
 def _run(chosen: argparse.Namespace, folder: Path) -> None:
     out: Path = chosen.out
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = "cpu"  # the one class that local mode has: this machine, whatever it holds
     device = torch.device("cpu" if chosen.smoke else "cuda")
     with device:
         pipe = pipeline(smoke=chosen.smoke).to(device, torch.float32 if chosen.smoke else torch.bfloat16)
@@ -160,9 +159,7 @@ def _run(chosen: argparse.Namespace, folder: Path) -> None:
     cascade = Commands(chosen.cascade, folder / "state")
     revision = cascade("model-repo", "revision", folder / "model").strip()
     file = folder / "cascade.yaml"
-    file.write_text(
-        manifest(folder, revision, side, chosen.latency, accelerator) + "---\n" + profile(baseline, accelerator, side)
-    )
+    file.write_text(manifest(folder, revision, side, chosen.latency) + "---\n" + profile(baseline, side))
     shutil.copy(file, out / "cascade.yaml")
     try:
         cascade("up", "--detach", "-f", file, local=True)
@@ -187,10 +184,10 @@ def _run(chosen: argparse.Namespace, folder: Path) -> None:
     (out / "serving.md").write_text(text)
 
 
-def profile(baseline: dict[str, float], accelerator: str, side: int) -> str:
+def profile(baseline: dict[str, float], side: int) -> str:
     """A CascadeProfile of the times of diffusers alone. Random weights have no quality: that of heavy is 1000."""
     execution = [
-        {"variant": name, "class": accelerator, "size": f"{side}x{side}", "batch": 1, "p50Micros": round(1e6 * seconds),
+        {"variant": name, "class": CPU_CLASS, "size": f"{side}x{side}", "batch": 1, "p50Micros": round(1e6 * seconds),
          "p95Micros": round(1.2e6 * seconds)}
         for name, seconds in baseline.items()
     ]  # fmt: skip
@@ -204,7 +201,7 @@ def profile(baseline: dict[str, float], accelerator: str, side: int) -> str:
         "metrics": [{"name": "none", "direction": "max", "meaning": "stands in: the weights are random"}],
         "objectiveMetric": "none", "execution": execution, "quality": quality,
     }  # fmt: skip
-    document = {"apiVersion": VERSION, "kind": "CascadeProfile", "metadata": {"name": "random"}, "spec": spec}
+    document = {"apiVersion": API_VERSION, "kind": "CascadeProfile", "metadata": {"name": "random"}, "spec": spec}
     return yaml.safe_dump(document, sort_keys=False)
 
 

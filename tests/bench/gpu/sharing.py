@@ -151,9 +151,9 @@ def alone(seconds: float, *, smoke: bool) -> Shared:
     light_s = light(small, seconds)
     large = Painter(GUIDED, smoke=smoke)
     large.draw(2)
-    over = threading.Timer(seconds / 2, lambda: None)
-    over.start()
-    return Shared("a GPU each (baseline)", light_s, heavy(large, over.finished))
+    over = threading.Event()
+    threading.Timer(seconds / 2, over.set).start()
+    return Shared("a GPU each (baseline)", light_s, heavy(large, over))
 
 
 def table(measured: Sequence[Shared]) -> str:

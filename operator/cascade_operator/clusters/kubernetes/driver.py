@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from cascade_api.names import CascadeRef
-from cascade_api.profile import profile_of
+from cascade_api.profile import profile_for
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, OperatorSettings
 
@@ -312,7 +312,7 @@ class KubernetesCluster:
                 workers,
                 accelerator_class,
                 uid=subject.uid,
-                profile=None if subject.profile is None else profile_of(spec, subject.profile.spec),
+                profile=None if subject.profile is None else profile_for(spec, subject.profile.spec),
                 settings=self._settings,
                 replicas=replicas,
                 stopping=stopping,
