@@ -267,7 +267,7 @@ class CascadeSpec(Document):
     """Where the variants run."""
     sizes: list[Size] = Field(min_length=1, max_length=1, json_schema_extra=as_set())
     """The size of the images, width x height in pixels, such as `1024x1024`: one, for now."""
-    variants: list[Variant] = Field(min_length=2, max_length=8, json_schema_extra=keyed_by("name"))
+    variants: list[Variant] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
     discriminator: Discriminator
     policy: Policy = Policy()

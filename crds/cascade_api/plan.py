@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
 from .base import Document, field_error
+from .chains import Chained, refuse_twice
 from .names import CascadeRef
 from .reasons import Reason
 
@@ -34,15 +35,29 @@ class SeedThresholds(PlanPart):
     confidence: float
 
 
-class PlanRow(PlanPart):
-    """A chain at one (direct, escalation) point, and the share of the prompts that is drawn for it."""
+class PlanRow(PlanPart, Chained):
+    """A chain at one (direct, escalation) point, and the share of the prompts that is drawn for it.
+
+    To a variant that is alone all prompts go direct.
+    """
 
     share: Share = Field(gt=0, le=1)
-    light: str
-    heavy: str
+    chain: tuple[str, ...] = Field(min_length=1, max_length=2)
     direct: Share = Field(ge=0, le=1)
     escalation: Share = Field(ge=0, le=1)
     seed_thresholds: SeedThresholds | None = None
+
+    @model_validator(mode="after")
+    def _chained(self) -> Self:
+        refuse_twice("chain", self.chain)
+        if self.alone and (self.direct, self.escalation) != (1, 0):
+            raise field_error("direct", f"{self.light!r} is alone in its chain: all prompts go direct, none escalates")
+        return self
+
+    @property
+    def first(self) -> str:
+        """The variant that a prompt of this row comes to first: the heavy one where all go direct."""
+        return self.light if self.direct < 1 else self.heavy
 
     @property
     def heavy_share(self) -> float:
@@ -164,9 +179,8 @@ class Plan(PlanPart):
         none until somebody asks.
         """
         for index, row in enumerate(() if self.parked else self.rows):
-            first = row.light if row.direct < 1 else row.heavy
-            if not any(pool.replicas for pool in self.pools_of(first)):
-                return f"rows[{index}]: no pool has a replica of {first[:80]!r}"
+            if not any(pool.replicas for pool in self.pools_of(row.first)):
+                return f"rows[{index}]: no pool has a replica of {row.first[:80]!r}"
         return None
 
     @property

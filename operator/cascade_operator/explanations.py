@@ -53,4 +53,4 @@ def _shares(plan: Plan) -> str:
 
 
 def _chains(plan: Plan) -> list[str]:
-    return sorted({f"{row.light}→{row.heavy}" for row in plan.rows})
+    return sorted({row.path for row in plan.rows})

@@ -34,7 +34,7 @@ def make_plan(generation: int = 7) -> Plan:
             "discriminator": "builtin://shapes",
             "image": {"width": 32, "height": 32},
             "variants": {"light": {"steps": 1}, "heavy": {"steps": 20}},
-            "rows": [{"share": 1, "light": "light", "heavy": "heavy", "direct": 0.1, "escalation": 0.5}],
+            "rows": [{"share": 1, "chain": ["light", "heavy"], "direct": 0.1, "escalation": 0.5}],
             "pools": [],
             "expected": {"demand": 1, "latencyP99": 0.1, "quality": 0.9},
         }

@@ -182,9 +182,17 @@ CASES = [
         good=[{"spec.quality.1.valuesMilli": {"fid": 3}}],
     ),
     Case(
-        PROFILE, "spec.quality[]", "heavy is the light variant too",
-        bad=[{"spec.quality.0.heavy": "light"}],
-        good=[{"spec.quality.0.heavy": "other"}],
+        PROFILE, "spec.quality[]", "chain passes a variant twice",
+        bad=[{"spec.quality.0.chain": ["light", "light"]}],
+        good=[{"spec.quality.0.chain": ["light", "other"]}],
+    ),
+    Case(
+        PROFILE, "spec.quality[]", "directPercent and escalationPercent belong to a chain of two",
+        bad=[{"spec.quality.0.chain": ["light"]}, {"spec.quality.0.directPercent": ABSENT},
+             {"spec.quality.0.escalationPercent": ABSENT},
+             {"spec.quality.0.chain": ["light"], "spec.quality.0.directPercent": ABSENT}],
+        good=[{"spec.quality.0.chain": ["light"], "spec.quality.0.directPercent": ABSENT,
+               "spec.quality.0.escalationPercent": ABSENT}],
     ),
     Case(
         PROFILE, "spec.scores", "hardnessMilli must be 21 quantiles",

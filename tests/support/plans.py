@@ -38,7 +38,7 @@ def make_plan(
             "discriminator": "builtin://shapes",
             "image": {"width": 32, "height": 32},
             "variants": {"light": {"steps": 1}, "heavy": {"steps": 20}},
-            "rows": [{"share": 1, "light": "light", "heavy": "heavy", "direct": 0.2, "escalation": 0.2}],
+            "rows": [{"share": 1, "chain": ["light", "heavy"], "direct": 0.2, "escalation": 0.2}],
             "pools": [
                 {
                     "name": pool,

@@ -40,8 +40,7 @@ def make_plan(
     name: str = "shapes",
     direct: float = 0.4,
     escalation: float = 0.3,
-    light: str = "shapes-light",
-    heavy: str = "shapes-heavy",
+    chain: Sequence[str] = ("shapes-light", "shapes-heavy"),
     seed_thresholds: Mapping[str, float] | None = None,
     batch: int = 4,
     execution_s: Mapping[str, float] = EXECUTION_S,
@@ -53,7 +52,7 @@ def make_plan(
         replicas: endpoints by variant; replica ids are ``<variant>-<index>``.
         execution_s: seconds of a batch of one, by variant.
     """
-    row = {"share": 1, "light": light, "heavy": heavy, "direct": direct, "escalation": escalation}
+    row = {"share": 1, "chain": chain, "direct": direct, "escalation": escalation}
     if seed_thresholds is not None:
         row["seedThresholds"] = dict(seed_thresholds)
     pools = [

@@ -325,7 +325,7 @@ def test_a_cascade_gives_up_what_another_needs_and_the_other_starts_only_on_what
 def test_variants_that_the_spec_no_longer_has_make_room_one_at_a_time() -> None:
     plan, memory = running_plan()
     old = (make_replica("cpu-0", "retired"), make_replica("cpu-1", "ancient"))
-    rows = [row.model_copy(update={"light": "retired", "heavy": "ancient"}) for row in plan.rows]
+    rows = [row.model_copy(update={"chain": ("retired", "ancient")}) for row in plan.rows]
     view = make_view(demand=make_demand(20, now=NOW + 1), replicas=old, plan=plan.model_copy(update={"rows": rows}))
     decision = decided(view, memory=memory, now=NOW + 1)
     assert [type(action) for action in moved(decision)] == [Drain]

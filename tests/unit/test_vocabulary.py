@@ -16,8 +16,8 @@ from cascade_api.status import Condition, merge_conditions
 PLAN = """{"schema": 1, "generation": 7, "cascade": "default/shapes", "issuedAt": "2026-11-21T10:00:00Z",
  "reason": "DemandRose", "objectiveS": 2, "attainment": 0.99, "overload": "degrade", "discriminator": "builtin://shapes",
  "image": {"width": 32, "height": 32}, "variants": {"l": {"steps": 2}, "h": {"steps": 20}}, "someday": true,
- "rows": [{"share": 0.5, "light": "l", "heavy": "h", "direct": 0.2, "escalation": 0.5},
-          {"share": 0.5, "light": "l", "heavy": "h", "direct": 0.0, "escalation": 0.0}],
+ "rows": [{"share": 0.5, "chain": ["l", "h"], "direct": 0.2, "escalation": 0.5},
+          {"share": 0.5, "chain": ["l", "h"], "direct": 0.0, "escalation": 0.0}],
  "pools": [{"name": "l.cpu", "variant": "l", "class": "cpu", "batch": 2, "executionS": {"1": 0.002, "4": 0.008},
             "replicas": [{"id": "cpu-0", "endpoint": "127.0.0.1:9000", "state": "ready"}]}],
  "expected": {"demand": 5, "latencyP99": 0.4, "quality": 0.9}}"""
@@ -61,6 +61,14 @@ def test_a_plan_survives_the_round_trip_and_fields_of_newer_operators_are_ignore
     assert plan.rows[0].heavy_share == pytest.approx(0.6)
 
 
+def test_a_row_may_be_one_variant_that_every_prompt_goes_to() -> None:
+    old = '"chain": ["l", "h"], "direct": 0.2, "escalation": 0.5'
+    plan = Plan.from_json(PLAN.replace(old, '"chain": ["l"], "direct": 1, "escalation": 0'))
+    row = plan.rows[0]
+    assert (row.alone, row.first, row.heavy, row.heavy_share) == (True, "l", "l", 1)
+    assert plan.planned_shares == pytest.approx({"direct": 0.5, "escalated": 0, "light": 0.5})
+
+
 def test_batch_times_between_measured_sizes_are_interpolated_and_beyond_them_extended() -> None:
     (pool,) = Plan.from_json(PLAN).pools
     assert pool.batch_execution_s(1) == pytest.approx(0.002)
@@ -72,6 +80,9 @@ def test_batch_times_between_measured_sizes_are_interpolated_and_beyond_them_ext
     ("old", "new"),
     [
         ('"rows": [{"share": 0.5', '"rows": [{"share": 0.4'),
+        ('"chain": ["l", "h"], "direct": 0.2', '"chain": [], "direct": 0.2'),
+        ('"chain": ["l", "h"], "direct": 0.2', '"chain": ["l", "l"], "direct": 0.2'),
+        ('"chain": ["l", "h"], "direct": 0.2', '"chain": ["l"], "direct": 0.2'),
         ('"batch": 2', '"batch": 0'),
         ('"direct": 0.2', '"direct": 1.2'),
         ("127.0.0.1:9000", "nowhere"),
@@ -104,8 +115,8 @@ def test_a_generation_that_no_clock_can_have_given_is_not_followed_by_a_higher_o
     [
         ("", "", True),
         ('"state": "ready"', '"state": "draining"', True),
-        ('"light": "l", "heavy": "h", "direct": 0.0', '"light": "l", "heavy": "h", "direct": 1.0', False),
-        ('"light": "l", "heavy": "h", "direct": 0.0', '"light": "nobody", "heavy": "h", "direct": 0.0', False),
+        ('"chain": ["l", "h"], "direct": 0.0', '"chain": ["l", "h"], "direct": 1.0', False),
+        ('"chain": ["l", "h"], "direct": 0.0', '"chain": ["nobody", "h"], "direct": 0.0', False),
         ('"variant": "l"', '"variant": "other"', False),
         ('"id": "cpu-0", "endpoint": "127.0.0.1:9000", "state": "ready"', None, False),
         ('"someday": true', '"parked": true', True),

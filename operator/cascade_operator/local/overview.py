@@ -172,7 +172,7 @@ def _lines(cascade: CascadeOverview) -> list[str]:
         )
         for row in plan.rows:
             lines.append(
-                f"  {row.share:4.0%} of the prompts: {row.light} → {row.heavy}, "
+                f"  {row.share:4.0%} of the prompts: {row.path}, "
                 f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
             )
         lines.append(_share_line(plan.planned_shares, realised_shares(seen.reports)))

@@ -59,8 +59,7 @@ def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterRep
     escalation = min(round(escalation * offer, 4), 1.0)
     return PlanRow(
         share=share,
-        light=row.light,
-        heavy=row.heavy,
+        chain=row.chain,
         direct=direct,
         escalation=escalation,
         seed_thresholds=seed_thresholds(prepared, reports, row.light, direct, escalation),
@@ -158,7 +157,7 @@ def build(
 
 def has_structure(plan: Plan, structure: Mapping[str, Any], rows: Sequence[PlanRow]) -> bool:
     """Whether a plan differs from a new one in nothing but the shares of its chain, expectations, reason and number."""
-    return (plan.rows[0].light, plan.rows[0].heavy) == (rows[0].light, rows[0].heavy) and all(
+    return plan.rows[0].chain == rows[0].chain and all(
         getattr(plan, name) == value for name, value in structure.items()
     )
 

@@ -114,7 +114,7 @@ def _rows(
         problem = seen.known.at(expected.rate)
         offer = seen.known.policy.offer(problem, sharing, pools, most=settings.escalation_offer)
     rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
-    if not last or (last[0].light, last[0].heavy) != (rows[0].light, rows[0].heavy):
+    if not last or last[0].chain != rows[0].chain:
         return rows
     leaves = moves.vacate is not None and moves.vacate[0] in plans.needed(last) - plans.needed(rows)
     if leaves or not plans.servable(last, {key[0] for key in pools}) or plans.shares_moved(last, rows):

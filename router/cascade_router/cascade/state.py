@@ -106,8 +106,7 @@ class CascadeState:
         if self.plan.parked:
             return "parked, since nobody asked for images"
         for row in self.plan.rows:
-            first = row.light if row.direct < 1 else row.heavy
-            if self.ready(first):
+            if self.ready(row.first):
                 return None
         return "no replica is ready"
 
