@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -105,6 +107,12 @@ class Weights:
     part: str | None
     engine: Engine
     precision: Precision | None
+
+    @property
+    def digest(self) -> str:
+        """A short name, the same wherever they are spoken of."""
+        parts = (self.source, self.revision, self.part, self.engine.value, self.precision and self.precision.value)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 class Discriminator(Document):

@@ -68,9 +68,9 @@ def planned(
         objectiveS=10,
     )
     document: dict[str, Any] = plan.wire()
-    for pool in document["pools"]:
-        for number, replica in enumerate(pool["replicas"]):
-            replica["state"] = "ready" if ready is None or number < ready[pool["variant"]] else "draining"
+    for worker in document["workers"]:
+        (variant,), number = worker["credits"], int(worker["id"].rpartition("-")[2])
+        worker["state"] = "ready" if ready is None or number < ready[variant] else "draining"
     return Plan.model_validate(document)
 
 

@@ -21,13 +21,13 @@ from cascade_router.queue.operations import (
     Outcome,
     Reap,
     Release,
-    ReplicaSpec,
     Sync,
     Timing,
     Verdict,
     Withdraw,
     ticket_of,
 )
+from cascade_router.queue.planned_pools import specs_of
 from cascade_router.queue.work import NOTHING_SERVES
 from cascade_router.requests import BANDS
 
@@ -79,12 +79,7 @@ class Pools(Generic[P]):
         gone = sorted(set(self._dispatcher.pools) - {pool.name for pool in plan.pools})
         syncs = [Sync(ROUTER, name, plan.generation, plan.dispatch, ()) for name in gone]
         for pool in plan.pools:
-            service_s = pool.batch_execution_s(pool.batch) / pool.batch
-            capacity = pool.batch * pool.credit_factor
-            specs = tuple(
-                ReplicaSpec(r.id, r.endpoint, capacity if r.state == "ready" else 0, service_s) for r in pool.replicas
-            )
-            syncs.append(Sync(ROUTER, pool.name, plan.generation, plan.dispatch, specs))
+            syncs.append(Sync(ROUTER, pool.name, plan.generation, plan.dispatch, specs_of(pool)))
         # What a pool drops may enter another one, so all pools follow the plan first.
         for outcome in [self._ask(sync) for sync in syncs]:
             self._hear(outcome)

@@ -204,7 +204,7 @@ class ProductionSystem:
                 confidence=self._scenario.scores.confidence,
                 ended=self._ended,
             )
-        if last is None or last.rows != plan.rows or last.pools != plan.pools:
+        if last is None or last.rows != plan.rows or (last.variants, last.workers) != (plan.variants, plan.workers):
             replicas = {pool.variant: len(pool.ready) for pool in plan.pools if pool.ready}
             share = sum(row.share * row.heavy_share for row in plan.rows)
             self._changes.append(PlanChange(self._events.now, in_words(plan), replicas, share))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cascade_api.plan import Plan, PlanPool
+from cascade_api.plan import Plan, Pool
 
 from .operations import ReplicaSpec, Sync
+
+
+def specs_of(pool: Pool) -> tuple[ReplicaSpec, ...]:
+    """The workers of a pool as a dispatcher is told of them."""
+    return tuple(ReplicaSpec(w.id, w.endpoint, pool.credits(w), pool.image_s) for w in pool.workers)
 
 
 class PlannedPools:
@@ -32,14 +37,8 @@ class PlannedPools:
         }
         return True
 
-    def _sync(self, plan: Plan, pool: PlanPool) -> Sync:
-        capacity = pool.batch * pool.credit_factor
-        service_s = pool.batch_execution_s(pool.batch) / pool.batch
-        replicas = tuple(
-            ReplicaSpec(replica.id, replica.endpoint, capacity if replica.state == "ready" else 0, service_s)
-            for replica in pool.replicas
-        )
-        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, replicas)
+    def _sync(self, plan: Plan, pool: Pool) -> Sync:
+        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, specs_of(pool))
 
     @property
     def syncs(self) -> list[Sync]:
