@@ -188,7 +188,7 @@ class Plan(PlanPart):
     dispatch: Literal["least-wait", "random"] = "least-wait"
     parked: bool = False
     scorer: ScorerChoice = ScorerChoice()
-    discriminator: str
+    discriminator: str | None = None
     sizes: list[Size] = Field(min_length=1, max_length=1)
     variants: dict[str, PlanVariant]
     rows: list[PlanRow] = Field(min_length=1, max_length=8)

@@ -156,6 +156,14 @@ CASES = [
                                            for name in ("pools", "precision")}}],
     ),
     Case(
+        CASCADE, "spec", "discriminator is missing",
+        bad=[{"spec.discriminator": ABSENT},
+             {"spec.discriminator": ABSENT, "spec.variants.0.discriminator": {"source": "builtin://clip-head"}}],
+        good=[{"spec.discriminator": ABSENT, "spec.variants": cascade_document()["spec"]["variants"][:1]},
+              {"spec.discriminator": ABSENT,
+               **{f"spec.variants.{i}.discriminator": {"source": "builtin://clip-head"} for i in (0, 1)}}],
+    ),
+    Case(
         CASCADE, "spec", "workers has fewer than the variants' minHosts",
         bad=[{"spec.variants.0.minHosts": 4, "spec.variants.1.minHosts": 3}],
         good=[{"spec.variants.0.minHosts": 4, "spec.variants.1.minHosts": 2}],

@@ -150,7 +150,11 @@ def test_one_variant_is_a_cascade_where_its_own_quality_was_measured() -> None:
     start, end = CASCADE.index("    - name: large"), CASCADE.index("  discriminator:")
     one = f"---\n{CASCADE[:start]}{CASCADE[end:]}"
     assert "the profile's spec.quality has no chain of ['small']: profile it" in problem_of(PROFILE + one)
-    load_cascades(f"{PROFILE}    - {{chain: [small], valuesMilli: {{q2: 660}}}}\n{one}", source="cascade.yaml")
+    profile = f"{PROFILE}    - {{chain: [small], valuesMilli: {{q2: 660}}}}\n"
+    load_cascades(profile + one, source="cascade.yaml")
+    judge = '  discriminator: {source: "builtin://shapes"}\n'
+    load_cascades(profile + one.replace(judge, ""), source="cascade.yaml")
+    assert "spec.discriminator: is missing: of several variants it judges" in problem_of(GOOD.replace(judge, ""))
 
 
 @pytest.mark.parametrize(

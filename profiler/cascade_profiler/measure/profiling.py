@@ -131,9 +131,9 @@ def _off_timed_core(place: Place) -> Iterator[None]:
 def _timings(
     variants: Sequence[Variant], plan: Plan, directory: Path, records: Records, progress: Progress
 ) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
-    task = execution.Task(
-        variants, plan.batches, judged=min(variants, key=lambda variant: variant.steps).name, seconds=plan.seconds
-    )
+    # A variant that is alone is judged by nothing.
+    judged = min(variants, key=lambda variant: variant.steps).name if len(variants) > 1 else None
+    task = execution.Task(variants, plan.batches, judged=judged, seconds=plan.seconds)
     timing = execution.Timing(
         task,
         plan.workload,
