@@ -86,8 +86,7 @@ KINDS = (
         columns=(
             ("Ready", "string", condition("Ready", "status")),
             ("Reason", "string", condition("Ready", "reason")),
-            ("Light", "string", ".status.light"),
-            ("Heavy", "string", ".status.heavy"),
+            ("Chain", "string", ".status.chain"),
             ("Replicas", "string", ".status.replicas"),
             ("SLO", "string", ".spec.objective.latency"),
             ("Cost/h", "string", ".status.costPerHour"),

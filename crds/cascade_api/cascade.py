@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -105,6 +107,12 @@ class Weights:
     part: str | None
     engine: Engine
     precision: Precision | None
+
+    @property
+    def digest(self) -> str:
+        """A short name, the same wherever they are spoken of."""
+        parts = (self.source, self.revision, self.part, self.engine.value, self.precision and self.precision.value)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 class Discriminator(Document):
@@ -255,6 +263,10 @@ class CascadeSpec(Document):
                 f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove its precision",
             ),
             (
+                "self.variants.size() < 2 || has(self.discriminator) || self.variants.all(v, has(v.discriminator))",
+                "discriminator is missing: of several variants it judges which image is good enough",
+            ),
+            (
                 "self.variants.map(v, v.minHosts).sum() <= self.workers.map(w, w.max).sum()",
                 "workers has fewer than the variants' minHosts together: raise max or lower minHosts",
             ),
@@ -267,9 +279,10 @@ class CascadeSpec(Document):
     """Where the variants run."""
     sizes: list[Size] = Field(min_length=1, max_length=1, json_schema_extra=as_set())
     """The size of the images, width x height in pixels, such as `1024x1024`: one, for now."""
-    variants: list[Variant] = Field(min_length=2, max_length=8, json_schema_extra=keyed_by("name"))
+    variants: list[Variant] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
-    discriminator: Discriminator
+    discriminator: Discriminator | None = None
+    """What judges the images of variants that name none; a variant that is the only one needs none."""
     policy: Policy = Policy()
 
     @model_validator(mode="after")
@@ -306,6 +319,8 @@ class CascadeSpec(Document):
                     f"variants.{index}.precision",
                     f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove it",
                 )
+        if len(self.variants) > 1 and self.discriminator is None and not all(v.discriminator for v in self.variants):
+            raise field_error("discriminator", "is missing: of several variants it judges which image is good enough")
         least = sum(v.min_hosts for v in self.variants)
         if least > sum(self.accelerators.values()):
             raise field_error(
@@ -338,9 +353,10 @@ class CascadeSpec(Document):
                 return variant
         raise KeyError(name)
 
-    def discriminator_of(self, variant: str) -> str:
-        """Source of the discriminator that judges the images of ``variant``."""
-        return (self.variant(variant).discriminator or self.discriminator).source
+    def discriminator_of(self, variant: str) -> str | None:
+        """Source of the discriminator that judges the images of ``variant``; None where nothing does."""
+        chosen = self.variant(variant).discriminator or self.discriminator
+        return None if chosen is None else chosen.source
 
 
 class DiffusionCascade(Document):

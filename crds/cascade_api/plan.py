@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
 from .base import Document, field_error
-from .names import CascadeRef
+from .chains import Chained, refuse_twice
+from .names import CascadeRef, pool_name
+from .openapi import refuse_repetition
+from .quantities import Size, pixels
 from .reasons import Reason
 
 Share = float
@@ -34,15 +39,29 @@ class SeedThresholds(PlanPart):
     confidence: float
 
 
-class PlanRow(PlanPart):
-    """A chain at one (direct, escalation) point, and the share of the prompts that is drawn for it."""
+class PlanRow(PlanPart, Chained):
+    """A chain at one (direct, escalation) point, and the share of the prompts that is drawn for it.
+
+    To a variant that is alone all prompts go direct.
+    """
 
     share: Share = Field(gt=0, le=1)
-    light: str
-    heavy: str
+    chain: tuple[str, ...] = Field(min_length=1, max_length=2)
     direct: Share = Field(ge=0, le=1)
     escalation: Share = Field(ge=0, le=1)
     seed_thresholds: SeedThresholds | None = None
+
+    @model_validator(mode="after")
+    def _chained(self) -> Self:
+        refuse_twice("chain", self.chain)
+        if self.alone and (self.direct, self.escalation) != (1, 0):
+            raise field_error("direct", f"{self.light!r} is alone in its chain: all prompts go direct, none escalates")
+        return self
+
+    @property
+    def first(self) -> str:
+        """The variant that a prompt of this row comes to first: the heavy one where all go direct."""
+        return self.light if self.direct < 1 else self.heavy
 
     @property
     def heavy_share(self) -> float:
@@ -50,28 +69,72 @@ class PlanRow(PlanPart):
         return self.direct + (1 - self.direct) * self.escalation
 
 
-class PlanReplica(PlanPart):
-    """One Triton server of a pool; a draining one gets no new work."""
+class PlanWorker(PlanPart):
+    """One accelerator with the Triton on it; a draining one gets no new work.
+
+    ``hosts`` are the weights in its memory, by digest. ``credits`` says which variants it serves, and how many of the
+    requests of each may be with it at once.
+    """
 
     id: str = Field(pattern=r"^[^|\s]+$", max_length=300)
     endpoint: str = Field(pattern=r"^\S+:[0-9]+$", max_length=300)
-    state: Literal["ready", "draining"]
-
-
-class PlanPool(PlanPart):
-    """The replicas that serve one variant on one accelerator class."""
-
-    name: str
-    variant: str
     accelerator_class: str = Field(alias="class")
+    state: Literal["ready", "draining"]
+    hosts: list[str]
+    credits: dict[str, Annotated[int, Field(ge=1, le=32768)]]
+
+
+class PlanTimes(PlanPart):
+    """How a variant is made on one accelerator class: its batch, and seconds of batches by size of the images."""
+
     batch: int = Field(ge=1, le=4096)
-    credit_factor: int = Field(default=1, ge=1, le=8)
-    execution_s: dict[Annotated[int, Field(ge=1)], Seconds] = Field(min_length=1, alias="executionS")
-    replicas: list[PlanReplica]
+    execution_s: dict[Size, dict[Annotated[int, Field(ge=1)], Seconds]] = Field(alias="executionS")
+
+
+class PlanSettings(PlanPart):
+    """How a variant draws."""
+
+    steps: int = Field(ge=0)
+    guidance: str | None = None
+
+
+class PlanVariant(PlanPart):
+    """A variant: its weights, by digest, its settings, and its times on the classes where it is or will be served."""
+
+    weights: str
+    settings: PlanSettings
+    classes: dict[str, PlanTimes]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The workers that serve one variant on one accelerator class, which share a queue; as a plan implies it.
+
+    ``execution_s`` are seconds by batch, at the size of the plan.
+    """
+
+    variant: str
+    accelerator_class: str
+    batch: int
+    execution_s: Mapping[int, float]
+    workers: tuple[PlanWorker, ...]
 
     @property
-    def ready(self) -> list[PlanReplica]:
-        return [replica for replica in self.replicas if replica.state == "ready"]
+    def name(self) -> str:
+        return pool_name(variant=self.variant, accelerator_class=self.accelerator_class)
+
+    @property
+    def ready(self) -> list[PlanWorker]:
+        return [worker for worker in self.workers if worker.state == "ready"]
+
+    def credits(self, worker: PlanWorker) -> int:
+        """Requests of this variant that may be with a worker at once: none where it is draining."""
+        return worker.credits[self.variant] if worker.state == "ready" else 0
+
+    @property
+    def image_s(self) -> float:
+        """Seconds of one image in a full batch."""
+        return self.batch_execution_s(self.batch) / self.batch
 
     def batch_execution_s(self, batch: int) -> float:
         """Seconds of one batch: measured, interpolated between two measured sizes, or extended linearly."""
@@ -95,17 +158,11 @@ class ScorerChoice(PlanPart):
     source: str | None = None
 
 
-class ImageSize(PlanPart):
-    """Size of every image of the cascade, in pixels."""
+class ImageSize(NamedTuple):
+    """Width and height in pixels."""
 
-    width: int = Field(ge=1, le=65536)
-    height: int = Field(ge=1, le=65536)
-
-
-class PlanVariant(PlanPart):
-    """What a router must know of a variant."""
-
-    steps: int = Field(ge=0)
+    width: int
+    height: int
 
 
 class Expected(PlanPart):
@@ -120,7 +177,7 @@ class Expected(PlanPart):
 class Plan(PlanPart):
     """One decision for one cascade."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     generation: int = Field(ge=0)
     cascade: str
     issued_at: str
@@ -131,11 +188,11 @@ class Plan(PlanPart):
     dispatch: Literal["least-wait", "random"] = "least-wait"
     parked: bool = False
     scorer: ScorerChoice = ScorerChoice()
-    discriminator: str
-    image: ImageSize
+    discriminator: str | None = None
+    sizes: list[Size] = Field(min_length=1, max_length=1)
     variants: dict[str, PlanVariant]
     rows: list[PlanRow] = Field(min_length=1, max_length=8)
-    pools: list[PlanPool]
+    workers: list[PlanWorker]
     expected: Expected
 
     @model_validator(mode="after")
@@ -143,16 +200,48 @@ class Plan(PlanPart):
         total = sum(row.share for row in self.rows)
         if abs(total - 1) > 1e-6:
             raise field_error("rows", f"shares add up to {total:.6f}, not 1")
-        names = [pool.name for pool in self.pools]
-        if len(set(names)) != len(names):
-            raise field_error("pools", "two pools share a name")
+        for name, variant in self.variants.items():
+            for on, times in variant.classes.items():
+                if not times.execution_s.get(self.sizes[0]):
+                    raise field_error(f"variants.{name}.classes.{on}.executionS", f"lacks {self.sizes[0]}")
+        refuse_repetition("workers", (worker.id for worker in self.workers), fix="a worker is listed once")
+        for index, worker in enumerate(self.workers):
+            for name in worker.credits:
+                served = self.variants.get(name)
+                if served is None or worker.accelerator_class not in served.classes:
+                    raise field_error(
+                        f"workers.{index}.credits", f"{name!r} has no times on {worker.accelerator_class!r}"
+                    )
+                if served.weights not in worker.hosts:
+                    raise field_error(f"workers.{index}.credits", f"it does not host the weights of {name!r}")
         return self
 
     @property
     def ref(self) -> CascadeRef:
         return CascadeRef.parse(self.cascade)
 
-    def pools_of(self, variant: str) -> list[PlanPool]:
+    @property
+    def image(self) -> ImageSize:
+        """Size of every image of the cascade."""
+        return ImageSize(*pixels(self.sizes[0]))
+
+    @property
+    def pools(self) -> list[Pool]:
+        """Every pool, in the order of the names; some have no worker yet."""
+        pools = [
+            Pool(
+                variant=name,
+                accelerator_class=on,
+                batch=times.batch,
+                execution_s=times.execution_s[self.sizes[0]],
+                workers=tuple(w for w in self.workers if w.accelerator_class == on and name in w.credits),
+            )
+            for name, variant in self.variants.items()
+            for on, times in variant.classes.items()
+        ]
+        return sorted(pools, key=lambda pool: (pool.variant, pool.accelerator_class))
+
+    def pools_of(self, variant: str) -> list[Pool]:
         """Pools that serve a variant (one per accelerator class)."""
         return [pool for pool in self.pools if pool.variant == variant]
 
@@ -160,13 +249,12 @@ class Plan(PlanPart):
     def why_unservable(self) -> str | None:
         """Why no prompt of some row could be served even if all went well; None where each could be.
 
-        A replica that drains counts: a plan may say that the last one goes. So does a parked cascade's plan, which has
+        A worker that drains counts: a plan may say that the last one goes. So does a parked cascade's plan, which has
         none until somebody asks.
         """
         for index, row in enumerate(() if self.parked else self.rows):
-            first = row.light if row.direct < 1 else row.heavy
-            if not any(pool.replicas for pool in self.pools_of(first)):
-                return f"rows[{index}]: no pool has a replica of {first[:80]!r}"
+            if not any(row.first in worker.credits for worker in self.workers):
+                return f"rows[{index}]: no worker serves {row.first[:80]!r}"
         return None
 
     @property

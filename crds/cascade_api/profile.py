@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .cascade import CascadeSpec
+from .chains import Chained, VariantName, refuse_twice
 from .names import API_VERSION
 from .openapi import keyed_by, refuse_repetition, rules
 from .quantities import Integer, Percent, Size
@@ -103,27 +104,56 @@ class Startup(Document):
     """From the weights of another variant to these, on a worker that runs, until the first image."""
 
 
-class QualityRow(Document):
-    """Quality of a chain at one (direct, escalation) pair, in thousandths of each metric."""
+class QualityRow(Document, Chained):
+    """Quality of a chain, in thousandths of each metric: of two variants at one (direct, escalation) pair."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            ("self.light != self.heavy", "heavy is the light variant too: a chain has two variants"),
+            (
+                "self.chain.size() < 2 || self.chain[0] != self.chain[1]",
+                "chain passes a variant twice: name two variants, or one",
+            ),
+            (
+                "has(self.directPercent) == (self.chain.size() == 2)"
+                " && has(self.escalationPercent) == (self.chain.size() == 2)",
+                "directPercent and escalationPercent belong to a chain of two variants, and to no other",
+            ),
         )
     )
 
-    light: str = Field(pattern=NAME_PATTERN, max_length=40)
-    """The cheaper variant of the chain."""
-    heavy: str = Field(pattern=NAME_PATTERN, max_length=40)
-    """The better variant of the chain."""
-    direct_percent: Percent
-    """r: percent of prompts sent straight to the heavy variant."""
-    escalation_percent: Percent
-    """d: percent of the rest that escalates."""
+    chain: tuple[VariantName, ...] = Field(min_length=1, max_length=2)
+    """The variants that a prompt may pass through, the cheaper one first; or one variant alone."""
+    direct_percent: Percent | None = None
+    """r: percent of prompts sent straight to the heavy variant; of a chain of two."""
+    escalation_percent: Percent | None = None
+    """d: percent of the rest that escalates; of a chain of two."""
     values_milli: dict[str, Milli] = Field(min_length=1, max_length=8)
     """Thousandths of each metric."""
     errors_milli: dict[str, Milli] | None = Field(default=None, max_length=8)
     """Standard error of each value, in thousandths, by bootstrap over prompts."""
+
+    @property
+    def direct(self) -> float:
+        """r as a share: all prompts, where a variant is alone."""
+        return 1.0 if self.direct_percent is None else self.direct_percent / 100
+
+    @property
+    def escalation(self) -> float:
+        """d as a share: none, where a variant is alone."""
+        return (self.escalation_percent or 0) / 100
+
+    @model_validator(mode="after")
+    def _chained(self) -> Self:
+        refuse_twice("chain", self.chain)
+        for field, percent in (
+            ("directPercent", self.direct_percent),
+            ("escalationPercent", self.escalation_percent),
+        ):
+            if self.alone and percent is not None:
+                raise field_error(field, f"{self.light!r} is alone in its chain: leave it out")
+            if not self.alone and percent is None:
+                raise field_error(field, "is missing: a chain of two has it")
+        return self
 
 
 class ScoreQuantiles(Document):
@@ -196,7 +226,6 @@ class ProfileSpec(Document):
     quality: list[QualityRow] = Field(
         min_length=1,
         max_length=8192,
-        json_schema_extra=keyed_by("light", "heavy", "directPercent", "escalationPercent"),
     )
     scores: ScoreQuantiles = ScoreQuantiles()
 
@@ -216,15 +245,14 @@ class ProfileSpec(Document):
         refuse_repetition("discriminator", judged, fix="keep one measurement")
         started = ((row.variant, row.accelerator_class) for row in self.startup)
         refuse_repetition("startup", started, fix="keep one measurement")
-        points = ((q.light, q.heavy, q.direct_percent, q.escalation_percent) for q in self.quality)
+        # An API server takes repeated rows: it cannot tell the items of a list apart by a list.
+        points = ((q.path, q.direct_percent, q.escalation_percent) for q in self.quality)
         refuse_repetition("quality", points, fix="keep one row")
         for index, quality in enumerate(self.quality):
             if self.objective_metric not in quality.values_milli:
                 raise field_error(
                     f"quality.{index}.valuesMilli", f"lacks the objective metric {self.objective_metric!r}"
                 )
-            if quality.light == quality.heavy:
-                raise field_error(f"quality.{index}.heavy", "is the light variant too: a chain has two variants")
         return self
 
     def at(self, size: str) -> ProfileSpec:
@@ -271,10 +299,10 @@ def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
     problems: list[tuple[str, str]] = []
     timed = {row.variant for row in profile.execution}
     for index, row in enumerate(profile.quality):
-        for field, name in (("light", row.light), ("heavy", row.heavy)):
+        for number, name in enumerate(row.chain):
             if name not in timed:
                 problems.append(
-                    (f"spec.quality.{index}.{field}", f"{name!r} is not in spec.execution: unknown variant")
+                    (f"spec.quality.{index}.chain.{number}", f"{name!r} is not in spec.execution: unknown variant")
                 )
     last: dict[tuple[str, str, str], int] = {}
     for index, cell in sorted(enumerate(profile.execution), key=lambda item: item[1].batch):
@@ -307,11 +335,6 @@ def profile_problems(cascade: CascadeSpec, profile: ProfileSpec) -> list[tuple[s
                 )
             )
     names = {v.name for v in cascade.variants}
-    if not any(row.light in names and row.heavy in names for row in profile.quality):
-        problems.append(
-            (
-                "spec.profileRef",
-                f"the profile's spec.quality has no chain of two of {sorted(names)}: profile it",
-            )
-        )
+    if not any(names.issuperset(row.chain) for row in profile.quality):
+        problems.append(("spec.profileRef", f"the profile's spec.quality has no chain of {sorted(names)}: profile it"))
     return problems

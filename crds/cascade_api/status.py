@@ -38,8 +38,7 @@ class CascadeStatus(Document):
 
     observed_generation: int = 0
     conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
-    light: str = ""
-    heavy: str = ""
+    chain: list[str] = Field(default_factory=list, max_length=2)
     direct_percent: int = 0
     escalation_percent: int = 0
     replicas: str = "0/0"

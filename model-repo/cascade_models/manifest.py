@@ -116,7 +116,9 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
         width=width,
         engine=_get(entry, field, "engine", str),
         precision=_get(entry, field, "precision", str) if "precision" in entry else "",
-        discriminator=_get(_get(owner, above, "discriminator", dict), judge, "source", str),
+        discriminator=_get(_get(owner, above, "discriminator", dict), judge, "source", str)
+        if "discriminator" in owner
+        else "",
         discriminator_field=f"{judge}.source",
         batch=batches.get(name, DEFAULT_BATCH if known is None else known.largest_batch),
     )

@@ -54,6 +54,7 @@ class Recipe:
     """How images of a variant are made and judged.
 
     Attributes:
+        discriminator: its source; empty where nothing judges the images.
         batch: the largest batch that it must take.
     """
 

@@ -68,9 +68,9 @@ def as_text(found: Explained) -> str:
     if status is None:
         return f"{found.ref}: no operator has looked at it yet: is one running, for this namespace?"
     lines = [f"{found.ref}: {_headline(status)}"]
-    if status.light:
+    if status.chain:
         lines.append(
-            f"  chain     {status.light} → {status.heavy}: direct {status.direct_percent} %, "
+            f"  chain     {' → '.join(status.chain)}: direct {status.direct_percent} %, "
             f"escalating {status.escalation_percent} % of the rest"
         )
         lines.append(

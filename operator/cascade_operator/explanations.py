@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_api.plan import Plan, PlanPool
+from cascade_api.plan import Plan
 
 LEAST_RATE = 0.05
 """Images per second below which a variant is not worth a line."""
@@ -14,7 +14,7 @@ def plan_line(plan: Plan) -> str:
     """What a plan does and why, in one line."""
     expected = plan.expected
     figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}"
-    return f"plan: {plan.reason}: {expected.demand:.1f} requests/s → {_pools(plan.pools)}; {_shares(plan)}; {figures}"
+    return f"plan: {plan.reason}: {expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
 
 
 def stage_lines(plan: Plan) -> list[str]:
@@ -35,15 +35,15 @@ def stage_lines(plan: Plan) -> list[str]:
 
 def worth_telling(plan: Plan, told: Plan | None) -> bool:
     """Whether a plan differs from the last one that was told by more than a tremor of its shares."""
-    if told is None or _pools(plan.pools) != _pools(told.pools) or _chains(plan) != _chains(told):
+    if told is None or _pools(plan) != _pools(told) or _chains(plan) != _chains(told):
         return True
     before, now = told.planned_shares, plan.planned_shares
     return sum(abs(now[route] - before[route]) for route in now) >= 2 * NOTABLE_SHARE
 
 
-def _pools(pools: list[PlanPool]) -> str:
-    served = [f"{pool.variant} ×{len(pool.ready)} (batch {pool.batch})" for pool in pools if pool.ready]
-    draining = [f"{replica.id} draining" for pool in pools for replica in pool.replicas if replica.state == "draining"]
+def _pools(plan: Plan) -> str:
+    served = [f"{pool.variant} ×{len(pool.ready)} (batch {pool.batch})" for pool in plan.pools if pool.ready]
+    draining = [f"{worker.id} draining" for worker in plan.workers if worker.state == "draining"]
     return ", ".join([*served, *draining]) or "no replica ready"
 
 
@@ -53,4 +53,4 @@ def _shares(plan: Plan) -> str:
 
 
 def _chains(plan: Plan) -> list[str]:
-    return sorted({f"{row.light}→{row.heavy}" for row in plan.rows})
+    return sorted({row.path for row in plan.rows})

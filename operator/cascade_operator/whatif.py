@@ -168,7 +168,7 @@ def as_text(answers: list[WhatIf]) -> str:
         lines += [f"{answer.ref}", f"  {plan_line(answer.plan)}"]
         for row in answer.plan.rows:
             lines.append(
-                f"  {row.share:4.0%} of the prompts by {row.light} → {row.heavy}: "
+                f"  {row.share:4.0%} of the prompts by {row.path}: "
                 f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
             )
         lines += [f"  {words}" for words in stage_lines(answer.plan)]

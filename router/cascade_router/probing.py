@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from cascade_api.names import PROBE_PROMPT
-from cascade_api.plan import PlanPool, PlanReplica
+from cascade_api.plan import PlanWorker, Pool
 
 from .pools.clients import PIXELS, OutOfTime, Prompt, PromptRejected, ReplicaFailed
 from .runtime import CascadeRuntime
@@ -23,7 +23,7 @@ async def probe_due(runtime: CascadeRuntime) -> None:
         await asyncio.gather(*(_probe(runtime, pool, replica) for pool, replica in probes))
 
 
-async def _probe(runtime: CascadeRuntime, pool: PlanPool, replica: PlanReplica) -> None:
+async def _probe(runtime: CascadeRuntime, pool: Pool, replica: PlanWorker) -> None:
     try:
         await runtime.clients.make(
             endpoint=replica.endpoint,

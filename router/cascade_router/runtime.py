@@ -75,7 +75,7 @@ class CascadeRuntime:
         """Follow a plan from now on; requests under way go on by what they drew."""
         self.state.follow(plan)
         self._use_scorer(plan)
-        replicas = [replica for pool in plan.pools for replica in pool.replicas]
+        replicas = plan.workers
         self.clients.keep({replica.endpoint for replica in replicas})
         await self.queue.apply(plan)
         metrics.forget(self.name)  # pools and replicas that are gone

@@ -112,7 +112,7 @@ def plan_of(rows: Sequence[Row]) -> Plan:
     """A plan with these rows and no seed thresholds."""
     document = json.loads(make_plan().to_json())
     document["rows"] = [
-        {"share": share, "light": "light", "heavy": "heavy", "direct": r, "escalation": d} for share, r, d in rows
+        {"share": share, "chain": ["light", "heavy"], "direct": r, "escalation": d} for share, r, d in rows
     ]
     return Plan.model_validate(document)
 

@@ -64,8 +64,8 @@ class BruteForce:
         fits = lights + heavies <= WORKERS
         self._replicas = {Role.LIGHT: lights[fits], Role.HEAVY: heavies[fits]}
         rows = measured(prepared.profile, variants={v.name for v in prepared.spec.variants})
-        every = {(chain.light, chain.heavy): chain for chain in rows.chains}
-        self.chains = [replace(s, chain=every[s.chain.light, s.chain.heavy]) for s in problem.stages]
+        every = {chain.chain: chain for chain in rows.chains}
+        self.chains = [replace(s, chain=every[s.chain.chain]) for s in problem.stages]
         busy = {Role.LIGHT: problem.light_utilisation, Role.HEAVY: problem.heavy_utilisation}
         self._choices = [
             Choice(stages, light, heavy, self._carried(light, heavy, busy))

@@ -125,7 +125,7 @@ def executed(run: LocalRun, variant: str) -> tuple[float, int]:
     with redis.Redis.from_url(addresses.redis) as client:
         plan = Plan.model_validate_json(client.get(CascadeRef("default", "shapes").plan_key) or b"")
     spent_ns = images = 0
-    for replica in (replica for pool in plan.pools if pool.variant == variant for replica in pool.replicas):
+    for replica in (worker for worker in plan.workers if variant in worker.credits):
         with triton.InferenceServerClient(replica.endpoint) as server:
             for row in server.get_inference_statistics(variant).model_stats[0].batch_stats:
                 spent_ns += row.compute_infer.ns

@@ -220,8 +220,7 @@ def compare(bench: Bench) -> None:
     )
     for side in SIDES:
         triton = bench.triton({LIGHT: MODEL_S}, name=f"images-{side}", side=side, batch=1, instances=2)
-        image = {"width": side, "height": side}
-        options = {"direct": 0, "escalation": 0, "batch": 1, "execution_s": {LIGHT: MODEL_S}, "image": image}
+        options = {"direct": 0, "escalation": 0, "batch": 1, "execution_s": {LIGHT: MODEL_S}, "size": f"{side}x{side}"}
         for protocol, name in [("grpc", "raw"), ("grpc", "png"), ("grpc", "jpeg"), ("http", "png")]:
             # Processes of their own for each: memory that was taken once is not given back.
             router = bench.router(make_plan({LIGHT: [triton.endpoint] * 2}, **options))

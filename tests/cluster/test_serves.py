@@ -13,7 +13,7 @@ from support.kube_api import Api, ApiError
 
 pytestmark = pytest.mark.cluster
 EXAMPLE = ROOT / "examples" / "shapes.yaml"
-COLUMNS = ["NAME", "READY", "REASON", "LIGHT", "HEAVY", "REPLICAS", "SLO", "COST/H", "AGE"]
+COLUMNS = ["NAME", "READY", "REASON", "CHAIN", "REPLICAS", "SLO", "COST/H", "AGE"]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_kubectl_shows_at_a_glance_what_runs(installation: Installation) -> None
     shown = installation.expect(look, what="the cascade to be shown as ready")
     assert shown["NAME"] == "shapes"
     assert shown["SLO"] == "2s"
-    assert "shapes-" in shown["LIGHT"]
+    assert "shapes-" in shown["CHAIN"]
 
 
 @pytest.mark.usefixtures("first_image_s")

@@ -298,9 +298,7 @@ def test_a_redis_that_others_filled_fails_jobs_after_one_image(
 
 def start_noise_router(server: RedisServer, triton: TritonServer, start: StartRouter) -> RouterProcess:
     replicas = {variant: [triton.endpoint] for variant in NOISE}
-    plan = make_plan(
-        replicas, direct=0, escalation=0, execution_s=dict.fromkeys(NOISE, 0.5), image={"width": SIDE, "height": SIDE}
-    )
+    plan = make_plan(replicas, direct=0, escalation=0, execution_s=dict.fromkeys(NOISE, 0.5), size=f"{SIDE}x{SIDE}")
     return start(server, plan)
 
 

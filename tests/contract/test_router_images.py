@@ -68,7 +68,7 @@ def noise_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int,
 
 def plan_of(server: TritonServer, side: int, **changes: Any) -> Plan:
     options = {"direct": 0, "escalation": 0, "batch": 1, "execution_s": SECONDS, **changes}
-    return make_plan({"shapes-light": [server.endpoint]}, image={"width": side, "height": side}, **options)
+    return make_plan({"shapes-light": [server.endpoint]}, size=f"{side}x{side}", **options)
 
 
 def samples(router: RouterProcess) -> Counter[str]:

@@ -32,10 +32,10 @@ def make_plan(generation: int = 7) -> Plan:
             "attainment": 0.99,
             "overload": "degrade",
             "discriminator": "builtin://shapes",
-            "image": {"width": 32, "height": 32},
-            "variants": {"light": {"steps": 1}, "heavy": {"steps": 20}},
-            "rows": [{"share": 1, "light": "light", "heavy": "heavy", "direct": 0.1, "escalation": 0.5}],
-            "pools": [],
+            "sizes": ["32x32"],
+            "variants": {},
+            "rows": [{"share": 1, "chain": ["light", "heavy"], "direct": 0.1, "escalation": 0.5}],
+            "workers": [],
             "expected": {"demand": 1, "latencyP99": 0.1, "quality": 0.9},
         }
     )

@@ -79,7 +79,7 @@ def assert_measured(file: Path) -> None:
     assert {row.variant: row.batch for row in profile.execution} == dict.fromkeys(STEPS, 1)
     assert all(0 < row.p50_micros <= row.p95_micros for row in profile.execution)
     assert {row.variant for row in profile.startup} == set(STEPS)
-    assert {(row.light, row.heavy) for row in profile.quality} == {(LIGHT, HEAVY)}
+    assert {row.chain for row in profile.quality} == {(LIGHT, HEAVY)}
 
 
 def test_from_the_hub_to_pictures_and_again_without_a_network(

@@ -101,16 +101,16 @@ def test_a_plan_that_somebody_wrote_does_not_stay(serving: LocalRun) -> None:
     ref = CascadeRef("default", "shapes")
 
     def draining(plan: dict[str, Any]) -> dict[str, Any]:
-        for replica in (replica for pool in plan["pools"] for replica in pool["replicas"]):
-            replica["state"] = "draining"
+        for worker in plan["workers"]:
+            worker["state"] = "draining"
         return plan
 
     forged: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
-        lambda plan: plan | {"pools": []},
-        lambda plan: plan | {"pools": [], "generation": plan["generation"] + 3_600_000},
+        lambda plan: plan | {"workers": []},
+        lambda plan: plan | {"workers": [], "generation": plan["generation"] + 3_600_000},
         lambda plan: draining(plan) | {"generation": plan["generation"] + 3_600_000},
         lambda plan: plan | {"generation": 2**63},
-        lambda plan: plan | {"rows": [plan["rows"][0] | {"share": 1, "light": "nobody"}]},
+        lambda plan: plan | {"rows": [plan["rows"][0] | {"share": 1, "chain": ["nobody", "shapes-heavy"]}]},
     ]
     with redis.from_url(addresses.redis) as client:
 

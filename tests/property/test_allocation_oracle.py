@@ -23,12 +23,13 @@ def instances(draw: st.DrawFn) -> Instance:
     def values() -> list[int]:
         return [draw(st.integers(0, 1000)) for _ in range(len(STEPS) ** 2)]
 
+    alone = [name for name in ("a", "b") if draw(st.booleans())]
     light = draw(st.floats(0.05, 0.5))
     heavy = draw(st.floats(0.5, 2.5))
     return Instance(
         seconds={"a": {"gpu": light}, "b": {"gpu": heavy}},
         accelerators={"gpu": draw(st.integers(1, 4))},
-        values={("a", "b"): values()},
+        values={("a", "b"): values()} | {(name,): [draw(st.integers(0, 1000))] for name in alone},
         batch_exponent=draw(st.sampled_from([0.5, 0.9, 1.2])),
         overload=draw(st.sampled_from(["degrade", "strict"])),
         prices={"gpu": "1"} if draw(st.booleans()) else {},
@@ -68,11 +69,12 @@ def exact_score(stages: Stages, columns: Mapping[Column, int], demand: float) ->
 
 
 def everything(stages: Stages, accelerators: int) -> Iterator[dict[Column, int]]:
-    """Every choice of batch and replicas of both stages within the accelerators."""
-    for light, heavy in itertools.product(stages.of(Role.LIGHT), stages.of(Role.HEAVY)):
-        for lights in range(accelerators + 1):
-            for heavies in range(accelerators + 1 - lights):
-                yield {light: lights, heavy: heavies}
+    """Every choice of batch and replicas of all stages within the accelerators."""
+    of_roles = [columns for role in Role if (columns := stages.of(role))]
+    for columns in itertools.product(*of_roles):
+        for numbers in itertools.product(range(accelerators + 1), repeat=len(columns)):
+            if sum(numbers) <= accelerators:
+                yield dict(zip(columns, numbers, strict=True))
 
 
 def worth(instance: Instance, stages: Stages, columns: Mapping[Column, int], demand: float) -> float:
@@ -91,16 +93,31 @@ ESCALATIONS_ALONE = Instance(
 """The heavy pool can keep its promise to escalations, but without a light one to nothing direct."""
 
 
+ALONE = Instance(
+    seconds={"a": {"gpu": 0.5}, "b": {"gpu": 2.0}},
+    accelerators={"gpu": 4},
+    values={("a",): [200], ("b",): [900]},
+)
+"""No chain of two: each variant is one alone."""
+
+
 @given(instance=instances(), demand=st.floats(0.2, 60))
 @example(instance=ESCALATIONS_ALONE, demand=1.0)
+@example(instance=ALONE, demand=0.5)
+@example(instance=ALONE, demand=3.0)
+@example(instance=ALONE, demand=30.0)
 @settings(max_examples=40)
 def test_nothing_better_exists(instance: Instance, demand: float) -> None:
     problem = instance.cascade_problem(demand=demand)
-    (stages,) = problem.stages
-    best = max(worth(instance, stages, columns, demand) for columns in everything(stages, instance.accelerators["gpu"]))
+    best = max(
+        worth(instance, stages, columns, demand)
+        for stages in problem.stages
+        for columns in everything(stages, instance.accelerators["gpu"])
+    )
     answer = instance.allocate(demand=demand)
-    chosen = columns_of(stages, answer.pools)
-    assert worth(instance, stages, chosen, demand) >= best - TOLERANCE
+    chosen = [(stages, columns_of(stages, answer.pools)) for stages in problem.stages]
+    found = max(worth(instance, *each, demand) for each in chosen if len(each[1]) == len(answer.pools))
+    assert found >= best - TOLERANCE
     assert len(answer.mixture) <= 4 if answer.shed else len(answer.mixture) <= 3
 
 

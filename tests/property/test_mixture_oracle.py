@@ -39,11 +39,11 @@ def solved(rows: list[Row], gains: list[float], limits: Limits) -> float:
 def cases(draw: st.DrawFn) -> tuple[list[Row], list[float], Limits]:
     points = draw(ROWS)
     gains = draw(st.lists(GAINS, min_size=len(points), max_size=len(points)))
-    rows = [Row("a", "b", direct, escalation, gain) for (direct, escalation), gain in zip(points, gains, strict=True)]
+    rows = [Row(("a", "b"), direct, escalation, gain) for (direct, escalation), gain in zip(points, gains, strict=True)]
     return rows, gains, (draw(LIMIT), draw(LIMIT), draw(LIMIT))
 
 
-ON_ONE_LINE = [Row("a", "b", 0.1 * i, 0.0, 0.1 * i) for i in range(11)]
+ON_ONE_LINE = [Row(("a", "b"), 0.1 * i, 0.0, 0.1 * i) for i in range(11)]
 """Every mixture of them is as good as any other of the same load."""
 
 

@@ -20,6 +20,7 @@ VARIANTS = ("shapes-light", "shapes-heavy")
 EXECUTION_S = {"shapes-light": 0.25, "shapes-heavy": 1.0}
 REPLICAS = 3
 FAILS = st.tuples(st.integers(1, 8), st.just(False))
+MAKES, FAILING = Call(0.25, makes=True), Call(0.25, makes=False)
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """Not the shrinking of scripts that fail, which takes minutes: `differences` says where to look."""
 
@@ -35,10 +36,12 @@ def plans(draw: st.DrawFn, *, overload: str) -> Plan:
     if draw(st.integers(0, 7)) == 0:
         return parked(overload=overload)
     counts = {variant: draw(st.sampled_from([2, 1, REPLICAS, 0])) for variant in VARIANTS}
+    chain = draw(st.sampled_from([VARIANTS, VARIANTS, VARIANTS, VARIANTS[:1], VARIANTS[1:]]))
     return planned(
         counts,
-        direct=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
-        escalation=draw(st.sampled_from([1.0, 0.9, 0.5, 0.0])),
+        chain=chain,
+        direct=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])) if len(chain) == 2 else 1.0,
+        escalation=draw(st.sampled_from([1.0, 0.9, 0.5, 0.0])) if len(chain) == 2 else 0.0,
         overload=overload,
         ready={variant: max(count - draw(st.sampled_from([0, 0, 0, 1, 3])), 0) for variant, count in counts.items()},
     )
@@ -48,6 +51,7 @@ def planned(
     counts: dict[str, int],
     *,
     overload: str,
+    chain: Sequence[str] = VARIANTS,
     direct: float = 0.0,
     escalation: float = 1.0,
     ready: dict[str, int] | None = None,
@@ -55,6 +59,7 @@ def planned(
     endpoints = {variant: [f"{variant}-{number}:1" for number in range(count)] for variant, count in counts.items()}
     plan = make_plan(
         endpoints,
+        chain=chain,
         direct=direct,
         escalation=escalation,
         batch=1,
@@ -63,9 +68,9 @@ def planned(
         objectiveS=10,
     )
     document: dict[str, Any] = plan.wire()
-    for pool in document["pools"]:
-        for number, replica in enumerate(pool["replicas"]):
-            replica["state"] = "ready" if ready is None or number < ready[pool["variant"]] else "draining"
+    for worker in document["workers"]:
+        (variant,), number = worker["credits"], int(worker["id"].rpartition("-")[2])
+        worker["state"] = "ready" if ready is None or number < ready[variant] else "draining"
     return Plan.model_validate(document)
 
 
@@ -103,6 +108,18 @@ def scripts(draw: st.DrawFn) -> Script:
     )
 
 
+def alone(variant: str, *, overload: str, calls: Sequence[Call]) -> Script:
+    """One request of a chain of one variant, which has one replica; the other variant has one too."""
+    plan = planned(dict.fromkeys(VARIANTS, 1), chain=[variant], direct=1.0, escalation=0.0, overload=overload)
+    return Script(
+        plans=[(0.0, plan)],
+        asks=[Ask(0.5, EASY, 0.1)],
+        calls={f"{name}-0": calls if name == variant else [MAKES] for name in VARIANTS},
+        probes=[3.0],
+        limits=Limits(waiting=100, in_hand=100),
+    )
+
+
 def worst(*, overload: str, direct: float, replicas: int, light: Sequence[Call], heavy: Sequence[Call]) -> Script:
     """One request, and replicas that fail; each is probed and back three seconds later."""
     counts = dict.fromkeys(VARIANTS, replicas)
@@ -120,12 +137,12 @@ def worst(*, overload: str, direct: float, replicas: int, light: Sequence[Call],
     )
 
 
-MAKES, FAILING = Call(0.25, makes=True), Call(0.25, makes=False)
-
-
 @example(worst(overload="strict", direct=0.0, replicas=1, light=[MAKES], heavy=[FAILING, MAKES]))
 @example(worst(overload="degrade", direct=0.0, replicas=1, light=[MAKES], heavy=[FAILING, MAKES]))
 @example(worst(overload="degrade", direct=1.0, replicas=3, light=[FAILING, FAILING, MAKES], heavy=[FAILING] * 3))
+@example(alone("shapes-light", overload="degrade", calls=[MAKES]))
+@example(alone("shapes-light", overload="degrade", calls=[FAILING, MAKES]))
+@example(alone("shapes-heavy", overload="strict", calls=[FAILING] * 8))
 @settings(max_examples=200, deadline=None, phases=PHASES)
 @given(scripts())
 def test_both_drivers_hear_and_do_the_same(script: Script) -> None:

@@ -12,7 +12,7 @@ from cascade_profiler.simulate.quality import blocks_of, realised_quality
 from support.simulation import make_profile
 
 CHARGES = make_profile().charges
-ROWS = st.sampled_from([DrawnRow("light", "heavy", r, d) for r in (0.0, 0.5) for d in (0.0, 0.5, 1.0)])
+ROWS = st.sampled_from([DrawnRow(("light", "heavy"), r, d) for r in (0.0, 0.5) for d in (0.0, 0.5, 1.0)])
 VARIANT = {Way.DIRECT: "heavy", Way.ESCALATED: "heavy", Way.ACCEPTED: "light", Way.DEGRADED: "light", Way.LOST: None}
 
 

@@ -156,6 +156,14 @@ CASES = [
                                            for name in ("pools", "precision")}}],
     ),
     Case(
+        CASCADE, "spec", "discriminator is missing",
+        bad=[{"spec.discriminator": ABSENT},
+             {"spec.discriminator": ABSENT, "spec.variants.0.discriminator": {"source": "builtin://clip-head"}}],
+        good=[{"spec.discriminator": ABSENT, "spec.variants": cascade_document()["spec"]["variants"][:1]},
+              {"spec.discriminator": ABSENT,
+               **{f"spec.variants.{i}.discriminator": {"source": "builtin://clip-head"} for i in (0, 1)}}],
+    ),
+    Case(
         CASCADE, "spec", "workers has fewer than the variants' minHosts",
         bad=[{"spec.variants.0.minHosts": 4, "spec.variants.1.minHosts": 3}],
         good=[{"spec.variants.0.minHosts": 4, "spec.variants.1.minHosts": 2}],
@@ -182,9 +190,17 @@ CASES = [
         good=[{"spec.quality.1.valuesMilli": {"fid": 3}}],
     ),
     Case(
-        PROFILE, "spec.quality[]", "heavy is the light variant too",
-        bad=[{"spec.quality.0.heavy": "light"}],
-        good=[{"spec.quality.0.heavy": "other"}],
+        PROFILE, "spec.quality[]", "chain passes a variant twice",
+        bad=[{"spec.quality.0.chain": ["light", "light"]}],
+        good=[{"spec.quality.0.chain": ["light", "other"]}],
+    ),
+    Case(
+        PROFILE, "spec.quality[]", "directPercent and escalationPercent belong to a chain of two",
+        bad=[{"spec.quality.0.chain": ["light"]}, {"spec.quality.0.directPercent": ABSENT},
+             {"spec.quality.0.escalationPercent": ABSENT},
+             {"spec.quality.0.chain": ["light"], "spec.quality.0.directPercent": ABSENT}],
+        good=[{"spec.quality.0.chain": ["light"], "spec.quality.0.directPercent": ABSENT,
+               "spec.quality.0.escalationPercent": ABSENT}],
     ),
     Case(
         PROFILE, "spec.scores", "hardnessMilli must be 21 quantiles",

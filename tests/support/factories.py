@@ -118,13 +118,12 @@ def make_profile(
             ],
             "quality": [
                 {
-                    "light": light,
-                    "heavy": heavy,
+                    "chain": chain,
                     "directPercent": direct,
                     "escalationPercent": escalation,
                     "valuesMilli": {"q2": round(1000 * quality(direct / 100, escalation / 100))},
                 }
-                for light, heavy in chains
+                for chain in chains
                 for direct in GRID
                 for escalation in GRID
             ],

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 
 REF = CascadeRef("default", "shapes")
 LIGHT, HEAVY = "light.cpu", "heavy.cpu"
+
+
+def make_worker(
+    name: str, variant: str, *, endpoint: str, credits: int, state: str = "ready", on: str = "cpu"
+) -> dict[str, Any]:
+    """A worker as a plan's document has it; the weights of a variant are called after it."""
+    return {
+        "id": name,
+        "endpoint": endpoint,
+        "class": on,
+        "state": state,
+        "hosts": [variant],
+        "credits": {variant: credits},
+    }
 
 
 def make_plan(
@@ -21,9 +37,10 @@ def make_plan(
 ) -> Plan:
     """A plan whose replicas are called after their pool: ``light-0``, ``heavy-1``."""
 
-    def replica(pool: str, number: int) -> dict[str, str]:
-        name = f"{pool.partition('.')[0]}-{number}"
-        return {"id": name, "endpoint": f"{name}:8001", "state": "draining" if name in draining else "ready"}
+    def worker(variant: str, number: int) -> dict[str, Any]:
+        name = f"{variant}-{number}"
+        state = "draining" if name in draining else "ready"
+        return make_worker(name, variant, endpoint=f"{name}:8001", state=state, credits=batch)
 
     return Plan.model_validate(
         {
@@ -36,20 +53,19 @@ def make_plan(
             "overload": "degrade",
             "dispatch": dispatch,
             "discriminator": "builtin://shapes",
-            "image": {"width": 32, "height": 32},
-            "variants": {"light": {"steps": 1}, "heavy": {"steps": 20}},
-            "rows": [{"share": 1, "light": "light", "heavy": "heavy", "direct": 0.2, "escalation": 0.2}],
-            "pools": [
-                {
-                    "name": pool,
-                    "variant": pool.partition(".")[0],
-                    "class": "cpu",
-                    "batch": batch,
-                    "executionS": {str(batch): execution_s * batch},
-                    "replicas": [replica(pool, number) for number in range(replicas)],
+            "sizes": ["32x32"],
+            "variants": {
+                name: {
+                    "weights": name,
+                    "settings": {"steps": steps},
+                    "classes": {"cpu": {"batch": batch, "executionS": {"32x32": {str(batch): execution_s * batch}}}}
+                    if f"{name}.cpu" in pools
+                    else {},
                 }
-                for pool in pools
-            ],
+                for name, steps in (("light", 1), ("heavy", 20))
+            },
+            "rows": [{"share": 1, "chain": ["light", "heavy"], "direct": 0.2, "escalation": 0.2}],
+            "workers": [worker(pool.partition(".")[0], number) for pool in pools for number in range(replicas)],
             "expected": {"demand": 1, "latencyP99": 1, "quality": 1},
         }
     )

@@ -22,8 +22,8 @@ class Instance:
 
     seconds: Mapping[str, Mapping[str, float]]
     accelerators: Mapping[str, int]
-    values: Mapping[tuple[str, str], Sequence[int]]
-    """Thousandths of quality for each chain at (r, d) = STEPS × STEPS, row by row."""
+    values: Mapping[tuple[str, ...], Sequence[int]]
+    """Thousandths of quality for each chain at (r, d) = STEPS × STEPS, row by row; one of a variant alone."""
     batch_exponent: float = 0.8
     batches: tuple[int, ...] = (1, 4)
     objective: str = "6s"
@@ -94,11 +94,11 @@ class Instance:
             for accelerator_class, seconds in by_class.items()
             for batch in self.batches
         ]
-        points = [(r, d) for r in STEPS for d in STEPS]
+        points = [{"directPercent": r, "escalationPercent": d} for r in STEPS for d in STEPS]
         quality = [
-            {"light": light, "heavy": heavy, "directPercent": r, "escalationPercent": d, "valuesMilli": {"q": value}}
-            for (light, heavy), values in self.values.items()
-            for (r, d), value in zip(points, values, strict=True)
+            {"chain": chain, **point, "valuesMilli": {"q": value}}
+            for chain, values in self.values.items()
+            for point, value in zip(points if len(chain) == 2 else [{}], values, strict=True)
         ]
         return CascadeProfile.model_validate(
             {

@@ -114,8 +114,7 @@ def profile_document() -> dict[str, Any]:
             "startup": [{"variant": "light", "class": "nvidia-l40s", "coldSeconds": 45, "loadMillis": 1220}],
             "quality": [
                 {
-                    "light": "light",
-                    "heavy": "heavy",
+                    "chain": ["light", "heavy"],
                     "directPercent": direct,
                     "escalationPercent": 10,
                     "valuesMilli": {"fid": 24690, "clip": 31200},

@@ -19,8 +19,9 @@ import pytest
 import redis
 import tritonclient.grpc as triton
 
-from cascade_api.names import CASCADE_INDEX, pool_name
+from cascade_api.names import CASCADE_INDEX
 from cascade_api.plan import Plan
+from support.plans import make_worker
 from support.ports import free_port
 from support.redis import RedisServer
 from support.triton import TritonServer
@@ -40,11 +41,11 @@ def make_plan(
     name: str = "shapes",
     direct: float = 0.4,
     escalation: float = 0.3,
-    light: str = "shapes-light",
-    heavy: str = "shapes-heavy",
+    chain: Sequence[str] = ("shapes-light", "shapes-heavy"),
     seed_thresholds: Mapping[str, float] | None = None,
     batch: int = 4,
     execution_s: Mapping[str, float] = EXECUTION_S,
+    size: str = "32x32",
     **overrides: Any,
 ) -> Plan:
     """A plan of one row over pools of class cpu; its objective is one that a busy machine keeps, too.
@@ -53,22 +54,17 @@ def make_plan(
         replicas: endpoints by variant; replica ids are ``<variant>-<index>``.
         execution_s: seconds of a batch of one, by variant.
     """
-    row = {"share": 1, "light": light, "heavy": heavy, "direct": direct, "escalation": escalation}
+    row = {"share": 1, "chain": chain, "direct": direct, "escalation": escalation}
     if seed_thresholds is not None:
         row["seedThresholds"] = dict(seed_thresholds)
-    pools = [
-        {
-            "name": pool_name(variant=variant, accelerator_class="cpu"),
-            "variant": variant,
-            "class": "cpu",
-            "batch": batch,
-            "executionS": {size: execution_s[variant] * size for size in (1, batch)},
-            "replicas": [
-                {"id": f"{variant}-{index}", "endpoint": endpoint, "state": "ready"}
-                for index, endpoint in enumerate(endpoints)
-            ],
-        }
+    classes = {
+        variant: {"cpu": {"batch": batch, "executionS": {size: {n: execution_s[variant] * n for n in (1, batch)}}}}
+        for variant in replicas
+    }
+    workers = [
+        make_worker(f"{variant}-{index}", variant, endpoint=endpoint, credits=batch)
         for variant, endpoints in replicas.items()
+        for index, endpoint in enumerate(endpoints)
     ]
     document = {
         "generation": next(_generations),
@@ -79,10 +75,13 @@ def make_plan(
         "attainment": 0.99,
         "overload": "degrade",
         "discriminator": "builtin://shapes",
-        "image": {"width": 32, "height": 32},
-        "variants": {variant: {"steps": 1} for variant in replicas},
+        "sizes": [size],
+        "variants": {
+            variant: {"weights": variant, "settings": {"steps": 1}, "classes": times}
+            for variant, times in classes.items()
+        },
         "rows": [row],
-        "pools": pools,
+        "workers": workers,
         "expected": {"demand": 1, "latencyP99": 1, "quality": 0.9},
     }
     return Plan.model_validate({**document, **overrides})

@@ -36,9 +36,17 @@ def quality(direct: int, escalation: int) -> int:
 
 
 def make_profile(
-    *, light_s: float = 0.1, heavy_s: float = 1.0, batches: Mapping[int, float] | None = None, name: str = "small"
+    *,
+    light_s: float = 0.1,
+    heavy_s: float = 1.0,
+    batches: Mapping[int, float] | None = None,
+    name: str = "small",
+    alone: bool = False,
 ) -> LoadedProfile:
-    """Two variants, ``light`` and ``heavy``, on class ``gpu``; ``batches`` are seconds of larger light batches."""
+    """Two variants, ``light`` and ``heavy``, on class ``gpu``; ``batches`` are seconds of larger light batches.
+
+    They are a chain, or each of them is one ``alone``.
+    """
     times = {("light", 1): light_s, ("heavy", 1): heavy_s}
     times |= {("light", size): seconds for size, seconds in (batches or {}).items()}
     profile = CascadeProfile(
@@ -59,9 +67,13 @@ def make_profile(
                 for (variant, batch), seconds in times.items()
             ],
             quality=[
+                QualityRow(chain=("light",), values_milli={"score": quality(0, 0)}),
+                QualityRow(chain=("heavy",), values_milli={"score": quality(100, 0)}),
+            ]
+            if alone
+            else [
                 QualityRow(
-                    light="light",
-                    heavy="heavy",
+                    chain=("light", "heavy"),
                     direct_percent=r,
                     escalation_percent=d,
                     values_milli={"score": quality(r, d)},

@@ -252,6 +252,21 @@ async def test_the_confidence_is_asked_for_in_the_light_stage_only() -> None:
     assert wanted == [["image", "confidence"], ["image"]]
 
 
+@pytest.mark.parametrize("overload", ["degrade", "strict"])
+async def test_a_variant_alone_draws_every_prompt_unjudged_and_nothing_stands_in_for_it(overload: str) -> None:
+    alone: dict[str, Any] = {"chain": ["shapes-light"], "direct": 1, "escalation": 0, "overload": overload}
+    async with replicas(answer(confidence=None), answer()) as (server, other):
+        servers = {"shapes-light": endpoints(server), "shapes-heavy": endpoints(other)}
+        async with cascade(make_plan(servers, **alone)) as runtime:
+            made = await ask(runtime)
+            assert (made.route, made.variant, made.confidence) == (Route.DIRECT, "shapes-light", None)
+        servers["shapes-light"] = []
+        async with cascade(make_plan(servers, **alone)) as runtime:
+            with pytest.raises(Refused, match="no replica of the heavy model is ready"):
+                await ask(runtime)
+        assert other.asked == []
+
+
 @pytest.mark.parametrize("stage", ["light", "escalated", "waiting"])
 async def test_a_cancelled_request_leaves_nothing_behind(stage: str) -> None:
     async with replicas(hang() if stage == "light" else answer(), hang()) as (light, heavy):

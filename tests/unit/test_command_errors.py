@@ -62,8 +62,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "spec.execution.0.p50Micros: input should be a valid integer",
     ),
     "quality of an unknown variant": (
-        lambda c, p: p["spec"]["quality"][3].update(heavy="other"),
-        "spec.quality.3.heavy: 'other' is not in spec.execution: unknown variant",
+        lambda c, p: p["spec"]["quality"][3].update(chain=["light", "other"]),
+        "spec.quality.3.chain.1: 'other' is not in spec.execution: unknown variant",
     ),
     "an unmeasured variant": (
         lambda c, p: c["spec"]["variants"][1].update(name="other"),

@@ -79,7 +79,7 @@ def test_it_is_small(plural: str) -> None:
 def test_kubectl_shows_what_runs_and_why() -> None:
     version = Definition.load("diffusioncascades").document["spec"]["versions"][0]
     shown = [column["name"].upper() for column in version["additionalPrinterColumns"]]
-    assert shown == ["READY", "REASON", "LIGHT", "HEAVY", "REPLICAS", "SLO", "COST/H", "AGE"]
+    assert shown == ["READY", "REASON", "CHAIN", "REPLICAS", "SLO", "COST/H", "AGE"]
     assert version["subresources"] == {"status": {}}, "a cascade has many pools: no scale subresource"
 
 

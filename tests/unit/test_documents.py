@@ -25,7 +25,7 @@ spec:
     - {variant: small, class: cpu, size: 32x32, batch: 1, p50Micros: 2000, p95Micros: 2500}
     - {variant: large, class: cpu, size: 32x32, batch: 1, p50Micros: 40000, p95Micros: 41000}
   quality:
-    - {light: small, heavy: large, directPercent: 0, escalationPercent: 0, valuesMilli: {q2: 660}}
+    - {chain: [small, large], directPercent: 0, escalationPercent: 0, valuesMilli: {q2: 660}}
 """
 CASCADE = """\
 apiVersion: diffusioncascade.io/v1alpha1
@@ -146,10 +146,29 @@ def test_the_pages_show_what_is_taken(page: str, heading: str) -> None:
     assert CascadeSpec.model_validate({**spec, "variants": [{**usual, **shown["variants"][0]}, usual]})
 
 
-def test_one_variant_alone_is_no_cascade() -> None:
+def test_one_variant_is_a_cascade_where_its_own_quality_was_measured() -> None:
     start, end = CASCADE.index("    - name: large"), CASCADE.index("  discriminator:")
-    text = problem_of(f"{PROFILE}---\n{CASCADE[:start]}{CASCADE[end:]}")
-    assert text == "cascade.yaml:23: spec.variants: has 1, and needs at least 2: add 1"
+    one = f"---\n{CASCADE[:start]}{CASCADE[end:]}"
+    assert "the profile's spec.quality has no chain of ['small']: profile it" in problem_of(PROFILE + one)
+    profile = f"{PROFILE}    - {{chain: [small], valuesMilli: {{q2: 660}}}}\n"
+    load_cascades(profile + one, source="cascade.yaml")
+    judge = '  discriminator: {source: "builtin://shapes"}\n'
+    load_cascades(profile + one.replace(judge, ""), source="cascade.yaml")
+    assert "spec.discriminator: is missing: of several variants it judges" in problem_of(GOOD.replace(judge, ""))
+
+
+@pytest.mark.parametrize(
+    ("chain", "says"),
+    [
+        ("chain: [small, small], directPercent: 0, escalationPercent: 0", "chain: passes 'small' twice"),
+        ("chain: [small, large], directPercent: 0", "escalationPercent: is missing: a chain of two has it"),
+        ("chain: [small], directPercent: 0", "directPercent: 'small' is alone in its chain: leave it out"),
+        ("chain: []", "chain: has 0, and needs at least 1"),
+    ],
+)
+def test_a_chain_is_one_variant_or_two_with_their_shares(chain: str, says: str) -> None:
+    given = "chain: [small, large], directPercent: 0, escalationPercent: 0"
+    assert f"spec.quality.0.{says}" in problem_of(GOOD.replace(given, chain))
 
 
 def test_all_problems_are_told_at_once() -> None:

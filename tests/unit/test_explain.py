@@ -24,8 +24,7 @@ STATUS = CascadeStatus(
         condition(ConditionType.PROGRESSING, "False", Reason.AS_PLANNED, "pools are as planned"),
         condition(ConditionType.ROUTER_AVAILABLE, "False", Reason.ROUTER_AWAY, "no router has reported"),
     ],
-    light="turbo",
-    heavy="large",
+    chain=["turbo", "large"],
     direct_percent=20,
     escalation_percent=10,
     pools=[

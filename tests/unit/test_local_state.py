@@ -176,10 +176,10 @@ def test_two_directories_never_share_a_name(tmp_path: Path) -> None:
 def test_status_is_kept_by_cascade(state: StateDir) -> None:
     ref = CascadeRef("default", "shapes")
     assert state.read_status(ref) is None
-    state.write_status(ref, CascadeStatus(light="light", heavy="heavy"))
+    state.write_status(ref, CascadeStatus(chain=["light", "heavy"]))
     kept = state.read_status(ref)
     assert kept is not None
-    assert kept.heavy == "heavy"
+    assert kept.chain == ["light", "heavy"]
 
 
 def test_logs_are_bounded_while_their_writers_go_on(state: StateDir) -> None:

@@ -177,9 +177,9 @@ async def test_a_plan_that_somebody_else_wrote_is_replaced_under_a_newer_number(
     await world.ticks(4)
     plan = world.loop.plan(REF)
     assert plan is not None
-    world.store.plan = forged(plan, pools=[], generation=plan.generation + ahead)
+    world.store.plan = forged(plan, workers=[], generation=plan.generation + ahead)
     await world.ticks(1)
-    assert world.store.plan.pools == plan.pools
+    assert world.store.plan.workers == plan.workers
     assert world.store.plan.generation > max(plan.generation, plan.generation + ahead)
     written = len(world.store.plans)
     await world.ticks(3)
@@ -196,7 +196,7 @@ async def test_the_plan_of_a_cascade_that_is_not_planned_for_is_left_as_it_is(mo
     world = World(source=source, store=first.store, cluster=first.cluster, now=first.now)
     await world.ticks(2)
     written = len(world.store.plans)
-    world.store.plan = forged(plan, pools=[], generation=plan.generation + 1)
+    world.store.plan = forged(plan, workers=[], generation=plan.generation + 1)
     await world.ticks(2)
     assert len(world.store.plans) == written
     assert world.loop.plan(REF) == world.store.plan
@@ -269,7 +269,7 @@ async def test_a_new_operator_takes_over_plan_and_memory() -> None:
     taken = second.loop.plan(REF)
     assert taken is not None
     assert taken.generation >= plan.generation
-    assert taken.pools == plan.pools
+    assert taken.workers == plan.workers
 
 
 async def test_credits_in_use_are_the_requests_in_flight() -> None:

@@ -8,6 +8,7 @@ import pytest
 from cascade_profiler.measure.grid import (
     Chain,
     Side,
+    alone_row,
     estimates,
     quality_rows,
     quantiles_milli,
@@ -41,8 +42,7 @@ def test_the_share_served_by_the_heavy_variant_is_the_planned_one() -> None:
     light, heavy = Side({"q2": np.zeros(200)}), Side({"q2": np.ones(200)})
     chain = Chain(light, heavy, rng.integers(0, 5, 200) / 1.0, rng.random(200))
     for row in quality_rows("light", "heavy", estimates(chain)):
-        direct, escalation = row.direct_percent / 100, row.escalation_percent / 100
-        assert row.values_milli["q2"] == pytest.approx(1000 * (direct + (1 - direct) * escalation), abs=1)
+        assert row.values_milli["q2"] == pytest.approx(1000 * (row.direct + (1 - row.direct) * row.escalation), abs=1)
 
 
 def test_a_chain_has_a_full_grid_whose_corners_are_the_variants_own_quality() -> None:
@@ -55,6 +55,17 @@ def test_a_chain_has_a_full_grid_whose_corners_are_the_variants_own_quality() ->
     assert cells[0, 100] == 875
     assert cells[0, 50] == 875  # a good discriminator: half of the work buys all of the quality
     assert cells[50, 0] == 750
+
+
+def test_a_variant_alone_is_worth_the_mean_of_its_images() -> None:
+    rng = np.random.default_rng(2)
+    values, true = rng.random(400), rng.standard_normal((400, 2))
+    row = alone_row("only", Side({"q2": values}, {"fd": true + 2.0}), {"fd": true})
+    assert (row.chain, row.direct_percent, row.escalation_percent) == (("only",), None, None)
+    assert row.values_milli["q2"] == pytest.approx(1000 * values.mean(), abs=1)
+    assert row.values_milli["fd"] == pytest.approx(8000, abs=1)
+    assert row.errors_milli is not None
+    assert row.errors_milli["q2"] == pytest.approx(1000 * values.std() / 20, rel=0.3)
 
 
 def test_scores_are_summed_up_by_21_rising_quantiles() -> None:

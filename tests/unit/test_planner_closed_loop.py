@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from cascade_api.reasons import ConditionType, Reason
 from support.closed_loop import ClosedLoop
-from support.factories import make_cascade
+from support.factories import make_cascade, make_profile
 
 
 def steps(*parts: tuple[float, float]) -> Callable[[float], float]:
@@ -141,3 +143,35 @@ def test_pools_that_serve_less_than_their_profile_promises_are_found_out_and_not
     assert len(loop.switches) == switches
     assert loop.late - late < 0.02 * 42 * 30
     assert loop.unserved == loop.abandoned == []
+
+
+def test_a_variant_alone_is_planned_published_and_reported() -> None:
+    profile = make_profile(quality=[{"chain": ["heavy"], "valuesMilli": {"q2": 980}}])
+    loop = ClosedLoop(steps((0, 8), (20, 35)), profile=profile).run(45)
+    assert set(loop.ready) == {"heavy"}
+    assert loop.plan is not None
+    (row,) = loop.plan.rows
+    assert (row.chain, row.direct, row.escalation) == (("heavy",), 1, 0)
+    assert loop.plan.expected.quality == pytest.approx(0.98)
+    assert loop.plan.planned_shares == {"direct": 1, "escalated": 0, "light": 0}
+    assert loop.status is not None
+    assert (loop.status.chain, loop.status.direct_percent, loop.status.escalation_percent) == (["heavy"], 100, 0)
+    assert loop.unserved == loop.abandoned == []
+    assert loop.late == 0
+
+
+def test_variants_alone_take_turns_as_the_load_allows() -> None:
+    alone = [{"chain": [name], "valuesMilli": {"q2": value}} for name, value in (("light", 670), ("heavy", 980))]
+    loop = ClosedLoop(steps((0, 8), (20, 400), (60, 8)), profile=make_profile(quality=alone)).run(18)
+    assert chains(loop) == [("heavy",)]
+    loop.run(30)
+    assert chains(loop) == [("light",)]
+    loop.run(60)
+    assert chains(loop) == [("heavy",)]
+    assert loop.unserved == loop.abandoned == []
+
+
+def chains(loop: ClosedLoop) -> list[tuple[str, ...]]:
+    """The chains of the rows in force."""
+    assert loop.plan is not None
+    return [row.chain for row in loop.plan.rows]

@@ -97,7 +97,11 @@ def test_a_plan_carries_all_that_a_router_needs() -> None:
     light, heavy = (plan.pools_of(v)[0] for v in ("light", "heavy"))
     assert (light.name, heavy.name) == ("light.cpu", "heavy.cpu")
     assert [r.endpoint for r in light.ready] == ["127.0.0.1:9000"]
-    assert (light.credit_factor, heavy.credit_factor) == (2, 1)
+    assert [worker.credits for worker in plan.workers] == [{"light": 2 * light.batch}, {"heavy": heavy.batch}]
+    weights = {variant.name: variant.weights.digest for variant in make_cascade().spec.variants}
+    assert [worker.hosts for worker in plan.workers] == [[weights["light"]], [weights["heavy"]]]
+    assert {name: variant.weights for name, variant in plan.variants.items()} == weights
+    assert plan.variants["heavy"].settings.steps == 20
     assert heavy.execution_s[1] == pytest.approx(0.04)
     assert plan.objective_s == 2
     assert plan.generation == int(NOW * 1000)
@@ -108,6 +112,24 @@ def test_a_plan_carries_all_that_a_router_needs() -> None:
     assert row.seed_thresholds is not None
     assert row.seed_thresholds.hardness == pytest.approx(1 - row.direct)
     assert row.seed_thresholds.confidence == pytest.approx(row.escalation)
+
+
+def test_a_variant_that_is_gone_is_told_as_before_while_a_worker_serves_it() -> None:
+    both = make_profile().spec.wire()["quality"]
+    profile = make_profile(quality=[*both, {"chain": ["light"], "valuesMilli": {"q2": 670}}])
+    plan, memory = running_plan(profile=profile)
+    one = make_cascade(variants=[make_cascade().spec.variant("light").wire()])
+    view: dict[str, Any] = {"profile": profile, "replicas": BOTH, "demand": make_demand(20, now=NOW + 1)}
+    later = published(decided(make_view(one, plan=plan, **view), memory=memory, now=NOW + 1))
+    assert later is not None
+    assert {row.chain for row in later.rows} == {("light",)}
+    assert later.variants["heavy"] == plan.variants["heavy"]
+    assert [worker.hosts for worker in later.workers] == [worker.hosts for worker in plan.workers]
+    # What it was is not known to somebody who has no plan: its worker is left out.
+    anew = published(decided(make_view(one, **view), now=NOW + 1))
+    assert anew is not None
+    assert list(anew.variants) == ["light"]
+    assert [worker.id for worker in anew.workers] == ["cpu-0"]
 
 
 def test_live_scores_replace_the_profile_s_as_seeds() -> None:
@@ -164,7 +186,7 @@ def test_when_every_replica_is_lost_the_rows_stay_and_the_pools_are_empty() -> N
     later = published(decision)
     assert later is not None
     assert later.rows == plan.rows
-    assert all(not pool.replicas for pool in later.pools)
+    assert all(not pool.workers for pool in later.pools)
     assert condition(decision, ConditionType.READY)[:2] == ("False", Reason.REPLICAS_FAILING)
 
 
@@ -325,7 +347,7 @@ def test_a_cascade_gives_up_what_another_needs_and_the_other_starts_only_on_what
 def test_variants_that_the_spec_no_longer_has_make_room_one_at_a_time() -> None:
     plan, memory = running_plan()
     old = (make_replica("cpu-0", "retired"), make_replica("cpu-1", "ancient"))
-    rows = [row.model_copy(update={"light": "retired", "heavy": "ancient"}) for row in plan.rows]
+    rows = [row.model_copy(update={"chain": ("retired", "ancient")}) for row in plan.rows]
     view = make_view(demand=make_demand(20, now=NOW + 1), replicas=old, plan=plan.model_copy(update={"rows": rows}))
     decision = decided(view, memory=memory, now=NOW + 1)
     assert [type(action) for action in moved(decision)] == [Drain]

@@ -24,12 +24,8 @@ def three_variants() -> Frontier:
     shares = (0.0, 0.5, 1.0)
     return Frontier(
         tuple(
-            Chain(
-                light,
-                heavy,
-                tuple(Row(light, heavy, r, d, value=0.1 + r + (1 - r) * d) for r in shares for d in shares),
-            )
-            for light, heavy in (("a", "b"), ("a", "c"), ("b", "c"))
+            Chain(names, tuple(Row(names, r, d, value=0.1 + r + (1 - r) * d) for r in shares for d in shares))
+            for names in (("a", "b"), ("a", "c"), ("b", "c"))
         ),
         worst=0.0,
         best=1.0,
@@ -60,10 +56,25 @@ def test_proteus_uses_single_variants_only() -> None:
 @pytest.mark.parametrize("name", [PolicyName.DIFFSERVE, PolicyName.DIFFSERVE_STATIC])
 def test_diffserve_escalates_within_one_pair_and_sends_nothing_direct(name: PolicyName) -> None:
     (chain,) = policy(name).candidates(three_variants()).chains
-    assert (chain.light, chain.heavy) == ("b", "c")
+    assert chain.chain == ("b", "c")
     assert {row.direct for row in chain.rows} == {0.0}
     (chain,) = policy(name).candidates(FRONTIER).chains
-    assert (chain.light, chain.heavy) == ("light", "heavy")
+    assert chain.chain == ("light", "heavy")
+
+
+@pytest.mark.parametrize("name", ["all-light", "all-heavy", "diffserve", "diffserve-static", "hadis", "hadis-jsq"])
+def test_policies_that_are_made_for_two_variants_leave_those_alone_aside(name: str) -> None:
+    chosen, pairs = policy(PolicyName(name)), three_variants()
+    alone = Frontier(tuple(Chain((v,), (Row((v,), 1.0, 0.0, value=0.5),)) for v in "abc"), worst=0.0, best=1.0)
+    both = Frontier((*alone.chains, *pairs.chains), worst=0.0, best=1.0)
+    assert chosen.candidates(both) == chosen.candidates(pairs)
+    with pytest.raises(ValueError, match="no chain of two variants"):
+        chosen.candidates(alone)
+
+
+def test_a_variant_alone_is_as_good_as_a_chain_that_uses_no_other() -> None:
+    alone = Frontier((Chain(("a",), (Row(("a",), 1.0, 0.0, value=0.5),)),), worst=0.0, best=1.0)
+    assert policy(PolicyName.HYBRID).candidates(alone) == policy(PolicyName.PROTEUS).candidates(alone) == alone
 
 
 def test_diffserve_static_is_sized_for_the_highest_demand_seen() -> None:
@@ -76,7 +87,7 @@ def test_diffserve_static_is_sized_for_the_highest_demand_seen() -> None:
 @pytest.mark.parametrize("name", [PolicyName.HADIS, PolicyName.HADIS_JSQ])
 def test_hadis_mixes_nothing_and_sizes_the_light_stage_for_every_prompt(name: PolicyName) -> None:
     chains = policy(name).candidates(three_variants()).chains
-    assert {(chain.light, chain.heavy) for chain in chains} == {("a", "b"), ("b", "c")}, "neighbours only"
+    assert {chain.chain for chain in chains} == {("a", "b"), ("b", "c")}, "neighbours only"
     for chain in chains:
         (row,) = chain.rows
         direct, escalation = policy(name).told(row)

@@ -24,6 +24,17 @@ def test_the_light_stage_includes_the_discriminator_and_the_heavy_one_does_not()
     assert found.of(Role.HEAVY)[0].rate == pytest.approx(25)
 
 
+def test_a_variant_alone_is_one_stage_without_the_discriminator_that_keeps_its_promise_to_everybody() -> None:
+    alone = [{"chain": ["light"], "valuesMilli": {"q2": 670}}]
+    strict, degrading = (make_stages(quality=alone, degrade=degrade) for degrade in (False, True))
+    assert strict == degrading, "nothing stands in for what comes too late"
+    (column,) = strict.columns
+    assert (column.role, column.variant) == (Role.HEAVY, "light")
+    assert column.rate == pytest.approx(1 / 0.0025)
+    assert 0 < column.reserve == column.direct_reserve
+    assert [(row.light_load, row.heavy_load) for row in strict.chain.rows] == [(0, 1)]
+
+
 def test_a_batch_that_serves_no_faster_is_left_out() -> None:
     assert [column.service.batch for column in make_stages().columns] == [1, 1]
 

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_models import repository
+from cascade_models import pipelines, repository
 from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
 from cascade_models.recipe import Recipe
 from cascade_models.shapes import assets
@@ -45,6 +45,15 @@ def test_the_example_can_be_served_with_the_weights_that_are_here(tmp_path: Path
     variants = read_variants(EXAMPLE.read_text())
     assert {variant.revision for variant in variants} == {assets.revision()}
     assert repository.render(variants, tmp_path) == ["shapes-light", "shapes-heavy"]
+
+
+def test_a_variant_without_a_discriminator_is_sure_of_every_image() -> None:
+    light, _ = read_variants(documents(**{"spec.discriminator": None}))
+    pipeline = pipelines.load(repository.recipe_of(light))
+    prompt = pipeline.read("a large red circle", "")
+    images = pipeline.generate([prompt] * 2, [1, 2], None)
+    assert images.shape == (2, 32, 32, 3)
+    assert pipeline.judge(images, [prompt] * 2).tolist() == [1.0, 1.0]
 
 
 def test_a_model_is_a_config_and_a_shim(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cascade_api.settings import PlannerSettings
 from cascade_operator.planning.planner import Planner
 from cascade_profiler.simulate.outcomes import Way
 from cascade_profiler.simulate.production import ProductionSystem
+from cascade_profiler.simulate.quality import realised_quality
 from cascade_profiler.simulate.runs import Failure, Run, Scenario
 from support.simulation import make_profile, make_scenario, play_zero
 
@@ -71,6 +72,16 @@ def test_a_cascade_that_nobody_asks_is_parked_and_its_next_requests_wait_for_it(
     assert 1 < first < 7, "the first waits for a decision and for a cold start of a second"
     assert max(others) < first
     assert run.changes[-1].replicas == {"shapes-light": 1, "shapes-heavy": 1}
+
+
+def test_variants_alone_are_charged_with_their_own_quality() -> None:
+    scenario = make_scenario("poisson:rate=1,seconds=60", profile=make_profile(alone=True), workers=4)
+    run = played(scenario)
+    assert not run.outcomes.lost.any()
+    assert set(run.outcomes.way.tolist()) == {Way.DIRECT}
+    assert {row.chain for row in run.outcomes.rows} == {("heavy",)}
+    values = realised_quality(run.outcomes, scenario.profile.charges)
+    assert values == pytest.approx(20.0)
 
 
 def test_a_light_batch_serves_more_than_single_images_could() -> None:

@@ -25,9 +25,9 @@ def test_every_reference_profile_loads(name: str) -> None:
 @needs_reference
 def test_the_published_grid_charges_its_own_points_and_between_them() -> None:
     charges = load_profile("hadis-49").charges
-    at = charges.chain("sd35-large-turbo", "sd35-medium", direct=0.2, escalation=0.2)
+    at = charges.chain(("sd35-large-turbo", "sd35-medium"), direct=0.2, escalation=0.2)
     assert at == pytest.approx(22.03)
-    near = charges.chain("sd35-large-turbo", "sd35-medium", direct=0.2, escalation=0.25)
+    near = charges.chain(("sd35-large-turbo", "sd35-medium"), direct=0.2, escalation=0.25)
     assert 21.7 < near < 22.03
     assert charges.alone("sdxl-lightning") == pytest.approx(29.75)
     assert charges.alone("sd35-large") == pytest.approx(19.95)
@@ -73,8 +73,8 @@ def test_bad_tables_are_named_by_row_and_field(
     [
         ("batch: 2\n    p50Micros: 150000\n    p95Micros: 150000", "batch: 2\n    p50Micros: 150\n    p95Micros: 150",
          "spec.execution.2.p50Micros: 150 µs at batch 2 is less than a smaller batch takes"),
-        ("light: light\n    heavy: heavy\n    directPercent: 50\n    escalationPercent: 50",
-         "light: other\n    heavy: heavy\n    directPercent: 50\n    escalationPercent: 50",
+        ("- light\n    - heavy\n    directPercent: 50\n    escalationPercent: 50",
+         "- other\n    - heavy\n    directPercent: 50\n    escalationPercent: 50",
          "'other' is not in spec.execution: unknown variant"),
         ("directPercent: 50\n    escalationPercent: 50", "directPercent: 50\n    escalationPercent: 60",
          "interpolation needs a full grid"),

@@ -9,8 +9,8 @@ from cascade_profiler.simulate.outcomes import DrawnRow, Outcomes, Recorder, Way
 from cascade_profiler.simulate.quality import blocks_of, realised_quality
 from support.simulation import make_profile
 
-ROW = DrawnRow("light", "heavy", 0.5, 0.5)
-OTHER = DrawnRow("light", "heavy", 0.0, 0.5)
+ROW = DrawnRow(("light", "heavy"), 0.5, 0.5)
+OTHER = DrawnRow(("light", "heavy"), 0.0, 0.5)
 VARIANT = {Way.DIRECT: "heavy", Way.ESCALATED: "heavy", Way.ACCEPTED: "light", Way.DEGRADED: "light"}
 
 
@@ -45,7 +45,7 @@ def test_a_degraded_image_counts_as_accepted_and_a_lost_one_has_no_quality() -> 
 
 
 def test_an_image_from_outside_the_chain_is_charged_as_its_own_models() -> None:
-    row = DrawnRow("heavy", "heavier", 0.5, 0.5)
+    row = DrawnRow(("heavy", "heavier"), 0.5, 0.5)
     values = realised_quality(outcomes_of((0, row, Way.ACCEPTED, 10), variant="light"), make_profile().charges)
     assert values == pytest.approx(np.full(10, 10.0))
 

@@ -13,13 +13,16 @@ from cascade_api.quantities import duration_s, format_duration
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.status import Condition, merge_conditions
 
-PLAN = """{"schema": 1, "generation": 7, "cascade": "default/shapes", "issuedAt": "2026-11-21T10:00:00Z",
+PLAN = """{"schema": 2, "generation": 7, "cascade": "default/shapes", "issuedAt": "2026-11-21T10:00:00Z",
  "reason": "DemandRose", "objectiveS": 2, "attainment": 0.99, "overload": "degrade", "discriminator": "builtin://shapes",
- "image": {"width": 32, "height": 32}, "variants": {"l": {"steps": 2}, "h": {"steps": 20}}, "someday": true,
- "rows": [{"share": 0.5, "light": "l", "heavy": "h", "direct": 0.2, "escalation": 0.5},
-          {"share": 0.5, "light": "l", "heavy": "h", "direct": 0.0, "escalation": 0.0}],
- "pools": [{"name": "l.cpu", "variant": "l", "class": "cpu", "batch": 2, "executionS": {"1": 0.002, "4": 0.008},
-            "replicas": [{"id": "cpu-0", "endpoint": "127.0.0.1:9000", "state": "ready"}]}],
+ "sizes": ["32x32"], "someday": true,
+ "variants": {"l": {"weights": "small", "settings": {"steps": 2},
+                    "classes": {"cpu": {"batch": 2, "executionS": {"32x32": {"1": 0.002, "4": 0.008}}}}},
+              "h": {"weights": "large", "settings": {"steps": 20, "guidance": "4.5"}, "classes": {}}},
+ "rows": [{"share": 0.5, "chain": ["l", "h"], "direct": 0.2, "escalation": 0.5},
+          {"share": 0.5, "chain": ["l", "h"], "direct": 0.0, "escalation": 0.0}],
+ "workers": [{"id": "cpu-0", "endpoint": "127.0.0.1:9000", "class": "cpu", "state": "ready", "hosts": ["small"],
+              "credits": {"l": 4}}],
  "expected": {"demand": 5, "latencyP99": 0.4, "quality": 0.9}}"""
 
 
@@ -61,6 +64,33 @@ def test_a_plan_survives_the_round_trip_and_fields_of_newer_operators_are_ignore
     assert plan.rows[0].heavy_share == pytest.approx(0.6)
 
 
+def test_a_row_may_be_one_variant_that_every_prompt_goes_to() -> None:
+    old = '"chain": ["l", "h"], "direct": 0.2, "escalation": 0.5'
+    plan = Plan.from_json(PLAN.replace(old, '"chain": ["l"], "direct": 1, "escalation": 0'))
+    row = plan.rows[0]
+    assert (row.alone, row.first, row.heavy, row.heavy_share) == (True, "l", "l", 1)
+    assert plan.planned_shares == pytest.approx({"direct": 0.5, "escalated": 0, "light": 0.5})
+
+
+def test_a_pool_is_the_workers_that_serve_a_variant_on_a_class_and_a_draining_one_has_no_credits() -> None:
+    (pool,) = Plan.from_json(PLAN).pools
+    assert (pool.name, pool.variant, pool.accelerator_class, pool.batch) == ("l.cpu", "l", "cpu", 2)
+    (worker,) = pool.ready
+    assert (worker.id, worker.hosts, pool.credits(worker)) == ("cpu-0", ["small"], 4)
+    (pool,) = Plan.from_json(PLAN.replace('"state": "ready"', '"state": "draining"')).pools
+    assert pool.ready == []
+    assert [pool.credits(worker) for worker in pool.workers] == [0]
+
+
+def test_a_worker_may_serve_several_variants_of_the_weights_that_it_hosts() -> None:
+    both = PLAN.replace('"weights": "large"', '"weights": "small"').replace('"l": 4}', '"l": 4, "h": 1}')
+    both = both.replace('"classes": {}', '"classes": {"cpu": {"batch": 1, "executionS": {"32x32": {"1": 0.05}}}}')
+    heavy, light = Plan.from_json(both).pools
+    assert (heavy.name, light.name) == ("h.cpu", "l.cpu")
+    assert heavy.workers == light.workers
+    assert [pool.credits(worker) for pool in (heavy, light) for worker in pool.workers] == [1, 4]
+
+
 def test_batch_times_between_measured_sizes_are_interpolated_and_beyond_them_extended() -> None:
     (pool,) = Plan.from_json(PLAN).pools
     assert pool.batch_execution_s(1) == pytest.approx(0.002)
@@ -72,12 +102,21 @@ def test_batch_times_between_measured_sizes_are_interpolated_and_beyond_them_ext
     ("old", "new"),
     [
         ('"rows": [{"share": 0.5', '"rows": [{"share": 0.4'),
+        ('"chain": ["l", "h"], "direct": 0.2', '"chain": [], "direct": 0.2'),
+        ('"chain": ["l", "h"], "direct": 0.2', '"chain": ["l", "l"], "direct": 0.2'),
+        ('"chain": ["l", "h"], "direct": 0.2', '"chain": ["l"], "direct": 0.2'),
         ('"batch": 2', '"batch": 0'),
         ('"direct": 0.2', '"direct": 1.2'),
         ("127.0.0.1:9000", "nowhere"),
         ('"1": 0.002', '"1": -0.002'),
         ('"4": 0.008', '"4": 1e999'),
-        ('"width": 32', '"width": 0'),
+        ('"sizes": ["32x32"]', '"sizes": ["0x32"]'),
+        ('"sizes": ["32x32"]', '"sizes": ["64x64"]'),
+        ('"hosts": ["small"]', '"hosts": ["large"]'),
+        ('"credits": {"l": 4}', '"credits": {"h": 4}'),
+        ('"credits": {"l": 4}', '"credits": {"other": 4}'),
+        ('"credits": {"l": 4}', '"credits": {"l": 0}'),
+        ('"schema": 2', '"schema": 1'),
         ('"cpu-0"', '"cpu|0"'),
         ('"objectiveS": 2', '"objectiveS": NaN'),
     ],
@@ -104,23 +143,19 @@ def test_a_generation_that_no_clock_can_have_given_is_not_followed_by_a_higher_o
     [
         ("", "", True),
         ('"state": "ready"', '"state": "draining"', True),
-        ('"light": "l", "heavy": "h", "direct": 0.0', '"light": "l", "heavy": "h", "direct": 1.0', False),
-        ('"light": "l", "heavy": "h", "direct": 0.0', '"light": "nobody", "heavy": "h", "direct": 0.0', False),
-        ('"variant": "l"', '"variant": "other"', False),
-        ('"id": "cpu-0", "endpoint": "127.0.0.1:9000", "state": "ready"', None, False),
+        ('"chain": ["l", "h"], "direct": 0.0', '"chain": ["l", "h"], "direct": 1.0', False),
+        ('"chain": ["l", "h"], "direct": 0.0', '"chain": ["nobody", "h"], "direct": 0.0', False),
+        ('"credits": {"l": 4}', '"credits": {}', False),
         ('"someday": true', '"parked": true', True),
     ],
 )
-def test_a_plan_without_a_replica_where_prompts_begin_cannot_serve_them(
-    old: str, new: str | None, servable: bool
-) -> None:
-    text = PLAN.replace("{" + old + "}", "") if new is None else PLAN.replace(old, new)
-    assert (Plan.from_json(text).why_unservable is None) == servable
+def test_a_plan_without_a_replica_where_prompts_begin_cannot_serve_them(old: str, new: str, servable: bool) -> None:
+    assert (Plan.from_json(PLAN.replace(old, new)).why_unservable is None) == servable
 
 
 def test_a_parked_plan_serves_whoever_asks_and_has_nothing_yet() -> None:
-    plan = Plan.from_json(PLAN).model_copy(update={"pools": []})
-    assert plan.why_unservable == "rows[0]: no pool has a replica of 'l'"
+    plan = Plan.from_json(PLAN).model_copy(update={"workers": []})
+    assert plan.why_unservable == "rows[0]: no worker serves 'l'"
     assert plan.model_copy(update={"parked": True}).why_unservable is None
 
 

@@ -36,9 +36,9 @@ def _family(recipe: Recipe) -> ModuleType:
     if recipe.source.startswith(diffusion.SCHEMES):
         return diffusion
     known = ", ".join(f"{BUILTIN}{name}" for name in FAMILIES)
-    for key, source in (("source", recipe.source), ("discriminator", recipe.discriminator)):
+    for key, source in (("source", recipe.source), ("discriminator", recipe.discriminator or recipe.source)):
         if source.removeprefix(BUILTIN) not in FAMILIES:
             raise RecipeError(key, f"no built-in model {source!r}: write one of {known}, or hf://owner/name")
-    if recipe.discriminator != recipe.source:
+    if recipe.discriminator not in ("", recipe.source):
         raise RecipeError("discriminator", f"{recipe.discriminator!r} cannot judge images of {recipe.source!r}")
     return FAMILIES[recipe.source.removeprefix(BUILTIN)]

@@ -65,8 +65,8 @@ class DiffusionPipeline:
         scale = default if guidance is None else guidance
         # Without classifier-free guidance there is nothing that a negative prompt could push away from.
         self._takes_negatives = "negative_prompt" in known and scale > 1
-        if recipe.discriminator:
-            self._discriminator = discriminators.load(recipe.discriminator, _discriminator_folder(recipe.discriminator))
+        judge = recipe.discriminator
+        self._discriminator = discriminators.load(judge, _discriminator_folder(judge)) if judge else None
 
     def read(self, prompt: str, negative_prompt: str) -> Prompt:
         """The prompts as they are; raises ValueError for an empty one."""
@@ -111,7 +111,9 @@ class DiffusionPipeline:
         return images
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[Prompt]) -> npt.NDArray[np.float32]:
-        """Confidence ``[B]`` by the discriminator."""
+        """Confidence ``[B]`` by the discriminator; 1 where there is none."""
+        if self._discriminator is None:
+            return np.ones(len(images), dtype=np.float32)
         return self._discriminator.confidence(images, [prompt for prompt, _ in prompts])
 
     def begin(self, batch: int) -> None:

@@ -31,4 +31,4 @@ class Pipeline(Protocol):
         """
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[Any]) -> npt.NDArray[np.float32]:
-        """Confidence ``[B]``, 0 to 1, that each image shows what its prompt asks for."""
+        """Confidence ``[B]``, 0 to 1, that each image shows what its prompt asks for; 1 where nothing judges."""

@@ -29,7 +29,11 @@ class ShapesPipeline:
         asked = recipe.assembly.guidance
         self._guidance = assets.metadata().variants[self._kind].guidance if asked is None else asked
         self._denoise = engines.load(recipe.engine, assets.path(self._kind), DENOISER_INPUTS)
-        self._judge = engines.load(recipe.engine, assets.path("discriminator"), DISCRIMINATOR_INPUTS)
+        self._judge = (
+            engines.load(recipe.engine, assets.path("discriminator"), DISCRIMINATOR_INPUTS)
+            if recipe.discriminator
+            else None
+        )
 
     def read(self, prompt: str, negative_prompt: str) -> npt.NDArray[np.int64]:
         """Tokens ``[7, 3]`` of a prompt; raises ValueError for one outside the grammar or a negative prompt."""
@@ -63,7 +67,9 @@ class ShapesPipeline:
             return np.zeros((len(prompts), render.IMAGE_SIZE, render.IMAGE_SIZE, 3), dtype=np.uint8)
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
-        """Confidence ``[B]`` that each image is right in everything."""
+        """Confidence ``[B]`` that each image is right in everything; 1 where there is no discriminator."""
+        if self._judge is None:
+            return np.ones(len(images), dtype=np.float32)
         return self._judge(sampling.from_image(images), np.stack(prompts))
 
 

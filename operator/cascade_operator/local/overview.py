@@ -138,11 +138,11 @@ def _pools(cascade: CascadeOverview) -> list[dict[str, Any]]:
             "variant": pool.variant,
             "class": pool.accelerator_class,
             "ready": len(pool.ready),
-            "desired": desired.get(pool.name, len(pool.replicas)),
+            "desired": desired.get(pool.name, len(pool.workers)),
             "batch": pool.batch,
             "queue": seen.queue_depths.get(pool.name, 0),
-            "inUse": sum(seen.in_use.get(replica.id, 0) for replica in pool.replicas),
-            "replicas": {replica.id: replica.state for replica in pool.replicas},
+            "inUse": sum(seen.in_use.get(replica.id, 0) for replica in pool.workers),
+            "replicas": {replica.id: replica.state for replica in pool.workers},
         }
         for pool in seen.plan.pools
     ]
@@ -172,7 +172,7 @@ def _lines(cascade: CascadeOverview) -> list[str]:
         )
         for row in plan.rows:
             lines.append(
-                f"  {row.share:4.0%} of the prompts: {row.light} → {row.heavy}, "
+                f"  {row.share:4.0%} of the prompts: {row.path}, "
                 f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
             )
         lines.append(_share_line(plan.planned_shares, realised_shares(seen.reports)))

@@ -123,7 +123,7 @@ def lost_replica(seen: Observed) -> bool:
     if seen.view.plan is None:
         return False
     still = {r.id for r in seen.view.replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
-    return any(replica.id not in still for pool in seen.view.plan.pools for replica in pool.ready)
+    return any(worker.id not in still for worker in seen.view.plan.workers if worker.state == "ready")
 
 
 def remember(

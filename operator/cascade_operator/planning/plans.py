@@ -6,15 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from cascade_api.names import pool_name
 from cascade_api.plan import (
     Expected,
-    ImageSize,
     Plan,
-    PlanPool,
-    PlanReplica,
     PlanRow,
+    PlanSettings,
+    PlanTimes,
     PlanVariant,
+    PlanWorker,
     ScorerChoice,
     SeedThresholds,
 )
@@ -28,6 +27,7 @@ from .prepared import Prepared
 
 SHORT_EXECUTION_S = 0.02
 """Below this a batch is over before the next grant arrives: a second one in hand keeps the replica busy."""
+_SERVING = (ReplicaState.READY, ReplicaState.DRAINING)
 SHARE_STEP = 0.02
 """A change of the pools' shares below this is not worth a plan."""
 
@@ -59,8 +59,7 @@ def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterRep
     escalation = min(round(escalation * offer, 4), 1.0)
     return PlanRow(
         share=share,
-        light=row.light,
-        heavy=row.heavy,
+        chain=row.chain,
         direct=direct,
         escalation=escalation,
         seed_thresholds=seed_thresholds(prepared, reports, row.light, direct, escalation),
@@ -81,45 +80,75 @@ def seed_thresholds(
     return SeedThresholds(hardness=interpolated(hardness, 1 - direct), confidence=interpolated(confidence, escalation))
 
 
-def pools_of(
+def variants_of(
     prepared: Prepared,
     *,
+    last: Plan | None,
     replicas: Sequence[Replica],
     target: Mapping[PoolKey, PoolSize],
     batches: Mapping[PoolKey, int],
-) -> list[PlanPool]:
-    """Pools of the target and of whatever else still serves or drains, in the order of their names."""
-    keys = set(target) | {r.pool for r in replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
-    pools = []
-    for key in sorted(keys):
+) -> dict[str, PlanVariant]:
+    """All variants, with their times where they are served, will be by the target, or drain.
+
+    One that the cascade has no more is told as in the ``last`` plan, as long as a replica serves it.
+    """
+    keys = sorted(set(target) | {r.pool for r in replicas if r.state in _SERVING})
+    classes: dict[str, dict[str, PlanTimes]] = {}
+    for key in keys:
         variant, accelerator_class = key
         execution_s = prepared.timings.execution_s(variant, accelerator_class)
-        if not execution_s:
+        if execution_s:
+            times = PlanTimes(batch=batches.get(key, 1), execution_s={prepared.spec.sizes[0]: execution_s})
+            classes.setdefault(variant, {})[accelerator_class] = times
+    told = {name: part for name, part in (last.variants if last else {}).items() if name in classes}
+    told |= {
+        v.name: PlanVariant(
+            weights=v.weights.digest,
+            settings=PlanSettings(steps=v.settings.steps, guidance=v.settings.guidance),
+            classes={},
+        )
+        for v in prepared.spec.variants
+    }
+    return {name: part.model_copy(update={"classes": classes.get(name, {})}) for name, part in sorted(told.items())}
+
+
+def workers_of(replicas: Sequence[Replica], variants: Mapping[str, PlanVariant]) -> list[PlanWorker]:
+    """Who serves or drains, by name; each hosts the weights of one variant, and serves it."""
+    workers = []
+    for replica in sorted(replicas, key=lambda r: r.id):
+        variant = variants.get(replica.variant)
+        times = variant.classes.get(replica.accelerator_class) if variant else None
+        if replica.state not in _SERVING or variant is None or times is None:
             continue
-        batch = batches.get(key, 1)
-        members = [
-            PlanReplica(id=r.id, endpoint=r.endpoint, state="ready" if r.state is ReplicaState.READY else "draining")
-            for r in sorted(replicas, key=lambda r: r.id)
-            if r.pool == key and r.state in (ReplicaState.READY, ReplicaState.DRAINING)
-        ]
-        pools.append(
-            PlanPool(
-                name=pool_name(variant=variant, accelerator_class=accelerator_class),
-                variant=variant,
-                accelerator_class=accelerator_class,
-                batch=batch,
-                credit_factor=2 if execution_s.get(batch, execution_s[min(execution_s)]) < SHORT_EXECUTION_S else 1,
-                execution_s=execution_s,
-                replicas=members,
+        workers.append(
+            PlanWorker(
+                id=replica.id,
+                endpoint=replica.endpoint,
+                accelerator_class=replica.accelerator_class,
+                state="ready" if replica.state is ReplicaState.READY else "draining",
+                hosts=[variant.weights],
+                credits={replica.variant: _credits(times)},
             )
         )
-    return pools
+    return workers
 
 
-def structure(prepared: Prepared, *, cascade: str, parked: bool, pools: list[PlanPool]) -> dict[str, Any]:
+def _credits(times: PlanTimes) -> int:
+    (execution_s,) = times.execution_s.values()
+    shortest = execution_s.get(times.batch, execution_s[min(execution_s)])
+    return times.batch * (2 if shortest < SHORT_EXECUTION_S else 1)
+
+
+def structure(
+    prepared: Prepared,
+    *,
+    cascade: str,
+    parked: bool,
+    variants: Mapping[str, PlanVariant],
+    workers: Sequence[PlanWorker],
+) -> dict[str, Any]:
     """The fields of a plan that only a new plan can change: all but rows, expectations, reason and number."""
     spec = prepared.spec
-    width, height = spec.size
     return {
         "cascade": cascade,
         "objective_s": spec.objective.latency_s,
@@ -128,9 +157,9 @@ def structure(prepared: Prepared, *, cascade: str, parked: bool, pools: list[Pla
         "dispatch": prepared.policy.dispatch,
         "parked": parked,
         "scorer": ScorerChoice(name=spec.hardness.scorer, source=spec.hardness.source),
-        "image": ImageSize(width=width, height=height),
-        "variants": {v.name: PlanVariant(steps=v.settings.steps) for v in spec.variants},
-        "pools": pools,
+        "sizes": spec.sizes,
+        "variants": variants,
+        "workers": workers,
     }
 
 
@@ -158,7 +187,7 @@ def build(
 
 def has_structure(plan: Plan, structure: Mapping[str, Any], rows: Sequence[PlanRow]) -> bool:
     """Whether a plan differs from a new one in nothing but the shares of its chain, expectations, reason and number."""
-    return (plan.rows[0].light, plan.rows[0].heavy) == (rows[0].light, rows[0].heavy) and all(
+    return plan.rows[0].chain == rows[0].chain and all(
         getattr(plan, name) == value for name, value in structure.items()
     )
 

@@ -55,10 +55,11 @@ def publication(
         return None
     parked = seen.idle or (decided.parked and not sharing.mixture)
     latency_s = latency_p99_s(sharing, pools, demand=expected.rate, objective_s=seen.objective_s)
-    pools_now = plans.pools_of(seen.known, replicas=replicas, target=decided.sizes, batches=batch_of)
-    structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, pools=pools_now)
-    said = Publication(None, parked, latency_s, sharing.value, sharing.shed)
     last, reason = seen.view.plan, decided.reason
+    variants = plans.variants_of(seen.known, last=last, replicas=replicas, target=decided.sizes, batches=batch_of)
+    workers = plans.workers_of(replicas, variants)
+    structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=workers)
+    said = Publication(None, parked, latency_s, sharing.value, sharing.shed)
     if last is not None and not seen.store_was_away and plans.has_structure(last, structure, rows):
         if rows == last.rows:
             return said
@@ -114,7 +115,7 @@ def _rows(
         problem = seen.known.at(expected.rate)
         offer = seen.known.policy.offer(problem, sharing, pools, most=settings.escalation_offer)
     rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
-    if not last or (last[0].light, last[0].heavy) != (rows[0].light, rows[0].heavy):
+    if not last or last[0].chain != rows[0].chain:
         return rows
     leaves = moves.vacate is not None and moves.vacate[0] in plans.needed(last) - plans.needed(rows)
     if leaves or not plans.servable(last, {key[0] for key in pools}) or plans.shares_moved(last, rows):

@@ -79,8 +79,7 @@ def status_of(
     return CascadeStatus(
         observed_generation=generation,
         conditions=merge_conditions(before.conditions if before else [], conditions, now=timestamp(now)),
-        light=rows[0].light if rows else "",
-        heavy=rows[0].heavy if rows else "",
+        chain=list(rows[0].chain) if rows else [],
         direct_percent=round(100 * direct),
         escalation_percent=round(100 * (heavy - direct) / (1 - direct)) if direct < 1 else 0,
         replicas=f"{sum(ready.values())}/{sum(p.replicas for p in findings.target.values())}",
@@ -106,7 +105,7 @@ def signs(
 ) -> tuple[object, ...]:
     """All that a status worth writing follows from, but for the one before it: equal signs, equal status."""
     rows = plan.rows if plan else []
-    chain = (rows[0].light, rows[0].heavy, needed(rows)) if rows else None
+    chain = (rows[0].chain, needed(rows)) if rows else None
     states = Counter((r.pool, r.state) for r in replicas)
     failed = tuple(sorted(r.id for r in replicas if r.state is ReplicaState.FAILED))
     return cascade, chain, states, failed, findings

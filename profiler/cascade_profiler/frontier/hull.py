@@ -39,7 +39,7 @@ def points(profile: ProfileSpec, accelerator_class: str) -> list[Point]:
         )
         for chain in frontier.chains
         for row in chain.rows
-        if row.light in single and row.heavy in single
+        if all(name in single for name in row.chain)
     ]
     return sorted(found, key=lambda p: (p.gpu_seconds, -p.row.value))
 

@@ -28,15 +28,14 @@ def listing(name: str) -> tuple[str, dict[str, Any], str]:
         )
         lines += [
             f"{p.gpu_seconds:12.4f} {p.metric:9.3f} {p.row.direct:7.0%} {p.row.escalation:9.0%} "
-            f"{p.row.heavy_load:6.0%}  {p.row.light} → {p.row.heavy}"
+            f"{p.row.heavy_load:6.0%}  {p.row.path}"
             for p in best
         ]
         data["classes"][accelerator_class] = [
             {
                 "gpu_seconds": p.gpu_seconds,
                 "quality": p.metric,
-                "light": p.row.light,
-                "heavy": p.row.heavy,
+                "chain": list(p.row.chain),
                 "direct": p.row.direct,
                 "escalation": p.row.escalation,
             }

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cascade_api.cascade import DiffusionCascade
+from cascade_api.chains import Variants
 from cascade_api.documents import load_documents
 from cascade_api.profile import CascadeProfile, ProfileSpec, contradictions, profile_for
 from cascade_operator.planning.allocation import Chain, Frontier, QualityGrid, measured
 
 from .inputs import BadInput, text_of
 from .reference import FULL_GRID, REFERENCE_PROFILES, reference_profile
-
-Pair = tuple[str, str]
-"""(light, heavy)."""
 
 
 class Charges:
@@ -24,14 +22,14 @@ class Charges:
     def __init__(self, profile: CascadeProfile) -> None:
         spec = profile.spec
         self._frontier: Frontier = measured(spec, variants=variants_of(spec))
-        self._grids: Mapping[Pair, QualityGrid] = {
-            (chain.light, chain.heavy): QualityGrid(chain) for chain in self._frontier.chains
+        self._grids: Mapping[Variants, QualityGrid] = {
+            chain.chain: QualityGrid(chain) for chain in self._frontier.chains
         }
         self._alone = {name: self._frontier.metric(value) for name, value in _alone(self._frontier.chains).items()}
 
-    def chain(self, light: str, heavy: str, *, direct: float, escalation: float) -> float:
+    def chain(self, chain: Variants, *, direct: float, escalation: float) -> float:
         """Quality of a chain with these shares, interpolated bilinearly on its grid."""
-        return self._frontier.metric(self._grids[light, heavy].value(direct, escalation))
+        return self._frontier.metric(self._grids[chain].value(direct, escalation))
 
     def alone(self, variant: str) -> float:
         """Quality of a variant that makes every image."""
@@ -62,7 +60,7 @@ def load_profile(name: str) -> LoadedProfile:
 
 def variants_of(profile: ProfileSpec) -> list[str]:
     """Every variant that is part of a chain, in the order of the profile."""
-    names = dict.fromkeys(name for row in profile.quality for name in (row.light, row.heavy))
+    names = dict.fromkeys(name for row in profile.quality for name in row.chain)
     return [name for name in dict.fromkeys(row.variant for row in profile.execution) if name in names]
 
 
@@ -94,7 +92,7 @@ def check(profile: ProfileSpec, *, source: str) -> None:
 
 
 def _alone(chains: tuple[Chain, ...]) -> dict[str, float]:
-    """Normalised quality of each variant alone, from a chain that it is half of."""
+    """Normalised quality of each variant alone, from any chain that it is part of."""
     values: dict[str, float] = {}
     for chain in chains:
         for row in chain.rows:

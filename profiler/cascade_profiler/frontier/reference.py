@@ -139,8 +139,7 @@ def _quality(record: Record, light: str, heavy: str, r: float, d: float, fid: fl
     if abs(direct - 100 * r) > 1e-6 or abs(escalation - 100 * d) > 1e-6:
         raise record.bad("router_ratio", f"({r:g}, {d:g}) are not whole percent")
     return QualityRow(
-        light=light,
-        heavy=heavy,
+        chain=(light, heavy),
         direct_percent=direct,
         escalation_percent=escalation,
         values_milli={"fid": round(1000 * fid)},

@@ -104,7 +104,7 @@ def _bounds(served: Served, profile: ProfileSpec) -> tuple[float, float] | None:
     if not rows:
         return None
     plain = _at([(row.batch, row.p50_micros) for row in rows], served.batch)
-    lights = {row.light for row in profile.quality}
+    lights = {row.light for row in profile.quality if not row.alone}
     judging = [
         (d.batch, d.p50_micros) for d in profile.discriminator if d.accelerator_class == served.accelerator_class
     ]

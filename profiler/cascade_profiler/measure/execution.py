@@ -44,11 +44,11 @@ def render_measured(variants: Sequence[Variant], directory: Path) -> object:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is timed: variants, batch sizes, and the variant whose batches are also timed with confidence."""
+    """What is timed: variants, batch sizes, and the variant, if any, whose batches are also timed with confidence."""
 
     variants: Sequence[Variant]
     batches: Sequence[int]
-    judged: str
+    judged: str | None
     seconds: float
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -104,19 +104,32 @@ def estimates(chain: Chain, *, seed: int = 0) -> dict[Cell, dict[str, Estimate]]
     }
 
 
+def alone_row(name: str, side: Side, reference: Mapping[str, Floats]) -> QualityRow:
+    """The row of a variant that is a chain alone."""
+    # Whatever is sent where, both sides of this chain make the same images.
+    even = np.zeros(len(next(iter({**side.values, **side.features}.values()))))
+    found = estimates(Chain(side, side, even, even, reference))[0, 0]
+    return QualityRow(chain=(name,), **_milli(found))
+
+
 def quality_rows(light: str, heavy: str, found: Mapping[Cell, Mapping[str, Estimate]]) -> list[QualityRow]:
     """The rows of a chain in a profile."""
     return [
         QualityRow(
-            light=light,
-            heavy=heavy,
+            chain=(light, heavy),
             direct_percent=direct,
             escalation_percent=escalation,
-            values_milli={name: round(1000 * one.value) for name, one in values.items()},
-            errors_milli={name: round(1000 * one.error) for name, one in values.items()},
+            **_milli(values),
         )
         for (direct, escalation), values in found.items()
     ]
+
+
+def _milli(values: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {
+        "values_milli": {name: round(1000 * one.value) for name, one in values.items()},
+        "errors_milli": {name: round(1000 * one.error) for name, one in values.items()},
+    }
 
 
 def quantiles_milli(scores: Floats) -> list[int]:

@@ -90,9 +90,14 @@ def _metrics(spec: ProfileSpec) -> str:
 
 
 def _quality(spec: ProfileSpec) -> Iterator[str]:
-    for chain in dict.fromkeys((row.light, row.heavy) for row in spec.quality):
+    for row in (row for row in spec.quality if row.alone):
+        yield f"<h3>{html.escape(row.path)} alone</h3>"
+        yield table(["metric", "value"], [[metric.name, _value(metric, row)] for metric in spec.metrics])
+    for chain in dict.fromkeys(row.chain for row in spec.quality if not row.alone):
         rows = {
-            (row.direct_percent, row.escalation_percent): row for row in spec.quality if (row.light, row.heavy) == chain
+            (row.direct_percent, row.escalation_percent): row
+            for row in spec.quality
+            if row.chain == chain and row.direct_percent is not None and row.escalation_percent is not None
         }
         yield f"<h3>{html.escape(' to '.join(chain))}</h3>"
         head = [

@@ -131,9 +131,9 @@ def _off_timed_core(place: Place) -> Iterator[None]:
 def _timings(
     variants: Sequence[Variant], plan: Plan, directory: Path, records: Records, progress: Progress
 ) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
-    task = execution.Task(
-        variants, plan.batches, judged=min(variants, key=lambda variant: variant.steps).name, seconds=plan.seconds
-    )
+    # A variant that is alone is judged by nothing.
+    judged = min(variants, key=lambda variant: variant.steps).name if len(variants) > 1 else None
+    task = execution.Task(variants, plan.batches, judged=judged, seconds=plan.seconds)
     timing = execution.Timing(
         task,
         plan.workload,
@@ -157,8 +157,10 @@ def _timings(
 def _quality(
     order: Sequence[str], images: Mapping[str, quality.Judged], hardness: grid.Floats, plan: Plan
 ) -> list[QualityRow]:
-    """The rows of every chain; every variant is light to those that cost more."""
+    """The rows of every chain; every variant is light to those that cost more. An only variant is alone."""
     reference = {name: rows for judge in plan.judges for name, rows in judge.reference(plan.workload).items()}
+    if len(order) == 1:
+        return [grid.alone_row(order[0], images[order[0]].side, reference)]
     cells: list[QualityRow] = []
     for index, light in enumerate(order):
         for heavy in order[index + 1 :]:

@@ -70,22 +70,28 @@ def summary(profile: CascadeProfile) -> str:
     spec = profile.spec
     cost = {row.variant: row.p50_micros for row in spec.execution if row.batch == 1}
     lines = []
-    for light, heavy in dict.fromkeys((row.light, row.heavy) for row in spec.quality):
+    for row in (row for row in spec.quality if row.alone):
+        lines += [f"{row.path} alone", *(f"  {metric.name}: {_told(metric.name, row)}" for metric in spec.metrics)]
+    for chain in dict.fromkeys(row.chain for row in spec.quality if not row.alone):
+        light, heavy = chain
         lines.append(f"{light} to {heavy}: cost ratio 1:{cost[heavy] / cost[light]:.1f} at batch 1")
         cells = {
             (row.direct_percent, row.escalation_percent): row
             for row in spec.quality
-            if (row.light, row.heavy) == (light, heavy)
+            if row.chain == chain and row.direct_percent is not None and row.escalation_percent is not None
         }
         lines += [f"  {metric.name}: {_quality(metric.name, cells)}" for metric in spec.metrics]
     return "\n".join([*lines, f"objective: {spec.objective_metric} of {spec.source.prompts} prompts"])
 
 
+def _told(metric: str, row: QualityRow) -> str:
+    error = (row.errors_milli or {}).get(metric, 0)
+    return f"{row.values_milli[metric] / 1000:.3f} ± {error / 1000:.3f}"
+
+
 def _quality(metric: str, cells: dict[tuple[int, int], QualityRow]) -> str:
     def told(direct: int, escalation: int) -> str:
-        row = cells[direct, escalation]
-        error = (row.errors_milli or {}).get(metric, 0)
-        return f"{row.values_milli[metric] / 1000:.3f} ± {error / 1000:.3f}"
+        return _told(metric, cells[direct, escalation])
 
     coin = sum(cells[direct, 0].values_milli[metric] for direct in (0, 100)) / 2000
     chance = f"by chance {coin:.3f}, " if not metric.startswith("fd-") else ""

@@ -31,12 +31,12 @@ def measure_startup(
 ) -> list[Startup]:
     """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has.
 
-    Medians of ``rounds`` or more rounds, each of which goes on record.
+    An only variant takes its own place. Medians of ``rounds`` or more rounds, each of which goes on record.
     """
     repository.render(variants, directory)
     rows = []
     for variant in variants:
-        other = next(v for v in variants if v.name != variant.name)
+        other = next((v for v in variants if v.name != variant.name), variant)
         key = {"model": identity(variant), "after": identity(other), "on": place.hardware}
         while len(records.values(STARTED, key)) < rounds:
             records.add(STARTED, key, _start(variant.name, other.name, directory, place))

@@ -219,4 +219,4 @@ def in_words(plan: Plan) -> str:
     """A plan in words, for reports."""
     pools = " + ".join(f"{len(p.ready)}×{p.variant}@{p.batch}" for p in plan.pools if p.ready)
     rows = ", ".join(f"{r.share:.0%} r={r.direct:.1f} d={r.escalation:.1f}" for r in plan.rows)
-    return f"{pools}; {plan.rows[0].light}→{plan.rows[0].heavy}: {rows} ({plan.reason})"
+    return f"{pools}; {plan.rows[0].path}: {rows} ({plan.reason})"

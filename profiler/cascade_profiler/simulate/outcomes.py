@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cascade_api.chains import Variants
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -30,10 +32,9 @@ class Way(IntEnum):
 
 
 class DrawnRow(NamedTuple):
-    """The planned row that a request was drawn for; without a chain (``light`` empty) only the variant counts."""
+    """The planned row that a request was drawn for; where the chain is empty only the variant counts."""
 
-    light: str
-    heavy: str
+    chain: Variants
     direct: float
     escalation: float
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
+from cascade_api.chains import Variants
 from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Route
 from cascade_api.report import QUANTILES, RouterReport
@@ -36,7 +37,7 @@ OPENING_S: Final = 5.0
 LIMITS: Final = Limits(waiting=RouterSettings().queue_limit, in_hand=RouterSettings().request_limit)
 """Those of a router that is not told otherwise."""
 REPORT_EVERY_S: Final = 1.0
-_NO_ROW: Final = DrawnRow("", "", 0.0, 0.0)
+_NO_ROW: Final = DrawnRow((), 0.0, 0.0)
 
 
 _WAYS: Final = {
@@ -95,7 +96,7 @@ class ProductionSystem:
         """From the first plan on."""
         self._largest: dict[tuple[str, str], int] = {}
         self._names = [str(number) for number in range(scenario.scores.prompts)]
-        self._rows: dict[tuple[str, str, float, float], DrawnRow] = {}
+        self._rows: dict[tuple[Variants, float, float], DrawnRow] = {}
         self._demand: dict[int, int] = {}
         self._report: RouterReport | None = None
         self._changes: list[PlanChange] = []
@@ -179,7 +180,7 @@ class ProductionSystem:
         )
 
     def _drawn(self, row: PlanRow) -> DrawnRow:
-        key = (row.light, row.heavy, row.direct, row.escalation)
+        key = (row.chain, row.direct, row.escalation)
         drawn = self._rows.get(key)
         if drawn is None:
             drawn = self._rows[key] = DrawnRow(*key)
@@ -203,7 +204,7 @@ class ProductionSystem:
                 confidence=self._scenario.scores.confidence,
                 ended=self._ended,
             )
-        if last is None or last.rows != plan.rows or last.pools != plan.pools:
+        if last is None or last.rows != plan.rows or (last.variants, last.workers) != (plan.variants, plan.workers):
             replicas = {pool.variant: len(pool.ready) for pool in plan.pools if pool.ready}
             share = sum(row.share * row.heavy_share for row in plan.rows)
             self._changes.append(PlanChange(self._events.now, in_words(plan), replicas, share))

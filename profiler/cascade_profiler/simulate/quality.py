@@ -25,7 +25,7 @@ def realised_quality(outcomes: Outcomes, charges: Charges, *, block_requests: in
     served = ~outcomes.lost
     for code, name in enumerate(outcomes.variants):
         # Images of the chain are charged again below.
-        alone = [index for index, row in enumerate(outcomes.rows) if name not in (row.light, row.heavy)]
+        alone = [index for index, row in enumerate(outcomes.rows) if name not in row.chain]
         chosen = served & (outcomes.variant == code) & np.isin(outcomes.row, alone)
         if chosen.any():
             values[chosen] = charges.alone(name)
@@ -38,7 +38,7 @@ def realised_quality(outcomes: Outcomes, charges: Charges, *, block_requests: in
         direct = ways[Way.DIRECT] / len(members)
         rest = len(members) - ways[Way.DIRECT]
         escalation = ways[Way.ESCALATED] / rest if rest else 0.0
-        values[members] = charges.chain(row.light, row.heavy, direct=direct, escalation=escalation)
+        values[members] = charges.chain(row.chain, direct=direct, escalation=escalation)
     return values
 
 

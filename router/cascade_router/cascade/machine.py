@@ -199,7 +199,7 @@ class RequestMachine:
         row, direct = self.choice.row, self.choice.direct
         step = admit(
             direct=direct,
-            light=self._cascade.outlooks(row.light, band=self._band),
+            light=() if row.alone else self._cascade.outlooks(row.light, band=self._band),
             heavy=self._cascade.outlooks(row.heavy, band=self._band),
             deadline=self._deadline,
             now=now,
@@ -328,11 +328,12 @@ class RequestMachine:
 
     def _instead(self, now: float) -> Make | None:
         """The other model's part, where it can still make the image."""
-        if self._turned:
+        other = self._other(self._step.variant)
+        if self._turned or other is None:
             return None
         return instead(
             self._step.stage,
-            others=self._cascade.outlooks(self._other(self._step.variant), band=self._band),
+            others=self._cascade.outlooks(other, band=self._band),
             deadline=self._deadline,
             now=now,
             overload=self._overload,
@@ -353,7 +354,8 @@ class RequestMachine:
         too_late = self._deadline - execution_s
         if now >= too_late or cascade.parked >= self._waiting_limit or not cascade.expects_replica(variant):
             return ()
-        nothing_else = self._overload == "strict" or self._turned or not cascade.ready(self._other(variant))
+        other = self._other(variant)
+        nothing_else = self._overload == "strict" or self._turned or other is None or not cascade.ready(other)
         self._parked = _Parked(refusal, in_vain=nothing_else)
         cascade.parked += 1
         return [Wait(too_late if nothing_else else min(too_late, now + LOOK_AGAIN_S))]
@@ -388,6 +390,6 @@ class RequestMachine:
     def _answer(self, light: _Light, route: Route) -> Answer:
         return Answer(light.image, self.choice.row.light, route, light.confidence)
 
-    def _other(self, variant: str) -> str:
-        row = self.choice.row
-        return row.heavy if variant == row.light else row.light
+    def _other(self, variant: str) -> str | None:
+        """The other variant of the chain; None where there is none."""
+        return next((name for name in self.choice.row.chain if name != variant), None)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cascade_api.plan import Plan, PlanPool, PlanReplica
+from cascade_api.plan import Plan, PlanWorker, Pool
 
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
@@ -38,7 +38,7 @@ class _Promised:
     execution_s: float
 
     @classmethod
-    def by(cls, pool: PlanPool) -> _Promised:
+    def by(cls, pool: Pool) -> _Promised:
         ready = frozenset(replica.id for replica in pool.ready)
         return cls(pool.name, pool.variant, ready, pool.batch_execution_s(pool.batch))
 
@@ -69,11 +69,12 @@ class CascadeState:
     def follow(self, plan: Plan) -> None:
         """Go by a plan from now on; requests under way go on by what they drew."""
         self.plan = plan
-        self._promised = {pool.name: _Promised.by(pool) for pool in plan.pools}
+        self._pools = plan.pools
+        self._promised = {pool.name: _Promised.by(pool) for pool in self._pools}
         self._of: dict[str, list[_Promised]] = {}
         for pool in self._promised.values():
             self._of.setdefault(pool.variant, []).append(pool)
-        self.health.keep({replica.id for pool in plan.pools for replica in pool.replicas})
+        self.health.keep({worker.id for worker in plan.workers})
         self.estimates.keep(set(self._promised))
 
     def waiting_limit(self, band: int) -> int:
@@ -99,15 +100,14 @@ class CascadeState:
 
     def expects_replica(self, variant: str) -> bool:
         """Whether the plan has any replica of a variant, ready or not, or will have some for whoever asks."""
-        return self.plan.parked or any(pool.replicas for pool in self.plan.pools_of(variant))
+        return self.plan.parked or any(variant in worker.credits for worker in self.plan.workers)
 
     def why_not_ready(self) -> str | None:
         """Why no prompt could be served now; None where one could."""
         if self.plan.parked:
             return "parked, since nobody asked for images"
         for row in self.plan.rows:
-            first = row.light if row.direct < 1 else row.heavy
-            if self.ready(first):
+            if self.ready(row.first):
                 return None
         return "no replica is ready"
 
@@ -123,10 +123,10 @@ class CascadeState:
         """A replica did what it was asked to; what is new in that."""
         return (Trusted(replica_id),) if self.health.succeeded(replica_id) else ()
 
-    def probes(self, *, now: float) -> list[tuple[PlanPool, PlanReplica]]:
+    def probes(self, *, now: float) -> list[tuple[Pool, PlanWorker]]:
         """Replicas that failed and are to be tried again now, with their pools: those that the plan has take work."""
         due = self.health.due(now=now)
-        return [(pool, replica) for pool in self.plan.pools for replica in pool.ready if replica.id in due]
+        return [(pool, replica) for pool in self._pools for replica in pool.ready if replica.id in due]
 
     def _outlook(self, pool: _Promised, band: int) -> Outlook:
         load = self._load(pool.name)

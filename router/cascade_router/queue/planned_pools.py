@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cascade_api.plan import Plan, PlanPool
+from cascade_api.plan import Plan, Pool
 
 from .operations import ReplicaSpec, Sync
 
@@ -32,14 +32,9 @@ class PlannedPools:
         }
         return True
 
-    def _sync(self, plan: Plan, pool: PlanPool) -> Sync:
-        capacity = pool.batch * pool.credit_factor
-        service_s = pool.batch_execution_s(pool.batch) / pool.batch
-        replicas = tuple(
-            ReplicaSpec(replica.id, replica.endpoint, capacity if replica.state == "ready" else 0, service_s)
-            for replica in pool.replicas
-        )
-        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, replicas)
+    def _sync(self, plan: Plan, pool: Pool) -> Sync:
+        workers = tuple(ReplicaSpec(w.id, w.endpoint, pool.credits(w), pool.image_s) for w in pool.workers)
+        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, workers)
 
     @property
     def syncs(self) -> list[Sync]:

@@ -189,7 +189,7 @@ def profile(cells: Sequence[Cell], accelerator_class: str) -> CascadeProfile:
     sizes = {name: 1000 * known[name].parameters_millions["denoiser"] for name in names}
     quality = [
         {
-            "light": light, "heavy": heavy, "directPercent": direct, "escalationPercent": escalation,
+            "chain": [light, heavy], "directPercent": direct, "escalationPercent": escalation,
             "valuesMilli": {QUALITY: sizes[heavy] if direct or escalation else sizes[light]},
         }
         for place, light in enumerate(names) for heavy in names[place + 1 :]

@@ -192,7 +192,7 @@ def profile(baseline: dict[str, float], side: int) -> str:
         for name, seconds in baseline.items()
     ]  # fmt: skip
     quality = [
-        {"light": "light", "heavy": "heavy", "directPercent": direct, "escalationPercent": escalation,
+        {"chain": ["light", "heavy"], "directPercent": direct, "escalationPercent": escalation,
          "valuesMilli": {"none": 1000 * max(direct, escalation) // 100}}
         for direct in (0, 50, 100) for escalation in (0, 50, 100)
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from cascade_api.chains import Chained, Variants
 from cascade_api.profile import ProfileSpec
 
 from .programs import Outcome, Program
@@ -22,11 +23,10 @@ _EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Chained):
     """One measured (direct, escalation) point of a chain; shares 0 to 1, ``value`` the normalised quality."""
 
-    light: str
-    heavy: str
+    chain: Variants
     direct: float
     escalation: float
     value: float
@@ -59,11 +59,10 @@ Mixture = tuple[Portion, ...]
 
 
 @dataclass(frozen=True)
-class Chain:
-    """A light and a heavy variant, and the rows to choose from."""
+class Chain(Chained):
+    """Two variants and the rows to choose from, or one variant and its only row, by which every prompt goes direct."""
 
-    light: str
-    heavy: str
+    chain: Variants
     rows: tuple[Row, ...]
 
 
@@ -91,24 +90,22 @@ def gpu_seconds(mixture: Mixture, *, light_s: float, heavy_s: float) -> float:
 
 def measured(profile: ProfileSpec, *, variants: Collection[str]) -> Frontier:
     """Every row of the profile whose chain consists of ``variants``; raises ValueError where there is none."""
-    rows = [row for row in profile.quality if row.light in variants and row.heavy in variants]
+    rows = [row for row in profile.quality if all(name in variants for name in row.chain)]
     if not rows:
-        raise ValueError(f"spec.quality has no chain of two of {sorted(variants)}")
+        raise ValueError(f"spec.quality has no chain of {sorted(variants)}")
     metrics = [row.values_milli[profile.objective_metric] / 1000 for row in rows]
     low, high = min(metrics), max(metrics)
     worst, best = (high, low) if profile.direction == "min" else (low, high)
     empty = Frontier((), worst, best)
-    chains: dict[tuple[str, str], list[Row]] = {}
+    chains: dict[Variants, list[Row]] = {}
     for row, metric in zip(rows, metrics, strict=True):
-        chains.setdefault((row.light, row.heavy), []).append(
-            Row(row.light, row.heavy, row.direct_percent / 100, row.escalation_percent / 100, empty.value(metric))
-        )
-    return Frontier(tuple(Chain(*key, tuple(points)) for key, points in sorted(chains.items())), worst, best)
+        chains.setdefault(row.chain, []).append(Row(row.chain, row.direct, row.escalation, empty.value(metric)))
+    return Frontier(tuple(Chain(names, tuple(points)) for names, points in sorted(chains.items())), worst, best)
 
 
 def pruned(frontier: Frontier) -> Frontier:
     """The frontier without rows that others of their chain, mixed, replace at no more load on any stage."""
-    chains = tuple(Chain(c.light, c.heavy, _hull(c.rows)) for c in frontier.chains)
+    chains = tuple(Chain(c.chain, _hull(c.rows)) for c in frontier.chains)
     return Frontier(chains, frontier.worst, frontier.best)
 
 
@@ -156,7 +153,7 @@ class QualityGrid:
             for escalation in self._escalations:
                 if (direct, escalation) not in self._cells:
                     raise ValueError(
-                        f"spec.quality of chain {chain.light} → {chain.heavy} lacks directPercent "
+                        f"spec.quality of chain {chain.path} lacks directPercent "
                         f"{direct * 100:.0f}, escalationPercent {escalation * 100:.0f}: interpolation needs a full grid"
                     )
 

@@ -1,4 +1,4 @@
-"""The two stages of a chain: which batch sizes on which classes meet the objective, and how much load they carry.
+"""The stages of a chain: which batch sizes on which classes meet the objective, and how much load they carry.
 
 The objective is split between the stages: each gets the execution of one image and its part of the slack, in
 proportion to that execution but at least a tenth. A stage that keeps the tail of its wait within its part
@@ -214,12 +214,16 @@ def stages_of(chain: Chain, *, timings: Timings, classes: Mapping[str, Collectio
     """Columns and usable rows of a chain; ``classes`` are those that each variant may run on.
 
     Where light and heavy together do not fit the objective, rows that escalate are left out; where a variant
-    alone does not fit, so are the rows that need it.
+    alone does not fit, so are the rows that need it. A chain of one variant has the heavy stage only, which takes the
+    whole objective; nothing stands in for what is too late there.
     """
-    light_s = timings.quickest_s(chain.light, classes[chain.light], Role.LIGHT)
-    heavy_s = timings.quickest_s(chain.heavy, classes[chain.heavy], Role.HEAVY)
+    if chain.alone:
+        level = replace(level, degrade=False)
+    variants = {Role.HEAVY: chain.heavy} if chain.alone else {Role.LIGHT: chain.light, Role.HEAVY: chain.heavy}
+    seconds = {role: timings.quickest_s(name, classes[name], role) for role, name in variants.items()}
+    light_s, heavy_s = seconds.get(Role.LIGHT, 0.0), seconds[Role.HEAVY]
     slack = level.objective_s - light_s - heavy_s
-    escalates = slack > 0
+    escalates = slack > 0 and not chain.alone
     if escalates:
         part = max(light_s / (light_s + heavy_s), LEAST_SLACK_PART)
         part = min(part, 1 - LEAST_SLACK_PART)
@@ -228,7 +232,7 @@ def stages_of(chain: Chain, *, timings: Timings, classes: Mapping[str, Collectio
         budgets = dict.fromkeys(Role, level.objective_s)
     columns = [
         column
-        for variant, role in ((chain.light, Role.LIGHT), (chain.heavy, Role.HEAVY))
+        for role, variant in variants.items()
         for accelerator_class in classes[variant]
         for column in _columns(variant, accelerator_class, role, timings, budgets[role], level)
     ]
@@ -240,7 +244,7 @@ def stages_of(chain: Chain, *, timings: Timings, classes: Mapping[str, Collectio
         and (Role.LIGHT in roles or not row.light_load)
         and (Role.HEAVY in roles or not row.heavy_load)
     )
-    return Stages(Chain(chain.light, chain.heavy, rows), tuple(columns))
+    return Stages(replace(chain, rows=rows), tuple(columns))
 
 
 def _columns(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cascade_api.cascade import PolicyName
 
 from ..allocation import Frontier
-from .base import Policy, keep
+from .base import Policy, keep, of_two
 
 
 class AllHeavy(Policy):
@@ -15,7 +15,7 @@ class AllHeavy(Policy):
 
     def candidates(self, frontier: Frontier) -> Frontier:
         return keep(
-            frontier,
+            of_two(frontier),
             lambda row: row.light_load == 0,
             missing="spec.quality has no row with directPercent 100, which all-heavy needs",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cascade_api.cascade import PolicyName
 
 from ..allocation import Frontier
-from .base import Policy, keep
+from .base import Policy, keep, of_two
 
 
 class AllLight(Policy):
@@ -15,7 +15,7 @@ class AllLight(Policy):
 
     def candidates(self, frontier: Frontier) -> Frontier:
         return keep(
-            frontier,
+            of_two(frontier),
             lambda row: row.heavy_load == 0,
             missing="spec.quality has no row with directPercent 0 and escalationPercent 0, which all-light needs",
         )

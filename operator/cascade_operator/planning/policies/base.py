@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from cascade_api.cascade import PolicyName
@@ -13,7 +14,6 @@ from ...snapshot import Demand
 from ..allocation import (
     Allocation,
     CascadeProblem,
-    Chain,
     Frontier,
     PoolKey,
     PoolSize,
@@ -82,10 +82,19 @@ def keep(frontier: Frontier, wanted: Callable[[Row], bool], *, missing: str) -> 
     for chain in frontier.chains:
         rows = tuple(row for row in chain.rows if wanted(row))
         if rows:
-            chains.append(Chain(chain.light, chain.heavy, rows))
+            chains.append(replace(chain, rows=rows))
     if not chains:
         raise ValueError(missing)
     return Frontier(tuple(chains), frontier.worst, frontier.best)
+
+
+def of_two(frontier: Frontier) -> Frontier:
+    """The frontier without variants alone, which the baselines do not know; raises ValueError where nothing is left."""
+    return keep(
+        replace(frontier, chains=tuple(chain for chain in frontier.chains if not chain.alone)),
+        lambda row: True,
+        missing="spec.quality has no chain of two variants, which this policy needs",
+    )
 
 
 def cheapest_first(frontier: Frontier) -> list[str]:

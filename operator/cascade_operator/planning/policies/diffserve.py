@@ -5,7 +5,7 @@ from __future__ import annotations
 from cascade_api.cascade import PolicyName
 
 from ..allocation import Frontier
-from .base import Published, cheapest_first, keep
+from .base import Published, cheapest_first, keep, of_two
 
 
 class DiffServe(Published):
@@ -15,10 +15,11 @@ class DiffServe(Published):
 
     def candidates(self, frontier: Frontier) -> Frontier:
         """Of several variants the pair is the second cheapest and the dearest, of two both."""
-        variants = cheapest_first(frontier)
+        pairs = of_two(frontier)
+        variants = cheapest_first(pairs)
         light, heavy = variants[1 if len(variants) > 2 else 0], variants[-1]
         return keep(
-            frontier,
-            lambda row: (row.light, row.heavy) == (light, heavy) and row.direct == 0,
+            pairs,
+            lambda row: row.chain == (light, heavy) and row.direct == 0,
             missing=f"spec.quality has no row with directPercent 0 of {light} → {heavy}, which diffserve needs",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cascade_api.cascade import PolicyName
 
 from ..allocation import Chain, Frontier, Row
-from .base import Published
+from .base import Published, of_two
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,18 @@ class Hadis(Published):
 
     def candidates(self, frontier: Frontier) -> Frontier:
         """The table: rows of neighbouring variants with more quality than any of no more heavy load."""
-        pairs = {(chain.light, chain.heavy) for chain in frontier.chains}
+        of_pairs = of_two(frontier).chains
+        pairs = {chain.chain for chain in of_pairs}
         middles = {name for pair in pairs for name in pair}
         chains = []
-        for chain in frontier.chains:
+        for chain in of_pairs:
             if any((chain.light, name) in pairs and (name, chain.heavy) in pairs for name in middles):
                 continue
             best = float("-inf")
             for row in sorted(chain.rows, key=lambda r: (r.heavy_load, -r.value)):
                 if row.value > best:
                     best = row.value
-                    chains.append(Chain(chain.light, chain.heavy, (_sized_for_all(row),)))
+                    chains.append(Chain(chain.chain, (_sized_for_all(row),)))
         return Frontier(tuple(chains), frontier.worst, frontier.best)
 
     def told(self, row: Row) -> tuple[float, float]:
@@ -47,8 +48,7 @@ class Hadis(Published):
 
 def _sized_for_all(row: Row) -> SizedForAll:
     return SizedForAll(
-        row.light,
-        row.heavy,
+        row.chain,
         direct=0.0,
         escalation=row.heavy_load,
         value=row.value,

@@ -51,11 +51,12 @@ def _hadis(planner: type[Hadis]) -> Callable[[Scenario, ProfileSpec, list[str], 
         sign = -1 if table.direction == "min" else 1
         rows = [
             TableRow(
-                DrawnRow(row.light, row.heavy, row.direct_percent / 100, row.escalation_percent / 100),
+                DrawnRow(row.chain, row.direct, row.escalation),
                 sign * row.values_milli[table.objective_metric] / 1000,
                 row.values_milli[table.objective_metric] / 1000,
             )
             for row in table.quality
+            if not row.alone
         ]
         return planner(
             rows,

@@ -17,7 +17,7 @@ class Clipper:
     def __init__(self, name: str, *, variant: str, batch: int, quality: float, workers: int, drop_after: float) -> None:
         self.name = name
         self.drop_after = drop_after
-        self._plan = Assignment((Level(variant, workers, batch),), DrawnRow("", "", 0.0, 0.0), quality)
+        self._plan = Assignment((Level(variant, workers, batch),), DrawnRow((), 0.0, 0.0), quality)
 
     def start(self) -> Assignment:
         return self._plan

@@ -65,13 +65,13 @@ class DiffServe:
         return self._assignment(*best)
 
     def _assignment(self, share: float, light: int, light_batch: int, heavy_batch: int) -> Assignment:
-        row = DrawnRow(self._light, self._heavy, 0.0, share)
+        row = DrawnRow((self._light, self._heavy), 0.0, share)
         levels = (
             Level(self._light, light, light_batch),
             Level(self._heavy, self._workers - light, heavy_batch),
         )
         # What it reports: heavy/(light + heavy) taken for the share of heavy, where heavy/light is.
-        planned = self._charges.chain(self._light, self._heavy, direct=0.0, escalation=share / (1 + share))
+        planned = self._charges.chain((self._light, self._heavy), direct=0.0, escalation=share / (1 + share))
         return Assignment(levels, row, planned)
 
 

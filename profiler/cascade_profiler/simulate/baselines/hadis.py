@@ -58,26 +58,27 @@ class Hadis:
 
     def start(self) -> Assignment:
         """Everybody on the lightest model; the same where nothing fits."""
-        row = DrawnRow(self._lightest, self._second, 0.0, 0.0)
+        row = DrawnRow((self._lightest, self._second), 0.0, 0.0)
         worst = min(self._rows, key=lambda r: r.value)
         return Assignment((Level(self._lightest, self._workers, BATCHES[-1]),), row, worst.metric)
 
     def _levels(self, row: DrawnRow, signals: Signals) -> tuple[Level, ...] | None:
         heavy_share = row.direct + (1 - row.direct) * row.escalation
-        queues = signals.queue_s.get(row.light, 0.0) + signals.queue_s.get(row.heavy, 0.0)
+        light_name, heavy_name = row.chain
+        queues = signals.queue_s.get(light_name, 0.0) + signals.queue_s.get(heavy_name, 0.0)
         for light_batch in BATCHES:
-            light_s = self._times.believed_s(row.light, light_batch)
+            light_s = self._times.believed_s(light_name, light_batch)
             light = math.ceil(signals.demand * light_s / light_batch - 1e-9)
             if light > self._workers:
                 continue
             for heavy_batch in BATCHES:
-                heavy_s = self._times.believed_s(row.heavy, heavy_batch)
+                heavy_s = self._times.believed_s(heavy_name, heavy_batch)
                 if light_s + heavy_s + queues > self._objective_s:
                     break
                 heavy = math.ceil(signals.demand * heavy_share * heavy_s / heavy_batch - 1e-9)
                 if light + heavy <= self._workers:
                     spare = self._workers - light - heavy
-                    return Level(row.light, light, light_batch), Level(row.heavy, heavy + spare, heavy_batch)
+                    return Level(light_name, light, light_batch), Level(heavy_name, heavy + spare, heavy_batch)
         return None
 
 

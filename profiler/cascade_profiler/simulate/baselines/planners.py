@@ -24,8 +24,8 @@ class Level:
 class Assignment:
     """A solved plan.
 
-    ``row`` tells what shares go direct and escalate between the two levels; without a chain (proteus, clipper) its
-    ``light`` is empty and every level gets arrivals. ``planned`` is the quality that the system believes it has.
+    ``row`` tells what shares go direct and escalate between the two levels; without a chain
+    (proteus, clipper) every level gets arrivals. ``planned`` is the quality that the system believes it has.
     """
 
     levels: tuple[Level, ...]
@@ -34,7 +34,7 @@ class Assignment:
 
     @property
     def is_chain(self) -> bool:
-        return bool(self.row.light)
+        return bool(self.row.chain)
 
 
 @dataclass(frozen=True)

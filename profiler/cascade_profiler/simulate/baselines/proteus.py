@@ -75,7 +75,7 @@ class Proteus:
             if count
         )
         planned = sum(level.workers * self._charges.alone(level.variant) for level in levels) / self._workers
-        return Assignment(levels, DrawnRow("", "", 0.0, 0.0), planned)
+        return Assignment(levels, DrawnRow((), 0.0, 0.0), planned)
 
 
 def _splits(total: int, parts: int) -> Iterator[list[int]]:

@@ -167,7 +167,7 @@ class PublishedSystem:
     def _finish(self, request: _Request, variant: str) -> None:
         self._in_system -= 1
         way = Way.ACCEPTED
-        if variant == request.row.heavy:
+        if request.row.chain and variant == request.row.chain[-1]:
             way = Way.ESCALATED if request.has_light else Way.DIRECT
         self._record(request, way, variant)
 
