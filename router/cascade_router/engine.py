@@ -10,20 +10,20 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from . import metrics, tracing
+from .admission import Admitted
 from .cascade import effects, events
 from .cascade.decisions import Make, Refuse
 from .cascade.machine import Effects, RequestMachine
 from .pools.clients import OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull
-from .requests import Answer, GenerateRequest, Refused
-from .runtime import CascadeRuntime
+from .requests import Answer, Refused
 
 Preview: TypeAlias = Callable[[Answer], None]
 """Takes the light image of a request while the heavy one is being made."""
 
 
 class Passage:
-    """One request on its way through the cascade.
+    """An admitted request on its way through the cascade.
 
     Args:
         coin: random in [0, 1), for scorers that use it.
@@ -31,18 +31,18 @@ class Passage:
 
     _grant: Grant
 
-    def __init__(self, runtime: CascadeRuntime, request: GenerateRequest, *, coin: float) -> None:
-        self._runtime = runtime
-        self._request = request
-        self._received = runtime.clock() if request.received is None else request.received
+    def __init__(self, admitted: Admitted, *, coin: float) -> None:
+        self.admitted = admitted
+        self._runtime = admitted.runtime
+        self._request = admitted.request
         self._preview: Preview | None = None
         self._machine = RequestMachine(
-            runtime.state,
-            text=request.prompt.text,
-            band=request.band,
+            admitted.runtime.state,
+            text=admitted.request.prompt.text,
+            band=admitted.request.band,
             coin=coin,
-            received=self._received,
-            allowed_s=request.deadline_s,
+            received=admitted.received,
+            deadline=admitted.deadline,
         )
 
     def arrive(self, in_hand: int) -> None:
@@ -160,7 +160,7 @@ class Passage:
             route=answer.route,
             hardness=self._machine.choice.hardness,
             confidence=answer.confidence,
-            latency_s=self._runtime.clock() - self._received,
+            latency_s=self._runtime.clock() - self.admitted.received,
         )
 
 

@@ -123,7 +123,7 @@ class Tenants:
                 return self._by_certificate[name].name
         raise _unauthenticated("send `authorization: Bearer KEY`, or a client certificate that is known")
 
-    async def admit(self, tenant: str, *, images: int = 1) -> None:
+    async def take_images(self, tenant: str, images: int = 1) -> None:
         """Take the images of one call from a tenant's rate, all or none.
 
         Raises:

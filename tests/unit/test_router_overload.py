@@ -114,10 +114,10 @@ async def test_a_wait_that_is_too_long_for_normal_priority_is_not_for_a_high_one
             waiting = [asyncio.ensure_future(ask(runtime)) for _ in range(8)]
             await eventually(lambda: runtime.queue.load(pool.name).waiting == 7, what="seven waiting")
             with pytest.raises(Refused) as late:
-                await ask(runtime, deadline_s=500.0)
+                await ask(runtime, within_s=500.0)
             assert late.value.reason is Refusal.DEADLINE_UNREACHABLE
             assert late.value.retry_after_s is not None
-            urgent = asyncio.ensure_future(ask(runtime, deadline_s=500.0, band=BANDS["high"]))
+            urgent = asyncio.ensure_future(ask(runtime, within_s=500.0, band=BANDS["high"]))
             await eventually(lambda: runtime.queue.load(pool.name).waiting == 8, what="the urgent one waiting")
             assert runtime.queue.load(pool.name).ahead == (1, 8)
             for asked in (*waiting, urgent):

@@ -48,7 +48,7 @@ STUDIO = {"name": "studio", "keys": [digest("secret")], "certificates": ["studio
 async def test_without_a_file_everybody_may_ask() -> None:
     tenants = tenants_of(None)
     assert tenants.identify(authorization=None) == ""
-    await tenants.admit("")
+    await tenants.take_images("")
 
 
 def test_a_key_or_a_certificate_names_the_tenant(tmp_path: Path) -> None:
@@ -90,32 +90,32 @@ async def test_a_tenant_above_its_rate_hears_when_to_come_back(tmp_path: Path) -
     limited = {**STUDIO, "requestsPerSecond": 2, "burst": 3}
     tenants = tenants_of(write(path, limited, {"name": "other"}), clock)
     for _ in range(3):
-        await tenants.admit("studio")
+        await tenants.take_images("studio")
     with pytest.raises(Refused, match="'studio' asks for more than 2 images a second") as refused:
-        await tenants.admit("studio")
+        await tenants.take_images("studio")
     assert refused.value.reason is Refusal.RATE_LIMITED
     assert refused.value.retry_after_s == pytest.approx(0.5)
-    await tenants.admit("other")
+    await tenants.take_images("other")
     clock.now += RELOAD_S / 2
-    await tenants.admit("studio")
+    await tenants.take_images("studio")
     # A file that is read again fills no bucket.
     write(path, limited)
     clock.now += RELOAD_S / 2
     tenants.identify(authorization="Bearer secret")
-    await tenants.admit("studio")
+    await tenants.take_images("studio")
     with pytest.raises(Refused):
-        await tenants.admit("studio")
+        await tenants.take_images("studio")
 
 
 async def test_images_of_one_call_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
     tenants = tenants_of(write(tmp_path / "t.yaml", {**STUDIO, "requestsPerSecond": 2, "burst": 3}))
-    await tenants.admit("studio", images=2)
+    await tenants.take_images("studio", 2)
     with pytest.raises(Refused) as refused:
-        await tenants.admit("studio", images=2)
+        await tenants.take_images("studio", 2)
     assert refused.value.retry_after_s == pytest.approx(0.5)
-    await tenants.admit("studio")
+    await tenants.take_images("studio")
     with pytest.raises(Refused, match="n: tenant 'studio' may ask for 3 images at once") as refused:
-        await tenants.admit("studio", images=4)
+        await tenants.take_images("studio", images=4)
     assert refused.value.reason is Refusal.INVALID
 
 

@@ -108,11 +108,12 @@ class RequestMachine:
         band: priority band.
         coin: random in [0, 1), for scorers that use it.
         received: when the request came; all times are seconds on one monotonic clock.
-        allowed_s: from receipt to answer; None takes the plan's objective.
+        deadline: when its image must have been sent.
     """
 
     choice: Choice
     _deadline: float
+    """When the image must have been made."""
     _step: Make
     _try: _Try
 
@@ -124,14 +125,14 @@ class RequestMachine:
         band: int,
         coin: float,
         received: float,
-        allowed_s: float | None = None,
+        deadline: float,
     ) -> None:
         self._cascade = cascade
         self._text = text
         self._band = band
         self._coin = coin
         self._received = received
-        self._allowed_s = cascade.plan.objective_s if allowed_s is None else allowed_s
+        self._send_by = deadline
         self._overload: Overload = cascade.plan.overload
         self._waiting_limit = cascade.waiting_limit(band)
         self._admitted = False
@@ -188,9 +189,9 @@ class RequestMachine:
         return ()
 
     def _begun(self, now: float) -> Effects:
-        cascade, allowed_s = self._cascade, self._allowed_s
-        after_s = min(AFTER_IMAGE * allowed_s, cascade.after_image.quantile or 0.0)
-        self._deadline = self._received + allowed_s - after_s
+        cascade = self._cascade
+        after_s = min(AFTER_IMAGE * (self._send_by - self._received), cascade.after_image.quantile or 0.0)
+        self._deadline = self._send_by - after_s
         self.choice = cascade.chooser.choose(cascade.plan, self._text, coin=self._coin)
         cascade.retries.earn()
         return self._admit(now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..requests import Answer, GenerateRequest, Refused
+from ..requests import Answer, GenerateRequest, Receipt, Refused
 from ..service import Failed, Service
 from .records import TRY_AGAIN, Claim, JobState, JobUnreadable, read_body, result_of
 from .store import LEASE_S, JobStore, JobStoreAway
@@ -125,10 +125,8 @@ class JobRunner:
         try:
             request = self._read(ref, claim)
             with await self._service.generate([request], protocol="job") as delivery:
-                (answer,) = delivery.answers
-                image, made = bytes(answer.image.encoded), result_of(self._write(answer))
-                delivery.packed()
-                await self._end(ref, claim, JobState.SUCCEEDED, made, image)
+                image, result = delivery.pack(self._pack)
+                await self._end(ref, claim, JobState.SUCCEEDED, result, image)
             return
         except JobStoreAway:
             raise
@@ -145,6 +143,11 @@ class JobRunner:
             why = Refused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
             result = result_of(self._explain(why))
         await self._end(ref, claim, JobState.FAILED, result, b"")
+
+    def _pack(self, answers: Sequence[Answer]) -> tuple[bytes, bytes]:
+        """The image of a job, and how it was made."""
+        (answer,) = answers
+        return bytes(answer.image.encoded), result_of(self._write(answer))
 
     async def _end(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes) -> None:
         ended = await self._finish(ref, claim, state, result, image)
@@ -179,7 +182,7 @@ class JobRunner:
         if claim.left_s <= 0:
             raise Refused(Refusal.DEADLINE_EXCEEDED, "the job's deadline passed before its image could be made")
         try:
-            return read_body(claim, model=f"{ref.namespace}.{ref.name}")
+            return read_body(claim, model=f"{ref.namespace}.{ref.name}", receipt=Receipt(at=self._service.clock()))
         except JobUnreadable as error:
             log.error("not a job", job=claim.id, why=str(error))
             raise Refused(Refusal.INVALID, "the job cannot be read; hand it in again") from None

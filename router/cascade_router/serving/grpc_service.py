@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from importlib.metadata import version
 from typing import Any, Final, NoReturn
 
@@ -13,7 +12,7 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from .. import tracing
-from ..requests import Refused, new_id, printable_id
+from ..requests import Receipt, Refused, new_id, printable_id
 from ..service import Failed, Service
 from . import describe, kserve, streaming, tls
 from .statuses import GRPC
@@ -91,29 +90,22 @@ class InferenceService:
             await context.abort(grpc.StatusCode.INTERNAL, str(Failed(request_id)))
 
     async def _infer(self, message: Any, context: Context) -> Any:
-        received = time.monotonic()
         try:
-            requests, form = kserve.read_requests(
-                message,
-                settings=self._service.settings,
+            receipt = Receipt(
+                at=self._service.clock(),
+                call_s=context.time_remaining(),
                 tenant=self._tenant(context),
-                received=received,
-                remaining_s=context.time_remaining(),
                 trace=_trace(context),
             )
+            requests, form = kserve.read_requests(message, settings=self._service.settings, receipt=receipt)
         except Refused as refused:
-            self._service.reject(refused)
+            self._service.accounts.invalid(refused)
             raise
         delivery = await self._service.generate(requests, protocol="grpc")
-        try:
-            response = kserve.write_response(
-                delivery.answers, form, request_id=message.id or requests[0].id, model=message.model_name
-            )
-            delivery.packed()
-            delivery.check()
-        except BaseException as error:
-            delivery.failed(error)
-            raise
+        request_id = message.id or requests[0].id
+        response = delivery.pack(
+            lambda answers: kserve.write_response(answers, form, request_id=request_id, model=message.model_name)
+        )
         # A call is done when the transport has all of its answer, or its client is gone.
         context.add_done_callback(lambda call: delivery.failed() if call.cancelled() else delivery.sent())
         return response
@@ -144,7 +136,7 @@ class InferenceService:
         try:
             tenant = self._tenant(context)
         except Refused as refused:
-            self._service.reject(refused)
+            self._service.accounts.invalid(refused)
             await _abort(context, refused, request_id="")
         trace = _trace(context)
         async for response in streaming.responses(self._service, request_iterator, tenant=tenant, trace=trace):

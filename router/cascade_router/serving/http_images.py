@@ -35,9 +35,8 @@ class ImagesResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it. Raises Refused where it is too late for that."""
         with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
-            parts = openai.images_body(self._wanted, delivery.answers, created_at=int(time.time()))
-            delivery.packed()
-            delivery.check()
+            created_at = int(time.time())
+            parts = delivery.pack(lambda answers: openai.images_body(self._wanted, answers, created_at=created_at))
             self.headers["content-length"] = str(length(parts))
             await until_disconnect(self._request, lambda: self._send(parts, send))
 
@@ -74,9 +73,9 @@ async def _events(service: Service, wanted: openai.WantedImages) -> AsyncIterato
             async for piece in pieces(openai.stream_event(wanted, shown.result(), final=False, created_at=created_at)):
                 yield piece
         with await making as delivery:
-            delivery.check()
-            parts = openai.stream_event(wanted, delivery.answers[0], final=True, created_at=created_at)
-            delivery.packed()
+            parts = delivery.pack(
+                lambda answers: openai.stream_event(wanted, answers[0], final=True, created_at=created_at)
+            )
             async for piece in pieces(parts):
                 yield piece
     finally:

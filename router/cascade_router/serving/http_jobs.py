@@ -61,18 +61,18 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
             raise invalid("n" if not wanted.stream else "stream", "a job makes one image, which is fetched later")
         image = wanted.requests[0]
         ref = service.plans.find(image.model).ref
-        await service.tenants.admit(image.tenant)
-        key = image.idempotency_key
-        body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
-        job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())
+        key, tenant = image.idempotency_key, image.receipt.tenant
+        await service.tenants.take_images(tenant)
+        body, within_s = write_body(image), image.within_s or service.settings.job_deadline_s
+        job = job_id(ref, unique_of(key, tenant=tenant) if key else new_id())
         submitted, place_s = await _kept(
             jobs.store.submit(
                 ref,
                 job,
-                digest=digest_of(body, deadline_s=deadline_s),
+                digest=digest_of(body, within_s=within_s),
                 body=body,
-                tenant=image.tenant,
-                deadline_s=deadline_s,
+                tenant=tenant,
+                within_s=within_s,
             )
         )
         if submitted is Submitted.DIFFERENT:
@@ -86,7 +86,7 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
         if submitted is Submitted.NO_MEMORY:
             raise Refused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
         jobs.runner.wake()
-        return _told(request, await _find(ref, job, image.tenant), 202)
+        return _told(request, await _find(ref, job, tenant), 202)
 
     async def ask(request: Request) -> Response:
         ref, job, tenant = _named(request)

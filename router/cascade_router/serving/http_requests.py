@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any, Final, cast
 
 import structlog
@@ -13,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
-from ..requests import Refused, check_key, printable_id
+from ..requests import Receipt, Refused, check_key, printable_id
 from ..service import Failed, Service
 from ..tracing import context_of
 from . import openai
@@ -42,14 +41,13 @@ def tenant_of(service: Service, request: Request) -> str:
     try:
         return service.tenants.identify(authorization=request.headers.get("authorization"))
     except Refused as refused:
-        service.reject(refused)
+        service.accounts.invalid(refused)
         raise
 
 
 async def wanted_images(service: Service, request: Request) -> openai.WantedImages:
     """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
-    received = time.monotonic()
-    tenant = tenant_of(service, request)
+    receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
     _check_json(request)
     body = await _read(request)
     try:
@@ -61,15 +59,13 @@ async def wanted_images(service: Service, request: Request) -> openai.WantedImag
             request_id=request_id_of(request),
             idempotency_key=check_key(request.headers.get(IDEMPOTENCY_KEY, ""), field=IDEMPOTENCY_KEY),
             default_model=names[0] if len(names) == 1 else None,
-            tenant=tenant,
-            received=received,
+            receipt=receipt,
             settings=service.settings,
-            trace=context_of(request.headers.items()),
         )
         image = service.plans.find(wanted.requests[0].model).plan.image
         openai.check_size(wanted.size, width=image.width, height=image.height)
     except Refused as refused:
-        service.reject(refused)
+        service.accounts.invalid(refused)
         raise
     return wanted
 

@@ -26,6 +26,7 @@ from ..requests import (
     MAX_IMAGES,
     Answer,
     GenerateRequest,
+    Receipt,
     Refused,
     check_seed,
     decode_prompt,
@@ -33,7 +34,6 @@ from ..requests import (
     nth_id,
     printable_id,
 )
-from ..tracing import Headers
 from .parameters import REFUSED_OF_INPUTS, REFUSED_OF_OUTPUTS, read_parameters, refuse
 
 VERSION: Final = "1"
@@ -71,17 +71,10 @@ def read_requests(
     message: Any,
     *,
     settings: RouterSettings,
-    tenant: str,
-    remaining_s: float | None,
-    trace: Headers = (),
-    received: float | None = None,
+    receipt: Receipt,
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> tuple[tuple[GenerateRequest, ...], Form]:
     """A ModelInferRequest as one request per prompt.
-
-    Args:
-        received: when it came, by the router's monotonic clock.
-        remaining_s: the time left on the call itself.
 
     Raises:
         Refused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
@@ -107,15 +100,12 @@ def read_requests(
             id=nth_id(request_id, index),
             model=message.model_name,
             prompt=Prompt(prompt, negative, seed),
+            receipt=receipt,
             form=form,
-            received=received,
-            deadline_s=options.deadline_s,
-            call_s=remaining_s,
+            within_s=options.within_s,
             idempotency_key=options.idempotency_key,
             band=options.band,
             tier=options.tier,
-            tenant=tenant,
-            trace=trace,
         )
         for index, (prompt, negative, seed) in enumerate(
             zip(

@@ -20,6 +20,7 @@ from ..pools.clients import PNG, Format, ImageForm, Prompt
 from ..requests import (
     Answer,
     GenerateRequest,
+    Receipt,
     Refused,
     check_deadline,
     check_priority,
@@ -29,7 +30,6 @@ from ..requests import (
     invalid,
     nth_id,
 )
-from ..tracing import Headers
 from .openai_bodies import (
     REFUSED,
     AllMade,
@@ -78,10 +78,8 @@ def read_body(
     request_id: str,
     idempotency_key: str,
     default_model: str | None,
-    tenant: str,
+    receipt: Receipt,
     settings: RouterSettings,
-    trace: Headers = (),
-    received: float | None = None,
 ) -> WantedImages:
     """Parse a request body.
 
@@ -89,7 +87,6 @@ def read_body(
         request_id: the id of the first image's request, and the stem of the others'.
         idempotency_key: while a call with it is served, another one is refused; may be empty.
         default_model: the model of a body without one; None where that would be ambiguous.
-        received: when it came, by the router's monotonic clock.
 
     Raises:
         Refused: INVALID with the field named.
@@ -110,16 +107,14 @@ def read_body(
     seed, form = asked.seed, _form(asked)
     common: dict[str, Any] = {
         "model": model,
-        "deadline_s": None
+        "receipt": receipt,
+        "within_s": None
         if asked.deadline_ms is None
         else check_deadline(asked.deadline_ms / 1000, limit_s=settings.deadline_limit_s, field="deadline_ms"),
         "band": check_priority(0 if asked.priority is None else asked.priority),
         "tier": check_tier(asked.tier or ""),
-        "tenant": tenant,
         "form": form,
         "idempotency_key": idempotency_key,
-        "received": received,
-        "trace": trace,
     }
     requests = tuple(
         GenerateRequest(

@@ -61,7 +61,8 @@ REFUSED_OF_OUTPUTS: Final[Mapping[str, str]] = {
 class Options:
     """What the parameters of a request ask for."""
 
-    deadline_s: float | None = None
+    within_s: float | None = None
+    """Seconds from receipt; None: the cascade's objective."""
     band: int = check_priority(0)
     tier: str = ""
     idempotency_key: str = ""
@@ -76,7 +77,7 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
     values = {name: _value(parameter) for name, parameter in parameters.items()}
     refuse("parameters", values, REFUSED_OF_REQUESTS)
     return Options(
-        deadline_s=_deadline(values, limit_s=settings.deadline_limit_s),
+        within_s=_within(values, limit_s=settings.deadline_limit_s),
         band=_priority(values.get("priority", 0)),
         tier=check_tier(_text(values, "tier")),
         idempotency_key=check_key(_text(values, "idempotency_key"), field="idempotency_key"),
@@ -98,7 +99,7 @@ def _value(parameter: Any) -> Any:
     return getattr(parameter, kind) if kind else None
 
 
-def _deadline(values: Mapping[str, Any], *, limit_s: float) -> float | None:
+def _within(values: Mapping[str, Any], *, limit_s: float) -> float | None:
     """Seconds from ``deadline_ms``, else from Triton clients' own ``timeout``, in microseconds, 0 being none."""
     if "deadline_ms" in values:
         return check_deadline(_number(values, "deadline_ms") / 1000, limit_s=limit_s, field="deadline_ms")
