@@ -132,6 +132,8 @@ async def test_the_first_request_that_fails_withdraws_the_call_and_nothing_is_he
             await service.generate([request(), request()], protocol="grpc")
         assert (in_hand(), service.image_bytes.held) == (0, 0)
         assert runtime.tally.refusals == {Refusal.INVALID: 2}
+        (pool,) = runtime.plan.pools
+        await eventually(lambda: runtime.queue.load(pool.name).in_flight == 0, what="the grants to be given back")
 
 
 async def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
