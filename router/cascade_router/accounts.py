@@ -10,7 +10,7 @@ import structlog
 
 from . import metrics
 from .admission import Admitted
-from .deliveries import Made
+from .deliveries import Undelivered
 from .reporting import DemandCounter
 from .requests import GenerateRequest, Refused
 
@@ -38,7 +38,7 @@ class Accounts:
         metrics.of(metrics.REQUESTS, each.runtime.name, protocol).inc()
         self._demand.add(each.runtime.ref, at_s=time.time())
 
-    def answered(self, made: Made) -> None:
+    def answered(self, made: Undelivered) -> None:
         """The image was sent."""
         runtime, request, answer = made.admitted.runtime, made.admitted.request, made.answer
         now = self._clock()

@@ -11,17 +11,17 @@ from cascade_api.reasons import Refusal
 
 from .admission import Admitted
 from .pools.clients import Image
-from .requests import Answer, Refused
+from .requests import MadeImage, Refused
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Undelivered:
     """A request whose image was made, at ``made_at`` on the router's monotonic clock, and is to be sent."""
 
     admitted: Admitted
-    answer: Answer
+    answer: MadeImage
     made_at: float
 
 
@@ -35,11 +35,11 @@ class Delivery(AbstractContextManager["Delivery"]):
 
     def __init__(
         self,
-        made: Sequence[Made],
+        made: Sequence[Undelivered],
         *,
         held: ExitStack,
         clock: Callable[[], float],
-        end: Callable[[Sequence[Made], Refused | None], None],
+        end: Callable[[Sequence[Undelivered], Refused | None], None],
     ) -> None:
         self._made = made
         self._held = held
@@ -47,7 +47,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         self._end = end
         self._ended = False
 
-    def pack(self, write: Callable[[Sequence[Answer]], _T]) -> _T:
+    def pack(self, write: Callable[[Sequence[MadeImage]], _T]) -> _T:
         """What ``write`` makes of the answers, to be sent now; the images themselves are held no longer.
 
         Ends the delivery where nothing comes of it. Raises Refused where it is too late to send anything.

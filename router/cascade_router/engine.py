@@ -1,6 +1,6 @@
 """Drives one request through the cascade: carries out what its machine asks for, and tells it what came of that.
 
-What is decided, and why, stands in `cascade.machine`. A request ends with an `Answer`, a `Refused`, or the caller's
+What is decided, and why, stands in `cascade.machine`. A request ends with a `MadeImage`, a `Refused`, or the caller's
 cancellation; a grant that was taken is given back in each case.
 """
 
@@ -16,9 +16,9 @@ from .cascade.decisions import Make, Refuse
 from .cascade.machine import Effects, RequestMachine
 from .pools.clients import OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull
-from .requests import Answer, Refused
+from .requests import MadeImage, Refused
 
-Preview: TypeAlias = Callable[[Answer], None]
+Preview: TypeAlias = Callable[[MadeImage], None]
 """Takes the light image of a request while the heavy one is being made."""
 
 
@@ -51,7 +51,7 @@ class Passage:
             if isinstance(effect, Refuse):
                 raise _refused(effect)
 
-    async def answer(self, preview: Preview | None = None) -> Answer:
+    async def answer(self, preview: Preview | None = None) -> MadeImage:
         """The image; ``preview`` is called with the light image when it is escalated.
 
         Raises:
@@ -151,8 +151,8 @@ class Passage:
             metrics.of(metrics.CONFIDENCE, runtime.name, step.variant).observe(image.confidence or 0.0)
         return events.Made(image, image.confidence)
 
-    def _answered(self, answer: effects.Answer) -> Answer:
-        return Answer(
+    def _answered(self, answer: effects.Answer) -> MadeImage:
+        return MadeImage(
             request_id=self._request.id,
             cascade=self._runtime.name,
             image=answer.image,

@@ -38,7 +38,7 @@ from .queue import WorkQueue
 from .rates import SharedRates
 from .reporting import DemandCounter, Reporter
 from .runtime import CascadeRuntime
-from .service import Service
+from .service import ImageService
 from .serving.http_app import make_app, make_health_app
 from .serving.http_jobs import Jobs, explain_refusal, write_answer
 from .serving.servers import HEALTH_SHARE, AddressTaken, GrpcServer, HttpServer
@@ -82,7 +82,7 @@ class Router:
         self._plans = Plans(
             redis=self._redis, make_runtime=self._make_runtime, bad_data=self._bad_data, clock=time.monotonic
         )
-        self.service = Service(
+        self.service = ImageService(
             settings=settings,
             plans=self._plans,
             rng=random.Random(),  # noqa: S311 - no secrets

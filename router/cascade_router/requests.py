@@ -98,7 +98,7 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MadeImage:
     """An image and how it was made; ``confidence`` is None where the light model was skipped."""
 
     request_id: str

@@ -16,7 +16,7 @@ from cascade_api.settings import RouterSettings
 from . import metrics, tracing
 from .accounts import Accounts
 from .admission import Admission, Admitted, InHand
-from .deliveries import Delivery, Made
+from .deliveries import Delivery, Undelivered
 from .engine import Passage, Preview
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes
 from .plans import Plans
@@ -33,7 +33,7 @@ ON_ITS_WAY_S: Final = 0.3
 """How long after it was told to stop a router still looks for requests that were sent before."""
 
 
-class Failed(Exception):
+class RouterDefect(Exception):
     """A defect of the router kept it from serving a request; the details are in the log under the request id."""
 
     def __init__(self, request_id: str) -> None:
@@ -41,7 +41,7 @@ class Failed(Exception):
         self.request_id = request_id
 
 
-class Service:
+class ImageService:
     """The router's whole work on single requests.
 
     Args:
@@ -100,7 +100,7 @@ class Service:
 
         Raises:
             Refused: no images, and why.
-            Failed: a defect; already logged.
+            RouterDefect: a defect; already logged.
         """
         call: list[Admitted] = []
         try:
@@ -124,7 +124,7 @@ class Service:
             raise
         except Exception as error:
             log.exception("request failed", request=requests[0].id, model=requests[0].model)
-            raise Failed(requests[0].id) from error
+            raise RouterDefect(requests[0].id) from error
         except BaseException:
             self._refuse(call, Refused(Refusal.CANCELLED, "the client went away"))
             raise
@@ -143,7 +143,7 @@ class Service:
             self._admission.closed = True
             return False
 
-    async def _make(self, passage: Passage, protocol: str, preview: Preview | None) -> Made:
+    async def _make(self, passage: Passage, protocol: str, preview: Preview | None) -> Undelivered:
         admitted = passage.admitted
         request = admitted.request
         with tracing.span(
@@ -167,9 +167,9 @@ class Service:
                 hardness=answer.hardness,
                 confidence=answer.confidence,
             )
-        return Made(admitted, answer, made_at=self.clock())
+        return Undelivered(admitted, answer, made_at=self.clock())
 
-    def _delivered(self, made: Sequence[Made], refused: Refused | None) -> None:
+    def _delivered(self, made: Sequence[Undelivered], refused: Refused | None) -> None:
         """What became of the images of a call."""
         if refused is not None:
             self._refuse([each.admitted for each in made], refused)

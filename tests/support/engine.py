@@ -14,7 +14,7 @@ from cascade_router.cascade.state import Limits
 from cascade_router.engine import Passage
 from cascade_router.pools.clients import PIXELS, Prompt
 from cascade_router.queue import WorkQueue
-from cascade_router.requests import Answer, GenerateRequest, Receipt, new_id
+from cascade_router.requests import GenerateRequest, MadeImage, Receipt, new_id
 from cascade_router.runtime import CascadeRuntime
 
 from .router import EASY
@@ -47,7 +47,7 @@ def endpoints(*servers: ScriptedTriton) -> list[str]:
     return [server.endpoint for server in servers]
 
 
-async def ask(runtime: CascadeRuntime, **changes: Any) -> Answer:
+async def ask(runtime: CascadeRuntime, **changes: Any) -> MadeImage:
     """The answer to a request that comes now."""
     passage = Passage(admitted(runtime, **changes), coin=0.5)
     passage.arrive(in_hand=1)

@@ -27,7 +27,7 @@ from cascade_router.rates import SharedRates
 from cascade_router.reporting import DemandCounter
 from cascade_router.requests import GenerateRequest, Receipt, Refused, new_id
 from cascade_router.runtime import CascadeRuntime
-from cascade_router.service import Service
+from cascade_router.service import ImageService
 from cascade_router.tenants import Tenants
 from support.engine import cascade, endpoints, replicas
 from support.ports import free_port
@@ -70,12 +70,12 @@ def request(**changes: Any) -> GenerateRequest:
 @contextlib.asynccontextmanager
 async def serving(
     *behaviours: Behaviour, limit: int = ROOM, **overrides: Any
-) -> AsyncIterator[tuple[Service, CascadeRuntime]]:
+) -> AsyncIterator[tuple[ImageService, CascadeRuntime]]:
     """A router's service of one cascade whose light images are made by scripted replicas."""
     async with replicas(*behaviours) as servers:
         plan = make_plan({"shapes-light": endpoints(*servers)}, direct=0, escalation=0, **overrides)
         async with cascade(plan) as runtime:
-            service = Service(
+            service = ImageService(
                 settings=RouterSettings(image_bytes_limit=limit),
                 plans=OneCascade(runtime),
                 rng=random.Random(0),

@@ -10,7 +10,7 @@ import pytest
 
 from cascade_api.reasons import Refusal
 from cascade_router.cascade.estimates import ENOUGH
-from cascade_router.deliveries import Delivery, Made
+from cascade_router.deliveries import Delivery, Undelivered
 from cascade_router.image_bytes import ImageBytes
 from cascade_router.requests import Receipt, Refused
 from cascade_router.runtime import CascadeRuntime
@@ -28,7 +28,7 @@ async def delivery_of(runtime: CascadeRuntime, clock: StoppedClock, *, left_s: f
     images = ImageBytes(SIZE, clock=clock)
     held = ExitStack()
     held.enter_context(await images.take(SIZE, band=1, deadline=clock.now, start_by=clock.now))
-    made = Made(admitted(runtime, within_s=left_s), await ask(runtime), made_at=clock.now)
+    made = Undelivered(admitted(runtime, within_s=left_s), await ask(runtime), made_at=clock.now)
     return Delivery([made], held=held, clock=clock, end=lambda _, refused: ends.append((refused, images.held))), ends
 
 

@@ -16,8 +16,8 @@ import structlog
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..requests import Answer, GenerateRequest, Receipt, Refused
-from ..service import Failed, Service
+from ..requests import GenerateRequest, MadeImage, Receipt, Refused
+from ..service import ImageService, RouterDefect
 from .records import TRY_AGAIN, Claim, JobState, JobUnreadable, read_body, result_of
 from .store import LEASE_S, JobStore, JobStoreAway
 
@@ -33,7 +33,7 @@ ATTEMPTS: Final = 10
 """Attempts of a job whose model fails."""
 STORE_AGAIN_S: Final = 0.2
 """Pause before an end is kept again that Redis did not take."""
-Write = Callable[[Answer], Mapping[str, Any]]
+Write = Callable[[MadeImage], Mapping[str, Any]]
 """From an answer to how the image was made."""
 
 
@@ -46,7 +46,7 @@ class JobRunner:
     """
 
     def __init__(
-        self, *, service: Service, store: JobStore, write: Write, explain: Callable[[Refused], Mapping[str, Any]]
+        self, *, service: ImageService, store: JobStore, write: Write, explain: Callable[[Refused], Mapping[str, Any]]
     ) -> None:
         self._service = service
         self._store = store
@@ -135,7 +135,7 @@ class JobRunner:
                 await self._store.give_back(ref, claim, after_s=refused.retry_after_s or AGAIN_S)
                 return
             result = result_of(self._explain(refused))
-        except Failed as failed:
+        except RouterDefect as failed:
             result = result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
         except Exception:
             # What breaks once with what stands in Redis breaks at every attempt.
@@ -144,7 +144,7 @@ class JobRunner:
             result = result_of(self._explain(why))
         await self._end(ref, claim, JobState.FAILED, result, b"")
 
-    def _pack(self, answers: Sequence[Answer]) -> tuple[bytes, bytes]:
+    def _pack(self, answers: Sequence[MadeImage]) -> tuple[bytes, bytes]:
         """The image of a job, and how it was made."""
         (answer,) = answers
         return bytes(answer.image.encoded), result_of(self._write(answer))

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from .. import tracing
 from ..requests import Receipt, Refused, new_id, printable_id
-from ..service import Failed, Service
+from ..service import ImageService, RouterDefect
 from . import describe, kserve, streaming, tls
 from .statuses import GRPC
 
@@ -30,7 +30,7 @@ Context = Any
 class InferenceService:
     """`inference.GRPCInferenceService`; models are cascades."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ImageService) -> None:
         self._service = service
 
     async def ServerLive(self, request: Any, context: Context) -> Any:  # noqa: N802
@@ -82,12 +82,12 @@ class InferenceService:
             await _abort(context, refused, request_id=request.id)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Failed as failed:
+        except RouterDefect as failed:
             await context.abort(grpc.StatusCode.INTERNAL, str(failed))
         except Exception:
             request_id = new_id()
             log.exception("request failed", request=request_id)
-            await context.abort(grpc.StatusCode.INTERNAL, str(Failed(request_id)))
+            await context.abort(grpc.StatusCode.INTERNAL, str(RouterDefect(request_id)))
 
     async def _infer(self, message: Any, context: Context) -> Any:
         try:

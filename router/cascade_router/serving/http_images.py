@@ -13,8 +13,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ..deliveries import Delivery
-from ..requests import Answer, Refused
-from ..service import Failed, Service
+from ..requests import MadeImage, Refused
+from ..service import ImageService, RouterDefect
 from . import openai
 from .parts import Part, length, pieces
 
@@ -49,18 +49,18 @@ class ImagesResponse(Response):
 
 
 async def events_response(
-    service: Service, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
+    service: ImageService, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
 ) -> Response:
-    """Server-sent events of one request. Raises what `Service.generate` does, unless a preview was there first."""
+    """Server-sent events of one request. Raises what `ImageService.generate` does, unless a preview was there first."""
     events = _events(service, wanted)
     # The first piece is awaited, so that a refusal has a status of its own.
     first = await until_disconnect(request, lambda: anext(events))
     return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
 
 
-async def _events(service: Service, wanted: openai.WantedImages) -> AsyncIterator[bytes]:
+async def _events(service: ImageService, wanted: openai.WantedImages) -> AsyncIterator[bytes]:
     created_at = int(time.time())
-    previews: asyncio.Queue[Answer] = asyncio.Queue()
+    previews: asyncio.Queue[MadeImage] = asyncio.Queue()
     making = asyncio.ensure_future(
         service.generate(
             wanted.requests, protocol="http-stream", preview=previews.put_nowait if wanted.previews else None
@@ -93,7 +93,7 @@ async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[
     except Refused as refused:
         _, content, _ = openai.refusal_body(refused)
         yield openai.failed_event(content)
-    except Failed as failed:
+    except RouterDefect as failed:
         yield openai.failed_event(openai.error_body(str(failed), kind="server_error"))
 
 

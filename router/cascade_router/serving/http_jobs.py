@@ -18,8 +18,8 @@ from cascade_api.reasons import Refusal
 from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, write_body
 from ..jobs.runner import JobRunner
 from ..jobs.store import JobStore, JobStoreAway, Submitted
-from ..requests import Answer, Refused, invalid, new_id, unique_of
-from ..service import Service
+from ..requests import MadeImage, Refused, invalid, new_id, unique_of
+from ..service import ImageService
 from . import openai
 from .http_requests import IDEMPOTENCY_KEY, JSON, request_id_of, tenant_of, wanted_images
 from .openai_bodies import JobTold
@@ -42,7 +42,7 @@ class Jobs:
     runner: JobRunner
 
 
-def write_answer(answer: Answer) -> Mapping[str, Any]:
+def write_answer(answer: MadeImage) -> Mapping[str, Any]:
     """How the image of an answer was made, as it is kept beside the image."""
     return openai.how_made(answer).model_dump(mode="json")
 
@@ -52,7 +52,7 @@ def explain_refusal(refused: Refused) -> Mapping[str, Any]:
     return openai.refusal_body(refused)[1]
 
 
-def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
+def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
     """The routes below ``/v1/jobs``."""
 
     async def submit(request: Request) -> Response:

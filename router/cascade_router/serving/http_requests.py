@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from cascade_api.reasons import Refusal
 
 from ..requests import Receipt, Refused, check_key, printable_id
-from ..service import Failed, Service
+from ..service import ImageService, RouterDefect
 from ..tracing import context_of
 from . import openai
 from .statuses import HTTP
@@ -36,7 +36,7 @@ def request_id_of(request: Request) -> str:
     return str(request.state.id)
 
 
-def tenant_of(service: Service, request: Request) -> str:
+def tenant_of(service: ImageService, request: Request) -> str:
     """Who calls. Raises Refused, which is then counted already."""
     try:
         return service.tenants.identify(authorization=request.headers.get("authorization"))
@@ -45,7 +45,7 @@ def tenant_of(service: Service, request: Request) -> str:
         raise
 
 
-async def wanted_images(service: Service, request: Request) -> openai.WantedImages:
+async def wanted_images(service: ImageService, request: Request) -> openai.WantedImages:
     """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
     receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
     _check_json(request)
@@ -101,7 +101,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     log.error("request failed", request=request_id_of(request), exc_info=error)
-    return await _failed(request, Failed(request_id_of(request)))
+    return await _failed(request, RouterDefect(request_id_of(request)))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -118,7 +118,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
     Refused: _refused,
-    Failed: _failed,
+    RouterDefect: _failed,
     ClientDisconnect: _gone,
     HTTPException: _http_error,
     Exception: _defect,

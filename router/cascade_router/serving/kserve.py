@@ -24,8 +24,8 @@ from cascade_api.settings import RouterSettings
 from ..pools.clients import ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
-    Answer,
     GenerateRequest,
+    MadeImage,
     Receipt,
     Refused,
     check_seed,
@@ -60,7 +60,7 @@ _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ResponseForm:
     """How the client wants its answer: which outputs, and the batch dimensions of each (none, [N] or [N, 1])."""
 
     outputs: tuple[str, ...]
@@ -73,7 +73,7 @@ def read_requests(
     settings: RouterSettings,
     receipt: Receipt,
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
-) -> tuple[tuple[GenerateRequest, ...], Form]:
+) -> tuple[tuple[GenerateRequest, ...], ResponseForm]:
     """A ModelInferRequest as one request per prompt.
 
     Raises:
@@ -116,10 +116,12 @@ def read_requests(
             )
         )
     )
-    return requests, Form(outputs, batch)
+    return requests, ResponseForm(outputs, batch)
 
 
-def write_response(answers: Sequence[Answer], form: Form, *, request_id: str, model: str, stage: str = FINAL) -> Any:
+def write_response(
+    answers: Sequence[MadeImage], form: ResponseForm, *, request_id: str, model: str, stage: str = FINAL
+) -> Any:
     """The ModelInferResponse."""
     response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
     image = answers[0].image
@@ -133,7 +135,7 @@ def write_response(answers: Sequence[Answer], form: Form, *, request_id: str, mo
     return response
 
 
-def _packed(name: str, answer: Answer, stage: str) -> bytes:
+def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
     """One answer's element of an output."""
     if name == OUTPUT_IMAGE:
         return answer.image.pixels

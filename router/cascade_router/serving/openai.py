@@ -18,8 +18,8 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import PNG, Format, ImageForm, Prompt
 from ..requests import (
-    Answer,
     GenerateRequest,
+    MadeImage,
     Receipt,
     Refused,
     check_deadline,
@@ -133,7 +133,7 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
-def how_made(answer: Answer) -> HowMade:
+def how_made(answer: MadeImage) -> HowMade:
     """What stands beside an image in each item of ``data``."""
     return HowMade(
         route=answer.route,
@@ -144,7 +144,7 @@ def how_made(answer: Answer) -> HowMade:
     )
 
 
-def images_body(wanted: WantedImages, answers: Sequence[Answer], *, created_at: int) -> list[Part]:
+def images_body(wanted: WantedImages, answers: Sequence[MadeImage], *, created_at: int) -> list[Part]:
     """The body of an answer, `Images`."""
     content = {"created": created_at, **_all_made(wanted, answers), "usage": _USAGE}
     parts: list[Part] = [json.dumps(content).encode()[:-1] + b', "data": [']
@@ -153,7 +153,7 @@ def images_body(wanted: WantedImages, answers: Sequence[Answer], *, created_at: 
     return [*parts, b"]}"]
 
 
-def stream_event(wanted: WantedImages, answer: Answer, *, final: bool, created_at: int) -> list[Part]:
+def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, created_at: int) -> list[Part]:
     """A server-sent event of an image stream: a partial image, or the completed one."""
     kind = EventName.COMPLETED if final else EventName.PARTIAL
     content = {
@@ -178,7 +178,7 @@ def _written(model: BaseModel) -> dict[str, Any]:
 _USAGE: Final = _written(Usage())
 
 
-def _all_made(wanted: WantedImages, answers: Sequence[Answer]) -> dict[str, Any]:
+def _all_made(wanted: WantedImages, answers: Sequence[MadeImage]) -> dict[str, Any]:
     """What an answer tells of all its images."""
     image = answers[0].image
     light = sum(answer.route in (Route.LIGHT, Route.DEGRADED) for answer in answers)

@@ -58,7 +58,7 @@ REFUSED_OF_OUTPUTS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RequestOptions:
     """What the parameters of a request ask for."""
 
     within_s: float | None = None
@@ -72,11 +72,11 @@ class Options:
     """Of JPEG and WebP, 1 to 100; None: the model's choice."""
 
 
-def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> Options:
+def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> RequestOptions:
     """The options of a request. Raises Refused."""
     values = {name: _value(parameter) for name, parameter in parameters.items()}
     refuse("parameters", values, REFUSED_OF_REQUESTS)
-    return Options(
+    return RequestOptions(
         within_s=_within(values, limit_s=settings.deadline_limit_s),
         band=_priority(values.get("priority", 0)),
         tier=check_tier(_text(values, "tier")),

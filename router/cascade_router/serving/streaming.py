@@ -18,8 +18,8 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from ..deliveries import Delivery
-from ..requests import Answer, Receipt, Refused, new_id
-from ..service import Failed, Service
+from ..requests import MadeImage, Receipt, Refused, new_id
+from ..service import ImageService, RouterDefect
 from ..tracing import Headers
 from . import kserve
 from .statuses import GRPC
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 STREAM_LIMIT: Final = 64
 """Requests of one stream that are under way or whose answers the client has not taken yet."""
 FINAL_RESPONSE: Final = "triton_final_response"
-_NO_IMAGES: Final = kserve.Form((), ())
+_NO_IMAGES: Final = kserve.ResponseForm((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,16 @@ class _Ready:
     """What is to be sent for one request: its images, a preview of one, or why there are none."""
 
     message: Any
-    what: Delivery | Answer | Refused | Failed
-    form: kserve.Form = _NO_IMAGES
+    what: Delivery | MadeImage | Refused | RouterDefect
+    form: kserve.ResponseForm = _NO_IMAGES
 
     @property
     def final(self) -> bool:
-        return not isinstance(self.what, Answer)
+        return not isinstance(self.what, MadeImage)
 
 
 async def responses(
-    service: Service, messages: AsyncIterator[Any], *, tenant: str, trace: Headers = ()
+    service: ImageService, messages: AsyncIterator[Any], *, tenant: str, trace: Headers = ()
 ) -> AsyncIterator[Any]:
     """The ModelStreamInferResponses to a stream of ModelInferRequests; ends after the last answer."""
     ready: asyncio.Queue[_Ready | None] = asyncio.Queue()
@@ -82,7 +82,7 @@ async def responses(
 
 
 async def _serve(
-    service: Service, message: Any, tenant: str, trace: Headers, ready: asyncio.Queue[_Ready | None]
+    service: ImageService, message: Any, tenant: str, trace: Headers, ready: asyncio.Queue[_Ready | None]
 ) -> None:
     """One request of a stream; its end is always put into ``ready``, unless it is cancelled."""
     receipt = Receipt(at=service.clock(), tenant=tenant, trace=trace)
@@ -95,19 +95,19 @@ async def _serve(
         ready.put_nowait(_Ready(message, refused))
         return
 
-    def show(light: Answer) -> None:
+    def show(light: MadeImage) -> None:
         ready.put_nowait(_Ready(message, light, form))
 
     try:
         delivery = await service.generate(
             requests, protocol="grpc-stream", preview=show if len(requests) == 1 else None
         )
-    except (Refused, Failed) as failure:
+    except (Refused, RouterDefect) as failure:
         ready.put_nowait(_Ready(message, failure))
     except Exception:
         request_id = new_id()
         log.exception("request failed", request=request_id)
-        ready.put_nowait(_Ready(message, Failed(request_id)))
+        ready.put_nowait(_Ready(message, RouterDefect(request_id)))
     else:
         ready.put_nowait(_Ready(message, delivery, form))
 
@@ -120,7 +120,7 @@ def _response(item: _Ready) -> Any:
                 response = delivery.pack(lambda answers: _images(item, answers))
             except Refused as late:
                 response = _failure(item, late)
-        case Answer() as preview:
+        case MadeImage() as preview:
             response = _images(item, [preview])
         case failure:
             response = _failure(item, failure)
@@ -128,7 +128,7 @@ def _response(item: _Ready) -> Any:
     return response
 
 
-def _images(item: _Ready, answers: Sequence[Answer]) -> Any:
+def _images(item: _Ready, answers: Sequence[MadeImage]) -> Any:
     return service_pb2.ModelStreamInferResponse(
         infer_response=kserve.write_response(
             answers,
@@ -140,7 +140,7 @@ def _images(item: _Ready, answers: Sequence[Answer]) -> Any:
     )
 
 
-def _failure(item: _Ready, failure: Refused | Failed) -> Any:
+def _failure(item: _Ready, failure: Refused | RouterDefect) -> Any:
     response = service_pb2.ModelStreamInferResponse(error_message=_said(failure))
     response.infer_response.id = item.message.id
     response.infer_response.model_name = item.message.model_name
@@ -149,7 +149,7 @@ def _failure(item: _Ready, failure: Refused | Failed) -> Any:
     return response
 
 
-def _said(error: Refused | Failed) -> str:
+def _said(error: Refused | RouterDefect) -> str:
     """A failure as Triton clients print that of a single call: a stream has no status per answer."""
     code = GRPC[error.reason] if isinstance(error, Refused) else grpc.StatusCode.INTERNAL
     return f"[StatusCode.{code.name}] {error}"
