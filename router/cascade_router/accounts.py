@@ -12,7 +12,7 @@ from . import metrics
 from .admission import Admitted
 from .deliveries import Undelivered
 from .reporting import DemandCounter
-from .requests import GenerateRequest, Refused
+from .requests import GenerateRequest, RequestRefused
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Accounts:
         if self._log_prompts:
             self._log("answered", request, cascade=runtime.name, route=route, variant=answer.variant)
 
-    def refused(self, each: Admitted, refused: Refused) -> None:
+    def refused(self, each: Admitted, refused: RequestRefused) -> None:
         """A request that was let in got no image."""
         runtime = each.runtime
         metrics.of(metrics.REFUSALS, runtime.name, str(refused.reason)).inc()
@@ -60,12 +60,12 @@ class Accounts:
             metrics.of(metrics.VIOLATIONS, runtime.name).inc()
         self._log("refused", each.request, cascade=runtime.name, reason=str(refused.reason))
 
-    def turned_away(self, request: GenerateRequest, refused: Refused) -> None:
+    def turned_away(self, request: GenerateRequest, refused: RequestRefused) -> None:
         """A call, of which ``request`` is the first, was not let in."""
         self.invalid(refused)
         self._log("refused", request, cascade=UNKNOWN_CASCADE, reason=str(refused.reason))
 
-    def invalid(self, refused: Refused) -> None:
+    def invalid(self, refused: RequestRefused) -> None:
         """A call was not even valid."""
         metrics.of(metrics.REFUSALS, UNKNOWN_CASCADE, str(refused.reason)).inc()
 

@@ -7,8 +7,9 @@ All requests of a call are let in together, in three steps, each of which may re
 2. `Admission.only_one`: no other call with the same idempotency key is being served.
 3. `Admission.room`: the router has room for the images before any of them is asked for.
 
-What comes after that belongs to one cascade: whether its work ahead lets a request be made in time is the first
-decision of the request's machine, `cascade.decisions.admit`.
+A new kind of request, for example a tier with a deadline or a rate of its own, is let in by the first step, from what
+its `GenerateRequest` says. What comes after the three steps belongs to one cascade: whether the work ahead of a request
+lets it be made in time is the first decision of its machine, `cascade.decisions.admit`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cascade_api.reasons import Refusal
 
 from .image_bytes import ImageBytes, NoRoom, Room, needed
 from .queue import RedisAway
-from .requests import GenerateRequest, Refused, invalid, unique_of
+from .requests import GenerateRequest, RequestRefused, invalid, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
 
@@ -71,7 +72,7 @@ class Admission:
     """Lets requests in.
 
     Args:
-        find: the cascade that a model name means; raises Refused.
+        find: the cascade that a model name means; raises RequestRefused.
         clock: monotonic seconds.
     """
 
@@ -91,9 +92,9 @@ class Admission:
         """Nobody is let in any more: the router ends."""
 
     async def admit(self, requests: Sequence[GenerateRequest]) -> list[Admitted]:
-        """Let the requests of one call in, all or none. Raises Refused."""
+        """Let the requests of one call in, all or none. Raises RequestRefused."""
         if self.closed:
-            raise Refused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
+            raise RequestRefused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         first = requests[0]
         runtime = self._find(first.model)
         await self._tenants.take_images(first.receipt.tenant, len(requests))
@@ -102,7 +103,7 @@ class Admission:
 
     @asynccontextmanager
     async def only_one(self, call: Sequence[Admitted]) -> AsyncIterator[None]:
-        """Hold the idempotency key of a call, if it has one, inside the block. Raises Refused."""
+        """Hold the idempotency key of a call, if it has one, inside the block. Raises RequestRefused."""
         runtime, request = call[0].runtime, call[0].request
         if not request.idempotency_key:
             yield
@@ -128,7 +129,7 @@ class Admission:
             yield
 
     async def room(self, call: Sequence[Admitted], *, copies: float) -> Room:
-        """Room for the images of a call, each held ``copies`` times at the most. Raises Refused."""
+        """Room for the images of a call, each held ``copies`` times at the most. Raises RequestRefused."""
         runtime, request, deadline = call[0].runtime, call[0].request, call[0].deadline
         image = runtime.plan.image
         size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(call))
@@ -142,13 +143,13 @@ class Admission:
                 raise invalid(
                     "n", f"{size} bytes are needed for this, and the router holds {limit}; ask for fewer images"
                 ) from None
-            raise Refused(
+            raise RequestRefused(
                 Refusal.QUEUE_FULL,
                 f"the router holds its {limit}; ask again later, or another router",
                 retry_after_s=no_room.expected_wait_s,
             ) from None
 
 
-def _key_refused(reason: Refusal, why: str) -> Refused:
+def _key_refused(reason: Refusal, why: str) -> RequestRefused:
     again_s = None if reason is Refusal.DUPLICATE else 1.0
-    return Refused(reason, f"idempotency_key: {why}", field="idempotency_key", retry_after_s=again_s)
+    return RequestRefused(reason, f"idempotency_key: {why}", field="idempotency_key", retry_after_s=again_s)

@@ -11,7 +11,7 @@ from cascade_api.reasons import Refusal
 
 from .admission import Admitted
 from .pools.clients import Image
-from .requests import MadeImage, Refused
+from .requests import MadeImage, RequestRefused
 
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         *,
         held: ExitStack,
         clock: Callable[[], float],
-        end: Callable[[Sequence[Undelivered], Refused | None], None],
+        end: Callable[[Sequence[Undelivered], RequestRefused | None], None],
     ) -> None:
         self._made = made
         self._held = held
@@ -50,7 +50,7 @@ class Delivery(AbstractContextManager["Delivery"]):
     def pack(self, write: Callable[[Sequence[MadeImage]], _T]) -> _T:
         """What ``write`` makes of the answers, to be sent now; the images themselves are held no longer.
 
-        Ends the delivery where nothing comes of it. Raises Refused where it is too late to send anything.
+        Ends the delivery where nothing comes of it. Raises RequestRefused where it is too late to send anything.
         """
         try:
             packed = write([made.answer for made in self._made])
@@ -58,7 +58,7 @@ class Delivery(AbstractContextManager["Delivery"]):
             late_s = self._clock() - min(made.admitted.deadline for made in self._made)
             if late_s > 0:
                 why = f"the image was made, but {late_s:.3f} s too late to be sent by the deadline"
-                raise Refused(Refusal.DEADLINE_EXCEEDED, why)
+                raise RequestRefused(Refusal.DEADLINE_EXCEEDED, why)
         except BaseException as error:
             self.failed(error)
             raise
@@ -73,7 +73,9 @@ class Delivery(AbstractContextManager["Delivery"]):
 
     def failed(self, error: BaseException | None = None) -> None:
         """The client does not get it: because of a refusal, or because it went away."""
-        refused = error if isinstance(error, Refused) else Refused(Refusal.CANCELLED, "the client went away")
+        refused = (
+            error if isinstance(error, RequestRefused) else RequestRefused(Refusal.CANCELLED, "the client went away")
+        )
         self._finish(refused)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -82,7 +84,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         else:
             self.failed(error)
 
-    def _finish(self, refused: Refused | None) -> None:
+    def _finish(self, refused: RequestRefused | None) -> None:
         if self._ended:
             return
         self._ended = True

@@ -1,7 +1,7 @@
 """Drives one request through the cascade: carries out what its machine asks for, and tells it what came of that.
 
-What is decided, and why, stands in `cascade.machine`. A request ends with a `MadeImage`, a `Refused`, or the caller's
-cancellation; a grant that was taken is given back in each case.
+What is decided, and why, stands in `cascade.machine`. A request ends with a `MadeImage`, a `RequestRefused`, or the
+caller's cancellation; a grant that was taken is given back in each case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .cascade.decisions import Make, Refuse
 from .cascade.machine import Effects, RequestMachine
 from .pools.clients import OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull
-from .requests import MadeImage, Refused
+from .requests import MadeImage, RequestRefused
 
 Preview: TypeAlias = Callable[[MadeImage], None]
 """Takes the light image of a request while the heavy one is being made."""
@@ -46,7 +46,7 @@ class Passage:
         )
 
     def arrive(self, in_hand: int) -> None:
-        """Tell how many requests the router has in hand with this one; the first step. Raises Refused."""
+        """Tell how many requests the router has in hand with this one; the first step. Raises RequestRefused."""
         for effect in self._machine.on(events.Arrived(in_hand), self._runtime.clock()):
             if isinstance(effect, Refuse):
                 raise _refused(effect)
@@ -55,7 +55,7 @@ class Passage:
         """The image; ``preview`` is called with the light image when it is escalated.
 
         Raises:
-            Refused: there is no image, and why.
+            RequestRefused: there is no image, and why.
         """
         self._preview = preview
         try:
@@ -164,5 +164,5 @@ class Passage:
         )
 
 
-def _refused(refuse: Refuse) -> Refused:
-    return Refused(refuse.reason, refuse.message, field=refuse.field, retry_after_s=refuse.retry_after_s)
+def _refused(refuse: Refuse) -> RequestRefused:
+    return RequestRefused(refuse.reason, refuse.message, field=refuse.field, retry_after_s=refuse.retry_after_s)

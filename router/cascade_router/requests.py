@@ -36,7 +36,7 @@ MAX_IMAGES: Final = 10
 """Images of one call."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that gets no image: why, in a word and in a sentence for the client.
 
     ``field`` names the offending input, ``retry_after_s`` when asking again could help.
@@ -52,9 +52,9 @@ class Refused(Exception):
         self.retry_after_s = retry_after_s if retry_after_s is not None and math.isfinite(retry_after_s) else None
 
 
-def invalid(field: str, message: str) -> Refused:
+def invalid(field: str, message: str) -> RequestRefused:
     """A refusal because of what the client sent."""
-    return Refused(Refusal.INVALID, f"{field}: {message}", field=field)
+    return RequestRefused(Refusal.INVALID, f"{field}: {message}", field=field)
 
 
 @dataclass(frozen=True, slots=True)

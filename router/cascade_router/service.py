@@ -21,7 +21,7 @@ from .engine import Passage, Preview
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes
 from .plans import Plans
 from .reporting import DemandCounter
-from .requests import GenerateRequest, Refused
+from .requests import GenerateRequest, RequestRefused
 from .tenants import Tenants
 
 log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ class ImageService:
             preview: called with the light image of a request that escalates.
 
         Raises:
-            Refused: no images, and why.
+            RequestRefused: no images, and why.
             RouterDefect: a defect; already logged.
         """
         call: list[Admitted] = []
@@ -117,7 +117,7 @@ class ImageService:
                     held.enter_context(await self._admission.room(call, copies=copies))
                     made = await _together([self._make(passage, protocol, preview) for passage in passages])
                 return Delivery(made, held=held.pop_all(), clock=self.clock, end=self._delivered)
-        except Refused as refused:
+        except RequestRefused as refused:
             if not call:
                 self.accounts.turned_away(requests[0], refused)
             self._refuse(call, refused)
@@ -126,7 +126,7 @@ class ImageService:
             log.exception("request failed", request=requests[0].id, model=requests[0].model)
             raise RouterDefect(requests[0].id) from error
         except BaseException:
-            self._refuse(call, Refused(Refusal.CANCELLED, "the client went away"))
+            self._refuse(call, RequestRefused(Refusal.CANCELLED, "the client went away"))
             raise
 
     async def drain(self, timeout_s: float) -> bool:
@@ -157,7 +157,7 @@ class ImageService:
         ) as span:
             try:
                 answer = await passage.answer(preview)
-            except Refused as refused:
+            except RequestRefused as refused:
                 tracing.note(span, refusal=str(refused.reason))
                 raise
             tracing.note(
@@ -169,7 +169,7 @@ class ImageService:
             )
         return Undelivered(admitted, answer, made_at=self.clock())
 
-    def _delivered(self, made: Sequence[Undelivered], refused: Refused | None) -> None:
+    def _delivered(self, made: Sequence[Undelivered], refused: RequestRefused | None) -> None:
         """What became of the images of a call."""
         if refused is not None:
             self._refuse([each.admitted for each in made], refused)
@@ -177,7 +177,7 @@ class ImageService:
         for each in made:
             self.accounts.answered(each)
 
-    def _refuse(self, call: Sequence[Admitted], refused: Refused) -> None:
+    def _refuse(self, call: Sequence[Admitted], refused: RequestRefused) -> None:
         for each in call:
             self.accounts.refused(each, refused)
 

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
-from cascade_router.requests import MAX_IMAGES, GenerateRequest, Receipt, Refused, printable_id
+from cascade_router.requests import MAX_IMAGES, GenerateRequest, Receipt, RequestRefused, printable_id
 from cascade_router.serving import kserve, openai
 
 SETTINGS = RouterSettings(prompt_limit=40, deadline_limit_s=100)
@@ -100,7 +100,7 @@ def check(requests: tuple[GenerateRequest, ...]) -> None:
         assert request.band in (0, 1, 2)
 
 
-def check_refusal(refused: Refused) -> None:
+def check_refusal(refused: RequestRefused) -> None:
     assert refused.reason in (Refusal.INVALID, Refusal.UNKNOWN_MODEL)
     assert refused.field
     assert 0 < len(refused.message) < 400
@@ -110,7 +110,7 @@ def check_refusal(refused: Refused) -> None:
 def test_any_grpc_message_is_read_or_refused(message: Any) -> None:
     try:
         requests, form = kserve.read_requests(message, settings=SETTINGS, receipt=Receipt(at=0.0))
-    except Refused as refused:
+    except RequestRefused as refused:
         check_refusal(refused)
         return
     check(requests)
@@ -144,7 +144,7 @@ def test_any_http_body_is_read_or_refused(body: bytes, request_id: str) -> None:
             receipt=Receipt(at=0.0),
             settings=SETTINGS,
         )
-    except Refused as refused:
+    except RequestRefused as refused:
         check_refusal(refused)
         return
     check(wanted.requests)

@@ -32,7 +32,7 @@ from cascade_router.pools.clients import Image, OutOfTime, Prompt, ReplicaFailed
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.queue import WorkQueue
-from cascade_router.requests import Refused
+from cascade_router.requests import RequestRefused
 from cascade_router.runtime import CascadeRuntime
 
 from .engine import admitted
@@ -260,7 +260,7 @@ async def _play(script: Script) -> None:
         try:
             passage.arrive(in_hand)
             await passage.answer()
-        except Refused:
+        except RequestRefused:
             pass
         finally:
             in_hand -= 1

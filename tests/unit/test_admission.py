@@ -25,7 +25,7 @@ from cascade_router.plans import Plans
 from cascade_router.pools.clients import PIXELS, Prompt
 from cascade_router.rates import SharedRates
 from cascade_router.reporting import DemandCounter
-from cascade_router.requests import GenerateRequest, Receipt, Refused, new_id
+from cascade_router.requests import GenerateRequest, Receipt, RequestRefused, new_id
 from cascade_router.runtime import CascadeRuntime
 from cascade_router.service import ImageService
 from cascade_router.tenants import Tenants
@@ -108,7 +108,7 @@ async def test_all_requests_of_a_call_have_one_deadline_which_counts_from_its_re
         (alone,) = await admission.admit([request(receipt=Receipt(at=1000.0))])
         assert alone.deadline == 1060.0
         admission.closed = True
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestRefused) as refused:
             await admission.admit([request()])
         assert refused.value.reason is Refusal.SHUTTING_DOWN
 
@@ -128,7 +128,7 @@ async def test_a_call_holds_room_and_its_place_in_hand_until_its_images_are_sent
 
 async def test_the_first_request_that_fails_withdraws_the_call_and_nothing_is_held() -> None:
     async with serving(fail(grpc.StatusCode.INVALID_ARGUMENT, "prompt: not this one")) as (service, runtime):
-        with pytest.raises(Refused, match="not this one"):
+        with pytest.raises(RequestRefused, match="not this one"):
             await service.generate([request(), request()], protocol="grpc")
         assert (in_hand(), service.image_bytes.held) == (0, 0)
         assert runtime.tally.refusals == {Refusal.INVALID: 2}
@@ -154,9 +154,9 @@ async def test_what_admission_refuses_is_counted_for_the_cascade_and_holds_nothi
         runtime,
     ):
         too_many = service.generate([request() for _ in range(10)], protocol="grpc")
-        with pytest.raises(Refused, match="ask for fewer images"):
+        with pytest.raises(RequestRefused, match="ask for fewer images"):
             await too_many
-        with pytest.raises(Refused, match="Redis, which cannot be reached"):
+        with pytest.raises(RequestRefused, match="Redis, which cannot be reached"):
             await service.generate([request(idempotency_key="k")], protocol="grpc")
         assert (in_hand(), service.image_bytes.held) == (0, 0)
         assert runtime.tally.refusals == {Refusal.INVALID: 10, Refusal.STORE_AWAY: 1}
@@ -166,7 +166,7 @@ async def test_who_comes_after_the_time_to_drain_is_turned_away() -> None:
     async with serving(answer()) as (service, runtime):
         with await service.generate([request()], protocol="grpc"):
             assert not await service.drain(0.01)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestRefused) as refused:
             await service.generate([request()], protocol="grpc")
         assert refused.value.reason is Refusal.SHUTTING_DOWN
         assert (in_hand(), runtime.tally.received, runtime.tally.refusals) == (0, 1, {})

@@ -12,7 +12,7 @@ import pytest
 from cascade_api.reasons import Refusal, Route
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
-from cascade_router.requests import Refused
+from cascade_router.requests import RequestRefused
 from cascade_router.runtime import CascadeRuntime
 from support.engine import ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
@@ -93,7 +93,7 @@ async def test_a_prompt_that_the_model_rejects_is_the_clients_fault() -> None:
         replicas(rejects) as (server,),
         cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime,
     ):
-        with pytest.raises(Refused, match="did not understand 'purple'") as refused:
+        with pytest.raises(RequestRefused, match="did not understand 'purple'") as refused:
             await ask(runtime)
         assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "prompt")
         assert runtime.state.health.ejected == frozenset()
@@ -118,7 +118,7 @@ async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> 
     async with replicas(hang()) as (server,):
         plan = make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0, execution_s=believed)
         async with cascade(plan, clock=clock) as runtime:
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RequestRefused) as refused:
                 await ask(runtime, within_s=0.1)
             assert refused.value.reason is Refusal.DEADLINE_EXCEEDED
             assert runtime.state.health.ejected == frozenset()  # too short a time to judge
@@ -126,7 +126,7 @@ async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> 
             await asyncio.sleep(0)
             assert in_flight(runtime) == 1
             clock.now += 2
-            with pytest.raises(Refused):
+            with pytest.raises(RequestRefused):
                 await asking
             assert runtime.state.health.ejected == {"shapes-light-0"}
             await eventually(lambda: server.cancelled == len(server.asked), what="the hanging calls to be cancelled")
@@ -156,7 +156,7 @@ async def test_a_heavy_stage_that_fails_is_degraded_or_refused(heavy: Behaviour,
                 assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
                 assert all(limit < 0.255 for limit in limits)  # a quarter before the deadline; gRPC rounds up
             else:
-                with pytest.raises(Refused) as refused:
+                with pytest.raises(RequestRefused) as refused:
                     await ask(runtime, within_s=60)
                 assert refused.value.reason in (Refusal.NO_REPLICA, Refusal.DEADLINE_EXCEEDED)
             assert in_flight(runtime) == 0
@@ -282,7 +282,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(stage: str) -> None:
 
 async def test_without_any_replica_a_request_is_refused_at_once() -> None:
     async with cascade(make_plan({"shapes-light": [], "shapes-heavy": []})) as runtime:
-        with pytest.raises(Refused, match="no replica of the light model is ready") as refused:
+        with pytest.raises(RequestRefused, match="no replica of the light model is ready") as refused:
             await ask(runtime)
         assert refused.value.reason is Refusal.NO_REPLICA
 

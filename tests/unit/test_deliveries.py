@@ -12,7 +12,7 @@ from cascade_api.reasons import Refusal
 from cascade_router.cascade.estimates import ENOUGH
 from cascade_router.deliveries import Delivery, Undelivered
 from cascade_router.image_bytes import ImageBytes
-from cascade_router.requests import Receipt, Refused
+from cascade_router.requests import Receipt, RequestRefused
 from cascade_router.runtime import CascadeRuntime
 from support.engine import admitted, ask, cascade, endpoints, replicas
 from support.router import make_plan
@@ -56,7 +56,7 @@ async def test_what_is_too_late_is_refused_and_who_went_away_is_told_from_it() -
     ):
         delivery, ends = await delivery_of(runtime, clock, left_s=2)
         clock.now += 2.1
-        with pytest.raises(Refused, match="too late to be sent"), delivery:
+        with pytest.raises(RequestRefused, match="too late to be sent"), delivery:
             delivery.pack(len)
         delivery, others = await delivery_of(runtime, clock, left_s=2)
         with pytest.raises(asyncio.CancelledError), delivery:
@@ -76,9 +76,9 @@ async def test_time_is_left_for_what_answers_took_lately_after_their_image() -> 
                 runtime.state.after_image.observe(3.5)
             # A quarter is the most that is kept back, lest slow clients keep everybody else from their images.
             await ask(runtime, within_s=10)
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RequestRefused) as refused:
                 await ask(runtime, within_s=9)
             assert refused.value.reason is Refusal.DEADLINE_UNREACHABLE
             # The deadline counts from receipt, however long ago that was.
-            with pytest.raises(Refused, match="deadline"):
+            with pytest.raises(RequestRefused, match="deadline"):
                 await ask(runtime, within_s=30, receipt=Receipt(clock.now - 22))

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from cascade_api.settings import RouterSettings
-from cascade_router.requests import Receipt, Refused
+from cascade_router.requests import Receipt, RequestRefused
 from cascade_router.serving import openai, openapi
 
 SETTINGS = RouterSettings(prompt_limit=40, deadline_limit_s=100)
 
 
-def refusal_of(body: bytes) -> Refused:
-    with pytest.raises(Refused) as refused:
+def refusal_of(body: bytes) -> RequestRefused:
+    with pytest.raises(RequestRefused) as refused:
         openai.read_body(
             body,
             request_id="r1",

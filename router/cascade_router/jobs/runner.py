@@ -16,7 +16,7 @@ import structlog
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..requests import GenerateRequest, MadeImage, Receipt, Refused
+from ..requests import GenerateRequest, MadeImage, Receipt, RequestRefused
 from ..service import ImageService, RouterDefect
 from .records import TRY_AGAIN, Claim, JobState, JobUnreadable, read_body, result_of
 from .store import LEASE_S, JobStore, JobStoreAway
@@ -46,7 +46,12 @@ class JobRunner:
     """
 
     def __init__(
-        self, *, service: ImageService, store: JobStore, write: Write, explain: Callable[[Refused], Mapping[str, Any]]
+        self,
+        *,
+        service: ImageService,
+        store: JobStore,
+        write: Write,
+        explain: Callable[[RequestRefused], Mapping[str, Any]],
     ) -> None:
         self._service = service
         self._store = store
@@ -130,17 +135,17 @@ class JobRunner:
             return
         except JobStoreAway:
             raise
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.reason in TRY_AGAIN and not (refused.reason is Refusal.MODEL_FAILED and claim.token >= ATTEMPTS):
                 await self._store.give_back(ref, claim, after_s=refused.retry_after_s or AGAIN_S)
                 return
             result = result_of(self._explain(refused))
         except RouterDefect as failed:
-            result = result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
+            result = result_of(self._explain(RequestRefused(Refusal.MODEL_FAILED, str(failed))))
         except Exception:
             # What breaks once with what stands in Redis breaks at every attempt.
             log.exception("a job cannot be carried out", job=claim.id)
-            why = Refused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
+            why = RequestRefused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
             result = result_of(self._explain(why))
         await self._end(ref, claim, JobState.FAILED, result, b"")
 
@@ -160,7 +165,7 @@ class JobRunner:
         self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes
     ) -> JobState | None:
         """Keep the end of a job, which was worth the work: tried until its deadline while Redis does not answer."""
-        no_room = Refused(
+        no_room = RequestRefused(
             Refusal.STORE_FULL,
             f"the image was made, but there is no room to keep its {len(image)} bytes; "
             "CASCADE_ROUTER_JOB_BYTES_LIMIT and Redis's maxmemory say how much there is",
@@ -178,11 +183,11 @@ class JobRunner:
             await asyncio.sleep(STORE_AGAIN_S)
 
     def _read(self, ref: CascadeRef, claim: Claim) -> GenerateRequest:
-        """The request of a job. Raises Refused."""
+        """The request of a job. Raises RequestRefused."""
         if claim.left_s <= 0:
-            raise Refused(Refusal.DEADLINE_EXCEEDED, "the job's deadline passed before its image could be made")
+            raise RequestRefused(Refusal.DEADLINE_EXCEEDED, "the job's deadline passed before its image could be made")
         try:
             return read_body(claim, model=f"{ref.namespace}.{ref.name}", receipt=Receipt(at=self._service.clock()))
         except JobUnreadable as error:
             log.error("not a job", job=claim.id, why=str(error))
-            raise Refused(Refusal.INVALID, "the job cannot be read; hand it in again") from None
+            raise RequestRefused(Refusal.INVALID, "the job cannot be read; hand it in again") from None

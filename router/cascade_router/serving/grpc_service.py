@@ -12,7 +12,7 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from .. import tracing
-from ..requests import Receipt, Refused, new_id, printable_id
+from ..requests import Receipt, RequestRefused, new_id, printable_id
 from ..service import ImageService, RouterDefect
 from . import describe, kserve, streaming, tls
 from .statuses import GRPC
@@ -42,7 +42,7 @@ class InferenceService:
     async def ModelReady(self, request: Any, context: Context) -> Any:  # noqa: N802
         try:
             runtime = self._service.plans.find(request.name)
-        except Refused:
+        except RequestRefused:
             return service_pb2.ModelReadyResponse(ready=False)
         known_version = request.version in ("", kserve.VERSION)
         return service_pb2.ModelReadyResponse(ready=known_version and runtime.state.why_not_ready() is None)
@@ -78,7 +78,7 @@ class InferenceService:
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
         try:
             return await self._infer(request, context)
-        except Refused as refused:
+        except RequestRefused as refused:
             await _abort(context, refused, request_id=request.id)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
@@ -98,7 +98,7 @@ class InferenceService:
                 trace=_trace(context),
             )
             requests, form = kserve.read_requests(message, settings=self._service.settings, receipt=receipt)
-        except Refused as refused:
+        except RequestRefused as refused:
             self._service.accounts.invalid(refused)
             raise
         delivery = await self._service.generate(requests, protocol="grpc")
@@ -111,7 +111,7 @@ class InferenceService:
         return response
 
     def _tenant(self, context: Context) -> str:
-        """Who calls. Raises Refused."""
+        """Who calls. Raises RequestRefused."""
         if self._service.tenants.open:
             return ""
         keys = (str(value) for name, value in context.invocation_metadata() or () if name == "authorization")
@@ -122,20 +122,20 @@ class InferenceService:
         """Abort a call of somebody who may not ask."""
         try:
             self._tenant(context)
-        except Refused as refused:
+        except RequestRefused as refused:
             await _abort(context, refused, request_id="")
 
     async def _find(self, request: Any, context: Context) -> Any:
         await self.known(context)
         try:
             return self._service.plans.find(request.name)
-        except Refused as refused:
+        except RequestRefused as refused:
             await _abort(context, refused, request_id="")
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Context) -> Any:  # noqa: N802
         try:
             tenant = self._tenant(context)
-        except Refused as refused:
+        except RequestRefused as refused:
             self._service.accounts.invalid(refused)
             await _abort(context, refused, request_id="")
         trace = _trace(context)
@@ -177,7 +177,7 @@ def _trace(context: Context) -> tracing.Headers:
     return tracing.context_of(context.invocation_metadata() or ()) if tracing.on() else ()
 
 
-async def _abort(context: Context, refused: Refused, *, request_id: str) -> NoReturn:
+async def _abort(context: Context, refused: RequestRefused, *, request_id: str) -> NoReturn:
     trailing = [("cascade-reason", str(refused.reason))]
     if request_id:
         trailing.append(("cascade-request-id", printable_id(request_id)))

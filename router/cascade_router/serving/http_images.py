@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ..deliveries import Delivery
-from ..requests import MadeImage, Refused
+from ..requests import MadeImage, RequestRefused
 from ..service import ImageService, RouterDefect
 from . import openai
 from .parts import Part, length, pieces
@@ -33,7 +33,7 @@ class ImagesResponse(Response):
         self._delivery = delivery
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. Raises Refused where it is too late for that."""
+        """Send it. Raises RequestRefused where it is too late for that."""
         with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
             created_at = int(time.time())
             parts = delivery.pack(lambda answers: openai.images_body(self._wanted, answers, created_at=created_at))
@@ -90,7 +90,7 @@ async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[
     try:
         async for piece in events:
             yield piece
-    except Refused as refused:
+    except RequestRefused as refused:
         _, content, _ = openai.refusal_body(refused)
         yield openai.failed_event(content)
     except RouterDefect as failed:

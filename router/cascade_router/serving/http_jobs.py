@@ -18,7 +18,7 @@ from cascade_api.reasons import Refusal
 from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, write_body
 from ..jobs.runner import JobRunner
 from ..jobs.store import JobStore, JobStoreAway, Submitted
-from ..requests import MadeImage, Refused, invalid, new_id, unique_of
+from ..requests import MadeImage, RequestRefused, invalid, new_id, unique_of
 from ..service import ImageService
 from . import openai
 from .http_requests import IDEMPOTENCY_KEY, JSON, request_id_of, tenant_of, wanted_images
@@ -47,7 +47,7 @@ def write_answer(answer: MadeImage) -> Mapping[str, Any]:
     return openai.how_made(answer).model_dump(mode="json")
 
 
-def explain_refusal(refused: Refused) -> Mapping[str, Any]:
+def explain_refusal(refused: RequestRefused) -> Mapping[str, Any]:
     """A refusal as it is kept."""
     return openai.refusal_body(refused)[1]
 
@@ -76,15 +76,15 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
             )
         )
         if submitted is Submitted.DIFFERENT:
-            raise Refused(
+            raise RequestRefused(
                 Refusal.DUPLICATE,
                 f"{IDEMPOTENCY_KEY}: was used for another request; choose a new one",
                 field=IDEMPOTENCY_KEY,
             )
         if submitted in FULL:
-            raise Refused(Refusal.QUEUE_FULL, FULL[submitted], retry_after_s=max(1.0, place_s))
+            raise RequestRefused(Refusal.QUEUE_FULL, FULL[submitted], retry_after_s=max(1.0, place_s))
         if submitted is Submitted.NO_MEMORY:
-            raise Refused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
+            raise RequestRefused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
         jobs.runner.wake()
         return _told(request, await _find(ref, job, tenant), 202)
 
@@ -122,7 +122,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         if found is None or found.tenant != tenant:
             raise _unknown(job)
         if found.removed:
-            raise Refused(
+            raise RequestRefused(
                 Refusal.RESULT_REMOVED,
                 f"job: {job[:80]!r} ended as {found.state.value}, but its result was removed to make room for "
                 "newer ones; hand it in again, and fetch results sooner",
@@ -137,17 +137,17 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
 
 
 async def _kept(reply: Awaitable[_T]) -> _T:
-    """The store's reply; raises Refused while Redis is away."""
+    """The store's reply; raises RequestRefused while Redis is away."""
     try:
         return await reply
     except JobStoreAway:
-        raise Refused(
+        raise RequestRefused(
             Refusal.STORE_AWAY, "jobs are kept in Redis, which cannot be reached now; try again", retry_after_s=1.0
         ) from None
 
 
-def _unknown(job: str) -> Refused:
-    return Refused(
+def _unknown(job: str) -> RequestRefused:
+    return RequestRefused(
         Refusal.UNKNOWN_JOB,
         f"job: there is no {job[:80]!r}: it never was, its result has expired, or Redis lost its data",
         field="job",

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
-from ..requests import Receipt, Refused, check_key, printable_id
+from ..requests import Receipt, RequestRefused, check_key, printable_id
 from ..service import ImageService, RouterDefect
 from ..tracing import context_of
 from . import openai
@@ -37,16 +37,16 @@ def request_id_of(request: Request) -> str:
 
 
 def tenant_of(service: ImageService, request: Request) -> str:
-    """Who calls. Raises Refused, which is then counted already."""
+    """Who calls. Raises RequestRefused, which is then counted already."""
     try:
         return service.tenants.identify(authorization=request.headers.get("authorization"))
-    except Refused as refused:
+    except RequestRefused as refused:
         service.accounts.invalid(refused)
         raise
 
 
 async def wanted_images(service: ImageService, request: Request) -> openai.WantedImages:
-    """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
+    """A valid request for images of a cascade that there is. Raises RequestRefused, which is then counted already."""
     receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
     _check_json(request)
     body = await _read(request)
@@ -64,7 +64,7 @@ async def wanted_images(service: ImageService, request: Request) -> openai.Wante
         )
         image = service.plans.find(wanted.requests[0].model).plan.image
         openai.check_size(wanted.size, width=image.width, height=image.height)
-    except Refused as refused:
+    except RequestRefused as refused:
         service.accounts.invalid(refused)
         raise
     return wanted
@@ -91,7 +91,7 @@ async def _read(request: Request) -> bytes:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status, content, headers = openai.refusal_body(cast(Refused, error))
+    status, content, headers = openai.refusal_body(cast(RequestRefused, error))
     return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id_of(request)})
 
 
@@ -117,7 +117,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
-    Refused: _refused,
+    RequestRefused: _refused,
     RouterDefect: _failed,
     ClientDisconnect: _gone,
     HTTPException: _http_error,

@@ -27,7 +27,7 @@ from ..requests import (
     GenerateRequest,
     MadeImage,
     Receipt,
-    Refused,
+    RequestRefused,
     check_seed,
     decode_prompt,
     invalid,
@@ -77,11 +77,11 @@ def read_requests(
     """A ModelInferRequest as one request per prompt.
 
     Raises:
-        Refused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
+        RequestRefused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
     """
     request_id = printable_id(message.id)
     if message.model_version not in ("", VERSION):
-        raise Refused(
+        raise RequestRefused(
             Refusal.UNKNOWN_MODEL,
             f"model_version: {message.model_version[:40]!r} is not served; leave it out or use {VERSION!r}",
             field="model_version",

@@ -21,7 +21,7 @@ from ..requests import (
     GenerateRequest,
     MadeImage,
     Receipt,
-    Refused,
+    RequestRefused,
     check_deadline,
     check_priority,
     check_prompt,
@@ -89,7 +89,7 @@ def read_body(
         default_model: the model of a body without one; None where that would be ambiguous.
 
     Raises:
-        Refused: INVALID with the field named.
+        RequestRefused: INVALID with the field named.
     """
     asked = _parse(body)
     model = default_model if asked.model is None else asked.model
@@ -209,7 +209,7 @@ def error_body(message: str, *, kind: Kind, code: Refusal | None = None, param: 
     return _written(Error(error=Problem(message=message, type=kind, code=code, param=param)))
 
 
-def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]:
+def refusal_body(refused: RequestRefused) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of a refusal."""
     status = HTTP[refused.reason]
     kind: Kind = "invalid_request_error" if status < 429 else "server_error"
@@ -237,7 +237,7 @@ def _parse(body: bytes) -> ImagesRequest:
         raise _refusal(error.errors(include_url=False)[0]) from None
 
 
-def _refusal(problem: ErrorDetails) -> Refused:
+def _refusal(problem: ErrorDetails) -> RequestRefused:
     """The first problem that pydantic found in a body, in our words."""
     kind, value = problem["type"], problem["input"]
     name = str(problem["loc"][0]) if problem["loc"] else "body"

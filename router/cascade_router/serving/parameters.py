@@ -73,7 +73,7 @@ class RequestOptions:
 
 
 def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> RequestOptions:
-    """The options of a request. Raises Refused."""
+    """The options of a request. Raises RequestRefused."""
     values = {name: _value(parameter) for name, parameter in parameters.items()}
     refuse("parameters", values, REFUSED_OF_REQUESTS)
     return RequestOptions(
@@ -87,7 +87,7 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
 
 
 def refuse(field: str, names: Mapping[str, Any], refused: Mapping[str, str]) -> None:
-    """Raise Refused for the first of ``names`` that is among the ``refused``, which has the reasons."""
+    """Raise RequestRefused for the first of ``names`` that is among the ``refused``, which has the reasons."""
     for name in names:
         reason = refused.get(name.lower())
         if reason is not None:

@@ -18,7 +18,7 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from ..deliveries import Delivery
-from ..requests import MadeImage, Receipt, Refused, new_id
+from ..requests import MadeImage, Receipt, RequestRefused, new_id
 from ..service import ImageService, RouterDefect
 from ..tracing import Headers
 from . import kserve
@@ -37,7 +37,7 @@ class _Ready:
     """What is to be sent for one request: its images, a preview of one, or why there are none."""
 
     message: Any
-    what: Delivery | MadeImage | Refused | RouterDefect
+    what: Delivery | MadeImage | RequestRefused | RouterDefect
     form: kserve.ResponseForm = _NO_IMAGES
 
     @property
@@ -90,7 +90,7 @@ async def _serve(
         requests, form = kserve.read_requests(
             message, settings=service.settings, receipt=receipt, default_outputs=kserve.STREAM_OUTPUTS
         )
-    except Refused as refused:
+    except RequestRefused as refused:
         service.accounts.invalid(refused)
         ready.put_nowait(_Ready(message, refused))
         return
@@ -102,7 +102,7 @@ async def _serve(
         delivery = await service.generate(
             requests, protocol="grpc-stream", preview=show if len(requests) == 1 else None
         )
-    except (Refused, RouterDefect) as failure:
+    except (RequestRefused, RouterDefect) as failure:
         ready.put_nowait(_Ready(message, failure))
     except Exception:
         request_id = new_id()
@@ -118,7 +118,7 @@ def _response(item: _Ready) -> Any:
         case Delivery() as delivery:
             try:
                 response = delivery.pack(lambda answers: _images(item, answers))
-            except Refused as late:
+            except RequestRefused as late:
                 response = _failure(item, late)
         case MadeImage() as preview:
             response = _images(item, [preview])
@@ -140,16 +140,16 @@ def _images(item: _Ready, answers: Sequence[MadeImage]) -> Any:
     )
 
 
-def _failure(item: _Ready, failure: Refused | RouterDefect) -> Any:
+def _failure(item: _Ready, failure: RequestRefused | RouterDefect) -> Any:
     response = service_pb2.ModelStreamInferResponse(error_message=_said(failure))
     response.infer_response.id = item.message.id
     response.infer_response.model_name = item.message.model_name
-    if isinstance(failure, Refused):
+    if isinstance(failure, RequestRefused):
         response.infer_response.parameters["cascade_reason"].string_param = str(failure.reason)
     return response
 
 
-def _said(error: Refused | RouterDefect) -> str:
+def _said(error: RequestRefused | RouterDefect) -> str:
     """A failure as Triton clients print that of a single call: a stream has no status per answer."""
-    code = GRPC[error.reason] if isinstance(error, Refused) else grpc.StatusCode.INTERNAL
+    code = GRPC[error.reason] if isinstance(error, RequestRefused) else grpc.StatusCode.INTERNAL
     return f"[StatusCode.{code.name}] {error}"
