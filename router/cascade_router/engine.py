@@ -1,7 +1,7 @@
 """Drives one request through the cascade: carries out what its machine asks for, and tells it what came of that.
 
-What is decided, and why, stands in `cascade.machine`. A request ends with an `Answer`, a `Refused`, or the caller's
-cancellation; a grant that was taken is given back in each case.
+What is decided, and why, stands in `cascade.machine`. A request ends with a `MadeImage`, a `RequestRefused`, or the
+caller's cancellation; a grant that was taken is given back in each case.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from . import metrics, tracing
+from .admission import Admitted
 from .cascade import effects, events
 from .cascade.decisions import Make, Refuse
 from .cascade.machine import Effects, RequestMachine
 from .pools.clients import OutOfTime, PromptRejected, ReplicaFailed
 from .queue import Entry, Expired, Grant, NoReplica, QueueFull
-from .requests import Answer, GenerateRequest, Refused
-from .runtime import CascadeRuntime
+from .requests import MadeImage, RequestRefused
 
-Preview: TypeAlias = Callable[[Answer], None]
+Preview: TypeAlias = Callable[[MadeImage], None]
 """Takes the light image of a request while the heavy one is being made."""
 
 
 class Passage:
-    """One request on its way through the cascade.
+    """An admitted request on its way through the cascade.
 
     Args:
         coin: random in [0, 1), for scorers that use it.
@@ -31,31 +31,31 @@ class Passage:
 
     _grant: Grant
 
-    def __init__(self, runtime: CascadeRuntime, request: GenerateRequest, *, coin: float) -> None:
-        self._runtime = runtime
-        self._request = request
-        self._received = runtime.clock() if request.received is None else request.received
+    def __init__(self, admitted: Admitted, *, coin: float) -> None:
+        self.admitted = admitted
+        self._runtime = admitted.runtime
+        self._request = admitted.request
         self._preview: Preview | None = None
         self._machine = RequestMachine(
-            runtime.state,
-            text=request.prompt.text,
-            band=request.band,
+            admitted.runtime.state,
+            text=admitted.request.prompt.text,
+            band=admitted.request.band,
             coin=coin,
-            received=self._received,
-            allowed_s=request.deadline_s,
+            received=admitted.received,
+            deadline=admitted.deadline,
         )
 
     def arrive(self, in_hand: int) -> None:
-        """Tell how many requests the router has in hand with this one; the first step. Raises Refused."""
+        """Tell how many requests the router has in hand with this one; the first step. Raises RequestRefused."""
         for effect in self._machine.on(events.Arrived(in_hand), self._runtime.clock()):
             if isinstance(effect, Refuse):
                 raise _refused(effect)
 
-    async def answer(self, preview: Preview | None = None) -> Answer:
+    async def answer(self, preview: Preview | None = None) -> MadeImage:
         """The image; ``preview`` is called with the light image when it is escalated.
 
         Raises:
-            Refused: there is no image, and why.
+            RequestRefused: there is no image, and why.
         """
         self._preview = preview
         try:
@@ -151,8 +151,8 @@ class Passage:
             metrics.of(metrics.CONFIDENCE, runtime.name, step.variant).observe(image.confidence or 0.0)
         return events.Made(image, image.confidence)
 
-    def _answered(self, answer: effects.Answer) -> Answer:
-        return Answer(
+    def _answered(self, answer: effects.Answer) -> MadeImage:
+        return MadeImage(
             request_id=self._request.id,
             cascade=self._runtime.name,
             image=answer.image,
@@ -160,9 +160,9 @@ class Passage:
             route=answer.route,
             hardness=self._machine.choice.hardness,
             confidence=answer.confidence,
-            latency_s=self._runtime.clock() - self._received,
+            latency_s=self._runtime.clock() - self.admitted.received,
         )
 
 
-def _refused(refuse: Refuse) -> Refused:
-    return Refused(refuse.reason, refuse.message, field=refuse.field, retry_after_s=refuse.retry_after_s)
+def _refused(refuse: Refuse) -> RequestRefused:
+    return RequestRefused(refuse.reason, refuse.message, field=refuse.field, retry_after_s=refuse.retry_after_s)

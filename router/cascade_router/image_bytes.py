@@ -12,6 +12,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from .cascade.estimates import Recent
@@ -40,19 +41,16 @@ class NoRoom(Exception):
         self.expected_wait_s = expected_wait_s
 
 
-class Room:
-    """Room that one call has, until it gives it back."""
+class Room(AbstractContextManager["Room"]):
+    """Room that one call has, given back at the end of the block."""
 
     def __init__(self, owner: ImageBytes, size: int, since: float) -> None:
         self._owner = owner
         self.size = size
         self._since = since
 
-    def give_back(self) -> None:
-        """Once; again it does nothing."""
-        size, self.size = self.size, 0
-        if size:
-            self._owner.returned(size, self._since)
+    def __exit__(self, *_: object) -> None:
+        self._owner.returned(self.size, self._since)
 
 
 class ImageBytes:
@@ -64,7 +62,7 @@ class ImageBytes:
     """
 
     def __init__(self, limit: int, *, clock: Callable[[], float]) -> None:
-        self._limit = limit
+        self.limit = limit
         self._clock = clock
         self.held = 0
         self._held_s = Recent(level=0.5)
@@ -77,9 +75,9 @@ class ImageBytes:
         Raises:
             NoRoom: there is none by then, or is not expected to be.
         """
-        if size > self._limit:
+        if size > self.limit:
             raise NoRoom(None)
-        if self._waiting or self.held + size > self._limit:
+        if self._waiting or self.held + size > self.limit:
             await self._wait(size, band=band, deadline=deadline, start_by=start_by)
         else:
             self.held += size
@@ -94,7 +92,7 @@ class ImageBytes:
     def expected_wait_s(self, size: int, *, band: int, deadline: float) -> float:
         """Seconds until there may be room for a call: what is before it leaves as quickly as calls did lately."""
         ahead = sum(other for *urgency, other, _ in self._waiting if tuple(urgency[:2]) <= (band, deadline))
-        return max(0, self.held + ahead + size - self._limit) / self._limit * (self._held_s.quantile or 0.0)
+        return max(0, self.held + ahead + size - self.limit) / self.limit * (self._held_s.quantile or 0.0)
 
     async def _wait(self, size: int, *, band: int, deadline: float, start_by: float) -> None:
         expected_s = self.expected_wait_s(size, band=band, deadline=deadline)
@@ -119,7 +117,7 @@ class ImageBytes:
         """Give room to the most urgent while there is some; nobody overtakes a large call that waits for more."""
         while self._waiting:
             *_, size, granted = self._waiting[0]
-            if not granted.done() and self.held + size > self._limit:
+            if not granted.done() and self.held + size > self.limit:
                 return
             heapq.heappop(self._waiting)
             if not granted.done():

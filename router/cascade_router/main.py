@@ -36,9 +36,9 @@ from .plans import Plans
 from .probing import probe_due
 from .queue import WorkQueue
 from .rates import SharedRates
-from .reporting import DemandCounter, Reporter
+from .reporting import DemandCounter, RouterReporter
 from .runtime import CascadeRuntime
-from .service import Service
+from .service import ImageService
 from .serving.http_app import make_app, make_health_app
 from .serving.http_jobs import Jobs, explain_refusal, write_answer
 from .serving.servers import HEALTH_SHARE, AddressTaken, GrpcServer, HttpServer
@@ -76,13 +76,15 @@ class Router:
             tracing.set_up(settings.traces_endpoint, router_id=self.id, share=settings.traces_share)
         self._demand = DemandCounter()
         self._bad_data = bad_data()
-        self._reporter = Reporter(redis=self._redis, router_id=self.id, demand=self._demand, bad_data=self._bad_data)
+        self._reporter = RouterReporter(
+            redis=self._redis, router_id=self.id, demand=self._demand, bad_data=self._bad_data
+        )
         # Routers begin their even draws at different points, so that together they are even too.
         self._start = zlib.crc32(self.id.encode()) / 2**32
         self._plans = Plans(
             redis=self._redis, make_runtime=self._make_runtime, bad_data=self._bad_data, clock=time.monotonic
         )
-        self.service = Service(
+        self.service = ImageService(
             settings=settings,
             plans=self._plans,
             rng=random.Random(),  # noqa: S311 - no secrets

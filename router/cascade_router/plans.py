@@ -22,7 +22,7 @@ from cascade_api.reasons import Refusal
 from cascade_api.redis_refusals import why_refused
 
 from .foreign import is_foreign
-from .requests import Refused
+from .requests import RequestRefused
 from .runtime import CascadeRuntime
 
 log = structlog.get_logger(__name__)
@@ -83,21 +83,23 @@ class Plans:
         """The cascade that a model name means: its name, or ``<namespace>.<name>``.
 
         Raises:
-            Refused: unknown, ambiguous, or not planned yet.
+            RequestRefused: unknown, ambiguous, or not planned yet.
         """
         found = [ref for ref in self._runtimes if model in (ref.name, f"{ref.namespace}.{ref.name}")]
         if len(found) == 1:
             return self._runtimes[found[0]]
         if found:
             names = ", ".join(sorted(f"{ref.namespace}.{ref.name}" for ref in found))
-            raise Refused(
+            raise RequestRefused(
                 Refusal.INVALID, f"model: {model!r} is in several namespaces; use one of {names}", field="model"
             )
         if any(model in (ref.name, f"{ref.namespace}.{ref.name}") for ref in self._planless) or not self._heard:
-            raise Refused(Refusal.NO_PLAN, "no plan has been published yet; try again in a moment", retry_after_s=1.0)
+            raise RequestRefused(
+                Refusal.NO_PLAN, "no plan has been published yet; try again in a moment", retry_after_s=1.0
+            )
         known = sorted(ref.name for ref in self._runtimes)
         listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "") if known else "none yet"
-        raise Refused(
+        raise RequestRefused(
             Refusal.UNKNOWN_MODEL, f"model: {model[:80]!r} is not served here; there is: {listed}", field="model"
         )
 

@@ -78,7 +78,7 @@ def make_report(runtime: CascadeRuntime, *, router_id: str, at_s: float, store_a
     )
 
 
-class Reporter:
+class RouterReporter:
     """Writes demand and reports of all cascades into Redis until cancelled."""
 
     def __init__(self, *, redis: Redis, router_id: str, demand: DemandCounter, bad_data: BadData) -> None:

@@ -36,7 +36,7 @@ MAX_IMAGES: Final = 10
 """Images of one call."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that gets no image: why, in a word and in a sentence for the client.
 
     ``field`` names the offending input, ``retry_after_s`` when asking again could help.
@@ -52,9 +52,30 @@ class Refused(Exception):
         self.retry_after_s = retry_after_s if retry_after_s is not None and math.isfinite(retry_after_s) else None
 
 
-def invalid(field: str, message: str) -> Refused:
+def invalid(field: str, message: str) -> RequestRefused:
     """A refusal because of what the client sent."""
-    return Refused(Refusal.INVALID, f"{field}: {message}", field=field)
+    return RequestRefused(Refusal.INVALID, f"{field}: {message}", field=field)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Who called, and when: noted once, by the protocol, when the head of a call is there; all times count from it."""
+
+    at: float
+    """Seconds on the router's monotonic clock."""
+    call_s: float | None = None
+    """Seconds from then that the call itself lasts; None: as long as it takes."""
+    tenant: str = ""
+    """Empty where everybody may ask."""
+    trace: Headers = ()
+    """The trace of the client that this is a part of."""
+
+    def deadline(self, within_s: float) -> float:
+        """When an image must have been sent that is wanted ``within_s`` seconds from receipt; the call may end sooner.
+
+        On the clock of ``at``.
+        """
+        return self.at + (within_s if self.call_s is None else min(within_s, self.call_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +86,19 @@ class GenerateRequest:
     """For people, in logs, traces and queues: printable, and not unique, for clients choose what they like."""
     model: str
     prompt: Prompt
+    receipt: Receipt
     form: ImageForm = PNG_FILE
-    received: float | None = None
-    """When it came, by the router's monotonic clock; None: when it is served."""
-    deadline_s: float | None = None
-    """Seconds from receipt that the client asked for; None: the cascade's objective."""
-    call_s: float | None = None
-    """Seconds that the call itself has left; shortens the deadline, never lengthens it."""
+    within_s: float | None = None
+    """Seconds from receipt within which the client wants its image; None: the cascade's objective. The deadline that
+    follows from it is set when the request is admitted, see `admission`."""
     idempotency_key: str = ""
     """While a call with this key is served, the same tenant's next one is refused; empty: any number at a time."""
     band: int = BANDS["normal"]
     tier: str = ""
-    tenant: str = ""
-    """Who asks; empty where everybody may."""
-    trace: Headers = ()
-    """The trace of the client that this is a part of."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MadeImage:
     """An image and how it was made; ``confidence`` is None where the light model was skipped."""
 
     request_id: str
@@ -159,7 +174,7 @@ def check_seed(value: int, *, field: str = "seed") -> int:
 
 
 def check_deadline(seconds: float, *, limit_s: float, field: str) -> float:
-    """A deadline in seconds from now, at least `SHORTEST_S` and at most ``limit_s``."""
+    """The time within which an image is wanted: seconds from receipt, `SHORTEST_S` to ``limit_s``."""
     if not math.isfinite(seconds):
         raise invalid(field, "is not a finite number; give milliseconds from now")
     if seconds < SHORTEST_S:

@@ -19,7 +19,7 @@ from cascade_api.base import NAME_PATTERN, Document, field_error
 from cascade_api.reasons import Refusal
 
 from .rates import Bucket, SharedRates
-from .requests import Refused, invalid
+from .requests import RequestRefused, invalid
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +105,7 @@ class Tenants:
         """The tenant of a call by its ``authorization`` header or its client certificate; "" where all may ask.
 
         Raises:
-            Refused: UNAUTHENTICATED.
+            RequestRefused: UNAUTHENTICATED.
         """
         if self._path is None:
             return ""
@@ -123,11 +123,11 @@ class Tenants:
                 return self._by_certificate[name].name
         raise _unauthenticated("send `authorization: Bearer KEY`, or a client certificate that is known")
 
-    async def admit(self, tenant: str, *, images: int = 1) -> None:
+    async def take_images(self, tenant: str, images: int = 1) -> None:
         """Take the images of one call from a tenant's rate, all or none.
 
         Raises:
-            Refused: RATE_LIMITED, with the seconds until there are as many; INVALID where there never are.
+            RequestRefused: RATE_LIMITED, with the seconds until there are as many; INVALID where there never are.
         """
         bucket = self._buckets.get(tenant)
         if bucket is None:
@@ -136,7 +136,7 @@ class Tenants:
             raise invalid("n", f"tenant {tenant!r} may ask for {int(bucket.burst)} images at once; ask for fewer")
         wait_s = await self._rates.take(tenant, bucket, images)
         if wait_s > 0:
-            raise Refused(
+            raise RequestRefused(
                 Refusal.RATE_LIMITED,
                 f"tenant {tenant!r} asks for more than {bucket.rate_s:g} images a second; ask again later",
                 retry_after_s=wait_s,
@@ -198,5 +198,5 @@ def _read(path: Path) -> TenantsFile:
         raise TenantsError(f"{path}: {place}: {problem['msg']}") from None
 
 
-def _unauthenticated(message: str) -> Refused:
-    return Refused(Refusal.UNAUTHENTICATED, f"authorization: {message}", field="authorization")
+def _unauthenticated(message: str) -> RequestRefused:
+    return RequestRefused(Refusal.UNAUTHENTICATED, f"authorization: {message}", field="authorization")

@@ -45,8 +45,8 @@ async def job_store(server: RedisServer, **settings: Any) -> AsyncIterator[JobSt
         await client.aclose()
 
 
-async def hand_in(store: JobStore, job: str, *, tenant: str = "", deadline_s: float = 600) -> tuple[Submitted, float]:
-    return await store.submit(REF, job, digest="d", body=b"{}", tenant=tenant, deadline_s=deadline_s)
+async def hand_in(store: JobStore, job: str, *, tenant: str = "", within_s: float = 600) -> tuple[Submitted, float]:
+    return await store.submit(REF, job, digest="d", body=b"{}", tenant=tenant, within_s=within_s)
 
 
 async def claimed(store: JobStore, job: str, *, tenant: str = "") -> Claim:
@@ -143,13 +143,13 @@ async def test_a_place_is_said_to_come_at_the_first_deadline_or_by_the_pace_of_t
     redis_server: RedisServer,
 ) -> None:
     async with job_store(redis_server, limit=2) as store:
-        await hand_in(store, "long", deadline_s=3000)
-        await hand_in(store, "short", deadline_s=2000)
+        await hand_in(store, "long", within_s=3000)
+        await hand_in(store, "short", within_s=2000)
         submitted, place_s = await hand_in(store, "more")
         assert submitted is Submitted.FULL
         assert 2000 - PATIENCE_S < place_s <= 2000
         await store.cancel(REF, "long")
-        await hand_in(store, "longer", deadline_s=3000)
+        await hand_in(store, "longer", within_s=3000)
         with redis_server.client() as client:
             client.hset(REF.jobs_pace_key, mapping={"ended": int(client.time()[0]) * 1000, "interval": 500_000})
         _, place_s = await hand_in(store, "more")

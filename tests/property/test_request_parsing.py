@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
-from cascade_router.requests import MAX_IMAGES, GenerateRequest, Refused, printable_id
+from cascade_router.requests import MAX_IMAGES, GenerateRequest, Receipt, RequestRefused, printable_id
 from cascade_router.serving import kserve, openai
 
 SETTINGS = RouterSettings(prompt_limit=40, deadline_limit_s=100)
@@ -96,11 +96,11 @@ def check(requests: tuple[GenerateRequest, ...]) -> None:
         request.prompt.text.encode()
         assert request.prompt.negative is None or request.prompt.negative.strip()
         assert request.prompt.seed is None or 0 <= request.prompt.seed < 2**63
-        assert request.deadline_s is None or 0 < request.deadline_s <= SETTINGS.deadline_limit_s
+        assert request.within_s is None or 0 < request.within_s <= SETTINGS.deadline_limit_s
         assert request.band in (0, 1, 2)
 
 
-def check_refusal(refused: Refused) -> None:
+def check_refusal(refused: RequestRefused) -> None:
     assert refused.reason in (Refusal.INVALID, Refusal.UNKNOWN_MODEL)
     assert refused.field
     assert 0 < len(refused.message) < 400
@@ -109,8 +109,8 @@ def check_refusal(refused: Refused) -> None:
 @given(messages())
 def test_any_grpc_message_is_read_or_refused(message: Any) -> None:
     try:
-        requests, form = kserve.read_requests(message, settings=SETTINGS, tenant="", remaining_s=None)
-    except Refused as refused:
+        requests, form = kserve.read_requests(message, settings=SETTINGS, receipt=Receipt(at=0.0))
+    except RequestRefused as refused:
         check_refusal(refused)
         return
     check(requests)
@@ -137,9 +137,14 @@ BODIES = st.one_of(
 def test_any_http_body_is_read_or_refused(body: bytes, request_id: str) -> None:
     try:
         wanted = openai.read_body(
-            body, request_id=request_id, idempotency_key="", default_model="shapes", tenant="", settings=SETTINGS
+            body,
+            request_id=request_id,
+            idempotency_key="",
+            default_model="shapes",
+            receipt=Receipt(at=0.0),
+            settings=SETTINGS,
         )
-    except Refused as refused:
+    except RequestRefused as refused:
         check_refusal(refused)
         return
     check(wanted.requests)

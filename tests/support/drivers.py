@@ -28,12 +28,14 @@ from cascade_router.cascade.events import Event
 from cascade_router.cascade.machine import Effects, RequestMachine
 from cascade_router.cascade.state import Limits
 from cascade_router.engine import Passage
-from cascade_router.pools.clients import PIXELS, Image, OutOfTime, Prompt, ReplicaFailed
+from cascade_router.pools.clients import Image, OutOfTime, Prompt, ReplicaFailed
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.queue import WorkQueue
-from cascade_router.requests import GenerateRequest, Refused
+from cascade_router.requests import RequestRefused
 from cascade_router.runtime import CascadeRuntime
+
+from .engine import admitted
 
 COIN: Final = 0.5
 GONE: Final = "the worker is gone"
@@ -254,12 +256,11 @@ async def _play(script: Script) -> None:
     async def asks(ask: Ask) -> None:
         nonlocal in_hand
         in_hand += 1
-        request = GenerateRequest(id=ask.text, model=plan.ref.name, prompt=Prompt(ask.text), form=PIXELS)
-        passage = Passage(runtime, request, coin=COIN)
+        passage = Passage(admitted(runtime, prompt=Prompt(ask.text)), coin=COIN)
         try:
             passage.arrive(in_hand)
             await passage.answer()
-        except Refused:
+        except RequestRefused:
             pass
         finally:
             in_hand -= 1

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
+from cascade_router.admission import Admitted
 from cascade_router.cascade.state import Limits
 from cascade_router.engine import Passage
 from cascade_router.pools.clients import PIXELS, Prompt
 from cascade_router.queue import WorkQueue
-from cascade_router.requests import Answer, GenerateRequest, new_id
+from cascade_router.requests import GenerateRequest, MadeImage, Receipt, new_id
 from cascade_router.runtime import CascadeRuntime
 
 from .router import EASY
@@ -46,8 +47,15 @@ def endpoints(*servers: ScriptedTriton) -> list[str]:
     return [server.endpoint for server in servers]
 
 
-async def ask(runtime: CascadeRuntime, **changes: Any) -> Answer:
-    request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), "form": PIXELS, **changes})
-    passage = Passage(runtime, request, coin=0.5)
+async def ask(runtime: CascadeRuntime, **changes: Any) -> MadeImage:
+    """The answer to a request that comes now."""
+    passage = Passage(admitted(runtime, **changes), coin=0.5)
     passage.arrive(in_hand=1)
     return await passage.answer()
+
+
+def admitted(runtime: CascadeRuntime, *, within_s: float | None = None, **changes: Any) -> Admitted:
+    """A request of a runtime that was let in just now; without ``within_s`` it has as long as the objective."""
+    receipt = changes.setdefault("receipt", Receipt(at=runtime.clock()))
+    request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), "form": PIXELS, **changes})
+    return Admitted(runtime, request, receipt.deadline(within_s or runtime.plan.objective_s))

@@ -12,7 +12,7 @@ import pytest
 from cascade_api.reasons import Refusal, Route
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
-from cascade_router.requests import Refused
+from cascade_router.requests import RequestRefused
 from cascade_router.runtime import CascadeRuntime
 from support.engine import ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
@@ -93,7 +93,7 @@ async def test_a_prompt_that_the_model_rejects_is_the_clients_fault() -> None:
         replicas(rejects) as (server,),
         cascade(make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0)) as runtime,
     ):
-        with pytest.raises(Refused, match="did not understand 'purple'") as refused:
+        with pytest.raises(RequestRefused, match="did not understand 'purple'") as refused:
             await ask(runtime)
         assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "prompt")
         assert runtime.state.health.ejected == frozenset()
@@ -118,15 +118,15 @@ async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> 
     async with replicas(hang()) as (server,):
         plan = make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0, execution_s=believed)
         async with cascade(plan, clock=clock) as runtime:
-            with pytest.raises(Refused) as refused:
-                await ask(runtime, deadline_s=0.1)
+            with pytest.raises(RequestRefused) as refused:
+                await ask(runtime, within_s=0.1)
             assert refused.value.reason is Refusal.DEADLINE_EXCEEDED
             assert runtime.state.health.ejected == frozenset()  # too short a time to judge
-            asking = asyncio.ensure_future(ask(runtime, deadline_s=0.1))
+            asking = asyncio.ensure_future(ask(runtime, within_s=0.1))
             await asyncio.sleep(0)
             assert in_flight(runtime) == 1
             clock.now += 2
-            with pytest.raises(Refused):
+            with pytest.raises(RequestRefused):
                 await asking
             assert runtime.state.health.ejected == {"shapes-light-0"}
             await eventually(lambda: server.cancelled == len(server.asked), what="the hanging calls to be cancelled")
@@ -152,12 +152,12 @@ async def test_a_heavy_stage_that_fails_is_degraded_or_refused(heavy: Behaviour,
         plan = make_plan(servers, direct=0, escalation=1, batch=1, overload=overload)
         async with cascade(plan, clock=clock) as runtime:
             if overload == "degrade":
-                made = await ask(runtime, deadline_s=60)
+                made = await ask(runtime, within_s=60)
                 assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
                 assert all(limit < 0.255 for limit in limits)  # a quarter before the deadline; gRPC rounds up
             else:
-                with pytest.raises(Refused) as refused:
-                    await ask(runtime, deadline_s=60)
+                with pytest.raises(RequestRefused) as refused:
+                    await ask(runtime, within_s=60)
                 assert refused.value.reason in (Refusal.NO_REPLICA, Refusal.DEADLINE_EXCEEDED)
             assert in_flight(runtime) == 0
 
@@ -172,9 +172,9 @@ async def test_who_waits_in_vain_for_the_heavy_model_is_answered_with_the_light_
     async with replicas(late, hang()) as (light, heavy):
         servers = {"shapes-light": endpoints(light), "shapes-heavy": endpoints(heavy)}
         async with cascade(make_plan(servers, direct=0, escalation=1, batch=1), clock=clock) as runtime:
-            first = asyncio.ensure_future(ask(runtime, deadline_s=1000))
+            first = asyncio.ensure_future(ask(runtime, within_s=1000))
             await eventually(lambda: heavy.asked, what="the first to take the only credit")
-            made = await ask(runtime, deadline_s=60)
+            made = await ask(runtime, within_s=60)
             assert (made.route, made.variant) == (Route.DEGRADED, "shapes-light")
             assert heavy.asked == ["shapes-heavy"]
             first.cancel()
@@ -229,9 +229,9 @@ async def test_who_waits_for_the_light_model_goes_to_the_heavy_one_when_that_has
         servers = {"shapes-light": endpoints(light), "shapes-heavy": endpoints(heavy)}
         plan = make_plan(servers, direct=0, escalation=0, batch=1, execution_s=believed)
         async with cascade(plan) as runtime:
-            first = asyncio.ensure_future(ask(runtime, deadline_s=PATIENCE_S))
+            first = asyncio.ensure_future(ask(runtime, within_s=PATIENCE_S))
             await eventually(lambda: heavy.asked, what="the heavy model to be asked")
-            second = asyncio.ensure_future(ask(runtime, deadline_s=25.0))
+            second = asyncio.ensure_future(ask(runtime, within_s=25.0))
             await eventually(lambda: runtime.state.parked == 1, what="the second to wait for either model")
             busy.set()
             assert [image.route for image in await asyncio.gather(first, second)] == [Route.DIRECT] * 2
@@ -297,7 +297,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(stage: str) -> None:
 
 async def test_without_any_replica_a_request_is_refused_at_once() -> None:
     async with cascade(make_plan({"shapes-light": [], "shapes-heavy": []})) as runtime:
-        with pytest.raises(Refused, match="no replica of the light model is ready") as refused:
+        with pytest.raises(RequestRefused, match="no replica of the light model is ready") as refused:
             await ask(runtime)
         assert refused.value.reason is Refusal.NO_REPLICA
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
@@ -24,6 +25,13 @@ async def take(images: ImageBytes, size: int, *, band: int = NORMAL, deadline: f
     return await images.take(size, band=band, deadline=deadline, start_by=deadline)
 
 
+async def hold(images: ImageBytes, size: int) -> ExitStack:
+    """Room that is given back when the stack is closed."""
+    stack = ExitStack()
+    stack.enter_context(await take(images, size))
+    return stack
+
+
 async def some_turns() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -41,14 +49,14 @@ def test_what_is_needed_grows_with_pixels_images_and_copies() -> None:
 
 async def test_there_is_never_more_than_the_limit_and_the_most_urgent_comes_first() -> None:
     images, _ = room_of(100)
-    first = await take(images, 95)
+    first = await hold(images, 95)
     order: list[str] = []
 
     async def waiting(name: str, size: int, *, band: int, deadline: float) -> None:
         held = await take(images, size, band=band, deadline=deadline)
         order.append(name)
-        assert images.held <= 100
-        held.give_back()
+        with held:
+            assert images.held <= 100
 
     tasks = [
         asyncio.ensure_future(waiting("sooner and large", 90, band=1, deadline=LONG - 1)),
@@ -58,8 +66,7 @@ async def test_there_is_never_more_than_the_limit_and_the_most_urgent_comes_firs
     ]
     await some_turns()
     assert not order, "a small one overtook the large one that is more urgent"
-    first.give_back()
-    first.give_back()
+    first.close()
     await asyncio.gather(*tasks)
     assert order == ["high and large", "sooner and large", "later", "low"]
     assert images.held == 0
@@ -67,19 +74,20 @@ async def test_there_is_never_more_than_the_limit_and_the_most_urgent_comes_firs
 
 async def test_who_goes_away_leaves_its_room_and_its_place() -> None:
     images, _ = room_of(100)
-    first = await take(images, 100)
+    first = await hold(images, 100)
     waits = asyncio.ensure_future(take(images, 90, band=0))
     behind = asyncio.ensure_future(take(images, 10))
     await some_turns()
     waits.cancel()
     await some_turns()
-    first.give_back()
-    (await behind).give_back()
+    first.close()
+    with await behind:
+        assert images.held == 10
     assert images.held == 0
-    second = await take(images, 100)
+    second = await hold(images, 100)
     granted = asyncio.ensure_future(take(images, 50))
     await some_turns()
-    second.give_back()
+    second.close()
     granted.cancel()  # in the moment in which it gets its room
     await asyncio.gather(granted, return_exceptions=True)
     assert images.held == 0
@@ -88,9 +96,8 @@ async def test_who_goes_away_leaves_its_room_and_its_place() -> None:
 async def test_who_would_wait_too_long_is_refused_at_once_and_hears_how_long() -> None:
     images, clock = room_of(100)
     for _ in range(ENOUGH):
-        held = await take(images, 100)
-        clock.now += 10.0
-        held.give_back()
+        with await take(images, 100):
+            clock.now += 10.0
     await take(images, 100)
     with pytest.raises(NoRoom) as refused:
         await images.take(50, band=NORMAL, deadline=clock.now + 4, start_by=clock.now + 4)

@@ -8,16 +8,21 @@ from typing import Any
 import pytest
 
 from cascade_api.settings import RouterSettings
-from cascade_router.requests import Refused
+from cascade_router.requests import Receipt, RequestRefused
 from cascade_router.serving import openai, openapi
 
 SETTINGS = RouterSettings(prompt_limit=40, deadline_limit_s=100)
 
 
-def refusal_of(body: bytes) -> Refused:
-    with pytest.raises(Refused) as refused:
+def refusal_of(body: bytes) -> RequestRefused:
+    with pytest.raises(RequestRefused) as refused:
         openai.read_body(
-            body, request_id="r1", idempotency_key="", default_model="shapes", tenant="", settings=SETTINGS
+            body,
+            request_id="r1",
+            idempotency_key="",
+            default_model="shapes",
+            receipt=Receipt(at=0.0),
+            settings=SETTINGS,
         )
     return refused.value
 

@@ -26,7 +26,7 @@ from cascade_router.queue.operations import (
     Withdraw,
     ticket_of,
 )
-from cascade_router.requests import BANDS, Refused
+from cascade_router.requests import BANDS, RequestRefused
 from support.engine import ask, cascade, endpoints, replicas
 from support.router import make_plan
 from support.scripted_triton import hang
@@ -97,7 +97,7 @@ async def test_under_overload_low_goes_first_and_high_still_gets_in() -> None:
             assert [await begins("normal") for _ in range(6)] == [True] * 5 + [False]
             assert [await begins("high") for _ in range(2)] == [True, False]
             refused = [asked.exception() for asked in waiting if asked.done()]
-            assert [error.reason for error in refused if isinstance(error, Refused)] == [Refusal.QUEUE_FULL] * 3
+            assert [error.reason for error in refused if isinstance(error, RequestRefused)] == [Refusal.QUEUE_FULL] * 3
             for asked in waiting:
                 asked.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -113,11 +113,11 @@ async def test_a_wait_that_is_too_long_for_normal_priority_is_not_for_a_high_one
             (pool,) = plan.pools
             waiting = [asyncio.ensure_future(ask(runtime)) for _ in range(8)]
             await eventually(lambda: runtime.queue.load(pool.name).waiting == 7, what="seven waiting")
-            with pytest.raises(Refused) as late:
-                await ask(runtime, deadline_s=500.0)
+            with pytest.raises(RequestRefused) as late:
+                await ask(runtime, within_s=500.0)
             assert late.value.reason is Refusal.DEADLINE_UNREACHABLE
             assert late.value.retry_after_s is not None
-            urgent = asyncio.ensure_future(ask(runtime, deadline_s=500.0, band=BANDS["high"]))
+            urgent = asyncio.ensure_future(ask(runtime, within_s=500.0, band=BANDS["high"]))
             await eventually(lambda: runtime.queue.load(pool.name).waiting == 8, what="the urgent one waiting")
             assert runtime.queue.load(pool.name).ahead == (1, 8)
             for asked in (*waiting, urgent):

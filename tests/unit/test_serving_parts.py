@@ -13,7 +13,7 @@ from cascade_api.reasons import Refusal, Route
 from cascade_router.cascade.health import ReplicaHealth
 from cascade_router.reporting import DemandCounter
 from cascade_router.requests import (
-    Refused,
+    RequestRefused,
     check_deadline,
     check_priority,
     check_prompt,
@@ -92,14 +92,14 @@ def test_priorities_have_names_and_tritons_numbers(given: str | int, band: int) 
 
 @pytest.mark.parametrize("seconds", [0.0, -0.0, -1.0, 5e-324, 0.0009, math.nan, math.inf, -math.inf, 600.1])
 def test_deadlines_that_make_no_sense_are_refused(seconds: float) -> None:
-    with pytest.raises(Refused, match="deadline_ms") as refused:
+    with pytest.raises(RequestRefused, match="deadline_ms") as refused:
         check_deadline(seconds, limit_s=600, field="deadline_ms")
     assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "deadline_ms")
 
 
 def test_a_prompt_may_have_as_many_characters_as_the_limit_says_however_many_bytes() -> None:
     assert decode_prompt("丸".encode() * 10, limit=10) == "丸" * 10
-    with pytest.raises(Refused, match="11 characters"):
+    with pytest.raises(RequestRefused, match="11 characters"):
         decode_prompt("丸".encode() * 11, limit=10)
 
 
@@ -118,7 +118,7 @@ def test_a_prompt_may_have_as_many_characters_as_the_limit_says_however_many_byt
     ],
 )
 def test_a_prompt_that_nobody_could_see_is_empty(text: str) -> None:
-    with pytest.raises(Refused, match="prompt: is empty"):
+    with pytest.raises(RequestRefused, match="prompt: is empty"):
         check_prompt(text, limit=100)
 
 
@@ -160,4 +160,4 @@ def test_every_refusal_has_a_status_in_every_protocol() -> None:
 
 
 def test_a_retry_hint_is_never_infinite() -> None:
-    assert Refused(Refusal.QUEUE_FULL, "full", retry_after_s=math.inf).retry_after_s is None
+    assert RequestRefused(Refusal.QUEUE_FULL, "full", retry_after_s=math.inf).retry_after_s is None

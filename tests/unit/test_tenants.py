@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from cascade_api.reasons import Refusal
 from cascade_router.rates import Bucket, SharedRates
-from cascade_router.requests import Refused
+from cascade_router.requests import RequestRefused
 from cascade_router.tenants import RELOAD_S, Tenants, TenantsError
 from support.ports import free_port
 from support.waiting import StoppedClock
@@ -48,7 +48,7 @@ STUDIO = {"name": "studio", "keys": [digest("secret")], "certificates": ["studio
 async def test_without_a_file_everybody_may_ask() -> None:
     tenants = tenants_of(None)
     assert tenants.identify(authorization=None) == ""
-    await tenants.admit("")
+    await tenants.take_images("")
 
 
 def test_a_key_or_a_certificate_names_the_tenant(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_key_or_a_certificate_names_the_tenant(tmp_path: Path) -> None:
 )
 def test_anybody_else_is_refused(tmp_path: Path, authorization: str | None) -> None:
     tenants = tenants_of(write(tmp_path / "t.yaml", STUDIO))
-    with pytest.raises(Refused, match="authorization: ") as refused:
+    with pytest.raises(RequestRefused, match="authorization: ") as refused:
         tenants.identify(authorization=authorization, certificate_names=["other"])
     assert refused.value.reason is Refusal.UNAUTHENTICATED
 
@@ -75,7 +75,7 @@ def test_a_changed_file_counts_within_a_second_and_a_broken_one_does_not(tmp_pat
     assert tenants.identify(authorization="Bearer secret") == "studio"
     clock.now += RELOAD_S
     assert tenants.identify(authorization="Bearer new") == "studio"
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         tenants.identify(authorization="Bearer secret")
     path.write_text("tenants: [")
     clock.now += RELOAD_S
@@ -90,32 +90,32 @@ async def test_a_tenant_above_its_rate_hears_when_to_come_back(tmp_path: Path) -
     limited = {**STUDIO, "requestsPerSecond": 2, "burst": 3}
     tenants = tenants_of(write(path, limited, {"name": "other"}), clock)
     for _ in range(3):
-        await tenants.admit("studio")
-    with pytest.raises(Refused, match="'studio' asks for more than 2 images a second") as refused:
-        await tenants.admit("studio")
+        await tenants.take_images("studio")
+    with pytest.raises(RequestRefused, match="'studio' asks for more than 2 images a second") as refused:
+        await tenants.take_images("studio")
     assert refused.value.reason is Refusal.RATE_LIMITED
     assert refused.value.retry_after_s == pytest.approx(0.5)
-    await tenants.admit("other")
+    await tenants.take_images("other")
     clock.now += RELOAD_S / 2
-    await tenants.admit("studio")
+    await tenants.take_images("studio")
     # A file that is read again fills no bucket.
     write(path, limited)
     clock.now += RELOAD_S / 2
     tenants.identify(authorization="Bearer secret")
-    await tenants.admit("studio")
-    with pytest.raises(Refused):
-        await tenants.admit("studio")
+    await tenants.take_images("studio")
+    with pytest.raises(RequestRefused):
+        await tenants.take_images("studio")
 
 
 async def test_images_of_one_call_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
     tenants = tenants_of(write(tmp_path / "t.yaml", {**STUDIO, "requestsPerSecond": 2, "burst": 3}))
-    await tenants.admit("studio", images=2)
-    with pytest.raises(Refused) as refused:
-        await tenants.admit("studio", images=2)
+    await tenants.take_images("studio", 2)
+    with pytest.raises(RequestRefused) as refused:
+        await tenants.take_images("studio", 2)
     assert refused.value.retry_after_s == pytest.approx(0.5)
-    await tenants.admit("studio")
-    with pytest.raises(Refused, match="n: tenant 'studio' may ask for 3 images at once") as refused:
-        await tenants.admit("studio", images=4)
+    await tenants.take_images("studio")
+    with pytest.raises(RequestRefused, match="n: tenant 'studio' may ask for 3 images at once") as refused:
+        await tenants.take_images("studio", images=4)
     assert refused.value.reason is Refusal.INVALID
 
 

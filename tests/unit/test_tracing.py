@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from cascade_router import tracing
-from cascade_router.requests import Refused
+from cascade_router.requests import RequestRefused
 from support.engine import ask, cascade, endpoints, replicas
 from support.router import make_plan as make_any_plan
 from support.scripted_triton import answer, fail, response
@@ -86,7 +86,7 @@ async def test_what_the_model_rejects_is_told_by_its_kind_alone(spans: InMemoryS
     async with replicas(fail(grpc.StatusCode.INVALID_ARGUMENT, "did not understand 'dragon'")) as servers:
         plan = make_plan({"shapes-light": endpoints(*servers)}, direct=0, escalation=0)
         async with cascade(plan) as runtime:
-            with pytest.raises(Refused):
+            with pytest.raises(RequestRefused):
                 await ask(runtime)
     assert "dragon" not in "".join(span.to_json() for span in spans.get_finished_spans())
 

@@ -84,9 +84,11 @@ class Passages:
     def receive(self, *, text: str, prompt: int, image: int, coin: float) -> None:
         """Begin with a request that comes now."""
         now = self._clock.now
-        machine = RequestMachine(self.state, text=text, band=BAND, coin=coin, received=now)
-        promised = self.state.plan.expected.quality
-        passage = Passage(machine, arrival_s=now, prompt=prompt, image=image, planned=promised)
+        plan = self.state.plan
+        machine = RequestMachine(
+            self.state, text=text, band=BAND, coin=coin, received=now, deadline=now + plan.objective_s
+        )
+        passage = Passage(machine, arrival_s=now, prompt=prompt, image=image, planned=plan.expected.quality)
         self._in_hand += 1
         refused = machine.on(events.Arrived(self._in_hand), now)
         for effect in refused:

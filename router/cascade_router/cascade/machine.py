@@ -69,7 +69,7 @@ Effects = Sequence[Effect]
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """A replica at work on the request."""
+    """A replica at work on the request, and with it the grant in hand."""
 
     replica_id: str
     began: float
@@ -78,6 +78,26 @@ class _Try:
     hung_after_s: float
     patience_s: float
     """Until the try is given up for another one; endless where there is no other replica."""
+
+    @property
+    def may_be_another(self) -> bool:
+        """Whether there is time for another try once patience with this one is over."""
+        return self.patience_s < self.left_s
+
+    def hangs(self, now: float) -> bool:
+        """Whether the replica is to blame for being out of time."""
+        return self.may_be_another or now - self.began > self.hung_after_s
+
+    def release(self, event: Event, now: float) -> Release:
+        """How the grant is given back after ``event``, which ended the try."""
+        match event:
+            case Made():
+                return Release(service_s=now - self.began)
+            case Failed():
+                return Release(failed=True)
+            case OutOfTime():
+                return Release(failed=self.hangs(now))
+        return Release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +128,13 @@ class RequestMachine:
         band: priority band.
         coin: random in [0, 1), for scorers that use it.
         received: when the request came; all times are seconds on one monotonic clock.
-        allowed_s: from receipt to answer; None takes the plan's objective.
+        deadline: when its image must have been sent.
     """
 
     choice: Choice
     _deadline: float
+    """When the image must have been made."""
     _step: Make
-    _try: _Try
 
     def __init__(
         self,
@@ -124,14 +144,14 @@ class RequestMachine:
         band: int,
         coin: float,
         received: float,
-        allowed_s: float | None = None,
+        deadline: float,
     ) -> None:
         self._cascade = cascade
         self._text = text
         self._band = band
         self._coin = coin
         self._received = received
-        self._allowed_s = cascade.plan.objective_s if allowed_s is None else allowed_s
+        self._send_by = deadline
         self._overload: Overload = cascade.plan.overload
         self._waiting_limit = cascade.waiting_limit(band)
         self._admitted = False
@@ -142,13 +162,26 @@ class RequestMachine:
         """The last try failed, and the next one has not been taken from the budget of retries yet."""
         self._turned = False
         """From the first model to the other, which happens once."""
-        self._holding = False
-        """A grant."""
+        self._try: _Try | None = None
+        """While a replica is at work."""
         self._light: _Light | None = None
         self._parked: _Parked | None = None
 
     def on(self, event: Event, now: float) -> Effects:
-        """What to do next, after ``event`` at ``now``."""
+        """What to do next, after ``event`` at ``now``.
+
+        Whatever ends a try also ends its grant, which is given back before anything else, unless it is exchanged.
+        """
+        tried, self._try = self._try, None
+        if tried is None:
+            return self._heard(event, now)
+        todo = self._ended(tried, event, now)
+        if any(isinstance(effect, Exchange) for effect in todo):
+            return todo
+        return [tried.release(event, now), *todo]
+
+    def _heard(self, event: Event, now: float) -> Effects:
+        """What to do after an event that comes while no replica is at work."""
         match event:
             case Arrived(in_hand):
                 return self._arrived(in_hand)
@@ -156,8 +189,6 @@ class RequestMachine:
                 return self._begun(now)
             case Granted(replica_id):
                 return self._granted(replica_id, now)
-            case Made(image, confidence):
-                return self._made(image, confidence, now)
             case NoReplica():
                 return self._try_again(now)
             case Expired():
@@ -166,19 +197,26 @@ class RequestMachine:
             case Full(waiting, expected_wait_s):
                 why = f"{waiting} requests wait for the {self._step.stage} model, which is the limit"
                 return self._without_image(Refuse(Refusal.QUEUE_FULL, why, expected_wait_s), now)
-            case Failed(why):
-                return self._failed(why, now)
-            case OutOfTime():
-                return self._out_of_time(now)
-            case Rejected(why):
-                why = why if why.startswith("prompt") else f"prompt: {why}"
-                rejected = Refuse(Refusal.INVALID, why, field="prompt")
-                return [self._release(), *self._without_image(rejected, now)]
             case Waited(changed):
                 parked = self._unpark()
                 return self._waited(parked, changed, now) if parked is not None else ()
             case Cancelled():
-                return self._cancelled()
+                self._unpark()
+        return ()
+
+    def _ended(self, tried: _Try, event: Event, now: float) -> Effects:
+        """What to do after an event that ends the try of a replica."""
+        match event:
+            case Made(image, confidence):
+                return self._made(tried, image, confidence, now)
+            case Failed(why):
+                return self._failed(tried, why, now)
+            case OutOfTime():
+                return self._out_of_time(tried, now)
+            case Rejected(why):
+                why = why if why.startswith("prompt") else f"prompt: {why}"
+                return self._without_image(Refuse(Refusal.INVALID, why, field="prompt"), now)
+        return ()  # cancelled
 
     # -- admission ------------------------------------------------------------------------------------------------
 
@@ -188,9 +226,9 @@ class RequestMachine:
         return ()
 
     def _begun(self, now: float) -> Effects:
-        cascade, allowed_s = self._cascade, self._allowed_s
-        after_s = min(AFTER_IMAGE * allowed_s, cascade.after_image.quantile or 0.0)
-        self._deadline = self._received + allowed_s - after_s
+        cascade = self._cascade
+        after_s = min(AFTER_IMAGE * (self._send_by - self._received), cascade.after_image.quantile or 0.0)
+        self._deadline = self._send_by - after_s
         self.choice = cascade.chooser.choose(cascade.plan, self._text, coin=self._coin)
         cascade.retries.earn()
         return self._admit(now)
@@ -221,10 +259,9 @@ class RequestMachine:
 
     def _granted(self, replica_id: str, now: float) -> Effects:
         cascade, step = self._cascade, self._step
-        self._holding = True
         if replica_id in cascade.health.ejected:
             # Given back as failed, so that the queue holds the replica for a while.
-            return [self._release(failed=True), *self._try_again(now)]
+            return [Release(failed=True), *self._try_again(now)]
         self._attempts += 1
         left_s = self._deadline - now
         if self._light is not None and self._overload == "degrade":
@@ -235,8 +272,8 @@ class RequestMachine:
         self._try = _Try(replica_id, now, left_s, hung_after_s, patience_s)
         return [Infer(step, replica_id, min(left_s, patience_s))]
 
-    def _made(self, image: Any, confidence: float | None, now: float) -> Effects:
-        cascade, step, tried = self._cascade, self._step, self._try
+    def _made(self, tried: _Try, image: Any, confidence: float | None, now: float) -> Effects:
+        cascade, step = self._cascade, self._step
         service_s = now - tried.began
         cascade.estimates.observe(step.pool, service_s)
         news = cascade.works(tried.replica_id)
@@ -244,13 +281,13 @@ class RequestMachine:
             return [*news, *self._judged(_Light(image, confidence or 0.0), service_s, now)]
         light = self._light
         route, score = (Route.DIRECT, None) if light is None else (Route.ESCALATED, light.confidence)
-        return [*news, self._release(service_s), Answer(image, step.variant, route, score)]
+        return [*news, Answer(image, step.variant, route, score)]
 
     def _judged(self, light: _Light, service_s: float, now: float) -> Effects:
         """What becomes of a light image, which was made in ``service_s``."""
         cascade, row = self._cascade, self.choice.row
         if self._step.degraded:
-            return [self._release(service_s), self._answer(light, Route.DEGRADED)]
+            return [self._answer(light, Route.DEGRADED)]
         escalate = cascade.chooser.escalates(row, light.confidence)
         step = after_light(
             escalate=escalate,
@@ -262,36 +299,33 @@ class RequestMachine:
         )
         match step:
             case Make():
-                self._light, self._step, self._attempts, self._holding = light, step, 0, False
+                self._light, self._step, self._attempts = light, step, 0
                 return [Preview(self._answer(light, Route.LIGHT)), Exchange(step, service_s)]
             case Accept(degraded):
-                route = Route.DEGRADED if degraded else Route.LIGHT
-                return [self._release(service_s), self._answer(light, route)]
+                return [self._answer(light, Route.DEGRADED if degraded else Route.LIGHT)]
             case Refuse():
-                return [self._release(service_s), step]
+                return [step]
 
     # -- tries that fail ------------------------------------------------------------------------------------------
 
-    def _failed(self, why: str, now: float) -> Effects:
-        news = self._cascade.failed(self._try.replica_id, why, now=now)
+    def _failed(self, tried: _Try, why: str, now: float) -> Effects:
+        news = self._cascade.failed(tried.replica_id, why, now=now)
         self._unpaid = True
-        return [self._release(failed=True), *news, *self._try_again(now)]
+        return [*news, *self._try_again(now)]
 
-    def _out_of_time(self, now: float) -> Effects:
+    def _out_of_time(self, tried: _Try, now: float) -> Effects:
         """The replica is given up: for another one, or because the image would come too late."""
-        cascade, step, tried = self._cascade, self._step, self._try
-        another = tried.patience_s < tried.left_s
-        took_s = now - tried.began
-        hangs = another or took_s > tried.hung_after_s
+        cascade, step = self._cascade, self._step
+        took_s, hangs = now - tried.began, tried.hangs(now)
         if hangs:
             # What was seen counts: were all replicas this slow, none would be thought hanging for long.
             cascade.estimates.observe(step.pool, took_s)
-        if another:
-            return self._failed(f"no answer within {tried.patience_s:.1f} s", now)
+        if tried.may_be_another:
+            return self._failed(tried, f"no answer within {tried.patience_s:.1f} s", now)
         news = cascade.failed(tried.replica_id, f"no answer within {took_s:.1f} s", now=now) if hangs else ()
         why = f"the {step.stage} model did not finish before the deadline"
         late = self._without_image(Refuse(Refusal.DEADLINE_EXCEEDED, why), now)
-        return [self._release(failed=hangs), *news, *late]
+        return [*news, *late]
 
     def _try_again(self, now: float) -> Effects:
         """The next try of a model after a failed one; a wait while no replica is trusted but one may come back."""
@@ -378,14 +412,6 @@ class RequestMachine:
         if parked is not None:
             self._cascade.parked -= 1
         return parked
-
-    def _cancelled(self) -> Effects:
-        self._unpark()
-        return [self._release()] if self._holding else ()
-
-    def _release(self, service_s: float | None = None, *, failed: bool = False) -> Release:
-        self._holding = False
-        return Release(service_s, failed)
 
     def _answer(self, light: _Light, route: Route) -> Answer:
         return Answer(light.image, self.choice.row.light, route, light.confidence)

@@ -14,7 +14,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
 from ..pools.clients import ImageForm, Prompt
-from ..requests import GenerateRequest
+from ..requests import GenerateRequest, Receipt
 
 TRY_AGAIN: Final = frozenset(
     {Refusal.QUEUE_FULL, Refusal.NO_PLAN, Refusal.NO_REPLICA, Refusal.MODEL_FAILED, Refusal.SHUTTING_DOWN}
@@ -89,21 +89,22 @@ def write_body(request: GenerateRequest) -> bytes:
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 
-def digest_of(body: bytes, *, deadline_s: float) -> str:
+def digest_of(body: bytes, *, within_s: float) -> str:
     """Tells whether an idempotency key comes again with the same request."""
-    return hashlib.sha256(body + repr(deadline_s).encode()).hexdigest()
+    return hashlib.sha256(body + repr(within_s).encode()).hexdigest()
 
 
-def read_body(claim: Claim, *, model: str) -> GenerateRequest:
-    """The request of a job with the time that it has left. Raises JobUnreadable."""
+def read_body(claim: Claim, *, model: str, receipt: Receipt) -> GenerateRequest:
+    """The request of a job, which has ``claim.left_s`` from ``receipt``. Raises JobUnreadable."""
     try:
         fields = json.loads(claim.body)
         return GenerateRequest(
             id=claim.id,
             model=model,
             prompt=Prompt(**fields["prompt"]),
+            receipt=receipt,
             form=ImageForm(**fields["form"]),
-            deadline_s=claim.left_s,
+            within_s=claim.left_s,
             band=int(fields["band"]),
             tier=str(fields["tier"]),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -16,8 +16,8 @@ import structlog
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..requests import Answer, GenerateRequest, Refused
-from ..service import Failed, Service
+from ..requests import GenerateRequest, MadeImage, Receipt, RequestRefused
+from ..service import ImageService, RouterDefect
 from .records import TRY_AGAIN, Claim, JobState, JobUnreadable, read_body, result_of
 from .store import LEASE_S, JobStore, JobStoreAway
 
@@ -33,7 +33,7 @@ ATTEMPTS: Final = 10
 """Attempts of a job whose model fails."""
 STORE_AGAIN_S: Final = 0.2
 """Pause before an end is kept again that Redis did not take."""
-Write = Callable[[Answer], Mapping[str, Any]]
+Write = Callable[[MadeImage], Mapping[str, Any]]
 """From an answer to how the image was made."""
 
 
@@ -46,7 +46,12 @@ class JobRunner:
     """
 
     def __init__(
-        self, *, service: Service, store: JobStore, write: Write, explain: Callable[[Refused], Mapping[str, Any]]
+        self,
+        *,
+        service: ImageService,
+        store: JobStore,
+        write: Write,
+        explain: Callable[[RequestRefused], Mapping[str, Any]],
     ) -> None:
         self._service = service
         self._store = store
@@ -125,26 +130,29 @@ class JobRunner:
         try:
             request = self._read(ref, claim)
             with await self._service.generate([request], protocol="job") as delivery:
-                (answer,) = delivery.answers
-                image, made = bytes(answer.image.encoded), result_of(self._write(answer))
-                delivery.packed()
-                await self._end(ref, claim, JobState.SUCCEEDED, made, image)
+                image, result = delivery.pack(self._pack)
+                await self._end(ref, claim, JobState.SUCCEEDED, result, image)
             return
         except JobStoreAway:
             raise
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.reason in TRY_AGAIN and not (refused.reason is Refusal.MODEL_FAILED and claim.token >= ATTEMPTS):
                 await self._store.give_back(ref, claim, after_s=refused.retry_after_s or AGAIN_S)
                 return
             result = result_of(self._explain(refused))
-        except Failed as failed:
-            result = result_of(self._explain(Refused(Refusal.MODEL_FAILED, str(failed))))
+        except RouterDefect as failed:
+            result = result_of(self._explain(RequestRefused(Refusal.MODEL_FAILED, str(failed))))
         except Exception:
             # What breaks once with what stands in Redis breaks at every attempt.
             log.exception("a job cannot be carried out", job=claim.id)
-            why = Refused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
+            why = RequestRefused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
             result = result_of(self._explain(why))
         await self._end(ref, claim, JobState.FAILED, result, b"")
+
+    def _pack(self, answers: Sequence[MadeImage]) -> tuple[bytes, bytes]:
+        """The image of a job, and how it was made."""
+        (answer,) = answers
+        return bytes(answer.image.encoded), result_of(self._write(answer))
 
     async def _end(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes) -> None:
         ended = await self._finish(ref, claim, state, result, image)
@@ -157,7 +165,7 @@ class JobRunner:
         self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes
     ) -> JobState | None:
         """Keep the end of a job, which was worth the work: tried until its deadline while Redis does not answer."""
-        no_room = Refused(
+        no_room = RequestRefused(
             Refusal.STORE_FULL,
             f"the image was made, but there is no room to keep its {len(image)} bytes; "
             "CASCADE_ROUTER_JOB_BYTES_LIMIT and Redis's maxmemory say how much there is",
@@ -175,11 +183,11 @@ class JobRunner:
             await asyncio.sleep(STORE_AGAIN_S)
 
     def _read(self, ref: CascadeRef, claim: Claim) -> GenerateRequest:
-        """The request of a job. Raises Refused."""
+        """The request of a job. Raises RequestRefused."""
         if claim.left_s <= 0:
-            raise Refused(Refusal.DEADLINE_EXCEEDED, "the job's deadline passed before its image could be made")
+            raise RequestRefused(Refusal.DEADLINE_EXCEEDED, "the job's deadline passed before its image could be made")
         try:
-            return read_body(claim, model=f"{ref.namespace}.{ref.name}")
+            return read_body(claim, model=f"{ref.namespace}.{ref.name}", receipt=Receipt(at=self._service.clock()))
         except JobUnreadable as error:
             log.error("not a job", job=claim.id, why=str(error))
-            raise Refused(Refusal.INVALID, "the job cannot be read; hand it in again") from None
+            raise RequestRefused(Refusal.INVALID, "the job cannot be read; hand it in again") from None

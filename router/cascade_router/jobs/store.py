@@ -76,14 +76,14 @@ class JobStore:
         self._scripts = {name: redis.register_script(_source(*parts)) for name, parts in _SCRIPTS.items()}
 
     async def submit(
-        self, ref: CascadeRef, job: str, *, digest: str, body: bytes, tenant: str, deadline_s: float
+        self, ref: CascadeRef, job: str, *, digest: str, body: bytes, tenant: str, within_s: float
     ) -> tuple[Submitted, float]:
-        """Keep a job unless its id is known already or there are too many.
+        """Keep a job, wanted ``within_s`` seconds from now, unless its id is known already or there are too many.
 
         The second is in how many seconds there should be a place, where there is none: when the next job ends, by the
         pace of those before it, or at the first deadline.
         """
-        arguments = (job, digest, body, tenant, int(deadline_s * 1000), self._keep_ms, *self._limits)
+        arguments = (job, digest, body, tenant, int(within_s * 1000), self._keep_ms, *self._limits)
         try:
             submitted, place_ms = await self._run("submit", _all_keys(ref, job), arguments)
         except JobStoreAway as away:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from importlib.metadata import version
 from typing import Any, Final, NoReturn
 
@@ -13,8 +12,8 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from .. import tracing
-from ..requests import Refused, new_id, printable_id
-from ..service import Failed, Service
+from ..requests import Receipt, RequestRefused, new_id, printable_id
+from ..service import ImageService, RouterDefect
 from . import describe, kserve, streaming, tls
 from .statuses import GRPC
 
@@ -31,7 +30,7 @@ Context = Any
 class InferenceService:
     """`inference.GRPCInferenceService`; models are cascades."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ImageService) -> None:
         self._service = service
 
     async def ServerLive(self, request: Any, context: Context) -> Any:  # noqa: N802
@@ -43,7 +42,7 @@ class InferenceService:
     async def ModelReady(self, request: Any, context: Context) -> Any:  # noqa: N802
         try:
             runtime = self._service.plans.find(request.name)
-        except Refused:
+        except RequestRefused:
             return service_pb2.ModelReadyResponse(ready=False)
         known_version = request.version in ("", kserve.VERSION)
         return service_pb2.ModelReadyResponse(ready=known_version and runtime.state.why_not_ready() is None)
@@ -79,47 +78,40 @@ class InferenceService:
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
         try:
             return await self._infer(request, context)
-        except Refused as refused:
+        except RequestRefused as refused:
             await _abort(context, refused, request_id=request.id)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Failed as failed:
+        except RouterDefect as failed:
             await context.abort(grpc.StatusCode.INTERNAL, str(failed))
         except Exception:
             request_id = new_id()
             log.exception("request failed", request=request_id)
-            await context.abort(grpc.StatusCode.INTERNAL, str(Failed(request_id)))
+            await context.abort(grpc.StatusCode.INTERNAL, str(RouterDefect(request_id)))
 
     async def _infer(self, message: Any, context: Context) -> Any:
-        received = time.monotonic()
         try:
-            requests, form = kserve.read_requests(
-                message,
-                settings=self._service.settings,
+            receipt = Receipt(
+                at=self._service.clock(),
+                call_s=context.time_remaining(),
                 tenant=self._tenant(context),
-                received=received,
-                remaining_s=context.time_remaining(),
                 trace=_trace(context),
             )
-        except Refused as refused:
-            self._service.reject(refused)
+            requests, form = kserve.read_requests(message, settings=self._service.settings, receipt=receipt)
+        except RequestRefused as refused:
+            self._service.accounts.invalid(refused)
             raise
         delivery = await self._service.generate(requests, protocol="grpc")
-        try:
-            response = kserve.write_response(
-                delivery.answers, form, request_id=message.id or requests[0].id, model=message.model_name
-            )
-            delivery.packed()
-            delivery.check()
-        except BaseException as error:
-            delivery.failed(error)
-            raise
+        request_id = message.id or requests[0].id
+        response = delivery.pack(
+            lambda answers: kserve.write_response(answers, form, request_id=request_id, model=message.model_name)
+        )
         # A call is done when the transport has all of its answer, or its client is gone.
         context.add_done_callback(lambda call: delivery.failed() if call.cancelled() else delivery.sent())
         return response
 
     def _tenant(self, context: Context) -> str:
-        """Who calls. Raises Refused."""
+        """Who calls. Raises RequestRefused."""
         if self._service.tenants.open:
             return ""
         keys = (str(value) for name, value in context.invocation_metadata() or () if name == "authorization")
@@ -130,21 +122,21 @@ class InferenceService:
         """Abort a call of somebody who may not ask."""
         try:
             self._tenant(context)
-        except Refused as refused:
+        except RequestRefused as refused:
             await _abort(context, refused, request_id="")
 
     async def _find(self, request: Any, context: Context) -> Any:
         await self.known(context)
         try:
             return self._service.plans.find(request.name)
-        except Refused as refused:
+        except RequestRefused as refused:
             await _abort(context, refused, request_id="")
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Context) -> Any:  # noqa: N802
         try:
             tenant = self._tenant(context)
-        except Refused as refused:
-            self._service.reject(refused)
+        except RequestRefused as refused:
+            self._service.accounts.invalid(refused)
             await _abort(context, refused, request_id="")
         trace = _trace(context)
         async for response in streaming.responses(self._service, request_iterator, tenant=tenant, trace=trace):
@@ -185,7 +177,7 @@ def _trace(context: Context) -> tracing.Headers:
     return tracing.context_of(context.invocation_metadata() or ()) if tracing.on() else ()
 
 
-async def _abort(context: Context, refused: Refused, *, request_id: str) -> NoReturn:
+async def _abort(context: Context, refused: RequestRefused, *, request_id: str) -> NoReturn:
     trailing = [("cascade-reason", str(refused.reason))]
     if request_id:
         trailing.append(("cascade-request-id", printable_id(request_id)))

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Route
 
 from ..metrics import REGISTRY
-from ..service import Service
+from ..service import ImageService
 from . import openai, openapi
 from .http_images import ImagesResponse, events_response, until_disconnect
 from .http_jobs import Jobs, make_job_routes
@@ -22,7 +22,7 @@ from .openai_bodies import Models
 from .page import PAGE
 
 
-def make_health_app(service: Service) -> Starlette:
+def make_health_app(service: ImageService) -> Starlette:
     """What probes and scrapes need; they address a pod by whatever name or address it has."""
 
     async def healthz(request: Request) -> Response:
@@ -56,7 +56,7 @@ def _verdict(word: str, problem: str | None) -> Response:
     return PlainTextResponse(f"{problem or word}\n", 200 if problem is None else 503)
 
 
-def make_app(service: Service, jobs: Jobs) -> Starlette:
+def make_app(service: ImageService, jobs: Jobs) -> Starlette:
     """The application of a router."""
 
     async def generations(request: Request) -> Response:

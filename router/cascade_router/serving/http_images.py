@@ -13,8 +13,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ..deliveries import Delivery
-from ..requests import Answer, Refused
-from ..service import Failed, Service
+from ..requests import MadeImage, RequestRefused
+from ..service import ImageService, RouterDefect
 from . import openai
 from .parts import Part, length, pieces
 
@@ -33,11 +33,10 @@ class ImagesResponse(Response):
         self._delivery = delivery
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. Raises Refused where it is too late for that."""
+        """Send it. Raises RequestRefused where it is too late for that."""
         with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
-            parts = openai.images_body(self._wanted, delivery.answers, created_at=int(time.time()))
-            delivery.packed()
-            delivery.check()
+            created_at = int(time.time())
+            parts = delivery.pack(lambda answers: openai.images_body(self._wanted, answers, created_at=created_at))
             self.headers["content-length"] = str(length(parts))
             await until_disconnect(self._request, lambda: self._send(parts, send))
 
@@ -50,18 +49,18 @@ class ImagesResponse(Response):
 
 
 async def events_response(
-    service: Service, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
+    service: ImageService, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
 ) -> Response:
-    """Server-sent events of one request. Raises what `Service.generate` does, unless a preview was there first."""
+    """Server-sent events of one request. Raises what `ImageService.generate` does, unless a preview was there first."""
     events = _events(service, wanted)
     # The first piece is awaited, so that a refusal has a status of its own.
     first = await until_disconnect(request, lambda: anext(events))
     return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
 
 
-async def _events(service: Service, wanted: openai.WantedImages) -> AsyncIterator[bytes]:
+async def _events(service: ImageService, wanted: openai.WantedImages) -> AsyncIterator[bytes]:
     created_at = int(time.time())
-    previews: asyncio.Queue[Answer] = asyncio.Queue()
+    previews: asyncio.Queue[MadeImage] = asyncio.Queue()
     making = asyncio.ensure_future(
         service.generate(
             wanted.requests, protocol="http-stream", preview=previews.put_nowait if wanted.previews else None
@@ -74,9 +73,9 @@ async def _events(service: Service, wanted: openai.WantedImages) -> AsyncIterato
             async for piece in pieces(openai.stream_event(wanted, shown.result(), final=False, created_at=created_at)):
                 yield piece
         with await making as delivery:
-            delivery.check()
-            parts = openai.stream_event(wanted, delivery.answers[0], final=True, created_at=created_at)
-            delivery.packed()
+            parts = delivery.pack(
+                lambda answers: openai.stream_event(wanted, answers[0], final=True, created_at=created_at)
+            )
             async for piece in pieces(parts):
                 yield piece
     finally:
@@ -91,10 +90,10 @@ async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[
     try:
         async for piece in events:
             yield piece
-    except Refused as refused:
+    except RequestRefused as refused:
         _, content, _ = openai.refusal_body(refused)
         yield openai.failed_event(content)
-    except Failed as failed:
+    except RouterDefect as failed:
         yield openai.failed_event(openai.error_body(str(failed), kind="server_error"))
 
 

@@ -18,8 +18,8 @@ from cascade_api.reasons import Refusal
 from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, write_body
 from ..jobs.runner import JobRunner
 from ..jobs.store import JobStore, JobStoreAway, Submitted
-from ..requests import Answer, Refused, invalid, new_id, unique_of
-from ..service import Service
+from ..requests import MadeImage, RequestRefused, invalid, new_id, unique_of
+from ..service import ImageService
 from . import openai
 from .http_requests import IDEMPOTENCY_KEY, JSON, request_id_of, tenant_of, wanted_images
 from .openai_bodies import JobTold
@@ -42,17 +42,17 @@ class Jobs:
     runner: JobRunner
 
 
-def write_answer(answer: Answer) -> Mapping[str, Any]:
+def write_answer(answer: MadeImage) -> Mapping[str, Any]:
     """How the image of an answer was made, as it is kept beside the image."""
     return openai.how_made(answer).model_dump(mode="json")
 
 
-def explain_refusal(refused: Refused) -> Mapping[str, Any]:
+def explain_refusal(refused: RequestRefused) -> Mapping[str, Any]:
     """A refusal as it is kept."""
     return openai.refusal_body(refused)[1]
 
 
-def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
+def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
     """The routes below ``/v1/jobs``."""
 
     async def submit(request: Request) -> Response:
@@ -61,32 +61,32 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
             raise invalid("n" if not wanted.stream else "stream", "a job makes one image, which is fetched later")
         image = wanted.requests[0]
         ref = service.plans.find(image.model).ref
-        await service.tenants.admit(image.tenant)
-        key = image.idempotency_key
-        body, deadline_s = write_body(image), image.deadline_s or service.settings.job_deadline_s
-        job = job_id(ref, unique_of(key, tenant=image.tenant) if key else new_id())
+        key, tenant = image.idempotency_key, image.receipt.tenant
+        await service.tenants.take_images(tenant)
+        body, within_s = write_body(image), image.within_s or service.settings.job_deadline_s
+        job = job_id(ref, unique_of(key, tenant=tenant) if key else new_id())
         submitted, place_s = await _kept(
             jobs.store.submit(
                 ref,
                 job,
-                digest=digest_of(body, deadline_s=deadline_s),
+                digest=digest_of(body, within_s=within_s),
                 body=body,
-                tenant=image.tenant,
-                deadline_s=deadline_s,
+                tenant=tenant,
+                within_s=within_s,
             )
         )
         if submitted is Submitted.DIFFERENT:
-            raise Refused(
+            raise RequestRefused(
                 Refusal.DUPLICATE,
                 f"{IDEMPOTENCY_KEY}: was used for another request; choose a new one",
                 field=IDEMPOTENCY_KEY,
             )
         if submitted in FULL:
-            raise Refused(Refusal.QUEUE_FULL, FULL[submitted], retry_after_s=max(1.0, place_s))
+            raise RequestRefused(Refusal.QUEUE_FULL, FULL[submitted], retry_after_s=max(1.0, place_s))
         if submitted is Submitted.NO_MEMORY:
-            raise Refused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
+            raise RequestRefused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
         jobs.runner.wake()
-        return _told(request, await _find(ref, job, image.tenant), 202)
+        return _told(request, await _find(ref, job, tenant), 202)
 
     async def ask(request: Request) -> Response:
         ref, job, tenant = _named(request)
@@ -122,7 +122,7 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
         if found is None or found.tenant != tenant:
             raise _unknown(job)
         if found.removed:
-            raise Refused(
+            raise RequestRefused(
                 Refusal.RESULT_REMOVED,
                 f"job: {job[:80]!r} ended as {found.state.value}, but its result was removed to make room for "
                 "newer ones; hand it in again, and fetch results sooner",
@@ -137,17 +137,17 @@ def make_job_routes(service: Service, jobs: Jobs) -> list[BaseRoute]:
 
 
 async def _kept(reply: Awaitable[_T]) -> _T:
-    """The store's reply; raises Refused while Redis is away."""
+    """The store's reply; raises RequestRefused while Redis is away."""
     try:
         return await reply
     except JobStoreAway:
-        raise Refused(
+        raise RequestRefused(
             Refusal.STORE_AWAY, "jobs are kept in Redis, which cannot be reached now; try again", retry_after_s=1.0
         ) from None
 
 
-def _unknown(job: str) -> Refused:
-    return Refused(
+def _unknown(job: str) -> RequestRefused:
+    return RequestRefused(
         Refusal.UNKNOWN_JOB,
         f"job: there is no {job[:80]!r}: it never was, its result has expired, or Redis lost its data",
         field="job",

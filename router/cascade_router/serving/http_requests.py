@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any, Final, cast
 
 import structlog
@@ -13,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
-from ..requests import Refused, check_key, printable_id
-from ..service import Failed, Service
+from ..requests import Receipt, RequestRefused, check_key, printable_id
+from ..service import ImageService, RouterDefect
 from ..tracing import context_of
 from . import openai
 from .statuses import HTTP
@@ -37,19 +36,18 @@ def request_id_of(request: Request) -> str:
     return str(request.state.id)
 
 
-def tenant_of(service: Service, request: Request) -> str:
-    """Who calls. Raises Refused, which is then counted already."""
+def tenant_of(service: ImageService, request: Request) -> str:
+    """Who calls. Raises RequestRefused, which is then counted already."""
     try:
         return service.tenants.identify(authorization=request.headers.get("authorization"))
-    except Refused as refused:
-        service.reject(refused)
+    except RequestRefused as refused:
+        service.accounts.invalid(refused)
         raise
 
 
-async def wanted_images(service: Service, request: Request) -> openai.WantedImages:
-    """A valid request for images of a cascade that there is. Raises Refused, which is then counted already."""
-    received = time.monotonic()
-    tenant = tenant_of(service, request)
+async def wanted_images(service: ImageService, request: Request) -> openai.WantedImages:
+    """A valid request for images of a cascade that there is. Raises RequestRefused, which is then counted already."""
+    receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
     _check_json(request)
     body = await _read(request)
     try:
@@ -61,15 +59,13 @@ async def wanted_images(service: Service, request: Request) -> openai.WantedImag
             request_id=request_id_of(request),
             idempotency_key=check_key(request.headers.get(IDEMPOTENCY_KEY, ""), field=IDEMPOTENCY_KEY),
             default_model=names[0] if len(names) == 1 else None,
-            tenant=tenant,
-            received=received,
+            receipt=receipt,
             settings=service.settings,
-            trace=context_of(request.headers.items()),
         )
         image = service.plans.find(wanted.requests[0].model).plan.image
         openai.check_size(wanted.size, width=image.width, height=image.height)
-    except Refused as refused:
-        service.reject(refused)
+    except RequestRefused as refused:
+        service.accounts.invalid(refused)
         raise
     return wanted
 
@@ -95,7 +91,7 @@ async def _read(request: Request) -> bytes:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status, content, headers = openai.refusal_body(cast(Refused, error))
+    status, content, headers = openai.refusal_body(cast(RequestRefused, error))
     return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id_of(request)})
 
 
@@ -105,7 +101,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     log.error("request failed", request=request_id_of(request), exc_info=error)
-    return await _failed(request, Failed(request_id_of(request)))
+    return await _failed(request, RouterDefect(request_id_of(request)))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -121,8 +117,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
-    Refused: _refused,
-    Failed: _failed,
+    RequestRefused: _refused,
+    RouterDefect: _failed,
     ClientDisconnect: _gone,
     HTTPException: _http_error,
     Exception: _defect,

@@ -24,16 +24,16 @@ from cascade_api.settings import RouterSettings
 from ..pools.clients import ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
-    Answer,
     GenerateRequest,
-    Refused,
+    MadeImage,
+    Receipt,
+    RequestRefused,
     check_seed,
     decode_prompt,
     invalid,
     nth_id,
     printable_id,
 )
-from ..tracing import Headers
 from .parameters import REFUSED_OF_INPUTS, REFUSED_OF_OUTPUTS, read_parameters, refuse
 
 VERSION: Final = "1"
@@ -60,7 +60,7 @@ _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ResponseForm:
     """How the client wants its answer: which outputs, and the batch dimensions of each (none, [N] or [N, 1])."""
 
     outputs: tuple[str, ...]
@@ -71,24 +71,17 @@ def read_requests(
     message: Any,
     *,
     settings: RouterSettings,
-    tenant: str,
-    remaining_s: float | None,
-    trace: Headers = (),
-    received: float | None = None,
+    receipt: Receipt,
     default_outputs: Sequence[str] = DEFAULT_OUTPUTS,
-) -> tuple[tuple[GenerateRequest, ...], Form]:
+) -> tuple[tuple[GenerateRequest, ...], ResponseForm]:
     """A ModelInferRequest as one request per prompt.
 
-    Args:
-        received: when it came, by the router's monotonic clock.
-        remaining_s: the time left on the call itself.
-
     Raises:
-        Refused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
+        RequestRefused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
     """
     request_id = printable_id(message.id)
     if message.model_version not in ("", VERSION):
-        raise Refused(
+        raise RequestRefused(
             Refusal.UNKNOWN_MODEL,
             f"model_version: {message.model_version[:40]!r} is not served; leave it out or use {VERSION!r}",
             field="model_version",
@@ -107,15 +100,12 @@ def read_requests(
             id=nth_id(request_id, index),
             model=message.model_name,
             prompt=Prompt(prompt, negative, seed),
+            receipt=receipt,
             form=form,
-            received=received,
-            deadline_s=options.deadline_s,
-            call_s=remaining_s,
+            within_s=options.within_s,
             idempotency_key=options.idempotency_key,
             band=options.band,
             tier=options.tier,
-            tenant=tenant,
-            trace=trace,
         )
         for index, (prompt, negative, seed) in enumerate(
             zip(
@@ -126,10 +116,12 @@ def read_requests(
             )
         )
     )
-    return requests, Form(outputs, batch)
+    return requests, ResponseForm(outputs, batch)
 
 
-def write_response(answers: Sequence[Answer], form: Form, *, request_id: str, model: str, stage: str = FINAL) -> Any:
+def write_response(
+    answers: Sequence[MadeImage], form: ResponseForm, *, request_id: str, model: str, stage: str = FINAL
+) -> Any:
     """The ModelInferResponse."""
     response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
     image = answers[0].image
@@ -143,7 +135,7 @@ def write_response(answers: Sequence[Answer], form: Form, *, request_id: str, mo
     return response
 
 
-def _packed(name: str, answer: Answer, stage: str) -> bytes:
+def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
     """One answer's element of an output."""
     if name == OUTPUT_IMAGE:
         return answer.image.pixels

@@ -18,9 +18,10 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import PNG, Format, ImageForm, Prompt
 from ..requests import (
-    Answer,
     GenerateRequest,
-    Refused,
+    MadeImage,
+    Receipt,
+    RequestRefused,
     check_deadline,
     check_priority,
     check_prompt,
@@ -29,7 +30,6 @@ from ..requests import (
     invalid,
     nth_id,
 )
-from ..tracing import Headers
 from .openai_bodies import (
     REFUSED,
     AllMade,
@@ -78,10 +78,8 @@ def read_body(
     request_id: str,
     idempotency_key: str,
     default_model: str | None,
-    tenant: str,
+    receipt: Receipt,
     settings: RouterSettings,
-    trace: Headers = (),
-    received: float | None = None,
 ) -> WantedImages:
     """Parse a request body.
 
@@ -89,10 +87,9 @@ def read_body(
         request_id: the id of the first image's request, and the stem of the others'.
         idempotency_key: while a call with it is served, another one is refused; may be empty.
         default_model: the model of a body without one; None where that would be ambiguous.
-        received: when it came, by the router's monotonic clock.
 
     Raises:
-        Refused: INVALID with the field named.
+        RequestRefused: INVALID with the field named.
     """
     asked = _parse(body)
     model = default_model if asked.model is None else asked.model
@@ -110,16 +107,14 @@ def read_body(
     seed, form = asked.seed, _form(asked)
     common: dict[str, Any] = {
         "model": model,
-        "deadline_s": None
+        "receipt": receipt,
+        "within_s": None
         if asked.deadline_ms is None
         else check_deadline(asked.deadline_ms / 1000, limit_s=settings.deadline_limit_s, field="deadline_ms"),
         "band": check_priority(0 if asked.priority is None else asked.priority),
         "tier": check_tier(asked.tier or ""),
-        "tenant": tenant,
         "form": form,
         "idempotency_key": idempotency_key,
-        "received": received,
-        "trace": trace,
     }
     requests = tuple(
         GenerateRequest(
@@ -138,7 +133,7 @@ def check_size(size: str | None, *, width: int, height: int) -> None:
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
-def how_made(answer: Answer) -> HowMade:
+def how_made(answer: MadeImage) -> HowMade:
     """What stands beside an image in each item of ``data``."""
     return HowMade(
         route=answer.route,
@@ -149,7 +144,7 @@ def how_made(answer: Answer) -> HowMade:
     )
 
 
-def images_body(wanted: WantedImages, answers: Sequence[Answer], *, created_at: int) -> list[Part]:
+def images_body(wanted: WantedImages, answers: Sequence[MadeImage], *, created_at: int) -> list[Part]:
     """The body of an answer, `Images`."""
     content = {"created": created_at, **_all_made(wanted, answers), "usage": _USAGE}
     parts: list[Part] = [json.dumps(content).encode()[:-1] + b', "data": [']
@@ -158,7 +153,7 @@ def images_body(wanted: WantedImages, answers: Sequence[Answer], *, created_at: 
     return [*parts, b"]}"]
 
 
-def stream_event(wanted: WantedImages, answer: Answer, *, final: bool, created_at: int) -> list[Part]:
+def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, created_at: int) -> list[Part]:
     """A server-sent event of an image stream: a partial image, or the completed one."""
     kind = EventName.COMPLETED if final else EventName.PARTIAL
     content = {
@@ -183,7 +178,7 @@ def _written(model: BaseModel) -> dict[str, Any]:
 _USAGE: Final = _written(Usage())
 
 
-def _all_made(wanted: WantedImages, answers: Sequence[Answer]) -> dict[str, Any]:
+def _all_made(wanted: WantedImages, answers: Sequence[MadeImage]) -> dict[str, Any]:
     """What an answer tells of all its images."""
     image = answers[0].image
     light = sum(answer.route in (Route.LIGHT, Route.DEGRADED) for answer in answers)
@@ -214,7 +209,7 @@ def error_body(message: str, *, kind: Kind, code: Refusal | None = None, param: 
     return _written(Error(error=Problem(message=message, type=kind, code=code, param=param)))
 
 
-def refusal_body(refused: Refused) -> tuple[int, dict[str, Any], dict[str, str]]:
+def refusal_body(refused: RequestRefused) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of a refusal."""
     status = HTTP[refused.reason]
     kind: Kind = "invalid_request_error" if status < 429 else "server_error"
@@ -242,7 +237,7 @@ def _parse(body: bytes) -> ImagesRequest:
         raise _refusal(error.errors(include_url=False)[0]) from None
 
 
-def _refusal(problem: ErrorDetails) -> Refused:
+def _refusal(problem: ErrorDetails) -> RequestRefused:
     """The first problem that pydantic found in a body, in our words."""
     kind, value = problem["type"], problem["input"]
     name = str(problem["loc"][0]) if problem["loc"] else "body"

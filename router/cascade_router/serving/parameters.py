@@ -58,10 +58,11 @@ REFUSED_OF_OUTPUTS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RequestOptions:
     """What the parameters of a request ask for."""
 
-    deadline_s: float | None = None
+    within_s: float | None = None
+    """Seconds from receipt; None: the cascade's objective."""
     band: int = check_priority(0)
     tier: str = ""
     idempotency_key: str = ""
@@ -71,12 +72,12 @@ class Options:
     """Of JPEG and WebP, 1 to 100; None: the model's choice."""
 
 
-def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> Options:
-    """The options of a request. Raises Refused."""
+def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> RequestOptions:
+    """The options of a request. Raises RequestRefused."""
     values = {name: _value(parameter) for name, parameter in parameters.items()}
     refuse("parameters", values, REFUSED_OF_REQUESTS)
-    return Options(
-        deadline_s=_deadline(values, limit_s=settings.deadline_limit_s),
+    return RequestOptions(
+        within_s=_within(values, limit_s=settings.deadline_limit_s),
         band=_priority(values.get("priority", 0)),
         tier=check_tier(_text(values, "tier")),
         idempotency_key=check_key(_text(values, "idempotency_key"), field="idempotency_key"),
@@ -86,7 +87,7 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
 
 
 def refuse(field: str, names: Mapping[str, Any], refused: Mapping[str, str]) -> None:
-    """Raise Refused for the first of ``names`` that is among the ``refused``, which has the reasons."""
+    """Raise RequestRefused for the first of ``names`` that is among the ``refused``, which has the reasons."""
     for name in names:
         reason = refused.get(name.lower())
         if reason is not None:
@@ -98,7 +99,7 @@ def _value(parameter: Any) -> Any:
     return getattr(parameter, kind) if kind else None
 
 
-def _deadline(values: Mapping[str, Any], *, limit_s: float) -> float | None:
+def _within(values: Mapping[str, Any], *, limit_s: float) -> float | None:
     """Seconds from ``deadline_ms``, else from Triton clients' own ``timeout``, in microseconds, 0 being none."""
     if "deadline_ms" in values:
         return check_deadline(_number(values, "deadline_ms") / 1000, limit_s=limit_s, field="deadline_ms")

@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2_grpc
 from cascade_api import addresses
 from cascade_api.files import file_limit
 
-from ..service import Service
+from ..service import ImageService
 from .grpc_guard import GuardedServer
 from .grpc_reflection import add_reflection
 from .grpc_service import InferenceService
@@ -62,7 +62,7 @@ def split_address(address: str, *, setting: str) -> tuple[str, int]:
 class GrpcServer:
     """The gRPC side, with health and reflection."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ImageService) -> None:
         self._service = service
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(

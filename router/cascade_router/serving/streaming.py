@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,8 +18,8 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from ..deliveries import Delivery
-from ..requests import Answer, Refused, new_id
-from ..service import Failed, Service
+from ..requests import MadeImage, Receipt, RequestRefused, new_id
+from ..service import ImageService, RouterDefect
 from ..tracing import Headers
 from . import kserve
 from .statuses import GRPC
@@ -30,25 +29,24 @@ log = structlog.get_logger(__name__)
 STREAM_LIMIT: Final = 64
 """Requests of one stream that are under way or whose answers the client has not taken yet."""
 FINAL_RESPONSE: Final = "triton_final_response"
+_NO_IMAGES: Final = kserve.ResponseForm((), ())
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """What is to be sent for one request: images, a preview of one, or why there are none."""
+    """What is to be sent for one request: its images, a preview of one, or why there are none."""
 
     message: Any
-    form: kserve.Form | None = None
-    delivery: Delivery | None = None
-    preview: Answer | None = None
-    error: Refused | Failed | None = None
+    what: Delivery | MadeImage | RequestRefused | RouterDefect
+    form: kserve.ResponseForm = _NO_IMAGES
 
     @property
     def final(self) -> bool:
-        return self.preview is None
+        return not isinstance(self.what, MadeImage)
 
 
 async def responses(
-    service: Service, messages: AsyncIterator[Any], *, tenant: str, trace: Headers = ()
+    service: ImageService, messages: AsyncIterator[Any], *, tenant: str, trace: Headers = ()
 ) -> AsyncIterator[Any]:
     """The ModelStreamInferResponses to a stream of ModelInferRequests; ends after the last answer."""
     ready: asyncio.Queue[_Ready | None] = asyncio.Queue()
@@ -69,7 +67,7 @@ async def responses(
     reader = asyncio.ensure_future(read())
     try:
         while (item := await ready.get()) is not None:
-            with item.delivery or contextlib.nullcontext():
+            with item.what if isinstance(item.what, Delivery) else contextlib.nullcontext():
                 yield _response(item)
             if item.final:
                 room.release()
@@ -79,80 +77,79 @@ async def responses(
             task.cancel()
         while not ready.empty():
             left = ready.get_nowait()
-            if left is not None and left.delivery is not None:
-                left.delivery.failed()
+            if left is not None and isinstance(left.what, Delivery):
+                left.what.failed()
 
 
 async def _serve(
-    service: Service, message: Any, tenant: str, trace: Headers, ready: asyncio.Queue[_Ready | None]
+    service: ImageService, message: Any, tenant: str, trace: Headers, ready: asyncio.Queue[_Ready | None]
 ) -> None:
     """One request of a stream; its end is always put into ``ready``, unless it is cancelled."""
-    received = time.monotonic()
+    receipt = Receipt(at=service.clock(), tenant=tenant, trace=trace)
     try:
         requests, form = kserve.read_requests(
-            message,
-            settings=service.settings,
-            tenant=tenant,
-            received=received,
-            remaining_s=None,
-            trace=trace,
-            default_outputs=kserve.STREAM_OUTPUTS,
+            message, settings=service.settings, receipt=receipt, default_outputs=kserve.STREAM_OUTPUTS
         )
-    except Refused as refused:
-        service.reject(refused)
-        ready.put_nowait(_Ready(message, error=refused))
+    except RequestRefused as refused:
+        service.accounts.invalid(refused)
+        ready.put_nowait(_Ready(message, refused))
         return
 
-    def show(light: Answer) -> None:
-        ready.put_nowait(_Ready(message, form, preview=light))
+    def show(light: MadeImage) -> None:
+        ready.put_nowait(_Ready(message, light, form))
 
     try:
         delivery = await service.generate(
             requests, protocol="grpc-stream", preview=show if len(requests) == 1 else None
         )
-    except (Refused, Failed) as failure:
-        ready.put_nowait(_Ready(message, error=failure))
+    except (RequestRefused, RouterDefect) as failure:
+        ready.put_nowait(_Ready(message, failure))
     except Exception:
         request_id = new_id()
         log.exception("request failed", request=request_id)
-        ready.put_nowait(_Ready(message, error=Failed(request_id)))
+        ready.put_nowait(_Ready(message, RouterDefect(request_id)))
     else:
-        ready.put_nowait(_Ready(message, form, delivery))
+        ready.put_nowait(_Ready(message, delivery, form))
 
 
 def _response(item: _Ready) -> Any:
     """The message for a client; an image that comes too late becomes a refusal."""
-    error = item.error
-    if item.delivery is not None:
-        try:
-            item.delivery.check()
-        except Refused as late:
-            item.delivery.failed(late)
-            error = late
-    if item.form is None or error is not None:
-        response = service_pb2.ModelStreamInferResponse(error_message=_said(error))
-        response.infer_response.id = item.message.id
-        response.infer_response.model_name = item.message.model_name
-        if isinstance(error, Refused):
-            response.infer_response.parameters["cascade_reason"].string_param = str(error.reason)
-    else:
-        answers = [item.preview] if item.preview else item.delivery.answers if item.delivery else []
-        response = service_pb2.ModelStreamInferResponse(
-            infer_response=kserve.write_response(
-                answers,
-                item.form,
-                request_id=item.message.id or answers[0].request_id,
-                model=item.message.model_name,
-                stage=kserve.FINAL if item.final else kserve.PREVIEW,
-            )
-        )
-        if item.delivery is not None:
-            item.delivery.packed()
+    match item.what:
+        case Delivery() as delivery:
+            try:
+                response = delivery.pack(lambda answers: _images(item, answers))
+            except RequestRefused as late:
+                response = _failure(item, late)
+        case MadeImage() as preview:
+            response = _images(item, [preview])
+        case failure:
+            response = _failure(item, failure)
     response.infer_response.parameters[FINAL_RESPONSE].bool_param = item.final
     return response
 
 
-def _said(error: Refused | Failed | None) -> str:
+def _images(item: _Ready, answers: Sequence[MadeImage]) -> Any:
+    return service_pb2.ModelStreamInferResponse(
+        infer_response=kserve.write_response(
+            answers,
+            item.form,
+            request_id=item.message.id or answers[0].request_id,
+            model=item.message.model_name,
+            stage=kserve.FINAL if item.final else kserve.PREVIEW,
+        )
+    )
+
+
+def _failure(item: _Ready, failure: RequestRefused | RouterDefect) -> Any:
+    response = service_pb2.ModelStreamInferResponse(error_message=_said(failure))
+    response.infer_response.id = item.message.id
+    response.infer_response.model_name = item.message.model_name
+    if isinstance(failure, RequestRefused):
+        response.infer_response.parameters["cascade_reason"].string_param = str(failure.reason)
+    return response
+
+
+def _said(error: RequestRefused | RouterDefect) -> str:
     """A failure as Triton clients print that of a single call: a stream has no status per answer."""
-    code = GRPC[error.reason] if isinstance(error, Refused) else grpc.StatusCode.INTERNAL
+    code = GRPC[error.reason] if isinstance(error, RequestRefused) else grpc.StatusCode.INTERNAL
     return f"[StatusCode.{code.name}] {error}"

@@ -1,0 +1,155 @@
+"""The one place where requests are let in: each gets its cascade and its absolute deadline, or is refused.
+
+All requests of a call are let in together, in three steps, each of which may refuse them:
+
+1. `Admission.admit`: this router takes requests, serves the cascade, and the tenant may have as many images now. From
+   here on a request has one deadline, and nobody counts seconds from its receipt any more.
+2. `Admission.only_one`: no other call with the same idempotency key is being served.
+3. `Admission.room`: the router has room for the images before any of them is asked for.
+
+A new kind of request, for example a tier with a deadline or a rate of its own, is let in by the first step, from what
+its `GenerateRequest` says. What comes after the three steps belongs to one cascade: whether the work ahead of a request
+lets it be made in time is the first decision of its machine, `cascade.decisions.admit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from cascade_api.reasons import Refusal
+
+from .image_bytes import ImageBytes, NoRoom, Room, needed
+from .queue import RedisAway
+from .requests import GenerateRequest, RequestRefused, invalid, unique_of
+from .runtime import CascadeRuntime
+from .tenants import Tenants
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that was let in."""
+
+    runtime: CascadeRuntime
+    request: GenerateRequest
+    deadline: float
+    """When its image must have been sent, in seconds on the router's monotonic clock."""
+
+    @property
+    def received(self) -> float:
+        """When it came, by the same clock."""
+        return self.request.receipt.at
+
+
+class InHand:
+    """The requests of all cascades that a router has in hand: from their receipt until what became of them is told."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Have the requests of one call in hand inside the block."""
+        self.count += count
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self.count -= count
+            if self.count == 0:
+                self._none.set()
+
+    async def none(self) -> None:
+        """Wait until there are none."""
+        await self._none.wait()
+
+
+class Admission:
+    """Lets requests in.
+
+    Args:
+        find: the cascade that a model name means; raises RequestRefused.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        find: Callable[[str], CascadeRuntime],
+        tenants: Tenants,
+        image_bytes: ImageBytes,
+        clock: Callable[[], float],
+    ) -> None:
+        self._find = find
+        self._tenants = tenants
+        self._image_bytes = image_bytes
+        self._clock = clock
+        self.closed = False
+        """Nobody is let in any more: the router ends."""
+
+    async def admit(self, requests: Sequence[GenerateRequest]) -> list[Admitted]:
+        """Let the requests of one call in, all or none. Raises RequestRefused."""
+        if self.closed:
+            raise RequestRefused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
+        first = requests[0]
+        runtime = self._find(first.model)
+        await self._tenants.take_images(first.receipt.tenant, len(requests))
+        objective_s = runtime.plan.objective_s
+        return [Admitted(runtime, each, each.receipt.deadline(each.within_s or objective_s)) for each in requests]
+
+    @asynccontextmanager
+    async def only_one(self, call: Sequence[Admitted]) -> AsyncIterator[None]:
+        """Hold the idempotency key of a call, if it has one, inside the block. Raises RequestRefused."""
+        runtime, request = call[0].runtime, call[0].request
+        if not request.idempotency_key:
+            yield
+            return
+        holding = runtime.queue.hold_request(unique_of(request.idempotency_key, tenant=request.receipt.tenant))
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(call[0].deadline - self._clock()):
+                    held = await stack.enter_async_context(holding)
+            except RedisAway:
+                raise _key_refused(
+                    Refusal.STORE_AWAY,
+                    "keys are kept in Redis, which cannot be reached now; try again, or without a key",
+                ) from None
+            except TimeoutError:
+                raise _key_refused(
+                    Refusal.DEADLINE_EXCEEDED, "a router that may have died still holds this key; try again"
+                ) from None
+            if not held:
+                raise _key_refused(
+                    Refusal.DUPLICATE, "a request with this key is being served; wait for it, or choose a new key"
+                )
+            yield
+
+    async def room(self, call: Sequence[Admitted], *, copies: float) -> Room:
+        """Room for the images of a call, each held ``copies`` times at the most. Raises RequestRefused."""
+        runtime, request, deadline = call[0].runtime, call[0].request, call[0].deadline
+        image = runtime.plan.image
+        size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(call))
+        try:
+            return await self._image_bytes.take(
+                size, band=request.band, deadline=deadline, start_by=deadline - runtime.state.quickest_s()
+            )
+        except NoRoom as no_room:
+            limit = f"{self._image_bytes.limit} bytes of images (CASCADE_ROUTER_IMAGE_BYTES_LIMIT)"
+            if no_room.expected_wait_s is None:
+                raise invalid(
+                    "n", f"{size} bytes are needed for this, and the router holds {limit}; ask for fewer images"
+                ) from None
+            raise RequestRefused(
+                Refusal.QUEUE_FULL,
+                f"the router holds its {limit}; ask again later, or another router",
+                retry_after_s=no_room.expected_wait_s,
+            ) from None
+
+
+def _key_refused(reason: Refusal, why: str) -> RequestRefused:
+    again_s = None if reason is Refusal.DUPLICATE else 1.0
+    return RequestRefused(reason, f"idempotency_key: {why}", field="idempotency_key", retry_after_s=again_s)

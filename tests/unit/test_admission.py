@@ -1,0 +1,172 @@
+"""Who is let in has one deadline, and what a call holds goes back however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from cascade_api.reasons import Refusal
+from cascade_api.settings import RouterSettings
+from cascade_router.admission import Admission
+from cascade_router.foreign import bad_data
+from cascade_router.image_bytes import COPIES_GRPC, ImageBytes, needed
+from cascade_router.metrics import REGISTRY
+from cascade_router.plans import Plans
+from cascade_router.pools.clients import PIXELS, Prompt
+from cascade_router.rates import SharedRates
+from cascade_router.reporting import DemandCounter
+from cascade_router.requests import GenerateRequest, Receipt, RequestRefused, new_id
+from cascade_router.runtime import CascadeRuntime
+from cascade_router.service import ImageService
+from cascade_router.tenants import Tenants
+from support.engine import cascade, endpoints, replicas
+from support.ports import free_port
+from support.router import EASY, make_plan
+from support.scripted_triton import Behaviour, answer, fail, hang
+from support.waiting import eventually
+
+ROOM = 100_000
+SECONDS = st.floats(0.001, 1e4)
+
+
+class OneCascade(Plans):
+    """The plans of a router that serves one cascade."""
+
+    def __init__(self, runtime: CascadeRuntime) -> None:
+        super().__init__(
+            redis=Redis(port=free_port()), make_runtime=_none_is_made, bad_data=bad_data(), clock=runtime.clock
+        )
+        self.runtime = runtime
+
+    def find(self, model: str) -> CascadeRuntime:
+        return self.runtime
+
+
+async def _none_is_made(*_: Any) -> CascadeRuntime:
+    raise AssertionError
+
+
+def open_to_all() -> Tenants:
+    return Tenants(None, rates=SharedRates(Redis(port=free_port()), clock=time.monotonic), clock=time.monotonic)
+
+
+def request(**changes: Any) -> GenerateRequest:
+    receipt = Receipt(at=time.monotonic())
+    return GenerateRequest(
+        **{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), "form": PIXELS, "receipt": receipt, **changes}
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    *behaviours: Behaviour, limit: int = ROOM, **overrides: Any
+) -> AsyncIterator[tuple[ImageService, CascadeRuntime]]:
+    """A router's service of one cascade whose light images are made by scripted replicas."""
+    async with replicas(*behaviours) as servers:
+        plan = make_plan({"shapes-light": endpoints(*servers)}, direct=0, escalation=0, **overrides)
+        async with cascade(plan) as runtime:
+            service = ImageService(
+                settings=RouterSettings(image_bytes_limit=limit),
+                plans=OneCascade(runtime),
+                rng=random.Random(0),
+                demand=DemandCounter(),
+                tenants=open_to_all(),
+                clock=time.monotonic,
+            )
+            yield service, runtime
+
+
+def in_hand() -> float | None:
+    return REGISTRY.get_sample_value("cascade_requests_in_hand")
+
+
+@given(at=st.floats(0, 1e6), within_s=SECONDS, call_s=st.none() | SECONDS)
+def test_a_call_shortens_a_deadline_and_never_lengthens_it(at: float, within_s: float, call_s: float | None) -> None:
+    deadline = Receipt(at, call_s=call_s).deadline(within_s)
+    assert deadline <= at + within_s
+    assert deadline == at + within_s or (call_s is not None and deadline == at + call_s)
+
+
+async def test_all_requests_of_a_call_have_one_deadline_which_counts_from_its_receipt() -> None:
+    async with cascade(make_plan({"shapes-light": ["a:1"]}, objectiveS=60)) as runtime:
+        images = ImageBytes(ROOM, clock=time.monotonic)
+        admission = Admission(find=lambda _: runtime, tenants=open_to_all(), image_bytes=images, clock=time.monotonic)
+        receipt = Receipt(at=1000.0, call_s=40.0)
+        for within_s, allowed_s in ((None, 40.0), (7.0, 7.0), (50.0, 40.0)):
+            call = await admission.admit([request(receipt=receipt, within_s=within_s) for _ in range(3)])
+            assert [(each.received, each.deadline) for each in call] == [(1000.0, 1000.0 + allowed_s)] * 3
+        (alone,) = await admission.admit([request(receipt=Receipt(at=1000.0))])
+        assert alone.deadline == 1060.0
+        admission.closed = True
+        with pytest.raises(RequestRefused) as refused:
+            await admission.admit([request()])
+        assert refused.value.reason is Refusal.SHUTTING_DOWN
+
+
+async def test_a_call_holds_room_and_its_place_in_hand_until_its_images_are_sent() -> None:
+    async with serving(answer()) as (service, runtime):
+        delivery = await service.generate([request(), request()], protocol="grpc")
+        assert (in_hand(), service.image_bytes.held > 0) == (2, True)
+        draining = asyncio.ensure_future(service.drain(60))
+        with delivery:
+            assert delivery.pack(len) == 2
+            assert in_hand() == 2
+        assert (in_hand(), service.image_bytes.held) == (0, 0)
+        assert (runtime.tally.received, runtime.tally.routes.total(), runtime.tally.refusals) == (2, 2, {})
+        assert await draining
+
+
+async def test_the_first_request_that_fails_withdraws_the_call_and_nothing_is_held() -> None:
+    async with serving(fail(grpc.StatusCode.INVALID_ARGUMENT, "prompt: not this one")) as (service, runtime):
+        with pytest.raises(RequestRefused, match="not this one"):
+            await service.generate([request(), request()], protocol="grpc")
+        assert (in_hand(), service.image_bytes.held) == (0, 0)
+        assert runtime.tally.refusals == {Refusal.INVALID: 2}
+        (pool,) = runtime.plan.pools
+        await eventually(lambda: runtime.queue.load(pool.name).in_flight == 0, what="the grants to be given back")
+
+
+async def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
+    async with serving(hang()) as (service, runtime):
+        asked = asyncio.ensure_future(service.generate([request()], protocol="http"))
+        (pool,) = runtime.plan.pools
+        await eventually(lambda: runtime.queue.load(pool.name).in_flight == 1, what="a replica at work")
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert (in_hand(), service.image_bytes.held) == (0, 0)
+        assert runtime.tally.refusals == {Refusal.CANCELLED: 1}
+        await eventually(lambda: runtime.queue.load(pool.name).in_flight == 0, what="the grant to be given back")
+
+
+async def test_what_admission_refuses_is_counted_for_the_cascade_and_holds_nothing() -> None:
+    async with serving(answer(), limit=needed(PIXELS, copies=COPIES_GRPC, width=32, height=32, images=1)) as (
+        service,
+        runtime,
+    ):
+        too_many = service.generate([request() for _ in range(10)], protocol="grpc")
+        with pytest.raises(RequestRefused, match="ask for fewer images"):
+            await too_many
+        with pytest.raises(RequestRefused, match="Redis, which cannot be reached"):
+            await service.generate([request(idempotency_key="k")], protocol="grpc")
+        assert (in_hand(), service.image_bytes.held) == (0, 0)
+        assert runtime.tally.refusals == {Refusal.INVALID: 10, Refusal.STORE_AWAY: 1}
+
+
+async def test_who_comes_after_the_time_to_drain_is_turned_away() -> None:
+    async with serving(answer()) as (service, runtime):
+        with await service.generate([request()], protocol="grpc"):
+            assert not await service.drain(0.01)
+        with pytest.raises(RequestRefused) as refused:
+            await service.generate([request()], protocol="grpc")
+        assert refused.value.reason is Refusal.SHUTTING_DOWN
+        assert (in_hand(), runtime.tally.received, runtime.tally.refusals) == (0, 1, {})
