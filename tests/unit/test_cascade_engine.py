@@ -262,7 +262,7 @@ async def test_a_variant_alone_draws_every_prompt_unjudged_and_nothing_stands_in
             assert (made.route, made.variant, made.confidence) == (Route.DIRECT, "shapes-light", None)
         servers["shapes-light"] = []
         async with cascade(make_plan(servers, **alone)) as runtime:
-            with pytest.raises(Refused, match="no replica of the heavy model is ready"):
+            with pytest.raises(RequestRefused, match="no replica of the heavy model is ready"):
                 await ask(runtime)
         assert other.asked == []
 
