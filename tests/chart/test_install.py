@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from support.waiting import PATIENCE_S, wait_for
 pytestmark = [pytest.mark.chart, pytest.mark.cluster]
 
 FIRST = Path(__file__).parent / "fixtures" / "diffusion-cascade-0.1.0.tgz"
-"""The first chart with the definitions of today: they change before 1.0, and then a chart with others is no upgrade."""
+"""The first chart, without its definitions."""
 SHAPES = (ROOT / "examples" / "shapes.yaml").read_text()
 ROUTER = "dc-diffusion-cascade-router"
 NEEDED = (
@@ -50,11 +52,26 @@ def swept(control_plane: Cluster, home: str) -> Iterator[str]:
     control_plane.empty(home)
 
 
+@pytest.fixture
+def first_chart(tmp_path: Path) -> Path:
+    """The first chart with the definitions of today.
+
+    Definitions change before 1.0, and a chart with others is no upgrade.
+    """
+    with tarfile.open(FIRST) as packed:
+        packed.extractall(tmp_path, filter="data")
+    chart = tmp_path / CHART.name
+    shutil.copytree(CHART / "files" / "crds", chart / "files" / "crds")
+    return chart
+
+
 @pytest.mark.parametrize("program", ["helm3", pytest.param("helm4", marks=pytest.mark.slow)])
-def test_install_upgrade_rollback_uninstall(control_plane: Cluster, swept: str, namespace: str, program: str) -> None:
+def test_install_upgrade_rollback_uninstall(
+    control_plane: Cluster, swept: str, namespace: str, first_chart: Path, program: str
+) -> None:
     """Definitions and cascades outlive the release; a password that was made at the first install stays."""
     home, helm = swept, helm_on(control_plane, swept, program)
-    helm("install", RELEASE, FIRST)
+    helm("install", RELEASE, first_chart)
     wait_for(lambda: defined(control_plane), what="the definitions to be served")
     control_plane.apply(shapes_in(namespace), namespace=namespace)
     password = control_plane.api.get(HELD.format(home))["data"]["password"]
@@ -105,7 +122,7 @@ def test_the_operator_of_a_namespace_may_do_there_what_it_must_and_elsewhere_not
 
 @pytest.mark.slow
 def test_upgrading_the_first_version_under_load_keeps_serving(
-    control_plane: Cluster, nodes: NodeAgent, swept: str, namespace: str, tmp_path: Path
+    control_plane: Cluster, nodes: NodeAgent, swept: str, namespace: str, first_chart: Path, tmp_path: Path
 ) -> None:
     """Router and operator are replaced while requests come in; the test pod of the chart makes an image, too."""
     redis = RedisServer(tmp_path)
@@ -114,7 +131,7 @@ def test_upgrading_the_first_version_under_load_keeps_serving(
     release = Installation(control_plane, nodes, redis, home, longest_s=LONGEST_S)
     values = ("--set", f"bindAddress=$(POD_IP),redis.url={redis.url},router.longestGenerationSeconds={LONGEST_S}")
     try:
-        helm("install", RELEASE, FIRST, *values)
+        helm("install", RELEASE, first_chart, *values)
         release.wait_ready("operator")
         release.wait_ready("router")
         release.expect(lambda: defined(control_plane), what="the definitions to be served")
