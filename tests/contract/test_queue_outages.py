@@ -100,6 +100,36 @@ async def test_two_routers_share_the_credits_out_and_together_again(
         assert max(traffic.in_flight.most.values()) <= 4
 
 
+async def test_a_connection_with_the_number_of_an_earlier_one_is_left_alone(mortal_redis: RedisServer) -> None:
+    """Whoever connects again ends its last connection; a Redis that was started since counts from the beginning."""
+    redis = RedisQueue(
+        url=mortal_redis.url,
+        ref=REF,
+        router_id="a",
+        timing=QUICK,
+        timeout_s=PATIENCE_S,
+        on_message=lambda message: None,
+        on_subscribed=lambda: None,
+        on_failure=lambda reason: None,
+    )
+    with mortal_redis.client() as client:
+        while client.client_id() < 40:
+            client.connection_pool.disconnect()
+        await redis.open()
+        number = next(int(one["id"]) for one in client.client_list() if one["cmd"] == "script|load")
+    mortal_redis.kill()
+    mortal_redis.start()
+    others = [mortal_redis.client()]
+    while (latest := others[-1].client_id()) != number:
+        assert latest < number
+        others.append(mortal_redis.client())
+    await redis.open()
+    assert others[-1].client_id() == number, "it is connected as before"
+    await redis.close()
+    for other in others:
+        other.close()
+
+
 async def test_a_long_queue_moves_to_memory_and_back(mortal_redis: RedisServer) -> None:
     async with work_queues(mortal_redis.url, "a", plan=make_plan(replicas=1), limit=3_000) as [queue]:
         held = await queue.acquire(entry("held"))

@@ -85,8 +85,8 @@ class RedisQueue:
         self._calls = Calls(ref)
         self._scripts = scripts(timing)
         self._connection: AbstractConnection | None = None
-        self._client_id: int | None = None
-        """What Redis calls the connection that was opened last."""
+        self._opened: tuple[str, str] | None = None
+        """Number and address by which Redis knows the connection that was opened last."""
         self._pending: list[Errand] = []
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -109,12 +109,16 @@ class RedisQueue:
 
     async def _prepare(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]
-        if self._client_id is not None:
-            # what the last connection sent and Redis has not come to yet must not be carried out any more
+        if self._opened is not None:
+            # What the last connection sent and Redis has not come to yet must not be carried out any more. A Redis that
+            # was started since has given its number to somebody else, who comes from another address.
+            number, address = self._opened
             with suppress(ResponseError):
-                await _replies(connection, [("CLIENT", "KILL", "ID", self._client_id)])
+                await _replies(connection, [("CLIENT", "KILL", "ID", number, "ADDR", address)])
         loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
-        self._client_id, *_ = await _replies(connection, [("CLIENT", "ID"), *loads])
+        info, *_ = await _replies(connection, [("CLIENT", "INFO"), *loads])
+        known = dict(part.partition("=")[::2] for part in info.decode().split())
+        self._opened = known["id"], known["addr"]
 
     async def close(self) -> None:
         """Send what is outstanding, then close both connections."""
