@@ -35,6 +35,7 @@ class Reason(Word):
     BACKLOG_GREW = "BacklogGrew"
     SPEC_CHANGED = "SpecChanged"
     PROFILE_CHANGED = "ProfileChanged"
+    PROFILE_CORRECTED = "ProfileCorrected"
     CAPACITY_CHANGED = "CapacityChanged"
     REPLICAS_CHANGED = "ReplicasChanged"
     SHARES_ADJUSTED = "SharesAdjusted"

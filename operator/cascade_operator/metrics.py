@@ -67,6 +67,12 @@ REPLICAS = Gauge(
     ["cascade", "variant", "class", "state"],
     registry=REGISTRY,
 )
+SLOWDOWN = Gauge(
+    "cascade_operator_slowdown",
+    "How many times slower than its profile a pool is, by the service times of the routers; none where it is not",
+    ["cascade", "variant", "class"],
+    registry=REGISTRY,
+)
 WANTED = Gauge(
     "cascade_operator_replicas_wanted", "Replicas wanted by pool", ["cascade", "variant", "class"], registry=REGISTRY
 )
@@ -111,6 +117,7 @@ _BY_CASCADE = (
     COST,
     SHARE,
     REPLICAS,
+    SLOWDOWN,
     WANTED,
     CONDITION,
     REVERTED,
@@ -140,6 +147,10 @@ def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, no
     for action in decision.actions:
         if isinstance(action, Start | Drain | Stop):
             MOVES.labels(str(action.cascade), type(action).__name__.lower()).inc()
+    SLOWDOWN.clear()
+    for name, memory in decision.memory.cascades.items():
+        for slow in memory.slowdowns:
+            SLOWDOWN.labels(name, slow.variant, slow.accelerator_class).set(slow.factor)
     REPLICAS.clear()
     for view in snapshot.cascades:
         states = Count((r.variant, r.accelerator_class, r.state) for r in view.replicas)

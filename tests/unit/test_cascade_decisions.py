@@ -266,10 +266,13 @@ def test_a_deadline_that_cannot_be_met_is_told_with_the_time_that_is_left(left: 
 def test_execution_is_the_planned_one_until_enough_was_seen() -> None:
     estimates = ExecutionEstimates()
     for index in range(ENOUGH - 1):
-        estimates.observe("p", 1 + index / 100)
+        estimates.observe("p", 1 + index / 100, now=NOW)
     assert estimates.execution_s("p", planned=0.3) == 0.3
-    estimates.observe("p", 9.0)
+    assert estimates.medians_s(now=NOW) == {}
+    estimates.observe("p", 9.0, now=NOW)
     assert 1.1 < estimates.execution_s("p", planned=0.3) < 1.2
+    assert estimates.medians_s(now=NOW + 60) == {"p": 1.07}
+    assert estimates.medians_s(now=NOW + 61) == {}, "that is no news"
     estimates.keep({"q"})
     assert estimates.execution_s("p", planned=0.3) == 0.3
 

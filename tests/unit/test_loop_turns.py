@@ -22,7 +22,7 @@ from cascade_operator.clusters import ClusterFailed
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.arrivals import ArrivalRate
-from cascade_operator.planning.memory import CascadeMemory, Memory, Target, TargetPool
+from cascade_operator.planning.memory import CascadeMemory, Memory, Slowdown, Target, TargetPool
 from cascade_operator.planning.planner import Decision, Planner
 from cascade_operator.snapshot import Drain, Mobility, Publish, Replica, ReplicaState, Snapshot, Start, Stop
 from cascade_operator.sources import FileSource, Refused, Source, Subject
@@ -236,7 +236,7 @@ async def test_a_plan_that_new_routers_are_not_told_of_is_published_again() -> N
         CascadeMemory(generation=2**63),
         CascadeMemory(published_at_s=NOW * 2),
         CascadeMemory(target=Target(demand=-1.0)),
-        CascadeMemory(target=Target(distrust=1e300)),
+        CascadeMemory(slowdowns=(Slowdown("light", "cpu", 1e300, NOW),)),
         CascadeMemory(arrivals=ArrivalRate(float("inf"), NOW)),
         CascadeMemory(target=Target((TargetPool("light", "cpu", -1, 1),))),
     ],

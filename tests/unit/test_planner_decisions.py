@@ -29,7 +29,15 @@ from cascade_operator.snapshot import (
     Stop,
 )
 from support.closed_loop import START
-from support.factories import make_cascade, make_demand, make_profile, make_replica, make_view
+from support.factories import (
+    DISCRIMINATOR_MS,
+    LIGHT_MS,
+    make_cascade,
+    make_demand,
+    make_profile,
+    make_replica,
+    make_view,
+)
 
 NOW = START
 BOTH = (make_replica("cpu-0", "light"), make_replica("cpu-1", "heavy"))
@@ -396,20 +404,44 @@ def test_a_pool_is_not_left_where_what_remains_would_shed_load_meanwhile() -> No
         assert ("light" not in needed((published(decision) or plan).rows)) is left
 
 
-@pytest.mark.parametrize(("arrived", "discredited"), [(360, False), (10, True)])
-def test_a_queue_discredits_the_profile_only_where_what_came_does_not_explain_it(
-    arrived: int, discredited: bool
-) -> None:
+def test_times_that_routers_measure_correct_the_profile() -> None:
+    """The heavy model takes twice what its profile says, then nobody asks for it any more, then it is as profiled."""
     plan, memory = running_plan()
-    now = NOW + 20.4
-    quiet = make_demand(1, now=now)
-    view = make_view(
-        plan=plan,
-        demand=replace(quiet, counts=(*quiet.counts[:-1], (int(now), arrived))),
-        queue_depths={"light.cpu": 120, "heavy.cpu": 0},
-        replicas=BOTH,
-    )
-    decision = decided(view, memory=memory, now=now)
-    target = decision.memory.cascades["default/shapes"].target
-    assert target is not None
-    assert (target.distrust > 1) is discredited
+    promised_s = {pool.name: pool.execution_s[pool.batch] for pool in plan.pools}
+    batch = {pool.name: pool.batch for pool in plan.pools}
+
+    def ask(now: float, factor: float | None) -> Plan | None:
+        """A decision where the heavy pool takes ``factor`` times what the profile says."""
+        nonlocal plan, memory
+        # Light images are judged, and a worker has two batches of them in hand.
+        light_s = 2 * (LIGHT_MS + DISCRIMINATOR_MS) * batch["light.cpu"] / 1000
+        seconds = {} if factor is None else {"heavy.cpu": factor * promised_s["heavy.cpu"], "light.cpu": light_s}
+        times = {name: {"batch": batch[name], "p50_s": p50_s} for name, p50_s in seconds.items()}
+        report = RouterReport(router="r", at_ms=0, plan_generation=1, received=1, service_times=times)
+        view = make_view(plan=plan, demand=make_demand(20, now=now), replicas=BOTH, reports=(report,))
+        decision = decided(view, memory=memory, now=now)
+        said, memory = published(decision), decision.memory
+        plan = said or plan
+        return said
+
+    def heavy_s() -> float:
+        (pool,) = plan.pools_of("heavy")
+        return pool.execution_s[pool.batch] / promised_s["heavy.cpu"]
+
+    before = plan.planned_shares
+    assert ask(NOW + 1, 1.2) is None, "medians waver"
+    ask(NOW + 2, 2.0)
+    said = ask(NOW + 3, 2.0)
+    assert said is not None
+    assert said.reason is Reason.PROFILE_CORRECTED
+    assert heavy_s() == pytest.approx(2.0)
+    assert plan.planned_shares["light"] > before["light"], "less is escalated"
+    for after_s in range(4, 60):
+        ask(NOW + after_s, None if after_s % 2 else 1.0)
+        assert heavy_s() == pytest.approx(2.0), "a worker that is not busy answers sooner"
+    assert [slow.variant for slow in memory.cascades["default/shapes"].slowdowns] == ["heavy"]
+    ask(NOW + 64, 1.0)
+    said = ask(NOW + 65, 1.0)
+    assert said is not None
+    assert heavy_s() == pytest.approx(1.0)
+    assert plan.planned_shares["light"] == pytest.approx(before["light"], abs=0.02)

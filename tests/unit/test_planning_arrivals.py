@@ -100,15 +100,6 @@ def test_the_second_under_way_tells_a_surge() -> None:
     assert forecast(Demand((*quiet.counts[:-1], (int(NOW), 14)))) == 14
 
 
-def test_the_peak_is_of_some_seconds_in_a_row_and_of_a_surge() -> None:
-    counts = [(s, 5) for s in range(int(NOW) - 40, int(NOW))]
-    counts[-9:-6] = [(s, 30) for s, _ in counts[-9:-6]]
-    found = fast_up_slow_down(Demand(tuple(counts)), now=NOW, window_s=12.0, last=None)
-    assert found.peak == pytest.approx(30)
-    counts.append((int(NOW), 60))
-    assert fast_up_slow_down(Demand(tuple(counts)), now=NOW, window_s=12.0, last=None).peak == 60
-
-
 def test_the_moving_average_approaches_the_rate_by_degrees() -> None:
     last = ArrivalRate(10.0, NOW - 1)
     rate = moving_average(make_demand(50, now=NOW), now=NOW, window_s=4.0, last=last).rate

@@ -36,8 +36,8 @@ FLUSH_LAG_S = 0.3
 class ArrivalRate:
     """Requests per second, without margin, as of a time in Unix seconds.
 
-    ``trend`` is their change per second, ``least`` what a falling rate does not go below, ``peak`` the highest rate
-    that was seen in the window. ``surged``: the last seconds stand out from the window.
+    ``trend`` is their change per second, ``least`` what a falling rate does not go below. ``surged``: the last seconds
+    stand out from the window.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -45,7 +45,6 @@ class ArrivalRate:
     at_s: float
     trend: float = 0.0
     least: float = 0.0
-    peak: float = 0.0
     surged: bool = False
 
     def after(self, seconds: float) -> float:
@@ -70,13 +69,12 @@ def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Arri
     surges = [
         rate for seconds, rate in recent if (rate - mean) * seconds > SURGE_SIGMAS * math.sqrt(max(mean * seconds, 1.0))
     ]
-    peak = arrivals.peak(window_s * FALL_PART)
     if surges:
-        return ArrivalRate(max(surges), now, least=max(surges), peak=max(*surges, peak), surged=True)
+        return ArrivalRate(max(surges), now, least=max(surges), surged=True)
     trend = arrivals.trend(trend_s)
     lag_s = now - _last_second(now) + window_s / 2
     least = min(mean, arrivals.rate(window_s * FALL_PART))
-    return ArrivalRate(max(mean + trend * lag_s, least), now, trend, least, peak)
+    return ArrivalRate(max(mean + trend * lag_s, least), now, trend, least)
 
 
 def bounded_window_s(window_s: float) -> float:
@@ -131,11 +129,6 @@ class _Arrivals:
         """Mean rate over the last ``seconds``, as far as they are known."""
         span = int(min(math.ceil(seconds), max(self.known_s, LEAST_SPAN_S)))
         return sum(self.counts[-span:]) / span
-
-    def peak(self, seconds: float) -> float:
-        """The highest mean rate of so many seconds in a row."""
-        span = math.ceil(seconds)
-        return max(sum(self.counts[at : at + span]) for at in range(len(self.counts) - span + 1)) / span
 
     def trend(self, seconds: float) -> float:
         """Change of the rate per second by least squares, less what chance could make of it; 0 until all is known."""

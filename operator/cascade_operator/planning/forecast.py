@@ -26,14 +26,13 @@ Chosen on the published trace 1to64 with pod starts of 4.5 s (docs/benchmarks/po
 class Forecast:
     """The demand of one cascade, in requests per second with the margin.
 
-    ``rate`` is to be shared out until the next tick, ``pool_rate`` is that by the time that new pools serve, and
-    ``peak_rate`` the highest of these and of the last while. ``surged_at_s`` is when demand last surged.
+    ``rate`` is to be shared out until the next tick, and ``pool_rate`` is that by the time that new pools serve.
+    ``surged_at_s`` is when demand last surged.
     """
 
     arrivals: ArrivalRate
     rate: float
     pool_rate: float
-    peak_rate: float
     surged_at_s: float
 
 
@@ -63,7 +62,6 @@ def forecast(seen: Observed, now: float, settings: PlannerSettings) -> Forecast:
         arrivals=arrivals,
         rate=rate,
         pool_rate=pool_rate,
-        peak_rate=max(arrivals.peak, rate, pool_rate),
         surged_at_s=now if arrivals.surged else seen.memory.surged_at_s,
     )
 

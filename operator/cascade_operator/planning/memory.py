@@ -31,13 +31,26 @@ class TargetPool:
 
 
 @dataclass(frozen=True)
+class Slowdown:
+    """How many times slower than its profile a pool is (``factor``), and when that was last measured."""
+
+    variant: str
+    accelerator_class: str
+    factor: float
+    seen_at_s: float
+
+    @property
+    def pool(self) -> PoolKey:
+        return self.variant, self.accelerator_class
+
+
+@dataclass(frozen=True)
 class Target:
     """What pools a cascade shall have, and what that was decided for.
 
     ``verdict`` and ``binding`` say how good the allocation is and what holds it down, ``demand`` (requests per second)
-    and the prints of spec and profile what it was made for, ``inventory`` the accelerators by class that there were.
-    ``distrust`` is how many times the demand the pools were sized for when a queue last grew that the load did not
-    explain: the profile promises too much.
+    and the prints of spec and profile what it was made for, ``inventory`` the accelerators by class that there were,
+    ``corrections`` how many times slower than the profile it took which pools to be.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -50,8 +63,7 @@ class Target:
     spec_print: str = ""
     profile_print: str = ""
     inventory: Mapping[str, int] = field(default_factory=dict)
-    distrust: float = 1.0
-    distrust_at_s: float = 0.0
+    corrections: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def sizes(self) -> dict[PoolKey, PoolSize]:
@@ -66,6 +78,7 @@ class CascadeMemory:
     ``target`` is the last pool decision (None: none was made), ``reason`` why it or the plan last changed.
     ``generation`` is the last plan that was published, at ``published_at_s``. ``surged_at_s`` is when demand last
     surged. ``parked``: nothing runs since nobody asked, and nothing serves yet; ``asked_at_s`` is when somebody did.
+    ``slowdowns`` correct the profile by what routers measured.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -78,17 +91,19 @@ class CascadeMemory:
     surged_at_s: float = 0.0
     parked: bool = False
     asked_at_s: float = 0.0
+    slowdowns: tuple[Slowdown, ...] = ()
 
     def is_credible(self, *, now: float) -> bool:
         """Whether an operator can have remembered this by now: nothing is negative, boundless or still to come."""
         target, arrivals = self.target or Target(), self.arrivals or ArrivalRate(0.0, 0.0)
-        times = (target.decided_at_s, target.distrust_at_s, self.published_at_s, self.surged_at_s, self.asked_at_s)
-        rates = (target.demand, arrivals.rate, arrivals.least, arrivals.peak, abs(arrivals.trend))
+        seen = (slowdown.seen_at_s for slowdown in self.slowdowns)
+        times = (target.decided_at_s, self.published_at_s, self.surged_at_s, self.asked_at_s, *seen)
+        rates = (target.demand, arrivals.rate, arrivals.least, abs(arrivals.trend))
         return (
             is_credible(self.generation, now_s=now)
             and all(0 <= time <= now + AHEAD_S for time in (*times, arrivals.at_s))
             and all(0 <= rate <= HIGHEST_RATE for rate in rates)
-            and 1 <= target.distrust <= HIGHEST_RATE
+            and all(1 <= slowdown.factor <= HIGHEST_RATE for slowdown in self.slowdowns)
             and 0 <= target.cost_per_hour <= HIGHEST_RATE
             and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
         )

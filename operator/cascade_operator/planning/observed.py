@@ -20,8 +20,9 @@ from cascade_api.reasons import Reason
 from ..snapshot import CascadeView, Mobility, ReplicaState, Snapshot
 from .allocation import PoolKey, PoolSize
 from .arrivals import clearing_rate
-from .memory import CascadeMemory, Memory
+from .memory import CascadeMemory, Memory, Slowdown
 from .prepared import NotPlannable, Preparations, Prepared
+from .slowdowns import slowdowns
 
 Why = tuple[Reason, str]
 """A reason and the message that goes with it."""
@@ -99,6 +100,14 @@ class Observed:
         """Replicas and batch size by pool, as the last pool decision wants them."""
         return self.memory.target.sizes if self.memory.target is not None else {}
 
+    def slowdowns(self, now: float) -> tuple[Slowdown, ...]:
+        """How much slower than the profile pools are, to be reckoned with from the next decision on."""
+        if self.prepared is None:
+            return self.memory.slowdowns
+        judged = {row.light for row in self.rows if row.direct < 1}
+        remembered, reports = self.memory.slowdowns, self.view.reports
+        return slowdowns(self.prepared, judged=judged, reports=reports, remembered=remembered, now=now)
+
     def waiting(self, key: PoolKey) -> int:
         """Requests that wait for a pool; 0 where that is not known."""
         return (self.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
@@ -141,20 +150,23 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
         held = Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
     if snapshot.inventory is None:
         held = Reason.INVENTORY_UNKNOWN, "the accelerators of the cluster are not known: the last plan is held"
-    prepared, refused = _prepared(view, snapshot.mobility, preparations)
+    prepared, refused = _prepared(view, snapshot.mobility, remembered, preparations)
     asked_at_s, idle = _last_asked(view, remembered, now)
     return Observed(view, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
 
 
-def _prepared(view: CascadeView, mobility: Mobility, preparations: Preparations) -> tuple[Prepared | None, Why | None]:
+def _prepared(
+    view: CascadeView, mobility: Mobility, memory: CascadeMemory, preparations: Preparations
+) -> tuple[Prepared | None, Why | None]:
     if view.profile is None:
         name = view.cascade.spec.profile_ref.name
         return None, (
             Reason.PROFILE_MISSING,
             f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it",
         )
+    factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        return preparations.of(view.cascade, view.profile, mobility), None
+        return preparations.of(view.cascade, view.profile, mobility, factors), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
 

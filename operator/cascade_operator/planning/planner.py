@@ -137,6 +137,7 @@ def remember(
         store_was_away=seen.store_was_away,
         parked=said.parked if said is not None else decided.parked,
         asked_at_s=seen.asked_at_s,
+        slowdowns=seen.slowdowns(now),
     )
     if expected is not None:
         memory = replace(memory, arrivals=expected.arrivals, surged_at_s=expected.surged_at_s)

@@ -40,6 +40,8 @@ ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
 quality that is dearer is not told from noise and buys no time."""
 
+SHORT_EXECUTION_S = 0.02
+"""Below this a batch is over before the next grant arrives: a second one in hand keeps the replica busy."""
 SPARE_SIZED = 16
 """Sized chains that are kept beyond two for each cascade, before those of older specs are thrown away."""
 
@@ -54,7 +56,10 @@ class NotPlannable(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cascade ready to be planned: ``problem`` lacks only what changes with time (demand, running replicas)."""
+    """A cascade ready to be planned: ``problem`` lacks only what changes with time (demand, running replicas).
+
+    ``corrections`` are the variants and classes whose times were multiplied, and by what.
+    """
 
     spec: CascadeSpec
     profile: ProfileSpec
@@ -63,18 +68,22 @@ class Prepared:
     problem: CascadeProblem
     spec_print: str
     profile_print: str
+    corrections: tuple[tuple[str, str, float], ...]
+
+    @property
+    def keys(self) -> list[PoolKey]:
+        """Every pool that there may be."""
+        return [(name, on) for name, classes in self.problem.classes.items() for on in classes]
 
     @property
     def move_s(self) -> float:
         """Seconds within which any variant can be had in place of another, on this cluster."""
-        keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
-        return max((self.timings.move_s(*key) for key in keys), default=0.0)
+        return max((self.timings.move_s(*key) for key in self.keys), default=0.0)
 
     @property
     def image_s(self) -> float:
         """Median seconds of the slowest single image of any variant."""
-        keys = ((name, on) for name, classes in self.problem.classes.items() for on in classes)
-        return max((self.timings.execution_s(*key).get(1, 0.0) for key in keys), default=0.0)
+        return max((self.timings.execution_s(*key).get(1, 0.0) for key in self.keys), default=0.0)
 
     def at(
         self,
@@ -114,11 +123,13 @@ def prepare(
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
     mobility: Mobility,
+    slowdowns: Mapping[PoolKey, float] | None = None,
     shared: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field.
 
-    ``shared`` keeps what other cascades may use too, by all that it depends on.
+    ``slowdowns`` say how many times slower pools are than the profile says. ``shared`` keeps what other cascades may
+    use too, by all that it depends on.
     """
     spec = cascade.spec
     chosen = policy(spec.policy.name)
@@ -126,7 +137,8 @@ def prepare(
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
-    measurements = profile_for(spec, profile.spec)
+    found = profile_for(spec, profile.spec)
+    measurements = _slowed(found, slowdowns) if slowdowns else found
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     level = ServiceLevel(
@@ -180,7 +192,32 @@ def prepare(
         ),
         weight=float(spec.policy.weight),
     )
-    return Prepared(spec, measurements, chosen, sized.timings, problem, _print(spec), digest[:8])
+    return Prepared(
+        spec,
+        measurements,
+        chosen,
+        sized.timings,
+        problem,
+        spec_print=_print(spec),
+        profile_print=_print(found),
+        corrections=tuple((*key, factor) for key, factor in sorted((slowdowns or {}).items())),
+    )
+
+
+def credits_for(batch: int, execution_s: Mapping[int, float]) -> int:
+    """Requests that a worker has in hand where it makes batches of this size, which take ``execution_s`` by size."""
+    shortest = execution_s.get(batch, execution_s[min(execution_s)])
+    return batch * (2 if shortest < SHORT_EXECUTION_S else 1)
+
+
+def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:
+    """The profile with the times of pools multiplied."""
+    rows = []
+    for row in profile.execution:
+        factor = slowdowns.get((row.variant, row.accelerator_class), 1.0)
+        p50, p95 = (round(factor * micros) for micros in (row.p50_micros, row.p95_micros))
+        rows.append(row.model_copy(update={"p50_micros": p50, "p95_micros": p95}) if factor != 1 else row)
+    return profile.model_copy(update={"execution": rows})
 
 
 def _bounds(pool: Workers) -> WorkerBounds:
@@ -207,7 +244,7 @@ def _switch_prices(
     return prices
 
 
-def _print(part: CascadeSpec) -> str:
+def _print(part: CascadeSpec | ProfileSpec) -> str:
     return f"{zlib.crc32(part.model_dump_json().encode()):08x}"
 
 
@@ -225,9 +262,15 @@ class Preparations:
         self._kept: dict[CascadeRef, tuple[object, Prepared | NotPlannable]] = {}
         self._shared: dict[object, Sized] = {}
 
-    def of(self, cascade: DiffusionCascade, profile: CascadeProfile, mobility: Mobility) -> Prepared:
+    def of(
+        self,
+        cascade: DiffusionCascade,
+        profile: CascadeProfile,
+        mobility: Mobility,
+        slowdowns: Mapping[PoolKey, float] | None = None,
+    ) -> Prepared:
         """The prepared cascade, on a cluster that moves like that; raises NotPlannable."""
-        key = (cascade.spec, profile, mobility)
+        key = (cascade.spec, profile, mobility, slowdowns or {})
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable
@@ -238,6 +281,7 @@ class Preparations:
                     settings=self._settings,
                     classes=self._classes,
                     mobility=mobility,
+                    slowdowns=slowdowns,
                     shared=self._shared,
                 )
             except NotPlannable as error:

@@ -47,10 +47,8 @@ AFTER_SURGE_OBJECTIVES: Final = 10.0
 """Objectives for which another surge is reckoned with after one."""
 NEGLIGIBLE_SHED_SHARE: Final = 0.01
 """Share of the demand that is not worth keeping pools for."""
-DISTRUST_OBJECTIVES: Final = 30.0
-"""Objectives for which a profile is not believed after a backlog that the load did not explain."""
-EXPLAINED_LOAD_RATIO: Final = 0.85
-"""The part of what its profile promises from which a pool's load explains a backlog by chance."""
+RENEWED: Final = (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED, Reason.PROFILE_CORRECTED)
+"""Reasons to say that a target was decided for, whether or not its pools are others."""
 LEAST_REACH_SHARE: Final = 0.5
 """What waits for a variant counts as at most one request for this share of a prompt that reaches it."""
 
@@ -162,6 +160,8 @@ def _due(
         return Reason.SPEC_CHANGED
     if target.profile_print and target.profile_print != prepared.profile_print:
         return Reason.PROFILE_CHANGED
+    if target.corrections != prepared.corrections:
+        return Reason.PROFILE_CORRECTED
     if target.inventory and dict(target.inventory) != dict(snapshot.inventory or {}):
         return Reason.CAPACITY_CHANGED
     tick_s = settings.tick_s(seen.objective_s)
@@ -217,8 +217,6 @@ def _pool_problem(seen: Observed, expected: Forecast, due: Reason | None, now: f
     demand, last = _wanted(seen, expected), seen.memory.target or Target()
     if due is Reason.BACKLOG_GREW:
         demand = max(demand, last.demand)
-    if now - last.distrust_at_s < DISTRUST_OBJECTIVES * seen.objective_s:
-        demand = max(demand, last.distrust * expected.pool_rate)
     serving = (ReplicaState.READY, ReplicaState.STARTING)
     running = Counter(r.pool for r in seen.view.replicas if r.state in serving)
     return seen.known.at(demand, running=running, running_batch=seen.batches(seen.target_sizes))
@@ -236,26 +234,6 @@ def _reached(seen: Observed, variant: str) -> float:
     """Share of the prompts that reach a variant by the plan in force."""
     light = sum(row.share * (1 - row.direct) for row in seen.rows if row.light == variant)
     return light + sum(row.share * row.heavy_share for row in seen.rows if row.heavy == variant)
-
-
-def _promised_too_much(seen: Observed, expected: Forecast, now: float) -> bool:
-    """Whether a backlog stands in a pool that should carry its load with ease, and has been there for long enough.
-
-    What waited before the pool was as large as it is has been answered or refused within an objective.
-    """
-    settled = (r for r in seen.view.replicas if r.state is ReplicaState.READY and now - r.since_s >= seen.objective_s)
-    ready = Counter(r.pool for r in settled)
-    for key, size in seen.target_sizes.items():
-        part, seconds = _backlog_objectives(seen, key[0]), seen.known.timings.execution_s(*key).get(size.batch, 0.0)
-        if part is None or ready[key] < size.replicas or _waiting_s(seen, key, size) <= part * seen.objective_s:
-            continue
-        load = expected.peak_rate * sum(
-            row.share * ((row.light == key[0]) * (1 - row.direct) + (row.heavy == key[0]) * row.heavy_share)
-            for row in seen.rows
-        )
-        if seconds and load < EXPLAINED_LOAD_RATIO * size.replicas * size.batch / seconds:
-            return True
-    return False
 
 
 def _too_tight(seen: Observed, expected: Forecast, answer: Allocation, now: float, settings: PlannerSettings) -> bool:
@@ -284,11 +262,9 @@ def _adopted(
 ) -> TargetDecision:
     """The allocation as the target; its reason changes only where the target does."""
     before, pools = seen.memory.target, target_pools(answer.pools)
-    last = before or Target()
     news = None
-    if before is None or pools != before.pools or due in (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED):
+    if before is None or pools != before.pools or due in RENEWED:
         news = due or Reason.CAPACITY_CHANGED
-    slower = due is Reason.BACKLOG_GREW and _promised_too_much(seen, expected, now)
     target = Target(
         pools=pools,
         verdict=answer.verdict,
@@ -299,7 +275,6 @@ def _adopted(
         spec_print=seen.known.spec_print,
         profile_print=seen.known.profile_print,
         inventory=dict(snapshot.inventory or {}),
-        distrust=max(problem.demand / expected.peak_rate, 1.0) if slower else last.distrust,
-        distrust_at_s=now if slower else last.distrust_at_s,
+        corrections=seen.known.corrections,
     )
     return TargetDecision(target, news or seen.memory.reason, seen.memory.parked, news, answer)

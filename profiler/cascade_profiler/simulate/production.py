@@ -214,17 +214,18 @@ class ProductionSystem:
         self._progress(max(0.0, min(self._events.now / max(self._scenario.trace.span_s, 1e-9), 1.0)))
         now_ms = int((EPOCH + self._events.now) * 1000)
         if self._report is None or now_ms - self._report.at_ms >= REPORT_EVERY_S * 1000:
-            chooser = None
+            state = None
             if self._passages:
                 self._passages.probe()
-                chooser = self._passages.state.chooser
+                state = self._passages.state
             self._report = RouterReport(
                 router=ROUTER,
                 at_ms=now_ms,
-                plan_generation=self._passages.state.plan.generation if self._passages else 0,
+                plan_generation=state.plan.generation if state else 0,
                 received=self._at,
-                hardness=chooser.hardness_quantiles(QUANTILES) if chooser else [],
-                confidence=chooser.confidence_quantiles(QUANTILES) if chooser else {},
+                hardness=state.chooser.hardness_quantiles(QUANTILES) if state else [],
+                confidence=state.chooser.confidence_quantiles(QUANTILES) if state else {},
+                service_times=state.service_times(now=self._events.now) if state else {},
             )
         return self._report
 

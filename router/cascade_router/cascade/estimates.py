@@ -8,6 +8,8 @@ from typing import Final
 WINDOW: Final = 64
 ENOUGH: Final = 16
 LEVEL: Final = 0.9
+LATELY_S: Final = 60.0
+"""What was seen longer ago is no news."""
 
 
 class Recent:
@@ -21,25 +23,36 @@ class Recent:
 
     def observe(self, seconds: float) -> None:
         self._seen.append(seconds)
-        if len(self._seen) >= ENOUGH:
-            self.quantile = sorted(self._seen)[int(self._level * (len(self._seen) - 1))]
+        self.quantile = self.at(self._level)
+
+    def at(self, level: float) -> float | None:
+        """Another quantile."""
+        return sorted(self._seen)[int(level * (len(self._seen) - 1))] if len(self._seen) >= ENOUGH else None
 
 
 class ExecutionEstimates:
-    """The 90 % quantile of the service times of each pool's latest requests."""
+    """The service times of each pool's latest requests: how long each was with a worker."""
 
     def __init__(self) -> None:
         self._pools: dict[str, Recent] = {}
+        self._last: dict[str, float] = {}
 
-    def observe(self, pool: str, seconds: float) -> None:
+    def observe(self, pool: str, seconds: float, *, now: float) -> None:
+        """A request of a pool was with a worker for so long, until ``now``."""
         self._pools.setdefault(pool, Recent()).observe(seconds)
+        self._last[pool] = now
 
     def execution_s(self, pool: str, *, planned: float) -> float:
         """Seconds that a request of this pool takes with 90 % certainty; ``planned`` until enough were seen."""
         seen = self._pools.get(pool)
         return planned if seen is None or seen.quantile is None else seen.quantile
 
+    def medians_s(self, *, now: float) -> dict[str, float]:
+        """The median of each pool that served a request lately, and enough of them."""
+        lately = (pool for pool, at in self._last.items() if now - at <= LATELY_S)
+        return {pool: median for pool in lately if (median := self._pools[pool].at(0.5)) is not None}
+
     def keep(self, pools: set[str]) -> None:
-        """Forget pools that the plan no longer has."""
+        """Forget all other pools."""
         for gone in set(self._pools) - pools:
-            del self._pools[gone]
+            del self._pools[gone], self._last[gone]

@@ -275,7 +275,7 @@ class RequestMachine:
     def _made(self, tried: _Try, image: Any, confidence: float | None, now: float) -> Effects:
         cascade, step = self._cascade, self._step
         service_s = now - tried.began
-        cascade.estimates.observe(step.pool, service_s)
+        cascade.estimates.observe(step.pool, service_s, now=now)
         news = cascade.works(tried.replica_id)
         if step.stage == "light":
             return [*news, *self._judged(_Light(image, confidence or 0.0), service_s, now)]
@@ -319,7 +319,7 @@ class RequestMachine:
         took_s, hangs = now - tried.began, tried.hangs(now)
         if hangs:
             # What was seen counts: were all replicas this slow, none would be thought hanging for long.
-            cascade.estimates.observe(step.pool, took_s)
+            cascade.estimates.observe(step.pool, took_s, now=now)
         if tried.may_be_another:
             return self._failed(tried, f"no answer within {tried.patience_s:.1f} s", now)
         news = cascade.failed(tried.replica_id, f"no answer within {took_s:.1f} s", now=now) if hangs else ()

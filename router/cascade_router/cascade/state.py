@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cascade_api.plan import Plan, PlanWorker, Pool
+from cascade_api.report import ServiceTime
 
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
@@ -35,12 +36,13 @@ class _Promised:
     name: str
     variant: str
     ready: frozenset[str]
+    batch: int
     execution_s: float
 
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
         ready = frozenset(replica.id for replica in pool.ready)
-        return cls(pool.name, pool.variant, ready, pool.batch_execution_s(pool.batch))
+        return cls(pool.name, pool.variant, ready, pool.batch, pool.batch_execution_s(pool.batch))
 
 
 class CascadeState:
@@ -64,10 +66,12 @@ class CascadeState:
         self.parked = 0
         """Requests that wait for a change of plan or health."""
         self._load = load
+        self._promised: dict[str, _Promised] = {}
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
         """Go by a plan from now on; requests under way go on by what they drew."""
+        batches = {pool.name: pool.batch for pool in self._promised.values()}
         self.plan = plan
         self._pools = plan.pools
         self._promised = {pool.name: _Promised.by(pool) for pool in self._pools}
@@ -75,7 +79,8 @@ class CascadeState:
         for pool in self._promised.values():
             self._of.setdefault(pool.variant, []).append(pool)
         self.health.keep({worker.id for worker in plan.workers})
-        self.estimates.keep(set(self._promised))
+        # What was seen of larger or smaller batches says nothing of those that are made now.
+        self.estimates.keep({pool.name for pool in self._pools if batches.get(pool.name) == pool.batch})
 
     def waiting_limit(self, band: int) -> int:
         """Entries of a pool, or parked requests, above which a request of a priority band does not wait."""
@@ -93,6 +98,15 @@ class CascadeState:
         """Seconds that a request of a pool takes with 90 % certainty; 0 for a pool that the plan has not."""
         promised = self._promised.get(pool)
         return 0.0 if promised is None else self.estimates.execution_s(pool, planned=promised.execution_s)
+
+    def service_times(self, *, now: float) -> dict[str, ServiceTime]:
+        """How long requests were with the workers of each pool lately, for the planner."""
+        medians_s = self.estimates.medians_s(now=now)
+        return {
+            pool: ServiceTime(batch=self._promised[pool].batch, p50_s=max(round(median_s, 6), 1e-6))
+            for pool, median_s in medians_s.items()
+            if pool in self._promised
+        }
 
     def quickest_s(self) -> float:
         """Seconds without which no image is made."""
