@@ -37,6 +37,7 @@ INPUT_SEED = "seed"
 OUTPUT_IMAGE = "image"
 OUTPUT_IMAGE_ENCODED = "image_encoded"
 OUTPUT_CONFIDENCE = "confidence"
+OUTPUT_BATCH_TIME = "batch_time"
 PARAMETER_IMAGE_FORMAT = "image_format"
 PARAMETER_IMAGE_QUALITY = "image_quality"
 

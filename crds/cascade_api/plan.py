@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 from typing_extensions import Self
 
 from .base import Document, field_error
+from .batches import batch_seconds
 from .chains import Chained, refuse_twice
 from .names import CascadeRef, pool_name
 from .openapi import refuse_repetition
@@ -137,18 +138,8 @@ class Pool:
         return self.batch_execution_s(self.batch) / self.batch
 
     def batch_execution_s(self, batch: int) -> float:
-        """Seconds of one batch: measured, interpolated between two measured sizes, or extended linearly."""
-        known = sorted(self.execution_s)
-        if batch in self.execution_s:
-            return self.execution_s[batch]
-        above = [size for size in known if size > batch]
-        below = [size for size in known if size < batch]
-        if above and below:
-            low, high = below[-1], above[0]
-            weight = (batch - low) / (high - low)
-            return self.execution_s[low] * (1 - weight) + self.execution_s[high] * weight
-        nearest = below[-1] if below else above[0]
-        return self.execution_s[nearest] * batch / nearest
+        """Seconds of one batch of this size."""
+        return batch_seconds(self.execution_s, batch)
 
 
 class ScorerChoice(PlanPart):

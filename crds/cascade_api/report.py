@@ -18,11 +18,11 @@ Latency = Annotated[float, Field(ge=0, le=1e9)]
 Score = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
-class ServiceTime(PlanPart):
-    """How long the latest requests of a pool were with a worker, while that made batches of at most ``batch``."""
+class BatchTime(PlanPart):
+    """How long a batch of so many images took a worker: making them and, where asked to, judging them."""
 
-    batch: Annotated[int, Field(ge=1, le=4096)]
-    p50_s: Annotated[float, Field(ge=1e-6, le=1e6)]
+    images: Annotated[int, Field(ge=1, le=4096)]
+    seconds: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class RouterReport(PlanPart):
@@ -41,7 +41,8 @@ class RouterReport(PlanPart):
     latency_p99_s: Latency | None = Field(default=None, description="over the last 60 s")
     hardness: list[Score] = Field(default_factory=list, description="QUANTILES points, or empty")
     confidence: dict[str, list[Score]] = Field(default_factory=dict, description="by light variant")
-    service_times: dict[str, ServiceTime] = Field(
-        default_factory=dict, description="by pool, of those that served enough requests in the last 60 s"
+    batch_times: dict[str, BatchTime] = Field(
+        default_factory=dict,
+        description="by pool: of the latest batches the one that is the median of what was planned",
     )
     store_away: bool = False

@@ -149,7 +149,7 @@ class Passage:
         metrics.of(metrics.STAGE_SERVICE, runtime.name, step.stage, step.variant).observe(service_s)
         if step.stage == "light":
             metrics.of(metrics.CONFIDENCE, runtime.name, step.variant).observe(image.confidence or 0.0)
-        return events.Made(image, image.confidence)
+        return events.Made(image, image.confidence, image.batch_time)
 
     def _answered(self, answer: effects.Answer) -> MadeImage:
         return MadeImage(

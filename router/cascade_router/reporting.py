@@ -74,7 +74,7 @@ def make_report(runtime: CascadeRuntime, *, router_id: str, at_s: float, store_a
         latency_p99_s=worst,
         hardness=runtime.state.chooser.hardness_quantiles(QUANTILES),
         confidence=runtime.state.chooser.confidence_quantiles(QUANTILES),
-        service_times=runtime.state.service_times(now=runtime.clock()),
+        batch_times=runtime.state.batch_times(now=runtime.clock()),
         store_away=store_away,
     )
 

@@ -279,6 +279,9 @@ def test_demand_and_reports_reach_redis(
     assert seen.latency_p50_s is not None
     assert seen.latency_p99_s is not None
     assert len(seen.hardness) == len(seen.confidence["shapes-light"]) == 21
+    (light,) = plan.pools_of("shapes-light")
+    assert seen.batch_times[light.name].images == 1
+    assert 0 < seen.batch_times[light.name].seconds < PATIENCE_S
 
 
 def test_sigterm_finishes_the_work_in_hand_and_takes_no_more(

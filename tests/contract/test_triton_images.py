@@ -52,12 +52,15 @@ def in_flight(server: TritonServer, model: str, **options: Any) -> queue.Queue[t
 
 @pytest.mark.parametrize("model", ["small", "large"])
 def test_a_request_gets_the_outputs_that_it_names_one_file_per_row(painting_triton: TritonServer, model: str) -> None:
-    both = ask(painting_triton, model, "image", "image_encoded", "confidence", seeds=(1, 2))
+    both = ask(painting_triton, model, "image", "image_encoded", "confidence", "batch_time", seeds=(1, 2))
     pictures, raw = files(both), both.as_numpy("image")
     assert [picture.format for picture in pictures] == ["PNG", "PNG"]
     assert all(np.array_equal(np.asarray(picture), pixels) for picture, pixels in zip(pictures, raw, strict=True))
     assert both.as_numpy("confidence").shape == (2, 1)
-    for outputs in (["image"], ["image_encoded"], ["confidence"]):
+    (seconds, images), same = both.as_numpy("batch_time")
+    assert (images, *same) == (2, seconds, 2)
+    assert 0 < seconds < PATIENCE_S
+    for outputs in (["image"], ["image_encoded"], ["confidence"], ["batch_time"]):
         answer = ask(painting_triton, model, *outputs).get_response()
         assert [tensor.name for tensor in answer.outputs] == outputs
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_api.reasons import Refusal
+from cascade_api.report import BatchTime
 from cascade_router.cascade.decisions import (
     MAX_ATTEMPTS,
     Accept,
@@ -24,7 +25,7 @@ from cascade_router.cascade.decisions import (
     may_turn,
     on_failure,
 )
-from cascade_router.cascade.estimates import ENOUGH, ExecutionEstimates
+from cascade_router.cascade.estimates import ENOUGH, ExecutionEstimates, LatestBatches
 from cascade_router.cascade.retries import CAPACITY, RetryBudget
 
 NOW = 100.0
@@ -266,15 +267,32 @@ def test_a_deadline_that_cannot_be_met_is_told_with_the_time_that_is_left(left: 
 def test_execution_is_the_planned_one_until_enough_was_seen() -> None:
     estimates = ExecutionEstimates()
     for index in range(ENOUGH - 1):
-        estimates.observe("p", 1 + index / 100, now=NOW)
+        estimates.observe("p", 1 + index / 100)
     assert estimates.execution_s("p", planned=0.3) == 0.3
-    assert estimates.medians_s(now=NOW) == {}
-    estimates.observe("p", 9.0, now=NOW)
+    estimates.observe("p", 9.0)
     assert 1.1 < estimates.execution_s("p", planned=0.3) < 1.2
-    assert estimates.medians_s(now=NOW + 60) == {"p": 1.07}
-    assert estimates.medians_s(now=NOW + 61) == {}, "that is no news"
     estimates.keep({"q"})
     assert estimates.execution_s("p", planned=0.3) == 0.3
+
+
+def test_the_median_batch_is_that_by_what_was_planned_for_its_size() -> None:
+    batches = LatestBatches()
+
+    def median(*, now: float = NOW) -> BatchTime | None:
+        return batches.median("p", planned_s=lambda images: 0.1 * images, now=now)
+
+    for number in range(ENOUGH - 1):
+        batches.observe(
+            "p", BatchTime(images=1 + number % 2, seconds=(1 + number % 2) * (0.1 + number / 1000)), now=NOW
+        )
+    assert median() is None, "these are too few"
+    batches.observe("p", BatchTime(images=8, seconds=0.8), now=NOW)
+    found = median(now=NOW + 60)
+    assert found is not None
+    assert found.seconds / found.images == pytest.approx(0.107)
+    assert median(now=NOW + 61) is None, "that is no news"
+    batches.keep({"q"})
+    assert median() is None
 
 
 def test_retries_are_a_share_of_the_traffic() -> None:

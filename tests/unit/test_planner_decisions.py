@@ -31,6 +31,7 @@ from cascade_operator.snapshot import (
 from support.closed_loop import START
 from support.factories import (
     DISCRIMINATOR_MS,
+    HEAVY_MS,
     LIGHT_MS,
     make_cascade,
     make_demand,
@@ -404,44 +405,45 @@ def test_a_pool_is_not_left_where_what_remains_would_shed_load_meanwhile() -> No
         assert ("light" not in needed((published(decision) or plan).rows)) is left
 
 
-def test_times_that_routers_measure_correct_the_profile() -> None:
+def test_what_workers_say_of_their_batches_corrects_the_profile() -> None:
     """The heavy model takes twice what its profile says, then nobody asks for it any more, then it is as profiled."""
     plan, memory = running_plan()
-    promised_s = {pool.name: pool.execution_s[pool.batch] for pool in plan.pools}
-    batch = {pool.name: pool.batch for pool in plan.pools}
+    before = plan.planned_shares
 
     def ask(now: float, factor: float | None) -> Plan | None:
-        """A decision where the heavy pool takes ``factor`` times what the profile says."""
+        """A decision where heavy batches take ``factor`` times what the profile says, None: there are none."""
         nonlocal plan, memory
-        # Light images are judged, and a worker has two batches of them in hand.
-        light_s = 2 * (LIGHT_MS + DISCRIMINATOR_MS) * batch["light.cpu"] / 1000
-        seconds = {} if factor is None else {"heavy.cpu": factor * promised_s["heavy.cpu"], "light.cpu": light_s}
-        times = {name: {"batch": batch[name], "p50_s": p50_s} for name, p50_s in seconds.items()}
-        report = RouterReport(router="r", at_ms=0, plan_generation=1, received=1, service_times=times)
+        times = {"light.cpu": {"images": 3, "seconds": 3 * (LIGHT_MS + DISCRIMINATOR_MS) / 1000}}
+        if factor is not None:
+            times["heavy.cpu"] = {"images": 3, "seconds": 3 * factor * HEAVY_MS / 1000}
+        report = RouterReport(router="r", at_ms=0, plan_generation=1, received=1, batch_times=times)
         view = make_view(plan=plan, demand=make_demand(20, now=now), replicas=BOTH, reports=(report,))
         decision = decided(view, memory=memory, now=now)
         said, memory = published(decision), decision.memory
         plan = said or plan
         return said
 
-    def heavy_s() -> float:
-        (pool,) = plan.pools_of("heavy")
-        return pool.execution_s[pool.batch] / promised_s["heavy.cpu"]
+    def slowdown(variant: str) -> float:
+        """By what the plan reckons with."""
+        (pool,) = plan.pools_of(variant)
+        return pool.execution_s[1] * 1000 / {"light": LIGHT_MS, "heavy": HEAVY_MS}[variant]
 
-    before = plan.planned_shares
     assert ask(NOW + 1, 1.2) is None, "medians waver"
     ask(NOW + 2, 2.0)
     said = ask(NOW + 3, 2.0)
     assert said is not None
     assert said.reason is Reason.PROFILE_CORRECTED
-    assert heavy_s() == pytest.approx(2.0)
+    assert (slowdown("light"), slowdown("heavy")) == pytest.approx((1.0, 2.0))
     assert plan.planned_shares["light"] > before["light"], "less is escalated"
     for after_s in range(4, 60):
-        ask(NOW + after_s, None if after_s % 2 else 1.0)
-        assert heavy_s() == pytest.approx(2.0), "a worker that is not busy answers sooner"
-    assert [slow.variant for slow in memory.cascades["default/shapes"].slowdowns] == ["heavy"]
-    ask(NOW + 64, 1.0)
-    said = ask(NOW + 65, 1.0)
+        ask(NOW + after_s, None)
+        assert slowdown("heavy") == pytest.approx(2.0)
+    ask(NOW + 60, 1.0)
+    said = ask(NOW + 61, 1.0)
     assert said is not None
-    assert heavy_s() == pytest.approx(1.0)
+    assert slowdown("heavy") == pytest.approx(1.0)
     assert plan.planned_shares["light"] == pytest.approx(before["light"], abs=0.02)
+    ask(NOW + 62, 2.0)
+    for after_s in (63, 130, 131):
+        ask(NOW + after_s, None)
+    assert slowdown("heavy") == pytest.approx(1.0), "it is not believed for ever"

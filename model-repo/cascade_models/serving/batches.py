@@ -7,6 +7,7 @@ answered by its error and a request that is cancelled loses its rows at the next
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,11 +39,18 @@ class Order:
 
 @dataclass(frozen=True)
 class Made:
-    """Images ``[n, height, width, 3]`` of a request, with confidences ``[n]`` if it asked for them, and their form."""
+    """Images ``[n, height, width, 3]`` of a request, with confidences ``[n]`` if it asked for them, and their form.
+
+    Attributes:
+        batch: images that were made together, for this request and others.
+        batch_s: seconds that they took, judging included.
+    """
 
     images: npt.NDArray[np.uint8]
     confidences: npt.NDArray[np.float32] | None
     form: Form
+    batch: int
+    batch_s: float
 
 
 @dataclass(frozen=True)
@@ -108,9 +116,9 @@ def _make(
             whole = images()
             for index, show in shows.items():
                 mine = [at for at, row in enumerate(rows) if row.order == index]
-                show(Made(whole[mine], None, forms[index]))
+                show(Made(whole[mine], None, forms[index], len(rows), time.perf_counter() - began))
 
-    asked = frozenset(live)
+    asked, began = frozenset(live), time.perf_counter()
     prompts, seeds = [row.prompt for row in rows], [row.seed for row in rows]
     images = pipeline.generate(prompts, seeds, poll, preview if shown_steps else None)
     judged = [at for at, row in enumerate(rows) if row.order in live and orders[row.order].confidence]
@@ -118,10 +126,12 @@ def _make(
     if judged:
         confidences[judged] = pipeline.judge(images[judged], [rows[at].prompt for at in judged])
     outcomes: dict[int, Outcome] = {}
+    batch_s = time.perf_counter() - began
     for index in asked:
         mine = [at for at, row in enumerate(rows) if row.order == index]
         if index in live:
-            outcomes[index] = Made(images[mine], confidences[mine] if orders[index].confidence else None, forms[index])
+            scores = confidences[mine] if orders[index].confidence else None
+            outcomes[index] = Made(images[mine], scores, forms[index], len(rows), batch_s)
         else:
             outcomes[index] = Dropped()
     return outcomes

@@ -26,6 +26,7 @@ from cascade_models.serving.pulse import Pulse
 IMAGE: Final = "image"
 IMAGE_ENCODED: Final = "image_encoded"
 CONFIDENCE: Final = "confidence"
+BATCH_TIME: Final = "batch_time"
 
 
 class TritonPythonModel:
@@ -155,6 +156,9 @@ def _response(outcome: batches.Outcome | Any, wanted: frozenset[str]) -> Any:
         tensors.append(pb_utils.Tensor(IMAGE_ENCODED, np.array(files, dtype=np.object_).reshape(-1, 1)))
     if outcome.confidences is not None:
         tensors.append(pb_utils.Tensor(CONFIDENCE, outcome.confidences.reshape(-1, 1).astype(np.float32)))
+    if BATCH_TIME in wanted:
+        told = np.array([[outcome.batch_s, outcome.batch]] * len(outcome.images), dtype=np.float32)
+        tensors.append(pb_utils.Tensor(BATCH_TIME, told))
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 

@@ -23,8 +23,10 @@ from cascade_api.report import QUANTILES, RouterReport
 
 from ..snapshot import Replica, ReplicaState
 from .allocation import Mixture, PoolKey, PoolSize, Row
-from .prepared import Prepared, credits_for
+from .prepared import Prepared
 
+SHORT_EXECUTION_S = 0.02
+"""Below this a batch is over before the next grant arrives: a second one in hand keeps the replica busy."""
 _SERVING = (ReplicaState.READY, ReplicaState.DRAINING)
 SHARE_STEP = 0.02
 """A change of the pools' shares below this is not worth a plan."""
@@ -125,10 +127,16 @@ def workers_of(replicas: Sequence[Replica], variants: Mapping[str, PlanVariant])
                 accelerator_class=replica.accelerator_class,
                 state="ready" if replica.state is ReplicaState.READY else "draining",
                 hosts=[variant.weights],
-                credits={replica.variant: credits_for(times.batch, *times.execution_s.values())},
+                credits={replica.variant: _credits(times)},
             )
         )
     return workers
+
+
+def _credits(times: PlanTimes) -> int:
+    (execution_s,) = times.execution_s.values()
+    shortest = execution_s.get(times.batch, execution_s[min(execution_s)])
+    return times.batch * (2 if shortest < SHORT_EXECUTION_S else 1)
 
 
 def structure(

@@ -40,8 +40,6 @@ ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
 quality that is dearer is not told from noise and buys no time."""
 
-SHORT_EXECUTION_S = 0.02
-"""Below this a batch is over before the next grant arrives: a second one in hand keeps the replica busy."""
 SPARE_SIZED = 16
 """Sized chains that are kept beyond two for each cascade, before those of older specs are thrown away."""
 
@@ -202,12 +200,6 @@ def prepare(
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted((slowdowns or {}).items())),
     )
-
-
-def credits_for(batch: int, execution_s: Mapping[int, float]) -> int:
-    """Requests that a worker has in hand where it makes batches of this size, which take ``execution_s`` by size."""
-    shortest = execution_s.get(batch, execution_s[min(execution_s)])
-    return batch * (2 if shortest < SHORT_EXECUTION_S else 1)
 
 
 def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:

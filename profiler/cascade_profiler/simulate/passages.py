@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from cascade_api.plan import Plan
+from cascade_api.report import BatchTime
 from cascade_router.cascade import effects, events
 from cascade_router.cascade.decisions import Refuse
 from cascade_router.cascade.machine import RequestMachine
@@ -115,12 +116,13 @@ class Passages:
                 else:
                     self._note(self.state.failed(replica.id, NOT_READY, now=now))
 
-    def made(self, worker: Worker, jobs: Sequence[Job]) -> None:
-        """A worker made the images of a batch."""
+    def made(self, worker: Worker, jobs: Sequence[Job], seconds: float) -> None:
+        """A worker made the images of a batch, which took it so long."""
+        batch_time = BatchTime(images=len(jobs), seconds=seconds)
         for job in jobs:
             passage: Passage = job.request
             score = self._confidence[worker.variant or ""][passage.prompt][passage.image] if job.judged else None
-            self._tell(passage, events.Made(None, score))
+            self._tell(passage, events.Made(None, score, batch_time))
 
     def failed(self, jobs: Sequence[Job]) -> None:
         """A worker is gone, with what it had in hand."""

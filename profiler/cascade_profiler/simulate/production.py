@@ -225,13 +225,13 @@ class ProductionSystem:
                 received=self._at,
                 hardness=state.chooser.hardness_quantiles(QUANTILES) if state else [],
                 confidence=state.chooser.confidence_quantiles(QUANTILES) if state else {},
-                service_times=state.service_times(now=self._events.now) if state else {},
+                batch_times=state.batch_times(now=self._events.now) if state else {},
             )
         return self._report
 
-    def _done(self, worker: Worker, jobs: list[Job], _: float) -> None:
+    def _done(self, worker: Worker, jobs: list[Job], seconds: float) -> None:
         if self._passages:
-            self._passages.made(worker, jobs)
+            self._passages.made(worker, jobs, seconds)
 
     def _failed(self, _: Worker, jobs: Sequence[Job]) -> None:
         if self._passages:

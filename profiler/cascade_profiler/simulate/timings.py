@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
 from typing import Final
 
+from cascade_api.batches import batch_seconds
 from cascade_api.profile import ProfileSpec
 
 _P95: Final = 1.6449
@@ -46,9 +46,9 @@ class Timings:
 
     def median_s(self, variant: str, accelerator_class: str, batch: int, *, judged: bool) -> float:
         """Median seconds of a batch; ``judged`` adds the discriminator."""
-        seconds = _between(self._median[variant, accelerator_class], batch)
+        seconds = batch_seconds(self._median[variant, accelerator_class], batch)
         if judged and accelerator_class in self._discriminator:
-            seconds += _between(self._discriminator[accelerator_class], batch)
+            seconds += batch_seconds(self._discriminator[accelerator_class], batch)
         return seconds
 
     def batch_s(self, variant: str, accelerator_class: str, batch: int, judged: bool) -> float:
@@ -72,17 +72,3 @@ class Timings:
             return self._switch_s
         start = self._starts.get((variant, accelerator_class))
         return max(float(start.cold_seconds), start.load_millis / 1000) if start else 0.0
-
-
-def _between(measured: Mapping[int, float], batch: int) -> float:
-    """The measured time, interpolated between two sizes, or extended in proportion beyond the last."""
-    known = measured.get(batch)
-    if known is not None:
-        return known
-    below = max((size for size in measured if size < batch), default=0)
-    above = min((size for size in measured if size > batch), default=0)
-    if below and above:
-        weight = (batch - below) / (above - below)
-        return measured[below] * (1 - weight) + measured[above] * weight
-    nearest = below or above
-    return measured[nearest] * batch / nearest

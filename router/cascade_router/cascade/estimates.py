@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
+
+from cascade_api.report import BatchTime
 
 WINDOW: Final = 64
 ENOUGH: Final = 16
@@ -23,36 +26,50 @@ class Recent:
 
     def observe(self, seconds: float) -> None:
         self._seen.append(seconds)
-        self.quantile = self.at(self._level)
+        if len(self._seen) >= ENOUGH:
+            self.quantile = sorted(self._seen)[int(self._level * (len(self._seen) - 1))]
 
-    def at(self, level: float) -> float | None:
-        """Another quantile."""
-        return sorted(self._seen)[int(level * (len(self._seen) - 1))] if len(self._seen) >= ENOUGH else None
+
+class LatestBatches:
+    """What workers said of the latest batches of each pool."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, deque[BatchTime]] = {}
+        self._last: dict[str, float] = {}
+
+    def observe(self, pool: str, batch: BatchTime, *, now: float) -> None:
+        """A worker of the pool told of a batch at ``now``."""
+        self._seen.setdefault(pool, deque(maxlen=WINDOW)).append(batch)
+        self._last[pool] = now
+
+    def median(self, pool: str, *, planned_s: Callable[[int], float], now: float) -> BatchTime | None:
+        """The batch that took the median of what was planned for so many images; None without enough of them lately."""
+        seen = self._seen.get(pool, ())
+        if len(seen) < ENOUGH or now - self._last[pool] > LATELY_S:
+            return None
+        return sorted(seen, key=lambda batch: batch.seconds / planned_s(batch.images))[len(seen) // 2]
+
+    def keep(self, pools: set[str]) -> None:
+        """Forget pools that the plan no longer has."""
+        for gone in set(self._seen) - pools:
+            del self._seen[gone], self._last[gone]
 
 
 class ExecutionEstimates:
-    """The service times of each pool's latest requests: how long each was with a worker."""
+    """The 90 % quantile of the service times of each pool's latest requests."""
 
     def __init__(self) -> None:
         self._pools: dict[str, Recent] = {}
-        self._last: dict[str, float] = {}
 
-    def observe(self, pool: str, seconds: float, *, now: float) -> None:
-        """A request of a pool was with a worker for so long, until ``now``."""
+    def observe(self, pool: str, seconds: float) -> None:
         self._pools.setdefault(pool, Recent()).observe(seconds)
-        self._last[pool] = now
 
     def execution_s(self, pool: str, *, planned: float) -> float:
         """Seconds that a request of this pool takes with 90 % certainty; ``planned`` until enough were seen."""
         seen = self._pools.get(pool)
         return planned if seen is None or seen.quantile is None else seen.quantile
 
-    def medians_s(self, *, now: float) -> dict[str, float]:
-        """The median of each pool that served a request lately, and enough of them."""
-        lately = (pool for pool, at in self._last.items() if now - at <= LATELY_S)
-        return {pool: median for pool in lately if (median := self._pools[pool].at(0.5)) is not None}
-
     def keep(self, pools: set[str]) -> None:
-        """Forget all other pools."""
+        """Forget pools that the plan no longer has."""
         for gone in set(self._pools) - pools:
-            del self._pools[gone], self._last[gone]
+            del self._pools[gone]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cascade_api.report import BatchTime
+
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
@@ -45,10 +47,14 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The replica made the image, which the machine only hands on; ``confidence`` is the discriminator's score."""
+    """The replica made the image, which the machine only hands on.
+
+    ``confidence`` is the discriminator's score, ``batch_time`` what the replica said of its batch.
+    """
 
     image: Any
     confidence: float | None
+    batch_time: BatchTime | None
 
 
 @dataclass(frozen=True, slots=True)

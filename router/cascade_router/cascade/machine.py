@@ -207,7 +207,9 @@ class RequestMachine:
     def _ended(self, tried: _Try, event: Event, now: float) -> Effects:
         """What to do after an event that ends the try of a replica."""
         match event:
-            case Made(image, confidence):
+            case Made(image, confidence, batch_time):
+                if batch_time is not None:
+                    self._cascade.batches.observe(self._step.pool, batch_time, now=now)
                 return self._made(tried, image, confidence, now)
             case Failed(why):
                 return self._failed(tried, why, now)
@@ -275,7 +277,7 @@ class RequestMachine:
     def _made(self, tried: _Try, image: Any, confidence: float | None, now: float) -> Effects:
         cascade, step = self._cascade, self._step
         service_s = now - tried.began
-        cascade.estimates.observe(step.pool, service_s, now=now)
+        cascade.estimates.observe(step.pool, service_s)
         news = cascade.works(tried.replica_id)
         if step.stage == "light":
             return [*news, *self._judged(_Light(image, confidence or 0.0), service_s, now)]
@@ -319,7 +321,7 @@ class RequestMachine:
         took_s, hangs = now - tried.began, tried.hangs(now)
         if hangs:
             # What was seen counts: were all replicas this slow, none would be thought hanging for long.
-            cascade.estimates.observe(step.pool, took_s, now=now)
+            cascade.estimates.observe(step.pool, took_s)
         if tried.may_be_another:
             return self._failed(tried, f"no answer within {tried.patience_s:.1f} s", now)
         news = cascade.failed(tried.replica_id, f"no answer within {took_s:.1f} s", now=now) if hangs else ()

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cascade_api.plan import Plan, PlanWorker, Pool
-from cascade_api.report import ServiceTime
+from cascade_api.report import BatchTime
 
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
 from .choosing import Chooser
 from .decisions import Outlook
 from .effects import Ejected, Trusted
-from .estimates import ExecutionEstimates, Recent
+from .estimates import ExecutionEstimates, LatestBatches, Recent
 from .health import ReplicaHealth
 from .retries import RetryBudget
 
@@ -36,13 +36,12 @@ class _Promised:
     name: str
     variant: str
     ready: frozenset[str]
-    batch: int
     execution_s: float
 
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
         ready = frozenset(replica.id for replica in pool.ready)
-        return cls(pool.name, pool.variant, ready, pool.batch, pool.batch_execution_s(pool.batch))
+        return cls(pool.name, pool.variant, ready, pool.batch_execution_s(pool.batch))
 
 
 class CascadeState:
@@ -59,6 +58,7 @@ class CascadeState:
         self.limits = limits
         self.health = ReplicaHealth()
         self.estimates = ExecutionEstimates()
+        self.batches = LatestBatches()
         self.after_image = Recent()
         """Seconds from an image's arrival until it was sent to the client."""
         self.retries = RetryBudget()
@@ -66,12 +66,10 @@ class CascadeState:
         self.parked = 0
         """Requests that wait for a change of plan or health."""
         self._load = load
-        self._promised: dict[str, _Promised] = {}
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
         """Go by a plan from now on; requests under way go on by what they drew."""
-        batches = {pool.name: pool.batch for pool in self._promised.values()}
         self.plan = plan
         self._pools = plan.pools
         self._promised = {pool.name: _Promised.by(pool) for pool in self._pools}
@@ -79,8 +77,8 @@ class CascadeState:
         for pool in self._promised.values():
             self._of.setdefault(pool.variant, []).append(pool)
         self.health.keep({worker.id for worker in plan.workers})
-        # What was seen of larger or smaller batches says nothing of those that are made now.
-        self.estimates.keep({pool.name for pool in self._pools if batches.get(pool.name) == pool.batch})
+        self.estimates.keep(set(self._promised))
+        self.batches.keep(set(self._promised))
 
     def waiting_limit(self, band: int) -> int:
         """Entries of a pool, or parked requests, above which a request of a priority band does not wait."""
@@ -99,14 +97,10 @@ class CascadeState:
         promised = self._promised.get(pool)
         return 0.0 if promised is None else self.estimates.execution_s(pool, planned=promised.execution_s)
 
-    def service_times(self, *, now: float) -> dict[str, ServiceTime]:
-        """How long requests were with the workers of each pool lately, for the planner."""
-        medians_s = self.estimates.medians_s(now=now)
-        return {
-            pool: ServiceTime(batch=self._promised[pool].batch, p50_s=max(round(median_s, 6), 1e-6))
-            for pool, median_s in medians_s.items()
-            if pool in self._promised
-        }
+    def batch_times(self, *, now: float) -> dict[str, BatchTime]:
+        """How long the batches of each pool took lately, for the planner."""
+        found = {p.name: self.batches.median(p.name, planned_s=p.batch_execution_s, now=now) for p in self._pools}
+        return {pool: batch for pool, batch in found.items() if batch is not None}
 
     def quickest_s(self) -> float:
         """Seconds without which no image is made."""

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, get_args
 
 import grpc
 import grpc.aio
+from pydantic import ValidationError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cascade_api.names import (
@@ -17,12 +18,14 @@ from cascade_api.names import (
     INPUT_NEGATIVE_PROMPT,
     INPUT_PROMPT,
     INPUT_SEED,
+    OUTPUT_BATCH_TIME,
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
     OUTPUT_IMAGE_ENCODED,
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
 )
+from cascade_api.report import BatchTime
 
 from .. import tracing
 
@@ -39,6 +42,7 @@ _OPTIONS: Final = (
 _CLOSE_GRACE_S: Final = 60.0
 _LENGTH: Final = struct.Struct("<I")
 """What stands before each element of a BYTES tensor."""
+_BATCH_TIME: Final = struct.Struct("<2f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Image:
     element: bytes = b""
     """The file as gRPC has it, with its length before it: megabytes are not to be copied without need."""
     confidence: float | None = None
+    batch_time: BatchTime | None = None
+    """Of the batch that it was made in."""
 
     @property
     def encoded(self) -> memoryview:
@@ -187,6 +193,7 @@ def infer_request(*, variant: str, prompt: Prompt, form: ImageForm, confidence: 
             request.parameters[PARAMETER_IMAGE_QUALITY].int64_param = form.quality
     if confidence:
         request.outputs.add(name=OUTPUT_CONFIDENCE)
+    request.outputs.add(name=OUTPUT_BATCH_TIME)
     return request
 
 
@@ -219,7 +226,18 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
         (score,) = struct.unpack("<f", data)
         if score != score:
             raise ReplicaFailed("the confidence is not a number")
-    return Image(height, width, pixels, element, score)
+    return Image(height, width, pixels, element, score, _batch_time(*raw.get(OUTPUT_BATCH_TIME, (None, b""))))
+
+
+def _batch_time(tensor: Any, data: bytes) -> BatchTime | None:
+    """What a worker says of its batch; None for nonsense, without which the image is as good."""
+    if tensor is None or tensor.datatype != "FP32" or len(data) != _BATCH_TIME.size:
+        return None
+    seconds, images = _BATCH_TIME.unpack(data)
+    try:
+        return BatchTime(images=images, seconds=seconds)
+    except ValidationError:
+        return None
 
 
 def _add_bytes(request: Any, name: str, text: str) -> None:
