@@ -20,6 +20,7 @@ from itertools import zip_longest
 from typing import Any, Final
 
 from cascade_api.plan import Plan
+from cascade_api.report import BatchTime
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.passages import Passages
 from cascade_profiler.simulate.workers import Fleet, Job, Worker
@@ -38,6 +39,7 @@ from cascade_router.runtime import CascadeRuntime
 from .engine import admitted
 
 COIN: Final = 0.5
+SHORTEST_S = 1e-6
 GONE: Final = "the worker is gone"
 END_S: Final = 60.0
 """By then every request of a script has ended."""
@@ -140,7 +142,7 @@ class _ScriptedFleet(Fleet):
         if job in worker.running:
             worker.running.remove(job)
             if call.makes:
-                self.passages.made(worker, [job])
+                self.passages.made(worker, [job], max(call.seconds, SHORTEST_S))
             else:
                 self.passages.failed([job])
 
@@ -235,7 +237,8 @@ class _ScriptedClients:
             raise OutOfTime
         if not call.makes:
             raise ReplicaFailed(GONE)
-        return Image(1, 1, confidence=self._confidence[prompt.text] if confidence else None)
+        batch_time = BatchTime(images=1, seconds=max(call.seconds, SHORTEST_S))
+        return Image(1, 1, confidence=self._confidence[prompt.text] if confidence else None, batch_time=batch_time)
 
     def keep(self, endpoints: object) -> None: ...
 

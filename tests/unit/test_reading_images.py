@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cascade_api.report import BatchTime
 from cascade_router.pools.clients import (
     PIXELS,
     PNG_FILE,
@@ -26,9 +27,10 @@ def element(file: bytes, *, length: int | None = None) -> bytes:
 
 
 def outputs_of(form: ImageForm, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
+    """The outputs that are asked for, beside the time of the batch, and the parameters."""
     request = infer_request(variant="v", prompt=Prompt("p"), form=form, confidence=confidence, request_id="r")
     parameters = {name: p.string_param or p.int64_param for name, p in request.parameters.items()}
-    return {output.name for output in request.outputs}, parameters
+    return {output.name for output in request.outputs} - {"batch_time"}, parameters
 
 
 def test_only_what_is_wanted_is_asked_for() -> None:
@@ -62,3 +64,14 @@ def test_a_file_is_read_as_it_is_and_has_the_size_of_the_plan() -> None:
 def test_what_is_no_file_is_a_failure_of_the_replica(sent: bytes, form: ImageForm, why: str) -> None:
     with pytest.raises(ReplicaFailed, match=why):
         read_image(response(encoded=sent), form=form, size=(2, 2), confidence=False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "images", "read"),
+    [(0.5, 3.0, BatchTime(images=3, seconds=0.5)), (float("nan"), 1.0, None), (0.5, 0.0, None), (-1.0, 1.0, None)],
+)
+def test_nonsense_about_the_batch_spoils_no_image(seconds: float, images: float, read: BatchTime | None) -> None:
+    answer = response()
+    answer.outputs.add(name="batch_time", datatype="FP32", shape=[1, 2])
+    answer.raw_output_contents.append(struct.pack("<2f", seconds, images))
+    assert read_image(answer, form=PNG_FILE, size=(2, 2), confidence=True).batch_time == read
