@@ -28,7 +28,7 @@ from cascade_router.cascade.events import Event
 from cascade_router.cascade.machine import Effects, RequestMachine
 from cascade_router.cascade.state import Limits
 from cascade_router.engine import Passage
-from cascade_router.pools.clients import Image, OutOfTime, Prompt, ReplicaFailed
+from cascade_router.pools.clients import Prompt, ReplicaFailed, ReplicaTimedOut, TritonImage
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.queue import WorkQueue
@@ -226,16 +226,16 @@ class _ScriptedClients:
 
     async def make(
         self, *, endpoint: str, prompt: Prompt, request_id: str, timeout_s: float, confidence: bool, **_: Any
-    ) -> Image:
+    ) -> TritonImage:
         if request_id == "probe":
-            return Image(1, 1)
+            return TritonImage(1, 1)
         call = self._calls.next(endpoint.partition(":")[0])
         await asyncio.sleep(min(call.seconds, timeout_s))
         if call.seconds >= timeout_s:
-            raise OutOfTime
+            raise ReplicaTimedOut
         if not call.makes:
             raise ReplicaFailed(GONE)
-        return Image(1, 1, confidence=self._confidence[prompt.text] if confidence else None)
+        return TritonImage(1, 1, confidence=self._confidence[prompt.text] if confidence else None)
 
     def keep(self, endpoints: object) -> None: ...
 
@@ -303,7 +303,7 @@ def differences(router: Trace, simulator: Trace) -> list[str]:
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, Image) or value is None:
+    if isinstance(value, TritonImage) or value is None:
         return "-"
     if isinstance(value, float):
         return f"{value * 1000:.0f}"

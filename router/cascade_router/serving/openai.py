@@ -38,7 +38,7 @@ from .openai_bodies import (
     HowMade,
     ImagesRequest,
     Kind,
-    Model,
+    ListedModel,
     Problem,
     Usage,
 )
@@ -187,9 +187,9 @@ def _all_made(wanted: WantedImages, answers: Sequence[MadeImage]) -> dict[str, A
     return _written(AllMade(size=size, output_format=form, quality=quality))
 
 
-def model_item(name: str, plan: Plan) -> Model:
+def model_item(name: str, plan: Plan) -> ListedModel:
     """A cascade as OpenAI's clients see a model: made when its plan was, and owned by its namespace."""
-    return Model(id=name, created=_unix_s(plan.issued_at), owned_by=plan.ref.namespace)
+    return ListedModel(id=name, created=_unix_s(plan.issued_at), owned_by=plan.ref.namespace)
 
 
 def _unix_s(text: str) -> int:

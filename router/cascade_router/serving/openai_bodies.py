@@ -176,7 +176,7 @@ class Event(_Told):
     """JSON"""
 
 
-class Model(_Told):
+class ListedModel(_Told):
     """A cascade, as OpenAI's clients see a model."""
 
     id: str
@@ -191,7 +191,7 @@ class Models(_Told):
     """The cascades."""
 
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[ListedModel]
 
 
 Kind = Literal["invalid_request_error", "rate_limit_error", "server_error"]

@@ -79,7 +79,9 @@ def _paths() -> Schema:
                 {**_header("model", "a cascade", {"type": "string", "minLength": 1}), "in": "path", "required": True}
             ],
             "get": _operation(
-                "model", "One cascade", {200: _ok("the cascade", "Model"), **_errors((400, 401, 404, 405, 500, 503))}
+                "model",
+                "One cascade",
+                {200: _ok("the cascade", "ListedModel"), **_errors((400, 401, 404, 405, 500, 503))},
             ),
         },
         "/v1/jobs": {
