@@ -18,7 +18,7 @@ from .pools.clients import PromptRejected, ReplicaFailed, ReplicaTimedOut
 from .queue import EntryExpired, Grant, NoReadyReplica, QueueEntry, QueueFull
 from .requests import MadeImage, RequestRefused
 
-Preview: TypeAlias = Callable[[MadeImage], None]
+ShowPreview: TypeAlias = Callable[[MadeImage], None]
 """Takes the light image of a request while the heavy one is being made."""
 
 
@@ -35,7 +35,7 @@ class Passage:
         self.admitted = admitted
         self._runtime = admitted.runtime
         self._request = admitted.request
-        self._preview: Preview | None = None
+        self._preview: ShowPreview | None = None
         self._machine = RequestMachine(
             admitted.runtime.state,
             text=admitted.request.prompt.text,
@@ -51,7 +51,7 @@ class Passage:
             if isinstance(effect, Refuse):
                 raise _refused(effect)
 
-    async def answer(self, preview: Preview | None = None) -> MadeImage:
+    async def answer(self, preview: ShowPreview | None = None) -> MadeImage:
         """The image; ``preview`` is called with the light image when it is escalated.
 
         Raises:

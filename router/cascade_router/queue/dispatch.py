@@ -57,7 +57,7 @@ DRAW_FACTOR: Final = 31
 DRAW_MODULUS: Final = 2**31 - 1
 """A ticket's bytes are the digits of its draw, to the base of the factor, by the modulus."""
 
-Place = tuple[int, int, Ticket]
+QueuePlace = tuple[int, int, Ticket]
 """Order of a waiting entry: band, deadline, ticket."""
 
 
@@ -88,8 +88,8 @@ class PoolQueue:
     name: str
     generation: int | None = None
     spread: Spread = "least-wait"
-    waiting: list[Place] = field(default_factory=list)
-    places: dict[Ticket, Place] = field(default_factory=dict)
+    waiting: list[QueuePlace] = field(default_factory=list)
+    places: dict[Ticket, QueuePlace] = field(default_factory=dict)
     replicas: dict[str, ReplicaCredits] = field(default_factory=dict)
     leases: dict[Ticket, Lease] = field(default_factory=dict)
 
@@ -118,7 +118,7 @@ class PoolQueue:
         ahead = tuple(bisect_left(self.waiting, (band + 1,)) for band in range(BANDS_TOLD))
         return PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=wait_s, ahead=ahead)
 
-    def put(self, place: Place) -> None:
+    def put(self, place: QueuePlace) -> None:
         """Add a waiting entry; one that waits already moves."""
         self.take(place[2])
         insort(self.waiting, place)
