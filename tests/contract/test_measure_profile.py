@@ -18,7 +18,7 @@ from cascade_profiler.measure.metrics import SHAPES_SIZE, make_judges
 from cascade_profiler.measure.places import find_place
 from cascade_profiler.measure.progress import Progress
 from cascade_profiler.measure.records import Records
-from cascade_profiler.measure.replica import Replica
+from cascade_profiler.measure.replica import MeasuredReplica
 from cascade_profiler.measure.workload import sample_workload
 from support.triton import shapes_manifest
 from support.waiting import wait_for
@@ -34,7 +34,7 @@ def light() -> Variant:
 def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: Variant, tmp_path: Path) -> None:
     workload = sample_workload(8, 0)
     repository.render([execution.measured_model(light, 4)], tmp_path / "models", queue_delay_us=execution.GATHER_US)
-    with Replica(tmp_path / "models", core=max(os.sched_getaffinity(0)), load=["shapes-light-b4"]) as replica:
+    with MeasuredReplica(tmp_path / "models", core=max(os.sched_getaffinity(0)), load=["shapes-light-b4"]) as replica:
         # Whoever sends the requests with a pause gets other batches, and tries again.
         taken = wait_for(
             lambda: replica.time_batches("shapes-light-b4", workload, batch=4, count=5, confidence=True),
@@ -77,9 +77,9 @@ def test_a_model_that_cannot_be_loaded_says_why(light: Variant, tmp_path: Path) 
     )
     repository.render([public], tmp_path / "models")
     said = "cannot be loaded: diffusers is not installed here, which hf://tests/tiny needs: name an environment"
-    with pytest.raises(CommandFailed, match=said), Replica(tmp_path / "models", core=None, load=[public.name]):
+    with pytest.raises(CommandFailed, match=said), MeasuredReplica(tmp_path / "models", core=None, load=[public.name]):
         pass
-    with Replica(tmp_path / "models", core=None) as replica, pytest.raises(CommandFailed, match=said):
+    with MeasuredReplica(tmp_path / "models", core=None) as replica, pytest.raises(CommandFailed, match=said):
         replica.load(public.name)
 
 
@@ -107,7 +107,7 @@ def test_memory_that_runs_out_is_a_limit_and_goes_on_record(light: Variant, tmp_
 
     def rows(render: execution.Render) -> list[int]:
         with Records(tmp_path / "measured") as records:
-            timing = execution.Timing(
+            timing = execution.ExecutionMeasurement(
                 execution.Task([light], (1, 2, 4), judged=light.name, seconds=0.1),
                 sample_workload(8, 0),
                 place=find_place("cpu"),

@@ -22,7 +22,7 @@ from typing import Any, Final
 from cascade_api.plan import Plan
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.passages import Passages
-from cascade_profiler.simulate.workers import Fleet, Job, Worker
+from cascade_profiler.simulate.workers import Fleet, Worker, WorkerJob
 from cascade_router.cascade.effects import Effect
 from cascade_router.cascade.events import Event
 from cascade_router.cascade.machine import Effects, RequestMachine
@@ -126,16 +126,16 @@ class _ScriptedFleet(Fleet):
         self._clock = clock
         self._calls = _Calls(script.calls)
 
-    def submit(self, worker: Worker, job: Job) -> None:
+    def submit(self, worker: Worker, job: WorkerJob) -> None:
         call = self._calls.next(worker.id)
         worker.running.append(job)
         if call.seconds < END_S:
             self._clock.at(self._clock.now + call.seconds, self._ended, (worker, job, call))
 
-    def cancel(self, worker: Worker, job: Job) -> None:
+    def cancel(self, worker: Worker, job: WorkerJob) -> None:
         worker.running.remove(job)
 
-    def _ended(self, subject: tuple[Worker, Job, Call]) -> None:
+    def _ended(self, subject: tuple[Worker, WorkerJob, Call]) -> None:
         worker, job, call = subject
         if job in worker.running:
             worker.running.remove(job)

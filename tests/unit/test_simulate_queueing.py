@@ -15,7 +15,7 @@ from cascade_operator.planning.planner import Planner
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.traces import Trace
-from cascade_profiler.simulate.workers import Fleet, Job, Worker
+from cascade_profiler.simulate.workers import Fleet, Worker, WorkerJob
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import EnqueueTicket, OperationResult, ReleaseCredit, ReplicaSpec, Sync
 from support.simulation import make_profile, make_scenario, poisson_times
@@ -55,13 +55,13 @@ class CentralQueue:
     def _granted(self, outcome: OperationResult) -> None:
         for grant in outcome.grants:
             self.waits.append(self.events.now - self._arrived.pop(grant.ticket))
-            job = Job((grant.ticket, grant.replica_id), judged=False)
+            job = WorkerJob((grant.ticket, grant.replica_id), judged=False)
             self._fleet.submit(self._fleet.workers[grant.replica_id], job)
 
     def _batch_s(self, variant: str, accelerator_class: str, batch: int, judged: bool) -> float:
         return self._service.expovariate(1 / self._mean_s)
 
-    def _done(self, worker: Worker, jobs: list[Job], seconds: float) -> None:
+    def _done(self, worker: Worker, jobs: list[WorkerJob], seconds: float) -> None:
         ((ticket, replica_id),) = (job.request for job in jobs)
         self._granted(
             self._dispatcher.run(ReleaseCredit(ROUTER, "p", ticket, replica_id, seconds, 1), now=self._now_ms)

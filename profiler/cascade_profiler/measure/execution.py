@@ -21,7 +21,7 @@ from . import samples
 from .places import Place, identity
 from .progress import Progress
 from .records import Records
-from .replica import OutOfMemory, Replica
+from .replica import MeasuredReplica, ReplicaOutOfMemory
 from .workload import Workload
 
 GATHER_US = 200_000
@@ -72,7 +72,7 @@ class Cell:
         """Whether there is nothing more to measure."""
         return self.memory_mib is not None and (self.finished or samples.enough(self.taken_s))
 
-    def run(self, replica: Replica, workload: Workload) -> list[float]:
+    def run(self, replica: MeasuredReplica, workload: Workload) -> list[float]:
         """Time a few batches in a row; raises CommandFailed where the server does not form them."""
         for _ in range(TRIES):
             taken = replica.time_batches(
@@ -85,7 +85,7 @@ class Cell:
         )
 
 
-class Timing:
+class ExecutionMeasurement:
     """One measurement of execution times: takes what is on record, adds what is missing."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Timing:
         models = {cell.model: measured_model(cell.variant, cell.batch) for cell in wanted}
         self._render(list(models.values()), self._directory)
         before_mib = self._place.memory_mib()
-        with Replica(self._directory, core=self._place.timed_core, load=list(models)) as replica:
+        with MeasuredReplica(self._directory, core=self._place.timed_core, load=list(models)) as replica:
             for cell in wanted:
                 self._guarded(cell, replica)
             budget_s = self._task.seconds * len(wanted) / len(self._cells)
@@ -172,13 +172,13 @@ class Timing:
                     self._records.add(MEMORY, self._cell_key(cell), cell.memory_mib)
                     self._records.add(SPENT, self._cell_key(cell), self._task.seconds)
 
-    def _guarded(self, cell: Cell, replica: Replica) -> list[float]:
+    def _guarded(self, cell: Cell, replica: MeasuredReplica) -> list[float]:
         """A few timings of a cell; none where memory ran out, which is then its variant's limit."""
         if not self._fits(cell):
             return []
         try:
             return cell.run(replica, self._workload)
-        except OutOfMemory as error:
+        except ReplicaOutOfMemory as error:
             self._limited(cell.variant, cell.batch, str(error), again=False)
             self._records.add(LIMIT, self._key(cell.variant), {"batch": cell.batch, "why": str(error)})
             replica.unload(cell.model)
@@ -230,7 +230,7 @@ class Timing:
             memory_mi_b=cell.memory_mib or 0,
         )
 
-    def _added(self, cell: Cell, without: samples.Timing) -> DiscriminatorExecution:
+    def _added(self, cell: Cell, without: samples.Percentiles) -> DiscriminatorExecution:
         timing = samples.difference(samples.timing(cell.taken_s), without)
         return DiscriminatorExecution(
             accelerator_class=self._place.accelerator_class,

@@ -25,7 +25,7 @@ from .metrics import Judge
 from .places import Place, identity
 from .progress import Progress
 from .records import Arrays, Records
-from .replica import Answer, Replica
+from .replica import GeneratedImages, MeasuredReplica
 from .workload import Workload
 
 DRAWN: Final = "drawn"
@@ -69,15 +69,15 @@ class Drawing:
             repository.render(wanted, self._directory)
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(len(self._cores)))
-                replicas = [stack.enter_context(Replica(self._directory, core=core)) for core in self._cores]
+                replicas = [stack.enter_context(MeasuredReplica(self._directory, core=core)) for core in self._cores]
                 for variant in wanted:
                     self._draw(variant, replicas, pool)
         return {variant.name: self._judged(variant) for variant in variants}
 
-    def _draw(self, variant: Variant, replicas: Sequence[Replica], pool: ThreadPoolExecutor) -> None:
+    def _draw(self, variant: Variant, replicas: Sequence[MeasuredReplica], pool: ThreadPoolExecutor) -> None:
         list(pool.map(lambda replica: replica.load(variant.name), replicas))
         missing, begun = self._missing(variant), time.monotonic()
-        pending: list[tuple[int, Answer]] = []
+        pending: list[tuple[int, GeneratedImages]] = []
         for at in range(0, len(missing), len(replicas)):
             starts = missing[at : at + len(replicas)]
             calls = [
@@ -93,14 +93,14 @@ class Drawing:
         for replica in replicas:
             replica.unload(variant.name)
 
-    def _ask(self, replica: Replica, variant: Variant, start: int) -> Answer:
+    def _ask(self, replica: MeasuredReplica, variant: Variant, start: int) -> GeneratedImages:
         count = min(variant.batch, len(self._workload.prompts) - start)
         prompts, seeds = self._workload.slice(start, count)
         answer = replica.ask(variant.name, prompts, seeds, confidence=True)
         check_size(variant, answer)
         return answer
 
-    def _judge(self, variant: Variant, pending: Sequence[tuple[int, Answer]]) -> None:
+    def _judge(self, variant: Variant, pending: Sequence[tuple[int, GeneratedImages]]) -> None:
         for start, answer in pending:
             parts: dict[str, npt.NDArray[Any]] = {"confidence": np.asarray(answer.confidences, dtype=np.float64)}
             for judge in self._judges:
@@ -142,7 +142,7 @@ class Drawing:
         }
 
 
-def check_size(variant: Variant, answer: Answer) -> None:
+def check_size(variant: Variant, answer: GeneratedImages) -> None:
     """Raises CommandFailed where images are not as large as the manifest says."""
     found, wanted = answer.images.shape[1:], (variant.height, variant.width, 3)
     if found != wanted:

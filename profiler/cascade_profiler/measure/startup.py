@@ -16,7 +16,7 @@ from cascade_models.manifest import Variant
 from .places import Place, identity
 from .progress import Progress
 from .records import Records
-from .replica import Replica
+from .replica import MeasuredReplica
 
 STARTED = "started"
 
@@ -56,7 +56,7 @@ def measure_startup(
 def _start(variant: str, other: str, directory: Path, place: Place) -> tuple[float, float]:
     """Seconds of a cold start, and of a change from the other variant in place."""
     begun = time.monotonic()
-    with Replica(directory, core=place.timed_core, load=[variant]) as replica:
+    with MeasuredReplica(directory, core=place.timed_core, load=[variant]) as replica:
         replica.probe(variant)
         cold_s = time.monotonic() - begun
         replica.unload(variant)

@@ -40,7 +40,7 @@ TIMING: Final = QueueTiming(lease_ms=10**12, dead_ms=10**12, keep_ms=10**12)
 """The one router of a simulation does not die."""
 
 
-class Place:
+class RequestPlace:
     """Where a request is: the step that it is in, its ticket, and the replica that it was granted."""
 
     __slots__ = ("replica_id", "sharing", "step", "ticket")
@@ -53,7 +53,7 @@ class Place:
         self.sharing = 1
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=RequestPlace)
 
 
 class Pools(Generic[P]):
@@ -113,7 +113,7 @@ class Pools(Generic[P]):
         for ticket in [ticket for ticket, place in self._waiting.items() if place.step.pool == pool]:
             self._withdraw(ticket, events.NoReplica())
 
-    def release(self, place: Place, *, service_s: float | None, failed: bool = False) -> ReleaseCredit:
+    def release(self, place: RequestPlace, *, service_s: float | None, failed: bool = False) -> ReleaseCredit:
         """The operation that gives a place's grant back."""
         return ReleaseCredit(ROUTER, place.step.pool, place.ticket, place.replica_id, service_s, place.sharing, failed)
 
