@@ -37,7 +37,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Made:
+class RequestImages:
     """Images ``[n, height, width, 3]`` of a request, with confidences ``[n]`` if it asked for them, and their form."""
 
     images: npt.NDArray[np.uint8]
@@ -46,20 +46,20 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Refused:
+class InvalidRequest:
     """A request is wrong; the message names the input."""
 
     message: str
 
 
 @dataclass(frozen=True)
-class Dropped:
+class CancelledRequest:
     """A request was cancelled before its images were finished."""
 
 
-Outcome = Made | Refused | Dropped
+RequestOutcome = RequestImages | InvalidRequest | CancelledRequest
 
-Show = Callable[[Made], None]
+Show = Callable[[RequestImages], None]
 """Takes the images of a request as far as they are."""
 
 
@@ -70,9 +70,9 @@ class _Row:
     seed: int
 
 
-def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[int] = ()) -> list[Outcome]:
+def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[int] = ()) -> list[RequestOutcome]:
     """The outcome of each order, in order; those that want previews get them after ``shown_steps``."""
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, RequestOutcome] = {}
     rows: list[_Row] = []
     forms: dict[int, Form] = {}
     for index, order in enumerate(orders):
@@ -80,7 +80,7 @@ def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[
             forms[index] = Form.read(order.parameters)
             rows.extend(_Row(index, prompt, seed) for prompt, seed in _read(pipeline, order))
         except ValueError as error:
-            outcomes[index] = Refused(str(error))
+            outcomes[index] = InvalidRequest(str(error))
     if rows:
         outcomes |= _make(pipeline, orders, rows, forms, shown_steps)
     return [outcomes[index] for index in range(len(orders))]
@@ -92,7 +92,7 @@ def _make(
     rows: Sequence[_Row],
     forms: Mapping[int, Form],
     shown_steps: Collection[int],
-) -> dict[int, Outcome]:
+) -> dict[int, RequestOutcome]:
     live = {row.order for row in rows}
 
     def poll(step: int) -> list[bool] | None:
@@ -108,7 +108,7 @@ def _make(
             whole = images()
             for index, show in shows.items():
                 mine = [at for at, row in enumerate(rows) if row.order == index]
-                show(Made(whole[mine], None, forms[index]))
+                show(RequestImages(whole[mine], None, forms[index]))
 
     asked = frozenset(live)
     prompts, seeds = [row.prompt for row in rows], [row.seed for row in rows]
@@ -117,13 +117,15 @@ def _make(
     confidences = np.zeros(len(rows), dtype=np.float32)
     if judged:
         confidences[judged] = pipeline.judge(images[judged], [rows[at].prompt for at in judged])
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, RequestOutcome] = {}
     for index in asked:
         mine = [at for at, row in enumerate(rows) if row.order == index]
         if index in live:
-            outcomes[index] = Made(images[mine], confidences[mine] if orders[index].confidence else None, forms[index])
+            outcomes[index] = RequestImages(
+                images[mine], confidences[mine] if orders[index].confidence else None, forms[index]
+            )
         else:
-            outcomes[index] = Dropped()
+            outcomes[index] = CancelledRequest()
     return outcomes
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from cascade_api.command import CommandFailed
 from cascade_api.profile import DiscriminatorExecution, Execution
 from cascade_models import repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 
 from . import samples
 from .places import Place, identity
@@ -33,11 +33,11 @@ TRIES = 10
 STEP = "timing"
 TAKEN, SPENT, MEMORY, LIMIT = "taken", "spent", "memory", "limit"
 
-Render = Callable[[Sequence[Variant], Path], object]
+Render = Callable[[Sequence[ManifestVariant], Path], object]
 """Makes a folder the model repository of these variants."""
 
 
-def render_measured(variants: Sequence[Variant], directory: Path) -> object:
+def render_measured(variants: Sequence[ManifestVariant], directory: Path) -> object:
     """A repository whose models wait for whole batches."""
     return repository.render(variants, directory, queue_delay_us=GATHER_US)
 
@@ -46,7 +46,7 @@ def render_measured(variants: Sequence[Variant], directory: Path) -> object:
 class Task:
     """What is timed: variants, batch sizes, and the variant, if any, whose batches are also timed with confidence."""
 
-    variants: Sequence[Variant]
+    variants: Sequence[ManifestVariant]
     batches: Sequence[int]
     judged: str | None
     seconds: float
@@ -56,7 +56,7 @@ class Task:
 class Cell:
     """One batch size of one variant, with or without confidence, and the seconds that its batches took."""
 
-    variant: Variant
+    variant: ManifestVariant
     batch: int
     confidence: bool
     taken_s: list[float] = dataclasses.field(default_factory=list)
@@ -184,7 +184,7 @@ class ExecutionMeasurement:
             replica.unload(cell.model)
             return []
 
-    def _limited(self, variant: Variant, batch: int, why: str, *, again: bool) -> None:
+    def _limited(self, variant: ManifestVariant, batch: int, why: str, *, again: bool) -> None:
         if batch == 1:
             raise CommandFailed(
                 f"{variant.name} does not fit into the memory of class {self._place.accelerator_class} even alone "
@@ -202,7 +202,7 @@ class ExecutionMeasurement:
     def _fitting(self) -> list[Cell]:
         return [cell for cell in self._cells if self._fits(cell)]
 
-    def _recall(self, variant: Variant, batch: int, *, confidence: bool) -> Cell:
+    def _recall(self, variant: ManifestVariant, batch: int, *, confidence: bool) -> Cell:
         """A cell with what is on record of it."""
         cell = Cell(variant, batch, confidence)
         key = self._cell_key(cell)
@@ -211,7 +211,7 @@ class ExecutionMeasurement:
         cell.finished = any(spent >= self._task.seconds for spent in self._records.values(SPENT, key))
         return cell
 
-    def _key(self, variant: Variant) -> dict[str, Any]:
+    def _key(self, variant: ManifestVariant) -> dict[str, Any]:
         return {"model": identity(variant), "class": self._place.accelerator_class, "on": self._place.hardware}
 
     def _cell_key(self, cell: Cell) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class ExecutionMeasurement:
         )
 
 
-def measured_model(variant: Variant, batch: int) -> Variant:
+def measured_model(variant: ManifestVariant, batch: int) -> ManifestVariant:
     """The variant as a model that takes batches of one size."""
     return dataclasses.replace(variant, name=f"{variant.name}-b{batch}", batch=batch)
 

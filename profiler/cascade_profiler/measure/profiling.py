@@ -28,7 +28,7 @@ from cascade_api.profile import (
     Startup,
 )
 from cascade_models import manifest, repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 from cascade_router.prompts.scorers import ScorerError, make_scorer
 
 from . import execution, grid, quality, startup
@@ -129,7 +129,7 @@ def _off_timed_core(place: Place) -> Iterator[None]:
 
 
 def _timings(
-    variants: Sequence[Variant], plan: MeasurementPlan, directory: Path, records: Records, progress: Progress
+    variants: Sequence[ManifestVariant], plan: MeasurementPlan, directory: Path, records: Records, progress: Progress
 ) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
     # A variant that is alone is judged by nothing.
     judged = min(variants, key=lambda variant: variant.steps).name if len(variants) > 1 else None
@@ -171,7 +171,7 @@ def _quality(
     return cells
 
 
-def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Variant]:
+def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[ManifestVariant]:
     """The cascade's variants, checked to be servable on this machine."""
     names = {variant.name for variant in cascade.spec.variants}
     for index, declared in enumerate(cascade.spec.variants):
@@ -203,13 +203,13 @@ def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
     return np.array(scores, dtype=np.float64)
 
 
-def _by_cost(variants: Sequence[Variant], rows: Sequence[Execution]) -> list[str]:
+def _by_cost(variants: Sequence[ManifestVariant], rows: Sequence[Execution]) -> list[str]:
     """Names of the variants, cheapest first."""
     cost = {row.variant: row.p50_micros for row in rows if row.batch == 1}
     return sorted((variant.name for variant in variants), key=lambda name: cost[name])
 
 
-def _expected(variants: Sequence[Variant], plan: MeasurementPlan) -> dict[str, float]:
+def _expected(variants: Sequence[ManifestVariant], plan: MeasurementPlan) -> dict[str, float]:
     """Seconds by step, where nothing is on record."""
     steps = {execution.STEP: plan.seconds}
     steps |= {startup.step_name(v): START_S * plan.starts for v in variants}

@@ -75,7 +75,7 @@ class MeasuredReplica:
         self._id = f"profile-{os.getpid()}"
         # Whoever reaches the socket controls the server, so it is in a folder that others cannot enter.
         self._folder = tempfile.TemporaryDirectory(prefix="cascade-profile-")
-        self._address = launcher.Address(f"unix:{self._folder.name}/triton", next(_numbers))
+        self._address = launcher.ServerAddress(f"unix:{self._folder.name}/triton", next(_numbers))
         self._log = repository.with_name(f"{repository.name}-{self._address.port}.log")
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from cascade_api.profile import Startup
 from cascade_models import repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 
 from .places import Place, identity
 from .progress import Progress
@@ -21,13 +21,19 @@ from .replica import MeasuredReplica
 STARTED = "started"
 
 
-def step_name(variant: Variant) -> str:
+def step_name(variant: ManifestVariant) -> str:
     """How progress speaks of a variant's measurement."""
     return f"{variant.name}, start"
 
 
 def measure_startup(
-    variants: Sequence[Variant], *, rounds: int, directory: Path, place: Place, records: Records, progress: Progress
+    variants: Sequence[ManifestVariant],
+    *,
+    rounds: int,
+    directory: Path,
+    place: Place,
+    records: Records,
+    progress: Progress,
 ) -> list[Startup]:
     """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has.
 
