@@ -44,7 +44,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Problem:
+class DocumentProblem:
     """One thing wrong with a document."""
 
     source: str
@@ -60,7 +60,7 @@ class Problem:
 class DocumentError(CommandFailed, ValueError):
     """A file that cannot be used; ``problems`` says all that is wrong with it."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[DocumentProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems), code=2)
         self.problems = problems
 
@@ -99,13 +99,13 @@ def load_cascades(text: str, *, source: str) -> CascadeFile:
         cascades=[r for r, _ in parsed if isinstance(r, DiffusionCascade)],
         profiles=[r for r, _ in parsed if isinstance(r, CascadeProfile)],
     )
-    problems: list[Problem] = []
+    problems: list[DocumentProblem] = []
     if not file.cascades:
-        problems.append(Problem(source, 0, "kind", "holds no DiffusionCascade: add one"))
+        problems.append(DocumentProblem(source, 0, "kind", "holds no DiffusionCascade: add one"))
     for resource, node in parsed:
         if isinstance(resource, CascadeProfile):
             for field, message in contradictions(resource.spec):
-                problems.append(Problem(source, _line(node, _split(field)), field, message))
+                problems.append(DocumentProblem(source, _line(node, _split(field)), field, message))
         if not isinstance(resource, DiffusionCascade):
             continue
         try:
@@ -121,7 +121,7 @@ def load_cascades(text: str, *, source: str) -> CascadeFile:
         else:
             found = profile_problems(resource.spec, profile.spec)
         for field, message in found:
-            problems.append(Problem(source, _line(node, _split(field)), field, message))
+            problems.append(DocumentProblem(source, _line(node, _split(field)), field, message))
     if problems:
         raise DocumentError(problems)
     return file
@@ -141,8 +141,8 @@ def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
     except yaml.YAMLError as error:
         raise DocumentError([_unreadable(error, text, source)]) from None
     if not nodes:
-        raise DocumentError([Problem(source, 0, "", "is empty: it should hold a DiffusionCascade")])
-    problems: list[Problem] = []
+        raise DocumentError([DocumentProblem(source, 0, "", "is empty: it should hold a DiffusionCascade")])
+    problems: list[DocumentProblem] = []
     resources: list[tuple[Resource, yaml.Node]] = []
     for node in nodes:
         problems.extend(_duplicate_keys(node, source, (), set()))
@@ -162,43 +162,45 @@ def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
     return resources
 
 
-def _unreadable(error: yaml.YAMLError, text: str, source: str) -> Problem:
+def _unreadable(error: yaml.YAMLError, text: str, source: str) -> DocumentProblem:
     line, cause = explain(error, text)
-    return Problem(source, line, "", f"cannot be read as YAML: {cause}")
+    return DocumentProblem(source, line, "", f"cannot be read as YAML: {cause}")
 
 
-def _namesakes(resources: list[tuple[Resource, yaml.Node]], source: str) -> Iterator[Problem]:
+def _namesakes(resources: list[tuple[Resource, yaml.Node]], source: str) -> Iterator[DocumentProblem]:
     """Resources that an API server would take for a change of one before."""
     seen: set[tuple[str, str, str]] = set()
     for resource, node in resources:
         identity = (resource.kind, resource.metadata.namespace, resource.metadata.name)
         if identity in seen:
             message = f"{resource.kind} {resource.metadata.name!r} is there twice: rename one or remove it"
-            yield Problem(source, _line(node, ("metadata", "name")), "metadata.name", message)
+            yield DocumentProblem(source, _line(node, ("metadata", "name")), "metadata.name", message)
         seen.add(identity)
 
 
-def _resource(value: Any, node: yaml.Node | None, source: str) -> Resource | list[Problem]:
+def _resource(value: Any, node: yaml.Node | None, source: str) -> Resource | list[DocumentProblem]:
     line = _line(node, ())
     if not isinstance(value, dict):
-        return [Problem(source, line, "", "is not a mapping: it should be a resource with apiVersion and kind")]
+        return [DocumentProblem(source, line, "", "is not a mapping: it should be a resource with apiVersion and kind")]
     if value.get("apiVersion") != API_VERSION:
         line = _line(node, ("apiVersion",))
         return [
-            Problem(source, line, "apiVersion", f"{_short(value.get('apiVersion'))} is not known: write {API_VERSION}")
+            DocumentProblem(
+                source, line, "apiVersion", f"{_short(value.get('apiVersion'))} is not known: write {API_VERSION}"
+            )
         ]
     kind = value.get("kind")
     model = KINDS.get(str(kind))
     if model is None:
         line = _line(node, ("kind",))
-        return [Problem(source, line, "kind", f"{_short(kind)} is not known: write one of {', '.join(KINDS)}")]
+        return [DocumentProblem(source, line, "kind", f"{_short(kind)} is not known: write one of {', '.join(KINDS)}")]
     try:
         return model.model_validate(value)
     except ValidationError as error:
         return [_problem(detail, model, node, source) for detail in error.errors()]
 
 
-def _problem(detail: Any, model: type[BaseModel], node: yaml.Node | None, source: str) -> Problem:
+def _problem(detail: Any, model: type[BaseModel], node: yaml.Node | None, source: str) -> DocumentProblem:
     path: Path = tuple(detail["loc"])
     message = str(detail["msg"])
     kind = detail["type"]
@@ -223,7 +225,7 @@ def _problem(detail: Any, model: type[BaseModel], node: yaml.Node | None, source
         message = f"{_short(detail['input'])} is no text: put the key in quotes"
     else:
         message = f"{message[0].lower()}{message[1:]} (is {_short(detail['input'])})"
-    return Problem(source, _line(node, path), ".".join(str(step) for step in path), message)
+    return DocumentProblem(source, _line(node, path), ".".join(str(step) for step in path), message)
 
 
 def _short(value: Any) -> str:
@@ -286,7 +288,7 @@ def _line(node: yaml.Node | None, path: Path) -> int:
     return line
 
 
-def _duplicate_keys(node: yaml.Node, source: str, path: Path, walked: set[int]) -> Iterator[Problem]:
+def _duplicate_keys(node: yaml.Node, source: str, path: Path, walked: set[int]) -> Iterator[DocumentProblem]:
     """Keys that a mapping has twice; what aliases name is walked once."""
     if id(node) in walked:
         return
@@ -298,7 +300,9 @@ def _duplicate_keys(node: yaml.Node, source: str, path: Path, walked: set[int]) 
                 continue  # no mapping can be made of it
             here = (*path, key.value)
             if key.value in seen:
-                yield Problem(source, key.start_mark.line + 1, ".".join(map(str, here)), "is there twice: keep one")
+                yield DocumentProblem(
+                    source, key.start_mark.line + 1, ".".join(map(str, here)), "is there twice: keep one"
+                )
             seen.add(key.value)
             yield from _duplicate_keys(value, source, here, walked)
     elif isinstance(node, yaml.SequenceNode):

@@ -45,7 +45,7 @@ class CatalogueError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """What is known of one public variant.
 
     Attributes:
@@ -90,7 +90,7 @@ class Entry:
 
 
 @functools.cache
-def entries(folder: Path = FOLDER) -> dict[str, Entry]:
+def entries(folder: Path = FOLDER) -> dict[str, CatalogueEntry]:
     """All entries by name, in alphabetical order; raises CatalogueError."""
     files = sorted(file for file in folder.glob("*.yaml") if file.name != CASCADES)
     found = {file.stem: _entry(file) for file in files}
@@ -103,10 +103,10 @@ def entries(folder: Path = FOLDER) -> dict[str, Entry]:
 
 
 @functools.cache
-def cascades(folder: Path = FOLDER) -> dict[str, tuple[Entry, ...]]:
+def cascades(folder: Path = FOLDER) -> dict[str, tuple[CatalogueEntry, ...]]:
     """The cascades by name, each light to heavy; raises CatalogueError."""
     known = entries(folder)
-    result: dict[str, tuple[Entry, ...]] = {}
+    result: dict[str, tuple[CatalogueEntry, ...]] = {}
     for name, members in _mapping(folder / CASCADES).items():
         if not isinstance(members, list) or len(members) < 2:
             raise CatalogueError(f"{CASCADES}: {name}: should list two variants or more, light to heavy")
@@ -119,19 +119,19 @@ def cascades(folder: Path = FOLDER) -> dict[str, tuple[Entry, ...]]:
     return result
 
 
-def find(source: str) -> Entry | None:
+def find(source: str) -> CatalogueEntry | None:
     """The entry of a manifest's ``source``; None where the catalogue has none."""
     return next((entry for entry in entries().values() if entry.source == source), None)
 
 
-def _entry(file: Path) -> Entry:
+def _entry(file: Path) -> CatalogueEntry:
     if not _NAME.fullmatch(file.stem):
         raise CatalogueError(f"{file.name}: is not a name of a variant: use lower-case letters, digits and dashes")
     content = _mapping(file)
     reader = _Reader(file.name, content)
     reader.refuse_others(_KEYS)
     image, numbers = reader.section("image"), reader.section("parametersMillions")
-    entry = Entry(
+    entry = CatalogueEntry(
         name=file.stem,
         source=reader.get("source", str),
         revision=reader.get("revision", str),

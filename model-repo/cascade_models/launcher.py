@@ -57,7 +57,7 @@ class LaunchError(Exception):
 
 
 @dataclass(frozen=True)
-class Address:
+class ServerAddress:
     """Where the server listens; ``host`` is an IP address, a host name, or ``unix:PATH``."""
 
     host: str
@@ -70,7 +70,7 @@ class Address:
         return None if path == self.host else Path(f"{path}:{self.port}")
 
     @classmethod
-    def parse(cls, text: str, option: str = "--grpc-address") -> Address:
+    def parse(cls, text: str, option: str = "--grpc-address") -> ServerAddress:
         """Reads ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:PATH:NUMBER``; raises LaunchError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
@@ -234,7 +234,7 @@ class Frontends:
     """
 
     http: Path | None = None
-    metrics: Address | None = None
+    metrics: ServerAddress | None = None
     exit_timeout_s: int = EXIT_TIMEOUT_S
 
     def flags(self) -> list[str]:
@@ -251,7 +251,7 @@ class Frontends:
         return flags
 
 
-def lock_flags(address: Address) -> list[str]:
+def lock_flags(address: ServerAddress) -> list[str]:
     """The flags that lock what nobody needs, and what only the server's own user may do.
 
     Triton locks by a header that must have a value. The value is thrown away here; it also stands on the server's
@@ -266,7 +266,7 @@ def lock_flags(address: Address) -> list[str]:
 
 
 def server_command(
-    folder: Path, repository: Path, address: Address, *, models: list[str], replica_id: str, frontends: Frontends
+    folder: Path, repository: Path, address: ServerAddress, *, models: list[str], replica_id: str, frontends: Frontends
 ) -> list[str]:
     """The server's command line."""
     return [
@@ -287,7 +287,7 @@ def server_command(
     ]
 
 
-def shared_memory_prefix(replica_id: str, address: Address) -> str:
+def shared_memory_prefix(replica_id: str, address: ServerAddress) -> str:
     """What the names of a server's shared-memory segments begin with: no two servers that run share it."""
     return f"{replica_id}.{address.port}."
 
@@ -330,7 +330,7 @@ def render(cascade: Path, repository: Path, models: list[str]) -> None:
         raise LaunchError(f"--cascade: {error.filename}: {error.strerror}") from None
 
 
-def check_address_is_free(address: Address) -> None:
+def check_address_is_free(address: ServerAddress) -> None:
     """Raises LaunchError where the address cannot be bound now, or where others than this user could reach a socket."""
     if address.socket_file is not None:
         check_folder_is_private(address.socket_file.parent)
@@ -385,11 +385,13 @@ def launch(arguments: argparse.Namespace) -> NoReturn:
         raise LaunchError(
             f"--replica-id: {arguments.replica_id!r} is not a name: use up to 64 letters, digits, dots, dashes"
         )
-    address = Address.parse(arguments.grpc_address)
+    address = ServerAddress.parse(arguments.grpc_address)
     frontends = Frontends(
         http=Path(os.path.abspath(arguments.http_socket)) if arguments.http_socket else None,
         metrics=(
-            Address.parse(arguments.metrics_address, option="--metrics-address") if arguments.metrics_address else None
+            ServerAddress.parse(arguments.metrics_address, option="--metrics-address")
+            if arguments.metrics_address
+            else None
         ),
         exit_timeout_s=arguments.exit_timeout,
     )
@@ -490,7 +492,7 @@ def main() -> None:
         sys.exit(EXIT_CODE)
 
 
-def _host(address: Address) -> str:
+def _host(address: ServerAddress) -> str:
     return str(ipaddress.ip_address(address.host)) if _is_ip(address.host) else address.host
 
 

@@ -33,7 +33,7 @@ class ManifestError(ValueError):
 
 
 @dataclass(frozen=True)
-class Variant:
+class ManifestVariant:
     """One variant; the fields say where the manifest says so, ``batch`` is the largest batch that it must take.
 
     ``guidance`` is None and ``precision`` empty where the manifest leaves them to the catalogue.
@@ -55,7 +55,7 @@ class Variant:
     batch: int
 
 
-def read_variants(text: str) -> list[Variant]:
+def read_variants(text: str) -> list[ManifestVariant]:
     """The variants of all cascades of a manifest, in order.
 
     Raises ManifestError where it is not YAML, holds no cascade, or a field is missing or of the wrong kind.
@@ -67,7 +67,7 @@ def read_variants(text: str) -> list[Variant]:
     cascades = [document for document in documents if document.get("kind") == "DiffusionCascade"]
     if not cascades:
         raise ManifestError("kind", "holds no DiffusionCascade: add one")
-    found: dict[str, Variant] = {}
+    found: dict[str, ManifestVariant] = {}
     for cascade in cascades:
         spec = _get(cascade, "", "spec", dict)
         batches = _largest_batches(documents, cascade, spec)
@@ -90,7 +90,7 @@ def _flat(documents: Iterable[object]) -> Iterator[dict[str, Any]]:
             yield document
 
 
-def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mapping[str, int]) -> Variant:
+def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mapping[str, int]) -> ManifestVariant:
     if not isinstance(entry, dict):
         raise ManifestError(field, "is not a mapping: it should be a variant with name, model and engine")
     name = _get(entry, field, "name", str)
@@ -104,7 +104,7 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
     known = catalogue.find(source)
     settings = _get(entry, field, "settings", dict)
     width, height = _size(spec)
-    variant = Variant(
+    variant = ManifestVariant(
         field=field,
         name=name,
         source=source,

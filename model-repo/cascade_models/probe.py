@@ -39,7 +39,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Model:
+class ProbedModel:
     """One model of a server that serves HTTP on a Unix socket."""
 
     socket: str
@@ -100,7 +100,7 @@ def request(server: str, path: str, body: bytes | None, *, timeout_s: float) -> 
     return int(words[1]), content
 
 
-def look(model: Model, known: Evidence, *, every_s: float, timeout_s: float, now: float) -> Evidence:
+def look(model: ProbedModel, known: Evidence, *, every_s: float, timeout_s: float, now: float) -> Evidence:
     """What is known after one look; raises ProbeFailed where the model does not work.
 
     Args:
@@ -163,7 +163,7 @@ def main(arguments: list[str]) -> int:
     file = Path(tempfile.gettempdir()) / place
     try:
         evidence = look(
-            Model(options.socket, options.model),
+            ProbedModel(options.socket, options.model),
             read_evidence(file),
             every_s=options.every,
             timeout_s=options.timeout,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cascade_models import catalogue, pipelines
-from cascade_models.manifest import ManifestError, Variant
+from cascade_models.manifest import ManifestError, ManifestVariant
 from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError
 
 QUEUE_DELAY_US: Final = 300
@@ -33,7 +33,7 @@ __all__ = ["TritonPythonModel"]
 '''
 
 
-def recipe_of(variant: Variant) -> Recipe:
+def recipe_of(variant: ManifestVariant) -> Recipe:
     """The recipe of a variant, checked against the weights that are here; raises ManifestError."""
     entry = catalogue.find(variant.source)
     recipe = Recipe(
@@ -57,7 +57,7 @@ def recipe_of(variant: Variant) -> Recipe:
     return recipe
 
 
-def _assembly(variant: Variant, entry: catalogue.Entry | None) -> Assembly:
+def _assembly(variant: ManifestVariant, entry: catalogue.CatalogueEntry | None) -> Assembly:
     """What the catalogue says, changed as the manifest says."""
     if entry is not None:
         assembly = entry.assembly
@@ -75,7 +75,7 @@ def _assembly(variant: Variant, entry: catalogue.Entry | None) -> Assembly:
     return assembly
 
 
-def _place(variant: Variant, key: str) -> str:
+def _place(variant: ManifestVariant, key: str) -> str:
     """The manifest's field of a part of a recipe."""
     match key:
         case "discriminator":
@@ -90,7 +90,9 @@ def _place(variant: Variant, key: str) -> str:
             return f"{variant.field}.model.{key}"
 
 
-def config(variant: Variant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False) -> str:
+def config(
+    variant: ManifestVariant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False
+) -> str:
     """The model's `config.pbtxt`.
 
     Without a queue policy: with one, even a queue size alone, Triton (2.51) does not prefetch batches, and now and
@@ -127,7 +129,11 @@ dynamic_batching {{
 
 
 def render(
-    variants: Sequence[Variant], directory: Path, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False
+    variants: Sequence[ManifestVariant],
+    directory: Path,
+    *,
+    queue_delay_us: int = QUEUE_DELAY_US,
+    previews: bool = False,
 ) -> list[str]:
     """Makes ``directory`` the repository of exactly these variants; returns the models that changed.
 

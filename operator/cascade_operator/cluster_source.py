@@ -20,7 +20,7 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.status import CascadeStatus
 
-from .clusters.kubernetes.mirror import Document, Mirror
+from .clusters.kubernetes.mirror import Mirror, MirroredDocument
 from .clusters.kubernetes.objects import Key
 from .manifests.documents import last_valid
 from .manifests.naming import document_name
@@ -34,7 +34,7 @@ NOTHING_KNOWN: Final = (Reason.INVALID_SPEC, "spec: cannot be read")
 
 
 @dataclass(frozen=True)
-class Judged:
+class CheckedResources:
     """What a resource and its profile come to: usable where ``complaint`` is None, else as far as readable."""
 
     cascade: DiffusionCascade | None
@@ -42,8 +42,8 @@ class Judged:
     complaint: Complaint | None = None
 
 
-class Judge:
-    """Reads resources; what was read of a profile is kept, since many cascades may share one."""
+class ResourceChecker:
+    """Reads and checks resources; what was read of a profile is kept, since many cascades may share one."""
 
     def __init__(self, preparations: Preparations, mobility: Mobility) -> None:
         """``preparations`` are the planner's, so that nothing is prepared twice; ``mobility`` is the cluster's."""
@@ -51,26 +51,26 @@ class Judge:
         self._mobility = mobility
         self._profiles: dict[Key, tuple[object, CascadeProfile | Complaint]] = {}
 
-    def judge(self, cascade: Document, profile: Document | None) -> Judged:
+    def check(self, cascade: MirroredDocument, profile: MirroredDocument | None) -> CheckedResources:
         """Read a cascade and its profile (None: not there), and see whether they can be planned."""
         try:
             spec = read_as(cascade.raw, DiffusionCascade)
         except DocumentError as error:
-            return Judged(None, None, (Reason.INVALID_SPEC, _words(error)))
+            return CheckedResources(None, None, (Reason.INVALID_SPEC, _words(error)))
         if profile is None:
             name = spec.spec.profile_ref.name
             text = f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it"
-            return Judged(spec, None, (Reason.PROFILE_MISSING, text))
+            return CheckedResources(spec, None, (Reason.PROFILE_MISSING, text))
         measured = self._profile(profile)
         if not isinstance(measured, CascadeProfile):
-            return Judged(spec, None, measured)
+            return CheckedResources(spec, None, measured)
         try:
             self._preparations.of(spec, measured, self._mobility)
         except NotPlannable as error:
-            return Judged(spec, measured, (error.reason, str(error)))
-        return Judged(spec, measured)
+            return CheckedResources(spec, measured, (error.reason, str(error)))
+        return CheckedResources(spec, measured)
 
-    def _profile(self, document: Document) -> CascadeProfile | Complaint:
+    def _profile(self, document: MirroredDocument) -> CascadeProfile | Complaint:
         identity = (document.uid, document.generation)
         known = self._profiles.get(document.key)
         if known is None or known[0] != identity:
@@ -86,54 +86,54 @@ class Judge:
 class ClusterSource:
     """The cascades that the mirror shows."""
 
-    def __init__(self, mirror: Mirror, judge: Judge) -> None:
+    def __init__(self, mirror: Mirror, checker: ResourceChecker) -> None:
         self._mirror = mirror
-        self._judge = judge
-        self._judged: dict[CascadeRef, tuple[object, Subject | Refused]] = {}
+        self._checker = checker
+        self._checked: dict[CascadeRef, tuple[object, Subject | Refused]] = {}
         self._valid: dict[CascadeRef, tuple[str, DiffusionCascade, CascadeProfile]] = {}
 
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         if not self._mirror.complete:
             return None
         there = {CascadeRef(*document.key): document for document in self._mirror.cascades if not document.terminating}
-        self._judged = {ref: kept for ref, kept in self._judged.items() if ref in there}
+        self._checked = {ref: kept for ref, kept in self._checked.items() if ref in there}
         self._valid = {ref: kept for ref, kept in self._valid.items() if ref in there}
         return [await self._subject(ref, document) for ref, document in there.items()]
 
     def owns(self, ref: CascadeRef) -> bool:
         return self._mirror.covers(ref.namespace)
 
-    async def _subject(self, ref: CascadeRef, document: Document) -> Subject | Refused:
-        """What a resource comes to; judged anew only when it or its profile changed."""
+    async def _subject(self, ref: CascadeRef, document: MirroredDocument) -> Subject | Refused:
+        """What a resource comes to; checked anew only when it or its profile changed."""
         name = ((document.raw.get("spec") or {}).get("profileRef") or {}).get("name", "")
         profile = self._mirror.profiles.get((ref.namespace, name)) if isinstance(name, str) else None
         if profile is not None and profile.terminating:
             profile = None
         key = (document.uid, document.generation, profile and (profile.uid, profile.generation))
-        known = self._judged.get(ref)
+        known = self._checked.get(ref)
         if known is None or known[0] != key:
-            judged = await asyncio.to_thread(self._judge.judge, document, profile)
-            known = self._judged[ref] = (key, self._decide(ref, document, judged))
+            checked = await asyncio.to_thread(self._checker.check, document, profile)
+            known = self._checked[ref] = (key, self._decide(ref, document, checked))
         return known[1]
 
-    def _decide(self, ref: CascadeRef, document: Document, judged: Judged) -> Subject | Refused:
+    def _decide(self, ref: CascadeRef, document: MirroredDocument, checked: CheckedResources) -> Subject | Refused:
         status = _status(document.raw.get("status"))
         valid = self._last_valid(ref, document.uid)
-        if valid is not None and judged.cascade is not None:
-            changed = identity_problems(valid[0].spec, judged.cascade.spec)
+        if valid is not None and checked.cascade is not None:
+            changed = identity_problems(valid[0].spec, checked.cascade.spec)
             if changed:
-                judged = Judged(None, None, (Reason.INVALID_SPEC, "; ".join(map(": ".join, changed))))
-        if judged.complaint is None and judged.cascade is not None and judged.profile is not None:
-            self._valid[ref] = document.uid, judged.cascade, judged.profile
-            return Subject(judged.cascade, judged.profile, status, uid=document.uid)
+                checked = CheckedResources(None, None, (Reason.INVALID_SPEC, "; ".join(map(": ".join, changed))))
+        if checked.complaint is None and checked.cascade is not None and checked.profile is not None:
+            self._valid[ref] = document.uid, checked.cascade, checked.profile
+            return Subject(checked.cascade, checked.profile, status, uid=document.uid)
         if valid is not None:
             cascade, profile = valid
             metadata = cascade.metadata.model_copy(update={"generation": document.generation})
             current = cascade.model_copy(update={"metadata": metadata})
-            return Subject(current, profile, status, judged.complaint, document.uid)
-        if judged.cascade is None:
-            return Refused(ref, document.generation, judged.complaint or NOTHING_KNOWN, status)
-        return Subject(judged.cascade, judged.profile, status, judged.complaint, document.uid)
+            return Subject(current, profile, status, checked.complaint, document.uid)
+        if checked.cascade is None:
+            return Refused(ref, document.generation, checked.complaint or NOTHING_KNOWN, status)
+        return Subject(checked.cascade, checked.profile, status, checked.complaint, document.uid)
 
     def _last_valid(self, ref: CascadeRef, uid: str) -> tuple[DiffusionCascade, CascadeProfile] | None:
         """What was valid last of this very resource."""

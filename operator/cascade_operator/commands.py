@@ -51,9 +51,9 @@ def up(
 ) -> None:
     """Serve a manifest's cascades on this machine: Redis, router, Triton servers and planner."""
     from .local.console import print_line
-    from .local.options import Options
+    from .local.options import LocalOptions
 
-    options = Options(
+    options = LocalOptions(
         manifest=file, state_dir=state_dir or default_state_dir(), grpc=grpc, http=http, redis_url=redis_url or None
     )
     if detach:

@@ -19,7 +19,7 @@ from cascade_api.settings import OperatorSettings, PlannerSettings, from_environ
 
 from . import handlers, logs, metrics
 from .cluster_reporter import ClusterReporter
-from .cluster_source import ClusterSource, Judge
+from .cluster_source import ClusterSource, ResourceChecker
 from .clusters import ClusterFailed
 from .clusters.kubernetes.api import KubernetesApi, connect
 from .clusters.kubernetes.driver import KubernetesCluster
@@ -59,7 +59,7 @@ class Operator:
         self._store = Store(settings.redis_url, count_bad=metrics.count_bad_data)
         decides = Planner(planner, classes=settings.classes)
         self._loop = Loop(
-            ClusterSource(self._mirror, Judge(decides.preparations, self._cluster.mobility)),
+            ClusterSource(self._mirror, ResourceChecker(decides.preparations, self._cluster.mobility)),
             cluster=self._cluster,
             store=self._store,
             decide=decides.decide,

@@ -10,7 +10,7 @@ from typing import TypeVar
 from cascade_api.reasons import Refusal
 
 from .admission import Admitted
-from .pools.clients import Image
+from .pools.clients import TritonImage
 from .requests import MadeImage, RequestRefused
 
 _T = TypeVar("_T")
@@ -54,7 +54,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         """
         try:
             packed = write([made.answer for made in self._made])
-            self._made = [replace(made, answer=replace(made.answer, image=Image(0, 0))) for made in self._made]
+            self._made = [replace(made, answer=replace(made.answer, image=TritonImage(0, 0))) for made in self._made]
             late_s = self._clock() - min(made.admitted.deadline for made in self._made)
             if late_s > 0:
                 why = f"the image was made, but {late_s:.3f} s too late to be sent by the deadline"

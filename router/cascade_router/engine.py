@@ -14,11 +14,11 @@ from .admission import Admitted
 from .cascade import effects, events
 from .cascade.decisions import Make, Refuse
 from .cascade.machine import Effects, RequestMachine
-from .pools.clients import OutOfTime, PromptRejected, ReplicaFailed
-from .queue import Entry, Expired, Grant, NoReplica, QueueFull
+from .pools.clients import PromptRejected, ReplicaFailed, ReplicaTimedOut
+from .queue import EntryExpired, Grant, NoReadyReplica, QueueEntry, QueueFull
 from .requests import MadeImage, RequestRefused
 
-Preview: TypeAlias = Callable[[MadeImage], None]
+ShowPreview: TypeAlias = Callable[[MadeImage], None]
 """Takes the light image of a request while the heavy one is being made."""
 
 
@@ -35,7 +35,7 @@ class Passage:
         self.admitted = admitted
         self._runtime = admitted.runtime
         self._request = admitted.request
-        self._preview: Preview | None = None
+        self._preview: ShowPreview | None = None
         self._machine = RequestMachine(
             admitted.runtime.state,
             text=admitted.request.prompt.text,
@@ -51,7 +51,7 @@ class Passage:
             if isinstance(effect, Refuse):
                 raise _refused(effect)
 
-    async def answer(self, preview: Preview | None = None) -> MadeImage:
+    async def answer(self, preview: ShowPreview | None = None) -> MadeImage:
         """The image; ``preview`` is called with the light image when it is escalated.
 
         Raises:
@@ -106,16 +106,16 @@ class Passage:
         """A place on a replica; the grant that is held ends with it where that took ``service_s``."""
         queue, began = self._runtime.queue, self._runtime.clock()
         # The queue drops an entry at its deadline: the last useful start, not the end.
-        entry = Entry(id=self._request.id, pool=step.pool, band=self._request.band, deadline=step.start_by)
+        entry = QueueEntry(id=self._request.id, pool=step.pool, band=self._request.band, deadline=step.start_by)
         try:
             with tracing.span("wait", stage=step.stage, pool=step.pool):
                 if service_s is None:
                     self._grant = await queue.acquire(entry)
                 else:
                     self._grant = await queue.exchange(self._grant, entry, service_s=service_s)
-        except Expired:
+        except EntryExpired:
             return events.Expired()
-        except NoReplica:
+        except NoReadyReplica:
             return events.NoReplica()
         except QueueFull as full:
             return events.Full(full.waiting, full.expected_wait_s)
@@ -141,7 +141,7 @@ class Passage:
                 tracing.note(span, confidence=image.confidence)
         except PromptRejected as rejected:
             return events.Rejected(str(rejected))
-        except OutOfTime:
+        except ReplicaTimedOut:
             return events.OutOfTime()
         except ReplicaFailed as failure:
             return events.Failed(str(failure))

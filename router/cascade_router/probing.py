@@ -8,7 +8,7 @@ from typing import Final
 from cascade_api.names import PROBE_PROMPT
 from cascade_api.plan import PlanWorker, Pool
 
-from .pools.clients import PIXELS, OutOfTime, Prompt, PromptRejected, ReplicaFailed
+from .pools.clients import PIXELS, Prompt, PromptRejected, ReplicaFailed, ReplicaTimedOut
 from .runtime import CascadeRuntime
 
 PROBE_FACTOR: Final = 4.0
@@ -35,7 +35,7 @@ async def _probe(runtime: CascadeRuntime, pool: Pool, replica: PlanWorker) -> No
             request_id="probe",
             timeout_s=PROBE_FACTOR * pool.batch_execution_s(pool.batch) + PROBE_EXTRA_S,
         )
-    except (OutOfTime, ReplicaFailed) as failure:
+    except (ReplicaTimedOut, ReplicaFailed) as failure:
         runtime.note(runtime.state.failed(replica.id, str(failure), now=runtime.clock()))
         return
     except PromptRejected:

@@ -12,7 +12,7 @@ from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
-from .pools.clients import PNG_FILE, Image, ImageForm, Prompt
+from .pools.clients import PNG_FILE, ImageForm, Prompt, TritonImage
 from .tracing import Headers
 
 BANDS: Final = {"high": 0, "normal": 1, "low": 2}
@@ -103,7 +103,7 @@ class MadeImage:
 
     request_id: str
     cascade: str
-    image: Image
+    image: TritonImage
     variant: str
     route: Route
     hardness: float

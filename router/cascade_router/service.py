@@ -17,7 +17,7 @@ from . import metrics, tracing
 from .accounts import Accounts
 from .admission import Admission, Admitted, InHand
 from .deliveries import Delivery, Undelivered
-from .engine import Passage, Preview
+from .engine import Passage, ShowPreview
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes
 from .plans import Plans
 from .reporting import DemandCounter
@@ -88,7 +88,7 @@ class ImageService:
         return "the router is shutting down" if self.draining else None
 
     async def generate(
-        self, requests: Sequence[GenerateRequest], *, protocol: str, preview: Preview | None = None
+        self, requests: Sequence[GenerateRequest], *, protocol: str, preview: ShowPreview | None = None
     ) -> Delivery:
         """Serve the valid requests of one call together; the first that fails withdraws the others.
 
@@ -143,7 +143,7 @@ class ImageService:
             self._admission.closed = True
             return False
 
-    async def _make(self, passage: Passage, protocol: str, preview: Preview | None) -> Undelivered:
+    async def _make(self, passage: Passage, protocol: str, preview: ShowPreview | None) -> Undelivered:
         admitted = passage.admitted
         request = admitted.request
         with tracing.span(

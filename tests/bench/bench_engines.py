@@ -66,11 +66,11 @@ def main() -> int:
     return 0 if held else 1
 
 
-def by_torch(kind: assets.Model) -> sampling.Denoise:
+def by_torch(kind: assets.ModelName) -> sampling.Denoise:
     return discriminator.as_callable(export.read(kind, assets.WEIGHTS))
 
 
-def by_onnxruntime(kind: assets.Model) -> sampling.Denoise:
+def by_onnxruntime(kind: assets.ModelName) -> sampling.Denoise:
     return engines.load("onnxruntime", assets.path(kind), INPUTS)
 
 
@@ -93,7 +93,7 @@ def milliseconds(call: Callable[[], object]) -> float:
     return 1000 * (time.process_time() - began)
 
 
-def difference(kind: assets.Model) -> dict[str, float]:
+def difference(kind: assets.ModelName) -> dict[str, float]:
     """Of images from the same prompts and seeds."""
     rng = np.random.default_rng(0)
     words = tokens.encode_all([grammar.sample_scene(rng) for _ in range(IMAGES)])

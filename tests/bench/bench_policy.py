@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cascade_profiler.frontier.profiles import LoadedProfile, load_profile
-from cascade_profiler.simulate.campaign import Request, simulate
+from cascade_profiler.simulate.campaign import CampaignRequest, simulate
 from cascade_profiler.simulate.limits import fluid_limit
 from cascade_profiler.simulate.runs import Failure
 from cascade_profiler.simulate.traces import is_drawn, load_trace
@@ -92,7 +92,7 @@ CASES = (
 
 def measure(case: Case, profile: LoadedProfile, *, seeds: int) -> dict[str, float]:
     """Figures of both policies, the limit, and how they compare."""
-    request = Request(
+    request = CampaignRequest(
         profile, case.trace, ("hybrid",), {CLASS: WORKERS}, OBJECTIVE_S, seeds, case.switch_s, failures=case.failures
     )
     (ours,) = simulate(request, told=_told)

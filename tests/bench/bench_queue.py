@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cascade_router.queue import Entry, WorkQueue
+from cascade_router.queue import QueueEntry, WorkQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.redis import RedisServer
 
@@ -22,8 +22,8 @@ from support.redis import RedisServer
 async def one(queue: WorkQueue, name: str) -> None:
     """A request that goes through both stages."""
     deadline = time.monotonic() + 60
-    grant = await queue.acquire(Entry(name, LIGHT, 1, deadline))
-    grant = await queue.exchange(grant, Entry(name, HEAVY, 1, deadline), service_s=0.01)
+    grant = await queue.acquire(QueueEntry(name, LIGHT, 1, deadline))
+    grant = await queue.exchange(grant, QueueEntry(name, HEAVY, 1, deadline), service_s=0.01)
     await queue.release(grant, service_s=0.01)
 
 

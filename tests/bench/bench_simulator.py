@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.instances import CLASS, OBJECTIVE_S, TABLE
 from cascade_profiler.frontier.profiles import load_profile
-from cascade_profiler.simulate.campaign import Request, simulate
+from cascade_profiler.simulate.campaign import CampaignRequest, simulate
 from cascade_profiler.simulate.traces import Trace, load_trace
 
 TRACE = "hadis_1to64"
@@ -41,7 +41,7 @@ def repeated(trace: Trace, *, requests: int, path: Path) -> None:
 
 def cpu_s(policy: str, trace: Path) -> float:
     """CPU seconds of one simulation."""
-    request = Request(load_profile(TABLE), str(trace), (policy,), {CLASS: WORKERS}, OBJECTIVE_S, 1, SWITCH_S)
+    request = CampaignRequest(load_profile(TABLE), str(trace), (policy,), {CLASS: WORKERS}, OBJECTIVE_S, 1, SWITCH_S)
     began = time.process_time()
     simulate(request, told=_told)
     return time.process_time() - began

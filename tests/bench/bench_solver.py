@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from bench.instances import CLASS, cluster, published
 from cascade_operator.planning.allocation.frontier import measured
-from cascade_operator.planning.allocation.problem import Allocation, PoolKey, PoolSize, Problem
-from cascade_operator.planning.allocation.programs import Program
+from cascade_operator.planning.allocation.problem import Allocation, AllocationProblem, PoolKey, PoolSize
+from cascade_operator.planning.allocation.programs import LinearProgram
 from cascade_operator.planning.allocation.solver import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE, allocate
 from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
 from cascade_operator.planning.prepared import Prepared
@@ -126,7 +126,7 @@ def largest_difference(chains: Sequence[Stages], rng: random.Random) -> float:
         loads = ([r.light_load for r in rows], [r.heavy_load for r in rows], [r.direct for r in rows])
         for _ in range(CHECKED):
             limits = (rng.uniform(0, 1.2), rng.uniform(0, 1.2), rng.uniform(0, 1.2))
-            program = Program(integer=False)
+            program = LinearProgram(integer=False)
             shares = [program.variable(value=gain) for gain in stages.gains]
             shed = program.variable(value=-SHED_PRICE)
             program.equal(dict.fromkeys([*shares, shed], 1.0), 1.0)
@@ -180,7 +180,7 @@ def _allocated(
     prepared: Prepared, demand: float, running: Mapping[PoolKey, int], batches: Mapping[PoolKey, int]
 ) -> Allocation:
     problem = prepared.at(demand, running=running, running_batch=batches)
-    return allocate(Problem((problem,), {CLASS: WORKERS}, {CLASS: 1.0}))[problem.ref]
+    return allocate(AllocationProblem((problem,), {CLASS: WORKERS}, {CLASS: 1.0}))[problem.ref]
 
 
 def clusters(count: int) -> bool:

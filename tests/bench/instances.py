@@ -8,7 +8,7 @@ from typing import Any
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_operator.planning.allocation.problem import Problem
+from cascade_operator.planning.allocation.problem import AllocationProblem
 from cascade_operator.planning.prepared import Prepared, prepare
 from cascade_operator.snapshot import Mobility
 from cascade_profiler.frontier.profiles import load_profile
@@ -31,7 +31,7 @@ def published(*, workers: int) -> Prepared:
     )
 
 
-def cluster(*, cascades: int, classes: int, accelerators: int, load: float, seed: int) -> Problem:
+def cluster(*, cascades: int, classes: int, accelerators: int, load: float, seed: int) -> AllocationProblem:
     """Cascades with demands, weights, objectives and classes of their own.
 
     ``load`` is the whole demand as a part of what all accelerators could serve with the dearest model.
@@ -57,7 +57,7 @@ def cluster(*, cascades: int, classes: int, accelerators: int, load: float, seed
         prepared = prepare(cascade, profile, settings=PlannerSettings(), mobility=Mobility.IN_PLACE, classes=known)
         demand = load * capacity * size / sum(sizes)
         problems.append(prepared.at(demand))
-    return Problem(tuple(problems), counts, {c.name: float(c.price_per_hour) for c in known}, seed=seed)
+    return AllocationProblem(tuple(problems), counts, {c.name: float(c.price_per_hour) for c in known}, seed=seed)
 
 
 def _changed(

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_router.foreign import bad_data
-from cascade_router.jobs.records import Claim, Job, JobState, in_turn
+from cascade_router.jobs.records import Claim, JobRecord, JobState, in_turn
 from cascade_router.jobs.store import JobStore, Submitted
 from support.plans import REF
 from support.redis import RedisServer
@@ -64,7 +64,7 @@ async def done(store: JobStore, job: str, *, tenant: str = "", image: bytes = IM
     return await end(store, await claimed(store, job, tenant=tenant), image)
 
 
-async def found(store: JobStore, job: str) -> Job:
+async def found(store: JobStore, job: str) -> JobRecord:
     job_found = await store.find(REF, job)
     assert job_found is not None
     return job_found

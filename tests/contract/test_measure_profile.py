@@ -12,13 +12,13 @@ import pytest
 
 from cascade_api.command import CommandFailed
 from cascade_models import manifest, repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 from cascade_profiler.measure import execution, quality
 from cascade_profiler.measure.metrics import SHAPES_SIZE, make_judges
 from cascade_profiler.measure.places import find_place
 from cascade_profiler.measure.progress import Progress
 from cascade_profiler.measure.records import Records
-from cascade_profiler.measure.replica import Replica
+from cascade_profiler.measure.replica import MeasuredReplica
 from cascade_profiler.measure.workload import sample_workload
 from support.triton import shapes_manifest
 from support.waiting import wait_for
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.contract
 
 
 @pytest.fixture
-def light() -> Variant:
+def light() -> ManifestVariant:
     return manifest.read_variants(shapes_manifest())[0]
 
 
-def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: Variant, tmp_path: Path) -> None:
+def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: ManifestVariant, tmp_path: Path) -> None:
     workload = sample_workload(8, 0)
     repository.render([execution.measured_model(light, 4)], tmp_path / "models", queue_delay_us=execution.GATHER_US)
-    with Replica(tmp_path / "models", core=max(os.sched_getaffinity(0)), load=["shapes-light-b4"]) as replica:
+    with MeasuredReplica(tmp_path / "models", core=max(os.sched_getaffinity(0)), load=["shapes-light-b4"]) as replica:
         # Whoever sends the requests with a pause gets other batches, and tries again.
         taken = wait_for(
             lambda: replica.time_batches("shapes-light-b4", workload, batch=4, count=5, confidence=True),
@@ -46,7 +46,7 @@ def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: Varia
         assert replica.time_batches("shapes-light-b4", workload, batch=5, count=1, confidence=True) is None
 
 
-def draw(variant: Variant, folder: Path, *, cores: int | None = None) -> quality.Judged:
+def draw(variant: ManifestVariant, folder: Path, *, cores: int | None = None) -> quality.Judged:
     workload = sample_workload(11, 3)
     here = find_place("cpu")
     with Records(folder / "measured") as records:
@@ -61,7 +61,7 @@ def draw(variant: Variant, folder: Path, *, cores: int | None = None) -> quality
         return drawing.measure([dataclasses.replace(variant, batch=2)])[variant.name]
 
 
-def test_images_are_judged_in_the_order_of_their_prompts(light: Variant, tmp_path: Path) -> None:
+def test_images_are_judged_in_the_order_of_their_prompts(light: ManifestVariant, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     made, alone = draw(light, tmp_path), draw(light, tmp_path / "alone", cores=1)
     for metric, values in made.side.values.items():
@@ -71,15 +71,15 @@ def test_images_are_judged_in_the_order_of_their_prompts(light: Variant, tmp_pat
     assert made.shown.shape == (8, 32, 32, 3)
 
 
-def test_a_model_that_cannot_be_loaded_says_why(light: Variant, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_says_why(light: ManifestVariant, tmp_path: Path) -> None:
     public = dataclasses.replace(
         light, source="hf://tests/tiny", revision="0" * 40, weights="", discriminator="file:///j"
     )
     repository.render([public], tmp_path / "models")
     said = "cannot be loaded: diffusers is not installed here, which hf://tests/tiny needs: name an environment"
-    with pytest.raises(CommandFailed, match=said), Replica(tmp_path / "models", core=None, load=[public.name]):
+    with pytest.raises(CommandFailed, match=said), MeasuredReplica(tmp_path / "models", core=None, load=[public.name]):
         pass
-    with Replica(tmp_path / "models", core=None) as replica, pytest.raises(CommandFailed, match=said):
+    with MeasuredReplica(tmp_path / "models", core=None) as replica, pytest.raises(CommandFailed, match=said):
         replica.load(public.name)
 
 
@@ -95,19 +95,19 @@ class TritonPythonModel(Model):
 """
 
 
-def greedy(variants: Sequence[Variant], directory: Path) -> None:
+def greedy(variants: Sequence[ManifestVariant], directory: Path) -> None:
     """A repository whose models run out of memory at batch 2."""
     execution.render_measured(variants, directory)
     for model in directory.glob("*/1/model.py"):
         model.write_text(GREEDY)
 
 
-def test_memory_that_runs_out_is_a_limit_and_goes_on_record(light: Variant, tmp_path: Path) -> None:
+def test_memory_that_runs_out_is_a_limit_and_goes_on_record(light: ManifestVariant, tmp_path: Path) -> None:
     said: list[str] = []
 
     def rows(render: execution.Render) -> list[int]:
         with Records(tmp_path / "measured") as records:
-            timing = execution.Timing(
+            timing = execution.ExecutionMeasurement(
                 execution.Task([light], (1, 2, 4), judged=light.name, seconds=0.1),
                 sample_workload(8, 0),
                 place=find_place("cpu"),
@@ -121,7 +121,7 @@ def test_memory_that_runs_out_is_a_limit_and_goes_on_record(light: Variant, tmp_
     assert rows(greedy) == [1]
     assert any("batch 2 is out of memory" in line and "CUDA" in line for line in said)
 
-    def never(variants: Sequence[Variant], directory: Path) -> None:
+    def never(variants: Sequence[ManifestVariant], directory: Path) -> None:
         raise AssertionError("nothing is left to be measured")
 
     assert rows(never) == [1]

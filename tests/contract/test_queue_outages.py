@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from cascade_router.queue import Grant, RedisAway, WorkQueue, modes
-from cascade_router.queue.operations import Operation, Outcome
+from cascade_router.queue.operations import Operation, OperationResult
 from cascade_router.queue.redis_queue import RedisQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import QUICK, InFlight, entry, no_credit_is_lost, work_queues
@@ -204,7 +204,7 @@ async def test_a_router_that_returns_is_seen_only_when_all_that_it_has_in_flight
     counted: list[tuple[bool, int]] = []
     run = RedisQueue.run
 
-    async def watched(queue: RedisQueue, operation: Operation) -> Outcome:
+    async def watched(queue: RedisQueue, operation: Operation) -> OperationResult:
         outcome = await run(queue, operation)
         with mortal_redis.client() as client:
             leases = sum(client.zcard(REF.leases_key(pool)) for pool in (LIGHT, HEAVY))

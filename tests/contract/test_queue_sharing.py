@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from cascade_router.queue import Expired, Grant, NoReplica, QueueFull, WorkQueue
+from cascade_router.queue import EntryExpired, Grant, NoReadyReplica, QueueFull, WorkQueue
 from support.plans import HEAVY, LIGHT, REF, make_plan
 from support.queues import STEADY, InFlight, entry, make_old, no_credit_is_lost, other_router, work_queues
 from support.redis import RedisServer
@@ -125,9 +125,9 @@ async def test_a_cancelled_acquire_leaves_nothing_behind(redis_server: RedisServ
 async def test_an_entry_ends_at_its_deadline(redis_server: RedisServer) -> None:
     async with work_queues(redis_server.url, "a", plan=make_plan(replicas=1)) as [queue]:
         await queue.acquire(entry("held"))
-        with pytest.raises(Expired):
+        with pytest.raises(EntryExpired):
             await queue.acquire(entry("hasty", within_s=0.2))
-        with pytest.raises(Expired):
+        with pytest.raises(EntryExpired):
             await queue.acquire(entry("too late", within_s=-1))
         await waiting(queue, 0)
 
@@ -139,10 +139,10 @@ async def test_a_pool_that_loses_its_last_replica_sends_everybody_away(redis_ser
         await eventually(lambda: max(queue.load(LIGHT).waiting for queue in (a, b)) == 2, what="both waiting")
         await a.apply(make_plan(generation=2, replicas=1, draining=("light-0",)))
         for result in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(result, NoReplica)
-        with pytest.raises(NoReplica):
+            assert isinstance(result, NoReadyReplica)
+        with pytest.raises(NoReadyReplica):
             await a.acquire(entry("comes later"))
-        with pytest.raises(NoReplica):
+        with pytest.raises(NoReadyReplica):
             await a.acquire(entry("no such pool", pool="nowhere.cpu"))
         with redis_server.client() as client:
             assert client.hget(REF.credits_key(LIGHT), "u:light-0") == "1"

@@ -14,19 +14,19 @@ from cascade_api.names import CascadeRef, grants_channel
 from cascade_router.queue.calls import BAND_SPAN, Calls, message_of, outcome_of, scripts
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
-    Dropped,
-    Enqueue,
-    Exchange,
-    Granted,
+    EnqueueTicket,
     Heartbeat,
     Operation,
-    Outcome,
+    OperationResult,
+    QueueTiming,
     Reap,
-    Release,
+    ReleaseAndEnqueue,
+    ReleaseCredit,
     ReplicaSpec,
     Restore,
     Sync,
-    Timing,
+    TicketDropped,
+    TicketGranted,
     Withdraw,
     owner_of,
     ticket_of,
@@ -55,7 +55,7 @@ class Mirror(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.timing = Timing()
+        self.timing = QueueTiming()
         self.redis = self.server.client()
         self.redis.flushall()
         self.scripts = scripts(self.timing, clock=CLOCK)
@@ -82,7 +82,7 @@ class Mirror(RuleBasedStateMachine):
             channel.close()
         self.redis.close()
 
-    def run(self, operation: Operation) -> Outcome:
+    def run(self, operation: Operation) -> OperationResult:
         """Both answers must agree; returns the reference's."""
         self.redis.set("now", self.now)
         call = self.calls.of(operation)
@@ -106,8 +106,8 @@ class Mirror(RuleBasedStateMachine):
             assert sorted(self._heard(router, len(told)), key=repr) == sorted(told, key=repr)
         return expected
 
-    def _heard(self, router: str, count: int) -> list[Granted | Dropped]:
-        heard: list[Granted | Dropped] = []
+    def _heard(self, router: str, count: int) -> list[TicketGranted | TicketDropped]:
+        heard: list[TicketGranted | TicketDropped] = []
         while message := self.channels[router].get_message(timeout=PATIENCE_S if len(heard) < count else 0):
             item = message_of(message["data"], REF)
             assert item is not None
@@ -138,12 +138,12 @@ class Mirror(RuleBasedStateMachine):
         specs = tuple(ReplicaSpec(name, f"{name}:8001", capacity, 1.0) for name in REPLICAS[:3])
         self.run(Sync(router, pool, self.generation, "least-wait", specs))
 
-    def _enqueue(self, router: str, pool: str, band: int, remaining_ms: int, limit: int) -> Enqueue:
+    def _enqueue(self, router: str, pool: str, band: int, remaining_ms: int, limit: int) -> EnqueueTicket:
         self.count += 1
         # a client's id may hold anything, and ties are settled by the order of bytes
         ticket = ticket_of(["é|x", "Z@", "a"][self.count % 3], self.count, router)
         self.tickets.append((pool, ticket))
-        return Enqueue(router, pool, ticket, band, remaining_ms, limit)
+        return EnqueueTicket(router, pool, ticket, band, remaining_ms, limit)
 
     @rule(router=routers, pool=pools, band=st.integers(0, 7), remaining=st.integers(1, 8_000), limit=st.integers(0, 8))
     def enqueue(self, router: str, pool: str, band: int, remaining: int, limit: int) -> None:
@@ -168,12 +168,12 @@ class Mirror(RuleBasedStateMachine):
             for ticket, lease in pool.leases.items()
         )
 
-    def _release(self, data: st.DataObject) -> Release:
+    def _release(self, data: st.DataObject) -> ReleaseCredit:
         pool, ticket, replica = data.draw(st.sampled_from(self._held()))
         if data.draw(st.integers(0, 9)) == 0:
             replica = data.draw(replica_ids)  # a lease that was reaped meanwhile, or never was
         service, failed = data.draw(services), data.draw(st.booleans())
-        return Release(owner_of(ticket), pool, ticket, replica, service, data.draw(st.integers(1, 4)), failed)
+        return ReleaseCredit(owner_of(ticket), pool, ticket, replica, service, data.draw(st.integers(1, 4)), failed)
 
     @precondition(lambda self: self._held())
     @rule(data=st.data())
@@ -184,7 +184,7 @@ class Mirror(RuleBasedStateMachine):
     @rule(data=st.data(), pool=pools, band=st.integers(0, 3), limit=st.integers(0, 8))
     def exchange(self, data: st.DataObject, pool: str, band: int, limit: int) -> None:
         release = self._release(data)
-        self.run(Exchange(release, self._enqueue(release.router, pool, band, 5_000, limit)))
+        self.run(ReleaseAndEnqueue(release, self._enqueue(release.router, pool, band, 5_000, limit)))
 
     @precondition(lambda self: self.tickets)
     @rule(data=st.data())
@@ -204,7 +204,7 @@ class Mirror(RuleBasedStateMachine):
         outcome = self.run(Heartbeat(router, pool, tuple(leases), tuple(waiting)))
         for ticket in outcome.missing:
             if ticket in waiting and data.draw(st.booleans()):
-                self.run(Enqueue(router, pool, ticket, 0, 3_000, 2**31))
+                self.run(EnqueueTicket(router, pool, ticket, 0, 3_000, 2**31))
 
     @rule(data=st.data(), router=routers, pool=pools, replica=replica_ids)
     def restore(self, data: st.DataObject, router: str, pool: str, replica: str) -> None:

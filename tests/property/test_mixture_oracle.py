@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cascade_operator.planning.allocation.frontier import Row
 from cascade_operator.planning.allocation.mixtures import Limits, Mixer
-from cascade_operator.planning.allocation.programs import Outcome, Program
+from cascade_operator.planning.allocation.programs import LinearProgram, SolveStatus
 from cascade_operator.planning.allocation.stages import SHED_PRICE
 
 PERCENT = st.integers(0, 100).map(lambda percent: percent / 100)
@@ -24,14 +24,14 @@ def loads(row: Row) -> Limits:
 
 def solved(rows: list[Row], gains: list[float], limits: Limits) -> float:
     """The optimum by a linear program."""
-    program = Program(integer=False)
+    program = LinearProgram(integer=False)
     shares = {program.variable(value=gain): row for gain, row in zip(gains, rows, strict=True)}
     shed = program.variable(value=-SHED_PRICE)
     program.equal(dict.fromkeys([*shares, shed], 1.0), 1.0)
     for index, limit in enumerate(limits):
         program.at_most({variable: loads(row)[index] for variable, row in shares.items()}, limit)
     answer = program.solve()
-    assert answer.outcome is Outcome.OPTIMAL
+    assert answer.status is SolveStatus.OPTIMAL
     return answer.objective
 
 

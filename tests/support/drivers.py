@@ -23,13 +23,13 @@ from cascade_api.plan import Plan
 from cascade_api.report import BatchTime
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.passages import Passages
-from cascade_profiler.simulate.workers import Fleet, Job, Worker
+from cascade_profiler.simulate.workers import Fleet, Worker, WorkerJob
 from cascade_router.cascade.effects import Effect
 from cascade_router.cascade.events import Event
 from cascade_router.cascade.machine import Effects, RequestMachine
 from cascade_router.cascade.state import Limits
 from cascade_router.engine import Passage
-from cascade_router.pools.clients import Image, OutOfTime, Prompt, ReplicaFailed
+from cascade_router.pools.clients import Prompt, ReplicaFailed, ReplicaTimedOut, TritonImage
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.queue import WorkQueue
@@ -128,16 +128,16 @@ class _ScriptedFleet(Fleet):
         self._clock = clock
         self._calls = _Calls(script.calls)
 
-    def submit(self, worker: Worker, job: Job) -> None:
+    def submit(self, worker: Worker, job: WorkerJob) -> None:
         call = self._calls.next(worker.id)
         worker.running.append(job)
         if call.seconds < END_S:
             self._clock.at(self._clock.now + call.seconds, self._ended, (worker, job, call))
 
-    def cancel(self, worker: Worker, job: Job) -> None:
+    def cancel(self, worker: Worker, job: WorkerJob) -> None:
         worker.running.remove(job)
 
-    def _ended(self, subject: tuple[Worker, Job, Call]) -> None:
+    def _ended(self, subject: tuple[Worker, WorkerJob, Call]) -> None:
         worker, job, call = subject
         if job in worker.running:
             worker.running.remove(job)
@@ -228,17 +228,19 @@ class _ScriptedClients:
 
     async def make(
         self, *, endpoint: str, prompt: Prompt, request_id: str, timeout_s: float, confidence: bool, **_: Any
-    ) -> Image:
+    ) -> TritonImage:
         if request_id == "probe":
-            return Image(1, 1)
+            return TritonImage(1, 1)
         call = self._calls.next(endpoint.partition(":")[0])
         await asyncio.sleep(min(call.seconds, timeout_s))
         if call.seconds >= timeout_s:
-            raise OutOfTime
+            raise ReplicaTimedOut
         if not call.makes:
             raise ReplicaFailed(GONE)
         batch_time = BatchTime(images=1, seconds=max(call.seconds, SHORTEST_S))
-        return Image(1, 1, confidence=self._confidence[prompt.text] if confidence else None, batch_time=batch_time)
+        return TritonImage(
+            1, 1, confidence=self._confidence[prompt.text] if confidence else None, batch_time=batch_time
+        )
 
     def keep(self, endpoints: object) -> None: ...
 
@@ -306,7 +308,7 @@ def differences(router: Trace, simulator: Trace) -> list[str]:
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, Image) or value is None:
+    if isinstance(value, TritonImage) or value is None:
         return "-"
     if isinstance(value, float):
         return f"{value * 1000:.0f}"

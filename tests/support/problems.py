@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_operator.planning.allocation.problem import Allocation, CascadeProblem, PoolKey, Problem
+from cascade_operator.planning.allocation.problem import Allocation, AllocationProblem, CascadeProblem, PoolKey
 from cascade_operator.planning.allocation.solver import allocate
 from cascade_operator.planning.prepared import prepare
 from cascade_operator.snapshot import Mobility
@@ -113,7 +113,7 @@ class Instance:
             }
         )
 
-    def problem(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Problem:
+    def problem(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> AllocationProblem:
         return shared([self.cascade_problem(demand=demand, running=running)], self)
 
     def cascade_problem(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> CascadeProblem:
@@ -136,7 +136,7 @@ class Instance:
         return allocate(problem)[problem.cascades[0].ref]
 
 
-def shared(cascades: Sequence[CascadeProblem], on: Instance) -> Problem:
+def shared(cascades: Sequence[CascadeProblem], on: Instance) -> AllocationProblem:
     """Cascades on the accelerators, and at the prices, of an instance."""
     prices = {name: float(price) for name, price in on.prices.items()}
-    return Problem(tuple(cascades), accelerators=dict(on.accelerators), prices_per_hour=prices)
+    return AllocationProblem(tuple(cascades), accelerators=dict(on.accelerators), prices_per_hour=prices)

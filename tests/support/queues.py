@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cascade_api.plan import Plan
-from cascade_router.queue import Entry, Grant, WorkQueue
-from cascade_router.queue.operations import Timing
+from cascade_router.queue import Grant, QueueEntry, WorkQueue
+from cascade_router.queue.operations import QueueTiming
 
 from .plans import HEAVY, LIGHT, REF, make_plan
 from .redis import RedisServer
 from .waiting import PATIENCE_S, eventually
 
-QUICK = Timing(beat_ms=200, lease_ms=1_000, dead_ms=1_000, hold_ms=200)
+QUICK = QueueTiming(beat_ms=200, lease_ms=1_000, dead_ms=1_000, hold_ms=200)
 """As in production, five times faster: for tests in which leases run out."""
 STEADY = replace(QUICK, lease_ms=60_000, dead_ms=60_000)
 """Nobody is taken for dead, however late a busy machine lets him speak."""
@@ -32,7 +32,7 @@ async def work_queues(
     *names: str,
     plan: Plan | None = None,
     limit: int = 1000,
-    timing: Timing = STEADY,
+    timing: QueueTiming = STEADY,
     timeout_s: float = PATIENCE_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[list[WorkQueue]]:
@@ -51,9 +51,9 @@ async def work_queues(
             await queue.close()
 
 
-def entry(name: str, *, pool: str = LIGHT, band: int = 1, within_s: float = 600.0) -> Entry:
+def entry(name: str, *, pool: str = LIGHT, band: int = 1, within_s: float = 600.0) -> QueueEntry:
     """An entry whose deadline is ``within_s`` from now."""
-    return Entry(name, pool, band, time.monotonic() + within_s)
+    return QueueEntry(name, pool, band, time.monotonic() + within_s)
 
 
 class InFlight:

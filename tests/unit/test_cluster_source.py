@@ -8,9 +8,9 @@ from typing import Any
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, PlannerSettings
-from cascade_operator.cluster_source import ClusterSource, Judge
+from cascade_operator.cluster_source import ClusterSource, ResourceChecker
 from cascade_operator.clusters.kubernetes.api import CASCADES, CONFIG_MAPS, PROFILES
-from cascade_operator.clusters.kubernetes.mirror import Document, Shelf, read_document
+from cascade_operator.clusters.kubernetes.mirror import MirroredDocument, Shelf, read_document
 from cascade_operator.manifests.documents import cascade_document
 from cascade_operator.planning.prepared import Preparations
 from cascade_operator.snapshot import Mobility
@@ -25,9 +25,9 @@ class FakeMirror:
 
     def __init__(self) -> None:
         self.complete = True
-        self.cascades: Shelf[Document] = Shelf(CASCADES, read_document, changed=lambda _: None)
-        self.profiles: Shelf[Document] = Shelf(PROFILES, read_document, changed=lambda _: None)
-        self.config_maps: Shelf[Document] = Shelf(CONFIG_MAPS, read_document, changed=lambda _: None)
+        self.cascades: Shelf[MirroredDocument] = Shelf(CASCADES, read_document, changed=lambda _: None)
+        self.profiles: Shelf[MirroredDocument] = Shelf(PROFILES, read_document, changed=lambda _: None)
+        self.config_maps: Shelf[MirroredDocument] = Shelf(CONFIG_MAPS, read_document, changed=lambda _: None)
 
     def covers(self, namespace: str) -> bool:
         return namespace == "default"
@@ -38,8 +38,8 @@ class World:
 
     def __init__(self, mirror: FakeMirror | None = None) -> None:
         self.mirror = mirror or FakeMirror()
-        self.judge = Judge(Preparations(PlannerSettings(), (CPU,)), Mobility.NEW_SERVER)
-        self.source = ClusterSource(self.mirror, self.judge)  # type: ignore[arg-type]
+        self.checker = ResourceChecker(Preparations(PlannerSettings(), (CPU,)), Mobility.NEW_SERVER)
+        self.source = ClusterSource(self.mirror, self.checker)  # type: ignore[arg-type]
         self.version = 0
 
     def put(self, raw: dict[str, Any], *, uid: str = "u", **meta: Any) -> None:
@@ -190,6 +190,6 @@ async def test_a_cascade_that_is_being_deleted_is_gone_and_only_watched_namespac
     assert not world.source.owns(CascadeRef("elsewhere", "shapes"))
 
 
-async def test_an_unchanged_resource_is_judged_once() -> None:
+async def test_an_unchanged_resource_is_checked_once() -> None:
     world = valid_world()
     assert await world.subject() is await world.subject()

@@ -123,7 +123,7 @@ def test_too_few_images_or_only_good_ones_are_refused(folder: Path) -> None:
 
 def test_a_file_that_is_no_image_is_named(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"not a picture")
-    row = rows.Row(folder / "broken.png", "a prompt", 1.0)
+    row = rows.TrainingRow(folder / "broken.png", "a prompt", 1.0)
     with pytest.raises(rows.RowsError, match=r"broken\.png: cannot be read as an image"):
         rows.load([row], 16)
-    assert rows.load([rows.Row(folder / "red.png", "a prompt", 1.0)], 16).shape == (1, 16, 16, 3)
+    assert rows.load([rows.TrainingRow(folder / "red.png", "a prompt", 1.0)], 16).shape == (1, 16, 16, 3)

@@ -9,17 +9,17 @@ import pytest
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
     DropCause,
-    Enqueue,
-    Exchange,
+    EnqueueTicket,
     Heartbeat,
-    Outcome,
+    OperationResult,
+    QueueTiming,
     Reap,
-    Release,
+    ReleaseAndEnqueue,
+    ReleaseCredit,
     ReplicaSpec,
     Restore,
     Spread,
     Sync,
-    Timing,
     Verdict,
     Withdraw,
 )
@@ -35,20 +35,22 @@ def spec(name: str = "r1", capacity: int = 1, service_s: float = 1.0) -> Replica
     return ReplicaSpec(name, f"{name}:8001", capacity, service_s)
 
 
-def enqueue(ticket: str, *, band: int = 1, within_ms: int = 10_000, limit: int = 100, pool: str = POOL) -> Enqueue:
+def enqueue(
+    ticket: str, *, band: int = 1, within_ms: int = 10_000, limit: int = 100, pool: str = POOL
+) -> EnqueueTicket:
     owner = ticket.rpartition("@")[2]
-    return Enqueue(owner, pool, ticket, band, within_ms, limit)
+    return EnqueueTicket(owner, pool, ticket, band, within_ms, limit)
 
 
-def release(ticket: str, *, on: str = "r1", service_s: float | None = None, sharing: int = 1) -> Release:
-    return Release(ticket.rpartition("@")[2], POOL, ticket, on, service_s, sharing)
+def release(ticket: str, *, on: str = "r1", service_s: float | None = None, sharing: int = 1) -> ReleaseCredit:
+    return ReleaseCredit(ticket.rpartition("@")[2], POOL, ticket, on, service_s, sharing)
 
 
-def granted(outcome: Outcome) -> list[tuple[str, str]]:
+def granted(outcome: OperationResult) -> list[tuple[str, str]]:
     return [(grant.ticket, grant.replica_id) for grant in outcome.grants]
 
 
-def dropped(outcome: Outcome) -> list[tuple[str, DropCause]]:
+def dropped(outcome: OperationResult) -> list[tuple[str, DropCause]]:
     return [(drop.ticket, drop.cause) for drop in outcome.drops]
 
 
@@ -198,14 +200,14 @@ def test_a_larger_batch_frees_credits_at_once(one_credit: Dispatcher) -> None:
 def test_an_exchange_frees_one_pool_and_enters_the_other(one_credit: Dispatcher) -> None:
     one_credit.run(sync(spec("r9"), pool=OTHER), now=0)
     one_credit.run(enqueue("next@a"), now=0)
-    outcome = one_credit.run(Exchange(release("first@a"), enqueue("first2@a", pool=OTHER)), now=1)
+    outcome = one_credit.run(ReleaseAndEnqueue(release("first@a"), enqueue("first2@a", pool=OTHER)), now=1)
     assert granted(outcome) == [("next@a", "r1"), ("first2@a", "r9")]
     assert set(outcome.loads) == {POOL, OTHER}
 
 
 def test_an_exchange_that_is_refused_has_released_all_the_same(one_credit: Dispatcher) -> None:
     one_credit.run(enqueue("next@a"), now=0)
-    outcome = one_credit.run(Exchange(release("first@a"), enqueue("first2@a", pool=OTHER)), now=1)
+    outcome = one_credit.run(ReleaseAndEnqueue(release("first@a"), enqueue("first2@a", pool=OTHER)), now=1)
     assert outcome.verdict is Verdict.UNKNOWN
     assert granted(outcome) == [("next@a", "r1")]
 
@@ -278,7 +280,7 @@ def test_what_is_restored_counts_even_beyond_the_capacity(one_credit: Dispatcher
 
 @pytest.mark.parametrize(("waiting", "expected_s"), [(0, 0.0), (1, 0.0), (2, 0.5), (5, 2.0)])
 def test_expected_wait_counts_entries_beyond_the_free_credits(waiting: int, expected_s: float) -> None:
-    dispatcher = Dispatcher(Timing(hold_ms=1_000))
+    dispatcher = Dispatcher(QueueTiming(hold_ms=1_000))
     dispatcher.run(sync(spec("r1", 1, 1.0), spec("r2", 1, 1.0)), now=0)
     pool = dispatcher.pools[POOL]
     for n in range(waiting):

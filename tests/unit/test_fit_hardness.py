@@ -12,9 +12,9 @@ import pytest
 
 from cascade_api.command import CommandFailed
 from cascade_profiler.fit.evaluation import RIDGE_LEXICON, evaluate_features, evaluate_labels
-from cascade_profiler.fit.labels import Labelled, load_features, load_labels
+from cascade_profiler.fit.labels import LabelledPrompts, load_features, load_labels
 from cascade_profiler.fit.measures import area_under_curve, captured, rank_correlation
-from cascade_profiler.fit.session import Options, run
+from cascade_profiler.fit.session import FitOptions, run
 from cascade_profiler.fit.splits import by_subject, held_out
 from cascade_profiler.fit.words import fit_words
 from cascade_profiler.frontier.reference import reference_folder
@@ -27,7 +27,7 @@ EASY, HARD = ("dog", "cat", "cow", "cup"), ("clock", "hand", "crowd", "sign")
 PLACES = ("on a table", "in a field", "near a wall", "under a tree", "at night")
 
 
-def labelled(count: int = 400) -> Labelled:
+def labelled(count: int = 400) -> LabelledPrompts:
     """Captions whose gain is told by their noun, with noise."""
     rng = random.Random(3)
     prompts, gain = [], []
@@ -35,10 +35,10 @@ def labelled(count: int = 400) -> Labelled:
         noun = rng.choice(EASY + HARD)
         prompts.append(f"a {rng.choice(('red', 'small', 'big'))} {noun} {rng.choice(PLACES)}")
         gain.append((noun in HARD) + rng.gauss(0, 0.3))
-    return Labelled("made", tuple(prompts), np.asarray(gain))
+    return LabelledPrompts("made", tuple(prompts), np.asarray(gain))
 
 
-def options(**changed: object) -> Options:
+def options(**changed: object) -> FitOptions:
     """The command's defaults with changes."""
     given: dict[str, object] = {
         "labels": "",
@@ -52,7 +52,7 @@ def options(**changed: object) -> Options:
         "seed": 0,
         "json": False,
     }
-    return Options(**(given | changed))  # type: ignore[arg-type]
+    return FitOptions(**(given | changed))  # type: ignore[arg-type]
 
 
 def written(path: Path, rows: list[tuple[object, ...]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cascade_operator.clusters.kubernetes.objects import Pod, read_pod
-from cascade_operator.clusters.kubernetes.pools import Pool, as_stop, change_of, replicas_of
+from cascade_operator.clusters.kubernetes.pools import ClusterPool, as_stop, change_of, replicas_of
 from cascade_operator.manifests.naming import ANNOTATION_DRAINING
 from cascade_operator.snapshot import Replica, ReplicaState, Start, Stop
 from support.cluster_objects import REF, make_pod, pod_json
@@ -16,11 +16,11 @@ NOW = 1_767_225_700.0
 SINCE = "2026-01-01T00:01:00Z"
 
 
-def make_pool(*pods: Pod, wanted: int | None = None, stopping: tuple[str, ...] = ()) -> Pool:
-    return Pool("pool", "light", "cpu", len(pods) if wanted is None else wanted, frozenset(stopping), pods)
+def make_pool(*pods: Pod, wanted: int | None = None, stopping: tuple[str, ...] = ()) -> ClusterPool:
+    return ClusterPool("pool", "light", "cpu", len(pods) if wanted is None else wanted, frozenset(stopping), pods)
 
 
-def replicas(pool: Pool, *, nodes: tuple[str, ...] = ("n1",)) -> list[Replica]:
+def replicas(pool: ClusterPool, *, nodes: tuple[str, ...] = ("n1",)) -> list[Replica]:
     return replicas_of(pool, now=NOW, nodes=nodes)
 
 

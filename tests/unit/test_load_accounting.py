@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from cascade_api.command import CommandFailed, seconds
 from cascade_models.shapes import grammar, render
 from cascade_profiler.load import arrivals, summary
-from cascade_profiler.load.ledger import Kind, Ledger, Outcome
+from cascade_profiler.load.ledger import Ledger, Outcome, OutcomeKind
 from cascade_profiler.load.prompts import is_shapes, prompts
 from cascade_profiler.load.verdicts import Gallery
 
 OUTCOMES = st.sampled_from(
     [
-        Outcome(Kind.ANSWERED, 0.1, route="light"),
-        Outcome(Kind.ANSWERED, 0.9, route="direct"),
-        Outcome(Kind.ANSWERED, 2.5, route="escalated"),
-        Outcome(Kind.ANSWERED, 1.9, route="degraded"),
-        Outcome(Kind.REFUSED, 0.0, status="RESOURCE_EXHAUSTED"),
-        Outcome(Kind.LOST, 0.2),
-        Outcome(Kind.SILENT, 7.0),
+        Outcome(OutcomeKind.ANSWERED, 0.1, route="light"),
+        Outcome(OutcomeKind.ANSWERED, 0.9, route="direct"),
+        Outcome(OutcomeKind.ANSWERED, 2.5, route="escalated"),
+        Outcome(OutcomeKind.ANSWERED, 1.9, route="degraded"),
+        Outcome(OutcomeKind.REFUSED, 0.0, status="RESOURCE_EXHAUSTED"),
+        Outcome(OutcomeKind.LOST, 0.2),
+        Outcome(OutcomeKind.SILENT, 7.0),
     ]
 )
 
@@ -40,7 +40,7 @@ def test_sent_is_the_sum_of_what_became_of_it(outcomes: list[Outcome], open_ones
     data = summary.as_data(ledger, rate=1, duration_s=1, quality=None)
     assert data["sent"] == data["answered"] + sum(data["refused"].values()) + data["lost"] + data["silent"]
     assert data["balanced"] == (data["silent"] == 0)
-    on_time = sum(o.kind is Kind.ANSWERED and o.latency_s <= 2.0 for o in outcomes)
+    on_time = sum(o.kind is OutcomeKind.ANSWERED and o.latency_s <= 2.0 for o in outcomes)
     assert data["violations"] == data["sent"] - on_time
     realised = data["shares"]["realised"]
     assert not realised or sum(realised.values()) == pytest.approx(1)
@@ -51,9 +51,9 @@ def test_sent_is_the_sum_of_what_became_of_it(outcomes: list[Outcome], open_ones
 def test_a_second_answer_to_the_same_request_is_noticed() -> None:
     ledger = Ledger(deadline_s=2.0)
     ledger.send("a")
-    ledger.settle("a", Outcome(Kind.ANSWERED, 0.1, route="light"))
+    ledger.settle("a", Outcome(OutcomeKind.ANSWERED, 0.1, route="light"))
     assert ledger.balanced
-    ledger.settle("a", Outcome(Kind.ANSWERED, 0.2, route="direct"))
+    ledger.settle("a", Outcome(OutcomeKind.ANSWERED, 0.2, route="direct"))
     assert ledger.answered_twice == 1
     assert not ledger.balanced
     assert ledger.routes == {"light": 1}
@@ -65,14 +65,14 @@ def test_an_id_is_sent_once_and_settled_only_if_sent() -> None:
     with pytest.raises(ValueError, match="sent before"):
         ledger.send("a")
     with pytest.raises(ValueError, match="never sent"):
-        ledger.settle("b", Outcome(Kind.LOST, 0.0))
+        ledger.settle("b", Outcome(OutcomeKind.LOST, 0.0))
 
 
 def test_a_degraded_answer_counts_as_light_beside_the_plan() -> None:
     ledger = Ledger(deadline_s=2.0)
     for index, route in enumerate(["light", "degraded", "escalated", "direct"]):
         ledger.send(str(index))
-        ledger.settle(str(index), Outcome(Kind.ANSWERED, 0.1, route=route))
+        ledger.settle(str(index), Outcome(OutcomeKind.ANSWERED, 0.1, route=route))
         ledger.plan_in_force({"light": 0.25, "escalated": 0.5, "direct": 0.25})
     assert ledger.realised_shares == {"direct": 0.25, "escalated": 0.25, "light": 0.5}
     assert ledger.planned_shares == {"light": 0.25, "escalated": 0.5, "direct": 0.25}

@@ -9,7 +9,7 @@ import numpy as np
 
 from cascade_profiler.load.client import ConnectionLost, NoAnswer, RefusedByService, Reply
 from cascade_profiler.load.generator import Generator, Load
-from cascade_profiler.load.ledger import Kind, Ledger
+from cascade_profiler.load.ledger import Ledger, OutcomeKind
 from support.waiting import PATIENCE_S, eventually
 
 IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -71,7 +71,7 @@ async def test_arrivals_do_not_wait_for_answers() -> None:
     waited_s = clock() - service.asked_s[0]
     answer.set()
     ledger = await running
-    assert ledger.count(Kind.ANSWERED) == 20
+    assert ledger.count(OutcomeKind.ANSWERED) == 20
     assert ledger.latencies_s[-1] >= waited_s > 0
 
 
@@ -92,8 +92,8 @@ async def test_every_kind_of_end_is_told_apart() -> None:
         "direct", RefusedByService("RESOURCE_EXHAUSTED", "queue full"), ConnectionLost("reset"), NoAnswer("late")
     )
     ledger = await run(service, 4)
-    ends = {kind: ledger.count(kind) for kind in Kind}
-    assert ends == {Kind.ANSWERED: 1, Kind.REFUSED: 1, Kind.LOST: 1, Kind.SILENT: 1}
+    ends = {kind: ledger.count(kind) for kind in OutcomeKind}
+    assert ends == {OutcomeKind.ANSWERED: 1, OutcomeKind.REFUSED: 1, OutcomeKind.LOST: 1, OutcomeKind.SILENT: 1}
     assert ledger.refusals == {"RESOURCE_EXHAUSTED": 1}
     assert not ledger.balanced
 
@@ -104,7 +104,7 @@ async def test_a_lost_request_is_sent_again_once_with_its_id() -> None:
     [(first, again_first), (second, again_second)] = service.calls
     assert (first, again_first, again_second) == (second, False, True)
     assert ledger.retried == 1
-    assert ledger.count(Kind.ANSWERED) == 1
+    assert ledger.count(OutcomeKind.ANSWERED) == 1
     assert ledger.balanced
 
 
@@ -112,7 +112,7 @@ async def test_a_request_that_is_lost_twice_stays_lost() -> None:
     service = Service(ConnectionLost("reset"), ConnectionLost("reset"))
     ledger = await run(service, 1, retry=True)
     assert len(service.calls) == 2
-    assert ledger.count(Kind.LOST) == 1
+    assert ledger.count(OutcomeKind.LOST) == 1
     assert ledger.balanced
 
 
@@ -132,7 +132,7 @@ async def test_a_stopped_run_waits_for_what_is_in_flight() -> None:
         progress=lambda elapsed_s: None,
     )
     await asyncio.wait_for(generator.run(), PATIENCE_S)
-    assert ledger.count(Kind.ANSWERED) == 2
+    assert ledger.count(OutcomeKind.ANSWERED) == 2
     assert ledger.balanced
 
 
@@ -142,5 +142,5 @@ async def test_an_answer_to_another_request_is_no_answer() -> None:
             return Reply("somebody-else", "light", IMAGE)
 
     ledger = await run(Confused(), 1)
-    assert ledger.count(Kind.SILENT) == 1
+    assert ledger.count(OutcomeKind.SILENT) == 1
     assert not ledger.balanced

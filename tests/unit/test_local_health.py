@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cascade_operator.local.health import PROBE_EVERY_S, ModelHealth
-from cascade_operator.local.triton import Counts, TritonError
+from cascade_operator.local.triton import InferenceCounts, TritonError
 from support.waiting import StoppedClock
 
 
@@ -14,8 +14,8 @@ class Model:
         self.probes = 0
         self.error: str | None = None
 
-    async def counts(self, model: str) -> Counts:
-        return Counts(self.succeeded, self.failed)
+    async def counts(self, model: str) -> InferenceCounts:
+        return InferenceCounts(self.succeeded, self.failed)
 
     async def probe(self, model: str, *, timeout_s: float) -> None:
         self.probes += 1

@@ -13,7 +13,7 @@ from cascade_api.names import CascadeRef
 from cascade_operator.local import slots
 from cascade_operator.local.driver import LocalCluster
 from cascade_operator.local.server import ServerFailed
-from cascade_operator.local.triton import Counts, TritonError
+from cascade_operator.local.triton import InferenceCounts, TritonError
 from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
 from support.waiting import eventually
 
@@ -43,12 +43,12 @@ class FakeServer:
         self.answers = 0
         self.ended = False
 
-    async def counts(self, model: str) -> Counts:
+    async def counts(self, model: str) -> InferenceCounts:
         missed, self.misses = self.misses > 0, max(0, self.misses - 1)
         if self.hung or missed:
             raise TritonError("DEADLINE_EXCEEDED: Deadline Exceeded")
         self.answers += not self.broken
-        return Counts(self.answers, int(self.broken))
+        return InferenceCounts(self.answers, int(self.broken))
 
     async def probe(self, model: str, *, timeout_s: float) -> None:
         if self.broken:

@@ -12,10 +12,10 @@ from cascade_router import lua
 from cascade_router.jobs.records import JobState
 from cascade_router.jobs.store import Submitted
 from cascade_router.queue.calls import shared_constants
-from cascade_router.queue.operations import Timing
+from cascade_router.queue.operations import QueueTiming
 
 SHARED = {
-    "cascade_router.queue": shared_constants(Timing()),
+    "cascade_router.queue": shared_constants(QueueTiming()),
     "cascade_router.jobs": lua.constants(STATE=JobState, SUBMITTED=Submitted),
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_profiler.measure.grid import (
-    Chain,
+    MeasuredChain,
     Side,
     alone_row,
     estimates,
@@ -21,7 +21,7 @@ CONFIDENCE = np.array([0.9, 0.1, 0.8, 0.2])
 
 def test_the_hardest_prompts_go_direct_and_the_least_confident_of_the_rest_escalate() -> None:
     light, heavy = Side({"q2": np.zeros(4)}), Side({"q2": np.array([1.0, 2.0, 4.0, 8.0])})
-    rows = quality_rows("light", "heavy", estimates(Chain(light, heavy, HARDNESS, CONFIDENCE)))
+    rows = quality_rows("light", "heavy", estimates(MeasuredChain(light, heavy, HARDNESS, CONFIDENCE)))
     cells = {(row.direct_percent, row.escalation_percent): row.values_milli["q2"] for row in rows}
     # Half of the first prompt more goes direct at 30 % than at 20 %; the second is escalated first, the fourth next.
     assert cells[20, 0] == pytest.approx(1000 * 0.8 / 4, abs=1)
@@ -40,14 +40,14 @@ def test_equal_scores_share_alike() -> None:
 def test_the_share_served_by_the_heavy_variant_is_the_planned_one() -> None:
     rng = np.random.default_rng(1)
     light, heavy = Side({"q2": np.zeros(200)}), Side({"q2": np.ones(200)})
-    chain = Chain(light, heavy, rng.integers(0, 5, 200) / 1.0, rng.random(200))
+    chain = MeasuredChain(light, heavy, rng.integers(0, 5, 200) / 1.0, rng.random(200))
     for row in quality_rows("light", "heavy", estimates(chain)):
         assert row.values_milli["q2"] == pytest.approx(1000 * (row.direct + (1 - row.direct) * row.escalation), abs=1)
 
 
 def test_a_chain_has_a_full_grid_whose_corners_are_the_variants_own_quality() -> None:
     light, heavy = Side({"q2": np.array([1.0, 0.0, 1.0, 0.0])}), Side({"q2": np.array([1.0, 1.0, 1.0, 0.5])})
-    rows = quality_rows("light", "heavy", estimates(Chain(light, heavy, HARDNESS, CONFIDENCE)))
+    rows = quality_rows("light", "heavy", estimates(MeasuredChain(light, heavy, HARDNESS, CONFIDENCE)))
     cells = {(row.direct_percent, row.escalation_percent): row.values_milli["q2"] for row in rows}
     assert len(cells) == len(rows) == 121
     assert cells[0, 0] == 500
@@ -75,7 +75,7 @@ def test_scores_are_summed_up_by_21_rising_quantiles() -> None:
 def test_errors_are_those_of_drawing_other_prompts() -> None:
     rng = np.random.default_rng(3)
     light, heavy = rng.random(400), rng.random(400)
-    chain = Chain(Side({"q2": light}), Side({"q2": heavy}), rng.random(400), rng.random(400))
+    chain = MeasuredChain(Side({"q2": light}), Side({"q2": heavy}), rng.random(400), rng.random(400))
     found = estimates(chain)
     assert found[0, 0]["q2"].error == pytest.approx(light.std() / 20, rel=0.3)
     assert found[100, 0]["q2"].error == pytest.approx(heavy.std() / 20, rel=0.3)
@@ -85,7 +85,7 @@ def test_a_distance_is_that_of_what_is_served_together() -> None:
     rng = np.random.default_rng(4)
     true = rng.standard_normal((200, 3))
     light, heavy = Side({}, {"fd": true + 3.0}), Side({}, {"fd": true})
-    found = estimates(Chain(light, heavy, rng.random(200), rng.random(200), {"fd": true}))
+    found = estimates(MeasuredChain(light, heavy, rng.random(200), rng.random(200), {"fd": true}))
     assert found[100, 0]["fd"].value == pytest.approx(0, abs=1e-6)
     assert found[0, 0]["fd"].value == pytest.approx(27)
     # Half and half the mean is off by half of that, and there is more variance than there should be.

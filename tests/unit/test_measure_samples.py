@@ -28,13 +28,13 @@ def test_the_interval_holds_the_true_median_about_95_times_in_100() -> None:
 
 def test_a_timing_is_median_95th_and_99th_percentile_in_microseconds() -> None:
     timing = samples.timing([index / 1000 for index in range(101)])
-    assert timing == samples.Timing(50_000, 95_000, 99_000, 101)
+    assert timing == samples.Percentiles(50_000, 95_000, 99_000, 101)
 
 
 def test_what_the_discriminator_adds_is_never_nothing_nor_below_its_median() -> None:
-    fast, slow = samples.Timing(900, 2000, 2100, 20), samples.Timing(1000, 1500, 1900, 20)
-    assert samples.difference(fast, slow) == samples.Timing(1, 500, 500, 20)
-    assert samples.difference(slow, fast) == samples.Timing(100, 100, 100, 20)
+    fast, slow = samples.Percentiles(900, 2000, 2100, 20), samples.Percentiles(1000, 1500, 1900, 20)
+    assert samples.difference(fast, slow) == samples.Percentiles(1, 500, 500, 20)
+    assert samples.difference(slow, fast) == samples.Percentiles(100, 100, 100, 20)
 
 
 def test_progress_says_what_was_found_and_how_long_it_will_take() -> None:

@@ -58,7 +58,7 @@ def test_there_are_ten_variants_and_four_cascades_light_to_heavy() -> None:
 
 
 @pytest.mark.parametrize("entry", catalogue.entries().values(), ids=lambda entry: entry.name)
-def test_a_variant_can_be_served_as_it_stands_in_the_catalogue(entry: catalogue.Entry) -> None:
+def test_a_variant_can_be_served_as_it_stands_in_the_catalogue(entry: catalogue.CatalogueEntry) -> None:
     model = {"source": entry.source, "revision": entry.revision}
     for engine in entry.engines:
         settings, size = {"steps": entry.steps}, f"{entry.width}x{entry.height}"

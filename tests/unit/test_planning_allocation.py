@@ -10,7 +10,7 @@ import pytest
 
 from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, PlannerSettings
-from cascade_operator.planning.allocation.problem import Allocation, PoolKey, PoolSize, Problem
+from cascade_operator.planning.allocation.problem import Allocation, AllocationProblem, PoolKey, PoolSize
 from cascade_operator.planning.allocation.shares import best_sharing
 from cascade_operator.planning.allocation.solver import allocate
 from cascade_operator.planning.prepared import prepare
@@ -36,7 +36,7 @@ def allocation(
         mobility=Mobility.IN_PLACE,
     )
     problem = prepared.at(demand, running=running)
-    return allocate(Problem((problem,), {"cpu": slots}, {"cpu": 0.0}))[problem.ref]
+    return allocate(AllocationProblem((problem,), {"cpu": slots}, {"cpu": 0.0}))[problem.ref]
 
 
 def replicas(answer: Allocation) -> dict[PoolKey, int]:
@@ -208,7 +208,7 @@ def test_two_classes_serve_one_stage_together() -> None:
 def two_cascades(weight: float) -> tuple[Allocation, Allocation]:
     one = instance(prices={}).cascade_problem(demand=6)
     other = replace(one, ref=replace(one.ref, name="other"), weight=weight * one.weight)
-    answers = allocate(Problem((one, other), {"gpu": 6}, {}))
+    answers = allocate(AllocationProblem((one, other), {"gpu": 6}, {}))
     return answers[one.ref], answers[other.ref]
 
 

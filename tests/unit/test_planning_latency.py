@@ -10,9 +10,9 @@ import pytest
 
 from cascade_operator.planning.allocation.latency import (
     NO_WAIT,
+    BatchService,
     Path,
-    Service,
-    Wait,
+    WaitingTime,
     late_share,
     quantile,
     reserve,
@@ -38,7 +38,7 @@ def simulated_waits(
 @pytest.mark.parametrize("replicas", [1, 2, 8])
 @pytest.mark.parametrize("busy", [0.6, 0.8, 0.9])
 def test_waits_agree_with_an_exact_simulation(replicas: int, busy: float) -> None:
-    service = Service(1, 0.04, 0.04)
+    service = BatchService(1, 0.04, 0.04)
     load = busy * replicas / 0.04
     wait = waiting(load=load, service=service, replicas=replicas)
     exact = simulated_waits(load=load, service_s=0.04, replicas=replicas)
@@ -49,20 +49,20 @@ def test_waits_agree_with_an_exact_simulation(replicas: int, busy: float) -> Non
 
 
 def test_an_idle_pool_has_no_wait_and_a_full_one_has_no_end() -> None:
-    service = Service(4, 0.1, 0.11)
+    service = BatchService(4, 0.1, 0.11)
     assert waiting(load=0, service=service, replicas=1) == NO_WAIT
     assert waiting(load=1, service=service, replicas=0).beyond(1e9) == 1.0
     assert math.isinf(waiting(load=40, service=service, replicas=1).tail_s)
 
 
 def test_a_replica_serves_a_batch_at_a_time() -> None:
-    assert Service(8, 0.2, 0.2).rate == pytest.approx(40)
+    assert BatchService(8, 0.2, 0.2).rate == pytest.approx(40)
 
 
 @pytest.mark.parametrize("replicas", [1, 3, 16])
 @pytest.mark.parametrize("late", [0.005, 0.1])
 def test_the_reserve_keeps_the_tail_of_the_wait(replicas: int, late: float) -> None:
-    service = Service(1, 1.3, 1.4)
+    service = BatchService(1, 1.3, 1.4)
     spare = reserve(service=service, wait_s=4.0, late=late)
     if spare >= replicas:
         return
@@ -74,7 +74,7 @@ def test_the_reserve_keeps_the_tail_of_the_wait(replicas: int, late: float) -> N
 
 
 def test_no_reserve_helps_where_there_is_no_time_to_wait() -> None:
-    assert math.isinf(reserve(service=Service(1, 1.0, 1.0), wait_s=0.0, late=0.01))
+    assert math.isinf(reserve(service=BatchService(1, 1.0, 1.0), wait_s=0.0, late=0.01))
 
 
 def test_a_path_is_late_when_its_execution_alone_is_too_long() -> None:
@@ -84,26 +84,26 @@ def test_a_path_is_late_when_its_execution_alone_is_too_long() -> None:
 
 def test_two_waits_add_up() -> None:
     rng = random.Random(5)
-    first, second = Wait(0.6, 0.3), Wait(0.8, 0.5)
+    first, second = WaitingTime(0.6, 0.3), WaitingTime(0.8, 0.5)
 
-    def draw(wait: Wait) -> float:
+    def draw(wait: WaitingTime) -> float:
         return rng.expovariate(1 / wait.tail_s) if rng.random() < wait.probability else 0.0
 
     sums = [draw(first) + draw(second) for _ in range(60_000)]
     for seconds in (0.2, 0.8, 2.0):
         share = sum(s > seconds for s in sums) / len(sums)
         assert Path(1.0, 0.0, (first, second)).beyond(seconds) == pytest.approx(share, abs=0.01)
-    equal = Path(1.0, 0.0, (first, Wait(0.8, 0.3)))
-    near = Path(1.0, 0.0, (first, Wait(0.8, 0.3000001)))
+    equal = Path(1.0, 0.0, (first, WaitingTime(0.8, 0.3)))
+    near = Path(1.0, 0.0, (first, WaitingTime(0.8, 0.3000001)))
     assert equal.beyond(0.5) == pytest.approx(near.beyond(0.5), rel=1e-4)
 
 
 def test_the_quantile_weighs_the_paths_by_their_shares() -> None:
-    paths = [Path(0.9, 1.0, (NO_WAIT,)), Path(0.1, 1.0, (Wait(1.0, 1.0),))]
+    paths = [Path(0.9, 1.0, (NO_WAIT,)), Path(0.1, 1.0, (WaitingTime(1.0, 1.0),))]
     expected = 1.0 + math.log(10)
     assert quantile(paths, share=0.99, ceiling_s=20) == pytest.approx(expected, rel=1e-3)
     assert late_share(paths, seconds=expected) == pytest.approx(0.01)
 
 
 def test_the_quantile_of_an_endless_queue_is_the_ceiling() -> None:
-    assert quantile([Path(1.0, 1.0, (Wait(1.0, math.inf),))], share=0.99, ceiling_s=4.0) == 4.0
+    assert quantile([Path(1.0, 1.0, (WaitingTime(1.0, math.inf),))], share=0.99, ceiling_s=4.0) == 4.0

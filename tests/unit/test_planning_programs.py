@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from cascade_operator.planning.allocation.programs import Program
+from cascade_operator.planning.allocation.programs import LinearProgram
 
 
 def test_a_ctrl_c_while_it_solves_is_not_swallowed() -> None:
     """Half a second's search for several sums at once, which nothing shortens."""
     rng = random.Random(1)
-    program = Program(integer=True)
+    program = LinearProgram(integer=True)
     variables = [program.variable(value=rng.random(), integer=True) for _ in range(60)]
     for _ in range(8):
         weights = [rng.randint(10, 1000) for _ in variables]

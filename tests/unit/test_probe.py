@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from cascade_models import probe
-from cascade_models.probe import Evidence, Model, ProbeFailed, look
+from cascade_models.probe import Evidence, ProbedModel, ProbeFailed, look
 
 NOW = 1000.0
 
@@ -74,7 +74,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def probed(server: Server, known: Evidence, *, now: float = NOW) -> Evidence:
-    return look(Model(server.socket, "light"), known, every_s=10, timeout_s=30, now=now)
+    return look(ProbedModel(server.socket, "light"), known, every_s=10, timeout_s=30, now=now)
 
 
 def test_the_first_look_asks_for_an_image(server: Server) -> None:
@@ -111,7 +111,7 @@ def test_a_failure_behind_work_that_gets_done_is_none(server: Server) -> None:
 
 def test_a_server_that_is_not_there_fails(tmp_path: Path) -> None:
     with pytest.raises(ProbeFailed, match="stats"):
-        look(Model(str(tmp_path / "none"), "light"), Evidence(), every_s=10, timeout_s=1, now=NOW)
+        look(ProbedModel(str(tmp_path / "none"), "light"), Evidence(), every_s=10, timeout_s=1, now=NOW)
 
 
 def test_the_command_keeps_what_it_saw_and_says_what_is_wrong(

@@ -15,7 +15,7 @@ from cascade_profiler.measure.metrics import SHAPES_SIZE, make_judges
 from cascade_profiler.measure.metrics.judge import Floats
 from cascade_profiler.measure.metrics.shapes import DISTANCE, FEATURES, ShapesJudge
 from cascade_profiler.measure.quality import check_size
-from cascade_profiler.measure.replica import Answer
+from cascade_profiler.measure.replica import GeneratedImages
 from cascade_profiler.measure.workload import Workload, read_workload, sample_workload
 from support.triton import shapes_manifest
 
@@ -89,6 +89,6 @@ def test_a_metric_is_named_once() -> None:
 
 def test_images_of_another_size_than_the_manifest_says_are_refused() -> None:
     light = manifest.read_variants(shapes_manifest())[0]
-    check_size(light, Answer(np.zeros((2, 32, 32, 3), np.uint8), None))
+    check_size(light, GeneratedImages(np.zeros((2, 32, 32, 3), np.uint8), None))
     with pytest.raises(CommandFailed, match="images are 64 x 48 pixels"):
-        check_size(light, Answer(np.zeros((2, 64, 48, 3), np.uint8), None))
+        check_size(light, GeneratedImages(np.zeros((2, 64, 48, 3), np.uint8), None))

@@ -16,13 +16,13 @@ from cascade_router.queue import PoolLoad, limit_of
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.loads import LATELY, Loads
 from cascade_router.queue.operations import (
-    Enqueue,
-    Granted,
+    EnqueueTicket,
     Operation,
-    Release,
+    QueueTiming,
+    ReleaseCredit,
     ReplicaSpec,
     Sync,
-    Timing,
+    TicketGranted,
     Withdraw,
     ticket_of,
 )
@@ -138,15 +138,16 @@ def test_far_more_than_can_be_made_is_refused_at_once_and_not_at_the_deadline(
 def _simulate(*, rate: float, seconds: float, bands: list[int]) -> tuple[int, int, int]:
     """Three replicas of 50 ms with a deadline of 6 s, in simulated time: refused, those that waited first, and made."""
     router, pool, service_ms, deadline_ms = "router-1", "light.cpu", 50, 6000
-    dispatcher, loads = Dispatcher(Timing(hold_ms=0, lease_ms=10**9, dead_ms=10**9)), Loads()
+    dispatcher, loads = Dispatcher(QueueTiming(hold_ms=0, lease_ms=10**9, dead_ms=10**9)), Loads()
     replicas = tuple(ReplicaSpec(f"r{number}", "", 1, service_ms / 1000) for number in range(3))
     loads.heard(dispatcher.run(Sync(router, pool, 1, "least-wait", replicas), now=0).loads)
     waiting: dict[str, tuple[int, int]] = {}
-    ends: dict[int, list[Granted]] = defaultdict(list)
+    ends: dict[int, list[TicketGranted]] = defaultdict(list)
     refused = in_vain = made = arrived = 0
     for now in range(int(seconds * 1000)):
         operations: list[Operation] = [
-            Release(router, pool, grant.ticket, grant.replica_id, service_ms / 1000, 1) for grant in ends.pop(now, ())
+            ReleaseCredit(router, pool, grant.ticket, grant.replica_id, service_ms / 1000, 1)
+            for grant in ends.pop(now, ())
         ]
         made += len(operations)
         gone = [ticket for ticket, (_, start_by) in waiting.items() if start_by <= now]
@@ -173,11 +174,11 @@ def _simulate(*, rate: float, seconds: float, bands: list[int]) -> tuple[int, in
             start_by = round(step.start_by * 1000)
             waiting[ticket] = (now, start_by)
             loads.asked(pool, ticket, band=band, now=now / 1000)
-            operations.append(Enqueue(router, pool, ticket, band, start_by - now, 1000))
+            operations.append(EnqueueTicket(router, pool, ticket, band, start_by - now, 1000))
         for operation in operations:
             outcome = dispatcher.run(operation, now=now)
             loads.heard(outcome.loads)
-            if isinstance(operation, Enqueue):
+            if isinstance(operation, EnqueueTicket):
                 loads.replied(pool, operation.ticket)
             for dropped in outcome.drops:
                 del waiting[dropped.ticket]

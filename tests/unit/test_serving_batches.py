@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models.pipelines.pipeline import Poll, Preview
-from cascade_models.serving.batches import Dropped, Made, Order, Refused, run
+from cascade_models.serving.batches import CancelledRequest, InvalidRequest, Order, RequestImages, run
 from cascade_models.serving.encoding import Form
 
 STEPS = 10
@@ -59,16 +59,16 @@ def test_requests_of_several_images_are_one_run() -> None:
     pipeline = Counting()
     outcomes = run(pipeline, [order(1, 2), order(3)])
     assert pipeline.rows == [3] * STEPS
-    assert [o.images[:, 0, 0, 0].tolist() for o in outcomes if isinstance(o, Made)] == [[1, 2], [3]]
+    assert [o.images[:, 0, 0, 0].tolist() for o in outcomes if isinstance(o, RequestImages)] == [[1, 2], [3]]
 
 
 def test_only_the_images_whose_confidence_is_wanted_are_judged() -> None:
     pipeline = Counting()
     plain, judged = run(pipeline, [order(1), order(20, 30, confidence=True)])
     assert pipeline.judged == 2
-    assert isinstance(plain, Made)
+    assert isinstance(plain, RequestImages)
     assert plain.confidences is None
-    assert isinstance(judged, Made)
+    assert isinstance(judged, RequestImages)
     np.testing.assert_allclose(judged.confidences, [0.2, 0.3])
 
 
@@ -76,8 +76,8 @@ def test_a_cancelled_request_costs_no_further_step_and_the_others_go_on() -> Non
     pipeline = Counting()
     outcomes = run(pipeline, [order(1, 2, cancelled_at=3), order(3, confidence=True)])
     assert pipeline.rows == [3] * 4 + [1] * 6
-    assert isinstance(outcomes[0], Dropped)
-    assert isinstance(outcomes[1], Made)
+    assert isinstance(outcomes[0], CancelledRequest)
+    assert isinstance(outcomes[1], RequestImages)
     assert pipeline.judged == 1
 
 
@@ -85,14 +85,14 @@ def test_a_batch_that_nobody_wants_any_more_stops() -> None:
     pipeline = Counting()
     outcomes = run(pipeline, [order(1, cancelled_at=2), order(2, confidence=True, cancelled_at=4)])
     assert pipeline.rows == [2] * 3 + [1] * 2
-    assert all(isinstance(outcome, Dropped) for outcome in outcomes)
+    assert all(isinstance(outcome, CancelledRequest) for outcome in outcomes)
     assert pipeline.judged == 0
 
 
 def test_a_wrong_request_is_refused_and_the_others_are_made() -> None:
     pipeline = Counting()
     outcomes = run(pipeline, [order(1, prompt=b""), order(2), order(3, prompt=b"\xff"), order(-1)])
-    assert [type(outcome) for outcome in outcomes] == [Refused, Made, Refused, Refused]
+    assert [type(outcome) for outcome in outcomes] == [InvalidRequest, RequestImages, InvalidRequest, InvalidRequest]
     assert pipeline.rows == [1] * STEPS
 
 
@@ -100,14 +100,17 @@ def test_each_request_has_the_form_of_its_own_parameters_and_a_wrong_one_is_refu
     pipeline = Counting()
     asked = [{}, {"image_format": "jpeg", "image_quality": 40, "priority": 2}, {"image_format": "gif"}]
     outcomes = run(pipeline, [Order([b"x"], seeds=[1], parameters=parameters) for parameters in asked])
-    assert [outcome.form for outcome in outcomes if isinstance(outcome, Made)] == [Form("png"), Form("jpeg", 40)]
-    assert outcomes[2] == Refused("image_format: 'gif' is not a form of images; write png, jpeg, webp")
+    assert [outcome.form for outcome in outcomes if isinstance(outcome, RequestImages)] == [
+        Form("png"),
+        Form("jpeg", 40),
+    ]
+    assert outcomes[2] == InvalidRequest("image_format: 'gif' is not a form of images; write png, jpeg, webp")
     assert pipeline.rows == [2] * STEPS
 
 
 def test_a_batch_of_wrong_requests_alone_runs_nothing() -> None:
     pipeline = Counting()
-    assert isinstance(run(pipeline, [order(1, prompt=b"")])[0], Refused)
+    assert isinstance(run(pipeline, [order(1, prompt=b"")])[0], InvalidRequest)
     assert pipeline.rows == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cascade_models.serving.exchange import Exchange
+from cascade_models.serving.exchange import RequestExchange
 from support.waiting import PATIENCE_S
 
 
@@ -18,8 +18,8 @@ class Account:
         self.said: list[Any] = []
         self.gone = False
 
-    def exchange(self) -> Exchange:
-        return Exchange(self.ask, self.tell, lambda: self.said.append("settled"))
+    def exchange(self) -> RequestExchange:
+        return RequestExchange(self.ask, self.tell, lambda: self.said.append("settled"))
 
     def ask(self) -> bool:
         self.said.append("asked")
@@ -82,7 +82,7 @@ def test_whoasks_while_the_answer_is_being_sent_waits_andasks_nothing() -> None:
         sending.set()
         assert free.wait(PATIENCE_S)
 
-    exchange = Exchange(account.ask, send, lambda: None)
+    exchange = RequestExchange(account.ask, send, lambda: None)
     answering = threading.Thread(target=exchange.answer, args=("image",))
     asking = threading.Thread(target=exchange.cancelled)
     answering.start()

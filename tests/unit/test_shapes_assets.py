@@ -60,7 +60,7 @@ def test_the_variants_draw_an_easy_prompt_right() -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
 
-    def session(model: assets.Model) -> object:
+    def session(model: assets.ModelName) -> object:
         return onnxruntime.InferenceSession(assets.path(model), options, providers=["CPUExecutionProvider"])
 
     scene = grammar.parse("a large red circle")

@@ -25,7 +25,7 @@ def test_true_images_are_perfect(objects: int, noise: float) -> None:
     images = render.render(scenes, rng)
     images = render.to_uint8(images + np.float32(noise) * rng.standard_normal(images.shape, dtype=np.float32))
     for image, scene in zip(images, scenes, strict=True):
-        assert checker.check(image, scene) == checker.Scores(1.0, 1.0, 1.0), grammar.describe(scene)
+        assert checker.check(image, scene) == checker.SceneScores(1.0, 1.0, 1.0), grammar.describe(scene)
         slots = checker.slots(checker.detect(image), scene)
         assert slots.count
         assert all(slots.objects)

@@ -68,7 +68,7 @@ def test_nothing_runs_once_everything_is_cancelled() -> None:
         calls.append(len(x))
         return denoise(x, t, words)
 
-    with pytest.raises(sampling.Cancelled):
+    with pytest.raises(sampling.BatchCancelled):
         sampling.generate(counting, words_of(2), [1, 2], kind="heavy", steps=10, poll=lambda step: [step < 3, step < 2])
     assert calls == [4, 4, 2]
 

@@ -6,12 +6,12 @@ import pytest
 
 from cascade_profiler.frontier.profiles import load_profile
 from cascade_profiler.simulate.baselines.catalogue import published_system
-from cascade_profiler.simulate.campaign import Request, simulate
+from cascade_profiler.simulate.campaign import CampaignRequest, simulate
 from support.simulation import make_scenario, needs_reference
 
 
 def figures(policy: str, *, seeds: int = 2, trace: str = "hadis_1to64") -> dict[str, float]:
-    request = Request(load_profile("hadis-726"), trace, (policy,), {"nvidia-l40s": 16}, 6.0, seeds)
+    request = CampaignRequest(load_profile("hadis-726"), trace, (policy,), {"nvidia-l40s": 16}, 6.0, seeds)
     (result,) = simulate(request, told=lambda policy, seed, part: None)
     return result.figures
 
@@ -56,7 +56,9 @@ def test_one_model_for_everything() -> None:
 
 @needs_reference
 def test_a_switch_that_costs_a_pod_start_ruins_hadis() -> None:
-    request = Request(load_profile("hadis-726"), "hadis_1to64", ("hadis",), {"nvidia-l40s": 16}, 6.0, 1, switch_s=4.5)
+    request = CampaignRequest(
+        load_profile("hadis-726"), "hadis_1to64", ("hadis",), {"nvidia-l40s": 16}, 6.0, 1, switch_s=4.5
+    )
     (dear,) = simulate(request, told=lambda policy, seed, part: None)
     assert dear.figures["violation_percent"] > 5
 

@@ -15,9 +15,9 @@ from cascade_operator.planning.planner import Planner
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.traces import Trace
-from cascade_profiler.simulate.workers import Fleet, Job, Worker
+from cascade_profiler.simulate.workers import Fleet, Worker, WorkerJob
 from cascade_router.queue.dispatch import Dispatcher
-from cascade_router.queue.operations import Enqueue, Outcome, Release, ReplicaSpec, Sync
+from cascade_router.queue.operations import EnqueueTicket, OperationResult, ReleaseCredit, ReplicaSpec, Sync
 from support.simulation import make_profile, make_scenario, poisson_times
 
 ROUTER = "r"
@@ -46,24 +46,26 @@ class CentralQueue:
     def arrive(self, number: int) -> None:
         ticket = f"{number:08d}@{ROUTER}"
         self._arrived[ticket] = self.events.now
-        self._granted(self._dispatcher.run(Enqueue(ROUTER, "p", ticket, 1, 10**9, 10**6), now=self._now_ms))
+        self._granted(self._dispatcher.run(EnqueueTicket(ROUTER, "p", ticket, 1, 10**9, 10**6), now=self._now_ms))
 
     @property
     def _now_ms(self) -> int:
         return int(self.events.now * 1000)
 
-    def _granted(self, outcome: Outcome) -> None:
+    def _granted(self, outcome: OperationResult) -> None:
         for grant in outcome.grants:
             self.waits.append(self.events.now - self._arrived.pop(grant.ticket))
-            job = Job((grant.ticket, grant.replica_id), judged=False)
+            job = WorkerJob((grant.ticket, grant.replica_id), judged=False)
             self._fleet.submit(self._fleet.workers[grant.replica_id], job)
 
     def _batch_s(self, variant: str, accelerator_class: str, batch: int, judged: bool) -> float:
         return self._service.expovariate(1 / self._mean_s)
 
-    def _done(self, worker: Worker, jobs: list[Job], seconds: float) -> None:
+    def _done(self, worker: Worker, jobs: list[WorkerJob], seconds: float) -> None:
         ((ticket, replica_id),) = (job.request for job in jobs)
-        self._granted(self._dispatcher.run(Release(ROUTER, "p", ticket, replica_id, seconds, 1), now=self._now_ms))
+        self._granted(
+            self._dispatcher.run(ReleaseCredit(ROUTER, "p", ticket, replica_id, seconds, 1), now=self._now_ms)
+        )
 
 
 def erlang_wait_s(*, rate: float, mean_s: float, servers: int) -> float:

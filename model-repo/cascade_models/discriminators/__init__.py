@@ -12,16 +12,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cascade_models.discriminators.judge import Discriminator, DiscriminatorError
+from cascade_models.discriminators.judge import DiscriminatorError, LoadedDiscriminator
 
-__all__ = ["BUILTIN", "SUFFIXES", "Discriminator", "DiscriminatorError", "load"]
+__all__ = ["BUILTIN", "SUFFIXES", "DiscriminatorError", "LoadedDiscriminator", "load"]
 
 BUILTIN: Final = "builtin://shapes"
 SUFFIXES: Final = (".onnx", ".safetensors", ".json", ".txt")
 """What the files of a trained one end with."""
 
 
-def load(source: str, folder: Path | None = None) -> Discriminator:
+def load(source: str, folder: Path | None = None) -> LoadedDiscriminator:
     """The discriminator of a source: the built-in one of the shapes, or the one that training left in ``folder``.
 
     Raises DiscriminatorError where it is not there, not whole, or cannot be run.

@@ -13,7 +13,7 @@ class DiscriminatorError(RuntimeError):
     """A discriminator cannot be loaded, or cannot judge what it was given; the message says why and what to do."""
 
 
-class Discriminator(Protocol):
+class LoadedDiscriminator(Protocol):
     """A loaded discriminator; deterministic, not thread-safe."""
 
     def confidence(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:

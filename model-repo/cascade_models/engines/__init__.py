@@ -1,4 +1,4 @@
-"""What runs a network: one module per engine behind the `Engine` protocol, loaded only when a variant names it."""
+"""What runs a network: one module per engine, each an `EngineModule`, loaded only when a variant names it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Denoiser(Protocol):
         """Of each input its shape for one image, and which of its dimensions grow with the batch."""
 
 
-class Engine(Protocol):
+class EngineModule(Protocol):
     """What the module of an engine offers. One that runs built-in models too has ``load`` beside these, see `load`."""
 
     def prepare(self, denoiser: Denoiser) -> Any:
@@ -66,9 +66,9 @@ class Engine(Protocol):
         """What runs an artefact on a device from now on, None if torch itself does; raises EngineError."""
 
 
-def named(engine: str) -> Engine:
+def named(engine: str) -> EngineModule:
     """The engine of that name, one of `ENGINES`."""
-    return cast(Engine, importlib.import_module(f"{__name__}.{engine}"))
+    return cast(EngineModule, importlib.import_module(f"{__name__}.{engine}"))
 
 
 def that_load() -> tuple[str, ...]:

@@ -23,14 +23,14 @@ class _Watched(Exception):
 
 
 @dataclass(frozen=True)
-class Call:
+class DenoiserCall:
     """One call of a denoiser: its tensors by dotted name, and its other arguments."""
 
     tensors: Tensors
     others: Mapping[str, Any]
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Call:
+    def of(cls, arguments: Mapping[str, Any]) -> DenoiserCall:
         """The call with these arguments; tensors in mappings are named ``argument.key``."""
         tensors: Tensors = {}
         others: dict[str, Any] = {}
@@ -59,14 +59,14 @@ class Call:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
 
-def watch(denoiser: torch.nn.Module, run: Callable[[], object]) -> Call:
+def watch(denoiser: torch.nn.Module, run: Callable[[], object]) -> DenoiserCall:
     """The first call of ``denoiser`` that ``run`` makes; the run ends there."""
     bind = binder(denoiser)
-    seen: list[Call] = []
+    seen: list[DenoiserCall] = []
 
     def forward(*arguments: Any, **named: Any) -> None:
         call = bind(*arguments, **named)
-        seen.append(Call({name: tensor.clone() for name, tensor in call.tensors.items()}, call.others))
+        seen.append(DenoiserCall({name: tensor.clone() for name, tensor in call.tensors.items()}, call.others))
         raise _Watched
 
     original = denoiser.forward
@@ -82,13 +82,13 @@ def watch(denoiser: torch.nn.Module, run: Callable[[], object]) -> Call:
     return seen[0]
 
 
-def binder(denoiser: torch.nn.Module) -> Callable[..., Call]:
-    """What turns a call's positional and named arguments into a `Call`."""
+def binder(denoiser: torch.nn.Module) -> Callable[..., DenoiserCall]:
+    """What turns a call's positional and named arguments into a `DenoiserCall`."""
     signature = inspect.signature(denoiser.forward)
-    return lambda *arguments, **named: Call.of(signature.bind(*arguments, **named).arguments)
+    return lambda *arguments, **named: DenoiserCall.of(signature.bind(*arguments, **named).arguments)
 
 
-def growing(small: Call, large: Call) -> dict[str, list[int]]:
+def growing(small: DenoiserCall, large: DenoiserCall) -> dict[str, list[int]]:
     """The dimensions of each tensor that grow with the batch, from calls of different batch sizes."""
     shapes, others = small.shapes(), large.shapes()
     if shapes.keys() != others.keys():

@@ -26,7 +26,7 @@ def of(pipe: Any) -> torch.nn.Module:
 
 
 @dataclass(frozen=True)
-class Denoiser:
+class PipelineDenoiser:
     """A denoiser for an engine to prepare, see `engines.Denoiser`; ``draw`` has its pipeline begin a batch."""
 
     module: torch.nn.Module
@@ -49,10 +49,10 @@ def install(pipe: Any, recipe: Recipe, draw: exporting.Draw) -> None:
     ``draw`` has the pipeline begin a batch, so that its calls can be watched.
     """
     module = of(pipe)
-    run_by(recipe.engine, Denoiser(module, identity(recipe, module), recipe.batch, draw), pipe.device)
+    run_by(recipe.engine, PipelineDenoiser(module, identity(recipe, module), recipe.batch, draw), pipe.device)
 
 
-def run_by(name: str, denoiser: Denoiser, device: torch.device) -> None:
+def run_by(name: str, denoiser: PipelineDenoiser, device: torch.device) -> None:
     """Has the engine of that name run a denoiser on a device from now on; raises EngineError."""
     engine = engines.named(name)
     run = engine.bind(engine.prepare(denoiser), device)

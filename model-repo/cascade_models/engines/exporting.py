@@ -28,7 +28,7 @@ Draw = Callable[[int], object]
 class _Flat(torch.nn.Module):  # type: ignore[misc]
     """A denoiser that takes tensors in order."""
 
-    def __init__(self, denoiser: torch.nn.Module, call: calls.Call) -> None:
+    def __init__(self, denoiser: torch.nn.Module, call: calls.DenoiserCall) -> None:
         super().__init__()
         self.denoiser = denoiser
         self._call = call
@@ -94,7 +94,7 @@ def _state_shape(file: Path, shape: Sequence[int]) -> None:
     onnx.save(model, str(file))
 
 
-def _difference(denoiser: torch.nn.Module, call: calls.Call, file: Path) -> float:
+def _difference(denoiser: torch.nn.Module, call: calls.DenoiserCall, file: Path) -> float:
     with torch.inference_mode():
         expected = denoiser(**call.arguments(call.tensors))[0].float()
         actual = onnxruntime.bind(file, expected.device)(call.tensors).float()

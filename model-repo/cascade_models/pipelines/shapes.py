@@ -63,7 +63,7 @@ class ShapesPipeline:
                 poll=poll,
                 preview=None if preview is None else lambda step, images: preview(step, lambda: images),
             )
-        except sampling.Cancelled:
+        except sampling.BatchCancelled:
             return np.zeros((len(prompts), render.IMAGE_SIZE, render.IMAGE_SIZE, 3), dtype=np.uint8)
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:

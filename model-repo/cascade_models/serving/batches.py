@@ -38,7 +38,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Made:
+class RequestImages:
     """Images ``[n, height, width, 3]`` of a request, with confidences ``[n]`` if it asked for them, and their form.
 
     Attributes:
@@ -54,20 +54,20 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Refused:
+class InvalidRequest:
     """A request is wrong; the message names the input."""
 
     message: str
 
 
 @dataclass(frozen=True)
-class Dropped:
+class CancelledRequest:
     """A request was cancelled before its images were finished."""
 
 
-Outcome = Made | Refused | Dropped
+RequestOutcome = RequestImages | InvalidRequest | CancelledRequest
 
-Show = Callable[[Made], None]
+Show = Callable[[RequestImages], None]
 """Takes the images of a request as far as they are."""
 
 
@@ -78,9 +78,9 @@ class _Row:
     seed: int
 
 
-def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[int] = ()) -> list[Outcome]:
+def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[int] = ()) -> list[RequestOutcome]:
     """The outcome of each order, in order; those that want previews get them after ``shown_steps``."""
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, RequestOutcome] = {}
     rows: list[_Row] = []
     forms: dict[int, Form] = {}
     for index, order in enumerate(orders):
@@ -88,7 +88,7 @@ def run(pipeline: Pipeline, orders: Sequence[Order], *, shown_steps: Collection[
             forms[index] = Form.read(order.parameters)
             rows.extend(_Row(index, prompt, seed) for prompt, seed in _read(pipeline, order))
         except ValueError as error:
-            outcomes[index] = Refused(str(error))
+            outcomes[index] = InvalidRequest(str(error))
     if rows:
         outcomes |= _make(pipeline, orders, rows, forms, shown_steps)
     return [outcomes[index] for index in range(len(orders))]
@@ -100,7 +100,7 @@ def _make(
     rows: Sequence[_Row],
     forms: Mapping[int, Form],
     shown_steps: Collection[int],
-) -> dict[int, Outcome]:
+) -> dict[int, RequestOutcome]:
     live = {row.order for row in rows}
 
     def poll(step: int) -> list[bool] | None:
@@ -116,7 +116,7 @@ def _make(
             whole = images()
             for index, show in shows.items():
                 mine = [at for at, row in enumerate(rows) if row.order == index]
-                show(Made(whole[mine], None, forms[index], len(rows), time.perf_counter() - began))
+                show(RequestImages(whole[mine], None, forms[index], len(rows), time.perf_counter() - began))
 
     asked, began = frozenset(live), time.perf_counter()
     prompts, seeds = [row.prompt for row in rows], [row.seed for row in rows]
@@ -125,15 +125,15 @@ def _make(
     confidences = np.zeros(len(rows), dtype=np.float32)
     if judged:
         confidences[judged] = pipeline.judge(images[judged], [rows[at].prompt for at in judged])
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, RequestOutcome] = {}
     batch_s = time.perf_counter() - began
     for index in asked:
         mine = [at for at, row in enumerate(rows) if row.order == index]
         if index in live:
             scores = confidences[mine] if orders[index].confidence else None
-            outcomes[index] = Made(images[mine], scores, forms[index], len(rows), batch_s)
+            outcomes[index] = RequestImages(images[mine], scores, forms[index], len(rows), batch_s)
         else:
-            outcomes[index] = Dropped()
+            outcomes[index] = CancelledRequest()
     return outcomes
 
 

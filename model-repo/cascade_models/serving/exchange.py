@@ -14,7 +14,7 @@ Send = Callable[[Any, bool], None]
 """Gives Triton a response, and says whether it is the last."""
 
 
-class Exchange:
+class RequestExchange:
     """One request until its answer; thread-safe.
 
     Args:

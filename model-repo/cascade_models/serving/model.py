@@ -20,7 +20,7 @@ from cascade_models import pipelines
 from cascade_models.engines import OutOfMemory
 from cascade_models.recipe import Recipe
 from cascade_models.serving import batches, encoding
-from cascade_models.serving.exchange import Exchange
+from cascade_models.serving.exchange import RequestExchange
 from cascade_models.serving.pulse import Pulse
 
 IMAGE: Final = "image"
@@ -67,7 +67,7 @@ class TritonPythonModel:
                 self._encoders.do(partial(_answer, exchange, outcome, names), _work(outcome, names))
             return None
 
-    def _order(self, request: Any, exchange: Exchange, wanted: frozenset[str]) -> batches.Order:
+    def _order(self, request: Any, exchange: RequestExchange, wanted: frozenset[str]) -> batches.Order:
         return batches.Order(
             prompts=_values(request, "prompt"),
             negative_prompts=_values(request, "negative_prompt"),
@@ -78,11 +78,11 @@ class TritonPythonModel:
             show=partial(self._show, exchange, wanted) if self._shown_steps else None,
         )
 
-    def _show(self, exchange: Exchange, wanted: frozenset[str], made: batches.Made) -> None:
+    def _show(self, exchange: RequestExchange, wanted: frozenset[str], made: batches.RequestImages) -> None:
         number = exchange.number()
         self._encoders.do(lambda: exchange.show(number, _response(made, wanted)), _work(made, wanted))
 
-    def _outcomes(self, orders: Sequence[batches.Order]) -> Sequence[batches.Outcome | Any]:
+    def _outcomes(self, orders: Sequence[batches.Order]) -> Sequence[batches.RequestOutcome | Any]:
         """The outcome of each order; where the whole batch failed, the error that answers each."""
         try:
             return batches.run(self._pipeline, orders, shown_steps=self._shown_steps)
@@ -109,13 +109,13 @@ def _end(model: str, reason: str) -> NoReturn:
     os._exit(1)
 
 
-def _exchange(request: Any, settle: Callable[[], None]) -> Exchange:
+def _exchange(request: Any, settle: Callable[[], None]) -> RequestExchange:
     sender = request.get_response_sender()
 
     def send(response: Any, last: bool) -> None:
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
 
-    return Exchange(request.is_cancelled, send, settle)
+    return RequestExchange(request.is_cancelled, send, settle)
 
 
 def _not_sent(error: Exception) -> None:
@@ -127,22 +127,22 @@ def _values(request: Any, name: str) -> list[Any]:
     return [] if tensor is None else tensor.as_numpy().reshape(-1).tolist()
 
 
-def _work(outcome: batches.Outcome | Any, wanted: frozenset[str]) -> int:
+def _work(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> int:
     """Bytes of pixels that have to be encoded."""
-    return outcome.images.nbytes if isinstance(outcome, batches.Made) and IMAGE_ENCODED in wanted else 0
+    return outcome.images.nbytes if isinstance(outcome, batches.RequestImages) and IMAGE_ENCODED in wanted else 0
 
 
-def _answer(exchange: Exchange, outcome: batches.Outcome | Any, wanted: frozenset[str]) -> None:
+def _answer(exchange: RequestExchange, outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> None:
     exchange.answer(_response(outcome, wanted))
 
 
-def _response(outcome: batches.Outcome | Any, wanted: frozenset[str]) -> Any:
+def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> Any:
     """What Triton is given for an outcome: of what was made, the outputs that are wanted."""
-    if isinstance(outcome, batches.Refused):
+    if isinstance(outcome, batches.InvalidRequest):
         return _failure(pb_utils.TritonError(outcome.message, pb_utils.TritonError.INVALID_ARG))
-    if isinstance(outcome, batches.Dropped):
+    if isinstance(outcome, batches.CancelledRequest):
         return _failure(pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
-    if not isinstance(outcome, batches.Made):
+    if not isinstance(outcome, batches.RequestImages):
         return _failure(outcome)
     tensors = []
     if IMAGE in wanted:

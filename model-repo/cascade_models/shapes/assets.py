@@ -12,10 +12,10 @@ import json
 import pathlib
 from typing import Any, Final, Literal
 
-Model = Literal["heavy", "light", "discriminator"]
+ModelName = Literal["heavy", "light", "discriminator"]
 Format = Literal["onnx", "safetensors"]
 
-MODELS: Final[tuple[Model, ...]] = ("heavy", "light", "discriminator")
+MODELS: Final[tuple[ModelName, ...]] = ("heavy", "light", "discriminator")
 FORMATS: Final[tuple[Format, ...]] = ("onnx", "safetensors")
 WEIGHTS: Final = pathlib.Path(__file__).parent / "weights"
 METADATA: Final = "metadata.json"
@@ -28,7 +28,7 @@ class AssetError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Variant:
+class SamplerSettings:
     """How a denoiser is meant to be run: the sampler's kind, its steps, and the guidance scale."""
 
     kind: Literal["heavy", "light"]
@@ -37,17 +37,17 @@ class Variant:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Metadata:
+class ShapesMetadata:
     """What ``metadata.json`` says: variants by name, SHA-256 by file, training seed and date, and all of it."""
 
-    variants: dict[str, Variant]
+    variants: dict[str, SamplerSettings]
     digests: dict[str, str]
     seed: int
     trained: str
     document: dict[str, Any]
 
 
-def path(model: Model, form: Format = "onnx", directory: pathlib.Path = WEIGHTS) -> pathlib.Path:
+def path(model: ModelName, form: Format = "onnx", directory: pathlib.Path = WEIGHTS) -> pathlib.Path:
     """The file of a model, which exists.
 
     Raises:
@@ -59,7 +59,7 @@ def path(model: Model, form: Format = "onnx", directory: pathlib.Path = WEIGHTS)
     return file
 
 
-def metadata(directory: pathlib.Path = WEIGHTS) -> Metadata:
+def metadata(directory: pathlib.Path = WEIGHTS) -> ShapesMetadata:
     """The metadata beside the weights.
 
     Raises:
@@ -68,8 +68,8 @@ def metadata(directory: pathlib.Path = WEIGHTS) -> Metadata:
     file = directory / METADATA
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        return Metadata(
-            variants={name: Variant(**values) for name, values in document["variants"].items()},
+        return ShapesMetadata(
+            variants={name: SamplerSettings(**values) for name, values in document["variants"].items()},
             digests={name: str(value) for name, value in document["sha256"].items()},
             seed=int(document["training"]["seed"]),
             trained=str(document["training"]["date"]),
@@ -101,7 +101,7 @@ def revision(directory: pathlib.Path = WEIGHTS) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def verify(directory: pathlib.Path = WEIGHTS) -> Metadata:
+def verify(directory: pathlib.Path = WEIGHTS) -> ShapesMetadata:
     """The metadata, after comparing every weight file with it.
 
     Raises:

@@ -44,7 +44,7 @@ class Detection:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Scores:
+class SceneScores:
     """How well an image fits a scene; each 0 to 1.
 
     Attributes:
@@ -69,7 +69,7 @@ class Slots:
     count: bool
 
 
-def check(image: npt.NDArray[np.uint8], scene: grammar.Scene) -> Scores:
+def check(image: npt.NDArray[np.uint8], scene: grammar.Scene) -> SceneScores:
     """Scores of an image ``[32, 32, 3]`` against a scene."""
     return score(detect(image), scene)
 
@@ -88,7 +88,7 @@ def detect(image: npt.NDArray[np.uint8]) -> tuple[Detection, ...]:
     return tuple(sorted(found, key=lambda detection: -detection.pixels))
 
 
-def score(detections: Sequence[Detection], scene: grammar.Scene) -> Scores:
+def score(detections: Sequence[Detection], scene: grammar.Scene) -> SceneScores:
     """Scores of detections against a scene, under the best assignment for each score."""
     count = len(scene.objects)
     factor = count / max(count, len(detections))
@@ -100,7 +100,7 @@ def score(detections: Sequence[Detection], scene: grammar.Scene) -> Scores:
         adherence = max(adherence, _sum(_judge(detections, assigned, credits, scene, exact=False)) / total)
         if q2 == 1.0:
             break
-    return Scores(adherence * factor, float(q2 == 1.0 and len(detections) == count), q2 * factor)
+    return SceneScores(adherence * factor, float(q2 == 1.0 and len(detections) == count), q2 * factor)
 
 
 def slots(detections: Sequence[Detection], scene: grammar.Scene) -> Slots:

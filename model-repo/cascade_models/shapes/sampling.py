@@ -25,7 +25,7 @@ SHAPE: Final = (3, render.IMAGE_SIZE, render.IMAGE_SIZE)
 LIGHT_TIMES: Final = {1: (1.0,), 2: (1.0, 0.6), 3: (1.0, 0.75, 0.5), 4: (1.0, 0.8, 0.6, 0.4)}
 
 
-class Cancelled(Exception):
+class BatchCancelled(Exception):
     """No image of the batch is wanted any more."""
 
 
@@ -55,7 +55,7 @@ def generate(
 
     Raises:
         ValueError: shapes, seeds or steps out of range.
-        Cancelled: ``poll`` wants no image any more.
+        BatchCancelled: ``poll`` wants no image any more.
     """
     if words.ndim != 3 or words.shape[1:] != (tokens.SLOTS, tokens.WORDS):
         raise ValueError(f"tokens must have shape [B, {tokens.SLOTS}, {tokens.WORDS}], not {list(words.shape)}")
@@ -73,7 +73,7 @@ def generate(
             if len(keep) < len(alive):
                 alive, x, noise = alive[keep], x[keep], [noise[position] for position in keep]
         if len(alive) == 0:
-            raise Cancelled(f"every image was cancelled before step {index + 1} of {steps}")
+            raise BatchCancelled(f"every image was cancelled before step {index + 1} of {steps}")
         guess = _guess(denoise, x, t, words[alive], guidance if kind == "heavy" else 1.0)
         if index + 1 == len(times):
             images[alive] = to_image(guess)

@@ -13,12 +13,12 @@ from cascade_api.command import CommandFailed
 
 from .console import Say
 from .logs import log_tail
-from .options import Options
+from .options import LocalOptions
 from .state import StateDir
 from .supervisor import script
 
 
-def start(options: Options, *, say: Say) -> str:
+def start(options: LocalOptions, *, say: Say) -> str:
     """Start a run in a session of its own, and wait until it is ready; what to greet the user with.
 
     Raises CommandFailed, with nothing left running, where it cannot start.
@@ -59,7 +59,7 @@ def start(options: Options, *, say: Say) -> str:
     raise CommandFailed(f"`cascade up` ended with {status} before it was ready; {output}:\n{log_tail(output)}")
 
 
-def _arguments(options: Options) -> list[str]:
+def _arguments(options: LocalOptions) -> list[str]:
     return [
         f"--file={options.manifest.resolve()}",
         f"--grpc={options.grpc}",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from .triton import Counts, TritonError
+from .triton import InferenceCounts, TritonError
 
 PROBE_EVERY_S: Final = 2.0
 PROBE_TIMEOUT_S: Final = 6.0
@@ -16,7 +16,7 @@ PROBE_TIMEOUT_S: Final = 6.0
 class Probed(Protocol):
     """What the check needs of a Triton client."""
 
-    async def counts(self, model: str) -> Counts: ...
+    async def counts(self, model: str) -> InferenceCounts: ...
 
     async def probe(self, model: str, *, timeout_s: float) -> None: ...
 
@@ -30,7 +30,7 @@ class ModelHealth:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: Counts | None = None
+        self._known: InferenceCounts | None = None
         self._evidence_s = clock()
 
     async def complaint(self, client: Probed, model: str) -> str | None:
@@ -47,7 +47,7 @@ class ModelHealth:
                 return None
         return await self._ask(client, model, counts)
 
-    async def _ask(self, client: Probed, model: str, before: Counts) -> str | None:
+    async def _ask(self, client: Probed, model: str, before: InferenceCounts) -> str | None:
         complaint = None
         try:
             await client.probe(model, timeout_s=PROBE_TIMEOUT_S)

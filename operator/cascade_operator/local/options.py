@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Options:
+class LocalOptions:
     """The options of a run; ``redis_url`` None: a Redis of our own."""
 
     manifest: Path

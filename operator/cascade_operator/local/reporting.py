@@ -13,7 +13,7 @@ from cascade_api.command import CommandFailed
 from .console import print_line
 
 
-class Reporter:
+class StartupReporter:
     """Prints, and writes JSON lines to a pipe until the run is ready or has failed."""
 
     def __init__(self, pipe: IO[str] | None) -> None:
@@ -52,9 +52,9 @@ class Reporter:
 
 
 @contextlib.contextmanager
-def reporter_for(descriptor: int) -> Iterator[Reporter]:
+def reporter_for(descriptor: int) -> Iterator[StartupReporter]:
     """A reporter to the pipe ``descriptor`` (below 0: none) that also reports the errors a user can mend."""
-    reporter = Reporter(os.fdopen(descriptor, "w", buffering=1) if descriptor >= 0 else None)
+    reporter = StartupReporter(os.fdopen(descriptor, "w", buffering=1) if descriptor >= 0 else None)
     try:
         yield reporter
     except CommandFailed as failure:

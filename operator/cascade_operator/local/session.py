@@ -13,13 +13,13 @@ from cascade_api.documents import CascadeFile
 from cascade_api.local import Addresses
 
 from .console import Say
-from .options import Options
+from .options import LocalOptions
 from .stack import LocalStack
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(options: Options, file: CascadeFile, *, say: Say, ready: Callable[[Addresses, float], None]) -> None:
+def run(options: LocalOptions, file: CascadeFile, *, say: Say, ready: Callable[[Addresses, float], None]) -> None:
     """Serve until a signal says stop; ``ready`` gets the addresses and how long it took (s).
 
     Raises CommandFailed, with nothing left running, where it cannot start.
@@ -27,7 +27,9 @@ def run(options: Options, file: CascadeFile, *, say: Say, ready: Callable[[Addre
     asyncio.run(_serve(options, file, say=say, ready=ready))
 
 
-async def _serve(options: Options, file: CascadeFile, *, say: Say, ready: Callable[[Addresses, float], None]) -> None:
+async def _serve(
+    options: LocalOptions, file: CascadeFile, *, say: Say, ready: Callable[[Addresses, float], None]
+) -> None:
     told_to_stop = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in SIGNALS:

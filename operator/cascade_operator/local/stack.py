@@ -20,7 +20,7 @@ from cascade_api.settings import PlannerSettings, from_environment
 from ..store import Store
 from .driver import LocalCluster, server_program
 from .logs import keep_logs_bounded, log_to
-from .options import Options
+from .options import LocalOptions
 from .ports import check_free, parse_address
 from .server import Server, free_port
 from .services import redis_program, render_models, router_program, without_password
@@ -42,7 +42,7 @@ REDIS_GRACE_S: Final = 0.5
 class LocalStack:
     """`start`, and `stop` whatever came of it."""
 
-    def __init__(self, options: Options, file: CascadeFile, *, say: Callable[[str], None]) -> None:
+    def __init__(self, options: LocalOptions, file: CascadeFile, *, say: Callable[[str], None]) -> None:
         """``say`` gets one line for everything that a person wants to know as it happens."""
         self._options = options
         self._file = file

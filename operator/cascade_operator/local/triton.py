@@ -37,7 +37,7 @@ class TritonError(Exception):
 
 
 @dataclass(frozen=True)
-class Counts:
+class InferenceCounts:
     """Inferences that a model has answered and failed since it was loaded."""
 
     succeeded: int
@@ -81,12 +81,12 @@ class TritonClient:
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         await self._call(self._stub.RepositoryModelUnload, request, UNLOAD_TIMEOUT_S)
 
-    async def counts(self, model: str) -> Counts:
+    async def counts(self, model: str) -> InferenceCounts:
         """How many inferences a model has answered and failed since it was loaded."""
         request = service_pb2.ModelStatisticsRequest(name=model)
         answer = await self._call(self._stub.ModelStatistics, request, COUNTS_TIMEOUT_S)
         stats = [entry.inference_stats for entry in answer.model_stats]
-        return Counts(sum(s.success.count for s in stats), sum(s.fail.count for s in stats))
+        return InferenceCounts(sum(s.success.count for s in stats), sum(s.fail.count for s in stats))
 
     async def probe(self, model: str, *, timeout_s: float) -> None:
         """Have the model draw a picture."""

@@ -21,16 +21,16 @@ from .allocation import (
     Frontier,
     PoolKey,
     PoolSize,
+    ProfileTimings,
     ServiceLevel,
     Sharing,
     Stages,
-    Timings,
     WorkerBounds,
     measured,
     priced,
     stages_of,
 )
-from .policies import Policy, policy
+from .policies import PlanningPolicy, policy
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
@@ -61,8 +61,8 @@ class Prepared:
 
     spec: CascadeSpec
     profile: ProfileSpec
-    policy: Policy
-    timings: Timings
+    policy: PlanningPolicy
+    timings: ProfileTimings
     problem: CascadeProblem
     spec_print: str
     profile_print: str
@@ -110,7 +110,7 @@ class Sized:
     """What all cascades share that ask the same of the same measurements; dear to make."""
 
     frontier: Frontier
-    timings: Timings
+    timings: ProfileTimings
     stages: tuple[Stages, ...]
 
 
@@ -159,7 +159,7 @@ def prepare(
             raise NotPlannable(
                 Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
             ) from error
-        timings = Timings(measurements, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
+        timings = ProfileTimings(measurements, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
         sized = Sized(
             frontier,
             timings,
@@ -219,7 +219,7 @@ def _bounds(pool: Workers) -> WorkerBounds:
 
 def _switch_prices(
     spec: CascadeSpec,
-    timings: Timings,
+    timings: ProfileTimings,
     classes: Mapping[str, Sequence[str]],
     settings: PlannerSettings,
     *,

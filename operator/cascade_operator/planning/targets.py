@@ -24,12 +24,12 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
 from ..snapshot import ReplicaState, Snapshot
-from .allocation import Allocation, CascadeProblem, PoolKey, PoolSize, Problem, groups
+from .allocation import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, groups
 from .arrivals import bounded_window_s
 from .forecast import Forecast
 from .memory import CascadeMemory, Target, target_pools
 from .observed import Observed
-from .policies import Policy, joint
+from .policies import PlanningPolicy, joint
 
 EMERGENCY_DEMAND_RATIO: Final = 1.1
 """Demand above what the pools were decided for by this factor lets an emergency decide again at once."""
@@ -77,9 +77,9 @@ class Allocations:
     """Remembers what the policy answered for each group of cascades as long as the same is asked."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[CascadeRef, ...], tuple[Problem, Mapping[CascadeRef, Allocation]]] = {}
+        self._known: dict[tuple[CascadeRef, ...], tuple[AllocationProblem, Mapping[CascadeRef, Allocation]]] = {}
 
-    def of(self, problem: Problem, decides: Policy) -> Mapping[CascadeRef, Allocation]:
+    def of(self, problem: AllocationProblem, decides: PlanningPolicy) -> Mapping[CascadeRef, Allocation]:
         """The allocation of every cascade of a problem; ``decides`` is the policy to ask."""
         rivals = tuple(cascade.ref for cascade in problem.cascades)
         known = self._known.get(rivals)
@@ -116,7 +116,7 @@ def decide_targets(
             continue
         problems = tuple(_pool_problem(seen, forecasts[seen.ref], due[seen.ref], now) for seen in rivals)
         decides = joint(seen.known.policy for seen in rivals)
-        answers = allocations.of(Problem(problems, inventory, prices_per_hour, settings.seed), decides)
+        answers = allocations.of(AllocationProblem(problems, inventory, prices_per_hour, settings.seed), decides)
         for seen, problem in zip(rivals, problems, strict=True):
             answer, reason, expected = answers[seen.ref], due[seen.ref], forecasts[seen.ref]
             if reason is Reason.DEMAND_FELL and _too_tight(seen, expected, answer, now, settings):

@@ -16,9 +16,9 @@ from ..measure.grid import QUANTILE_LEVELS
 from .words import fit_words
 
 Floats = npt.NDArray[np.float64]
-Kind = Literal["counts", "features", "words"]
+ScorerKind = Literal["counts", "features", "words"]
 
-KINDS: Final[dict[Kind, str]] = {
+KINDS: Final[dict[ScorerKind, str]] = {
     "counts": "phrases counted by rule",
     "features": "all features",
     "words": "a weight per word",
@@ -37,7 +37,9 @@ class Table:
         self.features = np.asarray([[float(getattr(f, name)) for name in FEATURES] for f in found])
 
 
-def fit(kind: Kind, table: Table, gain: Floats, rows: npt.NDArray[np.intp], *, scale: float = 1.0) -> dict[str, Any]:
+def fit(
+    kind: ScorerKind, table: Table, gain: Floats, rows: npt.NDArray[np.intp], *, scale: float = 1.0
+) -> dict[str, Any]:
     """A weight file (without quantiles) fitted to some rows of a table; ``scale`` multiplies its scores."""
     target = scale * (gain[rows] - gain[rows].mean()) / (gain[rows].std() or 1.0)
     if kind == "words":

@@ -46,10 +46,10 @@ def fit_hardness(
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON.")] = False,
 ) -> None:
     """Fit hardness to labelled prompts; print how every scorer does on held-out ones, the coin flip among them."""
-    from .session import Options, run
+    from .session import FitOptions, run
 
     run(
-        Options(
+        FitOptions(
             labels=labels,
             features=features,
             file=file,

@@ -14,7 +14,7 @@ from cascade_router.prompts.scorers import CoinFlipScorer, Scorer, make_scorer
 
 from ..simulate.scores import PUBLISHED_WEIGHTS
 from .candidates import KINDS, Table, fit, scorer_from
-from .labels import Labelled
+from .labels import LabelledPrompts
 from .measures import area_under_curve, captured, rank_correlation
 from .splits import by_prompt, by_subject, held_out
 from .words import fit_words
@@ -38,7 +38,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """One scorer, or one feature, on held-out prompts of one kind of split."""
 
     name: str
@@ -46,7 +46,7 @@ class Row:
     figures: Mapping[str, Figure]
 
 
-def evaluate_labels(labelled: Labelled, *, seeds: int) -> list[Row]:
+def evaluate_labels(labelled: LabelledPrompts, *, seeds: int) -> list[EvaluationRow]:
     """Coin flip, the shipped rules, and every candidate fitted to the rest, on held-out prompts."""
     prompts, gain = labelled.prompts, labelled.gain
     table = Table(prompts)
@@ -70,7 +70,7 @@ def evaluate_labels(labelled: Labelled, *, seeds: int) -> list[Row]:
     return _summed(rows)
 
 
-def evaluate_features(prompts: Sequence[str], counts: Mapping[str, Floats], *, seeds: int) -> list[Row]:
+def evaluate_features(prompts: Sequence[str], counts: Mapping[str, Floats], *, seeds: int) -> list[EvaluationRow]:
     """Rank correlation of every feature, and of the published router's score, with estimates from words alone."""
     table = Table(prompts)
     rows: dict[tuple[str, Split], list[dict[str, float]]] = {}
@@ -116,9 +116,9 @@ def _splits(
             yield split, seed, held_out(groups, seed=seed)
 
 
-def _summed(rows: Mapping[tuple[str, Split], Sequence[Mapping[str, float]]]) -> list[Row]:
+def _summed(rows: Mapping[tuple[str, Split], Sequence[Mapping[str, float]]]) -> list[EvaluationRow]:
     return [
-        Row(name, split, {m: _figure([run[m] for run in runs]) for m in runs[0]})
+        EvaluationRow(name, split, {m: _figure([run[m] for run in runs]) for m in runs[0]})
         for (name, split), runs in rows.items()
     ]
 
@@ -127,7 +127,7 @@ def _figure(values: Sequence[float]) -> Figure:
     return Figure(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
 
 
-def as_text(rows: Sequence[Row]) -> str:
+def as_text(rows: Sequence[EvaluationRow]) -> str:
     """The table for a person; held-out figures with their standard deviation."""
     measures = list(rows[0].figures)
     lines = [f"{'held out by':<12}{'':<32}" + "".join(f"{m:>20}" for m in measures)]
@@ -139,7 +139,7 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_data(rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:
     """The table as JSON-able data; each figure with its spread as ``…_sd``."""
     return [
         {"name": row.name, "held_out_by": row.split}

@@ -37,7 +37,7 @@ CONFIDENCE: Final = "confidence:"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledPrompts:
     """Prompts with a gain each; ``classes`` groups them for the held-out split by class, None where nobody said."""
 
     source: str
@@ -46,7 +46,7 @@ class Labelled:
     classes: tuple[str, ...] | None = None
 
 
-def load_labels(name: str) -> Labelled:
+def load_labels(name: str) -> LabelledPrompts:
     """A file with columns prompt, gain and perhaps class, or `confidence:VARIANT` of the reference data."""
     if name.startswith(CONFIDENCE):
         return _confidence_labels(name.removeprefix(CONFIDENCE))
@@ -55,10 +55,10 @@ def load_labels(name: str) -> Labelled:
         prompts.append(record.text("prompt"))
         gain.append(record.number("gain"))
         classes.append(record.cells.get("class", ""))
-    return _enough(Labelled(name, tuple(prompts), np.asarray(gain), tuple(classes) if all(classes) else None))
+    return _enough(LabelledPrompts(name, tuple(prompts), np.asarray(gain), tuple(classes) if all(classes) else None))
 
 
-def _confidence_labels(variant: str) -> Labelled:
+def _confidence_labels(variant: str) -> LabelledPrompts:
     """Prompts whose light image the published discriminator likes least gain most: its mean over a prompt's images."""
     if variant not in HADIS_MODELS:
         raise BadInput(CONFIDENCE + variant, f"unknown variant; known are {', '.join(HADIS_MODELS)}")
@@ -68,7 +68,7 @@ def _confidence_labels(variant: str) -> Labelled:
     if len(real) != len(prompts):
         raise BadInput(str(folder), f"has {len(prompts)} prompts but confidences of {len(real)}")
     # Scores span eight powers of ten, so it is their logarithms that are averaged.
-    return Labelled(CONFIDENCE + variant, tuple(prompts), -np.log(np.maximum(real, 1e-9)).mean(axis=1))
+    return LabelledPrompts(CONFIDENCE + variant, tuple(prompts), -np.log(np.maximum(real, 1e-9)).mean(axis=1))
 
 
 def load_features(path: Path) -> tuple[tuple[str, ...], dict[str, Floats]]:
@@ -84,7 +84,7 @@ def load_features(path: Path) -> tuple[tuple[str, ...], dict[str, Floats]]:
     return tuple(prompts), {name: np.asarray(values) for name, values in counts.items()}
 
 
-def make_labels(file: Path, *, prompts: int, seed: int) -> Labelled:
+def make_labels(file: Path, *, prompts: int, seed: int) -> LabelledPrompts:
     """Labels of the built-in models: the heavy variant's image against the light one's, by the domain's checker."""
     try:
         variants = manifest.read_variants(read_text(file))
@@ -111,10 +111,10 @@ def make_labels(file: Path, *, prompts: int, seed: int) -> Labelled:
             judged = drawing.measure(drawn)
     metric = judges[0].means[0].name
     light, heavy = (judged[variant.name].side.values[metric] for variant in drawn)
-    return _enough(Labelled(str(file), workload.prompts, heavy - light))
+    return _enough(LabelledPrompts(str(file), workload.prompts, heavy - light))
 
 
-def _enough(labelled: Labelled) -> Labelled:
+def _enough(labelled: LabelledPrompts) -> LabelledPrompts:
     if len(labelled.prompts) < LEAST:
         raise BadInput(labelled.source, f"has {len(labelled.prompts)} prompts: at least {LEAST} are needed")
     if len(set(labelled.gain.tolist())) < 2:
@@ -122,6 +122,6 @@ def _enough(labelled: Labelled) -> Labelled:
     return labelled
 
 
-def as_csv(labelled: Labelled) -> Sequence[Sequence[object]]:
+def as_csv(labelled: LabelledPrompts) -> Sequence[Sequence[object]]:
     """Rows of a file that `load_labels` reads."""
     return [("prompt", "gain"), *zip(labelled.prompts, labelled.gain.tolist(), strict=True)]

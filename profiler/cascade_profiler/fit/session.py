@@ -15,14 +15,14 @@ from cascade_api.command import CommandFailed
 from cascade_router.prompts.features import PUBLISHED
 from cascade_router.prompts.words import words_of
 
-from .candidates import KINDS, Kind, Table, fit, scorer_from, with_quantiles
-from .evaluation import RIDGE_LEXICON, Row, as_data, as_text, evaluate_features, evaluate_labels
-from .labels import Labelled, as_csv, load_features, load_labels, make_labels
+from .candidates import KINDS, ScorerKind, Table, fit, scorer_from, with_quantiles
+from .evaluation import RIDGE_LEXICON, EvaluationRow, as_data, as_text, evaluate_features, evaluate_labels
+from .labels import LabelledPrompts, as_csv, load_features, load_labels, make_labels
 from .words import Floats, fit_words
 
 
 @dataclass(frozen=True)
-class Options:
+class FitOptions:
     """What the command line says; exactly one of the first three is set."""
 
     labels: str
@@ -37,7 +37,7 @@ class Options:
     json: bool
 
 
-def run(options: Options) -> None:
+def run(options: FitOptions) -> None:
     """Fit, evaluate, write and print; what is written gives scores with a standard deviation of 1.
 
     Raises CommandFailed for what a user can mend.
@@ -65,7 +65,7 @@ def run(options: Options) -> None:
         typer.echo(f"written: {options.out}")
 
 
-def _weights(labelled: Labelled, options: Options) -> tuple[dict[str, Any], list[Row]]:
+def _weights(labelled: LabelledPrompts, options: FitOptions) -> tuple[dict[str, Any], list[EvaluationRow]]:
     kind = _kind(options.kind)
     rows = evaluate_labels(labelled, seeds=options.seeds)
     everything = np.arange(len(labelled.prompts))
@@ -75,26 +75,26 @@ def _weights(labelled: Labelled, options: Options) -> tuple[dict[str, Any], list
     return with_quantiles(content, _scores(content, labelled)), rows
 
 
-def _scores(content: dict[str, Any], labelled: Labelled) -> Floats:
+def _scores(content: dict[str, Any], labelled: LabelledPrompts) -> Floats:
     scorer = scorer_from(content)
     return np.asarray([scorer.score(prompt, draw=0.0) for prompt in labelled.prompts])
 
 
-def _lexicon(file: Path, options: Options) -> tuple[dict[str, Any], list[Row]]:
+def _lexicon(file: Path, options: FitOptions) -> tuple[dict[str, Any], list[EvaluationRow]]:
     prompts, counts = load_features(file)
     rows = evaluate_features(prompts, counts, seeds=options.seeds)
     words = [words_of(prompt) for prompt in prompts]
     return fit_words(words, {name: counts[name] for name in PUBLISHED}, ridge=RIDGE_LEXICON), rows
 
 
-def _kind(text: str) -> Kind:
+def _kind(text: str) -> ScorerKind:
     for kind in KINDS:
         if kind == text:
             return kind
     raise CommandFailed(f"--kind: {text!r} is none of {', '.join(KINDS)}", code=2)
 
 
-def _save(labelled: Labelled, path: Path) -> None:
+def _save(labelled: LabelledPrompts, path: Path) -> None:
     try:
         with path.open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows(as_csv(labelled))

@@ -48,10 +48,10 @@ def load(
     Ctrl-C ends the arrivals, waits for what is in flight and prints what there is, with exit code 130; a second one
     ends it at once. Exit code 1 where a request was neither answered nor refused, or answered twice.
     """
-    from .session import Request, run
+    from .session import LoadTestOptions, run
 
     result = run(
-        Request(
+        LoadTestOptions(
             rate=rate,
             duration_s=seconds(duration, option="--duration"),
             deadline_s=seconds(deadline, option="--deadline"),

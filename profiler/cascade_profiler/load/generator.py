@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from cascade_api.plan import Plan
 
 from .client import ConnectionLost, NoAnswer, RefusedByService, Reply
-from .ledger import Kind, Ledger, Outcome
+from .ledger import Ledger, Outcome, OutcomeKind
 
 PROGRESS_EVERY_S: Final = 2.0
 PLAN_EVERY_S: Final = 0.5
@@ -19,7 +19,7 @@ RETRY_AFTER_S: Final = 1.0
 """Pause before a second try: the end of a stream is told before the end of its connection."""
 
 
-class Service(Protocol):
+class PromptService(Protocol):
     """Whatever answers prompts."""
 
     async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply: ...
@@ -42,7 +42,7 @@ class Generator:
         self,
         load: Load,
         *,
-        service: Service,
+        service: PromptService,
         ledger: Ledger,
         current_plan: Callable[[], Awaitable[Plan | None]],
         answered: Callable[[str, Reply], None],
@@ -100,7 +100,7 @@ class Generator:
     async def _one(self, request_id: str, prompt: str, intended: float) -> None:
         self._ledger.send(request_id)
         outcome = await self._ask(request_id, prompt, intended, again=False)
-        if outcome.kind is Kind.LOST and self._load.retry_lost:
+        if outcome.kind is OutcomeKind.LOST and self._load.retry_lost:
             self._ledger.retried += 1
             await asyncio.sleep(RETRY_AFTER_S)
             outcome = await self._ask(request_id, prompt, intended, again=True)
@@ -110,18 +110,18 @@ class Generator:
         try:
             reply = await self._service.ask(request_id, prompt, again=again)
         except RefusedByService as refusal:
-            return Outcome(Kind.REFUSED, self._clock() - intended, status=refusal.status, detail=refusal.detail)
+            return Outcome(OutcomeKind.REFUSED, self._clock() - intended, status=refusal.status, detail=refusal.detail)
         except ConnectionLost as loss:
-            return Outcome(Kind.LOST, self._clock() - intended, detail=str(loss))
+            return Outcome(OutcomeKind.LOST, self._clock() - intended, detail=str(loss))
         except NoAnswer as silence:
-            return Outcome(Kind.SILENT, self._clock() - intended, detail=str(silence))
+            return Outcome(OutcomeKind.SILENT, self._clock() - intended, detail=str(silence))
         latency_s = self._clock() - intended
         if reply.request_id != request_id:
-            return Outcome(Kind.SILENT, latency_s, detail=f"got the answer to {reply.request_id!r}")
+            return Outcome(OutcomeKind.SILENT, latency_s, detail=f"got the answer to {reply.request_id!r}")
         self._answered(prompt, reply)
         if self._planned is not None:
             self._ledger.plan_in_force(self._planned)
-        return Outcome(Kind.ANSWERED, latency_s, route=reply.route)
+        return Outcome(OutcomeKind.ANSWERED, latency_s, route=reply.route)
 
     async def _follow_plan(self) -> None:
         while True:

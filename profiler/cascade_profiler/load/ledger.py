@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Kind(Enum):
+class OutcomeKind(Enum):
     """What can become of a request that was sent."""
 
     ANSWERED = "answered"
@@ -23,7 +23,7 @@ class Outcome:
     ``status`` is the gRPC status of a refusal, ``route`` how an answered image was made.
     """
 
-    kind: Kind
+    kind: OutcomeKind
     latency_s: float
     status: str = ""
     detail: str = ""
@@ -55,7 +55,7 @@ class Ledger:
         if request_id not in self.sent:
             raise ValueError(f"request {request_id} was never sent")
         if request_id in self.outcomes:
-            self.answered_twice += outcome.kind is Kind.ANSWERED
+            self.answered_twice += outcome.kind is OutcomeKind.ANSWERED
             return
         self.outcomes[request_id] = outcome
 
@@ -64,7 +64,7 @@ class Ledger:
         self.planned.update(shares)
         self.planned_answers += 1
 
-    def count(self, kind: Kind) -> int:
+    def count(self, kind: OutcomeKind) -> int:
         return sum(outcome.kind is kind for outcome in self.outcomes.values())
 
     @property
@@ -74,12 +74,12 @@ class Ledger:
     @property
     def balanced(self) -> bool:
         """Whether every request that was sent was answered, refused or lost with its connection, exactly once."""
-        ended = self.count(Kind.ANSWERED) + self.count(Kind.REFUSED) + self.count(Kind.LOST)
+        ended = self.count(OutcomeKind.ANSWERED) + self.count(OutcomeKind.REFUSED) + self.count(OutcomeKind.LOST)
         return ended == len(self.sent) and self.answered_twice == 0
 
     def violates(self, outcome: Outcome) -> bool:
         """Whether a request missed its objective: late, refused, lost or without an answer."""
-        return outcome.kind is not Kind.ANSWERED or outcome.latency_s > self.deadline_s
+        return outcome.kind is not OutcomeKind.ANSWERED or outcome.latency_s > self.deadline_s
 
     @property
     def violations(self) -> int:
@@ -88,17 +88,17 @@ class Ledger:
     @property
     def refusals(self) -> Counter[str]:
         """Refusals by gRPC status."""
-        return Counter(o.status for o in self.outcomes.values() if o.kind is Kind.REFUSED)
+        return Counter(o.status for o in self.outcomes.values() if o.kind is OutcomeKind.REFUSED)
 
     @property
     def routes(self) -> Counter[str]:
         """Answers by route."""
-        return Counter(o.route for o in self.outcomes.values() if o.kind is Kind.ANSWERED)
+        return Counter(o.route for o in self.outcomes.values() if o.kind is OutcomeKind.ANSWERED)
 
     @property
     def latencies_s(self) -> list[float]:
         """Latencies of the answers, rising."""
-        return sorted(o.latency_s for o in self.outcomes.values() if o.kind is Kind.ANSWERED)
+        return sorted(o.latency_s for o in self.outcomes.values() if o.kind is OutcomeKind.ANSWERED)
 
     @property
     def planned_shares(self) -> dict[str, float]:

@@ -30,7 +30,7 @@ DEFAULT_GRPC: Final = "127.0.0.1:8001"
 
 
 @dataclass(frozen=True)
-class Request:
+class LoadTestOptions:
     """What was asked for on the command line; empty strings mean: find it."""
 
     rate: float
@@ -54,27 +54,27 @@ class Result:
     interrupted: bool
 
 
-def run(request: Request) -> Result:
+def run(options: LoadTestOptions) -> Result:
     """Put on the load. Raises CommandFailed where it cannot begin."""
     # Standard output is the result's.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    return asyncio.run(_run(request))
+    return asyncio.run(_run(options))
 
 
-async def _run(request: Request) -> Result:
-    texts = prompts(request.prompts, seed=request.seed)
-    addresses = read_addresses(request.state_dir or default_state_dir())
-    here = addresses is not None and request.grpc in ("", addresses.grpc)
-    grpc = request.grpc or (addresses.grpc if addresses else DEFAULT_GRPC)
+async def _run(options: LoadTestOptions) -> Result:
+    texts = prompts(options.prompts, seed=options.seed)
+    addresses = read_addresses(options.state_dir or default_state_dir())
+    here = addresses is not None and options.grpc in ("", addresses.grpc)
+    grpc = options.grpc or (addresses.grpc if addresses else DEFAULT_GRPC)
     try:
         split_address(grpc)
     except ValueError as error:
         raise CommandFailed(f"--grpc: {error}", code=2) from None
-    check_text(request.model, option="--model")
-    model = await find_model(grpc, wanted=request.model)
-    gallery = Gallery(rng=random.Random(request.seed)) if is_shapes(request.prompts) else None  # noqa: S311
-    ledger = Ledger(deadline_s=request.deadline_s)
-    client = Client(grpc, model=model, deadline_s=request.deadline_s)
+    check_text(options.model, option="--model")
+    model = await find_model(grpc, wanted=options.model)
+    gallery = Gallery(rng=random.Random(options.seed)) if is_shapes(options.prompts) else None  # noqa: S311
+    ledger = Ledger(deadline_s=options.deadline_s)
+    client = Client(grpc, model=model, deadline_s=options.deadline_s)
     store = Store(addresses.redis) if addresses and here else None
 
     async def current_plan() -> Plan | None:
@@ -84,14 +84,14 @@ async def _run(request: Request) -> Result:
         if gallery is not None:
             gallery.add(prompt, reply.image)
 
-    rng = random.Random(request.seed)  # noqa: S311 - arrivals, not secrets
+    rng = random.Random(options.seed)  # noqa: S311 - arrivals, not secrets
     try:
         generator = Generator(
             Load(
-                arrivals=arrivals.poisson(rate=request.rate, duration_s=request.duration_s, rng=rng),
+                arrivals=arrivals.poisson(rate=options.rate, duration_s=options.duration_s, rng=rng),
                 prompts=texts,
-                max_in_flight=request.max_in_flight,
-                retry_lost=request.retry_lost,
+                max_in_flight=options.max_in_flight,
+                retry_lost=options.retry_lost,
             ),
             service=client,
             ledger=ledger,
@@ -113,7 +113,7 @@ async def _run(request: Request) -> Result:
         if store is not None:
             await store.close()
     quality = gallery.judge() if gallery is not None else None
-    data = summary.as_data(ledger, rate=request.rate, duration_s=request.duration_s, quality=quality)
+    data = summary.as_data(ledger, rate=options.rate, duration_s=options.duration_s, quality=quality)
     return Result(data, summary.as_text(data), interrupted=generator.stopped)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cascade_api.quantiles import nearest_rank
 
-from .ledger import Kind, Ledger
+from .ledger import Ledger, OutcomeKind
 from .verdicts import Quality
 
 
@@ -22,11 +22,11 @@ def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality 
         "deadlineSeconds": ledger.deadline_s,
         "sent": len(ledger.sent),
         "unsent": ledger.unsent,
-        "answered": ledger.count(Kind.ANSWERED),
+        "answered": ledger.count(OutcomeKind.ANSWERED),
         "refused": dict(ledger.refusals),
-        "lost": ledger.count(Kind.LOST),
+        "lost": ledger.count(OutcomeKind.LOST),
         "retried": ledger.retried,
-        "silent": ledger.count(Kind.SILENT) + ledger.in_flight,
+        "silent": ledger.count(OutcomeKind.SILENT) + ledger.in_flight,
         "answeredTwice": ledger.answered_twice,
         "balanced": ledger.balanced,
         "violations": ledger.violations,
@@ -81,10 +81,10 @@ def as_text(data: dict[str, Any]) -> str:
 
 def progress_line(ledger: Ledger, elapsed_s: float) -> str:
     """How it goes."""
-    refused, lost = ledger.count(Kind.REFUSED), ledger.count(Kind.LOST)
+    refused, lost = ledger.count(OutcomeKind.REFUSED), ledger.count(OutcomeKind.LOST)
     p99 = nearest_rank(ledger.latencies_s, 0.99)
     latency = "" if p99 is None else f", p99 {p99:.2f} s"
     return (
-        f"{elapsed_s:5.0f} s  sent {len(ledger.sent)}, answered {ledger.count(Kind.ANSWERED)}, "
+        f"{elapsed_s:5.0f} s  sent {len(ledger.sent)}, answered {ledger.count(OutcomeKind.ANSWERED)}, "
         f"in flight {ledger.in_flight}, refused {refused}, lost {lost}{latency}"
     )

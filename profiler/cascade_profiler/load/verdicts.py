@@ -18,14 +18,14 @@ SAMPLE: Final = 500
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ConfidenceInterval:
     """A mean with the half-width of its 95 % interval (normal approximation)."""
 
     mean: float
     half_width: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
+    def of(cls, values: Sequence[float]) -> ConfidenceInterval:
         mean = sum(values) / len(values)
         variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
         return cls(mean, 1.96 * math.sqrt(variance / len(values)))
@@ -36,8 +36,8 @@ class Quality:
     """Scores of a uniform sample of the answers."""
 
     images: int
-    q2: Estimate
-    strict: Estimate
+    q2: ConfidenceInterval
+    strict: ConfidenceInterval
 
 
 class Gallery:
@@ -71,6 +71,6 @@ class Gallery:
             return None
         return Quality(
             images=len(scores),
-            q2=Estimate.of([score.q2 for score in scores]),
-            strict=Estimate.of([score.strict for score in scores]),
+            q2=ConfidenceInterval.of([score.q2 for score in scores]),
+            strict=ConfidenceInterval.of([score.strict for score in scores]),
         )

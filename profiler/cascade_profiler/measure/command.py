@@ -53,10 +53,10 @@ def profile(
     What is measured goes on record beside the output (OUTPUT.measured) at once: a run that was ended goes on where it
     was, and one with more batches or prompts adds what is missing.
     """
-    from .session import Request, run
+    from .session import ProfilingOptions, run
 
     run(
-        Request(
+        ProfilingOptions(
             file=file,
             output=output,
             prompts=prompts,

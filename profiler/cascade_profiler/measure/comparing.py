@@ -36,8 +36,8 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One comparison."""
+class DriftFinding:
+    """One figure compared with the profile."""
 
     subject: str
     found: str
@@ -49,7 +49,7 @@ class Finding:
         return f"{verdict:<8} {self.subject}: {self.found}; profile: {self.expected}"
 
 
-def time_findings(served: Sequence[Served], profile: ProfileSpec, *, tolerance: float) -> Iterator[Finding]:
+def time_findings(served: Sequence[Served], profile: ProfileSpec, *, tolerance: float) -> Iterator[DriftFinding]:
     """One for each variant, class and batch size that ran often enough; ``tolerance`` is a share of the time."""
     for one in served:
         if one.count < LEAST_BATCHES:
@@ -58,14 +58,14 @@ def time_findings(served: Sequence[Served], profile: ProfileSpec, *, tolerance: 
         found = f"{1000 * one.mean_s:.1f} ms (mean of {one.count})"
         bounds = _bounds(one, profile)
         if bounds is None:
-            yield Finding(subject, found, "does not know this variant and class", drifted=True)
+            yield DriftFinding(subject, found, "does not know this variant and class", drifted=True)
             continue
         fastest, slowest = bounds
         within = fastest * (1 - tolerance) - DISPATCH_S <= one.mean_s <= slowest * (1 + tolerance)
-        yield Finding(subject, found, f"{1000 * fastest:.1f} to {1000 * slowest:.1f} ms", drifted=not within)
+        yield DriftFinding(subject, found, f"{1000 * fastest:.1f} to {1000 * slowest:.1f} ms", drifted=not within)
 
 
-def score_findings(reports: Sequence[RouterReport], profile: ProfileSpec) -> Iterator[Finding]:
+def score_findings(reports: Sequence[RouterReport], profile: ProfileSpec) -> Iterator[DriftFinding]:
     """One for hardness, and one for the confidence of each light variant, where routers have seen enough."""
     seen = [report for report in reports if report.received >= LEAST_REQUESTS]
     known: Mapping[str, list[int]] = profile.scores.confidence_milli
@@ -80,7 +80,7 @@ def score_findings(reports: Sequence[RouterReport], profile: ProfileSpec) -> Ite
         true = np.array(expected[subject]) / 1000
         apart = distance(np.sort(points), true)
         found = f"median {np.median(points):.2f}, distributions {apart:.2f} apart (at most {SCORES_APART})"
-        yield Finding(subject, found, f"median {np.median(true):.2f}", drifted=bool(apart > SCORES_APART))
+        yield DriftFinding(subject, found, f"median {np.median(true):.2f}", drifted=bool(apart > SCORES_APART))
 
 
 def distance(one: Floats, other: Floats) -> float:

@@ -29,7 +29,7 @@ from .replica import inference
 
 CALL_TIMEOUT_S: Final = 60.0
 
-Place = tuple[str, str, str]
+EndpointKey = tuple[str, str, str]
 """(variant, class, endpoint)."""
 Counts = dict[int, tuple[int, int]]
 """By batch size: batches run, and nanoseconds that they took."""
@@ -54,7 +54,7 @@ def run(*, file: Path, seconds: float, tolerance: float, redis_url: str, as_json
     return drifted
 
 
-def watch(places: Sequence[Place], seconds: float) -> list[Served]:
+def watch(places: Sequence[EndpointKey], seconds: float) -> list[Served]:
     """What the replicas at ``places`` run within ``seconds``; those that are idle are asked for images."""
     clients = {place: triton.InferenceServerClient(place[2], channel_args=GRPC_UNBOUNDED) for place in places}
     try:
@@ -101,7 +101,7 @@ def _since(before: Counts, now: Counts) -> Counts:
     return found
 
 
-def _places(plan: Plan) -> list[Place]:
+def _places(plan: Plan) -> list[EndpointKey]:
     return [(pool.variant, pool.accelerator_class, replica.endpoint) for pool in plan.pools for replica in pool.ready]
 
 

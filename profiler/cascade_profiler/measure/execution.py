@@ -15,13 +15,13 @@ from typing import Any
 from cascade_api.command import CommandFailed
 from cascade_api.profile import DiscriminatorExecution, Execution
 from cascade_models import repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 
 from . import samples
 from .places import Place, identity
 from .progress import Progress
 from .records import Records
-from .replica import OutOfMemory, Replica
+from .replica import MeasuredReplica, ReplicaOutOfMemory
 from .workload import Workload
 
 GATHER_US = 200_000
@@ -33,11 +33,11 @@ TRIES = 10
 STEP = "timing"
 TAKEN, SPENT, MEMORY, LIMIT = "taken", "spent", "memory", "limit"
 
-Render = Callable[[Sequence[Variant], Path], object]
+Render = Callable[[Sequence[ManifestVariant], Path], object]
 """Makes a folder the model repository of these variants."""
 
 
-def render_measured(variants: Sequence[Variant], directory: Path) -> object:
+def render_measured(variants: Sequence[ManifestVariant], directory: Path) -> object:
     """A repository whose models wait for whole batches."""
     return repository.render(variants, directory, queue_delay_us=GATHER_US)
 
@@ -46,7 +46,7 @@ def render_measured(variants: Sequence[Variant], directory: Path) -> object:
 class Task:
     """What is timed: variants, batch sizes, and the variant, if any, whose batches are also timed with confidence."""
 
-    variants: Sequence[Variant]
+    variants: Sequence[ManifestVariant]
     batches: Sequence[int]
     judged: str | None
     seconds: float
@@ -56,7 +56,7 @@ class Task:
 class Cell:
     """One batch size of one variant, with or without confidence, and the seconds that its batches took."""
 
-    variant: Variant
+    variant: ManifestVariant
     batch: int
     confidence: bool
     taken_s: list[float] = dataclasses.field(default_factory=list)
@@ -72,7 +72,7 @@ class Cell:
         """Whether there is nothing more to measure."""
         return self.memory_mib is not None and (self.finished or samples.enough(self.taken_s))
 
-    def run(self, replica: Replica, workload: Workload) -> list[float]:
+    def run(self, replica: MeasuredReplica, workload: Workload) -> list[float]:
         """Time a few batches in a row; raises CommandFailed where the server does not form them."""
         for _ in range(TRIES):
             taken = replica.time_batches(
@@ -85,7 +85,7 @@ class Cell:
         )
 
 
-class Timing:
+class ExecutionMeasurement:
     """One measurement of execution times: takes what is on record, adds what is missing."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Timing:
         models = {cell.model: measured_model(cell.variant, cell.batch) for cell in wanted}
         self._render(list(models.values()), self._directory)
         before_mib = self._place.memory_mib()
-        with Replica(self._directory, core=self._place.timed_core, load=list(models)) as replica:
+        with MeasuredReplica(self._directory, core=self._place.timed_core, load=list(models)) as replica:
             for cell in wanted:
                 self._guarded(cell, replica)
             budget_s = self._task.seconds * len(wanted) / len(self._cells)
@@ -172,19 +172,19 @@ class Timing:
                     self._records.add(MEMORY, self._cell_key(cell), cell.memory_mib)
                     self._records.add(SPENT, self._cell_key(cell), self._task.seconds)
 
-    def _guarded(self, cell: Cell, replica: Replica) -> list[float]:
+    def _guarded(self, cell: Cell, replica: MeasuredReplica) -> list[float]:
         """A few timings of a cell; none where memory ran out, which is then its variant's limit."""
         if not self._fits(cell):
             return []
         try:
             return cell.run(replica, self._workload)
-        except OutOfMemory as error:
+        except ReplicaOutOfMemory as error:
             self._limited(cell.variant, cell.batch, str(error), again=False)
             self._records.add(LIMIT, self._key(cell.variant), {"batch": cell.batch, "why": str(error)})
             replica.unload(cell.model)
             return []
 
-    def _limited(self, variant: Variant, batch: int, why: str, *, again: bool) -> None:
+    def _limited(self, variant: ManifestVariant, batch: int, why: str, *, again: bool) -> None:
         if batch == 1:
             raise CommandFailed(
                 f"{variant.name} does not fit into the memory of class {self._place.accelerator_class} even alone "
@@ -202,7 +202,7 @@ class Timing:
     def _fitting(self) -> list[Cell]:
         return [cell for cell in self._cells if self._fits(cell)]
 
-    def _recall(self, variant: Variant, batch: int, *, confidence: bool) -> Cell:
+    def _recall(self, variant: ManifestVariant, batch: int, *, confidence: bool) -> Cell:
         """A cell with what is on record of it."""
         cell = Cell(variant, batch, confidence)
         key = self._cell_key(cell)
@@ -211,7 +211,7 @@ class Timing:
         cell.finished = any(spent >= self._task.seconds for spent in self._records.values(SPENT, key))
         return cell
 
-    def _key(self, variant: Variant) -> dict[str, Any]:
+    def _key(self, variant: ManifestVariant) -> dict[str, Any]:
         return {"model": identity(variant), "class": self._place.accelerator_class, "on": self._place.hardware}
 
     def _cell_key(self, cell: Cell) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Timing:
             memory_mi_b=cell.memory_mib or 0,
         )
 
-    def _added(self, cell: Cell, without: samples.Timing) -> DiscriminatorExecution:
+    def _added(self, cell: Cell, without: samples.Percentiles) -> DiscriminatorExecution:
         timing = samples.difference(samples.timing(cell.taken_s), without)
         return DiscriminatorExecution(
             accelerator_class=self._place.accelerator_class,
@@ -240,7 +240,7 @@ class Timing:
         )
 
 
-def measured_model(variant: Variant, batch: int) -> Variant:
+def measured_model(variant: ManifestVariant, batch: int) -> ManifestVariant:
     """The variant as a model that takes batches of one size."""
     return dataclasses.replace(variant, name=f"{variant.name}-b{batch}", batch=batch)
 

@@ -42,7 +42,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Chain:
+class MeasuredChain:
     """Two variants' images of the same N prompts, the scores that route them, and features of true images."""
 
     light: Side
@@ -86,7 +86,7 @@ def top_share(scores: Floats, weights: Floats, share: float) -> Floats:
     return Ranking(scores).top(weights, share)
 
 
-def estimates(chain: Chain, *, seed: int = 0) -> dict[Cell, dict[str, Estimate]]:
+def estimates(chain: MeasuredChain, *, seed: int = 0) -> dict[Cell, dict[str, Estimate]]:
     """Every metric of every cell of the 11 x 11 grid, with standard errors over prompts."""
     prompts = len(chain.hardness)
     rng = np.random.default_rng(seed)
@@ -108,7 +108,7 @@ def alone_row(name: str, side: Side, reference: Mapping[str, Floats]) -> Quality
     """The row of a variant that is a chain alone."""
     # Whatever is sent where, both sides of this chain make the same images.
     even = np.zeros(len(next(iter({**side.values, **side.features}.values()))))
-    found = estimates(Chain(side, side, even, even, reference))[0, 0]
+    found = estimates(MeasuredChain(side, side, even, even, reference))[0, 0]
     return QualityRow(chain=(name,), **_milli(found))
 
 
@@ -140,7 +140,7 @@ def quantiles_milli(scores: Floats) -> list[int]:
 class _Judge:
     """Every metric of all cells of a chain, for any weighting of its prompts."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: MeasuredChain) -> None:
         self._chain = chain
         self._hardest, self._doubtful = Ranking(chain.hardness), Ranking(-chain.confidence)
         # Distances do not change with the origin, and near it the sums of products lose no digits.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cascade_api.command import CommandFailed
 from cascade_api.names import CPU_CLASS
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 
 _ELSEWHERE: Final = ("field", "discriminator_field", "batch")
 """Fields of a variant that change neither images nor times: places in the manifest, and the largest request."""
@@ -51,7 +51,7 @@ def find_place(accelerator_class: str) -> Place:
     return Place(accelerator_class, _nvidia_smi("name"), cores)
 
 
-def identity(variant: Variant) -> dict[str, Any]:
+def identity(variant: ManifestVariant) -> dict[str, Any]:
     """All of a variant that decides what its images are and how long they take."""
     return {name: value for name, value in dataclasses.asdict(variant).items() if name not in _ELSEWHERE}
 

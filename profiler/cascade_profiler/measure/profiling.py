@@ -28,7 +28,7 @@ from cascade_api.profile import (
     Startup,
 )
 from cascade_models import manifest, repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 from cascade_router.prompts.scorers import ScorerError, make_scorer
 
 from . import execution, grid, quality, startup
@@ -46,7 +46,7 @@ START_S = 4.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """What to measure where, how long, how often to start, with which prompts, and what images are judged by."""
 
     place: Place
@@ -75,7 +75,7 @@ class Measured:
     shown: Mapping[str, quality.Judged]
 
 
-def profile_cascade(text: str, cascade: DiffusionCascade, plan: Plan, records: Records) -> Measured:
+def profile_cascade(text: str, cascade: DiffusionCascade, plan: MeasurementPlan, records: Records) -> Measured:
     """The profile that a cascade names, measured here; raises CommandFailed.
 
     ``text`` is the manifest that holds the cascade. This process is kept off the core that replicas are timed on.
@@ -129,12 +129,12 @@ def _off_timed_core(place: Place) -> Iterator[None]:
 
 
 def _timings(
-    variants: Sequence[Variant], plan: Plan, directory: Path, records: Records, progress: Progress
+    variants: Sequence[ManifestVariant], plan: MeasurementPlan, directory: Path, records: Records, progress: Progress
 ) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
     # A variant that is alone is judged by nothing.
     judged = min(variants, key=lambda variant: variant.steps).name if len(variants) > 1 else None
     task = execution.Task(variants, plan.batches, judged=judged, seconds=plan.seconds)
-    timing = execution.Timing(
+    timing = execution.ExecutionMeasurement(
         task,
         plan.workload,
         place=plan.place,
@@ -155,7 +155,7 @@ def _timings(
 
 
 def _quality(
-    order: Sequence[str], images: Mapping[str, quality.Judged], hardness: grid.Floats, plan: Plan
+    order: Sequence[str], images: Mapping[str, quality.Judged], hardness: grid.Floats, plan: MeasurementPlan
 ) -> list[QualityRow]:
     """The rows of every chain; every variant is light to those that cost more. An only variant is alone."""
     reference = {name: rows for judge in plan.judges for name, rows in judge.reference(plan.workload).items()}
@@ -164,14 +164,14 @@ def _quality(
     cells: list[QualityRow] = []
     for index, light in enumerate(order):
         for heavy in order[index + 1 :]:
-            chain = grid.Chain(
+            chain = grid.MeasuredChain(
                 images[light].side, images[heavy].side, hardness, images[light].confidence, reference=reference
             )
             cells += grid.quality_rows(light, heavy, grid.estimates(chain))
     return cells
 
 
-def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Variant]:
+def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[ManifestVariant]:
     """The cascade's variants, checked to be servable on this machine."""
     names = {variant.name for variant in cascade.spec.variants}
     for index, declared in enumerate(cascade.spec.variants):
@@ -203,13 +203,13 @@ def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
     return np.array(scores, dtype=np.float64)
 
 
-def _by_cost(variants: Sequence[Variant], rows: Sequence[Execution]) -> list[str]:
+def _by_cost(variants: Sequence[ManifestVariant], rows: Sequence[Execution]) -> list[str]:
     """Names of the variants, cheapest first."""
     cost = {row.variant: row.p50_micros for row in rows if row.batch == 1}
     return sorted((variant.name for variant in variants), key=lambda name: cost[name])
 
 
-def _expected(variants: Sequence[Variant], plan: Plan) -> dict[str, float]:
+def _expected(variants: Sequence[ManifestVariant], plan: MeasurementPlan) -> dict[str, float]:
     """Seconds by step, where nothing is on record."""
     steps = {execution.STEP: plan.seconds}
     steps |= {startup.step_name(v): START_S * plan.starts for v in variants}
@@ -217,7 +217,7 @@ def _expected(variants: Sequence[Variant], plan: Plan) -> dict[str, float]:
     return steps | {quality.images_step(v): EXPECTED_IMAGE_S.get(v.weights, 0.05) * images for v in variants}
 
 
-def _source(plan: Plan) -> ProfileSource:
+def _source(plan: MeasurementPlan) -> ProfileSource:
     version = importlib.metadata.version("diffusion-cascade")
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     prompts = len(plan.workload.prompts)

@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from cascade_api.command import CommandFailed
 from cascade_models import repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 
 from .grid import Floats, Side
 from .metrics import Judge
 from .places import Place, identity
 from .progress import Progress
 from .records import Arrays, Records
-from .replica import Answer, Replica
+from .replica import GeneratedImages, MeasuredReplica
 from .workload import Workload
 
 DRAWN: Final = "drawn"
@@ -62,22 +62,22 @@ class Drawing:
         self._records = records
         self._progress = progress
 
-    def measure(self, variants: Sequence[Variant]) -> dict[str, Judged]:
+    def measure(self, variants: Sequence[ManifestVariant]) -> dict[str, Judged]:
         """Of all variants, by name; each request is as large as a variant's ``batch``."""
         wanted = [variant for variant in variants if self._missing(variant)]
         if wanted:
             repository.render(wanted, self._directory)
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(len(self._cores)))
-                replicas = [stack.enter_context(Replica(self._directory, core=core)) for core in self._cores]
+                replicas = [stack.enter_context(MeasuredReplica(self._directory, core=core)) for core in self._cores]
                 for variant in wanted:
                     self._draw(variant, replicas, pool)
         return {variant.name: self._judged(variant) for variant in variants}
 
-    def _draw(self, variant: Variant, replicas: Sequence[Replica], pool: ThreadPoolExecutor) -> None:
+    def _draw(self, variant: ManifestVariant, replicas: Sequence[MeasuredReplica], pool: ThreadPoolExecutor) -> None:
         list(pool.map(lambda replica: replica.load(variant.name), replicas))
         missing, begun = self._missing(variant), time.monotonic()
-        pending: list[tuple[int, Answer]] = []
+        pending: list[tuple[int, GeneratedImages]] = []
         for at in range(0, len(missing), len(replicas)):
             starts = missing[at : at + len(replicas)]
             calls = [
@@ -93,14 +93,14 @@ class Drawing:
         for replica in replicas:
             replica.unload(variant.name)
 
-    def _ask(self, replica: Replica, variant: Variant, start: int) -> Answer:
+    def _ask(self, replica: MeasuredReplica, variant: ManifestVariant, start: int) -> GeneratedImages:
         count = min(variant.batch, len(self._workload.prompts) - start)
         prompts, seeds = self._workload.slice(start, count)
         answer = replica.ask(variant.name, prompts, seeds, confidence=True)
         check_size(variant, answer)
         return answer
 
-    def _judge(self, variant: Variant, pending: Sequence[tuple[int, Answer]]) -> None:
+    def _judge(self, variant: ManifestVariant, pending: Sequence[tuple[int, GeneratedImages]]) -> None:
         for start, answer in pending:
             parts: dict[str, npt.NDArray[Any]] = {"confidence": np.asarray(answer.confidences, dtype=np.float64)}
             for judge in self._judges:
@@ -111,12 +111,12 @@ class Drawing:
                 parts["images"] = answer.images[: SHOWN - start]
             self._records.add_arrays(DRAWN, self._key(variant, start), parts)
 
-    def _missing(self, variant: Variant) -> list[int]:
+    def _missing(self, variant: ManifestVariant) -> list[int]:
         """First prompts of the requests that are not on record."""
         starts = range(0, len(self._workload.prompts), variant.batch)
         return [start for start in starts if not self._records.has(DRAWN, self._key(variant, start))]
 
-    def _judged(self, variant: Variant) -> Judged:
+    def _judged(self, variant: ManifestVariant) -> Judged:
         starts = range(0, len(self._workload.prompts), variant.batch)
         parts: list[Arrays] = [self._records.arrays(DRAWN, self._key(variant, start))[0] for start in starts]
         shown = [part["images"] for part in parts if "images" in part]
@@ -132,7 +132,7 @@ class Drawing:
         self._progress.done(images_step(variant), f"{len(self._workload.prompts)} images, {told}")
         return Judged(Side(values, features), whole("confidence"), np.concatenate(shown))
 
-    def _key(self, variant: Variant, start: int) -> dict[str, Any]:
+    def _key(self, variant: ManifestVariant, start: int) -> dict[str, Any]:
         return {
             "model": identity(variant),
             "batch": variant.batch,
@@ -142,7 +142,7 @@ class Drawing:
         }
 
 
-def check_size(variant: Variant, answer: Answer) -> None:
+def check_size(variant: ManifestVariant, answer: GeneratedImages) -> None:
     """Raises CommandFailed where images are not as large as the manifest says."""
     found, wanted = answer.images.shape[1:], (variant.height, variant.width, 3)
     if found != wanted:
@@ -152,6 +152,6 @@ def check_size(variant: Variant, answer: Answer) -> None:
         )
 
 
-def images_step(variant: Variant) -> str:
+def images_step(variant: ManifestVariant) -> str:
     """How progress speaks of a variant's images."""
     return f"{variant.name}, images"

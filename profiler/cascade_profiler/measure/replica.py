@@ -53,19 +53,19 @@ MEMORY_WORDS = re.compile(
 """What servers and libraries say when memory runs out; a model process that the kernel ended is only said to be ill."""
 
 
-class OutOfMemory(CommandFailed):
+class ReplicaOutOfMemory(CommandFailed):
     """A batch did not fit into memory."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class GeneratedImages:
     """Images ``[n, height, width, 3]`` of one request, and confidences ``[n]`` if asked for."""
 
     images: npt.NDArray[np.uint8]
     confidences: npt.NDArray[np.float32] | None
 
 
-class Replica:
+class MeasuredReplica:
     """A server on a Unix socket; a context manager. Raises CommandFailed where it does not come up or answer."""
 
     def __init__(self, repository: Path, *, core: int | None, load: Sequence[str] = ()) -> None:
@@ -75,7 +75,7 @@ class Replica:
         self._id = f"profile-{os.getpid()}"
         # Whoever reaches the socket controls the server, so it is in a folder that others cannot enter.
         self._folder = tempfile.TemporaryDirectory(prefix="cascade-profile-")
-        self._address = launcher.Address(f"unix:{self._folder.name}/triton", next(_numbers))
+        self._address = launcher.ServerAddress(f"unix:{self._folder.name}/triton", next(_numbers))
         self._log = repository.with_name(f"{repository.name}-{self._address.port}.log")
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -116,13 +116,15 @@ class Replica:
         """One image, to see that the model works."""
         self.ask(model, [PROBE_PROMPT], [0])
 
-    def ask(self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False) -> Answer:
+    def ask(
+        self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False
+    ) -> GeneratedImages:
         """One request for an image per prompt."""
         request = inference(prompts, seeds, confidence=confidence)
         with _clear(f"{model} failed"):
             result = self._client.infer(model, **request, client_timeout=ANSWER_TIMEOUT_S)
         judged = result.as_numpy(OUTPUT_CONFIDENCE)
-        return Answer(result.as_numpy(OUTPUT_IMAGE), None if judged is None else judged[:, 0])
+        return GeneratedImages(result.as_numpy(OUTPUT_IMAGE), None if judged is None else judged[:, 0])
 
     def memory_mib(self, model: str) -> int:
         """Resident memory of the server and one model's process, in whole MiB."""
@@ -233,5 +235,5 @@ def _clear(what: str) -> Iterator[None]:
 
 
 def _failure(what: str, message: str) -> CommandFailed:
-    kind = OutOfMemory if MEMORY_WORDS.search(message) else CommandFailed
+    kind = ReplicaOutOfMemory if MEMORY_WORDS.search(message) else CommandFailed
     return kind(f"{what}: {message}")

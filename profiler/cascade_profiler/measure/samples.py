@@ -17,7 +17,7 @@ WIDTH: Final = 0.02
 
 
 @dataclass(frozen=True)
-class Timing:
+class Percentiles:
     """Median, 95th and 99th percentile of a series, in whole microseconds of at least 1, none below the one before.
 
     Of fewer than a hundred timings the 99th percentile is close to the longest one: an indication.
@@ -45,15 +45,15 @@ def median_interval(timings_s: Sequence[float]) -> tuple[float, float]:
     return ordered[max(0, math.floor(middle - reach))], ordered[min(len(ordered) - 1, math.ceil(middle + reach))]
 
 
-def timing(timings_s: Sequence[float]) -> Timing:
+def timing(timings_s: Sequence[float]) -> Percentiles:
     """What a series says."""
     p50, p95, p99 = (max(1, round(1e6 * float(value))) for value in np.quantile(timings_s, (0.5, 0.95, 0.99)))
-    return Timing(p50, max(p50, p95), max(p50, p95, p99), len(timings_s))
+    return Percentiles(p50, max(p50, p95), max(p50, p95, p99), len(timings_s))
 
 
-def difference(longer: Timing, shorter: Timing) -> Timing:
+def difference(longer: Percentiles, shorter: Percentiles) -> Percentiles:
     """What the longer one has on top, by quantile."""
     p50 = max(1, longer.p50_micros - shorter.p50_micros)
     p95 = max(p50, longer.p95_micros - shorter.p95_micros)
     p99 = max(p95, longer.p99_micros - shorter.p99_micros)
-    return Timing(p50, p95, p99, min(longer.count, shorter.count))
+    return Percentiles(p50, p95, p99, min(longer.count, shorter.count))

@@ -16,14 +16,14 @@ from cascade_api.profile import CascadeProfile, QualityRow
 from .metrics import make_judges
 from .places import find_place
 from .profile_page import profile_page
-from .profiling import Plan, profile_cascade
+from .profiling import MeasurementPlan, profile_cascade
 from .records import Records, records_file
 from .workload import read_workload, sample_workload
 from .writing import check_output, write_profile
 
 
 @dataclass(frozen=True)
-class Request:
+class ProfilingOptions:
     """What was asked for on the command line."""
 
     file: Path
@@ -42,27 +42,27 @@ class Request:
     fresh: bool
 
 
-def run(request: Request) -> None:
+def run(options: ProfilingOptions) -> None:
     """Raises DocumentError or CommandFailed before anything is measured, where something is wrong."""
-    text, cascade = _manifest(request.file)
-    for option, path in (("--output", request.output), ("--report", request.report)):
+    text, cascade = _manifest(options.file)
+    for option, path in (("--output", options.output), ("--report", options.report)):
         if path is not None and not path.parent.is_dir():
             raise CommandFailed(f"{option}: no folder {path.parent}: make it first", code=2)
         if path is not None and path.is_dir():
             raise CommandFailed(f"{option}: {path} is a folder: name a file in it", code=2)
-    check_output(request.output)
-    plan = _plan(request, cascade.spec.sizes[0])
-    with Records(records_file(request.output), fresh=request.fresh) as records:
+    check_output(options.output)
+    plan = _plan(options, cascade.spec.sizes[0])
+    with Records(records_file(options.output), fresh=options.fresh) as records:
         if held := records.count():
             typer.echo(f"{records.file} holds {held} measurements: those that fit are used (--fresh: none)")
         measured = profile_cascade(text, cascade, plan, records)
-    write_profile(measured.profile, request.output)
+    write_profile(measured.profile, options.output)
     typer.echo(summary(measured.profile))
-    typer.echo(f"written: {request.output}")
-    if request.report is not None:
+    typer.echo(f"written: {options.output}")
+    if options.report is not None:
         shown = {name: judged.shown for name, judged in measured.shown.items()}
-        request.report.write_text(profile_page(measured.profile, measured.workload.prompts, shown), encoding="utf-8")
-        typer.echo(f"written: {request.report}")
+        options.report.write_text(profile_page(measured.profile, measured.workload.prompts, shown), encoding="utf-8")
+        typer.echo(f"written: {options.report}")
 
 
 def summary(profile: CascadeProfile) -> str:
@@ -109,26 +109,26 @@ def _manifest(file: Path) -> tuple[str, DiffusionCascade]:
     return text, cascades[0]
 
 
-def _plan(request: Request, size: str) -> Plan:
-    sizes = _sizes(request.batches)
-    if request.prompts_from is None:
-        workload = sample_workload(request.prompts, request.seed)
+def _plan(options: ProfilingOptions, size: str) -> MeasurementPlan:
+    sizes = _sizes(options.batches)
+    if options.prompts_from is None:
+        workload = sample_workload(options.prompts, options.seed)
     else:
-        workload = read_workload(request.prompts_from, request.prompts, request.seed)
-    judges = make_judges(request.metrics, workload, size=size, reference=request.reference)
+        workload = read_workload(options.prompts_from, options.prompts, options.seed)
+    judges = make_judges(options.metrics, workload, size=size, reference=options.reference)
     names = [metric.name for judge in judges for metric in (*judge.means, *judge.distances)]
-    if request.objective and request.objective not in names:
+    if options.objective and options.objective not in names:
         raise CommandFailed(
-            f"--objective: {request.objective!r} is not measured: write one of {', '.join(names)}", code=2
+            f"--objective: {options.objective!r} is not measured: write one of {', '.join(names)}", code=2
         )
-    return Plan(
-        place=find_place(request.accelerator_class),
+    return MeasurementPlan(
+        place=find_place(options.accelerator_class),
         workload=workload,
         judges=judges,
-        objective=request.objective or names[0],
+        objective=options.objective or names[0],
         batches=sizes,
-        seconds=request.seconds,
-        starts=request.starts,
+        seconds=options.seconds,
+        starts=options.starts,
     )
 
 

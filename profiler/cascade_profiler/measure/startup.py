@@ -11,23 +11,29 @@ import numpy as np
 
 from cascade_api.profile import Startup
 from cascade_models import repository
-from cascade_models.manifest import Variant
+from cascade_models.manifest import ManifestVariant
 
 from .places import Place, identity
 from .progress import Progress
 from .records import Records
-from .replica import Replica
+from .replica import MeasuredReplica
 
 STARTED = "started"
 
 
-def step_name(variant: Variant) -> str:
+def step_name(variant: ManifestVariant) -> str:
     """How progress speaks of a variant's measurement."""
     return f"{variant.name}, start"
 
 
 def measure_startup(
-    variants: Sequence[Variant], *, rounds: int, directory: Path, place: Place, records: Records, progress: Progress
+    variants: Sequence[ManifestVariant],
+    *,
+    rounds: int,
+    directory: Path,
+    place: Place,
+    records: Records,
+    progress: Progress,
 ) -> list[Startup]:
     """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has.
 
@@ -56,7 +62,7 @@ def measure_startup(
 def _start(variant: str, other: str, directory: Path, place: Place) -> tuple[float, float]:
     """Seconds of a cold start, and of a change from the other variant in place."""
     begun = time.monotonic()
-    with Replica(directory, core=place.timed_core, load=[variant]) as replica:
+    with MeasuredReplica(directory, core=place.timed_core, load=[variant]) as replica:
         replica.probe(variant)
         cold_s = time.monotonic() - begun
         replica.unload(variant)

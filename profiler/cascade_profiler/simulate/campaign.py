@@ -30,7 +30,7 @@ Told = Callable[[str, int, float], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class CampaignRequest:
     """What to simulate."""
 
     profile: LoadedProfile
@@ -55,7 +55,7 @@ class PolicyResult:
     first: Run
 
 
-def check(request: Request) -> None:
+def check(request: CampaignRequest) -> None:
     """BadInput for what cannot be simulated."""
     for policy in request.policies:
         if policy not in POLICIES:
@@ -76,7 +76,7 @@ def check(request: Request) -> None:
         )
 
 
-def simulate(request: Request, *, told: Told) -> list[PolicyResult]:
+def simulate(request: CampaignRequest, *, told: Told) -> list[PolicyResult]:
     """Run every policy with every seed, one after the other."""
     check(request)
     results = []
@@ -93,7 +93,9 @@ def simulate(request: Request, *, told: Told) -> list[PolicyResult]:
     return results
 
 
-def run_once(request: Request, policy: str, seed: int, *, progress: Progress, planner: Planner | None = None) -> Run:
+def run_once(
+    request: CampaignRequest, policy: str, seed: int, *, progress: Progress, planner: Planner | None = None
+) -> Run:
     """One run; those that share a ``planner`` prepare their profile once."""
     scenario = Scenario(
         profile=request.profile,
@@ -112,13 +114,13 @@ def run_once(request: Request, policy: str, seed: int, *, progress: Progress, pl
     return system.run(progress)
 
 
-def planner_for(request: Request) -> Planner:
+def planner_for(request: CampaignRequest) -> Planner:
     """A planner with the default settings for the classes of a request."""
     classes = [CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu") for name in request.workers]
     return Planner(PlannerSettings(), classes=classes)
 
 
-def _switch_s(request: Request, policy: str) -> float | None:
+def _switch_s(request: CampaignRequest, policy: str) -> float | None:
     """As published a switch costs nothing; a cost that is asked for is paid by all."""
     return 0.0 if request.switch_s is None and policy in PUBLISHED else request.switch_s
 

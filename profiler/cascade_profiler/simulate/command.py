@@ -56,10 +56,10 @@ def simulate(
 
     `hybrid` is the product's own planning, routing and dispatch code; all others are the published systems as coded.
     """
-    from .session import Options, run
+    from .session import SimulationOptions, run
 
     run(
-        Options(
+        SimulationOptions(
             profile=profile,
             trace=trace,
             policy=policy,

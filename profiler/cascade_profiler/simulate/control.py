@@ -31,8 +31,8 @@ from cascade_operator.snapshot import (
 
 from .events import Events
 from .runs import Failure
-from .timings import Timings
-from .workers import Fleet, Job, Worker
+from .timings import SimulatedTimings
+from .workers import Fleet, Worker, WorkerJob
 
 EPOCH: Final = 1_760_000_000
 """Unix time of the simulation's zero."""
@@ -45,7 +45,7 @@ DEMAND_S: Final = 120
 
 
 @dataclass(frozen=True)
-class Router:
+class RouterHooks:
     """What the operator sees of the routers, and how it hands them a plan."""
 
     demand: Mapping[int, int]
@@ -54,7 +54,7 @@ class Router:
     in_use: Callable[[Worker], int]
     report: Callable[[], RouterReport]
     publish: Callable[[Plan], None]
-    failed: Callable[[Worker, list[Job]], None]
+    failed: Callable[[Worker, list[WorkerJob]], None]
     """A worker is gone, with what it had in hand."""
 
 
@@ -66,7 +66,7 @@ class Control:
         *,
         events: Events,
         fleet: Fleet,
-        timings: Timings,
+        timings: SimulatedTimings,
         cascade: DiffusionCascade,
         profile: CascadeProfile,
         planner: Planner,
@@ -94,7 +94,7 @@ class Control:
         self.plan: Plan | None = None
         self.decisions = 0
 
-    def start(self, router: Router, *, failures: Sequence[Failure]) -> None:
+    def start(self, router: RouterHooks, *, failures: Sequence[Failure]) -> None:
         """Decide from now on."""
         self._router = router
         for failure in failures:

@@ -11,7 +11,7 @@ import numpy as np
 from ..frontier.profiles import Charges
 from ..report.charts import Series, chart
 from ..report.document import document
-from .campaign import PolicyResult, Request
+from .campaign import CampaignRequest, PolicyResult
 from .outcomes import WINDOW_S, window_means
 from .quality import realised_quality
 from .runs import Run
@@ -30,7 +30,7 @@ _COLUMNS: Final = (
 )
 
 
-def page(request: Request, results: Sequence[PolicyResult]) -> str:
+def page(request: CampaignRequest, results: Sequence[PolicyResult]) -> str:
     """The report as HTML; plots show each policy's first seed."""
     spec = request.profile.profile.spec
     metric = f"{spec.objective_metric} ({'less' if spec.direction == 'min' else 'more'} is better)"

@@ -20,20 +20,20 @@ from cascade_router.cascade.state import CascadeState, Limits
 from cascade_router.prompts.scorers import Scorer
 
 from .events import Events
-from .pools import BAND, Place, Pools
-from .workers import Fleet, Job, Worker
+from .pools import BAND, Pools, RequestPlace
+from .workers import Fleet, Worker, WorkerJob
 
 NOT_READY: Final = "it is not ready"
 
 End = effects.Answer | Refuse
 
 
-class Passage(Place):
+class SimulatedPassage(RequestPlace):
     """One request on its way through the cascade."""
 
     __slots__ = ("arrival_s", "begun", "image", "job", "machine", "planned", "prompt", "waits")
 
-    job: Job
+    job: WorkerJob
 
     def __init__(self, machine: RequestMachine, *, arrival_s: float, prompt: int, image: int, planned: float) -> None:
         super().__init__()
@@ -67,20 +67,20 @@ class Passages:
         limits: Limits,
         start: float,
         confidence: Mapping[str, Sequence[Sequence[float]]],
-        ended: Callable[[Passage, End], None],
+        ended: Callable[[SimulatedPassage, End], None],
     ) -> None:
         self._clock = clock
         self._fleet = fleet
         self._confidence = confidence
         self._ended = ended
-        self.pools: Pools[Passage] = Pools(clock, limit=limits.waiting, tell=self._tell)
+        self.pools: Pools[SimulatedPassage] = Pools(clock, limit=limits.waiting, tell=self._tell)
         self.state = CascadeState(plan, load=self.pools.load, limits=limits, scorer=scorer, start=start)
         self.pools.follow(plan)
         self._in_hand = 0
-        self._parked: dict[Passage, None] = {}
-        self._heard: deque[tuple[Passage, events.Event]] = deque()
+        self._parked: dict[SimulatedPassage, None] = {}
+        self._heard: deque[tuple[SimulatedPassage, events.Event]] = deque()
         self._busy = False
-        self._acting: Passage | None = None
+        self._acting: SimulatedPassage | None = None
 
     def receive(self, *, text: str, prompt: int, image: int, coin: float) -> None:
         """Begin with a request that comes now."""
@@ -89,7 +89,7 @@ class Passages:
         machine = RequestMachine(
             self.state, text=text, band=BAND, coin=coin, received=now, deadline=now + plan.objective_s
         )
-        passage = Passage(machine, arrival_s=now, prompt=prompt, image=image, planned=plan.expected.quality)
+        passage = SimulatedPassage(machine, arrival_s=now, prompt=prompt, image=image, planned=plan.expected.quality)
         self._in_hand += 1
         refused = machine.on(events.Arrived(self._in_hand), now)
         for effect in refused:
@@ -116,20 +116,20 @@ class Passages:
                 else:
                     self._note(self.state.failed(replica.id, NOT_READY, now=now))
 
-    def made(self, worker: Worker, jobs: Sequence[Job], seconds: float) -> None:
+    def made(self, worker: Worker, jobs: Sequence[WorkerJob], seconds: float) -> None:
         """A worker made the images of a batch, which took it so long."""
         batch_time = BatchTime(images=len(jobs), seconds=seconds)
         for job in jobs:
-            passage: Passage = job.request
+            passage: SimulatedPassage = job.request
             score = self._confidence[worker.variant or ""][passage.prompt][passage.image] if job.judged else None
             self._tell(passage, events.Made(None, score, batch_time))
 
-    def failed(self, jobs: Sequence[Job]) -> None:
+    def failed(self, jobs: Sequence[WorkerJob]) -> None:
         """A worker is gone, with what it had in hand."""
         for job in jobs:
             self._tell(job.request, events.Failed("the worker is gone"))
 
-    def _tell(self, passage: Passage, event: events.Event) -> None:
+    def _tell(self, passage: SimulatedPassage, event: events.Event) -> None:
         """Have a machine hear an event after those that happened before it; one that acts now goes on first."""
         if passage is self._acting:
             self._heard.appendleft((passage, event))
@@ -154,7 +154,7 @@ class Passages:
                 self._carry_out(passage, effect)
         self._busy, self._acting = False, None
 
-    def _carry_out(self, passage: Passage, effect: effects.Effect) -> None:
+    def _carry_out(self, passage: SimulatedPassage, effect: effects.Effect) -> None:
         match effect:
             case effects.Enqueue(step):
                 self.pools.enter(passage, step)
@@ -176,16 +176,16 @@ class Passages:
             case effects.Preview():
                 pass
 
-    def _infer(self, passage: Passage, infer: effects.Infer) -> None:
+    def _infer(self, passage: SimulatedPassage, infer: effects.Infer) -> None:
         worker = self._fleet.workers[infer.replica_id]
         if not worker.ready:
             self._tell(passage, events.Failed(NOT_READY))
             return
-        passage.job = Job(passage, judged=infer.step.stage == "light")
+        passage.job = WorkerJob(passage, judged=infer.step.stage == "light")
         self._clock.at(self._clock.now + infer.timeout_s, self._out_of_time, (worker, passage.job))
         self._fleet.submit(worker, passage.job)
 
-    def _out_of_time(self, subject: tuple[Worker, Job]) -> None:
+    def _out_of_time(self, subject: tuple[Worker, WorkerJob]) -> None:
         """The time given to a worker is over: the request is cancelled there, if it still has it."""
         worker, job = subject
         if job in worker.running or job in worker.waiting:
@@ -207,7 +207,7 @@ class Passages:
         for passage in parked:
             self._tell(passage, events.Waited(changed=True))
 
-    def _give_up(self, subject: tuple[Passage, int]) -> None:
+    def _give_up(self, subject: tuple[SimulatedPassage, int]) -> None:
         passage, wait = subject
         if passage in self._parked and passage.waits == wait:
             del self._parked[passage]

@@ -15,13 +15,13 @@ from cascade_router.queue import PoolLoad, limit_of
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
     DropCause,
-    Enqueue,
-    Exchange,
+    EnqueueTicket,
     Operation,
-    Outcome,
+    OperationResult,
+    QueueTiming,
     Reap,
-    Release,
-    Timing,
+    ReleaseAndEnqueue,
+    ReleaseCredit,
     Verdict,
     Withdraw,
     ticket_of,
@@ -36,11 +36,11 @@ from .workers import Worker
 
 ROUTER: Final = "simulated"
 BAND: Final = BANDS["normal"]
-TIMING: Final = Timing(lease_ms=10**12, dead_ms=10**12, keep_ms=10**12)
+TIMING: Final = QueueTiming(lease_ms=10**12, dead_ms=10**12, keep_ms=10**12)
 """The one router of a simulation does not die."""
 
 
-class Place:
+class RequestPlace:
     """Where a request is: the step that it is in, its ticket, and the replica that it was granted."""
 
     __slots__ = ("replica_id", "sharing", "step", "ticket")
@@ -53,7 +53,7 @@ class Place:
         self.sharing = 1
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=RequestPlace)
 
 
 class Pools(Generic[P]):
@@ -86,7 +86,7 @@ class Pools(Generic[P]):
         pool = self._dispatcher.pools.get(name)
         return NOTHING_SERVES if pool is None else pool.load
 
-    def enter(self, place: P, step: Make, *, leaving: Release | None = None) -> None:
+    def enter(self, place: P, step: Make, *, leaving: ReleaseCredit | None = None) -> None:
         """Queue with the pool of a step, giving the grant before it back in the same operation."""
         remaining_s = step.start_by - self._clock.now
         if remaining_s <= 0:
@@ -96,10 +96,10 @@ class Pools(Generic[P]):
             return
         self._tickets += 1
         ticket = ticket_of("", self._tickets, ROUTER)
-        enqueue = Enqueue(ROUTER, step.pool, ticket, BAND, max(int(remaining_s * 1000), 1), self._limit)
+        enqueue = EnqueueTicket(ROUTER, step.pool, ticket, BAND, max(int(remaining_s * 1000), 1), self._limit)
         place.step, place.ticket = step, ticket
         self._waiting[ticket] = place
-        outcome = self._run(enqueue if leaving is None else Exchange(leaving, enqueue))
+        outcome = self._run(enqueue if leaving is None else ReleaseAndEnqueue(leaving, enqueue))
         if outcome.verdict is Verdict.FULL:
             load = self.load(step.pool)
             self._end(ticket, events.Full(load.waiting, load.wait_s(BAND)))
@@ -113,11 +113,11 @@ class Pools(Generic[P]):
         for ticket in [ticket for ticket, place in self._waiting.items() if place.step.pool == pool]:
             self._withdraw(ticket, events.NoReplica())
 
-    def release(self, place: Place, *, service_s: float | None, failed: bool = False) -> Release:
+    def release(self, place: RequestPlace, *, service_s: float | None, failed: bool = False) -> ReleaseCredit:
         """The operation that gives a place's grant back."""
-        return Release(ROUTER, place.step.pool, place.ticket, place.replica_id, service_s, place.sharing, failed)
+        return ReleaseCredit(ROUTER, place.step.pool, place.ticket, place.replica_id, service_s, place.sharing, failed)
 
-    def leave(self, release: Release) -> None:
+    def leave(self, release: ReleaseCredit) -> None:
         """Carry it out."""
         self._run(release)
 
@@ -153,15 +153,15 @@ class Pools(Generic[P]):
         if place is not None:
             self._tell(place, event)
 
-    def _run(self, operation: Operation) -> Outcome:
+    def _run(self, operation: Operation) -> OperationResult:
         outcome = self._ask(operation)
         self._hear(outcome)
         return outcome
 
-    def _ask(self, operation: Operation) -> Outcome:
+    def _ask(self, operation: Operation) -> OperationResult:
         return self._dispatcher.carry_out(operation, now=int((EPOCH + self._clock.now) * 1000))
 
-    def _hear(self, outcome: Outcome) -> None:
+    def _hear(self, outcome: OperationResult) -> None:
         for grant in outcome.grants:
             place = self._waiting.pop(grant.ticket, None)
             if place is not None:

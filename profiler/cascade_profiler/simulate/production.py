@@ -20,15 +20,15 @@ from cascade_router.cascade.effects import Answer
 from cascade_router.cascade.state import Limits
 
 from .cascades import cascade_of, with_switch_time
-from .control import DEMAND_S, EPOCH, Control, Router, in_words
+from .control import DEMAND_S, EPOCH, Control, RouterHooks, in_words
 from .events import Events
 from .outcomes import DrawnRow, Recorder, Way
-from .passages import End, Passage, Passages
+from .passages import End, Passages, SimulatedPassage
 from .pools import ROUTER
 from .runs import PlanChange, Progress, Run, Scenario
 from .scores import IMAGES_PER_PROMPT, scorer_of
-from .timings import Timings
-from .workers import Fleet, Job, Worker
+from .timings import SimulatedTimings
+from .workers import Fleet, Worker, WorkerJob
 
 WARM_UP_S: Final = 30.0
 """Before time zero, in which the operator brings up what the trace's opening needs."""
@@ -75,7 +75,7 @@ class ProductionSystem:
             scorer=scorer,
         )
         in_place = scenario.mobility is Mobility.IN_PLACE
-        self._timings = Timings(profile.spec, switch_s=None, rng=self._rng, in_place=in_place)
+        self._timings = SimulatedTimings(profile.spec, switch_s=None, rng=self._rng, in_place=in_place)
         workers = [Worker(f"{c}-{i:04d}", c) for c, count in scenario.workers.items() for i in range(count)]
         self._fleet = Fleet(
             self._events, workers, batch_s=self._timings.batch_s, take=self._take, done=self._done, loaded=self._loaded
@@ -107,7 +107,7 @@ class ProductionSystem:
     def run(self, progress: Progress) -> Run:
         """Play the trace to its end."""
         self._progress = progress
-        router = Router(
+        router = RouterHooks(
             demand=self._demand,
             depths=lambda: self._passages.pools.depths() if self._passages else {},
             in_use=lambda worker: self._passages.pools.in_use(worker) if self._passages else 0,
@@ -168,7 +168,7 @@ class ProductionSystem:
         while next(iter(self._demand)) < second - DEMAND_S:
             del self._demand[next(iter(self._demand))]
 
-    def _ended(self, passage: Passage, end: End) -> None:
+    def _ended(self, passage: SimulatedPassage, end: End) -> None:
         way, variant = (_WAYS[end.route], end.variant) if isinstance(end, Answer) else (Way.LOST, None)
         self._recorder.record(
             arrival_s=passage.arrival_s,
@@ -229,18 +229,18 @@ class ProductionSystem:
             )
         return self._report
 
-    def _done(self, worker: Worker, jobs: list[Job], seconds: float) -> None:
+    def _done(self, worker: Worker, jobs: list[WorkerJob], seconds: float) -> None:
         if self._passages:
             self._passages.made(worker, jobs, seconds)
 
-    def _failed(self, _: Worker, jobs: Sequence[Job]) -> None:
+    def _failed(self, _: Worker, jobs: Sequence[WorkerJob]) -> None:
         if self._passages:
             self._passages.failed(jobs)
 
     def _loaded(self, worker: Worker) -> None:
         self._control.loaded(worker)
 
-    def _take(self, worker: Worker) -> list[Job]:
+    def _take(self, worker: Worker) -> list[WorkerJob]:
         """What Triton's dynamic batcher makes of its queue: all of it, up to the largest batch."""
         key = (worker.variant or "", worker.accelerator_class)
         largest = self._largest.get(key)

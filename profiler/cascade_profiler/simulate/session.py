@@ -19,7 +19,7 @@ from cascade_operator.snapshot import Mobility
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, load_profile
-from .campaign import PolicyResult, Request, simulate
+from .campaign import CampaignRequest, PolicyResult, simulate
 from .figures import FIGURES
 from .page import page
 from .runs import Failure
@@ -30,7 +30,7 @@ _LINE_EVERY_S: Final = 10.0
 
 
 @dataclass(frozen=True)
-class Options:
+class SimulationOptions:
     """What the command line says."""
 
     profile: str
@@ -47,12 +47,12 @@ class Options:
     report: str
 
 
-def run(options: Options) -> None:
+def run(options: SimulationOptions) -> None:
     """Simulate and print; raises CommandFailed (BadInput) for what a user can mend."""
     request = _request(options)
     if options.report and not Path(options.report).parent.is_dir():
         raise BadInput("--report", f"no folder {Path(options.report).parent}: make it first")
-    results = simulate(request, told=Progress(request))
+    results = simulate(request, told=SimulationProgress(request))
     if options.report:
         try:
             Path(options.report).write_text(page(request, results), encoding="utf-8")
@@ -64,14 +64,14 @@ def run(options: Options) -> None:
         typer.echo(_table(request, results))
 
 
-def _request(options: Options) -> Request:
+def _request(options: SimulationOptions) -> CampaignRequest:
     loaded = load_profile(options.profile)
     if options.scorer not in ("", "rules", "coin-flip"):
         raise BadInput("--scorer", f"{options.scorer!r} is none of rules, coin-flip")
     policies = tuple(name.strip() for name in options.policy.split(",") if name.strip())
     if not policies:
         raise BadInput("--policy", "names none")
-    return Request(
+    return CampaignRequest(
         profile=loaded,
         trace=options.trace,
         policies=policies,
@@ -126,10 +126,10 @@ def _failures(text: str) -> tuple[Failure, ...]:
     return tuple(found)
 
 
-class Progress:
+class SimulationProgress:
     """Says on standard error how far a long simulation is: in place on a terminal, else a line now and then."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: CampaignRequest) -> None:
         self._policies = request.policies
         self._seeds = request.seeds
         self._began = self._said = time.monotonic()
@@ -165,7 +165,7 @@ _COLUMNS: Final = {
 }
 
 
-def _table(request: Request, results: Sequence[PolicyResult]) -> str:
+def _table(request: CampaignRequest, results: Sequence[PolicyResult]) -> str:
     trace = load_trace(request.trace)
     spec = request.profile.profile.spec
     better = "less" if spec.direction == "min" else "more"

@@ -13,7 +13,7 @@ _P95: Final = 1.6449
 """95 % quantile of the standard normal distribution."""
 
 
-class Timings:
+class SimulatedTimings:
     """Seconds of execution by variant, class and batch size; between measured sizes in proportion.
 
     Args:

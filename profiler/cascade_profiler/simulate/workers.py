@@ -12,7 +12,7 @@ from typing import Any
 from .events import Events
 
 
-class Job:
+class WorkerJob:
     """One request on a worker; ``judged``: the discriminator looks at its image too."""
 
     __slots__ = ("judged", "request")
@@ -50,8 +50,8 @@ class Worker:
         self.ready = False
         self.lost = False
         """The accelerator is away."""
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
+        self.waiting: deque[WorkerJob] = deque()
+        self.running: list[WorkerJob] = []
         self.running_since_s = 0.0
         self.run = 0
         """Number of the latest batch or load; what an earlier one scheduled is void."""
@@ -81,8 +81,8 @@ class Fleet:
         workers: list[Worker],
         *,
         batch_s: Callable[[str, str, int, bool], float],
-        take: Callable[[Worker], list[Job]],
-        done: Callable[[Worker, list[Job], float], None],
+        take: Callable[[Worker], list[WorkerJob]],
+        done: Callable[[Worker, list[WorkerJob], float], None],
         loaded: Callable[[Worker], None],
     ) -> None:
         self.workers = {worker.id: worker for worker in workers}
@@ -92,7 +92,7 @@ class Fleet:
         self._done = done
         self._loaded = loaded
 
-    def submit(self, worker: Worker, job: Job) -> None:
+    def submit(self, worker: Worker, job: WorkerJob) -> None:
         """Queue a job with a worker."""
         worker.waiting.append(job)
         if not worker.running:
@@ -105,7 +105,7 @@ class Fleet:
             return
         self._load(worker, variant, seconds)
 
-    def cancel(self, worker: Worker, job: Job) -> None:
+    def cancel(self, worker: Worker, job: WorkerJob) -> None:
         """Take a job back; a batch that is left empty ends at once."""
         if job in worker.running:
             worker.running.remove(job)
@@ -116,12 +116,12 @@ class Fleet:
         elif job in worker.waiting:
             worker.waiting.remove(job)
 
-    def lose(self, worker: Worker) -> list[Job]:
+    def lose(self, worker: Worker) -> list[WorkerJob]:
         """The accelerator goes away; returns the jobs that go with it."""
         worker.lost = True
         return self.unload(worker)
 
-    def unload(self, worker: Worker) -> list[Job]:
+    def unload(self, worker: Worker) -> list[WorkerJob]:
         """Have nothing loaded; returns the jobs that the worker had in hand."""
         jobs = [*worker.running, *worker.waiting]
         if worker.running:

@@ -41,7 +41,7 @@ class JobUnreadable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobRecord:
     """A job as it is read back. Times are Unix milliseconds by Redis's clock, 0 where there is none yet."""
 
     id: str
@@ -112,14 +112,14 @@ def read_body(claim: Claim, *, model: str, receipt: Receipt) -> GenerateRequest:
         raise JobUnreadable(str(error)) from None
 
 
-def read_job(identifier: str, fields: Mapping[bytes, bytes]) -> Job:
+def read_job(identifier: str, fields: Mapping[bytes, bytes]) -> JobRecord:
     """A job from its hash. Raises JobUnreadable."""
 
     def whole(name: bytes) -> int:
         return int(fields.get(name, b"0"))
 
     try:
-        return Job(
+        return JobRecord(
             id=identifier,
             state=JobState(fields[b"state"].decode()),
             tenant=fields[b"tenant"].decode(),

@@ -16,7 +16,7 @@ from cascade_api.names import CascadeRef
 
 from .. import lua
 from ..foreign import is_foreign
-from .records import Claim, Job, JobState, JobUnreadable, in_turn, read_job
+from .records import Claim, JobRecord, JobState, JobUnreadable, in_turn, read_job
 
 LEASE_S: Final = 5.0
 """A job whose router is silent for so long is another router's to take."""
@@ -93,7 +93,7 @@ class JobStore:
             submitted, place_ms = await self._run("submit", _all_keys(ref, job), arguments)
         return Submitted(_text(submitted)), float(place_ms) / 1000
 
-    async def find(self, ref: CascadeRef, job: str) -> Job | None:
+    async def find(self, ref: CascadeRef, job: str) -> JobRecord | None:
         """A job, or None where there is none. Raises JobUnreadable too."""
         try:
             fields: Any = await _answered(self._redis.hgetall(ref.job_key(job)))

@@ -78,7 +78,7 @@ PIXELS: Final = ImageForm(raw=True, encoded="")
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class TritonImage:
     """An image in the form that was asked for, and the discriminator's score where that was asked for."""
 
     height: int
@@ -105,7 +105,7 @@ class ReplicaFailed(Exception):
     """The server did not do its work; another one might."""
 
 
-class OutOfTime(Exception):
+class ReplicaTimedOut(Exception):
     """The time given was not enough."""
 
 
@@ -144,7 +144,7 @@ class TritonClients:
         confidence: bool,
         request_id: str,
         timeout_s: float,
-    ) -> Image:
+    ) -> TritonImage:
         """One image from one server. Cancelling the task cancels the inference.
 
         Args:
@@ -152,7 +152,7 @@ class TritonClients:
 
         Raises:
             PromptRejected: the model says that the prompt is not for it.
-            OutOfTime: ``timeout_s`` passed.
+            ReplicaTimedOut: ``timeout_s`` passed.
             ReplicaFailed: anything else went wrong.
         """
         request = infer_request(variant=variant, prompt=prompt, form=form, confidence=confidence, request_id=request_id)
@@ -197,7 +197,7 @@ def infer_request(*, variant: str, prompt: Prompt, form: ImageForm, confidence: 
     return request
 
 
-def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confidence: bool) -> Image:
+def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confidence: bool) -> TritonImage:
     """The image in a response of `infer_request`; raises ReplicaFailed for anything else."""
     raw = {
         tensor.name: (tensor, raw) for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
@@ -226,7 +226,7 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
         (score,) = struct.unpack("<f", data)
         if score != score:
             raise ReplicaFailed("the confidence is not a number")
-    return Image(height, width, pixels, element, score, _batch_time(*raw.get(OUTPUT_BATCH_TIME, (None, b""))))
+    return TritonImage(height, width, pixels, element, score, _batch_time(*raw.get(OUTPUT_BATCH_TIME, (None, b""))))
 
 
 def _batch_time(tensor: Any, data: bytes) -> BatchTime | None:
@@ -251,5 +251,5 @@ def _meaning(error: grpc.aio.AioRpcError) -> Exception:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return PromptRejected(details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return OutOfTime(details)
+        return ReplicaTimedOut(details)
     return ReplicaFailed(f"{code.name}: {details}")

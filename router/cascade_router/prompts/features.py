@@ -45,7 +45,7 @@ _ATTRIBUTE_SUFFIXES: Final = ("ful", "ous", "ish", "ive", "less", "able", "ible"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Counts:
+class PromptCounts:
     """What is counted by rule."""
 
     noun_phrases: int
@@ -54,7 +54,7 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Features(Counts):
+class Features(PromptCounts):
     """All features; the published ones are estimates of integer counts, which can be fractions and below zero."""
 
     prompt_length: float
@@ -75,7 +75,7 @@ class Features(Counts):
     """Names of persons, organisations and places."""
 
 
-COUNTED: Final = tuple(field.name for field in dataclasses.fields(Counts))
+COUNTED: Final = tuple(field.name for field in dataclasses.fields(PromptCounts))
 PUBLISHED: Final = tuple(field.name for field in dataclasses.fields(Features) if field.name not in COUNTED)
 
 
@@ -87,7 +87,7 @@ def extract(prompt: str) -> Features:
     return Features(noun_phrases=counts.noun_phrases, small_objects=counts.small_objects, **estimates)
 
 
-def count(words: Sequence[str]) -> Counts:
+def count(words: Sequence[str]) -> PromptCounts:
     """Noun phrases, and those among them that are small."""
     kinds = [_kind(word) for word in words]
     kinds.append("closed")
@@ -108,7 +108,7 @@ def count(words: Sequence[str]) -> Counts:
         elif word in _ARTICLES:
             small = False
         in_phrase = kind == "noun"
-    return Counts(phrases, small_objects)
+    return PromptCounts(phrases, small_objects)
 
 
 def first_noun(words: Sequence[str]) -> str:

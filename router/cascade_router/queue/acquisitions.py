@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .operations import Enqueue, Granted, Heartbeat, Release, Restore, Ticket, ticket_of
-from .work import Entry, Expired, Grant
+from .operations import EnqueueTicket, Heartbeat, ReleaseCredit, Restore, Ticket, TicketGranted, ticket_of
+from .work import EntryExpired, Grant, QueueEntry
 
 HEARTBEAT_CHUNK: Final = 500
 """Waiting tickets asked about in one script call, lest a long queue keep Redis from others."""
@@ -23,7 +23,7 @@ NO_LIMIT: Final = 2**31
 class Waiter:
     """An acquisition under way."""
 
-    entry: Entry
+    entry: QueueEntry
     ticket: Ticket
     future: asyncio.Future[Grant]
     timer: asyncio.TimerHandle
@@ -33,7 +33,7 @@ class Acquisitions:
     """Waiting entries and held grants of one router."""
 
     def __init__(self, *, router_id: str, clock: Callable[[], float], on_expired: Callable[[Waiter], None]) -> None:
-        """``on_expired`` hears of each waiter whose deadline passed, after its caller has got `Expired`."""
+        """``on_expired`` hears of each waiter whose deadline passed, after its caller has got `EntryExpired`."""
         self._router_id = router_id
         self._clock = clock
         self._on_expired = on_expired
@@ -43,24 +43,24 @@ class Acquisitions:
         self.waiters: dict[Ticket, Waiter] = {}
         self.held: dict[Ticket, Grant] = {}
 
-    def expect(self, entry: Entry) -> Waiter:
-        """Begin to wait; raises `Expired` where it is too late for that."""
+    def expect(self, entry: QueueEntry) -> Waiter:
+        """Begin to wait; raises `EntryExpired` where it is too late for that."""
         remaining_s = entry.deadline - self._clock()
         if remaining_s <= 0:
-            raise Expired(entry)
+            raise EntryExpired(entry)
         ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers)}", self._router_id)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(remaining_s, self._expire, ticket)
         waiter = self.waiters[ticket] = Waiter(entry, ticket, loop.create_future(), timer)
         return waiter
 
-    def enqueue(self, waiter: Waiter, *, limit: int) -> Enqueue:
+    def enqueue(self, waiter: Waiter, *, limit: int) -> EnqueueTicket:
         """The operation that puts a waiter into its pool's queue, with the time that it has left."""
         entry = waiter.entry
         remaining_ms = max(int((entry.deadline - self._clock()) * 1000), 1)
-        return Enqueue(self._router_id, entry.pool, waiter.ticket, entry.band, remaining_ms, limit)
+        return EnqueueTicket(self._router_id, entry.pool, waiter.ticket, entry.band, remaining_ms, limit)
 
-    def grant(self, granted: Granted) -> Release | None:
+    def grant(self, granted: TicketGranted) -> ReleaseCredit | None:
         """Hand a grant to its waiter; if nobody wants it (any more), the release that gives it back."""
         waiter = self.waiters.pop(granted.ticket, None)
         if waiter is not None and not waiter.future.done():
@@ -71,21 +71,21 @@ class Acquisitions:
         held = self.held.get(granted.ticket)
         if held is not None and held.replica_id == granted.replica_id:
             return None  # told twice
-        return Release(self._router_id, granted.pool, granted.ticket, granted.replica_id, None, granted.sharing)
+        return ReleaseCredit(self._router_id, granted.pool, granted.ticket, granted.replica_id, None, granted.sharing)
 
-    def fail(self, ticket: Ticket, error: Callable[[Entry], Exception]) -> Waiter | None:
+    def fail(self, ticket: Ticket, error: Callable[[QueueEntry], Exception]) -> Waiter | None:
         """End a waiter, if it still waits, with an exception; the waiter."""
         waiter = self.waiters.pop(ticket, None)
         if waiter is not None and not waiter.future.done():
             waiter.future.set_exception(error(waiter.entry))
         return waiter
 
-    def let_go(self, grant: Grant, *, service_s: float | None = None, failed: bool = False) -> Release | None:
+    def let_go(self, grant: Grant, *, service_s: float | None = None, failed: bool = False) -> ReleaseCredit | None:
         """The release of a grant that is held, which from now on is not; None if it was not."""
         if self.held.pop(grant.ticket, None) is None:
             return None
         pool, ticket, replica_id = grant.entry.pool, grant.ticket, grant.replica_id
-        return Release(self._router_id, pool, ticket, replica_id, service_s, grant.sharing, failed)
+        return ReleaseCredit(self._router_id, pool, ticket, replica_id, service_s, grant.sharing, failed)
 
     def heartbeats(self, pools: Iterable[str]) -> Iterator[Heartbeat]:
         """Heartbeats that tell the dispatcher all that is held and all that waits, at least one for each pool."""
@@ -115,6 +115,6 @@ class Acquisitions:
         return sorted(waiters, key=lambda waiter: (waiter.entry.band, waiter.entry.deadline))
 
     def _expire(self, ticket: Ticket) -> None:
-        waiter = self.fail(ticket, Expired)
+        waiter = self.fail(ticket, EntryExpired)
         if waiter is not None:
             self._on_expired(waiter)

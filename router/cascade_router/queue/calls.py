@@ -19,18 +19,18 @@ from . import dispatch
 from .operations import (
     RANDOM,
     DropCause,
-    Dropped,
-    Enqueue,
-    Exchange,
-    Granted,
+    EnqueueTicket,
     Heartbeat,
     Operation,
-    Outcome,
+    OperationResult,
+    QueueTiming,
     Reap,
-    Release,
+    ReleaseAndEnqueue,
+    ReleaseCredit,
     Restore,
     Sync,
-    Timing,
+    TicketDropped,
+    TicketGranted,
     Verdict,
     Withdraw,
     pools_of,
@@ -41,9 +41,9 @@ Argument = str | int | float
 
 NAMES: Final[dict[type[Operation], str]] = {
     Sync: "sync",
-    Enqueue: "enqueue",
-    Release: "release",
-    Exchange: "exchange",
+    EnqueueTicket: "enqueue",
+    ReleaseCredit: "release",
+    ReleaseAndEnqueue: "exchange",
     Withdraw: "withdraw",
     Heartbeat: "heartbeat",
     Restore: "restore",
@@ -58,7 +58,7 @@ GENERATION_AHEAD_MS: Final = int(2 * GENERATION_AHEAD_S * 1000)
 """So far ahead of Redis's clock is no plan's generation that routers follow; twice, as theirs may differ from it."""
 
 
-def shared_constants(timing: Timing) -> str:
+def shared_constants(timing: QueueTiming) -> str:
     """Lua that defines what the scripts of the queue share with Python; nothing of it stands in a script."""
     return lua.constants(
         LEASE_MS=timing.lease_ms,
@@ -98,7 +98,7 @@ class Script:
         self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-def scripts(timing: Timing, *, clock: str | None = None) -> dict[str, Script]:
+def scripts(timing: QueueTiming, *, clock: str | None = None) -> dict[str, Script]:
     """All scripts by name; ``clock`` replaces the server's clock (source of a Lua function ``now_ms``)."""
     shared = f"{clock or part('clock')}\n{shared_constants(timing)}\n{part('pool')}\n"
     by_name = {name: Script(shared + part(name)) for name in (*NAMES.values(), MEND)}
@@ -106,7 +106,7 @@ def scripts(timing: Timing, *, clock: str | None = None) -> dict[str, Script]:
 
 
 @dataclass(frozen=True)
-class Call:
+class ScriptCall:
     """A script call: what EVALSHA gets after the script's name."""
 
     script: str
@@ -122,16 +122,16 @@ class Calls:
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
         """By pools; there are no more than plans name."""
 
-    def of(self, operation: Operation) -> Call:
+    def of(self, operation: Operation) -> ScriptCall:
         """The call that carries out an operation."""
         pools = pools_of(operation)
-        return Call(
+        return ScriptCall(
             NAMES[type(operation)], self._keys_of(pools), (operation.router, *pools, *_own_arguments(operation))
         )
 
-    def mend(self, pool: str, router: str) -> Call:
+    def mend(self, pool: str, router: str) -> ScriptCall:
         """Remove from a pool's keys what is none of ours; see `mend.lua` for the reply."""
-        return Call(MEND, self._keys_of((pool,)), (router, pool))
+        return ScriptCall(MEND, self._keys_of((pool,)), (router, pool))
 
     def _keys_of(self, pools: tuple[str, ...]) -> tuple[str, ...]:
         keys = self._keys.get(pools)
@@ -141,13 +141,13 @@ class Calls:
             keys = self._keys[pools] = (ref.routers_key, *itertools.chain.from_iterable(of_each))
         return keys
 
-    def lock(self, key: str, owner: str, ttl_ms: int) -> Call:
+    def lock(self, key: str, owner: str, ttl_ms: int) -> ScriptCall:
         """Take or renew the lock of an idempotency key; see `lock.lua` for the reply."""
-        return Call(LOCK, (self._ref.request_key(key), self._ref.routers_key), (owner, ttl_ms))
+        return ScriptCall(LOCK, (self._ref.request_key(key), self._ref.routers_key), (owner, ttl_ms))
 
-    def unlock(self, key: str, owner: str) -> Call:
+    def unlock(self, key: str, owner: str) -> ScriptCall:
         """Delete the lock of an idempotency key if ``owner`` holds it."""
-        return Call(UNLOCK, (self._ref.request_key(key),), (owner,))
+        return ScriptCall(UNLOCK, (self._ref.request_key(key),), (owner,))
 
 
 def _own_arguments(operation: Operation) -> tuple[Argument, ...]:
@@ -155,12 +155,12 @@ def _own_arguments(operation: Operation) -> tuple[Argument, ...]:
         case Sync():
             replicas = [(r.id, r.endpoint, r.capacity, repr(r.service_s)) for r in operation.replicas]
             return (operation.generation, operation.spread, *(value for replica in replicas for value in replica))
-        case Enqueue():
+        case EnqueueTicket():
             return operation.ticket, operation.band, operation.remaining_ms, operation.limit
-        case Release():
+        case ReleaseCredit():
             service = "" if operation.service_s is None else repr(operation.service_s)
             return operation.ticket, operation.replica_id, service, operation.sharing, int(operation.failed)
-        case Exchange():
+        case ReleaseAndEnqueue():
             return _own_arguments(operation.release) + _own_arguments(operation.enqueue)
         case Withdraw():
             return (operation.ticket,)
@@ -172,16 +172,16 @@ def _own_arguments(operation: Operation) -> tuple[Argument, ...]:
             return ()
 
 
-def outcome_of(reply: bytes | str) -> Outcome:
+def outcome_of(reply: bytes | str) -> OperationResult:
     """What a script's reply says; raises ValueError for what is no reply of ours."""
     # tickets and routers that somebody else put there may be no text
     text = reply if isinstance(reply, str) else reply.decode(errors="replace")
     # an empty Lua table arrives as an object, which iterates as an empty list does
     verdict, grants, drops, loads, missing, routers = json.loads(text)
-    return Outcome(
+    return OperationResult(
         verdict=Verdict(verdict),
-        grants=tuple(Granted(*grant) for grant in grants),
-        drops=tuple(Dropped(pool, ticket, DropCause(cause)) for pool, ticket, cause in drops),
+        grants=tuple(TicketGranted(*grant) for grant in grants),
+        drops=tuple(TicketDropped(pool, ticket, DropCause(cause)) for pool, ticket, cause in drops),
         loads={
             pool: PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=float(wait_s), ahead=tuple(ahead))
             for pool, waiting, in_flight, wait_s, ahead in loads
@@ -191,15 +191,15 @@ def outcome_of(reply: bytes | str) -> Outcome:
     )
 
 
-def message_of(data: bytes | str, ref: CascadeRef) -> Granted | Dropped | None:
+def message_of(data: bytes | str, ref: CascadeRef) -> TicketGranted | TicketDropped | None:
     """What a message on a grants channel says; None for another cascade's, and for what is not a message of ours."""
     try:
         message = json.loads(data)
         if message["routers"] != ref.routers_key:
             return None
         if "cause" in message:
-            return Dropped(message["pool"], message["ticket"], DropCause(message["cause"]))
-        return Granted(
+            return TicketDropped(message["pool"], message["ticket"], DropCause(message["cause"]))
+        return TicketGranted(
             message["pool"], message["ticket"], message["replica"], message["endpoint"], int(message["sharing"])
         )
     except (ValueError, KeyError, TypeError):

@@ -25,20 +25,20 @@ from typing import Final
 from .operations import (
     RANDOM,
     DropCause,
-    Dropped,
-    Enqueue,
-    Exchange,
-    Granted,
+    EnqueueTicket,
     Heartbeat,
     Operation,
-    Outcome,
+    OperationResult,
+    QueueTiming,
     Reap,
-    Release,
+    ReleaseAndEnqueue,
+    ReleaseCredit,
     Restore,
     Spread,
     Sync,
     Ticket,
-    Timing,
+    TicketDropped,
+    TicketGranted,
     Verdict,
     Withdraw,
     owner_of,
@@ -57,7 +57,7 @@ DRAW_FACTOR: Final = 31
 DRAW_MODULUS: Final = 2**31 - 1
 """A ticket's bytes are the digits of its draw, to the base of the factor, by the modulus."""
 
-Place = tuple[int, int, Ticket]
+QueuePlace = tuple[int, int, Ticket]
 """Order of a waiting entry: band, deadline, ticket."""
 
 
@@ -88,8 +88,8 @@ class PoolQueue:
     name: str
     generation: int | None = None
     spread: Spread = "least-wait"
-    waiting: list[Place] = field(default_factory=list)
-    places: dict[Ticket, Place] = field(default_factory=dict)
+    waiting: list[QueuePlace] = field(default_factory=list)
+    places: dict[Ticket, QueuePlace] = field(default_factory=dict)
     replicas: dict[str, ReplicaCredits] = field(default_factory=dict)
     leases: dict[Ticket, Lease] = field(default_factory=dict)
 
@@ -118,7 +118,7 @@ class PoolQueue:
         ahead = tuple(bisect_left(self.waiting, (band + 1,)) for band in range(BANDS_TOLD))
         return PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=wait_s, ahead=ahead)
 
-    def put(self, place: Place) -> None:
+    def put(self, place: QueuePlace) -> None:
         """Add a waiting entry; one that waits already moves."""
         self.take(place[2])
         insort(self.waiting, place)
@@ -167,25 +167,25 @@ def draw_of(ticket: Ticket) -> int:
 class Dispatcher:
     """The queues of one cascade. `run` and `carry_out` are the ways in; they take the time in ms and never wait."""
 
-    def __init__(self, timing: Timing | None = None) -> None:
-        self.timing = timing or Timing()
+    def __init__(self, timing: QueueTiming | None = None) -> None:
+        self.timing = timing or QueueTiming()
         self.pools: dict[str, PoolQueue] = {}
         self.routers: dict[str, int] = {}
         """Last seen, by router id."""
 
-    def run(self, operation: Operation, *, now: int) -> Outcome:
+    def run(self, operation: Operation, *, now: int) -> OperationResult:
         """`carry_out`, and the loads that the pools of the operation have then."""
         outcome = self.carry_out(operation, now=now)
         return replace(outcome, loads={name: self.pools[name].load for name in pools_of(operation)})
 
-    def carry_out(self, operation: Operation, *, now: int) -> Outcome:
+    def carry_out(self, operation: Operation, *, now: int) -> OperationResult:
         """Carry out one operation at time ``now``; grants and drops of all routers' tickets, in the order made."""
         match operation:
-            case Enqueue():
+            case EnqueueTicket():
                 return self._enqueue(operation, now)
-            case Release():
+            case ReleaseCredit():
                 return self._release(operation, now)
-            case Exchange():
+            case ReleaseAndEnqueue():
                 return self._exchange(operation, now)
             case Withdraw():
                 return self._withdraw(operation, now)
@@ -211,11 +211,11 @@ class Dispatcher:
     def _knows(self, router: str, pool: PoolQueue) -> bool:
         return pool.generation is not None and router in self.routers
 
-    def _sync(self, sync: Sync, now: int) -> Outcome:
+    def _sync(self, sync: Sync, now: int) -> OperationResult:
         pool = self._pool(sync.pool)
         self.routers.setdefault(sync.router, now)
         if pool.generation is not None and sync.generation < pool.generation:
-            return Outcome()
+            return OperationResult()
         pool.generation, pool.spread = sync.generation, sync.spread
         planned = {spec.id: spec for spec in sync.replicas}
         for replica in list(pool.replicas.values()):
@@ -229,15 +229,15 @@ class Dispatcher:
                 known.service_s, known.held_until = spec.service_s, 0
             known.endpoint, known.capacity = spec.endpoint, spec.capacity
         if not pool.serves:
-            return Outcome(drops=_drop(pool, [place[2] for place in pool.waiting], DropCause.NO_REPLICA))
+            return OperationResult(drops=_drop(pool, [place[2] for place in pool.waiting], DropCause.NO_REPLICA))
         return self._match(pool, sync.router, now)
 
-    def _enqueue(self, enqueue: Enqueue, now: int) -> Outcome:
+    def _enqueue(self, enqueue: EnqueueTicket, now: int) -> OperationResult:
         pool = self._pool(enqueue.pool)
         verdict = self._admit(enqueue, pool, now)
-        return self._match(pool, enqueue.router, now) if verdict is Verdict.DONE else Outcome(verdict=verdict)
+        return self._match(pool, enqueue.router, now) if verdict is Verdict.DONE else OperationResult(verdict=verdict)
 
-    def _admit(self, enqueue: Enqueue, pool: PoolQueue, now: int) -> Verdict:
+    def _admit(self, enqueue: EnqueueTicket, pool: PoolQueue, now: int) -> Verdict:
         if not self._knows(enqueue.router, pool):
             return Verdict.UNKNOWN
         if not pool.serves:
@@ -247,12 +247,12 @@ class Dispatcher:
         pool.put((enqueue.band, now + enqueue.remaining_ms, enqueue.ticket))
         return Verdict.DONE
 
-    def _release(self, release: Release, now: int) -> Outcome:
+    def _release(self, release: ReleaseCredit, now: int) -> OperationResult:
         pool = self._pool(release.pool)
         self._give_back(release, pool, now)
         return self._match(pool, release.router, now)
 
-    def _give_back(self, release: Release, pool: PoolQueue, now: int) -> None:
+    def _give_back(self, release: ReleaseCredit, pool: PoolQueue, now: int) -> None:
         lease = pool.leases.get(release.ticket)
         if lease is None or lease.replica_id != release.replica_id:
             return
@@ -264,24 +264,24 @@ class Dispatcher:
             replica.service_s += SMOOTHING * (sample - replica.service_s)
         pool.free_credit(release.ticket)
 
-    def _exchange(self, exchange: Exchange, now: int) -> Outcome:
+    def _exchange(self, exchange: ReleaseAndEnqueue, now: int) -> OperationResult:
         left, entered = self._pool(exchange.release.pool), self._pool(exchange.enqueue.pool)
         self._give_back(exchange.release, left, now)
         first = self._match(left, exchange.router, now)
         verdict = self._admit(exchange.enqueue, entered, now)
-        second = self._match(entered, exchange.router, now) if verdict is Verdict.DONE else Outcome()
-        return Outcome(verdict=verdict, grants=first.grants + second.grants, drops=first.drops + second.drops)
+        second = self._match(entered, exchange.router, now) if verdict is Verdict.DONE else OperationResult()
+        return OperationResult(verdict=verdict, grants=first.grants + second.grants, drops=first.drops + second.drops)
 
-    def _withdraw(self, withdraw: Withdraw, now: int) -> Outcome:
+    def _withdraw(self, withdraw: Withdraw, now: int) -> OperationResult:
         pool = self._pool(withdraw.pool)
         if not pool.take(withdraw.ticket):
             pool.free_credit(withdraw.ticket)
         return self._match(pool, withdraw.router, now)
 
-    def _heartbeat(self, beat: Heartbeat, now: int) -> Outcome:
+    def _heartbeat(self, beat: Heartbeat, now: int) -> OperationResult:
         pool = self._pool(beat.pool)
         if not self._knows(beat.router, pool):
-            return Outcome(verdict=Verdict.UNKNOWN)
+            return OperationResult(verdict=Verdict.UNKNOWN)
         self.routers[beat.router] = now
         missing: list[Ticket] = []
         for ticket, replica_id in beat.leases:
@@ -290,7 +290,7 @@ class Dispatcher:
                 missing.append(ticket)
             else:
                 lease.expires = now + self.timing.lease_ms
-        grants: list[Granted] = []
+        grants: list[TicketGranted] = []
         for ticket in beat.waiting:
             if ticket in pool.places:
                 continue
@@ -300,11 +300,11 @@ class Dispatcher:
                 continue
             lease.expires = now + self.timing.lease_ms
             replica = pool.replicas[lease.replica_id]
-            grants.append(Granted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
+            grants.append(TicketGranted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
         routers = tuple(sorted(router for router in self.routers if self._alive(router, now)))
-        return Outcome(grants=tuple(grants), missing=tuple(missing), routers=routers)
+        return OperationResult(grants=tuple(grants), missing=tuple(missing), routers=routers)
 
-    def _restore(self, restore: Restore, now: int) -> Outcome:
+    def _restore(self, restore: Restore, now: int) -> OperationResult:
         pool = self._pool(restore.pool)
         for ticket, replica_id in restore.leases:
             pool.take(ticket)
@@ -315,9 +315,9 @@ class Dispatcher:
             if lease is None:
                 pool.replicas.setdefault(replica_id, ReplicaCredits(replica_id)).used += 1
             pool.leases[ticket] = Lease(replica_id, now + self.timing.lease_ms)
-        return Outcome()
+        return OperationResult()
 
-    def _reap(self, reap: Reap, now: int) -> Outcome:
+    def _reap(self, reap: Reap, now: int) -> OperationResult:
         pool = self._pool(reap.pool)
         for ticket in [ticket for ticket, lease in pool.leases.items() if lease.expires <= now]:
             pool.free_credit(ticket)
@@ -329,16 +329,16 @@ class Dispatcher:
         forgotten = now - self.timing.keep_ms
         self.routers = {router: seen for router, seen in self.routers.items() if seen >= forgotten}
         matched = self._match(pool, reap.router, now)
-        return Outcome(grants=matched.grants, drops=drops + matched.drops)
+        return OperationResult(grants=matched.grants, drops=drops + matched.drops)
 
     def _owned(self, ticket: Ticket, caller: str, now: int) -> bool:
         owner = owner_of(ticket)
         return owner == caller or self._alive(owner, now)
 
-    def _match(self, pool: PoolQueue, caller: str, now: int) -> Outcome:
+    def _match(self, pool: PoolQueue, caller: str, now: int) -> OperationResult:
         """Give free credits to the most urgent entries; drop what is found at the head and no longer wanted."""
-        grants: list[Granted] = []
-        drops: tuple[Dropped, ...] = ()
+        grants: list[TicketGranted] = []
+        drops: tuple[TicketDropped, ...] = ()
         while pool.waiting:
             _, deadline, ticket = pool.waiting[0]
             replica = pool.next_replica(ticket, now)
@@ -352,12 +352,12 @@ class Dispatcher:
                 pool.take(ticket)
                 replica.used += 1
                 pool.leases[ticket] = Lease(replica.id, now + self.timing.lease_ms)
-                grants.append(Granted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
-        return Outcome(grants=tuple(grants), drops=drops)
+                grants.append(TicketGranted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
+        return OperationResult(grants=tuple(grants), drops=drops)
 
 
-def _drop(pool: PoolQueue, tickets: Iterable[Ticket], cause: DropCause) -> tuple[Dropped, ...]:
-    dropped = tuple(Dropped(pool.name, ticket, cause) for ticket in tickets)
+def _drop(pool: PoolQueue, tickets: Iterable[Ticket], cause: DropCause) -> tuple[TicketDropped, ...]:
+    dropped = tuple(TicketDropped(pool.name, ticket, cause) for ticket in tickets)
     for drop in dropped:
         pool.take(drop.ticket)
     return dropped

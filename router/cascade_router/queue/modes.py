@@ -13,7 +13,18 @@ from typing import Final, Protocol
 
 from .acquisitions import Acquisitions
 from .dispatch import Dispatcher
-from .operations import Exchange, Heartbeat, Operation, Outcome, Reap, Release, ReplicaSpec, Sync, Timing, Verdict
+from .operations import (
+    Heartbeat,
+    Operation,
+    OperationResult,
+    QueueTiming,
+    Reap,
+    ReleaseAndEnqueue,
+    ReleaseCredit,
+    ReplicaSpec,
+    Sync,
+    Verdict,
+)
 from .planned_pools import PlannedPools
 from .redis_queue import RedisQueue
 
@@ -22,7 +33,7 @@ GRACE_S: Final = 1.5
 COUNT_AGAIN_S: Final = 0.125
 """Pause before it looks again which of them are there."""
 
-Replied = Callable[[Outcome], None]
+Replied = Callable[[OperationResult], None]
 
 
 class Mode(Protocol):
@@ -48,7 +59,7 @@ class Shared:
     """
 
     def __init__(
-        self, redis: RedisQueue, *, routers: tuple[str, ...], timing: Timing, clock: Callable[[], float]
+        self, redis: RedisQueue, *, routers: tuple[str, ...], timing: QueueTiming, clock: Callable[[], float]
     ) -> None:
         self.redis = redis
         self.routers = routers
@@ -65,7 +76,7 @@ class Shared:
         else:
             self.redis.submit(operation, replied)
 
-    def _on_beaten(self, outcome: Outcome, replied: Replied) -> None:
+    def _on_beaten(self, outcome: OperationResult, replied: Replied) -> None:
         if outcome.verdict is Verdict.DONE:
             self._beaten_at = self._clock()
             self.routers = outcome.routers
@@ -77,7 +88,9 @@ class Alone:
 
     redis: None = None
 
-    def __init__(self, router_id: str, *, routers: tuple[str, ...], timing: Timing, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, router_id: str, *, routers: tuple[str, ...], timing: QueueTiming, clock: Callable[[], float]
+    ) -> None:
         self.routers = routers
         self._router_id = router_id
         self._clock = clock
@@ -103,16 +116,16 @@ class Returning:
         self, redis: RedisQueue, router_id: str, *, routers: tuple[str, ...], clock: Callable[[], float]
     ) -> None:
         self.routers = routers
-        self.releases: list[Release] = []
+        self.releases: list[ReleaseCredit] = []
         self._returns_to = redis
         self._router_id = router_id
         self._clock = clock
 
     def submit(self, operation: Operation, replied: Replied) -> None:
         """Remember a release; there are no replies."""
-        if isinstance(operation, Release):
+        if isinstance(operation, ReleaseCredit):
             self.releases.append(operation)
-        elif isinstance(operation, Exchange):
+        elif isinstance(operation, ReleaseAndEnqueue):
             self.releases.append(operation.release)
 
     async def tell(self, pools: PlannedPools, ours: Acquisitions, on_bad_data: Callable[[str, str], None]) -> None:

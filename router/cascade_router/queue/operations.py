@@ -32,7 +32,7 @@ def owner_of(ticket: Ticket) -> str:
 
 
 @dataclass(frozen=True)
-class Timing:
+class QueueTiming:
     """How long what lasts, in milliseconds; routers send a heartbeat every ``beat_ms``."""
 
     beat_ms: int = 1_000
@@ -72,7 +72,7 @@ class Sync:
 
 
 @dataclass(frozen=True)
-class Enqueue:
+class EnqueueTicket:
     """Put a ticket into a pool's queue, unless ``limit`` are waiting already."""
 
     router: str
@@ -85,7 +85,7 @@ class Enqueue:
 
 
 @dataclass(frozen=True)
-class Release:
+class ReleaseCredit:
     """Give a credit back; nothing happens if the lease is gone already."""
 
     router: str
@@ -101,11 +101,11 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ReleaseAndEnqueue:
     """Release in one pool and enqueue in another of the same cascade, in one step; a refusal undoes no release."""
 
-    release: Release
-    enqueue: Enqueue
+    release: ReleaseCredit
+    enqueue: EnqueueTicket
 
     @property
     def router(self) -> str:
@@ -153,12 +153,12 @@ class Reap:
     pool: str
 
 
-Operation = Sync | Enqueue | Release | Exchange | Withdraw | Heartbeat | Restore | Reap
+Operation = Sync | EnqueueTicket | ReleaseCredit | ReleaseAndEnqueue | Withdraw | Heartbeat | Restore | Reap
 
 
 def pools_of(operation: Operation) -> tuple[str, ...]:
     """The pools that an operation touches, in the order in which it does."""
-    if isinstance(operation, Exchange):
+    if isinstance(operation, ReleaseAndEnqueue):
         return operation.release.pool, operation.enqueue.pool
     return (operation.pool,)
 
@@ -182,7 +182,7 @@ class DropCause(str, Enum):
 
 
 @dataclass(frozen=True)
-class Granted:
+class TicketGranted:
     """A ticket got a credit of a replica."""
 
     pool: str
@@ -194,7 +194,7 @@ class Granted:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class TicketDropped:
     """A ticket left the queue without a grant."""
 
     pool: str
@@ -203,7 +203,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OperationResult:
     """The answer to an operation.
 
     ``grants`` and ``drops`` are those of the asking router's tickets; those of others reach their owners by the
@@ -211,8 +211,8 @@ class Outcome:
     """
 
     verdict: Verdict = Verdict.DONE
-    grants: tuple[Granted, ...] = ()
-    drops: tuple[Dropped, ...] = ()
+    grants: tuple[TicketGranted, ...] = ()
+    drops: tuple[TicketDropped, ...] = ()
     loads: Mapping[str, PoolLoad] = field(default_factory=dict)
     missing: tuple[Ticket, ...] = ()
     """Heartbeat only."""

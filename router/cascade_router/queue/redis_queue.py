@@ -27,8 +27,8 @@ from redis.exceptions import RedisError, ResponseError
 from cascade_api.names import CascadeRef, grants_channel
 from cascade_api.redis_refusals import why_refused
 
-from .calls import Call, Calls, message_of, outcome_of, scripts
-from .operations import Dropped, Granted, Operation, Outcome, Timing
+from .calls import Calls, ScriptCall, message_of, outcome_of, scripts
+from .operations import Operation, OperationResult, QueueTiming, TicketDropped, TicketGranted
 
 FAILURES: Final = (RedisError, OSError)
 RESUBSCRIBE_S: Final = 0.2
@@ -61,9 +61,9 @@ class RedisQueue:
         url: str,
         ref: CascadeRef,
         router_id: str,
-        timing: Timing,
+        timing: QueueTiming,
         timeout_s: float,
-        on_message: Callable[[Granted | Dropped], None],
+        on_message: Callable[[TicketGranted | TicketDropped], None],
         on_subscribed: Callable[[], None],
         on_failure: Callable[[str], None],
     ) -> None:
@@ -127,13 +127,13 @@ class RedisQueue:
         await self._stop()
         await self._client.aclose()
 
-    def submit(self, operation: Operation, done: Callable[[Outcome], None]) -> None:
+    def submit(self, operation: Operation, done: Callable[[OperationResult], None]) -> None:
         """Carry out an operation, in the order of submission; ``done`` is never called if Redis fails."""
         self._send_soon(
             Errand(self._command(self._calls.of(operation)), lambda reply: done(outcome_of(reply)), _ignore)
         )
 
-    async def run(self, operation: Operation) -> Outcome:
+    async def run(self, operation: Operation) -> OperationResult:
         """Carry out an operation and wait for it; raises `RedisAway`."""
         return outcome_of(await self._reply(self._command(self._calls.of(operation))))
 
@@ -165,7 +165,7 @@ class RedisQueue:
         call = self._calls.unlock(key, self._router_id)
         self._send_soon(Errand(self._command(call), _ignore, _ignore))
 
-    def _command(self, call: Call) -> tuple[Any, ...]:
+    def _command(self, call: ScriptCall) -> tuple[Any, ...]:
         return ("EVALSHA", self._scripts[call.script].sha, len(call.keys), *call.keys, *call.arguments)
 
     async def _reply(self, command: tuple[Any, ...]) -> Any:

@@ -13,7 +13,7 @@ BANDS_TOLD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QueueEntry:
     """A request that wants a replica of a pool.
 
     ``id`` is for people (logs, keys); entries may share one, because the queue tells acquisitions apart by itself.
@@ -35,7 +35,7 @@ class Entry:
 class Grant:
     """The right to have one request in flight on a replica; ends with a release or an exchange."""
 
-    entry: Entry
+    entry: QueueEntry
     replica_id: str
     endpoint: str
     ticket: str = field(default="", repr=False)
@@ -92,7 +92,7 @@ class QueueFull(Exception):
         self.expected_wait_s = expected_wait_s
 
 
-class NoReplica(Exception):
+class NoReadyReplica(Exception):
     """The pool has no ready replica, or lost its last one while the entry was waiting."""
 
     def __init__(self, pool: str) -> None:
@@ -100,9 +100,9 @@ class NoReplica(Exception):
         self.pool = pool
 
 
-class Expired(Exception):
+class EntryExpired(Exception):
     """The deadline passed while the entry was waiting."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: QueueEntry) -> None:
         super().__init__(f"{entry.id} waited for pool {entry.pool} until its deadline")
         self.entry = entry

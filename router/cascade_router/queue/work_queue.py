@@ -29,24 +29,24 @@ from .loads import Loads
 from .modes import Alone, Mode, Replied, Returning, Shared
 from .operations import (
     DropCause,
-    Dropped,
-    Enqueue,
-    Exchange,
-    Granted,
+    EnqueueTicket,
     Heartbeat,
     Operation,
-    Outcome,
+    OperationResult,
+    QueueTiming,
     Reap,
+    ReleaseAndEnqueue,
     Restore,
     Ticket,
-    Timing,
+    TicketDropped,
+    TicketGranted,
     Verdict,
     Withdraw,
 )
 from .planned_pools import PlannedPools
 from .redis_queue import RedisAway, RedisQueue, end
 from .request_locks import RequestLocks
-from .work import Entry, Expired, Grant, NoReplica, PoolLoad, QueueFull, limit_of
+from .work import EntryExpired, Grant, NoReadyReplica, PoolLoad, QueueEntry, QueueFull, limit_of
 
 logger = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class WorkQueue:
         ref: CascadeRef,
         router_id: str,
         limit: int = 1000,
-        timing: Timing | None = None,
+        timing: QueueTiming | None = None,
         timeout_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         on_bad_data: Callable[[str, str], None] = lambda key, why: None,
@@ -69,13 +69,13 @@ class WorkQueue:
         """``router_id`` is this process's own; without ``url`` (of Redis) the queue is in memory for good.
 
         ``limit`` bounds the waiting entries of a pool over all routers, see `limit_of`; ``clock`` is the one
-        of `Entry.deadline`; ``on_bad_data`` gets the key and the reason where something in Redis was none of ours.
+        of `QueueEntry.deadline`; ``on_bad_data`` gets the key and the reason where something in Redis was none of ours.
         """
         if "@" in router_id or not router_id:
             raise ValueError(f"router_id {router_id!r} must be non-empty and without '@'")
         self._router_id = router_id
         self._limit = limit
-        self._timing = timing or Timing()
+        self._timing = timing or QueueTiming()
         self._clock = clock
         self._on_bad_data = on_bad_data
         self._ours = Acquisitions(router_id=router_id, clock=clock, on_expired=self._withdraw)
@@ -131,7 +131,7 @@ class WorkQueue:
     async def apply(self, plan: Plan) -> None:
         """Follow a plan; one older than the plan in force is ignored.
 
-        Entries that wait in a pool which is left without a ready replica end with `NoReplica`.
+        Entries that wait in a pool which is left without a ready replica end with `NoReadyReplica`.
         """
         if not self._pools.follow(plan):
             return
@@ -153,25 +153,25 @@ class WorkQueue:
 
     # -- acquiring and releasing ----------------------------------------------------------------------------------
 
-    async def acquire(self, entry: Entry) -> Grant:
-        """Wait for a replica of the entry's pool; raises `QueueFull`, `NoReplica` or `Expired`.
+    async def acquire(self, entry: QueueEntry) -> Grant:
+        """Wait for a replica of the entry's pool; raises `QueueFull`, `NoReadyReplica` or `EntryExpired`.
 
         Cancelling the call withdraws the entry. The grant must be released or exchanged.
         """
         waiter = self._expect(entry)
         return await self._wait(waiter, self._ours.enqueue(waiter, limit=limit_of(self._limit, band=entry.band)))
 
-    async def exchange(self, grant: Grant, entry: Entry, *, service_s: float) -> Grant:
+    async def exchange(self, grant: Grant, entry: QueueEntry, *, service_s: float) -> Grant:
         """`release` the grant and `acquire` for the entry in one step; the grant is released whatever happens."""
         release = self._ours.let_go(grant, service_s=service_s)
         try:
             waiter = self._expect(entry)
-        except (NoReplica, Expired):
+        except (NoReadyReplica, EntryExpired):
             if release is not None:
                 self._submit(release)
             raise
         enqueue = self._ours.enqueue(waiter, limit=limit_of(self._limit, band=entry.band))
-        return await self._wait(waiter, Exchange(release, enqueue) if release else enqueue)
+        return await self._wait(waiter, ReleaseAndEnqueue(release, enqueue) if release else enqueue)
 
     async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None:
         """Give the credit back; a second release of the same grant does nothing.
@@ -184,17 +184,17 @@ class WorkQueue:
             self._submit(release)
 
     def turn_away(self, pool: str) -> None:
-        """End what this router has waiting for a pool with `NoReplica`: it trusts none of the pool's replicas now."""
+        """End what waits here for a pool with `NoReadyReplica`: this router trusts none of the pool's replicas now."""
         for waiter in [waiter for waiter in self._ours.waiters.values() if waiter.entry.pool == pool]:
-            self._ours.fail(waiter.ticket, lambda entry: NoReplica(entry.pool))
+            self._ours.fail(waiter.ticket, lambda entry: NoReadyReplica(entry.pool))
             self._withdraw(waiter)
 
-    def _expect(self, entry: Entry) -> Waiter:
+    def _expect(self, entry: QueueEntry) -> Waiter:
         if not self._pools.serves(entry.pool):
-            raise NoReplica(entry.pool)
+            raise NoReadyReplica(entry.pool)
         return self._ours.expect(entry)
 
-    async def _wait(self, waiter: Waiter, operation: Enqueue | Exchange) -> Grant:
+    async def _wait(self, waiter: Waiter, operation: EnqueueTicket | ReleaseAndEnqueue) -> Grant:
         pool, ticket = waiter.entry.pool, waiter.ticket
         self._loads.asked(pool, ticket, band=waiter.entry.band, now=self._clock())
         self._submit(operation, partial(self._on_asked, waiter))
@@ -227,7 +227,7 @@ class WorkQueue:
         """Have an operation carried out; ``then`` gets the outcome after all that it says of this router was done."""
         self._mode.submit(operation, partial(self._on_replied, self._mode, then))
 
-    def _on_replied(self, asked: Mode, then: Replied, outcome: Outcome) -> None:
+    def _on_replied(self, asked: Mode, then: Replied, outcome: OperationResult) -> None:
         if asked is not self._mode:
             return  # it was given up since, and what it knew was told to another
         if outcome.verdict is Verdict.UNKNOWN:
@@ -240,31 +240,31 @@ class WorkQueue:
             self._on_dropped(dropped)
         then(outcome)
 
-    def _on_asked(self, waiter: Waiter, outcome: Outcome) -> None:
+    def _on_asked(self, waiter: Waiter, outcome: OperationResult) -> None:
         pool, ticket = waiter.entry.pool, waiter.ticket
         self._loads.replied(pool, ticket)
         if outcome.verdict is Verdict.FULL:
             load = outcome.loads[pool]
             self._ours.fail(ticket, lambda entry: QueueFull(pool, load.waiting, load.wait_s(entry.band)))
         elif outcome.verdict is Verdict.NO_REPLICA:
-            self._ours.fail(ticket, lambda entry: NoReplica(pool))
+            self._ours.fail(ticket, lambda entry: NoReadyReplica(pool))
 
-    def _on_granted(self, granted: Granted) -> None:
+    def _on_granted(self, granted: TicketGranted) -> None:
         unwanted = self._ours.grant(granted)
         if unwanted is not None:
             self._submit(unwanted)
 
-    def _on_dropped(self, dropped: Dropped) -> None:
+    def _on_dropped(self, dropped: TicketDropped) -> None:
         if dropped.cause is DropCause.EXPIRED:
-            self._ours.fail(dropped.ticket, Expired)
+            self._ours.fail(dropped.ticket, EntryExpired)
         elif dropped.cause is DropCause.NO_REPLICA:
-            self._ours.fail(dropped.ticket, lambda entry: NoReplica(entry.pool))
+            self._ours.fail(dropped.ticket, lambda entry: NoReadyReplica(entry.pool))
         # dropped as a dead router's: the next heartbeat finds it missing and enqueues it again
 
-    def _on_message(self, message: Granted | Dropped) -> None:
+    def _on_message(self, message: TicketGranted | TicketDropped) -> None:
         if self.away:
             return
-        if isinstance(message, Granted):
+        if isinstance(message, TicketGranted):
             self._on_granted(message)
         else:
             self._on_dropped(message)
@@ -304,7 +304,7 @@ class WorkQueue:
         for pool in pools:
             self._submit(Reap(self._router_id, pool))
 
-    def _on_beaten(self, beat: Heartbeat, outcome: Outcome) -> None:
+    def _on_beaten(self, beat: Heartbeat, outcome: OperationResult) -> None:
         missing = set(outcome.missing)
         lost = tuple(lease for lease in beat.leases if lease[0] in missing and lease[0] in self._ours.held)
         if lost:

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..jobs.records import Job, JobUnreadable, cascade_of, digest_of, job_id, write_body
+from ..jobs.records import JobRecord, JobUnreadable, cascade_of, digest_of, job_id, write_body
 from ..jobs.runner import JobRunner
 from ..jobs.store import JobStore, JobStoreAway, Submitted
 from ..requests import MadeImage, RequestRefused, invalid, new_id, unique_of
@@ -114,7 +114,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         except ValueError:
             raise _unknown(job) from None
 
-    async def _find(ref: CascadeRef, job: str, tenant: str) -> Job:
+    async def _find(ref: CascadeRef, job: str, tenant: str) -> JobRecord:
         try:
             found = await _kept(jobs.store.find(ref, job))
         except JobUnreadable:
@@ -164,7 +164,7 @@ def _wait(text: str) -> float:
     return seconds
 
 
-def _told(request: Request, job: Job, status: int) -> Response:
+def _told(request: Request, job: JobRecord, status: int) -> Response:
     told = JobTold(
         id=job.id,
         status=job.state,

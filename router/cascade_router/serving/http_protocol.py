@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from . import openai
-from .openai_bodies import Kind
+from .openai_bodies import ErrorType
 
 HEAD_S: Final = 10.0
 """How long a connection may be open, or a request begun, without its head having come."""
@@ -235,7 +235,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if wrong is not None and self._is_next():
-            kind: Kind = "server_error" if wrong is _TOO_MANY else "invalid_request_error"
+            kind: ErrorType = "server_error" if wrong is _TOO_MANY else "invalid_request_error"
             body = json.dumps(openai.error_body(wrong.message, kind=kind)).encode()
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(b"HTTP/1.1 " + wrong.status + b"\r\n" + head + body)

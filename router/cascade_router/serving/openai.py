@@ -34,11 +34,11 @@ from .openai_bodies import (
     REFUSED,
     AllMade,
     Error,
+    ErrorType,
     EventName,
     HowMade,
     ImagesRequest,
-    Kind,
-    Model,
+    ListedModel,
     Problem,
     Usage,
 )
@@ -187,9 +187,9 @@ def _all_made(wanted: WantedImages, answers: Sequence[MadeImage]) -> dict[str, A
     return _written(AllMade(size=size, output_format=form, quality=quality))
 
 
-def model_item(name: str, plan: Plan) -> Model:
+def model_item(name: str, plan: Plan) -> ListedModel:
     """A cascade as OpenAI's clients see a model: made when its plan was, and owned by its namespace."""
-    return Model(id=name, created=_unix_s(plan.issued_at), owned_by=plan.ref.namespace)
+    return ListedModel(id=name, created=_unix_s(plan.issued_at), owned_by=plan.ref.namespace)
 
 
 def _unix_s(text: str) -> int:
@@ -204,7 +204,9 @@ def failed_event(content: Mapping[str, Any]) -> bytes:
     return f"event: {EventName.FAILED}\ndata: {json.dumps(content)}\n\n".encode()
 
 
-def error_body(message: str, *, kind: Kind, code: Refusal | None = None, param: str | None = None) -> dict[str, Any]:
+def error_body(
+    message: str, *, kind: ErrorType, code: Refusal | None = None, param: str | None = None
+) -> dict[str, Any]:
     """An error in OpenAI's form."""
     return _written(Error(error=Problem(message=message, type=kind, code=code, param=param)))
 
@@ -212,7 +214,7 @@ def error_body(message: str, *, kind: Kind, code: Refusal | None = None, param: 
 def refusal_body(refused: RequestRefused) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of a refusal."""
     status = HTTP[refused.reason]
-    kind: Kind = "invalid_request_error" if status < 429 else "server_error"
+    kind: ErrorType = "invalid_request_error" if status < 429 else "server_error"
     if status == 429:
         kind = "rate_limit_error"
     headers = {"cascade-reason": str(refused.reason)}

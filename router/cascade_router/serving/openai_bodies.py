@@ -168,7 +168,7 @@ class EventName(StrEnum):
     FAILED = "error"
 
 
-class Event(_Told):
+class StreamEvent(_Told):
     """A server-sent event of a stream."""
 
     event: EventName
@@ -176,7 +176,7 @@ class Event(_Told):
     """JSON"""
 
 
-class Model(_Told):
+class ListedModel(_Told):
     """A cascade, as OpenAI's clients see a model."""
 
     id: str
@@ -191,17 +191,17 @@ class Models(_Told):
     """The cascades."""
 
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[ListedModel]
 
 
-Kind = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
 class Problem(_Told):
     """Why there is no answer."""
 
     message: str
-    type: Kind
+    type: ErrorType
     param: str | None = None
     """the field that is wrong"""
     code: Refusal | None = None

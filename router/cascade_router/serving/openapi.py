@@ -34,7 +34,7 @@ ERRORS: Final = {
     504: "there is no image by the deadline",
 }
 SENT: Final = (bodies.ImagesRequest, bodies.JobRequest)
-TOLD: Final = (bodies.Images, bodies.Event, bodies.Models, bodies.Job, bodies.Error)
+TOLD: Final = (bodies.Images, bodies.StreamEvent, bodies.Models, bodies.Job, bodies.Error)
 ASKING: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
 LOOKING: Final = (400, 401, 403, 404, 405, 410, 429, 500, 503)
 
@@ -59,7 +59,7 @@ def document(settings: RouterSettings) -> Schema:
 
 def _paths() -> Schema:
     images = {
-        200: _ok("the images", "Images", {"text/event-stream": {"schema": _ref("Event")}}),
+        200: _ok("the images", "Images", {"text/event-stream": {"schema": _ref("StreamEvent")}}),
         **_errors(ASKING),
     }
     job = _ok("the job", "Job")
@@ -79,7 +79,9 @@ def _paths() -> Schema:
                 {**_header("model", "a cascade", {"type": "string", "minLength": 1}), "in": "path", "required": True}
             ],
             "get": _operation(
-                "model", "One cascade", {200: _ok("the cascade", "Model"), **_errors((400, 401, 404, 405, 500, 503))}
+                "model",
+                "One cascade",
+                {200: _ok("the cascade", "ListedModel"), **_errors((400, 401, 404, 405, 500, 503))},
             ),
         },
         "/v1/jobs": {

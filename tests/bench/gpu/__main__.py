@@ -123,7 +123,7 @@ class Bench:
             "bench": self._architecture.variant, "dtype": self._dtype, "torch": torch.__version__,
             "latents": self._architecture.latents, "device": str(self._device),
         }  # fmt: skip
-        denoiser = denoisers.Denoiser(self._denoiser, identity, largest, self._draw)
+        denoiser = denoisers.PipelineDenoiser(self._denoiser, identity, largest, self._draw)
         denoisers.run_by("diffusers" if engine == "compiled" else engine, denoiser, self._device)
 
     def _draw(self, batch: int) -> None:

@@ -35,7 +35,7 @@ def main() -> int:
 
 def _train(options: argparse.Namespace) -> None:
     data = rows.read(options.data, good_from=options.good_from)
-    chosen = fitting.Options(
+    chosen = fitting.TrainingOptions(
         architecture=options.architecture,
         size=options.size,
         width=options.width,

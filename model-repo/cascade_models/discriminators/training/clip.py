@@ -36,7 +36,7 @@ class Tower:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class ClipSizes:
     """All sizes of a CLIP model; the image is ``image`` pixels high and wide, in patches of ``patch``."""
 
     vision: Tower
@@ -49,7 +49,7 @@ class Sizes:
     joint: int
 
     @classmethod
-    def read(cls, document: dict[str, Any]) -> Sizes:
+    def read(cls, document: dict[str, Any]) -> ClipSizes:
         """Of a ``config.json``; raises KeyError where it is not CLIP's. Absent values are those of ViT-B/32."""
         vision, text = document["vision_config"], document["text_config"]
         return cls(
@@ -67,7 +67,7 @@ class Sizes:
 class Clip(nn.Module):  # type: ignore[misc]
     """Embeddings of images ``[B, 3, S, S]`` and tokens ``[B, L]``, each of length 1; modules named as on the hub."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
         self.sizes = sizes
         self.vision_model = Vision(sizes)
@@ -90,7 +90,7 @@ class Clip(nn.Module):  # type: ignore[misc]
                 f"--clip: {folder} lacks {', '.join(missing)}: download the whole model, weights as safetensors"
             )
         try:
-            model = cls(Sizes.read(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+            model = cls(ClipSizes.read(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
             state = safetensors.torch.load_file(folder / "model.safetensors")
         except (KeyError, ValueError, TypeError) as error:
             raise RowsError(f"--clip: {folder / 'config.json'} is not CLIP's ({error!r})") from None
@@ -138,7 +138,7 @@ class ClipHead(nn.Module):  # type: ignore[misc]
 class Vision(nn.Module):  # type: ignore[misc]
     """CLIP's image transformer."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
         tower = sizes.vision
         self.embeddings = nn.Module()
@@ -160,7 +160,7 @@ class Vision(nn.Module):  # type: ignore[misc]
 class Text(nn.Module):  # type: ignore[misc]
     """CLIP's text transformer; a prompt is read at its first end."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
         tower = sizes.text
         self.end = sizes.end

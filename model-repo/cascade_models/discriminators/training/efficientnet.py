@@ -56,7 +56,7 @@ class EfficientNetDiscriminator(nn.Module):  # type: ignore[misc]
             outputs = _scaled(stage.channels, width)
             made: list[nn.Module] = []
             for index in range(_repeated(stage.layers, depth)):
-                kind = FusedBlock if stage.fused else Block
+                kind = FusedMBConv if stage.fused else MBConv
                 stride = stage.stride if index == 0 else 1
                 made.append(kind(channels, outputs, stage.expand, stride, STOCHASTIC_DEPTH * done / blocks))
                 channels, done = outputs, done + 1
@@ -97,7 +97,7 @@ class EfficientNetDiscriminator(nn.Module):  # type: ignore[misc]
                     nn.init.zeros_(module.bias)
 
 
-class FusedBlock(nn.Module):  # type: ignore[misc]
+class FusedMBConv(nn.Module):  # type: ignore[misc]
     """Fused-MBConv: one full convolution that expands, one that projects."""
 
     def __init__(self, inputs: int, outputs: int, expand: int, stride: int, drop: float) -> None:
@@ -115,7 +115,7 @@ class FusedBlock(nn.Module):  # type: ignore[misc]
         return _residual(self, x)
 
 
-class Block(nn.Module):  # type: ignore[misc]
+class MBConv(nn.Module):  # type: ignore[misc]
     """MBConv: expand, filter by channel, squeeze and excite, project."""
 
     def __init__(self, inputs: int, outputs: int, expand: int, stride: int, drop: float) -> None:
@@ -157,7 +157,7 @@ def _convolution(
     return nn.Sequential(*layers, nn.SiLU()) if active else nn.Sequential(*layers)
 
 
-def _residual(block: FusedBlock | Block, x: torch.Tensor) -> torch.Tensor:
+def _residual(block: FusedMBConv | MBConv, x: torch.Tensor) -> torch.Tensor:
     """The block's result on top of its input; in training a whole branch is left out now and then."""
     found = block.block(x)
     if not block.residual:

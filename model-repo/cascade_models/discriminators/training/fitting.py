@@ -37,7 +37,7 @@ class FitError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """How long and at what size a discriminator is trained."""
 
     architecture: str = "efficientnetv2-s"
@@ -78,8 +78,8 @@ class Judgement:
 
 
 def fit(
-    data: Sequence[rows.Row], out: pathlib.Path, options: Options, *, good: str
-) -> tuple[progress.Stage, Judgement]:
+    data: Sequence[rows.TrainingRow], out: pathlib.Path, options: TrainingOptions, *, good: str
+) -> tuple[progress.TrainingStage, Judgement]:
     """Trains on the rows and writes the discriminator to ``out``; ``good`` says what a label of 1 is.
 
     Raises RowsError where an image or a model cannot be read, FitError where what was exported is not what was trained.
@@ -121,7 +121,7 @@ def fit(
     return stage, found
 
 
-def evaluate(folder: pathlib.Path, data: Sequence[rows.Row]) -> Judgement:
+def evaluate(folder: pathlib.Path, data: Sequence[rows.TrainingRow]) -> Judgement:
     """A discriminator as it is served, on rows; raises DiscriminatorError or RowsError."""
     served = exported.load(folder)
     parts = [data[at : at + 32] for at in range(0, len(data), 32)]
@@ -140,7 +140,7 @@ def judge(confidence: Doubles, labels: Doubles) -> Judgement:
     )
 
 
-def verify(model: nn.Module, data: Sequence[rows.Row], known: card.Card, folder: pathlib.Path) -> None:
+def verify(model: nn.Module, data: Sequence[rows.TrainingRow], known: card.Card, folder: pathlib.Path) -> None:
     """Raises FitError unless what is served says what torch says, alone and in a batch."""
     served = exported.load(folder)
     images, prompts = rows.load(data, known.size), [row.prompt for row in data]
@@ -153,7 +153,7 @@ def verify(model: nn.Module, data: Sequence[rows.Row], known: card.Card, folder:
     logger.info("ONNX Runtime differs from torch by at most %.1g", worst)
 
 
-def _make(options: Options, out: pathlib.Path) -> tuple[nn.Module, card.Card]:
+def _make(options: TrainingOptions, out: pathlib.Path) -> tuple[nn.Module, card.Card]:
     """The untrained network and how it is fed; what reads its prompts goes to ``out``."""
     blank = card.Card(
         architecture=options.architecture,
@@ -188,15 +188,15 @@ def _make(options: Options, out: pathlib.Path) -> tuple[nn.Module, card.Card]:
 
 
 def _train(
-    model: nn.Module, data: Sequence[rows.Row], known: card.Card, folder: pathlib.Path, options: Options
-) -> progress.Stage:
+    model: nn.Module, data: Sequence[rows.TrainingRow], known: card.Card, folder: pathlib.Path, options: TrainingOptions
+) -> progress.TrainingStage:
     """AdamW with one rise and fall of the rate; CLIP's embeddings are made once, only what is above them learns."""
     logits = _logits_of(model, data, known, folder, options, training=True)
     labels = torch.from_numpy(_labels(data)).float().to(options.device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=options.rate, weight_decay=0.05)
     steps = options.epochs * max(1, -(-len(data) // options.batch))
-    stage = progress.Stage(options.architecture, steps)
+    stage = progress.TrainingStage(options.architecture, steps)
     model.train()
     for chosen in _shuffled(len(data), options, steps):
         loss = nn.functional.binary_cross_entropy_with_logits(logits(chosen), labels[torch.from_numpy(chosen)])
@@ -210,7 +210,7 @@ def _train(
     return stage
 
 
-def _shuffled(count: int, options: Options, steps: int) -> Iterator[npt.NDArray[np.int64]]:
+def _shuffled(count: int, options: TrainingOptions, steps: int) -> Iterator[npt.NDArray[np.int64]]:
     """Batches of every row once an epoch; a last one of a single row, which has no variance, is left out."""
     rng = np.random.default_rng(options.seed)
     made = 0
@@ -225,7 +225,7 @@ def _shuffled(count: int, options: Options, steps: int) -> Iterator[npt.NDArray[
 
 
 def _judge_logits(
-    model: nn.Module, data: Sequence[rows.Row], known: card.Card, folder: pathlib.Path, options: Options
+    model: nn.Module, data: Sequence[rows.TrainingRow], known: card.Card, folder: pathlib.Path, options: TrainingOptions
 ) -> Doubles:
     logits = _logits_of(model, data, known, folder, options, training=False)
     with torch.inference_mode():
@@ -236,10 +236,10 @@ def _judge_logits(
 
 def _logits_of(
     model: nn.Module,
-    data: Sequence[rows.Row],
+    data: Sequence[rows.TrainingRow],
     known: card.Card,
     folder: pathlib.Path,
-    options: Options,
+    options: TrainingOptions,
     *,
     training: bool,
 ) -> Batches:
@@ -296,5 +296,5 @@ def _files(known: card.Card) -> tuple[str, ...]:
     return (*own, *clip.TOKENS) if known.reading == "clip" else own
 
 
-def _labels(data: Sequence[rows.Row]) -> Doubles:
+def _labels(data: Sequence[rows.TrainingRow]) -> Doubles:
     return np.array([row.label for row in data], dtype=np.float64)

@@ -36,7 +36,7 @@ class RowsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One labelled image; ``label`` is 0 to 1."""
 
     image: Path
@@ -50,7 +50,7 @@ class Row:
         return "train" if place < 14 else "calibration" if place < 17 else "test"
 
 
-def read(file: Path, *, good_from: float | None) -> list[Row]:
+def read(file: Path, *, good_from: float | None) -> list[TrainingRow]:
     """The rows of a file, images checked to be there; ``good_from``: scores from there on are good.
 
     Raises RowsError.
@@ -59,7 +59,7 @@ def read(file: Path, *, good_from: float | None) -> list[Row]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RowsError(f"{file}: cannot be read: {error}") from None
-    rows: list[Row] = []
+    rows: list[TrainingRow] = []
     problems: list[str] = []
     for line, cells in _jsonl(file, lines) if file.suffix in (".jsonl", ".ndjson") else _csv(file, lines):
         try:
@@ -73,7 +73,7 @@ def read(file: Path, *, good_from: float | None) -> list[Row]:
     return rows
 
 
-def load(rows: Sequence[Row], size: int) -> npt.NDArray[np.uint8]:
+def load(rows: Sequence[TrainingRow], size: int) -> npt.NDArray[np.uint8]:
     """Images ``[N, size, size, 3]`` of rows, resized as a server resizes them; raises RowsError."""
     with ThreadPoolExecutor(READERS) as pool:
         return np.stack(list(pool.map(lambda row: _open(row.image, size), rows)))
@@ -114,7 +114,7 @@ def _jsonl(file: Path, lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str,
         yield number, cells
 
 
-def _row(cells: Mapping[str, Any], folder: Path, good_from: float | None) -> Row:
+def _row(cells: Mapping[str, Any], folder: Path, good_from: float | None) -> TrainingRow:
     image = folder / _text(cells, "image")
     if not image.is_file():
         raise RowsError(f"image: no file {image}")
@@ -123,13 +123,13 @@ def _row(cells: Mapping[str, Any], folder: Path, good_from: float | None) -> Row
         label = _number(cells, "label")
         if not 0 <= label <= 1:
             raise RowsError(f"label: {label:g} is not between 0 and 1; a rating on another scale is a score")
-        return Row(image, prompt, label)
+        return TrainingRow(image, prompt, label)
     if cells.get("score") in (None, ""):
         raise RowsError("label: there is neither a label nor a score")
     score = _number(cells, "score")
     if good_from is None:
         raise RowsError("score: say with --good-from from which score on an image is good enough")
-    return Row(image, prompt, float(score >= good_from))
+    return TrainingRow(image, prompt, float(score >= good_from))
 
 
 def _text(cells: Mapping[str, Any], name: str) -> str:
@@ -150,7 +150,7 @@ def _number(cells: Mapping[str, Any], name: str) -> float:
     return number
 
 
-def _check(file: Path, rows: Sequence[Row]) -> None:
+def _check(file: Path, rows: Sequence[TrainingRow]) -> None:
     """Whether there is enough of everything."""
     if len(rows) < LEAST:
         raise RowsError(f"{file}: holds {len(rows)} images: at least {LEAST} are needed, a few thousand are good")

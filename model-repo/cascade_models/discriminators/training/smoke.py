@@ -40,8 +40,10 @@ def run(seed: int) -> None:
         data = rows.read(shapes_rows.write(folder / "shapes", IMAGES, seed), good_from=None)
         tiny_clip(folder / "clip", seed)
         tries = (
-            fitting.Options(architecture="efficientnetv2-s", size=32, width=0.125, depth=0.1, epochs=3, seed=seed),
-            fitting.Options(architecture="clip-head", clip=folder / "clip", epochs=8, seed=seed),
+            fitting.TrainingOptions(
+                architecture="efficientnetv2-s", size=32, width=0.125, depth=0.1, epochs=3, seed=seed
+            ),
+            fitting.TrainingOptions(architecture="clip-head", clip=folder / "clip", epochs=8, seed=seed),
         )
         for options in tries:
             out = folder / options.architecture
@@ -67,7 +69,7 @@ def tiny_clip(folder: pathlib.Path, seed: int) -> None:
     """A folder with a CLIP model of random weights."""
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    model = clip.Clip(clip.Sizes.read(SIZES))
+    model = clip.Clip(clip.ClipSizes.read(SIZES))
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(SIZES), encoding="utf-8")

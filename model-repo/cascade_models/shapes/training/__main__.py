@@ -19,7 +19,9 @@ def main() -> int:
     parser.add_argument("command", nargs="?", default="train", choices=("train", "card", "labels", "verify"))
     parser.add_argument("--out", type=pathlib.Path, default=assets.WEIGHTS, help="where the weights are or go")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=pipeline.Recipe.minutes, help="wall-clock limit of training")
+    parser.add_argument(
+        "--minutes", type=float, default=pipeline.TrainingBudget.minutes, help="wall-clock limit of training"
+    )
     parser.add_argument("--smoke", action="store_true", help="train about a minute, then check losses and files")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
     parser.add_argument("--prompts", type=int, default=None, help="card, labels: number of prompts")
@@ -43,8 +45,8 @@ def main() -> int:
     if options.command == "labels":
         evaluate.write_labels(options.out, options.prompts or 3000, options.labels)
         return 0
-    recipe = pipeline.SMOKE if options.smoke else pipeline.Recipe(minutes=options.minutes)
-    stages = pipeline.make(options.out, options.seed, recipe)
+    budget = pipeline.SMOKE if options.smoke else pipeline.TrainingBudget(minutes=options.minutes)
+    stages = pipeline.make(options.out, options.seed, budget)
     problems = pipeline.check(options.out, stages)
     for problem in problems:
         logging.getLogger("cascade_models.shapes.training").error("FAILED: %s", problem)

@@ -28,7 +28,7 @@ _RIGHT, _WRONG = (70, 160, 90), (200, 70, 60)
 
 def write(directory: pathlib.Path, prompts: int) -> None:
     """Evaluates the weights on ``prompts`` prompts, half of them with held-out combinations, and writes the card."""
-    models = evaluate.Models(directory)
+    models = evaluate.ExportedModels(directory)
     half = prompts // 2
     scenes = [
         *evaluate.scenes_of("test", half, SEED),
@@ -48,11 +48,11 @@ def write(directory: pathlib.Path, prompts: int) -> None:
 
 
 def _text(
-    known: assets.Metadata,
+    known: assets.ShapesMetadata,
     revision: str,
     judged: evaluate.Evaluation,
     fitted: evaluate.Evaluation,
-    latency: evaluate.Latency,
+    latency: evaluate.BatchLatencies,
 ) -> str:
     strict = judged.light.strict
     bins, error = judging.reliability(judged.confidence, strict)

@@ -31,7 +31,7 @@ _CELLS = 16
 _RATE = 1.5e-3
 
 
-class Discriminator(nn.Module):  # type: ignore[misc]
+class DiscriminatorNetwork(nn.Module):  # type: ignore[misc]
     """``(image [B,3,32,32] in 0..1, tokens [B,7,3]) -> confidence [B] in 0..1``."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Discriminator(nn.Module):  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """Light images with the checker's verdicts: tokens, strict ``[N]``, slots ``[N, 7]`` (NaN where empty)."""
 
     images: npt.NDArray[np.uint8]
@@ -85,7 +85,7 @@ class Labelled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class TrainingSizes:
     """How much of everything a training takes."""
 
     trunk_steps: int = TRUNK_STEPS
@@ -96,48 +96,56 @@ class Sizes:
 
 
 def train(
-    light: network.Denoiser, light_steps: int, seed: int, sizes: Sizes, minutes: float | None = None
-) -> tuple[Discriminator, list[progress.Stage]]:
+    light: network.DenoiserNetwork, light_steps: int, seed: int, sizes: TrainingSizes, minutes: float | None = None
+) -> tuple[DiscriminatorNetwork, list[progress.TrainingStage]]:
     """A calibrated discriminator for the light model at ``light_steps`` steps, and its stages' losses."""
     model, stages = train_matching(seed, sizes, _part(minutes, 0.45))
     stages.append(train_verdicts(model, light, light_steps, seed, sizes, _part(minutes, 0.55)))
     return model, stages
 
 
-def train_matching(seed: int, sizes: Sizes, minutes: float | None = None) -> tuple[Discriminator, list[progress.Stage]]:
+def train_matching(
+    seed: int, sizes: TrainingSizes, minutes: float | None = None
+) -> tuple[DiscriminatorNetwork, list[progress.TrainingStage]]:
     """A discriminator that tells true prompts of true images from edited ones; needs no denoiser."""
     torch.manual_seed(seed + 2)
     rng = np.random.default_rng((seed, 3))
-    model = Discriminator()
-    trunk = _train_trunk(model, rng, progress.Stage("discriminator, trunk", sizes.trunk_steps, _part(minutes, 0.25)))
-    edits = _train_edits(model, rng, progress.Stage("discriminator, edits", sizes.edit_steps, _part(minutes, 0.75)))
+    model = DiscriminatorNetwork()
+    trunk = _train_trunk(
+        model, rng, progress.TrainingStage("discriminator, trunk", sizes.trunk_steps, _part(minutes, 0.25))
+    )
+    edits = _train_edits(
+        model, rng, progress.TrainingStage("discriminator, edits", sizes.edit_steps, _part(minutes, 0.75))
+    )
     return model, [trunk, edits]
 
 
 def train_verdicts(
-    model: Discriminator,
-    light: network.Denoiser,
+    model: DiscriminatorNetwork,
+    light: network.DenoiserNetwork,
     light_steps: int,
     seed: int,
-    sizes: Sizes,
+    sizes: TrainingSizes,
     minutes: float | None = None,
-) -> progress.Stage:
+) -> progress.TrainingStage:
     """Trains and calibrates ``model`` on the light model's own images as the checker labels them."""
     rng = np.random.default_rng((seed, 4))
     labelled = label(light, light_steps, sizes.light_images + sizes.calibration_images, rng, _part(minutes, 0.5))
     held_back = min(sizes.calibration_images, len(labelled.strict) // 4)
     fitted = np.arange(held_back, len(labelled.strict))
-    stage = progress.Stage("discriminator, images", sizes.epochs * max(1, len(fitted) // BATCH), _part(minutes, 0.5))
+    stage = progress.TrainingStage(
+        "discriminator, images", sizes.epochs * max(1, len(fitted) // BATCH), _part(minutes, 0.5)
+    )
     _train_images(model, rng, labelled, fitted, stage)
     calibrate(model, labelled, np.arange(held_back))
     return stage
 
 
 def label(
-    light: network.Denoiser, steps: int, count: int, rng: np.random.Generator, minutes: float | None = None
-) -> Labelled:
+    light: network.DenoiserNetwork, steps: int, count: int, rng: np.random.Generator, minutes: float | None = None
+) -> LabelledImages:
     """Light images of ``count`` training prompts, uniform in the number of shapes, with the checker's verdicts."""
-    stage = progress.Stage("discriminator, labelling", -(-count // BATCH), minutes)
+    stage = progress.TrainingStage("discriminator, labelling", -(-count // BATCH), minutes)
     denoise = as_callable(light)
     parts: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = []
     strict: list[float] = []
@@ -156,7 +164,7 @@ def label(
             strict.append(float(verdict.count and all(verdict.objects) and all(verdict.relations)))
         parts.append((images, words))
         stage.advance(1 - float(np.mean(strict[-BATCH:])))
-    return Labelled(
+    return LabelledImages(
         np.concatenate([images for images, _ in parts]),
         np.concatenate([words for _, words in parts]),
         np.asarray(strict, dtype=np.float32),
@@ -164,7 +172,7 @@ def label(
     )
 
 
-def as_callable(model: network.Denoiser) -> sampling.Denoise:
+def as_callable(model: network.DenoiserNetwork) -> sampling.Denoise:
     """A torch denoiser as the samplers want it."""
 
     def denoise(x: sampling.Floats, t: sampling.Floats, words: npt.NDArray[np.int64]) -> sampling.Floats:
@@ -175,7 +183,7 @@ def as_callable(model: network.Denoiser) -> sampling.Denoise:
     return denoise
 
 
-def calibrate(model: Discriminator, labelled: Labelled, chosen: npt.NDArray[np.int64]) -> None:
+def calibrate(model: DiscriminatorNetwork, labelled: LabelledImages, chosen: npt.NDArray[np.int64]) -> None:
     """Sets the scale and offset of the logit (Platt, 1999) by Newton's method on held-back images."""
     with torch.inference_mode():
         logits = torch.cat(
@@ -256,7 +264,9 @@ def _contents(scene: grammar.Scene) -> npt.NDArray[np.float32]:
     return values
 
 
-def _train_trunk(model: Discriminator, rng: np.random.Generator, stage: progress.Stage) -> progress.Stage:
+def _train_trunk(
+    model: DiscriminatorNetwork, rng: np.random.Generator, stage: progress.TrainingStage
+) -> progress.TrainingStage:
     head = nn.Linear(_CELLS * WIDTH, 56 + 4 * 13)
     parameters = [*model.trunk.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=2e-3)
@@ -269,7 +279,9 @@ def _train_trunk(model: Discriminator, rng: np.random.Generator, stage: progress
     return stage
 
 
-def _train_edits(model: Discriminator, rng: np.random.Generator, stage: progress.Stage) -> progress.Stage:
+def _train_edits(
+    model: DiscriminatorNetwork, rng: np.random.Generator, stage: progress.TrainingStage
+) -> progress.TrainingStage:
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=0.01)
     while stage.progress < 1.0:
@@ -284,11 +296,11 @@ def _train_edits(model: Discriminator, rng: np.random.Generator, stage: progress
 
 
 def _train_images(
-    model: Discriminator,
+    model: DiscriminatorNetwork,
     rng: np.random.Generator,
-    labelled: Labelled,
+    labelled: LabelledImages,
     fitted: npt.NDArray[np.int64],
-    stage: progress.Stage,
+    stage: progress.TrainingStage,
 ) -> None:
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=0.05)
@@ -306,7 +318,7 @@ def _noisy(images: npt.NDArray[np.float32], rng: np.random.Generator) -> torch.T
 
 
 def _loss(
-    model: Discriminator, image: torch.Tensor, words: torch.Tensor, strict: torch.Tensor, slots: torch.Tensor
+    model: DiscriminatorNetwork, image: torch.Tensor, words: torch.Tensor, strict: torch.Tensor, slots: torch.Tensor
 ) -> torch.Tensor:
     whole, parts = model.logits(image, words)
     present = ~torch.isnan(slots)
@@ -319,7 +331,7 @@ def _update(
     parameters: list[nn.Parameter],
     loss: torch.Tensor,
     rate: float,
-    stage: progress.Stage,
+    stage: progress.TrainingStage,
 ) -> None:
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -23,7 +23,7 @@ _AT_START = heavy.BATCH // 4
 
 
 def _guided(
-    teacher: network.Denoiser, x: torch.Tensor, level: torch.Tensor, words: torch.Tensor, null: torch.Tensor
+    teacher: network.DenoiserNetwork, x: torch.Tensor, level: torch.Tensor, words: torch.Tensor, null: torch.Tensor
 ) -> torch.Tensor:
     with torch.no_grad():
         both = teacher(torch.cat((x, x)), torch.cat((level, level)), torch.cat((words, null)))
@@ -32,8 +32,8 @@ def _guided(
 
 
 def train(
-    teacher: network.Denoiser, seed: int, steps: int = STEPS, minutes: float | None = None
-) -> tuple[network.Denoiser, progress.Stage]:
+    teacher: network.DenoiserNetwork, seed: int, steps: int = STEPS, minutes: float | None = None
+) -> tuple[network.DenoiserNetwork, progress.TrainingStage]:
     """The averaged student after ``steps`` steps or ``minutes`` of wall clock, whichever comes first."""
     torch.manual_seed(seed + 1)
     rng = np.random.default_rng((seed, 2))
@@ -41,7 +41,7 @@ def train(
     student = copy.deepcopy(teacher).requires_grad_(True)
     average = optimisers.Average(student, copy.deepcopy(student).requires_grad_(False), rate=0.96)
     optimiser = torch.optim.AdamW(student.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    stage = progress.Stage("light", steps, minutes)
+    stage = progress.TrainingStage("light", steps, minutes)
     null = torch.from_numpy(tokens.null(heavy.BATCH))
     while stage.progress < 1.0:
         clean, words = heavy.batch(rng)

@@ -29,7 +29,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class ScoredImages:
     """One variant's images of N prompts, ``[N, 32, 32, 3]``, and their scores, each ``[N]``."""
 
     images: npt.NDArray[np.uint8]
@@ -45,13 +45,13 @@ class Evaluation:
     scenes: tuple[grammar.Scene, ...]
     objects: npt.NDArray[np.int64]
     heldout: npt.NDArray[np.bool_]
-    heavy: Outcome
-    light: Outcome
+    heavy: ScoredImages
+    light: ScoredImages
     confidence: Doubles
 
 
 @dataclasses.dataclass(frozen=True)
-class Latency:
+class BatchLatencies:
     """Median CPU milliseconds of one batch, sampler included, at the batch sizes of ``BATCHES``."""
 
     heavy: dict[int, float]
@@ -61,7 +61,7 @@ class Latency:
     ratio_with_overhead: float
 
 
-class Models:
+class ExportedModels:
     """ONNX Runtime sessions of all three models and the variants' settings."""
 
     def __init__(self, directory: pathlib.Path) -> None:
@@ -89,7 +89,7 @@ class Models:
         return np.asarray(self._sessions["discriminator"].run(["confidence"], feed)[0], dtype=np.float64)
 
 
-def run(models: Models, scenes: Sequence[grammar.Scene], seed: int, name: str) -> Evaluation:
+def run(models: ExportedModels, scenes: Sequence[grammar.Scene], seed: int, name: str) -> Evaluation:
     """Makes and judges both variants' images of ``scenes``; image i has seed ``seed * 10**6 + i``."""
     words = tokens.encode_all(scenes)
     seeds = [seed * 10**6 + index for index in range(len(scenes))]
@@ -127,7 +127,7 @@ def scenes_of(split: grammar.Split, count: int, seed: int) -> list[grammar.Scene
     return [grammar.sample_scene(rng, 1 + index % grammar.MAX_OBJECTS, split) for index in range(count)]
 
 
-def measure_latency(models: Models, overhead_ms: float = 0.5) -> Latency:
+def measure_latency(models: ExportedModels, overhead_ms: float = 0.5) -> BatchLatencies:
     """Latency by batch size; the cost ratio is taken at batch 1 from interleaved calls, so that noise hits both."""
     rng = np.random.default_rng(0)
     medians: dict[str, dict[int, float]] = {"heavy": {}, "light": {}, "discriminator": {}}
@@ -157,12 +157,12 @@ def measure_latency(models: Models, overhead_ms: float = 0.5) -> Latency:
         if batch == 1:
             slow, fast = medians["heavy"][1], medians["light"][1]
             ratios = slow / fast, (slow + overhead_ms) / (fast + overhead_ms)
-    return Latency(medians["heavy"], medians["light"], medians["discriminator"], *ratios)
+    return BatchLatencies(medians["heavy"], medians["light"], medians["discriminator"], *ratios)
 
 
 def write_labels(directory: pathlib.Path, prompts: int, file: pathlib.Path) -> None:
     """Writes what a prompt-hardness rule is fitted from: training prompts, both variants' scores, the confidence."""
-    evaluation = run(Models(directory), scenes_of("train", prompts, _LABELS_SEED), _LABELS_SEED, "labels")
+    evaluation = run(ExportedModels(directory), scenes_of("train", prompts, _LABELS_SEED), _LABELS_SEED, "labels")
     np.savez_compressed(
         file,
         prompt=np.asarray([grammar.describe(scene) for scene in evaluation.scenes]),
@@ -176,10 +176,10 @@ def write_labels(directory: pathlib.Path, prompts: int, file: pathlib.Path) -> N
     logger.info("wrote %d rows to %s", prompts, file)
 
 
-def _judge(images: npt.NDArray[np.uint8], scenes: Sequence[grammar.Scene]) -> Outcome:
+def _judge(images: npt.NDArray[np.uint8], scenes: Sequence[grammar.Scene]) -> ScoredImages:
     scores = [checker.check(image, scene) for image, scene in zip(images, scenes, strict=True)]
     adherence, strict, q2 = np.asarray([dataclasses.astuple(score) for score in scores], dtype=np.float64).T
-    return Outcome(images, adherence, strict, q2)
+    return ScoredImages(images, adherence, strict, q2)
 
 
 def _milliseconds(call: Callable[[], None]) -> float:

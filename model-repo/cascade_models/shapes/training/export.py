@@ -24,12 +24,12 @@ from cascade_models.shapes.training import discriminator, network
 
 logger = logging.getLogger("cascade_models.shapes.training")
 
-INPUTS: dict[assets.Model, tuple[str, ...]] = {
+INPUTS: dict[assets.ModelName, tuple[str, ...]] = {
     "heavy": ("x", "t", "tokens"),
     "light": ("x", "t", "tokens"),
     "discriminator": ("image", "tokens"),
 }
-OUTPUTS: dict[assets.Model, str] = {"heavy": "x0", "light": "x0", "discriminator": "confidence"}
+OUTPUTS: dict[assets.ModelName, str] = {"heavy": "x0", "light": "x0", "discriminator": "confidence"}
 TOLERANCE = 1e-4
 _HALVED_FROM = 256
 
@@ -38,7 +38,7 @@ class ExportError(RuntimeError):
     """An exported model is not what was trained."""
 
 
-def write(name: assets.Model, model: nn.Module, directory: pathlib.Path) -> None:
+def write(name: assets.ModelName, model: nn.Module, directory: pathlib.Path) -> None:
     """Writes ``name.safetensors`` and ``name.onnx``; the model is rounded to float16 precision on the way."""
     directory.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().half().contiguous() for key, value in model.state_dict().items()}
@@ -69,15 +69,15 @@ def write(name: assets.Model, model: nn.Module, directory: pathlib.Path) -> None
     (directory / f"{name}.onnx").write_bytes(proto.SerializeToString())
 
 
-def read(name: assets.Model, directory: pathlib.Path) -> nn.Module:
+def read(name: assets.ModelName, directory: pathlib.Path) -> nn.Module:
     """The torch model of ``name.safetensors``, in float32 and for inference."""
-    model = discriminator.Discriminator() if name == "discriminator" else network.Denoiser()
+    model = discriminator.DiscriminatorNetwork() if name == "discriminator" else network.DenoiserNetwork()
     state = safetensors.torch.load_file(assets.path(name, "safetensors", directory))
     model.load_state_dict({key: value.float() for key, value in state.items()})
     return model.eval().requires_grad_(False)
 
 
-def session(name: assets.Model, directory: pathlib.Path) -> onnxruntime.InferenceSession:
+def session(name: assets.ModelName, directory: pathlib.Path) -> onnxruntime.InferenceSession:
     """A single-threaded ONNX Runtime session on the CPU, as a replica runs it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -113,7 +113,7 @@ def verify(directory: pathlib.Path) -> dict[str, float]:
     return differences
 
 
-def sample_inputs(name: assets.Model, batch: int) -> tuple[torch.Tensor, ...]:
+def sample_inputs(name: assets.ModelName, batch: int) -> tuple[torch.Tensor, ...]:
     """Seeded inputs of the right shapes."""
     generator = torch.Generator().manual_seed(batch)
     rng = np.random.default_rng(batch)

@@ -32,14 +32,14 @@ def batch(rng: np.random.Generator, size: int = BATCH) -> tuple[torch.Tensor, to
 
 def train(
     seed: int, steps: int = STEPS, minutes: float | None = None, checkpoint: pathlib.Path | None = None
-) -> tuple[network.Denoiser, progress.Stage]:
+) -> tuple[network.DenoiserNetwork, progress.TrainingStage]:
     """The averaged network after ``steps`` steps or ``minutes`` of wall clock, whichever comes first."""
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 1))
-    model = network.Denoiser()
+    model = network.DenoiserNetwork()
     optimiser = optimisers.Optimiser(model, model.blocks)
     average = optimisers.Average(model, copy.deepcopy(model).requires_grad_(False), rate=0.9985)
-    stage = progress.Stage("heavy", steps, minutes)
+    stage = progress.TrainingStage("heavy", steps, minutes)
     null = torch.from_numpy(tokens.null(BATCH))
     while stage.progress < 1.0:
         clean, words = batch(rng)

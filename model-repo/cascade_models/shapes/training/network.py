@@ -48,7 +48,7 @@ class Block(nn.Module):  # type: ignore[misc]
         return x + self.down(functional.relu(self.up(self.norm2(x))))
 
 
-class Denoiser(nn.Module):  # type: ignore[misc]
+class DenoiserNetwork(nn.Module):  # type: ignore[misc]
     """``(x [B,3,32,32] in about -1..1 plus noise, t [B] in 0..1, tokens [B,7,3]) -> x0 [B,3,32,32]``."""
 
     def __init__(self) -> None:

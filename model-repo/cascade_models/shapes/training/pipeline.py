@@ -19,40 +19,42 @@ logger = logging.getLogger("cascade_models.shapes.training")
 _EXPORT_S = 9
 
 VARIANTS = {
-    "heavy": assets.Variant("heavy", steps=24, guidance=distil.GUIDANCE),
-    "light": assets.Variant("light", steps=2, guidance=1.0),
+    "heavy": assets.SamplerSettings("heavy", steps=24, guidance=distil.GUIDANCE),
+    "light": assets.SamplerSettings("light", steps=2, guidance=1.0),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainingBudget:
     """How long each stage trains: numbers of steps, and a wall-clock limit for all of them in minutes."""
 
     heavy_steps: int = heavy.STEPS
     light_steps: int = distil.STEPS
-    discriminator: discriminator.Sizes = dataclasses.field(default_factory=discriminator.Sizes)
+    discriminator: discriminator.TrainingSizes = dataclasses.field(default_factory=discriminator.TrainingSizes)
     minutes: float | None = 85.0
 
 
-SMOKE = Recipe(
+SMOKE = TrainingBudget(
     heavy_steps=80,
     light_steps=24,
-    discriminator=discriminator.Sizes(trunk_steps=40, edit_steps=40, light_images=256, calibration_images=64, epochs=4),
+    discriminator=discriminator.TrainingSizes(
+        trunk_steps=40, edit_steps=40, light_images=256, calibration_images=64, epochs=4
+    ),
     minutes=None,
 )
 
 
-def make(out: pathlib.Path, seed: int, recipe: Recipe) -> list[progress.Stage]:
+def make(out: pathlib.Path, seed: int, budget: TrainingBudget) -> list[progress.TrainingStage]:
     """Trains everything from nothing and writes all files to ``out``; returns the stages with their losses."""
     out.mkdir(parents=True, exist_ok=True)
     started = datetime.datetime.now(datetime.timezone.utc).date()
 
     def share(part: float) -> float | None:
-        return None if recipe.minutes is None else recipe.minutes * part
+        return None if budget.minutes is None else budget.minutes * part
 
-    teacher, first = heavy.train(seed, recipe.heavy_steps, share(0.66), out / "heavy.checkpoint")
-    student, second = distil.train(teacher, seed, recipe.light_steps, share(0.13))
-    judge, rest = discriminator.train(student, VARIANTS["light"].steps, seed, recipe.discriminator, share(0.19))
+    teacher, first = heavy.train(seed, budget.heavy_steps, share(0.66), out / "heavy.checkpoint")
+    student, second = distil.train(teacher, seed, budget.light_steps, share(0.13))
+    judge, rest = discriminator.train(student, VARIANTS["light"].steps, seed, budget.discriminator, share(0.19))
     stages = [first, second, *rest]
     write(out, {"heavy": teacher, "light": student, "discriminator": judge}, seed, started, stages)
     (out / "heavy.checkpoint").unlink(missing_ok=True)
@@ -61,10 +63,10 @@ def make(out: pathlib.Path, seed: int, recipe: Recipe) -> list[progress.Stage]:
 
 def write(
     out: pathlib.Path,
-    models: dict[assets.Model, torch.nn.Module],
+    models: dict[assets.ModelName, torch.nn.Module],
     seed: int,
     started: datetime.date,
-    stages: list[progress.Stage],
+    stages: list[progress.TrainingStage],
 ) -> None:
     """Exports the models and writes the metadata."""
     for left, (name, model) in zip(range(len(models), 0, -1), models.items(), strict=True):
@@ -88,7 +90,7 @@ def write(
     (out / assets.METADATA).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def check(out: pathlib.Path, stages: list[progress.Stage]) -> list[str]:
+def check(out: pathlib.Path, stages: list[progress.TrainingStage]) -> list[str]:
     """What is wrong with a training's result: losses that did not fall, files that are not well-formed."""
     problems = [
         f"{stage.name}: the loss did not fall ({stage.before:.4g} to {stage.after:.4g})"

@@ -10,7 +10,7 @@ logger = logging.getLogger("cascade_models.shapes.training")
 _LAST = 6
 
 
-class Stage:
+class TrainingStage:
     """Iterates steps until their number or the wall-clock budget is spent, reporting every few seconds.
 
     Progress is the larger of the two fractions, so that a learning-rate decay tied to it completes whichever comes

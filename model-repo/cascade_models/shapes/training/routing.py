@@ -34,7 +34,7 @@ class Costs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class BudgetRow:
     """Mean q2 by policy at a budget, 95 % intervals, and the share of the gap from random to all-heavy closed."""
 
     budget: float
@@ -59,7 +59,9 @@ class Prompts:
         return Prompts(self.light[chosen], self.heavy[chosen], self.confidence[chosen], self.gain[chosen])
 
 
-def compare(fitted: evaluate.Evaluation, judged: evaluate.Evaluation, costs: Costs, resamples: int = 500) -> list[Row]:
+def compare(
+    fitted: evaluate.Evaluation, judged: evaluate.Evaluation, costs: Costs, resamples: int = 500
+) -> list[BudgetRow]:
     """All policies at all budgets on ``judged``, with rules fitted on ``fitted`` and bootstrap intervals."""
     weights = _fit(_features(fitted.scenes), fitted.heavy.q2 - fitted.light.q2)
     training, prompts = (
@@ -74,7 +76,7 @@ def compare(fitted: evaluate.Evaluation, judged: evaluate.Evaluation, costs: Cos
         quality, closed = _evaluate(prompts, costs, budget, float(direct))
         resampled = [_evaluate(draw, costs, budget, float(direct)) for draw in draws]
         rows.append(
-            Row(
+            BudgetRow(
                 budget,
                 quality,
                 {name: _interval([one[name] for one, _ in resampled]) for name in POLICIES},

@@ -50,7 +50,7 @@ from .api import (
 from .inventory import count_accelerators, told_accelerators
 from .mirror import Mirror
 from .objects import Deployment, Pod
-from .pools import Change, Pool, as_stop, change_of, replicas_of
+from .pools import Change, ClusterPool, as_stop, change_of, replicas_of
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class KubernetesCluster:
         self._reverted_s: dict[str, float] = {}
         self._refused: dict[tuple[CascadeRef, str], tuple[str, float]] = {}
         self._in_line: dict[str, tuple[int, Object]] = {}
-        self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, Pool]]] = (-1, -1), {}
+        self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, ClusterPool]]] = (-1, -1), {}
 
     async def inventory(self) -> Mapping[str, int] | None:
         if not (self._mirror.complete and self._api.available):
@@ -152,19 +152,21 @@ class KubernetesCluster:
             return {pod.node for pod in self._mirror.pods}
         return {node.key[1] for node in self._mirror.nodes if node.ready}
 
-    def _pools(self, ref: CascadeRef) -> dict[str, Pool]:
+    def _pools(self, ref: CascadeRef) -> dict[str, ClusterPool]:
         """The pools of a cascade by name, to be changed at will."""
         revision = (self._mirror.pods.revision, self._mirror.deployments.revision)
         if self._grouped[0] != revision:
             self._grouped = revision, _grouped(self._mirror.deployments, self._mirror.pods)
         return dict(self._grouped[1].get(ref, {}))
 
-    def _pool_of(self, ref: CascadeRef, move: Start | Stop, pods: Sequence[Pod], pools: dict[str, Pool]) -> str | None:
+    def _pool_of(
+        self, ref: CascadeRef, move: Start | Stop, pods: Sequence[Pod], pools: dict[str, ClusterPool]
+    ) -> str | None:
         """Name of the pool that a move is about; a new one is added to ``pools``."""
         if isinstance(move, Stop) or move.replica_id is not None:
             return next((pod.pool for pod in pods if pod.key[1] == move.replica_id), None)
         name = pool_object_name(ref, variant=move.variant, accelerator_class=move.accelerator_class)
-        pools.setdefault(name, Pool(name, move.variant, move.accelerator_class, 0, frozenset(), ()))
+        pools.setdefault(name, ClusterPool(name, move.variant, move.accelerator_class, 0, frozenset(), ()))
         return name
 
     async def _drain(self, ref: CascadeRef, name: str, pods: Sequence[Pod]) -> None:
@@ -176,7 +178,7 @@ class KubernetesCluster:
             pod, {ANNOTATION_DRAINING: timestamp(self._clock()), ANNOTATION_DELETION_COST: FIRST_TO_GO}
         )
 
-    async def _change(self, ref: CascadeRef, pool: Pool, change: Change) -> None:
+    async def _change(self, ref: CascadeRef, pool: ClusterPool, change: Change) -> None:
         """Mark pods, then change the number: the cluster takes those with the lowest cost first."""
         log.info(
             "resizing",
@@ -293,7 +295,7 @@ class KubernetesCluster:
         self._reverted_s[uid] = now
         return True
 
-    def _manifest(self, ref: CascadeRef, pool: Pool, replicas: int, stopping: Sequence[str]) -> Object | None:
+    def _manifest(self, ref: CascadeRef, pool: ClusterPool, replicas: int, stopping: Sequence[str]) -> Object | None:
         """The pool's Deployment; None where spec or settings know its variant or class no more."""
         subject = self._subjects[ref]
         spec = subject.cascade.spec
@@ -346,18 +348,18 @@ def _content_of(thing: Mapping[str, Any]) -> str | None:
     return annotations.get(ANNOTATION_CONTENT)
 
 
-def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[CascadeRef, dict[str, Pool]]:
+def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[CascadeRef, dict[str, ClusterPool]]:
     """Pools by cascade and name; pods whose Deployment is gone make one that wants none."""
     by_pool: dict[tuple[CascadeRef, str], list[Pod]] = defaultdict(list)
     for pod in pods:
         if pod.ref is not None:
             by_pool[pod.ref, pod.pool].append(pod)
-    pools: dict[CascadeRef, dict[str, Pool]] = defaultdict(dict)
+    pools: dict[CascadeRef, dict[str, ClusterPool]] = defaultdict(dict)
     for d in deployments:
         if not d.terminating:
             own = tuple(by_pool.pop((d.ref, d.pool), ()))
-            pools[d.ref][d.pool] = Pool(d.pool, d.variant, d.accelerator_class, d.wanted, d.stopping, own)
+            pools[d.ref][d.pool] = ClusterPool(d.pool, d.variant, d.accelerator_class, d.wanted, d.stopping, own)
     for (ref, name), orphans in by_pool.items():
         first = orphans[0]
-        pools[ref][name] = Pool(name, first.variant, first.accelerator_class, 0, frozenset(), tuple(orphans))
+        pools[ref][name] = ClusterPool(name, first.variant, first.accelerator_class, 0, frozenset(), tuple(orphans))
     return pools

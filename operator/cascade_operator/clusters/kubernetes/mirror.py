@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Document(Seen):
+class MirroredDocument(Seen):
     """A resource of ours, or a ConfigMap or NetworkPolicy, as the API has it."""
 
     generation: int
@@ -45,10 +45,10 @@ class Document(Seen):
 T = TypeVar("T", bound=Seen)
 
 
-def read_document(raw: Mapping[str, Any]) -> Document:
+def read_document(raw: Mapping[str, Any]) -> MirroredDocument:
     """A resource of ours, or a ConfigMap or NetworkPolicy, from the API's JSON."""
     meta = raw["metadata"]
-    return Document(
+    return MirroredDocument(
         key=(meta.get("namespace") or "", meta["name"]),
         uid=meta.get("uid", ""),
         version=version_of(meta),
@@ -185,15 +185,15 @@ class Mirror:
         self._api = api
         self._namespaces = list(namespaces)
         self._keeps_policies = keeps_policies
-        self.cascades: Shelf[Document] = Shelf(CASCADES, read_document, changed=any_of_them)
-        self.profiles: Shelf[Document] = Shelf(PROFILES, read_document, changed=any_of_them)
+        self.cascades: Shelf[MirroredDocument] = Shelf(CASCADES, read_document, changed=any_of_them)
+        self.profiles: Shelf[MirroredDocument] = Shelf(PROFILES, read_document, changed=any_of_them)
         self.deployments: Shelf[Deployment] = Shelf(
             DEPLOYMENTS, read_deployment, changed=any_of_them, selector=LABEL_POOL
         )
-        self.config_maps: Shelf[Document] = Shelf(
+        self.config_maps: Shelf[MirroredDocument] = Shelf(
             CONFIG_MAPS, read_document, changed=lambda _: None, selector=LABEL_CASCADE
         )
-        self.network_policies: Shelf[Document] = Shelf(
+        self.network_policies: Shelf[MirroredDocument] = Shelf(
             NETWORK_POLICIES, read_document, changed=any_of_them, selector=LABEL_CASCADE
         )
         self.pods: Shelf[Pod] = Shelf(PODS, read_pod, changed=replica)

@@ -23,7 +23,7 @@ GRPC_PORT = 8001
 
 
 @dataclass(frozen=True)
-class Pool:
+class ClusterPool:
     """A pool as the cluster has it: the number wanted, the pods that are to go, and all pods that there are."""
 
     name: str
@@ -45,7 +45,7 @@ class Pool:
         return pod.key[1] in self.stopping and len(self.live) > self.wanted
 
 
-def replicas_of(pool: Pool, *, now: float, nodes: Collection[str]) -> list[Replica]:
+def replicas_of(pool: ClusterPool, *, now: float, nodes: Collection[str]) -> list[Replica]:
     """The replicas of a pool, those that are wanted and not there yet included, those that leave last.
 
     Args:
@@ -67,7 +67,7 @@ def replicas_of(pool: Pool, *, now: float, nodes: Collection[str]) -> list[Repli
     ]
 
 
-def _replica(pool: Pool, pod: Pod, now: float) -> Replica:
+def _replica(pool: ClusterPool, pod: Pod, now: float) -> Replica:
     state, since_s = _state(pool, pod, now)
     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
     # A pod that is not ready has lost what it held.
@@ -83,7 +83,7 @@ def _replica(pool: Pool, pod: Pod, now: float) -> Replica:
     )
 
 
-def _state(pool: Pool, pod: Pod, now: float) -> tuple[ReplicaState, float]:
+def _state(pool: ClusterPool, pod: Pod, now: float) -> tuple[ReplicaState, float]:
     if pod.terminating_s is not None:
         return ReplicaState.DRAINING, pod.terminating_s
     if pod.draining_s is not None:
@@ -109,7 +109,7 @@ class Change:
     spared: tuple[str, ...] = ()
 
 
-def change_of(pool: Pool, moves: Sequence[Start | Stop]) -> Change | None:
+def change_of(pool: ClusterPool, moves: Sequence[Start | Stop]) -> Change | None:
     """The change that the moves ask of a pool; None where they ask for nothing new.
 
     A Start that names one of the pool's own pods has it stay. A Start that names a pod of another pool asks that

@@ -7,13 +7,14 @@ The rest of the planner uses what is named here, and nothing of the modules behi
 from .contention import groups
 from .expectations import latency_p99_s
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
-from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem, WorkerBounds
+from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, WorkerBounds
 from .shares import Sharing, best_sharing, running_columns
 from .solver import allocate
-from .stages import Role, ServiceLevel, Stages, Timings, priced, stages_of
+from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
 
 __all__ = [
     "Allocation",
+    "AllocationProblem",
     "CascadeProblem",
     "Chain",
     "Frontier",
@@ -21,14 +22,13 @@ __all__ = [
     "PoolKey",
     "PoolSize",
     "Portion",
-    "Problem",
+    "ProfileTimings",
     "QualityGrid",
     "Role",
     "Row",
     "ServiceLevel",
     "Sharing",
     "Stages",
-    "Timings",
     "WorkerBounds",
     "allocate",
     "best_sharing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .latency import Path, Service, Wait, quantile, waiting
+from .latency import BatchService, Path, WaitingTime, quantile, waiting
 from .problem import PoolKey, PoolSize
 from .shares import Sharing, running_columns
 from .stages import Role, Stages
@@ -35,12 +35,14 @@ def latency_p99_s(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand
     return quantile(paths(sharing, pools, demand=demand), share=P99, ceiling_s=2 * objective_s)
 
 
-def _stage(stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize], load: float) -> tuple[Service | None, Wait]:
+def _stage(
+    stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize], load: float
+) -> tuple[BatchService | None, WaitingTime]:
     """Service and wait of a stage: its slowest pool, with the load split by capacity."""
     running = [(column.service, replicas) for column, replicas in running_columns(stages, role, pools)]
     total = sum(service.rate * replicas for service, replicas in running)
     if not total:
-        return None, Wait(0.0, 0.0)
+        return None, WaitingTime(0.0, 0.0)
     waits = [
         (service, waiting(load=load * service.rate * replicas / total, service=service, replicas=replicas))
         for service, replicas in running

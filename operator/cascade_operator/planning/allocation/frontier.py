@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from cascade_api.chains import Chained, Variants
 from cascade_api.profile import ProfileSpec
 
-from .programs import Outcome, Program
+from .programs import LinearProgram, SolveStatus
 
 _EQUAL = 1e-9
 
@@ -133,13 +133,13 @@ def _covers(other: Row, row: Row) -> bool:
 
 
 def _replaced(row: Row, others: list[Row]) -> bool:
-    program = Program(integer=False)
+    program = LinearProgram(integer=False)
     shares = {program.variable(value=other.value): other for other in others}
     program.equal(dict.fromkeys(shares, 1.0), 1.0)
     program.equal({v: other.direct for v, other in shares.items()}, row.direct)
     program.at_most({v: other.heavy_load for v, other in shares.items()}, row.heavy_load)
-    answer = program.solve()
-    return answer.outcome is Outcome.OPTIMAL and answer.objective >= row.value - _EQUAL
+    solution = program.solve()
+    return solution.status is SolveStatus.OPTIMAL and solution.objective >= row.value - _EQUAL
 
 
 class QualityGrid:

@@ -21,7 +21,7 @@ _P95 = 1.6449
 
 
 @dataclass(frozen=True)
-class Service:
+class BatchService:
     """One batch on one replica: its size, its median and 95 % seconds."""
 
     batch: int
@@ -41,7 +41,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Wait:
+class WaitingTime:
     """Waiting time with P(W > t) = probability·exp(-t/tail_s); ``tail_s`` infinite where the queue grows."""
 
     probability: float
@@ -60,23 +60,23 @@ class Wait:
         return self.probability * self.tail_s if self.probability else 0.0
 
 
-NO_WAIT = Wait(0.0, 0.0)
+NO_WAIT = WaitingTime(0.0, 0.0)
 
 
-def waiting(*, load: float, service: Service, replicas: int) -> Wait:
+def waiting(*, load: float, service: BatchService, replicas: int) -> WaitingTime:
     """Wait in a pool that ``load`` requests per second reach."""
     if load <= 0:
         return NO_WAIT
     if replicas <= 0:
-        return Wait(1.0, math.inf)
+        return WaitingTime(1.0, math.inf)
     busy = load / (service.rate * replicas)
     if busy >= 1:
-        return Wait(1.0, math.inf)
+        return WaitingTime(1.0, math.inf)
     probability = busy ** (math.sqrt(2 * (replicas + 1)) - 1)
-    return Wait(probability, service.variability * service.p50_s / (replicas * (1 - busy)))
+    return WaitingTime(probability, service.variability * service.p50_s / (replicas * (1 - busy)))
 
 
-def reserve(*, service: Service, wait_s: float, late: float) -> float:
+def reserve(*, service: BatchService, wait_s: float, late: float) -> float:
     """δ, replicas' worth of idle time that keeps P(wait > wait_s) at or below ``late``; infinite where none does."""
     if wait_s <= 0:
         return math.inf
@@ -89,7 +89,7 @@ class Path:
 
     share: float
     execution_s: float
-    waits: tuple[Wait, ...]
+    waits: tuple[WaitingTime, ...]
 
     def beyond(self, seconds: float) -> float:
         """P(latency > seconds)."""
@@ -102,11 +102,11 @@ class Path:
         return _sum_beyond(first, second, slack)
 
 
-def _sum_beyond(first: Wait, second: Wait, slack: float) -> float:
+def _sum_beyond(first: WaitingTime, second: WaitingTime, slack: float) -> float:
     """P(A + B > slack) of two independent waits, each zero or exponential."""
     a, b = first.tail_s, second.tail_s
-    alone = first.probability * (1 - second.probability) * Wait(1.0, a).beyond(slack)
-    alone += second.probability * (1 - first.probability) * Wait(1.0, b).beyond(slack)
+    alone = first.probability * (1 - second.probability) * WaitingTime(1.0, a).beyond(slack)
+    alone += second.probability * (1 - first.probability) * WaitingTime(1.0, b).beyond(slack)
     both = first.probability * second.probability
     if both == 0 or math.isinf(a) or math.isinf(b):
         return alone + both

@@ -64,7 +64,7 @@ class CascadeProblem:
 
 
 @dataclass(frozen=True)
-class Problem:
+class AllocationProblem:
     """Cascades that share a cluster: accelerators by class, and prices per hour (absent: unknown)."""
 
     cascades: tuple[CascadeProblem, ...]

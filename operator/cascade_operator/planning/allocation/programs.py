@@ -1,7 +1,7 @@
 """Linear and mixed-integer programs: a typed front of OR-Tools with fixed seed, one thread and a node limit.
 
 The node limit is the deterministic limit; wall time is only a backstop against a solver that hangs, and a
-result that any limit cut short says so (`Outcome.LIMITED`).
+result that any limit cut short says so (`SolveStatus.LIMITED`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ branching/relpscost/inititer = 5
 """ + "".join(f"heuristics/{name}/freq = -1\n" for name in _NO_HEURISTICS.split())
 
 
-class Outcome(str, Enum):
+class SolveStatus(str, Enum):
     """How a solve ended."""
 
     OPTIMAL = "optimal"
@@ -45,19 +45,19 @@ class Outcome(str, Enum):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Solution:
     """Values of the variables in the order of their creation; empty unless something feasible was found.
 
     No solution is better than ``bound``.
     """
 
-    outcome: Outcome
+    status: SolveStatus
     objective: float
     bound: float
     values: tuple[float, ...]
 
 
-class Program:
+class LinearProgram:
     """A program under construction; variables are numbers, the objective is maximised."""
 
     def __init__(self, *, integer: bool, seed: int = 0) -> None:
@@ -89,7 +89,7 @@ class Program:
         self._model.solution_hint.var_index.append(variable)
         self._model.solution_hint.var_value.append(value)
 
-    def solve(self, *, gap: float = 0.0, nodes: int = NODE_LIMIT) -> Answer:
+    def solve(self, *, gap: float = 0.0, nodes: int = NODE_LIMIT) -> Solution:
         """Solve until the objective is within ``gap`` (relative) of the bound, or to the limits.
 
         With integers, an exact answer (no gap) is for small programs; large ones need a lower limit of ``nodes``.
@@ -110,30 +110,30 @@ class Program:
         parameters = pywraplp.MPSolverParameters()
         parameters.SetDoubleParam(pywraplp.MPSolverParameters.RELATIVE_MIP_GAP, gap)
         # Unlike solving the model's message directly, this lets other threads run.
-        status = solver.Solve(parameters)
-        if status not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
-            limited = status == pywraplp.Solver.NOT_SOLVED
-            return Answer(Outcome.LIMITED if limited else Outcome.INFEASIBLE, 0.0, 0.0, ())
-        outcome = Outcome.OPTIMAL if status == pywraplp.Solver.OPTIMAL else Outcome.LIMITED
+        ended = solver.Solve(parameters)
+        if ended not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
+            limited = ended == pywraplp.Solver.NOT_SOLVED
+            return Solution(SolveStatus.LIMITED if limited else SolveStatus.INFEASIBLE, 0.0, 0.0, ())
+        status = SolveStatus.OPTIMAL if ended == pywraplp.Solver.OPTIMAL else SolveStatus.LIMITED
         response = linear_solver_pb2.MPSolutionResponse()
         solver.FillSolutionResponseProto(response)
         objective = solver.Objective()
         bound = objective.BestBound() if self._integer else objective.Value()
-        return Answer(outcome, objective.Value(), bound, tuple(response.variable_value))
+        return Solution(status, objective.Value(), bound, tuple(response.variable_value))
 
-    def _relaxed(self) -> Answer | None:
+    def _relaxed(self) -> Solution | None:
         """The answer to the program without integrality, where it is whole nevertheless; then none is better."""
-        program = Program(integer=False)
+        program = LinearProgram(integer=False)
         program._model.CopyFrom(self._model)
         program._model.ClearField("solution_hint")
         for variable in program._model.variable:
             variable.is_integer = False
-        answer = program.solve()
+        solution = program.solve()
         whole = all(
             not variable.is_integer or abs(value - round(value)) < _WHOLE
-            for variable, value in zip(self._model.variable, answer.values, strict=False)
+            for variable, value in zip(self._model.variable, solution.values, strict=False)
         )
-        return answer if answer.outcome is Outcome.OPTIMAL and whole else None
+        return solution if solution.status is SolveStatus.OPTIMAL and whole else None
 
     def _constrain(self, lower: float, upper: float, terms: Mapping[int, float]) -> None:
         self._model.constraint.add(

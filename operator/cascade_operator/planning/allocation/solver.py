@@ -17,8 +17,8 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
 from .contenders import Contender, contenders
-from .problem import Allocation, CascadeProblem, PoolKey, PoolSize, Problem
-from .programs import Answer, Outcome, Program
+from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .programs import LinearProgram, Solution, SolveStatus
 from .shares import Sharing, best_sharing
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
@@ -62,18 +62,18 @@ class _Variables:
         return found
 
 
-def allocate(problem: Problem) -> dict[CascadeRef, Allocation]:
+def allocate(problem: AllocationProblem) -> dict[CascadeRef, Allocation]:
     """The best allocation of every cascade within the ceilings of the cluster and of each cascade."""
     if len(problem.cascades) == 1:
         (cascade,) = problem.cascades
         program, built = _program(problem, [_contenders(cascade, problem)])
-        answer = program.solve()
+        solution = program.solve()
     else:
-        built, answer = _shared(problem)
-    return {v.problem.ref: _read(v, problem, answer) for v in built}
+        built, solution = _shared(problem)
+    return {v.problem.ref: _read(v, problem, solution) for v in built}
 
 
-def _shared(problem: Problem) -> tuple[list[_Variables], Answer]:
+def _shared(problem: AllocationProblem) -> tuple[list[_Variables], Solution]:
     """The allocation of several cascades, within `SHARED_GAP` of the best.
 
     A linear relaxation tells which chains share the accelerators best, and bounds what all of them can be worth. So
@@ -82,24 +82,24 @@ def _shared(problem: Problem) -> tuple[list[_Variables], Answer]:
     chains = [cascade.stages for cascade in problem.cascades]
     program, built = _program(problem, [[Contender(s.relaxed) for s in own] for own in chains], integer=False)
     relaxed = program.solve()
-    if relaxed.outcome is Outcome.OPTIMAL:
+    if relaxed.status is SolveStatus.OPTIMAL:
         likely = [
             [Contender(s) for s, chosen in zip(own, v.chains, strict=True) if relaxed.values[chosen] > _NOTHING]
             for own, v in zip(chains, built, strict=True)
         ]
         program, built = _program(problem, likely)
-        answer = program.solve(gap=SHARED_GAP, nodes=LIKELY_NODES)
-        if answer.values and relaxed.objective - answer.objective <= SHARED_GAP * abs(relaxed.objective):
-            return built, replace(answer, bound=relaxed.objective)
+        solution = program.solve(gap=SHARED_GAP, nodes=LIKELY_NODES)
+        if solution.values and relaxed.objective - solution.objective <= SHARED_GAP * abs(relaxed.objective):
+            return built, replace(solution, bound=relaxed.objective)
     program, built = _program(problem, [[Contender(s) for s in own] for own in chains])
     return built, program.solve(gap=SHARED_GAP, nodes=ALL_NODES)
 
 
 def _program(
-    problem: Problem, candidates: Sequence[Sequence[Contender]], *, integer: bool = True
-) -> tuple[Program, list[_Variables]]:
+    problem: AllocationProblem, candidates: Sequence[Sequence[Contender]], *, integer: bool = True
+) -> tuple[LinearProgram, list[_Variables]]:
     """The program over the chains that each cascade may use."""
-    program = Program(integer=integer, seed=problem.seed)
+    program = LinearProgram(integer=integer, seed=problem.seed)
     mean_weight = sum(c.weight for c in problem.cascades) / max(len(problem.cascades), 1)
     built = [
         _add_cascade(program, c, problem, own, c.weight / mean_weight)
@@ -118,13 +118,13 @@ def _program(
     return program, built
 
 
-def _tax(problem: Problem) -> float:
+def _tax(problem: AllocationProblem) -> float:
     """What an accelerator costs, in normalised quality, for each unit of its price per hour."""
     spread = min(1.0, PRICED_ACCELERATORS / max(sum(problem.accelerators.values()), 1))
     return spread * ACCELERATOR_PRICE / (max(problem.prices_per_hour.values(), default=0.0) or 1.0)
 
 
-def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
+def _ceilings(problem: AllocationProblem, cascade: CascadeProblem) -> dict[str, int]:
     """Accelerators that a cascade may use, by class."""
     return {
         name: min(bounds.ceiling(problem.prices_per_hour.get(name)), problem.accelerators.get(name, 0))
@@ -132,7 +132,7 @@ def _ceilings(problem: Problem, cascade: CascadeProblem) -> dict[str, int]:
     }
 
 
-def _contenders(cascade: CascadeProblem, problem: Problem) -> tuple[Contender, ...]:
+def _contenders(cascade: CascadeProblem, problem: AllocationProblem) -> tuple[Contender, ...]:
     """What the program of a single cascade must choose from."""
     ceilings = _ceilings(problem, cascade)
     dearest = max((problem.prices_per_hour.get(name, 0.0) for name in ceilings), default=0.0)
@@ -141,7 +141,11 @@ def _contenders(cascade: CascadeProblem, problem: Problem) -> tuple[Contender, .
 
 
 def _add_cascade(
-    program: Program, cascade: CascadeProblem, problem: Problem, candidates: Sequence[Contender], weight: float
+    program: LinearProgram,
+    cascade: CascadeProblem,
+    problem: AllocationProblem,
+    candidates: Sequence[Contender],
+    weight: float,
 ) -> _Variables:
     variables = _Variables(cascade)
     ceilings = _ceilings(problem, cascade)
@@ -184,7 +188,7 @@ def _add_cascade(
     return variables
 
 
-def _at_least(program: Program, replicas: Sequence[int], least: int) -> None:
+def _at_least(program: LinearProgram, replicas: Sequence[int], least: int) -> None:
     """A user's bound from below, which may be missed at a price."""
     if least:
         shortage = program.variable(value=-SHORTAGE_PRICE, upper=least)
@@ -192,7 +196,7 @@ def _at_least(program: Program, replicas: Sequence[int], least: int) -> None:
 
 
 def _add_chain(
-    program: Program,
+    program: LinearProgram,
     variables: _Variables,
     contender: Contender,
     chosen: int,
@@ -262,16 +266,16 @@ def _add_chain(
     program.at_most({direct: 1.0, **firm, **dict.fromkeys(of_role[Role.LIGHT], -slack)}, 0.0)
 
 
-def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation:
+def _read(variables: _Variables, problem: AllocationProblem, solution: Solution) -> Allocation:
     cascade = variables.problem
-    if not answer.values or not cascade.stages:
+    if not solution.values or not cascade.stages:
         return Allocation(cascade.ref, (), {}, 1.0, 0.0, Reason.NO_CAPACITY, binding=("nothing can be allocated",))
     pools: dict[PoolKey, PoolSize] = {}
     for replicas, _, column in variables.columns:
-        count = round(answer.values[replicas])
+        count = round(solution.values[replicas])
         if count:
             pools[column.variant, column.accelerator_class] = PoolSize(count, column.service.batch)
-    spare = {key: round(answer.values[variable]) for key, variable in variables.spare.items()}
+    spare = {key: round(solution.values[variable]) for key, variable in variables.spare.items()}
     for key, count in sorted(_where_of_use(cascade, pools, spare).items()):
         if count:
             used = pools.get(key, PoolSize(0, cascade.running_batch.get(key, 1)))
@@ -286,11 +290,11 @@ def _read(variables: _Variables, problem: Problem, answer: Answer) -> Allocation
         pools=pools,
         shed=sharing.shed,
         value=sharing.value,
-        verdict=_verdict(cascade, pools, sharing, answer.outcome),
+        verdict=_verdict(cascade, pools, sharing, solution.status),
         switches=switches,
         cost_per_hour=cost,
         binding=_binding(cascade, problem, pools, sharing),
-        gap=max(answer.bound - answer.objective, 0.0) / max(abs(answer.bound), _NOTHING),
+        gap=max(solution.bound - solution.objective, 0.0) / max(abs(solution.bound), _NOTHING),
     )
 
 
@@ -311,12 +315,14 @@ def _where_of_use(
     return kept
 
 
-def _verdict(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, outcome: Outcome) -> Reason:
+def _verdict(
+    cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, status: SolveStatus
+) -> Reason:
     if not pools:
         return Reason.NO_CAPACITY
     if sharing.shed > _NOTHING:
         return Reason.LOAD_SHED
-    if outcome is Outcome.LIMITED:
+    if status is SolveStatus.LIMITED:
         return Reason.SOLVER_LIMIT
     return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
 
@@ -330,7 +336,7 @@ def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
 
 
 def _binding(
-    cascade: CascadeProblem, problem: Problem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing
+    cascade: CascadeProblem, problem: AllocationProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing
 ) -> tuple[str, ...]:
     """What holds the quality (or the load) down, in words a user can act on."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)

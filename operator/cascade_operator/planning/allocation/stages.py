@@ -22,7 +22,7 @@ from functools import cached_property
 from cascade_api.profile import DiscriminatorExecution, ProfileSpec
 
 from .frontier import Chain
-from .latency import Service, reserve
+from .latency import BatchService, reserve
 from .mixtures import Mixer
 
 SHED_PRICE = 100.0
@@ -73,7 +73,7 @@ class Column:
     variant: str
     accelerator_class: str
     role: Role
-    service: Service
+    service: BatchService
     reserve: float
     direct_reserve: float
 
@@ -126,7 +126,7 @@ class Stages:
         """A bound: each pool at the rate of its quickest batch, with nothing kept idle."""
         quickest = {(c.role, c.variant, c.accelerator_class): c for c in sorted(self.columns, key=lambda c: c.rate)}
         ideal = [
-            replace(c, service=Service(1, 1 / c.rate, 1 / c.rate), reserve=0.0, direct_reserve=0.0)
+            replace(c, service=BatchService(1, 1 / c.rate, 1 / c.rate), reserve=0.0, direct_reserve=0.0)
             for c in quickest.values()
         ]
         return replace(self, columns=tuple(ideal))
@@ -150,7 +150,7 @@ def priced(stages: Sequence[Stages], *, accelerator_time: float) -> tuple[Stages
     return tuple(replace(s, second_price=accelerator_time / unit) for s in stages)
 
 
-class Timings:
+class ProfileTimings:
     """Times of a profile: execution by variant, class and batch, and moves by variant and class.
 
     Args:
@@ -163,13 +163,13 @@ class Timings:
         self._discriminator: dict[str, list[DiscriminatorExecution]] = {}
         for judged in sorted(profile.discriminator, key=lambda d: d.batch):
             self._discriminator.setdefault(judged.accelerator_class, []).append(judged)
-        self._services: dict[tuple[str, str], dict[int, Service]] = {}
+        self._services: dict[tuple[str, str], dict[int, BatchService]] = {}
         for row in profile.execution:
             ceiling = ceilings.get(row.accelerator_class, 0)
             if ceiling and row.memory_mi_b > ceiling:
                 continue
             by_batch = self._services.setdefault((row.variant, row.accelerator_class), {})
-            by_batch[row.batch] = Service(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
+            by_batch[row.batch] = BatchService(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
         self._move_s = {
             (start.variant, start.accelerator_class): start.load_millis / 1000
             if in_place
@@ -177,7 +177,7 @@ class Timings:
             for start in profile.startup
         }
 
-    def services(self, variant: str, accelerator_class: str, role: Role) -> list[Service]:
+    def services(self, variant: str, accelerator_class: str, role: Role) -> list[BatchService]:
         """Measured batches of a variant on a class, by size, the discriminator added in the light role."""
         measured = self._services.get((variant, accelerator_class), {})
         chosen = [measured[batch] for batch in sorted(measured)]
@@ -196,9 +196,9 @@ class Timings:
         """Seconds to have a variant served in place of another; 0 where it was not measured."""
         return self._move_s.get((variant, accelerator_class), 0.0)
 
-    def _judged(self, service: Service, accelerator_class: str) -> Service:
+    def _judged(self, service: BatchService, accelerator_class: str) -> BatchService:
         p50, p95 = self._judging_s(accelerator_class, service.batch)
-        return Service(service.batch, service.p50_s + p50, service.p95_s + p95)
+        return BatchService(service.batch, service.p50_s + p50, service.p95_s + p95)
 
     def _judging_s(self, accelerator_class: str, batch: int) -> tuple[float, float]:
         """Seconds that the discriminator adds to a batch: measured, else in proportion to the nearest size."""
@@ -210,7 +210,9 @@ class Timings:
         return nearest.p50_micros * scale, nearest.p95_micros * scale
 
 
-def stages_of(chain: Chain, *, timings: Timings, classes: Mapping[str, Collection[str]], level: ServiceLevel) -> Stages:
+def stages_of(
+    chain: Chain, *, timings: ProfileTimings, classes: Mapping[str, Collection[str]], level: ServiceLevel
+) -> Stages:
     """Columns and usable rows of a chain; ``classes`` are those that each variant may run on.
 
     Where light and heavy together do not fit the objective, rows that escalate are left out; where a variant
@@ -248,7 +250,7 @@ def stages_of(chain: Chain, *, timings: Timings, classes: Mapping[str, Collectio
 
 
 def _columns(
-    variant: str, accelerator_class: str, role: Role, timings: Timings, budget_s: float, level: ServiceLevel
+    variant: str, accelerator_class: str, role: Role, timings: ProfileTimings, budget_s: float, level: ServiceLevel
 ) -> list[Column]:
     columns: list[Column] = []
     for service in timings.services(variant, accelerator_class, role):

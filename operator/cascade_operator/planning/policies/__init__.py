@@ -9,7 +9,7 @@ from cascade_api.cascade import PolicyName
 
 from .all_heavy import AllHeavy
 from .all_light import AllLight
-from .base import Policy
+from .base import PlanningPolicy
 from .diffserve import DiffServe
 from .diffserve_static import DiffServeStatic
 from .hadis import Hadis
@@ -17,20 +17,20 @@ from .hadis_jsq import HadisJsq
 from .hybrid import Hybrid
 from .proteus import Proteus
 
-_POLICIES: Final[dict[PolicyName, Policy]] = {
+_POLICIES: Final[dict[PolicyName, PlanningPolicy]] = {
     kind.name: kind() for kind in (AllLight, AllHeavy, Proteus, DiffServe, DiffServeStatic, Hadis, HadisJsq, Hybrid)
 }
 
 
-def policy(name: PolicyName) -> Policy:
+def policy(name: PolicyName) -> PlanningPolicy:
     """The policy of that name."""
     return _POLICIES[name]
 
 
-def joint(policies: Iterable[Policy]) -> Policy:
-    """Whose `Policy.allocate` decides for cascades that compete: their policy's; ours where they follow several."""
+def joint(policies: Iterable[PlanningPolicy]) -> PlanningPolicy:
+    """The policy that decides for cascades that compete: their own, or ours where they follow several."""
     several = set(policies)
     return several.pop() if len(several) == 1 else policy(PolicyName.HYBRID)
 
 
-__all__ = ["Policy", "joint", "policy"]
+__all__ = ["PlanningPolicy", "joint", "policy"]

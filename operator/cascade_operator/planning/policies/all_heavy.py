@@ -5,10 +5,10 @@ from __future__ import annotations
 from cascade_api.cascade import PolicyName
 
 from ..allocation import Frontier
-from .base import Policy, keep, of_two
+from .base import PlanningPolicy, keep, of_two
 
 
-class AllHeavy(Policy):
+class AllHeavy(PlanningPolicy):
     """Plans with rows that send everything direct."""
 
     name = PolicyName.ALL_HEAVY

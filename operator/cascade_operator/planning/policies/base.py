@@ -1,4 +1,4 @@
-"""What a policy is: how a cascade is planned. `Policy` does what ours does; others override where they differ."""
+"""What a policy is: how a cascade is planned. `PlanningPolicy` does what ours does; others override what differs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cascade_api.names import CascadeRef
 from ...snapshot import Demand
 from ..allocation import (
     Allocation,
+    AllocationProblem,
     CascadeProblem,
     Frontier,
     PoolKey,
     PoolSize,
-    Problem,
     Row,
     Sharing,
     allocate,
@@ -28,7 +28,7 @@ from ..arrivals import ArrivalRate, fast_up_slow_down, moving_average
 Dispatch = Literal["least-wait", "random"]
 
 
-class Policy(ABC):
+class PlanningPolicy(ABC):
     """One way to plan. It remembers nothing, so all cascades that name it share one."""
 
     name: ClassVar[PolicyName]
@@ -45,7 +45,7 @@ class Policy(ABC):
         """The rate of arrivals: from their counts, over about ``window_s`` seconds, and the rate forecast before."""
         return fast_up_slow_down(demand, now=now, window_s=window_s, last=last)
 
-    def allocate(self, problem: Problem) -> Mapping[CascadeRef, Allocation]:
+    def allocate(self, problem: AllocationProblem) -> Mapping[CascadeRef, Allocation]:
         """The pools of cascades that compete for accelerators and follow this policy."""
         return allocate(problem)
 
@@ -66,7 +66,7 @@ class Policy(ABC):
         return row.direct, row.escalation
 
 
-class Published(Policy):
+class Published(PlanningPolicy):
     """What the published systems have in common: they spread at random, look back only, and take switches for free."""
 
     dispatch: ClassVar[Dispatch] = "random"

@@ -8,13 +8,13 @@ from typing import Final
 from cascade_api.cascade import PolicyName
 
 from ..allocation import CascadeProblem, Frontier, PoolKey, PoolSize, Role, Sharing, pruned, running_columns
-from .base import Policy
+from .base import PlanningPolicy
 
 FULL_STAGE_LOAD: Final = 0.97
 """The part of what a stage can carry from which it is full."""
 
 
-class Hybrid(Policy):
+class Hybrid(PlanningPolicy):
     """The product's own way, with every row that is not beaten by a mixture of others."""
 
     name = PolicyName.HYBRID

@@ -14,11 +14,11 @@ from ...frontier.profiles import variants_of
 from ...frontier.reference import FULL_GRID, reference_profile
 from ..outcomes import DrawnRow
 from ..runs import Scenario
-from .clipper import Clipper
-from .diffserve import DiffServe, DiffServeStatic
-from .hadis import Hadis, HadisJsq, TableRow
+from .clipper import PublishedClipper
+from .diffserve import PublishedDiffServe, PublishedDiffServeStatic
+from .hadis import PublishedHadis, PublishedHadisJsq, TableRow
 from .planners import PublishedPlanner, PublishedTimes
-from .proteus import Proteus
+from .proteus import PublishedProteus
 from .system import PublishedSystem
 
 _HADIS_TABLE: Final = "hadis-49"
@@ -44,7 +44,9 @@ def published_system(policy: str, scenario: Scenario) -> PublishedSystem:
     return PublishedSystem(scenario, PUBLISHED[policy](scenario, spec, variants, times), times)
 
 
-def _hadis(planner: type[Hadis]) -> Callable[[Scenario, ProfileSpec, list[str], PublishedTimes], PublishedPlanner]:
+def _hadis(
+    planner: type[PublishedHadis],
+) -> Callable[[Scenario, ProfileSpec, list[str], PublishedTimes], PublishedPlanner]:
     def make(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: PublishedTimes) -> PublishedPlanner:
         # As published it chooses from its own table, whatever grid there is.
         table = reference_profile(_HADIS_TABLE).spec if scenario.profile.name == FULL_GRID else spec
@@ -76,7 +78,7 @@ def _pair(variants: list[str]) -> tuple[str, str]:
 
 def _diffserve(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: PublishedTimes) -> PublishedPlanner:
     light, heavy = _pair(variants)
-    return DiffServe(
+    return PublishedDiffServe(
         light=light,
         heavy=heavy,
         charges=scenario.profile.charges,
@@ -93,7 +95,7 @@ def _diffserve_static(
     arrivals = scenario.trace.times_s
     later = np.searchsorted(arrivals, arrivals + _PEAK_WINDOW_S)
     peak = float(np.max(later - np.arange(len(arrivals)))) / _PEAK_WINDOW_S
-    return DiffServeStatic(
+    return PublishedDiffServeStatic(
         light=light,
         heavy=heavy,
         charges=scenario.profile.charges,
@@ -105,7 +107,7 @@ def _diffserve_static(
 
 
 def _proteus(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: PublishedTimes) -> PublishedPlanner:
-    return Proteus(
+    return PublishedProteus(
         variants=variants,
         minimise=spec.direction == "min",
         charges=scenario.profile.charges,
@@ -116,7 +118,7 @@ def _proteus(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: 
 
 
 def _all_light(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: PublishedTimes) -> PublishedPlanner:
-    return Clipper(
+    return PublishedClipper(
         "all-light",
         variant=variants[0],
         batch=_LIGHT_BATCH,
@@ -127,7 +129,7 @@ def _all_light(scenario: Scenario, spec: ProfileSpec, variants: list[str], times
 
 
 def _all_heavy(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: PublishedTimes) -> PublishedPlanner:
-    return Clipper(
+    return PublishedClipper(
         "all-heavy",
         variant=variants[-1],
         batch=1,
@@ -143,6 +145,6 @@ PUBLISHED: Final[dict[str, Callable[[Scenario, ProfileSpec, list[str], Published
     "proteus": _proteus,
     "diffserve": _diffserve,
     "diffserve-static": _diffserve_static,
-    "hadis": _hadis(Hadis),
-    "hadis-jsq": _hadis(HadisJsq),
+    "hadis": _hadis(PublishedHadis),
+    "hadis-jsq": _hadis(PublishedHadisJsq),
 }

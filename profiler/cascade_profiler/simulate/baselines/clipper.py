@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..outcomes import DrawnRow
 from .hadis import SMOOTHING
-from .planners import Assignment, Level, Signals, Spread
+from .planners import Level, Signals, SolvedPlan, Spread
 
 
-class Clipper:
+class PublishedClipper:
     """The same plan always."""
 
     smoothing = SMOOTHING
@@ -17,10 +17,10 @@ class Clipper:
     def __init__(self, name: str, *, variant: str, batch: int, quality: float, workers: int, drop_after: float) -> None:
         self.name = name
         self.drop_after = drop_after
-        self._plan = Assignment((Level(variant, workers, batch),), DrawnRow((), 0.0, 0.0), quality)
+        self._plan = SolvedPlan((Level(variant, workers, batch),), DrawnRow((), 0.0, 0.0), quality)
 
-    def start(self) -> Assignment:
+    def start(self) -> SolvedPlan:
         return self._plan
 
-    def solve(self, signals: Signals) -> Assignment:
+    def solve(self, signals: Signals) -> SolvedPlan:
         return self._plan

@@ -6,7 +6,7 @@ import math
 
 from ...frontier.profiles import Charges
 from ..outcomes import DrawnRow
-from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals, Spread
+from .planners import BATCHES, Level, PublishedTimes, Signals, SolvedPlan, Spread
 
 SMOOTHING = 1 / 3.1
 """Of an exponentially weighted mean with a centre of mass of 2.1 samples."""
@@ -15,7 +15,7 @@ THRESHOLDS = 201
 _HOPELESS_BATCH = 16
 
 
-class DiffServe:
+class PublishedDiffServe:
     """The planner of DiffServe; it maximises the threshold, which stands for quality there."""
 
     name = "diffserve"
@@ -41,12 +41,12 @@ class DiffServe:
         self._workers = workers
         self._objective_s = objective_s
 
-    def start(self) -> Assignment:
+    def start(self) -> SolvedPlan:
         """Half and half, everything escalated."""
         half = math.ceil(self._workers / 2)
-        return self._assignment(1.0, half, 8, 8)
+        return self._solved(1.0, half, 8, 8)
 
-    def solve(self, signals: Signals) -> Assignment:
+    def solve(self, signals: Signals) -> SolvedPlan:
         best: tuple[float, int, int, int] | None = None
         queues = signals.queue_s.get(self._light, 0.0) + signals.queue_s.get(self._heavy, 0.0)
         for light_batch in BATCHES:
@@ -61,10 +61,10 @@ class DiffServe:
                 if best is None or share > best[0]:
                     best = (share, light, light_batch, heavy_batch)
         if best is None:
-            return self._assignment(0.0, self._workers, _HOPELESS_BATCH, 1)
-        return self._assignment(*best)
+            return self._solved(0.0, self._workers, _HOPELESS_BATCH, 1)
+        return self._solved(*best)
 
-    def _assignment(self, share: float, light: int, light_batch: int, heavy_batch: int) -> Assignment:
+    def _solved(self, share: float, light: int, light_batch: int, heavy_batch: int) -> SolvedPlan:
         row = DrawnRow((self._light, self._heavy), 0.0, share)
         levels = (
             Level(self._light, light, light_batch),
@@ -72,10 +72,10 @@ class DiffServe:
         )
         # What it reports: heavy/(light + heavy) taken for the share of heavy, where heavy/light is.
         planned = self._charges.chain((self._light, self._heavy), direct=0.0, escalation=share / (1 + share))
-        return Assignment(levels, row, planned)
+        return SolvedPlan(levels, row, planned)
 
 
-class DiffServeStatic(DiffServe):
+class PublishedDiffServeStatic(PublishedDiffServe):
     """DiffServe provisioned once, for the peak of the trace."""
 
     name = "diffserve-static"
@@ -96,8 +96,8 @@ class DiffServeStatic(DiffServe):
         )
         self._fixed = super().solve(Signals(peak_rate, {}, {}))
 
-    def start(self) -> Assignment:
+    def start(self) -> SolvedPlan:
         return self._fixed
 
-    def solve(self, signals: Signals) -> Assignment:
+    def solve(self, signals: Signals) -> SolvedPlan:
         return self._fixed

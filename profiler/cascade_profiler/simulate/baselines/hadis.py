@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..outcomes import DrawnRow
-from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals, Spread
+from .planners import BATCHES, Level, PublishedTimes, Signals, SolvedPlan, Spread
 
 SMOOTHING = 1 - 2 ** (-1 / 3)
 """Half-life of three samples."""
@@ -23,7 +23,7 @@ class TableRow:
     metric: float
 
 
-class Hadis:
+class PublishedHadis:
     """The planner of HADIS, over ``workers`` accelerators."""
 
     name = "hadis"
@@ -49,18 +49,18 @@ class Hadis:
         self._workers = workers
         self._objective_s = objective_s
 
-    def solve(self, signals: Signals) -> Assignment:
+    def solve(self, signals: Signals) -> SolvedPlan:
         for entry in self._rows:
             levels = self._levels(entry.row, signals)
             if levels is not None:
-                return Assignment(levels, entry.row, entry.metric)
+                return SolvedPlan(levels, entry.row, entry.metric)
         return self.start()
 
-    def start(self) -> Assignment:
+    def start(self) -> SolvedPlan:
         """Everybody on the lightest model; the same where nothing fits."""
         row = DrawnRow((self._lightest, self._second), 0.0, 0.0)
         worst = min(self._rows, key=lambda r: r.value)
-        return Assignment((Level(self._lightest, self._workers, BATCHES[-1]),), row, worst.metric)
+        return SolvedPlan((Level(self._lightest, self._workers, BATCHES[-1]),), row, worst.metric)
 
     def _levels(self, row: DrawnRow, signals: Signals) -> tuple[Level, ...] | None:
         heavy_share = row.direct + (1 - row.direct) * row.escalation
@@ -82,7 +82,7 @@ class Hadis:
         return None
 
 
-class HadisJsq(Hadis):
+class PublishedHadisJsq(PublishedHadis):
     """The planner of HADIS in a system that gives a query to the worker with the shortest queue."""
 
     name = "hadis-jsq"

@@ -21,7 +21,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Assignment:
+class SolvedPlan:
     """A solved plan.
 
     ``row`` tells what shares go direct and escalate between the two levels; without a chain
@@ -64,11 +64,11 @@ class PublishedPlanner(Protocol):
     spread: Spread
     """Which of a model's workers a query is given to."""
 
-    def start(self) -> Assignment:
+    def start(self) -> SolvedPlan:
         """What runs until the first plan, which comes after five seconds."""
         ...
 
-    def solve(self, signals: Signals) -> Assignment:
+    def solve(self, signals: Signals) -> SolvedPlan:
         """The plan for these signals."""
         ...
 

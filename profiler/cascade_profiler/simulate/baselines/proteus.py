@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from ...frontier.profiles import Charges
 from ..outcomes import DrawnRow
 from .hadis import SMOOTHING
-from .planners import BATCHES, Assignment, Level, PublishedTimes, Signals, Spread
+from .planners import BATCHES, Level, PublishedTimes, Signals, SolvedPlan, Spread
 
 
-class Proteus:
+class PublishedProteus:
     """Workers by model so that the mean accuracy of the workers is best and their throughput carries the demand."""
 
     name = "proteus"
@@ -40,11 +40,11 @@ class Proteus:
         self._workers = workers
         self._objective_s = objective_s
 
-    def start(self) -> Assignment:
+    def start(self) -> SolvedPlan:
         """Everybody on the lightest model; the same where nothing fits."""
-        return self._assignment([self._workers] + [0] * (len(self._variants) - 1), [BATCHES[-1]] * len(self._variants))
+        return self._solved([self._workers] + [0] * (len(self._variants) - 1), [BATCHES[-1]] * len(self._variants))
 
-    def solve(self, signals: Signals) -> Assignment:
+    def solve(self, signals: Signals) -> SolvedPlan:
         batches = [self._largest_batch(variant, signals) for variant in self._variants]
         rates = [b / self._times.believed_s(v, b) if b else 0.0 for v, b in zip(self._variants, batches, strict=True)]
         quality = [self._sign * self._charges.alone(variant) for variant in self._variants]
@@ -57,7 +57,7 @@ class Proteus:
             value = sum(count * q for count, q in zip(split, quality, strict=True))
             if best is None or value > best[0] + 1e-9:
                 best = (value, split)
-        return self._assignment(best[1], [max(batch, 1) for batch in batches]) if best else self.start()
+        return self._solved(best[1], [max(batch, 1) for batch in batches]) if best else self.start()
 
     def _largest_batch(self, variant: str, signals: Signals) -> int:
         """The largest batch with e·(1 + Q) within the objective; 0 for none."""
@@ -68,14 +68,14 @@ class Proteus:
         )
         return next(fits, 0)
 
-    def _assignment(self, split: Sequence[int], batches: Sequence[int]) -> Assignment:
+    def _solved(self, split: Sequence[int], batches: Sequence[int]) -> SolvedPlan:
         levels = tuple(
             Level(variant, count, batch)
             for variant, count, batch in zip(self._variants, split, batches, strict=True)
             if count
         )
         planned = sum(level.workers * self._charges.alone(level.variant) for level in levels) / self._workers
-        return Assignment(levels, DrawnRow((), 0.0, 0.0), planned)
+        return SolvedPlan(levels, DrawnRow((), 0.0, 0.0), planned)
 
 
 def _splits(total: int, parts: int) -> Iterator[list[int]]:

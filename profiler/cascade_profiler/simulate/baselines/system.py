@@ -16,9 +16,9 @@ from typing import Final
 from ..events import Events
 from ..outcomes import DrawnRow, Recorder, Way
 from ..runs import Failure, PlanChange, Progress, Run, Scenario
-from ..timings import Timings
-from ..workers import Fleet, Job, Worker
-from .planners import Assignment, PublishedPlanner, PublishedTimes, Signals
+from ..timings import SimulatedTimings
+from ..workers import Fleet, Worker, WorkerJob
+from .planners import PublishedPlanner, PublishedTimes, Signals, SolvedPlan
 
 WINDOW: Final = 20
 """Samples, one a second, that the smoothing looks at."""
@@ -50,7 +50,7 @@ class PublishedSystem:
         self._rng = random.Random(scenario.seed)  # noqa: S311 (a simulation)
         self._events = Events()
         self._recorder = Recorder(scenario.objective_s, len(scenario.trace.times_s), self._events.stop)
-        self._timings = Timings(scenario.profile.profile.spec, switch_s=scenario.switch_s, rng=self._rng)
+        self._timings = SimulatedTimings(scenario.profile.profile.spec, switch_s=scenario.switch_s, rng=self._rng)
         names = [f"{c}-{i:03d}" for c, count in scenario.workers.items() for i in range(count)]
         workers = [Worker(name, name.rpartition("-")[0]) for name in names]
         self._order = workers
@@ -66,7 +66,7 @@ class PublishedSystem:
         self._forwarded = 0
         self._changes: list[PlanChange] = []
         self._at = 0
-        self._plan: Assignment = planner.start()
+        self._plan: SolvedPlan = planner.start()
 
     def run(self, progress: Progress) -> Run:
         """Play the trace to its end."""
@@ -107,7 +107,7 @@ class PublishedSystem:
         ):
             self._forward(request)
         else:
-            self._fleet.submit(first, Job(request, judged=False))
+            self._fleet.submit(first, WorkerJob(request, judged=False))
 
     def _forward(self, request: _Request) -> None:
         worker = self._pick(1)
@@ -115,7 +115,7 @@ class PublishedSystem:
         if worker is None:
             self._drop(request)
         else:
-            self._fleet.submit(worker, Job(request, judged=False))
+            self._fleet.submit(worker, WorkerJob(request, judged=False))
 
     def _pick(self, level: int) -> Worker | None:
         if level >= len(self._table) or not self._table[level]:
@@ -126,9 +126,9 @@ class PublishedSystem:
         least = min(worker.in_hand for worker in workers)
         return self._rng.choice([worker for worker in workers if worker.in_hand == least])
 
-    def _take(self, worker: Worker) -> list[Job]:
+    def _take(self, worker: Worker) -> list[WorkerJob]:
         """Up to a batch from the queue, without those that are too old: they vanish."""
-        jobs: list[Job] = []
+        jobs: list[WorkerJob] = []
         if worker.variant is None:
             return jobs
         judged = self._level[worker.id] == 0 and self._plan.is_chain
@@ -151,7 +151,7 @@ class PublishedSystem:
             seconds += self._timings.median_s(variant, accelerator_class, 1, judged=True) - alone
         return seconds
 
-    def _done(self, worker: Worker, jobs: list[Job], _: float) -> None:
+    def _done(self, worker: Worker, jobs: list[WorkerJob], _: float) -> None:
         variant = worker.variant
         if variant is None:
             return
@@ -231,7 +231,7 @@ class PublishedSystem:
         }
         return Signals(max(self._planner.margin * in_system, 0.1), queue_s, queued)
 
-    def _apply(self, plan: Assignment) -> None:
+    def _apply(self, plan: SolvedPlan) -> None:
         """Hand the levels out in the order of registration, whatever runs where; the last level takes who is left."""
         self._plan = plan
         table: list[list[Worker]] = [[] for _ in plan.levels]
@@ -285,6 +285,6 @@ class PublishedSystem:
         self._fleet.load(worker, self._plan.levels[index].variant, self._switch_s(worker, self._plan.levels[0].variant))
 
 
-def _words(plan: Assignment) -> str:
+def _words(plan: SolvedPlan) -> str:
     levels = " + ".join(f"{level.workers}×{level.variant}@{level.batch}" for level in plan.levels)
     return f"{levels}, r={plan.row.direct:.2f} d={plan.row.escalation:.2f}" if plan.is_chain else levels
