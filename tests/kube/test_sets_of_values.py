@@ -1,6 +1,6 @@
 """The sets of values in tests/chart/values, on real pods: each release makes an image with `helm test`.
 
-Without what is not here: TLS in Redis, as the server of the set-up has none, and load balancers.
+Without what is not here: load balancers.
 `default` is installed by test_quickstart.py, and what `namespaced` says by test_side_by_side.py.
 """
 
@@ -59,14 +59,17 @@ def pair(authority: trustme.CA, host: str) -> dict[str, str]:
 
 def test_a_redis_of_somebody_else_and_a_router_with_tls(kube_node: KubeNode, release: Release) -> None:
     """`external-redis-tls`; routers ask for certificates and keys."""
-    elsewhere = kube_node.make_namespace()
-    url = start_redis(kube_node, elsewhere)
+    elsewhere, authority = kube_node.make_namespace(), trustme.CA()
+    certificate = pair(authority, f"redis.{elsewhere}.svc")
+    secret(kube_node, elsewhere, "redis-tls", certificate)
+    secret(kube_node, HOME, "redis-ca", {"ca.crt": certificate["ca.crt"]})
+    url = start_redis(kube_node, elsewhere, tls="redis-tls")
     tenant = {"name": "studio", "keys": [hashlib.sha256(KEY.encode()).hexdigest()]}
     secret(kube_node, HOME, "redis-url", {"url": url})
     secret(kube_node, HOME, "router-tls", pair(trustme.CA(), f"{NAME}-router.{HOME}.svc"))
     secret(kube_node, HOME, "tenants", {"tenants.yaml": yaml.safe_dump({"tenants": [tenant]})})
     test = {"env": [{"name": "CASCADE_API_KEY", "value": KEY}]}
-    here = {"redis.tls": ABSENT, "router.service.type": "ClusterIP", "test": test}
+    here = {"router.service.type": "ClusterIP", "test": test}
     release.install(**values("external-redis-tls", here))
     release.serve(elsewhere, shapes_manifest())
     assert "image.png" in release.helm("test", "--logs")
@@ -77,8 +80,9 @@ def test_every_part_at_once(kube_node: KubeNode, release: Release) -> None:
     """`everything`, with the image of the operator that is there and a prompt that the built-in models know."""
     media = kube_node.make_namespace("media")
     secret(kube_node, HOME, "redis-password", {"password": PASSWORD})
+    secret(kube_node, HOME, "redis-tls", pair(trustme.CA(), f"{NAME}-redis.{HOME}.svc"))
     with kube_node.volume(size="16Gi", storage_class="fast"):
-        unfit = {"operator.image": ABSENT, "redis.bundled.tls": ABSENT, "test.prompt": ABSENT}
+        unfit = {"operator.image": ABSENT, "test.prompt": ABSENT}
         release.install(**values("everything", unfit))
         cascade, profile = yaml.safe_load_all(shapes_manifest())
         cascade["metadata"]["name"] = "portraits"  # of which the values speak

