@@ -4,8 +4,8 @@ They are those of the working tree and, for a test that upgrades from them, thos
 
 The base that the Dockerfiles name is made from Debian's packages instead of pulled, and so is the image of the chart's
 Redis (Debian's own, not the Valkey that its name says): no registry of images is asked. An image is built again when
-what goes into it has changed. Needs root, and installs buildah, crun and mmdebstrap with apt-get where they are missing.
-Behind a proxy or a mirror, the builds use this machine's proxies, certificates and pip configuration.
+what goes into it has changed. Needs root, and installs buildah, crun and mmdebstrap with apt-get where they are
+missing. Behind a proxy or a mirror, the builds use this machine's proxies, certificates and pip configuration.
 """
 
 from __future__ import annotations
