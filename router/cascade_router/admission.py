@@ -7,8 +7,8 @@ All requests of a call are let in together, in three steps, each of which may re
 2. `Admission.only_one`: no other call with the same idempotency key is being served.
 3. `Admission.room`: the router has room for the images before any of them is asked for.
 
-Jobs pay at their tenant's rate, and get their deadline, when they are submitted (`serving.http_jobs`), and come here when
-a router begins with them; so what a new kind of request pays, or by when it is due, is asked there too.
+Jobs pay at their tenant's rate, and get their deadline, when they are submitted (`serving.http_jobs`). They come here
+when a router begins with them. So what a new kind of request pays, and by when it is due, is asked there as well.
 
 A new kind of request, for example a tier with a deadline or a rate of its own, is let in by the first step, from what
 its `GenerateRequest` says. What comes after the three steps belongs to one cascade: whether the work ahead of a request
