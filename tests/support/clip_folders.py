@@ -20,7 +20,7 @@ from cascade_models.discriminators import words
 from cascade_models.discriminators.training import clip, smoke
 from cascade_models.discriminators.training.rows import RowsError
 
-PROMPTS = ("a red fox's 12 foxes, don't!", "", "RED  Circle_above a\tblue square", "reed re-red", "word " * 100)
+PROMPTS = ("a red fox's 12 foxes, don't!", "", "RED  Circle_above\ta square", "reed re-red cafe\u0301", "word " * 99)
 MERGES = (("r", "e"), ("re", "d</w>"), ("e", "d</w>"), ("'", "s</w>"), ("f", "o"), ("o", "x</w>"), ("fo", "x</w>"))
 LENGTH = 77
 
