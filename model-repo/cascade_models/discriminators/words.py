@@ -10,6 +10,7 @@ import html
 import itertools
 import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ class ClipTokens:
         """``[N, length]``: start, the prompt's pieces, end, and ends to the full length; what is too long is cut."""
         rows = np.full((len(prompts), self._length), self.end, dtype=np.int64)
         for row, prompt in zip(rows, prompts, strict=True):
-            text = " ".join(html.unescape(prompt).split()).lower()
+            text = " ".join(unicodedata.normalize("NFC", html.unescape(prompt)).split()).lower()
             pieces = [part for word in _PIECE.findall(text) for part in self._parts(word)]
             kept = [self._start, *(self._vocabulary.get(piece, self.end) for piece in pieces)][: self._length - 1]
             row[: len(kept)] = kept

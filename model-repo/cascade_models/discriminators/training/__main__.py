@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import pathlib
 import sys
 
@@ -20,6 +21,7 @@ logger = logging.getLogger("cascade_models.shapes.training")
 def main() -> int:
     """Runs a command; returns the exit code. What a user can mend is said without a traceback."""
     options = _parser().parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # Models are local folders: transformers has nothing to ask for.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     for name in ("onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.WARNING)

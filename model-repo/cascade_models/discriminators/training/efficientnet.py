@@ -2,6 +2,9 @@
 
 Modules are named as torchvision names its own, so that weights pretrained there fit (`--init`). The prompt joins behind
 the image's features: the mean of embeddings of its words and pairs of words.
+
+The network is written out here because torchvision, which timm imports too, stands on PyPI for Linux with CUDA only.
+Beside the torch for CPUs that trains here it cannot be imported ("operator torchvision::nms does not exist").
 """
 
 from __future__ import annotations

@@ -170,11 +170,16 @@ def _make(options: TrainingOptions, out: pathlib.Path) -> tuple[nn.Module, card.
     if options.architecture == "clip-head":
         if options.clip is None:
             raise rows.RowsError("--clip: name the folder of a CLIP model")
-        trunk = clip.Clip.load(options.clip)
+        trunk = clip.load(options.clip)
         for name in clip.TOKENS:
             shutil.copyfile(options.clip / name, out / name)
         known = dataclasses.replace(
-            blank, size=trunk.sizes.image, mean=clip.MEAN, std=clip.STD, reading="clip", length=trunk.sizes.length
+            blank,
+            size=trunk.config.vision_config.image_size,
+            mean=clip.MEAN,
+            std=clip.STD,
+            reading="clip",
+            length=trunk.config.text_config.max_position_embeddings,
         )
         return clip.ClipHead(trunk), known
     model = efficientnet.EfficientNetDiscriminator(width=options.width, depth=options.depth)
@@ -257,8 +262,8 @@ def _logits_of(
         return lambda chosen: model.logits(*inputs(chosen))
     with torch.no_grad():
         made = [inputs(part) for part in np.array_split(np.arange(len(data)), -(-len(data) // options.batch))]
-        seen = torch.cat([model.clip.image(image) for image, _ in made])
-        read = torch.cat([model.clip.prompt(tokens) for _, tokens in made])
+        seen = torch.cat([model.seen(image) for image, _ in made])
+        read = torch.cat([model.read(tokens) for _, tokens in made])
     return lambda chosen: model.embedded(seen[torch.from_numpy(chosen)], read[torch.from_numpy(chosen)])
 
 

@@ -10,11 +10,10 @@ import logging
 import pathlib
 import tempfile
 
-import safetensors.torch
 import torch
 
 from cascade_models.discriminators import DiscriminatorError, card, exported
-from cascade_models.discriminators.training import clip, fitting, rows, shapes_rows
+from cascade_models.discriminators.training import fitting, rows, shapes_rows
 
 logger = logging.getLogger("cascade_models.shapes.training")
 
@@ -28,7 +27,8 @@ SIZES = {
     },
     "text_config": {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "vocab_size": 2 * len(LETTERS) + 2, "max_position_embeddings": 77, "eos_token_id": 2 * len(LETTERS) + 1,
+        "vocab_size": 2 * len(LETTERS) + 2, "max_position_embeddings": 77,
+        "bos_token_id": 2 * len(LETTERS), "eos_token_id": 2 * len(LETTERS) + 1,
     },
 }  # fmt: skip
 
@@ -67,12 +67,11 @@ def run(seed: int) -> None:
 
 def tiny_clip(folder: pathlib.Path, seed: int) -> None:
     """A folder with a CLIP model of random weights."""
+    from transformers import CLIPConfig, CLIPModel
+
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    model = clip.Clip(clip.ClipSizes.read(SIZES))
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    safetensors.torch.save_file(state, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(SIZES), encoding="utf-8")
+    CLIPModel(CLIPConfig(**SIZES)).save_pretrained(folder)
     pieces = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({piece: at for at, piece in enumerate(pieces)}), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
