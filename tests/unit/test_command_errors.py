@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a budget for a class without a price": (
         gpu_with_a_budget,
-        "class gpu has no price, so its budgetPerHour closes it",
+        "class gpu has no price, so its budgetPerHour allows no workers",
     ),
 }
 
