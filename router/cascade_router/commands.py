@@ -90,15 +90,15 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What the image shows.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("image.png"),
     as_json: Annotated[bool, typer.Option("--json", help="Print how the image was made as JSON.")] = False,
-    cascade: Annotated[str, typer.Option(help="Cascade to ask; needed where several are served.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Seed of the image; random when absent.")] = None,
-    deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; the objective when absent.")] = "",
+    cascade: Annotated[str, typer.Option(help="Cascade to use; needed if several are served.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of the image; default: random.")] = None,
+    deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; default: the objective.")] = "",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's.")] = "",
-    ca: Annotated[Path | None, typer.Option(help="PEM of the router's authority; turns TLS on.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM of the router's authority; it turns TLS on.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM of a client certificate.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM of its key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM of the certificate's key.")] = None,
     api_key: Annotated[str, typer.Option(envvar="CASCADE_API_KEY", help="Key of a tenant.")] = "",
-    state_dir: Annotated[Path | None, typer.Option(help="State of the local cascade to ask.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="State directory of the local run.")] = None,
 ) -> None:
     """Generate one image."""
     if ca is None and (certificate or key):
