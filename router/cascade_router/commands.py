@@ -1,4 +1,4 @@
-"""`cascade generate`: have one image made by a running cascade.
+"""`cascade generate`: request one image from a running cascade.
 
 Libraries are imported where they are used, because every `cascade` command loads this module.
 """
@@ -30,7 +30,7 @@ _INVALID: Final = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
 @dataclass(frozen=True)
 class Access:
-    """What it takes to be let in: PEM files where the router speaks TLS, a key where it knows its tenants."""
+    """What a client needs for access: PEM files if the router uses TLS, and a key if it has tenants."""
 
     ca: Path | None
     certificate: Path | None
@@ -42,7 +42,7 @@ class Access:
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def check(self) -> None:
-        """Raises CommandFailed, naming the option, for files that cannot be used: gRPC only logs what it cannot."""
+        """Raise CommandFailed, which names the option, if a file cannot be used: gRPC would only log that."""
         import ssl
 
         for option, file in (("--ca", self.ca), ("--certificate", self.certificate), ("--key", self.key)):
@@ -154,7 +154,7 @@ def _local_address(state_dir: Path) -> str:
 def _ask(
     target: str, prompt: str, *, access: Access, cascade: str, seed: int, deadline_s: float | None
 ) -> dict[str, Any]:
-    """The PNG file, and how it was made."""
+    """The PNG file of an image, and how it was made."""
     import numpy as np
     from tritonclient.grpc import InferInput, InferRequestedOutput
     from tritonclient.utils import InferenceServerException

@@ -1,7 +1,8 @@
-"""Works off the jobs of all cascades: claims what is due, makes the image as for any request, keeps what came of it.
+"""Carries out the jobs of all cascades: it claims jobs that are due, makes their images like any request, and stores
+the results.
 
-Every router takes part. A job is leased to one attempt at a time; what a dead router held is due again within seconds,
-and only the attempt that holds the lease can give a job its end.
+Every router takes part. A job is leased to one attempt at a time. If a router dies, its jobs are due again within
+seconds. Only the attempt that holds the lease can end a job.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs in Redis: small scripts that keep each job's life in order, whichever routers live or die meanwhile."""
+"""Jobs in Redis: small scripts keep the states of each job consistent, even if routers die at any moment."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..foreign import is_foreign
 from .records import Claim, JobRecord, JobState, JobUnreadable, in_turn, read_job
 
 LEASE_S: Final = 5.0
-"""A job whose router is silent for so long is another router's to take."""
+"""If a job's router is silent for this long, another router may take the job."""
 MEMORY_SHARE: Final = 0.8
-"""Of Redis's memory, what may be in use once a result is kept: queues and plans need the rest."""
+"""The part of Redis's memory that may be in use after a result is stored: queues and plans need the rest."""
 _SCRIPTS: Final = {
     "submit": ("room", "submit"), "claim": ("claim",), "keep": ("keep",), "finish": ("room", "finish")
 }  # fmt: skip

@@ -111,7 +111,7 @@ class LinearProgram:
             solver.SetSolverSpecificParametersAsString(limits if gap else _LEAN + limits)
         parameters = pywraplp.MPSolverParameters()
         parameters.SetDoubleParam(pywraplp.MPSolverParameters.RELATIVE_MIP_GAP, gap)
-        # Unlike OR-Tools' call that solves a model message directly, this one lets other threads run meanwhile.
+        # Unlike OR-Tools' call that solves a model message directly, this one lets other threads run.
         ended = solver.Solve(parameters)
         if ended not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
             limited = ended == pywraplp.Solver.NOT_SOLVED

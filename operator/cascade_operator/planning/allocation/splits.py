@@ -161,7 +161,7 @@ class Splits:
 
         def gained(heavies: Integers) -> Floats:
             direct = overall[heavies]
-            direct[0] = firm[heavies[0]]  # without a light stage to stand in
+            direct[0] = firm[heavies[0]]  # there is no light stage that could make the image
             loads = prices[:, 1:2] * light + prices[:, 2:3] * overall[heavies] + prices[:, 3:4] * direct
             return np.asarray((prices[:, :1] + loads).min(axis=0))
 
