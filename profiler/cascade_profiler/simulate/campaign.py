@@ -66,7 +66,7 @@ def check(request: CampaignRequest) -> None:
         if name not in classes:
             raise BadInput("--workers", f"class {name!r} is not in the profile, which has {', '.join(sorted(classes))}")
         if count < 1:
-            raise BadInput("--workers", f"{count} accelerators of {name} admit nothing")
+            raise BadInput("--workers", f"{count} accelerators of {name} can serve nothing: name at least 1")
     quickest = min(row.p50_micros / 1e6 for row in spec.execution if row.accelerator_class in request.workers)
     if quickest > request.objective_s:
         raise BadInput(
