@@ -70,11 +70,11 @@ class Model(Document):
     revision: str = Field(pattern=REVISION_PATTERN, min_length=1, max_length=64)
     """Commit of the repository, or SHA-256 of built-in weights."""
     weights: str | None = Field(default=None, pattern=NAME_PATTERN, max_length=40)
-    """Which weights of the source; built-in models: `heavy` or `light`."""
+    """Named weights of the source; for built-in models `heavy` or `light`."""
 
 
 class ImageSettings(Document):
-    """How images are drawn: all in which variants of the same weights may differ."""
+    """How images are made; variants of the same weights may differ only in these settings."""
 
     steps: Integer = Field(ge=1, le=1000)
     """Denoising steps."""
@@ -100,7 +100,7 @@ class Precision(str, Enum):
 
 @dataclass(frozen=True)
 class Weights:
-    """What takes memory on a worker, by identity: variants that agree in all of it share it."""
+    """The identity of what takes memory on a worker; variants that agree in all fields share their weights."""
 
     source: str
     revision: str
@@ -110,7 +110,7 @@ class Weights:
 
     @property
     def digest(self) -> str:
-        """A short name, the same wherever they are spoken of."""
+        """A short name of the weights, the same everywhere."""
         parts = (self.source, self.revision, self.part, self.engine.value, self.precision and self.precision.value)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -138,16 +138,16 @@ class Variant(Document):
     )
 
     name: str = Field(pattern=NAME_PATTERN, max_length=40)
-    """Name of the variant; it is the name of the Triton model too."""
+    """Name of the variant, and of its Triton model."""
     model: Model
     settings: ImageSettings
     engine: Engine
     precision: Precision | None = None
     """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`."""
     pools: list[PoolName] | None = Field(default=None, min_length=1, max_length=8, json_schema_extra=as_set())
-    """Pools of `spec.workers` that it may run in; absent: all."""
+    """Pools of `spec.workers` in which it may run; absent: all."""
     min_hosts: Integer = Field(default=0, ge=0, le=1024)
-    """Workers that always host its weights, load or not."""
+    """Fewest workers that host its weights, even without load."""
     discriminator: Discriminator | None = None
 
     @model_validator(mode="after")
@@ -183,7 +183,7 @@ class Hardness(Document):
 
 
 class PolicyName(str, Enum):
-    """Policies that can decide; `hybrid` is ours, the rest are baselines in the same code path."""
+    """Policies that can decide; `hybrid` is the product's own, the others are baselines in the same code path."""
 
     ALL_LIGHT = "all-light"
     ALL_HEAVY = "all-heavy"
@@ -208,15 +208,15 @@ class Policy(Document):
     )
 
     name: PolicyName = PolicyName.HYBRID
-    """Who decides; all but `hybrid` are baselines."""
+    """The policy that decides; all except `hybrid` are baselines."""
     mode: Literal["auto", "advisory", "paused"] = "auto"
-    """`auto` acts; `advisory` decides and reports, changes nothing; `paused` holds what runs."""
+    """`auto` acts; `advisory` decides and reports, but changes nothing; `paused` keeps what runs."""
     overload: Literal["degrade", "strict"] = "degrade"
-    """When escalating would miss the deadline: `degrade` answers with the light image, `strict` refuses."""
+    """If escalating would miss the deadline, `degrade` answers with the light image, and `strict` refuses."""
     headroom_percent: Percent = 5
     """Capacity kept free, in percent of the forecast."""
     weight: Integer = Field(default=100, ge=1, le=10_000)
-    """Weight of this cascade where several share accelerators."""
+    """Weight of this cascade if several share accelerators."""
     scale_to_zero_after: Duration | None = None
     """Idle time after which all pools are stopped, at most 720h; absent: never."""
 
@@ -282,7 +282,7 @@ class CascadeSpec(Document):
     variants: list[Variant] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
     discriminator: Discriminator | None = None
-    """What judges the images of variants that name none; a variant that is the only one needs none."""
+    """The discriminator of variants that name none; a cascade with one variant needs none."""
     policy: Policy = Policy()
 
     @model_validator(mode="after")
@@ -330,7 +330,7 @@ class CascadeSpec(Document):
 
     @property
     def accelerators(self) -> dict[str, int]:
-        """Most accelerators by class."""
+        """The most accelerators by class."""
         return {pool.accelerator_class: pool.max for pool in self.workers}
 
     def pools_of(self, variant: Variant) -> list[Workers]:
@@ -338,23 +338,23 @@ class CascadeSpec(Document):
         return [pool for pool in self.workers if variant.pools is None or pool.name in variant.pools]
 
     def classes_of(self, variant: Variant) -> tuple[str, ...]:
-        """The classes that have workers for a variant."""
+        """The classes of the workers that a variant may run on."""
         return tuple(pool.accelerator_class for pool in self.pools_of(variant) if pool.max)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, in pixels, of an image whose size the client does not say."""
+        """Width and height, in pixels, of an image if the client names no size."""
         return pixels(self.sizes[0])
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name; raises KeyError where there is none."""
+        """The variant of that name; raises KeyError if there is none."""
         for variant in self.variants:
             if variant.name == name:
                 return variant
         raise KeyError(name)
 
     def discriminator_of(self, variant: str) -> str | None:
-        """Source of the discriminator that judges the images of ``variant``; None where nothing does."""
+        """The source of the discriminator for the images of ``variant``; None if it has none."""
         chosen = self.variant(variant).discriminator or self.discriminator
         return None if chosen is None else chosen.source
 
@@ -376,10 +376,10 @@ class DiffusionCascade(Document):
 
 
 def identity_problems(before: CascadeSpec, after: CascadeSpec) -> list[tuple[str, str]]:
-    """What an update must not change, as (field, message); empty when it does not.
+    """The forbidden changes of an update, as (field, message); empty if there are none.
 
-    That is the size of the images, and weights and settings of variants that stay. API servers that know CEL refuse
-    such an update themselves.
+    An update must not change the size of the images, nor weights and settings of variants that stay. API servers that
+    know CEL refuse such an update themselves.
     """
     problems = []
     if before.sizes != after.sizes:

@@ -25,23 +25,23 @@ class NodeRequirement(Document):
 
 
 class NodeSelectorTerm(Document):
-    """Conditions that hold together."""
+    """Conditions that must all hold."""
 
     match_expressions: list[NodeRequirement] = Field(default_factory=list, max_length=16)
-    """On the Node's labels."""
+    """Conditions on the Node's labels."""
     match_fields: list[NodeRequirement] = Field(default_factory=list, max_length=16)
-    """On the Node's fields, such as `metadata.name`."""
+    """Conditions on the Node's fields, such as `metadata.name`."""
 
 
 class NodeSelector(Document):
-    """Terms of which one must hold."""
+    """Terms of which at least one must hold."""
 
     node_selector_terms: list[NodeSelectorTerm] = Field(min_length=1, max_length=16)
     """The terms."""
 
 
 class PreferredNodes(Document):
-    """Nodes that are better than others."""
+    """Nodes that are preferred."""
 
     weight: Weight
     """How much better, 1 to 100."""
@@ -53,11 +53,11 @@ class NodeAffinity(Document):
     """Which Nodes the pods may and should run on."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
-    """Those that they may run on."""
+    """The Nodes on which they may run."""
     preferred_during_scheduling_ignored_during_execution: list[PreferredNodes] = Field(
         default_factory=list, max_length=16
     )
-    """Those that they should rather run on."""
+    """The Nodes on which they should run if possible."""
 
 
 class LabelRequirement(Document):
@@ -72,7 +72,7 @@ class LabelRequirement(Document):
 
 
 class LabelSelector(Document):
-    """Pods by their labels; all conditions hold together."""
+    """Pods by their labels; all conditions must hold."""
 
     match_labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=16)
     """Labels with these values."""
@@ -92,7 +92,7 @@ class PodTerm(Document):
 
 
 class PreferredPods(Document):
-    """Pods that are better near, or better far, than others."""
+    """Pods that should be near, or for an anti-affinity far, if possible."""
 
     weight: Weight
     """How much better, 1 to 100."""
@@ -101,18 +101,18 @@ class PreferredPods(Document):
 
 
 class PodAffinity(Document):
-    """Which pods must and should be near; of an anti-affinity, far."""
+    """Which pods must and should be near, or for an anti-affinity far."""
 
     required_during_scheduling_ignored_during_execution: list[PodTerm] = Field(default_factory=list, max_length=16)
-    """Those that must be."""
+    """The pods for which this must hold."""
     preferred_during_scheduling_ignored_during_execution: list[PreferredPods] = Field(
         default_factory=list, max_length=16
     )
-    """Those that should rather be."""
+    """The pods for which this should hold if possible."""
 
 
 class Affinity(Document):
-    """Which Nodes and pods the pods belong to."""
+    """On which Nodes, and near which pods, the pods run."""
 
     node_affinity: NodeAffinity | None = None
     """Which Nodes they run on."""
@@ -130,6 +130,6 @@ class TopologySpread(Document):
     topology_key: Word
     """Label of Nodes whose value tells the parts apart, such as `topology.kubernetes.io/zone`."""
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
-    """Whether a pod that would break this waits."""
+    """Whether a pod waits if placing it would break this."""
     label_selector: LabelSelector | None = None
     """The pods that count; absent: the replicas of the same pool."""

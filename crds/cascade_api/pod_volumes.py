@@ -28,7 +28,7 @@ _SYSTEM_PATH = f"nothing is mounted in /{', /'.join(SYSTEM_FOLDERS)}: choose ano
 
 
 class EmptyDir(Document):
-    """A folder that is empty when the pod starts, and goes with it."""
+    """A folder that is empty when the pod starts, and is deleted with it."""
 
     medium: Literal["", "Memory"] = ""
     """`Memory` keeps it in memory, which counts as the pod's."""
@@ -68,7 +68,7 @@ class SecretVolume(Document):
 
 
 class ClaimVolume(Document):
-    """What a PersistentVolumeClaim stands for."""
+    """The volume of a PersistentVolumeClaim."""
 
     claim_name: ObjectName
     """Name of the PersistentVolumeClaim."""
@@ -106,7 +106,7 @@ class Volume(Document):
 
 
 class VolumeMount(Document):
-    """Where the model container has a volume."""
+    """Where a volume is mounted in the model container."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -117,7 +117,7 @@ class VolumeMount(Document):
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=50)]
     """Name of one of `volumes`."""
     mount_path: MountPath
-    """The folder, outside those of the system, such as `/mnt/data`."""
+    """The folder, such as `/mnt/data`; it cannot be a folder of the system."""
     sub_path: RelativePath | None = None
     """A folder or file of the volume; absent: all of it."""
     read_only: Flag | None = None

@@ -28,9 +28,9 @@ OWN_LABELS: Final = (
     "app.kubernetes.io/managed-by",
     "pod-template-hash",
 )
-"""Labels that the operator and Kubernetes give a replica, beside those of the operator's own group."""
+"""Labels that the operator and Kubernetes give a replica, in addition to those of the operator's own group."""
 OWN_ANNOTATIONS: Final = ("controller.kubernetes.io/pod-deletion-cost",)
-"""Annotations that the operator gives a replica, beside those of its own group."""
+"""Annotations that the operator gives a replica, in addition to those of its own group."""
 _PROFILE_ANNOTATIONS: Final = (
     "container.apparmor.security.beta.kubernetes.io/",
     "seccomp.security.alpha.kubernetes.io/",
@@ -46,7 +46,7 @@ def _allowed(field: str, *, prefixes: tuple[str, ...], names: tuple[str, ...]) -
 
 
 class Toleration(Document):
-    """A taint that the pods bear."""
+    """A taint that the pods tolerate."""
 
     key: Word | None = None
     """The taint's key; absent: every key."""
@@ -57,7 +57,7 @@ class Toleration(Document):
     effect: Word | None = None
     """The taint's effect; absent: every effect."""
     toleration_seconds: Integer | None = None
-    """How long a taint of effect `NoExecute` is borne; absent: for ever."""
+    """How long a taint of effect `NoExecute` is tolerated; absent: for ever."""
 
 
 class KeyReference(Document):
@@ -75,7 +75,7 @@ class FieldReference(Document):
     """A field of the pod."""
 
     api_version: Word | None = None
-    """Version that the path is of."""
+    """API version to which the path belongs."""
     field_path: Word
     """The path, such as `spec.nodeName`."""
 
@@ -88,7 +88,7 @@ class ResourceReference(Document):
     resource: Word
     """The resource, such as `limits.memory`."""
     divisor: Word | None = None
-    """The unit that it is told in."""
+    """The unit of the value."""
 
 
 class VariableSource(Document):
@@ -153,7 +153,7 @@ class PodTemplate(Document):
     )
 
     labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=32)
-    """Labels of the pools' Deployments and pods, such as the queue that a scheduler takes them from."""
+    """Labels of the pools' Deployments and pods, such as the name of a scheduler's queue."""
     annotations: dict[str, Text] = Field(default_factory=dict, max_length=32)
     """Annotations of the pods."""
     node_selector: dict[str, str] = Field(default_factory=dict, max_length=32)
@@ -172,11 +172,11 @@ class PodTemplate(Document):
     runtime_class_name: ObjectName | None = None
     """Name of a RuntimeClass."""
     service_account_name: ObjectName | None = None
-    """Account of the pods, whose token they do not get; absent: `default`."""
+    """Service account of the pods, without its token; absent: `default`."""
     image_pull_secrets: list[PullSecret] = Field(
         default_factory=list, max_length=16, json_schema_extra=keyed_by("name")
     )
-    """Added to those that the operator is told."""
+    """Added to those in the operator's settings."""
     env: list[Variable] = Field(default_factory=list, max_length=64)
     """Environment of the model container."""
     resources: Resources = Resources()
@@ -186,7 +186,7 @@ class PodTemplate(Document):
     volume_mounts: list[VolumeMount] = Field(
         default_factory=list, max_length=16, json_schema_extra=keyed_by("mountPath")
     )
-    """Where the model container has them."""
+    """Where the model container mounts them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -28,20 +28,20 @@ class ProfileSource(Document):
     tool: str = Field(default="", max_length=128)
     """Program and version that wrote the profile."""
     time: str = Field(default="", max_length=32)
-    """When, as RFC 3339."""
+    """Time of the measurement, as RFC 3339."""
     prompts: Integer = Field(default=0, ge=0, le=10**12)
-    """Prompts that the quality figures rest on."""
+    """Number of prompts for which quality was measured."""
 
 
 class Metric(Document):
-    """A quality metric and its better direction."""
+    """A quality metric and its direction."""
 
     name: MetricName
     """Name used in `valuesMilli`."""
     direction: Literal["min", "max"]
-    """Which way is better."""
+    """Whether smaller (`min`) or larger (`max`) values are better."""
     meaning: str | None = Field(default=None, max_length=256)
-    """What it measures; of a distance between distributions also the features and the number of images."""
+    """What it measures; for a distance between distributions also the features and the number of images."""
 
 
 class Execution(Document):
@@ -66,7 +66,7 @@ class Execution(Document):
     p99_micros: Micros | None = None
     """99th percentile of one batch in microseconds."""
     memory_mi_b: Integer = Field(default=0, ge=0, le=10**9, alias="memoryMiB")
-    """Memory in use at that batch size."""
+    """Memory in use at this batch size, in MiB."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -89,9 +89,9 @@ class DiscriminatorExecution(Document):
 
 
 class Startup(Document):
-    """How long the weights of a variant take to come up, on a new worker and on one that runs.
+    """How long the weights of a variant take to start, on a new worker and on a running one.
 
-    It holds for all variants that share them.
+    The times hold for all variants that share the weights.
     """
 
     variant: str = Field(pattern=NAME_PATTERN, max_length=40)
@@ -99,13 +99,13 @@ class Startup(Document):
     accelerator_class: str = Field(alias="class", max_length=63)
     """Accelerator class."""
     cold_seconds: Integer = Field(ge=0, le=86_400)
-    """From nothing to ready."""
+    """Seconds from nothing to ready."""
     load_millis: Integer = Field(ge=0, le=86_400_000)
-    """From the weights of another variant to these, on a worker that runs, until the first image."""
+    """Milliseconds to load these weights in place of another variant's on a running worker, until the first image."""
 
 
 class QualityRow(Document, Chained):
-    """Quality of a chain, in thousandths of each metric: of two variants at one (direct, escalation) pair."""
+    """Quality of a chain, in thousandths of each metric; of two variants, at one (direct, escalation) pair."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -124,22 +124,22 @@ class QualityRow(Document, Chained):
     chain: tuple[VariantName, ...] = Field(min_length=1, max_length=2)
     """The variants that a prompt may pass through, the cheaper one first; or one variant alone."""
     direct_percent: Percent | None = None
-    """r: percent of prompts sent straight to the heavy variant; of a chain of two."""
+    """r: percent of prompts sent straight to the heavy variant; only for a chain of two."""
     escalation_percent: Percent | None = None
-    """d: percent of the rest that escalates; of a chain of two."""
+    """d: percent of the rest that escalates; only for a chain of two."""
     values_milli: dict[str, Milli] = Field(min_length=1, max_length=8)
-    """Thousandths of each metric."""
+    """Value of each metric, in thousandths."""
     errors_milli: dict[str, Milli] | None = Field(default=None, max_length=8)
     """Standard error of each value, in thousandths, by bootstrap over prompts."""
 
     @property
     def direct(self) -> float:
-        """r as a share: all prompts, where a variant is alone."""
+        """r as a share; 1 for a variant alone, which gets all prompts."""
         return 1.0 if self.direct_percent is None else self.direct_percent / 100
 
     @property
     def escalation(self) -> float:
-        """d as a share: none, where a variant is alone."""
+        """d as a share; 0 for a variant alone."""
         return (self.escalation_percent or 0) / 100
 
     @model_validator(mode="after")
@@ -157,9 +157,9 @@ class QualityRow(Document, Chained):
 
 
 class ScoreQuantiles(Document):
-    """Distribution of the scores that the quality rows were cut at: 0 %, 5 %, …, 100 % quantiles, in thousandths.
+    """Quantiles (0 %, 5 %, …, 100 %) of the scores from which the quality rows were computed, in thousandths.
 
-    They seed a router's thresholds until it has seen enough scores of its own.
+    A router takes its thresholds from them until it has seen enough scores of its own.
     """
 
     model_config = ConfigDict(
@@ -177,9 +177,9 @@ class ScoreQuantiles(Document):
     )
 
     hardness_milli: Quantiles = Field(default_factory=list)
-    """Of the hardness of the prompts."""
+    """Quantiles of the prompts' hardness."""
     confidence_milli: dict[str, Quantiles] = Field(default_factory=dict, max_length=8)
-    """Of the confidence of the light images, by light variant."""
+    """Quantiles of the light images' confidence, by light variant."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -192,7 +192,7 @@ class ScoreQuantiles(Document):
 
 
 class ProfileSpec(Document):
-    """All that was measured of a set of variants."""
+    """Everything that was measured about a set of variants."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -256,12 +256,12 @@ class ProfileSpec(Document):
         return self
 
     def at(self, size: str) -> ProfileSpec:
-        """The profile for images of one size: without the times of others."""
+        """The profile for images of one size, without the times of other sizes."""
         return self.model_copy(update={"execution": [row for row in self.execution if row.size == size]})
 
     @property
     def direction(self) -> Literal["min", "max"]:
-        """Which way the objective metric is better."""
+        """Whether smaller or larger values of the objective metric are better."""
         return next(m.direction for m in self.metrics if m.name == self.objective_metric)
 
 
@@ -278,10 +278,10 @@ class CascadeProfile(Document):
 
 
 def profile_for(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
-    """The profile as it holds for a cascade: times at its size, and starts of all variants whose weights have one.
+    """The profile for a cascade: times at its size, and starts of all variants whose weights have one.
 
-    Weights come up alike whatever their settings, so a variant that `startup` lacks takes the row of one that shares
-    its weights.
+    Starts do not depend on settings. So a variant without a row in `startup` takes the row of a variant that shares its
+    weights.
     """
     rows = list(profile.startup)
     known = {(row.variant, row.accelerator_class) for row in rows}
@@ -295,7 +295,7 @@ def profile_for(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
 
 
 def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
-    """Figures that cannot all be true, as (field of the profile, message); a mistaken unit shows here."""
+    """Figures that cannot all be true, as (field of the profile, message); this finds mistaken units."""
     problems: list[tuple[str, str]] = []
     timed = {row.variant for row in profile.execution}
     for index, row in enumerate(profile.quality):
@@ -320,7 +320,7 @@ def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
 
 
 def profile_problems(cascade: CascadeSpec, profile: ProfileSpec) -> list[tuple[str, str]]:
-    """What keeps a profile from serving a cascade, as (field of the cascade, message); empty when it fits."""
+    """Why a profile cannot be used for a cascade, as (field of the cascade, message); empty if it can."""
     problems: list[tuple[str, str]] = []
     size = cascade.sizes[0]
     measured = {(row.variant, row.accelerator_class) for row in profile.execution if row.size == size}

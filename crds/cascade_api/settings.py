@@ -28,7 +28,7 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._:\[\]-]+)$")]
 
 
 def from_environment(kind: type[Settings]) -> Settings:
-    """Settings as the environment has them; raises CommandFailed, naming the variables, where they are wrong."""
+    """The settings in the environment; raises CommandFailed, which names the variables, if they are wrong."""
     try:
         return kind()
     except ValidationError as error:
@@ -44,11 +44,11 @@ def from_environment(kind: type[Settings]) -> Settings:
 
 
 NO_REDIS_URL: Final = "not the URL of a Redis; write for example redis://127.0.0.1:6379/0"
-"""What is said of a wrong one, which may hold a part of a password."""
+"""The message for a wrong URL. It does not repeat the URL, which may contain a part of a password."""
 
 
 def _redis_url(url: str) -> str:
-    """Refuse what is no URL of a Redis, in words that hold no part of it: it may be a password."""
+    """Refuse a text that is not the URL of a Redis, with a message that repeats no part of it."""
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
@@ -67,19 +67,19 @@ class AcceleratorClass(Document):
 
     name: str = Field(pattern=NAME_PATTERN, max_length=63)
     resource: str = Field(max_length=253)
-    """Extended resource that one replica asks for one of, such as `nvidia.com/gpu`."""
+    """Extended resource of which each replica requests one, such as `nvidia.com/gpu`."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the Nodes that have this kind."""
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
-    """Tolerations of its pods, for Nodes that keep others away."""
+    """Tolerations of its pods, for Nodes that keep other pods away."""
     count: int | None = Field(default=None, ge=0)
-    """How many there are for the cascades, where the operator may not read Nodes; there it is not counted otherwise."""
+    """How many the cascades may use; it is needed, and used, only if the operator may not read Nodes."""
     memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
     price_per_hour: Money = "0"
 
 
 class PodUser(Document):
-    """The user and groups of a pod; what is not given is the platform's choice."""
+    """The user and groups of a pod; the platform chooses those that are not given."""
 
     run_as_user: int | None = Field(default=None, ge=1)
     run_as_group: int | None = Field(default=None, ge=1)
@@ -92,34 +92,41 @@ CPU = AcceleratorClass(name=CPU_CLASS, resource="cpu")
 
 
 class PlannerSettings(BaseSettings):
-    """Constants of the planner, as fractions of the objective where they are times (design 5.1, 6)."""
+    """Constants of the planner; times are fractions of the objective."""
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_OPERATOR_", frozen=True)
 
     tick_fraction: float = Field(default=1 / 12, gt=0, le=1)
     tick_min_s: float = Field(default=0.5, gt=0)
     tick_max_s: float = Field(default=10.0, gt=0)
-    pool_ticks: int = Field(default=10, ge=1, description="ticks between plans that may change pools")
-    forecast_window: float = Field(default=2.0, gt=0, description="objectives of arrivals the forecast looks at")
-    forecast_margin: float = Field(default=1.0, ge=1, description="times the forecast; headroomPercent says the same")
+    pool_ticks: int = Field(default=10, ge=1, description="ticks between decisions on pools")
+    forecast_window: float = Field(
+        default=2.0, gt=0, description="how many objectives of arrivals the forecast looks at"
+    )
+    forecast_margin: float = Field(
+        default=1.0, ge=1, description="factor on the forecast; headroomPercent has the same effect"
+    )
     light_utilisation: float = Field(
         default=0.95,
         gt=0,
         le=1,
-        description="how busy a light pool may be planned; a cascade's headroomPercent lowers it",
+        description="how busy a light pool may be; a cascade's headroomPercent lowers it",
     )
     heavy_utilisation: float = Field(default=1.0, gt=0, le=1, description="the same for a heavy pool")
     escalation_offer: float = Field(
         default=1.2,
         ge=1,
-        description="times the escalations that fit a full heavy pool are asked for, where the rest is degraded",
+        description="factor on the escalations that a full heavy pool can serve, if the rest can be degraded",
     )
     moves_percent: int = Field(
-        default=25, ge=0, le=100, description="of a cascade's replicas may be out of service for a move, at least one"
+        default=25,
+        ge=0,
+        le=100,
+        description="percent of a cascade's replicas, at least one, that moves may have out of service",
     )
-    switch_price: float = Field(default=0.005, ge=0, description="metric units given up per switch saved")
+    switch_price: float = Field(default=0.005, ge=0, description="metric units of quality given up to save one switch")
     dear_switch_price: float = Field(
-        default=0.02, ge=0, description="the same where a switch costs more than half an objective"
+        default=0.02, ge=0, description="the same if a switch takes more than half an objective"
     )
     seed: int = 0
 
@@ -136,7 +143,7 @@ class OperatorSettings(BaseSettings):
     redis_url: RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
     namespaces: list[str] = Field(default_factory=list, description="JSON list; empty: the whole cluster")
     accelerator_classes: list[AcceleratorClass] = Field(
-        default_factory=list, description="JSON list of classes beside `cpu`, which is built in"
+        default_factory=list, description="JSON list of classes in addition to `cpu`, which is built in"
     )
     runtime_image: str = Field(
         default="diffusion-cascade/runtime:latest", description="image of the replicas: Triton and the models' code"
@@ -147,7 +154,7 @@ class OperatorSettings(BaseSettings):
     image_pull_secrets: list[str] = Field(default_factory=list, description="JSON list of Secrets' names")
     pod_user: PodUser = Field(
         default=PodUser(run_as_user=10001, run_as_group=10001, fs_group=10001),
-        description="JSON: runAsUser, runAsGroup and fsGroup of the replicas; what is missing, the platform chooses",
+        description="JSON: runAsUser, runAsGroup and fsGroup of the replicas; the platform chooses missing ones",
     )
     worker_network_policy: dict[str, Any] | None = Field(
         default=None,
@@ -157,18 +164,18 @@ class OperatorSettings(BaseSettings):
     health_address: str = Field(default="0.0.0.0:8080", description="serves /healthz, /readyz and /metrics")
     api_timeout_s: float = Field(default=5.0, gt=0, description="longest wait for one answer of the API server")
     resync_s: float = Field(
-        default=60.0, gt=0, description="seconds between two comparisons of what was watched with what there is"
+        default=60.0, gt=0, description="seconds between two comparisons of the mirror with the API server"
     )
 
     @property
     def classes(self) -> tuple[AcceleratorClass, ...]:
-        """All classes, the built-in one included unless it is described anew."""
+        """All classes, including the built-in one unless the settings replace it."""
         named = {c.name for c in self.accelerator_classes}
         return (*self.accelerator_classes, *(() if CPU.name in named else (CPU,)))
 
 
 class RouterSettings(BaseSettings):
-    """Where the router listens, and its bounds."""
+    """Where the router listens, and its limits."""
 
     model_config = SettingsConfigDict(env_prefix="CASCADE_ROUTER_", frozen=True)
 
@@ -177,22 +184,22 @@ class RouterSettings(BaseSettings):
     http_address: str = "127.0.0.1:8000"
     allowed_hosts: list[HostPattern] = Field(
         default_factory=list,
-        description="JSON list of names that HTTP requests may address the router by, as `images.example`, `*.example`"
-        " or `*` for any; empty: those of loopback, and the address that it listens on",
+        description="JSON list of names by which HTTP requests may address the router, such as `images.example`,"
+        " `*.example`, or `*` for any; empty: the names of loopback, and the address that it listens on",
     )
     allowed_origins: list[Origin] = Field(
         default_factory=list,
-        description="JSON list of origins whose pages may use the router beside its own (CORS), as"
+        description="JSON list of other origins whose pages may use the router (CORS), such as"
         " `https://studio.example`, or `*` for any",
     )
-    router_id: str = Field(default="", description="empty: host name and process id")
+    router_id: str = Field(default="", description="name of this router; empty: host name and process id")
     health_address: str = Field(
-        default="", description="plain HTTP with health and metrics only, for probes where the others use TLS"
+        default="", description="serves only health and metrics over plain HTTP, for probes if the others use TLS"
     )
-    tls_certificate_file: str = Field(default="", description="PEM; with it, gRPC and HTTP speak TLS only")
+    tls_certificate_file: str = Field(default="", description="PEM; with it, gRPC and HTTP use only TLS")
     tls_key_file: str = ""
     tls_client_authority_file: str = Field(
-        default="", description="PEM; with it, clients must show a certificate that it signed"
+        default="", description="PEM; with it, clients must present a certificate that it signed"
     )
     tenants_file: str = Field(
         default="", description="YAML of tenants, their key digests and rates; empty: everybody may ask"
@@ -200,28 +207,31 @@ class RouterSettings(BaseSettings):
     queue_limit: int = Field(
         default=1000, ge=1, description="waiting entries of one pool; a tenth more for high priority, half for low"
     )
-    request_limit: int = Field(default=20_000, ge=1, description="requests that one router has in hand at a time")
+    request_limit: int = Field(default=20_000, ge=1, description="most requests that one router has in hand")
     image_bytes_limit: int = Field(
-        default=512 * 1024 * 1024, ge=1, description="room for images of requests in hand, with what is copied of them"
+        default=512 * 1024 * 1024, ge=1, description="bytes for images of requests in hand, including their copies"
     )
-    prompt_limit: int = Field(default=32_000, ge=1, description="characters of a prompt")
-    job_limit: int = Field(default=1000, ge=1, description="jobs of one cascade that wait or are being made")
+    prompt_limit: int = Field(default=32_000, ge=1, description="most characters of a prompt")
+    job_limit: int = Field(default=1000, ge=1, description="most jobs of one cascade that wait or are being made")
     job_bytes_limit: int = Field(
         default=128 * 2**20,
         ge=2**20,
-        description="bytes of job results of one cascade in Redis; the oldest make room for the next",
+        description="most bytes of job results of one cascade in Redis; the oldest are removed to make room",
     )
     job_tenant_percent: int = Field(
-        default=50, ge=1, le=100, description="of both that one tenant may have; all of it where everybody may ask"
+        default=50,
+        ge=1,
+        le=100,
+        description="percent of both limits that one tenant may use; without tenants, everybody shares all of it",
     )
     job_deadline_s: float = Field(default=600.0, gt=0, description="the deadline of a job that names none")
-    job_result_s: float = Field(default=3600.0, gt=0, description="how long the result of a job is kept at most")
+    job_result_s: float = Field(default=3600.0, gt=0, description="longest time that the result of a job is kept")
     deadline_limit_s: float = Field(default=600.0, gt=0, description="the longest deadline a client may ask for")
-    drain_s: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for work in hand")
+    drain_s: float = Field(default=10.0, ge=0, description="longest wait for requests in hand after SIGTERM")
     traces_endpoint: str = Field(
-        default="", description="OTLP over gRPC, as http://collector:4317; empty: no traces (extra `tracing`)"
+        default="", description="OTLP over gRPC, such as http://collector:4317; empty: no traces (extra `tracing`)"
     )
     traces_share: float = Field(
-        default=1.0, ge=0, le=1, description="of the prompts whose client sends no trace context"
+        default=1.0, ge=0, le=1, description="share of the prompts without a client's trace context that are traced"
     )
     log_prompts: bool = False

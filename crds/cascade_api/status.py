@@ -1,4 +1,4 @@
-"""What the operator reports of a cascade: conditions, pools and the plan in force (design 5.1)."""
+"""What the operator reports about a cascade: conditions, pools and the plan in force."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ProfileStatus(Document):
 
 
 def merge_conditions(old: list[Condition], new: list[Condition], *, now: str) -> list[Condition]:
-    """``new`` with the transition time of ``old`` kept wherever the status did not change."""
+    """``new``, where conditions whose status did not change keep their transition times from ``old``."""
     before = {c.type: c for c in old}
     merged = []
     for condition in new:

@@ -32,24 +32,24 @@ class ModelCache(Document):
 
 
 class Workers(Document):
-    """A pool of workers of a cascade's own: accelerators of one class, each with the server on it."""
+    """A pool of workers that belongs to a cascade: accelerators of one class, each with a server on it."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(("self.min <= self.max", "min is above max: lower min or raise max")),
     )
 
     name: PoolName
-    """Name of the pool, which variants name it by."""
+    """Name of the pool, by which variants refer to it."""
     accelerator_class: ClassName = Field(alias="class")
-    """Accelerator class; no two pools of a cascade have the same."""
+    """Accelerator class; two pools of a cascade cannot have the same one."""
     min: Count = 0
-    """Fewest workers, also without load."""
+    """Fewest workers, even without load."""
     max: Count
-    """Most workers; missing data never lifts it."""
+    """Most workers, even while data is missing."""
     hosting: Hosting = Hosting.DEDICATED
     """`dedicated`: a worker hosts the weights of one variant."""
     budget_per_hour: Money | None = None
-    """Most money per hour, by the price of the class."""
+    """The most that the workers may cost per hour, by the price of the class."""
     model_cache: ModelCache | None = None
     pod_template: PodTemplate = PodTemplate()
 

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 @models.command()
 def render(
     file: Annotated[Path, typer.Option("--file", "-f", help="manifest with a DiffusionCascade and its profile")],
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="the repository; made if it is not there")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="the repository; created if it does not exist")],
     previews: Annotated[
         bool, typer.Option("--previews", help="answer in a stream, with previews: for clients without a router")
     ] = False,
@@ -44,9 +44,9 @@ def render(
 
 @models.command("list")
 def list_(
-    json_: Annotated[bool, typer.Option("--json", help="all that is known of them, as JSON")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print everything that is known about them as JSON")] = False,
 ) -> None:
-    """List the public variants that are known, and the cascades that they form."""
+    """List the known public variants, and the cascades that they form."""
     import json
 
     from cascade_models import catalogue
@@ -74,7 +74,7 @@ def list_(
 def revision(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="a model of your own, for file://DIR")] = None,
 ) -> None:
-    """Print the revision that manifests pin: of the built-in shapes models, or of a folder."""
+    """Print the revision of the built-in shapes models, or of a folder, for use in a manifest."""
     from cascade_models import weights
     from cascade_models.pipelines import shapes
 
@@ -91,14 +91,14 @@ def resolve(
     source: Annotated[str, typer.Argument(help="hf://owner/name")],
     name: Annotated[str, typer.Argument(metavar="[REVISION]", help="branch or tag")] = "main",
 ) -> None:
-    """Ask the hub which commit a branch or tag is at now: that is what a manifest pins."""
+    """Ask the hub which commit a branch or tag has now, for use in a manifest."""
     _prepare(["resolve", source, name])
 
 
 @models.command()
 def fetch(
     file: Annotated[Path, typer.Option("--file", "-f", help="manifest with a DiffusionCascade")],
-    cpu: Annotated[bool, typer.Option("--cpu", help="the number format for the CPU")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="use the number format for the CPU")] = False,
 ) -> None:
     """Download the weights of a manifest's variants into the model cache (HF_HOME), before they are served."""
     _prepare(["fetch", *(["--cpu"] if cpu else [])], file)

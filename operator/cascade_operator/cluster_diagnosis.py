@@ -1,4 +1,7 @@
-"""What `cascade doctor --cluster` looks at, best run where the operator runs: its rights, its Redis, its clocks."""
+"""The checks of `cascade doctor --cluster`: versions, rights, Redis, clocks, and whether routers follow the plans.
+
+It is best run where the operator runs, since it checks the operator's own rights, Redis and clock.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ from .store import Store, pools_of
 
 OLDEST_KUBERNETES: Final = (1, 30)
 SKEW_S: Final = 2.0
-"""Clocks further apart than this make ages and deadlines wrong; the API server's is known to the second only."""
+"""If clocks differ by more than this, ages and deadlines are wrong; the API server's clock is known only to the second.
+"""
 
 NEEDED: Final = (
     (GROUP, "diffusioncascades", "", ("get", "list", "watch", "patch")),
@@ -40,11 +44,11 @@ NEEDED: Final = (
     ("", "events", "", ("create",)),
 )
 ON_NODES: Final = ("", "nodes", "", ("get", "list", "watch"))
-"""Needed on the whole cluster, whatever namespaces are served."""
+"""Needed on the whole cluster, even if only some namespaces are served."""
 
 
 async def examine(settings: OperatorSettings) -> AsyncIterator[Finding]:
-    """Look at one thing after another; raises CommandFailed where no cluster is named at all."""
+    """Make one check after the other; raises CommandFailed if no cluster is named."""
     api = KubernetesApi(connect(timeout_s=settings.api_timeout_s), timeout_s=settings.api_timeout_s)
     try:
         try:
@@ -66,7 +70,7 @@ async def _version(api: KubernetesApi) -> Finding:
     text = ".".join(map(str, version))
     if version < OLDEST_KUBERNETES:
         return Finding(
-            "kubernetes", text, True, "upgrade to 1.30 or newer: older ones do not check the resources' rules"
+            "kubernetes", text, True, "upgrade to 1.30 or newer: older versions do not check the resources' rules"
         )
     return Finding("kubernetes", text)
 
@@ -77,7 +81,7 @@ async def _definition(api: KubernetesApi, resource: Resource) -> Finding:
     try:
         found = await api.get(DEFINITIONS, "", name)
     except ApiRefused:
-        # In namespaces alone nobody may read definitions: see whether the kind is served.
+        # An operator for named namespaces may not read definitions, so check whether the kind is served.
         try:
             await api.list(resource, "default", metadata_only=True)
         except ApiRefused as refused:
@@ -113,7 +117,7 @@ async def _rights(api: KubernetesApi, settings: OperatorSettings) -> list[Findin
     ]
     counted = [c.name for c in settings.classes if c.count is not None]
     if missing and counted:
-        findings.append(Finding("rights", f"nodes: may not be read; classes with a count: {', '.join(counted)}"))
+        findings.append(Finding("rights", f"nodes: cannot be read; classes with a count: {', '.join(counted)}"))
     else:
         findings.append(_rights_finding("nodes", missing))
     return findings
@@ -122,7 +126,7 @@ async def _rights(api: KubernetesApi, settings: OperatorSettings) -> list[Findin
 def _rights_finding(where: str, missing: list[str]) -> Finding:
     if missing:
         return Finding(
-            "rights", f"{where}: may not {', '.join(missing)}", True, "let the chart make the role (rbac.create)"
+            "rights", f"{where}: may not {', '.join(missing)}", True, "let the chart create the role (rbac.create)"
         )
     return Finding("rights", f"{where}: all that are needed")
 
@@ -132,7 +136,7 @@ async def _redis(api: KubernetesApi, settings: OperatorSettings) -> AsyncIterato
         version = await store.version()
         if version is None:
             problem = store.refusal or "does not answer"
-            yield Finding("redis", problem, True, "see REDIS_URL; routers go on by their last plan meanwhile")
+            yield Finding("redis", problem, True, "check REDIS_URL; until it answers, routers follow their last plan")
             return
         yield Finding("redis", f"answers (version {version})")
         for clock, now in (("redis", await store.time_s()), ("kubernetes", await api.time_s())):
@@ -140,7 +144,7 @@ async def _redis(api: KubernetesApi, settings: OperatorSettings) -> AsyncIterato
                 continue
             skew_s = time.time() - now
             far = abs(skew_s) > SKEW_S
-            fix = "have all machines' clocks follow one source (NTP)" if far else ""
+            fix = "synchronise the clocks of all machines with one source (NTP)" if far else ""
             yield Finding("clock", f"{skew_s:+.1f} s from that of {clock}", far, fix)
         for namespace in settings.namespaces or [""]:
             for raw in await api.list(CASCADES, namespace):
@@ -148,13 +152,13 @@ async def _redis(api: KubernetesApi, settings: OperatorSettings) -> AsyncIterato
 
 
 async def _plan(store: Store, raw: dict[str, Any]) -> Finding:
-    """Whether a cascade's plan is there, and its routers follow it."""
+    """Whether a cascade has a plan, and whether its routers follow it."""
     meta = raw["metadata"]
     subject = f"{meta['namespace']}/{meta['name']}"
     try:
         cascade = read_as(raw, DiffusionCascade)
     except DocumentError as error:
-        return Finding(subject, str(error), True, "mend the field named")
+        return Finding(subject, str(error), True, "correct the named field")
     seen = await store.observe(cascade.ref, pools_of(cascade))
     if seen is None or seen.plan is None:
         return Finding(
@@ -166,5 +170,6 @@ async def _plan(store: Store, raw: dict[str, Any]) -> Finding:
     if not seen.reports:
         return Finding(subject, detail, True, "start the routers, and give them the same REDIS_URL")
     if behind and age_s > 10:
-        return Finding(subject, f"{detail}; behind it: {', '.join(behind)}", True, "see the routers' log")
+        late = ", ".join(behind)
+        return Finding(subject, f"{detail}; on an older plan: {late}", True, "see the routers' log")
     return Finding(subject, detail)

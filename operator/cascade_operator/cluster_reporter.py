@@ -1,4 +1,4 @@
-"""What the planner tells on a cluster: status of the resource, Events, metrics and logs, all with the same reasons."""
+"""Reports what the planner does on a cluster, with the same reasons in status, Events, metrics and logs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .snapshot import Snapshot
 log = structlog.get_logger(__name__)
 
 REFUSED_PAUSE_S: Final = 30.0
-"""A status that the API server refused is offered again after this time, rather than at every tick."""
+"""If the API server refused a status, it is offered again only after this time."""
 
 
 class ClusterReporter:
-    """The reporter of an operator on a cluster."""
+    """The reporter for an operator on a cluster."""
 
     def __init__(
         self, api: KubernetesApi, mirror: Mirror, notices: Notices, *, clock: Callable[[], float] = time.time
@@ -46,14 +46,14 @@ class ClusterReporter:
         now = self._clock()
         if now < self._refused_until_s.get(ref, 0.0):
             return False
-        # An empty text is an absent one: old API servers take it for null, and refuse that.
+        # An empty text means an absent one. Old API servers would take it for null and refuse it, so it is removed.
         patch = {"status": {name: None if value == "" else value for name, value in status.wire().items()}}
         try:
             written = await self._api.merge(CASCADES, ref.namespace, ref.name, patch, subresource="status")
             self._mirror.cascades.put(written)
         except ApiRefused as refused:
             if refused.status == NOT_FOUND:
-                # It was deleted meanwhile: nobody is there to be told.
+                # The cascade has been deleted, so there is nothing to report.
                 return True
             log.error("a status was refused", cascade=str(ref), error=str(refused))
             self._refused_until_s[ref] = now + REFUSED_PAUSE_S
@@ -83,7 +83,7 @@ class ClusterReporter:
     def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
         metrics.record_decision(snapshot, decision, took_s=took_s, now=self._clock())
         for view in snapshot.cascades:
-            # What an operator before this one said is known, and need not be said again.
+            # What an earlier operator has reported need not be reported again.
             ref = view.cascade.ref
             if view.status is not None and ref not in self._statuses:
                 self._statuses[ref] = view.status
@@ -96,7 +96,7 @@ class ClusterReporter:
         metrics.TICKS.labels("failed").inc()
 
     def notice(self, ref: CascadeRef, reason: Reason, message: str) -> None:
-        """Something that people should know, beside statuses and plans."""
+        """Report something that people should know, in addition to statuses and plans."""
         if reason is Reason.EDIT_REVERTED:
             metrics.REVERTED.labels(str(ref)).inc()
         log.warning("notice", cascade=str(ref), reason=str(reason), message=message)

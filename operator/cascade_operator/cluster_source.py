@@ -1,7 +1,7 @@
-"""Cascades and profiles of a cluster: whatever becomes of a resource, what was valid last stays in force.
+"""Cascades and profiles of a cluster: if a resource becomes invalid, its last valid version stays in force.
 
-A spec or profile that cannot be used becomes a complaint beside the last that could. Those are kept in this process and
-in each cascade's ConfigMap, so that an operator that starts while a resource is wrong goes on all the same.
+If a spec or profile cannot be used, the subject has a complaint, and the last valid spec and profile. These are kept in
+this process and in each cascade's ConfigMap. So an operator that starts while a resource is invalid can use them, too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOTHING_KNOWN: Final = (Reason.INVALID_SPEC, "spec: cannot be read")
 
 @dataclass(frozen=True)
 class CheckedResources:
-    """What a resource and its profile come to: usable where ``complaint`` is None, else as far as readable."""
+    """The result of checking a resource and its profile: usable if ``complaint`` is None, else what could be read."""
 
     cascade: DiffusionCascade | None
     profile: CascadeProfile | None
@@ -43,7 +43,7 @@ class CheckedResources:
 
 
 class ResourceChecker:
-    """Reads and checks resources; what was read of a profile is kept, since many cascades may share one."""
+    """Reads and checks resources; profiles that were read are kept, since several cascades may share one."""
 
     def __init__(self, preparations: Preparations, mobility: Mobility) -> None:
         """``preparations`` are the planner's, so that nothing is prepared twice; ``mobility`` is the cluster's."""
@@ -52,7 +52,7 @@ class ResourceChecker:
         self._profiles: dict[Key, tuple[object, CascadeProfile | Complaint]] = {}
 
     def check(self, cascade: MirroredDocument, profile: MirroredDocument | None) -> CheckedResources:
-        """Read a cascade and its profile (None: not there), and see whether they can be planned."""
+        """Read a cascade and its profile (None: it does not exist), and check whether they can be planned."""
         try:
             spec = read_as(cascade.raw, DiffusionCascade)
         except DocumentError as error:
@@ -84,7 +84,7 @@ class ResourceChecker:
 
 
 class ClusterSource:
-    """The cascades that the mirror shows."""
+    """The cascades in the mirror."""
 
     def __init__(self, mirror: Mirror, checker: ResourceChecker) -> None:
         self._mirror = mirror
@@ -104,7 +104,7 @@ class ClusterSource:
         return self._mirror.covers(ref.namespace)
 
     async def _subject(self, ref: CascadeRef, document: MirroredDocument) -> Subject | Refused:
-        """What a resource comes to; checked anew only when it or its profile changed."""
+        """The subject of a resource; it is checked again only if the resource or its profile changed."""
         name = ((document.raw.get("spec") or {}).get("profileRef") or {}).get("name", "")
         profile = self._mirror.profiles.get((ref.namespace, name)) if isinstance(name, str) else None
         if profile is not None and profile.terminating:
@@ -136,7 +136,7 @@ class ClusterSource:
         return Subject(checked.cascade, checked.profile, status, checked.complaint, document.uid)
 
     def _last_valid(self, ref: CascadeRef, uid: str) -> tuple[DiffusionCascade, CascadeProfile] | None:
-        """What was valid last of this very resource."""
+        """The last valid spec and profile of the resource with this ``uid``."""
         known = self._valid.get(ref)
         if known is not None and known[0] == uid:
             return known[1], known[2]
@@ -150,7 +150,7 @@ class ClusterSource:
 
 
 def read_as(raw: Mapping[str, Any], model: type[T]) -> T:
-    """A resource without what the API server adds; raises DocumentError."""
+    """The resource without the fields that the API server adds; raises DocumentError."""
     meta = raw["metadata"]
     metadata = {key: meta[key] for key in ("name", "namespace", "generation") if key in meta}
     bare = {"apiVersion": API_VERSION, "kind": model.__name__, "metadata": metadata, "spec": raw.get("spec")}
@@ -165,7 +165,7 @@ def _words(error: DocumentError) -> str:
 
 
 def _status(raw: object) -> CascadeStatus | None:
-    """The status that is there, unless another version wrote it."""
+    """The status of the resource; None if there is none, or if another version wrote it."""
     try:
         return CascadeStatus.model_validate(raw) if raw else None
     except ValidationError:

@@ -1,7 +1,7 @@
 """The operator's subcommands of `cascade`: up, down, status, plan, explain, doctor.
 
-Everything beyond typer is imported when a command runs, so that the command line stays quick and an image without
-the libraries of local mode still has the rest.
+Everything except typer is imported when a command runs. So the command line stays quick, and an image without the
+libraries of local mode still has the other commands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .findings import Finding
 File = Annotated[Path, typer.Option("--file", "-f", help="Manifest with a DiffusionCascade and its CascadeProfile.")]
 StateDirectory = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
-    typer.Option("--state-dir", help="Where a local run keeps lock, logs and addresses.", show_default=False),
+    typer.Option("--state-dir", help="Where a local run keeps its lock, logs and addresses.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def up(
     file: File,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; stop it with `down`.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when all is ready; `down` stops it.")] = False,
     grpc: Annotated[str, typer.Option(help="Where to serve gRPC.", metavar="HOST:PORT")] = "127.0.0.1:8001",
     http: Annotated[str, typer.Option(help="Where to serve HTTP.", metavar="HOST:PORT")] = "127.0.0.1:8000",
     state_dir: StateDirectory = None,
@@ -44,7 +44,7 @@ def up(
         str,
         typer.Option(
             envvar="REDIS_URL",
-            help="A Redis that runs already; default: one of our own. A password belongs in the variable.",
+            help="A Redis that runs already; default: start one. Put a URL with a password into the variable.",
         ),
     ] = "",
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
@@ -80,7 +80,7 @@ def up(
 
 
 def down(state_dir: StateDirectory = None) -> None:
-    """Stop what `cascade up` runs, and tidy up after a crash."""
+    """Stop what `cascade up` started, and clean up after a crash."""
     from .local import ending
     from .local.state import StateDir
 
@@ -88,7 +88,7 @@ def down(state_dir: StateDirectory = None) -> None:
 
 
 def status(state_dir: StateDirectory = None, json: Json = False) -> None:
-    """Show pools, plan, reason, demand, shares and conditions of what runs here."""
+    """Show the pools, the plan and its reason, demand, shares and conditions of the local run."""
     from .local import overview
     from .local.state import StateDir
 
@@ -101,7 +101,7 @@ def plan(
     demand: Annotated[float, typer.Option(min=0.0, help="Requests per second to plan for.")],
     json: Json = False,
 ) -> None:
-    """Say what would be decided for a demand, without doing it."""
+    """Print what would be decided for a demand, without doing it."""
     from cascade_api.documents import load_cascades
 
     from . import whatif
@@ -112,12 +112,12 @@ def plan(
 
 def explain(
     name: Annotated[str, typer.Argument(help="Name of a DiffusionCascade on the cluster.")],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The cascade's namespace.")] = "default",
     redis_url: Annotated[
         str,
         typer.Option(
             envvar="REDIS_URL",
-            help="The operator's Redis, for the whole plan. A password belongs in the variable.",
+            help="The operator's Redis, to show the whole plan. Put a URL with a password into the variable.",
         ),
     ] = "",
     json: Json = False,
@@ -149,11 +149,11 @@ def doctor(
     cluster: Annotated[
         bool,
         typer.Option(
-            "--cluster", help="Look at a cluster instead, with the operator's settings and this account's rights."
+            "--cluster", help="Check a cluster instead, with the operator's settings and this account's rights."
         ),
     ] = False,
 ) -> None:
-    """Say what is wrong with this set-up, and the fix; exit code 1 when something is."""
+    """Say what is wrong with this set-up, and how to fix it; the exit code is 1 if something is wrong."""
     wrong = False
 
     def tell(finding: Finding) -> None:

@@ -21,12 +21,12 @@ GOOD: Final = {
     ConditionType.PROGRESSING: "False",
     ConditionType.PAUSED: "False",
 }
-"""Conditions that are well when they are not True."""
+"""Conditions whose good value is not True."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What is known of one cascade; ``plan`` is None where Redis was not asked or has none."""
+    """What is known about one cascade; ``plan`` is None if Redis was not asked or has none."""
 
     ref: CascadeRef
     status: CascadeStatus | None
@@ -35,7 +35,7 @@ class Explained:
 
 
 async def explain(ref: CascadeRef, *, redis_url: str, timeout_s: float) -> Explained:
-    """Ask the API server, and Redis where its URL is given; raises CommandFailed."""
+    """Ask the API server, and also Redis if its URL is given; raises CommandFailed."""
     api = KubernetesApi(connect(timeout_s=timeout_s), timeout_s=timeout_s)
     try:
         raw = await api.get(CASCADES, ref.namespace, ref.name)
@@ -54,7 +54,7 @@ async def explain(ref: CascadeRef, *, redis_url: str, timeout_s: float) -> Expla
 
 
 async def _events_of(api: KubernetesApi, ref: CascadeRef, uid: str) -> list[dict[str, Any]]:
-    """The Events of a cascade; none where this account may not read them, as the operator's own."""
+    """The Events of a cascade; empty if this account may not read Events, as the operator's own may not."""
     try:
         events = await api.list(EVENTS, ref.namespace)
     except ApiRefused:
@@ -63,10 +63,10 @@ async def _events_of(api: KubernetesApi, ref: CascadeRef, uid: str) -> list[dict
 
 
 def as_text(found: Explained) -> str:
-    """For a person: what runs, why, what binds, and what is not well."""
+    """For people: what runs and why, what limits the quality, and what is wrong."""
     status = found.status
     if status is None:
-        return f"{found.ref}: no operator has looked at it yet: is one running, for this namespace?"
+        return f"{found.ref}: no operator has seen it yet: is one running for this namespace?"
     lines = [f"{found.ref}: {_headline(status)}"]
     if status.chain:
         lines.append(
@@ -97,7 +97,7 @@ def as_text(found: Explained) -> str:
 
 
 def as_json(found: Explained) -> str:
-    """For a program."""
+    """The same as JSON, for programs."""
     return json.dumps(
         {
             "cascade": str(found.ref),

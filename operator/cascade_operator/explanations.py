@@ -7,7 +7,7 @@ from cascade_api.plan import Plan
 LEAST_RATE = 0.05
 """Images per second below which a variant is not worth a line."""
 NOTABLE_SHARE = 0.05
-"""Shares that moved by less in all are not worth a line."""
+"""Changes of shares that are smaller than this in all are not worth a line."""
 
 
 def plan_line(plan: Plan) -> str:
@@ -18,7 +18,7 @@ def plan_line(plan: Plan) -> str:
 
 
 def stage_lines(plan: Plan) -> list[str]:
-    """What each variant is asked to serve and what its ready replicas could execute, per second."""
+    """For each variant, the images per second that it must serve, and those that its ready replicas could make."""
     asked: dict[str, float] = {}
     for row in plan.rows:
         for name, part in ((row.light, 1 - row.direct), (row.heavy, row.heavy_share)):
@@ -29,12 +29,12 @@ def stage_lines(plan: Plan) -> list[str]:
         most = sum(len(pool.ready) * pool.batch / pool.execution_s[pool.batch] for pool in pools)
         where = ", ".join(f"{len(pool.ready)} on {pool.accelerator_class}" for pool in pools) or "no replica"
         if rate >= LEAST_RATE:
-            lines.append(f"{name} is asked for {rate:.1f} images/s and has {where}: {most:.1f}/s at most")
+            lines.append(f"{name} must serve {rate:.1f} images/s and has {where}: {most:.1f} images/s at most")
     return lines
 
 
 def worth_telling(plan: Plan, told: Plan | None) -> bool:
-    """Whether a plan differs from the last one that was told by more than a tremor of its shares."""
+    """Whether a plan differs from the last printed one by more than a small change of its shares."""
     if told is None or _pools(plan) != _pools(told) or _chains(plan) != _chains(told):
         return True
     before, now = told.planned_shares, plan.planned_shares

@@ -1,4 +1,4 @@
-"""What a doctor found: one thing looked at, and where it is not well the fix."""
+"""The findings of `cascade doctor`: each one says what was checked and, if something is wrong, how to fix it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; ``problem`` and ``fix`` are empty where all is well."""
+    """One check; ``problem`` is true if something is wrong, and then ``fix`` says what to do."""
 
     subject: str
     detail: str

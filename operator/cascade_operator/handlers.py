@@ -1,6 +1,6 @@
-"""What kopf hears of the cluster, passed on: every event goes into the mirror, and the mirror wakes the planner.
+"""Passes the events that kopf watches to the mirror, which wakes the planner.
 
-There is nothing to do for a single event: the planner looks at everything there is, whatever woke it.
+No event is handled by itself: whatever woke the planner, it looks at the whole state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES: Final = (
 
 
 def register(registry: kopf.OperatorRegistry, mirror: Mirror) -> None:
-    """Watch all kinds that matter, as far as they may be read."""
+    """Watch all relevant kinds that the operator may read."""
     kopf.on.login(registry=registry)(log_in)
     kopf.on.startup(registry=registry)(configure)
     for group, version, plural in NAMES:
@@ -41,12 +41,12 @@ def register(registry: kopf.OperatorRegistry, mirror: Mirror) -> None:
 
 
 async def log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
-    """As the official client does: the pod's service account, else KUBECONFIG."""
+    """Log in as the official client does: by the pod's service account, or else by KUBECONFIG."""
     return kopf.login_via_client(**arguments)
 
 
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Events are posted by the planner's own words; a server that is away is asked again every second or two."""
+    """Configure kopf: it posts no Events of its own, and asks again every few seconds if the API server is away."""
     settings.posting.enabled = False
     settings.watching.server_timeout = RECONNECT_S
     settings.watching.client_timeout = RECONNECT_S + 30

@@ -1,4 +1,4 @@
-"""The operator's HTTP endpoint: /healthz by the age of the last tick, /readyz once everything was seen, /metrics."""
+"""The operator's HTTP endpoint: /healthz (the age of the last tick), /readyz (everything was read once), /metrics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cascade_api.command import CommandFailed
 from .metrics import REGISTRY
 
 STALE_S: Final = 60.0
-"""A planner that has not turned for longer hangs."""
+"""If the planner's last tick is older than this, the planner counts as hanging."""
 
 
 class ProcessHealth:
-    """Serves while it is started; ``ready`` says None, or what is still missing."""
+    """Serves from `start` to `stop`; ``ready`` returns None, or what is still missing."""
 
     def __init__(
         self,
@@ -27,14 +27,14 @@ class ProcessHealth:
         ready: Callable[[], str | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``turned_s`` is when the planner last finished a turn, by ``clock``."""
+        """``turned_s`` returns when the planner last finished a tick, by ``clock``."""
         self._turned_s = turned_s
         self._ready = ready
         self._clock = clock
         self._runner: web.AppRunner | None = None
 
     async def start(self, address: str) -> None:
-        """Listen on ``host:port``; raises CommandFailed where that cannot be."""
+        """Listen on ``host:port``; raises CommandFailed if that is not possible."""
         app = web.Application()
         app.add_routes(
             [
@@ -59,7 +59,7 @@ class ProcessHealth:
     async def _healthz(self, request: web.Request) -> web.Response:
         age_s = self._clock() - self._turned_s()
         if age_s > STALE_S:
-            return web.Response(status=503, text=f"the planner has not turned for {age_s:.0f} s\n")
+            return web.Response(status=503, text=f"the planner has made no decision for {age_s:.0f} s\n")
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:

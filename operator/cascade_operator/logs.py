@@ -9,7 +9,7 @@ import structlog
 
 
 def set_up() -> None:
-    """Configure structlog for this process; libraries' own warnings follow the same way."""
+    """Configure structlog for this process; warnings of libraries are logged in the same form."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -33,5 +33,5 @@ def set_up() -> None:
     )
     handler.setFormatter(renderer)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # Every watch says at every try that the API server is away; the operator says it once.
+    # Every watch would log at every try that the API server is away; the operator logs it once.
     logging.getLogger("kopf._cogs.clients").setLevel(logging.ERROR)

@@ -1,7 +1,9 @@
-"""The planner's loop: collect what there is, decide, act; again at the time that the decision names, or when woken.
+"""The planner's loop: collect the state of all cascades, decide, act. It repeats at the time that the decision names,
+or when it is woken.
 
-It outlives everything: an exception is logged and the last plan holds; without Redis the plan is kept here and put in
-force again, also in a Redis that came back empty. What a cluster or Redis did not take now is offered again next time.
+The loop survives all failures. An exception is logged, and the last plan stays in force. Plans are kept here, too: if
+Redis was away or came back empty, they are published again. Whatever the cluster or Redis did not accept is offered
+again at the next tick.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from .store import Observation, Store, pools_of
 log = structlog.get_logger(__name__)
 
 SHORTEST_TICK_S: Final = 0.1
-"""However often it is woken, the loop rests this long between two decisions."""
+"""The loop rests at least this long between two decisions, however often it is woken."""
 AFTER_FAILURE_S: Final = 1.0
 
 
@@ -43,10 +45,10 @@ class Decide(Protocol):
 
 
 class Reporter(Protocol):
-    """Where the loop tells people and machines what it does."""
+    """Receives what the loop does, and reports it to people and machines."""
 
     async def status(self, ref: CascadeRef, status: CascadeStatus) -> bool:
-        """Put a status where it is read; False where that failed and is to be tried again."""
+        """Write a status to the place where it is read; False if that failed and must be tried again."""
 
     def plan(self, plan: Plan) -> None:
         """A plan was put in force."""
@@ -55,7 +57,7 @@ class Reporter(Protocol):
         """A decision was made, in ``took_s`` seconds."""
 
     def failed(self, error: Exception) -> None:
-        """A tick failed; the last plan holds."""
+        """A tick failed; the last plan stays in force."""
 
     def gone(self, ref: CascadeRef) -> None:
         """A cascade was deleted and withdrawn."""
@@ -86,7 +88,7 @@ class Loop:
         self._plans: dict[CascadeRef, Plan] = {}
         self._statuses: dict[CascadeRef, CascadeStatus] = {}
         self.turned_s = time.monotonic()
-        """When the last turn ended, by the monotonic clock: its age says whether the loop hangs."""
+        """When the last turn ended, by the monotonic clock. If it is long ago, the loop hangs."""
         self._woken = asyncio.Event()
         self._solver = ThreadPoolExecutor(max_workers=1, thread_name_prefix="planner")
 
@@ -95,7 +97,7 @@ class Loop:
         self._woken.set()
 
     def turned(self) -> None:
-        """A turn ended; whoever has the loop wait says so too."""
+        """Note that a turn ended; code that makes the loop wait on purpose calls this as well."""
         self.turned_s = time.monotonic()
 
     def plan(self, ref: CascadeRef) -> Plan | None:
@@ -107,7 +109,7 @@ class Loop:
         return self._statuses.get(ref)
 
     async def run(self) -> None:
-        """Turn until cancelled."""
+        """Run one tick after another until cancelled."""
         try:
             while True:
                 self._woken.clear()
@@ -125,7 +127,7 @@ class Loop:
             return
 
     async def _turn(self) -> float:
-        """One tick that cannot fail; returns the time of the next."""
+        """One tick; a failure is logged. Returns the time of the next tick."""
         try:
             return await self.tick()
         except Exception as error:
@@ -156,7 +158,7 @@ class Loop:
         return decision.next_at
 
     async def _reconcile_until(self, deciding: asyncio.Future[Decision]) -> None:
-        """Have changed specs take effect while a long decision is made; it is followed by another one all the same."""
+        """While a long decision is made, let changed specs take effect; another decision then follows it."""
         woken = False
         while not deciding.done():
             waking = asyncio.ensure_future(self._woken.wait())
@@ -200,9 +202,10 @@ class Loop:
         return Snapshot(tuple(views), inventory, self._cluster.mobility, store_available=available)
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:
-        """Take over what an earlier operator left, or put our plan in force again where it is not as published.
+        """Take over plan and memory of an earlier operator; publish our plan again if Redis does not have it.
 
-        The plan of a cascade that is paused, or only advised upon, is left as it is, and put back where it was lost.
+        In the modes ``paused`` and ``advisory`` a plan that is in Redis is left as it is; one that was lost is
+        published again.
         """
         ref = cascade.ref
         if ref not in self._recalled:
@@ -224,20 +227,20 @@ class Loop:
         newest = max(self._newest(seen), ours.generation)
         if seen.plan != ours or newest > ours.generation or not seen.listed:
             log.warning("the plan in redis is not as published; publishing it again", cascade=str(ref))
-            # Under a new number: routers may follow what was there, and go on with none but a newer one.
+            # It gets a new number: routers may follow the plan that was there, and then accept only a newer one.
             ours = ours.model_copy(update={"generation": next_generation(now_s=self._clock(), last=newest)})
             self._plans[ref] = ours
             await self._store.publish(ours)
 
     def _newest(self, seen: Observation) -> int:
-        """The newest plan that a router may follow, as far as an operator can have numbered it."""
+        """The highest generation that a router may follow, ignoring numbers that no operator can have given."""
         numbers = [report.plan_generation for report in seen.reports]
         if seen.plan is not None:
             numbers.append(seen.plan.generation)
         return max((number for number in numbers if is_credible(number, now_s=self._clock())), default=0)
 
     async def _act(self, decision: Decision) -> None:
-        """Carry out all actions; those of one cascade in their order, and none held up by another cascade's failure."""
+        """Carry out all actions: those of one cascade in order, and each cascade independently of the others."""
         by_cascade: dict[CascadeRef, list[Action]] = defaultdict(list)
         for action in decision.actions:
             by_cascade[action.plan.ref if isinstance(action, Publish) else action.cascade].append(action)
@@ -257,7 +260,7 @@ class Loop:
             except ClusterFailed as error:
                 log.warning("a move was not begun; it is tried again", cascade=str(ref), error=str(error))
             except Exception:
-                # One cascade's trouble is no other's.
+                # A failure for one cascade must not affect the others.
                 log.exception("a move was not begun", cascade=str(ref))
         for action in actions:
             if isinstance(action, SetStatus):
@@ -274,7 +277,7 @@ class Loop:
             await self._report(refused.ref, status)
 
     async def _remember(self, memory: Memory) -> None:
-        """Keep what changed in Redis, each cascade's memory by itself."""
+        """Write the changed memories to Redis, one key for each cascade."""
         before, self._memory = self._memory, memory
         changed = {name: kept for name, kept in memory.cascades.items() if before.cascades.get(name) != kept}
         await asyncio.gather(*(self._save(CascadeRef.parse(name), kept) for name, kept in changed.items()))
@@ -283,7 +286,7 @@ class Loop:
         await self._store.save_memory(ref, Memory({str(ref): memory}).to_json())
 
     async def _forget_gone(self, present: set[CascadeRef]) -> None:
-        """Withdraw cascades that were deleted, also while no operator or no Redis was there."""
+        """Withdraw the plans of deleted cascades, also of those deleted while the operator or Redis was away."""
         known = {*self._plans, *self._statuses, *(await self._store.published())}
         for ref in known - present:
             if self._source.owns(ref) and await self._store.forget(ref):
@@ -295,7 +298,7 @@ class Loop:
 
 
 def with_in_flight(replica: Replica, seen: Observation | None) -> Replica:
-    """A replica with the credits in use that Redis knows of, unless its driver knows better."""
+    """The replica with the number of credits in use by Redis, unless its driver has already given one."""
     if replica.in_flight is not None or seen is None:
         return replica
     return dataclasses.replace(replica, in_flight=seen.in_use.get(replica.id, 0))

@@ -1,4 +1,4 @@
-"""The operator process: `cascade-operator`, set up through the environment (`OperatorSettings`, `PlannerSettings`)."""
+"""The operator process, `cascade-operator`; the environment configures it (`OperatorSettings`, `PlannerSettings`)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from .store import Store
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S: Final = 5.0
-"""How often the API server is asked whether it is there, where nothing else is asked of it."""
+"""Pause between two checks that the API server answers."""
 AWAY_S: Final = 1.0
 OLDEST_SUPPORTED: Final = (1, 30)
 IDENTITY: Final[Any] = "diffusion-cascade"
-"""Of this operator among its peers, of which there are none; kopf does not export the type."""
+"""The identity of this operator among its peers, of which there are none; kopf does not export the type."""
 
 
 class Operator:
-    """All parts of the operator, put together."""
+    """All parts of the operator together."""
 
     def __init__(self, settings: OperatorSettings, planner: PlannerSettings) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class Operator:
         self._health = ProcessHealth(turned_s=lambda: self._loop.turned_s, ready=self._missing)
 
     async def run(self) -> None:
-        """Serve until a signal says stop. Raises CommandFailed where that cannot begin."""
+        """Run until a signal stops it. Raises CommandFailed if it cannot start."""
         async with self._parts():
             await self._wait_for_api()
             registry = kopf.OperatorRegistry()
@@ -95,7 +95,7 @@ class Operator:
             await self._cluster.close()
 
     async def _wait_for_api(self) -> None:
-        """See everything once: resources may not be installed yet, or the API server away."""
+        """Read everything once; retry until it succeeds: the API server may be away, or resources not installed."""
         complaint = ""
         while True:
             self._loop.turned()
@@ -119,15 +119,15 @@ class Operator:
             )
 
     async def _watch(self, registry: kopf.OperatorRegistry) -> None:
-        """Hear of changes until a signal says stop."""
+        """Watch for changes until a signal stops it."""
         settings = kopf.OperatorSettings()
-        # Its kinds and namespaces are known. kopf would watch all definitions for others, and end all of its watches
-        # when an API server that has just started says for a moment that it has no definitions (404).
+        # Kinds and namespaces are known. Otherwise kopf would watch all definitions, and end all of its watches when an
+        # API server that has just started says for a moment that it has no definitions (404).
         settings.scanning.disabled = True
         await kopf.operator(
             registry=registry,
             settings=settings,
-            # kopf would ask for the user's name, which a container's user may not have; alone, it needs no identity.
+            # Otherwise kopf would look up the user's name, which a container's user may lack. It has no peers anyway.
             identity=IDENTITY,
             standalone=True,
             clusterwide=not self._settings.namespaces,
@@ -135,7 +135,7 @@ class Operator:
         )
 
     async def _keep_mirror(self) -> None:
-        """Notice when the API server is away, and mend at a steady pace, and on its return, what watches missed."""
+        """Notice when the API server is away; regularly, and when it is back, correct what the watches missed."""
         compared = time.monotonic()
         away = False
         while True:
@@ -162,12 +162,12 @@ class Operator:
 
     def _missing(self) -> str | None:
         if not self._mirror.complete:
-            return "the cluster's resources were not read yet"
+            return "the cluster's resources have not been read yet"
         return None
 
 
 def main() -> None:
-    """Entry point: what a user can mend is one line and exit code 2."""
+    """Entry point; an error that a user can correct is printed in one line, with exit code 2."""
     logs.set_up()
     raise_file_limit()
     try:

@@ -1,4 +1,4 @@
-"""What the operator reports of itself to Prometheus."""
+"""The operator's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ REPLICAS = Gauge(
 )
 SLOWDOWN = Gauge(
     "cascade_operator_slowdown",
-    "How many times slower than its profile a pool is, by the service times of the routers; none where it is not",
+    "How many times slower than its profile a pool is, by the times that workers report; absent if it is not slower",
     ["cascade", "variant", "class"],
     registry=REGISTRY,
 )
@@ -78,7 +78,7 @@ WANTED = Gauge(
 )
 ACCELERATORS = Gauge(
     "cascade_operator_accelerators",
-    "Accelerators by class that all cascades may have together; none where that is not known",
+    "Accelerators by class that all cascades may have together; absent if they are not known",
     ["class"],
     registry=REGISTRY,
 )
@@ -92,17 +92,20 @@ REDIS_AVAILABLE = Gauge("cascade_operator_redis_available", "Whether Redis answe
 API_AVAILABLE = Gauge("cascade_operator_api_available", "Whether the API server answers (1) or not", registry=REGISTRY)
 API_REQUESTS = Counter(
     "cascade_operator_api_requests_total",
-    "Requests to the API server, watches aside",
+    "Requests to the API server, except watches",
     ["method", "kind", "outcome"],
     registry=REGISTRY,
 )
 REVERTED = Counter(
-    "cascade_operator_reverted_edits_total", "Edits by others that were put right", ["cascade"], registry=REGISTRY
+    "cascade_operator_reverted_edits_total",
+    "Edits by others that the operator reverted",
+    ["cascade"],
+    registry=REGISTRY,
 )
 
 BAD_DATA = Counter(
     "cascade_operator_bad_data_total",
-    "Times that what stands under a key of Redis could not be used, by cascade (`-` for none) and kind of key",
+    "How often data under a key of Redis could not be used, by cascade (`-` for none) and kind of key",
     ["cascade", "key"],
     registry=REGISTRY,
 )
@@ -126,17 +129,17 @@ _BY_CASCADE = (
 
 
 def count_request(method: str, kind: str, outcome: str) -> None:
-    """A request to the API server came back."""
+    """Count a request to the API server with its outcome."""
     API_REQUESTS.labels(method, kind, outcome).inc()
 
 
 def count_bad_data(key: str) -> None:
-    """A part of a Redis key, or all of it, was left out."""
+    """Count that data of a Redis key was left out."""
     BAD_DATA.labels(*owner_and_kind(key)).inc()
 
 
 def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, now: float) -> None:
-    """A decision was made."""
+    """Record a decision."""
     TICKS.labels("ok").inc()
     DECIDE_S.observe(took_s)
     LAST_TICK.set(now)
@@ -162,7 +165,7 @@ def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, no
 
 
 def show_plan(plan: Plan) -> None:
-    """A plan is in force."""
+    """Show the plan in force."""
     name = plan.cascade
     PLAN_TIME.labels(name).set(plan.generation / 1000)
     DEMAND.labels(name).set(plan.expected.demand)
@@ -174,7 +177,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def record_status(ref: CascadeRef, status: CascadeStatus) -> None:
-    """A status was reported."""
+    """Record a reported status."""
     name = str(ref)
     _drop(CONDITION, name)
     _drop(WANTED, name)
@@ -185,7 +188,7 @@ def record_status(ref: CascadeRef, status: CascadeStatus) -> None:
 
 
 def forget(ref: CascadeRef) -> None:
-    """A cascade is gone, and its series with it."""
+    """Remove the series of a deleted cascade."""
     for metric in _BY_CASCADE:
         _drop(metric, str(ref))
 

@@ -1,4 +1,4 @@
-"""What people should hear of: Kubernetes Events, with the same reasons as conditions and plans."""
+"""Kubernetes Events for what people should know, with the same reasons as conditions and plans."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log = structlog.get_logger(__name__)
 
 COMPONENT: Final = "diffusion-cascade-operator"
 QUIET_S: Final = 60.0
-"""The same words about a cascade are not said again within this time."""
+"""The same Event for a cascade is not repeated within this time."""
 AT_ONCE: Final = 200
-"""Events on their way at a time; more are dropped, since the conditions say it too."""
+"""Most Events that are being posted at a time; more are dropped, since conditions contain the same information."""
 
 _TOLD: Final = (
     ConditionType.ACCEPTED,
@@ -37,7 +37,7 @@ _TOLD: Final = (
     ConditionType.ALLOCATION_OPTIMAL,
 )
 _UNEVENTFUL: Final = frozenset({Reason.REPLICAS_STARTING, Reason.METRICS_MISSING, Reason.SOLVER_LIMIT})
-"""Reasons for which a condition is False in the ordinary course of things."""
+"""Reasons for which a condition is False in normal operation."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Notice:
 
 
 def notices_of_status(before: CascadeStatus | None, after: CascadeStatus) -> Iterator[Notice]:
-    """What a change of conditions is worth saying."""
+    """The Events for a change of conditions: those that became bad, or good again."""
     for kind in _TOLD:
         now = after.condition(kind)
         was = before.condition(kind) if before is not None else None
@@ -63,14 +63,14 @@ def notices_of_status(before: CascadeStatus | None, after: CascadeStatus) -> Ite
 
 
 def notice_of_plan(plan: Plan, told: Plan | None) -> Notice | None:
-    """What a new plan is worth saying; None for a mere adjustment of shares."""
+    """The Event for a new plan; None if only its shares were adjusted."""
     if plan.reason is Reason.SHARES_ADJUSTED or not worth_telling(plan, told):
         return None
     return Notice("Normal", str(plan.reason), plan_line(plan).removeprefix(f"plan: {plan.reason}: "))
 
 
 class Notices:
-    """Posts Events in the background; an API server that is away loses them, never holds anything up."""
+    """Posts Events in the background. If the API server is away they are lost, and nothing waits for them."""
 
     def __init__(
         self, api: KubernetesApi, *, uid_of: Callable[[CascadeRef], str], clock: Callable[[], float] = time.time
@@ -82,7 +82,7 @@ class Notices:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def post(self, ref: CascadeRef, notice: Notice) -> None:
-        """Say it, unless it was just said."""
+        """Post an Event, unless the same one was posted within `QUIET_S`."""
         now = self._clock()
         self._said = {what: at for what, at in self._said.items() if now - at < QUIET_S}
         if (ref, notice) in self._said or len(self._tasks) >= AT_ONCE:

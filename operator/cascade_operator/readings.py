@@ -1,4 +1,4 @@
-"""What the operator makes of replies of Redis: values that the planner can bear, or why they are left out; no I/O."""
+"""Turns replies of Redis into valid values for the planner, or says why data is left out; no I/O."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cascade_api.report import RouterReport
 
 _IN_USE: Final = IN_USE_FIELD.encode()
 MOST_ARRIVALS: Final = 10_000_000
-"""Requests in one second for one cascade; more are a mistake."""
+"""Most requests in one second for one cascade; more are taken for a mistake."""
 MOST_IN_USE: Final = 1_000_000
 DEMAND_AGE_S: Final = 3600
 DEMAND_AHEAD_S: Final = 60
-"""How far routers' clocks may be ahead."""
+"""Seconds by which routers' clocks may be ahead."""
 
 
 T = TypeVar("T")
@@ -28,19 +28,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reading(Generic[T]):
-    """What of a reply can be used, and why something was left out (empty: nothing was)."""
+    """The usable part of a reply, and why something was left out (empty: nothing was)."""
 
     value: T
     bad: str = ""
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether Redis refused a command because what the key holds is of another type than ours."""
+    """Whether Redis refused a command because the key holds another type of data."""
     return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def plan(raw: bytes, ref: CascadeRef, *, now_s: float) -> Reading[Plan | None]:
-    """The plan of a cascade; None where there is none."""
+    """The plan of a cascade; None if there is none."""
     if not raw:
         return Reading(None)
     try:
@@ -55,7 +55,7 @@ def plan(raw: bytes, ref: CascadeRef, *, now_s: float) -> Reading[Plan | None]:
 
 
 def text(raw: bytes) -> Reading[str | None]:
-    """A text; None where there is none."""
+    """A text; None if there is none."""
     try:
         return Reading(_bounded(raw).decode() or None)
     except ValueError as error:
@@ -63,7 +63,7 @@ def text(raw: bytes) -> Reading[str | None]:
 
 
 def report(raw: bytes) -> Reading[RouterReport | None]:
-    """A router's report; None where there is none."""
+    """A router's report; None if there is none."""
     if not raw:
         return Reading(None)
     try:
@@ -73,7 +73,7 @@ def report(raw: bytes) -> Reading[RouterReport | None]:
 
 
 def names(members: Sequence[bytes]) -> Reading[list[str]]:
-    """Ids of routers."""
+    """The ids of routers."""
     found, bad = [], []
     for member in members:
         try:
@@ -84,7 +84,7 @@ def names(members: Sequence[bytes]) -> Reading[list[str]]:
 
 
 def depth(count: int) -> Reading[int]:
-    """Entries of a queue."""
+    """The number of entries in a queue."""
     return Reading(count)
 
 
@@ -118,7 +118,7 @@ def in_use(fields: Mapping[bytes, bytes]) -> Reading[dict[str, int]]:
 
 
 def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Counts of several hashes together."""
+    """The sums of the counts of several hashes."""
     total: dict[str, int] = {}
     for part in parts:
         for name, count in part.items():
@@ -127,7 +127,7 @@ def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def cascades(members: Iterable[bytes]) -> tuple[list[CascadeRef], list[bytes]]:
-    """The cascades that an index names, and what in it is no cascade's name."""
+    """The cascades that an index names, and its members that are not the name of a cascade."""
     found, strangers = [], []
     for member in members:
         try:

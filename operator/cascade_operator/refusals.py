@@ -1,4 +1,4 @@
-"""The status of a cascade of which no spec was ever valid: it says which field is wrong. Pure."""
+"""The status of a cascade that never had a valid spec: it says which field is wrong. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sources import Refused
 
 
 def status_of_refused(refused: Refused, *, before: CascadeStatus | None, now: float) -> CascadeStatus:
-    """Ready and Accepted are False, the rest is unknown; transition times of what did not change are kept."""
+    """Ready and Accepted are False, all others Unknown; conditions that did not change keep their transition times."""
     reason, message = refused.complaint
     conditions = [
         Condition(

@@ -1,4 +1,4 @@
-"""What the planner sees and what it asks for: plain data between collect, decide and act."""
+"""What the planner sees (a `Snapshot`) and what it asks for (`Action`): plain data between collect, decide and act."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cascade_api.status import CascadeStatus
 
 
 class ReplicaState(str, Enum):
-    """Life of a replica: starting → ready → draining → (stopped, or starting with another variant)."""
+    """The states of a replica: starting → ready → draining → (stopped, or starting with another variant)."""
 
     STARTING = "starting"
     READY = "ready"
@@ -28,7 +28,8 @@ class ReplicaState(str, Enum):
 class Replica:
     """One accelerator with the Triton server on it.
 
-    ``in_flight`` counts credits in use (None: unknown, so not drained); ``since_s`` is when ``state`` began.
+    ``in_flight`` is the number of credits in use (None: unknown, so it does not count as drained). ``since_s`` is when
+    ``state`` began (Unix seconds).
     """
 
     id: str
@@ -41,23 +42,23 @@ class Replica:
 
     @property
     def pool(self) -> tuple[str, str]:
-        """The pool that it belongs to, (variant, accelerator class), by what it serves or is loading."""
+        """The pool that it belongs to: (variant that it serves or is loading, accelerator class)."""
         return self.variant, self.accelerator_class
 
 
 @dataclass(frozen=True)
 class Demand:
-    """Arrivals per whole second, oldest first, as (Unix second, count); absent seconds had none."""
+    """Arrivals per whole second, oldest first, as (Unix second, count); seconds without arrivals are absent."""
 
     counts: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class CascadeView:
-    """Everything known of one cascade; None means unknown, and unknown holds the last plan.
+    """Everything that is known about one cascade; None means unknown.
 
-    ``complaint`` is (reason, message) where the resources say something invalid: cascade and profile are then the
-    last that were valid.
+    ``complaint`` is (reason, message) if the resources are invalid now; ``cascade`` and ``profile`` are then the last
+    valid ones.
     """
 
     cascade: DiffusionCascade
@@ -72,20 +73,20 @@ class CascadeView:
 
 
 class Mobility(Enum):
-    """How a cluster has an accelerator serve another variant, and so what a move costs there."""
+    """How a cluster makes an accelerator serve another variant, and so how long a move takes there."""
 
     IN_PLACE = "in place"
-    """The server that runs there loads the other model: `spec.startup[].loadMillis` of the profile."""
+    """The running server loads the other model, which takes `spec.startup[].loadMillis` of the profile."""
     NEW_SERVER = "new server"
-    """A new server is started in place of the old one, as a pod is: `spec.startup[].coldSeconds`."""
+    """A new server replaces the old one, as with pods, which takes `spec.startup[].coldSeconds`."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """Every cascade of one operator at one instant.
 
-    ``inventory`` counts accelerators by class (None: unknown). ``mobility`` says how this cluster moves: the driver's
-    own truth, which nothing else may assume.
+    ``inventory`` has the accelerators by class (None: unknown). ``mobility`` says how moves happen on this cluster;
+    only the driver knows this, so the planner assumes nothing else.
     """
 
     cascades: tuple[CascadeView, ...]
@@ -96,7 +97,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Start:
-    """Have ``variant`` served: on a free accelerator, or by ``replica_id`` in place once it is drained."""
+    """Start serving ``variant``: on a free accelerator, or in place of the replica ``replica_id``, which is drained."""
 
     cascade: CascadeRef
     replica_id: str | None
@@ -114,7 +115,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class Stop:
-    """Take a drained or failed replica away and free its accelerator."""
+    """Remove a drained or failed replica, and free its accelerator."""
 
     cascade: CascadeRef
     replica_id: str
@@ -140,12 +141,12 @@ Action = Start | Drain | Stop | Publish | SetStatus
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Why a cascade is planned as it is, for logs, `cascade plan` and metrics; None: not decided in this tick.
+    """Why a cascade is planned as it is, for logs, `cascade plan` and metrics. None means: not decided in this tick.
 
-    ``demand`` and ``pool_demand`` are requests per second that shares and pools were decided for. ``planned_value`` and
-    ``shed`` (share of the demand), with the ``switches`` on the way there, belong to the pools that were decided for;
-    ``value``, ``shed_now`` and ``latency_p99_s`` to those that are ready. Values are quality, 0 the worst row and 1 the
-    best. ``binding`` says in words what holds quality down.
+    ``demand`` and ``pool_demand`` are the requests per second for which shares and pools were decided.
+    ``planned_value``, ``shed`` (a share of the demand) and ``switches`` belong to the target; ``value``, ``shed_now``
+    and ``latency_p99_s`` belong to the pools that are ready. Values are normalised quality: 0 is the worst row and 1
+    the best. ``binding`` says in words what limits the quality.
     """
 
     cascade: CascadeRef
@@ -161,6 +162,6 @@ class Diagnostics:
     shed_now: float | None = None
 
     def figures(self) -> dict[str, float]:
-        """The figures that are known, by name."""
+        """The figures that are known (not None), by name."""
         names = (each.name for each in fields(self) if each.name not in ("cascade", "reason", "binding"))
         return {name: value for name in names if (value := getattr(self, name)) is not None}

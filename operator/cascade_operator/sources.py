@@ -1,4 +1,4 @@
-"""Where the loop takes cascades and profiles from: a file, or a cluster whose resources change under its hands."""
+"""Where the loop gets cascades and profiles from: a file, or a cluster whose resources may change at any time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Complaint = tuple[Reason, str]
 class Subject:
     """A cascade to plan, with the last spec and profile that were valid.
 
-    ``complaint`` is what is wrong with newer ones, ``status`` what was reported before this process began, ``uid`` the
-    resource's identity on its cluster.
+    ``complaint`` says what is wrong with newer ones, ``status`` is what was reported before this process began, and
+    ``uid`` is the resource's identity on its cluster.
     """
 
     cascade: DiffusionCascade
@@ -34,7 +34,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Refused:
-    """A cascade of which no spec was ever valid: nothing can be planned, but it can be told why."""
+    """A cascade that never had a valid spec: it cannot be planned, but its status can say why."""
 
     ref: CascadeRef
     generation: int
@@ -46,10 +46,10 @@ class Source(Protocol):
     """The cascades that one operator is responsible for."""
 
     async def subjects(self) -> Sequence[Subject | Refused] | None:
-        """All cascades there are; None while that is not known."""
+        """All cascades that exist; None while they are not known."""
 
     def owns(self, ref: CascadeRef) -> bool:
-        """Whether a cascade, were it there, would be among the subjects."""
+        """Whether a cascade would be among the subjects if it existed."""
 
 
 class FileSource:

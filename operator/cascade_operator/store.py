@@ -1,4 +1,5 @@
-"""All that the operator reads and writes in Redis; every call is bounded in time, and says so when Redis is away."""
+"""Everything that the operator reads and writes in Redis. Every call has a time limit, and its result says whether
+Redis was away."""
 
 from __future__ import annotations
 
@@ -33,19 +34,20 @@ log = structlog.get_logger(__name__)
 
 MEMORY_TTL_S: Final = 24 * 3600
 ROUTER_SEEN_S: Final = 10.0
-"""A router not seen for longer is dead; its report is not read."""
+"""A router that was not seen for longer counts as dead, and its report is not read."""
 ROUTERS_LIMIT: Final = 1000
-"""Reports that are read at most."""
+"""Most reports that are read."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What Redis knew of one cascade at one instant.
+    """What Redis has about one cascade at one moment.
 
-    ``plan`` is None where none is published (or what is there is no plan); ``listed``: routers that start are told that
-    there is one; ``in_use`` counts credits by replica id. Data that cannot be used is left out.
+    ``plan`` is None if none is published, or if the data there is not a plan. ``listed`` means that the index of plans
+    names the cascade, so that routers that start find it. ``in_use`` has the credits in use by replica id. Data that
+    cannot be used is left out.
     """
 
     plan: Plan | None
@@ -58,7 +60,7 @@ class Observation:
 
 
 class Store:
-    """A connection to Redis that never raises for its absence: reads give None and writes give False."""
+    """A connection to Redis that does not raise if Redis is away: then reads return None and writes False."""
 
     def __init__(
         self,
@@ -68,9 +70,9 @@ class Store:
         clock: Callable[[], float] = time.time,
         count_bad: Callable[[str], None] = lambda key: None,
     ) -> None:
-        """``count_bad`` gets the key whenever something in it could not be used; the log names it once.
+        """``count_bad`` is called with the key whenever its data cannot be used; the log names the key once.
 
-        Raises CommandFailed where the URL is none.
+        Raises CommandFailed if ``url`` is not the URL of a Redis.
         """
         self._timeout_s = timeout_s
         self._clock = clock
@@ -79,7 +81,7 @@ class Store:
                 url,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
-                # One more try: a pooled connection may be from before a restart.
+                # One retry, since a pooled connection may be older than Redis's last restart.
                 retry=Retry(NoBackoff(), 1),
                 retry_on_error=[ConnectionError, redis.exceptions.ConnectionError],
             )
@@ -88,9 +90,9 @@ class Store:
         self._bad_data = BadData(tell=_tell, count=count_bad)
         self._read: dict[CascadeRef, tuple[bytes, Plan]] = {}
         self.available = False
-        """Whether the last call got through."""
+        """Whether the last call succeeded."""
         self.refusal: str | None = None
-        """What is wrong with the user in the URL, where Redis refused the last call."""
+        """If Redis refused the last call: what is wrong with the user in the URL."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,39 +110,39 @@ class Store:
         return await self._guard(self._redis.ping) is not None
 
     async def version(self) -> str | None:
-        """Version of the server."""
+        """The version of the server; None if it is away."""
         info = await self._guard(lambda: self._redis.info("server"))
         return None if info is None else str(info.get("redis_version", "unknown"))
 
     async def time_s(self) -> float | None:
-        """The server's clock, in Unix seconds; None when it is away."""
+        """The server's time in Unix seconds; None if it is away."""
         now: Any = await self._guard(self._redis.time)
         return None if now is None else now[0] + now[1] / 1e6
 
     async def observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation | None:
-        """Everything about one cascade and the named pools; None when Redis is away."""
+        """Everything about one cascade and the named pools; None if Redis is away."""
         return await self._guard(lambda: self._observe(ref, pools))
 
     async def plan(self, ref: CascadeRef) -> Plan | None:
-        """The plan in force; None where there is none, or Redis is away."""
+        """The plan in force; None if there is none, or if Redis is away."""
         found = await self._guard(lambda: self._ask(lambda pipe: pipe.getrange(ref.plan_key, 0, TEXT_LIMIT)))
         return None if found is None else self._plan(ref, found[0])
 
     async def published(self) -> frozenset[CascadeRef]:
-        """Cascades whose plans are published; none when Redis is away."""
+        """Cascades whose plans are published; empty if Redis is away."""
         names: Any = await self._guard(self._published)
         return frozenset(names or ())
 
     async def publish(self, plan: Plan) -> bool:
-        """Put a plan in force for all routers; False when Redis is away."""
+        """Put a plan in force for all routers; False if Redis is away."""
         return await self._guard(lambda: self._publish(plan)) is not None
 
     async def save_memory(self, ref: CascadeRef, memory: str) -> bool:
-        """Keep the planner's memory of a cascade; False when Redis is away."""
+        """Keep the planner's memory of a cascade; False if Redis is away."""
         return await self._guard(lambda: self._redis.set(ref.memory_key, memory, ex=MEMORY_TTL_S)) is not None
 
     async def forget(self, ref: CascadeRef) -> bool:
-        """Withdraw a cascade: routers stop serving it; False when Redis is away."""
+        """Withdraw a cascade, so that routers stop serving it; False if Redis is away."""
         return await self._guard(lambda: self._forget(ref)) is not None
 
     async def _observe(self, ref: CascadeRef, pools: Sequence[str]) -> Observation:
@@ -190,7 +192,7 @@ class Store:
         )
 
     async def _ask(self, commands: Callable[[Any], object]) -> list[Any]:
-        """The replies to commands that are sent together; what concerns one key alone is its reply, not an error."""
+        """The replies to commands that are sent together; a wrong type of one key is its reply and does not raise."""
         pipe = self._redis.pipeline(transaction=False)
         commands(pipe)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
@@ -200,7 +202,7 @@ class Store:
         return replies
 
     def _use(self, key: str, read: Callable[[Any], Reading[T]], reply: Any) -> T | None:
-        """What ``read`` makes of a reply; what cannot be used is left out, told and counted."""
+        """The value that ``read`` finds in a reply; data that cannot be used is left out, logged and counted."""
         reading = Reading(None, str(reply)) if isinstance(reply, Exception) else read(reply)
         if reading.bad:
             self._bad_data.found(key, reading.bad)
@@ -214,7 +216,7 @@ class Store:
         return Demand(counts=tuple(sorted((counts or {}).items())))
 
     def _is_readable(self, key: str, size: int | Exception) -> bool:
-        """Whether a hash has fields, and not more than ours have."""
+        """Whether a hash has fields, and no more than the product's hashes may have."""
         if isinstance(size, Exception):
             self._bad_data.found(key, str(size))
         elif size > HASH_LIMIT:
@@ -226,7 +228,7 @@ class Store:
         return False
 
     def _plan(self, ref: CascadeRef, text: bytes | Exception) -> Plan | None:
-        """A plan, read anew only when its text changed."""
+        """The plan in a text; it is parsed again only if the text changed."""
         known = self._read.pop(ref, None)
         if known is not None and known[0] == text:
             plan: Plan | None = known[1]
@@ -239,7 +241,7 @@ class Store:
     async def _published(self) -> list[CascadeRef]:
         [size] = await self._ask(lambda pipe: pipe.scard(CASCADE_INDEX))
         if isinstance(size, Exception) or size > HASH_LIMIT:
-            # Whoever has a plan there puts it back into the index: that is looked at in every observation.
+            # Every observation checks the index, so each operator puts its cascades back into it.
             why = str(size) if isinstance(size, Exception) else f"has more than {HASH_LIMIT} members"
             self._bad_data.found(CASCADE_INDEX, f"removed: {why}")
             await self._redis.unlink(CASCADE_INDEX)
@@ -259,7 +261,7 @@ class Store:
             pipe.sadd(CASCADE_INDEX, str(plan.ref))
             pipe.publish(plan.ref.plan_channel, plan.generation)
 
-        # An index of another type is mended where it is read.
+        # If the index has another type, the code that reads it repairs it.
         await self._ask(commands)
         return True
 
@@ -273,7 +275,7 @@ class Store:
         return True
 
     async def _guard(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        """The result of a call, or None when Redis did not give one in time."""
+        """The result of a call, or None if Redis did not answer in time."""
         try:
             result = await asyncio.wait_for(call(), 2 * self._timeout_s)
         except (RedisError, OSError) as error:
@@ -289,7 +291,7 @@ class Store:
 
 
 def pools_of(cascade: DiffusionCascade) -> list[str]:
-    """Names of all pools that a cascade may have."""
+    """The names of all pools that a cascade may have."""
     spec = cascade.spec
     return [
         pool_name(variant=variant.name, accelerator_class=name)

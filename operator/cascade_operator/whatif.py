@@ -1,4 +1,8 @@
-"""What would be decided for a demand: the real `decide`, on replicas that do at once what they are told."""
+"""What would be decided for a demand, for `cascade plan`: the real planner, with replicas whose moves take no time.
+
+The planner decides tick after tick for a steady demand, and each action is carried out at once. After `TICKS` ticks the
+plan in force is the answer.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +39,15 @@ from .snapshot import (
 
 START_S: Final = 1_000_000.0
 TICKS: Final = 40
-"""Ticks after which what is not settled is shown as it is."""
+"""Number of ticks after which the plan is shown."""
 HISTORY_S: Final = 600
 MOST_DEMAND: Final = 1e6
-"""Requests per second beyond which a demand is a mistake."""
+"""Largest demand in requests per second; a larger one is probably a mistake."""
 
 
 @dataclass(frozen=True)
 class WhatIf:
-    """What one cascade would come to."""
+    """The plan and status that one cascade would have."""
 
     ref: CascadeRef
     plan: Plan | None
@@ -53,7 +57,7 @@ class WhatIf:
 
 @dataclass
 class _World:
-    """Cascades whose replicas obey instantly, on as many accelerators as the manifest asks for."""
+    """Cascades whose replicas move instantly, on as many accelerators as the manifest asks for."""
 
     replicas: dict[str, tuple[CascadeRef, Replica]]
     plans: dict[CascadeRef, Plan]
@@ -86,9 +90,9 @@ class _World:
 
 
 def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]:
-    """Where every cascade of a file would settle at ``demand`` requests per second each.
+    """The plan of every cascade of a file at a steady ``demand`` (requests per second for each cascade).
 
-    Raises CommandFailed, naming the ``source`` of the file, where one cannot be planned at all.
+    Raises CommandFailed, which names the ``source`` of the file, if a cascade cannot be planned.
     """
     if not 0 <= demand <= MOST_DEMAND:
         raise CommandFailed(f"--demand: {demand:g} is not a rate from 0 to {MOST_DEMAND:g} requests per second", code=2)
@@ -130,13 +134,13 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
         if answer.plan is None:
             why = "; ".join(answer.diagnostics.binding) if answer.diagnostics else "no decision"
             if cascade.spec.policy.mode != "auto":
-                why = f"spec.policy.mode is {cascade.spec.policy.mode}, which holds plans: ask with auto"
+                why = f"spec.policy.mode is {cascade.spec.policy.mode}, which changes no plan: try with auto"
             raise CommandFailed(f"{source}: {answer.ref}: no plan: {why}", code=2)
     return answers
 
 
 def _steady(rate: float, now: float) -> Demand:
-    """Arrivals at a steady rate up to now, whole requests spread evenly."""
+    """Arrivals at a steady rate up to now, as evenly spread whole requests."""
     first = int(now) - HISTORY_S
     totals = [int(rate * second) for second in range(HISTORY_S + 1)]
     return Demand(tuple((first + s, totals[s + 1] - totals[s]) for s in range(HISTORY_S)))
@@ -160,7 +164,7 @@ def as_json(answers: list[WhatIf]) -> str:
 
 
 def as_text(answers: list[WhatIf]) -> str:
-    """The answers for a person: the plan, its rows, and what keeps it from being better."""
+    """The answers for people: the plan, its rows, and what keeps it from being better."""
     lines: list[str] = []
     for answer in answers:
         if answer.plan is None:

@@ -1,4 +1,4 @@
-"""What became of each request, told once: to metrics, to the log, and to what the planner hears."""
+"""Counts how each request ended, exactly once: in metrics, in the log, and in the reports to the planner."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Accounts:
     """The accounts of one router.
 
     Args:
-        log_prompts: whether prompts stand in the log.
+        log_prompts: whether the log contains prompts.
         clock: monotonic seconds.
     """
 
@@ -33,13 +33,13 @@ class Accounts:
         self._clock = clock
 
     def admitted(self, each: Admitted, *, protocol: str) -> None:
-        """A request was let in, which is demand whatever becomes of it."""
+        """Count an admitted request; it is demand, however it ends."""
         each.runtime.tally.received += 1
         metrics.of(metrics.REQUESTS, each.runtime.name, protocol).inc()
         self._demand.add(each.runtime.ref, at_s=time.time())
 
     def answered(self, made: Undelivered) -> None:
-        """The image was sent."""
+        """Count a request whose image was sent."""
         runtime, request, answer = made.admitted.runtime, made.admitted.request, made.answer
         now = self._clock()
         latency_s, late = now - made.admitted.received, now > made.admitted.deadline
@@ -53,7 +53,7 @@ class Accounts:
             self._log("answered", request, cascade=runtime.name, route=route, variant=answer.variant)
 
     def refused(self, each: Admitted, refused: RequestRefused) -> None:
-        """A request that was let in got no image."""
+        """Count an admitted request that got no image."""
         runtime = each.runtime
         metrics.of(metrics.REFUSALS, runtime.name, str(refused.reason)).inc()
         if runtime.tally.refused(refused.reason):
@@ -61,12 +61,12 @@ class Accounts:
         self._log("refused", each.request, cascade=runtime.name, reason=str(refused.reason))
 
     def turned_away(self, request: GenerateRequest, refused: RequestRefused) -> None:
-        """A call, of which ``request`` is the first, was not let in."""
+        """Count a call that was not admitted; ``request`` is its first."""
         self.invalid(refused)
         self._log("refused", request, cascade=UNKNOWN_CASCADE, reason=str(refused.reason))
 
     def invalid(self, refused: RequestRefused) -> None:
-        """A call was not even valid."""
+        """Count a call that was not valid."""
         metrics.of(metrics.REFUSALS, UNKNOWN_CASCADE, str(refused.reason)).inc()
 
     def _log(self, event: str, request: GenerateRequest, **what: Any) -> None:

@@ -1,18 +1,18 @@
-"""The one place where requests are let in: each gets its cascade and its absolute deadline, or is refused.
+"""The one place where requests are admitted: each gets its cascade and its absolute deadline, or is refused.
 
-All requests of a call are let in together, in three steps, each of which may refuse them:
+All requests of a call are admitted together, in three steps, each of which may refuse them:
 
-1. `Admission.admit`: this router takes requests, serves the cascade, and the tenant may have as many images now. From
-   here on a request has one deadline, and nobody counts seconds from its receipt any more.
-2. `Admission.only_one`: no other call with the same idempotency key is being served.
-3. `Admission.room`: the router has room for the images before any of them is asked for.
+1. `Admission.admit` checks that this router takes requests, that it serves the cascade, and that the tenant may have
+   this many images now. From here on a request has one deadline, and no code counts seconds from its receipt any more.
+2. `Admission.only_one` checks that no other call with the same idempotency key is being served.
+3. `Admission.room` reserves memory for the images before any of them is made.
 
 Jobs pay at their tenant's rate, and get their deadline, when they are submitted (`serving.http_jobs`). They come here
-when a router begins with them. So what a new kind of request pays, and by when it is due, is asked there as well.
+when a router begins with them. So what a new kind of request pays, and by when it is due, is decided there as well.
 
-A new kind of request, for example a tier with a deadline or a rate of its own, is let in by the first step, from what
-its `GenerateRequest` says. What comes after the three steps belongs to one cascade: whether the work ahead of a request
-lets it be made in time is the first decision of its machine, `cascade.decisions.admit`.
+A new kind of request, for example a tier with a deadline or a rate of its own, is handled in the first step, from the
+fields of its `GenerateRequest`. What follows after the three steps belongs to one cascade: the first decision of the
+request's machine, `cascade.decisions.admit`, is whether the request can be served in time after the work ahead of it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .tenants import Tenants
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request that was let in."""
+    """A request that was admitted."""
 
     runtime: CascadeRuntime
     request: GenerateRequest
@@ -42,12 +42,12 @@ class Admitted:
 
     @property
     def received(self) -> float:
-        """When it came, by the same clock."""
+        """When it arrived, by the same clock."""
         return self.request.receipt.at
 
 
 class InHand:
-    """The requests of all cascades that a router has in hand: from their receipt until what became of them is told."""
+    """The requests of all cascades that a router has in hand: from their receipt until their end is counted."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -56,7 +56,7 @@ class InHand:
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Have the requests of one call in hand inside the block."""
+        """Count the requests of one call as in hand inside the block."""
         self.count += count
         self._none.clear()
         try:
@@ -67,15 +67,15 @@ class InHand:
                 self._none.set()
 
     async def none(self) -> None:
-        """Wait until there are none."""
+        """Wait until no request is in hand."""
         await self._none.wait()
 
 
 class Admission:
-    """Lets requests in.
+    """Admits requests.
 
     Args:
-        find: the cascade that a model name means; raises RequestRefused.
+        find: gives the cascade of a model name; raises RequestRefused.
         clock: monotonic seconds.
     """
 
@@ -92,10 +92,10 @@ class Admission:
         self._image_bytes = image_bytes
         self._clock = clock
         self.closed = False
-        """Nobody is let in any more: the router ends."""
+        """Whether the router ends, so that no more requests are admitted."""
 
     async def admit(self, requests: Sequence[GenerateRequest]) -> list[Admitted]:
-        """Let the requests of one call in, all or none. Raises RequestRefused."""
+        """Admit all requests of one call, or none. Raises RequestRefused."""
         if self.closed:
             raise RequestRefused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         first = requests[0]
@@ -132,7 +132,7 @@ class Admission:
             yield
 
     async def room(self, call: Sequence[Admitted], *, copies: float) -> Room:
-        """Room for the images of a call, each held ``copies`` times at the most. Raises RequestRefused."""
+        """Reserve memory for the images of a call, each held at most ``copies`` times. Raises RequestRefused."""
         runtime, request, deadline = call[0].runtime, call[0].request, call[0].deadline
         image = runtime.plan.image
         size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(call))

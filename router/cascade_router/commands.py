@@ -1,4 +1,4 @@
-"""`cascade generate`: have one image made by a running cascade.
+"""`cascade generate`: request one image from a running cascade.
 
 Libraries are imported where they are used, because every `cascade` command loads this module.
 """
@@ -30,7 +30,7 @@ _INVALID: Final = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
 @dataclass(frozen=True)
 class Access:
-    """What it takes to be let in: PEM files where the router speaks TLS, a key where it knows its tenants."""
+    """What a client needs for access: PEM files if the router uses TLS, and a key if it has tenants."""
 
     ca: Path | None
     certificate: Path | None
@@ -42,7 +42,7 @@ class Access:
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def check(self) -> None:
-        """Raises CommandFailed, naming the option, for files that cannot be used: gRPC only logs what it cannot."""
+        """Raise CommandFailed, which names the option, if a file cannot be used: gRPC would only log that."""
         import ssl
 
         for option, file in (("--ca", self.ca), ("--certificate", self.certificate), ("--key", self.key)):
@@ -90,15 +90,15 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What the image shows.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("image.png"),
     as_json: Annotated[bool, typer.Option("--json", help="Print how the image was made as JSON.")] = False,
-    cascade: Annotated[str, typer.Option(help="Cascade to ask; needed where several are served.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Seed of the image; random when absent.")] = None,
-    deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; the objective when absent.")] = "",
+    cascade: Annotated[str, typer.Option(help="Cascade to use; needed if several are served.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of the image; default: random.")] = None,
+    deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; default: the objective.")] = "",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's.")] = "",
-    ca: Annotated[Path | None, typer.Option(help="PEM of the router's authority; turns TLS on.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM of the router's authority; it turns TLS on.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM of a client certificate.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM of its key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM of the certificate's key.")] = None,
     api_key: Annotated[str, typer.Option(envvar="CASCADE_API_KEY", help="Key of a tenant.")] = "",
-    state_dir: Annotated[Path | None, typer.Option(help="State of the local cascade to ask.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="State directory of the local run.")] = None,
 ) -> None:
     """Generate one image."""
     if ca is None and (certificate or key):
@@ -154,7 +154,7 @@ def _local_address(state_dir: Path) -> str:
 def _ask(
     target: str, prompt: str, *, access: Access, cascade: str, seed: int, deadline_s: float | None
 ) -> dict[str, Any]:
-    """The PNG file, and how it was made."""
+    """The PNG file of an image, and how it was made."""
     import numpy as np
     from tritonclient.grpc import InferInput, InferRequestedOutput
     from tritonclient.utils import InferenceServerException

@@ -1,4 +1,6 @@
-"""Answers on their way to the client: an image counts as answered when it was sent, and as late when that was late."""
+"""Answers on their way to the client. A request counts as answered when its image was sent, and as late if that was
+late.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """A request whose image was made, at ``made_at`` on the router's monotonic clock, and is to be sent."""
+    """A request whose image was made, at ``made_at`` on the router's monotonic clock, and must still be sent."""
 
     admitted: Admitted
     answer: MadeImage
@@ -26,11 +28,11 @@ class Undelivered:
 
 
 class Delivery(AbstractContextManager["Delivery"]):
-    """The images of one call. Ends once: as the block around it ends, or by `sent` or `failed`.
+    """The images of one call. A delivery ends exactly once: when its block ends, or by `sent` or `failed`.
 
     Args:
-        held: what the call holds until its images are sent, such as room for them; closed at the end.
-        end: takes the requests with what became of them: None if their images were sent.
+        held: what the call holds until its images are sent, such as memory for them; it is closed at the end.
+        end: is called with the requests and the reason why their images were not sent (None: they were).
     """
 
     def __init__(
@@ -48,9 +50,9 @@ class Delivery(AbstractContextManager["Delivery"]):
         self._ended = False
 
     def pack(self, write: Callable[[Sequence[MadeImage]], _T]) -> _T:
-        """What ``write`` makes of the answers, to be sent now; the images themselves are held no longer.
+        """The message that ``write`` makes of the answers, to be sent now; the images themselves are then released.
 
-        Ends the delivery where nothing comes of it. Raises RequestRefused where it is too late to send anything.
+        If this fails, the delivery ends. Raises RequestRefused if it is too late to send anything.
         """
         try:
             packed = write([made.answer for made in self._made])
@@ -65,14 +67,14 @@ class Delivery(AbstractContextManager["Delivery"]):
         return packed
 
     def sent(self) -> None:
-        """All of it is with the transport."""
+        """End the delivery: the transport has the whole answer."""
         if not self._ended:
             after_s = self._clock() - max(made.made_at for made in self._made)
             self._made[0].admitted.runtime.state.after_image.observe(after_s)
         self._finish(None)
 
     def failed(self, error: BaseException | None = None) -> None:
-        """The client does not get it: because of a refusal, or because it went away."""
+        """End the delivery without an answer, because of a refusal or because the client went away."""
         refused = (
             error if isinstance(error, RequestRefused) else RequestRefused(Refusal.CANCELLED, "the client went away")
         )

@@ -1,7 +1,7 @@
-"""Drives one request through the cascade: carries out what its machine asks for, and tells it what came of that.
+"""Drives one request through the cascade: it carries out the effects of its machine, and reports how they ended.
 
-What is decided, and why, stands in `cascade.machine`. A request ends with a `MadeImage`, a `RequestRefused`, or the
-caller's cancellation; a grant that was taken is given back in each case.
+`cascade.machine` makes the decisions. A request ends with a `MadeImage`, a `RequestRefused`, or the caller's
+cancellation; in each case a grant that it holds is given back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .queue import EntryExpired, Grant, NoReadyReplica, QueueEntry, QueueFull
 from .requests import MadeImage, RequestRefused
 
 ShowPreview: TypeAlias = Callable[[MadeImage], None]
-"""Takes the light image of a request while the heavy one is being made."""
+"""Called with the light image of a request while the heavy one is being made."""
 
 
 class Passage:
@@ -46,13 +46,13 @@ class Passage:
         )
 
     def arrive(self, in_hand: int) -> None:
-        """Tell how many requests the router has in hand with this one; the first step. Raises RequestRefused."""
+        """Begin: report how many requests the router has in hand, including this one. Raises RequestRefused."""
         for effect in self._machine.on(events.Arrived(in_hand), self._runtime.clock()):
             if isinstance(effect, Refuse):
                 raise _refused(effect)
 
     async def answer(self, preview: ShowPreview | None = None) -> MadeImage:
-        """The image; ``preview`` is called with the light image when it is escalated.
+        """The image; ``preview`` is called with the light image if it escalates.
 
         Raises:
             RequestRefused: there is no image, and why.
@@ -77,7 +77,7 @@ class Passage:
         return todo
 
     async def _carry_out(self, todo: Effects) -> events.Event | effects.Answer | Refuse:
-        """Do it all; what came of the last effect, or how the request ends."""
+        """Carry out all effects; returns the event of the last one, or how the request ends."""
         runtime = self._runtime
         for effect in todo:
             match effect:
@@ -103,9 +103,9 @@ class Passage:
         return events.Cancelled()
 
     async def _wait_for_grant(self, step: Make, *, service_s: float | None = None) -> events.Event:
-        """A place on a replica; the grant that is held ends with it where that took ``service_s``."""
+        """Wait for a grant; if ``service_s`` is given, also exchange the grant that is held, which took so long."""
         queue, began = self._runtime.queue, self._runtime.clock()
-        # The queue drops an entry at its deadline: the last useful start, not the end.
+        # The queue drops an entry at its deadline, which is the last moment for a start in time.
         entry = QueueEntry(id=self._request.id, pool=step.pool, band=self._request.band, deadline=step.start_by)
         try:
             with tracing.span("wait", stage=step.stage, pool=step.pool):

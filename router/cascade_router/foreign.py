@@ -1,4 +1,4 @@
-"""Data in Redis that is none of ours: how it shows, and how it is told."""
+"""Data in Redis that the product did not write: how it is recognised and reported."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ log = structlog.get_logger(__name__)
 
 
 def is_foreign(error: BaseException | None) -> bool:
-    """Whether Redis refused a command because what the key holds is of another type than ours."""
+    """Whether Redis refused a command because the key holds another type of data."""
     return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def bad_data() -> BadData:
-    """What tells and counts the bad data that this router finds."""
+    """The object that logs and counts the bad data that this router finds."""
 
     def tell(key: str, why: str) -> None:
         log.error("bad data in redis is left out", key=key, why=why)

@@ -1,9 +1,9 @@
-"""Bounds the bytes of images that a router holds: a call takes room for its images first, and gives it back when they
-are sent.
+"""Limits the bytes of images that a router holds: a call first reserves memory for its images, and releases it when
+they are sent.
 
-Room is taken for all images of a call together and before any of them is asked for, so nobody who has some waits for
-more. Who finds none waits by priority, then deadline, and is refused at once where the wait is expected to take longer
-than there is time.
+Memory is reserved for all images of a call together, before any of them is made. So no call that holds memory waits for
+more, and two calls never wait for each other. If there is not enough, calls wait in the order of priority and then
+deadline. A call is refused at once if the wait is expected to take longer than its deadline allows.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .pools.clients import ImageForm
 
 COPIES_GRPC: Final = 4.5
 COPIES_HTTP: Final = 2.0
-"""How much a router holds of an image at the most, in images: over gRPC as the model sent it, packed, written out, and
-in the transport; over HTTP as the model sent it, with a little of it in base64, and in a stream that of the light model
-beside that of the heavy one. Measured with clients that do not read."""
+"""How many times the size of an image a router holds at most. Over gRPC these are the image as the model sent it,
+packed, serialised, and in the transport. Over HTTP they are the image as the model sent it, a small part in base64, and
+in a stream the light image together with the heavy one. Measured with clients that do not read."""
 _CHANNELS: Final = 3
 _OVERHEAD: Final = 1024
 
 
 def needed(form: ImageForm, *, copies: float, width: int, height: int, images: int) -> int:
-    """Bytes that a router may have to hold for the images of a call; an encoded one may be as large as its pixels."""
+    """Most bytes that a router may hold for the images of a call; an encoded image may be as large as its pixels."""
     each = max(1, form.raw + bool(form.encoded)) * width * height * _CHANNELS
     return images * (int(copies * each) + _OVERHEAD)
 
 
 class NoRoom(Exception):
-    """There is no room in time; ``expected_wait_s`` is when there may be, None where there never is."""
+    """There is no memory in time; ``expected_wait_s`` says in how many seconds there may be (None: never)."""
 
     def __init__(self, expected_wait_s: float | None) -> None:
         super().__init__("no room for the images")
@@ -42,7 +42,7 @@ class NoRoom(Exception):
 
 
 class Room(AbstractContextManager["Room"]):
-    """Room that one call has, given back at the end of the block."""
+    """The memory reserved for one call, which is released at the end of the block."""
 
     def __init__(self, owner: ImageBytes, size: int, since: float) -> None:
         self._owner = owner
@@ -54,7 +54,7 @@ class Room(AbstractContextManager["Room"]):
 
 
 class ImageBytes:
-    """The room of one router.
+    """The memory for images of one router.
 
     Args:
         limit: bytes.
@@ -70,10 +70,10 @@ class ImageBytes:
         self._waiting: list[tuple[int, float, int, int, asyncio.Future[None]]] = []
 
     async def take(self, size: int, *, band: int, deadline: float, start_by: float) -> Room:
-        """Room of ``size`` bytes; ``start_by`` is when having it is of no use any more.
+        """Reserve ``size`` bytes; at ``start_by`` it would be too late to use them.
 
         Raises:
-            NoRoom: there is none by then, or is not expected to be.
+            NoRoom: there is not enough memory until then, or it is not expected.
         """
         if size > self.limit:
             raise NoRoom(None)
@@ -84,13 +84,13 @@ class ImageBytes:
         return Room(self, size, self._clock())
 
     def returned(self, size: int, since: float) -> None:
-        """Room that is free again, and since when it was held."""
+        """Note that ``size`` bytes are free again, which were held since ``since``."""
         self.held -= size
         self._held_s.observe(self._clock() - since)
         self._admit()
 
     def expected_wait_s(self, size: int, *, band: int, deadline: float) -> float:
-        """Seconds until there may be room for a call: what is before it leaves as quickly as calls did lately."""
+        """Seconds until there may be memory for a call, if the calls before it end as quickly as recent ones."""
         ahead = sum(other for *urgency, other, _ in self._waiting if tuple(urgency[:2]) <= (band, deadline))
         return max(0, self.held + ahead + size - self.limit) / self.limit * (self._held_s.quantile or 0.0)
 
@@ -114,7 +114,7 @@ class ImageBytes:
             raise
 
     def _admit(self) -> None:
-        """Give room to the most urgent while there is some; nobody overtakes a large call that waits for more."""
+        """Give memory to the most urgent calls; no call overtakes a large one that waits for more."""
         while self._waiting:
             *_, size, granted = self._waiting[0]
             if not granted.done() and self.held + size > self.limit:

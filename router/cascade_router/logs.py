@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, no prompt text unless asked for."""
+"""Structured logs: one JSON object a line on standard error, without the text of prompts unless that is configured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 
 def set_up() -> None:
-    """Configure structlog for this process; libraries' own warnings follow the same way."""
+    """Configure structlog for this process; warnings of libraries are logged in the same form."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,4 +1,4 @@
-"""The router process: `python -m cascade_router.main`, set up through the environment (`RouterSettings`)."""
+"""The router process: `python -m cascade_router.main`; the environment configures it (`RouterSettings`)."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ log = structlog.get_logger(__name__)
 PROBE_EVERY_S: Final = 0.1
 REDIS_TIMEOUT_S: Final = 2.0
 FIRST_LOOK_S: Final = 3.0
-"""How long a start waits for the plans; without Redis, not at all."""
+"""How long a starting router waits for the plans; if Redis is away, it does not wait."""
 RENEW_S: Final = 10.0
-"""How often the certificate's files are looked at."""
+"""Seconds between two looks at the certificate's files."""
 GARBAGE: Final = 10_000
-"""Objects made since garbage was last looked for; a request makes some hundred that all go by themselves."""
+"""Garbage is collected after this many new objects; a request makes about a hundred, which are freed without it."""
 CLOSING_S: Final = 3.0
-"""How long a part of the router may take to let go of Redis at the end."""
+"""How long each part of the router may take to disconnect from Redis at the end."""
 
 
 class Router:
-    """All parts of one router, put together."""
+    """All parts of one router together."""
 
     def __init__(self, settings: RouterSettings) -> None:
         self.settings = settings
@@ -79,7 +79,7 @@ class Router:
         self._reporter = RouterReporter(
             redis=self._redis, router_id=self.id, demand=self._demand, bad_data=self._bad_data
         )
-        # Routers begin their even draws at different points, so that together they are even too.
+        # Routers begin their evenly spaced draws at different points, so that all of them together are even, too.
         self._start = zlib.crc32(self.id.encode()) / 2**32
         self._plans = Plans(
             redis=self._redis, make_runtime=self._make_runtime, bad_data=self._bad_data, clock=time.monotonic
@@ -113,13 +113,13 @@ class Router:
             make_health_app(self.service), setting="CASCADE_ROUTER_HEALTH_ADDRESS", share=HEALTH_SHARE
         )
         self.broken = False
-        """Part of the router died; whoever watches the process starts it again."""
+        """Whether a part of the router died; then the process ends, and its supervisor restarts it."""
         self.grpc_address = ""
         self.http_address = ""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
-        """Serve inside the block, drain at its end. Raises AddressTaken."""
+        """Serve inside the block, and drain at its end. Raises AddressTaken."""
         background: list[asyncio.Task[None]] = []
         try:
             self.service.starting = True
@@ -155,7 +155,7 @@ class Router:
                     await asyncio.wait_for(closing, CLOSING_S)
 
     async def _drain(self) -> bool:
-        """Send clients elsewhere and finish what is in hand; False where time was too short for that."""
+        """Send clients elsewhere and finish the requests in hand; False if the time was too short."""
         leaving = asyncio.ensure_future(self._grpc.stop(self.settings.drain_s))
         self._http.leave()
         drained = await self.service.drain(self.settings.drain_s)
@@ -202,7 +202,7 @@ class Router:
 
 
 async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: before Python 3.12 `wait_for` may lose a cancellation that meets its time-out."""
+    """Cancel tasks until they end: before Python 3.12, `wait_for` can lose a cancellation at its time-out."""
     pending = set(tasks)
     while pending:
         for task in pending:
@@ -211,7 +211,7 @@ async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 async def serve(settings: RouterSettings) -> None:
-    """Run a router until SIGTERM or SIGINT. Raises AddressTaken, and SystemExit(1) where part of the router died."""
+    """Run a router until SIGTERM or SIGINT. Raises AddressTaken, or SystemExit(1) if a part of the router died."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""Every metric that the router exports: this module is their list, their labels and their meaning."""
+"""All metrics that the router exports, with their labels and their meaning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFUSALS = Counter(
 )
 VIOLATIONS = Counter(
     "cascade_violations",
-    "Answers later than their deadline, and refusals that the service is to blame for.",
+    "Answers later than their deadline, and refusals for which the service is responsible.",
     ["cascade"],
     registry=REGISTRY,
 )
@@ -64,7 +64,7 @@ RETRIES = Counter(
 )
 REPLICA_HEALTHY = Gauge(
     "cascade_replica_healthy",
-    "1 where a replica is trusted, 0 while it is ejected.",
+    "1 while a replica is trusted, 0 while it is ejected.",
     ["cascade", "replica"],
     registry=REGISTRY,
 )
@@ -85,21 +85,21 @@ STORE_AWAY = Gauge(
 )
 BAD_DATA = Counter(
     "cascade_bad_data",
-    "Times that what stands under a key of Redis could not be used, by cascade (`-` for none) and kind of key.",
+    "How often data under a key of Redis could not be used, by cascade (`-` for none) and kind of key.",
     ["cascade", "key"],
     registry=REGISTRY,
 )
 IN_HAND = Gauge("cascade_requests_in_hand", "Requests received and not yet answered or refused.", [], registry=REGISTRY)
-IMAGE_BYTES = Gauge("cascade_image_bytes", "Room taken for the images of requests in hand.", [], registry=REGISTRY)
+IMAGE_BYTES = Gauge("cascade_image_bytes", "Bytes reserved for the images of requests in hand.", [], registry=REGISTRY)
 
 
 @lru_cache(maxsize=4096)
 def of(metric: _Metric, *labels: str) -> _Metric:
-    """A counter or histogram with its labels; unlike gauges these are never dropped, so they can be remembered."""
+    """A counter or histogram with its labels. They are cached since, unlike gauges, they are never dropped."""
     return metric.labels(*labels)
 
 
 def forget(cascade: str) -> None:
-    """Drop the gauges of a cascade that is gone; counters stay, as Prometheus expects."""
+    """Drop the gauges of a deleted cascade; counters stay, as Prometheus expects."""
     for gauge in (REPLICA_HEALTHY, PLANNED_SHARE, PLAN_GENERATION, QUEUE_WAITING, QUEUE_IN_FLIGHT):
         gauge.remove_by_labels({"cascade": cascade})

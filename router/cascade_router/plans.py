@@ -1,4 +1,8 @@
-"""Follows the plans of all cascades in Redis, and keeps the last ones while Redis is away."""
+"""Follows the plans of all cascades in Redis, and keeps the last ones while Redis is away.
+
+A channel in Redis announces new plans, and all plans are also read once a second in case an announcement was missed. A
+plan that is invalid, or that cannot serve while the last one can, does not replace it.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +32,9 @@ from .runtime import CascadeRuntime
 log = structlog.get_logger(__name__)
 
 POLL_S: Final = 1.0
-"""Safety net beside the channel that says when a plan changed."""
+"""Seconds between two readings of all plans, in addition to the channel that announces changes."""
 GONE_S: Final = 30.0
-"""A cascade that Redis does not know for so long is forgotten; before that, Redis may have lost its data."""
+"""A cascade that is missing in Redis for this long is forgotten; before that, Redis may just have lost its data."""
 _SHOWN: Final = 10
 
 
@@ -64,7 +68,7 @@ class Plans:
         self._looked = asyncio.Event()
         self.away = False
         self._refusal: str | None = None
-        """What is wrong with the user in the URL, where Redis refused the last look."""
+        """If Redis refused the last reading: what is wrong with the user in the URL."""
 
     @property
     def runtimes(self) -> Iterable[CascadeRuntime]:
@@ -72,7 +76,7 @@ class Plans:
 
     @property
     def by_name(self) -> dict[str, CascadeRuntime]:
-        """The cascades by the names that clients ask for: with the namespace where several have the same name."""
+        """The cascades by the names that clients use; with the namespace if several have the same name."""
         times = Counter(ref.name for ref in self._runtimes)
         return {
             ref.name if times[ref.name] == 1 else f"{ref.namespace}.{ref.name}": runtime
@@ -80,7 +84,7 @@ class Plans:
         }
 
     def find(self, model: str) -> CascadeRuntime:
-        """The cascade that a model name means: its name, or ``<namespace>.<name>``.
+        """The cascade of a model name, which is its name or ``<namespace>.<name>``.
 
         Raises:
             RequestRefused: unknown, ambiguous, or not planned yet.
@@ -104,7 +108,7 @@ class Plans:
         )
 
     def why_not_ready(self) -> str | None:
-        """Why no prompt could be served now; None where one could."""
+        """Why no prompt can be served now; None if one can."""
         if not self._runtimes:
             return (self._refusal or "Redis cannot be reached") if self.away else "no plan has been published yet"
         problems = {}
@@ -115,9 +119,9 @@ class Plans:
         return "; ".join(f"{name}: {problem}" for name, problem in problems.items())
 
     def why_not_started(self) -> str | None:
-        """Why this router does not know yet which cascades there are; None once it does, also where there is none.
+        """Why this router does not know yet which cascades exist; None when it does, even if none exists.
 
-        It is what a Service should go by: a parked cascade wakes only if its requests reach a router.
+        A Service should use this and not readiness: a parked cascade wakes only if its requests reach a router.
         """
         return None if self._heard or self._runtimes else "Redis has not told the plans yet"
 
@@ -138,12 +142,12 @@ class Plans:
             listener.cancel()
 
     async def first_look(self, timeout_s: float) -> None:
-        """Wait until Redis was asked for the plans once, whether it answered or not."""
+        """Wait until Redis was asked for the plans once, even if it did not answer."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._looked.wait(), timeout_s)
 
     async def refresh(self) -> None:
-        """Read all plans once; when Redis is away, say so and keep what there is."""
+        """Read all plans once; if Redis is away, log that and keep the present plans."""
         try:
             refs = await self._index()
             documents = {ref: await self._document(ref) for ref in refs | set(self._runtimes)}
@@ -171,7 +175,7 @@ class Plans:
             await self._runtimes.pop(ref).close()
 
     async def _index(self) -> set[CascadeRef]:
-        """The cascades that are said to have plans; those that are served are looked at whatever the index is."""
+        """The cascades in the index of plans; those that are served now are read even if the index lacks them."""
         try:
             if await self._redis.scard(CASCADE_INDEX) > HASH_LIMIT:
                 self._bad_data.found(CASCADE_INDEX, f"has more than {HASH_LIMIT} members")
@@ -184,7 +188,7 @@ class Plans:
             raise
 
     async def _document(self, ref: CascadeRef) -> bytes | str | None:
-        """What stands where a plan should, as far as a plan could reach; empty where it is not even text."""
+        """The data at a plan's key, up to the length of the longest plan; empty if it is not text."""
         try:
             document: bytes | str = await self._redis.getrange(ref.plan_key, 0, TEXT_LIMIT)
         except ResponseError as error:
@@ -212,7 +216,7 @@ class Plans:
             await runtime.apply(plan)
 
     def _read(self, ref: CascadeRef, document: bytes | str) -> Plan:
-        """The plan of a cascade; raises ValueError for what is none."""
+        """The plan of a cascade; raises ValueError if the document is not a plan."""
         if len(document) > TEXT_LIMIT:
             raise ValueError(f"it is longer than {TEXT_LIMIT} bytes")
         plan = Plan.from_json(document)
@@ -261,7 +265,7 @@ class Plans:
                 await asyncio.sleep(POLL_S)
 
     def _note_withdrawal(self, heard: Mapping[str, Any]) -> None:
-        """A plan that was withdrawn is gone at once; one that is merely missing may have been lost by Redis."""
+        """Note that a plan was withdrawn: it ends at once. A plan that is only missing may have been lost by Redis."""
         if heard["data"] not in (b"0", "0"):
             return
         for ref in self._runtimes:

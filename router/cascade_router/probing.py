@@ -1,4 +1,4 @@
-"""Brings ejected replicas back: a real inference, since a server may say that it is ready and yet fail."""
+"""Brings ejected replicas back, after a real inference: a server may say that it is ready although it fails."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .runtime import CascadeRuntime
 
 PROBE_FACTOR: Final = 4.0
 PROBE_EXTRA_S: Final = 10.0
-"""Beyond 4 times the planned execution time: the first inference after a load may be a slow one."""
+"""Added to 4 times the planned execution time, since the first inference after a load may be slow."""
 
 
 async def probe_due(runtime: CascadeRuntime) -> None:
-    """Probe every ejected replica whose pause is over, all at once; those that answer are trusted again."""
+    """Probe all ejected replicas whose pause is over at the same time; those that answer are trusted again."""
     probes = runtime.state.probes(now=runtime.clock())
     if probes:
         await asyncio.gather(*(_probe(runtime, pool, replica) for pool, replica in probes))

@@ -1,8 +1,8 @@
-"""How much each tenant asks for: token buckets in Redis that all its routers share, and a router's own without it.
+"""Limits the rate of each tenant by token buckets in Redis, which all routers share.
 
-A router keeps a bucket of its own beside each shared one, at the level that Redis told last. While Redis is away, or
-slow, it grants by that one: nobody is refused for it, but a tenant then has its rate from each router. Only requests
-that ask before this is known wait, no longer than `ANSWER_S`.
+In addition to each shared bucket, a router keeps one of its own, at the level that Redis last reported. While Redis is
+away or slow, it uses that one. So no request is refused because of Redis, but a tenant then gets its full rate from
+each router. Only requests that arrive before the router has noticed must wait, for `ANSWER_S` at most.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cascade_api.redis_refusals import why_refused
 log = structlog.get_logger(__name__)
 
 ANSWER_S: Final = 0.5
-"""How long a request waits for Redis's word at the most."""
+"""Longest time that a request waits for Redis's answer."""
 AGAIN_S: Final = 1.0
 """Pause before Redis is tried again."""
 AT_ONCE: Final = 4
-"""Questions to Redis under way at once: a crowd of requests needs no crowd of connections."""
+"""Most calls to Redis at the same time, so that many requests do not open many connections."""
 _FAILURES: Final = (RedisError, OSError)
 
 
@@ -54,12 +54,12 @@ class Bucket:
         return (wanted - self.tokens) / self.rate_s
 
     def set(self, now: float, tokens: float) -> None:
-        """Go on from a level that is known from elsewhere."""
+        """Set the level to one that is known from elsewhere."""
         self.tokens, self.at = tokens, now
 
 
 class SharedRates:
-    """The buckets of tenants over all routers of one Redis.
+    """The buckets of tenants, shared by all routers of one Redis.
 
     Args:
         clock: monotonic seconds.
@@ -70,7 +70,7 @@ class SharedRates:
         self._script = redis.register_script((files(__package__) / "rates.lua").read_text())
         self._under_way = asyncio.Semaphore(AT_ONCE)
         self._alone = False
-        """Redis did not answer the last question."""
+        """Whether Redis did not answer the last call."""
         self._trying: asyncio.Task[None] | None = None
 
     async def take(self, tenant: str, own: Bucket, wanted: int) -> float:

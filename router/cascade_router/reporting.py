@@ -1,4 +1,4 @@
-"""Tells the planner what this router sees: arrivals per second within 250 ms, and a report each second."""
+"""Reports to the planner what this router sees: arrivals per second, within 250 ms, and a full report once a second."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ REPORT_S: Final = 1.0
 REPORT_TTL_S: Final = 10
 DEMAND_KEPT_S: Final = 600
 _AHEAD_S: Final = 60
-"""How far another router's clock may be ahead."""
+"""Seconds by which another router's clock may be ahead."""
 _TRIM_S: Final = 60
 _PENDING_LIMIT: Final = 120
 """Seconds of arrivals kept while Redis is away."""
 
 
 class DemandCounter:
-    """Arrivals per cascade and Unix second that are not in Redis yet."""
+    """Arrivals by cascade and Unix second that are not yet in Redis."""
 
     def __init__(self) -> None:
         self._pending: dict[CascadeRef, Counter[int]] = {}
@@ -46,7 +46,7 @@ class DemandCounter:
             del counts[min(counts)]
 
     def take(self) -> dict[CascadeRef, Counter[int]]:
-        """Everything pending, which is then the caller's."""
+        """Return everything pending, and forget it here."""
         pending, self._pending = self._pending, {}
         return pending
 
@@ -121,7 +121,7 @@ class RouterReporter:
             raise
         for (ref, second, count), reply in zip(asked, replies, strict=False):
             if isinstance(reply, ResponseError):
-                # One cascade's loss must not keep the others' from the planner.
+                # A failure for one cascade must not affect the others.
                 self._bad_data.found(ref.demand_key, f"demand cannot be counted: {reply}")
                 await self._mend(ref, second, reply)
                 self._demand.put_back({ref: Counter({second: count})})
@@ -131,7 +131,7 @@ class RouterReporter:
                 await self._trim(ref, now=now)
 
     async def _mend(self, ref: CascadeRef, second: int, error: ResponseError) -> None:
-        """Remove what stands in the way of counting and is none of ours; routers alone write demand."""
+        """Remove data that prevents counting. Only routers write demand, so it is not the product's."""
         if is_foreign(error):
             await self._redis.unlink(ref.demand_key)
         elif "not an integer" in str(error) or "overflow" in str(error):
@@ -153,7 +153,7 @@ class RouterReporter:
             await pipe.execute()
 
     async def _trim(self, ref: CascadeRef, *, now: float) -> None:
-        """Remove seconds that nobody asks for any more, and what is no second."""
+        """Remove seconds that are no longer needed, and fields that are not seconds."""
         try:
             if await self._redis.hlen(ref.demand_key) > HASH_LIMIT:
                 self._bad_data.found(ref.demand_key, f"removed: has more than {HASH_LIMIT} fields")

@@ -1,4 +1,4 @@
-"""One cascade as this router serves it: what it knows of it, and the queue, clients and figures that go with that."""
+"""One cascade as this router serves it: its state, with its queue, Triton clients and statistics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class Queue(Protocol):
-    """What the router needs of the queue of one cascade."""
+    """What the router needs from the queue of one cascade."""
 
     @property
     def away(self) -> bool: ...
@@ -43,7 +43,7 @@ class CascadeRuntime:
 
     Args:
         clock: monotonic seconds.
-        start: where even draws begin, in [0, 1).
+        start: where evenly spaced draws begin, in [0, 1).
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CascadeRuntime:
         return self.state.plan
 
     async def apply(self, plan: Plan) -> None:
-        """Follow a plan from now on; requests under way go on by what they drew."""
+        """Follow a plan from now on; requests under way continue with the rows that were drawn for them."""
         self.state.follow(plan)
         self._use_scorer(plan)
         replicas = plan.workers
@@ -92,7 +92,7 @@ class CascadeRuntime:
         metrics.forget(self.name)
 
     def note(self, news: Iterable[Ejected | Trusted]) -> None:
-        """Act on changes of health: tell them, end waits that are in vain, and wake whoever waits for a change."""
+        """Act on changes of health: report them, end useless waits, and wake requests that wait for a change."""
         for each in news:
             metrics.REPLICA_HEALTHY.labels(self.name, each.replica_id).set(isinstance(each, Trusted))
             match each:
@@ -105,12 +105,12 @@ class CascadeRuntime:
                     self.notify()
 
     def notify(self) -> None:
-        """Wake whoever waits for a change of plan or health."""
+        """Wake all requests that wait for a change of plan or health."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def changed(self, timeout_s: float) -> bool:
-        """Wait for a change of plan or health; False if none came in time."""
+        """Wait for a change of plan or health; False if there was none in time."""
         try:
             await asyncio.wait_for(self._changed.wait(), timeout_s)
         except TimeoutError:

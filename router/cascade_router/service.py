@@ -1,4 +1,4 @@
-"""What every protocol calls: lets the requests of a call in, has their images made, and hands those over to be sent."""
+"""What every protocol calls: it admits the requests of a call, has their images made, and hands them over."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _T = TypeVar("_T")
 ONLY_HTTP: Final = ("http", "http-stream")
 """Protocols whose answers are written in pieces."""
 ON_ITS_WAY_S: Final = 0.3
-"""How long after it was told to stop a router still looks for requests that were sent before."""
+"""For this long after the signal to stop, a router still expects requests that were sent before it."""
 
 
 class RouterDefect(Exception):
-    """A defect of the router kept it from serving a request; the details are in the log under the request id."""
+    """A defect of the router prevented an answer; the log has the details under the request id."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"internal error; the router's log has it under request id {request_id}")
@@ -45,7 +45,7 @@ class ImageService:
     """The router's whole work on single requests.
 
     Args:
-        clock: monotonic seconds, by which protocols note when a call came.
+        clock: monotonic seconds, by which protocols note when a call arrived.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class ImageService:
         self._admission = Admission(find=plans.find, tenants=tenants, image_bytes=self.image_bytes, clock=clock)
         self._rng = rng
         self.starting = False
-        """Health is told already, but nobody listens to clients yet."""
+        """Whether health is already served, but clients are not."""
         self.draining = False
-        """No new connections; what comes over the old ones is served until they are gone."""
+        """Whether new connections are refused; requests over the old ones are served until these are closed."""
 
     def why_not_ready(self) -> str | None:
-        """Why this router should get no requests now; None where it should."""
+        """Why this router should get no requests now; None if it should."""
         return self._why_closed() or self.plans.why_not_ready()
 
     def why_not_started(self) -> str | None:
-        """Why no request at all should be sent here, for whichever cascade; None where they may be."""
+        """Why no request of any cascade should be sent here; None if requests may be sent."""
         return self._why_closed() or self.plans.why_not_started()
 
     def _why_closed(self) -> str | None:
@@ -92,8 +92,8 @@ class ImageService:
     ) -> Delivery:
         """Serve the valid requests of one call together; the first that fails withdraws the others.
 
-        A call with an idempotency key is the only one of its tenant and cascade with it until its images are made.
-        Whoever gets the images says how sending them ended.
+        A call with an idempotency key is the only one of its tenant and cascade with this key until its images are
+        made. The caller must report on the delivery how sending ended.
 
         Args:
             preview: called with the light image of a request that escalates.
@@ -130,7 +130,7 @@ class ImageService:
             raise
 
     async def drain(self, timeout_s: float) -> bool:
-        """Finish what is in hand and what is still on its way here; False, and no more, after ``timeout_s``."""
+        """Finish the requests in hand and those on their way here; False if that takes longer than ``timeout_s``."""
         self.draining = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -170,7 +170,7 @@ class ImageService:
         return Undelivered(admitted, answer, made_at=self.clock())
 
     def _delivered(self, made: Sequence[Undelivered], refused: RequestRefused | None) -> None:
-        """What became of the images of a call."""
+        """Count how the requests of a call ended."""
         if refused is not None:
             self._refuse([each.admitted for each in made], refused)
             return

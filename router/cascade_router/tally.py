@@ -1,4 +1,4 @@
-"""What a router counted for one cascade, for its report to the planner (pure)."""
+"""The counts of one cascade in one router, for the report to the planner (pure)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECENT_S: Final = 60.0
 _RECENT_LIMIT: Final = 20_000
 
 BLAMELESS: Final = frozenset({Refusal.INVALID, Refusal.UNKNOWN_MODEL, Refusal.CANCELLED, Refusal.DUPLICATE})
-"""Refusals that are the client's doing, so no violation of the objective."""
+"""Refusals for which the client is responsible; they do not violate the objective."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Answered:
 
 
 class Tally:
-    """Counts since the start, and the answers of the last minute (bounded)."""
+    """Counts since the start, and the answers of the last minute, up to a limit."""
 
     def __init__(self) -> None:
         self.received = 0

@@ -1,7 +1,7 @@
-"""Who asks: tenants by API key or client certificate, each with a rate of images, from a file that may change.
+"""Tenants, known by API key or client certificate, each with a rate of images. They come from a file that may change.
 
-Without a file everybody may ask. With one, a caller that it does not know is refused. Keys stand in the file as
-SHA-256 digests, so that the file alone lets nobody in.
+Without a file everybody may send requests. With one, unknown callers are refused. The file contains SHA-256 digests of
+the keys, so that nobody can use the keys after reading the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .requests import RequestRefused, invalid
 log = structlog.get_logger(__name__)
 
 RELOAD_S: Final = 1.0
-"""How often the file is looked at."""
+"""Seconds between two looks at the file."""
 _BEARER: Final = "bearer "
 
 
@@ -42,7 +42,7 @@ class Tenant(Document):
     """Common names or DNS names of client certificates."""
     requests_per_second: float | None = Field(default=None, gt=0)
     burst: float = Field(default=10, ge=1)
-    """Images that may be asked for at once after a pause."""
+    """Images that may be requested at once after a pause."""
 
     @model_validator(mode="after")
     def _keys_are_digests(self) -> Tenant:
@@ -75,8 +75,8 @@ class Tenants:
     """The tenants of a router.
 
     Args:
-        path: the file, or None where everybody may ask.
-        rates: what tenants take their images from.
+        path: the file, or None if everybody may send requests.
+        rates: the token buckets from which tenants take their images.
         clock: monotonic seconds.
 
     Raises:
@@ -98,11 +98,11 @@ class Tenants:
 
     @property
     def open(self) -> bool:
-        """Everybody may ask."""
+        """Whether everybody may send requests."""
         return self._path is None
 
     def identify(self, *, authorization: str | None, certificate_names: Iterable[str] = ()) -> str:
-        """The tenant of a call by its ``authorization`` header or its client certificate; "" where all may ask.
+        """The tenant of a call, by its ``authorization`` header or client certificate; "" if everybody is admitted.
 
         Raises:
             RequestRefused: UNAUTHENTICATED.
@@ -127,7 +127,7 @@ class Tenants:
         """Take the images of one call from a tenant's rate, all or none.
 
         Raises:
-            RequestRefused: RATE_LIMITED, with the seconds until there are as many; INVALID where there never are.
+            RequestRefused: RATE_LIMITED, with the seconds until it is possible; INVALID if it never is.
         """
         bucket = self._buckets.get(tenant)
         if bucket is None:
@@ -143,7 +143,7 @@ class Tenants:
             )
 
     def _look(self, path: Path) -> None:
-        """Read the file again where it changed."""
+        """Read the file again if it changed."""
         now = self._clock()
         if now - self._looked < RELOAD_S:
             return
@@ -190,7 +190,7 @@ def _read(path: Path) -> TenantsFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TenantsError(f"{path}: is not YAML: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
-        # The input itself stays out of the message: it may hold a key by mistake.
+        # The message does not repeat the input, which may contain a key by mistake.
         problem = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(
             map(str, (*problem["loc"], *([problem["ctx"]["field"]] if "field" in problem.get("ctx", {}) else [])))

@@ -1,6 +1,7 @@
-"""Traces of single prompts through the stages, in W3C trace context from the client and to Triton; off unless set up.
+"""Traces of single prompts through the stages, with W3C trace context from the client and to Triton.
 
-Needs the extra `tracing` (OpenTelemetry). While it is off, everything here costs next to nothing.
+They are off unless configured, and need the extra `tracing` (OpenTelemetry). While they are off, they cost almost
+nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ class TracingError(Exception):
 
 
 class Span(Protocol):
-    """What became of a part of a request's way."""
+    """One part of a request's course, with its attributes."""
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None: ...
 
 
 class _NoSpan:
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Nobody looks."""
+        """Do nothing: this span is not recorded."""
 
 
 _NO_SPAN: Final = nullcontext(_NoSpan())
@@ -45,7 +46,7 @@ class Traces:
 
     @contextmanager
     def span(self, name: str, kind: str, parent: Headers | None, attributes: Mapping[str, Any]) -> Iterator[Span]:
-        """A span that is the current one inside the block; under ``parent`` where that is given, else the current."""
+        """A span that is the current one inside the block; its parent is ``parent``, or else the current span."""
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         context = None if parent is None else self._propagator.extract(dict(parent))
@@ -60,7 +61,7 @@ class Traces:
             try:
                 yield span
             except BaseException as error:
-                # The message may hold words of the prompt.
+                # The message may contain words of the prompt.
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 raise
 
@@ -70,7 +71,7 @@ class Traces:
         return tuple(carrier.items())
 
     def close(self) -> None:
-        """Send what is left. Blocks."""
+        """Send the remaining spans. Blocks."""
         self._provider.shutdown()
 
 
@@ -78,7 +79,7 @@ _traces: Traces | None = None
 
 
 def use(traces: Traces | None) -> None:
-    """Trace with these from now on; None: not at all."""
+    """Use these traces from now on; None turns tracing off."""
     global _traces
     _traces = traces
 
@@ -92,8 +93,9 @@ def set_up(endpoint: str, *, router_id: str, share: float) -> None:
     """Send traces to an OTLP collector.
 
     Args:
-        endpoint: as ``http://collector:4317``, OTLP over gRPC.
-        share: of the prompts that come without a trace of their client.
+        endpoint: OTLP over gRPC, such as ``http://collector:4317``.
+        router_id: the name of this router in traces.
+        share: the share of prompts without a client's trace that are traced.
 
     Raises:
         TracingError: the extra is not installed.
@@ -117,7 +119,7 @@ def set_up(endpoint: str, *, router_id: str, share: float) -> None:
 
 
 def close() -> None:
-    """Send what is left and stop. Blocks."""
+    """Send the remaining spans and stop. Blocks."""
     traces = _traces
     use(None)
     if traces is not None:
@@ -127,25 +129,25 @@ def close() -> None:
 def span(
     name: str, /, *, kind: str = "INTERNAL", parent: Headers | None = None, **attributes: str | float | int
 ) -> AbstractContextManager[Span]:
-    """A part of a request's way; ``kind`` as OpenTelemetry names it, attributes below ``cascade.``."""
+    """A span for a part of a request's course; ``kind`` as in OpenTelemetry, attributes with prefix ``cascade.``."""
     if _traces is None:
         return _NO_SPAN
     return _traces.span(name, kind, parent, {f"cascade.{key}": value for key, value in attributes.items()})
 
 
 def note(current: Span, **attributes: str | float | int | None) -> None:
-    """Add what is known only now."""
+    """Add attributes that are known only now."""
     if _traces is not None:
         current.set_attributes({f"cascade.{key}": value for key, value in attributes.items() if value is not None})
 
 
 def context_of(headers: Iterable[tuple[str, Any]]) -> Headers:
-    """The trace that a caller's headers or metadata belong to; empty where nobody would use it."""
+    """The trace of a caller's headers or metadata; empty if tracing is off."""
     if _traces is None:
         return ()
     return tuple((name, str(value)) for name, value in headers if name in HEADERS)
 
 
 def headers() -> Headers | None:
-    """The current span for a server further on; None where there is none."""
+    """The headers that pass the current span on to another server; None if there is none."""
     return None if _traces is None else _traces.headers()

@@ -90,7 +90,7 @@ def test_after_the_supervisor_is_killed_its_children_die_and_down_tidies_up(loca
     wait_for(lambda: local_run.supervisor is None, what="the state directory to be given up")
     doctor = local_run.cascade("doctor")
     assert doctor.returncode == 1
-    assert f"process {supervisor} ended without tidying up" in doctor.stdout
+    assert f"process {supervisor} ended without cleaning up" in doctor.stdout
     done = local_run.down()
     assert done.returncode == 0
     local_run.check_gone()

@@ -78,7 +78,7 @@ def test_the_doctor_finds_the_rights_in_order(releases: list[Release]) -> None:
     pod = mine.pods("operator")[0]["metadata"]["name"]
     command = ["exec", "--namespace", mine.namespace, pod, "--", "cascade", "doctor", "--cluster"]
     said = mine.node.kubectl(*command, check=False)
-    assert "rights: nodes: may not be read; classes with a count: cpu" in said
+    assert "rights: nodes: cannot be read; classes with a count: cpu" in said
     assert "PROBLEM  rights" not in said
 
 

@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a budget for a class without a price": (
         gpu_with_a_budget,
-        "class gpu has no price, so its budgetPerHour closes it",
+        "class gpu has no price, so its budgetPerHour allows no workers",
     ),
 }
 
@@ -288,7 +288,7 @@ def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]])
     code, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "40")
     assert code == 0
     assert "bound by: all 2 cpu accelerators that spec.workers allows are in use" in out
-    assert "shapes-heavy is asked for" in out
+    assert "shapes-heavy must serve" in out
 
 
 def test_figures_of_a_simulation_are_those_of_the_contract(cascade: Callable[..., tuple[int, str, str]]) -> None:

@@ -53,5 +53,5 @@ def test_everything_that_matters_is_said_and_what_is_well_is_not() -> None:
 
 
 def test_without_a_status_there_is_no_operator() -> None:
-    assert "no operator has looked at it yet" in as_text(Explained(REF, None, None, []))
+    assert "no operator has seen it yet" in as_text(Explained(REF, None, None, []))
     assert '"cascade": "media/portraits"' in as_json(Explained(REF, STATUS, make_plan(), []))

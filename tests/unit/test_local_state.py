@@ -141,7 +141,7 @@ def test_down_tidies_up_after_a_killed_run(state: StateDir) -> None:
     state.write_pid("router", holder.pid)
     said: list[str] = []
     ending.stop(state, say=said.append)
-    assert said == [f"process {holder.pid} had ended without tidying up"]
+    assert said == [f"process {holder.pid} had ended without cleaning up"]
     assert state.read_pids() == {}
     assert state.crashed() is None
 

@@ -49,11 +49,11 @@ async def test_it_is_alive_while_the_planner_turns(world: World) -> None:
     world.now += STALE_S + 1
     stale = await world.get("/healthz")
     assert stale.status_code == 503
-    assert "has not turned for 61 s" in stale.text
+    assert "has made no decision for 61 s" in stale.text
 
 
 async def test_it_is_ready_once_everything_was_seen(world: World) -> None:
-    world.missing = "the cluster's resources were not read yet"
+    world.missing = "the cluster's resources have not been read yet"
     assert (await world.get("/readyz")).status_code == 503
     world.missing = None
     assert (await world.get("/readyz")).status_code == 200

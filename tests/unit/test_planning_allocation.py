@@ -162,7 +162,7 @@ def test_the_fewest_accelerators_that_give_the_quality_are_used() -> None:
 def test_the_budget_is_a_ceiling_and_is_named_when_it_binds() -> None:
     answer = instance(budgets={"gpu": "7.50"}).allocate(demand=6)
     assert sum(replicas(answer).values()) <= 3
-    assert any("budgetPerHour of gpu (7.50) is spent to 7.50" in words for words in answer.binding)
+    assert any("workers of class gpu cost 7.50 of its budgetPerHour of 7.50" in words for words in answer.binding)
 
 
 def test_a_class_without_a_price_is_closed_to_a_cascade_with_a_budget() -> None:

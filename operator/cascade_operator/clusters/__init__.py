@@ -1,4 +1,5 @@
-"""Where replicas live: each driver turns starts, drains and stops into processes or pods and reports what is there."""
+"""The places in which replicas run. A driver turns starts, drains and stops into processes or pods, and reports the
+replicas that exist. `Cluster` is what the planner's loop expects from every driver."""
 
 from __future__ import annotations
 
@@ -12,29 +13,29 @@ from ..sources import Subject
 
 
 class ClusterFailed(Exception):
-    """The cluster did not do as it was told; it may at the next tick."""
+    """The cluster did not do what it was asked; it may succeed at the next tick."""
 
 
 class Cluster(Protocol):
-    """What the planner's loop needs of the place that replicas run in."""
+    """What the planner's loop needs from the place in which replicas run."""
 
     mobility: Mobility
-    """How a replica comes to serve another variant here."""
+    """How this cluster makes an accelerator serve another variant."""
 
     async def inventory(self) -> Mapping[str, int] | None:
-        """Accelerators by class; None where that is not known now."""
+        """Accelerators by class; None if they are not known now."""
 
     async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
-        """The replicas of a cascade; ``variant`` is what one serves or is loading."""
+        """The replicas of a cascade; the ``variant`` of a replica is the one that it serves or is loading."""
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
-        """Take note of all cascades, and bring what runs in line with their specs; what fails is tried next time."""
+        """Note which cascades exist, and make what runs match their specs; what fails is tried again next time."""
 
     async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
-        """Begin the moves of one cascade and return; idempotent, and what comes of them shows in `replicas`.
+        """Begin the moves of one cascade, and return without waiting for them; `replicas` later shows their results.
 
-        Raises ClusterFailed where one could not be begun.
+        A move that is asked for again has no further effect. Raises ClusterFailed if a move could not be begun.
         """
 
     async def close(self) -> None:
-        """Let go of the cluster: what ends with this process is ended, the rest runs on."""
+        """Release the cluster: what must end with this process is ended, and everything else continues to run."""

@@ -1,4 +1,4 @@
-"""What the commands of local mode print."""
+"""How the commands of local mode print."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 Say = Callable[[str], None]
-"""Takes one line for a person."""
+"""Called with one line for the user."""
 
 
 def print_line(line: str) -> None:
-    """Print a line with the time of day, at once, whoever reads."""
+    """Print a line with the time of day at once; if nobody reads the output, nothing fails."""
     with contextlib.suppress(OSError):
         print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)

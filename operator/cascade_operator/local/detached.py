@@ -1,6 +1,6 @@
-"""`cascade up --detach`: starts a run as a process of its own, and listens to its report until it is ready.
+"""`cascade up --detach`: starts a run as a separate process, and reads its reports until it is ready.
 
-Imports little: there is nothing else to do here.
+It imports little, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .supervisor import script
 
 
 def start(options: LocalOptions, *, say: Say) -> str:
-    """Start a run in a session of its own, and wait until it is ready; what to greet the user with.
+    """Start a run in a session of its own, and wait until it is ready; returns the greeting for the user.
 
-    Raises CommandFailed, with nothing left running, where it cannot start.
+    Raises CommandFailed if it cannot start; then nothing is left running.
     """
     state = StateDir(options.state_dir)
     state.prepare()
@@ -36,7 +36,7 @@ def start(options: LocalOptions, *, say: Say) -> str:
             pass_fds=[writing],
             start_new_session=True,
             cwd="/",
-            # A password is nobody's business who lists processes.
+            # Not as an argument: everybody who lists processes could read the password.
             env={**os.environ, "REDIS_URL": options.redis_url or ""},
         )
     os.close(writing)

@@ -1,4 +1,4 @@
-"""What `cascade doctor` looks at: each finding says what is well, or what is wrong and how to mend it."""
+"""The checks of `cascade doctor`: each finding says what is fine, or what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEFAULT_ADDRESSES: Final = {"--grpc": "127.0.0.1:8001", "--http": "127.0.0.1:800
 
 
 def examine(state_dir: Path, manifest: Path | None) -> Iterator[Finding]:
-    """Look at one thing after another; ``manifest`` None: the one that runs, if one does."""
+    """Make one check after the other; if ``manifest`` is None, the manifest that runs is checked, if one does."""
     state = StateDir(state_dir)
     running = state.holder()
     addresses = read_addresses(state_dir) if running else None
@@ -61,7 +61,7 @@ def _python() -> Finding:
 
 
 def _triton() -> Finding:
-    """Have the launcher look for its environment, on a folder that is no model repository."""
+    """Let the launcher look for its environment, with a folder that is not a model repository."""
     try:
         launcher = script("cascade-triton")
     except ChildFailed as error:
@@ -81,7 +81,7 @@ def _redis_binary() -> Finding:
         try:
             return Finding("redis", f"REDIS_URL names {without_password(url)}; `cascade up` starts none")
         except CommandFailed as error:
-            return Finding("redis", str(error), True, "mend it, or unset REDIS_URL")
+            return Finding("redis", str(error), True, "correct it, or unset REDIS_URL")
     try:
         binary = redis_binary()
     except CommandFailed as error:
@@ -93,7 +93,7 @@ def _manifest(path: Path) -> tuple[Finding, CascadeFile | None]:
     try:
         file = load_cascades(read_text(path), source=str(path))
     except CommandFailed as error:
-        return Finding("manifest", str(error), True, "mend the fields named"), None
+        return Finding("manifest", str(error), True, "correct the named fields"), None
     names = ", ".join(str(cascade.ref) for cascade in file.cascades)
     return Finding("manifest", f"{path}: {names}"), file
 
@@ -103,8 +103,8 @@ def _weights(path: Path) -> Finding:
         try:
             asyncio.run(render_models(path, Path(folder)))
         except CommandFailed as error:
-            return Finding("weights", str(error), True, "make the weights (`make models`), or pin those that are there")
-    return Finding("weights", "there, with the revisions that the manifest pins")
+            return Finding("weights", str(error), True, "make the weights (`make models`), or pin those that exist")
+    return Finding("weights", "exist, with the revisions that the manifest pins")
 
 
 def _cores(file: CascadeFile) -> Finding:
@@ -114,7 +114,7 @@ def _cores(file: CascadeFile) -> Finding:
     except CommandFailed as error:
         return Finding("cores", str(error), True, f"give spec.workers a pool of class {CPU_CLASS}")
     if slots > cores:
-        return Finding("cores", f"{slots} slots share {cores} cores: it works, but slots slow each other down")
+        return Finding("cores", f"{slots} slots share {cores} cores: that works, but the slots slow each other down")
     return Finding("cores", f"{cores} for {slots} slots")
 
 
@@ -125,7 +125,7 @@ def _shared_memory(state: StateDir, file: CascadeFile | None, running: int | Non
     free = shutil.disk_usage(SHARED_MEMORY).free
     needed = SHARED_MEMORY_PER_SLOT * (slots_of(file) if file is not None and _local(file) else 2)
     if free < needed:
-        fix = "remove what is not needed there, or give it more room (docker run --shm-size=256m)"
+        fix = "remove files that are not needed there, or make it larger (docker run --shm-size=256m)"
         yield Finding("shared memory", f"{free >> 20} MiB free of {needed >> 20} MiB needed", True, fix)
     else:
         yield Finding("shared memory", f"{free >> 20} MiB free")
@@ -147,7 +147,7 @@ def _run(state: StateDir, running: int | None) -> Iterator[Finding]:
         return
     crashed = state.crashed()
     if crashed is not None:
-        yield Finding("run", f"process {crashed} ended without tidying up", True, "run `cascade down`")
+        yield Finding("run", f"process {crashed} ended without cleaning up", True, "run `cascade down`")
     orphans = state.processes()
     if orphans:
         pids = ", ".join(str(process.pid) for process in orphans)

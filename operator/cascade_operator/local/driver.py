@@ -1,4 +1,4 @@
-"""Replicas on this machine: a Triton server on each of a fixed number of slots, each pinned to one core."""
+"""Replicas on this machine: a fixed number of slots, each with one Triton server that is pinned to one core."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .supervisor import Program
 log = structlog.get_logger(__name__)
 
 SERVER_NICE = 2
-"""Added to the nice value of servers, so that router, Redis and planner come first on a busy machine."""
+"""Added to the nice value of servers, so that router, Redis and planner have priority on a busy machine."""
 
 
 class LocalCluster:
@@ -36,7 +36,7 @@ class LocalCluster:
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``changed`` is called whenever a replica changed its state."""
+        """``changed`` is called whenever the state of a replica changes."""
         self._slots = {
             name: Slot(name, accelerator_class=CPU_CLASS, start_server=start_server, changed=changed, say=say)
             for name in (f"{CPU_CLASS}-{index}" for index in range(slots))
@@ -45,7 +45,7 @@ class LocalCluster:
 
     @property
     def problem(self) -> str | None:
-        """Why a slot does not come up, once one failed several times in a row."""
+        """Why a slot does not start; None until one has failed several times in a row."""
         return next((slot.problem for slot in self._slots.values() if slot.problem), None)
 
     async def inventory(self) -> Mapping[str, int] | None:
@@ -57,7 +57,7 @@ class LocalCluster:
         return tuple(view for view in views if view is not None)
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
-        """Nothing to do: the manifest of a local run never changes."""
+        """Do nothing: the manifest of a local run never changes."""
 
     async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
         for move in moves:
@@ -82,7 +82,7 @@ class LocalCluster:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _of(self, action: Start | Drain | Stop) -> Slot | None:
-        """The slot that an action names, unless another cascade has it."""
+        """The slot that an action names; None if another cascade has it."""
         slot = self._slots.get(action.replica_id or "")
         if slot is None or slot.assignment is None:
             return slot if isinstance(action, Start) else None

@@ -1,4 +1,4 @@
-"""`cascade down`: ends the run of a state directory, and tidies up after one that crashed."""
+"""`cascade down`: ends the run of a state directory, and cleans up after one that crashed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .state import AlreadyRunning, Lock, StateDir
 
 
 def stop(state: StateDir, *, say: Say, timeout_s: float = 30.0) -> None:
-    """End the run that holds a state directory, and tidy up after one that crashed; raises CommandFailed.
+    """End the run that holds a state directory, and clean up after one that crashed; raises CommandFailed.
 
-    A run that is killed, after ``timeout_s``, leaves its plan in a Redis that is not its own.
+    If the run does not end within ``timeout_s``, it is killed; then its plan stays in a Redis that the user named.
     """
     pid = state.holder()
     if pid is None:
@@ -50,7 +50,7 @@ def _tidy(state: StateDir, say: Say) -> None:
     crashed = state.crashed()
     left = crashed is not None or state.processes() or state.segments()
     if not (left and state.lock_file.is_file()):
-        # What else is in the directory may be somebody else's.
+        # Other files in the directory may belong to somebody else.
         say(f"nothing runs from {state.path}")
         return
     try:
@@ -59,6 +59,6 @@ def _tidy(state: StateDir, say: Say) -> None:
         raise CommandFailed(f"process {other.pid} has just started from {state.path}") from None
     done = state.sweep()
     lock.release()
-    say(f"process {crashed} had ended without tidying up" if crashed else "nothing ran any more")
+    say(f"process {crashed} had ended without cleaning up" if crashed else "nothing was running any more")
     for line in done:
         say(line)

@@ -1,4 +1,4 @@
-"""What `cascade up` says when it is ready: where it listens, how to ask for a picture, how to stop it."""
+"""What `cascade up` prints when it is ready: where it listens, how to request an image, how to stop it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ Stop it:             {stop}
 
 
 def _program(*, here: bool) -> str:
-    """What a shell knows this program by: its name where PATH finds it, else its path, from ``here`` where shorter."""
+    """How to call this program in a shell: by name if PATH has it, else by path (relative if ``here`` and shorter)."""
     path = script("cascade")
     found = shutil.which("cascade")
     if found is not None and os.path.samefile(found, path):
         return "cascade"
     relative = os.path.relpath(path)
-    # A shell looks for a name without a slash in PATH.
+    # A name without a slash would be looked up in PATH.
     nearest = min(path, relative if os.sep in relative else f"./{relative}", key=len)
     return shlex.quote(nearest if here else path)

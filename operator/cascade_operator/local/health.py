@@ -1,4 +1,4 @@
-"""Whether a model really answers: by the inferences that it has finished, or by asking it for a picture."""
+"""Whether a model really works: by the inferences that it has finished, or by requesting an image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .triton import InferenceCounts, TritonError
 
 PROBE_EVERY_S: Final = 2.0
 PROBE_TIMEOUT_S: Final = 6.0
-"""Longer than the longest batch that a probe may have to wait behind."""
+"""Longer than the longest batch for which a probe may have to wait."""
 
 
 class Probed(Protocol):
-    """What the check needs of a Triton client."""
+    """What the check needs from a Triton client."""
 
     async def counts(self, model: str) -> InferenceCounts: ...
 
@@ -24,8 +24,8 @@ class Probed(Protocol):
 class ModelHealth:
     """Evidence that one model works.
 
-    A dead python-backend process leaves its model ready for ever, so only answers count. Under load the answers to
-    clients are evidence enough, and a probe is sent only when there were none for a while, or when some failed.
+    If a python-backend process dies, Triton still says that its model is ready, so only answers count. Under load the
+    answers to clients are enough. A probe is sent only if there was no answer for a while, or if some inference failed.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,9 +34,9 @@ class ModelHealth:
         self._evidence_s = clock()
 
     async def complaint(self, client: Probed, model: str) -> str | None:
-        """Look once; None while all is well, else what is wrong with the model.
+        """Check once; None if the model works, else what is wrong with it.
 
-        Raises TritonError where the server itself does not answer.
+        Raises TritonError if the server itself does not answer.
         """
         counts = await client.counts(model)
         known, self._known = self._known or counts, counts
@@ -53,7 +53,7 @@ class ModelHealth:
             await client.probe(model, timeout_s=PROBE_TIMEOUT_S)
         except TritonError as error:
             complaint = str(error)
-        # Our own probe is no evidence for the next look.
+        # The probe itself must not count as an answer at the next check.
         self._known = await client.counts(model)
         if complaint is not None:
             behind = complaint.startswith("DEADLINE_EXCEEDED") and self._known.succeeded > before.succeeded

@@ -1,4 +1,4 @@
-"""The logs of a local run: bounded, one file for each process."""
+"""The logs of a local run: one file for each process, with a limited size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log_to(state: StateDir) -> None:
 
 
 def keep_logs_bounded(state: StateDir, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-    """Keep of every log that grew above the limit one old copy, and begin it anew (its writers append)."""
+    """Copy every log that is larger than the limit to one old copy, and empty it (its writers append)."""
     for log in state.logs.glob("*.log"):
         if log.stat().st_size > limit_bytes:
             shutil.copyfile(log, log.with_suffix(".log.1"))
@@ -38,7 +38,7 @@ def keep_logs_bounded(state: StateDir, limit_bytes: int = LOG_LIMIT_BYTES) -> No
 
 
 def log_tail(file: Path, lines: int = 12) -> str:
-    """The last lines of a log, indented for a message; empty where there is none."""
+    """The last lines of a log, indented for a message; empty if there is no log."""
     try:
         text = file.read_text(errors="replace")
     except FileNotFoundError:

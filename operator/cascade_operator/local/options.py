@@ -1,4 +1,4 @@
-"""What `cascade up` was asked for."""
+"""The options of `cascade up`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """The options of a run; ``redis_url`` None: a Redis of our own."""
+    """The options of a run; if ``redis_url`` is None, the run starts a Redis of its own."""
 
     manifest: Path
     state_dir: Path

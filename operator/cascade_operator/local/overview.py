@@ -29,7 +29,7 @@ DEMAND_WINDOW_S: Final = 10
 
 @dataclass(frozen=True)
 class CascadeOverview:
-    """One cascade; ``seen`` is None when Redis is away."""
+    """One cascade; ``seen`` is None if Redis is away."""
 
     ref: CascadeRef
     status: CascadeStatus | None
@@ -39,7 +39,7 @@ class CascadeOverview:
 
 @dataclass(frozen=True)
 class Overview:
-    """A local run; ``children`` are process ids by name."""
+    """A local run; ``children`` has the process ids by name."""
 
     pid: int
     addresses: Addresses
@@ -48,14 +48,14 @@ class Overview:
 
 
 def collect(state: StateDir) -> Overview:
-    """Look at what runs from a state directory; raises CommandFailed where nothing does."""
-    # Standard output is the overview's.
+    """Observe the run of a state directory; raises CommandFailed if nothing runs from it."""
+    # Logs go to standard error, since standard output is for the overview.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     pid = state.holder()
     addresses = read_addresses(state.path)
     if pid is None:
         crashed = state.crashed()
-        ended = f" (process {crashed} ended without tidying up: run `cascade down`)" if crashed else ""
+        ended = f" (process {crashed} ended without cleaning up: run `cascade down`)" if crashed else ""
         raise CommandFailed(f"nothing runs from {state.path}{ended}: start it with `cascade up -f FILE`")
     if addresses is None:
         raise CommandFailed(f"process {pid} is still starting; its logs are in {state.logs}")
@@ -86,7 +86,7 @@ def demand_per_s(demand: Demand, *, now: float, window_s: int = DEMAND_WINDOW_S)
 
 
 def realised_shares(reports: Iterable[RouterReport]) -> dict[str, float]:
-    """Shares of the answers of the last minute by way of serving; a degraded one counts as light. Empty: no answers."""
+    """Shares of the last minute's answers by route; degraded ones count as light. Empty if there were no answers."""
     counts = {"direct": 0, "escalated": 0, "light": 0}
     for report in reports:
         for route, count in report.recent_routes.items():
@@ -149,7 +149,7 @@ def _pools(cascade: CascadeOverview) -> list[dict[str, Any]]:
 
 
 def as_text(seen: Overview) -> str:
-    """The overview for a person."""
+    """The overview as text, for people."""
     lines = [f"running: process {seen.pid}, gRPC {seen.addresses.grpc}, HTTP http://{seen.addresses.http}"]
     for cascade in seen.cascades:
         lines += ["", *_lines(cascade)]

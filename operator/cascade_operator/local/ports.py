@@ -1,4 +1,4 @@
-"""Addresses that local mode listens on: read, checked before anything starts, and explained when taken."""
+"""The addresses on which local mode listens: they are checked before anything starts; an error says who uses them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Address:
 
 
 def parse_address(text: str, *, flag: str) -> Address:
-    """Read ``HOST:PORT``; port 0 becomes one that is free. Raises CommandFailed, naming the flag."""
+    """Read ``HOST:PORT``; port 0 is replaced by a free one. Raises CommandFailed, which names the flag."""
     try:
         host, port = split_address(text)
     except ValueError as error:
@@ -37,7 +37,7 @@ def parse_address(text: str, *, flag: str) -> Address:
 
 
 def check_free(address: Address, *, flag: str) -> None:
-    """Raises CommandFailed where the address cannot be listened on, with who has it and what to do."""
+    """Raise CommandFailed if the address cannot be listened on; the message says who uses it and what to do."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as trial:
@@ -54,7 +54,7 @@ def check_free(address: Address, *, flag: str) -> None:
 
 
 def _cannot_listen(address: str, error: OSError | UnicodeError, *, flag: str) -> CommandFailed:
-    # A name with an empty part cannot even be asked for: UnicodeError.
+    # A name with an empty part cannot even be looked up, and gives a UnicodeError.
     why = (error.strerror or error) if isinstance(error, OSError) else "not the name of a host"
     return CommandFailed(f"{flag}: cannot listen on {address}: {why}")
 
@@ -66,7 +66,7 @@ def _free(host: str) -> int:
 
 
 def _user_of(port: int) -> str:
-    """Who listens on a port, as far as that may be known."""
+    """The process that listens on a port, in words; empty if this user may not know it."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
             listening = connection.status == psutil.CONN_LISTEN

@@ -1,4 +1,4 @@
-"""What the planner tells in local mode: lines for the person who started it, and a status file per cascade."""
+"""Reports what the planner does in local mode: lines for the user, and a status file for each cascade."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..snapshot import Snapshot
 
 
 class LocalReporter:
-    """Keeps statuses through ``keep_status`` and says a line through ``say`` for each notable change of plan."""
+    """Stores statuses by ``keep_status``, and prints a line by ``say`` for each notable change of plan."""
 
     def __init__(self, *, say: Callable[[str], None], keep_status: Callable[[CascadeRef, CascadeStatus], None]) -> None:
         self._say = say
@@ -31,10 +31,10 @@ class LocalReporter:
             self._say(plan_line(plan))
 
     def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
-        """Nobody asks for figures of single decisions here."""
+        """Do nothing: local mode has no metrics of single decisions."""
 
     def failed(self, error: Exception) -> None:
-        self._say(f"planner: a decision failed ({type(error).__name__}: {error}); the last plan holds")
+        self._say(f"planner: a decision failed ({type(error).__name__}: {error}); the last plan stays in force")
 
     def gone(self, ref: CascadeRef) -> None:
-        """A local run's cascades stay as long as it."""
+        """Do nothing: the cascades of a local run exist as long as the run."""

@@ -1,4 +1,4 @@
-"""How a run of `cascade up` tells how it goes: on the terminal, and to a process that waits for it to be ready."""
+"""How a run of `cascade up` reports its start: on the terminal, and to a process that waits until it is ready."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .console import print_line
 
 
 class StartupReporter:
-    """Prints, and writes JSON lines to a pipe until the run is ready or has failed."""
+    """Prints lines, and also writes them to a pipe as JSON until the run is ready or has failed."""
 
     def __init__(self, pipe: IO[str] | None) -> None:
         self._pipe = pipe
 
     def say(self, line: str) -> None:
-        """One line for a person."""
+        """Print one line for the user."""
         print_line(line)
         self._send({"say": line})
 
     def ready(self, greeting: str) -> None:
-        """The run serves."""
+        """Report that the run serves."""
         if self._pipe is None:
             with contextlib.suppress(OSError):
                 print(greeting, flush=True)
@@ -33,7 +33,7 @@ class StartupReporter:
         self._close()
 
     def failed(self, message: str, *, code: int) -> None:
-        """The run ended before it was ready."""
+        """Report that the run ended before it was ready."""
         self._send({"failed": message, "code": code})
         self._close()
 
@@ -53,7 +53,7 @@ class StartupReporter:
 
 @contextlib.contextmanager
 def reporter_for(descriptor: int) -> Iterator[StartupReporter]:
-    """A reporter to the pipe ``descriptor`` (below 0: none) that also reports the errors a user can mend."""
+    """A reporter to the pipe ``descriptor`` (below 0: none), which also reports errors that a user can correct."""
     reporter = StartupReporter(os.fdopen(descriptor, "w", buffering=1) if descriptor >= 0 else None)
     try:
         yield reporter

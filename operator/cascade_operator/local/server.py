@@ -1,4 +1,5 @@
-"""A Triton server as a child process: started with one model, changed to another in place, ended without a trace."""
+"""A Triton server as a child process: it starts with one model, can change to another in place, and ends without
+leaving anything behind."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ from .triton import TritonClient, why_not_loaded
 PROVE_TIMEOUT_S: Final = 60.0
 
 ServerProgram = Callable[[str, str, str], Program]
-"""The program of a server, from slot id, endpoint and model."""
+"""Makes the program of a server from slot id, endpoint and model."""
 
 _numbers = itertools.count(1)
-"""Every server has a socket of its own name, so that no client of an earlier one comes to it."""
+"""Every server's socket has a new name, so that clients of an earlier server do not reach it."""
 
 
 class ServerFailed(Exception):
-    """A server ended, or did not come up; the message says how."""
+    """A server ended, or did not start; the message says how."""
 
 
 class Server:
@@ -61,24 +62,25 @@ class Server:
         return server
 
     async def change_model(self, model: str) -> None:
-        """Serve another model, or the same one anew; raises TritonError."""
+        """Serve another model, or load the same one again; raises TritonError."""
         await self.client.unload(self.model)
         self.model = model
         await self.client.load(model)
 
     async def prove(self) -> None:
-        """Wait until the model has drawn a picture; raises TritonError where it cannot."""
+        """Wait until the model has made an image; raises TritonError if it cannot."""
         await self.client.probe(self.model, timeout_s=PROVE_TIMEOUT_S)
 
     def check_running(self) -> None:
-        """Raises ServerFailed where the process is gone."""
+        """Raise ServerFailed if the process has ended."""
         if not self.child.running:
             raise ServerFailed(f"its server ended ({describe_exit(self.child.ended.result())})")
 
     async def end(self) -> None:
-        """End the process at once and remove what it leaves behind.
+        """Kill the process, and remove what it leaves behind.
 
-        A server has no state, and takes one to two seconds to leave politely: whoever ends it has drained it before.
+        An orderly end would take one to two seconds and is not needed: a server has no state, and it was drained
+        before.
         """
         await self.client.close()
         await self.child.stop(grace_s=0)
@@ -104,7 +106,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
+    """A port of the loopback interface on which nothing listens now."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])

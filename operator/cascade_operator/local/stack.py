@@ -1,4 +1,4 @@
-"""All of local mode in one object: Redis, router, Triton servers and planner, started together, stopped in order."""
+"""All of local mode in one object: Redis, router, Triton servers and planner start together, and stop in order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .triton import TritonClient
 ROUTER_TIMEOUT_S: Final = 60.0
 REDIS_TIMEOUT_S: Final = 60.0
 NAMED_REDIS_TIMEOUT_S: Final = 10.0
-"""How long somebody else's Redis may take for an answer that a run cannot do without."""
+"""How long a Redis that the user named may take for an answer that the run needs."""
 READY_TIMEOUT_S: Final = START_TIMEOUT_S + 30
 PROGRESS_EVERY_S: Final = 2.0
 HOUSEKEEPING_EVERY_S: Final = 10.0
@@ -40,10 +40,10 @@ REDIS_GRACE_S: Final = 0.5
 
 
 class LocalStack:
-    """`start`, and `stop` whatever came of it."""
+    """Call `start`, and afterwards `stop`, even if `start` failed."""
 
     def __init__(self, options: LocalOptions, file: CascadeFile, *, say: Callable[[str], None]) -> None:
-        """``say`` gets one line for everything that a person wants to know as it happens."""
+        """``say`` is called with one line for each event that the user should know at once."""
         self._options = options
         self._file = file
         self._say = say
@@ -59,7 +59,7 @@ class LocalStack:
     async def start(self) -> Addresses:
         """Start everything and wait until prompts are answered.
 
-        Raises CommandFailed where that cannot be; call `stop` then too.
+        Raises CommandFailed if that is not possible; call `stop` even then.
         """
         slots = slots_of(self._file)
         _check_plans_are_made(self._file)
@@ -98,11 +98,11 @@ class LocalStack:
         return addresses
 
     async def stop(self) -> None:
-        """End everything, in the order in which nobody misses what is gone; takes less than 5 s."""
+        """End everything within 5 s, each part before those that it uses."""
         if self._lock is None:
             return
         (self._state.path / ADDRESSES_FILE).unlink(missing_ok=True)
-        # Last in, first out; what fails does not keep the rest from ending.
+        # Last in, first out. If one step fails, the others are still carried out.
         async with contextlib.AsyncExitStack() as steps:
             steps.callback(self._lock.release)
             steps.callback(self._state.sweep)
@@ -143,14 +143,14 @@ class LocalStack:
             self._say(f"after an earlier crash: {done}")
 
     async def _connect_redis(self) -> tuple[str, Store]:
-        """The Redis that was named, or one of our own; and a connection to it."""
+        """The URL of the named Redis, or of one that is started here; and a connection to it."""
         if self._options.redis_url is not None:
             url = self._options.redis_url
             shown = without_password(url)
             async with Store(url, timeout_s=NAMED_REDIS_TIMEOUT_S) as patient:
                 answers = await patient.ping()
                 if answers:
-                    # A plan of an earlier run names servers that are gone.
+                    # The plan of an earlier run names servers that no longer exist.
                     await self._withdraw(patient)
                 if patient.refusal is not None:
                     raise CommandFailed(f"--redis-url: {shown}: {patient.refusal}")
@@ -221,7 +221,7 @@ class LocalStack:
         return len(found) == len(statuses) and all(c is not None and c.status == "True" for c in found)
 
     def _refused(self) -> str | None:
-        """Why a cascade cannot be planned at all, if one cannot."""
+        """Why a cascade cannot be planned; None if all can."""
         for cascade in self._file.cascades:
             status = self._state.read_status(cascade.ref)
             accepted = status.condition(ConditionType.ACCEPTED) if status is not None else None
@@ -246,9 +246,9 @@ class LocalStack:
 
 
 def slots_of(file: CascadeFile) -> int:
-    """Slots that the cascades of a file ask for together; raises CommandFailed where one asks for none of this machine.
+    """The number of slots for all cascades of a file; raises CommandFailed if one has no pool of class ``cpu``.
 
-    More slots than cores are allowed.
+    There may be more slots than cores.
     """
     total = 0
     for cascade in file.cascades:
@@ -268,12 +268,12 @@ def _check_plans_are_made(file: CascadeFile) -> None:
         mode = cascade.spec.policy.mode
         if mode != "auto":
             raise CommandFailed(
-                f"{cascade.ref}: spec.policy.mode is {mode}: no plan would ever be made: write auto", code=2
+                f"{cascade.ref}: spec.policy.mode is {mode}, so no plan would ever be made: use auto", code=2
             )
 
 
 async def _together(*work: Awaitable[object]) -> None:
-    """Do all of it at once; the first failure ends the rest."""
+    """Do everything at the same time; the first failure cancels the rest."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         await asyncio.gather(*tasks)
@@ -284,7 +284,7 @@ async def _together(*work: Awaitable[object]) -> None:
 
 
 def _import_planner() -> None:
-    """Load the solver's libraries while other things start."""
+    """Load the solver's libraries while other parts start."""
     from .. import loop
     from ..planning import planner
 

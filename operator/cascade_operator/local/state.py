@@ -1,4 +1,4 @@
-"""The state directory of a local cascade: lock, process ids, logs, model repository, and what a crash left behind."""
+"""The state directory of a local run: lock, process ids, logs, model repository, and the remains of a crash."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WRITTEN: Final = (
     "status.*.*.new",
     *(f"pids/{p}.pid" for p in ("redis", "router", "cpu-*")),
 )
-"""What a run that ended leaves nobody a use for; other files of the directory may be somebody else's."""
+"""The files that are useless after a run has ended; other files of the directory may belong to somebody else."""
 
 
 class AlreadyRunning(Exception):
@@ -46,13 +46,13 @@ class AlreadyRunning(Exception):
 
 @dataclass(frozen=True)
 class StateDir:
-    """Paths below one state directory, and the name that its processes and shared memory carry."""
+    """The paths in one state directory, and the name of its processes and shared memory."""
 
     path: Path
 
     @property
     def instance(self) -> str:
-        """A name that no other state directory of this machine has; also in every server's command line."""
+        """A name that is unique to this state directory on this machine; every server's command line contains it."""
         return "dcas-" + hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:10]
 
     @property
@@ -66,7 +66,7 @@ class StateDir:
 
     @property
     def redis_settings(self) -> Path:
-        """The settings of a Redis of our own, with its password."""
+        """The settings of the run's own Redis, with its password."""
         return self.path / REDIS_SETTINGS_FILE
 
     @property
@@ -91,9 +91,9 @@ class StateDir:
         return self.path / "sockets"
 
     def make_sockets(self) -> None:
-        """Make the folder of the servers' sockets: whoever reaches them controls the servers.
+        """Make the folder for the servers' sockets. It is private, since whoever reaches them controls the servers.
 
-        It is a temporary one, since the path of a socket must be short; a link says where.
+        It is a temporary folder, since the path of a socket must be short; a link in the state directory points to it.
         """
         self._remove_sockets()
         self._sockets_link.symlink_to(tempfile.mkdtemp(prefix=f"{self.instance}."))
@@ -111,9 +111,9 @@ class StateDir:
         return self.logs / f"{name}.log"
 
     def prepare(self) -> None:
-        """Make the directories; raises CommandFailed where that is not allowed, or of no use to Triton."""
+        """Make the directories; raises CommandFailed if that is not allowed, or if Triton cannot use the path."""
         place = str(self.path.absolute())
-        # Triton starts a model's process through a shell, whose words it does not quote, and in the C locale.
+        # Triton starts a model's process through a shell without quoting the path, and in the C locale.
         if shlex.quote(place) != place:
             raise CommandFailed(
                 f"--state-dir: Triton cannot load models from {place!r}: name a folder, with --state-dir or "
@@ -127,7 +127,7 @@ class StateDir:
             raise CommandFailed(f"--state-dir: cannot write {self.path}: {error.strerror}") from None
 
     def replica_id(self, slot: str) -> str:
-        """What a slot's server calls itself; its shared memory begins with this and a dot."""
+        """The replica id of a slot's server; the names of its shared memory begin with this and a dot."""
         return f"{self.instance}.{slot}"
 
     def write_pid(self, name: str, pid: int) -> None:
@@ -137,7 +137,7 @@ class StateDir:
         (self.pids / f"{name}.pid").unlink(missing_ok=True)
 
     def read_pids(self) -> dict[str, int]:
-        """Process ids of the children, by name."""
+        """The process ids of the children, by name."""
         found: dict[str, int] = {}
         for file in sorted(self.pids.glob("*.pid")):
             try:
@@ -164,7 +164,7 @@ class StateDir:
         return self.path / f"status.{ref.namespace}.{ref.name}.json"
 
     def holder(self) -> int | None:
-        """Process id of the `cascade up` that holds the directory now, or None; raises CommandFailed."""
+        """The process id of the `cascade up` that holds the directory now, or None; raises CommandFailed."""
         file = self._open_lock()
         if file is None:
             return None
@@ -176,7 +176,7 @@ class StateDir:
         return None
 
     def crashed(self) -> int | None:
-        """Process id of a `cascade up` that ended without tidying up, or None; raises CommandFailed."""
+        """The process id of a `cascade up` that ended without cleaning up, or None; raises CommandFailed."""
         if self.holder() is not None:
             return None
         file = self._open_lock()
@@ -186,7 +186,7 @@ class StateDir:
             return _pid_in(file)
 
     def _open_lock(self) -> IO[str] | None:
-        """The lock file to read, or None where there is none; raises CommandFailed."""
+        """The opened lock file, or None if there is none; raises CommandFailed."""
         try:
             return self.lock_file.open("r")
         except (FileNotFoundError, NotADirectoryError):
@@ -199,7 +199,7 @@ class StateDir:
         return sorted(SHARED_MEMORY.glob(f"{self.instance}.*")) if SHARED_MEMORY.is_dir() else []
 
     def processes(self) -> list[psutil.Process]:
-        """Servers and stubs of this directory, whoever their parent is now."""
+        """The servers and stubs of this directory, whatever their parent process is now."""
         mark = f"{self.instance}."
         found = []
         for process in psutil.process_iter(["cmdline"]):
@@ -209,9 +209,9 @@ class StateDir:
         return found
 
     def sweep(self) -> list[str]:
-        """Remove what a crash left: orphaned servers and stubs, shared memory, stale files. Call it with no holder.
+        """Remove the remains of a crash: orphaned servers and stubs, shared memory, stale files.
 
-        Returns one line for each kind of thing removed.
+        Call it only if nobody holds the directory. Returns one line for each kind of thing that was removed.
         """
         done = []
         orphans = self.processes()
@@ -235,10 +235,10 @@ class StateDir:
 
 
 class Lock:
-    """Exclusive use of a state directory, given up by the kernel when the process ends."""
+    """Exclusive use of a state directory; the kernel releases it when the process ends."""
 
     def __init__(self, state: StateDir) -> None:
-        """Take the lock; raises AlreadyRunning, and CommandFailed where it cannot be written."""
+        """Take the lock; raises AlreadyRunning, or CommandFailed if it cannot be written."""
         try:
             self._file = state.lock_file.open("a+")
         except OSError as error:
@@ -246,7 +246,7 @@ class Lock:
         until = time.monotonic() + LOCK_PATIENCE_S
         while not self._taken():
             holder = _pid_in(self._file)
-            # A command that only asks who holds it has it for an instant; the file then names nobody who lives.
+            # A command that only reads the holder has the lock for a moment; then the file names no living process.
             if (holder is not None and psutil.pid_exists(holder)) or time.monotonic() > until:
                 self._file.close()
                 raise AlreadyRunning(holder or 0)
@@ -263,7 +263,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give the directory up, tidily."""
+        """Release the directory, so that it does not look like a crash."""
         self._file.truncate(0)
         self._file.close()
 

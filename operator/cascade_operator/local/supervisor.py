@@ -1,4 +1,5 @@
-"""Child processes of local mode: in their own group, with a log, tied to this process, restarted when they die."""
+"""Child processes of local mode. Each has its own process group and log, ends with this process, and is restarted when
+it dies."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ from .state import StateDir
 log = structlog.get_logger(__name__)
 
 STEADY_S: Final = 5.0
-"""A child that ran for longer starts again at once; one that dies sooner waits longer each time."""
+"""A child that ran for longer is restarted at once; one that dies sooner is restarted after growing pauses."""
 RETURN_S: Final = 60.0
-"""For how long a program that was started again is asked whether it serves, to tell it."""
+"""For this long, a restarted program is asked whether it serves, so that its return can be reported."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Child:
         self._state = state
         self.started = time.monotonic()
         self.ended = asyncio.ensure_future(self._end())
-        """Completes with the exit status once the process and its group are gone."""
+        """Completes with the exit status when the process and its group have ended."""
 
     @classmethod
     async def start(cls, program: Program, state: StateDir) -> Child:
@@ -77,7 +78,7 @@ class Child:
         return not self.ended.done()
 
     async def stop(self, *, grace_s: float) -> None:
-        """End the process: politely, and after ``grace_s`` seconds (at once for 0) without asking."""
+        """End the process by SIGTERM, and after ``grace_s`` seconds (0: at once) by SIGKILL."""
         if self.running and grace_s > 0:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -87,13 +88,13 @@ class Child:
         await asyncio.wait([self.ended])
 
     def kill(self) -> None:
-        """End the process and all that it started, now."""
+        """Kill the process and all processes that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _end(self) -> int:
         status = await self._process.wait()
-        # What it started (Triton's stubs) is in its group still; a group outlives its leader's id.
+        # Processes that it started (Triton's stubs) are still in its group, which outlives its leader.
         self.kill()
         self._state.forget_pid(self._program.name)
         return status
@@ -115,7 +116,7 @@ class Backoff:
 
 
 class Supervised:
-    """A program that is started again whenever it ends, until it is stopped."""
+    """A program that is restarted whenever it ends, until it is stopped."""
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class Supervised:
         ready: Callable[[], Awaitable[bool]],
         say: Callable[[str], None],
     ) -> None:
-        """``program`` is asked anew at each start; ``ready`` says whether it serves."""
+        """``program`` is called at each start; ``ready`` says whether the program serves."""
         self._program = program
         self._state = state
         self._ready = ready
@@ -135,7 +136,7 @@ class Supervised:
         self.restarts = 0
 
     async def start(self, *, timeout_s: float) -> None:
-        """Start it and wait until it serves; raises ChildFailed where it does not."""
+        """Start it and wait until it serves; raises ChildFailed if it does not."""
         program = self._program()
         self._child = await Child.start(program, self._state)
         if not await self._wait_ready(self._child, timeout_s):
@@ -153,14 +154,14 @@ class Supervised:
             await self._child.stop(grace_s=grace_s)
 
     def kill(self) -> None:
-        """End it now; to be followed by `stop`."""
+        """Kill it now; call `stop` afterwards."""
         if self._child is not None:
             self._child.kill()
 
     async def _keep(self) -> None:
         backoff = Backoff()
         while self._child is not None:
-            # Not awaited itself: being cancelled here must not cancel it.
+            # `asyncio.wait` instead of awaiting it, so that a cancellation here does not cancel it.
             await asyncio.wait([self._child.ended])
             status = self._child.ended.result()
             name = self._program().name
@@ -198,7 +199,7 @@ def describe_exit(status: int) -> str:
 
 
 def script(name: str) -> str:
-    """Path of a command of this environment; raises ChildFailed where it is not installed."""
+    """The path of a command of this environment; raises ChildFailed if it is not installed."""
     path = Path(sys.executable).parent / name
     if not path.exists():
         raise ChildFailed(f"no command {name} beside {sys.executable}: run `make setup`")

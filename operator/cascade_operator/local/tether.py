@@ -1,6 +1,7 @@
-"""Runs a command that dies with its parent: `python tether.py PARENT_PID NICE COMMAND…` (Linux).
+"""Runs a command that is killed when its parent ends: `python tether.py PARENT_PID NICE COMMAND…` (Linux).
 
-A separate program rather than a hook between fork and exec, since the parent has threads. Standard library only.
+It is a separate program and not a hook between fork and exec, since the parent has threads. It uses only the standard
+library.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""A client of one Triton server: readiness, change of model, and inferences that prove that it works."""
+"""A client of one Triton server: readiness, change of model, and inferences that show whether it works."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PRO
 
 CALL_TIMEOUT_S: Final = 2.0
 COUNTS_TIMEOUT_S: Final = 5.0
-"""A server that does not even count for so long hangs, however busy the machine is."""
+"""If a server does not even return its counts within this time, it hangs, however busy the machine is."""
 UNLOAD_TIMEOUT_S: Final = 5.0
 
 _RESTRICTED: Final = "This protocol is restricted"
-"""Triton refuses a locked call with this, as UNAVAILABLE: the server is well all the same."""
+"""Triton's message, with UNAVAILABLE, when it refuses a locked call; the server itself works."""
 _NOT_LOADED: Final = re.compile(r"UNAVAILABLE state: (?:Internal: )?(?:TritonModelException: )?(.+)")
 _OPTIONS: Final = (
     GRPC_DIRECT,
@@ -63,7 +63,7 @@ class TritonClient:
         return bool(answer.live)
 
     async def model_ready(self, model: str) -> bool:
-        """Whether the server says that it serves a model (which proves nothing of the model's process)."""
+        """Whether the server says that it serves a model, which does not show that the model's process works."""
         request = service_pb2.ModelReadyRequest(name=model)
         try:
             answer = await self._call(self._stub.ModelReady, request, CALL_TIMEOUT_S)
@@ -72,12 +72,12 @@ class TritonClient:
         return bool(answer.ready)
 
     async def load(self, model: str) -> None:
-        """Load a model from the server's repository, or load it anew."""
+        """Load a model from the server's repository, or load it again."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
         await self._call(self._stub.RepositoryModelLoad, request, START_TIMEOUT_S)
 
     async def unload(self, model: str) -> None:
-        """Take a model out of service; inferences that it has begun are still answered."""
+        """Unload a model; inferences that have begun are still answered."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         await self._call(self._stub.RepositoryModelUnload, request, UNLOAD_TIMEOUT_S)
 
@@ -89,7 +89,7 @@ class TritonClient:
         return InferenceCounts(sum(s.success.count for s in stats), sum(s.fail.count for s in stats))
 
     async def probe(self, model: str, *, timeout_s: float) -> None:
-        """Have the model draw a picture."""
+        """Let the model make an image."""
         await self._call(self._stub.ModelInfer, probe_request(model), timeout_s)
 
     async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
@@ -105,7 +105,7 @@ class TritonClient:
 
 
 def why_not_loaded(text: str) -> str:
-    """What a server's log or answer says of models that it could not load, without tracebacks; empty: nothing."""
+    """What a server's log or answer says about models that it could not load, without tracebacks; may be empty."""
     return "; ".join(dict.fromkeys(_NOT_LOADED.findall(text)))
 
 

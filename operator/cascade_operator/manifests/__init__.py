@@ -1,1 +1,1 @@
-"""Kubernetes objects as plain dicts, built from specs and settings alone. Pure: the same input, the same object."""
+"""Kubernetes objects as plain dicts, built only from specs and settings. Pure: the same input gives the same object."""

@@ -1,6 +1,6 @@
 """A cascade's ConfigMap: the document that its pods render their models from, and the last valid spec and profile.
 
-Routers and planner go on by what was valid last while the resources say something else; the copy here outlives the
+While the resources are invalid, the planner uses the last valid spec and profile. This copy of them survives the
 operator and Redis. It is compressed, since a profile can be larger than an object may be.
 """
 
@@ -62,7 +62,7 @@ def cascade_document(cascade: DiffusionCascade, profile: CascadeProfile, *, uid:
 
 
 def last_valid(config_map: Mapping[str, Any]) -> tuple[DiffusionCascade, CascadeProfile] | None:
-    """The spec and profile that a ConfigMap keeps; None where it keeps none that can be read."""
+    """The spec and profile that a ConfigMap keeps; None if it has none that can be read."""
     packed = (config_map.get("binaryData") or {}).get(VALID_KEY)
     if not packed:
         return None
@@ -74,7 +74,7 @@ def last_valid(config_map: Mapping[str, Any]) -> tuple[DiffusionCascade, Cascade
 
 
 def _bare(resource: DiffusionCascade | CascadeProfile) -> dict[str, Any]:
-    """The resource without what the API server adds."""
+    """The resource without the fields that the API server adds."""
     return {
         "metadata": {"name": resource.metadata.name, "namespace": resource.metadata.namespace},
         "spec": resource.spec.wire(),

@@ -1,8 +1,8 @@
-"""Whether an object still says what was applied to it.
+"""Finds out whether an object is still as it was applied.
 
-The API server spells some values its own way (``1024Mi`` becomes ``1Gi``), so an object is compared with what it looked
-like right after it was applied, in the fields of the manifest alone. An operator that has just started has not seen
-that: it compares with the manifest, and quantities by what they come to.
+The API server writes some values differently (``1024Mi`` becomes ``1Gi``). So an object is compared with its form right
+after it was applied, and only in the fields of the manifest. An operator that has just started does not know that form:
+it compares the object with the manifest, and quantities by their values.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import Any, Final
 from cascade_api.quantities import quantity
 
 _QUANTITIES: Final = re.compile(r"\.resources\.(limits|requests)\.|\.sizeLimit$")
-"""Dotted paths of fields that hold a quantity."""
+"""Matches the dotted paths of fields that contain a quantity."""
 
 
 class Baselines:
-    """Manifests as they were made last, and how the API server has spelt them."""
+    """The manifests that were made last, and the form in which the API server stored them."""
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[object, dict[str, Any]]] = {}
         self._applied: dict[tuple[str, str], tuple[Mapping[str, Any], Any]] = {}
 
     def made(self, name: str, key: object, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The manifest of ``name``, built anew only when ``key`` differs from the last."""
+        """The manifest of ``name``; it is built again only if ``key`` differs from the last one."""
         known = self._made.get(name)
         if known is None or known[0] != key:
             known = self._made[name] = (key, build())
         return known[1]
 
     def keep(self, applied: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-        """Remember what the API server made of a manifest."""
+        """Remember the form in which the API server stored a manifest."""
         self._applied[_name(manifest)] = (manifest, projected(applied, content(manifest)))
 
     def difference(self, there: Mapping[str, Any], manifest: Mapping[str, Any]) -> str | None:
-        """The first field in which an object differs from its manifest, as a dotted path; None where in none."""
+        """The first field in which an object differs from its manifest, as a dotted path; None if there is none."""
         known = self._applied.get(_name(manifest))
         wanted = known[1] if known is not None and known[0] == manifest else content(manifest)
         return first_difference(projected(there, content(manifest)), wanted)
 
 
 def content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest without what every object of its kind says, and the members of a list do not."""
+    """The manifest without apiVersion and kind, which the members of a list do not have."""
     return {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind")}
 
 
 def projected(there: Any, manifest: Any) -> Any:
-    """What an object says in the fields of a manifest; lists of another length are taken whole."""
+    """The parts of an object that a manifest also has; lists of another length are kept whole."""
     if isinstance(manifest, Mapping):
         return {key: projected(there.get(key), value) for key, value in manifest.items()} if _is_map(there) else there
     if isinstance(manifest, list) and isinstance(there, list) and len(manifest) == len(there):
@@ -57,7 +57,7 @@ def projected(there: Any, manifest: Any) -> Any:
 
 
 def first_difference(there: Any, wanted: Any, path: str = "") -> str | None:
-    """Dotted path of the first difference; None where there is none. Empty and absent are the same."""
+    """The dotted path of the first difference; None if there is none. Empty and absent values count as equal."""
     if isinstance(wanted, Mapping) and _is_map(there):
         found = (
             first_difference(there.get(key), value, f"{path}.{key}" if path else str(key))

@@ -1,4 +1,4 @@
-"""Names, labels and annotations of what the operator makes on a cluster."""
+"""Names, labels and annotations of the objects that the operator makes on a cluster."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, Final
 from cascade_api.names import GROUP, LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
 
 ANNOTATION_REPLICAS: Final = f"{GROUP}/replicas"
-"""On a pool's Deployment: the replicas that the operator wants, so that another's scaling is told from its own."""
+"""On a pool's Deployment: the replicas that the operator wants. So it notices if somebody else scales it."""
 ANNOTATION_STOPPING: Final = f"{GROUP}/stopping"
-"""On a pool's Deployment: pods whose removal its replicas allow for already, separated by commas."""
+"""On a pool's Deployment: the pods whose removal is already counted in its replicas, separated by commas."""
 ANNOTATION_DRAINING: Final = f"{GROUP}/draining-since"
-"""On a pod: since when it gets no new work (RFC 3339)."""
+"""On a pod: the time since which it gets no new work (RFC 3339)."""
 ANNOTATION_CONTENT: Final = f"{GROUP}/content"
-"""On what the operator makes: digest of all that it wants of the object, the number of replicas aside."""
+"""On every object of the operator: a digest of its wanted content, except the number of replicas."""
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 FIRST_TO_GO: Final = "-1000"
-"""Deletion cost of a pod that is to go; others have 0."""
+"""The deletion cost of a pod that is to go; others have 0."""
 
 LONGEST_POOL_NAME: Final = 46
-"""Leaves room for what Deployment and ReplicaSet append, so that pod names are host names of at most 63."""
+"""Longest name of a pool. With what Deployment and ReplicaSet append, pod names stay within the 63 of host names."""
 
 
 def pool_object_name(ref: CascadeRef, *, variant: str, accelerator_class: str) -> str:
-    """Name of a pool's Deployment: readable, at most 46 characters, and no other pool's in the namespace."""
+    """The name of a pool's Deployment: readable, at most 46 characters, and unique in the namespace."""
     digest = hashlib.sha256(f"{ref.name}/{variant}/{accelerator_class}".encode()).hexdigest()[:6]
     readable = f"{ref.name}-{variant}-{accelerator_class}"[: LONGEST_POOL_NAME - len(digest) - 1].rstrip("-")
     return f"{readable}-{digest}"
@@ -48,7 +48,7 @@ def pool_labels(ref: CascadeRef, *, variant: str, accelerator_class: str) -> dic
 
 
 def common_labels(ref: CascadeRef) -> dict[str, str]:
-    """Labels of everything that is made for a cascade."""
+    """The labels of all objects that are made for a cascade."""
     return {
         "app.kubernetes.io/name": "diffusion-cascade",
         "app.kubernetes.io/component": "model",
@@ -58,7 +58,7 @@ def common_labels(ref: CascadeRef) -> dict[str, str]:
 
 
 def owner_reference(ref: CascadeRef, uid: str) -> dict[str, Any]:
-    """Has the cluster remove the object with its cascade."""
+    """The owner reference by which the cluster removes an object together with its cascade."""
     return {
         "apiVersion": "diffusioncascade.io/v1alpha1",
         "kind": "DiffusionCascade",

@@ -1,7 +1,7 @@
 """A cascade's NetworkPolicy: who may reach its pods, and what they may reach.
 
-It is made beside the pods, since only the operator knows in which namespaces they are. What it says is the same for all
-cascades, and comes with the operator's settings.
+The operator makes it together with the pods, since only the operator knows in which namespaces they are. Its rules are
+the same for all cascades, and come from the operator's settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def policy_name(ref: CascadeRef) -> str:
 
 
 def worker_policy(ref: CascadeRef, *, uid: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The NetworkPolicy of a cascade's pods; ``spec`` says all but which pods they are."""
+    """The NetworkPolicy of a cascade's pods; ``spec`` is its spec without the pod selector."""
     whole = {**spec, "podSelector": {"matchLabels": {LABEL_CASCADE: ref.name}}}
     return {
         "apiVersion": "networking.k8s.io/v1",

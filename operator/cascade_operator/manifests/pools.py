@@ -1,4 +1,4 @@
-"""A pool as a Deployment: one Triton server a pod, on one accelerator, under restricted pod security."""
+"""A pool as a Deployment: each pod has one Triton server on one accelerator, under restricted pod security."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ DOCUMENT_FOLDER: Final = "/etc/cascade"
 CACHE_FOLDER: Final = "/var/cache/models"
 SCRATCH_FOLDER: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
 PROBE_SOCKET: Final = f"{SCRATCH_FOLDER}/triton-http"
-"""Where Triton serves HTTP: for the probe in its own container, and for nobody on the network."""
+"""Where Triton serves HTTP: only for the probe in its own container, and not on the network."""
 SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
-"""How long a pod that must go still takes work: until every router has heard of it."""
+"""How long a pod that must go still takes work, until every router knows that it goes."""
 STEPS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
 LONGEST_IDLE_S: Final = 120
-"""A replica draws at least this often, however long an image takes it."""
+"""An idle replica makes an image at least this often, however long an image takes."""
 SHARED_MEMORY_MIB: Final = 512
 LEAST_LIMIT_MIB: Final = 1024
-"""No replica gets a lower limit of memory by itself: starting a server and its probes takes some, too."""
+"""The lowest memory limit that is set without the user's wish: starting a server and its probes takes memory, too."""
 UNREACHABLE_S: Final = 30
 """A pod on a Node that is lost is given up after this time (Kubernetes' default: 300 s)."""
 
@@ -54,7 +54,7 @@ _SOURCE_NAMES: Final = {
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a replica takes, in seconds: to come up, for one image and for its largest batch (95th percentiles)."""
+    """How long a replica takes, in seconds: to start, for one image and for its largest batch (95th percentiles)."""
 
     cold_s: float = 60.0
     image_s: float = 1.0
@@ -62,7 +62,7 @@ class Pace:
 
     @classmethod
     def of(cls, profile: ProfileSpec | None, *, variant: str, accelerator_class: str) -> Pace:
-        """As measured; cautious guesses where the profile has none."""
+        """The measured times, or cautious guesses if the profile has none."""
         if profile is None:
             return cls()
         pool = (variant, accelerator_class)
@@ -78,9 +78,10 @@ class Pace:
 def measured_memory(
     profile: ProfileSpec | None, *, variant: str, accelerator_class: AcceleratorClass
 ) -> dict[str, dict[str, str]]:
-    """Request and limit of memory by what the profile measured; nothing where it measured an accelerator's memory.
+    """Request and limit of memory from the profile; empty if the profile measured an accelerator's memory.
 
-    The limit is for what runs away: twice what was measured, and the shared memory, which counts as the pod's.
+    The limit only stops a process whose memory grows without end. It is twice what was measured, plus the shared
+    memory, which counts as the pod's.
     """
     if profile is None or accelerator_class.resource != CPU.resource:
         return {}
@@ -111,11 +112,11 @@ def pool_deployment(
     """
     ref = cascade.ref
     own = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
-    # Queues look at the Deployment or at its pods.
+    # Both have the labels, since queues look either at the Deployment or at its pods.
     labels = {**workers.pod_template.labels, **own}
     spec = {
         "selector": _selector(own),
-        # A changed template replaces replica by replica, and never needs an accelerator beyond the pool's own.
+        # A changed template replaces one replica after the other, and never needs an additional accelerator.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "revisionHistoryLimit": 2,
         "progressDeadlineSeconds": 3600,
@@ -162,7 +163,7 @@ def _template(
     pace = Pace.of(profile, variant=variant.name, accelerator_class=accelerator_class.name)
     memory = measured_memory(profile, variant=variant.name, accelerator_class=accelerator_class)
     spec: dict[str, Any] = {
-        # Said always: an account that is no longer said would stay, in a field of an older name.
+        # It is always set: an account that is no longer set would stay, in a field with an older name.
         "serviceAccountName": custom.service_account_name or "default",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -188,7 +189,7 @@ def _template(
 
 
 def leave_time_s(cascade: DiffusionCascade) -> int:
-    """Seconds that a server which is told to end has for the work in its hands: none may take longer."""
+    """Seconds that an ending server has for its requests in hand; none may take longer."""
     return rounded_up(cascade.spec.objective.latency_s)
 
 
@@ -198,7 +199,7 @@ def _power_of_two(number: int) -> int:
 
 
 def rounded_up(seconds: float) -> int:
-    """The next of a few steps: a template that changed with every measurement would restart every pod."""
+    """The next of a few coarse steps: if the template changed with every measurement, every pod would be restarted."""
     return next((step for step in STEPS_S if step >= seconds), STEPS_S[-1])
 
 
@@ -252,7 +253,7 @@ def _container(
 
 
 def _environment(custom: PodTemplate) -> list[dict[str, Any]]:
-    """Defaults, what the manifest sets, and what only the pod knows; every name once."""
+    """Defaults, the manifest's variables, and those that only the pod knows; every name occurs once."""
     entries = [
         {"name": "HF_HOME", "value": CACHE_FOLDER},
         {"name": "HOME", "value": SCRATCH_FOLDER},
@@ -266,7 +267,7 @@ def _environment(custom: PodTemplate) -> list[dict[str, Any]]:
 def _resources(
     accelerator_class: AcceleratorClass, custom: PodTemplate, memory: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    """What the manifest asks for, one accelerator, and memory as measured where the manifest names none."""
+    """The manifest's resources, one accelerator, and measured memory if the manifest names none."""
     asked = custom.wire().get("resources", {})
     said = {part: dict(asked.get(part, {})) for part in ("requests", "limits")}
     measured = {} if any("memory" in part for part in said.values()) else memory
@@ -276,7 +277,7 @@ def _resources(
 
 
 def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[str, Any]:
-    """Startup, readiness and liveness, each by inference; an idle replica draws now and then."""
+    """The startup, readiness and liveness probes, all by inference; an idle replica makes an image now and then."""
     wait_s = rounded_up(2 * pace.batch_s + pace.image_s)
     every_s = min(rounded_up(20 * pace.image_s), LONGEST_IDLE_S)
     probe = {
@@ -290,7 +291,7 @@ def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[st
                 f"--timeout={wait_s}",
             ]
         },
-        # The image, and the server's counts before and after it: a busy machine is no dead model.
+        # Time for the image, and for the server's counts before and after it: a busy machine must not look dead.
         "timeoutSeconds": 3 * wait_s,
     }
     start_s = max(START_TIMEOUT_S, rounded_up(5 * pace.cold_s))
@@ -310,7 +311,8 @@ def _tolerations(accelerator_class: AcceleratorClass, custom: PodTemplate) -> li
 
 
 def _placement(custom: PodTemplate, pool: Mapping[str, Any]) -> dict[str, Any]:
-    """Who places the pods, and where; pods that are not said are those of the pool, whose name no manifest can know."""
+    """Who places the pods, and where. Terms without a selector select the pool's own pods, since no manifest can know
+    their labels."""
     wishes = custom.wire()
     placement = {
         field: wishes[field]
@@ -329,10 +331,9 @@ def _placement(custom: PodTemplate, pool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _added_volumes(custom: PodTemplate) -> dict[str, dict[str, Any]]:
-    """What the manifest adds, by its name there; in the pod the source is part of the name.
+    """The volumes that the manifest adds, by their names there; in the pod the kind of source is part of the name.
 
-    Applied under the same name, another source would stand beside what the API server had filled in of the first, and
-    it takes no volume with two.
+    If a volume changed its source under the same name, the API server would see both sources and refuse the volume.
     """
     volumes = {}
     for volume in custom.wire()["volumes"]:

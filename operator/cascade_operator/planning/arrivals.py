@@ -1,8 +1,18 @@
-"""How many requests per second to plan for: an arrival-rate forecast for when a decision takes effect.
+"""A forecast of the arrival rate (requests per second) from the arrivals that routers counted.
 
-Counts come per whole second; a second that is absent had no arrivals, and so had the time before the oldest
-count only if that lies before the window: after a restart the window begins with what is known. Queries that
-wait are no demand: they are charged to the pool where they wait, as a rate that clears them.
+Routers count arrivals per whole second, and leave out seconds without any. The product's forecast (`fast_up_slow_down`)
+looks at a window of these counts and does one of two things:
+
+- If the last seconds have clearly more arrivals than chance explains (a surge), their rate is the forecast at once.
+- Otherwise the forecast is the window's mean, carried forward along the part of its trend that chance does not explain:
+
+      rate(now + t) = mean + trend·(lag + t),    but not below the rate that a fall has already reached
+
+where ``lag`` is the time from the middle of the window to now. So the forecast rises fast and falls slowly.
+
+If the oldest count is younger than the window, the mean is taken from that count on: after a restart nothing is known
+about the time before. Requests that wait in a queue are not part of this rate. They are charged to the pool where they
+wait, as a rate that clears them (`clearing_rate`).
 """
 
 from __future__ import annotations
@@ -16,28 +26,28 @@ from ..snapshot import Demand
 
 LEAST_WINDOW_S = 4.0
 MOST_WINDOW_S = 300.0
-"""Routers count arrivals for ten minutes; older ones tell little of the next, however patient the requests are."""
+"""Longest window. Routers keep counts for ten minutes, but old arrivals say little about the next ones."""
 TREND_S = 12.0
-"""Least seconds that a trend is read from; fewer tell little beside chance."""
+"""Fewest seconds to compute a trend from; over fewer, chance hides it."""
 TREND_SIGMAS = 0.5
-"""Standard errors that a trend is taken to be smaller than it looks; below one it is none."""
+"""A measured trend is reduced by this many standard errors, to 0 at the lowest."""
 RECENT_PARTS = (1 / 12, 1 / 6)
-"""Parts of the window that alone may tell a surge."""
+"""The most recent parts of the window, each of which is compared with the whole window to detect a surge."""
 FALL_PART = 1 / 4
-"""The part of the window that tells how far a fall has come."""
+"""The most recent part of the window, whose rate a falling forecast does not go below."""
 SURGE_SIGMAS = 4.0
-"""How far above the window's mean, in Poisson standard deviations, a recent part counts as a surge."""
+"""A recent part is a surge if it is this many Poisson standard deviations above the window's mean."""
 LEAST_SPAN_S = 2.0
 FLUSH_LAG_S = 0.3
-"""Routers report a second's arrivals up to a quarter second later."""
+"""Routers report the arrivals of a second up to a quarter of a second after its end."""
 
 
 @dataclass(frozen=True)
 class ArrivalRate:
-    """Requests per second, without margin, as of a time in Unix seconds.
+    """A forecast in requests per second, without a margin, made at ``at_s`` (Unix seconds).
 
-    ``trend`` is their change per second, ``least`` what a falling rate does not go below. ``surged``: the last seconds
-    stand out from the window.
+    ``trend`` is the change of the rate per second, and ``least`` the rate that a fall does not go below. ``surged``
+    means that the rate is that of a surge in the last seconds.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -48,15 +58,15 @@ class ArrivalRate:
     surged: bool = False
 
     def after(self, seconds: float) -> float:
-        """The rate so many seconds later."""
+        """The rate that many seconds after `at_s`."""
         return max(self.rate + self.trend * seconds, self.least)
 
 
 def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:
-    """The window's mean, carried on along the trend that stands out from chance; at once the rate of a surge.
+    """The product's forecast: the rate of a surge at once, or else the window's mean with its trend.
 
-    A fall is followed no further than the last part of the window has come. The second under way counts only for what
-    it has already brought.
+    A falling trend does not take the forecast below the rate of the window's last quarter. The second that has not yet
+    ended can reveal a surge, by the arrivals that it already has; it does not count for the mean or the trend.
     """
     window_s = bounded_window_s(window_s)
     trend_s = max(window_s, TREND_S)
@@ -78,12 +88,15 @@ def fast_up_slow_down(demand: Demand, *, now: float, window_s: float, last: Arri
 
 
 def bounded_window_s(window_s: float) -> float:
-    """Seconds of arrivals to look at where ``window_s`` are asked for: enough to tell something, and not too many."""
+    """Seconds of arrivals to look at: ``window_s``, but at least `LEAST_WINDOW_S` and at most `MOST_WINDOW_S`."""
     return min(max(window_s, LEAST_WINDOW_S), MOST_WINDOW_S)
 
 
 def moving_average(demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:
-    """Baseline: the exponentially weighted moving average of the published systems, over the window."""
+    """Baseline, the forecast of the published systems: an exponentially weighted moving average.
+
+    rate = last·k + measured·(1 - k), with k = exp(-elapsed / window) and ``measured`` over the last two seconds.
+    """
     rate = _Arrivals.of(demand, now=now, seconds=LEAST_SPAN_S).rate(LEAST_SPAN_S)
     if last is None:
         return ArrivalRate(rate, now)
@@ -92,20 +105,21 @@ def moving_average(demand: Demand, *, now: float, window_s: float, last: Arrival
 
 
 def clearing_rate(waiting: int, *, objective_s: float) -> float:
-    """Requests per second that clear what waits in a pool within half an objective."""
+    """Requests per second that serve all ``waiting`` requests of a pool within half an objective."""
     return waiting / (objective_s / 2)
 
 
 def _last_second(now: float) -> int:
-    """The end of the last whole second that the routers have reported in full."""
+    """The end (Unix seconds) of the last whole second whose arrivals all routers have reported."""
     return math.floor(now - FLUSH_LAG_S)
 
 
 @dataclass(frozen=True)
 class _Arrivals:
-    """Counts of the last whole seconds that were reported in full, the oldest first.
+    """Counts of the last whole seconds that were reported in full, oldest first.
 
-    ``known_s`` is how long ago the first count of all was, ``under_way`` the most that a later second has so far.
+    ``known_s`` says for how many seconds counts exist. ``under_way`` is the largest count of a second that is not yet
+    reported in full.
     """
 
     counts: tuple[int, ...]
@@ -126,12 +140,15 @@ class _Arrivals:
         return cls(tuple(counts), end - demand.counts[0][0] if demand.counts else 0, under_way)
 
     def rate(self, seconds: float) -> float:
-        """Mean rate over the last ``seconds``, as far as they are known."""
+        """Mean rate over the last ``seconds``, or over the part of them that is known."""
         span = int(min(math.ceil(seconds), max(self.known_s, LEAST_SPAN_S)))
         return sum(self.counts[-span:]) / span
 
     def trend(self, seconds: float) -> float:
-        """Change of the rate per second by least squares, less what chance could make of it; 0 until all is known."""
+        """Change of the rate per second, by least squares, reduced by `TREND_SIGMAS` standard errors.
+
+        It is 0 until counts exist for all of the ``seconds``.
+        """
         number = math.ceil(seconds)
         if self.known_s < number:
             return 0.0
@@ -139,6 +156,6 @@ class _Arrivals:
         middle, mean = (number - 1) / 2, sum(arrivals) / number
         spread = sum((index - middle) ** 2 for index in range(number))
         slope = sum((index - middle) * count for index, count in enumerate(arrivals)) / spread
-        # Arrivals by chance alone have a variance of their mean in each second.
+        # For Poisson arrivals the variance of each second's count equals its mean.
         chance = TREND_SIGMAS * math.sqrt(max(mean, 1 / number) / spread)
         return math.copysign(max(abs(slope) - chance, 0.0), slope)

@@ -1,8 +1,16 @@
 """The second stage of a decision: how many requests per second to plan for.
 
-The policy turns what arrived into a rate (`arrivals`). Shares follow the rate at the next tick. Pools follow the rate
-by the time that new ones serve: after a move and half the time between two pool decisions. Where a move takes more
-than half an objective, that rate is raised by 1.5 Poisson standard deviations: rate + 1.5·√(rate/window).
+The policy turns the counted arrivals into a rate (`arrivals`), and a margin is put on top. Two forecasts follow from
+it, since shares and pools take effect at different times:
+
+- Shares change at once, so they are chosen for the rate at the next tick.
+- Pools change slowly, so they are chosen for the rate when the new pools serve: after the time of a move, plus half the
+  time between two pool decisions.
+
+If a move takes more than half an objective, the demand may have changed by chance before it is done. The rate for pools
+then also looks ahead by the time of one image and is raised by 1.5 Poisson standard deviations:
+
+    pool_rate = rate + 1.5·√(rate / window)
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ from .arrivals import ArrivalRate, bounded_window_s
 from .observed import Observed
 
 SLOW_MOVE_SIGMAS: Final = 1.5
-"""Poisson standard deviations of demand that pools are made for beyond the forecast where they cannot soon be changed.
+"""Poisson standard deviations of demand that pools must serve above the forecast where moves are slow.
 
 Chosen on the published trace 1to64 with pod starts of 4.5 s (docs/benchmarks/policies.md)."""
 
@@ -26,8 +34,8 @@ Chosen on the published trace 1to64 with pod starts of 4.5 s (docs/benchmarks/po
 class Forecast:
     """The demand of one cascade, in requests per second with the margin.
 
-    ``rate`` is to be shared out until the next tick, and ``pool_rate`` is that by the time that new pools serve.
-    ``surged_at_s`` is when demand last surged.
+    ``rate`` is the demand at the next tick, for shares; ``pool_rate`` is the demand when new pools serve.
+    ``surged_at_s`` is when demand last surged (Unix seconds; 0: never).
     """
 
     arrivals: ArrivalRate
@@ -39,7 +47,8 @@ class Forecast:
 def forecast(seen: Observed, now: float, settings: PlannerSettings) -> Forecast:
     """The demand of a cascade that can be planned.
 
-    Without figures of what arrives the last rate holds; a cascade that never had any counts as asked once an objective.
+    If arrivals are not known, the last rate is kept. If there is no last rate either, the demand of the last target
+    is used, or one request per objective.
     """
     arrivals = _arrivals(seen, now, settings)
     least = 1 / seen.objective_s
@@ -49,10 +58,10 @@ def forecast(seen: Observed, now: float, settings: PlannerSettings) -> Forecast:
 
     tick_s = settings.tick_s(seen.objective_s)
     rate = after(tick_s)
-    # New pools serve once they have started, and until pools are decided again.
+    # New pools serve from the end of their move until the next pool decision.
     later_s = seen.known.move_s + settings.pool_ticks * tick_s / 2
     if seen.moves_slowly:
-        # By then chance may bring more, and what the replicas have in hand comes first.
+        # By then more requests may arrive by chance, and replicas first finish the image that they are making.
         expected = after(later_s + seen.known.image_s)
         window_s = bounded_window_s(settings.forecast_window * seen.objective_s)
         pool_rate = expected + SLOW_MOVE_SIGMAS * math.sqrt(expected / window_s)

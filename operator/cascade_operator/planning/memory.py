@@ -1,4 +1,9 @@
-"""What the planner remembers between ticks, as JSON; all of it can be rebuilt from the last plan when lost."""
+"""What the planner remembers between ticks.
+
+The operator stores it in Redis as JSON, so that a restarted operator goes on where the last one stopped. If it is lost
+or cannot be read, enough of it is rebuilt from the last plan. If it holds impossible values, for example a time in the
+future (`CascadeMemory.is_credible`), it is not used.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from .allocation import PoolKey, PoolSize
 from .arrivals import ArrivalRate
 
 AHEAD_S = 60.0
-"""How far the clock of an earlier operator may have been ahead."""
+"""Seconds by which the clock of an earlier operator may have been ahead of ours."""
 HIGHEST_RATE = 1e9
 MOST_REPLICAS = 100_000
 
@@ -32,7 +37,7 @@ class TargetPool:
 
 @dataclass(frozen=True)
 class Slowdown:
-    """How many times slower than its profile a pool is (``factor``), and when that was last measured."""
+    """A pool that is ``factor`` times slower than its profile says; ``seen_at_s`` is when that was last measured."""
 
     variant: str
     accelerator_class: str
@@ -46,11 +51,12 @@ class Slowdown:
 
 @dataclass(frozen=True)
 class Target:
-    """What pools a cascade shall have, and what that was decided for.
+    """The pools that a cascade should have, and the circumstances in which this was decided.
 
-    ``verdict`` and ``binding`` say how good the allocation is and what holds it down, ``demand`` (requests per second)
-    and the prints of spec and profile what it was made for, ``inventory`` the accelerators by class that there were,
-    ``corrections`` how many times slower than the profile it took which pools to be.
+    ``verdict`` says how good the allocation is, and ``binding`` what keeps it from being better. The circumstances are
+    ``demand`` (requests per second), the fingerprints of spec and profile (``spec_print``, ``profile_print``), the
+    accelerators by class (``inventory``), and the slowdowns (``corrections``: variant, class, factor). Where one of
+    them changes, pools are decided again.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -75,10 +81,11 @@ class Target:
 class CascadeMemory:
     """One cascade between ticks.
 
-    ``target`` is the last pool decision (None: none was made), ``reason`` why it or the plan last changed.
-    ``generation`` is the last plan that was published, at ``published_at_s``. ``surged_at_s`` is when demand last
-    surged. ``parked``: nothing runs since nobody asked, and nothing serves yet; ``asked_at_s`` is when somebody did.
-    ``slowdowns`` correct the profile by what routers measured.
+    ``target`` is the last pool decision (None: none was made), and ``reason`` says why it or the plan last changed.
+    ``generation`` is the number of the last published plan, and ``published_at_s`` when it was published.
+    ``surged_at_s`` is when demand last surged. ``parked`` means that everything was stopped since nobody asked, and
+    that nothing serves again yet; ``asked_at_s`` is when somebody last asked. ``slowdowns`` correct the profile by what
+    routers measured.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -94,7 +101,7 @@ class CascadeMemory:
     slowdowns: tuple[Slowdown, ...] = ()
 
     def is_credible(self, *, now: float) -> bool:
-        """Whether an operator can have remembered this by now: nothing is negative, boundless or still to come."""
+        """Whether an operator can have written this: no value is negative or absurdly large, no time in the future."""
         target, arrivals = self.target or Target(), self.arrivals or ArrivalRate(0.0, 0.0)
         seen = (slowdown.seen_at_s for slowdown in self.slowdowns)
         times = (target.decided_at_s, self.published_at_s, self.surged_at_s, self.asked_at_s, *seen)
@@ -116,7 +123,7 @@ class Memory:
     cascades: Mapping[str, CascadeMemory] = field(default_factory=dict)
 
     def of(self, ref: CascadeRef, plan: Plan | None) -> CascadeMemory:
-        """What is remembered of a cascade; without any memory, what its last plan tells."""
+        """The memory of a cascade; if there is none, what can be rebuilt from its last ``plan``."""
         kept = self.cascades.get(str(ref))
         if kept is None:
             kept = rebuilt(plan) if plan is not None else CascadeMemory()
@@ -130,7 +137,7 @@ class Memory:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Memory:
-        """Inverse of `to_json`; a memory that cannot be read is an empty one, since it can be rebuilt."""
+        """Inverse of `to_json`; text that cannot be read gives an empty memory, which is then rebuilt from plans."""
         try:
             return _ADAPTER.validate_json(text)
         except ValidationError:
@@ -141,12 +148,12 @@ _ADAPTER: TypeAdapter[Memory] = TypeAdapter(Memory)
 
 
 def target_pools(sizes: Mapping[PoolKey, PoolSize]) -> tuple[TargetPool, ...]:
-    """Pools as a target keeps them, in the order of their names."""
+    """Pools in the form that a target keeps, sorted by name."""
     return tuple(TargetPool(key[0], key[1], sizes[key].replicas, sizes[key].batch) for key in sorted(sizes))
 
 
 def rebuilt(plan: Plan) -> CascadeMemory:
-    """Memory from a plan alone: its pools are the target, its demand what that was made for."""
+    """Memory from a plan alone: its pools become the target, and its demand the demand that this was decided for."""
     pools = tuple(TargetPool(p.variant, p.accelerator_class, len(p.ready), p.batch) for p in plan.pools if p.ready)
     return CascadeMemory(
         target=Target(pools, demand=plan.expected.demand),

@@ -1,9 +1,12 @@
 """The fourth stage of a decision: the next safe steps from the replicas that run to those that are wanted.
 
-With a free accelerator: start there, wait until it is ready, shift, then drain what is left over. Without one:
-drain one replica, and once it is empty start its successor in place. Never a pool's last ready replica while
-the rows in force need it: such a pool is first named in `Moves.vacate`, so that the caller publishes rows
-without it, and is drained when the rows have left it.
+If an accelerator is free, a new replica is started there; when it is ready, the rows use it, and then surplus replicas
+are drained. If none is free, one surplus replica is drained, and when it is empty its successor starts in its place.
+
+The last ready replica of a pool is never drained while the rows in force need it. Such a pool is first named in
+`Moves.vacate`, so that the next plan has rows that do not use it. Once that plan is in force and nothing waits for the
+pool, its last replica is drained too. For example, a cascade with 2 accelerators that moves from one heavy variant to
+another first publishes rows that use the light variant alone, and only then drains the old heavy replica.
 """
 
 from __future__ import annotations
@@ -24,12 +27,17 @@ from .observed import Observed
 from .targets import TargetDecision
 
 BEARABLE_SHED_SHARE: Final = 0.1
-"""Share of the demand that a move must save from being shed to be worth a gap, and that a gap may shed."""
+"""Share of the demand that may be shed for the duration of a move. A move that itself interrupts service is worth it
+only if it ends the shedding of more than this share."""
 
 
 @dataclass(frozen=True)
 class Moves:
-    """Steps to take now. ``vacate`` is the pool that rows must leave first; ``moving``: the target is not reached."""
+    """Steps to take now.
+
+    ``vacate`` is a pool that rows must leave before its last replica can be drained. ``moving`` means that the replicas
+    are not yet as the target wants them.
+    """
 
     actions: tuple[Start | Drain | Stop, ...]
     vacate: PoolKey | None
@@ -40,7 +48,7 @@ NO_MOVES: Final = Moves((), None, moving=False)
 
 
 def free_accelerators(snapshot: Snapshot) -> Counter[str]:
-    """Accelerators by class that no replica of any cascade sits on."""
+    """Accelerators by class that no replica of any cascade uses."""
     used = Counter(r.accelerator_class for view in snapshot.cascades for r in view.replicas)
     return Counter({name: max(count - used[name], 0) for name, count in (snapshot.inventory or {}).items()})
 
@@ -58,7 +66,7 @@ def decide_moves(
     now: float,
     settings: PlannerSettings,
 ) -> Moves:
-    """The next safe steps of a cascade, which may use ``free`` accelerators up to its own ceilings."""
+    """The next safe steps of a cascade; it may take ``free`` accelerators, up to its own ceilings."""
     own = Counter(r.accelerator_class for r in seen.view.replicas)
     ceilings = seen.view.cascade.spec.accelerators
     return next_moves(
@@ -74,10 +82,10 @@ def decide_moves(
 
 
 def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: float) -> set[PoolKey]:
-    """Pools that the plan in force needs no more and where nothing waits: their last replica may go.
+    """Pools that the plan in force no longer needs and where nothing waits, so that their last replica may go.
 
-    With unknown queues a pool counts as left one objective after the plan without it was published. A variant
-    that the spec no longer has is left at once: no plan may name it.
+    If queue lengths are not known, a pool counts as left one objective after the last plan was published. Pools of a
+    variant that the spec no longer has count as left at once, since no plan may name them.
     """
     ready = seen.ready
     if seen.idle:
@@ -99,9 +107,9 @@ def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: floa
 
 
 def _outgrown(seen: Observed, expected: Forecast, decided: TargetDecision) -> set[PoolKey]:
-    """The pool of a cascade's only replica, where it cannot carry the load but the target can.
+    """The pool of a cascade's only replica, if it cannot carry the load but the target can.
 
-    With one accelerator a move has no safe step: a short gap is the lesser evil beside refusing load for good.
+    With one replica no step is safe. A short interruption is better than refusing a part of the load for good.
     """
     if len(seen.view.replicas) != 1:
         return set()
@@ -113,7 +121,7 @@ def _outgrown(seen: Observed, expected: Forecast, decided: TargetDecision) -> se
 
 
 def drained(replica: Replica, *, now: float, grace_s: float) -> bool:
-    """Whether a draining replica holds no more work, or had long enough to finish it."""
+    """Whether a draining replica has no work left, or has had ``grace_s`` seconds to finish it."""
     return replica.in_flight == 0 or now - replica.since_s >= grace_s
 
 
@@ -128,10 +136,17 @@ def next_moves(
     grace_s: float,
     at_once: int = 1,
 ) -> Moves:
-    """Steps towards ``target`` that are safe now; the same replicas and target give the same steps.
+    """Steps towards ``target`` that are safe now; the same arguments give the same steps.
 
-    ``free`` counts accelerators that nobody uses, ``left`` names pools that rows in force no longer need and
-    where nothing waits, ``at_once`` bounds the replicas that are out of service for a move at a time.
+    Args:
+        ref: the cascade.
+        replicas: all its replicas.
+        target: wanted replicas by pool.
+        free: accelerators by class that nobody uses.
+        left: pools that the rows in force no longer need and where nothing waits.
+        now: Unix seconds.
+        grace_s: seconds that a draining replica may take to finish its work.
+        at_once: most replicas that may be out of service for moves at the same time.
     """
     actions: list[Start | Drain | Stop] = []
     serving = Counter(r.pool for r in replicas if r.state in (ReplicaState.READY, ReplicaState.STARTING))
@@ -154,7 +169,7 @@ def next_moves(
         moving = True
         successor = _successor(replica, deficit, serving)
         if successor is not None:
-            # Pledged even while it still drains, so that no other replica is taken for the same purpose.
+            # It is promised while it still drains, so that no other replica is drained for the same purpose.
             deficit[successor] -= 1
             serving[successor] += 1
         if not drained(replica, now=now, grace_s=grace_s):
@@ -175,7 +190,7 @@ def next_moves(
 
     vacate = None
     needy = {accelerator_class for (_, accelerator_class), count in deficit.items() if count > 0}
-    # In place where an accelerator is wanted for something else; a mere surplus goes when all else is done.
+    # First drain surplus replicas whose accelerators are wanted for something else; others go when nothing is missing.
     candidates = sorted(key for key in +surplus if key[1] in needy or not +deficit)
     for key in sorted(candidates, key=lambda k: -surplus[k]):
         if out >= at_once:
@@ -196,10 +211,10 @@ def next_moves(
 
 
 def _successor(replica: Replica, deficit: Counter[PoolKey], serving: Counter[PoolKey]) -> PoolKey | None:
-    """What a replica that is out of service shall serve next.
+    """The pool that a replica which is out of service should serve next; None if no pool of its class lacks one.
 
-    A pool that nobody serves or starts comes first: a chain can be used only once it has both of its stages. Then its
-    own variant if that is wanted, else the neediest.
+    A pool without any replica comes first, since a chain can be used only when both of its stages have one. Then comes
+    the replica's own pool, then the pool that lacks most.
     """
     wanted = [key for key in sorted(+deficit) if key[1] == replica.accelerator_class]
     own = replica.pool

@@ -1,9 +1,14 @@
-"""The first stage of a decision: what is known of one cascade before anything is decided for it.
+"""The first stage of a decision: everything that is known about one cascade before anything is decided for it.
 
-`observe` joins what was collected in this tick (`CascadeView`) with what the planner remembers and with what follows
-from spec and profile (`Prepared`). It says whether the cascade cannot be planned (``refused``) or must be left as it
-is (``held``), when somebody last asked for an image, and whether that is so long ago that nothing shall run (``idle``).
-Later stages read it and change nothing of it.
+`observe` joins three things: what was collected in this tick (`CascadeView`), what the planner remembers from earlier
+ticks (`CascadeMemory`), and what follows from spec and profile (`Prepared`). It also answers four questions:
+
+- Can the cascade not be planned at all, for example because its profile is missing (``refused``)?
+- Must it be left as it is, for example because Redis cannot be reached (``held``)?
+- When did a client last ask for an image (``asked_at_s``)?
+- Was that so long ago that nothing should run (``idle``)?
+
+Later stages read the result and never change it.
 """
 
 from __future__ import annotations
@@ -32,8 +37,9 @@ Why = tuple[Reason, str]
 class Observed:
     """One cascade at the beginning of a tick.
 
-    ``refused`` and ``held`` say why it cannot be planned, or must be left as it is. ``asked_at_s`` is when somebody
-    last asked for an image (0: not known), ``idle`` that nothing shall run since that is long ago.
+    ``refused`` says why it cannot be planned, and ``held`` why it must be left as it is. ``asked_at_s`` is when a
+    client last asked for an image (Unix seconds; 0: not known). ``idle`` means that this was so long ago that nothing
+    should run.
     """
 
     view: CascadeView
@@ -55,19 +61,19 @@ class Observed:
 
     @property
     def degrades(self) -> bool:
-        """Whether a light image stands in for a heavy one that comes too late."""
+        """Whether the light image is the answer when the heavy one would come too late (``overload: degrade``)."""
         return self.view.cascade.spec.policy.overload == "degrade"
 
     @property
     def known(self) -> Prepared:
-        """What was prepared; raises LookupError for a cascade that cannot be planned."""
+        """The prepared cascade; raises LookupError for a cascade that cannot be planned."""
         if self.prepared is None:
             raise LookupError(f"{self.ref} was not prepared")
         return self.prepared
 
     @property
     def decides(self) -> bool:
-        """Whether pools are to be decided, acted upon or not."""
+        """Whether pools are decided in this tick, whether or not the decision is acted upon."""
         return self.prepared is not None and self.held is None and self.view.cascade.spec.policy.mode != "paused"
 
     @property
@@ -77,12 +83,12 @@ class Observed:
 
     @property
     def moves_slowly(self) -> bool:
-        """Whether load may well be another before a replica serves another variant."""
+        """Whether a move takes more than half an objective, so that the load may have changed before it is done."""
         return self.known.move_s > self.objective_s / 2
 
     @property
     def store_was_away(self) -> bool:
-        """Whether Redis was out of reach since the last plan was published, so that it may not hold it."""
+        """Whether Redis was unreachable at some time since the last plan was published, and so may have lost it."""
         return self.memory.store_was_away or not self.store_available
 
     @property
@@ -97,11 +103,11 @@ class Observed:
 
     @property
     def target_sizes(self) -> dict[PoolKey, PoolSize]:
-        """Replicas and batch size by pool, as the last pool decision wants them."""
+        """Replicas and batch size by pool that the last pool decision asked for."""
         return self.memory.target.sizes if self.memory.target is not None else {}
 
     def slowdowns(self, now: float) -> tuple[Slowdown, ...]:
-        """How much slower than the profile pools are, to be reckoned with from the next decision on."""
+        """How much slower pools are than the profile says; the next decision plans with it."""
         if self.prepared is None:
             return self.memory.slowdowns
         judged = {row.light for row in self.rows if row.direct < 1}
@@ -109,27 +115,29 @@ class Observed:
         return slowdowns(self.prepared, judged=judged, reports=reports, remembered=remembered, now=now)
 
     def waiting(self, key: PoolKey) -> int:
-        """Requests that wait for a pool; 0 where that is not known."""
+        """Requests that wait for a pool; 0 if that is not known."""
         return (self.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
 
     def batches(self, target: Mapping[PoolKey, PoolSize]) -> dict[PoolKey, int]:
-        """Batch size by pool: the target's, else that of the plan in force."""
+        """Batch size by pool: from the target, or for pools that it does not have, from the plan in force."""
         pools = self.view.plan.pools if self.view.plan else []
         in_force = {(pool.variant, pool.accelerator_class): pool.batch for pool in pools}
         return in_force | {key: size.batch for key, size in target.items()}
 
     def firm_variants(self) -> set[str]:
-        """Variants whose images nothing stands in for by the plan in force.
+        """Variants of the plan in force whose images cannot be replaced by another image when they come too late.
 
-        These are the light ones and, where a light image may not stand in, those that prompts reach directly.
+        A light variant is always one of them. A variant that prompts reach directly is one unless a light image may
+        be the answer instead.
         """
         light = {row.light for row in self.rows if row.direct < 1}
         return light if self.degrades and light else light | {row.heavy for row in self.rows if row.direct > 0}
 
     def backlog(self, batches: Mapping[PoolKey, int]) -> dict[str, float]:
-        """Requests per second, by variant, that clear what waits beyond one batch for each ready replica.
+        """The backlog by variant, as the rate (requests per second) that clears it within half an objective.
 
-        What waits for a heavy variant only is no backlog where it can be degraded: it is how such a pool is kept busy.
+        One batch for each ready replica may wait without being a backlog. Requests that wait for a heavy variant are
+        no backlog where their light images can be the answer: a short queue keeps the heavy pool busy.
         """
         rates: dict[str, float] = {}
         firm = self.firm_variants()
@@ -143,7 +151,7 @@ class Observed:
 
 
 def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, preparations: Preparations) -> Observed:
-    """What is known of a cascade at ``now`` (Unix seconds)."""
+    """Everything that is known about a cascade at ``now`` (Unix seconds)."""
     remembered = memory.of(view.cascade.ref, view.plan)
     held: Why | None = None
     if not snapshot.store_available:
@@ -172,9 +180,10 @@ def _prepared(
 
 
 def _last_asked(view: CascadeView, memory: CascadeMemory, now: float) -> tuple[float, bool]:
-    """When somebody last asked, and whether the cascade is idle: nobody did for `spec.policy.scaleToZeroAfter`.
+    """When a client last asked, and whether the cascade is idle.
 
-    A cascade that is seen for the first time counts as asked now.
+    It is idle when nobody asked for `spec.policy.scaleToZeroAfter`, nothing waits, and no minimum of workers or hosts
+    is set. When the planner sees a cascade for the first time, it counts this as a request at ``now``.
     """
     demand, policy = view.demand, view.cascade.spec.policy
     if policy.scale_to_zero_after is None or demand is None:

@@ -1,8 +1,8 @@
 """A decision on one page: Observed → Forecast → Target → Moves → Plan, for every cascade of one operator, without I/O.
 
-Each stage is a pure function of the stages before it and of what was remembered, and its result is frozen. Pools are
-decided for all cascades together, since they compete for accelerators; all else is decided cascade by cascade. What is
-not known is not guessed: the last plan is held and the status says why.
+Each stage is a pure function of the stages before it and of the memory, and its result is frozen. Pools are decided
+for all cascades together, since they compete for accelerators; everything else is decided for one cascade at a time.
+The planner does not guess: if something that it needs is unknown, it keeps the last plan, and the status says why.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Decision:
 
 
 class Planner:
-    """Decides for all cascades of one operator. It keeps only what spares work: equal arguments get equal decisions.
+    """Decides for all cascades of one operator. It keeps only caches: equal arguments give equal decisions.
 
     Args:
         settings: constants of the planner.
@@ -79,7 +79,7 @@ class Planner:
                 moves = decide_moves(seen, expected, decided, free, now, settings)
                 free = free - started(moves)
                 said = publication(seen, expected, decided, moves, now, settings)
-            # Routers leave a replica before it is drained.
+            # The plan comes before the moves, so that routers leave a replica before it is drained.
             actions += [Publish(said.plan)] if said is not None and said.plan is not None else []
             actions += moves.actions
             actions += self._report(seen, decided, moves, said, now)
@@ -97,7 +97,7 @@ class Planner:
     def _report(
         self, seen: Observed, decided: TargetDecision, moves: Moves, said: Publication | None, now: float
     ) -> list[SetStatus]:
-        """The status to write, if it says anything new."""
+        """The action that writes the status, if the status says anything new."""
         target, parked = decided.target, said.parked if said is not None else decided.parked
         findings = Findings(
             refused=seen.refused and (seen.view.complaint or seen.refused),
@@ -119,7 +119,7 @@ class Planner:
 
 
 def lost_replica(seen: Observed) -> bool:
-    """Whether a replica that the plan in force counts on went away without being asked."""
+    """Whether a replica that is ready in the plan in force has failed or disappeared."""
     if seen.view.plan is None:
         return False
     still = {r.id for r in seen.view.replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
@@ -129,7 +129,7 @@ def lost_replica(seen: Observed) -> bool:
 def remember(
     seen: Observed, expected: Forecast | None, decided: TargetDecision, said: Publication | None, now: float
 ) -> CascadeMemory:
-    """What the next decision has to know of this one."""
+    """What the next decision must know about this one."""
     memory = replace(
         seen.memory,
         target=decided.target,
@@ -149,7 +149,11 @@ def remember(
 def diagnose(
     seen: Observed, expected: Forecast | None, decided: TargetDecision, said: Publication | None
 ) -> Diagnostics:
-    """Why, for logs: the reason of the plan sent, else what holds, else steady."""
+    """Why the cascade is planned as it is, for logs, with the figures of this tick.
+
+    The reason is why it cannot be planned or is held; else the reason of the plan that is published in this tick; else
+    ``Steady``.
+    """
     reason, binding = Reason.STEADY, decided.target.binding if decided.target is not None else ()
     if said is not None and said.plan is not None:
         reason = said.plan.reason

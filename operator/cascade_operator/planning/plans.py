@@ -1,4 +1,10 @@
-"""The plan document: from a mixture and the replicas that exist to what routers follow."""
+"""The plan document: it turns a mixture of rows, and the replicas that exist, into what routers follow.
+
+A plan has two kinds of fields. Its structure (variants, workers, objective, …) changes with replicas or spec. Its rows
+(which share of the prompts takes which chain, with which direct and escalation shares) change with the load. `publish`
+compares both with the plan in force to find out whether routers must be told. A worker gets as many credits for its
+variant as its batch has places, or twice as many if a batch takes less than `SHORT_EXECUTION_S`.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +32,10 @@ from .allocation import Mixture, PoolKey, PoolSize, Row
 from .prepared import Prepared
 
 SHORT_EXECUTION_S = 0.02
-"""Below this a batch is over before the next grant arrives: a second one in hand keeps the replica busy."""
+"""A batch shorter than this ends before the next grant arrives, so the worker gets credits for a second batch."""
 _SERVING = (ReplicaState.READY, ReplicaState.DRAINING)
 SHARE_STEP = 0.02
-"""A change of the pools' shares below this is not worth a plan."""
+"""Smallest change of a stage's share of the prompts that is worth a new plan."""
 
 
 def timestamp(now: float) -> str:
@@ -40,9 +46,9 @@ def timestamp(now: float) -> str:
 def rows_of(
     mixture: Mixture, prepared: Prepared, reports: Sequence[RouterReport], *, offer: float = 1.0
 ) -> list[PlanRow]:
-    """Plan rows of a mixture; the largest takes what rounding leaves, so that the shares add up to 1.
+    """The plan's rows for a mixture; the largest row takes the rounding error, so that the shares add up to 1.
 
-    ``offer`` times the escalations that fit are asked for.
+    The escalation shares are multiplied by ``offer`` (`PlanningPolicy.offer`).
     """
     ordered = sorted(mixture, key=lambda p: -p.share)
     shares = [round(p.share, 4) for p in ordered]
@@ -69,7 +75,11 @@ def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterRep
 def seed_thresholds(
     prepared: Prepared, reports: Sequence[RouterReport], light: str, direct: float, escalation: float
 ) -> SeedThresholds | None:
-    """Thresholds for empty sketches: from the live scores of all routers, else from the profile's; None without."""
+    """Thresholds for routers that have seen no scores yet.
+
+    They are quantiles of the live scores that all routers report, or of the profile's scores if no router has any; None
+    if the profile has none either.
+    """
     scores = prepared.profile.scores
     hardness = _merged([r.hardness for r in reports]) or [v / 1000 for v in scores.hardness_milli]
     confidence = _merged([r.confidence.get(light, []) for r in reports]) or [
@@ -88,9 +98,9 @@ def variants_of(
     target: Mapping[PoolKey, PoolSize],
     batches: Mapping[PoolKey, int],
 ) -> dict[str, PlanVariant]:
-    """All variants, with their times where they are served, will be by the target, or drain.
+    """All variants of the cascade, with their times on each class where a replica serves or drains, or the target is.
 
-    One that the cascade has no more is told as in the ``last`` plan, as long as a replica serves it.
+    A variant that the cascade no longer has is described as in the ``last`` plan while a replica still serves it.
     """
     keys = sorted(set(target) | {r.pool for r in replicas if r.state in _SERVING})
     classes: dict[str, dict[str, PlanTimes]] = {}
@@ -113,7 +123,7 @@ def variants_of(
 
 
 def workers_of(replicas: Sequence[Replica], variants: Mapping[str, PlanVariant]) -> list[PlanWorker]:
-    """Who serves or drains, by name; each hosts the weights of one variant, and serves it."""
+    """The replicas that serve or drain, sorted by name; each hosts the weights of one variant and serves that."""
     workers = []
     for replica in sorted(replicas, key=lambda r: r.id):
         variant = variants.get(replica.variant)
@@ -147,7 +157,7 @@ def structure(
     variants: Mapping[str, PlanVariant],
     workers: Sequence[PlanWorker],
 ) -> dict[str, Any]:
-    """The fields of a plan that only a new plan can change: all but rows, expectations, reason and number."""
+    """The fields of a plan that do not follow the load: all except rows, expectations, reason and number."""
     spec = prepared.spec
     return {
         "cascade": cascade,
@@ -186,19 +196,19 @@ def build(
 
 
 def has_structure(plan: Plan, structure: Mapping[str, Any], rows: Sequence[PlanRow]) -> bool:
-    """Whether a plan differs from a new one in nothing but the shares of its chain, expectations, reason and number."""
+    """Whether a plan has this ``structure`` and the chain of these ``rows``, so that only shares can differ."""
     return plan.rows[0].chain == rows[0].chain and all(
         getattr(plan, name) == value for name, value in structure.items()
     )
 
 
 def shares_moved(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> bool:
-    """Whether the loads of the stages or the direct share differ enough to tell the routers."""
+    """Whether the direct share or the heavy stage's share of the prompts changed by at least `SHARE_STEP`."""
     return any(abs(a - b) >= SHARE_STEP for a, b in zip(_loads(old), _loads(new), strict=True))
 
 
 def needed(rows: Sequence[PlanRow]) -> set[str]:
-    """Variants that rows send requests to."""
+    """Variants that the rows send requests to."""
     return {r.light for r in rows if r.direct < 1} | {r.heavy for r in rows if r.heavy_share > 0}
 
 
@@ -212,6 +222,6 @@ def _loads(rows: Sequence[PlanRow]) -> tuple[float, float]:
 
 
 def _merged(sketches: Sequence[Sequence[float]]) -> list[float]:
-    """The mean of the routers' quantiles; routers see the same mix, so none is weighted."""
+    """The mean of the routers' quantiles, unweighted since all routers see the same mix of prompts."""
     full = [s for s in sketches if len(s) == QUANTILES]
     return [sum(points) / len(full) for points in zip(*full, strict=True)] if full else []

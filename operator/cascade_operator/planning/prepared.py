@@ -1,4 +1,13 @@
-"""What follows from a cascade's spec and profile alone, made once and kept until either changes."""
+"""What follows from a cascade's spec and profile alone: it is computed once, and kept until either changes.
+
+`prepare` checks that the profile fits the spec, multiplies the times of pools that are slower than the profile says
+(`slowdowns`), lets the policy choose its rows, works out which batch sizes meet the objective, and puts a price on
+moves and on accelerator time. Prices are fractions of the metric's span, from the worst row to the best:
+
+    price of a start = thrift · max(switch price in metric units / TUNED_SPAN, noise)
+
+With a profile of one's own, noise is QUALITY_NOISE; the tables of the published systems are taken as exact.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +44,17 @@ from .policies import PlanningPolicy, policy
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
 QUALITY_NOISE = 0.02
-"""Part of the metric's span below which measured qualities do not differ: what a switch must at least gain."""
+"""Part of the metric's span by which measured qualities differ from noise alone; a start must gain at least this."""
 ACCELERATOR_TIME_PRICE = 0.06
-"""Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
-quality that is dearer is not told from noise and buys no time."""
+"""Part of the metric's span that all-heavy must gain to be worth its accelerator time; less time must gain less, in
+proportion. A smaller gain cannot be distinguished from noise."""
 
 SPARE_SIZED = 16
-"""Sized chains that are kept beyond two for each cascade, before those of older specs are thrown away."""
+"""With more entries than this beyond two for each cascade, the cache of sized chains is emptied."""
 
 
 class NotPlannable(Exception):
-    """A cascade that cannot be planned; ``reason`` and the message, naming the field, go into its status."""
+    """A cascade that cannot be planned; its status shows ``reason`` and the message, which names the field."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -54,9 +63,10 @@ class NotPlannable(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cascade ready to be planned: ``problem`` lacks only what changes with time (demand, running replicas).
+    """A cascade that is ready to be planned.
 
-    ``corrections`` are the variants and classes whose times were multiplied, and by what.
+    ``problem`` lacks only what changes with time: the demand and the running replicas. ``corrections`` lists the pools
+    whose times were multiplied, as (variant, class, factor).
     """
 
     spec: CascadeSpec
@@ -70,17 +80,17 @@ class Prepared:
 
     @property
     def keys(self) -> list[PoolKey]:
-        """Every pool that there may be."""
+        """Every pool that the cascade may have."""
         return [(name, on) for name, classes in self.problem.classes.items() for on in classes]
 
     @property
     def move_s(self) -> float:
-        """Seconds within which any variant can be had in place of another, on this cluster."""
+        """Seconds that the slowest move of this cascade takes on this cluster."""
         return max((self.timings.move_s(*key) for key in self.keys), default=0.0)
 
     @property
     def image_s(self) -> float:
-        """Median seconds of the slowest single image of any variant."""
+        """Median seconds of one image of the slowest variant on its slowest class."""
         return max((self.timings.execution_s(*key).get(1, 0.0) for key in self.keys), default=0.0)
 
     def at(
@@ -90,7 +100,7 @@ class Prepared:
         running: Mapping[PoolKey, int] | None = None,
         running_batch: Mapping[PoolKey, int] | None = None,
     ) -> CascadeProblem:
-        """The problem at a demand in requests per second, with what runs."""
+        """The problem at a demand in requests per second, with the replicas that run and their batch sizes."""
         return replace(self.problem, demand=demand, running=running or {}, running_batch=running_batch or {})
 
     def share(
@@ -107,7 +117,7 @@ def prices_per_hour(classes: Sequence[AcceleratorClass]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Sized:
-    """What all cascades share that ask the same of the same measurements; dear to make."""
+    """The part of the preparation that takes long, shared by cascades with the same measurements and requirements."""
 
     frontier: Frontier
     timings: ProfileTimings
@@ -124,10 +134,10 @@ def prepare(
     slowdowns: Mapping[PoolKey, float] | None = None,
     shared: dict[object, Sized] | None = None,
 ) -> Prepared:
-    """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field.
+    """Everything that planning needs from a spec and its profile; raises NotPlannable with a message naming the field.
 
-    ``slowdowns`` say how many times slower pools are than the profile says. ``shared`` keeps what other cascades may
-    use too, by all that it depends on.
+    ``slowdowns`` says how many times slower pools are than the profile says. ``shared`` is a cache that several
+    cascades use; its keys hold everything that the values depend on.
     """
     spec = cascade.spec
     chosen = policy(spec.policy.name)
@@ -146,7 +156,7 @@ def prepare(
         light_utilisation=min(settings.light_utilisation, busy),
         heavy_utilisation=min(settings.heavy_utilisation, busy),
     )
-    # A published table is what its benchmark charges: taken at its word, noise and all.
+    # Benchmarks charge exactly what a published table says, so it is taken as exact.
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
@@ -203,7 +213,7 @@ def prepare(
 
 
 def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:
-    """The profile with the times of pools multiplied."""
+    """The profile with the times of each pool multiplied by its slowdown."""
     rows = []
     for row in profile.execution:
         factor = slowdowns.get((row.variant, row.accelerator_class), 1.0)
@@ -226,7 +236,7 @@ def _switch_prices(
     noise: float,
     thrift: float,
 ) -> dict[PoolKey, float]:
-    """Price of a start by pool, in parts of the span: at least the noise of the measured qualities, times thrift."""
+    """Price of a start by pool, as a part of the metric's span (the formula is above); dearer where moves are slow."""
     prices = {}
     for name, usable in classes.items():
         for accelerator_class in usable:
@@ -241,7 +251,7 @@ def _print(part: CascadeSpec | ProfileSpec) -> str:
 
 
 class Preparations:
-    """Prepares cascades, and keeps each as long as its spec and profile stay equal: a cache without other effect.
+    """Prepares cascades, and keeps the result while spec and profile stay equal. It is a cache with no other effect.
 
     Args:
         settings: the planner's constants.
@@ -261,7 +271,7 @@ class Preparations:
         mobility: Mobility,
         slowdowns: Mapping[PoolKey, float] | None = None,
     ) -> Prepared:
-        """The prepared cascade, on a cluster that moves like that; raises NotPlannable."""
+        """The prepared cascade, on a cluster with that ``mobility``; raises NotPlannable."""
         key = (cascade.spec, profile, mobility, slowdowns or {})
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
@@ -280,7 +290,7 @@ class Preparations:
                 result = error
         else:
             result = kept[1]
-        # Also what is equal but another object, which next time it is compared with is the same.
+        # The new key is stored even if it equals the old one: comparing an object with itself is quick next time.
         self._kept[cascade.ref] = (key, result)
         if isinstance(result, NotPlannable):
             raise result

@@ -1,7 +1,8 @@
-"""The last stage of a decision: the best shares on what is ready, and the plan that says so.
+"""The last stage of a decision: the best shares on the replicas that are ready, and the plan with these shares.
 
-At every tick the mixture of rows is chosen anew for the replicas that are ready. The plan is published only where it
-says something new: other replicas, another chain, or shares that differ by more than `plans.SHARE_STEP`.
+At every tick the mixture of rows is chosen anew for the replicas that are ready. A plan is published only if it says
+something new: other replicas, another chain, or shares that differ by at least `plans.SHARE_STEP`. If a pool must be
+vacated for a move, the mixture does without it, unless much less of the load could then be served.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from .targets import TargetDecision
 
 @dataclass(frozen=True)
 class Publication:
-    """What is told to the routers: ``plan``, or None where the one in force says the same.
+    """The plan for the routers; ``plan`` is None if the one in force says the same.
 
-    ``parked`` says whether nothing serves since nobody asked. The figures are those of the shares that were chosen now.
+    ``parked`` means that nothing serves since nobody asked. The figures belong to the shares that were chosen now:
+    ``latency_p99_s`` in seconds, ``value`` as normalised quality, ``shed`` as a share of the demand.
     """
 
     plan: Plan | None
@@ -40,9 +42,10 @@ class Publication:
 def publication(
     seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, now: float, settings: PlannerSettings
 ) -> Publication | None:
-    """The plan for what is ready, while ``moves`` are made; None where nothing at all can be told yet.
+    """The plan for the replicas that are ready, while ``moves`` are made; None if there are no rows to publish yet.
 
-    A parked cascade's plan says so until something is there to serve it: routers keep its requests meanwhile.
+    The plan of a parked cascade says that it is parked until a replica is ready; until then routers keep its requests
+    in the queue.
     """
     draining = {action.replica_id for action in moves.actions if isinstance(action, Drain)}
     replicas = [replace(r, state=ReplicaState.DRAINING) if r.id in draining else r for r in seen.view.replicas]
@@ -84,14 +87,14 @@ def publication(
 def _sharing(
     seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, pools: Mapping[PoolKey, PoolSize]
 ) -> Sharing:
-    """The best shares on ready pools, without the one to be left, unless much less could be served without it."""
+    """The best shares on ready pools; the pool to vacate is left out unless much less could be served without it."""
     waiting = seen.backlog(seen.batches(decided.sizes))
     sharing = seen.known.share(pools, demand=expected.rate, backlog=waiting)
     if moves.vacate is not None:
         kept = {key: size for key, size in pools.items() if key != moves.vacate}
         without = seen.known.share(kept, demand=expected.rate, backlog=waiting)
         target = seen.known.share(decided.sizes, demand=expected.rate, backlog=waiting)
-        # What must be shed anyway, and will not be on the target, may be shed a little longer.
+        # A move that ends the shedding of load may shed a little more while it lasts.
         if without.mixture and (without.shed <= sharing.shed + BEARABLE_SHED_SHARE or target.shed < sharing.shed):
             return without
     return sharing
@@ -105,7 +108,7 @@ def _rows(
     pools: Mapping[PoolKey, PoolSize],
     settings: PlannerSettings,
 ) -> list[PlanRow]:
-    """Rows to publish: those in force where the new ones hardly differ, or where nothing at all can be served."""
+    """Rows to publish: those in force if the new ones hardly differ or if nothing can be served, else the new ones."""
     names = {variant.name for variant in seen.known.spec.variants}
     last = seen.rows if plans.servable(seen.rows, names) else []
     if not sharing.mixture:

@@ -1,14 +1,15 @@
-"""How much slower than its profile each variant is, by what its workers say of their batches.
+"""How much slower each variant is than its profile says, by what its workers report about their batches.
 
-A worker says with each image how many were made together, and how long that took. Routers report the median by
+With each image, a worker says how many images its batch held and how long the batch took. Routers report the median,
+and the planner compares it with the time that it plans with:
 
-    ratio = seconds of a batch / seconds that are planned for a batch of that size
+    ratio = measured seconds of a batch / planned seconds of a batch of that size
 
-and where it is clearly more than 1 the planner multiplies all times of the variant on that class by it. For example, a
-profile was made on an idle machine, and its heavy images of 2 s take 3 s on the cluster: the slowdown is 1.5, and pools
-are planned for 3 s. Once they take 2 s again, it ends.
+If the ratio is clearly above 1, the planner multiplies all times of this variant on this class by it. For example, a
+profile was measured on an idle machine, and its heavy images of 2 s take 3 s on the cluster: the slowdown is 1.5, and
+pools are planned for 3 s. When images take 2 s again, the slowdown ends.
 
-Times shorter than the profile's are not taken over: whoever writes longer ones into a profile wants room.
+Times that are shorter than the profile's are not used: a profile with longer times may be meant to leave room.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from .memory import Slowdown
 from .prepared import Prepared
 
 TELLING_RATIO: Final = 1.25
-"""What is measured differs from what is planned with where it is more, or less, by this factor: medians waver."""
+"""Measured and planned times count as different if one is more than this many times the other: medians fluctuate."""
 KEPT_OBJECTIVES: Final = 30.0
-"""Objectives for which a slowdown holds while nothing is measured."""
+"""A slowdown is kept for this many objectives after the last measurement."""
 MOST: Final = 100.0
-"""Slowdowns beyond this are not told apart: no plan would help."""
+"""Largest slowdown that is planned with; beyond it no plan would help."""
 
 
 def slowdowns(
@@ -41,12 +42,13 @@ def slowdowns(
     remembered: Sequence[Slowdown],
     now: float,
 ) -> tuple[Slowdown, ...]:
-    """What to plan with from the next decision on.
+    """The slowdowns that the next decision plans with; pools that are not slower are left out.
 
     Args:
-        prepared: the cascade, with the ``remembered`` slowdowns in its times.
-        judged: variants whose workers judge their images, too, by the plan in force.
-        reports: of all routers, whose ratios are averaged.
+        prepared: the cascade; its times already contain the ``remembered`` slowdowns.
+        judged: variants whose workers also run the discriminator on their images, by the plan in force.
+        reports: the reports of all routers, whose ratios are averaged.
+        remembered: the slowdowns that this decision planned with.
         now: Unix seconds.
     """
     before = {slowdown.pool: slowdown for slowdown in remembered}
@@ -68,7 +70,7 @@ def _factor(measured: float) -> float:
 
 
 def _ratio(prepared: Prepared, key: PoolKey, role: Role, reports: Sequence[RouterReport]) -> float | None:
-    """What was measured, by what is planned with; None where nothing was."""
+    """Measured seconds of a batch divided by planned seconds, averaged over routers; None without a measurement."""
     planned_s = {service.batch: service.p50_s for service in prepared.timings.services(*key, role)}
     if not planned_s:
         return None

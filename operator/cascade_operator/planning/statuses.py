@@ -1,7 +1,8 @@
-"""The status of a cascade: conditions with reasons, pools and the plan in force.
+"""The status of a cascade: its conditions with their reasons, its pools and the plan in force.
 
-Share-only changes travel in Redis alone: `worth_writing` leaves figures that move with every tick to the next
-real change. Messages hold nothing that differs from tick to tick.
+A status is written only when it changes, so that the API server is not written to at every tick. Two rules keep it
+stable: a change of shares alone is not worth writing (routers and commands read shares in Redis; the next real change
+writes them along), and messages contain no figures that differ from tick to tick.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ Truth = Literal["True", "False", "Unknown"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What a tick found out about a cascade; the first three are (reason, message) where they apply.
+    """What a tick found out about a cascade.
 
-    ``refused``: it cannot be planned; ``complaint``: it is planned by an older spec or profile; ``held``: it is left
-    as it is.
+    The first three are (reason, message), or None if they do not apply. ``refused``: the cascade cannot be planned.
+    ``complaint``: its resources are invalid now, so it is planned by the last valid ones. ``held``: it is left as it
+    is.
     """
 
     refused: tuple[Reason, str] | None = None
@@ -55,7 +57,7 @@ def status_of(
     before: CascadeStatus | None,
     now: float,
 ) -> CascadeStatus:
-    """The status to report, with the transition times of conditions that did not change."""
+    """The status to report; conditions that did not change keep their transition times from ``before``."""
     generation = cascade.metadata.generation
     found = [
         _ready(plan, replicas, findings),
@@ -103,7 +105,7 @@ def status_of(
 def signs(
     cascade: DiffusionCascade, *, plan: Plan | None, replicas: Sequence[Replica], findings: Findings
 ) -> tuple[object, ...]:
-    """All that a status worth writing follows from, but for the one before it: equal signs, equal status."""
+    """Everything that decides what a status worth writing says, except the status before: equal signs, equal status."""
     rows = plan.rows if plan else []
     chain = (rows[0].chain, needed(rows)) if rows else None
     states = Counter((r.pool, r.state) for r in replicas)
@@ -112,7 +114,7 @@ def signs(
 
 
 def worth_writing(before: CascadeStatus | None, after: CascadeStatus) -> bool:
-    """Whether a status differs in more than shares and plan number, which routers and commands read in Redis."""
+    """Whether a status differs in more than its shares and the plan's number and reason, which Redis has as well."""
     if before is None:
         return True
     return any(getattr(before, name) != getattr(after, name) for name in _WORTH_WRITING)
@@ -179,7 +181,7 @@ def _metrics_available(findings: Findings) -> _Found:
     if not findings.store_available:
         return kind, "False", Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
     if findings.metrics_missing:
-        return kind, "False", Reason.METRICS_MISSING, "no demand is known: planned for the last known one"
+        return kind, "False", Reason.METRICS_MISSING, "the demand is not known: the plan is for the last known demand"
     return kind, "True", Reason.AS_PLANNED, "demand is known"
 
 
@@ -220,13 +222,13 @@ def _paused(cascade: DiffusionCascade) -> _Found:
 
 
 class StatusReports:
-    """Makes statuses, and remembers from what: where that is as before, there is nothing to write."""
+    """Makes statuses, and remembers the signs they were made from: with equal signs there is nothing to write."""
 
     def __init__(self) -> None:
         self._seen: dict[CascadeRef, object] = {}
 
     def new(self, view: CascadeView, *, plan: Plan | None, findings: Findings, now: float) -> CascadeStatus | None:
-        """The status of a cascade, or None where the one before already says all that is worth writing."""
+        """The status of a cascade, or None if the one before already says everything that is worth writing."""
         ref = view.cascade.ref
         seen = view.status, signs(view.cascade, plan=plan, replicas=view.replicas, findings=findings)
         if self._seen.get(ref) == seen:

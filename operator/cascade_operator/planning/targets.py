@@ -1,14 +1,18 @@
-"""The third stage of a decision: which pools each cascade shall have.
+"""The third stage of a decision: which pools each cascade should have (its target).
 
-Pools are decided for again every few ticks, and at once where the spec, the profile or the accelerators changed, where
-demand rose, or where a queue grew that the present target cannot carry. All cascades that compete for accelerators are
-then decided for together, by one allocation, at the demand that is forecast for when new pools serve plus what waits:
+Pools are decided again every few ticks. They are decided at once if the spec, the profile or the accelerators changed,
+or in an emergency: demand rose or a queue grew so far that the present target cannot carry it. One allocation then
+decides for all cascades that compete for accelerators. It is made for the demand that is forecast for the time when new
+pools serve, plus the rate that clears what waits:
 
     demand = pool_rate + Σ over variants of (waiting / half an objective) / (share of the prompts that reach it)
 
-Smaller pools are not taken where load may be back before they could grow again and where demand three Poisson standard
-deviations above the forecast would then be shed. Constants were tried on generated traces, and on the published ones
-with one to three seeds (docs/benchmarks/policies.md says which, and what each is worth).
+The division turns images of a variant into prompts. For example, if half of the prompts reach the heavy variant, a
+backlog of 1 heavy image per second is as much work for it as 2 prompts per second.
+
+Smaller pools are refused if the load may return before they could grow again, and if they could not serve a demand
+that is three Poisson standard deviations above the forecast. The constants were chosen on generated traces, and on the
+published ones with one to three seeds (docs/benchmarks/policies.md says on which, and what each constant gains).
 """
 
 from __future__ import annotations
@@ -32,33 +36,33 @@ from .observed import Observed
 from .policies import PlanningPolicy, joint
 
 EMERGENCY_DEMAND_RATIO: Final = 1.1
-"""Demand above what the pools were decided for by this factor lets an emergency decide again at once."""
+"""If demand exceeds that of the last decision by this factor, an emergency may decide again at once."""
 EMERGENCY_WANTED_RATIO: Final = 1.5
-"""The same for demand with what waits on top, which wavers more."""
+"""The same for demand plus backlog, which fluctuates more."""
 EMERGENCY_PAUSE_TICKS: Final = 4
-"""Ticks between two emergency decisions at the same demand."""
+"""Ticks between two emergency decisions if demand does not rise."""
 LIGHT_BACKLOG_OBJECTIVES: Final = 1 / 8
-"""Part of the objective that a light pool's queue may take to serve before it is an emergency."""
+"""A light pool's queue is an emergency if serving it takes more than this part of the objective."""
 DIRECT_BACKLOG_OBJECTIVES: Final = 1 / 4
-"""The same for a pool that prompts reach directly and where they cannot be degraded."""
+"""The same for a pool that prompts reach directly, without a light image that could be the answer."""
 CHANCE_DEMAND_SIGMAS: Final = 3.0
 """Poisson standard deviations by which demand may exceed its forecast by chance."""
 AFTER_SURGE_OBJECTIVES: Final = 10.0
-"""Objectives for which another surge is reckoned with after one."""
+"""For this many objectives after a surge, another one is expected."""
 NEGLIGIBLE_SHED_SHARE: Final = 0.01
-"""Share of the demand that is not worth keeping pools for."""
+"""Share of the demand that is too small to keep larger pools for."""
 RENEWED: Final = (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED, Reason.PROFILE_CORRECTED)
-"""Reasons to say that a target was decided for, whether or not its pools are others."""
+"""Reasons that are reported for a decision even if it leaves the pools as they were."""
 LEAST_REACH_SHARE: Final = 0.5
-"""What waits for a variant counts as at most one request for this share of a prompt that reaches it."""
+"""Where fewer prompts than this share reach a variant, its backlog is charged as if this share did."""
 
 
 @dataclass(frozen=True)
 class TargetDecision:
-    """What one cascade's pools shall be after this tick.
+    """The pools that one cascade should have after this tick.
 
-    ``reason`` is why the target last changed, ``news`` the same where that is now. ``allocation`` is the answer that
-    was adopted in this tick, None where pools were not decided for.
+    ``reason`` says why the target last changed; ``news`` says the same if it changed in this tick, and is None
+    otherwise. ``allocation`` is the answer that was adopted in this tick (None: pools were not decided).
     """
 
     target: Target | None
@@ -74,13 +78,13 @@ class TargetDecision:
 
 
 class Allocations:
-    """Remembers what the policy answered for each group of cascades as long as the same is asked."""
+    """Remembers the policy's last answer for each group of cascades, and repeats it while the question is the same."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[CascadeRef, ...], tuple[AllocationProblem, Mapping[CascadeRef, Allocation]]] = {}
 
     def of(self, problem: AllocationProblem, decides: PlanningPolicy) -> Mapping[CascadeRef, Allocation]:
-        """The allocation of every cascade of a problem; ``decides`` is the policy to ask."""
+        """The allocation of every cascade of a problem, by the policy ``decides``."""
         rivals = tuple(cascade.ref for cascade in problem.cascades)
         known = self._known.get(rivals)
         if known is None or known[0] != problem:
@@ -102,7 +106,7 @@ def decide_targets(
     prices_per_hour: Mapping[str, float],
     allocations: Allocations,
 ) -> dict[CascadeRef, TargetDecision]:
-    """What the pools of every cascade shall be; one that is not decided for keeps what it has."""
+    """The target of every cascade; a cascade that is not decided now keeps its last target."""
     decided = {seen.ref: _parked(seen, now) if seen.decides and seen.idle else _kept(seen) for seen in observed}
     planned = [seen for seen in observed if seen.decides and not seen.idle]
     due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings) for seen in planned}
@@ -120,7 +124,7 @@ def decide_targets(
         for seen, problem in zip(rivals, problems, strict=True):
             answer, reason, expected = answers[seen.ref], due[seen.ref], forecasts[seen.ref]
             if reason is Reason.DEMAND_FELL and _too_tight(seen, expected, answer, now, settings):
-                # What is held still is what it was made for.
+                # The pools stay, and so does the demand that they were decided for.
                 last = seen.memory.target or Target()
                 answer = replace(answer, pools=last.sizes)
                 problem = replace(problem, demand=max(problem.demand, last.demand))
@@ -134,7 +138,7 @@ def _kept(seen: Observed) -> TargetDecision:
 
 
 def _parked(seen: Observed, now: float) -> TargetDecision:
-    """No replica is wanted of an idle cascade."""
+    """The target of an idle cascade: no replicas."""
     target = replace(
         seen.memory.target or Target(),
         pools=(),
@@ -150,7 +154,7 @@ def _parked(seen: Observed, now: float) -> TargetDecision:
 def _due(
     seen: Observed, expected: Forecast, snapshot: Snapshot, now: float, settings: PlannerSettings
 ) -> Reason | None:
-    """Why pools are to be decided now, or None."""
+    """Why pools must be decided now, or None if they need not be."""
     target, prepared = seen.memory.target, seen.known
     if target is None:
         return Reason.INITIAL_PLAN
@@ -179,12 +183,12 @@ def _due(
 
 
 def _waits_for_requests(memory: CascadeMemory) -> bool:
-    """Whether a cascade was parked and no allocation was made for it since."""
+    """Whether a cascade was parked, and no pools have been decided for it since."""
     return memory.parked and not (memory.target and memory.target.pools)
 
 
 def _emergency(seen: Observed, expected: Forecast) -> Reason | None:
-    """Whether the target itself cannot carry the load: shares cannot mend that."""
+    """The reason, if even the complete target cannot carry the load, so that other shares would not help; else None."""
     sizes = seen.target_sizes
     if seen.known.share(sizes, demand=expected.pool_rate).shed > 0:
         return Reason.DEMAND_ROSE
@@ -196,13 +200,13 @@ def _emergency(seen: Observed, expected: Forecast) -> Reason | None:
 
 
 def _waiting_s(seen: Observed, key: PoolKey, size: PoolSize) -> float:
-    """Seconds that a pool of that size takes for what waits for it."""
+    """Seconds that a pool of that size needs for the requests that wait for it."""
     seconds = seen.known.timings.execution_s(*key).get(size.batch, 0.0)
     return seen.waiting(key) / size.batch / size.replicas * seconds if size.replicas else 0.0
 
 
 def _backlog_objectives(seen: Observed, variant: str) -> float | None:
-    """Part of the objective that a variant's queue may take; None where what waits can be degraded."""
+    """Part of the objective that serving a variant's queue may take; None if light images can be the answer instead."""
     if variant not in seen.firm_variants():
         return None
     is_light = any(row.light == variant and row.direct < 1 for row in seen.rows)
@@ -210,9 +214,9 @@ def _backlog_objectives(seen: Observed, variant: str) -> float | None:
 
 
 def _pool_problem(seen: Observed, expected: Forecast, due: Reason | None, now: float) -> CascadeProblem:
-    """What the allocation is asked: the demand with what waits on top, and what runs.
+    """The question to the allocation: the demand, including the backlog, and the replicas that run.
 
-    While a backlog stands, pools are not made for less than before.
+    After a backlog grew, the demand is not taken to be less than in the last decision.
     """
     demand, last = _wanted(seen, expected), seen.memory.target or Target()
     if due is Reason.BACKLOG_GREW:
@@ -223,7 +227,7 @@ def _pool_problem(seen: Observed, expected: Forecast, due: Reason | None, now: f
 
 
 def _wanted(seen: Observed, expected: Forecast) -> float:
-    """Prompts per second that new pools must serve: what arrives, and what waits for each that reaches its pool."""
+    """Prompts per second that new pools must serve: the forecast, plus the backlog expressed in prompts."""
     waiting = seen.backlog(seen.batches(seen.target_sizes))
     return expected.pool_rate + sum(
         rate / max(_reached(seen, variant), LEAST_REACH_SHARE) for variant, rate in waiting.items()
@@ -231,7 +235,7 @@ def _wanted(seen: Observed, expected: Forecast) -> float:
 
 
 def _reached(seen: Observed, variant: str) -> float:
-    """Share of the prompts that reach a variant by the plan in force."""
+    """Share of the prompts that reach a variant, by the plan in force."""
     light = sum(row.share * (1 - row.direct) for row in seen.rows if row.light == variant)
     return light + sum(row.share * row.heavy_share for row in seen.rows if row.heavy == variant)
 
@@ -239,8 +243,8 @@ def _reached(seen: Observed, variant: str) -> float:
 def _too_tight(seen: Observed, expected: Forecast, answer: Allocation, now: float, settings: PlannerSettings) -> bool:
     """Whether smaller pools would shed load that may come by chance, and that the present target would serve.
 
-    That is asked only where load may be back before pools are: demand surged lately, a move takes long, or a cascade
-    has so few replicas that one move is a large part of them.
+    The answer is no unless the load may return before the pools could grow again. That is so if demand surged lately,
+    if a move takes long, or if the cascade has so few replicas that one move concerns a large part of them.
     """
     surged = now - expected.surged_at_s < AFTER_SURGE_OBJECTIVES * seen.objective_s
     if not (surged or seen.moves_slowly or len(seen.view.replicas) * settings.moves_percent < 100):
@@ -260,7 +264,7 @@ def _adopted(
     snapshot: Snapshot,
     now: float,
 ) -> TargetDecision:
-    """The allocation as the target; its reason changes only where the target does."""
+    """The allocation as the new target; the reason changes only if the pools do, or if it is one of `RENEWED`."""
     before, pools = seen.memory.target, target_pools(answer.pools)
     news = None
     if before is None or pools != before.pools or due in RENEWED:

@@ -30,22 +30,22 @@ def fit_hardness(
     ] = "",
     file: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
-        typer.Option("--file", "-f", help="Manifest of built-in models: they make the labels.", show_default=False),
+        typer.Option("--file", "-f", help="Manifest of built-in models, which make the labels.", show_default=False),
     ] = None,
-    prompts: Annotated[int, typer.Option(min=40, help="Prompts to make labels for, with --file.")] = 3200,
+    prompts: Annotated[int, typer.Option(min=40, help="Number of prompts to label, with --file.")] = 3200,
     kind: Annotated[
         str, typer.Option(help="What to fit: counts (phrases), features (all), words (one weight per word).")
     ] = "words",
     out: Annotated[str, typer.Option(metavar="FILE.json", help="Write the weights, for hardness.source.")] = "",
     save_labels: Annotated[str, typer.Option(metavar="FILE.csv", help="Write the labels that were made.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Held-out splits.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Number of held-out splits.")] = 5,
     seed: Annotated[
         int,
-        typer.Option(min=0, help="Seed of prompts and images, with --file; another than the profile's."),
+        typer.Option(min=0, help="Seed of prompts and images, with --file; use another than the profile's."),
     ] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON.")] = False,
 ) -> None:
-    """Fit hardness to labelled prompts; print how every scorer does on held-out ones, the coin flip among them."""
+    """Fit a hardness scorer to labelled prompts; print how it and the other scorers do on held-out prompts."""
     from .session import FitOptions, run
 
     run(

@@ -17,7 +17,7 @@ def frontier(
     plot: Annotated[str, typer.Option(metavar="FILE.html", help="Also draw it.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """Print the hull: accelerator seconds per image against quality, one class at a time, batch 1.
+    """Print the hull of accelerator-seconds per image against quality, for each class, at batch 1.
 
     Mixing two neighbouring rows gives every point between them.
     """

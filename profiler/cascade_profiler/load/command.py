@@ -24,18 +24,18 @@ def load(
         typer.Option(min=0.01, max=MOST_RATE, help="Requests per second on average (Poisson arrivals)."),
     ],
     duration: Annotated[str, typer.Option(help="How long requests arrive, for example 30s; seconds without a unit.")],
-    deadline: Annotated[str, typer.Option(help="The deadline that each request asks for.")] = "2s",
+    deadline: Annotated[str, typer.Option(help="The deadline of each request.")] = "2s",
     seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and prompts.")] = 0,
     prompts: Annotated[
         str, typer.Option(help="shapes (or shapes:heldout, shapes:test), or a file with a prompt a line.")
     ] = "shapes",
-    model: Annotated[str, typer.Option(help="Model to ask; default: the one that is served.")] = "",
+    model: Annotated[str, typer.Option(help="Model to use; default: the one that is served.")] = "",
     grpc: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's, else 127.0.0.1:8001.")
     ] = "",
-    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests in flight at most.")] = 1000,
+    max_in_flight: Annotated[int, typer.Option(min=1, help="Most requests in flight.")] = 1000,
     retry_lost: Annotated[
-        bool, typer.Option("--retry-lost", help="Send again, once and with its id, what lost its connection.")
+        bool, typer.Option("--retry-lost", help="Send a request that lost its connection once more, with its id.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     state_dir: Annotated[
@@ -43,10 +43,11 @@ def load(
         typer.Option("--state-dir", help="Where the local run keeps its addresses.", show_default=False),
     ] = None,
 ) -> None:
-    """Send prompts at a rate, whatever becomes of them; print latency, shares, violations and quality.
+    """Send prompts at a rate, however quickly they are answered; print latency, shares, violations and quality.
 
-    Ctrl-C ends the arrivals, waits for what is in flight and prints what there is, with exit code 130; a second one
-    ends it at once. Exit code 1 where a request was neither answered nor refused, or answered twice.
+    Ctrl-C ends the arrivals, waits for the requests in flight and prints the results so far, with exit code 130; a
+    second Ctrl-C ends the command at once. The exit code is 1 if a request was neither answered nor refused, or was
+    answered twice.
     """
     from .session import LoadTestOptions, run
 

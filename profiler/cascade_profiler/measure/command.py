@@ -17,9 +17,9 @@ def register(app: typer.Typer) -> None:
 def profile(
     file: Annotated[Path, typer.Option("--file", "-f", help="Manifest with one DiffusionCascade.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File that gets the profile; of a manifest, only that is replaced.")
+        Path, typer.Option("--output", "-o", help="File for the profile; in a manifest, only the profile is replaced.")
     ],
-    prompts: Annotated[int, typer.Option(min=40, help="Prompts that quality is measured on.")] = 2000,
+    prompts: Annotated[int, typer.Option(min=40, help="Number of prompts for measuring quality.")] = 2000,
     prompts_from: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads the annotation at run time, on Python 3.10 too
         typer.Option(help="File with a prompt a line; default: held-out prompts of the shapes.", show_default=False),
@@ -27,10 +27,10 @@ def profile(
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and images.")] = 0,
     batches: Annotated[str, typer.Option(help="Batch sizes to time, 1 among them.")] = "1,2,4",
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=86400, help="Seconds of timing, all variants and batch sizes together.")
+        float, typer.Option(min=0.1, max=86400, help="Seconds of timing for all variants and batch sizes together.")
     ] = 90.0,
     starts: Annotated[
-        int, typer.Option(min=1, help="Times that each variant is started, from nothing and in place of another.")
+        int, typer.Option(min=1, help="How often each variant is started, from nothing and in place of another.")
     ] = 3,
     metric: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -40,18 +40,18 @@ def profile(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder with true images, for a Fréchet distance to them.", show_default=False),
     ] = None,
-    objective: Annotated[str, typer.Option(help="Metric that the planner is to follow; default: the first.")] = "",
-    accelerator_class: Annotated[str, typer.Option("--class", help="Accelerator class that this machine is.")] = "cpu",
+    objective: Annotated[str, typer.Option(help="Metric that the planner follows; default: the first.")] = "",
+    accelerator_class: Annotated[str, typer.Option("--class", help="Accelerator class of this machine.")] = "cpu",
     report: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE.html", help="Also write a report with plots and images.", show_default=False),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is on record.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard the record and measure everything.")] = False,
 ) -> None:
     """Measure latency and quality through a real Triton; write a CascadeProfile.
 
-    What is measured goes on record beside the output (OUTPUT.measured) at once: a run that was ended goes on where it
-    was, and one with more batches or prompts adds what is missing.
+    Every measurement is recorded at once beside the output (OUTPUT.measured). So a run that was ended continues where
+    it was, and a run with more batches or prompts adds only what is missing.
     """
     from .session import ProfilingOptions, run
 
@@ -76,14 +76,14 @@ def profile(
 
 
 def drift(
-    file: Annotated[Path, typer.Option("--file", "-f", help="The manifest that is served, with its profile.")],
-    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long running replicas are watched.")] = 20.0,
-    tolerance: Annotated[int, typer.Option(min=1, help="Percent by which a time may be off.")] = 25,
+    file: Annotated[Path, typer.Option("--file", "-f", help="Manifest that is served, with its profile.")],
+    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long to watch the running replicas.")] = 20.0,
+    tolerance: Annotated[int, typer.Option(min=1, help="Percent by which a time may differ.")] = 25,
     redis_url: Annotated[
         str,
         typer.Option(
             envvar="REDIS_URL",
-            help="Its Redis; default: the local run's. A password belongs in the variable.",
+            help="The cascade's Redis; default: the local run's. Put a URL with a password into the variable.",
         ),
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
@@ -94,8 +94,8 @@ def drift(
 ) -> None:
     """Compare a running cascade with its profile: times of batches, and distributions of scores.
 
-    Watches every ready replica; one that has nothing to do is asked for images, one at a time. Exit code 1 where
-    something drifted: profile again.
+    It watches every ready replica, and asks one that has nothing to do for images, one at a time. The exit code is 1 if
+    something drifted; then profile again.
     """
     from .drift import run
 

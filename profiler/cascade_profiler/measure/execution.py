@@ -187,8 +187,8 @@ class ExecutionMeasurement:
     def _limited(self, variant: ManifestVariant, batch: int, why: str, *, again: bool) -> None:
         if batch == 1:
             raise CommandFailed(
-                f"{variant.name} does not fit into the memory of class {self._place.accelerator_class} even alone "
-                f"({why}): give it a smaller dtype or resolution, or another class"
+                f"{variant.name} does not fit into the memory of class {self._place.accelerator_class}, even one "
+                f"image at a time ({why}): choose a smaller precision or size, or another class"
             )
         self._limits[variant.name] = min(batch, self._limits.get(variant.name, batch))
         found = "on record" if again else why

@@ -148,7 +148,7 @@ def check_size(variant: ManifestVariant, answer: GeneratedImages) -> None:
     if found != wanted:
         raise CommandFailed(
             f"{variant.name}: images are {' x '.join(map(str, found[:2]))} pixels (height x width), the manifest says "
-            f"{wanted[0]} x {wanted[1]}: correct height and width of its model"
+            f"{wanted[0]} x {wanted[1]}: correct spec.sizes"
         )
 
 

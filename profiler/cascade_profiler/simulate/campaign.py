@@ -23,10 +23,10 @@ from .traces import PROMPTS, is_drawn, load_trace
 
 PRODUCT: Final = ("hybrid",)
 POLICIES: Final = (*PUBLISHED, *PRODUCT)
-"""Who can be simulated: the published systems with their quirks, and the product's own policy."""
+"""The policies that can be simulated: the published systems with their quirks, and the product's own."""
 
 Told = Callable[[str, int, float], None]
-"""Hears of progress: policy, seed, part done."""
+"""Called with the progress: policy, seed, and the part that is done (0 to 1)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PolicyResult:
 
 
 def check(request: CampaignRequest) -> None:
-    """BadInput for what cannot be simulated."""
+    """Raise BadInput if the request cannot be simulated."""
     for policy in request.policies:
         if policy not in POLICIES:
             raise BadInput("--policy", f"{policy!r} is unknown; choose from {', '.join(POLICIES)}")
@@ -66,7 +66,7 @@ def check(request: CampaignRequest) -> None:
         if name not in classes:
             raise BadInput("--workers", f"class {name!r} is not in the profile, which has {', '.join(sorted(classes))}")
         if count < 1:
-            raise BadInput("--workers", f"{count} accelerators of {name} admit nothing")
+            raise BadInput("--workers", f"{count} accelerators of {name} can serve nothing: name at least 1")
     quickest = min(row.p50_micros / 1e6 for row in spec.execution if row.accelerator_class in request.workers)
     if quickest > request.objective_s:
         raise BadInput(
@@ -96,7 +96,7 @@ def simulate(request: CampaignRequest, *, told: Told) -> list[PolicyResult]:
 def run_once(
     request: CampaignRequest, policy: str, seed: int, *, progress: Progress, planner: Planner | None = None
 ) -> Run:
-    """One run; those that share a ``planner`` prepare their profile once."""
+    """One run; runs with the same ``planner`` prepare their profile only once."""
     scenario = Scenario(
         profile=request.profile,
         trace=load_trace(request.trace, seed=seed if is_drawn(request.trace) else 0),
@@ -121,7 +121,7 @@ def planner_for(request: CampaignRequest) -> Planner:
 
 
 def _switch_s(request: CampaignRequest, policy: str) -> float | None:
-    """As published a switch costs nothing; a cost that is asked for is paid by all."""
+    """Seconds of a switch: those of the request for all policies; without them, none for the published systems."""
     return 0.0 if request.switch_s is None and policy in PUBLISHED else request.switch_s
 
 
@@ -129,7 +129,7 @@ _reference: list[Scores] = []
 
 
 def _scores(profile: LoadedProfile, *, seed: int) -> Scores:
-    """Scores of the reference prompts where the profile is of their models, else drawn from the seed."""
+    """The scores of the reference prompts if the profile is of their models, else random ones from the seed."""
     variants: Sequence[str] = variants_of(profile.profile.spec)
     if set(variants) <= set(HADIS_MODELS) and profile.name.startswith("hadis-"):
         if not _reference:

@@ -1,4 +1,4 @@
-"""The cascade that a simulation runs: the one of the profile's file, or one made of all variants of the profile."""
+"""The cascade that a simulation runs: the one in the profile's file, or one with all variants of the profile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..frontier.profiles import LoadedProfile, variants_of
 def cascade_of(
     loaded: LoadedProfile, *, workers: Mapping[str, int], objective_s: float, policy: str, scorer: str | None
 ) -> DiffusionCascade:
-    """A cascade on these accelerators; BadInput where the vocabulary does not admit it."""
+    """A cascade on these accelerators; raises BadInput if it is not valid."""
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
     spec["objective"] = {**spec.get("objective", {}), "latency": format_duration(objective_s)}
@@ -36,7 +36,7 @@ def cascade_of(
 
 
 def _set_workers(spec: dict[str, Any], workers: Mapping[str, int]) -> None:
-    """Have the cascade run on these accelerators alone; its pools of other classes are gone."""
+    """Make the cascade run only on these accelerators; its pools of other classes are removed."""
     known = {pool["class"]: pool for pool in spec.get("workers", [])}
     spec["workers"] = [
         {**pool, "min": min(pool.get("min", 0), count), "max": count}
@@ -80,7 +80,7 @@ def _made(loaded: LoadedProfile) -> dict[str, Any]:
 
 
 def with_switch_time(profile: CascadeProfile, switch_s: float | None) -> CascadeProfile:
-    """The profile with every start and switch taking ``switch_s``, so that the planner knows; None leaves it."""
+    """The profile in which every start and switch takes ``switch_s``, so that the planner knows; None: unchanged."""
     if switch_s is None:
         return profile
     startup = [

@@ -21,12 +21,12 @@ def simulate(
             "generator: poisson, diurnal, bursts, flash, on-off with parameters, as in flash:rate=16,seconds=200."
         ),
     ],
-    policy: Annotated[str, typer.Option(help="One or more policies, by commas.")] = "hybrid",
+    policy: Annotated[str, typer.Option(help="One or more policies, separated by commas.")] = "hybrid",
     workers: Annotated[
-        str, typer.Option(help="Accelerators: a number, or CLASS=N,…; default: the capacity of the file's cascade.")
+        str, typer.Option(help="Accelerators: a number, or CLASS=N,…; default: those of the file's cascade.")
     ] = "",
     objective: Annotated[
-        str, typer.Option(help="Deadline of a request in the trace's own seconds; default: the file's cascade's.")
+        str, typer.Option(help="Deadline of a request in the trace's own seconds; default: that of the cascade.")
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per policy.")] = 5,
     switch_seconds: Annotated[
@@ -34,7 +34,7 @@ def simulate(
         typer.Option(
             min=0,
             max=86400,
-            help="What every switch and start takes; default: the profile's (published systems: nothing).",
+            help="Seconds of every switch and start; default: the profile's (published systems: 0).",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +42,7 @@ def simulate(
         bool,
         typer.Option(
             "--pod-starts",
-            help="The product's switches start a pod, as on a cluster: they take the profile's coldSeconds.",
+            help="Switches of the product start a pod, as on a cluster, and take the profile's coldSeconds.",
         ),
     ] = False,
     scorer: Annotated[str, typer.Option(help="Hardness scorer of the product: rules or coin-flip.")] = "",
@@ -54,7 +54,8 @@ def simulate(
 ) -> None:
     """Play a trace through policies; print realised quality, violations, latency and switches.
 
-    `hybrid` is the product's own planning, routing and dispatch code; all others are the published systems as coded.
+    `hybrid` is the product's own planning, routing and dispatch code; all others are the published systems, as in their
+    published code.
     """
     from .session import SimulationOptions, run
 

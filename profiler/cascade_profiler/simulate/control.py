@@ -1,4 +1,5 @@
-"""The operator in a simulation: snapshots for the product's planner, and its actions on the simulated accelerators."""
+"""The operator in a simulation: it makes snapshots for the product's planner, and carries out the planner's actions on
+the simulated accelerators."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ from .workers import Fleet, Worker, WorkerJob
 EPOCH: Final = 1_760_000_000
 """Unix time of the simulation's zero."""
 REST_S: Final = 0.1
-"""The operator rests so long between two decisions, however often it is woken."""
+"""The operator rests at least this long between two decisions, however often it is woken."""
 DETECT_S: Final = 0.5
 """From the loss of an accelerator until the operator sees it."""
 DEMAND_S: Final = 120
@@ -55,7 +56,7 @@ class RouterHooks:
     report: Callable[[], RouterReport]
     publish: Callable[[Plan], None]
     failed: Callable[[Worker, list[WorkerJob]], None]
-    """A worker is gone, with what it had in hand."""
+    """Called when a worker is lost, with the jobs that it had in hand."""
 
 
 class Control:
@@ -83,19 +84,19 @@ class Control:
         self._mobility = mobility
         self._memory = Memory()
         self._states: dict[str, tuple[ReplicaState, float]] = {}
-        """State of each worker that is a replica, and since when."""
+        """The state of each worker that is a replica, and when it began."""
         self._unseen: set[str] = set()
-        """Workers that are lost without the operator knowing."""
+        """Workers that are lost, which the operator does not yet know."""
         self._status: CascadeStatus | None = None
         self._variants: dict[str, str] = {}
-        """What lost workers served when they went."""
+        """The variants that lost workers served."""
         self._turn = 0
         self._last_s = -float("inf")
         self.plan: Plan | None = None
         self.decisions = 0
 
     def start(self, router: RouterHooks, *, failures: Sequence[Failure]) -> None:
-        """Decide from now on."""
+        """Begin to decide."""
         self._router = router
         for failure in failures:
             self._events.at(failure.at_s, self._fail, failure)

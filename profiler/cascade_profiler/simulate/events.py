@@ -1,4 +1,4 @@
-"""The clock of a simulation: a heap of what happens when."""
+"""The clock of a simulation: a heap of actions, ordered by their times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Events:
-    """Runs actions in the order of their times, those of one time in the order in which they were asked for."""
+    """Runs actions in the order of their times; actions of the same time run in the order of their scheduling."""
 
     def __init__(self, *, start_s: float = 0.0) -> None:
         self.now = start_s
@@ -17,16 +17,16 @@ class Events:
         self._stopped = False
 
     def at(self, when: float, action: Callable[[Any], None], subject: Any = None) -> None:
-        """Have ``action(subject)`` happen at a time, at once if that has passed."""
+        """Schedule ``action(subject)`` at a time, or at once if that time has passed."""
         self._number += 1
         heapq.heappush(self._heap, (when if when > self.now else self.now, self._number, action, subject))
 
     def stop(self) -> None:
-        """Let nothing more happen after the present action."""
+        """Run no more actions after the present one."""
         self._stopped = True
 
     def run(self) -> None:
-        """Go on until stopped, or nothing is left to happen."""
+        """Run actions until stopped, or until none is left."""
         heap, pop = self._heap, heapq.heappop
         while heap and not self._stopped:
             when, _, action, subject = pop(heap)

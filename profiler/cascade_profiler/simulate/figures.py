@@ -26,7 +26,7 @@ FIGURES = (
 
 
 def figures_of(run: Run, charges: Charges) -> dict[str, float]:
-    """FIGURES of one run. Latencies are those of answers; ``gpu_seconds`` is time in which accelerators executed."""
+    """FIGURES of one run. Latencies are those of answers; ``gpu_seconds`` is the time that accelerators executed."""
     outcomes = run.outcomes
     values = realised_quality(outcomes, charges)
     windows = outcomes.window

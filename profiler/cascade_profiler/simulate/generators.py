@@ -1,6 +1,6 @@
-"""Arrivals drawn from a rate that changes over time: Poisson, diurnal, bursts, flash crowd, on-off.
+"""Random arrivals with a rate that changes over time: Poisson, diurnal, bursts, flash crowd, on-off.
 
-A specification is ``name:parameter=value,…``; parameters that are left out have the values of the functions below.
+A specification is ``name:parameter=value,…``; parameters that are left out have the defaults of the functions below.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rate = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """Arrivals per second at each time."""
 _MOST: Final = 20_000_000
 LONGEST_S: Final = 10_000_000.0
-"""Seconds beyond which a trace is a mistake: four months."""
+"""Longest trace, about four months; a longer one is probably a mistake."""
 
 
 def poisson(*, rate: float = 20.0) -> tuple[Rate, float]:
@@ -46,7 +46,7 @@ def flash(*, rate: float = 16.0, factor: float = 4.0, at: float = 100.0, length:
 
 
 def on_off(*, rate: float = 30.0, on: float = 10.0, off: float = 10.0) -> tuple[Rate, float]:
-    """The rate for ``on`` seconds, then nothing for ``off`` seconds, and again."""
+    """The rate for ``on`` seconds, then no arrivals for ``off`` seconds, and so on."""
     return lambda times: np.where(times % (on + off) < on, rate, 0.0), rate
 
 

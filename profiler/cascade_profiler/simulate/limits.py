@@ -1,7 +1,10 @@
-"""What no policy can exceed: the fluid limit, with every accelerator busy, rows mixed freely and no queue.
+"""The fluid limit, which no policy can exceed: every accelerator is always busy, rows mix freely, and nothing queues.
 
-In each window the arrivals get the accelerators' whole time, at batch 1 and with the discriminator for nothing; the
-quality is read off the profile's hull, all chains together.
+In each window the arrivals get the whole time of the accelerators, at batch 1 and without the discriminator's time:
+
+    accelerator-seconds per image = workers · window / arrivals
+
+The limit is the quality at this point of the hull over the rows of all chains of the profile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What became of every request of a run, in columns, and the figures that follow from it."""
+"""How every request of a run ended, in columns, and the figures that follow from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Integers = npt.NDArray[np.int64]
 
 
 class Way(IntEnum):
-    """How a request ended: which stages made its image, or that there is none."""
+    """How a request ended: which stages made its image, or that it got none."""
 
     DIRECT = 0
     """The heavy variant alone."""
@@ -26,13 +26,13 @@ class Way(IntEnum):
     ESCALATED = 2
     """The light image was made again by the heavy variant."""
     DEGRADED = 3
-    """A heavy image was wanted, the light one was the answer."""
+    """A heavy image was wanted, but the light one was the answer."""
     LOST = 4
     """Refused, dropped or failed."""
 
 
 class DrawnRow(NamedTuple):
-    """The planned row that a request was drawn for; where the chain is empty only the variant counts."""
+    """The planned row that a request was drawn for; if the chain is empty, only the variant counts."""
 
     chain: Variants
     direct: float
@@ -48,13 +48,13 @@ class Outcomes:
 
     arrival_s: Floats
     latency_s: Floats
-    """Infinite for what was lost."""
+    """Seconds until the answer; infinite for lost requests."""
     way: Integers
     variant: Integers
-    """Of the image that was answered; -1 where there is none."""
+    """The code of the variant that made the image; -1 if there is none."""
     row: Integers
     planned: Floats
-    """Objective metric that the plan in force promised when the request arrived; NaN without a plan."""
+    """The objective metric that the plan in force promised when the request arrived; NaN without a plan."""
     variants: tuple[str, ...]
     rows: tuple[DrawnRow, ...]
     objective_s: float
@@ -65,7 +65,7 @@ class Outcomes:
 
     @property
     def late(self) -> npt.NDArray[np.bool_]:
-        """Answered after the objective."""
+        """Whether each request was answered after the objective."""
         return ~self.lost & (self.latency_s > self.objective_s + 1e-9)
 
     @property
@@ -93,7 +93,7 @@ class Recorder:
     def record(
         self, *, arrival_s: float, end_s: float, way: Way, variant: str | None, row: DrawnRow, planned: float
     ) -> None:
-        """A request ended; ``variant`` made its image, None if there is none."""
+        """Record that a request ended; ``variant`` made its image (None: there is none)."""
         number = -1 if variant is None else self._variants.setdefault(variant, len(self._variants))
         latency = float("inf") if way is Way.LOST else end_s - arrival_s
         line = (arrival_s, latency, int(way), number, self._rows.setdefault(row, len(self._rows)), planned)
@@ -118,7 +118,7 @@ class Recorder:
 
 
 def window_means(windows: Integers, values: Floats) -> tuple[Integers, Floats]:
-    """Mean of the values of each window that has any, NaN left out."""
+    """The mean of each window that has values; NaN is ignored."""
     known = ~np.isnan(values)
     numbers, inverse = np.unique(windows[known], return_inverse=True)
     totals = np.bincount(inverse, weights=values[known], minlength=len(numbers))

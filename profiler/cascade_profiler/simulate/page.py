@@ -1,4 +1,4 @@
-"""The report of a simulation: one HTML file with a table and plots, all policies side by side."""
+"""The report of a simulation: one HTML file with a table and plots for all policies."""
 
 from __future__ import annotations
 

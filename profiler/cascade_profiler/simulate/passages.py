@@ -1,7 +1,8 @@
-"""Drives the requests of a simulation through the cascade: carries out what their machines ask for, event by event.
+"""Drives the requests of a simulation through the cascade: it carries out the effects of their machines, event by
+event.
 
-The machines and all that they know are the router's (`cascade_router.cascade`). What waits there for a network or a
-clock waits here for an event; nothing is decided here.
+The machines and their state are the router's (`cascade_router.cascade`). Where the router waits for a network or a
+clock, this driver waits for a simulated event. It decides nothing itself.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class SimulatedPassage(RequestPlace):
         self.prompt = prompt
         self.image = image
         self.planned = planned
-        """Quality that the plan promised as it came."""
+        """The quality that the plan promised when the request arrived."""
         self.begun = False
         self.waits = 0
         """Number of the latest wait for a change."""
@@ -52,9 +53,9 @@ class Passages:
     """All requests that one simulated router has in hand.
 
     Args:
-        start: where even draws begin, in [0, 1).
-        confidence: the discriminator's score of a light image, by variant, prompt and image.
-        ended: takes each request with its end.
+        start: where evenly spaced draws begin, in [0, 1).
+        confidence: gives the discriminator's score of a light image, by variant, prompt and image.
+        ended: is called with each request that has ended.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Passages:
         self._acting: SimulatedPassage | None = None
 
     def receive(self, *, text: str, prompt: int, image: int, coin: float) -> None:
-        """Begin with a request that comes now."""
+        """Begin with a request that arrives now."""
         now = self._clock.now
         plan = self.state.plan
         machine = RequestMachine(
@@ -100,14 +101,14 @@ class Passages:
         self._tell(passage, events.Begun())
 
     def follow(self, plan: Plan) -> None:
-        """Hear of a plan."""
+        """Follow a plan."""
         with self._at_once():
             self.state.follow(plan)
             self.pools.follow(plan)
             self._wake()
 
     def probe(self) -> None:
-        """See whether replicas that failed work again."""
+        """Check whether replicas that failed work again."""
         now = self._clock.now
         with self._at_once():
             for _, replica in self.state.probes(now=now):
@@ -117,7 +118,7 @@ class Passages:
                     self._note(self.state.failed(replica.id, NOT_READY, now=now))
 
     def made(self, worker: Worker, jobs: Sequence[WorkerJob], seconds: float) -> None:
-        """A worker made the images of a batch, which took it so long."""
+        """A worker made the images of a batch, in ``seconds``."""
         batch_time = BatchTime(images=len(jobs), seconds=seconds)
         for job in jobs:
             passage: SimulatedPassage = job.request
@@ -130,7 +131,7 @@ class Passages:
             self._tell(job.request, events.Failed("the worker is gone"))
 
     def _tell(self, passage: SimulatedPassage, event: events.Event) -> None:
-        """Have a machine hear an event after those that happened before it; one that acts now goes on first."""
+        """Give an event to a machine, after all earlier events; if a machine is acting now, it finishes first."""
         if passage is self._acting:
             self._heard.appendleft((passage, event))
         else:
@@ -140,7 +141,7 @@ class Passages:
 
     @contextmanager
     def _at_once(self) -> Iterator[None]:
-        """Have machines hear of what happens in the block when all of it has happened."""
+        """Give the events that happen in the block to the machines only after the whole block."""
         self._busy = True
         yield
         self._hear()
@@ -186,7 +187,7 @@ class Passages:
         self._fleet.submit(worker, passage.job)
 
     def _out_of_time(self, subject: tuple[Worker, WorkerJob]) -> None:
-        """The time given to a worker is over: the request is cancelled there, if it still has it."""
+        """The worker's time for a request is over: the request is cancelled there, if the worker still has it."""
         worker, job = subject
         if job in worker.running or job in worker.waiting:
             self._fleet.cancel(worker, job)
@@ -202,7 +203,7 @@ class Passages:
                     self._wake()
 
     def _wake(self) -> None:
-        """Plan or health changed."""
+        """Wake the requests that wait for a change, since plan or health changed."""
         parked, self._parked = self._parked, {}
         for passage in parked:
             self._tell(passage, events.Waited(changed=True))

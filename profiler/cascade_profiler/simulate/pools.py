@@ -1,6 +1,6 @@
-"""The queues of a simulated router: the product's dispatcher, without a network between.
+"""The queues of a simulated router: the product's dispatcher, called directly instead of through a network.
 
-Requests are Places: they wait in a pool, then have their image made on one of its replicas.
+Each request has a place (`RequestPlace`): it waits in a pool, and then one of the pool's replicas makes its image.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from .workers import Worker
 ROUTER: Final = "simulated"
 BAND: Final = BANDS["normal"]
 TIMING: Final = QueueTiming(lease_ms=10**12, dead_ms=10**12, keep_ms=10**12)
-"""The one router of a simulation does not die."""
+"""Leases and routers never expire: the one router of a simulation does not die."""
 
 
 class RequestPlace:
-    """Where a request is: the step that it is in, its ticket, and the replica that it was granted."""
+    """Where a request is: its present step, its ticket, and the replica that it was granted."""
 
     __slots__ = ("replica_id", "sharing", "step", "ticket")
 
@@ -60,8 +60,8 @@ class Pools(Generic[P]):
     """Queues and credits of one router.
 
     Args:
-        limit: waiting entries of one pool, see `limit_of`.
-        tell: takes what a place that waits hears of the queue.
+        limit: most waiting entries of one pool (see `limit_of`).
+        tell: is called with each event of the queue that concerns a waiting place.
     """
 
     def __init__(self, clock: Events, *, limit: int, tell: Callable[[P, events.Event], None]) -> None:
@@ -75,9 +75,9 @@ class Pools(Generic[P]):
         self._beat(None)
 
     def follow(self, plan: Plan) -> None:
-        """Make the pools what a plan says."""
+        """Make the pools as a plan says."""
         self._planned.follow(plan)
-        # What a pool drops may enter another one, so all pools follow the plan first.
+        # A request that one pool drops may enter another one, so all pools follow the plan first.
         for outcome in [self._ask(sync) for sync in self._planned.syncs]:
             self._hear(outcome)
 
@@ -87,7 +87,7 @@ class Pools(Generic[P]):
         return NOTHING_SERVES if pool is None else pool.load
 
     def enter(self, place: P, step: Make, *, leaving: ReleaseCredit | None = None) -> None:
-        """Queue with the pool of a step, giving the grant before it back in the same operation."""
+        """Enter the queue of a step's pool; ``leaving`` gives the previous grant back in the same operation."""
         remaining_s = step.start_by - self._clock.now
         if remaining_s <= 0:
             if leaving is not None:
@@ -109,7 +109,7 @@ class Pools(Generic[P]):
             self._clock.at(step.start_by, self._expire, ticket)
 
     def turn_away(self, pool: str) -> None:
-        """End what waits for a pool: none of its replicas is trusted now."""
+        """End every wait for a pool, because none of its replicas is trusted now."""
         for ticket in [ticket for ticket, place in self._waiting.items() if place.step.pool == pool]:
             self._withdraw(ticket, events.NoReplica())
 
@@ -118,7 +118,7 @@ class Pools(Generic[P]):
         return ReleaseCredit(ROUTER, place.step.pool, place.ticket, place.replica_id, service_s, place.sharing, failed)
 
     def leave(self, release: ReleaseCredit) -> None:
-        """Carry it out."""
+        """Carry out a release."""
         self._run(release)
 
     def depths(self) -> Mapping[str, int]:
@@ -126,23 +126,23 @@ class Pools(Generic[P]):
         return {name: len(pool.waiting) for name, pool in self._dispatcher.pools.items()}
 
     def in_use(self, worker: Worker) -> int:
-        """Credits of a replica in use."""
+        """The credits of a replica that are in use."""
         return sum(
             pool.replicas[worker.id].used for pool in self._dispatcher.pools.values() if worker.id in pool.replicas
         )
 
     def _expire(self, ticket: str) -> None:
-        """The last useful start has passed."""
+        """The request has waited until starting it would be too late."""
         self._withdraw(ticket, events.Expired())
 
     def _beat(self, _: object) -> None:
-        """A heartbeat finds grants that were not possible before: a replica that failed gets none for a while."""
+        """A heartbeat makes grants that were not possible before, because a failed replica gets none for a while."""
         for name in self._dispatcher.pools:
             self._run(Reap(ROUTER, name))
         self._clock.at(self._clock.now + TIMING.beat_ms / 1000, self._beat)
 
     def _withdraw(self, ticket: str, event: events.Event) -> None:
-        """Take an entry out of its queue, then say why: who hears it may enter another queue at once."""
+        """Take an entry out of its queue, and then report the event: its request may enter another queue at once."""
         place = self._waiting.pop(ticket, None)
         if place is not None:
             self._run(Withdraw(ROUTER, place.step.pool, ticket))

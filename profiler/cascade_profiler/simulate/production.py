@@ -1,6 +1,7 @@
-"""The product in a simulation: its own decisions, thresholds, dispatch and planning; only time and servers are made up.
+"""The product in a simulation: decisions, thresholds, dispatch and planning are its own; only time and servers are
+simulated.
 
-Requests are driven through the router's own machine by `passages`; the operator's planner decides in `control`.
+`passages` drives requests through the router's own machine, and in `control` the operator's planner decides.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from .timings import SimulatedTimings
 from .workers import Fleet, Worker, WorkerJob
 
 WARM_UP_S: Final = 30.0
-"""Before time zero, in which the operator brings up what the trace's opening needs."""
+"""Seconds before time zero in which the operator starts the replicas for the beginning of the trace."""
 OPENING_S: Final = 5.0
-"""Of the trace, whose rate was there before it."""
+"""The rate of the trace's first seconds, this many, is also the rate before the trace."""
 LIMITS: Final = Limits(waiting=RouterSettings().queue_limit, in_hand=RouterSettings().request_limit)
-"""Those of a router that is not told otherwise."""
+"""The limits of a router with default settings."""
 REPORT_EVERY_S: Final = 1.0
 _NO_ROW: Final = DrawnRow((), 0.0, 0.0)
 
@@ -49,7 +50,7 @@ _WAYS: Final = {
 
 
 class ProductionSystem:
-    """One run of a policy of the product; runs of one profile may share a ``planner``, which then prepares it once."""
+    """One run of a policy of the product; runs with one profile may share a ``planner``, which prepares it once."""
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class ProductionSystem:
         self._scorer = scorer_of(cascade.spec.hardness.scorer, scenario.scores)
         self._start = self._rng.random()
         self._passages: Passages | None = None
-        """From the first plan on."""
+        """None until the first plan."""
         self._largest: dict[tuple[str, str], int] = {}
         self._names = [str(number) for number in range(scenario.scores.prompts)]
         self._rows: dict[tuple[Variants, float, float], DrawnRow] = {}
@@ -130,7 +131,7 @@ class ProductionSystem:
         )
 
     def _recall_the_opening(self) -> None:
-        """Before time zero the operator has seen arrivals at the rate that the trace opens with."""
+        """Let the operator have seen arrivals before time zero, at the rate of the trace's beginning."""
         rate = float((self._scenario.trace.times_s < OPENING_S).sum()) / OPENING_S
         for second in range(int(WARM_UP_S)):
             count = int(rate * (second + 1)) - int(rate * second)
@@ -160,7 +161,7 @@ class ProductionSystem:
         self._passages.receive(text=self._names[prompt], prompt=prompt, image=image, coin=self._rng.random())
 
     def _count(self, second: int) -> None:
-        """One arrival; seconds that the operator no longer looks at are forgotten."""
+        """Count one arrival; seconds that the operator no longer looks at are forgotten."""
         if second in self._demand:
             self._demand[second] += 1
             return
@@ -189,7 +190,7 @@ class ProductionSystem:
     # --- plan and workers
 
     def _follow(self, plan: Plan) -> None:
-        """Routers hear of a plan."""
+        """Give a plan to the routers."""
         last = self._passages.state.plan if self._passages else None
         if self._passages:
             self._passages.follow(plan)
@@ -210,7 +211,7 @@ class ProductionSystem:
             self._changes.append(PlanChange(self._events.now, in_words(plan), replicas, share))
 
     def _reported(self) -> RouterReport:
-        """What routers report before a decision, the one thing that happens however few requests there are."""
+        """The routers' report for a decision, with progress and probes, which must go on even without requests."""
         self._progress(max(0.0, min(self._events.now / max(self._scenario.trace.span_s, 1e-9), 1.0)))
         now_ms = int((EPOCH + self._events.now) * 1000)
         if self._report is None or now_ms - self._report.at_ms >= REPORT_EVERY_S * 1000:
@@ -241,7 +242,7 @@ class ProductionSystem:
         self._control.loaded(worker)
 
     def _take(self, worker: Worker) -> list[WorkerJob]:
-        """What Triton's dynamic batcher makes of its queue: all of it, up to the largest batch."""
+        """The batch that Triton's dynamic batcher forms: the whole queue, up to the largest batch."""
         key = (worker.variant or "", worker.accelerator_class)
         largest = self._largest.get(key)
         if largest is None:

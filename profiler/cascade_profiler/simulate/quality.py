@@ -1,10 +1,14 @@
-"""Realised quality: what the images that were served are worth, never what a plan promised.
+"""Realised quality: the quality of the images that were served, not what a plan promised.
 
 Requests are grouped by window of arrival (5 s) and by the planned row that they were drawn for. Windows are joined
-until they hold at least 100 requests; in each such block r̂ is the share of a row's images that the heavy variant
-made at once and d̂ the share of the rest that it made again, degraded ones counting as accepted. The row is charged
-with its chain's measured grid, interpolated bilinearly at (r̂, d̂). An image of a variant outside the chain that its
-request was drawn for is charged as that variant's own; one that was lost has no quality, it is a violation.
+until they hold at least 100 requests. In each such block,
+
+    r̂ = images that the heavy variant made directly / images of the row
+    d̂ = images that it made again / (images of the row - direct ones)
+
+where degraded images count as accepted. The quality of the row's images is that of its chain's measured grid, by
+bilinear interpolation at (r̂, d̂). If a variant outside of the request's chain made the image, its quality is that of
+this variant alone. A lost request has no quality; it is a violation.
 """
 
 from __future__ import annotations
@@ -20,11 +24,11 @@ BLOCK_REQUESTS: Final = 100
 
 
 def realised_quality(outcomes: Outcomes, charges: Charges, *, block_requests: int = BLOCK_REQUESTS) -> Floats:
-    """The objective metric charged to each request; NaN for what was lost."""
+    """The objective metric of each request's image; NaN for lost requests."""
     values = np.full(len(outcomes.way), np.nan)
     served = ~outcomes.lost
     for code, name in enumerate(outcomes.variants):
-        # Images of the chain are charged again below.
+        # The quality of images within the chain is replaced below.
         alone = [index for index, row in enumerate(outcomes.rows) if name not in row.chain]
         chosen = served & (outcomes.variant == code) & np.isin(outcomes.row, alone)
         if chosen.any():
@@ -43,9 +47,9 @@ def realised_quality(outcomes: Outcomes, charges: Charges, *, block_requests: in
 
 
 def blocks_of(windows: Integers, *, least: int) -> Integers:
-    """Number of the block of each request: successive windows, joined until they hold ``least`` requests.
+    """The number of each request's block: successive windows, joined until they hold ``least`` requests.
 
-    What is left at the end joins the last block.
+    Windows that are left at the end join the last block.
     """
     numbers, counts = np.unique(windows, return_counts=True)
     block, held = 0, 0

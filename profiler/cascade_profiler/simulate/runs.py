@@ -1,4 +1,4 @@
-"""What every simulated system is given, and what a run of it gives back."""
+"""The input of every simulated system (`Scenario`), and the result of a run of it (`Run`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .traces import Trace
 
 @dataclass(frozen=True)
 class Failure:
-    """Accelerators that go away at a time and come back."""
+    """Accelerators that fail at a time, and come back later."""
 
     at_s: float
     for_s: float
@@ -26,8 +26,8 @@ class Failure:
 class Scenario:
     """One cascade, one trace, one seed.
 
-    ``workers`` counts accelerators by class; ``switch_s`` is what every switch and start costs, None the profile's
-    for a cluster that moves as ``mobility`` says.
+    ``workers`` has the accelerators by class. ``switch_s`` is the seconds of every switch and start; None means those
+    of the profile, for a cluster with this ``mobility``.
     """
 
     profile: LoadedProfile
@@ -47,7 +47,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class PlanChange:
-    """A plan that came into force: ``says`` in words, ``replicas`` by variant, the heavy share it asks for."""
+    """A plan that came into force: in words (``says``), with its ``replicas`` by variant and its heavy share."""
 
     at_s: float
     says: str
@@ -57,7 +57,7 @@ class PlanChange:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. ``switches`` counts loads of a variant after time zero; ``figures`` are for the curious."""
+    """A finished run. ``switches`` counts loads of a variant after time zero; ``figures`` holds further numbers."""
 
     policy: str
     outcomes: Outcomes
@@ -68,4 +68,4 @@ class Run:
 
 
 Progress = Callable[[float], None]
-"""Hears how much of a run is done, 0 to 1."""
+"""Called with the part of a run that is done, 0 to 1."""

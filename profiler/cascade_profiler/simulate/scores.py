@@ -1,6 +1,7 @@
-"""Hardness and confidence of the prompts of a trace, as percentiles: from the reference data, or drawn from a seed.
+"""The hardness and confidence of a trace's prompts, as percentiles: from the reference data, or random from a seed.
 
-Percentiles lose nothing, since routers cut scores at quantiles of what they see. They are made once per prompt.
+Percentiles lose no information that matters, since routers compare scores with quantiles of what they see. They are
+computed once for each prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..frontier.reference import HADIS_MODELS, reference_folder
 Floats = npt.NDArray[np.float64]
 
 IMAGES_PER_PROMPT: Final = 4
-"""Images per prompt and model that the reference data has confidences of."""
+"""Images per prompt and model for which the reference data has confidences."""
 EVEN: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 PUBLISHED_WEIGHTS: Final = {
     "prompt_length": 0.85,
@@ -33,21 +34,21 @@ PUBLISHED_WEIGHTS: Final = {
     "action_verbs": 0.78,
     "named_entities": 0.01,
 }
-"""Of the published prompt router, on standardised features."""
+"""The weights of the published prompt router, for standardised features."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores by prompt number (modulo their count).
 
-    ``published_hardness`` and ``mean_confidence`` are what the published systems look up: their own prompt router's
-    score, and the mean over several images of a prompt, which a live server does not have.
+    The published systems use ``published_hardness`` and ``mean_confidence``: the score of their own prompt router, and
+    the mean over several images of a prompt, which a real server does not have.
     """
 
     hardness: Sequence[float]
     published_hardness: Sequence[float]
     confidence: Mapping[str, Sequence[Sequence[float]]]
-    """By variant and prompt, of each of its images."""
+    """By variant and prompt, the confidence of each of its images."""
     mean_confidence: Mapping[str, Sequence[float]]
 
     @property
@@ -56,7 +57,7 @@ class Scores:
 
 
 class RememberedScorer:
-    """A product's scorer, each prompt scored once; prompts are called by their number."""
+    """One of the product's scorers, which scores each prompt only once; prompts are given by their numbers."""
 
     quantiles = EVEN
 
@@ -74,7 +75,7 @@ def scorer_of(name: str, scores: Scores) -> Scorer:
 
 
 def drawn_scores(variants: Sequence[str], *, prompts: int, seed: int) -> Scores:
-    """Independent, evenly spread scores."""
+    """Independent, uniformly distributed scores."""
     rng = np.random.default_rng([seed, 2])
     images = {v: rng.uniform(size=(prompts, IMAGES_PER_PROMPT)) for v in variants}
     hardness = rng.uniform(size=prompts).tolist()

@@ -1,4 +1,4 @@
-"""The work of `cascade simulate`: options to a request, progress, and what is printed."""
+"""The work of `cascade simulate`: it turns options into a request, shows progress, and prints the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LINE_EVERY_S: Final = 10.0
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """What the command line says."""
+    """The options of the command line."""
 
     profile: str
     trace: str
@@ -48,7 +48,7 @@ class SimulationOptions:
 
 
 def run(options: SimulationOptions) -> None:
-    """Simulate and print; raises CommandFailed (BadInput) for what a user can mend."""
+    """Simulate and print; raises CommandFailed (BadInput) for errors that a user can correct."""
     request = _request(options)
     if options.report and not Path(options.report).parent.is_dir():
         raise BadInput("--report", f"no folder {Path(options.report).parent}: make it first")
@@ -127,7 +127,7 @@ def _failures(text: str) -> tuple[Failure, ...]:
 
 
 class SimulationProgress:
-    """Says on standard error how far a long simulation is: in place on a terminal, else a line now and then."""
+    """Prints the progress of a long simulation on standard error: in place on a terminal, else as occasional lines."""
 
     def __init__(self, request: CampaignRequest) -> None:
         self._policies = request.policies

@@ -14,12 +14,12 @@ _P95: Final = 1.6449
 
 
 class SimulatedTimings:
-    """Seconds of execution by variant, class and batch size; between measured sizes in proportion.
+    """Seconds of execution by variant, class and batch size, interpolated between measured sizes.
 
     Args:
-        switch_s: of every switch and start; None takes the profile's.
-        in_place: whether a switch loads the variant in a server that runs, else it takes as long as a start.
-        rng: draws the spread between median and 95 % as a log-normal factor; without spread it is not used.
+        switch_s: seconds of every switch and start; None means those of the profile.
+        in_place: whether a switch loads the variant in a running server; otherwise it takes as long as a start.
+        rng: draws a log-normal factor for the spread between median and 95 % quantile; not used without spread.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class Trace:
 
 
 def load_trace(name: str, *, seed: int = 0) -> Trace:
-    """The trace of that name; ``seed`` draws what the name leaves open (generators, prompts). Raises BadInput."""
+    """The trace of that name; ``seed`` determines what is random (generated arrivals, prompts). Raises BadInput."""
     kind, colon, parameters = name.partition(":")
     if kind in GENERATORS and not Path(name).exists():
         times = generate(kind, parameters if colon else "", seed=seed, source=name)
@@ -76,7 +76,7 @@ def _reference(name: str) -> Path:
 
 
 def read_trace(path: Path, *, seed: int = 0) -> Trace:
-    """A trace file; BadInput names file, row and field."""
+    """The trace in a file; raises BadInput, which names file, row and field."""
     lines = lines_of(path)
     head = [cell.strip().lower() for cell in lines[0].split(",")]
     unit = next((field for field in _TIMES if head[0] == field), None)

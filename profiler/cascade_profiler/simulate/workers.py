@@ -1,6 +1,6 @@
-"""Accelerators with a server on each: they form batches of what is queued with them, and load another variant.
+"""Accelerators with a server on each: they form batches of their queues, and can load another variant.
 
-A worker runs one batch at a time and never waits for a batch to fill.
+A worker runs one batch at a time, and never waits for a batch to become full.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .events import Events
 
 
 class WorkerJob:
-    """One request on a worker; ``judged``: the discriminator looks at its image too."""
+    """One request on a worker; ``judged``: the discriminator judges its image, too."""
 
     __slots__ = ("judged", "request")
 
@@ -23,7 +23,7 @@ class WorkerJob:
 
 
 class Worker:
-    """One accelerator; ``variant`` is what it has loaded or is loading, None for nothing."""
+    """One accelerator; ``variant`` is what it has loaded or is loading (None: nothing)."""
 
     __slots__ = (
         "accelerator_class",
@@ -49,14 +49,14 @@ class Worker:
         """Most requests in one batch."""
         self.ready = False
         self.lost = False
-        """The accelerator is away."""
+        """Whether the accelerator is away."""
         self.waiting: deque[WorkerJob] = deque()
         self.running: list[WorkerJob] = []
         self.running_since_s = 0.0
         self.run = 0
-        """Number of the latest batch or load; what an earlier one scheduled is void."""
+        """The number of the latest batch or load; events that an earlier one scheduled are ignored."""
         self.pending: tuple[str, float] | None = None
-        """Variant to load when the batch is done, and how long it takes."""
+        """The variant to load when the batch is done, and the seconds that this takes."""
         self.busy_s = 0.0
         self.loads = 0
 
@@ -70,9 +70,9 @@ class Fleet:
 
     Args:
         batch_s: seconds of a batch by variant, class, size and whether it is judged.
-        take: removes the next batch from a worker's queue; may leave it empty.
-        done: a batch is finished; its jobs and seconds.
-        loaded: a worker is ready with its variant.
+        take: removes the next batch from a worker's queue; the batch may be empty.
+        done: is called when a batch is finished, with its jobs and seconds.
+        loaded: is called when a worker is ready with its variant.
     """
 
     def __init__(
@@ -93,20 +93,20 @@ class Fleet:
         self._loaded = loaded
 
     def submit(self, worker: Worker, job: WorkerJob) -> None:
-        """Queue a job with a worker."""
+        """Put a job into a worker's queue."""
         worker.waiting.append(job)
         if not worker.running:
             self._begin(worker)
 
     def load(self, worker: Worker, variant: str, seconds: float) -> None:
-        """Change a worker's variant once its batch is done; what is queued with it stays."""
+        """Change a worker's variant when its batch is done; its queue stays."""
         if worker.running:
             worker.pending = (variant, seconds)
             return
         self._load(worker, variant, seconds)
 
     def cancel(self, worker: Worker, job: WorkerJob) -> None:
-        """Take a job back; a batch that is left empty ends at once."""
+        """Cancel a job; if its batch is then empty, the batch ends at once."""
         if job in worker.running:
             worker.running.remove(job)
             if not worker.running:
@@ -117,12 +117,12 @@ class Fleet:
             worker.waiting.remove(job)
 
     def lose(self, worker: Worker) -> list[WorkerJob]:
-        """The accelerator goes away; returns the jobs that go with it."""
+        """The accelerator is lost; returns the jobs that are lost with it."""
         worker.lost = True
         return self.unload(worker)
 
     def unload(self, worker: Worker) -> list[WorkerJob]:
-        """Have nothing loaded; returns the jobs that the worker had in hand."""
+        """Unload the worker's variant; returns the jobs that the worker had in hand."""
         jobs = [*worker.running, *worker.waiting]
         if worker.running:
             worker.busy_s += self._events.now - worker.running_since_s

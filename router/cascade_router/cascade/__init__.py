@@ -1,1 +1,6 @@
-"""The life of one request, as a pure state machine: no clock, no I/O, time and loads are arguments."""
+"""The course of one request through the cascade, as a pure state machine. Time and loads are arguments.
+
+`machine` is the state machine. It gets `events` and returns `effects`; `decisions` holds its decisions as pure
+functions, and `state` what all requests of a cascade share. `choosing` turns the plan's shares into a choice for each
+prompt, and `estimates`, `health` and `retries` hold what the router has learnt.
+"""

@@ -1,7 +1,9 @@
-"""Which row a prompt is drawn for, whether it goes direct, and whether its light image is good enough.
+"""Chooses a row of the plan for each prompt, and decides whether it goes direct and whether its light image is
+accepted.
 
-Shares come from the plan, thresholds from what this router sees: hardness of all prompts, confidence of the light
-images of each row. State is bounded and survives a change of plan.
+The shares come from the plan. The thresholds are quantiles of what this router has seen lately: the hardness of all
+prompts, and the confidence of the light images of each row. For example, if the plan says that 20 % of the prompts go
+direct, those above the 80 % quantile of the hardness do. The state has a fixed size and survives a change of plan.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ from ..prompts.scorers import Scorer
 from ..prompts.shares import DIRECT_STEP, ESCALATION_STEP, ROW_STEP, EvenDraws, draw_row
 
 CONFIDENCE_CUTS: Final = 16
-"""Rows whose confidences are remembered; the longest unused goes first."""
+"""Number of rows whose confidences are remembered; the one that was not used for longest is forgotten first."""
 _UNSURE: Final = (-1.0, 0.0)
-"""Negated confidence before any was seen: a probability, so evenly spread."""
+"""The distribution of negated confidences before any was seen: uniform between these two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the plan and the prompt's text say."""
+    """The row that was drawn for a prompt, the prompt's hardness, and whether it goes direct."""
 
     row: PlanRow
     hardness: float
@@ -34,7 +36,8 @@ class Chooser:
     """Turns the plan's shares into decisions on single prompts, for one cascade.
 
     Args:
-        start: where the even draws begin, in [0, 1); differs from router to router.
+        scorer: computes the hardness of a prompt.
+        start: where the evenly spaced draws begin, in [0, 1); it differs between routers.
     """
 
     def __init__(self, *, scorer: Scorer, start: float = 0.0) -> None:
@@ -45,12 +48,12 @@ class Chooser:
         self.use_scorer(scorer)
 
     def use_scorer(self, scorer: Scorer) -> None:
-        """Score with another scorer from now on; hardness of different scorers cannot be compared."""
+        """Use another scorer from now on, and forget the hardness seen: scores of two scorers cannot be compared."""
         self._scorer = scorer
         self._hardness = LiveCut(seeds=scorer.quantiles)
 
     def choose(self, plan: Plan, prompt: str, *, coin: float) -> Choice:
-        """Draw a row for the prompt and decide between direct and light; ``coin`` is random in [0, 1)."""
+        """Draw a row for the prompt, and decide whether it goes direct; ``coin`` is random in [0, 1)."""
         row = plan.rows[draw_row([row.share for row in plan.rows], self._rows.next())]
         hardness = self._scorer.score(prompt, draw=coin)
         direct = self._hardness.pick(
@@ -62,7 +65,7 @@ class Chooser:
         return Choice(row, hardness, direct)
 
     def escalates(self, row: PlanRow, confidence: float) -> bool:
-        """Whether a light image of ``row`` is among the least sure ones that the plan wants made again."""
+        """Whether a light image of ``row`` is in the share of least confidence that the plan wants made again."""
         return self._cut(row).pick(
             -confidence,
             share=row.escalation,
@@ -71,11 +74,11 @@ class Chooser:
         )
 
     def hardness_quantiles(self, points: int) -> list[float]:
-        """Evenly spaced quantiles of the live hardness; empty until enough was seen to say anything."""
+        """Evenly spaced quantiles of the live hardness; empty until enough prompts were seen."""
         return self._hardness.snapshot(points) if self._hardness.count >= SEEDS_ALONE else []
 
     def confidence_quantiles(self, points: int) -> dict[str, list[float]]:
-        """Evenly spaced quantiles of the live confidence by light variant (its latest row), where enough was seen."""
+        """Evenly spaced quantiles of the live confidence by light variant, of its latest row with enough images."""
         return {
             light: [-value for value in reversed(cut.snapshot(points))]
             for (light, _), cut in self._confidence.items()
@@ -83,7 +86,7 @@ class Chooser:
         }
 
     def _cut(self, row: PlanRow) -> LiveCut:
-        # How many prompts go direct decides which ones the light model is left with, hence what its images look like.
+        # The direct share decides which prompts are left to the light model, and so how confidences are distributed.
         key = (row.light, round(row.direct, 2))
         cut = self._confidence.pop(key, None)
         if cut is None:

@@ -1,7 +1,12 @@
-"""What to do with a request next, from the plan, the loads of the pools and the time left.
+"""Decides what to do with a request next, from the plan, the loads of the pools and the time that is left.
 
-Times are seconds on the router's monotonic clock. `Outlook.execution_s` is a high quantile, so that what is begun is
-almost surely finished in time; a decision never plans to answer after the deadline.
+Each decision is a pure function. Times are seconds on the router's monotonic clock. With `Outlook.execution_s` a high
+quantile of the execution time, a request joins a pool only if
+
+    expected wait ≤ caution · patience · slack    where    slack = deadline - now - execution_s
+
+and it leaves the queue when patience · slack has passed. So an image that is begun is almost always finished in time,
+and no decision plans to answer after the deadline.
 """
 
 from __future__ import annotations
@@ -17,17 +22,18 @@ Stage = Literal["light", "heavy"]
 Overload = Literal["degrade", "strict"]
 
 MAX_ATTEMPTS: Final = 4
-"""Replicas that one stage of one request is tried on."""
+"""Most replicas on which one stage of one request is tried."""
 PATIENCE: Final = 0.5
-"""Part of its slack that a request may wait for the heavy model where a light image may stand in for it."""
+"""Part of its slack that a request may wait for the heavy model if a light image can be the answer instead."""
 CAUTION: Final[Mapping[Overload, float]] = {"strict": 0.8, "degrade": 0.9}
-"""Part of its slack that a request may be expected to wait where nothing else may stand in: expectations err, and who
-is refused at once can go elsewhere, while who waits in vain cannot. Under ``degrade`` less is at stake, since what is
-expected is the wait for the quick model: 0.9 loses least on bursts (docs/benchmarks/policies.md)."""
+"""Part of its slack that a request may be expected to wait if no other image can be the answer. It is below 1 since
+expectations can be wrong: a client that is refused at once can go elsewhere, and one that waits in vain cannot. Under
+``degrade`` the value is higher, because the wait is for the quick model; 0.9 loses least on bursts
+(docs/benchmarks/policies.md)."""
 
 
 class Outlook(NamedTuple):
-    """What a pool promises to a request that would join it now."""
+    """What a request can expect from a pool if it joins now."""
 
     pool: str
     variant: str
@@ -43,7 +49,7 @@ class Outlook(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """Have a pool make the image; leave its queue at ``start_by`` (the last useful start)."""
+    """Have a pool make the image; leave its queue at ``start_by``, when starting it would be too late."""
 
     stage: Stage
     pool: str
@@ -54,14 +60,18 @@ class Make:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The light image is the answer; ``degraded`` if a heavy one was wanted."""
+    """The light image is the answer; it is ``degraded`` if a heavy one was wanted."""
 
     degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """No image; ``retry_after_s`` is when asking again could help, None where it could not; ``field`` is to blame."""
+    """The request gets no image.
+
+    ``retry_after_s`` says after how many seconds another request could succeed (None: it could not), and ``field``
+    names the field of the request that is wrong, if one is.
+    """
 
     reason: Refusal
     message: str
@@ -70,7 +80,7 @@ class Refuse:
 
 
 def best(outlooks: Sequence[Outlook], *, now: float) -> Outlook | None:
-    """The pool that would finish first; None where no pool has a ready replica."""
+    """The pool that would finish first; None if no pool has a ready replica."""
     return min((o for o in outlooks if o.ready > 0), key=lambda o: o.finish(now), default=None)
 
 
@@ -87,11 +97,13 @@ def admit(
 ) -> Make | Refuse:
     """Where a new request goes first.
 
-    Under ``strict`` one that is drawn from a row that ``escalates`` leaves time for the heavy model too, unless that
-    could not make it however soon the light image came: then light images that are good enough are still answers.
+    Under ``strict``, a request whose row ``escalates`` also reserves time for the heavy model. It does not if the heavy
+    model would be too late even after an immediate light image: then the answer can still be a light image that is good
+    enough.
 
-    Under ``degrade`` a direct one waits for a part of its time only while light can still make its image, and turns to
-    that when the part is over. Any request goes to whichever model can still make its image before it is refused.
+    Under ``degrade``, a direct request waits for the heavy model for only a part of its time, as long as the light
+    model could still make its image; after that it turns to the light model. A request is refused only if neither model
+    can make its image in time.
     """
 
     def join(
@@ -126,7 +138,7 @@ def after_light(
     overload: Overload,
     queue_limit: int,
 ) -> Accept | Make | Refuse:
-    """What becomes of a light image; ``escalate`` says that its confidence is below the cut."""
+    """What happens after a light image was made; ``escalate`` says that its confidence is below the threshold."""
     if not escalate:
         return Accept()
     patience = PATIENCE if overload == "degrade" else 1.0
@@ -137,7 +149,7 @@ def after_light(
 
 
 def may_fall_back(reason: Refusal, *, overload: Overload) -> bool:
-    """Whether a light image may stand in for a heavy one that did not come for this reason."""
+    """Whether a light image may be the answer if the heavy one was not made for this reason."""
     return overload == "degrade" and reason is not Refusal.INVALID
 
 
@@ -150,12 +162,17 @@ def instead(
     overload: Overload,
     queue_limit: int,
 ) -> Make | None:
-    """Have the other model make the image that the model of ``stage`` does not make; None where that cannot be in time.
+    """Have the other model make the image that the model of ``stage`` does not make; None if that would be too late.
 
-    A light image in the place of a heavy one is ``degraded``. Under ``strict`` nothing is done instead.
+    A light image in place of a heavy one is ``degraded``. Under ``strict`` the answer is always None.
 
     Args:
+        stage: the stage whose model does not make the image.
         others: the pools of the other model.
+        deadline: when the image must have been made.
+        now: the time now.
+        overload: the cascade's overload policy.
+        queue_limit: waiting entries at which a pool takes no more.
     """
     if overload == "strict":
         return None
@@ -167,7 +184,7 @@ def instead(
 def may_turn(stage: Stage, reason: Refusal, *, overload: Overload) -> bool:
     """Whether the other model may be tried after the model of ``stage`` made no image for this reason.
 
-    A prompt that light replicas in turn failed at may be what kills them: heavy ones are spared it.
+    If several light replicas failed on a prompt, the prompt itself may be the cause, so it is not sent to heavy ones.
     """
     return may_fall_back(reason, overload=overload) and (stage == "heavy" or reason is not Refusal.MODEL_FAILED)
 
@@ -181,20 +198,25 @@ def on_failure(
     now: float,
     retry_budget: float,
 ) -> Make | Refuse:
-    """After a replica failed: try another, or give up.
+    """After a replica failed: try another one, or give up.
 
     Args:
-        attempts: replicas tried so far in this stage, the failed one included; 0 where none could be had.
+        stage: the stage that failed.
+        attempts: replicas tried so far in this stage, including the failed one; 0 if no replica was available.
         outlooks: the pools of the stage's variant.
-        retry_budget: retries that the router may still afford; below 1, none.
+        deadline: when the image must have been made.
+        now: the time now.
+        retry_budget: retries that the router may still make; below 1, none.
     """
     if attempts >= MAX_ATTEMPTS:
-        return Refuse(Refusal.MODEL_FAILED, f"{attempts} replicas in turn failed to make the image")
+        return Refuse(Refusal.MODEL_FAILED, f"{attempts} replicas failed to make the image, one after the other")
     pool = best(outlooks, now=now)
     if pool is None:
         return Refuse(Refusal.NO_REPLICA, "the replica failed and no other is ready", 1.0)
     if attempts and retry_budget < 1:
-        return Refuse(Refusal.MODEL_FAILED, "a replica failed, and so many did lately that this is not tried again")
+        return Refuse(
+            Refusal.MODEL_FAILED, "a replica failed, and so many have failed lately that the request is not tried again"
+        )
     if now + pool.execution_s > deadline:
         return Refuse(Refusal.DEADLINE_EXCEEDED, "a replica failed, and another would finish after the deadline")
     return Make(stage, pool.pool, pool.variant, deadline - pool.execution_s)
@@ -218,10 +240,7 @@ def _join(
     patience: float,
     caution: float = 1.0,
 ) -> Make | Refuse:
-    """Queue with a pool whose wait takes no more than the part ``patience`` of the slack; leave it when it does.
-
-    It has to be expected to take no more than the part ``caution`` of that.
-    """
+    """Join a pool for at most the part ``patience`` of the slack, if the expected wait is at most ``caution`` of it."""
     if pool is None:
         return Refuse(Refusal.NO_REPLICA, f"no replica of the {stage} model is ready", 1.0)
     if pool.waiting >= queue_limit:
@@ -235,7 +254,7 @@ def _join(
         return Refuse(
             Refusal.DEADLINE_UNREACHABLE,
             _why_not(stage, pool, left_s=deadline - now),
-            # A deadline shorter than the execution alone never fits.
+            # If the deadline is shorter than the execution alone, trying again does not help.
             pool.expected_wait_s if slack_s >= 0 else None,
         )
     return Make(stage, pool.pool, pool.variant, now + patience * slack_s)
@@ -244,7 +263,7 @@ def _join(
 def _why_not(stage: Stage, pool: Outlook, *, left_s: float) -> str:
     if math.isinf(pool.expected_wait_s):
         return (
-            f"deadline: more urgent requests take all the time of the {stage} model; ask for more priority or try later"
+            f"deadline: more urgent requests take all the time of the {stage} model; use a higher priority or try later"
         )
     left = f"{left_s:.3f} s are left, but" if left_s > 0 else "it has passed, and"
     return (

@@ -1,6 +1,7 @@
-"""What a request asks for. Who drives the machine carries effects out in their order, and knows nothing of the policy.
+"""The effects that a request's machine asks for.
 
-The last effect of a step is the one whose end is the next event:
+A driver (the router's or the simulator's) carries effects out in their order and makes no decisions itself. When the
+last effect of a step has ended, the driver reports this as the next event:
 
 | effect | next event |
 |---|---|
@@ -9,7 +10,7 @@ The last effect of a step is the one whose end is the next event:
 | `Wait` | `Waited` |
 | `Answer`, `Refuse` | none: the request has ended |
 
-`Release`, `Preview`, `Ejected` and `Trusted` come before it and have no answer.
+`Release`, `Preview`, `Ejected` and `Trusted` come before the last effect, and no event follows from them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .decisions import Make, Refuse
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """Wait for a replica of ``step.pool`` until ``step.start_by``; ``retry``: a replica failed at this before."""
+    """Wait for a replica of ``step.pool`` until ``step.start_by``; ``retry``: another replica has failed before."""
 
     step: Make
     retry: bool = False
@@ -32,7 +33,7 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The same, and give the grant that is held back with it; its replica took ``service_s`` seconds."""
+    """Like `Enqueue`, but it also gives back the grant that is held, whose replica took ``service_s`` seconds."""
 
     step: Make
     service_s: float
@@ -40,9 +41,9 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give the grant back. ``service_s`` is None where the time says nothing of the replica's speed.
+    """Give the grant back. ``service_s`` is None if the time says nothing about the replica's speed.
 
-    ``failed``: the replica is at fault, and the queue gives it no grants for a while.
+    ``failed`` means that the replica is at fault; then the queue gives it no grants for a while.
     """
 
     service_s: float | None = None
@@ -51,7 +52,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Infer:
-    """Have the replica that was granted make the image; cancel the call after ``timeout_s`` seconds."""
+    """Have the granted replica make the image; cancel the call after ``timeout_s`` seconds."""
 
     step: Make
     replica_id: str
@@ -60,14 +61,14 @@ class Infer:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for a change of plan or health, at most until ``until``, in seconds on the machine's clock."""
+    """Wait for a change of plan or health, at most until ``until`` (seconds on the machine's clock)."""
 
     until: float
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """This image is the answer. ``confidence`` is None where the light model was skipped."""
+    """This image is the answer. ``confidence`` is None if the light model was skipped."""
 
     image: Any
     variant: str
@@ -77,14 +78,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Show the client its light image while the heavy one is being made."""
+    """Show the client the light image while the heavy one is being made."""
 
     answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Ejected:
-    """A replica is not trusted any more. ``emptied`` are pools that are left without any: nobody should wait there."""
+    """A replica is no longer trusted. ``emptied`` are pools that have no other one, so nobody should wait there."""
 
     replica_id: str
     why: str
@@ -93,7 +94,7 @@ class Ejected:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """A replica is trusted again: whoever waits for a change should look."""
+    """A replica is trusted again, so requests that wait for a change should look again."""
 
     replica_id: str
 

@@ -1,4 +1,7 @@
-"""How long things take, from what was seen of them lately: requests of a pool, and what comes after an image."""
+"""Estimates of durations from recent measurements: requests of a pool, batches of a pool, and the time after an image.
+
+An estimate is a quantile (by default 90 %) of the last `WINDOW` values, once at least `ENOUGH` were seen.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ WINDOW: Final = 64
 ENOUGH: Final = 16
 LEVEL: Final = 0.9
 LATELY_S: Final = 60.0
-"""What was seen longer ago is no news."""
+"""If the last batch of a pool is older than this, its batch times are not reported."""
 
 
 class Recent:
-    """A quantile of the latest times that were seen."""
+    """A quantile of the latest observed times."""
 
     def __init__(self, *, level: float = LEVEL) -> None:
         self._level = level
         self._seen: deque[float] = deque(maxlen=WINDOW)
         self.quantile: float | None = None
-        """Seconds; None until enough were seen."""
+        """Seconds; None until enough values were seen."""
 
     def observe(self, seconds: float) -> None:
         self._seen.append(seconds)
@@ -31,19 +34,22 @@ class Recent:
 
 
 class LatestBatches:
-    """What workers said of the latest batches of each pool."""
+    """The latest batches of each pool, as workers reported them."""
 
     def __init__(self) -> None:
         self._seen: dict[str, deque[BatchTime]] = {}
         self._last: dict[str, float] = {}
 
     def observe(self, pool: str, batch: BatchTime, *, now: float) -> None:
-        """A worker of the pool told of a batch at ``now``."""
+        """Note a batch that a worker of the pool reported at ``now``."""
         self._seen.setdefault(pool, deque(maxlen=WINDOW)).append(batch)
         self._last[pool] = now
 
     def median(self, pool: str, *, planned_s: Callable[[int], float], now: float) -> BatchTime | None:
-        """The batch that took the median of what was planned for so many images; None without enough of them lately."""
+        """The batch whose ratio of measured to planned time is the median; None without enough recent batches.
+
+        ``planned_s`` gives the planned seconds of a batch of so many images.
+        """
         seen = self._seen.get(pool, ())
         if len(seen) < ENOUGH or now - self._last[pool] > LATELY_S:
             return None
@@ -65,7 +71,7 @@ class ExecutionEstimates:
         self._pools.setdefault(pool, Recent()).observe(seconds)
 
     def execution_s(self, pool: str, *, planned: float) -> float:
-        """Seconds that a request of this pool takes with 90 % certainty; ``planned`` until enough were seen."""
+        """Seconds that 90 % of this pool's requests do not exceed; ``planned`` until enough requests were seen."""
         seen = self._pools.get(pool)
         return planned if seen is None or seen.quantile is None else seen.quantile
 

@@ -1,4 +1,4 @@
-"""What a request hears: the end of what it asked for last, see `effects`."""
+"""The events that a request's machine gets. Each one reports how the last effect ended (see `effects`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cascade_api.report import BatchTime
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """The first event: the request came, and this router has ``in_hand`` requests now, this one among them."""
+    """The first event: the request arrived, and this router now has ``in_hand`` requests, including this one."""
 
     in_hand: int
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The second event: there is room for the image, so the request goes its way."""
+    """The second event: memory for the image is reserved, so the request can begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class NoReplica:
-    """The pool has no replica that takes work, or lost its last one."""
+    """The pool has no replica that takes work, or has just lost its last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The last useful start has passed in the queue."""
+    """The request waited in the queue until starting it would be too late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """The pool's queue had no room."""
+    """The pool's queue was full."""
 
     waiting: int
     expected_wait_s: float
@@ -47,9 +47,9 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The replica made the image, which the machine only hands on.
+    """The replica made the image, which the machine only passes on.
 
-    ``confidence`` is the discriminator's score, ``batch_time`` what the replica said of its batch.
+    ``confidence`` is the discriminator's score, and ``batch_time`` what the replica reported about its batch.
     """
 
     image: Any
@@ -59,33 +59,33 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The replica did not do its work; another one might."""
+    """The replica failed; another one might succeed."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfTime:
-    """The time given to the replica is over, and the call was cancelled."""
+    """The replica did not answer within its time, and the call was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The model cannot draw this prompt; ``why`` is for the client."""
+    """The model cannot draw this prompt; ``why`` is shown to the client."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """The wait for a change is over: plan or health changed, or (``changed`` false) the time has passed."""
+    """The wait for a change has ended: plan or health changed, or the time is over (``changed`` is false)."""
 
     changed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The client went away. What the queue still has of the request is withdrawn by whoever drives the machine."""
+    """The client went away. The driver withdraws the request from the queue if it is still there."""
 
 
 Event = (

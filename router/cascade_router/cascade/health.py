@@ -1,6 +1,7 @@
-"""Which replicas are trusted: one that fails gets no work until a probing inference succeeds (pure).
+"""Which replicas are trusted: one that fails gets no work until an inference on it succeeds (pure).
 
-A replica is ``ejected`` by a failure, probed when its pause is over, and back after one success.
+A failure ejects a replica. When its pause is over, it is probed with an inference. If that succeeds, the replica is
+trusted again; if it fails, the next pause is longer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class _Ejected:
 
 
 class ReplicaHealth:
-    """Health of the replicas of one cascade, by replica id."""
+    """The health of one cascade's replicas, by replica id."""
 
     def __init__(self) -> None:
         self._ejected: dict[str, _Ejected] = {}
@@ -27,19 +28,19 @@ class ReplicaHealth:
         return frozenset(self._ejected)
 
     def failed(self, replica_id: str, *, now: float) -> bool:
-        """A request or a probe failed; returns whether the replica was trusted until then."""
+        """Note that a request or a probe failed; returns whether the replica was trusted until then."""
         known = self._ejected.get(replica_id)
         if known is None:
             self._ejected[replica_id] = _Ejected(1, now + pause_s(1))
             return True
         if now >= known.probe_at:
-            # Requests that were in flight when the replica went count once, not one by one.
+            # All requests that were in flight when the replica failed count as one failure.
             known.failures += 1
             known.probe_at = now + pause_s(known.failures)
         return False
 
     def succeeded(self, replica_id: str) -> bool:
-        """A request or a probe succeeded; returns whether the replica comes back by it."""
+        """Note that a request or a probe succeeded; returns whether the replica had been ejected until then."""
         return self._ejected.pop(replica_id, None) is not None
 
     def keep(self, replica_ids: set[str]) -> None:

@@ -1,26 +1,26 @@
-"""The way of one request through the cascade, as a state machine that does no I/O.
+"""The course of one request through the cascade, as a state machine that does no I/O.
 
     effects = machine.on(event, now)
 
 The router's asyncio driver (`cascade_router.engine`) and the simulator's event driver
-(`cascade_profiler.simulate.passages`) carry effects out and come back with the next event; neither decides anything.
-`decisions` holds the single decisions as pure functions, `state` what all requests of a cascade have in common.
+(`cascade_profiler.simulate.passages`) carry the effects out and return with the next event; neither decides anything.
+`decisions` holds the decisions as pure functions, and `state` what all requests of a cascade share.
 
 A request is in one of these phases:
 
-1. *admission*: `Begun` draws a row of the plan, scores the prompt, and picks the first model. While no replica of it is
-   there but one is expected, the request waits for a change, and looks again.
-2. *queued*, then *running*: `Granted` by the pool's queue, then `Made` by the replica. A replica that fails, or is not
-   trusted any more, means another try (`_try_again`) of the same model.
-3. *judged*: a light image is good enough, or the heavy model makes the image again (back to 2, with the light image in
-   hand).
-4. *ended*: `Answer` or `Refuse`. Where a model makes no image (`_without_image`), the light image in hand stands in for
-   the heavy one, or the other model makes the image instead, if policy and time allow.
+1. *admission*: on `Begun` the machine draws a row of the plan, scores the prompt, and picks the first model. If that
+   model has no replica now but one is expected, the request waits for a change and then looks again.
+2. *queued*, then *running*: the pool's queue grants a replica (`Granted`), and the replica makes the image (`Made`). If
+   the replica fails or is no longer trusted, the same model is tried again (`_try_again`).
+3. *judged*: the light image is good enough, or the heavy model makes the image again (back to 2, while the machine
+   keeps the light image).
+4. *ended*: `Answer` or `Refuse`. If a model makes no image (`_without_image`), the light image that was kept is the
+   answer instead of the heavy one, or the other model makes the image, if policy and time allow.
 
-For example, a worker that dies while it makes the heavy image of an escalated request: `Failed` → the grant is given
-back, the replica is ejected, and another replica of the heavy model tries it while time, retries and replicas last. If
-none does, `overload: degrade` answers with the light image at once; `overload: strict` waits for a replica that is
-expected, and refuses when it is too late.
+For example, a worker dies while it makes the heavy image of an escalated request. On `Failed` the machine gives the
+grant back and ejects the replica, and another replica of the heavy model tries, while time, retries and replicas last.
+If none succeeds, the answer with `overload: degrade` is the light image, at once; with `overload: strict` the request
+waits for a replica that is expected, and is refused when it is too late.
 """
 
 from __future__ import annotations
@@ -54,42 +54,43 @@ from .state import CascadeState
 
 ANSWER_MARGIN: Final = 0.025
 ANSWER_MARGIN_S: Final = (0.01, 0.25)
-"""Share of the time allowed, and its bounds in seconds, kept back to answer with a light image when the heavy one
-does not come: the answer has to reach the client by the deadline."""
+"""Share of the time allowed, and its bounds in seconds, that is reserved for answering with the light image if the
+heavy one does not come: the answer must reach the client by the deadline."""
 AFTER_IMAGE: Final = 0.25
-"""Share of the time allowed that is kept back at most for packing the image and sending it."""
+"""Largest share of the time allowed that is reserved for packing and sending the image."""
 HUNG_FACTOR: Final = 4.0
 HUNG_EXTRA_S: Final = 1.0
-"""A replica that takes longer than 4 times its execution time and a second is treated as failed."""
+"""A replica that takes longer than 4 times its execution time plus a second counts as failed."""
 LOOK_AGAIN_S: Final = 0.5
-"""How often a request that waits for a replica of one model looks whether the other could make its image by now."""
+"""How often a request that waits for a replica of one model checks whether the other model could now make its image."""
 
 Effects = Sequence[Effect]
 
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """A replica at work on the request, and with it the grant in hand."""
+    """A replica that works on the request; the grant for it is held as long."""
 
     replica_id: str
     began: float
     left_s: float
-    """Until it is too late for this image."""
+    """Seconds until this image would be too late."""
     hung_after_s: float
+    """Seconds after which the replica counts as hanging."""
     patience_s: float
-    """Until the try is given up for another one; endless where there is no other replica."""
+    """Seconds after which another replica is tried instead; infinite if there is no other."""
 
     @property
     def may_be_another(self) -> bool:
-        """Whether there is time for another try once patience with this one is over."""
+        """Whether there is time for another try after this one is given up."""
         return self.patience_s < self.left_s
 
     def hangs(self, now: float) -> bool:
-        """Whether the replica is to blame for being out of time."""
+        """Whether the replica is at fault if it runs out of time."""
         return self.may_be_another or now - self.began > self.hung_after_s
 
     def release(self, event: Event, now: float) -> Release:
-        """How the grant is given back after ``event``, which ended the try."""
+        """The release of the grant after ``event``, which ended the try."""
         match event:
             case Made():
                 return Release(service_s=now - self.began)
@@ -102,7 +103,7 @@ class _Try:
 
 @dataclass(frozen=True, slots=True)
 class _Light:
-    """A light image in hand."""
+    """The light image that is kept while the heavy one is being made."""
 
     image: Any
     confidence: float
@@ -113,21 +114,22 @@ class _Parked:
     """A wait for a change."""
 
     refusal: Refuse
-    """What it is waited for to go away."""
+    """The reason for the wait: the refusal that is given if nothing changes."""
     in_vain: bool
     """Whether the request is refused if the wait ends without a change."""
 
 
 class RequestMachine:
-    """One request. The first events are `Arrived` and `Begun`; each later one ends what the last effect began.
+    """One request. The first events are `Arrived` and `Begun`; each later one reports how the last effect ended.
 
-    ``choice`` is what was drawn for the request, from `Begun` on.
+    ``choice`` is what was drawn for the request; it exists from `Begun` on.
 
     Args:
+        cascade: what all requests of the cascade share.
         text: the prompt.
         band: priority band.
         coin: random in [0, 1), for scorers that use it.
-        received: when the request came; all times are seconds on one monotonic clock.
+        received: when the request arrived; all times are seconds on one monotonic clock.
         deadline: when its image must have been sent.
     """
 
@@ -155,22 +157,23 @@ class RequestMachine:
         self._overload: Overload = cascade.plan.overload
         self._waiting_limit = cascade.waiting_limit(band)
         self._admitted = False
-        """A first model was found; ``_step`` is what a model is to do now."""
+        """Whether a first model was found; then ``_step`` is what a model must do now."""
         self._attempts = 0
-        """Replicas that this model was tried on."""
+        """Number of replicas on which the present model was tried."""
         self._unpaid = False
-        """The last try failed, and the next one has not been taken from the budget of retries yet."""
+        """Whether the last try failed and the next one has not yet been charged to the budget of retries."""
         self._turned = False
-        """From the first model to the other, which happens once."""
+        """Whether the request has turned from the first model to the other, which happens at most once."""
         self._try: _Try | None = None
-        """While a replica is at work."""
+        """Set while a replica works on the request."""
         self._light: _Light | None = None
         self._parked: _Parked | None = None
 
     def on(self, event: Event, now: float) -> Effects:
-        """What to do next, after ``event`` at ``now``.
+        """The effects that follow from ``event`` at ``now``.
 
-        Whatever ends a try also ends its grant, which is given back before anything else, unless it is exchanged.
+        An event that ends a try also ends its grant. The grant is given back before anything else, unless the effects
+        exchange it for another one.
         """
         tried, self._try = self._try, None
         if tried is None:
@@ -181,7 +184,7 @@ class RequestMachine:
         return [tried.release(event, now), *todo]
 
     def _heard(self, event: Event, now: float) -> Effects:
-        """What to do after an event that comes while no replica is at work."""
+        """The effects of an event that comes while no replica is at work."""
         match event:
             case Arrived(in_hand):
                 return self._arrived(in_hand)
@@ -205,7 +208,7 @@ class RequestMachine:
         return ()
 
     def _ended(self, tried: _Try, event: Event, now: float) -> Effects:
-        """What to do after an event that ends the try of a replica."""
+        """The effects of an event that ends the try on a replica."""
         match event:
             case Made(image, confidence, batch_time):
                 if batch_time is not None:
@@ -224,7 +227,11 @@ class RequestMachine:
 
     def _arrived(self, in_hand: int) -> Effects:
         if in_hand > self._cascade.limits.in_hand:
-            return [Refuse(Refusal.QUEUE_FULL, "the router has its hands full; ask again later", 1.0)]
+            return [
+                Refuse(
+                    Refusal.QUEUE_FULL, "the router has as many requests in hand as it accepts; try again later", 1.0
+                )
+            ]
         return ()
 
     def _begun(self, now: float) -> Effects:
@@ -255,14 +262,14 @@ class RequestMachine:
     # -- queued and running ---------------------------------------------------------------------------------------
 
     def _enqueue(self, step: Make) -> Effects:
-        """Begin with a model."""
+        """Begin with a model: wait for a replica of it."""
         self._step, self._attempts = step, 0
         return [Enqueue(step)]
 
     def _granted(self, replica_id: str, now: float) -> Effects:
         cascade, step = self._cascade, self._step
         if replica_id in cascade.health.ejected:
-            # Given back as failed, so that the queue holds the replica for a while.
+            # Released as failed, so that the queue gives the replica no grants for a while.
             return [Release(failed=True), *self._try_again(now)]
         self._attempts += 1
         left_s = self._deadline - now
@@ -286,7 +293,7 @@ class RequestMachine:
         return [*news, Answer(image, step.variant, route, score)]
 
     def _judged(self, light: _Light, service_s: float, now: float) -> Effects:
-        """What becomes of a light image, which was made in ``service_s``."""
+        """The effects after a light image was made, in ``service_s`` seconds."""
         cascade, row = self._cascade, self.choice.row
         if self._step.degraded:
             return [self._answer(light, Route.DEGRADED)]
@@ -316,11 +323,11 @@ class RequestMachine:
         return [*news, *self._try_again(now)]
 
     def _out_of_time(self, tried: _Try, now: float) -> Effects:
-        """The replica is given up: for another one, or because the image would come too late."""
+        """The replica is given up, for another one or because the image would be too late."""
         cascade, step = self._cascade, self._step
         took_s, hangs = now - tried.began, tried.hangs(now)
         if hangs:
-            # What was seen counts: were all replicas this slow, none would be thought hanging for long.
+            # The time counts for the estimate: if all replicas are this slow, they soon no longer count as hanging.
             cascade.estimates.observe(step.pool, took_s)
         if tried.may_be_another:
             return self._failed(tried, f"no answer within {tried.patience_s:.1f} s", now)
@@ -330,7 +337,7 @@ class RequestMachine:
         return [*news, *late]
 
     def _try_again(self, now: float) -> Effects:
-        """The next try of a model after a failed one; a wait while no replica is trusted but one may come back."""
+        """Try the model again after a failed try; if no replica is trusted now but one is expected, wait for it."""
         cascade, step = self._cascade, self._step
         again = on_failure(
             stage=step.stage,
@@ -346,13 +353,13 @@ class RequestMachine:
                 cascade.retries.spend()
             self._step = replace(again, degraded=step.degraded)
             return [Enqueue(self._step, retry=retry)]
-        # Where another image can stand in, an answer now is better than a wait.
+        # If another image can be the answer, that is better now than waiting.
         patient = self._overload == "strict" or not (self._light or self._instead(now))
         waits = self._wait(again, step.variant, now) if patient else ()
         return waits or self._without_image(again, now)
 
     def _without_image(self, refusal: Refuse, now: float) -> Effects:
-        """The model makes no image: what else can be the answer, or the refusal."""
+        """The model makes no image: answer with another image if possible, and otherwise refuse."""
         if self._light is not None:
             falls_back = may_fall_back(refusal.reason, overload=self._overload)
             return [self._answer(self._light, Route.DEGRADED) if falls_back else refusal]
@@ -363,7 +370,7 @@ class RequestMachine:
         return self._enqueue(other)
 
     def _instead(self, now: float) -> Make | None:
-        """The other model's part, where it can still make the image."""
+        """The step in which the other model makes the image; None if it cannot."""
         other = self._other(self._step.variant)
         if self._turned or other is None:
             return None
@@ -379,9 +386,9 @@ class RequestMachine:
     # -- waits for a change ---------------------------------------------------------------------------------------
 
     def _wait(self, refusal: Refuse, variant: str, now: float) -> Effects:
-        """Wait for a change while a replica of ``variant`` is expected; nothing where waiting is pointless.
+        """Wait for a change if a replica of ``variant`` is expected; empty if waiting is useless.
 
-        Where the other model is up but has too much to do, the wait is short: it may have less to do soon.
+        If the other model has replicas but too much work, the wait is short, since it may soon have less.
         """
         cascade = self._cascade
         if refusal.reason is not Refusal.NO_REPLICA:
@@ -403,7 +410,7 @@ class RequestMachine:
         if in_vain:
             return [parked.refusal]
         if self.choice.row not in self._cascade.plan.rows:
-            # The plan that came goes another way.
+            # The new plan does not have the row that was drawn.
             self.choice = self._cascade.chooser.choose(self._cascade.plan, self._text, coin=self._coin)
         return self._admit(now)
 
@@ -419,5 +426,5 @@ class RequestMachine:
         return Answer(light.image, self.choice.row.light, route, light.confidence)
 
     def _other(self, variant: str) -> str | None:
-        """The other variant of the chain; None where there is none."""
+        """The other variant of the chain; None if there is none."""
         return next((name for name in self.choice.row.chain if name != variant), None)

@@ -1,4 +1,4 @@
-"""A budget of retries: a share of the traffic, so that failing replicas are not answered with a storm of retries."""
+"""A budget of retries: they may be only a share of the traffic, so that failing replicas do not multiply the load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CAPACITY: Final = 32.0
 
 
 class RetryBudget:
-    """Every request earns a tenth of a retry; at most 32 are saved up, and that many are there at the start."""
+    """Every request earns a tenth of a retry. At most 32 retries are saved, and the budget starts with as many."""
 
     def __init__(self) -> None:
         self.left = CAPACITY

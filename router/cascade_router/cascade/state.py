@@ -1,4 +1,8 @@
-"""What a router knows of one cascade: the plan in force, its limits, and all that was learnt under the plan."""
+"""What a router knows about one cascade: the plan in force, its limits, and everything that it has learnt.
+
+All requests of the cascade share this state. It learns the scores of prompts and images, how long requests take, which
+replicas fail, and how many requests wait for a change.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +25,17 @@ from .retries import RetryBudget
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one router takes on."""
+    """How many requests one router accepts."""
 
     waiting: int
-    """Entries that wait for one pool, and requests that wait for a replica to come, see `limit_of`."""
+    """Most entries that wait for one pool, and most requests that wait for a replica to appear (see `limit_of`)."""
     in_hand: int
-    """Requests of all cascades."""
+    """Most requests of all cascades together."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Promised:
-    """What the plan says of a pool, looked up once rather than for each request."""
+    """What the plan says about a pool, computed once and not for each request."""
 
     name: str
     variant: str
@@ -45,11 +49,14 @@ class _Promised:
 
 
 class CascadeState:
-    """Everything that the requests of one cascade have in common in one router.
+    """Everything that the requests of one cascade share in one router.
 
     Args:
-        load: the load of a pool by its name.
-        start: where even draws begin, in [0, 1).
+        plan: the plan in force.
+        load: gives the load of a pool by its name.
+        limits: how many requests the router accepts.
+        scorer: computes the hardness of prompts.
+        start: where evenly spaced draws begin, in [0, 1).
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class CascadeState:
         self.estimates = ExecutionEstimates()
         self.batches = LatestBatches()
         self.after_image = Recent()
-        """Seconds from an image's arrival until it was sent to the client."""
+        """Seconds from the arrival of an image from its replica until it was sent to the client."""
         self.retries = RetryBudget()
         self.chooser = Chooser(scorer=scorer, start=start)
         self.parked = 0
@@ -69,7 +76,7 @@ class CascadeState:
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
-        """Go by a plan from now on; requests under way go on by what they drew."""
+        """Follow a plan from now on; requests under way continue with the rows that were drawn for them."""
         self.plan = plan
         self._pools = plan.pools
         self._promised = {pool.name: _Promised.by(pool) for pool in self._pools}
@@ -81,11 +88,11 @@ class CascadeState:
         self.batches.keep(set(self._promised))
 
     def waiting_limit(self, band: int) -> int:
-        """Entries of a pool, or parked requests, above which a request of a priority band does not wait."""
+        """Entries of a pool, or parked requests, at which a request of this priority band does not wait."""
         return limit_of(self.limits.waiting, band=band)
 
     def outlooks(self, variant: str, *, band: int = BANDS) -> list[Outlook]:
-        """What each pool of a variant promises now to a request of priority ``band``."""
+        """What a request of priority ``band`` can expect from each pool of a variant now."""
         return [self._outlook(pool, band) for pool in self._of.get(variant, ())]
 
     def ready(self, variant: str) -> int:
@@ -93,25 +100,25 @@ class CascadeState:
         return sum(self._ready(pool, self._load(pool.name)) for pool in self._of.get(variant, ()))
 
     def execution_s(self, pool: str) -> float:
-        """Seconds that a request of a pool takes with 90 % certainty; 0 for a pool that the plan has not."""
+        """Seconds that 90 % of a pool's requests do not exceed; 0 for a pool that the plan does not have."""
         promised = self._promised.get(pool)
         return 0.0 if promised is None else self.estimates.execution_s(pool, planned=promised.execution_s)
 
     def batch_times(self, *, now: float) -> dict[str, BatchTime]:
-        """How long the batches of each pool took lately, for the planner."""
+        """The median of each pool's latest batches, for the planner; pools without enough batches are left out."""
         found = {p.name: self.batches.median(p.name, planned_s=p.batch_execution_s, now=now) for p in self._pools}
         return {pool: batch for pool, batch in found.items() if batch is not None}
 
     def quickest_s(self) -> float:
-        """Seconds without which no image is made."""
+        """Seconds that the quickest pool needs for an image."""
         return min((self.execution_s(pool) for pool in self._promised), default=0.0)
 
     def expects_replica(self, variant: str) -> bool:
-        """Whether the plan has any replica of a variant, ready or not, or will have some for whoever asks."""
+        """Whether the plan has a replica of a variant, ready or not, or is parked and will have one after a request."""
         return self.plan.parked or any(variant in worker.credits for worker in self.plan.workers)
 
     def why_not_ready(self) -> str | None:
-        """Why no prompt could be served now; None where one could."""
+        """Why no prompt can be served now; None if one can."""
         if self.plan.parked:
             return "parked, since nobody asked for images"
         for row in self.plan.rows:
@@ -120,7 +127,10 @@ class CascadeState:
         return "no replica is ready"
 
     def failed(self, replica_id: str, why: str, *, now: float) -> Sequence[Ejected]:
-        """A replica failed a request or a probe: it is not trusted until it works again. What is new in that."""
+        """Note that a replica failed a request or a probe, so that it is not trusted until it works again.
+
+        Returns the effect if the replica was trusted until now.
+        """
         if not self.health.failed(replica_id, now=now):
             return ()
         ejected = self.health.ejected
@@ -128,11 +138,11 @@ class CascadeState:
         return (Ejected(replica_id, why, tuple(emptied)),)
 
     def works(self, replica_id: str) -> Sequence[Trusted]:
-        """A replica did what it was asked to; what is new in that."""
+        """Note that a replica did its work; returns the effect if it was not trusted until now."""
         return (Trusted(replica_id),) if self.health.succeeded(replica_id) else ()
 
     def probes(self, *, now: float) -> list[tuple[Pool, PlanWorker]]:
-        """Replicas that failed and are to be tried again now, with their pools: those that the plan has take work."""
+        """Failed replicas that must be probed now, with their pools; only those that are ready in the plan."""
         due = self.health.due(now=now)
         return [(pool, replica) for pool in self._pools for replica in pool.ready if replica.id in due]
 
@@ -148,5 +158,5 @@ class CascadeState:
         )
 
     def _ready(self, pool: _Promised, load: PoolLoad) -> int:
-        # A queue that has not heard of the plan yet says inf.
+        # The expected wait is infinite while the queue does not know the plan yet.
         return len(pool.ready - self.health.ejected) if math.isfinite(load.expected_wait_s) else 0

@@ -1,1 +1,1 @@
-"""Asynchronous jobs: images that are asked for now and fetched later, kept in Redis until they have one end."""
+"""Asynchronous jobs: images that are requested now and fetched later. Redis keeps each job, which ends exactly once."""

@@ -1,4 +1,4 @@
-"""What is kept of a job, and how it is written; pure."""
+"""What is stored about a job, and in which form; pure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..requests import GenerateRequest, Receipt
 TRY_AGAIN: Final = frozenset(
     {Refusal.QUEUE_FULL, Refusal.NO_PLAN, Refusal.NO_REPLICA, Refusal.MODEL_FAILED, Refusal.SHUTTING_DOWN}
 )
-"""Refusals that end an attempt, not the job."""
+"""Refusals that end an attempt but not the job."""
 
 
 class JobState(str, Enum):
-    """Life of a job: queued ⇄ running → succeeded, failed or cancelled, which is final."""
+    """The states of a job: queued ⇄ running → succeeded, failed or cancelled, which are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -37,12 +37,12 @@ class JobState(str, Enum):
 
 
 class JobUnreadable(ValueError):
-    """What stands in Redis under a job's key is not a job of ours."""
+    """The data under a job's key in Redis is not a job."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job as it is read back. Times are Unix milliseconds by Redis's clock, 0 where there is none yet."""
+    """A job as it is read back. Times are Unix milliseconds by Redis's clock; 0 if there is none yet."""
 
     id: str
     state: JobState
@@ -55,12 +55,12 @@ class JobRecord:
     image: bytes = b""
     """The image as it was encoded."""
     removed: bool = False
-    """The result made room for newer ones."""
+    """Whether the result was removed to make room for newer ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that this router works on; ``token`` tells this attempt from all others."""
+    """A job that this router works on; ``token`` distinguishes this attempt from all others."""
 
     id: str
     token: int
@@ -74,7 +74,7 @@ def job_id(ref: CascadeRef, unique: str) -> str:
 
 
 def cascade_of(text: str) -> CascadeRef:
-    """The cascade of a job id; raises ValueError for what is no job id."""
+    """The cascade of a job id; raises ValueError if the text is not a job id."""
     namespace, _, rest = text.partition(".")
     name, _, unique = rest.partition(".")
     if not (namespace and name and unique.isalnum()) or len(text) > 200:
@@ -83,14 +83,14 @@ def cascade_of(text: str) -> CascadeRef:
 
 
 def write_body(request: GenerateRequest) -> bytes:
-    """What a job asks for; equal requests are written alike."""
+    """The request of a job as bytes; equal requests give equal bytes."""
     prompt, form = asdict(request.prompt), asdict(request.form)
     fields = {"prompt": prompt, "form": form, "band": request.band, "tier": request.tier}
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 
 def digest_of(body: bytes, *, within_s: float) -> str:
-    """Tells whether an idempotency key comes again with the same request."""
+    """A digest that shows whether an idempotency key is used again with the same request."""
     return hashlib.sha256(body + repr(within_s).encode()).hexdigest()
 
 
@@ -135,7 +135,7 @@ def read_job(identifier: str, fields: Mapping[bytes, bytes]) -> JobRecord:
 
 
 def in_turn(jobs: Sequence[str], tenants: Mapping[str, str]) -> list[str]:
-    """The same jobs, first the first of each tenant, then the second of each, and so on."""
+    """The same jobs in another order: the first of each tenant, then the second of each, and so on."""
     turns: Counter[str] = Counter()
     order: list[tuple[int, int]] = []
     for index, job in enumerate(jobs):
@@ -146,5 +146,5 @@ def in_turn(jobs: Sequence[str], tenants: Mapping[str, str]) -> list[str]:
 
 
 def result_of(fields: Mapping[str, Any]) -> bytes:
-    """A result as it is kept."""
+    """A result in the form in which it is stored."""
     return json.dumps(fields).encode()

@@ -1,7 +1,8 @@
-"""Works off the jobs of all cascades: claims what is due, makes the image as for any request, keeps what came of it.
+"""Carries out the jobs of all cascades: it claims jobs that are due, makes their images like any request, and stores
+the results.
 
-Every router takes part. A job is leased to one attempt at a time; what a dead router held is due again within seconds,
-and only the attempt that holds the lease can give a job its end.
+Every router takes part. A job is leased to one attempt at a time. If a router dies, its jobs are due again within
+seconds. Only the attempt that holds the lease can end a job.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ from .store import LEASE_S, JobStore, JobStoreAway
 log = structlog.get_logger(__name__)
 
 IDLE_S: Final = 0.5
-"""How often a router looks for jobs that it was not told of."""
+"""How often a router looks for jobs that were submitted elsewhere."""
 AT_ONCE: Final = 16
-"""Jobs of one cascade that one router works on at the same time."""
+"""Most jobs of one cascade on which one router works at the same time."""
 AGAIN_S: Final = 1.0
 """Pause before another attempt."""
 ATTEMPTS: Final = 10
-"""Attempts of a job whose model fails."""
+"""Most attempts of a job whose model fails."""
 STORE_AGAIN_S: Final = 0.2
-"""Pause before an end is kept again that Redis did not take."""
+"""Pause before the end of a job is stored again if Redis did not answer."""
 Write = Callable[[MadeImage], Mapping[str, Any]]
-"""From an answer to how the image was made."""
+"""Makes the description of how an image was made from an answer."""
 
 
 class JobRunner:
     """One router's part of the work.
 
     Args:
-        write: an answer as it is kept.
-        explain: a refusal as it is kept and later told.
+        write: gives an answer the form in which it is stored.
+        explain: gives a refusal the form in which it is stored and returned to clients.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ class JobRunner:
         self._attempts: dict[CascadeRef, set[asyncio.Task[None]]] = {}
 
     def wake(self) -> None:
-        """A job was handed in here."""
+        """Look for jobs now, since one was submitted here."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Until cancelled; then what is under way is given back."""
+        """Work on jobs until cancelled; jobs under way are then given back."""
         try:
             while True:
                 self._woken.clear()
@@ -86,7 +87,7 @@ class JobRunner:
             room = AT_ONCE - len(attempts)
             if room <= 0:
                 continue
-            # What stops one cascade's jobs stops no other's.
+            # A failure for one cascade must not affect the others.
             with contextlib.suppress(JobStoreAway):
                 await self._take(runtime.ref, attempts, room)
 
@@ -100,7 +101,7 @@ class JobRunner:
                 attempt.add_done_callback(lambda _: self._woken.set())
 
     async def _attempt(self, ref: CascadeRef, claim: Claim) -> None:
-        """One attempt at a job, which ends when the lease is lost."""
+        """One attempt at a job; it ends if the lease is lost."""
         making = asyncio.ensure_future(self._make(ref, claim))
         leased = asyncio.ensure_future(self._hold_lease(ref, claim))
         try:
@@ -119,7 +120,7 @@ class JobRunner:
             leased.cancel()
 
     async def _hold_lease(self, ref: CascadeRef, claim: Claim) -> None:
-        """Renew until the job is another's or has its end."""
+        """Renew the lease until another attempt has the job, or the job has ended."""
         while True:
             await asyncio.sleep(LEASE_S / 3)
             with contextlib.suppress(JobStoreAway):
@@ -164,7 +165,7 @@ class JobRunner:
     async def _finish(
         self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes
     ) -> JobState | None:
-        """Keep the end of a job, which was worth the work: tried until its deadline while Redis does not answer."""
+        """Store the end of a job; if Redis does not answer, try until the job's deadline, so that no work is lost."""
         no_room = RequestRefused(
             Refusal.STORE_FULL,
             f"the image was made, but there is no room to keep its {len(image)} bytes; "

@@ -1,4 +1,4 @@
-"""Jobs in Redis: small scripts that keep each job's life in order, whichever routers live or die meanwhile."""
+"""Jobs in Redis: small scripts keep the states of each job consistent, even if routers die at any moment."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..foreign import is_foreign
 from .records import Claim, JobRecord, JobState, JobUnreadable, in_turn, read_job
 
 LEASE_S: Final = 5.0
-"""A job whose router is silent for so long is another router's to take."""
+"""If a job's router is silent for this long, another router may take the job."""
 MEMORY_SHARE: Final = 0.8
-"""Of Redis's memory, what may be in use once a result is kept: queues and plans need the rest."""
+"""The part of Redis's memory that may be in use after a result is stored: queues and plans need the rest."""
 _SCRIPTS: Final = {
     "submit": ("room", "submit"), "claim": ("claim",), "keep": ("keep",), "finish": ("room", "finish")
 }  # fmt: skip
@@ -33,15 +33,15 @@ class JobStoreAway(Exception):
 
 
 class Submitted(str, Enum):
-    """What became of a job that was handed in."""
+    """The result of submitting a job."""
 
     NEW = "new"
     KNOWN = "known"
     DIFFERENT = "different"
     FULL = "full"
-    """There are too many without an end."""
+    """Too many jobs have not ended yet."""
     TENANT_FULL = "tenant-full"
-    """There are too many of this tenant."""
+    """Too many jobs of this tenant have not ended yet."""
     NO_MEMORY = "no-memory"
     """Redis has no memory left."""
 
@@ -49,13 +49,14 @@ class Submitted(str, Enum):
 class JobStore:
     """The jobs of every cascade; each method raises JobStoreAway.
 
-    Jobs with an end take bytes, and the oldest make room for the next; those without take places until they end.
+    A job takes a place until it ends. From then on its result takes bytes, and the oldest results are removed to make
+    room for new ones.
 
     Args:
-        keep_s: how long a result is kept, unless it has to make room.
-        limit: jobs of one cascade that have no end yet.
-        bytes_limit: bytes of the results of one cascade.
-        tenant_share: of both, what one tenant may have.
+        keep_s: how long a result is kept, unless it is removed to make room.
+        limit: most jobs of one cascade that have not ended.
+        bytes_limit: most bytes of the results of one cascade.
+        tenant_share: the share of both limits that one tenant may use.
     """
 
     def __init__(
@@ -78,10 +79,10 @@ class JobStore:
     async def submit(
         self, ref: CascadeRef, job: str, *, digest: str, body: bytes, tenant: str, within_s: float
     ) -> tuple[Submitted, float]:
-        """Keep a job, wanted ``within_s`` seconds from now, unless its id is known already or there are too many.
+        """Store a job, wanted ``within_s`` seconds from now, unless its id is already known or there are too many.
 
-        The second is in how many seconds there should be a place, where there is none: when the next job ends, by the
-        pace of those before it, or at the first deadline.
+        If there is no place, the second value says in how many seconds there should be one: when the next job ends, by
+        the pace of earlier jobs, or at the first deadline.
         """
         arguments = (job, digest, body, tenant, int(within_s * 1000), self._keep_ms, *self._limits)
         try:
@@ -94,7 +95,7 @@ class JobStore:
         return Submitted(_text(submitted)), float(place_ms) / 1000
 
     async def find(self, ref: CascadeRef, job: str) -> JobRecord | None:
-        """A job, or None where there is none. Raises JobUnreadable too."""
+        """A job, or None if there is none. Also raises JobUnreadable."""
         try:
             fields: Any = await _answered(self._redis.hgetall(ref.job_key(job)))
         except JobStoreAway as away:
@@ -104,7 +105,7 @@ class JobStore:
         return read_job(job, fields) if fields else None
 
     async def due(self, ref: CascadeRef, *, count: int) -> list[str]:
-        """Ids of jobs that may be claimed, each tenant's in turn, of one tenant's the longest waiting first."""
+        """The ids of jobs that may be claimed: tenants take turns, and each tenant's oldest jobs come first."""
         seconds, micros = await _answered(self._redis.time())
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         try:
@@ -126,7 +127,7 @@ class JobStore:
         return in_turn(due, await self._tenants(ref))[:count]
 
     async def _tenants(self, ref: CascadeRef) -> dict[str, str]:
-        """Whose each job without an end is, by id."""
+        """The tenant of each job that has not ended, by its id."""
         try:
             kept: Any = await _answered(self._redis.hgetall(ref.jobs_open_key))
             return {_text(job): _text(value).partition(" ")[2] for job, value in kept.items()}
@@ -139,7 +140,7 @@ class JobStore:
         return {}
 
     async def claim(self, ref: CascadeRef, job: str) -> Claim | None:
-        """Take a job; None where another was quicker."""
+        """Take a job; None if another router was quicker."""
         keys = (ref.job_key(job), ref.jobs_key, ref.jobs_open_key)
         reply = await self._run("claim", keys, (job, int(LEASE_S * 1000)))
         if reply is None:
@@ -148,29 +149,29 @@ class JobStore:
         return Claim(id=job, token=int(token), body=body, left_s=float(left_ms) / 1000)
 
     async def renew(self, ref: CascadeRef, claim: Claim) -> bool:
-        """Keep a job for another while; False where it is no longer this attempt's."""
+        """Renew the lease of a job; False if the job no longer belongs to this attempt."""
         return await self._keep(ref, claim, JobState.RUNNING, LEASE_S)
 
     async def give_back(self, ref: CascadeRef, claim: Claim, *, after_s: float) -> bool:
-        """Let any router try again; False where the job was no longer this attempt's."""
+        """Let any router try the job again; False if it no longer belonged to this attempt."""
         return await self._keep(ref, claim, JobState.QUEUED, after_s)
 
     async def finish(
         self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, *, image: bytes = b"", no_room: bytes = b""
     ) -> JobState | None:
-        """Give a job its end; None where it had one, or is no longer this attempt's.
+        """End a job; None if it had already ended, or no longer belongs to this attempt.
 
-        Where there is no room for the image the job fails, with ``no_room`` as its result.
+        If there is no room for the image, the job fails, with ``no_room`` as its result.
         """
         free = await self._to_free(len(image)) if image else 0
         return await self._finish(ref, claim.id, str(claim.token), state, result, image, no_room, free=free)
 
     async def cancel(self, ref: CascadeRef, job: str) -> None:
-        """End a job that has no end yet; its router hears of it when it renews."""
+        """End a job that has not ended; its router notices when it renews the lease."""
         await self._finish(ref, job, "", JobState.CANCELLED, b"", b"", b"")
 
     async def _to_free(self, size: int) -> int:
-        """Bytes that results have to give back for ``size`` more, so that the queues have memory left."""
+        """Bytes of results that must be removed before ``size`` more are stored, so that queues have enough memory."""
         try:
             memory: Any = await self._redis.info("memory")
         except (RedisError, OSError):
@@ -191,7 +192,7 @@ class JobStore:
         return None if reply is None else JobState(_text(reply))
 
     async def _drop_foreign(self, types: Mapping[str, str]) -> None:
-        """Remove keys of another type than a job's, or a list's, has; routers alone write them."""
+        """Remove keys whose type is not that of a job or of a list. Only routers write these keys."""
         for key, wanted in types.items():
             there = _text(await _answered(self._redis.type(key)))
             if there not in (wanted, "none"):

@@ -1,1 +1,1 @@
-"""What the router learns from a prompt's text: features, a hardness score, and live thresholds (pure)."""
+"""What the router computes from a prompt's text: features, a hardness score, and live thresholds (pure)."""

@@ -1,8 +1,9 @@
-"""Features of a prompt from its text alone, in well under 100 µs: fitted word tables and a rule for phrases.
+"""Features of a prompt, from its text alone and in well under 100 µs: fitted word tables and a rule for phrases.
 
-Eight of them are those of the published prompt router (HADIS), which computes them with a full parser and two lexicons;
-here each is estimated from the words alone, with weights that `cascade fit-hardness --features` fitted to the
-parser's counts. The other two are counted: compositional prompts are as hard as they have (small) objects.
+Eight of them are the features of the published prompt router (HADIS), which computes them with a full parser and two
+lexicons. Here each is estimated from the words alone, as the sum of weights that `cascade fit-hardness --features`
+fitted to the parser's counts. The other two are counted by a rule: the number of objects and of small objects, since a
+prompt that composes more (small) objects is harder.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _ATTRIBUTE_SUFFIXES: Final = ("ful", "ous", "ish", "ive", "less", "able", "ible"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PromptCounts:
-    """What is counted by rule."""
+    """The features that are counted by a rule."""
 
     noun_phrases: int
     small_objects: int
@@ -55,7 +56,7 @@ class PromptCounts:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Features(PromptCounts):
-    """All features; the published ones are estimates of integer counts, which can be fractions and below zero."""
+    """All features. The published ones are estimates of integer counts, so they can be fractions or negative."""
 
     prompt_length: float
     """Words."""
@@ -64,7 +65,7 @@ class Features(PromptCounts):
     num_objects: float
     """Subjects and objects of verbs and prepositions."""
     abstractness: float
-    """Words that name nothing that can be touched."""
+    """Words for things that cannot be touched."""
     attribute_density: float
     """Adjectives and adjectival modifiers."""
     spatial_relations: float
@@ -112,7 +113,7 @@ def count(words: Sequence[str]) -> PromptCounts:
 
 
 def first_noun(words: Sequence[str]) -> str:
-    """The noun that the first noun phrase ends with: what a caption is about; "" where there is none."""
+    """The last noun of the first noun phrase, which is what a caption is about; "" if there is none."""
     found = ""
     for word in words:
         kind = _kind(word)
@@ -140,9 +141,9 @@ def lexicon() -> Mapping[str, WordWeights]:
 
 
 def read_tables(content: Any) -> dict[str, WordWeights]:
-    """Word tables by column; all numbers of a file are in thousandths.
+    """The word tables by column; all numbers of a file are in thousandths.
 
-    Raises KeyError, TypeError or ValueError where ``content`` is no such thing.
+    Raises KeyError, TypeError or ValueError if ``content`` does not have this form.
     """
     columns: list[str] = [str(name) for name in content["columns"]]
 

@@ -1,8 +1,12 @@
-"""A live cut that picks a planned share of a score stream, highest scores first.
+"""A live cut that picks a planned share of a stream of scores, highest scores first.
 
-Invariants: memory is bounded by the window; a share of 0 picks none and a share of 1 picks all; of two scores seen at
-the same moment the higher one is at least as likely to be picked; over a long run the picked share is the planned one,
-whatever the distribution of the scores does, ties and sudden changes included.
+The threshold is a quantile of the last scores in a window. It begins with expected quantiles (seeds), whose weight
+falls as live scores arrive. The cut also counts how many picks it made too few or too many (the debt), and adjusts the
+share that it aims for, so that the realised share returns to the planned one.
+
+Invariants: memory is limited by the window; a share of 0 picks none, and a share of 1 picks all; of two scores seen at
+the same moment, the higher one is at least as likely to be picked; over a long run the picked share is the planned one,
+for any distribution of the scores, including ties and sudden changes.
 """
 
 from __future__ import annotations
@@ -16,24 +20,24 @@ from typing import Final
 from cascade_api.quantiles import interpolated
 
 WINDOW: Final = 400
-"""Scores remembered."""
+"""Number of scores that are remembered."""
 SEEDS_ALONE: Final = 50
-"""With fewer live scores than this, seeds alone decide."""
+"""With fewer live scores than this, only the seeds decide."""
 LIVE_ALONE: Final = 150
 """From this many live scores on, seeds no longer count."""
 SEEDS_TRUSTED: Final = 8.0
-"""Picks too few or too many so far up to which seeds keep their weight; at twice as many they have none."""
+"""Up to this debt (picks too few or too many) seeds keep their weight; at twice this debt they have none."""
 CORRECTION_GAIN: Final = 0.005
-"""Change of the aimed share for one pick too few or too many so far; it grows with their fifth power, so that a debt
-that chance makes leaves the cut alone and a larger one is paid at once."""
+"""Change of the aimed share at a debt of one pick. It grows with the fifth power of the debt, so that a debt from
+chance hardly changes the cut, and a larger one is repaid at once."""
 CORRECTION_LIMIT: Final = 0.3
-"""Bound of that change: a clear-cut score stays clear-cut."""
+"""Largest change of the aimed share, so that very high and very low scores are still decided by themselves."""
 DEBT_LIMIT: Final = 100.0
-"""Picks too few or too many that are remembered; more is forgotten rather than made up for."""
+"""Largest debt that is remembered; more is not repaid."""
 SURPRISE: Final = 4.0
-"""Picks too few or too many that chance does not make: the scores have changed, those before are forgotten."""
+"""A debt that chance does not explain: the distribution of scores has changed, and older scores are forgotten."""
 LEAST_KEPT: Final = 20
-"""Scores kept then, at least; and new ones seen before scores are forgotten again."""
+"""Fewest scores that are then kept, and fewest new scores before scores are forgotten again."""
 
 
 class LiveCut:
@@ -42,9 +46,9 @@ class LiveCut:
     def __init__(self, *, seeds: Sequence[float], scores: Iterable[float] = (), window: int = WINDOW) -> None:
         """
         Args:
-            seeds: evenly spaced rising quantiles of the scores expected before any was seen.
-            scores: scores seen elsewhere to begin with, oldest first.
-            window: scores remembered.
+            seeds: evenly spaced rising quantiles of the expected scores.
+            scores: scores seen elsewhere, with which the cut begins, oldest first.
+            window: number of scores that are remembered.
         """
         self._seeds = tuple(seeds)
         self._recent: deque[float] = deque(maxlen=window)
@@ -57,12 +61,12 @@ class LiveCut:
 
     @property
     def count(self) -> int:
-        """Live scores remembered."""
+        """The number of live scores that are remembered."""
         return len(self._recent)
 
     @property
     def recent(self) -> tuple[float, ...]:
-        """Live scores remembered, oldest first."""
+        """The live scores that are remembered, oldest first."""
         return tuple(self._recent)
 
     def pick(self, score: float, *, share: float, seed_threshold: float | None, draw: float) -> bool:
@@ -92,7 +96,7 @@ class LiveCut:
         return picked
 
     def threshold(self, share: float) -> float:
-        """The score above which the top ``share`` lies now, seeds counting as they do in `pick`."""
+        """The score above which the top ``share`` lies now; seeds have the same weight as in `pick`."""
         seed = interpolated(self._seeds, 1 - share)
         weight = self._live_weight()
         return (
@@ -102,13 +106,13 @@ class LiveCut:
         )
 
     def snapshot(self, points: int) -> list[float]:
-        """Evenly spaced quantiles of the live scores, minimum and maximum included; empty where there are none."""
+        """Evenly spaced quantiles of the live scores, including minimum and maximum; empty if there are none."""
         if not self._sorted:
             return []
         return [interpolated(self._sorted, index / (points - 1)) for index in range(points)]
 
     def _forget_what_changed(self, share: float) -> None:
-        """Drop the scores from before their distribution changed, which shows as a debt that chance does not make."""
+        """If the debt shows that the distribution of scores has changed, forget the scores from before."""
         self._since_forgotten += 1
         if abs(self._debt) < SURPRISE or self._since_forgotten < 2 * LEAST_KEPT:
             return
@@ -126,7 +130,7 @@ class LiveCut:
         return max(0.0, min(1.0, max(by_count, by_debt)))
 
     def _live_chance(self, score: float, share: float) -> float:
-        """Probability of being picked: 1 above the cut, 0 below, and what is left of the share among ties."""
+        """The probability of being picked: 1 above the cut, 0 below it, and the rest of the share among ties."""
         first = bisect.bisect_left(self._sorted, score)
         last = bisect.bisect_right(self._sorted, score)
         # The score at hand counts as one of its ties.

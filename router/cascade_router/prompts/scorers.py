@@ -1,7 +1,7 @@
-"""Hardness of a prompt from its text: the weights that ship, weights fitted by the user, or a coin.
+"""The hardness of a prompt, from its text: by the built-in weights, by weights that the user fitted, or by a coin flip.
 
-Hardness has no unit and no zero: only the order of scores matters, since routers cut at quantiles of the live
-distribution. The coin is the baseline that any other scorer has to beat.
+Hardness has no unit and no zero. Only the order of scores matters, since routers compare them with quantiles of the
+live distribution. The coin flip is the baseline that any other scorer must beat.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RULES: Final = Path(__file__).with_name("rules.json")
 
 
 class ScorerError(Exception):
-    """A scorer cannot be had; the message names what is missing and what to do."""
+    """A scorer cannot be made; the message names what is missing and what to do."""
 
 
 class Scorer(Protocol):
@@ -34,7 +34,7 @@ class Scorer(Protocol):
 
     @property
     def quantiles(self) -> tuple[float, ...]:
-        """Evenly spaced quantiles of the hardness expected before any prompt was seen."""
+        """Evenly spaced quantiles of the expected hardness, for use before any prompt was seen."""
         ...
 
     def score(self, prompt: str, *, draw: float) -> float:
@@ -43,7 +43,7 @@ class Scorer(Protocol):
 
 
 class LinearScorer:
-    """Weighted sum of features, plus a weight for every word where there are ``words``."""
+    """A weighted sum of features, plus a weight for every word if there are ``words``."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class LinearScorer:
 
 
 class CoinFlipScorer:
-    """A hardness that knows nothing of the prompt: the draw itself."""
+    """A hardness that does not depend on the prompt: it is the draw itself."""
 
     name = "coin-flip"
     quantiles = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -105,7 +105,7 @@ def _rules() -> Scorer:
 
 
 def _load(name: str, path: Path) -> Scorer:
-    """A scorer from JSON: ``weights`` by feature, ``quantiles`` (evenly spaced, rising), and perhaps ``words``."""
+    """A scorer from JSON: ``weights`` by feature, ``quantiles`` (evenly spaced, rising), and optional ``words``."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

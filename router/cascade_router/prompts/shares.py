@@ -1,4 +1,8 @@
-"""Stratified draws: low-discrepancy sequences instead of independent coins, so that small samples keep their shares."""
+"""Stratified draws: low-discrepancy sequences instead of independent coin flips, so that small samples keep the shares.
+
+Draw n is (start + n·step) mod 1. For example, if a row has a share of 0.3, about 3 of any 10 successive draws choose
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,11 @@ ESCALATION_STEP: Final = 1 / _ROOT**3
 
 
 class EvenDraws:
-    """An endless sequence of numbers in [0, 1), each stretch of which is spread evenly.
+    """An endless sequence of numbers in [0, 1); successive numbers are spread evenly.
 
     Args:
         step: an irrational number, the distance between two draws modulo 1.
-        start: where it begins, in [0, 1); routers differ in it, so that together they are even too.
+        start: where it begins, in [0, 1). It differs between routers, so that all of them together are even, too.
     """
 
     def __init__(self, *, step: float, start: float = 0.0) -> None:
@@ -31,7 +35,7 @@ class EvenDraws:
 
 
 def draw_row(shares: Sequence[float], draw: float) -> int:
-    """Index of the row that ``draw`` in [0, 1) falls on, rows taking their shares of the unit in order."""
+    """The index of the row on which ``draw`` in [0, 1) falls; rows divide this interval by their shares, in order."""
     upper = 0.0
     for index, share in enumerate(shares):
         upper += share

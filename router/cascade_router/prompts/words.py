@@ -1,6 +1,7 @@
-"""Sums over the words of a prompt with fitted weights: microseconds, no language model.
+"""Sums of fitted weights over the words of a prompt; this takes microseconds and needs no language model.
 
-A word that was seen in fitting has its own weight; any other is judged by its last letters and its length.
+A word that was seen in fitting has its own weight. The weight of any other word follows from its last letters and its
+length.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_WORDS: Final = 128
-"""Words looked at; text encoders see fewer, and it bounds the time that a huge prompt takes."""
+"""Most words that are looked at. Text encoders see fewer, and the limit bounds the time that a huge prompt takes."""
 SUFFIX: Final = 3
-"""Last letters by which unknown words are judged."""
+"""Number of last letters that determine the weight of an unknown word."""
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def words_of(prompt: str) -> list[str]:
-    """The words of a prompt in lower case, without punctuation; a word may hold hyphens and apostrophes."""
+    """The words of a prompt in lower case, without punctuation; a word may contain hyphens and apostrophes."""
     return _WORD.findall(prompt[: MAX_WORDS * 16].lower())[:MAX_WORDS]
 
 
@@ -32,9 +33,9 @@ class WordWeights:
     suffixes: Mapping[str, float]
     """Added for unknown words with these last letters."""
     unknown: float
-    """Of every unknown word."""
+    """Weight of every unknown word."""
     unknown_letter: float
-    """Of every letter of an unknown word."""
+    """Weight of every letter of an unknown word."""
 
     def total(self, words: Iterable[str]) -> float:
         """The sum for a prompt's words."""
@@ -49,7 +50,7 @@ class WordWeights:
 
 
 def combined(parts: Sequence[tuple[float, WordWeights]]) -> WordWeights:
-    """One table that gives the weighted sum of several that know the same words."""
+    """One table for the weighted sum of several tables with the same words."""
     words = parts[0][1].known if parts else {}
     suffixes = parts[0][1].suffixes if parts else {}
     return WordWeights(

@@ -1,4 +1,8 @@
-"""What one router has waiting and in flight, by ticket: the state that survives whatever becomes of a dispatcher."""
+"""What one router has waiting and in flight, by ticket.
+
+This state lives in the router's process. So if a dispatcher loses its data (for example, Redis restarts empty), the
+router can tell it, or another one, again.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,14 @@ from .operations import EnqueueTicket, Heartbeat, ReleaseCredit, Restore, Ticket
 from .work import EntryExpired, Grant, QueueEntry
 
 HEARTBEAT_CHUNK: Final = 500
-"""Waiting tickets asked about in one script call, lest a long queue keep Redis from others."""
+"""Most leases, and most waiting tickets, in one heartbeat: a longer script call would block Redis for others."""
 NO_LIMIT: Final = 2**31
-"""For what was let in once and is enqueued again: the queue's bound is not for these."""
+"""The limit for entries that are enqueued again: they were admitted before, so they are not refused now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """An acquisition under way."""
+    """An acquisition that waits for its grant."""
 
     entry: QueueEntry
     ticket: Ticket
@@ -30,21 +34,21 @@ class Waiter:
 
 
 class Acquisitions:
-    """Waiting entries and held grants of one router."""
+    """The waiting entries and held grants of one router."""
 
     def __init__(self, *, router_id: str, clock: Callable[[], float], on_expired: Callable[[Waiter], None]) -> None:
-        """``on_expired`` hears of each waiter whose deadline passed, after its caller has got `EntryExpired`."""
+        """``on_expired`` is called with each waiter whose deadline passed, after its caller has got `EntryExpired`."""
         self._router_id = router_id
         self._clock = clock
         self._on_expired = on_expired
         self._numbers = itertools.count()
         self._life = secrets.token_hex(3)
-        """Tells the tickets of this process from those of an earlier one of the same router id."""
+        """Distinguishes the tickets of this process from those of an earlier one with the same router id."""
         self.waiters: dict[Ticket, Waiter] = {}
         self.held: dict[Ticket, Grant] = {}
 
     def expect(self, entry: QueueEntry) -> Waiter:
-        """Begin to wait; raises `EntryExpired` where it is too late for that."""
+        """Begin to wait; raises `EntryExpired` if the deadline has already passed."""
         remaining_s = entry.deadline - self._clock()
         if remaining_s <= 0:
             raise EntryExpired(entry)
@@ -55,13 +59,13 @@ class Acquisitions:
         return waiter
 
     def enqueue(self, waiter: Waiter, *, limit: int) -> EnqueueTicket:
-        """The operation that puts a waiter into its pool's queue, with the time that it has left."""
+        """The operation that puts a waiter into its pool's queue, with the time that is left until its deadline."""
         entry = waiter.entry
         remaining_ms = max(int((entry.deadline - self._clock()) * 1000), 1)
         return EnqueueTicket(self._router_id, entry.pool, waiter.ticket, entry.band, remaining_ms, limit)
 
     def grant(self, granted: TicketGranted) -> ReleaseCredit | None:
-        """Hand a grant to its waiter; if nobody wants it (any more), the release that gives it back."""
+        """Hand a grant to its waiter; if nobody waits for it any more, return the release that gives it back."""
         waiter = self.waiters.pop(granted.ticket, None)
         if waiter is not None and not waiter.future.done():
             grant = Grant(waiter.entry, granted.replica_id, granted.endpoint, granted.ticket, granted.sharing)
@@ -70,25 +74,25 @@ class Acquisitions:
             return None
         held = self.held.get(granted.ticket)
         if held is not None and held.replica_id == granted.replica_id:
-            return None  # told twice
+            return None  # the dispatcher has said it twice
         return ReleaseCredit(self._router_id, granted.pool, granted.ticket, granted.replica_id, None, granted.sharing)
 
     def fail(self, ticket: Ticket, error: Callable[[QueueEntry], Exception]) -> Waiter | None:
-        """End a waiter, if it still waits, with an exception; the waiter."""
+        """End a waiter with an exception, and return it; None if it no longer waits."""
         waiter = self.waiters.pop(ticket, None)
         if waiter is not None and not waiter.future.done():
             waiter.future.set_exception(error(waiter.entry))
         return waiter
 
     def let_go(self, grant: Grant, *, service_s: float | None = None, failed: bool = False) -> ReleaseCredit | None:
-        """The release of a grant that is held, which from now on is not; None if it was not."""
+        """Stop holding a grant, and return the release that gives it back; None if it was not held."""
         if self.held.pop(grant.ticket, None) is None:
             return None
         pool, ticket, replica_id = grant.entry.pool, grant.ticket, grant.replica_id
         return ReleaseCredit(self._router_id, pool, ticket, replica_id, service_s, grant.sharing, failed)
 
     def heartbeats(self, pools: Iterable[str]) -> Iterator[Heartbeat]:
-        """Heartbeats that tell the dispatcher all that is held and all that waits, at least one for each pool."""
+        """Heartbeats with everything that is held and everything that waits; at least one for each pool."""
         leases = self._leases()
         waiting: dict[str, list[Ticket]] = defaultdict(list)
         for ticket, waiter in self.waiters.items():
@@ -99,18 +103,18 @@ class Acquisitions:
                 yield Heartbeat(self._router_id, pool, tuple(leases[pool][part]), tuple(waiting[pool][part]))
 
     def restores(self) -> list[Restore]:
-        """Operations that count what is held with a dispatcher that does not know it."""
+        """Operations that make a dispatcher count what this router holds."""
         return [Restore(self._router_id, pool, tuple(leases)) for pool, leases in self._leases().items()]
 
     def _leases(self) -> dict[str, list[tuple[Ticket, str]]]:
-        """(ticket, replica id) of what is held, by pool."""
+        """(ticket, replica id) of every held grant, by pool."""
         leases: dict[str, list[tuple[Ticket, str]]] = defaultdict(list)
         for ticket, grant in self.held.items():
             leases[grant.entry.pool].append((ticket, grant.replica_id))
         return leases
 
     def most_urgent_first(self, tickets: Iterable[Ticket]) -> list[Waiter]:
-        """Those of the tickets that still wait, in the order in which they should be enqueued again."""
+        """The waiters of those tickets that still wait, in the order in which they should be enqueued again."""
         waiters = [self.waiters[ticket] for ticket in tickets if ticket in self.waiters]
         return sorted(waiters, key=lambda waiter: (waiter.entry.band, waiter.entry.deadline))
 

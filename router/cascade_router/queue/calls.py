@@ -1,4 +1,8 @@
-"""Operations as script calls, and replies and messages as outcomes; no I/O but reading the scripts."""
+"""Translates operations into calls of Lua scripts, and the scripts' replies and messages into outcomes.
+
+The only I/O is reading the scripts' files. Every constant that the scripts share with Python is defined in Python and
+put in front of each script (`shared_constants`).
+"""
 
 from __future__ import annotations
 
@@ -53,13 +57,14 @@ LOCK: Final = "lock"
 UNLOCK: Final = "unlock"
 MEND: Final = "mend"
 BAND_SPAN: Final = 2**42
-"""A waiting entry's score in Redis is its band times this, and its deadline in milliseconds: exact below 2^53."""
+"""A waiting entry's score in Redis is band · BAND_SPAN + deadline in milliseconds; below 2^53 it is exact."""
 GENERATION_AHEAD_MS: Final = int(2 * GENERATION_AHEAD_S * 1000)
-"""So far ahead of Redis's clock is no plan's generation that routers follow; twice, as theirs may differ from it."""
+"""How far a plan's generation may be ahead of Redis's clock. It is twice what routers accept by their own clocks, since
+these may differ from Redis's."""
 
 
 def shared_constants(timing: QueueTiming) -> str:
-    """Lua that defines what the scripts of the queue share with Python; nothing of it stands in a script."""
+    """Lua code that defines the constants that the queue's scripts share with Python; no script defines them itself."""
     return lua.constants(
         LEASE_MS=timing.lease_ms,
         DEAD_MS=timing.dead_ms,
@@ -86,12 +91,12 @@ def shared_constants(timing: QueueTiming) -> str:
 
 @cache
 def part(name: str) -> str:
-    """One of the files in ``scripts/``."""
+    """The text of one of the files in ``scripts/``."""
     return (files(__package__) / "scripts" / f"{name}.lua").read_text()
 
 
 class Script:
-    """A script as Redis gets it, and the name that Redis gives it."""
+    """A script's source as Redis gets it, and the hash by which Redis knows it."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -99,7 +104,7 @@ class Script:
 
 
 def scripts(timing: QueueTiming, *, clock: str | None = None) -> dict[str, Script]:
-    """All scripts by name; ``clock`` replaces the server's clock (source of a Lua function ``now_ms``)."""
+    """All scripts by name; ``clock`` is the source of a Lua function ``now_ms`` that replaces the server's clock."""
     shared = f"{clock or part('clock')}\n{shared_constants(timing)}\n{part('pool')}\n"
     by_name = {name: Script(shared + part(name)) for name in (*NAMES.values(), MEND)}
     return {**by_name, LOCK: Script(part(LOCK)), UNLOCK: Script(part(UNLOCK))}
@@ -107,7 +112,7 @@ def scripts(timing: QueueTiming, *, clock: str | None = None) -> dict[str, Scrip
 
 @dataclass(frozen=True)
 class ScriptCall:
-    """A script call: what EVALSHA gets after the script's name."""
+    """A script call: the arguments of EVALSHA."""
 
     script: str
     keys: tuple[str, ...]
@@ -115,12 +120,12 @@ class ScriptCall:
 
 
 class Calls:
-    """Writes the calls of one cascade."""
+    """Makes the script calls of one cascade."""
 
     def __init__(self, ref: CascadeRef) -> None:
         self._ref = ref
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
-        """By pools; there are no more than plans name."""
+        """The keys by pools; there are no more entries than pools, and pairs of pools, in plans."""
 
     def of(self, operation: Operation) -> ScriptCall:
         """The call that carries out an operation."""
@@ -130,7 +135,7 @@ class Calls:
         )
 
     def mend(self, pool: str, router: str) -> ScriptCall:
-        """Remove from a pool's keys what is none of ours; see `mend.lua` for the reply."""
+        """Remove from a pool's keys everything that is not this product's; see `mend.lua` for the reply."""
         return ScriptCall(MEND, self._keys_of((pool,)), (router, pool))
 
     def _keys_of(self, pools: tuple[str, ...]) -> tuple[str, ...]:
@@ -173,7 +178,7 @@ def _own_arguments(operation: Operation) -> tuple[Argument, ...]:
 
 
 def outcome_of(reply: bytes | str) -> OperationResult:
-    """What a script's reply says; raises ValueError for what is no reply of ours."""
+    """The outcome that a script replied; raises ValueError for anything that is not such a reply."""
     # tickets and routers that somebody else put there may be no text
     text = reply if isinstance(reply, str) else reply.decode(errors="replace")
     # an empty Lua table arrives as an object, which iterates as an empty list does
@@ -192,7 +197,7 @@ def outcome_of(reply: bytes | str) -> OperationResult:
 
 
 def message_of(data: bytes | str, ref: CascadeRef) -> TicketGranted | TicketDropped | None:
-    """What a message on a grants channel says; None for another cascade's, and for what is not a message of ours."""
+    """The grant or drop in a message on a grants channel; None if it is another cascade's or not a valid message."""
     try:
         message = json.loads(data)
         if message["routers"] != ref.routers_key:

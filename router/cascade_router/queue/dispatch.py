@@ -1,18 +1,23 @@
-"""Who gets which replica next: the reference for the Lua scripts, and the dispatcher itself when Redis is away.
+"""Decides which waiting request gets which replica next.
 
-Rules, which `scripts/*.lua` mirror line by line:
+This is the reference for the Lua scripts, which follow the same rules step by step, and it is the dispatcher itself
+while Redis is away. The rules:
 
-* Entries of a pool wait in the order (band, deadline in milliseconds, ticket). A replica with ``capacity`` credits
-  serves at most so many requests at once. Whenever something may have changed, the most urgent entry gets a credit
-  of the replica with the least expected wait, ``(used + 1) · service_s`` (ties: the smaller id), until either runs out.
-  With ``spread="random"`` the replica is any with a free credit, drawn by a hash of the ticket.
-* ``service_s`` is a replica's seconds per request: the mean of ``service / n`` over its releases, exponentially
-  smoothed, where n is how many requests shared the replica (Little's law), the greater of at grant and at release.
-* A replica that a newer plan drains or leaves out gets no grants; its credits in use stay counted until released.
-* A grant is a lease. Renewed by its router's heartbeats, it expires when that router is gone.
-* Expected wait of a pool: 0 while more credits are free than entries wait, else
-  ``(waiting + 1 - free) / Σ 1/service_s`` over the replicas that take grants, inf if there are none. Beside it stands
-  how many of the waiting entries are of the more urgent bands.
+* Order: the entries of a pool wait in the order (band, deadline in milliseconds, ticket).
+* Credits: a replica with ``capacity`` credits serves at most that many requests at once.
+* Grants: whenever something may have changed, the most urgent entry gets a credit of the replica with the least
+  expected wait, ``(used + 1) · service_s``; of equal ones, the one with the smaller id. This repeats until no entry
+  waits or no credit is free. With ``spread="random"`` any replica with a free credit is chosen, by a hash of the
+  ticket.
+* Service time: ``service_s`` is a replica's seconds per request. Each release gives a sample ``service / n``, where n
+  is the number of requests that shared the replica (Little's law): the larger of the numbers at grant and at release.
+  The samples are smoothed exponentially. For example, an image that took 4 s while 2 were in flight counts as 2 s.
+* Draining: a replica that a newer plan drains or leaves out gets no grants. Its credits in use are counted until they
+  are released.
+* Leases: a grant is a lease. Its router's heartbeats renew it; when that router is gone, it expires.
+* Expected wait of a pool: 0 while more credits are free than entries wait; otherwise
+  ``(waiting + 1 - free) / Σ 1/service_s`` over the replicas that take grants; infinite if there are none. The load also
+  says how many of the waiting entries belong to the more urgent bands.
 """
 
 from __future__ import annotations
@@ -47,15 +52,15 @@ from .operations import (
 from .work import BANDS_TOLD, PoolLoad
 
 SMOOTHING: Final = 0.2
-"""Weight of the newest release in a replica's service seconds."""
+"""Weight of the newest sample in a replica's service time."""
 SHORTEST_SERVICE_S: Final = 1e-6
 UNKNOWN_SERVICE_S: Final = 1.0
-"""Of a replica that is only known from a lease."""
+"""Service time of a replica that is known only from a lease."""
 
 DRAW_START: Final = 7
 DRAW_FACTOR: Final = 31
 DRAW_MODULUS: Final = 2**31 - 1
-"""A ticket's bytes are the digits of its draw, to the base of the factor, by the modulus."""
+"""The hash of a ticket begins with DRAW_START; each byte makes it (hash · DRAW_FACTOR + byte) mod DRAW_MODULUS."""
 
 QueuePlace = tuple[int, int, Ticket]
 """Order of a waiting entry: band, deadline, ticket."""
@@ -63,7 +68,7 @@ QueuePlace = tuple[int, int, Ticket]
 
 @dataclass
 class ReplicaCredits:
-    """A replica of a pool, with its credits."""
+    """A replica of a pool, with its credits; it gets no grants before ``held_until`` (milliseconds)."""
 
     id: str
     endpoint: str = ""
@@ -75,7 +80,7 @@ class ReplicaCredits:
 
 @dataclass
 class Lease:
-    """A credit in use."""
+    """A credit in use, until ``expires`` (milliseconds)."""
 
     replica_id: str
     expires: int
@@ -83,7 +88,7 @@ class Lease:
 
 @dataclass
 class PoolQueue:
-    """Queue, replicas and leases of one pool."""
+    """The queue, replicas and leases of one pool."""
 
     name: str
     generation: int | None = None
@@ -119,7 +124,7 @@ class PoolQueue:
         return PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=wait_s, ahead=ahead)
 
     def put(self, place: QueuePlace) -> None:
-        """Add a waiting entry; one that waits already moves."""
+        """Add a waiting entry; if its ticket already waits, it is moved to the new place."""
         self.take(place[2])
         insort(self.waiting, place)
         self.places[place[2]] = place
@@ -133,7 +138,7 @@ class PoolQueue:
         return True
 
     def next_replica(self, ticket: Ticket, now: int) -> ReplicaCredits | None:
-        """The replica that a ticket would be sent to, None if none has a free credit."""
+        """The replica that a ticket would be sent to; None if no replica has a free credit."""
         free = [r for r in self.replicas.values() if r.used < r.capacity and r.held_until <= now]
         if not free:
             return None
@@ -143,7 +148,7 @@ class PoolQueue:
         return min(free, key=_expected_wait)
 
     def free_credit(self, ticket: Ticket) -> ReplicaCredits | None:
-        """End a lease; the replica that has the credit back, None if there was no such lease."""
+        """End a lease, and return the replica that has its credit back; None if there was no such lease."""
         lease = self.leases.pop(ticket, None)
         if lease is None:
             return None
@@ -157,7 +162,7 @@ def _expected_wait(replica: ReplicaCredits) -> tuple[float, str]:
 
 
 def draw_of(ticket: Ticket) -> int:
-    """A number drawn from a ticket, the same in Lua and in Python."""
+    """A number computed from a ticket, the same in Lua and in Python."""
     draw = DRAW_START
     for byte in ticket.encode():
         draw = (draw * DRAW_FACTOR + byte) % DRAW_MODULUS
@@ -165,21 +170,21 @@ def draw_of(ticket: Ticket) -> int:
 
 
 class Dispatcher:
-    """The queues of one cascade. `run` and `carry_out` are the ways in; they take the time in ms and never wait."""
+    """The queues of one cascade. Callers use `run` or `carry_out`; times are in milliseconds, and no call waits."""
 
     def __init__(self, timing: QueueTiming | None = None) -> None:
         self.timing = timing or QueueTiming()
         self.pools: dict[str, PoolQueue] = {}
         self.routers: dict[str, int] = {}
-        """Last seen, by router id."""
+        """When each router was last heard from (milliseconds), by its id."""
 
     def run(self, operation: Operation, *, now: int) -> OperationResult:
-        """`carry_out`, and the loads that the pools of the operation have then."""
+        """`carry_out`, with the loads of the operation's pools afterwards."""
         outcome = self.carry_out(operation, now=now)
         return replace(outcome, loads={name: self.pools[name].load for name in pools_of(operation)})
 
     def carry_out(self, operation: Operation, *, now: int) -> OperationResult:
-        """Carry out one operation at time ``now``; grants and drops of all routers' tickets, in the order made."""
+        """Carry out one operation at ``now``; the result has the grants and drops of all routers' tickets, in order."""
         match operation:
             case EnqueueTicket():
                 return self._enqueue(operation, now)
@@ -336,7 +341,7 @@ class Dispatcher:
         return owner == caller or self._alive(owner, now)
 
     def _match(self, pool: PoolQueue, caller: str, now: int) -> OperationResult:
-        """Give free credits to the most urgent entries; drop what is found at the head and no longer wanted."""
+        """Give free credits to the most urgent entries, and drop entries at the head of the queue that nobody wants."""
         grants: list[TicketGranted] = []
         drops: tuple[TicketDropped, ...] = ()
         while pool.waiting:

@@ -1,7 +1,7 @@
-"""Where a router's operations go: to Redis, to a dispatcher of its own, or, on the way back to Redis, nowhere yet.
+"""Where a router's operations go: to Redis, to a dispatcher in its own memory, or nowhere while it returns to Redis.
 
-A `WorkQueue` is in one mode at a time and hands it every operation by ``submit``. What is particular to a mode happens
-in there, so that nobody else has to ask which one it is.
+A `WorkQueue` is in one mode at a time and gives it every operation through ``submit``. Everything that differs between
+the modes is in these classes, so that no other code has to ask which mode is in force.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from .planned_pools import PlannedPools
 from .redis_queue import RedisQueue
 
 GRACE_S: Final = 1.5
-"""How long a return waits for the routers last seen."""
+"""How long a router that returns to Redis waits for the others that it last saw there."""
 COUNT_AGAIN_S: Final = 0.125
-"""Pause before it looks again which of them are there."""
+"""Pause before it looks again which routers have returned."""
 
 Replied = Callable[[OperationResult], None]
 
 
 class Mode(Protocol):
-    """Carries operations out in its own way."""
+    """One way to carry out operations."""
 
     @property
     def redis(self) -> RedisQueue | None:
-        """Redis, if it knows all that this router has waiting and in flight."""
+        """Redis, if it knows everything that this router has waiting and in flight; else None."""
 
     @property
     def routers(self) -> tuple[str, ...]:
         """The routers that were alive when Redis was last heard, this one included."""
 
     def submit(self, operation: Operation, replied: Replied) -> None:
-        """Have an operation carried out; ``replied`` gets its outcome, now, later or never."""
+        """Have an operation carried out; ``replied`` is called with the outcome now, later or never."""
 
 
 class Shared:
     """Every operation goes to Redis.
 
-    This router judges others, by `Reap`, only while its own heartbeats are answered: one that was silent itself may
-    have been so because Redis stood still, for all alike.
+    This router reaps what others left behind (`Reap`) only while its own heartbeats are answered. If they are not,
+    Redis may have stood still, and then the other routers are silent for the same reason and not dead.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Shared:
         self._beaten_at = float("-inf")
 
     def submit(self, operation: Operation, replied: Replied) -> None:
-        """Send an operation to Redis; there is no reply if Redis fails."""
+        """Send an operation to Redis; ``replied`` is never called if Redis fails."""
         if isinstance(operation, Reap) and self._clock() - self._beaten_at >= self._silence_s:
             return
         if isinstance(operation, Heartbeat):
@@ -84,7 +84,7 @@ class Shared:
 
 
 class Alone:
-    """Redis failed, or there is none: the same rules in memory, on this router's equal share of the credits."""
+    """Redis failed, or there is none: the same rules run in memory, with this router's equal share of the credits."""
 
     redis: None = None
 
@@ -97,7 +97,7 @@ class Alone:
         self._dispatcher = Dispatcher(timing)
 
     def submit(self, operation: Operation, replied: Replied) -> None:
-        """Carry an operation out now."""
+        """Carry out an operation now."""
         if isinstance(operation, Sync):
             share = share_of(operation.replicas, router=self._router_id, routers=self.routers)
             operation = replace(operation, replicas=share)
@@ -105,9 +105,10 @@ class Alone:
 
 
 class Returning:
-    """Redis answers again, possibly empty, and is told what this router has in flight; nothing is granted meanwhile.
+    """Redis answers again, but may be empty. The router tells it what it has in flight; until then nothing is granted.
 
-    Only releases are remembered, for Redis to hear afterwards: all else it is told afresh.
+    Releases are remembered and sent to Redis afterwards. Other operations need not be: Redis is then told everything
+    anew.
     """
 
     redis: None = None
@@ -129,16 +130,16 @@ class Returning:
             self.releases.append(operation.release)
 
     async def tell(self, pools: PlannedPools, ours: Acquisitions, on_bad_data: Callable[[str, str], None]) -> None:
-        """Tell Redis what is in flight and the pools, and wait for the others to have done so, too.
+        """Tell Redis the pools and what is in flight, and wait until the other routers have done the same.
 
-        First, what is none of ours among the keys is removed, since it may be why Redis failed; ``on_bad_data`` gets
-        key and reason. The routers last seen are awaited, for `GRACE_S` at most, so that all of them together do not
-        overrun the replicas. Raises `RedisAway`.
+        First, data in the pools' keys that is not this product's is removed, since it may be why Redis failed;
+        ``on_bad_data`` is called with each key and the reason. The wait for the routers that were last seen, `GRACE_S`
+        at most, prevents Redis from granting credits that another router still uses. Raises `RedisAway`.
         """
         for sync in pools.syncs:
             for key, why in await self._returns_to.mend(sync.pool):
                 on_bad_data(key, why)
-        # A sync introduces this router, and whoever sees it may believe that what it has in flight is counted.
+        # The syncs come last. They introduce this router, and then others rely on its work in flight being counted.
         known: list[Operation] = [*ours.restores(), *pools.syncs]
         for operation in known:
             await self._returns_to.run(operation)
@@ -158,8 +159,9 @@ class Returning:
 def share_of(replicas: Sequence[ReplicaSpec], *, router: str, routers: Sequence[str]) -> tuple[ReplicaSpec, ...]:
     """One router's equal share of every replica's capacity.
 
-    The shares of all ``routers`` add up to the whole, what is left over going round by rank; only a router that would
-    be left with nothing in a pool that serves takes one credit all the same, so that no router's clients starve.
+    The shares of all ``routers`` add up to the whole; credits that cannot be divided are given out by rank. For
+    example, of one replica with 5 credits, 2 routers get 3 and 2. There is one exception: a router that would get no
+    credit in a pool that serves takes one nevertheless, so that its clients are served.
     """
     ranked = sorted({*routers, router})
     rank, parts = ranked.index(router), len(ranked)

@@ -1,7 +1,8 @@
-"""The operations on a cascade's queues, as data: what a dispatcher, in memory or in Redis, can be asked, and answers.
+"""The operations on a cascade's queues, and their results, as data. A dispatcher in memory or in Redis carries them
+out.
 
 Times are integer milliseconds of the dispatcher's own clock. A *ticket* names one acquisition and ends in
-``@<router>``, its owner; a router is known by an id that is its own for the life of the process.
+``@<router>``, the id of the router that owns it. Each router process has an id of its own.
 """
 
 from __future__ import annotations
@@ -15,53 +16,54 @@ from .work import PoolLoad
 
 Ticket = str
 TICKET_ID_LENGTH = 64
-"""So much of an entry's id goes into its tickets."""
+"""Characters of an entry's id that go into its tickets."""
 Spread = Literal["least-wait", "random"]
 RANDOM: Final[Spread] = "random"
 
 
 def ticket_of(entry_id: str, number: int | str, router: str) -> Ticket:
-    """The ticket of a router's acquisition, told from its others by ``number``."""
+    """The ticket of a router's acquisition; ``number`` distinguishes it from the router's others."""
     readable = entry_id[:TICKET_ID_LENGTH].encode(errors="replace").decode()
     return f"{readable}~{number}@{router}"
 
 
 def owner_of(ticket: Ticket) -> str:
-    """The router that waits for a ticket."""
+    """The id of the router that owns a ticket."""
     return ticket.rpartition("@")[2]
 
 
 @dataclass(frozen=True)
 class QueueTiming:
-    """How long what lasts, in milliseconds; routers send a heartbeat every ``beat_ms``."""
+    """The queue's durations in milliseconds; routers send a heartbeat every ``beat_ms``."""
 
     beat_ms: int = 1_000
     lease_ms: int = 5_000
-    """A grant not renewed for so long gives its credit back."""
+    """A grant that is not renewed for this long gives its credit back."""
     dead_ms: int = 5_000
-    """A router not heard of for so long has its waiting entries dropped."""
+    """A router that is not heard from for this long counts as dead, and its waiting entries are dropped."""
     hold_ms: int = 1_000
-    """A replica that failed a request gets no grants for so long, lest it eat the queue by failing fast."""
+    """A replica that failed a request gets no grants for this long: failing fast, it would use up the queue."""
     keep_ms: int = 60_000
-    """Keys that no router touches vanish after so long."""
+    """Keys that no router touches expire after this long."""
 
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """A replica as the plan has it; a capacity of 0 means draining."""
+    """A replica as the plan describes it; a capacity of 0 means draining."""
 
     id: str
     endpoint: str
     capacity: int
     service_s: float
-    """Seconds of service per request, believed until releases say better."""
+    """Seconds per request by the plan, used until releases have measured it."""
 
 
 @dataclass(frozen=True)
 class Sync:
-    """Make a pool what the plan of a generation says; an older plan than the pool's changes nothing.
+    """Make a pool as the plan of a generation says; a plan that is older than the pool's changes nothing.
 
-    Introduces the router to the dispatcher. When no replica is left to serve the pool, all that wait are dropped.
+    It also introduces the router to the dispatcher. If no replica is left to serve the pool, all its waiting entries
+    are dropped.
     """
 
     router: str
@@ -73,36 +75,36 @@ class Sync:
 
 @dataclass(frozen=True)
 class EnqueueTicket:
-    """Put a ticket into a pool's queue, unless ``limit`` are waiting already."""
+    """Put a ticket into a pool's queue, unless ``limit`` entries already wait there."""
 
     router: str
     pool: str
     ticket: Ticket
     band: int
     remaining_ms: int
-    """Until the deadline."""
+    """Milliseconds until the deadline."""
     limit: int
 
 
 @dataclass(frozen=True)
 class ReleaseCredit:
-    """Give a credit back; nothing happens if the lease is gone already."""
+    """Give a credit back; nothing happens if the lease has already ended."""
 
     router: str
     pool: str
     ticket: Ticket
     replica_id: str
     service_s: float | None
-    """Seconds that the replica took for the request; None teaches nothing."""
+    """Seconds that the replica took for the request; None if they say nothing about its speed."""
     sharing: int
     """Requests in flight on the replica when the grant was made, this one included."""
     failed: bool = False
-    """The replica failed: it gets no grants for a while."""
+    """Whether the replica failed; if so, it gets no grants for ``hold_ms``."""
 
 
 @dataclass(frozen=True)
 class ReleaseAndEnqueue:
-    """Release in one pool and enqueue in another of the same cascade, in one step; a refusal undoes no release."""
+    """Release in one pool and enqueue in another of the same cascade, in one step; a refusal leaves it released."""
 
     release: ReleaseCredit
     enqueue: EnqueueTicket
@@ -114,7 +116,7 @@ class ReleaseAndEnqueue:
 
 @dataclass(frozen=True)
 class Withdraw:
-    """Forget a ticket: take it out of the queue, or give its credit back if it was granted meanwhile."""
+    """Forget a ticket: take it out of the queue, or give its credit back if it has been granted."""
 
     router: str
     pool: str
@@ -123,22 +125,22 @@ class Withdraw:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A router is alive: renew its leases, and learn what became of its waiting tickets.
+    """A router says that it is alive, renews its leases, and asks what became of its waiting tickets.
 
-    The answer has grants for waiting tickets that were granted (a lost wake-up), and as ``missing`` the tickets of
-    either kind that the dispatcher does not know.
+    The answer repeats the grants of waiting tickets that were granted, in case their message was lost. Its ``missing``
+    lists the tickets, waiting or in flight, that the dispatcher does not know.
     """
 
     router: str
     pool: str
     leases: tuple[tuple[Ticket, str], ...]
-    """(ticket, replica id) of what the router has in flight."""
+    """(ticket, replica id) of every grant that the router holds."""
     waiting: tuple[Ticket, ...]
 
 
 @dataclass(frozen=True)
 class Restore:
-    """Count as in flight what a router has in flight, whatever the capacity; grants nothing."""
+    """Make the dispatcher count what a router has in flight, even above the capacity; it grants nothing."""
 
     router: str
     pool: str
@@ -147,7 +149,7 @@ class Restore:
 
 @dataclass(frozen=True)
 class Reap:
-    """Give back the credits of expired leases; drop entries past their deadline and those of dead routers."""
+    """Give back the credits of expired leases, and drop entries that are past their deadline or of dead routers."""
 
     router: str
     pool: str
@@ -157,20 +159,20 @@ Operation = Sync | EnqueueTicket | ReleaseCredit | ReleaseAndEnqueue | Withdraw 
 
 
 def pools_of(operation: Operation) -> tuple[str, ...]:
-    """The pools that an operation touches, in the order in which it does."""
+    """The pools that an operation touches, in order."""
     if isinstance(operation, ReleaseAndEnqueue):
         return operation.release.pool, operation.enqueue.pool
     return (operation.pool,)
 
 
 class Verdict(str, Enum):
-    """What became of an operation."""
+    """How an operation ended."""
 
     DONE = "done"
     FULL = "full"
     NO_REPLICA = "no-replica"
     UNKNOWN = "unknown"
-    """The dispatcher knows the pool or the router not (any more): introduce it with `Sync`."""
+    """The dispatcher does not know the pool or the router, for example since it lost its data: send a `Sync`."""
 
 
 class DropCause(str, Enum):
@@ -206,8 +208,8 @@ class TicketDropped:
 class OperationResult:
     """The answer to an operation.
 
-    ``grants`` and ``drops`` are those of the asking router's tickets; those of others reach their owners by the
-    dispatcher's own way (`Dispatcher.run` puts them in as well: it has one caller).
+    ``grants`` and ``drops`` concern the tickets of the router that asked. Other routers hear of theirs by messages from
+    Redis. (`Dispatcher.run` returns all of them, since it has only one caller.)
     """
 
     verdict: Verdict = Verdict.DONE
@@ -215,6 +217,6 @@ class OperationResult:
     drops: tuple[TicketDropped, ...] = ()
     loads: Mapping[str, PoolLoad] = field(default_factory=dict)
     missing: tuple[Ticket, ...] = ()
-    """Heartbeat only."""
+    """Heartbeat only: the tickets that the dispatcher does not know."""
     routers: tuple[str, ...] = ()
-    """Heartbeat only: the routers that are alive, in order."""
+    """Heartbeat only: the ids of the routers that are alive, sorted."""

@@ -1,4 +1,4 @@
-"""The pools of the plan in force as a dispatcher is told of them, and those left out that are not yet empty."""
+"""The pools that a dispatcher must know: those of the plan in force, and earlier ones that are not yet empty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .operations import ReplicaSpec, Sync
 
 
 class PlannedPools:
-    """What `Sync` should say of each pool."""
+    """The `Sync` operation for each pool."""
 
     def __init__(self, router_id: str) -> None:
         self._router_id = router_id
@@ -19,7 +19,7 @@ class PlannedPools:
         self._retired: dict[str, Sync] = {}
 
     def follow(self, plan: Plan) -> bool:
-        """Take a plan over; False if it is older than the one in force."""
+        """Follow a plan; False if it is older than the one in force."""
         if plan.generation < self.generation:
             return False
         known = self._retired | self._planned
@@ -38,14 +38,14 @@ class PlannedPools:
 
     @property
     def syncs(self) -> list[Sync]:
-        """All pools: those of the plan, then those that it left out."""
+        """The operations for all pools: those of the plan, then those that it left out."""
         return [*self._planned.values(), *self._retired.values()]
 
     def serves(self, pool: str) -> bool:
-        """True if the plan has a ready replica in the pool."""
+        """Whether the plan has a ready replica in the pool."""
         sync = self._planned.get(pool)
         return sync is not None and any(spec.capacity for spec in sync.replicas)
 
     def emptied(self, pool: str) -> None:
-        """Nothing waits or is in flight in the pool: one that the plan left out can be forgotten."""
+        """Note that nothing waits or is in flight in the pool, so that it can be forgotten if the plan left it out."""
         self._retired.pop(pool, None)

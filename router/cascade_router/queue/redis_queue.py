@@ -1,11 +1,12 @@
-"""The dispatcher that all routers share: operations as scripts in Redis, over one connection, in the order asked.
+"""The dispatcher that all routers share: it runs operations as scripts in Redis, over one connection and in order.
 
-What is submitted while a batch is on its way travels together as the next one. Any failure (connection, time-out, an
-error reply) loses everything outstanding and the connection; the owner opens it again. Scripts are loaded whenever the
-connection opens, so a Redis that lost them shows as a failure and is mended by the next `open`.
+Operations that are submitted while a batch is on its way are sent together as the next batch. After any failure (of the
+connection, a time-out, an error reply) the connection is closed and everything outstanding is lost; the owner opens it
+again. Scripts are loaded whenever the connection opens. So if Redis lost its scripts, the next call fails, and the next
+`open` loads them again.
 
-A second connection hears what other routers' operations granted to this router's entries. It mends itself; what was
-missed meanwhile is found by the next heartbeat.
+A second connection receives messages: the grants to this router's entries that follow from other routers' operations.
+It reconnects by itself, and the next heartbeat finds the grants whose messages were missed.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ FAILURES: Final = (RedisError, OSError)
 RESUBSCRIBE_S: Final = 0.2
 END_AGAIN_S: Final = 0.1
 BATCH: Final = 100
-"""Commands that are sent together at most, lest a great many of them look like a Redis that does not answer."""
+"""Most commands in a batch: a larger one could take so long that Redis would seem not to answer."""
 
 logger = structlog.get_logger(__name__)
 
 
 class RedisAway(Exception):
-    """Redis did not answer, or not as it should."""
+    """Redis did not answer, or gave a wrong answer."""
 
 
 @dataclass(frozen=True)
 class Errand:
-    """A command on its way to Redis, and what to do with its reply or its loss."""
+    """A command on its way to Redis, and the callbacks for its reply and for its loss (with the reason)."""
 
     command: tuple[Any, ...]
     replied: Callable[[Any], None]
@@ -53,7 +54,7 @@ class Errand:
 
 
 class RedisQueue:
-    """Runs operations in Redis."""
+    """Runs the operations of one cascade and router in Redis."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class RedisQueue:
         on_subscribed: Callable[[], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        """``on_failure`` gets the reason before any caller hears `RedisAway`. No callback may wait."""
+        """``on_failure`` is called with the reason before any caller gets `RedisAway`. No callback may wait."""
         self._client = Redis.from_url(
             url,
             socket_connect_timeout=timeout_s,
@@ -86,13 +87,13 @@ class RedisQueue:
         self._scripts = scripts(timing)
         self._connection: AbstractConnection | None = None
         self._opened: tuple[str, str] | None = None
-        """Number and address by which Redis knows the connection that was opened last."""
+        """Redis's number and address of the connection that was opened last."""
         self._pending: list[Errand] = []
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Connect anew and load the scripts; what was outstanding is lost. Raises `RedisAway`."""
+        """Open a new connection and load the scripts; outstanding operations are lost. Raises `RedisAway`."""
         await self._stop()
         connection: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
@@ -110,8 +111,8 @@ class RedisQueue:
     async def _prepare(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]
         if self._opened is not None:
-            # What the last connection sent and Redis has not come to yet must not be carried out any more. A Redis that
-            # was started since has given its number to somebody else, who comes from another address.
+            # Redis must not carry out any more what the last connection sent. A Redis that was restarted may have given
+            # the same number to another client, but that has another address.
             number, address = self._opened
             with suppress(ResponseError):
                 await _replies(connection, [("CLIENT", "KILL", "ID", number, "ADDR", address)])
@@ -121,7 +122,7 @@ class RedisQueue:
         self._opened = known["id"], known["addr"]
 
     async def close(self) -> None:
-        """Send what is outstanding, then close both connections."""
+        """Send what is outstanding, and then close both connections."""
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=self._timeout_s)
         await self._stop()
@@ -138,30 +139,34 @@ class RedisQueue:
         return outcome_of(await self._reply(self._command(self._calls.of(operation))))
 
     async def mend(self, pool: str) -> list[tuple[str, str]]:
-        """Remove what is none of ours from a pool's keys; (key, what was wrong) for each. Raises `RedisAway`."""
+        """Remove data that is not this product's from a pool's keys.
+
+        Returns (key, what was wrong) for each removal. Raises `RedisAway`.
+        """
         reply = await self._reply(self._command(self._calls.mend(pool, self._router_id)))
         texts = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in reply]
         return list(zip(texts[::2], texts[1::2], strict=True))
 
     async def settle(self) -> None:
-        """Wait until what was submitted so far is done; raises `RedisAway`."""
+        """Wait until everything that was submitted so far is done; raises `RedisAway`."""
         await self._reply(("PING",))
 
     async def lock(self, key: str, ttl_ms: int) -> float | None:
-        """Take the lock of an idempotency key for this router, or say how many seconds ago its holder was heard of.
+        """Take the lock of an idempotency key for this router.
 
-        Raises `RedisAway`.
+        Returns None if it was taken, else how many seconds ago the router that holds it was last heard from. Raises
+        `RedisAway`.
         """
         call = self._calls.lock(key, self._router_id, ttl_ms)
         silent_ms = await self._reply(self._command(call))
         return None if silent_ms is None else int(silent_ms) / 1000
 
     def relock(self, key: str, ttl_ms: int) -> None:
-        """Renew the lock of a key, or take it again after Redis lost it, unless another was quicker."""
+        """Renew the lock of a key, or take it again if Redis lost it and no other router has taken it since."""
         self._send_soon(Errand(self._command(self._calls.lock(key, self._router_id, ttl_ms)), _ignore, _ignore))
 
     def unlock(self, key: str) -> None:
-        """Give the lock of a key back, if this router holds it."""
+        """Release the lock of a key, if this router holds it."""
         call = self._calls.unlock(key, self._router_id)
         self._send_soon(Errand(self._command(call), _ignore, _ignore))
 
@@ -203,7 +208,7 @@ class RedisQueue:
         except asyncio.CancelledError:
             _lose(batch, "closed")
             raise
-        except Exception as error:  # also a reply that is not one of ours: whatever it is, this connection is done for
+        except Exception as error:  # also a reply that cannot be read: whatever it is, this connection is unusable
             lost, self._pending = batch + self._pending, []
             self._sending = self._connection = None
             self._on_failure(_reason(error))
@@ -211,7 +216,7 @@ class RedisQueue:
             await connection.disconnect(nowait=True)
 
     async def _stop(self) -> None:
-        """End both connections; what is outstanding is lost."""
+        """Close both connections; outstanding operations are lost."""
         await end(self._sending, self._listening)
         lost, self._pending = self._pending, []
         connection, self._connection = self._connection, None
@@ -236,13 +241,13 @@ class RedisQueue:
                             heard = message_of(message["data"], self._ref)
                             if heard is not None:
                                 self._on_message(heard)
-            except Exception as error:  # whatever it is, heartbeats do without until this is heard again
+            except Exception as error:  # whatever it is, heartbeats find the grants until the channel is back
                 logger.info("queue.grants_channel_lost", reason=_reason(error))
             await asyncio.sleep(RESUBSCRIBE_S)
 
 
 async def end(*tasks: asyncio.Task[None] | None) -> None:
-    """Cancel tasks until they have ended: a single cancellation can get lost in a wait that ends at that moment."""
+    """Cancel tasks until they have ended: a task can lose a single cancellation if its wait ends at that moment."""
     left = {task for task in tasks if task is not None and not task.done()}
     while left:
         for task in left:
@@ -251,7 +256,7 @@ async def end(*tasks: asyncio.Task[None] | None) -> None:
 
 
 async def _replies(connection: AbstractConnection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Send commands at once and read all replies; raises the first error reply."""
+    """Send all commands at once and read all replies; raises the first error reply."""
     await connection.send_packed_command(b"".join(map(hiredis.pack_command, commands)))
     replies: list[Any] = []
     for _ in commands:
@@ -271,7 +276,7 @@ def _lose(errands: Sequence[Errand], reason: str) -> None:
 
 
 def _ignore(_: object) -> None:
-    """Nothing to do."""
+    """A callback that does nothing."""
 
 
 def _reason(error: BaseException) -> str:

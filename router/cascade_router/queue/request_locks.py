@@ -1,10 +1,11 @@
-"""Locks of idempotency keys: while a request with a key is served, no router serves another one with it.
+"""Locks for idempotency keys: while one request with a key is served, no router serves another with the same key.
 
-Without Redis that cannot be promised, so no lock is given. One that was given before Redis went away is held on, and
-is taken there again when it returns.
+Without Redis this cannot be promised, so no lock is given. A lock that was given before Redis went away stays held, and
+is taken again in Redis when it returns.
 
-A key that another router holds is waited for while that router may be dead: its lock runs out with its lease, and a
-client that tries again elsewhere is served then. A router that is heard of meanwhile is alive, and keeps its own.
+If another router holds a key, that router may have died, and the client may have sent its request again to this one. So
+this router waits. If the other sends a heartbeat in this time, it is alive and keeps the key, and the request is
+refused. If it is dead, its lock expires, and this router takes the key and serves the request.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Final
 from .redis_queue import RedisAway, RedisQueue
 
 AGAIN_S: Final = 0.1
-"""Between two looks at a lock that another router holds."""
+"""Pause between two attempts to take a lock that another router holds."""
 
 
 class RequestLocks:
     """The keys whose requests this router is serving.
 
-    A lock in Redis lives for ``ttl_s`` and is renewed, so that a dead router's keys are soon free for a retry.
+    A lock in Redis expires after ``ttl_s`` unless it is renewed, so that a dead router's keys are soon free for a
+    retry.
     """
 
     def __init__(self, *, ttl_s: float, clock: Callable[[], float], shared: Callable[[], RedisQueue | None]) -> None:
@@ -32,16 +34,17 @@ class RequestLocks:
         self._clock = clock
         self._shared = shared
         self._held: dict[str, float] = {}
-        """When each was taken or renewed, by key."""
+        """When each key's lock was last taken or renewed."""
 
     @asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[bool]:
-        """Hold a key inside the block; False if a request with that key is being served already.
+        """Hold a key inside the block; False if a request with that key is already being served.
 
-        Takes up to a heartbeat to find out where another router holds it, and up to ``ttl_s`` where that one died.
+        If another router holds it, this takes up to the time between two heartbeats, or up to ``ttl_s`` if that router
+        died.
 
         Raises:
-            RedisAway: Redis does not answer, so that nobody knows.
+            RedisAway: Redis does not answer, so it is not known whether another router holds the key.
         """
         if key in self._held:
             yield False
@@ -68,7 +71,7 @@ class RequestLocks:
         raise RedisAway("not connected")
 
     def renew(self, *, all_of_them: bool = False) -> None:
-        """Renew in Redis what was not taken or renewed for a third of the time to live."""
+        """Renew in Redis the locks that are older than a third of their time to live, or all of them."""
         redis, now = self._shared(), self._clock()
         if redis is None:
             return

@@ -1,4 +1,4 @@
-"""What callers of the queue see: entries, grants, the load of a pool, and the ways in which waiting can end badly."""
+"""What callers of the queue see: entries, grants, the load of a pool, and the exceptions that end a wait."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 BANDS = 8
 """Priority bands of an entry: 0 (most urgent) to ``BANDS - 1``."""
 BANDS_TOLD = 2
-"""Bands whose waiting entries a load tells apart from those of all: those more urgent than low priority."""
+"""For this many of the most urgent bands, a load says how many entries wait; they are those above low priority."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
     """A request that wants a replica of a pool.
 
-    ``id`` is for people (logs, keys); entries may share one, because the queue tells acquisitions apart by itself.
+    ``id`` is for people, in logs and keys. Several entries may have the same id: the queue gives each a ticket.
     """
 
     id: str
@@ -33,34 +33,36 @@ class QueueEntry:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The right to have one request in flight on a replica; ends with a release or an exchange."""
+    """The right to have one request in flight on a replica; it ends with a release or an exchange."""
 
     entry: QueueEntry
     replica_id: str
     endpoint: str
     ticket: str = field(default="", repr=False)
-    """The queue's own name of this acquisition."""
+    """The queue's own name for this acquisition."""
     sharing: int = field(default=1, repr=False)
-    """Requests in flight on the replica when this one was granted, itself included."""
+    """Requests in flight on the replica when this one was granted, including it."""
 
 
 class PoolLoad(NamedTuple):
-    """Load of a pool over all routers."""
+    """The load of a pool over all routers."""
 
     waiting: int
     in_flight: int
     expected_wait_s: float
-    """Seconds until an entry that came now would be granted, after all that wait; inf if nothing serves the pool."""
+    """Seconds until a new entry behind all waiting ones would get its grant; infinite if nothing serves the pool."""
     ahead: tuple[int, ...] = ()
     """Waiting entries of band 0, of bands 0 to 1, and so on for the first `BANDS_TOLD`."""
     taken: tuple[float, ...] = ()
-    """Of the pool's time, what entries of band 0, of bands 0 to 1, and so on take as they come lately."""
+    """The part of the pool's time that new entries of band 0, of bands 0 to 1, and so on take at their recent rate."""
 
     def wait_s(self, band: int) -> float:
-        """Expected wait of an entry of ``band``; inf where more urgent ones take all of the pool's time.
+        """Expected wait of a new entry of ``band`` in seconds; infinite if more urgent ones take all the pool's time.
 
-        What is as urgent, or more so, is served before it; so is what is more urgent and comes while it waits. With the
-        part t of the pool's time that this takes, the wait is that for those who wait already divided by 1 - t.
+        Two groups are served before it: entries that already wait and are at least as urgent (``ahead``), and entries
+        that arrive while it waits and are more urgent. If the latter take the part t of the pool's time, then
+
+            wait = expected_wait_s · (ahead + 1) / (waiting + 1) / (1 - t)
         """
         if self.waiting == 0:
             return self.expected_wait_s
@@ -70,9 +72,10 @@ class PoolLoad(NamedTuple):
 
 
 def limit_of(limit: int, *, band: int) -> int:
-    """Waiting entries of a pool above which an entry of ``band`` is refused, where ``limit`` holds for band 1.
+    """Waiting entries of a pool at which an entry of ``band`` is refused; ``limit`` is the value for band 1.
 
-    Places are held back for the more urgent: band 0 finds a tenth more (at least one), bands from 2 on half as many.
+    Places are reserved for more urgent entries: for band 0 the limit is a tenth higher (at least one place), for bands
+    from 2 on it is half as high.
     """
     if band == 0:
         return limit + max(1, limit // 10)
@@ -83,7 +86,7 @@ NOTHING_SERVES = PoolLoad(waiting=0, in_flight=0, expected_wait_s=float("inf"))
 
 
 class QueueFull(Exception):
-    """The pool's queue has reached its bound; ``expected_wait_s`` is a retry hint."""
+    """The pool's queue has reached its limit; ``expected_wait_s`` tells the client when to try again."""
 
     def __init__(self, pool: str, waiting: int, expected_wait_s: float) -> None:
         super().__init__(f"queue of pool {pool} is full: {waiting} waiting, expected wait {expected_wait_s:.1f} s")
@@ -93,7 +96,7 @@ class QueueFull(Exception):
 
 
 class NoReadyReplica(Exception):
-    """The pool has no ready replica, or lost its last one while the entry was waiting."""
+    """The pool has no ready replica, or lost its last one while the entry waited."""
 
     def __init__(self, pool: str) -> None:
         super().__init__(f"pool {pool} has no ready replica")
@@ -101,7 +104,7 @@ class NoReadyReplica(Exception):
 
 
 class EntryExpired(Exception):
-    """The deadline passed while the entry was waiting."""
+    """The deadline passed while the entry waited."""
 
     def __init__(self, entry: QueueEntry) -> None:
         super().__init__(f"{entry.id} waited for pool {entry.pool} until its deadline")

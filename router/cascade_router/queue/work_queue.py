@@ -1,13 +1,15 @@
-"""The queue as the rest of the router sees it: shared through Redis, and alone in memory while Redis is away.
+"""The queue as the rest of the router sees it: shared through Redis, or alone in memory while Redis is away.
 
-What the router has waiting and in flight lives here, in the process; the dispatcher behind (Redis, or memory) can be
-lost at any time and is told again. `modes` has the three ways in which operations are carried out. The queue goes
+What the router has waiting and in flight is kept in this process. So the dispatcher behind it (Redis, or one in memory)
+can be lost at any time: the queue tells the next one everything again. `modes` has the three ways in which operations
+are carried out. The queue goes
 
-* from *shared* to *alone* when Redis fails: at once what is in flight is counted and what waits is enqueued in memory;
-* from *alone* to *returning* when Redis answers again, and on to *shared* when Redis knows what is in flight.
+* from *shared* to *alone* when Redis fails: it at once counts in memory what is in flight, and enqueues there what
+  waits;
+* from *alone* to *returning* when Redis answers again, and then to *shared* when Redis knows what is in flight.
 
-A heartbeat per second renews the leases, finds grants whose wake-up was lost, tells the dispatcher again what it does
-not know, and reaps what other routers left behind.
+Once a second, a heartbeat renews the leases, finds grants whose messages were lost, tells the dispatcher again what it
+does not know, and reaps what dead routers left behind.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ logger = structlog.get_logger(__name__)
 
 
 class WorkQueue:
-    """Grants of one cascade's replicas to one router's requests, in one order over all routers."""
+    """Grants replicas of one cascade to one router's requests, in one order over all routers."""
 
     def __init__(
         self,
@@ -66,10 +68,11 @@ class WorkQueue:
         clock: Callable[[], float] = time.monotonic,
         on_bad_data: Callable[[str, str], None] = lambda key, why: None,
     ) -> None:
-        """``router_id`` is this process's own; without ``url`` (of Redis) the queue is in memory for good.
+        """``router_id`` is this process's own; without ``url`` (of Redis) the queue always stays in memory.
 
-        ``limit`` bounds the waiting entries of a pool over all routers, see `limit_of`; ``clock`` is the one
-        of `QueueEntry.deadline`; ``on_bad_data`` gets the key and the reason where something in Redis was none of ours.
+        ``limit`` limits the waiting entries of a pool over all routers (see `limit_of`). ``clock`` is the clock of
+        `QueueEntry.deadline`. ``on_bad_data`` is called with the key and the reason if data in Redis was not this
+        product's and was removed.
         """
         if "@" in router_id or not router_id:
             raise ValueError(f"router_id {router_id!r} must be non-empty and without '@'")
@@ -103,14 +106,14 @@ class WorkQueue:
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect to Redis, or begin alone if it is away; then keep up by itself."""
+        """Connect to Redis, or begin alone if it is away; from then on the queue looks after itself."""
         await self._return()
         if self.away:
             logger.warning("queue.redis_away", reason="not reached at start")
         self._loop_task = asyncio.create_task(self._keep_up(), name="queue-heartbeat")
 
     async def close(self) -> None:
-        """Stop; whoever still waits is cancelled."""
+        """Stop; calls that still wait are cancelled."""
         await end(self._loop_task)
         for waiter in list(self._ours.waiters.values()):
             waiter.future.cancel()
@@ -120,7 +123,7 @@ class WorkQueue:
 
     @property
     def away(self) -> bool:
-        """True while Redis should be there and is not."""
+        """Whether a Redis is configured but is not in use now."""
         return self._redis is not None and self._mode.redis is None
 
     @property
@@ -129,9 +132,9 @@ class WorkQueue:
         return self._mode.routers
 
     async def apply(self, plan: Plan) -> None:
-        """Follow a plan; one older than the plan in force is ignored.
+        """Follow a plan; a plan that is older than the one in force is ignored.
 
-        Entries that wait in a pool which is left without a ready replica end with `NoReadyReplica`.
+        If the plan leaves a pool without a ready replica, the entries that wait there end with `NoReadyReplica`.
         """
         if not self._pools.follow(plan):
             return
@@ -141,13 +144,13 @@ class WorkQueue:
                 await self._mode.redis.settle()
 
     def load(self, pool: str) -> PoolLoad:
-        """Load of a pool as last heard, at most about a second old, and what was asked for here since; no I/O."""
+        """The load of a pool as last heard, about a second ago at most, plus what was asked for here since; no I/O."""
         return self._loads.of(pool, now=self._clock(), routers=len(self.routers))
 
     def hold_request(self, key: str) -> AbstractAsyncContextManager[bool]:
-        """Hold an idempotency key inside ``async with``; False if a request with it is being served already.
+        """Hold an idempotency key inside ``async with``; False if a request with it is already being served.
 
-        Costs a round trip to Redis, and raises `RedisAway` without it.
+        It takes a round trip to Redis, and raises `RedisAway` if Redis is away.
         """
         return self._locks.hold(key)
 
@@ -162,7 +165,7 @@ class WorkQueue:
         return await self._wait(waiter, self._ours.enqueue(waiter, limit=limit_of(self._limit, band=entry.band)))
 
     async def exchange(self, grant: Grant, entry: QueueEntry, *, service_s: float) -> Grant:
-        """`release` the grant and `acquire` for the entry in one step; the grant is released whatever happens."""
+        """Release the grant and acquire for the entry, in one step; the grant is released whatever happens."""
         release = self._ours.let_go(grant, service_s=service_s)
         try:
             waiter = self._expect(entry)
@@ -176,15 +179,15 @@ class WorkQueue:
     async def release(self, grant: Grant, *, service_s: float | None, failed: bool = False) -> None:
         """Give the credit back; a second release of the same grant does nothing.
 
-        ``service_s`` is the time that the replica took, None if that says nothing of its speed (a cancelled request);
-        ``failed`` says that the replica, not the request, was at fault: it gets no grants for a second.
+        ``service_s`` is the seconds that the replica took; None if they say nothing about its speed, as for a cancelled
+        request. ``failed`` means that the replica was at fault and not the request: it gets no grants for a second.
         """
         release = self._ours.let_go(grant, service_s=service_s, failed=failed)
         if release is not None:
             self._submit(release)
 
     def turn_away(self, pool: str) -> None:
-        """End what waits here for a pool with `NoReadyReplica`: this router trusts none of the pool's replicas now."""
+        """End every wait for a pool with `NoReadyReplica`, because this router trusts none of its replicas now."""
         for waiter in [waiter for waiter in self._ours.waiters.values() if waiter.entry.pool == pool]:
             self._ours.fail(waiter.ticket, lambda entry: NoReadyReplica(entry.pool))
             self._withdraw(waiter)
@@ -208,7 +211,7 @@ class WorkQueue:
             waiter.timer.cancel()
 
     def _abandon(self, waiter: Waiter) -> None:
-        """Undo an acquisition whose caller has gone: withdraw it, or release what it was granted meanwhile."""
+        """Undo an acquisition whose caller has gone: withdraw it, or release its grant if it has one."""
         if self._ours.waiters.pop(waiter.ticket, None) is not None:
             self._withdraw(waiter)
         elif waiter.ticket in self._ours.held:
@@ -216,7 +219,7 @@ class WorkQueue:
             if release is not None:
                 self._submit(release)
         elif waiter.future.done() and not waiter.future.cancelled():
-            waiter.future.exception()  # looked at here, since nobody else will
+            waiter.future.exception()  # read here, since nobody else does and asyncio would complain
 
     def _withdraw(self, waiter: Waiter) -> None:
         self._submit(Withdraw(self._router_id, waiter.entry.pool, waiter.ticket))
@@ -224,12 +227,12 @@ class WorkQueue:
     # -- what the dispatcher says ---------------------------------------------------------------------------------
 
     def _submit(self, operation: Operation, then: Replied = lambda outcome: None) -> None:
-        """Have an operation carried out; ``then`` gets the outcome after all that it says of this router was done."""
+        """Have an operation carried out; ``then`` is called with the outcome after its grants and drops took effect."""
         self._mode.submit(operation, partial(self._on_replied, self._mode, then))
 
     def _on_replied(self, asked: Mode, then: Replied, outcome: OperationResult) -> None:
         if asked is not self._mode:
-            return  # it was given up since, and what it knew was told to another
+            return  # that mode has ended, and its successor was told everything
         if outcome.verdict is Verdict.UNKNOWN:
             self._go_alone("Redis has lost its data")
             return
@@ -259,7 +262,7 @@ class WorkQueue:
             self._ours.fail(dropped.ticket, EntryExpired)
         elif dropped.cause is DropCause.NO_REPLICA:
             self._ours.fail(dropped.ticket, lambda entry: NoReadyReplica(entry.pool))
-        # dropped as a dead router's: the next heartbeat finds it missing and enqueues it again
+        # If it was dropped since this router seemed dead, the next heartbeat finds it missing and enqueues it again.
 
     def _on_message(self, message: TicketGranted | TicketDropped) -> None:
         if self.away:
@@ -286,7 +289,7 @@ class WorkQueue:
                 continue
             if await self._return():
                 logger.info("queue.redis_back")
-                returns += 1  # one that does not last makes the next wait longer
+                returns += 1  # if Redis soon fails again, the next pause is longer
             next_try = self._clock() + pause_s(returns)
 
     async def _pause(self, seconds: float) -> None:
@@ -328,7 +331,7 @@ class WorkQueue:
     # -- leaving Redis and returning to it ------------------------------------------------------------------------
 
     def _go_alone(self, reason: str) -> None:
-        """Count what is in flight and enqueue what waits in memory; at once."""
+        """Leave Redis: at once count in memory what is in flight, and enqueue there what waits."""
         if isinstance(self._mode, Alone):
             return
         logger.warning(

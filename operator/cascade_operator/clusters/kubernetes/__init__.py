@@ -1,1 +1,1 @@
-"""The Kubernetes driver: pools are Deployments, replicas are pods, accelerators are what Nodes offer."""
+"""The Kubernetes driver: a pool is a Deployment, a replica is a pod, and accelerators are resources of Nodes."""

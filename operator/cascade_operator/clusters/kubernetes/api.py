@@ -1,6 +1,6 @@
-"""The Kubernetes API as the operator uses it: few calls, each bounded in time and run in a bounded executor.
+"""The Kubernetes API as the operator uses it: a few calls, each with a time limit, run by a limited number of threads.
 
-Through the official client's dynamic client, without its discovery: every path that is used stands here.
+It uses the dynamic client of the official Kubernetes client, but not its discovery: all paths are defined here.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of object, and where the API has it."""
+    """A kind of object, and its place in the API."""
 
     prefix: str
     plural: str
     namespaced: bool = True
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """Path of the collection or an object; an empty namespace means all."""
+        """The path of the collection, or of one object; an empty namespace means all namespaces."""
         parts = [self.prefix]
         if self.namespaced and namespace:
             parts += ["namespaces", namespace]
@@ -65,7 +65,7 @@ DEFINITIONS: Final = Resource("apis/apiextensions.k8s.io/v1", "customresourcedef
 
 
 class ApiAway(ClusterFailed):
-    """The API server cannot be reached, or is not able to answer now."""
+    """The API server cannot be reached, or cannot answer now."""
 
 
 class ApiRefused(ClusterFailed):
@@ -77,10 +77,10 @@ class ApiRefused(ClusterFailed):
 
 
 def connect(*, timeout_s: float, kubeconfig: str | None = None) -> client.ApiClient:
-    """A client by the pod's service account, else by ``kubeconfig`` (None: the one of KUBECONFIG).
+    """A client that uses the pod's service account or, outside of a pod, ``kubeconfig`` (None: that of KUBECONFIG).
 
-    From a pod it asks the API server directly; from elsewhere through a proxy, where the kubeconfig or the environment
-    (HTTPS_PROXY, NO_PROXY) names one, as kubectl does. Raises CommandFailed where there is neither.
+    In a pod it calls the API server directly. Elsewhere it uses a proxy if the kubeconfig or the environment
+    (HTTPS_PROXY, NO_PROXY) names one, as kubectl does. Raises CommandFailed if there is neither account nor kubeconfig.
     """
     settings = client.Configuration()
     try:
@@ -98,7 +98,10 @@ def connect(*, timeout_s: float, kubeconfig: str | None = None) -> client.ApiCli
 
 
 class KubernetesApi:
-    """Calls raise ApiAway or ApiRefused. ``count`` is told method, kind and outcome of each request."""
+    """Calls to the API server; they raise ApiAway or ApiRefused.
+
+    ``count`` is called with the method, kind and outcome of each request.
+    """
 
     def __init__(
         self,
@@ -121,20 +124,20 @@ class KubernetesApi:
         self._dynamic.client.close()
 
     async def version(self) -> tuple[int, int]:
-        """Version of the API server, as (major, minor)."""
+        """The version of the API server, as (major, minor)."""
         answer = await self._call("get", "version", "/version")
         digits = "".join(c for c in str(answer.get("minor", "0")) if c.isdecimal())
         return int(answer.get("major") or 0), int(digits or 0)
 
     async def time_s(self) -> float | None:
-        """The API server's clock, in Unix seconds to the second; None where it does not say."""
+        """The API server's time in Unix seconds, to the second; None if its answer has no date."""
         work = functools.partial(self._request, "get", "/version", serialize=False)
         answer = await asyncio.get_running_loop().run_in_executor(self._executor, work)
         date = answer.headers.get("Date")
         return None if date is None else parsedate_to_datetime(date).timestamp()
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """One object, or None."""
+        """One object, or None if it does not exist."""
         try:
             return await self._call("get", resource.plural, resource.path(namespace, name))
         except ApiRefused as refused:
@@ -164,7 +167,7 @@ class KubernetesApi:
                 return items
 
     async def apply(self, resource: Resource, manifest: Object) -> Object:
-        """Server-side apply of a whole object, taking over what others manage of it; the object as it is then."""
+        """Apply a whole object on the server side, taking over fields that others manage; returns the new object."""
         meta = manifest["metadata"]
         return await self._call(
             "patch",
@@ -179,7 +182,7 @@ class KubernetesApi:
     async def merge(
         self, resource: Resource, namespace: str, name: str, patch: Object, *, subresource: str = ""
     ) -> Object:
-        """Merge a patch into an object; the object as it is then."""
+        """Merge a patch into an object; returns the new object."""
         return await self._call(
             "patch",
             resource.plural,
@@ -190,12 +193,12 @@ class KubernetesApi:
         )
 
     async def create(self, resource: Resource, manifest: Object) -> Object:
-        """Create an object."""
+        """Create an object, and return it."""
         path = resource.path(manifest["metadata"]["namespace"])
         return await self._call("post", resource.plural, path, body=manifest, field_manager=FIELD_MANAGER)
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        """Delete this very object, if it is still there."""
+        """Delete the object with this ``uid``, if it still exists."""
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             await self._call("delete", resource.plural, resource.path(namespace, name), body=body)
@@ -206,7 +209,7 @@ class KubernetesApi:
     async def allowed(
         self, *, verb: str, group: str, resource: str, namespace: str = "", subresource: str = ""
     ) -> bool:
-        """Whether this account may do something."""
+        """Whether this account has the right to do something (a SelfSubjectAccessReview)."""
         attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
         if subresource:
             attributes["subresource"] = subresource
@@ -236,7 +239,7 @@ class KubernetesApi:
         return answer
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
-        # Connect, then answer: a server that accepts and says nothing does not hold a worker for long.
+        # The limits for connecting and for answering: a server that accepts and says nothing must not block a thread.
         timeouts = (self._timeout_s, self._timeout_s)
         try:
             return self._dynamic.request(

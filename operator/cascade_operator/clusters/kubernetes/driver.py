@@ -1,8 +1,9 @@
-"""Replicas as pods: a pool is a Deployment, a start one replica more of it, a stop one less.
+"""Replicas as pods: a pool is a Deployment; a start adds one to its replicas, and a stop takes one away.
 
-Nothing is remembered here that the cluster does not have: numbers wanted and pods on their way out stand in the
-Deployments, drains on the pods, so an operator that was killed goes on where it was. In the steady state nothing is
-written. Another variant on the same accelerator is a stop first, and a start once the pod is gone.
+All state is in the cluster: the Deployments hold the wanted numbers and the names of the pods that are to go, and the
+pods hold when they began to drain. So an operator that was killed continues where it was. In the steady state nothing
+is written. To have another variant on the same accelerator, the driver first stops the old pod; when it is gone, the
+planner starts the new one.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ from .pools import Change, ClusterPool, as_stop, change_of, replicas_of
 log = structlog.get_logger(__name__)
 
 REVERT_EVERY_S: Final = 5.0
-"""Pause between two reversals of edits on one object: another controller that insists is told, not fought."""
+"""Pause between two reversals of edits on one object. If another controller insists on its edit, the operator reports
+that but does not compete with it."""
 
 
 REFUSED_PAUSE_S: Final = 30.0
@@ -63,7 +65,7 @@ BAD_REQUEST, UNPROCESSABLE = 400, 422
 
 
 class KubernetesCluster:
-    """The driver for a cluster."""
+    """The driver for a Kubernetes cluster."""
 
     mobility = Mobility.NEW_SERVER
 
@@ -76,7 +78,7 @@ class KubernetesCluster:
         notice: Callable[[CascadeRef, Reason, str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``notice`` is told of what people should know: cascade, reason, message."""
+        """``notice`` is called with what people should know: the cascade, a reason and a message."""
         self._api = api
         self._mirror = mirror
         self._settings = settings
@@ -116,7 +118,7 @@ class KubernetesCluster:
             if subject.cascade.spec.policy.mode == "auto" and subject.profile is not None
         ]
         for result in await asyncio.gather(*work, return_exceptions=True):
-            # One cascade's trouble is no other's.
+            # A failure for one cascade must not affect the others.
             if isinstance(result, ClusterFailed):
                 log.warning("what runs could not be brought in line", error=str(result))
             elif isinstance(result, BaseException):
@@ -143,17 +145,17 @@ class KubernetesCluster:
                 await self._change(ref, pools[name], change)
 
     async def close(self) -> None:
-        """Pods serve on without the operator; only the connection ends."""
+        """Close the connection; pods continue to serve without the operator."""
         self._api.close()
 
     def _nodes_there(self) -> set[str]:
-        """Nodes whose terminating pods still end; where Nodes cannot be read, those of all pods."""
+        """Nodes that are ready, so that their terminating pods will end; if Nodes cannot be read, those of all pods."""
         if not self._mirror.sees_nodes:
             return {pod.node for pod in self._mirror.pods}
         return {node.key[1] for node in self._mirror.nodes if node.ready}
 
     def _pools(self, ref: CascadeRef) -> dict[str, ClusterPool]:
-        """The pools of a cascade by name, to be changed at will."""
+        """The pools of a cascade by name; the caller may change the dictionary."""
         revision = (self._mirror.pods.revision, self._mirror.deployments.revision)
         if self._grouped[0] != revision:
             self._grouped = revision, _grouped(self._mirror.deployments, self._mirror.pods)
@@ -162,7 +164,7 @@ class KubernetesCluster:
     def _pool_of(
         self, ref: CascadeRef, move: Start | Stop, pods: Sequence[Pod], pools: dict[str, ClusterPool]
     ) -> str | None:
-        """Name of the pool that a move is about; a new one is added to ``pools``."""
+        """The name of the pool that a move concerns; if it is new, it is added to ``pools``."""
         if isinstance(move, Stop) or move.replica_id is not None:
             return next((pod.pool for pod in pods if pod.key[1] == move.replica_id), None)
         name = pool_object_name(ref, variant=move.variant, accelerator_class=move.accelerator_class)
@@ -179,7 +181,7 @@ class KubernetesCluster:
         )
 
     async def _change(self, ref: CascadeRef, pool: ClusterPool, change: Change) -> None:
-        """Mark pods, then change the number: the cluster takes those with the lowest cost first."""
+        """Mark pods by their deletion cost, and then change the number: the cluster removes the cheapest pods first."""
         log.info(
             "resizing",
             cascade=str(ref),
@@ -201,7 +203,7 @@ class KubernetesCluster:
         if manifest is not None:
             await self._apply(ref, manifest)
             return
-        # A variant or class that the spec has no more: only its number is still of interest.
+        # The spec no longer has this variant or class: only the number of its replicas is still changed.
         patch: Object = {
             "metadata": {
                 "annotations": {
@@ -222,7 +224,7 @@ class KubernetesCluster:
                 raise
 
     async def _reconcile_one(self, subject: Subject, deployments: Sequence[Deployment]) -> None:
-        # First: without the document no pod starts, so none runs that the policy does not cover.
+        # The policy comes first. No pod starts without the document, so no pod ever runs without the policy.
         await self._keep_policy(subject)
         await self._keep_document(subject)
         for deployment in deployments:
@@ -244,7 +246,9 @@ class KubernetesCluster:
             if edited is None or not self._may_revert(there.uid):
                 return
             self._notice(
-                ref, Reason.EDIT_REVERTED, f"NetworkPolicy {policy_name(ref)}: {edited} was changed and is put right"
+                ref,
+                Reason.EDIT_REVERTED,
+                f"NetworkPolicy {policy_name(ref)}: {edited} was changed and is restored",
             )
         applied = await self._api.apply(NETWORK_POLICIES, manifest)
         self._baselines.keep(applied, manifest)
@@ -283,7 +287,7 @@ class KubernetesCluster:
                 return
             if not self._may_revert(deployment.uid):
                 return
-            self._notice(ref, Reason.EDIT_REVERTED, f"Deployment {pool.name}: {edited} was changed and is put right")
+            self._notice(ref, Reason.EDIT_REVERTED, f"Deployment {pool.name}: {edited} was changed and is restored")
         else:
             log.info("updating", cascade=str(ref), pool=pool.name)
         await self._apply(ref, manifest)
@@ -296,7 +300,7 @@ class KubernetesCluster:
         return True
 
     def _manifest(self, ref: CascadeRef, pool: ClusterPool, replicas: int, stopping: Sequence[str]) -> Object | None:
-        """The pool's Deployment; None where spec or settings know its variant or class no more."""
+        """The pool's Deployment; None if spec or settings no longer have its variant or class."""
         subject = self._subjects[ref]
         spec = subject.cascade.spec
         variant = next((v for v in spec.variants if v.name == pool.variant), None)
@@ -324,7 +328,7 @@ class KubernetesCluster:
         return self._baselines.made(f"{ref}/{pool.name}", key, build)
 
     async def _apply(self, ref: CascadeRef, manifest: Object) -> None:
-        """Apply a Deployment; one that was refused is offered again after a while, rather than at every tick."""
+        """Apply a Deployment; if it was refused, it is offered again only after `REFUSED_PAUSE_S`."""
         name, now = manifest["metadata"]["name"], self._clock()
         content = manifest["metadata"]["annotations"][ANNOTATION_CONTENT]
         refused = self._refused.get((ref, name))
@@ -343,13 +347,13 @@ class KubernetesCluster:
 
 
 def _content_of(thing: Mapping[str, Any]) -> str | None:
-    """Digest of what was wanted of an object when it was applied; None where nothing was."""
+    """The digest of the wanted content, as noted when the object was applied; None if it was not noted."""
     annotations: Mapping[str, str] = thing["metadata"].get("annotations") or {}
     return annotations.get(ANNOTATION_CONTENT)
 
 
 def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[CascadeRef, dict[str, ClusterPool]]:
-    """Pools by cascade and name; pods whose Deployment is gone make one that wants none."""
+    """Pools by cascade and name; pods whose Deployment is gone form a pool whose wanted number is 0."""
     by_pool: dict[tuple[CascadeRef, str], list[Pod]] = defaultdict(list)
     for pod in pods:
         if pod.ref is not None:

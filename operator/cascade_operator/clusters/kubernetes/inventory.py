@@ -1,8 +1,12 @@
-"""Accelerators of a cluster by class: what its Nodes offer, less what other pods ask for. Pure.
+"""The accelerators of a cluster by class: what its Nodes offer, less what other pods request. Pure.
 
-A replica of a cascade that the planner sees counts as free here, because the planner counts it as used; everything
-else on a Node is another's, the pods of a deleted cascade included. A Node that is cordoned, or silent, counts for what
-runs on it: nothing may come, and nothing is taken away for that.
+For each Node that matches the class, the number is
+
+    allocatable - requests of pods that are not replicas of planned cascades
+
+but at least the number of replicas that run there. Replicas of planned cascades are not subtracted, because the planner
+itself counts them as used. Pods of a deleted cascade are subtracted like any other pod. A Node that is cordoned, or
+whose kubelet is silent, counts only with the replicas that run on it: no new ones may come, and none is taken away.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ def count_accelerators(
     classes: Iterable[AcceleratorClass],
     planned: Collection[CascadeRef],
 ) -> dict[str, int]:
-    """Accelerators by class that the cascades ``planned`` may have together, those in use by them included."""
+    """Accelerators by class that the cascades ``planned`` may have together, including those that they use now."""
     by_node: dict[str, list[Pod]] = defaultdict(list)
     for pod in pods:
         if pod.node and not pod.finished:
@@ -40,7 +44,10 @@ def count_accelerators(
 def told_accelerators(
     pods: Iterable[Pod], *, classes: Iterable[AcceleratorClass], planned: Collection[CascadeRef]
 ) -> dict[str, int] | None:
-    """The same without reading Nodes: a class's count, else what runs of it; None where no class has a count."""
+    """The same without reading Nodes: the count in a class's settings, or if it has none, its replicas that run.
+
+    None if no class has a count.
+    """
     known = list(classes)
     if all(c.count is None for c in known):
         return None
@@ -52,13 +59,13 @@ def _on_node(node: Node, pods: Iterable[Pod], wanted: AcceleratorClass, planned:
     replicas, others = 0, Decimal(0)
     for pod in pods:
         if pod.accelerator_class == wanted.name and pod.ref in planned:
-            # A pod that ends on a silent Node is gone.
+            # A terminating pod on a silent Node counts as gone.
             replicas += node.ready or pod.terminating_s is None
         else:
             others += pod.requests.get(wanted.resource, Decimal(0))
     if not (node.ready and node.schedulable):
         return replicas
-    # What runs, runs: a replica that finds its Node overfull is not counted away.
+    # Replicas that run count, even if their Node is overcommitted.
     return max(whole(node.allocatable.get(wanted.resource, Decimal(0)) - others), replicas)
 
 

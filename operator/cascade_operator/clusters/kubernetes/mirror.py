@@ -1,8 +1,8 @@
-"""What the API server has, mirrored here: filled by lists, kept up by watch events, compared anew now and then.
+"""A copy of the objects in the API server: filled by lists, updated by watch events, and compared from time to time.
 
-A watch can miss a deletion: where it breaks off for longer than the API server remembers, kopf lists anew, and what is
-gone is in no list. So the mirror compares itself, by metadata alone, with what there is, at a steady pace and whenever
-the API server was away.
+A watch can miss a deletion. If it is interrupted for longer than the API server remembers events, kopf lists all
+objects again, and a deleted object simply is not in the list. So the mirror compares itself with the API server, at
+regular intervals and whenever the API server was away. It compares metadata only, which is cheap.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class MirroredDocument(Seen):
-    """A resource of ours, or a ConfigMap or NetworkPolicy, as the API has it."""
+    """A cascade, profile, ConfigMap or NetworkPolicy, as the API server has it."""
 
     generation: int
     terminating: bool
@@ -46,7 +46,7 @@ T = TypeVar("T", bound=Seen)
 
 
 def read_document(raw: Mapping[str, Any]) -> MirroredDocument:
-    """A resource of ours, or a ConfigMap or NetworkPolicy, from the API's JSON."""
+    """A cascade, profile, ConfigMap or NetworkPolicy, from the API's JSON."""
     meta = raw["metadata"]
     return MirroredDocument(
         key=(meta.get("namespace") or "", meta["name"]),
@@ -59,7 +59,7 @@ def read_document(raw: Mapping[str, Any]) -> MirroredDocument:
 
 
 class Shelf(Generic[T]):
-    """The objects of one kind, newest readings only."""
+    """The objects of one kind, each in its newest version that was read."""
 
     def __init__(
         self,
@@ -72,8 +72,10 @@ class Shelf(Generic[T]):
         """Make an empty shelf.
 
         Args:
-            changed: gets an object that came, went, or differs in more than its version.
-            selector: a label that an object must have.
+            resource: the kind.
+            read: makes an object of the API's JSON.
+            changed: is called with each object that was added or removed, or differs in more than its version.
+            selector: a label that the objects must have.
         """
         self.resource = resource
         self.selector = selector
@@ -81,7 +83,7 @@ class Shelf(Generic[T]):
         self._changed = changed
         self._items: dict[Key, T] = {}
         self.revision = 0
-        """Grows with every change, so that what was derived from the objects can be kept until then."""
+        """Grows with every change, so that results derived from the objects can be cached until it grows."""
 
     def __iter__(self) -> Iterator[T]:
         return iter(list(self._items.values()))
@@ -93,7 +95,7 @@ class Shelf(Generic[T]):
         return self._items.get(key)
 
     def put(self, raw: Mapping[str, Any]) -> T:
-        """Take a reading, unless a newer one of the same object is here; the one that counts."""
+        """Store an object unless a newer version of it is known; returns the newer one of the two."""
         item = self._read(raw)
         known = self._items.get(item.key)
         if known is not None and known.uid == item.uid and known.version >= item.version:
@@ -105,7 +107,7 @@ class Shelf(Generic[T]):
         return item
 
     def drop(self, key: Key, uid: str) -> None:
-        """Forget this very object."""
+        """Forget the object with this ``uid``."""
         known = self._items.get(key)
         if known is not None and known.uid == uid:
             del self._items[key]
@@ -113,7 +115,7 @@ class Shelf(Generic[T]):
             self._changed(known)
 
     def see(self, event: Mapping[str, Any]) -> None:
-        """Take a watch event."""
+        """Apply a watch event."""
         raw = event["object"]
         if event["type"] == "DELETED":
             meta = raw["metadata"]
@@ -122,12 +124,12 @@ class Shelf(Generic[T]):
             self.put(raw)
 
     async def fill(self, api: KubernetesApi, namespaces: Sequence[str]) -> None:
-        """Take everything there is."""
+        """List all objects and store them."""
         for raw in await self._list(api, namespaces):
             self.put(raw)
 
     async def compare(self, api: KubernetesApi, namespaces: Sequence[str]) -> None:
-        """Forget what is gone, and read anew what is not the newest here."""
+        """Forget objects that no longer exist, and read those again of which a newer version exists."""
         before = dict(self._items)
         there: dict[Key, tuple[str, int]] = {}
         for raw in await self._list(api, namespaces, metadata_only=True):
@@ -156,7 +158,9 @@ class Shelf(Generic[T]):
 
 
 class Mirror:
-    """Cascades, profiles, Deployments of pools, ConfigMaps and NetworkPolicies of cascades, pods and Nodes."""
+    """A copy of all cascades, profiles, Deployments of pools, ConfigMaps and NetworkPolicies of cascades, pods and
+    Nodes.
+    """
 
     def __init__(
         self,
@@ -169,16 +173,17 @@ class Mirror:
         """Make an empty mirror.
 
         Args:
-            namespaces: those that are watched; empty: the whole cluster.
-            changed: is called for changes that a decision may depend on.
-            keeps_policies: whether the operator makes NetworkPolicies, and so has to see them.
+            api: the API server.
+            namespaces: the namespaces that are watched; empty: the whole cluster.
+            changed: is called after changes that a decision may depend on.
+            keeps_policies: whether the operator makes NetworkPolicies, and so must see them.
         """
 
         def any_of_them(thing: object) -> None:
             changed()
 
         def replica(pod: Pod) -> None:
-            # What others run is taken into account at the next tick, however often it changes.
+            # Pods of others are considered at the next tick; their changes do not start one.
             if pod.cascade:
                 changed()
 
@@ -199,9 +204,9 @@ class Mirror:
         self.pods: Shelf[Pod] = Shelf(PODS, read_pod, changed=replica)
         self.nodes: Shelf[Node] = Shelf(NODES, read_node, changed=any_of_them)
         self.complete = False
-        """Whether everything was listed once."""
+        """Whether everything has been listed once."""
         self.sees_nodes = True
-        """Whether Nodes may be read; without them nobody knows what there is."""
+        """Whether Nodes may be read. Without them the accelerators of the cluster are not known."""
         self._sees_policies = True
         self._sees_all_pods = True
 
@@ -210,7 +215,7 @@ class Mirror:
         return not self._namespaces or namespace in self._namespaces
 
     def shelf_of(self, plural: str) -> Shelf[Any]:
-        """The shelf of a kind that is watched; raises KeyError."""
+        """The shelf of a kind; raises KeyError if it is not watched."""
         return {shelf.resource.plural: shelf for shelf in self._shelves}[plural]
 
     def watches(self, plural: str) -> bool:
@@ -218,7 +223,7 @@ class Mirror:
         return any(shelf.resource.plural == plural for shelf in self._shelves)
 
     async def begin(self) -> None:
-        """Find out what may be seen, and list it; raises ApiAway or ApiRefused."""
+        """Find out which kinds may be read, and list them; raises ApiAway or ApiRefused."""
         self.sees_nodes = await self._api.allowed(verb="list", group="", resource="nodes")
         self._sees_all_pods = not self._namespaces or await self._api.allowed(verb="list", group="", resource="pods")
         self._sees_policies = self._keeps_policies or await self._may_see_policies()
@@ -226,17 +231,20 @@ class Mirror:
         self.complete = True
 
     async def _may_see_policies(self) -> bool:
-        """An operator that makes none needs no right to them; with it, it removes those of an earlier one."""
+        """Whether NetworkPolicies may be read.
+
+        An operator that makes none does not need this right. If it has it, it removes those that an earlier one made.
+        """
         asked = {"verb": "list", "group": "networking.k8s.io", "resource": NETWORK_POLICIES.plural}
         namespaces = self._namespaces or [""]
         return all(await asyncio.gather(*(self._api.allowed(**asked, namespace=each) for each in namespaces)))
 
     async def compare(self) -> None:
-        """Mend what the watches missed; raises ApiAway or ApiRefused."""
+        """Correct what the watches missed; raises ApiAway or ApiRefused."""
         await asyncio.gather(*(shelf.compare(self._api, self._where(shelf)) for shelf in self._shelves))
 
     def _where(self, shelf: Shelf[Any]) -> Sequence[str]:
-        # Beside its own namespaces an operator wants to know what the pods of others take.
+        # Pods are read in all namespaces if that is allowed, to know which accelerators others use.
         return () if shelf is self.pods and self._sees_all_pods else self._namespaces
 
     @property

@@ -1,4 +1,4 @@
-"""What the driver needs to know of Pods, Nodes and Deployments, read from the API's JSON. Pure."""
+"""What the driver needs to know about Pods, Nodes and Deployments, read from the API's JSON. Pure."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ HOPELESS: Final = frozenset(
         "RunContainerError",
     }
 )
-"""Reasons for which a container waits that do not pass by waiting."""
+"""Reasons for a container to wait that do not disappear by themselves."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An object as it was read; two readings that differ in nothing but the version are equal."""
+    """An object as it was read; two readings that differ only in the version are equal."""
 
     key: Key
     uid: str
@@ -44,9 +44,9 @@ class Seen:
 class Pod(Seen):
     """A pod; ``cascade``, ``pool``, ``variant`` and ``accelerator_class`` are empty for pods that are not replicas.
 
-    Times are Unix seconds; ``ready_since_s`` is when ``ready`` became what it is. ``unheard``: the containers were
-    ready when their kubelet was last heard, and the pod counts as not ready because it is silent. ``problem`` says why
-    it does not come up, where waiting does not help.
+    Times are Unix seconds; ``ready_since_s`` is when ``ready`` last changed. ``unheard`` means that the containers were
+    ready when their kubelet last reported, and that the pod counts as not ready only because the kubelet is silent.
+    ``problem`` says why the pod does not start, if waiting does not help.
     """
 
     node: str = ""
@@ -68,13 +68,13 @@ class Pod(Seen):
 
     @property
     def ref(self) -> CascadeRef | None:
-        """The cascade that it is a replica of."""
+        """The cascade of which it is a replica; None if it is not one."""
         return CascadeRef(self.key[0], self.cascade) if self.cascade else None
 
 
 @dataclass(frozen=True)
 class Node(Seen):
-    """A Node; ``ready``: its kubelet is there, ``schedulable``: new pods may come."""
+    """A Node; ``ready``: its kubelet reports; ``schedulable``: new pods may be placed on it."""
 
     labels: Mapping[str, str]
     allocatable: Mapping[str, Decimal]
@@ -84,7 +84,7 @@ class Node(Seen):
 
 @dataclass(frozen=True)
 class Deployment(Seen):
-    """A pool's Deployment; ``wanted`` is what the operator last asked for, ``raw`` the object itself."""
+    """A pool's Deployment; ``wanted`` is the number that the operator last asked for, and ``raw`` the object itself."""
 
     generation: int
     cascade: str
@@ -165,7 +165,7 @@ def read_deployment(raw: Mapping[str, Any]) -> Deployment:
 
 
 def seconds(timestamp: str | None) -> float | None:
-    """RFC 3339 as Unix seconds; None for nothing, and for what is no time."""
+    """A time in RFC 3339 as Unix seconds; None if there is none, or if it cannot be read."""
     if not timestamp:
         return None
     try:
@@ -175,7 +175,7 @@ def seconds(timestamp: str | None) -> float | None:
 
 
 def version_of(meta: Mapping[str, Any]) -> int:
-    """The resource version as a number, to tell which of two readings of one object is newer; 0 where it is none."""
+    """The resource version as a number, which says which of two readings is newer; 0 if it is not a number."""
     text = str(meta.get("resourceVersion", ""))
     return int(text) if text.isdecimal() else 0
 
@@ -189,7 +189,10 @@ def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _containers_ready(status: Mapping[str, Any]) -> bool:
-    """Whether the kubelet said so last; it speaks of containers and pod together, the cluster of the pod alone."""
+    """Whether all containers were ready in the kubelet's last report.
+
+    The kubelet reports containers and pod together. If it is silent, the cluster marks only the pod as not ready.
+    """
     containers = status.get("containerStatuses") or ()
     return bool(containers) and all(container.get("ready") for container in containers)
 
@@ -203,7 +206,9 @@ def _problem(status: Mapping[str, Any]) -> str:
 
 
 def _requests(spec: Mapping[str, Any]) -> dict[str, Decimal]:
-    """What the scheduler sets aside for a pod: the sum of its containers, or its neediest init container."""
+    """What the scheduler reserves for a pod: the sum over its containers, or its largest init container if that is
+    more.
+    """
     total: dict[str, Decimal] = {}
     for container in spec.get("containers") or ():
         for name, value in _asked(container).items():
@@ -219,10 +224,10 @@ def _requests(spec: Mapping[str, Any]) -> dict[str, Decimal]:
 
 def _asked(container: Mapping[str, Any]) -> dict[str, Decimal]:
     resources = container.get("resources") or {}
-    # The API server fills requests in from limits.
+    # Limits need not be read: where requests are missing, the API server copies them from limits.
     return {name: quantity(value) for name, value in (resources.get("requests") or {}).items()}
 
 
 def whole(value: Decimal) -> int:
-    """Whole accelerators in an amount; never below 0."""
+    """The whole accelerators in an amount; never below 0."""
     return max(math.floor(value), 0)

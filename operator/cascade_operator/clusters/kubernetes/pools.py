@@ -1,7 +1,8 @@
-"""Desired-state arithmetic of pools: from a Deployment and its pods to replicas, and from moves to a new number. Pure.
+"""The arithmetic of pools: from a Deployment and its pods to replicas, and from moves to a new number. Pure.
 
-All that must outlive the operator stands in the Deployment: the number wanted, and the pods whose going it allows for.
-So a repeated Stop takes nothing away twice, and an operator that was killed in the middle of a move goes on.
+Everything that must survive a restart of the operator is in the Deployment: the wanted number, and the names of the
+pods that are to go (``stopping``). So a Stop that is asked for twice takes only one pod away, and an operator that was
+killed in the middle of a move completes it.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from ...snapshot import Replica, ReplicaState, Start, Stop
 from .objects import Pod
 
 UNSCHEDULABLE_AFTER_S = 10.0
-"""A pod that finds no Node for longer waits in vain: others were quicker."""
+"""A pod that has found no Node for this long counts as failed: other pods have taken the accelerators."""
 UNHEARD_S = 60.0
-"""For so long a silent kubelet says nothing of its pods: after an outage of the API server all of them are silent for a
-while, and a Node that is really lost has its pods given up before. Routers find out by themselves who answers."""
+"""For this long, pods of a silent kubelet still count as ready. After an outage of the API server all kubelets are
+silent for a while, and the pods of a Node that is really lost are given up earlier. Routers notice by themselves which
+replicas do not answer."""
 NOWHERE = "0.0.0.0:1"
-"""Endpoint of a replica that has no address yet."""
+"""The endpoint of a replica that has no address yet."""
 GRPC_PORT = 8001
 
 
 @dataclass(frozen=True)
 class ClusterPool:
-    """A pool as the cluster has it: the number wanted, the pods that are to go, and all pods that there are."""
+    """A pool as the cluster has it: the wanted number, the names of the pods that are to go, and all existing pods."""
 
     name: str
     variant: str
@@ -35,21 +37,24 @@ class ClusterPool:
 
     @property
     def live(self) -> list[Pod]:
-        """Pods that are neither terminating nor over."""
+        """Pods that are neither terminating nor finished."""
         return [pod for pod in self.pods if pod.terminating_s is None and not pod.finished]
 
     def leaving(self, pod: Pod) -> bool:
-        """Whether a pod goes without being asked again: it is terminating, or the number wanted has no room for it."""
+        """Whether a pod goes without a further request: it terminates, or it is to go and exceeds the wanted number."""
         if pod.terminating_s is not None:
             return True
         return pod.key[1] in self.stopping and len(self.live) > self.wanted
 
 
 def replicas_of(pool: ClusterPool, *, now: float, nodes: Collection[str]) -> list[Replica]:
-    """The replicas of a pool, those that are wanted and not there yet included, those that leave last.
+    """The replicas of a pool, including those that are wanted but have no pod yet; replicas that leave come last.
 
     Args:
-        nodes: Nodes that are there and ready; a terminating pod elsewhere is gone for good, whatever the API says.
+        pool: the pool.
+        now: Unix seconds.
+        nodes: Nodes that exist and are ready; a terminating pod on another Node counts as gone, even if the API server
+            still has it.
     """
     there = [pod for pod in pool.pods if not pod.finished and (pod.terminating_s is None or pod.node in nodes)]
     there.sort(key=lambda pod: (pool.leaving(pod), pod.created_s, pod.key[1]))
@@ -70,7 +75,7 @@ def replicas_of(pool: ClusterPool, *, now: float, nodes: Collection[str]) -> lis
 def _replica(pool: ClusterPool, pod: Pod, now: float) -> Replica:
     state, since_s = _state(pool, pod, now)
     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-    # A pod that is not ready has lost what it held.
+    # A pod that is not ready has lost the requests that it was serving.
     in_flight = 0 if state is ReplicaState.DRAINING and not pod.ready else None
     return Replica(
         id=pod.key[1],
@@ -101,7 +106,11 @@ def _state(pool: ClusterPool, pod: Pod, now: float) -> tuple[ReplicaState, float
 
 @dataclass(frozen=True)
 class Change:
-    """What moves come to for one pool: the new number, the pods that are to go, and those that stay after all."""
+    """The effect of moves on one pool.
+
+    It has the new wanted number, the names of all pods that are to go (``stopping``), those that this change adds to
+    them (``condemned``), and those that stay after all (``spared``).
+    """
 
     wanted: int
     stopping: frozenset[str]
@@ -110,10 +119,10 @@ class Change:
 
 
 def change_of(pool: ClusterPool, moves: Sequence[Start | Stop]) -> Change | None:
-    """The change that the moves ask of a pool; None where they ask for nothing new.
+    """The change that the moves make to a pool; None if they change nothing.
 
-    A Start that names one of the pool's own pods has it stay. A Start that names a pod of another pool asks that
-    pool alone: it has to go first (see `as_stop`), and its successor is started when the accelerator is free.
+    A Start that names one of the pool's own pods makes it stay. A Start that names a pod of another pool concerns only
+    that other pool: its pod must go first (see `as_stop`), and the successor is started when the accelerator is free.
     """
     by_name = {pod.key[1]: pod for pod in pool.live}
     wanted, stopping = pool.wanted, {name for name in pool.stopping if name in by_name}
@@ -140,7 +149,10 @@ def change_of(pool: ClusterPool, moves: Sequence[Start | Stop]) -> Change | None
 
 
 def as_stop(move: Start | Stop, pods: Iterable[Pod]) -> Start | Stop:
-    """A start in place of another variant, which pods cannot do, as the stop that comes first."""
+    """The same move, except that a Start in place of another variant becomes a Stop.
+
+    A pod cannot change its variant, so the old pod has to go first.
+    """
     if not isinstance(move, Start) or move.replica_id is None:
         return move
     held = next((pod for pod in pods if pod.key[1] == move.replica_id), None)

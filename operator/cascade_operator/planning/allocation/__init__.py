@@ -1,7 +1,8 @@
-"""The allocation: which replicas at which batch size, and which rows they serve best. Pure.
+"""The allocation: which replicas to run at which batch size, and which mixture of rows they serve best. Pure.
 
-`allocate` decides pools for cascades that share accelerators; `best_sharing` the mixture of rows on pools that exist.
-The rest of the planner uses what is named here, and nothing of the modules behind it.
+Two functions answer the two questions of the planner. `allocate` decides the pools of cascades that share accelerators,
+by a mixed-integer program. `best_sharing` finds the best mixture of rows on pools that exist, by a table lookup. The
+rest of the planner uses only the names that this module exports.
 """
 
 from .contention import groups

@@ -1,8 +1,19 @@
-"""Which chains, and with one class which parts of them, can be the best: the program of an allocation holds no others.
+"""Which chains can hold the best allocation: others are left out, which keeps the mixed-integer program small.
 
-No allocation lets a chain gain more than its bound: every accelerator in the better of its two roles, and where there
-is one class, by how many of them are light and with all that must be paid (`splits`). What is bounded below what some
-allocation at hand is worth is out.
+The method is that of branch and bound. First, find an allocation that is good (the running pools, or pools near a
+bound) and compute what it is worth. Second, compute for every chain an upper bound of what any allocation of it can be
+worth. Then leave out every chain whose bound is below the good allocation:
+
+    a chain stays if    bound(chain) ≥ worth(good allocation) - the most that fees and rewards can change (`Dues.most`)
+
+With the dual vertices (π₀, π_light, π_heavy, π_direct) of the chain's linear program (`mixtures`), the bound is
+
+    min over vertices of
+        π₀ + Σ over classes of  max over n of  π_light·light(n) + (π_heavy + π_direct)·heavy(count - n)
+
+where light(n) and heavy(n) are what n accelerators carry per prompt, and n is how many of a class are light. If there
+is only one class, `splits` gives sharper bounds, for each number of light and heavy accelerators and with everything
+that must be paid; then parts of chains are left out, too.
 """
 
 from __future__ import annotations
@@ -22,16 +33,17 @@ from .splits import Cells, Dues, Splits
 from .stages import Column, Role, Stages
 
 TRIED = 8
-"""Numbers of replicas, of those bounded highest, that are worked out for an allocation at hand."""
+"""How many pairs of replica numbers, those of the highest bounds, are worked out to find a good allocation."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Carries:
-    """What 0, 1, 2, … accelerators of a class carry as one stage, per prompt of the demand; and at what batch.
+    """What 0, 1, 2, … accelerators of a class carry as one stage, per prompt of the demand, and at which batch size.
 
-    ``by_use`` and ``by_waiting`` are what each of the two limits of ``overall`` alone allows.
+    Utilisation and waiting time each limit it. ``overall`` respects both limits, ``by_use`` only the first and
+    ``by_waiting`` only the second.
     """
 
     overall: Floats
@@ -44,8 +56,8 @@ class _Carries:
 class Contender:
     """A chain, or a part of one, that may hold the best allocation.
 
-    With one class, how many accelerators each of its stages then has at least and at most, and which of its columns and
-    rows (by number) it may use. None leaves it open.
+    With one class, ``lights`` and ``heavies`` are the fewest and most accelerators of each stage, and ``columns`` and
+    ``rows`` (by number) are those that may be used. None means no restriction.
     """
 
     stages: Stages
@@ -56,7 +68,7 @@ class Contender:
 
 
 def contenders(cascade: CascadeProblem, *, ceilings: Mapping[str, int], dues: Dues) -> tuple[Contender, ...]:
-    """The chains that may be best on at most ``ceilings`` accelerators by class."""
+    """The chains that may be the best on at most ``ceilings`` accelerators by class; ``dues`` is what must be paid."""
     if len(ceilings) == 1:
         return _of_one_class(cascade, ceilings=ceilings, dues=dues)
     bounded = [_bounded(cascade, stages, ceilings) for stages in cascade.stages]
@@ -74,7 +86,7 @@ def contenders(cascade: CascadeProblem, *, ceilings: Mapping[str, int], dues: Du
 
 
 def _of_one_class(cascade: CascadeProblem, *, ceilings: Mapping[str, int], dues: Dues) -> tuple[Contender, ...]:
-    """`contenders` where there is one class: first by how many accelerators are light, then by how many are heavy."""
+    """`contenders` for one class: bounds first for each number of light accelerators, then for each pair of numbers."""
     ((name, count),) = ceilings.items()
     chains = [Splits(cascade, stages, name, count, dues) for stages in cascade.stages]
     bounded = sorted(((chain, chain.bounds()) for chain in chains), key=lambda pair: -float(pair[1].max()))
@@ -102,7 +114,7 @@ def _of_one_class(cascade: CascadeProblem, *, ceilings: Mapping[str, int], dues:
 
 
 def _best_of(chain: Splits, cells: Cells, cascade: CascadeProblem, ceilings: Mapping[str, int]) -> float:
-    """The worth of an allocation at hand: the best choice of the numbers bounded highest; -inf where it is none."""
+    """The worth of the best allocation among the `TRIED` highest bounds; -inf if there is none or it is not allowed."""
     choices = chain.choices(cells.highest(TRIED))
     if choices is None:
         return -math.inf
@@ -111,7 +123,7 @@ def _best_of(chain: Splits, cells: Cells, cascade: CascadeProblem, ceilings: Map
 
 
 def _net(cascade: CascadeProblem, running: Mapping[PoolKey, PoolSize], dues: Dues) -> float:
-    """What the running pools are worth, with all that they pay."""
+    """What the running pools are worth, less everything that they pay."""
     paid = sum(dues.replica * pool.replicas + dues.doubling * math.log2(pool.batch) for pool in running.values())
     return _worth(cascade, running) - paid
 
@@ -119,7 +131,7 @@ def _net(cascade: CascadeProblem, running: Mapping[PoolKey, PoolSize], dues: Due
 def _bounded(
     cascade: CascadeProblem, stages: Stages, ceilings: Mapping[str, int]
 ) -> tuple[float, dict[PoolKey, PoolSize]]:
-    """The most that a chain can gain, and pools that come near it."""
+    """An upper bound of what a chain can gain, and pools that come near it."""
     prices = stages.mixer.prices
     carried = [
         (
@@ -132,13 +144,13 @@ def _bounded(
     ]
 
     def splits(light: Floats, heavy: Floats) -> Floats:
-        # By vertex, and by the number of accelerators that are light: each vertex bounds the gain by its best splits.
+        # Rows are vertices, columns are numbers of light accelerators. Each vertex bounds the gain by its best split.
         return np.asarray(prices[:, 1:2] * light + (prices[:, 2:3] + prices[:, 3:4]) * heavy[::-1])
 
     def gained(each: Iterable[Floats]) -> Floats:
         return np.asarray(prices[:, 0] + sum(split.max(axis=1) for split in each))
 
-    # The limits hold for the sums over the classes: each alone bounds, the less of both by class does not.
+    # Both limits hold for the sum over all classes. Each gives a valid bound; the smaller one for each class does not.
     bound = min(
         float(gained(splits(light.by_use, heavy.by_use) for *_, light, heavy in carried).min()),
         float(gained(splits(light.by_waiting, heavy.by_waiting) for *_, light, heavy in carried).min()),
@@ -154,7 +166,7 @@ def _bounded(
 def _pools(
     cascade: CascadeProblem, stages: Stages, name: str, light: tuple[int, _Carries], heavy: tuple[int, _Carries]
 ) -> dict[PoolKey, PoolSize]:
-    """Pools of one class from the replicas of each stage and what they carry."""
+    """The pools of one class, from (replicas, what they carry) of each stage; a stage that carries nothing has none."""
     return {
         (variant, name): PoolSize(number, int(stage.batch[number]))
         for variant, (number, stage) in ((stages.chain.light, light), (stages.chain.heavy, heavy))

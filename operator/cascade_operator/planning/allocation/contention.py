@@ -1,4 +1,9 @@
-"""Which cascades compete for accelerators: those that do not are allocated apart, and only when they are due. Pure."""
+"""Which cascades compete for accelerators.
+
+Cascades compete for a class if their ceilings in it add up to more accelerators than there are. Competing cascades form
+a group (also through a third one), and one program allocates for the whole group. Other cascades are allocated
+separately, each only when its pools are due to be decided. Pure.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,11 @@ from collections.abc import Mapping, Sequence
 
 
 def groups(ceilings: Sequence[Mapping[str, int]], accelerators: Mapping[str, int]) -> list[list[int]]:
-    """Cascades, by index, in groups whose answers do not depend on each other.
+    """The cascades, by index, in groups whose allocations do not depend on each other.
 
     Args:
-        ceilings: accelerators by class that each cascade may use at most.
-        accelerators: what there is; a class that is enough for all ceilings together couples nobody.
+        ceilings: for each cascade, the most accelerators by class that it may use.
+        accelerators: accelerators that exist, by class. A class with enough for all ceilings together joins no group.
     """
     asked: Counter[str] = Counter()
     for own in ceilings:

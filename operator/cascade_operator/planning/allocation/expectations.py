@@ -1,4 +1,10 @@
-"""What a mixture on given pools will be like: its paths, their waits, and the latency that most requests stay below."""
+"""The latency to expect from a mixture of rows on given pools.
+
+A request takes one of three paths: direct (heavy stage only), accepted (light stage only) or escalated (both). The time
+of a path is the execution of its stages plus their waits, which `latency` models. The 99 % quantile is the time t with
+
+    Σ over paths of share·P(execution + waits > t) = 1 %
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,7 @@ P99 = 0.99
 
 
 def paths(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float) -> list[Path]:
-    """Direct, accepted and escalated requests with their shares of what is served; empty when nothing is."""
+    """The direct, accepted and escalated paths, with their shares of the served requests; empty if none is served."""
     if sharing.stages is None:
         return []
     light, light_wait = _stage(sharing.stages, Role.LIGHT, pools, demand * sharing.light_load)
@@ -31,14 +37,14 @@ def paths(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float)
 
 
 def latency_p99_s(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float, objective_s: float) -> float:
-    """Seconds within which 99 % are answered; at most twice the objective, beyond which the model says nothing."""
+    """Seconds within which 99 % of the requests are answered; at most twice the objective, where the model ends."""
     return quantile(paths(sharing, pools, demand=demand), share=P99, ceiling_s=2 * objective_s)
 
 
 def _stage(
     stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize], load: float
 ) -> tuple[BatchService | None, WaitingTime]:
-    """Service and wait of a stage: its slowest pool, with the load split by capacity."""
+    """Service and wait of the stage's slowest pool; each pool gets its part of the load in proportion to capacity."""
     running = [(column.service, replicas) for column, replicas in running_columns(stages, role, pools)]
     total = sum(service.rate * replicas for service, replicas in running)
     if not total:

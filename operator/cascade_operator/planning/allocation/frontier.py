@@ -1,11 +1,17 @@
-"""What a chain can give at what load: the rows of a profile, pruned to those that a mixture cannot replace.
+"""The quality that a chain reaches at a given load: the rows of a profile, without those that a mixture can replace.
 
-A row (r, d) loads the light pool with 1 - r and the heavy pool with T = r + (1 - r)·d per prompt, of which r
-directly, so a row is a point (r, T, quality), and any share of prompts may be routed by each of several rows. A
-row that a mixture of the same r and no more T matches is never worth using, whatever the pools carry; three
-constraints (the shares add up, two loads) mean that no optimum needs more than three rows of a chain.
+A row (r, d) sends a share r of the prompts directly to the heavy variant, and a share d of the rest escalates. Per
+prompt it loads the light pool with 1 - r and the heavy pool with
 
-Quality is normalised over the rows of a cascade: 0 the worst, 1 the best, whatever the metric's direction.
+    T = r + (1 - r)·d
+
+So a row is a point (r, T, quality). Several rows can be mixed: each routes a share of the prompts. A row is pruned if a
+mixture of others has the same r, no more T and at least its quality, for it is then never needed, whatever the pools
+carry. Since there are three constraints (the shares add up to 1, and two loads are limited), the best mixture never
+needs more than three rows of a chain.
+
+Quality is normalised over the rows of a cascade: 0 is the worst row and 1 the best, also for metrics such as FID where
+less is better.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ _EQUAL = 1e-9
 
 @dataclass(frozen=True)
 class Row(Chained):
-    """One measured (direct, escalation) point of a chain; shares 0 to 1, ``value`` the normalised quality."""
+    """One measured point of a chain: r (``direct``), d (``escalation``), both 0 to 1, and normalised quality."""
 
     chain: Variants
     direct: float
@@ -60,7 +66,7 @@ Mixture = tuple[Portion, ...]
 
 @dataclass(frozen=True)
 class Chain(Chained):
-    """Two variants and the rows to choose from, or one variant and its only row, by which every prompt goes direct."""
+    """Two variants and the rows to choose from; or one variant with its only row, which sends every prompt directly."""
 
     chain: Variants
     rows: tuple[Row, ...]
@@ -68,28 +74,31 @@ class Chain(Chained):
 
 @dataclass(frozen=True)
 class Frontier:
-    """All chains of a cascade; ``worst`` and ``best`` are metric values that normalise to 0 and 1."""
+    """All chains of a cascade; ``worst`` and ``best`` are the metric's values at normalised quality 0 and 1."""
 
     chains: tuple[Chain, ...]
     worst: float
     best: float
 
     def metric(self, value: float) -> float:
-        """The objective metric at a normalised quality."""
+        """The value of the objective metric at a normalised quality."""
         return self.worst + value * (self.best - self.worst)
 
     def value(self, metric: float) -> float:
-        """Normalised quality of a value of the objective metric."""
+        """The normalised quality of a value of the objective metric."""
         return (metric - self.worst) / (self.best - self.worst) if self.best != self.worst else 1.0
 
 
 def gpu_seconds(mixture: Mixture, *, light_s: float, heavy_s: float) -> float:
-    """L = Σ share·((1 - r)·e_light + T·e_heavy), accelerator seconds per prompt; ``light_s`` has the discriminator."""
+    """L = Σ share·((1 - r)·e_light + T·e_heavy), accelerator-seconds per prompt.
+
+    ``light_s`` (with the discriminator) and ``heavy_s`` are seconds per image.
+    """
     return sum(p.share * (p.row.light_load * light_s + p.row.heavy_load * heavy_s) for p in mixture)
 
 
 def measured(profile: ProfileSpec, *, variants: Collection[str]) -> Frontier:
-    """Every row of the profile whose chain consists of ``variants``; raises ValueError where there is none."""
+    """Every row of the profile whose chain consists of ``variants``; raises ValueError if there is none."""
     rows = [row for row in profile.quality if all(name in variants for name in row.chain)]
     if not rows:
         raise ValueError(f"spec.quality has no chain of {sorted(variants)}")
@@ -104,13 +113,13 @@ def measured(profile: ProfileSpec, *, variants: Collection[str]) -> Frontier:
 
 
 def pruned(frontier: Frontier) -> Frontier:
-    """The frontier without rows that others of their chain, mixed, replace at no more load on any stage."""
+    """The frontier without the rows that a mixture of others of the same chain replaces (see the module)."""
     chains = tuple(Chain(c.chain, _hull(c.rows)) for c in frontier.chains)
     return Frontier(chains, frontier.worst, frontier.best)
 
 
 def _hull(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    # Cheap first: a single row that is as good everywhere. What is left is small enough for one program per row.
+    # The cheap test comes first: is another single row at least as good? Few enough rows remain for a program each.
     ordered = sorted(rows, key=lambda r: (r.light_load, r.heavy_load, -r.value, r.escalation))
     kept: list[Row] = []
     for row in ordered:
@@ -143,7 +152,7 @@ def _replaced(row: Row, others: list[Row]) -> bool:
 
 
 class QualityGrid:
-    """Quality of one chain at any (direct, escalation), interpolated bilinearly between its measured rows."""
+    """The quality of one chain at any (direct, escalation), by bilinear interpolation between its measured rows."""
 
     def __init__(self, chain: Chain) -> None:
         self._cells: Mapping[tuple[float, float], float] = {(r.direct, r.escalation): r.value for r in chain.rows}
@@ -158,7 +167,7 @@ class QualityGrid:
                     )
 
     def value(self, direct: float, escalation: float) -> float:
-        """Normalised quality at the point; beyond the grid, that of its nearest edge."""
+        """Normalised quality at a point; outside the grid, the quality at its nearest edge."""
         (r0, r1, u), (d0, d1, v) = _bracket(self._directs, direct), _bracket(self._escalations, escalation)
         low = self._cells[r0, d0] * (1 - v) + self._cells[r0, d1] * v
         high = self._cells[r1, d0] * (1 - v) + self._cells[r1, d1] * v
@@ -166,7 +175,7 @@ class QualityGrid:
 
 
 def _bracket(knots: list[float], point: float) -> tuple[float, float, float]:
-    """The knots around a point and its weight towards the upper one."""
+    """The knots below and above a point, and the weight of the upper one."""
     if point <= knots[0]:
         return knots[0], knots[0], 0.0
     if point >= knots[-1]:

@@ -1,13 +1,23 @@
-"""How long a request waits and takes: a pool of c replicas that serve batches, as a GI/G/c queue.
+"""How long a request waits and takes, by a model of a pool: c replicas that serve batches of b, as a GI/G/c queue.
 
-The mean wait is the Allen-Cunneen approximation (A. O. Allen, "Probability, Statistics, and Queueing Theory",
-2nd ed., 1990, ch. 5), with Sakasegawa's closed form for the probability of waiting (H. Sakasegawa, "An
-approximation formula L_q = α·ρ^β/(1-ρ)", Ann. Inst. Statist. Math. 29, 1977); the tail of the wait is taken
-as exponential, which is its heavy-traffic limit (J. F. C. Kingman, 1962). A replica serves a batch of b in
-e(b) whatever its fill; batches of b Poisson arrivals have a squared coefficient of variation of 1/b.
+A replica takes e(b) seconds for a batch, however full it is, so it serves μ = b/e(b) requests per second, and a load
+keeps the pool busy to the part ρ = load/(c·μ). The waiting time W is modelled as
 
-The same limit turns a bound on the tail into a linear one on load, which a MIP can hold: P(W > t) ≤ late
-where load ≤ μ·(c - δ) with δ = ln(1/late)·(1/b + cs²)·e(b)/(2t), the replicas' worth of idle time (`reserve`).
+    P(W > t) = p·exp(-t/τ)    with    p = ρ^(√(2(c+1)) - 1)    and    τ = (ca² + cs²)/2 · e(b) / (c·(1 - ρ))
+
+where ca² = 1/b is the squared coefficient of variation of batches of b Poisson arrivals, and cs² that of the service
+time. The mean p·τ is the Allen-Cunneen approximation (A. O. Allen, "Probability, Statistics, and Queueing Theory", 2nd
+ed., 1990, ch. 5). The probability of waiting, p, is Sakasegawa's closed form (H. Sakasegawa, "An approximation formula
+L_q = α·ρ^β/(1-ρ)", Ann. Inst. Statist. Math. 29, 1977). The exponential tail is the heavy-traffic limit (J. F. C.
+Kingman, 1962).
+
+The same limit turns a bound on the tail into a bound that is linear in load and replicas, as a mixed-integer program
+needs it: P(W > t) ≤ late holds if
+
+    load ≤ μ·(c - δ)    with    δ = ln(1/late)·(1/b + cs²)·e(b)/(2t)
+
+So δ (`reserve`) says how many replicas' worth of time must stay idle. For example, with one image of 2 s a batch, no
+variation of service time, and waits above 10 s allowed for 1 % of the requests, δ is 0.46 replicas.
 """
 
 from __future__ import annotations
@@ -22,7 +32,7 @@ _P95 = 1.6449
 
 @dataclass(frozen=True)
 class BatchService:
-    """One batch on one replica: its size, its median and 95 % seconds."""
+    """One batch on one replica: its size, and the median and the 95 % quantile of its seconds."""
 
     batch: int
     p50_s: float
@@ -30,19 +40,19 @@ class BatchService:
 
     @property
     def rate(self) -> float:
-        """Requests per second of one busy replica, b / e(b)."""
+        """μ = b / e(b), requests per second of one busy replica."""
         return self.batch / self.p50_s
 
     @property
     def variability(self) -> float:
-        """(ca² + cs²)/2 of batch arrivals and batch service."""
+        """(ca² + cs²)/2, from batch arrivals and batch service times."""
         spread = (self.p95_s - self.p50_s) / _P95 / self.p50_s
         return (1 / self.batch + spread * spread) / 2
 
 
 @dataclass(frozen=True)
 class WaitingTime:
-    """Waiting time with P(W > t) = probability·exp(-t/tail_s); ``tail_s`` infinite where the queue grows."""
+    """A waiting time with P(W > t) = probability·exp(-t/tail_s); ``tail_s`` is infinite if the queue only grows."""
 
     probability: float
     tail_s: float
@@ -64,7 +74,7 @@ NO_WAIT = WaitingTime(0.0, 0.0)
 
 
 def waiting(*, load: float, service: BatchService, replicas: int) -> WaitingTime:
-    """Wait in a pool that ``load`` requests per second reach."""
+    """The waiting time in a pool that ``load`` requests per second reach."""
     if load <= 0:
         return NO_WAIT
     if replicas <= 0:
@@ -77,7 +87,7 @@ def waiting(*, load: float, service: BatchService, replicas: int) -> WaitingTime
 
 
 def reserve(*, service: BatchService, wait_s: float, late: float) -> float:
-    """δ, replicas' worth of idle time that keeps P(wait > wait_s) at or below ``late``; infinite where none does."""
+    """δ, the replicas' worth of idle time that keeps P(wait > wait_s) ≤ ``late``; infinite if nothing can."""
     if wait_s <= 0:
         return math.inf
     return math.log(1 / late) * service.variability * service.p50_s / wait_s
@@ -85,7 +95,7 @@ def reserve(*, service: BatchService, wait_s: float, late: float) -> float:
 
 @dataclass(frozen=True)
 class Path:
-    """One way through the cascade: its share of the requests, seconds of execution, and the waits on the way."""
+    """One way through the cascade: its share of the requests, its seconds of execution, and its waits (one or two)."""
 
     share: float
     execution_s: float
@@ -103,7 +113,7 @@ class Path:
 
 
 def _sum_beyond(first: WaitingTime, second: WaitingTime, slack: float) -> float:
-    """P(A + B > slack) of two independent waits, each zero or exponential."""
+    """P(A + B > slack) for two independent waits, each of which is zero or exponentially distributed."""
     a, b = first.tail_s, second.tail_s
     alone = first.probability * (1 - second.probability) * WaitingTime(1.0, a).beyond(slack)
     alone += second.probability * (1 - first.probability) * WaitingTime(1.0, b).beyond(slack)
@@ -118,12 +128,12 @@ def _sum_beyond(first: WaitingTime, second: WaitingTime, slack: float) -> float:
 
 
 def late_share(paths: Sequence[Path], *, seconds: float) -> float:
-    """Share of all requests that take longer, the paths weighted by their shares."""
+    """The share of all requests that take longer than ``seconds``; paths count by their shares."""
     return sum(path.share * path.beyond(seconds) for path in paths)
 
 
 def quantile(paths: Sequence[Path], *, share: float, ceiling_s: float) -> float:
-    """Seconds within which ``share`` of all requests are answered, at most ``ceiling_s``."""
+    """Seconds within which ``share`` of all requests are answered, or ``ceiling_s`` if it would be more."""
     low, high = 0.0, ceiling_s
     if late_share(paths, seconds=high) > 1 - share:
         return ceiling_s

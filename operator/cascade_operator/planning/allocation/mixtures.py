@@ -1,13 +1,21 @@
-"""The best mixture of a chain's rows for any capacities: the vertices of one linear program, found once and looked up.
+"""The best mixture of a chain's rows for any capacities: a linear program that is solved beforehand and looked up.
 
-Shares s of the rows and a share shed maximise Σ gain·s - price·shed, where all add up to one and each load stays
-within its limit: on the light stage, on the heavy one, and directly on that. Only the limits change from tick to
-tick, and they are the right-hand side: which bases of the program are dual feasible does not depend on them. So
-these are enumerated when a chain is prepared; by strong duality the optimum at any limits is the least of their
-dual objectives, and any of those bases that is primal feasible there holds the shares.
+The program chooses shares s of the rows and a share shed. It maximises
 
-Light and direct load of a row add up to one, so a basis has at most three rows. Three rows that can be optimal
-together span a facet of the upper hull of the points (direct, heavy load, gain), which keeps the table small.
+    Σ gain·s - price·shed
+
+where all shares add up to 1 and three loads stay within their limits: the load of the light stage, the load of the
+heavy stage, and the direct part of the latter. From tick to tick only the limits change. They are the right-hand side
+of the program, and which of its bases are dual feasible does not depend on that. So these bases are enumerated once,
+when a chain is prepared. By strong duality the optimum at given limits is the least of their dual objectives:
+
+    score(limits) = min over dual vertices π of  π · (1, light, heavy, direct)
+
+A basis that attains this minimum and is primal feasible at these limits gives the shares.
+
+The light load and the direct load of a row add up to 1, so a basis has at most three rows. Three rows can be optimal
+together only if they span a facet of the upper hull of the points (direct, heavy load, gain); this keeps the table
+small.
 """
 
 from __future__ import annotations
@@ -21,21 +29,21 @@ import numpy.typing as npt
 from .frontier import Row
 
 NOTHING = 1e-6
-"""A share that is none."""
+"""Shares and amounts up to this count as 0."""
 _EQUAL = 1e-9
 _SINGULAR = 1e-8
 _UNBOUND = 2.0
-"""A limit per prompt that no row reaches."""
+"""A limit per prompt that is above the load of any row."""
 _SHED, _LIGHT, _HEAVY, _DIRECT = range(4)
-"""Columns of the program beside the rows: the share shed, and what each limit leaves over."""
+"""Columns of the program that follow the rows: the share shed, and the slack of each of the three limits."""
 
 Floats = npt.NDArray[np.float64]
 Limits = tuple[float, float, float]
-"""Load per prompt that can be carried: by the light stage, by the heavy one, and directly by that."""
+"""Load per prompt that can be carried by the light stage, by the heavy stage, and directly by the heavy stage."""
 
 
 class Mixer:
-    """One chain's rows, ready to be mixed; ``gains`` is what a prompt by each row is worth, in normalised quality."""
+    """One chain's rows, ready to be mixed; ``gains`` says what a prompt is worth by each row, in normalised quality."""
 
     def __init__(self, rows: Sequence[Row], gains: Sequence[float], *, shed_price: float) -> None:
         self._rows = len(rows)
@@ -49,17 +57,17 @@ class Mixer:
         feasible = (prices @ columns.T >= worth - _EQUAL).all(axis=1)
         self._bases: npt.NDArray[np.intp] = bases[feasible]
         self.prices: Floats = prices[feasible]
-        """The dual vertices: what a prompt, and a unit of each limit, is worth."""
+        """The dual vertices, shape (vertices, 4): what a prompt, and a unit of each limit, is worth."""
         self._inverses: Floats = np.linalg.inv(columns[self._bases].transpose(0, 2, 1))
 
     def score(self, limits: Limits) -> float:
-        """The most that Σ gain·share - price·shed can be within ``limits``."""
+        """The maximum of Σ gain·share - price·shed within ``limits``."""
         return float((self.prices @ _right(limits)).min())
 
     def shares(self, limits: Limits) -> tuple[list[tuple[int, float]], float]:
-        """Shares of the demand by number of row, and the share shed, where `score` is reached; at most three rows.
+        """The best mixture as (number of the row, share of the demand), at most three rows, and the share shed.
 
-        Where several mixtures are as good, the one of fewest and then first rows.
+        Of several equally good mixtures it is the one with the fewest rows, then the one with the first rows.
         """
         right = _right(limits)
         objectives = self.prices @ right
@@ -80,7 +88,7 @@ def _right(limits: Limits) -> Floats:
 
 
 def _candidates(columns: Floats, worth: Floats, rows: int) -> npt.NDArray[np.intp]:
-    """Every four columns that may be an optimal basis, those with fewest rows first."""
+    """All sets of four columns that may be an optimal basis; those with the fewest rows come first."""
     others = range(rows, rows + 4)
     found = [tuple(others)]
     for count in (1, 2):
@@ -92,7 +100,7 @@ def _candidates(columns: Floats, worth: Floats, rows: int) -> npt.NDArray[np.int
 
 
 def _facets(columns: Floats, gains: Floats, rows: int) -> list[tuple[int, int, int]]:
-    """Threes of rows whose plane of gain over (direct, heavy load) no row exceeds."""
+    """All sets of three rows such that no row lies above the plane through them, in (direct, heavy load, gain)."""
     found = []
     points = columns[:rows, [0, _DIRECT, _HEAVY]]
     for first in range(rows - 2):

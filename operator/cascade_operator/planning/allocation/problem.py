@@ -1,4 +1,8 @@
-"""What an allocation is asked and what it answers, as plain data."""
+"""The question to an allocation and its answer, as plain data.
+
+`AllocationProblem` holds the cascades that compete and the accelerators that exist; `Allocation` is what one of the
+cascades gets.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +30,14 @@ class PoolSize:
 
 @dataclass(frozen=True)
 class WorkerBounds:
-    """Fewest and most workers of a class, and what they may cost per hour (None: no bound)."""
+    """The fewest and most workers of a class, and what they may cost per hour in all (None: no bound)."""
 
     min: int
     max: int
     budget_per_hour: float | None = None
 
     def ceiling(self, price_per_hour: float | None) -> int:
-        """Most workers at a price; with a budget none where the price is not known."""
+        """The most workers at a price; none if there is a budget and the price is not known."""
         if self.budget_per_hour is None or price_per_hour == 0:
             return self.max
         return 0 if price_per_hour is None else min(self.max, math.floor(self.budget_per_hour / price_per_hour + 1e-9))
@@ -41,11 +45,11 @@ class WorkerBounds:
 
 @dataclass(frozen=True)
 class CascadeProblem:
-    """One cascade: its rows and columns, ``demand`` in requests per second, and its own bounds on workers by class.
+    """One cascade: its rows and columns, its ``demand`` in requests per second, and its bounds on workers by class.
 
-    ``min_hosts`` is how many workers always host a variant, and ``classes`` where each variant may run.
-    ``switch_prices`` is what a start or change of model must gain in normalised quality (1 = from the worst row to
-    the best), by pool.
+    ``min_hosts`` says how many workers always host a variant, and ``classes`` on which classes each variant may run.
+    ``switch_prices`` says, by pool, how much normalised quality (1 = from the worst row to the best) a start or a
+    change of model must gain. ``running`` and ``running_batch`` are the replicas and batch size of each pool now.
     """
 
     ref: CascadeRef
@@ -65,7 +69,7 @@ class CascadeProblem:
 
 @dataclass(frozen=True)
 class AllocationProblem:
-    """Cascades that share a cluster: accelerators by class, and prices per hour (absent: unknown)."""
+    """Cascades that share a cluster, its accelerators by class, and their prices per hour (absent: unknown)."""
 
     cascades: tuple[CascadeProblem, ...]
     accelerators: Mapping[str, int]
@@ -75,12 +79,12 @@ class AllocationProblem:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What one cascade gets. ``shed`` is the share of its demand that nothing can serve in time.
+    """What one cascade gets. ``shed`` is the share of its demand that cannot be served in time.
 
-    ``verdict``: OPTIMAL, QUALITY_SHED (only the least load that the rows allow fits), LOAD_SHED, NO_CAPACITY
-    (nothing at all) or SOLVER_LIMIT (usable, but a limit cut the search short). ``binding`` says in words what
-    holds the quality down. ``gap`` is the part of all cascades' weighted worth that a better allocation might
-    still add, by the solver's bound.
+    ``verdict`` is OPTIMAL, QUALITY_SHED (there is room only for the rows of least load), LOAD_SHED (a part of the
+    demand cannot be served), NO_CAPACITY (nothing can) or SOLVER_LIMIT (usable, but a limit cut the search short).
+    ``binding`` says in words what limits the quality. ``gap`` is the part of all cascades' weighted worth that a
+    better allocation could add at most, by the solver's bound.
     """
 
     ref: CascadeRef

@@ -1,7 +1,8 @@
-"""Linear and mixed-integer programs: a typed front of OR-Tools with fixed seed, one thread and a node limit.
+"""Linear and mixed-integer programs: a typed interface to OR-Tools with a fixed seed, one thread and a node limit.
 
-The node limit is the deterministic limit; wall time is only a backstop against a solver that hangs, and a
-result that any limit cut short says so (`SolveStatus.LIMITED`).
+A program maximises Σ value·x over variables 0 ≤ x ≤ upper, some of them integers, subject to linear constraints. GLOP
+solves linear programs and SCIP those with integers. The node limit makes the result the same on every machine; the time
+limit only ends a solver that hangs. If a limit cut the search short, the result says so (`SolveStatus.LIMITED`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from ortools.linear_solver import linear_solver_pb2, pywraplp
 NODE_LIMIT = 20_000
 BACKSTOP_S = 20.0
 _WHOLE = 1e-7
-"""How far from a whole number a value may be that is one."""
+"""A value this close to an integer counts as one."""
 
-# A program of one cascade is small and its relaxation is tight: what prepares the search costs nine tenths of the
-# time and finds nothing. Strong branching pays, on the few variables that are most likely to decide.
+# A program of one cascade is small and its relaxation is tight: preparing the search (presolving, cuts, heuristics)
+# takes nine tenths of the time and finds nothing. Strong branching on a few promising variables is worth its time.
 _NO_HEURISTICS = """\
 adaptivediving alns clique coefdiving completesol conflictdiving crossover distributiondiving farkasdiving feaspump
 fracdiving gins guideddiving linesearchdiving locks lpface objpscostdiving pscostdiving rens rins rootsoldiving
@@ -46,9 +47,9 @@ class SolveStatus(str, Enum):
 
 @dataclass(frozen=True)
 class Solution:
-    """Values of the variables in the order of their creation; empty unless something feasible was found.
+    """The values of the variables in the order of their creation; empty if no feasible solution was found.
 
-    No solution is better than ``bound``.
+    No feasible solution has an objective above ``bound``.
     """
 
     status: SolveStatus
@@ -58,7 +59,7 @@ class Solution:
 
 
 class LinearProgram:
-    """A program under construction; variables are numbers, the objective is maximised."""
+    """A program under construction. Variables are identified by number, and the objective is maximised."""
 
     def __init__(self, *, integer: bool, seed: int = 0) -> None:
         self._integer = integer
@@ -67,7 +68,7 @@ class LinearProgram:
         self._variables = 0
 
     def variable(self, *, value: float = 0.0, upper: float = 1.0, integer: bool = False) -> int:
-        """A new variable in [0, upper] that adds ``value`` per unit to the objective."""
+        """The number of a new variable in [0, upper] that adds ``value`` per unit to the objective."""
         self._model.variable.add(lower_bound=0.0, upper_bound=upper, objective_coefficient=value, is_integer=integer)
         self._variables += 1
         return self._variables - 1
@@ -85,14 +86,15 @@ class LinearProgram:
         self._constrain(bound, bound, terms)
 
     def hint(self, variable: int, value: float) -> None:
-        """Start the search near a known solution."""
+        """Let the search start near a known solution, in which ``variable`` has this ``value``."""
         self._model.solution_hint.var_index.append(variable)
         self._model.solution_hint.var_value.append(value)
 
     def solve(self, *, gap: float = 0.0, nodes: int = NODE_LIMIT) -> Solution:
-        """Solve until the objective is within ``gap`` (relative) of the bound, or to the limits.
+        """Solve until the objective is within ``gap`` (relative) of the bound, or until a limit is reached.
 
-        With integers, an exact answer (no gap) is for small programs; large ones need a lower limit of ``nodes``.
+        With integers, ask for an exact answer (``gap`` 0) only in small programs; large ones need a gap and fewer
+        ``nodes``.
         """
         if self._integer and not gap:
             relaxed = self._relaxed()
@@ -104,12 +106,12 @@ class LinearProgram:
         if self._integer:
             limits = f"limits/nodes = {nodes}\n"
             limits += f"randomization/randomseedshift = {self._seed}\n"
-            # Its own handler would swallow a Ctrl-C that comes while it solves.
+            # SCIP's own signal handler would swallow a Ctrl-C that comes while it solves.
             limits += "misc/catchctrlc = FALSE\n"
             solver.SetSolverSpecificParametersAsString(limits if gap else _LEAN + limits)
         parameters = pywraplp.MPSolverParameters()
         parameters.SetDoubleParam(pywraplp.MPSolverParameters.RELATIVE_MIP_GAP, gap)
-        # Unlike solving the model's message directly, this lets other threads run.
+        # Unlike OR-Tools' call that solves a model message directly, this one lets other threads run.
         ended = solver.Solve(parameters)
         if ended not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
             limited = ended == pywraplp.Solver.NOT_SOLVED
@@ -122,7 +124,7 @@ class LinearProgram:
         return Solution(status, objective.Value(), bound, tuple(response.variable_value))
 
     def _relaxed(self) -> Solution | None:
-        """The answer to the program without integrality, where it is whole nevertheless; then none is better."""
+        """The solution without the integrality constraints, if it happens to be integer: then none is better."""
         program = LinearProgram(integer=False)
         program._model.CopyFrom(self._model)
         program._model.ClearField("solution_hint")

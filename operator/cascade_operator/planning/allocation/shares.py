@@ -1,8 +1,13 @@
 """Shares for pools that exist: the best mixture of rows that the ready replicas can serve within the objective.
 
-This is the allocation's program with the replicas fixed, whose vertices are known beforehand (`mixtures`), so it is
-cheap enough for every tick. A waiting backlog is charged to the pool where it waits, as requests per second to be
-cleared.
+This is the program of the allocation with fixed replicas. Its vertices are known beforehand (`mixtures`), so it takes
+little enough time for every tick. With μ the rate of a replica, x the replicas of a pool and δ their reserve, a stage
+carries, in requests per second,
+
+    min(utilisation·Σ μx, Σ μ(x - δ)) - backlog
+
+where the backlog is the rate that clears what waits there. Even with a large backlog, new prompts get a fifth of a
+stage's capacity. Every chain is tried, and the one with the highest score is used.
 """
 
 from __future__ import annotations
@@ -16,14 +21,15 @@ from .problem import CascadeProblem, PoolKey, PoolSize
 from .stages import SHED_PRICE, Column, Role, Stages
 
 LEAST_BESIDE = 0.2
-"""The part of a stage's capacity that new prompts may count on, however much waits."""
+"""The part of a stage's capacity that is always left to new prompts, however long the queue is."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """A mixture over what is served (empty: nothing can be), and the share of the demand that is shed.
+    """The mixture of rows for the prompts that are served (empty: none), and the share of the demand that is shed.
 
-    ``score`` is what was maximised: quality less the price of accelerator time and of shed load.
+    ``value`` is the normalised quality of what is served. ``score`` is what was maximised: quality less the price of
+    accelerator time and of shed load. ``stages`` belongs to the chosen chain.
     """
 
     mixture: Mixture
@@ -49,7 +55,7 @@ NOTHING_SERVED = Sharing((), 1.0, 0.0, -SHED_PRICE)
 def best_sharing(
     problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
 ) -> Sharing:
-    """The best mixture of one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
+    """The best mixture of any one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
     best_score, best = -SHED_PRICE, None
     for stages in problem.stages:
         limits = _limits(problem, stages, pools, backlog or {})
@@ -62,12 +68,12 @@ def best_sharing(
 def _limits(
     problem: CascadeProblem, stages: Stages, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
 ) -> Limits:
-    """Loads per prompt that the stages can carry; a pool too slow for the objective adds nothing."""
+    """Loads per prompt that the stages can carry; a pool that is too slow for the objective adds nothing."""
     per_prompt = 1 / max(problem.demand, NOTHING)
     light, _ = _carried(running_columns(stages, Role.LIGHT, pools), utilisation=problem.light_utilisation)
     heavy, direct = _carried(running_columns(stages, Role.HEAVY, pools), utilisation=problem.heavy_utilisation)
     if light:
-        # Where the heavy stage is too late for a direct prompt, the light one stands in.
+        # If the heavy stage would be too late for a direct prompt, the light stage makes its image.
         direct = heavy
     return (
         _beside(light, backlog.get(stages.chain.light, 0.0)) * per_prompt,
@@ -77,7 +83,7 @@ def _limits(
 
 
 def _carried(running: Sequence[tuple[Column, int]], *, utilisation: float) -> tuple[float, float]:
-    """Requests per second that a stage carries: in all, and of those that nothing stands in for."""
+    """Requests per second that a stage carries: in all, and of direct prompts if there is no light stage."""
     busy = overall = direct = 0.0
     for column, replicas in running:
         busy += utilisation * column.rate * replicas
@@ -87,7 +93,7 @@ def _carried(running: Sequence[tuple[Column, int]], *, utilisation: float) -> tu
 
 
 def _beside(capacity: float, backlog: float) -> float:
-    """What of a stage's capacity is left beside clearing a backlog; never nothing, or no row could be served."""
+    """The capacity that clearing a backlog leaves to new prompts; never 0, or no row could be served."""
     return max(capacity - backlog, LEAST_BESIDE * capacity)
 
 
@@ -102,7 +108,10 @@ def _mixed(stages: Stages, limits: Limits, *, score: float) -> Sharing:
 
 
 def running_columns(stages: Stages, role: Role, pools: Mapping[PoolKey, PoolSize]) -> list[tuple[Column, int]]:
-    """What serves a stage, with its replicas: the column of a pool's batch, else of the next smaller (or smallest)."""
+    """The column and the replicas of each pool that serves a stage.
+
+    The column is that of the pool's batch size, or of the next smaller size that has one, or else of the smallest.
+    """
     found = []
     for key, columns in stages.pools(role).items():
         pool = pools.get(key)

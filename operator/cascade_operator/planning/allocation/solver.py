@@ -1,9 +1,20 @@
-"""Which replicas at which batch size: a MIP over rows, chains and columns, for all cascades of a cluster at once.
+"""Which replicas to run at which batch size: a mixed-integer program for all cascades that compete.
 
-Continuous row shares, integer replicas per (chain, role, variant, class, batch). In order, by the size of the
-prices: nothing is shed that can be served; quality, less the price of switches and of accelerator time that
-only buys noise; fewest accelerators. Always answers: with nothing feasible it sheds quality by its nature
-(light rows), then load, and says so.
+Each cascade chooses one chain. The shares of its rows are continuous variables; the replicas x of each column (a
+variant in one role, on one class, at one batch size; see `stages`) are integers. The program maximises, over cascades,
+
+    weight·(Σ gain·share - SHED_PRICE·shed - Σ switch price·starts) - small prices for accelerators and batches
+
+subject to, for each stage, with μ the rate of a replica per prompt of the demand and δ its reserve,
+
+    load ≤ utilisation·Σ μx    and    load ≤ Σ μ(x - δ)
+
+and to the accelerators that exist, the ceilings of each cascade, and the minima that users set. The sizes of the prices
+put the aims in order: first, everything that can be served is served; second, quality, less the price of switches and
+of accelerator time; last, the fewest accelerators.
+
+There is always an answer. If the load is too high for good quality, the rows of least load are all that fits; if even
+that is too much, a part of the load is shed. The verdict of the `Allocation` says so.
 """
 
 from __future__ import annotations
@@ -24,38 +35,38 @@ from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
 
 ACCELERATOR_PRICE = 1e-4
-"""Normalised quality given up for one accelerator of the dearest class: the last of the aims."""
+"""Normalised quality given up to save one accelerator of the dearest class. It is small: this is the last aim."""
 PRICED_ACCELERATORS = 100
-"""Beyond so many they share the price of these, so that together they do not outweigh quality."""
+"""With more accelerators than this, each has a lower price, so that all together do not outweigh quality."""
 KEEP_REWARD = 1e-6
-"""For keeping a replica that runs on accelerators that cost nothing."""
+"""Reward for keeping a running replica on an accelerator that costs nothing."""
 FIRST_START_PRICE = 1e-5
-"""For a start where nothing runs yet: what must start anyway is free, what is not needed is not started."""
+"""Price of a start while nothing runs. It is tiny, since a start is unavoidable then; it prevents needless starts."""
 BATCH_PRICE = 1e-5
-"""For each doubling of a pool's batch: where a larger one is not needed, images come sooner without."""
+"""Price of each doubling of a pool's batch size: images are ready sooner with the smallest batch that suffices."""
 SHORTAGE_PRICE = 1000.0
-"""For each worker below ``min`` or ``minHosts``: a user's bound goes before anything but the ceilings."""
+"""Price of each worker below ``min`` or ``minHosts``: only the ceilings come before a user's minimum."""
 SHARED_GAP = 1e-3
-"""Part of the weighted quality that the allocation of several cascades may be from the best; one cascade's is exact."""
+"""How far the allocation of several cascades may be from the best (relative); that of one cascade is exact."""
 LIKELY_NODES, ALL_NODES = 2000, 200
-"""Nodes of the search over the likely chains of several cascades, and over all of them, which are many more."""
+"""Node limits for several cascades: for the search over the likely chains, and for the larger one over all chains."""
 _NOTHING = 1e-6
 
 
 @dataclass
 class _Variables:
-    """Where one cascade's variables are in the program."""
+    """The numbers of one cascade's variables in the program."""
 
     problem: CascadeProblem
     chains: list[int] = field(default_factory=list)
-    """Whether it is chosen, by candidate."""
+    """For each candidate chain, the variable that is 1 if it is chosen."""
     columns: list[tuple[int, int, Column]] = field(default_factory=list)
     """(replicas, in use, column)"""
     spare: dict[PoolKey, int] = field(default_factory=dict)
     starts: dict[PoolKey, int] = field(default_factory=dict)
 
     def pools(self) -> dict[PoolKey, list[int]]:
-        """Replica variables by pool, spare ones included."""
+        """Replica variables by pool, including those of spare replicas."""
         found: dict[PoolKey, list[int]] = {key: [v] for key, v in self.spare.items()}
         for replicas, _, column in self.columns:
             found.setdefault((column.variant, column.accelerator_class), []).append(replicas)
@@ -63,7 +74,7 @@ class _Variables:
 
 
 def allocate(problem: AllocationProblem) -> dict[CascadeRef, Allocation]:
-    """The best allocation of every cascade within the ceilings of the cluster and of each cascade."""
+    """The best allocation of every cascade, within the ceilings of the cluster and of each cascade."""
     if len(problem.cascades) == 1:
         (cascade,) = problem.cascades
         program, built = _program(problem, [_contenders(cascade, problem)])
@@ -76,8 +87,8 @@ def allocate(problem: AllocationProblem) -> dict[CascadeRef, Allocation]:
 def _shared(problem: AllocationProblem) -> tuple[list[_Variables], Solution]:
     """The allocation of several cascades, within `SHARED_GAP` of the best.
 
-    A linear relaxation tells which chains share the accelerators best, and bounds what all of them can be worth. So
-    the program holds only those chains first, and all of them where the answer is not near enough to that bound.
+    A linear relaxation shows which chains share the accelerators best, and gives an upper bound. So the program first
+    contains only these chains. If its answer is not close enough to the bound, it is solved again with all chains.
     """
     chains = [cascade.stages for cascade in problem.cascades]
     program, built = _program(problem, [[Contender(s.relaxed) for s in own] for own in chains], integer=False)
@@ -98,7 +109,7 @@ def _shared(problem: AllocationProblem) -> tuple[list[_Variables], Solution]:
 def _program(
     problem: AllocationProblem, candidates: Sequence[Sequence[Contender]], *, integer: bool = True
 ) -> tuple[LinearProgram, list[_Variables]]:
-    """The program over the chains that each cascade may use."""
+    """The program with the given candidate chains of each cascade, and its variables by cascade."""
     program = LinearProgram(integer=integer, seed=problem.seed)
     mean_weight = sum(c.weight for c in problem.cascades) / max(len(problem.cascades), 1)
     built = [
@@ -119,13 +130,13 @@ def _program(
 
 
 def _tax(problem: AllocationProblem) -> float:
-    """What an accelerator costs, in normalised quality, for each unit of its price per hour."""
+    """The price of an accelerator in normalised quality, for each unit of its price per hour."""
     spread = min(1.0, PRICED_ACCELERATORS / max(sum(problem.accelerators.values()), 1))
     return spread * ACCELERATOR_PRICE / (max(problem.prices_per_hour.values(), default=0.0) or 1.0)
 
 
 def _ceilings(problem: AllocationProblem, cascade: CascadeProblem) -> dict[str, int]:
-    """Accelerators that a cascade may use, by class."""
+    """The most accelerators that a cascade may use, by class."""
     return {
         name: min(bounds.ceiling(problem.prices_per_hour.get(name)), problem.accelerators.get(name, 0))
         for name, bounds in cascade.workers.items()
@@ -133,7 +144,7 @@ def _ceilings(problem: AllocationProblem, cascade: CascadeProblem) -> dict[str, 
 
 
 def _contenders(cascade: CascadeProblem, problem: AllocationProblem) -> tuple[Contender, ...]:
-    """What the program of a single cascade must choose from."""
+    """The candidates that the program of a single cascade needs."""
     ceilings = _ceilings(problem, cascade)
     dearest = max((problem.prices_per_hour.get(name, 0.0) for name in ceilings), default=0.0)
     dues = Dues(_tax(problem) * dearest, first_start=FIRST_START_PRICE, doubling=BATCH_PRICE, kept=KEEP_REWARD)
@@ -165,14 +176,14 @@ def _add_cascade(
             upper = min(ceiling, max(cascade.running.get(key, 0), least))
             reward = 0.0 if price.get(accelerator_class) else KEEP_REWARD
             variables.spare[key] = program.variable(value=reward, upper=upper, integer=True)
-            # The price of a switch would favour lopsided pools where everything has to start.
+            # While nothing runs, switch prices that differ by pool would only make the pools lopsided.
             first = not any(cascade.running.values())
             start_price = FIRST_START_PRICE if first else cascade.switch_prices.get(key, 0.0)
             variables.starts[key] = program.variable(value=-start_price * weight, upper=max(ceiling, 0))
     pools = variables.pools()
     for (_, accelerator_class), group in pools.items():
         if price.get(accelerator_class):
-            # A tax on each replica, and none on the reward that free ones get for staying.
+            # Each replica on a class that has a price costs this tax; only free ones get the reward for staying.
             cost = program.variable(value=-tax * price[accelerator_class], upper=1e6)
             program.equal({cost: 1.0, **dict.fromkeys(group, -1.0)}, 0.0)
     for key, group in pools.items():
@@ -189,7 +200,7 @@ def _add_cascade(
 
 
 def _at_least(program: LinearProgram, replicas: Sequence[int], least: int) -> None:
-    """A user's bound from below, which may be missed at a price."""
+    """Add a user's minimum of replicas; it may be missed at a high price, so that there always is a solution."""
     if least:
         shortage = program.variable(value=-SHORTAGE_PRICE, upper=least)
         program.at_least(dict.fromkeys([*replicas, shortage], 1.0), least)
@@ -256,12 +267,12 @@ def _add_chain(
             fewest, most = box
             program.at_least({**dict.fromkeys(of_role[role], 1.0), chosen: -float(fewest)}, 0.0)
             program.at_most({**dict.fromkeys(of_role[role], 1.0), chosen: -float(most)}, 0.0)
-    # What is neither shed nor direct goes to the light stage.
+    # Everything that is neither shed nor direct goes to the light stage.
     light = {chosen: 1.0, shed: -1.0, direct: -1.0}
     for loads, role in ((light, Role.LIGHT), ({heavy: 1.0}, Role.HEAVY)):
         program.at_most({**loads, **busy[role]}, 0.0)
         program.at_most({**loads, **waits[role]}, 0.0)
-    # The firmer reserve matters only without a light stage, which stands in where direct prompts come too late.
+    # The direct reserve matters only without a light stage: with one, it makes the image if the heavy one is too late.
     slack = sum(factor for factor in firm.values() if factor > 0)
     program.at_most({direct: 1.0, **firm, **dict.fromkeys(of_role[Role.LIGHT], -slack)}, 0.0)
 
@@ -280,7 +291,7 @@ def _read(variables: _Variables, problem: AllocationProblem, solution: Solution)
         if count:
             used = pools.get(key, PoolSize(0, cascade.running_batch.get(key, 1)))
             pools[key] = PoolSize(used.replicas + count, used.batch)
-    # The program's shares may be any optimal point; the linear one's are a vertex, so at most three rows.
+    # The program's shares may be any optimal point; those of `best_sharing` are a vertex, so at most three rows.
     sharing = best_sharing(cascade, pools)
     cost = sum(problem.prices_per_hour.get(c, 0.0) * pool.replicas for (_, c), pool in pools.items())
     switches = sum(max(pool.replicas - cascade.running.get(key, 0), 0) for key, pool in pools.items())
@@ -301,7 +312,10 @@ def _read(variables: _Variables, problem: AllocationProblem, solution: Solution)
 def _where_of_use(
     cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], spare: Mapping[PoolKey, int]
 ) -> dict[PoolKey, int]:
-    """What stays for nothing, rather of the variants in use: those help where more comes than was forecast."""
+    """The spare replicas to keep by pool: those that cost nothing, preferably of variants that are in use.
+
+    Spare replicas of variants in use help when more requests arrive than forecast.
+    """
     kept = Counter(spare)
     for idle in sorted(spare.keys() - pools.keys()):
         if cascade.min_hosts[idle[0]]:
@@ -328,7 +342,7 @@ def _verdict(
 
 
 def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
-    """Whether the load leaves room only for the cheapest rows although better ones are measured."""
+    """Whether the load leaves room only for the rows of least heavy load, although better rows are measured."""
     rows = [row for stages in cascade.stages for row in stages.chain.rows]
     least = min((row.heavy_load for row in rows), default=0.0)
     best = max((row.value for row in rows), default=0.0)
@@ -338,7 +352,7 @@ def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
 def _binding(
     cascade: CascadeProblem, problem: AllocationProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing
 ) -> tuple[str, ...]:
-    """What holds the quality (or the load) down, in words a user can act on."""
+    """What limits the quality or the served load, in words that a user can act on."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
     if sharing.shed <= _NOTHING and sharing.value >= best - 0.01:
         return ()
@@ -348,14 +362,16 @@ def _binding(
         price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
         own = bounds.ceiling(price)
         if bounds.budget_per_hour is not None and price is None:
-            words.append(f"class {name} has no price, so its budgetPerHour closes it")
+            words.append(f"class {name} has no price, so its budgetPerHour allows no workers")
         elif price and bounds.budget_per_hour is not None and here >= own and own < bounds.max and own <= there:
-            words.append(f"budgetPerHour of {name} ({bounds.budget_per_hour:.2f}) is spent to {here * price:.2f}")
+            words.append(
+                f"workers of class {name} cost {here * price:.2f} of its budgetPerHour of {bounds.budget_per_hour:.2f}"
+            )
         elif here >= min(own, there):
             where = "spec.workers" if own <= there else "the cluster"
             words.append(f"all {here} {name} accelerators that {where} allows are in use")
         elif here and there < own:
-            words.append(f"the other cascades leave {here} {name} accelerators")
+            words.append(f"other cascades use the remaining {name} accelerators; {here} are left")
     if not any(s.columns for s in cascade.stages):
         words.append("no variant makes one image within spec.objective.latency")
     return tuple(words)

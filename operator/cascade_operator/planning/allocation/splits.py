@@ -1,8 +1,13 @@
-"""With one class: how many accelerators, which batches and which rows of a chain can belong to the best allocation.
+"""For one class: how many accelerators, which batch sizes and which rows of a chain can be part of the best allocation.
 
-Every number of light and heavy accelerators has a bound: what the better of the batches carries, mixed by the dual
-vertices of the chain, with starts and accelerators paid for. Only batches are then left open, and few numbers are
-within their price of the best; those are worked out exactly. A program that holds only these has the same best answer.
+`contenders` uses this to narrow the mixed-integer program before it is solved. For every pair (n light, m heavy
+accelerators) there is an upper bound of what an allocation can be worth. It takes the best batch size for every limit
+separately, and pays for starts and accelerators:
+
+    bound(n, m) = min over dual vertices π of  π·(1, light(n), heavy(m), direct(m)) - starts - accelerators
+
+Few pairs have a bound close to the best allocation found so far. For these, every choice of batch sizes is worked out
+exactly. The narrowed program holds only what is left, and has the same best answer.
 """
 
 from __future__ import annotations
@@ -20,13 +25,13 @@ from .problem import CascadeProblem, PoolKey, PoolSize
 from .stages import Column, Role, Stages
 
 MOST_CHOICES = 2000
-"""Beyond so many choices of replicas and batches the program sees to them."""
+"""With more choices of replicas and batch sizes than this, they are left to the program."""
 BLOCK = 1 << 16
-"""So many pairs are bounded at a time: by every dual vertex of a chain, of which there are hundreds."""
+"""Pairs that are bounded at a time, to limit memory: each is multiplied by hundreds of dual vertices."""
 MOST_ALONE = 6
-"""Up to so many choices are told apart in the program, whose relaxation then is whole as a rule."""
+"""Up to this many choices become candidates of their own; the program's relaxation is then usually integer."""
 MOST_MIXED = 16
-"""Beyond so many every row is left in the program."""
+"""With more choices than this, every row stays in the program."""
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int_]
@@ -34,10 +39,10 @@ Integers = npt.NDArray[np.int_]
 
 @dataclass(frozen=True)
 class Dues:
-    """What an allocation pays, in normalised quality, beside the price of switches.
+    """What an allocation pays, in normalised quality, besides the price of switches.
 
-    For each ``replica``, for the ``first_start`` of one where nothing runs, for each ``doubling`` of a batch; ``kept``
-    is the reward of a replica that stays for nothing.
+    It pays for each ``replica``, for each start while nothing runs (``first_start``), and for each ``doubling`` of a
+    batch. ``kept`` is the reward for a running replica that is kept and costs nothing.
     """
 
     replica: float
@@ -46,13 +51,13 @@ class Dues:
     kept: float
 
     def most(self, *, replicas: int, batch: int) -> float:
-        """The most that an allocation can pay or be rewarded."""
+        """The most that an allocation can pay and be rewarded in all."""
         return (self.replica + self.first_start + self.kept + self.doubling * math.log2(batch)) * replicas
 
 
 @dataclass(frozen=True)
 class Narrowed:
-    """What can be best of a chain: fewest and most replicas by stage, the columns, and the rows by number."""
+    """The part of a chain that can be the best: fewest and most replicas by stage, columns, and rows by number."""
 
     lights: tuple[int, int]
     heavies: tuple[int, int]
@@ -62,7 +67,7 @@ class Narrowed:
 
 @dataclass(frozen=True)
 class Cells:
-    """Numbers of light and heavy replicas, and the most that each pair is worth."""
+    """Pairs of numbers of light and heavy replicas, and the most that each pair is worth; all of shape (pairs,)."""
 
     lights: Integers
     heavies: Integers
@@ -72,7 +77,7 @@ class Cells:
         return self.of(np.flatnonzero(self.worth >= worth))
 
     def highest(self, number: int) -> Cells:
-        """So many of those that are bounded highest."""
+        """The ``number`` pairs with the highest bounds."""
         return self.of(np.argsort(-self.worth, kind="stable")[:number])
 
     def of(self, kept: npt.NDArray[np.intp]) -> Cells:
@@ -81,9 +86,10 @@ class Cells:
 
 @dataclass(frozen=True)
 class Choices:
-    """Replicas and column (by number in its stage) of both stages, what each is worth, and what they carry per prompt.
+    """All choices of a pair of replica numbers (``cell``) and a column of each stage (``light``, ``heavy``), by number.
 
-    What is no choice is worth -inf: replicas that carry nothing, batches of none.
+    ``worth`` is what each choice is worth, and ``limits``, of shape (4, choices), what it carries per prompt. Choices
+    that make no sense are worth -inf: replicas that carry nothing, or a second batch size for a stage without replicas.
     """
 
     cells: Cells
@@ -120,7 +126,10 @@ class Splits:
 
     @cached_property
     def _loads(self) -> list[list[Floats]]:
-        """What 0, 1, 2, … replicas carry per prompt, by column of the light stage, of the heavy one, of that direct."""
+        """What 0, 1, 2, … replicas carry per prompt, for each column.
+
+        The three lists are for the light stage, for the heavy stage, and for direct prompts without a light stage.
+        """
         light, heavy = self._columns
         return [
             [self._carried(0, column, column.reserve) for column in light],
@@ -135,14 +144,15 @@ class Splits:
 
     @cached_property
     def _best_loads(self) -> list[Floats]:
-        """The most of the columns."""
+        """The maximum of `_loads` over the columns."""
         nothing = np.zeros(self._count + 1)
         return [np.maximum.reduce(loads) if loads else nothing for loads in self._loads]
 
     def bounds(self) -> Floats:
-        """The most that the chain gains by how many accelerators are light, all others being heavy: coarse, but quick.
+        """A coarse but quick bound of the chain's gain for each number of light accelerators; all others are heavy.
 
-        Accelerators and batches are for nothing. Either no heavy replica is started, or at least one is paid for.
+        Accelerators and batches cost nothing here. The bound is the better of two cases: no heavy replica is started,
+        or some are and the price of one start is paid.
         """
         light, overall, firm = self._best_loads
         prices = self.stages.mixer.prices
@@ -151,7 +161,7 @@ class Splits:
 
         def gained(heavies: Integers) -> Floats:
             direct = overall[heavies]
-            direct[0] = firm[heavies[0]]  # without a light stage to stand in
+            direct[0] = firm[heavies[0]]  # there is no light stage that could make the image
             loads = prices[:, 1:2] * light + prices[:, 2:3] * overall[heavies] + prices[:, 3:4] * direct
             return np.asarray((prices[:, :1] + loads).min(axis=0))
 
@@ -161,7 +171,7 @@ class Splits:
         return found - start[0] * np.maximum(lights - running[0], 0)
 
     def cells(self, fewest: int, most: int) -> Cells:
-        """Every number of replicas, with so many light ones; worth no more than its bound."""
+        """All pairs with ``fewest`` to ``most`` light replicas, with their bounds as `Cells.worth`."""
         light, overall, firm = self._best_loads
         of_light, of_heavy = np.arange(fewest, min(most, self._most[0]) + 1), np.arange(self._most[1] + 1)
         lights, heavies = (number.ravel() for number in np.meshgrid(of_light, of_heavy, indexing="ij"))
@@ -182,7 +192,10 @@ class Splits:
         return np.asarray(starts + self._dues.replica * (lights + heavies))
 
     def choices(self, cells: Cells) -> Choices | None:
-        """The cells with each choice of batches, worked out; None for too many, or where a stage has no columns."""
+        """Every choice of batch sizes for these cells, worked out exactly.
+
+        None if there are more than `MOST_CHOICES`, or if a stage has no columns.
+        """
         (lit, overall, firm), (light_columns, heavy_columns) = self._loads, self._columns
         number = len(cells.lights) * len(light_columns) * len(heavy_columns)
         if not 0 < number <= MOST_CHOICES:
@@ -214,7 +227,7 @@ class Splits:
         }
 
     def narrowed(self, cells: Cells, *, worth: float) -> list[Narrowed]:
-        """What is worth at least so much: each choice alone where they are few, else all together."""
+        """The parts that are worth at least ``worth``: each choice alone if there are few, else one part for all."""
         cells = cells.at_least(worth)
         if not len(cells.lights):
             return []
@@ -231,7 +244,7 @@ class Splits:
         ]
 
     def _used(self, choices: Choices, group: npt.NDArray[np.intp]) -> tuple[Column, ...]:
-        """The columns of some choices."""
+        """The columns of a group of choices."""
         return tuple(
             columns[number]
             for columns, numbers in zip(self._columns, (choices.light, choices.heavy), strict=True)
@@ -239,7 +252,7 @@ class Splits:
         )
 
     def _rows(self, limits: Floats) -> Sequence[int]:
-        """Rows that are mixed within each of the limits."""
+        """The rows that the best mixtures use within these limits, of shape (4, choices)."""
         rows = range(len(self.stages.chain.rows))
         if limits.shape[1] > MOST_MIXED:
             return rows

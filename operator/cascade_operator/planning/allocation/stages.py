@@ -1,14 +1,22 @@
 """The stages of a chain: which batch sizes on which classes meet the objective, and how much load they carry.
 
-The objective is split between the stages: each gets the execution of one image and its part of the slack, in
-proportion to that execution but at least a tenth. A stage that keeps the tail of its wait within its part
-keeps every path within the objective, so the stages can be sized apart, by constraints linear in replicas:
-load ≤ utilisation·Σ μx and load ≤ Σ μ(x - δ).
+The objective is split between the two stages. With e the execution time of one image (95 % quantile), each stage gets
 
-Where what comes too late for the heavy stage is degraded (``overload: degrade``) rather than missed, no idle time
-is kept for it: a heavy replica that waits for work gives quality away. Then the whole objective is the light
-stage's, whose wait alone can make a request late. What goes to the heavy stage directly keeps some of it idle only
-where no light stage runs: too late there, it would be work for that.
+    e + part·slack    where    slack = objective - e_light - e_heavy
+
+and ``part`` is its share of e_light + e_heavy, but at least a tenth. For example, an objective of 10 s with images of
+1 s and 4 s has a slack of 5 s; the light stage gets 2 s and the heavy stage 8 s. If each stage keeps the tail of its
+wait within its part, every path is within the objective. So each stage can be sized by itself, by constraints that are
+linear in the replicas x:
+
+    load ≤ utilisation·Σ μx    and    load ≤ Σ μ(x - δ)
+
+μ is the rate of a replica, and δ (the reserve) the replicas' worth of idle time that keeps waits short (`latency`).
+
+With ``overload: degrade``, a heavy image that would be late is replaced by its light one. Then the heavy stage keeps no
+reserve, since a heavy replica that waits for work gives quality away, and the light stage may use the whole objective,
+since only its wait can make a request late. The heavy stage keeps a reserve for direct prompts only if no light stage
+runs: with one, a direct prompt that would be late gets a light image.
 """
 
 from __future__ import annotations
@@ -26,14 +34,14 @@ from .latency import BatchService, reserve
 from .mixtures import Mixer
 
 SHED_PRICE = 100.0
-"""Normalised quality lost with a request that is not served: above any gain in quality that its time could buy."""
+"""Normalised quality lost with a request that is not served. It is more than its accelerator time could gain."""
 
 LEAST_SLACK_PART = 0.1
 DEGRADED_LATE = 0.5
-"""Share of direct prompts that may find the heavy pool too slow, where the light one stands in for it."""
+"""Share of the direct prompts that may be too late for the heavy pool, with ``overload: degrade``."""
 LEAST_LATE = 0.001
 BATCH_GAIN = 1.02
-"""A larger batch must serve this much faster to be considered: less is noise, and costs latency."""
+"""A larger batch is considered only if its rate is higher by this factor: less is noise, and it costs latency."""
 
 
 class Role(str, Enum):
@@ -45,7 +53,7 @@ class Role(str, Enum):
 
 @dataclass(frozen=True)
 class ServiceLevel:
-    """What the stages are held to: seconds, share answered in time, and how busy a pool may be."""
+    """What the stages must meet: the objective, the share of requests answered in time, and how busy pools may be."""
 
     objective_s: float
     attainment: float
@@ -58,16 +66,16 @@ class ServiceLevel:
 
     @property
     def late(self) -> float:
-        """Share of a stage's requests that may wait too long: half of what may be late, for two stages."""
+        """Share of a stage's requests that may wait too long: half of the requests that may be late, per stage."""
         return max((1 - self.attainment) / 2, LEAST_LATE)
 
 
 @dataclass(frozen=True)
 class Column:
-    """Replicas of one variant in one role on one class at one batch size, per replica.
+    """One replica of a variant, in one role, on one class, at one batch size.
 
-    ``rate`` is μ in requests per second; ``reserve`` and ``direct_reserve`` are δ, for all of the stage's load
-    and for the part of it that cannot be degraded where no light stage runs.
+    ``rate`` is μ in requests per second. ``reserve`` is δ for the stage's whole load, and ``direct_reserve`` is δ for
+    its direct prompts if no light stage runs.
     """
 
     variant: str
@@ -82,7 +90,7 @@ class Column:
         return self.service.rate
 
     def enough(self, demand: float, *, utilisation: float) -> int:
-        """Replicas that carry all of a demand (requests per second) alone: any beyond them carry nothing."""
+        """Replicas that carry a whole demand (requests per second) alone, so that more of them would be useless."""
         idle = max((delta for delta in (self.reserve, self.direct_reserve) if math.isfinite(delta)), default=0.0)
         return math.ceil(max(demand / (utilisation * self.rate), demand / self.rate + idle))
 
@@ -91,7 +99,7 @@ class Column:
 class Stages:
     """A chain's rows that can meet the objective, and the columns of its stages (empty: it cannot be used).
 
-    ``second_price`` is what an accelerator second must gain in normalised quality, or it is not worth spending.
+    ``second_price`` is the normalised quality that an accelerator-second must gain to be worth spending.
     """
 
     chain: Chain
@@ -102,28 +110,28 @@ class Stages:
         return self._by_role[role]
 
     def pools(self, role: Role) -> Mapping[tuple[str, str], tuple[Column, ...]]:
-        """Columns of a stage by (variant, class), the smallest batch first."""
+        """The columns of a stage by (variant, class), smallest batch first."""
         return self._pools[role]
 
     def image_s(self, role: Role) -> float:
-        """Accelerator seconds per image of a stage at its best batch and class; 0 where it has no columns."""
+        """Accelerator-seconds per image of a stage, at its best batch size and class; 0 if it has no columns."""
         return min((1 / column.rate for column in self.of(role)), default=0.0)
 
     @cached_property
     def gains(self) -> tuple[float, ...]:
-        """What a prompt by each row is worth: its quality less the price of its accelerator time."""
+        """What a prompt is worth by each row: quality - second_price·(e_light·(1 - r) + e_heavy·T)."""
         light = self.second_price * self.image_s(Role.LIGHT)
         heavy = self.second_price * self.image_s(Role.HEAVY)
         return tuple(row.value - light * row.light_load - heavy * row.heavy_load for row in self.chain.rows)
 
     @cached_property
     def mixer(self) -> Mixer:
-        """Finds the best mixture of the rows."""
+        """The table that gives the best mixture of the rows."""
         return Mixer(self.chain.rows, self.gains, shed_price=SHED_PRICE)
 
     @cached_property
     def relaxed(self) -> Stages:
-        """A bound: each pool at the rate of its quickest batch, with nothing kept idle."""
+        """The same chain without reserves and with each pool at its highest rate: an upper bound of what it carries."""
         quickest = {(c.role, c.variant, c.accelerator_class): c for c in sorted(self.columns, key=lambda c: c.rate)}
         ideal = [
             replace(c, service=BatchService(1, 1 / c.rate, 1 / c.rate), reserve=0.0, direct_reserve=0.0)
@@ -145,16 +153,17 @@ class Stages:
 
 
 def priced(stages: Sequence[Stages], *, accelerator_time: float) -> tuple[Stages, ...]:
-    """The stages of a cascade's chains, with ``accelerator_time`` as the price of an image of the dearest variant."""
+    """The stages with a price of accelerator time: an image of the slowest heavy stage costs ``accelerator_time``."""
     unit = max((s.image_s(Role.HEAVY) for s in stages), default=0.0) or 1.0
     return tuple(replace(s, second_price=accelerator_time / unit) for s in stages)
 
 
 class ProfileTimings:
-    """Times of a profile: execution by variant, class and batch, and moves by variant and class.
+    """The times of a profile: execution by variant, class and batch, and moves by variant and class.
 
     Args:
-        in_place: whether a move loads the variant in a server that runs, else it starts a new one.
+        profile: the profile.
+        in_place: whether a move loads the variant in a running server; otherwise it starts a new server.
         memory_mib: memory of an accelerator by class; batches that need more are left out. 0 or absent: not known.
     """
 
@@ -178,22 +187,22 @@ class ProfileTimings:
         }
 
     def services(self, variant: str, accelerator_class: str, role: Role) -> list[BatchService]:
-        """Measured batches of a variant on a class, by size, the discriminator added in the light role."""
+        """The measured batches of a variant on a class, smallest first; in the light role with the discriminator."""
         measured = self._services.get((variant, accelerator_class), {})
         chosen = [measured[batch] for batch in sorted(measured)]
         return [self._judged(s, accelerator_class) for s in chosen] if role is Role.LIGHT else chosen
 
     def execution_s(self, variant: str, accelerator_class: str) -> dict[int, float]:
-        """Median seconds by batch size, without the discriminator."""
+        """Median seconds of a batch by its size, without the discriminator."""
         return {s.batch: s.p50_s for s in self.services(variant, accelerator_class, Role.HEAVY)}
 
     def quickest_s(self, variant: str, classes: Collection[str], role: Role) -> float:
-        """95 % seconds of one image on the fastest of ``classes``; infinite where none was measured."""
+        """Seconds of one image (95 % quantile) on the fastest of ``classes``; infinite if none was measured."""
         times = [s.p95_s for c in classes for s in self.services(variant, c, role) if s.batch == 1]
         return min(times, default=math.inf)
 
     def move_s(self, variant: str, accelerator_class: str) -> float:
-        """Seconds to have a variant served in place of another; 0 where it was not measured."""
+        """Seconds until a replica serves this variant instead of another; 0 if that was not measured."""
         return self._move_s.get((variant, accelerator_class), 0.0)
 
     def _judged(self, service: BatchService, accelerator_class: str) -> BatchService:
@@ -201,7 +210,10 @@ class ProfileTimings:
         return BatchService(service.batch, service.p50_s + p50, service.p95_s + p95)
 
     def _judging_s(self, accelerator_class: str, batch: int) -> tuple[float, float]:
-        """Seconds that the discriminator adds to a batch: measured, else in proportion to the nearest size."""
+        """Seconds (median, 95 % quantile) that the discriminator adds to a batch.
+
+        For a batch size that was not measured they are in proportion to those of the nearest size.
+        """
         rows = self._discriminator.get(accelerator_class, [])
         if not rows:
             return 0.0, 0.0
@@ -213,11 +225,11 @@ class ProfileTimings:
 def stages_of(
     chain: Chain, *, timings: ProfileTimings, classes: Mapping[str, Collection[str]], level: ServiceLevel
 ) -> Stages:
-    """Columns and usable rows of a chain; ``classes`` are those that each variant may run on.
+    """The columns and usable rows of a chain; ``classes`` are those that each variant may run on.
 
-    Where light and heavy together do not fit the objective, rows that escalate are left out; where a variant
-    alone does not fit, so are the rows that need it. A chain of one variant has the heavy stage only, which takes the
-    whole objective; nothing stands in for what is too late there.
+    If light and heavy execution together exceed the objective, rows that escalate are left out. If that of one variant
+    alone does, the rows that need it are left out. A chain of one variant has only the heavy stage, which may use the
+    whole objective, and no light image can replace a late one.
     """
     if chain.alone:
         level = replace(level, degrade=False)

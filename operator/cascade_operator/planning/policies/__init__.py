@@ -1,4 +1,8 @@
-"""The policies that a manifest can name, by `PolicyName`."""
+"""The policies that a manifest can name, by `PolicyName`.
+
+`base` says what a policy may decide. `hybrid` is the product's own; the others are baselines, which follow published
+systems or serve everything by one kind of variant.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def policy(name: PolicyName) -> PlanningPolicy:
 
 
 def joint(policies: Iterable[PlanningPolicy]) -> PlanningPolicy:
-    """The policy that decides for cascades that compete: their own, or ours where they follow several."""
+    """The policy that decides for cascades that compete: the one they all follow, or ours if they follow several."""
     several = set(policies)
     return several.pop() if len(several) == 1 else policy(PolicyName.HYBRID)
 

@@ -1,4 +1,7 @@
-"""Baseline: every prompt goes straight to a heavy variant (Clipper, heavy)."""
+"""Baseline: every prompt goes straight to a heavy variant (Clipper, heavy).
+
+It plans only with rows of r = 1, and so with the best heavy variant that the load allows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from .base import PlanningPolicy, keep, of_two
 
 
 class AllHeavy(PlanningPolicy):
-    """Plans with rows that send everything direct."""
+    """Plans only with rows that send every prompt directly to the heavy variant."""
 
     name = PolicyName.ALL_HEAVY
 

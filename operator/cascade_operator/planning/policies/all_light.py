@@ -1,4 +1,7 @@
-"""Baseline: every prompt is answered by a light variant, the best that the load allows (Clipper, light)."""
+"""Baseline: a light variant answers every prompt (Clipper, light).
+
+It plans only with rows of r = 0 and d = 0, and so with the best light variant that the load allows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from .base import PlanningPolicy, keep, of_two
 
 
 class AllLight(PlanningPolicy):
-    """Plans with rows that send nothing to the heavy variant."""
+    """Plans only with rows that send nothing to the heavy variant."""
 
     name = PolicyName.ALL_LIGHT
 

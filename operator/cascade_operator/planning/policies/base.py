@@ -1,4 +1,8 @@
-"""What a policy is: how a cascade is planned. `PlanningPolicy` does what ours does; others override what differs."""
+"""What a policy may decide about planning. `PlanningPolicy` contains the product's way; others override what differs.
+
+A policy chooses which measured rows to plan with, forecasts the arrival rate, allocates pools, shares the load among
+ready replicas, and says what routers are told. All other parts of the planner are the same for every policy.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +33,20 @@ Dispatch = Literal["least-wait", "random"]
 
 
 class PlanningPolicy(ABC):
-    """One way to plan. It remembers nothing, so all cascades that name it share one."""
+    """One way to plan. It has no state, so all cascades that name it share one object."""
 
     name: ClassVar[PolicyName]
     dispatch: ClassVar[Dispatch] = "least-wait"
     """How routers choose among a pool's free replicas."""
     thrift: ClassVar[float] = 1.0
-    """Quality that it gives up for a start saved, or for accelerator time, in parts of what the product does."""
+    """How much quality it gives up to save a start or accelerator time: 1 as the product does, 0 none."""
 
     @abstractmethod
     def candidates(self, frontier: Frontier) -> Frontier:
-        """Of every measured row those to plan with; raises ValueError where none can be used."""
+        """The measured rows to plan with; raises ValueError if none can be used."""
 
     def forecast(self, demand: Demand, *, now: float, window_s: float, last: ArrivalRate | None) -> ArrivalRate:
-        """The rate of arrivals: from their counts, over about ``window_s`` seconds, and the rate forecast before."""
+        """The arrival rate, from the counts of about ``window_s`` seconds and from the ``last`` forecast."""
         return fast_up_slow_down(demand, now=now, window_s=window_s, last=last)
 
     def allocate(self, problem: AllocationProblem) -> Mapping[CascadeRef, Allocation]:
@@ -52,22 +56,25 @@ class PlanningPolicy(ABC):
     def share(
         self, problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
     ) -> Sharing:
-        """The mixture of rows on pools that exist; ``backlog`` is requests per second to clear, by variant."""
+        """The mixture of rows for pools that exist; ``backlog`` is requests per second to clear, by variant."""
         return best_sharing(problem, pools, backlog=backlog)
 
     def offer(
         self, problem: CascadeProblem, sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, most: float
     ) -> float:
-        """By what factor more images may escalate than fit, up to ``most``, where what is too much is degraded."""
+        """Factor, 1 to ``most``, by which more images escalate than fit; those that come too late are degraded."""
         return 1.0
 
     def told(self, row: Row) -> tuple[float, float]:
-        """Direct and escalation shares that routers are told for a planned row."""
+        """The direct and escalation shares that routers are told for a planned row."""
         return row.direct, row.escalation
 
 
 class Published(PlanningPolicy):
-    """What the published systems have in common: they spread at random, look back only, and take switches for free."""
+    """What the published systems have in common.
+
+    They give work to a replica at random, forecast by a moving average, and put no price on switches.
+    """
 
     dispatch: ClassVar[Dispatch] = "random"
     thrift = 0.0
@@ -77,7 +84,7 @@ class Published(PlanningPolicy):
 
 
 def keep(frontier: Frontier, wanted: Callable[[Row], bool], *, missing: str) -> Frontier:
-    """The frontier with only the rows that are ``wanted``; raises ValueError(missing) where none is left."""
+    """The frontier with only the rows that are ``wanted``; raises ValueError(missing) if none is left."""
     chains = []
     for chain in frontier.chains:
         rows = tuple(row for row in chain.rows if wanted(row))
@@ -89,7 +96,7 @@ def keep(frontier: Frontier, wanted: Callable[[Row], bool], *, missing: str) -> 
 
 
 def of_two(frontier: Frontier) -> Frontier:
-    """The frontier without variants alone, which the baselines do not know; raises ValueError where nothing is left."""
+    """The frontier without chains of one variant, which these baselines lack; raises ValueError if nothing is left."""
     return keep(
         replace(frontier, chains=tuple(chain for chain in frontier.chains if not chain.alone)),
         lambda row: True,
@@ -98,6 +105,6 @@ def of_two(frontier: Frontier) -> Frontier:
 
 
 def cheapest_first(frontier: Frontier) -> list[str]:
-    """The variants by cost, as far as the chains tell: the light one of a chain is the cheaper."""
+    """The variants, cheapest first, as far as the chains tell: the light variant of a chain is the cheaper one."""
     variants = sorted({name for chain in frontier.chains for name in (chain.light, chain.heavy)})
     return sorted(variants, key=lambda name: sum(chain.heavy == name for chain in frontier.chains))

@@ -1,4 +1,7 @@
-"""Baseline: one fixed pair, no prompt goes direct, as many escalate as fit (DiffServe)."""
+"""Baseline: one fixed pair of variants, no prompt goes direct, and as many images escalate as fit (DiffServe).
+
+It plans only with rows of r = 0 of one pair; d follows the load. Source: arXiv 2411.15381.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from .base import Published, cheapest_first, keep, of_two
 
 
 class DiffServe(Published):
-    """Plans with the rows of one pair that only escalate."""
+    """Plans only with the rows of one pair that send no prompt directly to the heavy variant."""
 
     name = PolicyName.DIFFSERVE
 
     def candidates(self, frontier: Frontier) -> Frontier:
-        """Of several variants the pair is the second cheapest and the dearest, of two both."""
+        """The pair's rows. With two variants the pair is both; with more, the second cheapest and the dearest."""
         pairs = of_two(frontier)
         variants = cheapest_first(pairs)
         light, heavy = variants[1 if len(variants) > 2 else 0], variants[-1]

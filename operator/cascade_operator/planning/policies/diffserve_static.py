@@ -1,4 +1,4 @@
-"""Baseline: DiffServe provisioned for the peak: pools and shares are those of the highest demand seen so far."""
+"""Baseline: DiffServe provisioned for the peak: pools and shares are those for the highest demand seen so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Baseline: HADIS with work given to the replica with the least wait instead of any."""
+"""Baseline: HADIS, but work goes to the replica with the least wait instead of a random one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Ours: any row of any chain, mixed: some prompts go direct, some light images escalate."""
+"""The product's own policy: it mixes the rows of any one chain, so some prompts go direct and some images escalate.
+
+If the heavy stage is full, routers are told to escalate more images than fit (`Hybrid.offer`). Arrivals fluctuate, and
+a heavy replica that waits for work gives quality away; images that come too late are degraded.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from ..allocation import CascadeProblem, Frontier, PoolKey, PoolSize, Role, Shar
 from .base import PlanningPolicy
 
 FULL_STAGE_LOAD: Final = 0.97
-"""The part of what a stage can carry from which it is full."""
+"""A stage counts as full from this part of the load that it can carry."""
 
 
 class Hybrid(PlanningPolicy):
-    """The product's own way, with every row that is not beaten by a mixture of others."""
+    """The product's own policy, with every row that a mixture of others does not replace."""
 
     name = PolicyName.HYBRID
 
@@ -25,10 +29,7 @@ class Hybrid(PlanningPolicy):
     def offer(
         self, problem: CascadeProblem, sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, most: float
     ) -> float:
-        """``most`` where the heavy stage is full, so that it is what holds quality down.
-
-        Arrivals waver, and a heavy replica that waits for work gives quality away.
-        """
+        """``most`` if the heavy stage is full, so that it limits the quality; otherwise 1."""
         if sharing.stages is None:
             return 1.0
         rate = sum(column.rate * count for column, count in running_columns(sharing.stages, Role.HEAVY, pools))

@@ -1,4 +1,7 @@
-"""Baseline: accuracy scaling over single variants, prompts split by what each can carry (Proteus, fair load split)."""
+"""Baseline: accuracy scaling over single variants; prompts are split by what each can carry (Proteus, fair load split).
+
+It plans only with rows in which one variant makes all images (T = 0 or r = 1), mixed as the load allows.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from .base import Dispatch, Published, keep
 
 
 class Proteus(Published):
-    """Plans with rows that are one variant alone: no prompt is judged, none is made twice."""
+    """Plans only with rows of one variant alone: no image is judged, and none is made twice."""
 
     name = PolicyName.PROTEUS
     dispatch: ClassVar[Dispatch] = "least-wait"

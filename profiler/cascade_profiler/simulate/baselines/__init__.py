@@ -1,1 +1,1 @@
-"""The published systems as their code has them, quirks included; nothing here is used by the product."""
+"""The published systems as in their published code, including its quirks. The product uses nothing from here."""

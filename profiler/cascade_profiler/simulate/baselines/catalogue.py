@@ -1,4 +1,4 @@
-"""The published systems by the names that the design gives them, ready to run on a scenario."""
+"""The published systems by their policy names, ready to run on a scenario."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PEAK_WINDOW_S: Final = 10.0
 
 
 def published_system(policy: str, scenario: Scenario) -> PublishedSystem:
-    """The system of that name (one of PUBLISHED); BadInput where it cannot run on the scenario."""
+    """The system of that name (one of PUBLISHED); raises BadInput if it cannot run on the scenario."""
     if len(scenario.workers) != 1:
         raise BadInput(policy, "knows one class of accelerators only", field="--workers")
     spec = scenario.profile.profile.spec
@@ -48,7 +48,7 @@ def _hadis(
     planner: type[PublishedHadis],
 ) -> Callable[[Scenario, ProfileSpec, list[str], PublishedTimes], PublishedPlanner]:
     def make(scenario: Scenario, spec: ProfileSpec, variants: list[str], times: PublishedTimes) -> PublishedPlanner:
-        # As published it chooses from its own table, whatever grid there is.
+        # As published, it chooses from its own table, even if the profile has a finer grid.
         table = reference_profile(_HADIS_TABLE).spec if scenario.profile.name == FULL_GRID else spec
         sign = -1 if table.direction == "min" else 1
         rows = [
@@ -72,7 +72,7 @@ def _hadis(
 
 
 def _pair(variants: list[str]) -> tuple[str, str]:
-    """The fixed pair: of four models the second and the last, as published; of two the only one."""
+    """The fixed pair: of four models the second and the last, as published; of two models both."""
     return variants[1 if len(variants) > 2 else 0], variants[-1]
 
 

@@ -8,7 +8,7 @@ from .planners import Level, Signals, SolvedPlan, Spread
 
 
 class PublishedClipper:
-    """The same plan always."""
+    """A planner that always gives the same plan."""
 
     smoothing = SMOOTHING
     margin = 1.05

@@ -1,4 +1,6 @@
-"""DiffServe as coded: one fixed pair, no direct prompts, the largest escalation share that its programme admits."""
+"""DiffServe as in its code: one fixed pair, no direct prompts, and the largest escalation share that its program
+admits.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,14 @@ from ..outcomes import DrawnRow
 from .planners import BATCHES, Level, PublishedTimes, Signals, SolvedPlan, Spread
 
 SMOOTHING = 1 / 3.1
-"""Of an exponentially weighted mean with a centre of mass of 2.1 samples."""
+"""Weight of the newest sample in an exponentially weighted mean with a centre of mass of 2.1 samples."""
 THRESHOLDS = 201
-"""Points of the threshold grid; a threshold is the share of prompts below it."""
+"""Points of the threshold grid; a threshold is expressed as the share of prompts below it."""
 _HOPELESS_BATCH = 16
 
 
 class PublishedDiffServe:
-    """The planner of DiffServe; it maximises the threshold, which stands for quality there."""
+    """The planner of DiffServe; it maximises the threshold, as its measure of quality."""
 
     name = "diffserve"
     smoothing = SMOOTHING
@@ -42,7 +44,7 @@ class PublishedDiffServe:
         self._objective_s = objective_s
 
     def start(self) -> SolvedPlan:
-        """Half and half, everything escalated."""
+        """Half of the workers for each model, and every image escalates."""
         half = math.ceil(self._workers / 2)
         return self._solved(1.0, half, 8, 8)
 

@@ -1,4 +1,5 @@
-"""HADIS as coded: exhaustive over its table's rows and batch pairs, light stage sized for everybody, worst path."""
+"""HADIS as in its code: it tries all rows of its table with all pairs of batch sizes, sizes the light stage for every
+prompt, and compares the slowest path with the objective."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from ..outcomes import DrawnRow
 from .planners import BATCHES, Level, PublishedTimes, Signals, SolvedPlan, Spread
 
 SMOOTHING = 1 - 2 ** (-1 / 3)
-"""Half-life of three samples."""
+"""Weight of the newest sample, for a half-life of three samples."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class TableRow:
 
     row: DrawnRow
     value: float
-    """Quality, the more the better."""
+    """Quality; more is better."""
     metric: float
 
 
@@ -57,7 +58,7 @@ class PublishedHadis:
         return self.start()
 
     def start(self) -> SolvedPlan:
-        """Everybody on the lightest model; the same where nothing fits."""
+        """All workers on the lightest model; this is also the plan if no row fits."""
         row = DrawnRow((self._lightest, self._second), 0.0, 0.0)
         worst = min(self._rows, key=lambda r: r.value)
         return SolvedPlan((Level(self._lightest, self._workers, BATCHES[-1]),), row, worst.metric)
@@ -83,7 +84,7 @@ class PublishedHadis:
 
 
 class PublishedHadisJsq(PublishedHadis):
-    """The planner of HADIS in a system that gives a query to the worker with the shortest queue."""
+    """The planner of HADIS, in a system that gives each query to the worker with the shortest queue."""
 
     name = "hadis-jsq"
     spread: Spread = "shortest-queue"

@@ -1,4 +1,4 @@
-"""What a published planner is told and answers, and the constants that all of them share."""
+"""The input and output of a published planner, and the constants that all of them share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCHES: Final = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Level:
-    """Workers of one variant; the first level gets the arrivals, later ones what the level before rejects."""
+    """Workers of one variant. The first level gets the arrivals; each later one gets what the level before rejects."""
 
     variant: str
     workers: int
@@ -24,8 +24,8 @@ class Level:
 class SolvedPlan:
     """A solved plan.
 
-    ``row`` tells what shares go direct and escalate between the two levels; without a chain
-    (proteus, clipper) every level gets arrivals. ``planned`` is the quality that the system believes it has.
+    ``row`` says which shares go direct and escalate between the two levels; without a chain (proteus, clipper) every
+    level gets arrivals. ``planned`` is the quality that the system expects.
     """
 
     levels: tuple[Level, ...]
@@ -39,22 +39,23 @@ class SolvedPlan:
 
 @dataclass(frozen=True)
 class Signals:
-    """What the controllers measure once a second, already smoothed, with their margins.
+    """What the controllers measure once a second, already smoothed and with their margins.
 
-    ``demand`` is the number of queries in the system, taken for a rate; ``queue_s`` the waiting time by variant.
+    ``demand`` is the number of queries in the system, which they use as a rate; ``queue_s`` is the waiting time by
+    variant.
     """
 
     demand: float
     queue_s: Mapping[str, float]
     queued: Mapping[str, float]
-    """Queries that wait, by variant."""
+    """Waiting queries by variant."""
 
 
 Spread = Literal["random", "shortest-queue"]
 
 
 class PublishedPlanner(Protocol):
-    """A published system's planner; ``smoothing`` and ``margin`` make its demand from the queries in the system."""
+    """A published system's planner; ``smoothing`` and ``margin`` turn the queries in the system into its demand."""
 
     name: str
     smoothing: float
@@ -62,10 +63,10 @@ class PublishedPlanner(Protocol):
     drop_after: float
     """Age, in objectives, at which a query is dropped when its turn comes."""
     spread: Spread
-    """Which of a model's workers a query is given to."""
+    """How a worker of a model is chosen for a query."""
 
     def start(self) -> SolvedPlan:
-        """What runs until the first plan, which comes after five seconds."""
+        """The plan that is used until the first solved one, which comes after five seconds."""
         ...
 
     def solve(self, signals: Signals) -> SolvedPlan:
@@ -76,7 +77,7 @@ class PublishedPlanner(Protocol):
 class PublishedTimes:
     """Seconds of a batch as published: 0.9·b·e beyond batch 1 where no larger batch was measured.
 
-    ``quantum_s`` is what the HADIS planner rounds to: a tenth of a second at its objective of 6 s.
+    ``quantum_s`` is the unit to which the HADIS planner rounds: a tenth of a second at its objective of 6 s.
     """
 
     def __init__(self, measured_s: Mapping[tuple[str, int], float], *, quantum_s: float) -> None:
@@ -89,5 +90,5 @@ class PublishedTimes:
         return measured if measured is not None else 0.9 * batch * self._measured_s[variant, 1]
 
     def believed_s(self, variant: str, batch: int) -> float:
-        """The same as the HADIS planner has it, rounded, but never to nothing."""
+        """The same as the HADIS planner uses it: rounded, but never to 0."""
         return self._quantum_s * max(round(self.batch_s(variant, batch) / self._quantum_s + 1e-9), 1)

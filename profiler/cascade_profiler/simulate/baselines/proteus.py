@@ -1,6 +1,7 @@
-"""Proteus as coded in HADIS: accuracy scaling over single models, every worker sent the same share of the queries.
+"""Proteus as coded in HADIS: accuracy scaling over single models, where every worker gets the same share of queries.
 
-The programme believes that a worker gets what it can carry; the runtime splits equally, so slow models drown.
+The program assumes that each worker gets as many queries as it can carry. The runtime splits them equally, so workers
+with slow models are overloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .planners import BATCHES, Level, PublishedTimes, Signals, SolvedPlan, Sprea
 
 
 class PublishedProteus:
-    """Workers by model so that the mean accuracy of the workers is best and their throughput carries the demand."""
+    """Chooses the workers by model, for the best mean accuracy of the workers whose throughput carries the demand."""
 
     name = "proteus"
     smoothing = SMOOTHING
@@ -41,7 +42,7 @@ class PublishedProteus:
         self._objective_s = objective_s
 
     def start(self) -> SolvedPlan:
-        """Everybody on the lightest model; the same where nothing fits."""
+        """All workers on the lightest model; this is also the plan if nothing fits."""
         return self._solved([self._workers] + [0] * (len(self._variants) - 1), [BATCHES[-1]] * len(self._variants))
 
     def solve(self, signals: Signals) -> SolvedPlan:
@@ -60,7 +61,7 @@ class PublishedProteus:
         return self._solved(best[1], [max(batch, 1) for batch in batches]) if best else self.start()
 
     def _largest_batch(self, variant: str, signals: Signals) -> int:
-        """The largest batch with e·(1 + Q) within the objective; 0 for none."""
+        """The largest batch with e·(1 + Q) within the objective; 0 if there is none."""
         fits = (
             b
             for b in reversed(BATCHES)
@@ -79,7 +80,7 @@ class PublishedProteus:
 
 
 def _splits(total: int, parts: int) -> Iterator[list[int]]:
-    """All ways to hand ``total`` out to ``parts``."""
+    """All ways to divide ``total`` into ``parts`` whole numbers."""
     if parts == 1:
         yield [total]
         return

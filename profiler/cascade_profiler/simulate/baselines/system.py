@@ -1,9 +1,10 @@
-"""The published systems' runtime: per-worker queues, arrivals spread at random, silent drops, a controller each second.
+"""The runtime of the published systems: a queue for each worker, arrivals spread at random, silent drops, and a
+controller that measures once a second.
 
-The client picks any worker of the first level; that worker forwards a hard prompt at once to any worker of the next
-level, runs batches of what it has, and sends what its discriminator rejects to any worker of the next level. A worker
-that is given another model keeps its queue. Demand is the number of queries in the system; a dropped query stays in
-it for twice the objective. Nothing knows of a failed worker: what it had, and what it is sent, is lost.
+The client chooses any worker of the first level. This worker at once forwards a hard prompt to any worker of the next
+level, runs batches from its queue, and sends images that its discriminator rejects to any worker of the next level. A
+worker that gets another model keeps its queue. Demand is the number of queries in the system, where a dropped query
+still counts for twice the objective. Nothing notices a failed worker: its queries, and those that it is sent, are lost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..workers import Fleet, Worker, WorkerJob
 from .planners import PublishedPlanner, PublishedTimes, Signals, SolvedPlan
 
 WINDOW: Final = 20
-"""Samples, one a second, that the smoothing looks at."""
+"""Number of samples, one a second, that are smoothed."""
 SOLVE_EVERY: Final = 5
 """Seconds between two plans."""
 QUEUE_MARGIN: Final = 1.2
@@ -58,9 +59,9 @@ class PublishedSystem:
             self._events, workers, batch_s=self._batch_s, take=self._take, done=self._done, loaded=self._loaded
         )
         self._level: dict[str, int] = dict.fromkeys(names, 0)
-        """Level that a worker acts by; it follows the plan when its batch is done."""
+        """The level of each worker; it changes when the batch that runs at a new plan is done."""
         self._table: list[list[Worker]] = [[]]
-        """Workers by level, as clients and workers have been told."""
+        """Workers by level, as clients and workers know them."""
         self._in_system = 0
         self._samples: dict[str, deque[float]] = {}
         self._forwarded = 0
@@ -127,7 +128,7 @@ class PublishedSystem:
         return self._rng.choice([worker for worker in workers if worker.in_hand == least])
 
     def _take(self, worker: Worker) -> list[WorkerJob]:
-        """Up to a batch from the queue, without those that are too old: they vanish."""
+        """Up to a batch from the queue; queries that are too old are dropped silently."""
         jobs: list[WorkerJob] = []
         if worker.variant is None:
             return jobs
@@ -210,7 +211,7 @@ class PublishedSystem:
         self._samples.setdefault(name, deque(maxlen=WINDOW)).append(value)
 
     def _smoothed(self, name: str) -> float:
-        """Exponentially weighted mean of the samples, the newest weighing most."""
+        """The exponentially weighted mean of the samples; the newest has the largest weight."""
         kept = 1 - self._planner.smoothing
         total = weights = 0.0
         for age, value in enumerate(reversed(self._samples.get(name, deque()))):
@@ -232,7 +233,7 @@ class PublishedSystem:
         return Signals(max(self._planner.margin * in_system, 0.1), queue_s, queued)
 
     def _apply(self, plan: SolvedPlan) -> None:
-        """Hand the levels out in the order of registration, whatever runs where; the last level takes who is left."""
+        """Assign levels to workers in the order of registration, whatever they run; the last level gets the rest."""
         self._plan = plan
         table: list[list[Worker]] = [[] for _ in plan.levels]
         plans = [index for index, level in enumerate(plan.levels) for _ in range(level.workers)]
@@ -279,7 +280,7 @@ class PublishedSystem:
             self._events.at(self._events.now + failure.for_s, self._return, worker)
 
     def _return(self, worker: Worker) -> None:
-        """Its queue has grown meanwhile, and is served from now on."""
+        """The worker is back, and serves the queue that has grown while it was away."""
         worker.lost = False
         index = next((i for i, level in enumerate(self._table) if worker in level), 0)
         self._fleet.load(worker, self._plan.levels[index].variant, self._switch_s(worker, self._plan.levels[0].variant))

@@ -1,1 +1,1 @@
-"""The Lua scripts: one per operation, each prefixed with `clock.lua` and `pool.lua` when loaded."""
+"""The Lua scripts of the queue: one for each operation, with `clock.lua`, the constants and `pool.lua` in front."""

@@ -1,6 +1,7 @@
--- Take or renew KEYS[1] for ARGV[1], for ARGV[2] milliseconds: replies nothing.
--- If another holds it: milliseconds since that router was last heard of, by KEYS[2] (a great many if never).
-local holder = redis.pcall('GET', KEYS[1]) -- a key of another type, or without an end, was never ours, and is replaced
+-- Take or renew the lock KEYS[1] for the router ARGV[1], for ARGV[2] milliseconds; the reply is empty.
+-- If another router holds it, the reply is the milliseconds since that router was last heard from, by KEYS[2]; if it
+-- never was, a very large number.
+local holder = redis.pcall('GET', KEYS[1]) -- a key of another type, or that never expires, is not ours and is replaced
 if type(holder) == 'string' and holder ~= ARGV[1] and redis.call('PTTL', KEYS[1]) >= 0 then
   local seen = redis.call('ZSCORE', KEYS[2], holder)
   local time = redis.call('TIME')

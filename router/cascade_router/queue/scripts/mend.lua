@@ -1,5 +1,5 @@
--- Mend: remove what is none of ours from the keys of a pool, as if Redis had lost it. No ARGS of its own.
--- Replies, for each thing removed, its key and what was wrong.
+-- Mend: remove data that is not this product's from the keys of a pool, as if Redis had lost it. It has no ARGS.
+-- The reply has, for each thing that was removed, its key and what was wrong.
 local found = {}
 local function say(key, why) found[#found + 1], found[#found + 2] = key, why end
 

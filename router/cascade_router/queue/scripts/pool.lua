@@ -1,8 +1,8 @@
--- What every operation shares; mirrors dispatch.py, which explains the rules.
+-- What all operations share. It follows dispatch.py, which explains the rules.
 --
 -- KEYS: routers, then (queue, credits, leases) of each pool.
--- ARGV: the calling router, the pools' names, then ARGS, the operation's own.
--- Defined before this text: now_ms(), and the constants of calls.py.
+-- ARGV: the calling router, the names of the pools, then ARGS, the operation's own arguments.
+-- Defined in front of this text: now_ms(), and the constants of calls.py.
 local ROUTERS = KEYS[1]
 local CALLER = ARGV[1]
 local POOLS = (#KEYS - 1) / 3
@@ -10,11 +10,11 @@ local ARGS = {}
 for i = 2 + POOLS, #ARGV do ARGS[#ARGS + 1] = ARGV[i] end
 
 local NOW = now_ms()
-local grants, drops = {}, {} -- the caller's own
+local grants, drops = {}, {} -- those of the calling router
 
 local function decimal(number) return string.format('%.17g', number) end
 
--- The order of bytes: `<` on strings follows the server's locale.
+-- Compares bytes, since `<` on strings follows the server's locale.
 local function before(a, b)
   for i = 1, math.min(#a, #b) do
     local x, y = a:byte(i), b:byte(i)
@@ -25,7 +25,7 @@ end
 
 local function owner_of(ticket) return ticket:match('@([^@]*)$') or ticket end
 
--- Leases are members '<replica>|<ticket>' by expiry.
+-- Leases are members '<replica>|<ticket>', scored by when they expire.
 local function lease_of(replica, ticket) return replica .. '|' .. ticket end
 
 local function parse_lease(member)
@@ -35,11 +35,11 @@ end
 
 -- The fields of a pool's hash: 'generation', 'spread', and for each replica '<kind>:<id>'.
 local FIELDS = { ['c:'] = 'capacity', [IN_USE_FIELD] = 'used', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
--- What a number may be.
+-- The largest and smallest valid numbers.
 local MOST = { generation = NOW + GENERATION_AHEAD_MS, capacity = 1e6, used = 1e6, service_s = 1e6, held_until = NOW + 3600000 }
 local LEAST = { generation = 0, capacity = 0, used = -1e6, service_s = 1e-12, held_until = 0 }
 
--- The kind and value of a field; nothing where it is none of ours.
+-- The kind and value of a field; nothing if it is not one of ours.
 local function field_of(name, value)
   local kind = (name == 'generation' or name == 'spread') and name or FIELDS[name:sub(1, 2)]
   if kind == 'spread' or kind == 'endpoint' or kind == nil then return kind, value end
@@ -68,14 +68,14 @@ local function load_pool(index)
     elseif kind then
       replica_of(pool, name:sub(3))[kind] = value
     else
-      -- The router goes on without Redis until `mend` has removed it.
+      -- On this error the router goes on without Redis; when it returns, `mend` removes the bad data.
       error('bad data in ' .. pool.credits)
     end
   end
   return pool
 end
 
--- Write what operations change in a replica; `plan` writes what plans change.
+-- Writes what operations change in a replica; `plan` writes what plans change.
 local function save(pool, replica)
   redis.call('HSET', pool.credits, IN_USE_FIELD .. replica.id, decimal(replica.used), 's:' .. replica.id, decimal(replica.service_s),
     'h:' .. replica.id, decimal(replica.held_until))
@@ -93,7 +93,7 @@ local function forget(pool, replica)
     'e:' .. replica.id)
 end
 
--- Every heartbeat keeps the keys of a pool alive; a key that an operation makes gets its time to live there and then.
+-- Every heartbeat renews the expiry of a pool's keys; an operation that creates a key sets its expiry at once.
 local function keep(pool)
   redis.call('PEXPIRE', pool.queue, KEEP_MS)
   redis.call('PEXPIRE', pool.credits, KEEP_MS)
@@ -199,14 +199,14 @@ local function choose(pool, free, ticket)
   return best
 end
 
--- False if there is such a lease already: a ticket that comes twice is not counted twice.
+-- Adds or renews a lease; false if it exists already, so that a ticket that comes twice is not counted twice.
 local function lease(pool, id, ticket)
   local new = redis.call('ZADD', pool.leases, decimal(NOW + LEASE_MS), lease_of(id, ticket)) == 1
   if new and redis.call('ZCARD', pool.leases) == 1 then redis.call('PEXPIRE', pool.leases, KEEP_MS) end
   return new
 end
 
--- Give free credits to the most urgent entries; drop what is found at the head and no longer wanted.
+-- Gives free credits to the most urgent entries, and drops entries at the head of the queue that nobody wants.
 local function dispatch(pool)
   while true do
     local free = free_replicas(pool)
@@ -228,7 +228,7 @@ local function dispatch(pool)
   end
 end
 
--- End a lease and teach nothing.
+-- Ends a lease without a sample of the service time.
 local function free_credit(pool, member)
   if redis.call('ZREM', pool.leases, member) == 0 then return end
   local replica = replica_of(pool, (parse_lease(member)))
@@ -236,7 +236,7 @@ local function free_credit(pool, member)
   save(pool, replica)
 end
 
--- The leases of a pool by ticket: {ticket = replica id}.
+-- The leases of a pool, as {ticket = replica id}.
 local function leases_of(pool)
   local leases = {}
   for _, member in ipairs(redis.call('ZRANGE', pool.leases, 0, -1)) do
@@ -246,7 +246,7 @@ local function leases_of(pool)
   return leases
 end
 
--- The credits in use are as many as there are leases, whatever somebody wrote.
+-- Sets the credits in use to the number of leases, in case somebody changed them.
 local function count_credits(pool)
   local used = {}
   for _, id in pairs(leases_of(pool)) do used[id] = (used[id] or 0) + 1 end

@@ -1,7 +1,7 @@
--- Reap. No ARGS of its own.
+-- Reap. It has no ARGS.
 local pool = load_pool(1)
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', pool.leases, '-inf', decimal(NOW))) do free_credit(pool, member) end
--- No lease of ours ends later than one that begins now.
+-- A lease that ends later than one that begins now was not written by a router, and ends, too.
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', pool.leases, '(' .. decimal(NOW + LEASE_MS), '+inf')) do
   free_credit(pool, member)
 end
