@@ -110,7 +110,7 @@ def test_the_password_of_redis_is_nobody_elses(serving: LocalRun) -> None:
             assert (file.name, file.stat().st_mode & 0o777) in (("addresses.json", 0o600), ("redis.conf", 0o600))
 
 
-def one_variant(spec: dict) -> None:  # type: ignore[type-arg]
+def unmeasured_chain(spec: dict) -> None:  # type: ignore[type-arg]
     del spec["variants"][1]
 
 
@@ -129,7 +129,7 @@ def unprofiled(spec: dict) -> None:  # type: ignore[type-arg]
 @pytest.mark.parametrize(
     ("spoil", "field"),
     [
-        (one_variant, "spec.variants"),
+        (unmeasured_chain, "spec.profileRef"),
         (unknown_field, "spec.objectiv"),
         (crossed_bounds, "spec.workers.0.min"),
         (unprofiled, "spec.variants.2.name"),
