@@ -49,9 +49,9 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
     """One server with both; that on ONNX Runtime answers in streams, with previews."""
     folder = tmp_path_factory.mktemp("diffusion")
     (folder / "models").mkdir()
-    both = manifest.read_variants(manifest_of(tiny))
-    repository.render(both, folder / "models")
-    streaming = repository.config(both[1], repository.recipe_of(both[1]), previews=True)
+    models = {v.name: repository.recipe_of([v]) for v in manifest.read_variants(manifest_of(tiny))}
+    repository.render(models, folder / "models")
+    streaming = repository.config(ONNX, models[ONNX], previews=True)
     (folder / "models" / ONNX / "config.pbtxt").write_text(streaming)
     with pytest.MonkeyPatch.context() as patch, serving({"tests/tiny": tiny / "model"}) as hub:
         for name, value in hub.environment.items():
