@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
-_DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 
 BUILTIN: Final = "builtin://"
 HUB: Final = "hf://"
@@ -45,7 +45,7 @@ class Settings:
 
     def parameters(self) -> dict[str, int | str]:
         """What a request says in its parameters to have these."""
-        return {"steps": self.steps, **({} if self.guidance is None else {"guidance": str(self.guidance)})}
+        return {"steps": self.steps, **({} if self.guidance is None else {"guidance": f"{self.guidance:.3f}"})}
 
     @classmethod
     def read(cls, parameters: Mapping[str, object], default: Settings) -> Settings:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_api.cascade import Engine, Precision, Weights
+from cascade_api.cascade import Engine, ImageSettings, Precision, Weights
 from cascade_models import pipelines, repository
 from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
 from cascade_models.recipe import Recipe, Settings
@@ -110,6 +110,14 @@ def test_all_components_say_the_name_of_a_model_in_the_same_way(
     optional = {} if precision is None else {"precision": precision.value}
     light, _ = read_variants(documents(**changes, **optional))
     assert light.model == Weights(source, revision, part, engine, precision).model
+
+
+@given(steps=st.integers(1, 1000), guidance=st.none() | st.decimals(0, 999, places=3).map(lambda number: f"{number:f}"))
+def test_what_a_request_says_of_settings_is_what_the_model_reads(steps: int, guidance: str | None) -> None:
+    default = Settings(7, 3.5)
+    wanted = Settings(steps, 3.5 if guidance is None else float(guidance))
+    assert Settings.read(ImageSettings(steps=steps, guidance=guidance).parameters, default) == wanted
+    assert Settings.read(wanted.parameters(), default) == wanted
 
 
 def test_variants_of_the_same_weights_have_one_discriminator() -> None:
