@@ -59,7 +59,7 @@ def starved(recipe: Recipe) -> str:
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 10_000_000, limits[1]))
     try:
-        return refusal(lambda: pipeline.generate([("a", "")] * 256, list(range(256)), None))
+        return refusal(lambda: pipeline.generate([("a", "")] * 256, list(range(256)), recipe.default, None))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
