@@ -37,13 +37,14 @@ class TritonPythonModel:
 
     def execute(self, requests):
         time.sleep(self._seconds)
-        return [self._response(request) for request in requests]
+        return [self._response(request, len(requests)) for request in requests]
 
-    def _response(self, request):
+    def _response(self, request, batch):
         made = {
             "image": lambda: self._pixels,
             "image_encoded": lambda: self._encoded[json.loads(request.parameters())["image_format"]],
             "confidence": lambda: np.full((1, 1), random.random(), np.float32),
+            "batch_time": lambda: np.array([[self._seconds, batch]], np.float32),
         }
         tensors = [pb_utils.Tensor(name, made[name]()) for name in made if name in request.requested_output_names()]
         return pb_utils.InferenceResponse(output_tensors=tensors)
@@ -61,7 +62,8 @@ input [
 output [
   {{ name: "image" data_type: TYPE_UINT8 dims: [{side}, {side}, 3] }},
   {{ name: "image_encoded" data_type: TYPE_STRING dims: [1] }},
-  {{ name: "confidence" data_type: TYPE_FP32 dims: [1] }}
+  {{ name: "confidence" data_type: TYPE_FP32 dims: [1] }},
+  {{ name: "batch_time" data_type: TYPE_FP32 dims: [2] }}
 ]
 instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
 dynamic_batching {{ }}
