@@ -129,7 +129,7 @@ def unprofiled(spec: dict) -> None:  # type: ignore[type-arg]
 @pytest.mark.parametrize(
     ("spoil", "field"),
     [
-        (one_variant, "spec.variants"),
+        (one_variant, "spec.profileRef"),
         (unknown_field, "spec.objectiv"),
         (crossed_bounds, "spec.workers.0.min"),
         (unprofiled, "spec.variants.2.name"),
