@@ -15,6 +15,7 @@ from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
 from .quantities import Duration, Integer, Number, Percent, Size, duration_s, longer, pixels
+from .worker_requests import model_of_weights, settings_parameters
 from .workers import PoolName, Workers
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
@@ -81,6 +82,11 @@ class ImageSettings(Document):
     guidance: Number | None = None
     """Scale of classifier-free guidance, such as `"4.5"`; absent: the model's own."""
 
+    @property
+    def parameters(self) -> dict[str, int | str]:
+        """What a request to the Triton model says of them."""
+        return settings_parameters(self.steps, self.guidance)
+
 
 class Engine(str, Enum):
     """What runs a variant's denoiser."""
@@ -114,6 +120,11 @@ class Weights:
         parts = (self.source, self.revision, self.part, self.engine.value, self.precision and self.precision.value)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    @property
+    def model(self) -> str:
+        """The Triton model that has them."""
+        return model_of_weights(self.digest)
+
 
 class Discriminator(Document):
     """The model that judges a light image."""
@@ -138,7 +149,7 @@ class Variant(Document):
     )
 
     name: str = Field(pattern=NAME_PATTERN, max_length=40)
-    """Name of the variant, and of its Triton model."""
+    """Name of the variant."""
     model: Model
     settings: ImageSettings
     engine: Engine
@@ -267,6 +278,13 @@ class CascadeSpec(Document):
                 "discriminator is missing: of several variants it judges which image is good enough",
             ),
             (
+                "self.variants.all(v, self.variants.all(o, v.model != o.model || v.engine != o.engine"
+                " || has(v.precision) != has(o.precision) || (has(v.precision) && v.precision != o.precision)"
+                " || (has(v.discriminator) == has(o.discriminator)"
+                " && (!has(v.discriminator) || v.discriminator == o.discriminator))))",
+                "variants of the same weights differ in their discriminator: give them the same, or none",
+            ),
+            (
                 "self.variants.map(v, v.minHosts).sum() <= self.workers.map(w, w.max).sum()",
                 "workers has fewer than the variants' minHosts together: raise max or lower minHosts",
             ),
@@ -295,7 +313,14 @@ class CascadeSpec(Document):
         if not any(self.accelerators.values()):
             raise field_error("workers", "admits nothing: give at least one pool a max above zero")
         known = {w.name for w in self.workers}
+        sharing: dict[Weights, Variant] = {}
         for index, variant in enumerate(self.variants):
+            other = sharing.setdefault(variant.weights, variant)
+            if variant.discriminator != other.discriminator:
+                raise field_error(
+                    f"variants.{index}.discriminator",
+                    f"differs from that of {other.name!r}, which has the same weights: give both the same, or none",
+                )
             for number, name in enumerate(variant.pools or ()):
                 if name not in known:
                     raise field_error(

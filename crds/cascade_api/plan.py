@@ -17,6 +17,7 @@ from .names import CascadeRef, pool_name
 from .openapi import refuse_repetition
 from .quantities import Size, pixels
 from .reasons import Reason
+from .worker_requests import model_of_weights, settings_parameters
 
 Share = float
 """A share of requests, 0 to 1."""
@@ -98,6 +99,11 @@ class PlanSettings(PlanPart):
     steps: int = Field(ge=0)
     guidance: str | None = None
 
+    @property
+    def parameters(self) -> dict[str, int | str]:
+        """What a request to its Triton model says of them."""
+        return settings_parameters(self.steps, self.guidance)
+
 
 class PlanVariant(PlanPart):
     """A variant: its weights, by digest, its settings, and its times on the classes where it is or will be served."""
@@ -105,6 +111,11 @@ class PlanVariant(PlanPart):
     weights: str
     settings: PlanSettings
     classes: dict[str, PlanTimes]
+
+    @property
+    def model(self) -> str:
+        """The Triton model of its weights."""
+        return model_of_weights(self.weights)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ DTYPES: Final = {"float16": 2, "bfloat16": 2, "float32": 4}
 """Bytes of a number by its format."""
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _KEYS: Final = {
-    "source", "revision", "licence", "gated", "parametersMillions", "image", "steps", "allowedSteps", "engines",
+    "source", "revision", "licence", "gated", "parametersMillions", "image", "steps", "weights", "engines",
     "largestBatch", "assembly",
 }  # fmt: skip
 _ASSEMBLY: Final = {
@@ -53,7 +53,7 @@ class CatalogueEntry:
         gated: its weights need a token of somebody who accepted the licence.
         parameters_millions: of the denoiser, and of all other networks together.
         steps: what it is usually run with.
-        allowed_steps: all numbers of steps that it can be run with; empty: any.
+        weights: named weights that its source holds, and the number of steps that each is for; empty: one, for any.
         largest_batch: of one accelerator, where no profile says.
     """
 
@@ -66,7 +66,7 @@ class CatalogueEntry:
     height: int
     width: int
     steps: int
-    allowed_steps: tuple[int, ...]
+    weights: Mapping[str, int]
     engines: tuple[str, ...]
     largest_batch: int
     assembly: Assembly
@@ -78,9 +78,8 @@ class CatalogueEntry:
 
     def check(self, recipe: Recipe) -> None:
         """Raises RecipeError where this model cannot be run as the recipe says."""
-        if self.allowed_steps and recipe.steps not in self.allowed_steps:
-            allowed = ", ".join(map(str, self.allowed_steps))
-            raise RecipeError("steps", f"{self.name} has weights for {allowed} steps, not for {recipe.steps}")
+        if self.weights and recipe.weights not in self.weights:
+            raise RecipeError("weights", f"{self.name} has {', '.join(self.weights)}: name one of them")
         if recipe.engine not in self.engines:
             raise RecipeError("engine", f"{recipe.engine!r} cannot run {self.name}: write {' or '.join(self.engines)}")
 
@@ -141,7 +140,7 @@ def _entry(file: Path) -> CatalogueEntry:
         height=image.get("height", int),
         width=image.get("width", int),
         steps=reader.get("steps", int),
-        allowed_steps=tuple(reader.get("allowedSteps", list, default=[])),
+        weights=reader.get("weights", dict, default={}),
         engines=tuple(reader.get("engines", list)),
         largest_batch=reader.get("largestBatch", int),
         assembly=_assembly(reader.section("assembly")),
@@ -150,7 +149,7 @@ def _entry(file: Path) -> CatalogueEntry:
         "source": not entry.source.startswith(HUB) and f"should begin with {HUB}",
         "revision": not COMMIT.fullmatch(entry.revision) and "should be a commit of 40 hexadecimal digits",
         "engines": not set(entry.engines) <= set(ENGINES) and f"should be of {', '.join(ENGINES)}",
-        "allowedSteps": bool(entry.allowed_steps) and entry.steps not in entry.allowed_steps and "should hold steps",
+        "weights": bool(entry.weights) and entry.steps not in entry.weights.values() and "should have some for steps",
         "assembly.dtype": entry.assembly.dtype not in DTYPES and f"should be one of {', '.join(DTYPES)}",
         "assembly.baseRevision": bool(entry.assembly.base)
         and not COMMIT.fullmatch(entry.assembly.base_revision)

@@ -28,18 +28,22 @@ def render(
         bool, typer.Option("--previews", help="answer in a stream, with previews: for clients without a router")
     ] = False,
 ) -> None:
-    """Make DIR the Triton repository of a manifest's variants."""
+    """Make DIR the Triton repository of a manifest's variants: one model for all that share their weights."""
     from cascade_models import manifest, repository
 
     try:
         variants = manifest.read_variants(file.read_text(encoding="utf-8"))
-        changed = repository.render(variants, directory, previews=previews)
+        models = repository.models_of(variants)
+        changed = repository.render(models, directory, previews=previews)
     except OSError as error:
         raise _failure(f"{error.filename}: {error.strerror}") from None
     except (manifest.ManifestError, UnicodeDecodeError) as error:
         raise _failure(f"{file}: {error}") from None
-    names = ", ".join(variant.name for variant in variants)
-    typer.echo(f"{directory}: {names} ({'changed: ' + ', '.join(changed) if changed else 'unchanged'})")
+    for model, recipe in models.items():
+        told = "changed" if model in changed else "unchanged"
+        typer.echo(f"{directory / model}: {', '.join(recipe.settings)} ({told})")
+    for model in sorted(set(changed) - set(models)):
+        typer.echo(f"{directory / model}: removed")
 
 
 @models.command("list")
@@ -125,8 +129,8 @@ def _prepare(arguments: list[str], file: Path | None = None) -> None:
     recipes = []
     try:
         if file is not None:
-            every = [repository.recipe_of(v) for v in manifest.read_variants(file.read_text(encoding="utf-8"))]
-            recipes = [recipe.parameters() for recipe in every if not recipe.source.startswith(BUILTIN)]
+            models = repository.models_of(manifest.read_variants(file.read_text(encoding="utf-8")))
+            recipes = [recipe.parameters() for recipe in models.values() if not recipe.source.startswith(BUILTIN)]
             if not recipes:
                 typer.echo(f"{file}: nothing to {arguments[0]}: all of its models are built in")
                 return

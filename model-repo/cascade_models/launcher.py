@@ -319,11 +319,12 @@ def render(cascade: Path, repository: Path, models: list[str]) -> None:
 
     try:
         variants = manifest.read_variants(cascade.read_text(encoding="utf-8"))
-        missing = sorted(set(models) - {variant.name for variant in variants})
+        missing = sorted(set(models) - {variant.model for variant in variants})
         if missing:
-            raise LaunchError(f"--load: {cascade} has no variant {missing[0]!r}")
+            known = ", ".join(f"{variant.model} ({variant.name})" for variant in variants)
+            raise LaunchError(f"--load: {cascade} has no weights {missing[0]!r}; it has {known}")
         repository.mkdir(parents=True, exist_ok=True)
-        repositories.render([variant for variant in variants if variant.name in models], repository)
+        repositories.render(repositories.models_of([v for v in variants if v.model in models]), repository)
     except manifest.ManifestError as error:
         raise LaunchError(f"--cascade: {cascade}: {error}") from None
     except OSError as error:

@@ -6,6 +6,8 @@ shares no code with the others.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from cascade_models import catalogue
+from cascade_models.recipe import Settings
 
 DEFAULT_BATCH: Final = 8
 """Largest batch of a variant that neither a profile in the manifest nor the catalogue knows."""
@@ -36,7 +39,7 @@ class ManifestError(ValueError):
 class ManifestVariant:
     """One variant; the fields say where the manifest says so, ``batch`` is the largest batch that it must take.
 
-    ``guidance`` is None and ``precision`` empty where the manifest leaves them to the catalogue.
+    ``weights`` and ``precision`` are empty where the manifest does not give them.
     """
 
     field: str
@@ -44,15 +47,23 @@ class ManifestVariant:
     source: str
     revision: str
     weights: str
-    steps: int
-    guidance: float | None
-    height: int
-    width: int
     engine: str
     precision: str
+    settings: Settings
+    height: int
+    width: int
     discriminator: str
     discriminator_field: str
     batch: int
+
+    @property
+    def model(self) -> str:
+        """The Triton model of its weights, which all variants of the same weights share.
+
+        The other components say the name in the same way: `cascade_api.cascade.Weights`.
+        """
+        weights = (self.source, self.revision, self.weights or None, self.engine, self.precision or None)
+        return f"weights-{hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:16]}"
 
 
 def read_variants(text: str) -> list[ManifestVariant]:
@@ -110,12 +121,14 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
         source=source,
         revision=_get(model, at, "revision", str),
         weights=_get(model, at, "weights", str) if "weights" in model else "",
-        steps=_get(settings, f"{field}.settings", "steps", int),
-        guidance=_guidance(settings, f"{field}.settings"),
-        height=height,
-        width=width,
         engine=_get(entry, field, "engine", str),
         precision=_get(entry, field, "precision", str) if "precision" in entry else "",
+        settings=Settings(
+            steps=_get(settings, f"{field}.settings", "steps", int),
+            guidance=_guidance(settings, f"{field}.settings"),
+        ),
+        height=height,
+        width=width,
         discriminator=_get(_get(owner, above, "discriminator", dict), judge, "source", str)
         if "discriminator" in owner
         else "",

@@ -14,7 +14,8 @@ import socket
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,10 +41,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ProbedModel:
-    """One model of a server that serves HTTP on a Unix socket."""
+    """One model of a server that serves HTTP on a Unix socket; ``settings`` are a request's parameters."""
 
     socket: str
     name: str
+    settings: Mapping[str, int | str] = field(default_factory=dict)
 
     def counts(self, *, timeout_s: float) -> tuple[int, int]:
         """Inferences that succeeded and that failed since the model was loaded; raises ProbeFailed."""
@@ -60,6 +62,7 @@ class ProbedModel:
         request = {
             "inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1, 1], "data": [PROMPT]}],
             "outputs": [{"name": "confidence", "parameters": {"binary_data": True}}],
+            "parameters": dict(self.settings),
         }
         self._ask("infer", json.dumps(request).encode(), timeout_s=timeout_s)
 
@@ -146,6 +149,13 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--model", required=True, metavar="NAME", help="which model")
     options.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='how it is to draw, such as {"steps": 8, "guidance": "4.5"}',
+    )
+    options.add_argument(
         "--socket",
         default=SOCKET,
         metavar="FILE",
@@ -163,7 +173,7 @@ def main(arguments: list[str]) -> int:
     file = Path(tempfile.gettempdir()) / place
     try:
         evidence = look(
-            ProbedModel(options.socket, options.model),
+            ProbedModel(options.socket, options.model, options.settings),
             read_evidence(file),
             every_s=options.every,
             timeout_s=options.timeout,

@@ -1,8 +1,8 @@
-"""Renders the Triton model repository of a manifest: one model per variant, named after it.
+"""Renders the Triton model repository of a manifest: one model for all variants of the same weights.
 
-A model is a `config.pbtxt` and a shim that imports the serving package; weights stay where they are. Everything is
-checked before anything is written, files are replaced one by one and atomically, and rendering twice changes nothing,
-so a server may run on the folder meanwhile.
+A model is a `config.pbtxt` and a shim that imports the serving package; weights stay where they are. Recipes are
+checked when they are made, files are replaced one by one and atomically, and rendering twice changes nothing, so a
+server may run on the folder meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -33,38 +33,68 @@ __all__ = ["TritonPythonModel"]
 '''
 
 
-def recipe_of(variant: ManifestVariant) -> Recipe:
-    """The recipe of a variant, checked against the weights that are here; raises ManifestError."""
-    entry = catalogue.find(variant.source)
+def models_of(variants: Sequence[ManifestVariant]) -> dict[str, Recipe]:
+    """The recipes of the Triton models that serve variants, by the model's name; raises ManifestError."""
+    sharing: dict[str, list[ManifestVariant]] = {}
+    for variant in variants:
+        sharing.setdefault(variant.model, []).append(variant)
+    return {model: recipe_of(those) for model, those in sharing.items()}
+
+
+def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
+    """The recipe of the weights that all of these variants share, checked against those that are here.
+
+    Raises ManifestError where a variant cannot be served, or where its images have another size than those of another,
+    or are judged by another discriminator.
+    """
+    first = variants[0]
+    entry = catalogue.find(first.source)
+    assembly = _assembly(first, entry)
     recipe = Recipe(
-        source=variant.source,
-        revision=variant.revision,
-        weights=variant.weights,
-        steps=variant.steps,
-        height=variant.height,
-        width=variant.width,
-        engine=variant.engine,
-        discriminator=variant.discriminator,
-        batch=variant.batch,
-        assembly=_assembly(variant, entry),
+        source=first.source,
+        revision=first.revision,
+        weights=first.weights,
+        engine=first.engine,
+        precision=first.precision,
+        height=first.height,
+        width=first.width,
+        discriminator=first.discriminator,
+        batch=max(variant.batch for variant in variants),
+        settings={
+            v.name: v.settings if v.settings.guidance is not None else replace(v.settings, guidance=assembly.guidance)
+            for v in variants
+        },
+        assembly=assembly,
     )
-    try:
-        pipelines.check(recipe)
-        if entry is not None:
-            entry.check(recipe)
-    except RecipeError as error:
-        raise ManifestError(_place(variant, error.key), str(error)) from None
+    for variant in variants:
+        if variant.discriminator != first.discriminator:
+            raise ManifestError(
+                variant.discriminator_field,
+                f"{variant.name} has the weights of {first.name}, so they need the same discriminator: "
+                f"write {first.discriminator or 'none'}",
+            )
+        if (variant.width, variant.height) != (first.width, first.height):
+            raise ManifestError(
+                "spec.sizes.0",
+                f"{variant.name} has the weights of {first.name}, so they need the same size: "
+                f"write {first.width}x{first.height}",
+            )
+        try:
+            pipelines.check(recipe)
+            if entry is not None:
+                entry.check(recipe)
+            pipelines.check_settings(recipe, variant.settings)
+        except RecipeError as error:
+            raise ManifestError(_place(variant, error.key), str(error)) from None
     return recipe
 
 
 def _assembly(variant: ManifestVariant, entry: catalogue.CatalogueEntry | None) -> Assembly:
-    """What the catalogue says, changed as the manifest says."""
+    """What the catalogue says, in the number format that the manifest says."""
     if entry is not None:
-        assembly = entry.assembly
+        assembly = replace(entry.assembly, steps=entry.weights.get(variant.weights))
     else:
         assembly = Assembly(dtype="float32") if variant.source.startswith(BUILTIN) else Assembly()
-    if variant.guidance is not None:
-        assembly = replace(assembly, guidance=variant.guidance)
     if variant.precision:
         if variant.precision not in PRECISIONS:
             raise ManifestError(
@@ -90,10 +120,8 @@ def _place(variant: ManifestVariant, key: str) -> str:
             return f"{variant.field}.model.{key}"
 
 
-def config(
-    variant: ManifestVariant, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False
-) -> str:
-    """The model's `config.pbtxt`.
+def config(name: str, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False) -> str:
+    """The `config.pbtxt` of a model; its parameters say in words which weights these are.
 
     Without a queue policy: with one, even a queue size alone, Triton (2.51) does not prefetch batches, and now and
     then its batcher misses that the model is free and sleeps half a second on waiting requests. Credits bound what
@@ -106,9 +134,9 @@ def config(
     # The built-in models leave an accelerator alone; all others take the one that the replica has, if it has one.
     kind = "KIND_CPU" if recipe.source.startswith(BUILTIN) else "KIND_AUTO"
     policy = "model_transaction_policy { decoupled: true }\n" if previews else ""
-    return f"""name: {_quote(variant.name)}
+    return f"""name: {_quote(name)}
 backend: "python"
-max_batch_size: {variant.batch}
+max_batch_size: {recipe.batch}
 input [
   {{ name: "prompt" data_type: TYPE_STRING dims: [ 1 ] }},
   {{ name: "negative_prompt" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
@@ -129,18 +157,19 @@ dynamic_batching {{
 
 
 def render(
-    variants: Sequence[ManifestVariant],
+    models: Mapping[str, Recipe],
     directory: Path,
     *,
     queue_delay_us: int = QUEUE_DELAY_US,
     previews: bool = False,
 ) -> list[str]:
-    """Makes ``directory`` the repository of exactly these variants; returns the models that changed.
+    """Makes ``directory`` the repository of exactly these models; returns those that changed.
 
-    Models of variants that are no longer there are removed, other folders left alone. Raises ManifestError, having
-    written nothing, where a variant cannot be served.
+    Models that are no longer there are removed, other folders left alone.
     """
-    configs = {v.name: config(v, recipe_of(v), queue_delay_us=queue_delay_us, previews=previews) for v in variants}
+    configs = {
+        name: config(name, recipe, queue_delay_us=queue_delay_us, previews=previews) for name, recipe in models.items()
+    }
     changed = []
     for name, text in configs.items():
         version = directory / name / "1"

@@ -126,11 +126,14 @@ class Passage:
         """One try on the replica of the grant."""
         runtime, request, step = self._runtime, self._request, infer.step
         began, replica = runtime.clock(), infer.replica_id
+        variant = runtime.plan.variants.get(step.variant)
+        if variant is None:
+            return events.Failed(f"{step.variant} has left the plan")
         try:
             with tracing.span("make", kind="CLIENT", stage=step.stage, variant=step.variant, replica=replica) as span:
                 image = await runtime.clients.make(
                     endpoint=self._grant.endpoint,
-                    variant=step.variant,
+                    variant=variant,
                     prompt=request.prompt,
                     form=request.form,
                     size=(runtime.plan.image.width, runtime.plan.image.height),

@@ -27,7 +27,7 @@ async def _probe(runtime: CascadeRuntime, pool: Pool, replica: PlanWorker) -> No
     try:
         await runtime.clients.make(
             endpoint=replica.endpoint,
-            variant=pool.variant,
+            variant=runtime.plan.variants[pool.variant],
             prompt=Prompt(PROBE_PROMPT, seed=0),
             form=PIXELS,
             size=(runtime.plan.image.width, runtime.plan.image.height),

@@ -221,7 +221,7 @@ def main() -> int:
     missed = []
     with tempfile.TemporaryDirectory(prefix="cascade-validation-") as scratch:
         measured = measured_profile(Path(scratch), seconds=arguments.profile_seconds)
-        heavy = max(model_manifest.read_variants(measured.read_text()), key=lambda variant: variant.steps)
+        heavy = max(model_manifest.read_variants(measured.read_text()), key=lambda variant: variant.settings.steps)
         columns = "".join(f"{name + ' real':>10}{'simulated':>10}{'':>8}" for name in ("p50", "p95"))
         print(f"{'case':<24}{columns}{'speed':>12}{'others':>8}")
         for policy, load in itertools.product(SLOTS, LOADS):

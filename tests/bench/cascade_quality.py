@@ -29,11 +29,10 @@ import tritonclient.grpc.aio as triton
 from cascade_api.documents import load_cascades
 from cascade_api.plan import Plan
 from cascade_api.profile import ProfileSpec
-from cascade_models import manifest, repository
 from cascade_models.shapes import checker, grammar
 from support.redis import RedisServer
 from support.router import RouterProcess, inputs_of, make_plan, publish
-from support.triton import EXAMPLE, TritonServer, shapes_manifest
+from support.triton import EXAMPLE, TritonServer, render, shapes_manifest
 from support.waiting import wait_for
 
 LIGHT, HEAVY = "shapes-light", "shapes-heavy"
@@ -163,7 +162,7 @@ def serve(arms: Sequence[Arm], scenes: Sequence[grammar.Scene]) -> list[Result]:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         models = home / "models"
         models.mkdir()
-        repository.render(manifest.read_variants(shapes_manifest()), models)
+        render(shapes_manifest(), models)
         redis = RedisServer(home)
         redis.start()
         stack.callback(redis.kill)

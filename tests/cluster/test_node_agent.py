@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import tritonclient.grpc as triton
 
-from cascade_models import manifest, repository
 from support.kube import Cluster, is_ready
 from support.kube_api import Object
 from support.node_agent import NodeAgent
 from support.processes import runs
-from support.triton import ONE_IMAGE, inference, shapes_manifest
+from support.triton import LIGHT, ONE_IMAGE, inference, render, shapes_manifest
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
@@ -27,7 +26,7 @@ TEMPLATE: Object = {
             "name": "triton",
             "image": "registry.example/diffusion-cascade-triton:1.0",
             "command": ["cascade-triton", "--grpc-address=$(POD_IP):8001", "--replica-id=$(POD_NAME)"],
-            "args": ["--load=shapes-light", "--model-repository=/models"],
+            "args": [f"--load={LIGHT}", "--model-repository=/models"],
             "env": [
                 {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                 {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
@@ -88,7 +87,7 @@ class Deployed:
 @pytest.fixture
 def deployed(control_plane: Cluster, nodes: NodeAgent, namespace: str, tmp_path: Path) -> Deployed:
     models = tmp_path / "models"
-    repository.render(manifest.read_variants(shapes_manifest()), models)
+    render(shapes_manifest(), models)
     return Deployed(control_plane, nodes, namespace, models)
 
 
@@ -98,7 +97,7 @@ def test_a_deployment_serves_heals_scales_and_goes(deployed: Deployed) -> None:
     assert len(addresses) == 2
     for address in addresses:
         with triton.InferenceServerClient(f"{address}:8001") as client:
-            image = client.infer("shapes-light", **inference([ONE_IMAGE])).as_numpy("image")
+            image = client.infer(LIGHT, **inference([ONE_IMAGE])).as_numpy("image")
             assert image.shape == (1, 32, 32, 3)
 
     name = pods[0]["metadata"]["name"]

@@ -26,7 +26,7 @@ from support.node_agent import container
 from support.ports import free_port
 from support.redis import RedisServer
 from support.router import RouterProcess
-from support.triton import EXAMPLE, shapes_manifest
+from support.triton import EXAMPLE, LIGHT, shapes_manifest
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
@@ -213,7 +213,7 @@ def test_a_replica_draws(box: Box) -> None:
         "cascade-triton",
         "--cascade=/etc/cascade/cascade.json",
         "--model-repository=/models",
-        "--load=shapes-light",
+        f"--load={LIGHT}",
         f"--grpc-address=127.0.0.1:{free_port()}",
         f"--http-socket={http}",
         "--replica-id=any-user",
@@ -222,7 +222,7 @@ def test_a_replica_draws(box: Box) -> None:
 
     def draws() -> bool:
         assert process.poll() is None, box.log.read_text()[-3000:]
-        done = box.run("cascade-triton", "probe", "--model=shapes-light", f"--socket={http}", **environment)
+        done = box.run("cascade-triton", "probe", f"--model={LIGHT}", f"--socket={http}", **environment)
         return done.returncode == 0
 
     wait_for(draws, what="the model to draw", every_s=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from cascade_api.command import CommandFailed
 from cascade_models import manifest, repository
 from cascade_models.manifest import ManifestVariant
+from cascade_models.recipe import Recipe
 from cascade_profiler.measure import execution, quality
 from cascade_profiler.measure.metrics import SHAPES_SIZE, make_judges
 from cascade_profiler.measure.places import find_place
@@ -33,17 +34,22 @@ def light() -> ManifestVariant:
 
 def test_a_timed_batch_is_formed_by_the_server_from_single_requests(light: ManifestVariant, tmp_path: Path) -> None:
     workload = sample_workload(8, 0)
-    repository.render([execution.measured_model(light, 4)], tmp_path / "models", queue_delay_us=execution.GATHER_US)
-    with MeasuredReplica(tmp_path / "models", core=max(os.sched_getaffinity(0)), load=["shapes-light-b4"]) as replica:
+    recipe = dataclasses.replace(repository.recipe_of([light]), batch=4)
+    execution.render_measured({"four": recipe}, tmp_path / "models")
+
+    def timed(replica: MeasuredReplica, *, batch: int, count: int) -> list[float] | None:
+        return replica.time_batches("four", light.settings, workload, batch=batch, count=count, confidence=True)
+
+    with MeasuredReplica(tmp_path / "models", core=max(os.sched_getaffinity(0)), load=["four"]) as replica:
         # Whoever sends the requests with a pause gets other batches, and tries again.
         taken = wait_for(
-            lambda: replica.time_batches("shapes-light-b4", workload, batch=4, count=5, confidence=True),
+            lambda: timed(replica, batch=4, count=5),
             what="six batches of four in a row",
         )
         assert len(taken) == 5
         assert all(seconds > 0 for seconds in taken)
         # This model never runs five at once, so there is nothing to be timed.
-        assert replica.time_batches("shapes-light-b4", workload, batch=5, count=1, confidence=True) is None
+        assert timed(replica, batch=5, count=1) is None
 
 
 def draw(variant: ManifestVariant, folder: Path, *, cores: int | None = None) -> quality.Judged:
@@ -75,12 +81,12 @@ def test_a_model_that_cannot_be_loaded_says_why(light: ManifestVariant, tmp_path
     public = dataclasses.replace(
         light, source="hf://tests/tiny", revision="0" * 40, weights="", discriminator="file:///j"
     )
-    repository.render([public], tmp_path / "models")
+    repository.render(repository.models_of([public]), tmp_path / "models")
     said = "cannot be loaded: diffusers is not installed here, which hf://tests/tiny needs: name an environment"
-    with pytest.raises(CommandFailed, match=said), MeasuredReplica(tmp_path / "models", core=None, load=[public.name]):
+    with pytest.raises(CommandFailed, match=said), MeasuredReplica(tmp_path / "models", core=None, load=[public.model]):
         pass
     with MeasuredReplica(tmp_path / "models", core=None) as replica, pytest.raises(CommandFailed, match=said):
-        replica.load(public.name)
+        replica.load(public.model)
 
 
 GREEDY = """
@@ -95,9 +101,9 @@ class TritonPythonModel(Model):
 """
 
 
-def greedy(variants: Sequence[ManifestVariant], directory: Path) -> None:
+def greedy(models: Mapping[str, Recipe], directory: Path) -> None:
     """A repository whose models run out of memory at batch 2."""
-    execution.render_measured(variants, directory)
+    execution.render_measured(models, directory)
     for model in directory.glob("*/1/model.py"):
         model.write_text(GREEDY)
 
@@ -121,7 +127,7 @@ def test_memory_that_runs_out_is_a_limit_and_goes_on_record(light: ManifestVaria
     assert rows(greedy) == [1]
     assert any("batch 2 is out of memory" in line and "CUDA" in line for line in said)
 
-    def never(variants: Sequence[ManifestVariant], directory: Path) -> None:
+    def never(models: Mapping[str, Recipe], directory: Path) -> None:
         raise AssertionError("nothing is left to be measured")
 
     assert rows(never) == [1]

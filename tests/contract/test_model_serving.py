@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
     """One server with both; that on ONNX Runtime answers in streams, with previews."""
     folder = tmp_path_factory.mktemp("diffusion")
     (folder / "models").mkdir()
-    both = manifest.read_variants(manifest_of(tiny))
-    repository.render(both, folder / "models")
-    streaming = repository.config(both[1], repository.recipe_of(both[1]), previews=True)
+    models = {v.name: repository.recipe_of([v]) for v in manifest.read_variants(manifest_of(tiny))}
+    repository.render(models, folder / "models")
+    streaming = repository.config(ONNX, models[ONNX], previews=True)
     (folder / "models" / ONNX / "config.pbtxt").write_text(streaming)
     with pytest.MonkeyPatch.context() as patch, serving({"tests/tiny": tiny / "model"}) as hub:
         for name, value in hub.environment.items():
@@ -64,12 +65,14 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tri
             running.stop()
 
 
-def stream(server: TritonServer, prompt: str, seed: int) -> list[np.ndarray]:
+def stream(
+    server: TritonServer, prompt: str, seed: int, parameters: dict[str, int | str] | None = None
+) -> list[np.ndarray]:
     """All images of one request to the streaming model, the final one last."""
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     server.client.start_stream(lambda result, error: answers.put((result, error)))
     try:
-        request = inference([prompt], seeds=[seed])
+        request = inference([prompt], seeds=[seed], parameters=parameters)
         server.client.async_stream_infer(ONNX, enable_empty_final_response=True, **request)
         images = []
         while True:
@@ -114,6 +117,26 @@ def test_a_negative_prompt_changes_the_image(server: TritonServer) -> None:
         server.ask(TORCH, ["a"], seeds=[1], negative=[negative]).as_numpy("image") for negative in ("", "dark, blurry")
     )
     assert levels_apart(plain, pushed) > 0
+
+
+@pytest.mark.parametrize("model", [TORCH, ONNX])
+def test_each_request_of_a_batch_is_drawn_by_its_own_settings(server: TritonServer, model: str) -> None:
+    """The last is that of a variant without guidance, whose denoiser is called for half as many images."""
+    asked: list[dict[str, int | str]] = [{}, {"steps": 5}, {"steps": 5, "guidance": "3.0"}, {"guidance": "1.0"}]
+
+    def draw(parameters: dict[str, int | str]) -> np.ndarray:
+        if model == ONNX:
+            return stream(server, PROMPTS[0], SEEDS[0], parameters)[-1]
+        return server.ask(TORCH, PROMPTS[:1], seeds=SEEDS[:1], parameters=parameters).as_numpy("image")[0]
+
+    alone = [draw(parameters) for parameters in asked]
+    for index, one in enumerate(alone):
+        assert all(levels_apart(one, other) > 1 for other in alone[:index])
+    assert levels_apart(draw({"steps": STEPS, "guidance": "7.5"}), alone[0]) <= 1, "the model's own"
+    if model == TORCH:
+        with ThreadPoolExecutor(len(asked)) as pool:
+            together = list(pool.map(draw, asked))
+        assert all(levels_apart(*pair) <= 1 for pair in zip(alone, together, strict=True))
 
 
 def test_a_cancelled_batch_stops_before_its_next_step(server: TritonServer) -> None:

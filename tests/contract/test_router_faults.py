@@ -25,7 +25,7 @@ from support.ports import free_port, listens
 from support.processes import runs
 from support.redis import RedisServer
 from support.router import EASY, HARD, Made, RouterProcess, StartRouter, inputs_of, make_plan, on_hold, publish
-from support.triton import TritonServer
+from support.triton import LIGHT, TritonServer
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
@@ -125,8 +125,8 @@ def test_a_dead_model_behind_a_live_server_is_found_by_a_real_inference(
         unhealthy = 'cascade_replica_healthy{cascade="default/shapes",replica="shapes-light-0"} 0.0'
         wait_for(lambda: unhealthy in metrics(router), what="the replica to be ejected")
         traffic.more(50)
-        servers[0].client.unload_model("shapes-light")
-        servers[0].client.load_model("shapes-light")
+        servers[0].client.unload_model(LIGHT)
+        servers[0].client.load_model(LIGHT)
         wait_for(lambda: unhealthy not in metrics(router), what="the replica to be trusted again")
         traffic.more(20)
     assert traffic.refusals == []

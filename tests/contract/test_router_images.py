@@ -38,7 +38,7 @@ from support.redis import RedisServer
 from support.retrying import message_of
 from support.router import EASY, RouterProcess, StartRouter, inputs_of, make_plan, publish
 from support.sleepers import write_sleepers
-from support.triton import TritonServer
+from support.triton import LIGHT, TritonServer
 from support.waiting import PATIENCE_S, eventually, wait_for
 
 pytestmark = pytest.mark.contract
@@ -119,7 +119,7 @@ def test_files_come_as_the_model_made_them_in_every_protocol(
 ) -> None:
     server = noise_triton[LARGE]
     router = start_router(redis_server, plan_of(server, LARGE))
-    made = {name: (server.models / "shapes-light" / "1" / f"image.{name}").read_bytes() for name in ("png", "jpeg")}
+    made = {name: (server.models / LIGHT / "1" / f"image.{name}").read_bytes() for name in ("png", "jpeg")}
     assert base64.b64decode(router.post({"prompt": EASY}).json()["data"][0]["b64_json"]) == made["png"]
     both = [base64.b64decode(item["b64_json"]) for item in router.post({"prompt": EASY, "n": 2}).json()["data"]]
     assert both == [made["png"]] * 2

@@ -16,7 +16,7 @@ from cascade_models import probe
 from cascade_operator.local.triton import TritonClient, TritonError
 from support.ports import listens_at
 from support.processes import listening_ports
-from support.triton import ONE_IMAGE, TritonServer
+from support.triton import LIGHT, ONE_IMAGE, TritonServer
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
@@ -59,9 +59,9 @@ def test_a_client_of_the_network_cannot_have_code_run(pod_triton: TritonServer, 
 
 
 CONTROL: dict[str, Callable[[triton.InferenceServerClient], object]] = {
-    "unload": lambda client: client.unload_model("shapes-light"),
+    "unload": lambda client: client.unload_model(LIGHT),
     "index": lambda client: client.get_model_repository_index(),
-    "config": lambda client: client.get_model_config("shapes-light"),
+    "config": lambda client: client.get_model_config(LIGHT),
     "read shared memory": lambda client: client.get_system_shared_memory_status(),
     "register shared memory": lambda client: client.register_system_shared_memory("mine", "/mine", 64),
     "unregister shared memory": lambda client: client.unregister_system_shared_memory(),
@@ -115,9 +115,9 @@ def test_the_command_line_gives_no_key_that_opens(locked_triton: TritonServer) -
     ("path", "body"),
     [
         ("/v2/repository/index", b"{}"),
-        ("/v2/repository/models/shapes-light/unload", b"{}"),
+        (f"/v2/repository/models/{LIGHT}/unload", b"{}"),
         ("/v2/repository/models/planted/load", b"{}"),
-        ("/v2/models/shapes-light/config", None),
+        (f"/v2/models/{LIGHT}/config", None),
         ("/v2/systemsharedmemory/status", None),
         ("/v2/logging", None),
         ("/v2/trace/setting", None),
@@ -138,10 +138,10 @@ async def test_a_refused_call_says_so_and_the_server_goes_on(locked_triton: Trit
     client = TritonClient(locked_triton.endpoint)
     try:
         with pytest.raises(TritonError, match="locked"):
-            await client.unload("shapes-light")
+            await client.unload(LIGHT)
         assert await client.alive()
-        await client.probe("shapes-light", timeout_s=PATIENCE_S)
-        assert (await client.counts("shapes-light")).succeeded > 0
+        await client.probe(LIGHT, {"steps": 2}, timeout_s=PATIENCE_S)
+        assert (await client.counts(LIGHT)).succeeded > 0
     finally:
         await client.close()
 

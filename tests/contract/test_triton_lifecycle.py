@@ -10,9 +10,9 @@ import psutil
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from cascade_models import manifest, repository
+from cascade_models import manifest
 from support.processes import runs
-from support.triton import ONE_IMAGE, TritonServer, shapes_manifest
+from support.triton import HEAVY, LIGHT, ONE_IMAGE, TritonServer, render, shapes_manifest
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
@@ -37,10 +37,10 @@ def test_a_pinned_server_keeps_itself_and_its_models_to_one_core(shapes_models: 
 
 def test_a_replica_changes_its_variant_in_place(mortal_triton: TritonServer) -> None:
     assert mortal_triton.process is not None
-    mortal_triton.client.unload_model("shapes-light")
-    mortal_triton.client.load_model("shapes-heavy")
+    mortal_triton.client.unload_model(LIGHT)
+    mortal_triton.client.load_model(HEAVY)
     assert mortal_triton.ask("shapes-heavy", [ONE_IMAGE], seeds=[1]).as_numpy("image").shape == (1, 32, 32, 3)
-    assert not mortal_triton.client.is_model_ready("shapes-light")
+    assert not mortal_triton.client.is_model_ready(LIGHT)
     assert mortal_triton.process.poll() is None
 
 
@@ -51,8 +51,8 @@ def test_a_killed_model_process_is_mended_by_loading_it_anew(mortal_triton: Trit
     wait_for(lambda: not runs(stub), what="the model's process to end")
     with pytest.raises(InferenceServerException):
         mortal_triton.ask("shapes-light", [ONE_IMAGE], seeds=[1])
-    mortal_triton.client.unload_model("shapes-light")
-    mortal_triton.client.load_model("shapes-light")
+    mortal_triton.client.unload_model(LIGHT)
+    mortal_triton.client.load_model(LIGHT)
     assert mortal_triton.ask("shapes-light", [ONE_IMAGE], seeds=[1]).as_numpy("image").shape == (1, 32, 32, 3)
     # The dead one is never accounted for: such a server takes all its time to end.
     mortal_triton.process.kill()
@@ -85,15 +85,15 @@ def test_what_a_killed_server_left_is_swept_by_the_next_one(mortal_triton: Trito
 
 def test_a_variant_whose_weights_have_changed_is_not_served(shapes_models: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
-    repository.render(manifest.read_variants(shapes_manifest()), models)
-    config = models / "shapes-light" / "config.pbtxt"
+    render(shapes_manifest(), models)
+    config = models / LIGHT / "config.pbtxt"
     revision = next(v.revision for v in manifest.read_variants(shapes_manifest()))
     config.write_text(config.read_text().replace(revision, "0" * 64))
     server = TritonServer(models, tmp_path, replica_id="test-changed")
     try:
         server.start()
         with pytest.raises(InferenceServerException, match=f"the weights here are revision {revision}"):
-            server.client.load_model("shapes-light")
+            server.client.load_model(LIGHT)
     finally:
         server.stop()
 

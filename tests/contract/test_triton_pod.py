@@ -15,11 +15,10 @@ from cascade_api.documents import load_cascades
 from cascade_operator.manifests.documents import cascade_document
 from support.ports import free_port
 from support.processes import children
-from support.triton import LAUNCHER, SHARED_MEMORY, shapes_manifest
+from support.triton import LAUNCHER, LIGHT, SHARED_MEMORY, shapes_manifest
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
-VARIANT = "shapes-light"
 
 
 @dataclass
@@ -33,7 +32,8 @@ class PodLike:
     log: Path
 
     def probe(self, *, every_s: float = 0) -> subprocess.CompletedProcess[str]:
-        command = [str(LAUNCHER), "probe", f"--model={VARIANT}", f"--socket={self.http}", f"--every={every_s}"]
+        command = [str(LAUNCHER), "probe", f"--model={LIGHT}", '--settings={"steps": 3}']
+        command += [f"--socket={self.http}", f"--every={every_s}"]
         environment = {**os.environ, "TMPDIR": str(self.scratch)}
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
 
@@ -54,7 +54,7 @@ def pod(tmp_path: Path) -> Iterator[PodLike]:
         str(LAUNCHER),
         f"--cascade={document}",
         f"--model-repository={tmp_path / 'models'}",
-        f"--load={VARIANT}",
+        f"--load={LIGHT}",
         f"--grpc-address={grpc}",
         f"--http-socket={http}",
         f"--metrics-address=127.0.0.1:{free_port()}",
@@ -73,9 +73,9 @@ def pod(tmp_path: Path) -> Iterator[PodLike]:
             segment.unlink(missing_ok=True)
 
 
-def test_only_its_own_variant_is_rendered_and_it_draws(pod: PodLike, tmp_path: Path) -> None:
+def test_only_its_own_model_is_rendered_and_it_draws(pod: PodLike, tmp_path: Path) -> None:
     wait_for(pod.well, what=f"the model to draw ({pod.log.read_text()[-500:]})", every_s=0.5)
-    assert [folder.name for folder in (tmp_path / "models").iterdir()] == [VARIANT]
+    assert [folder.name for folder in (tmp_path / "models").iterdir()] == [LIGHT]
 
 
 def test_a_dead_stub_is_noticed_and_told(pod: PodLike) -> None:
@@ -83,7 +83,7 @@ def test_a_dead_stub_is_noticed_and_told(pod: PodLike) -> None:
     (stub,) = children(pod.process.pid)
     stub.kill()
     # A probe of a busy server may also say that it got no answer in time.
-    said = f"cascade-triton probe: {VARIANT}: infer: 500"
+    said = f"cascade-triton probe: {LIGHT}: infer: 500"
     wait_for(lambda: (done := pod.probe()).returncode == 1 and said in done.stderr, what="a failing probe")
     assert pod.process.poll() is None, "the server itself goes on saying that all is well"
 
@@ -94,7 +94,7 @@ def test_told_to_end_it_ends(pod: PodLike) -> None:
     assert pod.process.wait(PATIENCE_S) is not None
 
 
-def test_a_variant_that_the_document_lacks_is_named(tmp_path: Path) -> None:
+def test_weights_that_the_document_lacks_are_named(tmp_path: Path) -> None:
     document = tmp_path / "cascade.json"
     document.write_text(shapes_manifest())
     command = [str(LAUNCHER), f"--cascade={document}", f"--model-repository={tmp_path / 'm'}", "--load=nope"]
@@ -102,4 +102,4 @@ def test_a_variant_that_the_document_lacks_is_named(tmp_path: Path) -> None:
         [*command, "--grpc-address=127.0.0.1:1"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 2
-    assert "has no variant 'nope'" in done.stderr
+    assert f"--load: {document} has no weights 'nope'; it has {LIGHT} (shapes-light), " in done.stderr

@@ -1,4 +1,4 @@
-"""What a variant's Triton model answers, in a real server."""
+"""What the Triton model of a variant's weights answers, in a real server."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tritonclient.grpc import InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from cascade_models import pipelines
-from cascade_models.manifest import read_variants
+from cascade_models.recipe import Settings
 from cascade_models.repository import recipe_of
-from support.triton import ONE_IMAGE, SLOW, TritonServer, inference, shapes_manifest
+from support.triton import ONE_IMAGE, SHAPES, TritonServer, inference, model_of, parameters_of
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
@@ -26,16 +27,16 @@ SEEDS = [7, 123456789, 2**62]
 class Answers:
     """Requests in flight at the same time, and their answers in the order of asking."""
 
-    def __init__(self, server: TritonServer, model: str) -> None:
-        self.server, self.model = server, model
+    def __init__(self, server: TritonServer, variant: str) -> None:
+        self.server, self.variant = server, variant
         self._results: list[queue.Queue[tuple[Any, Any]]] = []
 
     def ask(self, prompt: str | bytes, **options: Any) -> Any:
         """Send a request; the returned call can be cancelled."""
         box: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        request = inference([prompt], **options)
+        request = inference([prompt], **{"parameters": parameters_of(self.variant), **options})
         call = self.server.client.async_infer(
-            self.model, callback=lambda result, error: box.put((result, error)), **request
+            model_of(self.variant), callback=lambda result, error: box.put((result, error)), **request
         )
         self._results.append(box)
         return call
@@ -50,14 +51,16 @@ class Answers:
         return not self._results[index].empty()
 
 
-def direct(variant: str, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Images and confidences made one by one in this process."""
-    recipe = next(recipe_of(v) for v in read_variants(shapes_manifest(**SLOW)) if v.name == variant)
-    pipeline = pipelines.load(recipe)
+def direct(
+    variant: str, prompts: Sequence[str], seeds: Sequence[int], settings: Settings | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and confidences made one by one in this process, with the variant's settings or others."""
+    pipeline = pipelines.load(recipe_of([SHAPES[variant]]))
+    wanted = settings or SHAPES[variant].settings
     images, confidences = [], []
     for prompt, seed in zip(prompts, seeds, strict=True):
         words = [pipeline.read(prompt, "")]
-        images.append(pipeline.generate(words, [seed], None))
+        images.append(pipeline.generate(words, [seed], wanted, None))
         confidences.append(pipeline.judge(images[-1], words))
     return np.concatenate(images), np.concatenate(confidences)
 
@@ -120,6 +123,8 @@ def test_without_a_seed_every_image_is_another(shared_triton: TritonServer) -> N
         ({"prompts": ["a portrait of a cat"]}, "prompt: did not understand 'portrait'"),
         ({"prompts": [ONE_IMAGE], "negative": ["blurry"]}, "negative_prompt: "),
         ({"prompts": [ONE_IMAGE], "seeds": [-1]}, "seed: -1 is below zero"),
+        ({"prompts": [ONE_IMAGE], "parameters": {"steps": 9}}, "steps: a light model takes 1 to 4 steps, not 9"),
+        ({"prompts": [ONE_IMAGE], "parameters": {"guidance": "2.0"}}, "guidance: the light weights have theirs"),
     ],
 )
 def test_a_wrong_request_is_refused_with_the_input_named(
@@ -195,3 +200,63 @@ def test_neither_a_cancelled_nor_a_refused_request_hurts_the_others_of_its_batch
 
     # Triton may have taken the first of them for a batch before the others came: two are enough.
     wait_for(shared, what="a batch of several to be counted")
+
+
+def made_together(server: TritonServer, asked: Sequence[Settings]) -> Answers | None:
+    """The answers to requests to the heavy weights that became one batch, seeded by their place; None if they did not.
+
+    All come at once to a server that was held, and are answered in the end.
+    """
+    before, done = (f(server, "shapes-heavy") for f in (batch_sizes, answered))
+    answers = Answers(server, "shapes-heavy")
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    process.suspend()
+    try:
+        for seed, settings in enumerate(asked):
+            outputs = [InferRequestedOutput(name) for name in ("image", "batch_time")]
+            answers.ask(ONE_IMAGE, seeds=[seed], parameters=settings.parameters(), outputs=outputs)
+    finally:
+        process.resume()
+    wait_for(lambda: answered(server, "shapes-heavy") == done + len(asked), what="all to be answered")
+    size = len(asked)
+    return answers if batch_sizes(server, "shapes-heavy").get(size, 0) > before.get(size, 0) else None
+
+
+def test_variants_of_the_same_weights_share_a_batch_and_each_gets_its_own_settings(shared_triton: TritonServer) -> None:
+    asked = [Settings(24), Settings(8), Settings(24, 1.0), Settings(8), Settings(24)]
+    # Triton may take the first for a batch before the others have come.
+    answers = wait_for(lambda: made_together(shared_triton, asked), what="a batch of all of them")
+    results = [answers.result(index) for index in range(len(asked))]
+    for seed, (settings, result) in enumerate(zip(asked, results, strict=True)):
+        alone, _ = direct("shapes-heavy", [ONE_IMAGE], [seed], settings)
+        assert levels_apart(result.as_numpy("image"), alone) <= 1
+    told = [result.as_numpy("batch_time")[0] for result in results]
+    assert [int(images) for _, images in told] == [2, 2, 1, 2, 2]
+    seconds = {settings: float(taken) for settings, (taken, _) in zip(asked, told, strict=True)}
+    assert seconds[Settings(8)] < seconds[Settings(24)], "each is told the time of its own run"
+
+
+def test_who_wants_few_steps_does_not_wait_for_those_who_want_many(shared_triton: TritonServer) -> None:
+    server = shared_triton
+
+    def first() -> bool | None:
+        """Whether the short one was answered while the long one was still being made; None: not in one batch."""
+        before = batch_sizes(server, "shapes-slow")
+        answers = Answers(server, "shapes-slow")
+        assert server.process is not None
+        process = psutil.Process(server.process.pid)
+        process.suspend()
+        try:
+            answers.ask(ONE_IMAGE, seeds=[0])
+            answers.ask(ONE_IMAGE, seeds=[1], parameters=Settings(2).parameters())
+        finally:
+            process.resume()
+        answers.result(1)
+        waits = not answers.there(0)
+        answers.result(0)
+        wait_for(lambda: sum(batch_sizes(server, "shapes-slow").values()) > sum(before.values()), what="the batch")
+        shared = batch_sizes(server, "shapes-slow").get(2, 0) > before.get(2, 0)
+        return waits if shared else None
+
+    assert wait_for(lambda: (found := first()) is not None and [found], what="a batch of both") == [True]

@@ -26,7 +26,11 @@ PARAMETERS: tuple[dict[str, Any], ...] = (
     {"image_format": "jpeg", "image_quality": 50},
     {"image_format": "webp"},
     {"image_format": "wrong"},
+    {"steps": 2},
+    {"steps": 8, "image_format": "webp"},
+    {"steps": 8, "guidance": "1.5"},
 )
+"""Of several settings, so that batches are made in several runs, and their answers leave one run after the other."""
 
 
 class Clients:

@@ -15,14 +15,14 @@ import pytest
 from support.crd import CRDS
 from support.kube_api import Object
 from support.kube_node import KubeNode, Release
-from support.triton import shapes_manifest
+from support.triton import LIGHT, shapes_manifest
 
 pytestmark = pytest.mark.kube
 
 SERVED = "team-a", "team-b"
 CONTROL = [
-    "load_model('shapes-light')",
-    "unload_model('shapes-light')",
+    f"load_model('{LIGHT}')",
+    f"unload_model('{LIGHT}')",
     "get_model_repository_index()",
     "register_system_shared_memory('mine', '/mine', 64)",
     "update_log_settings({'log_file': '/tmp/mine'})",

@@ -156,6 +156,15 @@ CASES = [
                                            for name in ("pools", "precision")}}],
     ),
     Case(
+        CASCADE, "spec", "variants of the same weights differ in their discriminator",
+        bad=[{"spec.variants.0.discriminator": {"source": "file:///judge"}},
+             {f"spec.variants.{i}.discriminator": {"source": f"file:///judge/{i}"} for i in (0, 1)}],
+        good=[{f"spec.variants.{i}.discriminator": {"source": "file:///judge"} for i in (0, 1)}]
+        + [{"spec.variants.0.discriminator": {"source": "file:///judge"}, f"spec.variants.0.{name}": value}
+           for name, value in {"model.weights": "light", "precision": "bf16", "engine": "onnxruntime"}.items()]
+        + [{"spec.variants.0.discriminator": {"source": "file:///judge"}, "spec.variants.0.precision": ABSENT}],
+    ),
+    Case(
         CASCADE, "spec", "discriminator is missing",
         bad=[{"spec.discriminator": ABSENT},
              {"spec.discriminator": ABSENT, "spec.variants.0.discriminator": {"source": "builtin://clip-head"}}],

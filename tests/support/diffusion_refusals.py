@@ -20,15 +20,15 @@ from diffusers import AutoencoderKL
 from cascade_models import pipelines, weights
 from cascade_models.engines import exporting
 from cascade_models.pipelines import diffusion_run
-from cascade_models.recipe import Assembly, Recipe
+from cascade_models.recipe import Assembly, Recipe, Settings
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 def recipe_of(folder: Path, **changes: object) -> Recipe:
     recipe = Recipe(
-        source=f"file://{folder}", revision=weights.revision_of(folder), weights="", steps=2, height=32, width=32,
-        engine="diffusers", discriminator="", batch=2,
+        source=f"file://{folder}", revision=weights.revision_of(folder), weights="", engine="diffusers",
+        precision="", height=32, width=32, discriminator="", batch=2, settings={"tiny": Settings(2)},
     )  # fmt: skip
     return dataclasses.replace(recipe, **changes)
 
@@ -59,7 +59,7 @@ def starved(recipe: Recipe) -> str:
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 10_000_000, limits[1]))
     try:
-        return refusal(lambda: pipeline.generate([("a", "")] * 256, list(range(256)), None))
+        return refusal(lambda: pipeline.generate([("a", "")] * 256, list(range(256)), recipe.default, None))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 

@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from cascade_models.manifest import read_variants
+from cascade_models.recipe import Settings
 from cascade_models.repository import config, recipe_of
 
 from .triton import TritonServer, shapes_manifest
@@ -34,15 +35,15 @@ class Painter:
     def read(self, prompt, negative_prompt):
         return prompt
 
-    def generate(self, prompts, seeds, poll, preview=None):
+    def generate(self, prompts, seeds, settings, poll, preview=None):
         size = (self._recipe.height, self._recipe.width, 3)
         images = np.stack([np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in seeds])
-        for step in range(self._recipe.steps):
+        for step in range(settings.steps):
             wanted = poll(step) if poll else None
             if wanted and not any(wanted):
                 break
             time.sleep(STEP_S)
-            if preview is not None and step < self._recipe.steps - 1:
+            if preview is not None and step < settings.steps - 1:
                 preview(step, lambda: images)
         return images
 
@@ -59,12 +60,12 @@ def write_painter(
     directory: Path, name: str, *, side: int, steps: int = 4, batch: int = 4, previews: bool = False
 ) -> None:
     """A model of a repository whose images have ``side`` x ``side`` pixels."""
-    variant = replace(read_variants(shapes_manifest())[0], name=name, batch=batch)
-    recipe = replace(recipe_of(variant), height=side, width=side, steps=steps)
+    heavy = read_variants(shapes_manifest())[1]
+    recipe = replace(recipe_of([heavy]), height=side, width=side, batch=batch, settings={name: Settings(steps)})
     folder = directory / name / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
-    (folder.parent / "config.pbtxt").write_text(config(variant, recipe, previews=previews))
+    (folder.parent / "config.pbtxt").write_text(config(name, recipe, previews=previews))
 
 
 @pytest.fixture

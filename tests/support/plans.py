@@ -12,15 +12,22 @@ LIGHT, HEAVY = "light.cpu", "heavy.cpu"
 
 
 def make_worker(
-    name: str, variant: str, *, endpoint: str, credits: int, state: str = "ready", on: str = "cpu"
+    name: str,
+    variant: str,
+    *,
+    endpoint: str,
+    credits: int,
+    state: str = "ready",
+    on: str = "cpu",
+    weights: str | None = None,
 ) -> dict[str, Any]:
-    """A worker as a plan's document has it; the weights of a variant are called after it."""
+    """A worker as a plan's document has it; weights that are not given are called after the variant."""
     return {
         "id": name,
         "endpoint": endpoint,
         "class": on,
         "state": state,
-        "hosts": [variant],
+        "hosts": [weights or variant],
         "credits": {variant: credits},
     }
 

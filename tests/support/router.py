@@ -21,10 +21,11 @@ import tritonclient.grpc as triton
 
 from cascade_api.names import CASCADE_INDEX
 from cascade_api.plan import Plan
+from cascade_api.worker_requests import model_of_weights
 from support.plans import make_worker
 from support.ports import free_port
 from support.redis import RedisServer
-from support.triton import TritonServer
+from support.triton import TritonServer, model_of, parameters_of
 from support.waiting import PATIENCE_S, wait_for
 
 EASY = "a large red circle"
@@ -62,7 +63,7 @@ def make_plan(
         for variant in replicas
     }
     workers = [
-        make_worker(f"{variant}-{index}", variant, endpoint=endpoint, credits=batch)
+        make_worker(f"{variant}-{index}", variant, endpoint=endpoint, credits=batch, weights=weights_of(variant))
         for variant, endpoints in replicas.items()
         for index, endpoint in enumerate(endpoints)
     ]
@@ -77,7 +78,7 @@ def make_plan(
         "discriminator": "builtin://shapes",
         "sizes": [size],
         "variants": {
-            variant: {"weights": variant, "settings": {"steps": 1}, "classes": times}
+            variant: {"weights": weights_of(variant), "settings": settings_of(variant), "classes": times}
             for variant, times in classes.items()
         },
         "rows": [row],
@@ -85,6 +86,16 @@ def make_plan(
         "expected": {"demand": 1, "latencyP99": 1, "quality": 0.9},
     }
     return Plan.model_validate({**document, **overrides})
+
+
+def weights_of(variant: str) -> str:
+    """Digest of the weights of one of `SHAPES`; those of others are called after them."""
+    return model_of(variant).removeprefix(model_of_weights(""))
+
+
+def settings_of(variant: str) -> dict[str, Any]:
+    """The settings of one of `SHAPES`; others take one step."""
+    return parameters_of(variant) or {"steps": 1}
 
 
 def publish(server: RedisServer, *plans: Plan) -> None:

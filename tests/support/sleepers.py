@@ -12,7 +12,7 @@ from PIL import Image
 
 from cascade_router.pools.clients import FORMATS
 
-from .triton import TritonServer
+from .triton import TritonServer, model_of
 
 MODEL: Final = '''
 """Sleeps for its time per batch, then answers each request with one and the same image and a random confidence."""
@@ -75,13 +75,14 @@ parameters {{ key: "side" value {{ string_value: "{side}" }} }}
 def write_sleepers(
     directory: Path, seconds: Mapping[str, float], *, batch: int = 8, instances: int = 2, side: int = 32
 ) -> Path:
-    """A model repository of models by name and seconds per batch.
+    """A model repository of models by variant (see `model_of`) and seconds per batch.
 
     Images are noise, whose files are as large as files get, but for the small ones, which are grey.
     """
     grey = np.full((side, side, 3), 128, np.uint8)
     pixels = grey if side == 32 else np.random.default_rng(0).integers(0, 256, grey.shape, np.uint8)
-    for name, each in seconds.items():
+    for variant, each in seconds.items():
+        name = model_of(variant)
         folder = directory / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(MODEL)

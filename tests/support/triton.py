@@ -30,8 +30,8 @@ from support.waiting import PATIENCE_S, wait_for
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shapes.yaml"
 LAUNCHER = Path(sys.executable).parent / "cascade-triton"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
-SLOW = {"shapes-slow": {"steps": 500}}
-"""Denoising steps of `shapes-slow`: more than a second for one image, so that a test can act while it is being made."""
+SLOW = {"steps": 500}
+"""Settings of `shapes-slow`: more than a second for one image, so that a test can act while it is being made."""
 
 GOODBYE_S = 60.0
 """How long a server may take its leave before it is killed."""
@@ -62,8 +62,23 @@ def _example() -> list[dict[str, Any]]:
     return list(yaml.load_all(EXAMPLE.read_text(), Loader=yaml.CSafeLoader))
 
 
+SHAPES = {variant.name: variant for variant in manifest.read_variants(shapes_manifest(**{"shapes-slow": SLOW}))}
+"""The variants of `shapes_models`: `shapes-slow` shares its weights, and so its Triton model, with `shapes-heavy`."""
+LIGHT, HEAVY = SHAPES["shapes-light"].model, SHAPES["shapes-heavy"].model
+
+
+def model_of(variant: str) -> str:
+    """The Triton model of one of `SHAPES`; any other name is that of a model."""
+    return SHAPES[variant].model if variant in SHAPES else variant
+
+
+def parameters_of(variant: str) -> dict[str, int | str] | None:
+    """What a request says to be drawn by one of `SHAPES`."""
+    return SHAPES[variant].settings.parameters() if variant in SHAPES else None
+
+
 class TritonServer:
-    """A tritonserver of our own; ``log`` is its output.
+    """A tritonserver of our own; ``log`` is its output. Its models are spoken of by variants, see `model_of`.
 
     It listens on a Unix socket, as in local mode, or, with ``network``, on a port, as in a pod: then it keeps the
     models that it begins with.
@@ -80,7 +95,7 @@ class TritonServer:
     ) -> None:
         self.models = models
         self.log = directory / f"{replica_id}.log"
-        self.load = load
+        self.load = list(dict.fromkeys(map(model_of, load)))
         self.replica_id = replica_id
         self.port = free_port()
         self._folder = None if network else tempfile.mkdtemp(prefix="test-triton-")
@@ -150,17 +165,18 @@ class TritonServer:
         assert self.process is not None
         return children(self.process.pid)
 
-    def stub(self, model: str) -> psutil.Process:
+    def stub(self, variant: str) -> psutil.Process:
         """The process of one model."""
-        return next(stub for stub in self.stubs() if f"/{model}/1/model.py" in command_of(stub))
+        return next(stub for stub in self.stubs() if f"/{model_of(variant)}/1/model.py" in command_of(stub))
 
-    def ask(self, model: str, prompts: Sequence[str | bytes], **options: Any) -> triton.InferResult:
+    def ask(self, variant: str, prompts: Sequence[str | bytes], **options: Any) -> triton.InferResult:
         """One request, see `inference`."""
-        return self.client.infer(model, **inference(prompts, **options))
+        request = inference(prompts, **{"parameters": parameters_of(variant), **options})
+        return self.client.infer(model_of(variant), **request)
 
-    def statistics(self, model: str) -> Any:
+    def statistics(self, variant: str) -> Any:
         """What the server counted of a model since it was loaded."""
-        return self.client.get_inference_statistics(model).model_stats[0]
+        return self.client.get_inference_statistics(model_of(variant)).model_stats[0]
 
     def _ready(self) -> bool:
         # A channel that finds nobody at first waits a second before it tries again.
@@ -196,20 +212,24 @@ def _tensor(name: str, datatype: str, values: list[Any], kind: type) -> triton.I
     return tensor
 
 
+def render(text: str, directory: Path) -> list[str]:
+    """Makes a folder the repository of a manifest; the models that changed."""
+    return repository.render(repository.models_of(manifest.read_variants(text)), directory)
+
+
 @pytest.fixture(scope="session")
 def shapes_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with `shapes-light`, `shapes-heavy` and `shapes-slow`."""
+    """A model repository with `shapes-light`, `shapes-heavy` and `shapes-slow`, two of which share their weights."""
     directory = tmp_path_factory.mktemp("models")
-    text = shapes_manifest(**SLOW)
-    repository.render(manifest.read_variants(text), directory)
+    render(shapes_manifest(**{"shapes-slow": SLOW}), directory)
     return directory
 
 
 @pytest.fixture(scope="session")
 def shared_triton(shapes_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """One server with all shapes variants for the whole run; not to be killed or reloaded."""
-    loads = ("shapes-light", "shapes-heavy", "shapes-slow")
-    server = TritonServer(shapes_models, tmp_path_factory.mktemp("triton"), load=loads, replica_id="test-shared")
+    directory = tmp_path_factory.mktemp("triton")
+    server = TritonServer(shapes_models, directory, load=tuple(SHAPES), replica_id="test-shared")
     try:
         yield server.start()
     finally:

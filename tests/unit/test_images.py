@@ -22,7 +22,7 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from support.ports import free_port
-from support.triton import ONE_IMAGE, inference, shapes_manifest
+from support.triton import LIGHT, ONE_IMAGE, inference, shapes_manifest
 from support.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -324,15 +324,15 @@ def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
     address = f"127.0.0.1:{free_port()}"
     command = [
         prefix / "bin" / "cascade-triton", f"--cascade={document}", f"--model-repository={folder / 'models'}",
-        "--load=shapes-light", f"--grpc-address={address}", "--replica-id=image",
+        f"--load={LIGHT}", f"--grpc-address={address}", "--replica-id=image",
     ]  # fmt: skip
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     try:
         with triton.InferenceServerClient(address) as client:
-            wait_for(lambda: is_ready(client, "shapes-light"), what="the model to be loaded")
-            assert client.infer("shapes-light", **inference([ONE_IMAGE])).as_numpy("image").size
+            wait_for(lambda: is_ready(client, LIGHT), what="the model to be loaded")
+            assert client.infer(LIGHT, **inference([ONE_IMAGE])).as_numpy("image").size
             with pytest.raises(InferenceServerException, match="This protocol is restricted"):
-                client.unload_model("shapes-light")
+                client.unload_model(LIGHT)
     finally:
         server.terminate()
         server.wait(PATIENCE_S)

@@ -10,15 +10,20 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cascade_api.names import CascadeRef
+from cascade_api.worker_requests import Parameters
 from cascade_operator.local import slots
 from cascade_operator.local.driver import LocalCluster
 from cascade_operator.local.server import ServerFailed
 from cascade_operator.local.triton import InferenceCounts, TritonError
 from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
+from support.factories import make_cascade
 from support.waiting import eventually
 
 REF = CascadeRef("default", "shapes")
 OTHER = CascadeRef("default", "other")
+LIGHT, HEAVY = make_cascade().spec.variants
+QUICK = HEAVY.model_copy(update={"name": "quick", "settings": HEAVY.settings.model_copy(update={"steps": 8})})
+VARIANTS = {variant.name: variant for variant in (LIGHT, HEAVY, QUICK)}
 
 
 class FakeChild:
@@ -39,7 +44,8 @@ class FakeServer:
         self.hung = False
         self.misses = 0
         """Looks that it does not answer, before it answers again."""
-        self.loads: list[str] = [model]
+        self.loads = [model]
+        self.probed: list[Parameters] = []
         self.answers = 0
         self.ended = False
 
@@ -50,12 +56,13 @@ class FakeServer:
         self.answers += not self.broken
         return InferenceCounts(self.answers, int(self.broken))
 
-    async def probe(self, model: str, *, timeout_s: float) -> None:
+    async def probe(self, model: str, parameters: Parameters, *, timeout_s: float) -> None:
+        self.probed.append(parameters)
         if self.broken:
             raise TritonError("INTERNAL: stub process is not healthy")
 
-    async def prove(self) -> None:
-        await self.probe(self.model, timeout_s=1)
+    async def prove(self, parameters: Parameters) -> None:
+        await self.probe(self.model, parameters, timeout_s=1)
 
     async def change_model(self, model: str) -> None:
         self.model = model
@@ -104,6 +111,7 @@ async def machine(slot_count: int = 2) -> AsyncIterator[Machine]:
     m = Machine()
     m.cluster = LocalCluster(
         slots=slot_count,
+        variant_of=lambda _, name: VARIANTS[name],
         start_server=m.start_server,  # type: ignore[arg-type]
         changed=lambda: None,
         say=m.said.append,
@@ -150,7 +158,22 @@ async def test_a_drained_replica_changes_its_model_in_the_same_server() -> None:
         await m.until("cpu-0", ReplicaState.DRAINING, "light")
         await m.cluster.act([start("heavy", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "heavy")
-        assert [server.loads for server in m.servers] == [["light", "heavy"]]
+        assert [server.loads for server in m.servers] == [[LIGHT.weights.model, HEAVY.weights.model]]
+
+
+async def test_a_variant_of_the_same_weights_is_served_at_once() -> None:
+    async with machine() as m:
+        await m.cluster.act([start("heavy")])
+        await m.until("cpu-0", ReplicaState.READY, "heavy")
+        await m.cluster.act([Drain(REF, "cpu-0")])
+        await m.cluster.act([start("quick", "cpu-0")])
+        replica = await m.replica("cpu-0")
+        assert replica is not None
+        assert (replica.variant, replica.state) == ("quick", ReplicaState.READY)
+        seen = m.servers[0].answers
+        await eventually(lambda: m.servers[0].answers > seen, what="its model to be looked after")
+        assert [server.loads for server in m.servers] == [[HEAVY.weights.model]]
+        assert m.servers[0].probed == [HEAVY.settings.parameters, QUICK.settings.parameters]
 
 
 async def test_actions_may_be_repeated() -> None:
@@ -175,7 +198,7 @@ async def test_a_draining_replica_can_be_called_back() -> None:
         await m.cluster.act([Drain(REF, "cpu-0")])
         await m.cluster.act([start("light", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        assert m.servers[0].loads == ["light"]
+        assert m.servers[0].loads == [LIGHT.weights.model]
 
 
 async def test_another_cascades_replica_is_out_of_reach() -> None:
@@ -184,7 +207,7 @@ async def test_another_cascades_replica_is_out_of_reach() -> None:
         await m.until("cpu-0", ReplicaState.READY, "light")
         await m.cluster.act([Drain(OTHER, "cpu-0")])
         await m.cluster.act([Stop(OTHER, "cpu-0")])
-        await m.cluster.act([start("theirs", "cpu-0", OTHER)])
+        await m.cluster.act([start("heavy", "cpu-0", OTHER)])
         assert await m.cluster.replicas(OTHER) == ()
         await m.until("cpu-0", ReplicaState.READY, "light")
 
@@ -206,7 +229,7 @@ async def test_a_model_whose_process_died_is_loaded_again() -> None:
         await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
         m.servers[0].broken = True
-        await eventually(lambda: m.servers[0].loads == ["light", "light"], what="a second load")
+        await eventually(lambda: m.servers[0].loads == [LIGHT.weights.model] * 2, what="a second load")
         await m.until("cpu-0", ReplicaState.READY, "light")
         assert len(m.servers) == 1
 
@@ -230,7 +253,7 @@ async def test_a_server_that_misses_one_look_is_kept() -> None:
         seen = m.servers[0].answers
         await eventually(lambda: m.servers[0].answers > seen + 1, what="more looks")
         assert len(m.servers) == 1
-        assert m.servers[0].loads == ["light"]
+        assert m.servers[0].loads == [LIGHT.weights.model]
 
 
 async def test_a_server_that_dies_while_draining_has_nothing_in_flight_and_is_not_replaced() -> None:
@@ -244,7 +267,7 @@ async def test_a_server_that_dies_while_draining_has_nothing_in_flight_and_is_no
         assert replica.in_flight == 0
         await m.cluster.act([start("heavy", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "heavy")
-        assert [server.model for server in m.servers] == ["light", "heavy"]
+        assert [server.model for server in m.servers] == [LIGHT.weights.model, HEAVY.weights.model]
 
 
 async def test_a_slot_that_cannot_start_says_why_and_recovers() -> None:
@@ -252,7 +275,7 @@ async def test_a_slot_that_cannot_start_says_why_and_recovers() -> None:
         m.start_error = "no Triton environment"
         await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.FAILED, "light")
-        assert m.cluster.problem == "cpu-0: no Triton environment"
+        assert m.cluster.problem == "cpu-0 (light): no Triton environment"
         m.start_error = None
         await m.until("cpu-0", ReplicaState.READY, "light")
         assert m.cluster.problem is None

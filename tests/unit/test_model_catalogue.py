@@ -45,7 +45,7 @@ def text_of(
 
 def recipe(model: dict[str, Any], **others: Any) -> Recipe:
     (variant,) = manifest.read_variants(text_of(model, **others))
-    return repository.recipe_of(variant)
+    return repository.recipe_of([variant])
 
 
 def test_there_are_ten_variants_and_four_cascades_light_to_heavy() -> None:
@@ -59,11 +59,13 @@ def test_there_are_ten_variants_and_four_cascades_light_to_heavy() -> None:
 
 @pytest.mark.parametrize("entry", catalogue.entries().values(), ids=lambda entry: entry.name)
 def test_a_variant_can_be_served_as_it_stands_in_the_catalogue(entry: catalogue.CatalogueEntry) -> None:
-    model = {"source": entry.source, "revision": entry.revision}
+    named = next((name for name, steps in entry.weights.items() if steps == entry.steps), None)
+    model = {"source": entry.source, "revision": entry.revision, **({"weights": named} if named else {})}
     for engine in entry.engines:
         settings, size = {"steps": entry.steps}, f"{entry.width}x{entry.height}"
         made = recipe(model, settings=settings, size=size, engine=engine)
-        assert (made.assembly, made.batch) == (entry.assembly, entry.largest_batch)
+        own = replace(entry.assembly, steps=entry.weights.get(named or ""))
+        assert (made.assembly, made.batch) == (own, entry.largest_batch)
         assert Recipe.of_parameters(json.loads(json.dumps(made.parameters()))) == made
 
 
@@ -88,21 +90,24 @@ def test_a_model_that_the_catalogue_does_not_know_is_run_as_it_says_itself() -> 
 
 
 def test_a_manifest_may_choose_guidance_and_precision() -> None:
-    made = recipe({"source": LIGHTNING}, settings={"steps": 2, "guidance": "1.5"}, precision="bf16")
+    model = {"source": LIGHTNING, "weights": "2step"}
+    made = recipe(model, settings={"steps": 2, "guidance": "1.5"}, precision="bf16")
     known = catalogue.entries()["sdxl-lightning"].assembly
-    assert (made.assembly.guidance, made.assembly.dtype) == (1.5, "bfloat16")
-    assert replace(made.assembly, guidance=known.guidance, dtype=known.dtype) == known
+    assert (made.settings["first"].guidance, made.assembly.dtype) == (1.5, "bfloat16")
+    assert made.assembly == replace(known, dtype="bfloat16", steps=2)
+    own = recipe(model, settings={"steps": 2})
+    assert own.settings["first"].guidance == known.guidance
 
 
 def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
-    (variant,) = manifest.read_variants(text_of({"source": LIGHTNING}))
-    text = repository.config(variant, repository.recipe_of(variant))
+    (variant,) = manifest.read_variants(text_of({"source": LIGHTNING, "weights": "4step"}))
+    text = repository.config(variant.model, repository.recipe_of([variant]))
     assert "KIND_AUTO" in text
     assert f"max_batch_size: {catalogue.entries()['sdxl-lightning'].largest_batch}\n" in text
     assert "dims: [ 1024, 1024, 3 ]" in text
     assert "queue_policy" not in text
     assert "decoupled" not in text
-    assert "decoupled: true" in repository.config(variant, repository.recipe_of(variant), previews=True)
+    assert "decoupled: true" in repository.config(variant.model, repository.recipe_of([variant]), previews=True)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +117,12 @@ def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
         ({"revision": "v1.0"}, {}, "model.revision", "what it names can change"),
         ({"source": "hf://ByteDance"}, {}, "model.source", "write hf://owner/name"),
         ({"source": "file://relative"}, {}, "model.source", "not an absolute path"),
-        ({}, {"settings": {"steps": 3}}, "settings.steps", "has weights for 2, 4, 8 steps, not for 3"),
-        ({"weights": "light"}, {}, "model.weights", "leave it out"),
+        ({}, {"settings": {"steps": 3}}, "settings.steps", "weights 4step are for 4, not 3"),
+        ({"weights": "light"}, {}, "model.weights", "has 2step, 4step, 8step: name one of them"),
+        ({"weights": None}, {}, "model.weights", "has 2step, 4step, 8step: name one of them"),
+        ({"source": "hf://me/mine"}, {}, "model.weights", "hf://me/mine has no named weights: leave it out"),
         ({}, {"size": "1024x1020"}, "spec.sizes.0", "the height must be a multiple of 8, not 1020"),
-        ({"source": "hf://black-forest-labs/FLUX.1-dev"}, {"engine": "onnxruntime"},
+        ({"source": "hf://black-forest-labs/FLUX.1-dev", "weights": None}, {"engine": "onnxruntime"},
          "engine", "cannot run flux-dev: write diffusers"),
         ({}, {"discriminator": "builtin://shapes"}, "discriminator.source", "judges images of builtin:// models only"),
         ({}, {"discriminator": "hf://me/judge"}, "discriminator.source", "the commit stands behind an @"),
@@ -124,8 +131,9 @@ def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
 def test_what_cannot_be_served_is_refused_with_field_and_fix(
     model: dict[str, Any], others: dict[str, Any], field: str, said: str
 ) -> None:
+    asked = {"source": LIGHTNING, "weights": "4step", **model}
     with pytest.raises(manifest.ManifestError, match=said) as refusal:
-        recipe({"source": LIGHTNING, **model}, **others)
+        recipe({name: value for name, value in asked.items() if value is not None}, **others)
     assert refusal.value.field.endswith(field)
 
 
@@ -140,7 +148,7 @@ def test_what_cannot_be_served_is_refused_with_field_and_fix(
         ({"assembly": {"dtype": "int3"}}, "mine.yaml: assembly.dtype: should be one of"),
         ({"assembly": {"guide": 1}}, "mine.yaml: assembly: guide: is not known"),
         ({"image": {"height": 8}}, "mine.yaml: image: width: is required"),
-        ({"allowedSteps": [1, 2]}, "mine.yaml: allowedSteps: should hold steps"),
+        ({"weights": {"few": 2}}, "mine.yaml: weights: should have some for steps"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_field(tmp_path: Path, change: dict[str, Any], said: str) -> None:

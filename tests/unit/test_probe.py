@@ -28,6 +28,7 @@ class Server:
     dead: bool = False
     done_meanwhile: int = 0
     asked: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
     socket: str = ""
 
     def stats(self) -> dict[str, Any]:
@@ -44,7 +45,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server_of
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        server.asked.append(json.loads(body)["inputs"][0]["data"][0])
+        request = json.loads(body)
+        server.asked.append(request["inputs"][0]["data"][0])
+        server.settings = request["parameters"]
         server.succeeded += server.done_meanwhile
         if server.dead:
             server.failed += 1
@@ -74,12 +77,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def probed(server: Server, known: Evidence, *, now: float = NOW) -> Evidence:
-    return look(ProbedModel(server.socket, "light"), known, every_s=10, timeout_s=30, now=now)
+    return look(ProbedModel(server.socket, "light", {"steps": 8}), known, every_s=10, timeout_s=30, now=now)
 
 
 def test_the_first_look_asks_for_an_image(server: Server) -> None:
     assert probed(server, Evidence()) == Evidence(1, 0, NOW)
     assert server.asked == ["a large red circle"]
+    assert server.settings == {"steps": 8}
 
 
 def test_work_for_others_is_evidence_enough(server: Server) -> None:

@@ -9,7 +9,9 @@ from cascade_api.documents import load_cascades
 from cascade_api.profile import ProfileSpec
 from cascade_api.report import RouterReport
 from cascade_profiler.measure.comparing import LEAST_BATCHES, Served, distance, score_findings, time_findings
-from support.triton import EXAMPLE
+from cascade_profiler.measure.drift import WatchedModel, watched_models
+from support.router import make_plan, weights_of
+from support.triton import EXAMPLE, HEAVY, LIGHT
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +77,19 @@ def test_the_distance_of_distributions_is_that_of_their_functions() -> None:
     assert distance(points, points) == pytest.approx(0)
     assert distance(points, points + 2) == pytest.approx(1, abs=0.05)
     assert distance(points, points + 0.25) == pytest.approx(0.25, abs=0.05)
+
+
+def test_each_worker_is_asked_for_the_model_and_settings_of_its_variant() -> None:
+    plan = make_plan({"shapes-light": ["a:1"], "shapes-heavy": ["b:1"]})
+    heavy, light = (plan.variants[name].settings for name in ("shapes-heavy", "shapes-light"))
+    assert watched_models(plan) == [
+        WatchedModel("shapes-heavy", "cpu", "b:1", HEAVY, heavy),
+        WatchedModel("shapes-light", "cpu", "a:1", LIGHT, light),
+    ]
+
+
+def test_a_worker_that_serves_two_variants_of_the_same_weights_is_left_out() -> None:
+    pair = ("shapes-heavy", "shapes-slow")
+    hosts, credits = [weights_of("shapes-heavy")], dict.fromkeys(pair, 1)
+    workers = [{"id": "w", "endpoint": "a:1", "class": "cpu", "state": "ready", "hosts": hosts, "credits": credits}]
+    assert watched_models(make_plan(dict.fromkeys(pair, ()), chain=pair, workers=workers)) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cascade_api.plan import PlanSettings, PlanVariant
 from cascade_api.report import BatchTime
 from cascade_router.pools.clients import (
     PIXELS,
@@ -19,6 +20,7 @@ from cascade_router.pools.clients import (
 )
 from support.scripted_triton import PNG_BEGINS, response
 
+VARIANT = PlanVariant(weights="abc", settings=PlanSettings(steps=8, guidance="4.5"), classes={})
 JPEG = ImageForm(encoded="jpeg", quality=80)
 
 
@@ -27,9 +29,11 @@ def element(file: bytes, *, length: int | None = None) -> bytes:
 
 
 def outputs_of(form: ImageForm, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
-    """The outputs that are asked for, beside the time of the batch, and the parameters."""
-    request = infer_request(variant="v", prompt=Prompt("p"), form=form, confidence=confidence, request_id="r")
+    """The outputs that are asked for, beside the time of the batch, and the parameters, beside the settings."""
+    request = infer_request(variant=VARIANT, prompt=Prompt("p"), form=form, confidence=confidence, request_id="r")
+    assert request.model_name == "weights-abc"
     parameters = {name: p.string_param or p.int64_param for name, p in request.parameters.items()}
+    assert (parameters.pop("steps"), parameters.pop("guidance")) == (8, "4.5")
     return {output.name for output in request.outputs} - {"batch_time"}, parameters
 
 

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascade_api import command
+from cascade_api.cascade import Engine, ImageSettings, Precision, Weights
 from cascade_models import pipelines, repository
 from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
-from cascade_models.recipe import Recipe
+from cascade_models.recipe import Recipe, Settings
 from cascade_models.shapes import assets
-from support.triton import EXAMPLE, shapes_manifest
+from support.triton import EXAMPLE, HEAVY, LIGHT, render, shapes_manifest
 
 
 def documents(**changes: Any) -> str:
@@ -44,23 +47,85 @@ def contents(directory: Path) -> dict[str, str]:
 def test_the_example_can_be_served_with_the_weights_that_are_here(tmp_path: Path) -> None:
     variants = read_variants(EXAMPLE.read_text())
     assert {variant.revision for variant in variants} == {assets.revision()}
-    assert repository.render(variants, tmp_path) == ["shapes-light", "shapes-heavy"]
+    assert repository.render(repository.models_of(variants), tmp_path) == [LIGHT, HEAVY]
 
 
 def test_a_variant_without_a_discriminator_is_sure_of_every_image() -> None:
     light, _ = read_variants(documents(**{"spec.discriminator": None}))
-    pipeline = pipelines.load(repository.recipe_of(light))
+    pipeline = pipelines.load(repository.recipe_of([light]))
     prompt = pipeline.read("a large red circle", "")
-    images = pipeline.generate([prompt] * 2, [1, 2], None)
+    images = pipeline.generate([prompt] * 2, [1, 2], light.settings, None)
     assert images.shape == (2, 32, 32, 3)
     assert pipeline.judge(images, [prompt] * 2).tolist() == [1.0, 1.0]
 
 
 def test_a_model_is_a_config_and_a_shim(tmp_path: Path) -> None:
-    repository.render(read_variants(shapes_manifest()), tmp_path)
+    render(shapes_manifest(), tmp_path)
     assert sorted(contents(tmp_path)) == [
-        f"shapes-{name}/{file}" for name in ("heavy", "light") for file in ("1/model.py", "config.pbtxt")
+        f"{model}/{file}" for model in sorted((LIGHT, HEAVY)) for file in ("1/model.py", "config.pbtxt")
     ]
+
+
+def test_variants_of_the_same_weights_are_one_model_whose_config_names_them() -> None:
+    quick = {"steps": 8, "guidance": "1.5"}
+    models = repository.models_of(read_variants(shapes_manifest(**{"shapes-quick": quick})))
+    assert list(models) == [LIGHT, HEAVY]
+    recipe = models[HEAVY]
+    assert recipe.settings == {"shapes-heavy": Settings(24), "shapes-quick": Settings(8, 1.5)}
+    assert recipe.default == Settings(8)
+    assert "shapes-quick" in repository.config(HEAVY, recipe)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.weights": "heavy"},
+        {"model.revision": "other"},
+        {"model.source": "hf://me/mine"},
+        {"engine": "diffusers"},
+        {"precision": "fp32"},
+    ],
+)
+def test_other_weights_have_another_model(changes: dict[str, Any]) -> None:
+    light, _ = read_variants(documents(**changes))
+    assert light.model != LIGHT
+
+
+def test_settings_size_and_name_do_not_change_the_model() -> None:
+    light, _ = read_variants(documents(**{"name": "other", "settings.steps": 3, "spec.sizes": ["64x64"]}))
+    assert light.model == LIGHT
+
+
+@given(
+    source=st.sampled_from(["builtin://shapes", "hf://me/mine", "file:///models/x"]),
+    revision=st.from_regex(r"[0-9a-f]{40}", fullmatch=True),
+    part=st.none() | st.sampled_from(["heavy", "2step"]),
+    engine=st.sampled_from(Engine),
+    precision=st.none() | st.sampled_from(Precision),
+)
+def test_all_components_say_the_name_of_a_model_in_the_same_way(
+    source: str, revision: str, part: str | None, engine: Engine, precision: Precision | None
+) -> None:
+    changes = {"model.source": source, "model.revision": revision, "model.weights": part, "engine": engine.value}
+    optional = {} if precision is None else {"precision": precision.value}
+    light, _ = read_variants(documents(**changes, **optional))
+    assert light.model == Weights(source, revision, part, engine, precision).model
+
+
+@given(steps=st.integers(1, 1000), guidance=st.none() | st.decimals(0, 999, places=3).map(lambda number: f"{number:f}"))
+def test_what_a_request_says_of_settings_is_what_the_model_reads(steps: int, guidance: str | None) -> None:
+    default = Settings(7, 3.5)
+    wanted = Settings(steps, 3.5 if guidance is None else float(guidance))
+    assert Settings.read(ImageSettings(steps=steps, guidance=guidance).parameters, default) == wanted
+    assert Settings.read(wanted.parameters(), default) == wanted
+
+
+def test_variants_of_the_same_weights_have_one_discriminator() -> None:
+    judged = {"discriminator": {"source": "builtin://shapes"}, "spec.discriminator": None}
+    text = documents(**{"model.weights": "heavy", **judged})
+    with pytest.raises(ManifestError, match="the same discriminator: write builtin://shapes") as refusal:
+        repository.models_of(read_variants(text))
+    assert refusal.value.field == "spec.discriminator.source"
 
 
 def test_the_config_carries_the_recipe_and_the_profiles_largest_batch() -> None:
@@ -69,7 +134,8 @@ def test_the_config_carries_the_recipe_and_the_profiles_largest_batch() -> None:
         part for part in yaml.load_all(shapes_manifest(), Loader=yaml.CSafeLoader) if part["kind"] == "CascadeProfile"
     )
     largest = max(row["batch"] for row in profile["spec"]["execution"] if row["variant"] == variant.name)
-    text = repository.config(variant, repository.recipe_of(variant))
+    text = repository.config(variant.model, repository.recipe_of([variant]))
+    assert f'name: "{variant.model}"' in text
     assert f"max_batch_size: {largest}\n" in text
     assert f'key: "revision" value {{ string_value: "{variant.revision}" }}' in text
     assert "dims: [ 32, 32, 3 ]" in text
@@ -86,7 +152,7 @@ def test_batches_of_another_size_do_not_count() -> None:
 
 def test_a_queue_has_no_policy_since_triton_then_forgets_waiting_requests_for_half_a_second() -> None:
     variant = read_variants(shapes_manifest())[0]
-    assert "queue_policy" not in repository.config(variant, repository.recipe_of(variant))
+    assert "queue_policy" not in repository.config(variant.model, repository.recipe_of([variant]))
 
 
 def test_a_variant_that_no_profile_knows_gets_the_default_batch() -> None:
@@ -95,24 +161,24 @@ def test_a_variant_that_no_profile_knows_gets_the_default_batch() -> None:
 
 
 def test_a_recipe_survives_being_parameters() -> None:
-    recipe = repository.recipe_of(read_variants(shapes_manifest())[1])
+    recipe = repository.recipe_of(read_variants(shapes_manifest(**{"shapes-heavy": {"guidance": "1.5"}}))[1:])
     assert Recipe.of_parameters(recipe.parameters()) == recipe
 
 
 def test_rendering_again_changes_nothing(tmp_path: Path) -> None:
-    variants = read_variants(shapes_manifest())
-    repository.render(variants, tmp_path)
+    render(shapes_manifest(), tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert repository.render(variants, tmp_path) == []
+    assert render(shapes_manifest(), tmp_path) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
 
-def test_a_variant_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) -> None:
-    repository.render(read_variants(shapes_manifest(**{"shapes-slow": {"steps": 100}})), tmp_path)
+def test_a_model_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) -> None:
+    render(shapes_manifest(), tmp_path)
     (tmp_path / "mine" / "1").mkdir(parents=True)
     (tmp_path / "mine" / "1" / "model.py").write_text("class TritonPythonModel: ...\n")
-    assert repository.render(read_variants(shapes_manifest()), tmp_path) == ["shapes-slow"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "shapes-heavy", "shapes-light"]
+    light, _ = read_variants(shapes_manifest())
+    assert repository.render(repository.models_of([light]), tmp_path) == [HEAVY]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", LIGHT]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +211,7 @@ def test_what_cannot_be_served_is_refused_by_field_and_nothing_is_written(
     tmp_path: Path, changes: dict[str, Any], field: str, said: str
 ) -> None:
     with pytest.raises(ManifestError, match=said) as refusal:
-        repository.render(read_variants(documents(**changes)), tmp_path / "models")
+        render(documents(**changes), tmp_path / "models")
     assert refusal.value.field == field
     assert not (tmp_path / "models").exists()
 
@@ -155,15 +221,17 @@ def test_the_command_renders_and_says_what_changed(tmp_path: Path) -> None:
     file.write_text(shapes_manifest())
     rendering = ["model-repo", "render", "-f", str(file), str(tmp_path / "models")]
     first, second = (CliRunner().invoke(command.build(), rendering) for _ in range(2))
-    assert "shapes-light, shapes-heavy (changed: shapes-light, shapes-heavy)" in first.output
-    assert "(unchanged)" in second.output
+    models = tmp_path / "models"
+    said = [(models / LIGHT, "shapes-light"), (models / HEAVY, "shapes-heavy")]
+    assert first.output.splitlines() == [f"{model}: {variant} (changed)" for model, variant in said]
+    assert second.output.splitlines() == [f"{model}: {variant} (unchanged)" for model, variant in said]
 
 
 def test_the_command_refuses_with_one_line_and_exit_code_2(tmp_path: Path) -> None:
     file = tmp_path / "cascade.yaml"
     file.write_text(documents(engine="tensorrt"))
-    for given, said in ((file, "spec.variants.0.engine: "), (tmp_path / "none.yaml", "No such file")):
-        ended = CliRunner().invoke(command.build(), ["model-repo", "render", "-f", str(given), str(tmp_path / "m")])
+    for asked, said in ((file, "spec.variants.0.engine: "), (tmp_path / "none.yaml", "No such file")):
+        ended = CliRunner().invoke(command.build(), ["model-repo", "render", "-f", str(asked), str(tmp_path / "m")])
         assert ended.exit_code == 2
         assert said in ended.output
         assert len(ended.output.splitlines()) == 1
@@ -177,7 +245,7 @@ def test_missing_weights_are_named_with_the_fix(monkeypatch: pytest.MonkeyPatch,
     text = shapes_manifest()
     monkeypatch.setattr(assets.revision, "__defaults__", (tmp_path,))
     with pytest.raises(ManifestError, match=r"weights are missing: .* run `make models`") as refusal:
-        repository.recipe_of(read_variants(text)[0])
+        repository.models_of(read_variants(text))
     assert refusal.value.field == "spec.variants.0.model.weights"
 
 

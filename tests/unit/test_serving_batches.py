@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from cascade_models.pipelines.pipeline import Poll, Preview
-from cascade_models.serving.batches import CancelledRequest, InvalidRequest, Order, RequestImages, run
+from cascade_models.recipe import Recipe, Settings
+from cascade_models.serving import batches
+from cascade_models.serving.batches import CancelledRequest, InvalidRequest, Order, RequestImages, RequestOutcome
 from cascade_models.serving.encoding import Form
 
 STEPS = 10
@@ -27,11 +30,16 @@ class Counting:
         return prompt
 
     def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], poll: Poll | None, preview: Preview | None = None
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        poll: Poll | None,
+        preview: Preview | None = None,
     ) -> npt.NDArray[np.uint8]:
         alive = [True] * len(prompts)
         images = np.stack([np.full((2, 2, 3), seed, dtype=np.uint8) for seed in seeds])
-        for step in range(STEPS):
+        for step in range(settings.steps):
             wanted = poll(step) if poll else None
             alive = [a and w for a, w in zip(alive, wanted, strict=True)] if wanted else alive
             if not any(alive):
@@ -44,6 +52,20 @@ class Counting:
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
         self.judged += len(images)
         return images[:, 0, 0, 0].astype(np.float32) / 100
+
+
+RECIPE = Recipe(
+    source="builtin://shapes", revision="", weights="heavy", engine="onnxruntime", precision="", height=2, width=2,
+    discriminator="", batch=8, settings={"usual": Settings(STEPS), "long": Settings(2 * STEPS)},
+)  # fmt: skip
+
+
+def run(pipeline: Counting, orders: Sequence[Order]) -> list[RequestOutcome]:
+    """Outcomes in the order of the requests."""
+    outcomes, runs = batches.sort(pipeline, RECIPE, orders)
+    for number, each in enumerate(runs):
+        outcomes |= batches.make(pipeline, orders, each, fresh=number == 0)
+    return [outcomes[index] for index in range(len(orders))]
 
 
 def after(polls: int) -> list[bool]:
@@ -114,16 +136,69 @@ def test_a_batch_of_wrong_requests_alone_runs_nothing() -> None:
     assert pipeline.rows == []
 
 
-def test_requests_that_want_previews_get_their_own_images_after_the_chosen_steps() -> None:
+def test_requests_that_want_previews_get_their_own_images_at_three_points_of_their_way() -> None:
     shown: list[list[int]] = []
     wanting = Order([b"x"] * 2, seeds=[5, 6], show=lambda made: shown.append(made.images[:, 0, 0, 0].tolist()))
-    run(Counting(), [order(1), wanting], shown_steps={2, 7})
-    assert shown == [[5, 6], [5, 6]]
+    run(Counting(), [order(1), wanting])
+    assert shown == [[5, 6]] * 3
 
 
 def test_a_cancelled_request_is_shown_nothing_more() -> None:
     shown: list[int] = []
     polls = iter(after(3))
     leaving = Order([b"x"], seeds=[5], cancelled=lambda: next(polls), show=lambda made: shown.append(len(made.images)))
-    run(Counting(), [order(1), leaving], shown_steps={1, 8})
+    run(Counting(), [order(1), leaving])
     assert shown == [1]
+
+
+def asking(**parameters: object) -> Order:
+    return Order([b"x"], seeds=[1], parameters=parameters)
+
+
+def test_requests_of_the_same_settings_are_one_run_and_short_runs_come_first() -> None:
+    pipeline = Counting()
+    mixed = [asking(steps=6), asking(steps=3), asking(steps=6, guidance="1.5"), asking(steps=6), asking(steps=3)]
+    _, runs = batches.sort(pipeline, RECIPE, mixed)
+    assert [(run.settings, sorted(run.rows)) for run in runs] == [
+        (Settings(3), [1, 4]), (Settings(6), [0, 3]), (Settings(6, 1.5), [2]),
+    ]  # fmt: skip
+    outcomes = run(pipeline, mixed)
+    assert pipeline.rows == [2] * 3 + [2] * 6 + [1] * 6
+    assert [outcome.batch for outcome in outcomes if isinstance(outcome, RequestImages)] == [2, 2, 1, 2, 2]
+
+
+def test_guidance_that_is_written_in_another_way_is_the_same() -> None:
+    _, runs = batches.sort(Counting(), RECIPE, [asking(guidance="2"), asking(guidance="2.0")])
+    assert len(runs) == 1
+
+
+def test_a_request_without_settings_gets_the_fewest_steps_of_a_variant() -> None:
+    pipeline = Counting()
+    run(pipeline, [asking()])
+    assert pipeline.rows == [1] * STEPS
+
+
+def test_a_request_that_was_cancelled_while_another_run_was_made_costs_no_step() -> None:
+    pipeline = Counting()
+    gone = Order([b"x"], seeds=[1], parameters={"steps": 6}, cancelled=lambda: True)
+    outcomes = run(pipeline, [gone, asking(steps=3)])
+    assert [type(outcome) for outcome in outcomes] == [CancelledRequest, RequestImages]
+    assert pipeline.rows == [1] * 3
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"steps": "6"}, "steps: '6' is not a number of steps; write a whole number"),
+        ({"steps": True}, "steps: True is not a number of steps; write a whole number"),
+        ({"steps": 0}, "steps: steps must be at least 1, not 0"),
+        ({"guidance": 2}, 'guidance: 2 is not a scale; write a number as text, such as "4.5"'),
+        ({"guidance": "-1"}, "guidance: '-1' is not a scale; write a number as text, such as \"4.5\""),
+        ({"guidance": "nan"}, "guidance: 'nan' is not a scale; write a number as text, such as \"4.5\""),
+    ],
+)
+def test_settings_that_the_weights_cannot_draw_are_refused_by_name(parameters: dict[str, object], said: str) -> None:
+    pipeline = Counting()
+    outcomes = run(pipeline, [asking(**parameters), asking()])
+    assert outcomes[0] == InvalidRequest(said)
+    assert isinstance(outcomes[1], RequestImages)

@@ -78,11 +78,10 @@ def identity(recipe: Recipe, denoiser: torch.nn.Module) -> dict[str, object]:
     return {
         "source": recipe.source,
         "revision": recipe.revision,
-        "steps": recipe.steps if "{steps}" in recipe.assembly.denoiser else None,
+        "weights": recipe.weights,
         "base": (recipe.assembly.base, recipe.assembly.base_revision),
         "size": (recipe.height, recipe.width),
         "arguments": dict(recipe.assembly.arguments),
-        "guided": recipe.assembly.guidance,
         "dtype": str(next(denoiser.parameters()).dtype),
         "torch": torch.__version__,
     }

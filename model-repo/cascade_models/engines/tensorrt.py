@@ -17,7 +17,7 @@ FILE: Final = "engine.plan"
 
 @dataclass(frozen=True)
 class Range:
-    """Shapes of one input: at one image, at the usual batch and at the largest."""
+    """Shapes of one input: for one image without guidance, for the usual batch and for the largest."""
 
     least: tuple[int, ...]
     usual: tuple[int, ...]
@@ -27,12 +27,18 @@ class Range:
 def ranges(
     shapes: Mapping[str, tuple[int, ...]], growing: Mapping[str, Sequence[int]], *, batch: int
 ) -> dict[str, Range]:
-    """The range of every input for 1 to ``batch`` images, from the shapes for one image."""
+    """The range of every input for 1 to ``batch`` images, from the shapes for one image.
+
+    What grows with the batch begins at 1: with guidance, two rows are one image, and a request may ask for none.
+    """
 
     def at(name: str, images: int) -> tuple[int, ...]:
         return tuple(size * images if place in growing[name] else size for place, size in enumerate(shapes[name]))
 
-    return {name: Range(at(name, 1), at(name, max(1, batch // 2)), at(name, batch)) for name in shapes}
+    def least(name: str) -> tuple[int, ...]:
+        return tuple(1 if place in growing[name] else size for place, size in enumerate(shapes[name]))
+
+    return {name: Range(least(name), at(name, max(1, batch // 2)), at(name, batch)) for name in shapes}
 
 
 def library() -> Any:

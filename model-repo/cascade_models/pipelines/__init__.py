@@ -11,19 +11,24 @@ from typing import Final, cast
 from cascade_models.engines import ENGINES
 from cascade_models.pipelines import diffusion, shapes
 from cascade_models.pipelines.pipeline import Pipeline
-from cascade_models.recipe import BUILTIN, Recipe, RecipeError
+from cascade_models.recipe import BUILTIN, Recipe, RecipeError, Settings
 
-__all__ = ["FAMILIES", "Pipeline", "check", "load"]
+__all__ = ["FAMILIES", "Pipeline", "check", "check_settings", "load"]
 
 FAMILIES: Final[dict[str, ModuleType]] = {"shapes": shapes}
 """The built-in models by the name in ``builtin://NAME``."""
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError unless a variant with this recipe can be loaded here; loads nothing."""
+    """Raises RecipeError unless weights with this recipe can be loaded here; loads nothing."""
     if recipe.engine not in ENGINES:
         raise RecipeError("engine", f"{recipe.engine!r} is not an engine: write one of {', '.join(ENGINES)}")
     _family(recipe).check(recipe)
+
+
+def check_settings(recipe: Recipe, settings: Settings) -> None:
+    """Raises RecipeError, whose key is a setting, where checked weights cannot draw so."""
+    _family(recipe).check_settings(recipe, settings)
 
 
 def load(recipe: Recipe) -> Pipeline:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_models import weights
 from cascade_models.engines import EngineError
-from cascade_models.recipe import BUILTIN, FILE, HUB, Recipe, RecipeError
+from cascade_models.recipe import BUILTIN, FILE, HUB, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.diffusion_run import DiffusionPipeline
 
 SCHEMES: Final = (HUB, FILE)
+WHICH: Final = "{weights}"
+"""Stands in the name of a denoiser's file where a source holds several."""
 GRAIN: Final = 8
 """Latents of all public models are at least this much smaller than their images."""
 
@@ -25,10 +27,8 @@ def check(recipe: Recipe) -> None:
     weights.check(recipe.source, recipe.revision)
     if recipe.assembly.base:
         weights.check(recipe.assembly.base, recipe.assembly.base_revision)
-    if recipe.weights:
-        raise RecipeError("weights", f"only {BUILTIN} models have several: leave it out")
-    if recipe.steps < 1:
-        raise RecipeError("steps", f"must be at least 1, not {recipe.steps}")
+    if recipe.weights and WHICH not in recipe.assembly.denoiser:
+        raise RecipeError("weights", f"{recipe.source} has no named weights: leave it out")
     for side, pixels in (("width", recipe.width), ("height", recipe.height)):
         if pixels % GRAIN:
             raise RecipeError("size", f"the {side} must be a multiple of {GRAIN}, not {pixels}")
@@ -44,6 +44,14 @@ def check(recipe: Recipe) -> None:
             weights.check(name, revision)
         except RecipeError as error:
             raise RecipeError("discriminator", f"{error}; the commit stands behind an @") from None
+
+
+def check_settings(recipe: Recipe, settings: Settings) -> None:
+    """Raises RecipeError where the weights cannot draw so."""
+    if settings.steps < 1:
+        raise RecipeError("steps", f"must be at least 1, not {settings.steps}")
+    if recipe.assembly.steps not in (None, settings.steps):
+        raise RecipeError("steps", f"weights {recipe.weights} are for {recipe.assembly.steps}, not {settings.steps}")
 
 
 def load(recipe: Recipe) -> DiffusionPipeline:

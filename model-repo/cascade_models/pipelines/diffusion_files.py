@@ -66,7 +66,7 @@ def fetch(recipe: Recipe, dtype: str) -> Parts:
         raise weights.WeightsError(f"{source[0]}: {error}") from None
     own = None
     if assembly.base:
-        name = assembly.denoiser.format(steps=recipe.steps)
+        name = assembly.denoiser.format(weights=recipe.weights)
         own = weights.find(recipe.source, recipe.revision).folder([name]) / name
     return Parts(
         source=source[0],

@@ -23,7 +23,7 @@ import transformers
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
 from cascade_models.pipelines import diffusion_files
-from cascade_models.recipe import FILE, HUB, Recipe, RecipeError
+from cascade_models.recipe import FILE, HUB, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.pipeline import Poll, Preview
@@ -42,7 +42,7 @@ class _Abandoned(Exception):
 
 
 class DiffusionPipeline:
-    """One variant and its discriminator."""
+    """Weights and their discriminator."""
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
         pipe.set_progress_bar_config(disable=True)
@@ -52,19 +52,16 @@ class DiffusionPipeline:
         self._vae_dtype = pipe.vae.dtype
         self._scheduler = type(pipe.scheduler), dict(pipe.scheduler.config)
         known = inspect.signature(type(pipe).__call__).parameters
-        guidance = recipe.assembly.guidance
         self._arguments: dict[str, Any] = {
             **recipe.assembly.arguments,
-            "num_inference_steps": recipe.steps,
             "height": recipe.height,
             "width": recipe.width,
             "output_type": "pt",
-            **({} if guidance is None else {"guidance_scale": guidance}),
         }
-        default = known["guidance_scale"].default if "guidance_scale" in known else 0.0
-        scale = default if guidance is None else guidance
-        # Without classifier-free guidance there is nothing that a negative prompt could push away from.
-        self._takes_negatives = "negative_prompt" in known and scale > 1
+        self._own_guidance = known["guidance_scale"].default if "guidance_scale" in known else None
+        if self._own_guidance is None and any(each.guidance is not None for each in recipe.settings.values()):
+            raise RecipeError("guidance", f"{type(pipe).__name__} knows no guidance: leave it out")
+        self._knows_negatives = "negative_prompt" in known
         judge = recipe.discriminator
         self._discriminator = discriminators.load(judge, _discriminator_folder(judge)) if judge else None
 
@@ -75,20 +72,30 @@ class DiffusionPipeline:
         return prompt, negative_prompt
 
     def generate(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], poll: Poll | None, preview: Preview | None = None
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        settings: Settings,
+        poll: Poll | None,
+        preview: Preview | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit."""
         wanted = [True] * len(prompts)
 
         def between(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if step + 1 < self._recipe.steps:
+            if step + 1 < settings.steps:
                 if preview is not None:
                     preview(step, lambda: self._shown(guesses.last))
                 _ask(poll, step + 1, wanted)
             return tensors
 
         self._pipe.scheduler, guesses = self._fresh_scheduler()
-        named: dict[str, Any] = {"negative_prompt": [negative for _, negative in prompts]}
+        named: dict[str, Any] = {"num_inference_steps": settings.steps}
+        if settings.guidance is not None:
+            named["guidance_scale"] = settings.guidance
+        # Without classifier-free guidance there is nothing that a negative prompt could push away from.
+        if self._knows_negatives and self._guidance(settings) > 1:
+            named["negative_prompt"] = [negative for _, negative in prompts]
         try:
             _ask(poll, 0, wanted)
             with torch.inference_mode():
@@ -96,7 +103,7 @@ class DiffusionPipeline:
                     prompt=[prompt for prompt, _ in prompts],
                     generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
                     callback_on_step_end=between,
-                    **(named if self._takes_negatives else {}),
+                    **named,
                     **self._arguments,
                 )
                 images = _bytes(made[0] if isinstance(made, tuple) else made.images)
@@ -117,8 +124,15 @@ class DiffusionPipeline:
         return self._discriminator.confidence(images, [prompt for prompt, _ in prompts])
 
     def begin(self, batch: int) -> None:
-        """Draw a batch, however far: engines watch how the denoiser is called."""
-        self.generate([(EXAMPLE, "")] * batch, list(range(batch)), None)
+        """Draw a batch, however far: engines watch how the denoiser is called.
+
+        With the most guidance of all variants, which has it called for twice as many images.
+        """
+        guided = max(self._recipe.settings.values(), key=self._guidance)
+        self.generate([(EXAMPLE, "")] * batch, list(range(batch)), guided, None)
+
+    def _guidance(self, settings: Settings) -> float:
+        return (self._own_guidance or 0.0) if settings.guidance is None else settings.guidance
 
     def _fresh_scheduler(self) -> tuple[Any, _Guesses]:
         kind, configuration = self._scheduler
@@ -190,7 +204,7 @@ def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
     """Draw once: what is slow the first time is over then, and images have the size that the manifest says."""
     for batch in (1, 2)[: recipe.batch]:
         try:
-            images = pipeline.generate([(EXAMPLE, "")] * batch, list(range(batch)), None)
+            images = pipeline.generate([(EXAMPLE, "")] * batch, list(range(batch)), recipe.default, None)
         except OutOfMemory:
             if batch > 1:
                 return

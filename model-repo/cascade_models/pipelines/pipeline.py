@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cascade_models.recipe import Settings
+
 Poll = Callable[[int], Sequence[bool] | None]
 """Asked before every denoising step, by its index, which images are still wanted; None: all of them."""
 
@@ -16,13 +18,18 @@ Preview = Callable[[int, Callable[[], npt.NDArray[np.uint8]]], None]
 
 
 class Pipeline(Protocol):
-    """A loaded variant with its discriminator; not thread-safe."""
+    """Loaded weights with their discriminator; not thread-safe."""
 
     def read(self, prompt: str, negative_prompt: str) -> Any:
         """What `generate` and `judge` take for a prompt; raises ValueError with a message for the user."""
 
     def generate(
-        self, prompts: Sequence[Any], seeds: Sequence[int], poll: Poll | None, preview: Preview | None = None
+        self,
+        prompts: Sequence[Any],
+        seeds: Sequence[int],
+        settings: Settings,
+        poll: Poll | None,
+        preview: Preview | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Images ``[B, height, width, 3]``, each from its own seed alone (0 to 2**63-1).
 

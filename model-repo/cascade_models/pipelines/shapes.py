@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
-from cascade_models.recipe import Recipe, RecipeError
+from cascade_models.recipe import Recipe, RecipeError, Settings
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
 if TYPE_CHECKING:
@@ -21,13 +21,11 @@ DISCRIMINATOR_INPUTS: Final = ("image", "tokens")
 
 
 class ShapesPipeline:
-    """One shapes variant and the shapes discriminator."""
+    """Weights of the shapes models, and the shapes discriminator."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._kind = WEIGHTS[recipe.weights]
-        self._steps = recipe.steps
-        asked = recipe.assembly.guidance
-        self._guidance = assets.metadata().variants[self._kind].guidance if asked is None else asked
+        self._guidance = assets.metadata().variants[self._kind].guidance
         self._denoise = engines.load(recipe.engine, assets.path(self._kind), DENOISER_INPUTS)
         self._judge = (
             engines.load(recipe.engine, assets.path("discriminator"), DISCRIMINATOR_INPUTS)
@@ -48,6 +46,7 @@ class ShapesPipeline:
         self,
         prompts: Sequence[npt.NDArray[np.int64]],
         seeds: Sequence[int],
+        settings: Settings,
         poll: Poll | None,
         preview: Preview | None = None,
     ) -> npt.NDArray[np.uint8]:
@@ -58,8 +57,8 @@ class ShapesPipeline:
                 np.stack(prompts),
                 seeds,
                 kind=self._kind,
-                steps=self._steps,
-                guidance=self._guidance,
+                steps=settings.steps,
+                guidance=self._guidance if settings.guidance is None else settings.guidance,
                 poll=poll,
                 preview=None if preview is None else lambda step, images: preview(step, lambda: images),
             )
@@ -85,12 +84,6 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("size", f"shapes images are {render.IMAGE_SIZE} pixels wide and high: write {size}")
     if recipe.assembly.dtype != "float32":
         raise RecipeError("precision", f"{recipe.source} computes in fp32 only: write fp32, or leave it out")
-    if recipe.assembly.guidance is not None and WEIGHTS[recipe.weights] == "light":
-        raise RecipeError("guidance", "the light weights have theirs built in: leave it out")
-    try:
-        sampling.step_times(WEIGHTS[recipe.weights], recipe.steps)
-    except ValueError as error:
-        raise RecipeError("steps", str(error)) from None
     try:
         assets.metadata()
         here = assets.revision()
@@ -102,12 +95,22 @@ def check(recipe: Recipe) -> None:
         )
 
 
+def check_settings(recipe: Recipe, settings: Settings) -> None:
+    """Raises RecipeError where the weights cannot draw so."""
+    if settings.guidance is not None and WEIGHTS[recipe.weights] == "light":
+        raise RecipeError("guidance", "the light weights have theirs built in: leave it out")
+    try:
+        sampling.step_times(WEIGHTS[recipe.weights], settings.steps)
+    except ValueError as error:
+        raise RecipeError("steps", str(error)) from None
+
+
 def load(recipe: Recipe) -> ShapesPipeline:
     """The pipeline of a checked recipe, after one image: the first run of a network allocates its memory."""
     pipeline = ShapesPipeline(recipe)
     example = pipeline.read(grammar.EXAMPLE, "")
     calls = iter((True, False))
-    pipeline.judge(pipeline.generate([example], [0], lambda _: [next(calls, False)]), [example])
+    pipeline.judge(pipeline.generate([example], [0], recipe.default, lambda _: [next(calls, False)]), [example])
     return pipeline
 
 

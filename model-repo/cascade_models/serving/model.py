@@ -1,7 +1,8 @@
 """The Triton python-backend model: requests to orders, outcomes to responses. Imported by Triton's stub only.
 
 A batch ends for Triton when its images are made, so that the next one starts. With files of some size, answers leave
-through response senders afterwards, from the threads that encode.
+through response senders afterwards, from the threads that encode. A batch whose requests want several settings is made
+one run after the other, and the answers of a run leave before the next one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -30,17 +31,16 @@ BATCH_TIME: Final = "batch_time"
 
 
 class TritonPythonModel:
-    """One variant on one replica; Triton hands it what its dynamic batcher gathered."""
+    """Weights on one worker; Triton hands it what its dynamic batcher gathered."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads weights and discriminator; an exception's message becomes the answer to the load request."""
         config = json.loads(args["model_config"])
-        recipe = Recipe.of_parameters({key: value["string_value"] for key, value in config["parameters"].items()})
+        self._recipe = Recipe.of_parameters({key: value["string_value"] for key, value in config["parameters"].items()})
         self._streams = bool(config.get("model_transaction_policy", {}).get("decoupled"))
-        self._shown_steps = preview_steps(recipe.steps) if self._streams else frozenset[int]()
         self._pulse = Pulse(partial(_end, config["name"]))
         try:
-            self._pipeline = pipelines.load(recipe)
+            self._pipeline = pipelines.load(self._recipe)
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._encoders = encoding.Encoders(_not_sent)
@@ -57,14 +57,20 @@ class TritonPythonModel:
             exchanges = [_exchange(request, self._pulse.settle) for request in requests]
             wanted = [frozenset(request.requested_output_names()) for request in requests]
             orders = [self._order(*each) for each in zip(requests, exchanges, wanted, strict=True)]
-            outcomes = self._outcomes(orders)
+            outcomes: dict[int, Any]
+            outcomes, runs = batches.sort(self._pipeline, self._recipe, orders)
+            for number, run in enumerate(runs):
+                if number:
+                    self._send(outcomes, exchanges, wanted)
+                    outcomes = {}
+                outcomes |= self._made(orders, run, fresh=number == 0)
             for exchange in exchanges:
                 exchange.close()
-            if not self._streams and sum(map(_work, outcomes, wanted)) <= encoding.SMALL_BYTES:
+            work = sum(_work(outcome, wanted[index]) for index, outcome in outcomes.items())
+            if not self._streams and len(outcomes) == len(requests) and work <= encoding.SMALL_BYTES:
                 # A server survives the death of a process better that does not send one by one.
-                return [_response(*each) for each in zip(outcomes, wanted, strict=True)]
-            for exchange, outcome, names in zip(exchanges, outcomes, wanted, strict=True):
-                self._encoders.do(partial(_answer, exchange, outcome, names), _work(outcome, names))
+                return [_response(outcomes[index], names) for index, names in enumerate(wanted)]
+            self._send(outcomes, exchanges, wanted)
             return None
 
     def _order(self, request: Any, exchange: RequestExchange, wanted: frozenset[str]) -> batches.Order:
@@ -75,31 +81,37 @@ class TritonPythonModel:
             parameters=json.loads(request.parameters() or "{}"),
             confidence=CONFIDENCE in wanted,
             cancelled=exchange.cancelled,
-            show=partial(self._show, exchange, wanted) if self._shown_steps else None,
+            show=partial(self._show, exchange, wanted) if self._streams else None,
         )
 
     def _show(self, exchange: RequestExchange, wanted: frozenset[str], made: batches.RequestImages) -> None:
         number = exchange.number()
         self._encoders.do(lambda: exchange.show(number, _response(made, wanted)), _work(made, wanted))
 
-    def _outcomes(self, orders: Sequence[batches.Order]) -> Sequence[batches.RequestOutcome | Any]:
-        """The outcome of each order; where the whole batch failed, the error that answers each."""
+    def _made(self, orders: Sequence[batches.Order], run: batches.DenoisingRun, *, fresh: bool) -> dict[int, Any]:
+        """The outcome of each order of a run; where the whole run failed, the error that answers each."""
         try:
-            return batches.run(self._pipeline, orders, shown_steps=self._shown_steps)
+            return batches.make(self._pipeline, orders, run, fresh=fresh)
         except OutOfMemory as error:
             # Triton has no code for it. Clients know it by its words: a smaller batch would do.
             pb_utils.Logger.log_error(str(error))
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:
             # Triton would answer with a traceback; the log keeps it, the client gets the message.
-            pb_utils.Logger.log_error(f"batch of {len(orders)} failed: {error!r}")
+            pb_utils.Logger.log_error(f"batch of {len(run.rows)} failed: {error!r}")
             failure = pb_utils.TritonError(f"generation failed: {error}", pb_utils.TritonError.INTERNAL)
-        return [failure] * len(orders)
+        return dict.fromkeys(run.rows, failure)
 
-
-def preview_steps(steps: int) -> frozenset[int]:
-    """After which steps (from 0) a stream shows how far it is: a quarter, a half and three quarters of the way."""
-    return frozenset(step - 1 for step in (steps // 4, steps // 2, 3 * steps // 4) if 0 < step < steps)
+    def _send(
+        self,
+        outcomes: Mapping[int, batches.RequestOutcome | Any],
+        exchanges: Sequence[RequestExchange],
+        wanted: Sequence[frozenset[str]],
+    ) -> None:
+        """Answers requests one by one, as soon as their files are made."""
+        for index, outcome in outcomes.items():
+            answer = partial(_answer, exchanges[index], outcome, wanted[index])
+            self._encoders.do(answer, _work(outcome, wanted[index]))
 
 
 def _end(model: str, reason: str) -> NoReturn:

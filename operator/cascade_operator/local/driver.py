@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
+from cascade_api.cascade import Variant
 from cascade_api.names import CPU_CLASS, CascadeRef
 
 from ..snapshot import Drain, Mobility, Replica, Start, Stop
@@ -32,11 +33,13 @@ class LocalCluster:
         self,
         *,
         slots: int,
+        variant_of: Callable[[CascadeRef, str], Variant],
         start_server: Callable[[str, str], Awaitable[Server]],
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``changed`` is called whenever the state of a replica changes."""
+        """``variant_of`` finds a variant by name; ``changed`` is called whenever a replica changes its state."""
+        self._variant_of = variant_of
         self._slots = {
             name: Slot(name, accelerator_class=CPU_CLASS, start_server=start_server, changed=changed, say=say)
             for name in (f"{CPU_CLASS}-{index}" for index in range(slots))
@@ -68,7 +71,7 @@ class LocalCluster:
         if isinstance(action, Start):
             slot = self._free(action.accelerator_class) if action.replica_id is None else self._of(action)
             if slot is not None:
-                slot.assign(Assignment(action.cascade, action.variant))
+                slot.assign(Assignment(action.cascade, self._variant_of(action.cascade, action.variant)))
             return
         slot = self._of(action)
         if slot is not None and isinstance(action, Drain):

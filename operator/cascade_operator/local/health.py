@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from cascade_api.worker_requests import Parameters
+
 from .triton import InferenceCounts, TritonError
 
 PROBE_EVERY_S: Final = 2.0
@@ -18,7 +20,7 @@ class Probed(Protocol):
 
     async def counts(self, model: str) -> InferenceCounts: ...
 
-    async def probe(self, model: str, *, timeout_s: float) -> None: ...
+    async def probe(self, model: str, parameters: Parameters, *, timeout_s: float) -> None: ...
 
 
 class ModelHealth:
@@ -33,8 +35,8 @@ class ModelHealth:
         self._known: InferenceCounts | None = None
         self._evidence_s = clock()
 
-    async def complaint(self, client: Probed, model: str) -> str | None:
-        """Check once; None if the model works, else what is wrong with it.
+    async def complaint(self, client: Probed, model: str, parameters: Parameters) -> str | None:
+        """Look once; None while all is well, else what is wrong with the model. ``parameters`` are the settings.
 
         Raises TritonError if the server itself does not answer.
         """
@@ -45,12 +47,12 @@ class ModelHealth:
                 self._evidence_s = self._clock()
             if self._clock() - self._evidence_s < PROBE_EVERY_S:
                 return None
-        return await self._ask(client, model, counts)
+        return await self._ask(client, model, parameters, counts)
 
-    async def _ask(self, client: Probed, model: str, before: InferenceCounts) -> str | None:
+    async def _ask(self, client: Probed, model: str, parameters: Parameters, before: InferenceCounts) -> str | None:
         complaint = None
         try:
-            await client.probe(model, timeout_s=PROBE_TIMEOUT_S)
+            await client.probe(model, parameters, timeout_s=PROBE_TIMEOUT_S)
         except TritonError as error:
             complaint = str(error)
         # The probe itself must not count as an answer at the next check.

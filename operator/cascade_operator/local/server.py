@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cascade_api.names import START_TIMEOUT_S
+from cascade_api.worker_requests import Parameters
 
 from .logs import log_tail
 from .state import SHARED_MEMORY, StateDir
@@ -67,9 +68,9 @@ class Server:
         self.model = model
         await self.client.load(model)
 
-    async def prove(self) -> None:
-        """Wait until the model has made an image; raises TritonError if it cannot."""
-        await self.client.probe(self.model, timeout_s=PROVE_TIMEOUT_S)
+    async def prove(self, parameters: Parameters) -> None:
+        """Wait until the model has drawn a picture by these settings; raises TritonError where it cannot."""
+        await self.client.probe(self.model, parameters, timeout_s=PROVE_TIMEOUT_S)
 
     def check_running(self) -> None:
         """Raise ServerFailed if the process has ended."""
@@ -95,7 +96,7 @@ class Server:
         while time.monotonic() < until:
             if not self.child.running:
                 if why := why_not_loaded(log_tail(self._log_file)):
-                    raise ServerFailed(f"{self.model} cannot be loaded: {why}")
+                    raise ServerFailed(f"its model cannot be loaded: {why}")
                 how = describe_exit(self.child.ended.result())
                 tail = log_tail(self._log_file, 4)
                 raise ServerFailed(f"its server did not start ({how}); {self._log_file}:\n{tail}")

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from cascade_api.cascade import Variant
 from cascade_api.names import CascadeRef
 
 from ..snapshot import Replica, ReplicaState
@@ -29,7 +30,12 @@ class Assignment:
     """The variant that a slot should serve, and the cascade for which."""
 
     cascade: CascadeRef
-    variant: str
+    variant: Variant
+
+    @property
+    def model(self) -> str:
+        """The Triton model that it needs."""
+        return self.variant.weights.model
 
 
 class Slot:
@@ -80,7 +86,7 @@ class Slot:
             id=self.id,
             accelerator_class=self._class,
             endpoint=NOWHERE if self._server is None else self._server.endpoint,
-            variant=self._wanted.variant,
+            variant=self._wanted.variant.name,
             state=self._state,
             since_s=self._since_s,
             # The requests of a dead server are lost, so there is nothing to wait for.
@@ -88,11 +94,11 @@ class Slot:
         )
 
     def assign(self, assignment: Assignment) -> None:
-        """Serve this, in place if the slot has a server; the slot no longer drains."""
+        """Serve this; in place if the server is there, at once if it has the weights, and no longer draining."""
         if assignment == self._wanted and not self._draining:
             return
-        same_model = self._server is not None and self._server.model == assignment.variant
-        proven = same_model and self._state is ReplicaState.DRAINING and assignment == self._wanted
+        same_model = self._server is not None and self._server.model == assignment.model
+        proven = same_model and self._state in (ReplicaState.READY, ReplicaState.DRAINING)
         if assignment != self._wanted:
             self._backoff = Backoff()
         self._wanted = assignment
@@ -136,10 +142,10 @@ class Slot:
             await self._woken.wait()
             return
         if self._server is None:
-            self._server = await self._start_server(self.id, wanted.variant)
-        elif self._server.model != wanted.variant:
-            await self._server.change_model(wanted.variant)
-        await self._server.prove()
+            self._server = await self._start_server(self.id, wanted.model)
+        elif self._server.model != wanted.model:
+            await self._server.change_model(wanted.model)
+        await self._server.prove(wanted.variant.settings.parameters)
         if self._wanted == wanted:
             self._serving()
             await self._watch(self._server, wanted)
@@ -166,23 +172,23 @@ class Slot:
     async def _look(self, server: Server, wanted: Assignment, health: ModelHealth) -> str | None:
         """What is wrong with the model; None if it works. Raises TritonError if its server hangs."""
         try:
-            return await health.complaint(server.client, wanted.variant)
+            return await health.complaint(server.client, wanted.model, wanted.variant.settings.parameters)
         except TritonError:
             # If the machine stood still, only one call is late; a server that hangs does not answer the second one.
             server.check_running()
-            return await health.complaint(server.client, wanted.variant)
+            return await health.complaint(server.client, wanted.model, wanted.variant.settings.parameters)
 
     async def _mend(self, server: Server, wanted: Assignment, complaint: str) -> None:
         """Give the model a new process by loading it again."""
         began = time.monotonic()
-        self._say(f"{self.id}: {wanted.variant} does not answer ({complaint}): loading it again")
+        self._say(f"{self.id}: {wanted.variant.name} does not answer ({complaint}): loading it again")
         if not self._draining:
             self._enter(ReplicaState.STARTING)
-        await server.change_model(wanted.variant)
-        await server.prove()
+        await server.change_model(wanted.model)
+        await server.prove(wanted.variant.settings.parameters)
         if self._wanted == wanted:
             self._serving()
-        self._say(f"{self.id}: {wanted.variant} is back after {time.monotonic() - began:.1f} s")
+        self._say(f"{self.id}: {wanted.variant.name} is back after {time.monotonic() - began:.1f} s")
 
     def _serving(self) -> None:
         self._enter(ReplicaState.DRAINING if self._draining else ReplicaState.READY)
@@ -191,7 +197,8 @@ class Slot:
         """End a server that does not work, and wait before the next one is started, longer after each failure."""
         ran_s = 0.0 if self._server is None else time.monotonic() - self._server.child.started
         wait_s = self._backoff.after(ran_s)
-        self._complaint = f"{self.id}: {why}"
+        serving = f" ({self._wanted.variant.name})" if self._wanted is not None else ""
+        self._complaint = f"{self.id}{serving}: {why}"
         self._say(self._complaint)
         if self._wanted is not None and not self._draining:
             self._enter(ReplicaState.FAILED if self._backoff.failures > FAILED_AFTER else ReplicaState.STARTING)

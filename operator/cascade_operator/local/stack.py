@@ -179,12 +179,19 @@ class LocalStack:
                 slot_id,
                 model,
                 state=self._state,
-                program=lambda slot, endpoint, variant: server_program(
-                    launcher, state=self._state, slot_id=slot, endpoint=endpoint, model=variant
+                program=lambda slot, endpoint, model: server_program(
+                    launcher, state=self._state, slot_id=slot, endpoint=endpoint, model=model
                 ),
             )
 
-        cluster = LocalCluster(slots=slots, start_server=start_server, changed=lambda: loop.wake(), say=self._say)
+        specs = {cascade.ref: cascade.spec for cascade in self._file.cascades}
+        cluster = LocalCluster(
+            slots=slots,
+            variant_of=lambda ref, variant: specs[ref].variant(variant),
+            start_server=start_server,
+            changed=lambda: loop.wake(),
+            say=self._say,
+        )
         loop = Loop(
             FileSource(self._file),
             cluster=cluster,

@@ -13,6 +13,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE, PROBE_PROMPT, START_TIMEOUT_S
+from cascade_api.worker_requests import Parameters, add_parameters
 
 CALL_TIMEOUT_S: Final = 2.0
 COUNTS_TIMEOUT_S: Final = 5.0
@@ -88,9 +89,9 @@ class TritonClient:
         stats = [entry.inference_stats for entry in answer.model_stats]
         return InferenceCounts(sum(s.success.count for s in stats), sum(s.fail.count for s in stats))
 
-    async def probe(self, model: str, *, timeout_s: float) -> None:
-        """Let the model make an image."""
-        await self._call(self._stub.ModelInfer, probe_request(model), timeout_s)
+    async def probe(self, model: str, parameters: Parameters, *, timeout_s: float) -> None:
+        """Have the model draw a picture; ``parameters`` are the settings."""
+        await self._call(self._stub.ModelInfer, probe_request(model, parameters), timeout_s)
 
     async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         try:
@@ -109,10 +110,11 @@ def why_not_loaded(text: str) -> str:
     return "; ".join(dict.fromkeys(_NOT_LOADED.findall(text)))
 
 
-def probe_request(model: str) -> Any:
+def probe_request(model: str, parameters: Parameters) -> Any:
     """An inference that every model can answer."""
     prompt = PROBE_PROMPT.encode()
     request = service_pb2.ModelInferRequest(model_name=model, id="probe")
+    add_parameters(request, parameters)
     request.inputs.add(name=INPUT_PROMPT, datatype="BYTES", shape=[1, 1])
     request.outputs.add(name=OUTPUT_IMAGE)
     request.raw_input_contents.append(struct.pack("<I", len(prompt)) + prompt)

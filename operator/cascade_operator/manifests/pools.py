@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -221,7 +222,7 @@ def _container(
             *settings.runtime_command,
             f"--cascade={DOCUMENT_FOLDER}/{DOCUMENT_KEY}",
             "--model-repository=/models",
-            f"--load={variant.name}",
+            f"--load={variant.weights.model}",
             f"--grpc-address=$(POD_IP):{GRPC_PORT}",
             f"--http-socket={PROBE_SOCKET}",
             f"--metrics-address=$(POD_IP):{METRICS_PORT}",
@@ -285,7 +286,8 @@ def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[st
             "command": [
                 *settings.runtime_command,
                 "probe",
-                f"--model={variant.name}",
+                f"--model={variant.weights.model}",
+                f"--settings={json.dumps(variant.settings.parameters)}",
                 f"--socket={PROBE_SOCKET}",
                 f"--every={every_s}",
                 f"--timeout={wait_s}",

@@ -92,7 +92,7 @@ def make_labels(file: Path, *, prompts: int, seed: int) -> LabelledPrompts:
         raise CommandFailed(f"{file}: {error}", code=2) from None
     if len(variants) < 2:
         raise CommandFailed(f"{file}: spec.variants: two are needed to compare", code=2)
-    ordered = sorted(variants, key=lambda variant: variant.steps)
+    ordered = sorted(variants, key=lambda variant: variant.settings.steps)
     drawn = [dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in (ordered[0], ordered[-1])]
     workload = sample_workload(prompts, seed)
     judges, place = make_judges([], workload, size=SHAPES_SIZE, reference=None), find_place(CPU_CLASS)

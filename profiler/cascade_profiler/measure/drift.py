@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import load_cascades
 from cascade_api.local import default_state_dir, read_addresses
 from cascade_api.names import GRPC_UNBOUNDED, PROBE_PROMPT
-from cascade_api.plan import Plan
+from cascade_api.plan import Plan, PlanSettings
 from cascade_api.profile import ProfileSpec, profile_for
 from cascade_operator.store import Observation, Store, pools_of
 
@@ -29,8 +29,18 @@ from .replica import inference
 
 CALL_TIMEOUT_S: Final = 60.0
 
-EndpointKey = tuple[str, str, str]
-"""(variant, class, endpoint)."""
+
+@dataclass(frozen=True)
+class WatchedModel:
+    """The model of one variant on one worker."""
+
+    variant: str
+    accelerator_class: str
+    endpoint: str
+    model: str
+    settings: PlanSettings
+
+
 Counts = dict[int, tuple[int, int]]
 """By batch size: batches run, and nanoseconds that they took."""
 
@@ -41,7 +51,7 @@ def run(*, file: Path, seconds: float, tolerance: float, redis_url: str, as_json
     seen = asyncio.run(_observe(_redis(redis_url, state_dir), cascade))
     if seen is None or seen.plan is None:
         raise CommandFailed(f"{cascade.ref} is not being served there: start it, or name its Redis with --redis-url")
-    served = watch(_places(seen.plan), seconds)
+    served = watch(watched_models(seen.plan), seconds)
     findings = [*time_findings(served, profile, tolerance=tolerance), *score_findings(seen.reports, profile)]
     if not findings:
         raise CommandFailed(f"{cascade.ref} has no ready replica to compare: look at `cascade status`")
@@ -54,21 +64,22 @@ def run(*, file: Path, seconds: float, tolerance: float, redis_url: str, as_json
     return drifted
 
 
-def watch(places: Sequence[EndpointKey], seconds: float) -> list[Served]:
-    """What the replicas at ``places`` run within ``seconds``; those that are idle are asked for images."""
-    clients = {place: triton.InferenceServerClient(place[2], channel_args=GRPC_UNBOUNDED) for place in places}
+def watch(places: Sequence[WatchedModel], seconds: float) -> list[Served]:
+    """What the models at ``places`` run within ``seconds``; those that are idle are asked for images."""
+    clients = {place: triton.InferenceServerClient(place.endpoint, channel_args=GRPC_UNBOUNDED) for place in places}
     try:
-        before = {place: _counts(client, place[0]) for place, client in clients.items()}
+        before = {place: _counts(client, place.model) for place, client in clients.items()}
         time.sleep(seconds)
         ran: dict[tuple[str, str, int], list[tuple[int, int]]] = defaultdict(list)
         for place, client in clients.items():
-            found = _since(before[place], _counts(client, place[0]))
+            found = _since(before[place], _counts(client, place.model))
             if sum(count for count, _ in found.values()) < LEAST_BATCHES:
                 for seed in range(2 * LEAST_BATCHES):
-                    client.infer(place[0], **inference([PROBE_PROMPT], [seed]), client_timeout=CALL_TIMEOUT_S)
-                found = _since(before[place], _counts(client, place[0]))
+                    request = inference([PROBE_PROMPT], [seed], place.settings.parameters)
+                    client.infer(place.model, **request, client_timeout=CALL_TIMEOUT_S)
+                found = _since(before[place], _counts(client, place.model))
             for batch, totals in found.items():
-                ran[place[0], place[1], batch].append(totals)
+                ran[place.variant, place.accelerator_class, batch].append(totals)
     except InferenceServerException as error:
         raise CommandFailed(f"a replica does not answer: {error.message()}") from None
     finally:
@@ -101,8 +112,16 @@ def _since(before: Counts, now: Counts) -> Counts:
     return found
 
 
-def _places(plan: Plan) -> list[EndpointKey]:
-    return [(pool.variant, pool.accelerator_class, replica.endpoint) for pool in plan.pools for replica in pool.ready]
+def watched_models(plan: Plan) -> list[WatchedModel]:
+    """The models of the plan's workers, but for those that serve several variants: a server counts for all of them."""
+    places = [
+        WatchedModel(pool.variant, pool.accelerator_class, worker.endpoint, variant.model, variant.settings)
+        for pool in plan.pools
+        for variant in [plan.variants[pool.variant]]
+        for worker in pool.ready
+    ]
+    sharing = Counter((place.endpoint, place.model) for place in places)
+    return [place for place in places if sharing[place.endpoint, place.model] == 1]
 
 
 async def _observe(url: str, cascade: DiffusionCascade) -> Observation | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cascade_api.command import CommandFailed
 from cascade_api.profile import DiscriminatorExecution, Execution
 from cascade_models import repository
 from cascade_models.manifest import ManifestVariant
+from cascade_models.recipe import Recipe
 
 from . import samples
 from .places import Place, identity
@@ -33,13 +34,13 @@ TRIES = 10
 STEP = "timing"
 TAKEN, SPENT, MEMORY, LIMIT = "taken", "spent", "memory", "limit"
 
-Render = Callable[[Sequence[ManifestVariant], Path], object]
-"""Makes a folder the model repository of these variants."""
+Render = Callable[[Mapping[str, Recipe], Path], object]
+"""Makes a folder the repository of these models."""
 
 
-def render_measured(variants: Sequence[ManifestVariant], directory: Path) -> object:
+def render_measured(models: Mapping[str, Recipe], directory: Path) -> object:
     """A repository whose models wait for whole batches."""
-    return repository.render(variants, directory, queue_delay_us=GATHER_US)
+    return repository.render(models, directory, queue_delay_us=GATHER_US)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Cell:
 
     @property
     def model(self) -> str:
-        return measured_model(self.variant, self.batch).name
+        """A model of the variant's weights that takes batches of one size."""
+        return f"{self.variant.model}-b{self.batch}"
 
     @property
     def known(self) -> bool:
@@ -76,12 +78,17 @@ class Cell:
         """Time a few batches in a row; raises CommandFailed where the server does not form them."""
         for _ in range(TRIES):
             taken = replica.time_batches(
-                self.model, workload, batch=self.batch, count=BLOCK, confidence=self.confidence
+                self.model,
+                self.variant.settings,
+                workload,
+                batch=self.batch,
+                count=BLOCK,
+                confidence=self.confidence,
             )
             if taken is not None:
                 return taken
         raise CommandFailed(
-            f"{self.model}: the server does not form batches of {self.batch}: end other work, try again"
+            f"{self.variant.name}: the server does not form batches of {self.batch}: end other work, try again"
         )
 
 
@@ -147,8 +154,8 @@ class ExecutionMeasurement:
         wanted = [cell for cell in group if self._fits(cell) and not cell.known]
         if not wanted:
             return
-        models = {cell.model: measured_model(cell.variant, cell.batch) for cell in wanted}
-        self._render(list(models.values()), self._directory)
+        models = {cell.model: _recipe(cell, wanted) for cell in wanted}
+        self._render(models, self._directory)
         before_mib = self._place.memory_mib()
         with MeasuredReplica(self._directory, core=self._place.timed_core, load=list(models)) as replica:
             for cell in wanted:
@@ -240,9 +247,10 @@ class ExecutionMeasurement:
         )
 
 
-def measured_model(variant: ManifestVariant, batch: int) -> ManifestVariant:
-    """The variant as a model that takes batches of one size."""
-    return dataclasses.replace(variant, name=f"{variant.name}-b{batch}", batch=batch)
+def _recipe(cell: Cell, cells: Sequence[Cell]) -> Recipe:
+    """The recipe of a cell's model, which it shares with others of these."""
+    variants = {other.variant.name: other.variant for other in cells if other.model == cell.model}
+    return dataclasses.replace(repository.recipe_of(list(variants.values())), batch=cell.batch)
 
 
 def _quantiles(row: Execution) -> list[tuple[str, int]]:

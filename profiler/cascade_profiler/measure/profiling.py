@@ -132,7 +132,7 @@ def _timings(
     variants: Sequence[ManifestVariant], plan: MeasurementPlan, directory: Path, records: Records, progress: Progress
 ) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
     # A variant that is alone is judged by nothing.
-    judged = min(variants, key=lambda variant: variant.steps).name if len(variants) > 1 else None
+    judged = min(variants, key=lambda variant: variant.settings.steps).name if len(variants) > 1 else None
     task = execution.Task(variants, plan.batches, judged=judged, seconds=plan.seconds)
     timing = execution.ExecutionMeasurement(
         task,
@@ -184,8 +184,7 @@ def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Manife
             )
     try:
         variants = [variant for variant in manifest.read_variants(text) if variant.name in names]
-        for variant in variants:
-            repository.recipe_of(variant)
+        repository.models_of(variants)
     except manifest.ManifestError as error:
         raise CommandFailed(str(error), code=2) from None
     return variants

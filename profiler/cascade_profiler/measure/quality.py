@@ -66,7 +66,7 @@ class Drawing:
         """Of all variants, by name; each request is as large as a variant's ``batch``."""
         wanted = [variant for variant in variants if self._missing(variant)]
         if wanted:
-            repository.render(wanted, self._directory)
+            repository.render(repository.models_of(wanted), self._directory)
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(len(self._cores)))
                 replicas = [stack.enter_context(MeasuredReplica(self._directory, core=core)) for core in self._cores]
@@ -75,7 +75,7 @@ class Drawing:
         return {variant.name: self._judged(variant) for variant in variants}
 
     def _draw(self, variant: ManifestVariant, replicas: Sequence[MeasuredReplica], pool: ThreadPoolExecutor) -> None:
-        list(pool.map(lambda replica: replica.load(variant.name), replicas))
+        list(pool.map(lambda replica: replica.load(variant.model), replicas))
         missing, begun = self._missing(variant), time.monotonic()
         pending: list[tuple[int, GeneratedImages]] = []
         for at in range(0, len(missing), len(replicas)):
@@ -91,12 +91,12 @@ class Drawing:
             self._progress.at(images_step(variant), share, (time.monotonic() - begun) * (1 / share - 1))
         self._judge(variant, pending)
         for replica in replicas:
-            replica.unload(variant.name)
+            replica.unload(variant.model)
 
     def _ask(self, replica: MeasuredReplica, variant: ManifestVariant, start: int) -> GeneratedImages:
         count = min(variant.batch, len(self._workload.prompts) - start)
         prompts, seeds = self._workload.slice(start, count)
-        answer = replica.ask(variant.name, prompts, seeds, confidence=True)
+        answer = replica.ask(variant.model, variant.settings, prompts, seeds, confidence=True)
         check_size(variant, answer)
         return answer
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from cascade_api.names import (
     PROBE_PROMPT,
 )
 from cascade_models import launcher
+from cascade_models.recipe import Settings
 from cascade_operator.local.triton import why_not_loaded
 
 from .workload import Workload
@@ -112,15 +113,15 @@ class MeasuredReplica:
         """Take a model out; what it has begun is still answered."""
         self._client.unload_model(model)
 
-    def probe(self, model: str) -> None:
+    def probe(self, model: str, settings: Settings) -> None:
         """One image, to see that the model works."""
-        self.ask(model, [PROBE_PROMPT], [0])
+        self.ask(model, settings, [PROBE_PROMPT], [0])
 
     def ask(
-        self, model: str, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False
+        self, model: str, settings: Settings, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False
     ) -> GeneratedImages:
         """One request for an image per prompt."""
-        request = inference(prompts, seeds, confidence=confidence)
+        request = inference(prompts, seeds, settings.parameters(), confidence=confidence)
         with _clear(f"{model} failed"):
             result = self._client.infer(model, **request, client_timeout=ANSWER_TIMEOUT_S)
         judged = result.as_numpy(OUTPUT_CONFIDENCE)
@@ -138,7 +139,7 @@ class MeasuredReplica:
         return round(kib / 1024)
 
     def time_batches(
-        self, model: str, workload: Workload, *, batch: int, count: int, confidence: bool
+        self, model: str, settings: Settings, workload: Workload, *, batch: int, count: int, confidence: bool
     ) -> list[float] | None:
         """Seconds from the end of one batch to the end of the next, ``count`` of them, while more are waiting.
 
@@ -157,7 +158,8 @@ class MeasuredReplica:
         asked = (count + 1) * batch
         for prompt, seed in zip(*workload.slice(0, asked), strict=True):
             free.acquire(timeout=ANSWER_TIMEOUT_S)
-            self._client.async_infer(model, callback=answered, **inference([prompt], [seed], confidence=confidence))
+            request = inference([prompt], [seed], settings.parameters(), confidence=confidence)
+            self._client.async_infer(model, callback=answered, **request)
         try:
             taken = [ends.get(timeout=ANSWER_TIMEOUT_S) for _ in range(asked)]
         except queue.Empty:
@@ -214,14 +216,20 @@ class MeasuredReplica:
         self._folder.cleanup()
 
 
-def inference(prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False) -> dict[str, Any]:
-    """Arguments of a client's ``infer`` or ``async_infer`` for an image per prompt."""
+def inference(
+    prompts: Sequence[str], seeds: Sequence[int], parameters: Mapping[str, int | str], *, confidence: bool = False
+) -> dict[str, Any]:
+    """Arguments of a client's ``infer`` or ``async_infer`` for an image per prompt; ``parameters`` are the settings."""
     words = triton.InferInput(INPUT_PROMPT, [len(prompts), 1], "BYTES")
     words.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_).reshape(-1, 1))
     numbers = triton.InferInput(INPUT_SEED, [len(seeds), 1], "INT64")
     numbers.set_data_from_numpy(np.array(seeds, dtype=np.int64).reshape(-1, 1))
     names = [OUTPUT_IMAGE, OUTPUT_CONFIDENCE] if confidence else [OUTPUT_IMAGE]
-    return {"inputs": [words, numbers], "outputs": [triton.InferRequestedOutput(name) for name in names]}
+    return {
+        "inputs": [words, numbers],
+        "outputs": [triton.InferRequestedOutput(name) for name in names],
+        "parameters": dict(parameters),
+    }
 
 
 @contextmanager

@@ -37,15 +37,16 @@ def measure_startup(
 ) -> list[Startup]:
     """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has.
 
-    An only variant takes its own place. Medians of ``rounds`` or more rounds, each of which goes on record.
+    Where all variants have the same weights, a variant takes its own place. Medians of ``rounds`` or more
+    rounds, each of which goes on record.
     """
-    repository.render(variants, directory)
+    repository.render(repository.models_of(variants), directory)
     rows = []
     for variant in variants:
-        other = next((v for v in variants if v.name != variant.name), variant)
+        other = next((v for v in variants if v.model != variant.model), variant)
         key = {"model": identity(variant), "after": identity(other), "on": place.hardware}
         while len(records.values(STARTED, key)) < rounds:
-            records.add(STARTED, key, _start(variant.name, other.name, directory, place))
+            records.add(STARTED, key, _start(variant, other, directory, place))
         cold_s, load_s = (float(np.median(taken)) for taken in zip(*records.values(STARTED, key), strict=True))
         rows.append(
             Startup(
@@ -59,17 +60,17 @@ def measure_startup(
     return rows
 
 
-def _start(variant: str, other: str, directory: Path, place: Place) -> tuple[float, float]:
+def _start(variant: ManifestVariant, other: ManifestVariant, directory: Path, place: Place) -> tuple[float, float]:
     """Seconds of a cold start, and of a change from the other variant in place."""
     begun = time.monotonic()
-    with MeasuredReplica(directory, core=place.timed_core, load=[variant]) as replica:
-        replica.probe(variant)
+    with MeasuredReplica(directory, core=place.timed_core, load=[variant.model]) as replica:
+        replica.probe(variant.model, variant.settings)
         cold_s = time.monotonic() - begun
-        replica.unload(variant)
-        replica.load(other)
-        replica.probe(other)
+        replica.unload(variant.model)
+        replica.load(other.model)
+        replica.probe(other.model, other.settings)
         begun = time.monotonic()
-        replica.unload(other)
-        replica.load(variant)
-        replica.probe(variant)
+        replica.unload(other.model)
+        replica.load(variant.model)
+        replica.probe(variant.model, variant.settings)
         return cold_s, time.monotonic() - begun

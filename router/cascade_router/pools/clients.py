@@ -25,7 +25,9 @@ from cascade_api.names import (
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
 )
+from cascade_api.plan import PlanVariant
 from cascade_api.report import BatchTime
+from cascade_api.worker_requests import add_parameters
 
 from .. import tracing
 
@@ -137,7 +139,7 @@ class TritonClients:
         self,
         *,
         endpoint: str,
-        variant: str,
+        variant: PlanVariant,
         prompt: Prompt,
         form: ImageForm,
         size: tuple[int, int],
@@ -175,9 +177,10 @@ class TritonClients:
         return stub
 
 
-def infer_request(*, variant: str, prompt: Prompt, form: ImageForm, confidence: bool, request_id: str) -> Any:
+def infer_request(*, variant: PlanVariant, prompt: Prompt, form: ImageForm, confidence: bool, request_id: str) -> Any:
     """The ModelInferRequest for one image; only what is requested is computed."""
-    request = service_pb2.ModelInferRequest(model_name=variant, id=request_id)
+    request = service_pb2.ModelInferRequest(model_name=variant.model, id=request_id)
+    add_parameters(request, variant.settings.parameters)
     _add_bytes(request, INPUT_PROMPT, prompt.text)
     if prompt.negative is not None:
         _add_bytes(request, INPUT_NEGATIVE_PROMPT, prompt.negative)
