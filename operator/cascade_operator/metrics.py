@@ -69,7 +69,7 @@ REPLICAS = Gauge(
 )
 SLOWDOWN = Gauge(
     "cascade_operator_slowdown",
-    "How many times slower than its profile a pool is, by the service times of the routers; none where it is not",
+    "How many times slower than its profile a pool is, by the batches that its workers report; none where it is not",
     ["cascade", "variant", "class"],
     registry=REGISTRY,
 )

@@ -6,6 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
 from cascade_api.names import CascadeRef
@@ -40,6 +41,8 @@ ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that the accelerator time of all-heavy must gain, and any part of it in proportion:
 quality that is dearer is not told from noise and buys no time."""
 
+NONE_SLOWER: Final[Mapping[PoolKey, float]] = {}
+"""Slowdowns where every pool is as its profile says."""
 SPARE_SIZED = 16
 """Sized chains that are kept beyond two for each cascade, before those of older specs are thrown away."""
 
@@ -121,7 +124,7 @@ def prepare(
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
     mobility: Mobility,
-    slowdowns: Mapping[PoolKey, float] | None = None,
+    slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
     shared: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field.
@@ -136,7 +139,7 @@ def prepare(
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
     found = profile_for(spec, profile.spec)
-    measurements = _slowed(found, slowdowns) if slowdowns else found
+    measurements = _slowed(found, slowdowns)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     level = ServiceLevel(
@@ -198,7 +201,7 @@ def prepare(
         problem,
         spec_print=_print(spec),
         profile_print=_print(found),
-        corrections=tuple((*key, factor) for key, factor in sorted((slowdowns or {}).items())),
+        corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
     )
 
 
@@ -259,10 +262,10 @@ class Preparations:
         cascade: DiffusionCascade,
         profile: CascadeProfile,
         mobility: Mobility,
-        slowdowns: Mapping[PoolKey, float] | None = None,
+        slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
     ) -> Prepared:
         """The prepared cascade, on a cluster that moves like that; raises NotPlannable."""
-        key = (cascade.spec, profile, mobility, slowdowns or {})
+        key = (cascade.spec, profile, mobility, slowdowns)
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable
