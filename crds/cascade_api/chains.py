@@ -23,7 +23,7 @@ class Chained:
     if TYPE_CHECKING:
 
         @property
-        def chain(self) -> Variants: ...
+        def chain(self) -> Sequence[str]: ...
 
     @property
     def alone(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from .base import Document
+from .chains import Chained
 from .openapi import keyed_by
 from .reasons import ConditionType, Reason
 
@@ -33,7 +34,7 @@ class PoolStatus(Document):
     batch: int
 
 
-class CascadeStatus(Document):
+class CascadeStatus(Document, Chained):
     """Status of a DiffusionCascade; below 10 KB, written only when it changes."""
 
     observed_generation: int = 0

@@ -70,7 +70,7 @@ def as_text(found: Explained) -> str:
     lines = [f"{found.ref}: {_headline(status)}"]
     if status.chain:
         lines.append(
-            f"  chain     {' → '.join(status.chain)}: direct {status.direct_percent} %, "
+            f"  chain     {status.path}: direct {status.direct_percent} %, "
             f"escalating {status.escalation_percent} % of the rest"
         )
         lines.append(

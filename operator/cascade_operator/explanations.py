@@ -26,7 +26,7 @@ def stage_lines(plan: Plan) -> list[str]:
     lines = []
     for name, rate in asked.items():
         pools = [pool for pool in plan.pools if pool.variant == name and pool.ready]
-        most = sum(len(pool.ready) * pool.batch / pool.execution_s[pool.batch] for pool in pools)
+        most = sum(len(pool.ready) / pool.image_s for pool in pools)
         where = ", ".join(f"{len(pool.ready)} on {pool.accelerator_class}" for pool in pools) or "no replica"
         if rate >= LEAST_RATE:
             lines.append(f"{name} must serve {rate:.1f} images/s and has {where}: {most:.1f} images/s at most")

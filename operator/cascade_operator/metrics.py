@@ -69,7 +69,7 @@ REPLICAS = Gauge(
 )
 SLOWDOWN = Gauge(
     "cascade_operator_slowdown",
-    "How many times slower than its profile a pool is, by the times that workers report; absent if it is not slower",
+    "How many times slower than its profile a pool is, by the batches that workers report; absent if it is not slower",
     ["cascade", "variant", "class"],
     registry=REGISTRY,
 )

@@ -15,6 +15,7 @@ import hashlib
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
 from cascade_api.names import CascadeRef
@@ -49,6 +50,8 @@ ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that all-heavy must gain to be worth its accelerator time; less time must gain less, in
 proportion. A smaller gain cannot be distinguished from noise."""
 
+NONE_SLOWER: Final[Mapping[PoolKey, float]] = {}
+"""Slowdowns where every pool is as its profile says."""
 SPARE_SIZED = 16
 """With more entries than this beyond two for each cascade, the cache of sized chains is emptied."""
 
@@ -131,7 +134,7 @@ def prepare(
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
     mobility: Mobility,
-    slowdowns: Mapping[PoolKey, float] | None = None,
+    slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
     shared: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs from a spec and its profile; raises NotPlannable with a message naming the field.
@@ -146,7 +149,7 @@ def prepare(
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
     found = profile_for(spec, profile.spec)
-    measurements = _slowed(found, slowdowns) if slowdowns else found
+    measurements = _slowed(found, slowdowns)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     level = ServiceLevel(
@@ -208,7 +211,7 @@ def prepare(
         problem,
         spec_print=_print(spec),
         profile_print=_print(found),
-        corrections=tuple((*key, factor) for key, factor in sorted((slowdowns or {}).items())),
+        corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
     )
 
 
@@ -269,10 +272,10 @@ class Preparations:
         cascade: DiffusionCascade,
         profile: CascadeProfile,
         mobility: Mobility,
-        slowdowns: Mapping[PoolKey, float] | None = None,
+        slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
     ) -> Prepared:
         """The prepared cascade, on a cluster with that ``mobility``; raises NotPlannable."""
-        key = (cascade.spec, profile, mobility, slowdowns or {})
+        key = (cascade.spec, profile, mobility, slowdowns)
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable

@@ -210,10 +210,8 @@ class RequestMachine:
     def _ended(self, tried: _Try, event: Event, now: float) -> Effects:
         """The effects of an event that ends the try on a replica."""
         match event:
-            case Made(image, confidence, batch_time):
-                if batch_time is not None:
-                    self._cascade.batches.observe(self._step.pool, batch_time, now=now)
-                return self._made(tried, image, confidence, now)
+            case Made():
+                return self._made(tried, event, now)
             case Failed(why):
                 return self._failed(tried, why, now)
             case OutOfTime():
@@ -281,16 +279,18 @@ class RequestMachine:
         self._try = _Try(replica_id, now, left_s, hung_after_s, patience_s)
         return [Infer(step, replica_id, min(left_s, patience_s))]
 
-    def _made(self, tried: _Try, image: Any, confidence: float | None, now: float) -> Effects:
+    def _made(self, tried: _Try, made: Made, now: float) -> Effects:
         cascade, step = self._cascade, self._step
         service_s = now - tried.began
         cascade.estimates.observe(step.pool, service_s)
+        if made.batch_time is not None:
+            cascade.batches.observe(step.pool, made.batch_time, now=now)
         news = cascade.works(tried.replica_id)
         if step.stage == "light":
-            return [*news, *self._judged(_Light(image, confidence or 0.0), service_s, now)]
+            return [*news, *self._judged(_Light(made.image, made.confidence or 0.0), service_s, now)]
         light = self._light
         route, score = (Route.DIRECT, None) if light is None else (Route.ESCALATED, light.confidence)
-        return [*news, Answer(image, step.variant, route, score)]
+        return [*news, Answer(made.image, step.variant, route, score)]
 
     def _judged(self, light: _Light, service_s: float, now: float) -> Effects:
         """The effects after a light image was made, in ``service_s`` seconds."""

@@ -27,7 +27,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
-from cascade_api.profile import DiscriminatorExecution, ProfileSpec
+from cascade_api.batches import batch_seconds
+from cascade_api.profile import ProfileSpec
 
 from .frontier import Chain
 from .latency import BatchService, reserve
@@ -169,9 +170,10 @@ class ProfileTimings:
 
     def __init__(self, profile: ProfileSpec, *, in_place: bool, memory_mib: Mapping[str, int] | None = None) -> None:
         ceilings = memory_mib or {}
-        self._discriminator: dict[str, list[DiscriminatorExecution]] = {}
-        for judged in sorted(profile.discriminator, key=lambda d: d.batch):
-            self._discriminator.setdefault(judged.accelerator_class, []).append(judged)
+        self._judging: dict[str, dict[int, BatchService]] = {}
+        for judged in profile.discriminator:
+            by_batch = self._judging.setdefault(judged.accelerator_class, {})
+            by_batch[judged.batch] = BatchService(judged.batch, judged.p50_micros / 1e6, judged.p95_micros / 1e6)
         self._services: dict[tuple[str, str], dict[int, BatchService]] = {}
         for row in profile.execution:
             ceiling = ceilings.get(row.accelerator_class, 0)
@@ -206,20 +208,13 @@ class ProfileTimings:
         return self._move_s.get((variant, accelerator_class), 0.0)
 
     def _judged(self, service: BatchService, accelerator_class: str) -> BatchService:
-        p50, p95 = self._judging_s(accelerator_class, service.batch)
-        return BatchService(service.batch, service.p50_s + p50, service.p95_s + p95)
-
-    def _judging_s(self, accelerator_class: str, batch: int) -> tuple[float, float]:
-        """Seconds (median, 95 % quantile) that the discriminator adds to a batch.
-
-        For a batch size that was not measured they are in proportion to those of the nearest size.
-        """
-        rows = self._discriminator.get(accelerator_class, [])
-        if not rows:
-            return 0.0, 0.0
-        nearest = min(rows, key=lambda d: abs(d.batch - batch))
-        scale = batch / nearest.batch / 1e6
-        return nearest.p50_micros * scale, nearest.p95_micros * scale
+        """The batch with what the discriminator adds to it."""
+        judging = self._judging.get(accelerator_class)
+        if not judging:
+            return service
+        p50_s = batch_seconds({batch: added.p50_s for batch, added in judging.items()}, service.batch)
+        p95_s = batch_seconds({batch: added.p95_s for batch, added in judging.items()}, service.batch)
+        return BatchService(service.batch, service.p50_s + p50_s, service.p95_s + p95_s)
 
 
 def stages_of(
