@@ -114,6 +114,11 @@ class PlannerSettings(BaseSettings):
         ge=1,
         description="times the escalations that fit a full heavy pool are asked for, where the rest is degraded",
     )
+    shared_offer: float = Field(
+        default=1.06,
+        ge=1,
+        description="times the time of shared workers that images are planned for, where what is too much is degraded",
+    )
     moves_percent: int = Field(
         default=25, ge=0, le=100, description="of a cascade's replicas may be out of service for a move, at least one"
     )

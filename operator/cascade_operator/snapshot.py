@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from typing import Final
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
@@ -13,6 +14,19 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.report import RouterReport
 from cascade_api.status import CascadeStatus
+
+TOGETHER: Final = "+"
+"""Between the names of variants that one worker serves; no name holds it."""
+
+
+def together(variants: Iterable[str]) -> str:
+    """What a worker serves, as one name: of one variant its own, of several all theirs in the order of the alphabet."""
+    return TOGETHER.join(sorted(variants))
+
+
+def apart(name: str) -> tuple[str, ...]:
+    """The variants that a worker serves: the inverse of `together`."""
+    return tuple(name.split(TOGETHER))
 
 
 class ReplicaState(str, Enum):
@@ -28,7 +42,8 @@ class ReplicaState(str, Enum):
 class Replica:
     """One accelerator with the Triton server on it.
 
-    ``in_flight`` counts credits in use (None: unknown, so not drained); ``since_s`` is when ``state`` began.
+    ``variant`` is what it serves or is loading, which may be several (`together`). ``in_flight`` counts credits in use
+    (None: unknown, so not drained); ``since_s`` is when ``state`` began.
     """
 
     id: str
@@ -43,6 +58,11 @@ class Replica:
     def pool(self) -> tuple[str, str]:
         """The pool that it belongs to, (variant, accelerator class), by what it serves or is loading."""
         return self.variant, self.accelerator_class
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that it serves or is loading."""
+        return apart(self.variant)
 
 
 @dataclass(frozen=True)
@@ -84,19 +104,24 @@ class Mobility(Enum):
 class Snapshot:
     """Every cascade of one operator at one instant.
 
-    ``inventory`` counts accelerators by class (None: unknown). ``mobility`` says how this cluster moves: the driver's
-    own truth, which nothing else may assume.
+    ``inventory`` counts accelerators by class (None: unknown). ``mobility`` says how this cluster moves, and
+    ``hosts_several`` whether its workers can host the weights of several variants: the driver's own truth, which
+    nothing else may assume.
     """
 
     cascades: tuple[CascadeView, ...]
     inventory: Mapping[str, int] | None
     mobility: Mobility
     store_available: bool = True
+    hosts_several: bool = False
 
 
 @dataclass(frozen=True)
 class Start:
-    """Have ``variant`` served: on a free accelerator, or by ``replica_id`` in place once it is drained."""
+    """Have ``variant`` served: on a free accelerator, or by ``replica_id`` in place once it is drained.
+
+    It may be several (`together`).
+    """
 
     cascade: CascadeRef
     replica_id: str | None

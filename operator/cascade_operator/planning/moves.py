@@ -16,7 +16,7 @@ from typing import Final
 from cascade_api.names import CascadeRef
 from cascade_api.settings import PlannerSettings
 
-from ..snapshot import Drain, Replica, ReplicaState, Snapshot, Start, Stop
+from ..snapshot import Drain, Replica, ReplicaState, Snapshot, Start, Stop, apart
 from . import plans
 from .allocation import PoolKey, PoolSize
 from .forecast import Forecast
@@ -83,11 +83,11 @@ def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: floa
     if seen.idle:
         return set(ready)
     names = {variant.name for variant in seen.known.spec.variants}
-    left = {key for key in ready if key[0] not in names}
+    left = {key for key in ready if names.isdisjoint(apart(key[0]))}
     needed = plans.needed(seen.rows)
     for key in ready:
         siblings = any(other[0] == key[0] and other != key for other in ready)
-        if key[0] in needed and not siblings:
+        if not needed.isdisjoint(apart(key[0])) and not siblings:
             continue
         if seen.view.queue_depths is None:
             empty = now - seen.memory.published_at_s >= seen.objective_s

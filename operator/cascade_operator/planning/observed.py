@@ -11,18 +11,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import PlanRow
 from cascade_api.quantities import duration_s
 from cascade_api.reasons import Reason
 
-from ..snapshot import CascadeView, Mobility, ReplicaState, Snapshot
-from .allocation import PoolKey, PoolSize
+from ..snapshot import CascadeView, ReplicaState, Snapshot, apart
+from .allocation import Hull, PoolKey, PoolSize
 from .arrivals import clearing_rate
 from .memory import CascadeMemory, Memory, Slowdown
-from .prepared import NotPlannable, Preparations, Prepared
+from .prepared import NotPlannable, Preparations, Prepared, hosts_all
 from .slowdowns import slowdowns
+
+KEPT_BUSY_OBJECTIVES: Final = 0.15
+"""Work that may wait for each worker that hosts all variants, in objectives: it is how those are kept busy."""
 
 Why = tuple[Reason, str]
 """A reason and the message that goes with it."""
@@ -109,11 +113,18 @@ class Observed:
         return slowdowns(self.prepared, judged=judged, reports=reports, remembered=remembered, now=now)
 
     def waiting(self, key: PoolKey) -> int:
-        """Requests that wait for a pool; 0 where that is not known."""
-        return (self.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
+        """Requests that wait for what a pool serves; 0 where that is not known."""
+        depths = self.view.queue_depths or {}
+        return sum(depths.get(pool_name(variant=name, accelerator_class=key[1]), 0) for name in apart(key[0]))
 
     def batches(self, target: Mapping[PoolKey, PoolSize]) -> dict[PoolKey, int]:
-        """Batch size by pool: the target's, else that of the plan in force."""
+        """Batch size by pool: the target's, else that of the plan in force.
+
+        Workers that host all variants make them in batches as they come.
+        """
+        hull = self.prepared.hull if self.prepared is not None else None
+        if hull is not None:
+            return {(name, hull.accelerator_class): batch for name, batch in hull.batches.items()}
         pools = self.view.plan.pools if self.view.plan else []
         in_force = {(pool.variant, pool.accelerator_class): pool.batch for pool in pools}
         return in_force | {key: size.batch for key, size in target.items()}
@@ -131,6 +142,8 @@ class Observed:
 
         What waits for a heavy variant only is no backlog where it can be degraded: it is how such a pool is kept busy.
         """
+        if self.known.hull is not None:
+            return self._shared_backlog(self.known.hull)
         rates: dict[str, float] = {}
         firm = self.firm_variants()
         for key, replicas in self.ready.items():
@@ -141,6 +154,18 @@ class Observed:
                 rates[key[0]] = rates.get(key[0], 0.0) + clearing_rate(excess, objective_s=self.objective_s)
         return rates
 
+    def _shared_backlog(self, hull: Hull) -> dict[str, float]:
+        """The same where workers host all variants: what they have no time for within `KEPT_BUSY_OBJECTIVES`."""
+        waiting = {name: self.waiting((name, hull.accelerator_class)) for name in apart(hull.serves)}
+        work_s = sum(count * hull.image_s(name) for name, count in waiting.items())
+        busy_s = KEPT_BUSY_OBJECTIVES * self.objective_s * sum(self.ready.values())
+        if work_s <= busy_s:
+            return {}
+        part = 1 - busy_s / work_s
+        return {
+            name: part * clearing_rate(count, objective_s=self.objective_s) for name, count in waiting.items() if count
+        }
+
 
 def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, preparations: Preparations) -> Observed:
     """What is known of a cascade at ``now`` (Unix seconds)."""
@@ -150,13 +175,13 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
         held = Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
     if snapshot.inventory is None:
         held = Reason.INVENTORY_UNKNOWN, "the accelerators of the cluster are not known: the last plan is held"
-    prepared, refused = _prepared(view, snapshot.mobility, remembered, preparations)
+    prepared, refused = _prepared(view, snapshot, remembered, preparations)
     asked_at_s, idle = _last_asked(view, remembered, now)
     return Observed(view, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
 
 
 def _prepared(
-    view: CascadeView, mobility: Mobility, memory: CascadeMemory, preparations: Preparations
+    view: CascadeView, snapshot: Snapshot, memory: CascadeMemory, preparations: Preparations
 ) -> tuple[Prepared | None, Why | None]:
     if view.profile is None:
         name = view.cascade.spec.profile_ref.name
@@ -164,9 +189,14 @@ def _prepared(
             Reason.PROFILE_MISSING,
             f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it",
         )
+    if hosts_all(view.cascade.spec) and not snapshot.hosts_several:
+        return None, (
+            Reason.INVALID_SPEC,
+            "spec.workers.0.hosting: shared: workers host one variant each here, so far: set hosting: dedicated",
+        )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        return preparations.of(view.cascade, view.profile, mobility, factors), None
+        return preparations.of(view.cascade, view.profile, snapshot.mobility, factors), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from cascade_api.chains import Variants
 from cascade_api.plan import (
     Expected,
     Plan,
@@ -21,7 +23,7 @@ from cascade_api.quantiles import interpolated
 from cascade_api.reasons import Reason
 from cascade_api.report import QUANTILES, RouterReport
 
-from ..snapshot import Replica, ReplicaState
+from ..snapshot import Replica, ReplicaState, apart
 from .allocation import Mixture, PoolKey, PoolSize, Row
 from .prepared import Prepared
 
@@ -92,7 +94,8 @@ def variants_of(
 
     One that the cascade has no more is told as in the ``last`` plan, as long as a replica serves it.
     """
-    keys = sorted(set(target) | {r.pool for r in replicas if r.state in _SERVING})
+    served = {*target, *(r.pool for r in replicas if r.state in _SERVING)}
+    keys = sorted({(name, on) for names, on in served for name in apart(names)})
     classes: dict[str, dict[str, PlanTimes]] = {}
     for key in keys:
         variant, accelerator_class = key
@@ -113,12 +116,13 @@ def variants_of(
 
 
 def workers_of(replicas: Sequence[Replica], variants: Mapping[str, PlanVariant]) -> list[PlanWorker]:
-    """Who serves or drains, by name; each hosts the weights of one variant, and serves it."""
+    """Who serves or drains, by name; each hosts the weights of what it serves."""
     workers = []
     for replica in sorted(replicas, key=lambda r: r.id):
-        variant = variants.get(replica.variant)
-        times = variant.classes.get(replica.accelerator_class) if variant else None
-        if replica.state not in _SERVING or variant is None or times is None:
+        known = {name: variants[name] for name in replica.variants if name in variants}
+        times = {name: v.classes.get(replica.accelerator_class) for name, v in known.items()}
+        credits = {name: _credits(found) for name, found in times.items() if found is not None}
+        if replica.state not in _SERVING or not credits:
             continue
         workers.append(
             PlanWorker(
@@ -126,8 +130,8 @@ def workers_of(replicas: Sequence[Replica], variants: Mapping[str, PlanVariant])
                 endpoint=replica.endpoint,
                 accelerator_class=replica.accelerator_class,
                 state="ready" if replica.state is ReplicaState.READY else "draining",
-                hosts=[variant.weights],
-                credits={replica.variant: _credits(times)},
+                hosts=list(dict.fromkeys(known[name].weights for name in credits)),
+                credits=credits,
             )
         )
     return workers
@@ -186,15 +190,19 @@ def build(
 
 
 def has_structure(plan: Plan, structure: Mapping[str, Any], rows: Sequence[PlanRow]) -> bool:
-    """Whether a plan differs from a new one in nothing but the shares of its chain, expectations, reason and number."""
-    return plan.rows[0].chain == rows[0].chain and all(
-        getattr(plan, name) == value for name, value in structure.items()
-    )
+    """Whether a plan differs from a new one in nothing but the shares of its chains, what is expected, and why."""
+    return chains(plan.rows) == chains(rows) and all(getattr(plan, name) == value for name, value in structure.items())
 
 
 def shares_moved(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> bool:
     """Whether the loads of the stages or the direct share differ enough to tell the routers."""
-    return any(abs(a - b) >= SHARE_STEP for a, b in zip(_loads(old), _loads(new), strict=True))
+    before, after = _loads(old), _loads(new)
+    return any(abs(before[way] - after[way]) >= SHARE_STEP for way in {**before, **after})
+
+
+def chains(rows: Sequence[PlanRow]) -> set[Variants]:
+    """The chains of rows."""
+    return {row.chain for row in rows}
 
 
 def needed(rows: Sequence[PlanRow]) -> set[str]:
@@ -207,8 +215,14 @@ def servable(rows: Sequence[PlanRow], ready: Collection[str]) -> bool:
     return needed(rows) <= set(ready)
 
 
-def _loads(rows: Sequence[PlanRow]) -> tuple[float, float]:
-    return sum(r.share * r.direct for r in rows), sum(r.share * r.heavy_share for r in rows)
+def _loads(rows: Sequence[PlanRow]) -> defaultdict[tuple[str, Variants], float]:
+    """Shares of the prompts by chain: of all, of those that go direct, and of those that its heavy variant serves."""
+    loads: defaultdict[tuple[str, Variants], float] = defaultdict(float)
+    for row in rows:
+        loads["all", row.chain] += row.share
+        loads["direct", row.chain] += row.share * row.direct
+        loads["heavy", row.chain] += row.share * row.heavy_share
+    return loads
 
 
 def _merged(sketches: Sequence[Sequence[float]]) -> list[float]:

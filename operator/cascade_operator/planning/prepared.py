@@ -13,12 +13,13 @@ from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profil
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_api.workers import Workers
+from cascade_api.workers import Hosting, Workers
 
-from ..snapshot import Mobility
+from ..snapshot import Mobility, together
 from .allocation import (
     CascadeProblem,
     Frontier,
+    Hull,
     PoolKey,
     PoolSize,
     ProfileTimings,
@@ -26,6 +27,7 @@ from .allocation import (
     Sharing,
     Stages,
     WorkerBounds,
+    hull_of,
     measured,
     priced,
     stages_of,
@@ -72,6 +74,11 @@ class Prepared:
     def keys(self) -> list[PoolKey]:
         """Every pool that there may be."""
         return [(name, on) for name, classes in self.problem.classes.items() for on in classes]
+
+    @property
+    def hull(self) -> Hull | None:
+        """What accelerator time buys, where workers host all variants; else None."""
+        return self.problem.hull
 
     @property
     def move_s(self) -> float:
@@ -122,11 +129,11 @@ def prepare(
     classes: Sequence[AcceleratorClass],
     mobility: Mobility,
     slowdowns: Mapping[PoolKey, float] | None = None,
-    shared: dict[object, Sized] | None = None,
+    kept: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs of a spec and its profile; raises NotPlannable, naming the field.
 
-    ``slowdowns`` say how many times slower pools are than the profile says. ``shared`` keeps what other cascades may
+    ``slowdowns`` say how many times slower pools are than the profile says. ``kept`` holds what other cascades may
     use too, by all that it depends on.
     """
     spec = cascade.spec
@@ -135,10 +142,18 @@ def prepare(
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
+    shared = hosts_all(spec)
+    if shared and not chosen.shares_workers:
+        raise NotPlannable(
+            Reason.POLICY_NEEDS_DEDICATED_WORKERS,
+            f"spec.policy.name: {chosen.name} plans for one variant a worker: set hosting: dedicated in spec.workers",
+        )
     found = profile_for(spec, profile.spec)
     measurements = _slowed(found, slowdowns) if slowdowns else found
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
+    if shared:
+        _refuse_what_cannot_be_shared(spec, measurements, classes)
     level = ServiceLevel(
         objective_s=spec.objective.latency_s,
         attainment=spec.objective.attainment_percent / 100,
@@ -151,7 +166,7 @@ def prepare(
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
     key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
-    sized = (shared or {}).get(key)
+    sized = (kept or {}).get(key)
     if sized is None:
         try:
             frontier = chosen.candidates(measured(measurements, variants={v.name for v in spec.variants}))
@@ -168,8 +183,8 @@ def prepare(
                 accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE * chosen.thrift,
             ),
         )
-        if shared is not None:
-            shared[key] = sized
+        if kept is not None:
+            kept[key] = sized
     problem = CascadeProblem(
         ref=cascade.ref,
         frontier=sized.frontier,
@@ -190,6 +205,8 @@ def prepare(
         ),
         weight=float(spec.policy.weight),
     )
+    if shared:
+        problem = _on_shared_workers(problem, spec, offer=settings.shared_offer if level.degrade else 1.0)
     return Prepared(
         spec,
         measurements,
@@ -200,6 +217,51 @@ def prepare(
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted((slowdowns or {}).items())),
     )
+
+
+def hosts_all(spec: CascadeSpec) -> bool:
+    """Whether workers of the cascade host all of its variants."""
+    return any(pool.hosting is Hosting.SHARED for pool in spec.workers)
+
+
+def _refuse_what_cannot_be_shared(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> None:
+    """Raise NotPlannable, naming the field, where workers could not host all variants."""
+    if len(spec.workers) > 1:
+        raise NotPlannable(
+            Reason.INVALID_SPEC, "spec.workers: a cascade with hosting: shared has one pool, so far: remove the others"
+        )
+    (pool,) = spec.workers
+    there_mib = next((c.memory_mi_b for c in classes if c.name == pool.accelerator_class), 0)
+    used_mib = memory_mib(spec, profile, pool.accelerator_class)
+    if there_mib and used_mib > there_mib:
+        raise NotPlannable(
+            Reason.INVALID_SPEC,
+            f"spec.workers.0.hosting: shared: the weights of all variants take {used_mib} MiB, and class "
+            f"{pool.accelerator_class} has {there_mib}: remove variants, or set hosting: dedicated",
+        )
+
+
+def memory_mib(spec: CascadeSpec, profile: ProfileSpec, accelerator_class: str) -> int:
+    """Memory that the weights of all variants take on one worker, each at the largest batch that was measured.
+
+    Variants of the same weights count once, by the one that takes most; what was not measured counts nothing.
+    """
+    most: dict[str, int] = {}
+    digests = {variant.name: variant.weights.digest for variant in spec.variants}
+    for row in profile.execution:
+        if row.accelerator_class == accelerator_class and row.variant in digests:
+            digest = digests[row.variant]
+            most[digest] = max(most.get(digest, 0), row.memory_mi_b)
+    return sum(most.values())
+
+
+def _on_shared_workers(problem: CascadeProblem, spec: CascadeSpec, *, offer: float) -> CascadeProblem:
+    """The problem of a cascade whose workers host all variants; they are planned for ``offer`` times their time."""
+    (pool,) = spec.workers
+    hull = hull_of(
+        problem.stages, serves=together(v.name for v in spec.variants), accelerator_class=pool.accelerator_class
+    )
+    return replace(problem, hull=hull, heavy_utilisation=offer * problem.heavy_utilisation)
 
 
 def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:
@@ -274,7 +336,7 @@ class Preparations:
                     classes=self._classes,
                     mobility=mobility,
                     slowdowns=slowdowns,
-                    shared=self._shared,
+                    kept=self._shared,
                 )
             except NotPlannable as error:
                 result = error

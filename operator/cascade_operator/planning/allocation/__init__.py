@@ -7,6 +7,7 @@ The rest of the planner uses what is named here, and nothing of the modules behi
 from .contention import groups
 from .expectations import latency_p99_s
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
+from .hull import Hull, hull_of, upper_hull
 from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, WorkerBounds
 from .shares import Sharing, best_sharing, running_columns
 from .solver import allocate
@@ -18,6 +19,7 @@ __all__ = [
     "CascadeProblem",
     "Chain",
     "Frontier",
+    "Hull",
     "Mixture",
     "PoolKey",
     "PoolSize",
@@ -34,10 +36,12 @@ __all__ = [
     "best_sharing",
     "gpu_seconds",
     "groups",
+    "hull_of",
     "latency_p99_s",
     "measured",
     "priced",
     "pruned",
     "running_columns",
     "stages_of",
+    "upper_hull",
 ]

@@ -10,10 +10,11 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
 from .frontier import Frontier, Mixture
+from .hull import Hull
 from .stages import Stages
 
 PoolKey = tuple[str, str]
-"""(variant, accelerator class)."""
+"""(variant, accelerator class); of workers that host several variants their names together (`snapshot.together`)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class CascadeProblem:
 
     ``min_hosts`` is how many workers always host a variant, and ``classes`` where each variant may run.
     ``switch_prices`` is what a start or change of model must gain in normalised quality (1 = from the worst row to
-    the best), by pool.
+    the best), by pool. ``hull`` is there where each worker hosts all variants: then nothing but their number is to be
+    decided.
     """
 
     ref: CascadeRef
@@ -61,6 +63,7 @@ class CascadeProblem:
     running: Mapping[PoolKey, int] = field(default_factory=dict)
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)
     weight: float = 1.0
+    hull: Hull | None = None
 
 
 @dataclass(frozen=True)

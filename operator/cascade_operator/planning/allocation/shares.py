@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .frontier import Mixture, Portion
+from .hull import Hull
 from .mixtures import NOTHING, Limits
 from .problem import CascadeProblem, PoolKey, PoolSize
 from .stages import SHED_PRICE, Column, Role, Stages
@@ -49,7 +50,12 @@ NOTHING_SERVED = Sharing((), 1.0, 0.0, -SHED_PRICE)
 def best_sharing(
     problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
 ) -> Sharing:
-    """The best mixture of one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
+    """The best mixture of one chain on these pools; ``backlog`` is requests per second to clear, by variant.
+
+    Where workers host all variants, it is a mixture of any chains.
+    """
+    if problem.hull is not None:
+        return _fluid(problem, problem.hull, pools, backlog or {})
     best_score, best = -SHED_PRICE, None
     for stages in problem.stages:
         limits = _limits(problem, stages, pools, backlog or {})
@@ -57,6 +63,21 @@ def best_sharing(
         if score > best_score + NOTHING:
             best_score, best = score, (stages, limits)
     return NOTHING_SERVED if best is None else _mixed(*best, score=best_score)
+
+
+def _fluid(
+    problem: CascadeProblem, hull: Hull, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
+) -> Sharing:
+    """What the time of all workers buys beside clearing a backlog."""
+    workers = sum(size.replicas for key, size in pools.items() if key == (hull.serves, hull.accelerator_class))
+    if not workers or not hull.corners:
+        return NOTHING_SERVED
+    demand = max(problem.demand, NOTHING)
+    clearing = sum(rate * hull.image_s(variant) for variant, rate in backlog.items())
+    mixture, gain = hull.mixture(_beside(problem.heavy_utilisation * workers, clearing) / demand)
+    shed = max(1 - problem.light_utilisation * workers / (demand * hull.least_s), 0.0) if hull.least_s else 0.0
+    value = sum(p.share * p.row.value for p in mixture)
+    return Sharing(mixture, shed if shed > NOTHING else 0.0, value, (1 - shed) * gain - SHED_PRICE * shed)
 
 
 def _limits(

@@ -34,6 +34,8 @@ class PlanningPolicy(ABC):
     name: ClassVar[PolicyName]
     dispatch: ClassVar[Dispatch] = "least-wait"
     """How routers choose among a pool's free replicas."""
+    shares_workers: ClassVar[bool] = False
+    """Whether it can plan for workers that host several variants each."""
     thrift: ClassVar[float] = 1.0
     """Quality that it gives up for a start saved, or for accelerator time, in parts of what the product does."""
 

@@ -18,6 +18,7 @@ class Hybrid(PlanningPolicy):
     """The product's own way, with every row that is not beaten by a mixture of others."""
 
     name = PolicyName.HYBRID
+    shares_workers = True
 
     def candidates(self, frontier: Frontier) -> Frontier:
         return pruned(frontier)
