@@ -16,6 +16,7 @@ from cascade_profiler.simulate.outcomes import Way
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.quality import realised_quality
 from cascade_profiler.simulate.runs import Failure, Run, Scenario
+from cascade_profiler.simulate.turns import Turns
 from support.simulation import make_profile, make_scenario, play_zero
 
 
@@ -145,3 +146,18 @@ def test_the_report_is_one_page_with_its_plots(tmp_path: Path) -> None:
     assert text.count("<svg") == 5
     assert "http-equiv" not in text
     assert "src=" not in text
+
+
+@pytest.mark.parametrize("turns", list(Turns))
+def test_workers_that_host_all_variants_follow_the_load_without_a_move(turns: Turns) -> None:
+    def run(hosted: Turns | None) -> Run:
+        # Two workers, from less than one heavy image a second to four, which only cheaper images can serve.
+        return played(make_scenario("diurnal:low=0.5,high=4,period=40,seconds=80", workers=2, turns=hosted))
+
+    shared, dedicated = run(turns), run(None)
+    assert shared.switches == 0
+    assert dedicated.switches > 0
+    assert not shared.outcomes.late.any()
+    assert shared.outcomes.lost.mean() <= 0.01
+    quality = [np.nanmean(realised_quality(each.outcomes, make_profile().charges)) for each in (shared, dedicated)]
+    assert quality[0] > quality[1]

@@ -20,6 +20,7 @@ from .production import ProductionSystem
 from .runs import Failure, Progress, Run, Scenario
 from .scores import Scores, drawn_scores, reference_scores
 from .traces import PROMPTS, is_drawn, load_trace
+from .turns import Turns
 
 PRODUCT: Final = ("hybrid",)
 POLICIES: Final = (*PUBLISHED, *PRODUCT)
@@ -43,6 +44,8 @@ class CampaignRequest:
     mobility: Mobility = Mobility.IN_PLACE
     scorer: str | None = None
     failures: tuple[Failure, ...] = ()
+    turns: Turns | None = None
+    """How workers that host all variants share their time; None: they host one each, as the published systems' do."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def run_once(
         switch_s=_switch_s(request, policy),
         mobility=request.mobility,
         failures=request.failures,
+        turns=None if policy in PUBLISHED else request.turns,
     )
     if policy in PUBLISHED:
         return published_system(policy, scenario).run(progress)

@@ -11,20 +11,36 @@ from pydantic import ValidationError
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile, Startup
 from cascade_api.quantities import format_duration
+from cascade_api.workers import Hosting
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, variants_of
 
 
 def cascade_of(
-    loaded: LoadedProfile, *, workers: Mapping[str, int], objective_s: float, policy: str, scorer: str | None
+    loaded: LoadedProfile,
+    *,
+    workers: Mapping[str, int],
+    objective_s: float,
+    policy: str,
+    scorer: str | None,
+    hosting: Hosting | None = None,
 ) -> DiffusionCascade:
-    """A cascade on these accelerators; BadInput where the vocabulary does not admit it."""
+    """A cascade on these accelerators; BadInput where the vocabulary does not admit it.
+
+    ``hosting`` is what its workers host, where that is not what the profile's file says; where that is all variants
+    and no file says how many workers there are at least, all of them stand.
+    """
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
     spec["objective"] = {**spec.get("objective", {}), "latency": format_duration(objective_s)}
     _set_workers(spec, workers)
     spec["policy"] = {**spec.get("policy", {}), "name": policy}
+    if hosting is not None:
+        for pool in spec["workers"]:
+            pool["hosting"] = hosting.value
+            if hosting is Hosting.SHARED and loaded.cascade is None:
+                pool["min"] = pool["max"]
     if scorer is not None:
         spec["hardness"] = {"scorer": scorer}
     try:

@@ -177,7 +177,7 @@ class Control:
         inventory = Counter(
             w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
         )
-        return Snapshot((view,), dict(inventory), self._mobility)
+        return Snapshot((view,), dict(inventory), self._mobility, hosts_several=True)
 
     def _replica(self, worker: Worker) -> Replica:
         state, since_s = self._states[worker.id]

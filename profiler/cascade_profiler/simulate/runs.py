@@ -11,6 +11,7 @@ from ..frontier.profiles import LoadedProfile
 from .outcomes import Outcomes
 from .scores import Scores
 from .traces import Trace
+from .turns import Turns
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Scenario:
     """One cascade, one trace, one seed.
 
     ``workers`` counts accelerators by class; ``switch_s`` is what every switch and start costs, None the profile's
-    for a cluster that moves as ``mobility`` says.
+    for a cluster that moves as ``mobility`` says. ``turns`` says how workers that host all variants share their time;
+    None: they host one each, which the published systems always do.
     """
 
     profile: LoadedProfile
@@ -39,6 +41,7 @@ class Scenario:
     switch_s: float | None = None
     mobility: Mobility = Mobility.IN_PLACE
     failures: tuple[Failure, ...] = ()
+    turns: Turns | None = None
 
     @property
     def total_workers(self) -> int:
