@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.plan import Plan
+from cascade_api.plan import PATIENCE, Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
@@ -126,9 +128,30 @@ def test_what_work_waits_is_cleared_by_cheaper_images() -> None:
         decision = Planner(PlannerSettings(), classes=[SMALL]).decide(snapshot, Memory(), NOW)
         return heavy_share(published(list(decision.actions)))
 
-    # 0.3 s of work may wait for each worker: 15 images of 40 ms for both.
-    assert planned(10) == planned(0)
-    assert planned(40) < planned(0) - 0.05
+    # 0.6 s of work may wait for each of both workers: 30 images of 40 ms.
+    assert planned(30) == planned(0)
+    assert planned(60) < planned(0) - 0.05
+
+
+def test_the_plan_names_the_quick_variant_as_the_stand_in_and_only_alike_ones_share_a_queue() -> None:
+    def planned(light_ms: float) -> Plan:
+        profile = make_profile(light_ms=light_ms, heavy_ms=40.0)
+        return published(decided(shared_cascade(), replicas=ready(2), profile=profile)[0])
+
+    def queues(plan: Plan) -> set[str]:
+        return {pool.queue for pool in plan.pools}
+
+    assert planned(5.0).stand_in == "light"
+    assert queues(planned(5.0)) == {"light.cpu", "heavy.cpu"}
+    assert queues(planned(20.0)) == {"heavy.cpu"}
+
+
+def test_plans_for_dedicated_workers_say_nothing_of_sharing() -> None:
+    one = Replica("cpu-0", "cpu", "127.0.0.1:9000", "light", ReplicaState.READY, NOW - 60, in_flight=0)
+    plan = published(decided(make_cascade(), replicas=(one, replace(one, id="cpu-1", variant="heavy")))[0])
+    assert plan.stand_in is None
+    assert plan.patience == PATIENCE
+    assert {pool.queue for pool in plan.pools} == {"light.cpu", "heavy.cpu"}
 
 
 def test_the_target_is_rebuilt_from_a_plan_whose_workers_serve_several_variants() -> None:
@@ -162,3 +185,9 @@ def test_weights_that_do_not_fit_a_worker_together_are_refused_before_anything_i
     assert not any(isinstance(action, Start) for action in actions)
     roomy = SMALL.model_copy(update={"memory_mi_b": 1200})
     assert accepted(decided(shared_cascade(), profile=large, accelerator=roomy)[0])[0] is Reason.VALID
+
+
+def test_workers_on_which_no_image_is_made_in_time_are_left_as_they_are() -> None:
+    cascade = shared_cascade(objective__latency="30ms")
+    actions, _ = decided(cascade, replicas=ready(1), profile=make_profile(light_ms=100.0, heavy_ms=900.0))
+    assert not any(isinstance(action, Publish) for action in actions)

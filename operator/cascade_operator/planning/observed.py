@@ -8,7 +8,7 @@ Later stages read it and change nothing of it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +25,7 @@ from .memory import CascadeMemory, Memory, Slowdown
 from .prepared import NotPlannable, Preparations, Prepared, hosts_all
 from .slowdowns import slowdowns
 
-KEPT_BUSY_OBJECTIVES: Final = 0.15
+KEPT_BUSY_OBJECTIVES: Final = 0.3
 """Work that may wait for each worker that hosts all variants, in objectives: it is how those are kept busy."""
 
 Why = tuple[Reason, str]
@@ -157,14 +157,30 @@ class Observed:
     def _shared_backlog(self, hull: Hull) -> dict[str, float]:
         """The same where workers host all variants: what they have no time for within `KEPT_BUSY_OBJECTIVES`."""
         waiting = {name: self.waiting((name, hull.accelerator_class)) for name in apart(hull.serves)}
-        work_s = sum(count * hull.image_s(name) for name, count in waiting.items())
+        work_s = sum(count * self._waiting_s(hull, name) for name, count in waiting.items())
         busy_s = KEPT_BUSY_OBJECTIVES * self.objective_s * sum(self.ready.values())
         if work_s <= busy_s:
             return {}
-        part = 1 - busy_s / work_s
-        return {
-            name: part * clearing_rate(count, objective_s=self.objective_s) for name, count in waiting.items() if count
+        # In images of the variant that a queue is named by, which others may wait in.
+        images = {
+            name: count * self._waiting_s(hull, name) / hull.image_s(name)
+            for name, count in waiting.items()
+            if count and hull.image_s(name)
         }
+        part = 1 - busy_s / work_s
+        return {name: part * count / (self.objective_s / 2) for name, count in images.items()}
+
+    def _waiting_s(self, hull: Hull, queue: str) -> float:
+        """Mean seconds of an image of those that wait in a queue, by the shares of the rows in force."""
+        loads: defaultdict[str, float] = defaultdict(float)
+        for row in self.rows:
+            loads[row.light] += row.share * (1 - row.direct)
+            loads[row.heavy] += row.share * row.heavy_share
+        here = {name: load for name, load in loads.items() if (hull.queue_of(name) or name) == queue}
+        total = sum(here.values())
+        if not total:
+            return hull.image_s(queue)
+        return sum(load * hull.image_s(name) for name, load in here.items()) / total
 
 
 def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, preparations: Preparations) -> Observed:

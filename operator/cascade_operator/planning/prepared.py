@@ -206,7 +206,7 @@ def prepare(
         weight=float(spec.policy.weight),
     )
     if shared:
-        problem = _on_shared_workers(problem, spec, offer=settings.shared_offer if level.degrade else 1.0)
+        problem = _on_shared_workers(problem, spec, level, offer=settings.shared_offer)
     return Prepared(
         spec,
         measurements,
@@ -255,13 +255,24 @@ def memory_mib(spec: CascadeSpec, profile: ProfileSpec, accelerator_class: str) 
     return sum(most.values())
 
 
-def _on_shared_workers(problem: CascadeProblem, spec: CascadeSpec, *, offer: float) -> CascadeProblem:
-    """The problem of a cascade whose workers host all variants; they are planned for ``offer`` times their time."""
+def _on_shared_workers(
+    problem: CascadeProblem, spec: CascadeSpec, level: ServiceLevel, *, offer: float
+) -> CascadeProblem:
+    """The problem of a cascade whose workers host all variants.
+
+    They are planned for ``offer`` times their time, where what is too much is degraded; else for no more than what
+    keeps requests in time.
+    """
     (pool,) = spec.workers
     hull = hull_of(
-        problem.stages, serves=together(v.name for v in spec.variants), accelerator_class=pool.accelerator_class
+        problem.stages,
+        serves=together(v.name for v in spec.variants),
+        accelerator_class=pool.accelerator_class,
+        objective_s=level.objective_s,
+        late=None if level.degrade else level.late,
     )
-    return replace(problem, hull=hull, heavy_utilisation=offer * problem.heavy_utilisation)
+    utilisation = problem.heavy_utilisation * (offer if level.degrade else 1.0)
+    return replace(problem, hull=hull, heavy_utilisation=utilisation)
 
 
 def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:

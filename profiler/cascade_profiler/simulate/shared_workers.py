@@ -4,8 +4,8 @@ At most one batch of each variant is under way on a worker; what comes meanwhile
 share the device is one of two rules:
 
 * *short first*: a batch has the device until it is done, the first that came before the others; but one of a variant
-  that takes less than `SHORT_PART` of the time goes first, for which the other pauses at the end of its step. A step is
-  a fiftieth of an image of the slowest variant there.
+  that is `MUCH_SHORTER` goes first, for which the other pauses at the end of its step. A step is a fiftieth of an image
+  of the slowest variant there.
 * *even*: all batches have equal parts of the time.
 
 A batch's seconds are those that it had the device, which is what a worker tells of it: a wait for a turn is not work.
@@ -17,15 +17,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from cascade_operator.planning.allocation import MUCH_SHORTER
 from cascade_operator.snapshot import apart
 
 from .events import Events
 from .turns import Turns
 from .workers import Fleet, Worker, WorkerJob
 
-SHORT_PART: Final = 0.25
-"""An image that takes at most this part of another one's time goes first. What is not much shorter does not pause the
-other: it would only come sooner by as much as that comes later."""
 STEPS: Final = 50
 """Of an image of the slowest variant."""
 _NOTHING: Final = 1e-9
@@ -134,7 +132,7 @@ class SharedFleet(Fleet):
         wanted = dict.fromkeys([*(b.variant for b in worker.batches), *(job.variant for job in worker.waiting)])
         seconds = {variant: self._image_s(variant, worker.accelerator_class) for variant in wanted}
         least_s = min(seconds.values(), default=0.0)
-        return next((variant for variant in wanted if SHORT_PART * seconds[variant] < least_s), None)
+        return next((variant for variant in wanted if MUCH_SHORTER * seconds[variant] < least_s), None)
 
     def _take_over(self, worker: SharedWorker, variant: str) -> None:
         """Have the batch of a variant go on, or begin."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
+from cascade_api.plan import PATIENCE
 from cascade_api.reasons import Refusal
 
 Stage = Literal["light", "heavy"]
@@ -18,8 +19,6 @@ Overload = Literal["degrade", "strict"]
 
 MAX_ATTEMPTS: Final = 4
 """Replicas that one stage of one request is tried on."""
-PATIENCE: Final = 0.5
-"""Part of its slack that a request may wait for the heavy model where a light image may stand in for it."""
 CAUTION: Final[Mapping[Overload, float]] = {"strict": 0.8, "degrade": 0.9}
 """Part of its slack that a request may be expected to wait where nothing else may stand in: expectations err, and who
 is refused at once can go elsewhere, while who waits in vain cannot. Under ``degrade`` less is at stake, since what is
@@ -27,7 +26,7 @@ expected is the wait for the quick model: 0.9 loses least on bursts (docs/benchm
 
 
 class Outlook(NamedTuple):
-    """What a pool promises to a request that would join it now."""
+    """What a pool promises to a request that would join it now; ``pool`` names its queue."""
 
     pool: str
     variant: str
@@ -43,7 +42,7 @@ class Outlook(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """Have a pool make the image; leave its queue at ``start_by`` (the last useful start)."""
+    """Have a pool make the image; ``pool`` names its queue, to be left at ``start_by`` (the last useful start)."""
 
     stage: Stage
     pool: str
@@ -84,14 +83,16 @@ def admit(
     overload: Overload,
     queue_limit: int,
     escalates: bool = False,
+    patience: float = PATIENCE,
 ) -> Make | Refuse:
     """Where a new request goes first.
 
     Under ``strict`` one that is drawn from a row that ``escalates`` leaves time for the heavy model too, unless that
     could not make it however soon the light image came: then light images that are good enough are still answers.
 
-    Under ``degrade`` a direct one waits for a part of its time only while light can still make its image, and turns to
-    that when the part is over. Any request goes to whichever model can still make its image before it is refused.
+    Under ``degrade`` a direct one waits for a part of its time (``patience``) only while light can still make its
+    image, and turns to that when the part is over. Any request goes to whichever model can still make its image before
+    it is refused.
     """
 
     def join(
@@ -113,7 +114,7 @@ def admit(
         return in_light if isinstance(in_light, Make) or isinstance(in_heavy, Refuse) else in_heavy
     if not isinstance(in_light, Make):
         return in_heavy
-    first = join("heavy", heavy, patience=PATIENCE)
+    first = join("heavy", heavy, patience=patience)
     return first if isinstance(first, Make) else replace(in_light, degraded=True)
 
 
@@ -125,13 +126,18 @@ def after_light(
     now: float,
     overload: Overload,
     queue_limit: int,
+    patience: float = PATIENCE,
 ) -> Accept | Make | Refuse:
     """What becomes of a light image; ``escalate`` says that its confidence is below the cut."""
     if not escalate:
         return Accept()
-    patience = PATIENCE if overload == "degrade" else 1.0
     choice = _join(
-        "heavy", best(heavy, now=now), deadline=deadline, now=now, queue_limit=queue_limit, patience=patience
+        "heavy",
+        best(heavy, now=now),
+        deadline=deadline,
+        now=now,
+        queue_limit=queue_limit,
+        patience=patience if overload == "degrade" else 1.0,
     )
     return choice if isinstance(choice, Make) else _too_late(choice, overload)
 

@@ -7,13 +7,14 @@ The rest of the planner uses what is named here, and nothing of the modules behi
 from .contention import groups
 from .expectations import latency_p99_s
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
-from .hull import Hull, hull_of, upper_hull
+from .hull import MUCH_SHORTER, Hull, hull_of, upper_hull
 from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, WorkerBounds
 from .shares import Sharing, best_sharing, running_columns
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
 
 __all__ = [
+    "MUCH_SHORTER",
     "Allocation",
     "AllocationProblem",
     "CascadeProblem",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .hull import Hull
+from .hull import Hull, shared_paths
 from .latency import BatchService, Path, WaitingTime, quantile, waiting
 from .problem import PoolKey, PoolSize
 from .shares import Sharing, running_columns
 from .stages import Role, Stages
 
 P99 = 0.99
-LEAST_LEFT = 0.05
-"""Part of the time that heavy work is taken to get at least."""
 
 
 def paths(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float) -> list[Path]:
@@ -33,35 +31,6 @@ def paths(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float)
     return [path for path in found if path.share > 0]
 
 
-def fluid_paths(hull: Hull, sharing: Sharing, *, workers: int, demand: float) -> list[Path]:
-    """The paths of every row of a mixture on workers that host all variants, with light work first.
-
-    A light image waits for other light work alone, so the steps of what it interrupts are taken for nothing; the rest
-    gets what light work leaves of the time: all seconds of heavy work are longer by 1/(1 - ρ_light).
-    """
-    served = demand * (1 - sharing.shed)
-    light_busy = served * hull.seconds(sharing.mixture, Role.LIGHT) / max(workers, 1)
-    stretch = 1 / max(1 - light_busy, LEAST_LEFT)
-
-    def wait(role: Role, factor: float) -> WaitingTime:
-        load = served * (sharing.light_load if role is Role.LIGHT else sharing.heavy_load)
-        mean_s = factor * served * hull.seconds(sharing.mixture, role) / load if load else 0.0
-        return waiting(load=load, service=BatchService(1, mean_s, mean_s), replicas=workers)
-
-    light_wait, heavy_wait = wait(Role.LIGHT, 1.0), wait(Role.HEAVY, stretch)
-    found = []
-    for portion in sharing.mixture:
-        row = portion.row
-        light_s = hull.services[row.light, Role.LIGHT].p95_s if row.light_load else 0.0
-        heavy_s = stretch * hull.services[row.heavy, Role.HEAVY].p95_s if row.heavy_load else 0.0
-        found += [
-            Path(portion.share * row.direct, heavy_s, (heavy_wait,)),
-            Path(portion.share * (1 - row.direct - row.escalated), light_s, (light_wait,)),
-            Path(portion.share * row.escalated, light_s + heavy_s, (light_wait, heavy_wait)),
-        ]
-    return [path for path in found if path.share > 0]
-
-
 def latency_p99_s(
     sharing: Sharing,
     pools: Mapping[PoolKey, PoolSize],
@@ -78,7 +47,7 @@ def latency_p99_s(
         ways = paths(sharing, pools, demand=demand)
     else:
         workers = sum(size.replicas for size in pools.values())
-        ways = fluid_paths(hull, sharing, workers=workers, demand=demand)
+        ways = shared_paths(hull, sharing.mixture, workers=workers, demand=demand * (1 - sharing.shed))
     return quantile(ways, share=P99, ceiling_s=2 * objective_s)
 
 

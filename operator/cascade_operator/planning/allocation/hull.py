@@ -10,18 +10,24 @@ the best mixture with Σ share·L ≤ W·ρ/λ is of the two neighbouring corner
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from .frontier import Mixture, Portion, Row
-from .latency import BatchService
+from .latency import BatchService, Path, WaitingTime, late_share, waiting
 from .mixtures import NOTHING
 from .stages import Role, Stages
 
 P = TypeVar("P")
 _EQUAL = 1e-12
+HALVINGS: Final = 10
+LEAST_LEFT: Final = 0.05
+"""Part of the time that heavy work is taken to get at least."""
+MUCH_SHORTER: Final = 0.25
+"""An image that takes at most this part of another one's time is much shorter: it need not wait for that."""
 
 
 def upper_hull(points: Sequence[P], *, cost: Callable[[P], float], worth: Callable[[P], float]) -> list[P]:
@@ -54,7 +60,8 @@ class Hull:
     """All corners of a cascade whose workers host all of its variants, on one accelerator class.
 
     ``serves`` is what a worker serves, by name. ``services`` are single images by variant and role, ``batches`` the
-    largest batch by variant, and ``least_s`` the seconds per prompt by the cheapest corner in its quickest batches.
+    largest batch by variant, and ``least_s`` the seconds per prompt by the cheapest corner in its quickest batches. Of
+    the requests the part ``late`` may take longer than ``objective_s``; None: what would is degraded.
     """
 
     serves: str
@@ -63,6 +70,8 @@ class Hull:
     services: Mapping[tuple[str, Role], BatchService]
     batches: Mapping[str, int]
     least_s: float
+    objective_s: float = math.inf
+    late: float | None = None
 
     @property
     def most_s(self) -> float:
@@ -73,6 +82,16 @@ class Hull:
         """Seconds of one image, not judged; 0 for a variant that cannot be used."""
         found = self.services.get((variant, Role.HEAVY)) or self.services.get((variant, Role.LIGHT))
         return found.p50_s if found else 0.0
+
+    def queue_of(self, variant: str) -> str | None:
+        """The variant whose queue a variant's requests stand in, None for its own.
+
+        All that are not much shorter than the longest stand in that one's: a worker takes one of them at a time, the
+        most urgent first, or they would all be late together.
+        """
+        longest = max(self.batches, key=self.image_s, default=variant)
+        alike = variant != longest and self.image_s(variant) > MUCH_SHORTER * self.image_s(longest)
+        return longest if alike else None
 
     def mixture(self, seconds: float) -> tuple[Mixture, float]:
         """The best mixture at so many seconds per prompt, and its gain; of the cheapest corner where less is there.
@@ -89,6 +108,26 @@ class Hull:
         portions = (Portion(1.0 - part, low.row), Portion(part, high.row))
         return tuple(portion for portion in portions if portion.share > NOTHING), gain
 
+    def in_time(self, seconds: float, *, workers: int, demand: float) -> float:
+        """Of so many seconds per prompt as many as may be spent without too many requests being late.
+
+        The cheapest corner is never given up: what is too late there is shed.
+        """
+        if self.late is None:
+            return seconds
+
+        def late_with(spent: float) -> float:
+            paths = shared_paths(self, self.mixture(spent)[0], workers=workers, demand=demand)
+            return late_share(paths, seconds=self.objective_s)
+
+        low, high = min(self.corners[0].seconds, seconds), seconds
+        if late_with(high) <= self.late:
+            return high
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if late_with(middle) <= self.late else (low, middle)
+        return low
+
     def seconds(self, mixture: Mixture, role: Role) -> float:
         """Accelerator seconds per prompt that a mixture takes in a role."""
         return sum(p.share * self._seconds(p.row, role) for p in mixture)
@@ -98,7 +137,42 @@ class Hull:
         return load * self.services[name, role].p50_s if load else 0.0
 
 
-def hull_of(stages: Sequence[Stages], *, serves: str, accelerator_class: str) -> Hull:
+def shared_paths(hull: Hull, mixture: Mixture, *, workers: int, demand: float) -> list[Path]:
+    """The paths of every row of a mixture on workers that host all variants, with light work first.
+
+    A light image waits for other light work alone, so the steps of what it interrupts are taken for nothing. The rest
+    gets what light work leaves of the time: all seconds of heavy work are longer by 1/(1 - ρ_light).
+    """
+    light_busy = demand * hull.seconds(mixture, Role.LIGHT) / max(workers, 1)
+    stretch = 1 / max(1 - light_busy, LEAST_LEFT)
+
+    def wait(role: Role, factor: float) -> WaitingTime:
+        share = sum(p.share * (p.row.light_load if role is Role.LIGHT else p.row.heavy_load) for p in mixture)
+        mean_s = factor * hull.seconds(mixture, role) / share if share else 0.0
+        return waiting(load=demand * share, service=BatchService(1, mean_s, mean_s), replicas=workers)
+
+    light_wait, heavy_wait = wait(Role.LIGHT, 1.0), wait(Role.HEAVY, stretch)
+    found = []
+    for portion in mixture:
+        row = portion.row
+        light_s = hull.services[row.light, Role.LIGHT].p95_s if row.light_load else 0.0
+        heavy_s = stretch * hull.services[row.heavy, Role.HEAVY].p95_s if row.heavy_load else 0.0
+        found += [
+            Path(portion.share * row.direct, heavy_s, (heavy_wait,)),
+            Path(portion.share * (1 - row.direct - row.escalated), light_s, (light_wait,)),
+            Path(portion.share * row.escalated, light_s + heavy_s, (light_wait, heavy_wait)),
+        ]
+    return [path for path in found if path.share > 0]
+
+
+def hull_of(
+    stages: Sequence[Stages],
+    *,
+    serves: str,
+    accelerator_class: str,
+    objective_s: float = math.inf,
+    late: float | None = None,
+) -> Hull:
     """The hull of all rows that can meet the objective, with single images: batches are as they come."""
     services: dict[tuple[str, Role], BatchService] = {}
     batches: dict[str, int] = {}
@@ -122,4 +196,4 @@ def hull_of(stages: Sequence[Stages], *, serves: str, accelerator_class: str) ->
             points.append(Corner(row, seconds, row.value - each.second_price * seconds))
     corners = tuple(upper_hull(points, cost=lambda c: c.seconds, worth=lambda c: c.gain))
     least_s = taken_s(corners[0].row, quickest) if corners else 0.0
-    return Hull(serves, accelerator_class, corners, services, batches, least_s)
+    return Hull(serves, accelerator_class, corners, services, batches, least_s, objective_s, late)

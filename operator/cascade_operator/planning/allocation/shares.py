@@ -74,7 +74,8 @@ def _fluid(
         return NOTHING_SERVED
     demand = max(problem.demand, NOTHING)
     clearing = sum(rate * hull.image_s(variant) for variant, rate in backlog.items())
-    mixture, gain = hull.mixture(_beside(problem.heavy_utilisation * workers, clearing) / demand)
+    seconds = _beside(problem.heavy_utilisation * workers, clearing) / demand
+    mixture, gain = hull.mixture(hull.in_time(seconds, workers=workers, demand=demand))
     shed = max(1 - problem.light_utilisation * workers / (demand * hull.least_s), 0.0) if hull.least_s else 0.0
     value = sum(p.share * p.row.value for p in mixture)
     return Sharing(mixture, shed if shed > NOTHING else 0.0, value, (1 - shed) * gain - SHED_PRICE * shed)
