@@ -48,8 +48,8 @@ class Workers(Document):
     max: Count
     """Most workers; missing data never lifts it."""
     hosting: Hosting = Hosting.DEDICATED
-    """`dedicated`: a worker hosts the weights of one variant; `shared`: of all variants. Clusters and local mode refuse
-    `shared` so far; `cascade plan` and `cascade simulate` know it."""
+    """`dedicated`: a worker hosts the weights of one variant; `shared`: of all variants, or of as many as its memory
+    holds. Clusters and local mode refuse `shared` so far; `cascade plan` and `cascade simulate` know it."""
     budget_per_hour: Money | None = None
     """Most money per hour, by the price of the class."""
     model_cache: ModelCache | None = None

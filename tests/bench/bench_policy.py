@@ -3,7 +3,8 @@
 Ratios are to the baselines of the same run: violations of HADIS per violation of ours where both pay the same switch
 cost, and the quality gained over it. Sections: `traces` (published ones), `flash` (twenty seeds), `failure`,
 `generated`, traces that no setting was chosen on, `shared`, whose workers host all variants, with short work first, and
-`even`, the same with the device shared evenly; beside these two stands what dedicated workers reach in the same run.
+`even`, the same with the device shared evenly, and `memory`, whose workers have memory for two of the four models.
+Beside these three stands what dedicated workers reach in the same run.
 All of it takes some ten minutes of one core.
 
     make bench-policy [ARGS="--section flash --seeds 3 --json FILE"]     (needs CASCADE_REFERENCE_DATA)
@@ -53,6 +54,8 @@ class Case:
     workers: int = WORKERS
     turns: Turns | None = None
     """How workers that host all variants share their time; None: they host one each."""
+    hosts: int = 0
+    """Models that a worker's memory holds; 0: all."""
 
 
 def _targets(
@@ -76,6 +79,7 @@ def _targets(
     return found
 
 
+MODEL_MIB = 1000
 AGAINST_HADIS = {"violations_of_hadis": 0.2, "gain": 0.8}
 FLASH_TWICE = FLASH.replace("rate=16", "rate=32")
 
@@ -142,6 +146,21 @@ CASES = (
         ),
     ),
     *_shared("even", Turns.EVEN, [{}] * 10),
+    *(
+        Case(
+            "memory",
+            f"{trace}, {workers}, loads of {load_s:g} s",
+            trace,
+            load_s,
+            3,
+            workers=workers,
+            turns=Turns.SHORT_FIRST,
+            hosts=2,
+            targets={"violation_percent": 0.05, "beyond_dedicated": 0.0},
+        )
+        for trace, workers in (("hadis_1to64", 16), ("hadis_1to20", 4))
+        for load_s in (IN_PLACE_S, 2.0)
+    ),
 )
 
 
@@ -158,13 +177,15 @@ def measure(case: Case, profile: LoadedProfile, *, seeds: int) -> dict[str, floa
         failures=case.failures,
         turns=case.turns,
     )
+    if case.hosts:
+        request = replace(request, profile=_with_memory(profile), memory_mib=case.hosts * MODEL_MIB)
     (ours,) = simulate(request, told=_told)
     beside = {}
     if case.turns is not None:
-        (dedicated,) = simulate(replace(request, turns=None), told=_told)
+        (dedicated,) = simulate(replace(request, profile=profile, memory_mib=0, turns=None), told=_told)
         beside = {f"dedicated_{name}": value for name, value in dedicated.figures.items()}
         beside["ours_beyond_dedicated"] = ours.figures["quality_time_mean"] - dedicated.figures["quality_time_mean"]
-    baseline = replace(request, policies=("hadis",), switch_s=None if case.free else case.switch_s)
+    baseline = replace(request, profile=profile, policies=("hadis",), switch_s=None if case.free else case.switch_s)
     (theirs,) = simulate(baseline, told=_told)
     limits = [
         fluid_limit(
@@ -184,6 +205,13 @@ def measure(case: Case, profile: LoadedProfile, *, seeds: int) -> dict[str, floa
         "ours_violations_of_hadis": late / their_late if their_late else float(late > 0),
         "gain": theirs.figures["quality_time_mean"] - ours.figures["quality_time_mean"],
     }
+
+
+def _with_memory(profile: LoadedProfile) -> LoadedProfile:
+    """The profile with as much memory for each of its models."""
+    rows = [row.model_copy(update={"memory_mi_b": MODEL_MIB}) for row in profile.profile.spec.execution]
+    spec = profile.profile.spec.model_copy(update={"execution": rows})
+    return replace(profile, profile=profile.profile.model_copy(update={"spec": spec}))
 
 
 def missed(case: Case, found: dict[str, float]) -> list[str]:
@@ -210,7 +238,7 @@ def line(case: Case, found: dict[str, float]) -> str:
         verdict += f"; p50 {found['ours_p50_s']:.2f} s; dedicated {found['dedicated_quality_time_mean']:.3f} /"
         verdict += f" {found['dedicated_quality_request_mean']:.3f}, late {found['dedicated_violation_percent']:.3f} %"
     return (
-        f"{case.name:<31}{mean('ours_quality_time_mean', 3):>15}{mean('ours_quality_request_mean', 3):>15}"
+        f"{case.name:<35}{mean('ours_quality_time_mean', 3):>15}{mean('ours_quality_request_mean', 3):>15}"
         f"{mean('ours_violation_percent', 3):>15}{found['ours_switches']:6.0f} |"
         f"{found['limit_time']:8.3f}{found['limit_request']:8.3f}{found['ours_gap']:6.2f} |"
         f"{found['hadis_quality_time_mean']:7.2f}{found['hadis_quality_request_mean']:7.2f}"
@@ -228,9 +256,9 @@ def main() -> int:
     arguments = parser.parse_args()
     profile = load_profile("hadis-726")
     began = time.process_time()
-    print(f"{'':<31}{'hybrid':>51} |{'fluid limit':>22} |{'hadis':>34} |{'hadis / hybrid':>13} |")
+    print(f"{'':<35}{'hybrid':>51} |{'fluid limit':>22} |{'hadis':>34} |{'hadis / hybrid':>13} |")
     columns = f"{'time':>15}{'request':>15}{'late %':>15}{'sw':>6} |{'time':>8}{'request':>8}{'gap %':>6} |"
-    print(f"{'case':<31}{columns}{'time':>7}{'request':>7}{'late %':>14}{'sw':>6} |{'late':>7}{'gain':>6} | targets")
+    print(f"{'case':<35}{columns}{'time':>7}{'request':>7}{'late %':>14}{'sw':>6} |{'late':>7}{'gain':>6} | targets")
     results: dict[str, dict[str, float]] = {}
     for case in CASES:
         if arguments.only in case.name and arguments.section in (None, case.section):

@@ -174,17 +174,27 @@ def test_policies_that_know_one_variant_a_worker_refuse_shared_workers(name: str
     assert message.startswith("spec.policy.name")
 
 
-def test_weights_that_do_not_fit_a_worker_together_are_refused_before_anything_is_loaded() -> None:
+def with_memory(mib: int) -> CascadeProfile:
+    """A profile in which the weights of each variant take so much."""
     profile = make_profile()
-    rows = [row.model_copy(update={"memory_mi_b": 600}) for row in profile.spec.execution]
-    large = profile.model_copy(update={"spec": profile.spec.model_copy(update={"execution": rows})})
-    actions, _ = decided(shared_cascade(), profile=large)
+    rows = [row.model_copy(update={"memory_mi_b": mib}) for row in profile.spec.execution]
+    return profile.model_copy(update={"spec": profile.spec.model_copy(update={"execution": rows})})
+
+
+def test_where_memory_holds_some_variants_only_workers_host_different_ones() -> None:
+    starts = [a for a in decided(shared_cascade(), profile=with_memory(600), rate=200)[0] if isinstance(a, Start)]
+    assert sorted(start.variant for start in starts) == ["heavy", "light"]
+    roomy = SMALL.model_copy(update={"memory_mi_b": 1200})
+    actions, _ = decided(shared_cascade(), profile=with_memory(600), accelerator=roomy, rate=200)
+    assert {start.variant for start in actions if isinstance(start, Start)} == {BOTH}
+
+
+def test_weights_that_fit_no_worker_are_refused_before_anything_is_loaded() -> None:
+    actions, _ = decided(shared_cascade(), profile=with_memory(1600))
     reason, message = accepted(actions)
     assert reason is Reason.INVALID_SPEC
-    assert "1200 MiB" in message
+    assert "1600 MiB" in message
     assert not any(isinstance(action, Start) for action in actions)
-    roomy = SMALL.model_copy(update={"memory_mi_b": 1200})
-    assert accepted(decided(shared_cascade(), profile=large, accelerator=roomy)[0])[0] is Reason.VALID
 
 
 def test_workers_on_which_no_image_is_made_in_time_are_left_as_they_are() -> None:

@@ -192,16 +192,19 @@ def build(
         issued_at=timestamp(now),
         reason=reason,
         discriminator=prepared.spec.discriminator_of(rows[0].light),
-        stand_in=stand_in(prepared),
+        stand_in=stand_in(prepared, structure["workers"]),
         patience=PATIENCE if prepared.hull is None else SHARED_PATIENCE,
         rows=rows,
         expected=expected,
     )
 
 
-def stand_in(prepared: Prepared) -> str | None:
-    """The quickest variant, where all workers host it: it can make an image when those of a row would be too late."""
-    return min(prepared.hull.batches, key=prepared.hull.image_s, default=None) if prepared.hull is not None else None
+def stand_in(prepared: Prepared, workers: Sequence[PlanWorker]) -> str | None:
+    """The quickest variant on workers that host several: it makes images when those of a row would be too late."""
+    if prepared.hull is None:
+        return None
+    served = {name for worker in workers if worker.state == "ready" for name in worker.credits}
+    return min(served & prepared.hull.batches.keys(), key=prepared.hull.image_s, default=None)
 
 
 def has_structure(plan: Plan, structure: Mapping[str, Any], rows: Sequence[PlanRow]) -> bool:

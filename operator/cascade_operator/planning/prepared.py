@@ -15,7 +15,7 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.workers import Hosting, Workers
 
-from ..snapshot import Mobility, together
+from ..snapshot import Mobility, apart, together
 from .allocation import (
     CascadeProblem,
     Frontier,
@@ -26,8 +26,10 @@ from .allocation import (
     ServiceLevel,
     Sharing,
     Stages,
+    Weighed,
     WorkerBounds,
     hull_of,
+    maximal_sets,
     measured,
     priced,
     stages_of,
@@ -152,8 +154,7 @@ def prepare(
     measurements = _slowed(found, slowdowns) if slowdowns else found
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
-    if shared:
-        _refuse_what_cannot_be_shared(spec, measurements, classes)
+    sets = _sets(spec, measurements, classes) if shared else ()
     level = ServiceLevel(
         objective_s=spec.objective.latency_s,
         attainment=spec.objective.attainment_percent / 100,
@@ -206,7 +207,7 @@ def prepare(
         weight=float(spec.policy.weight),
     )
     if shared:
-        problem = _on_shared_workers(problem, spec, level, offer=settings.shared_offer)
+        problem = _on_shared_workers(problem, spec, level, sets, offer=settings.shared_offer)
     return Prepared(
         spec,
         measurements,
@@ -224,46 +225,73 @@ def hosts_all(spec: CascadeSpec) -> bool:
     return any(pool.hosting is Hosting.SHARED for pool in spec.workers)
 
 
-def _refuse_what_cannot_be_shared(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> None:
-    """Raise NotPlannable, naming the field, where workers could not host all variants."""
+def _one_pool(spec: CascadeSpec) -> Workers:
+    """The pool of a cascade whose workers host several variants; raises NotPlannable where it has others."""
     if len(spec.workers) > 1:
         raise NotPlannable(
             Reason.INVALID_SPEC, "spec.workers: a cascade with hosting: shared has one pool, so far: remove the others"
         )
-    (pool,) = spec.workers
-    there_mib = next((c.memory_mi_b for c in classes if c.name == pool.accelerator_class), 0)
-    used_mib = memory_mib(spec, profile, pool.accelerator_class)
-    if there_mib and used_mib > there_mib:
-        raise NotPlannable(
-            Reason.INVALID_SPEC,
-            f"spec.workers.0.hosting: shared: the weights of all variants take {used_mib} MiB, and class "
-            f"{pool.accelerator_class} has {there_mib}: remove variants, or set hosting: dedicated",
-        )
+    return spec.workers[0]
 
 
-def memory_mib(spec: CascadeSpec, profile: ProfileSpec, accelerator_class: str) -> int:
-    """Memory that the weights of all variants take on one worker, each at the largest batch that was measured.
+def weights_of(spec: CascadeSpec, profile: ProfileSpec, accelerator_class: str) -> list[Weighed]:
+    """The weights of a cascade, with the memory that they take on a class at the largest batch that was measured.
 
     Variants of the same weights count once, by the one that takes most; what was not measured counts nothing.
     """
     most: dict[str, int] = {}
+    users: dict[str, list[str]] = {}
     digests = {variant.name: variant.weights.digest for variant in spec.variants}
+    for name, digest in digests.items():
+        users.setdefault(digest, []).append(name)
     for row in profile.execution:
         if row.accelerator_class == accelerator_class and row.variant in digests:
             digest = digests[row.variant]
             most[digest] = max(most.get(digest, 0), row.memory_mi_b)
-    return sum(most.values())
+    return [Weighed(tuple(names), most.get(digest, 0)) for digest, names in users.items()]
+
+
+def _sets(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> tuple[str, ...]:
+    """What workers can host where their memory does not hold all variants; nothing where it does or is not known.
+
+    Raises NotPlannable for weights that do not fit a worker alone.
+    """
+    name = _one_pool(spec).accelerator_class
+    there_mib = next((c.memory_mi_b for c in classes if c.name == name), 0)
+    weights = weights_of(spec, profile, name)
+    if not there_mib or sum(each.memory_mib for each in weights) <= there_mib:
+        return ()
+    for each in weights:
+        if each.memory_mib > there_mib:
+            raise NotPlannable(
+                Reason.INVALID_SPEC,
+                f"spec.variants: {', '.join(each.variants)}: the weights take {each.memory_mib} MiB, and class {name} "
+                f"has {there_mib}: remove it, or use a class with more",
+            )
+    return maximal_sets(weights, there_mib)
+
+
+def _with_one_long_variant(sets: tuple[str, ...], hull: Hull) -> tuple[str, ...]:
+    """The sets without those that hold two variants which are not much shorter than the longest, if others hold all.
+
+    On a worker that has both in hand one waits for the other, and each has a queue of its own where not all workers
+    host all variants.
+    """
+    long = {name for name in hull.batches if hull.queue_of(name)} | {max(hull.batches, key=hull.image_s, default="")}
+    chosen = tuple(serves for serves in sets if len(long.intersection(apart(serves))) <= 1)
+    covered = {name for serves in chosen for name in apart(serves)}
+    return chosen if covered >= hull.batches.keys() else sets
 
 
 def _on_shared_workers(
-    problem: CascadeProblem, spec: CascadeSpec, level: ServiceLevel, *, offer: float
+    problem: CascadeProblem, spec: CascadeSpec, level: ServiceLevel, sets: tuple[str, ...], *, offer: float
 ) -> CascadeProblem:
-    """The problem of a cascade whose workers host all variants.
+    """The problem of a cascade whose workers host all variants, or one of the ``sets`` each.
 
     They are planned for ``offer`` times their time, where what is too much is degraded; else for no more than what
     keeps requests in time.
     """
-    (pool,) = spec.workers
+    pool = _one_pool(spec)
     hull = hull_of(
         problem.stages,
         serves=together(v.name for v in spec.variants),
@@ -271,8 +299,10 @@ def _on_shared_workers(
         objective_s=level.objective_s,
         late=None if level.degrade else level.late,
     )
+    sets = _with_one_long_variant(sets, hull)
+    hull = replace(hull, everywhere=not sets)
     utilisation = problem.heavy_utilisation * (offer if level.degrade else 1.0)
-    return replace(problem, hull=hull, heavy_utilisation=utilisation)
+    return replace(problem, hull=hull, sets=sets, heavy_utilisation=utilisation)
 
 
 def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:

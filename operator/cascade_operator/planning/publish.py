@@ -117,7 +117,8 @@ def _rows(
     rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
     if not last or plans.chains(last) != plans.chains(rows):
         return rows
-    leaves = moves.vacate is not None and moves.vacate[0] in plans.needed(last) - plans.needed(rows)
+    vacated = set(apart(moves.vacate[0])) if moves.vacate is not None else set()
+    leaves = bool(vacated & (plans.needed(last) - plans.needed(rows)))
     served = {name for names, _ in pools for name in apart(names)}
     if leaves or not plans.servable(last, served) or plans.shares_moved(last, rows):
         return rows

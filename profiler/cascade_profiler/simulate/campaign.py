@@ -44,6 +44,8 @@ class CampaignRequest:
     mobility: Mobility = Mobility.IN_PLACE
     scorer: str | None = None
     failures: tuple[Failure, ...] = ()
+    memory_mib: int = 0
+    """Of every accelerator; 0: as much as is needed."""
     turns: Turns | None = None
     """How workers that host all variants share their time; None: they host one each, as the published systems' do."""
 
@@ -120,7 +122,11 @@ def run_once(
 
 def planner_for(request: CampaignRequest) -> Planner:
     """A planner with the default settings for the classes of a request."""
-    classes = [CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu") for name in request.workers]
+    memory = request.memory_mib
+    classes = [
+        CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu", memory_mi_b=memory)
+        for name in request.workers
+    ]
     return Planner(PlannerSettings(), classes=classes)
 
 

@@ -71,7 +71,6 @@ def _made(loaded: LoadedProfile) -> dict[str, Any]:
         classes = on.setdefault(row.variant, [])
         if row.accelerator_class not in classes:
             classes.append(row.accelerator_class)
-    model = {"source": "hf://published/model", "revision": "published"}
     return {
         "apiVersion": "diffusioncascade.io/v1alpha1",
         "kind": "DiffusionCascade",
@@ -82,7 +81,7 @@ def _made(loaded: LoadedProfile) -> dict[str, Any]:
             "variants": [
                 {
                     "name": name,
-                    "model": model,
+                    "model": {"source": f"hf://published/{name}", "revision": "published"},
                     "settings": {"steps": 1},
                     "engine": "diffusers",
                     "pools": on[name],

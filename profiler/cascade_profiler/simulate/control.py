@@ -27,6 +27,8 @@ from cascade_operator.snapshot import (
     Snapshot,
     Start,
     Stop,
+    apart,
+    together,
 )
 
 from .events import Events
@@ -142,7 +144,9 @@ class Control:
     def _start(self, start: Start) -> None:
         if start.replica_id is not None:
             worker = self._fleet.workers[start.replica_id]
-            seconds = self._timings.switch_s(start.variant, worker.accelerator_class)
+            hosted = apart(worker.variant or "")
+            new = [name for name in apart(start.variant) if name not in hosted] or apart(start.variant)
+            seconds = self._timings.switch_s(together(new), worker.accelerator_class)
             jobs = self._fleet.unload(worker)
             if jobs:
                 self._router.failed(worker, jobs)

@@ -9,6 +9,7 @@ from .expectations import latency_p99_s
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
 from .hull import MUCH_SHORTER, Hull, hull_of, upper_hull
 from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, WorkerBounds
+from .sets import Weighed, maximal_sets
 from .shares import Sharing, best_sharing, running_columns
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
@@ -32,6 +33,7 @@ __all__ = [
     "ServiceLevel",
     "Sharing",
     "Stages",
+    "Weighed",
     "WorkerBounds",
     "allocate",
     "best_sharing",
@@ -39,6 +41,7 @@ __all__ = [
     "groups",
     "hull_of",
     "latency_p99_s",
+    "maximal_sets",
     "measured",
     "priced",
     "pruned",

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
+from ...snapshot import apart
 from .hull import Hull
 from .mixtures import NOTHING
 from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .sets import allocate_on_sets
 from .shares import Sharing, best_sharing
 from .stages import SHED_PRICE
 from .verdicts import binding, quality_is_shed
@@ -27,9 +29,17 @@ def allocate_fluid(
     """Workers for ``cascades`` of a problem, from the accelerators that are ``left``, by class.
 
     A cascade gets no more workers than it gains by, nor fewer than its own bounds from below say, where that many are
-    there. A worker that runs and costs nothing is kept.
+    there. A worker that runs and costs nothing is kept. Cascades whose workers host sets of variants come first, one
+    after the other.
     """
     free = dict(left)
+    found: dict[CascadeRef, Allocation] = {}
+    for cascade, hull in (pair for pair in cascades if pair[0].sets):
+        name = hull.accelerator_class
+        answer = _allocate_sets(problem, cascade, hull, free=free.get(name, 0))
+        free[name] = free.get(name, 0) - sum(size.replicas for size in answer.pools.values())
+        found[cascade.ref] = answer
+    cascades = [pair for pair in cascades if not pair[0].sets]
     counts = {cascade.ref: 0 for cascade, _ in cascades}
     ceilings = {c.ref: c.workers[h.accelerator_class].ceiling(_price(problem, h)) for c, h in cascades}
 
@@ -58,7 +68,39 @@ def allocate_fluid(
     for cascade, hull in cascades:
         if not _price(problem, hull):
             give(cascade, hull, most=cascade.running.get((hull.serves, hull.accelerator_class), 0))
-    return {cascade.ref: _read(problem, cascade, hull, counts[cascade.ref]) for cascade, hull in cascades}
+    return found | {cascade.ref: _read(problem, cascade, hull, counts[cascade.ref]) for cascade, hull in cascades}
+
+
+def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, *, free: int) -> Allocation:
+    """The allocation of a cascade whose workers host sets of variants."""
+    name = hull.accelerator_class
+    running = {serves: cascade.running.get((serves, name), 0) for serves in cascade.sets}
+    prices = {s: sum(cascade.switch_prices.get((v, name), 0.0) for v in apart(s)) for s in cascade.sets}
+    found = allocate_on_sets(
+        hull,
+        hull.rows,
+        cascade.sets,
+        demand=max(cascade.demand, NOTHING),
+        utilisation=cascade.heavy_utilisation,
+        least=_least(cascade, hull),
+        most=min(cascade.workers[name].ceiling(_price(problem, hull)), free),
+        running=running,
+        load_price=prices,
+        seed=problem.seed,
+    )
+    pools = {(serves, name): PoolSize(count, 1) for serves, count in found.workers.items()}
+    sharing = best_sharing(cascade, pools)
+    return Allocation(
+        ref=cascade.ref,
+        mixture=sharing.mixture,
+        pools=pools,
+        shed=sharing.shed,
+        value=sharing.value,
+        verdict=_verdict(cascade, pools, sharing),
+        switches=sum(max(count - running[serves], 0) for serves, count in found.workers.items()),
+        cost_per_hour=sum(found.workers.values()) * (_price(problem, hull) or 0.0),
+        binding=binding(cascade, problem, pools, sharing),
+    )
 
 
 def _price(problem: AllocationProblem, hull: Hull) -> float | None:

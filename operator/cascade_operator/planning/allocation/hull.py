@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from .frontier import Mixture, Portion, Row
@@ -72,6 +72,10 @@ class Hull:
     least_s: float
     objective_s: float = math.inf
     late: float | None = None
+    rows: Mapping[Row, float] = field(default_factory=dict)
+    """All rows that can meet the objective, and what a prompt by each is worth."""
+    everywhere: bool = True
+    """Whether every worker hosts all variants."""
 
     @property
     def most_s(self) -> float:
@@ -89,6 +93,8 @@ class Hull:
         All that are not much shorter than the longest stand in that one's: a worker takes one of them at a time, the
         most urgent first, or they would all be late together.
         """
+        if not self.everywhere:
+            return None
         longest = max(self.batches, key=self.image_s, default=variant)
         alike = variant != longest and self.image_s(variant) > MUCH_SHORTER * self.image_s(longest)
         return longest if alike else None
@@ -196,4 +202,5 @@ def hull_of(
             points.append(Corner(row, seconds, row.value - each.second_price * seconds))
     corners = tuple(upper_hull(points, cost=lambda c: c.seconds, worth=lambda c: c.gain))
     least_s = taken_s(corners[0].row, quickest) if corners else 0.0
-    return Hull(serves, accelerator_class, corners, services, batches, least_s, objective_s, late)
+    rows = {point.row: point.gain for point in points}
+    return Hull(serves, accelerator_class, corners, services, batches, least_s, objective_s, late, rows)

@@ -46,8 +46,8 @@ class CascadeProblem:
 
     ``min_hosts`` is how many workers always host a variant, and ``classes`` where each variant may run.
     ``switch_prices`` is what a start or change of model must gain in normalised quality (1 = from the worst row to
-    the best), by pool. ``hull`` is there where each worker hosts all variants: then nothing but their number is to be
-    decided.
+    the best), by pool. ``hull`` is there where each worker hosts several variants: all, if there are no ``sets``, so
+    that nothing but the number of workers is to be decided; else one of the sets.
     """
 
     ref: CascadeRef
@@ -64,6 +64,7 @@ class CascadeProblem:
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)
     weight: float = 1.0
     hull: Hull | None = None
+    sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from .frontier import Mixture, Portion
 from .hull import Hull
 from .mixtures import NOTHING, Limits
 from .problem import CascadeProblem, PoolKey, PoolSize
+from .sets import best_on_sets
 from .stages import SHED_PRICE, Column, Role, Stages
 
 LEAST_BESIDE = 0.2
@@ -69,6 +70,8 @@ def _fluid(
     problem: CascadeProblem, hull: Hull, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
 ) -> Sharing:
     """What the time of all workers buys beside clearing a backlog."""
+    if problem.sets:
+        return _on_sets(problem, hull, pools, backlog)
     workers = sum(size.replicas for key, size in pools.items() if key == (hull.serves, hull.accelerator_class))
     if not workers or not hull.corners:
         return NOTHING_SERVED
@@ -79,6 +82,29 @@ def _fluid(
     shed = max(1 - problem.light_utilisation * workers / (demand * hull.least_s), 0.0) if hull.least_s else 0.0
     value = sum(p.share * p.row.value for p in mixture)
     return Sharing(mixture, shed if shed > NOTHING else 0.0, value, (1 - shed) * gain - SHED_PRICE * shed)
+
+
+def _on_sets(
+    problem: CascadeProblem, hull: Hull, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
+) -> Sharing:
+    """The same where workers host different sets of variants."""
+    workers = {serves: size.replicas for (serves, _), size in pools.items() if size.replicas}
+    count = sum(workers.values())
+    if not count:
+        return NOTHING_SERVED
+    clearing = sum(rate * hull.image_s(variant) for variant, rate in backlog.items())
+    found = best_on_sets(
+        hull,
+        hull.rows,
+        demand=max(problem.demand, NOTHING),
+        utilisation=_beside(problem.heavy_utilisation * count, clearing) / count,
+        workers=workers,
+    )
+    if not found.mixture:
+        return NOTHING_SERVED
+    value = sum(p.share * p.row.value for p in found.mixture)
+    score = (1 - found.shed) * found.gain - SHED_PRICE * found.shed
+    return Sharing(found.mixture, found.shed if found.shed > NOTHING else 0.0, value, score)
 
 
 def _limits(
