@@ -22,6 +22,8 @@ from .worker_requests import model_of_weights, settings_parameters
 Share = float
 """A share of requests, 0 to 1."""
 Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
+PATIENCE: Final = 0.5
+"""Part of its slack that a request waits for the heavy model where a light one may stand in, unless a plan differs."""
 GENERATION_AHEAD_S: Final = 24 * 3600.0
 """A generation further ahead of the clock is no operator's: whoever took it over would ignore all later plans."""
 
@@ -87,8 +89,12 @@ class PlanWorker(PlanPart):
 
 
 class PlanTimes(PlanPart):
-    """How a variant is made on one accelerator class: its batch, and seconds of batches by size of the images."""
+    """How a variant is made on one accelerator class: its batch, and seconds of batches by size of the images.
 
+    ``queue`` is the variant whose requests its own wait together with, for the same credits; absent: none.
+    """
+
+    queue: str | None = None
     batch: int = Field(ge=1, le=4096)
     execution_s: dict[Size, dict[Annotated[int, Field(ge=1)], Seconds]] = Field(alias="executionS")
 
@@ -129,11 +135,18 @@ class Pool:
     accelerator_class: str
     batch: int
     execution_s: Mapping[int, float]
+    queued_with: str
+    """The variant that the queue is named by: its own, or the one whose queue it shares."""
     workers: tuple[PlanWorker, ...]
 
     @property
     def name(self) -> str:
         return pool_name(variant=self.variant, accelerator_class=self.accelerator_class)
+
+    @property
+    def queue(self) -> str:
+        """Name of the queue in which its requests wait."""
+        return pool_name(variant=self.queued_with, accelerator_class=self.accelerator_class)
 
     @property
     def ready(self) -> list[PlanWorker]:
@@ -191,6 +204,10 @@ class Plan(PlanPart):
     parked: bool = False
     scorer: ScorerChoice = ScorerChoice()
     discriminator: str | None = None
+    stand_in: str | None = None
+    """A quick variant, which makes an image where the variants of a row cannot in time; ``overload: degrade`` only."""
+    patience: Share = Field(default=PATIENCE, gt=0, le=1)
+    """Part of its slack that a request may wait for the heavy variant where a light image may stand in for it."""
     sizes: list[Size] = Field(min_length=1, max_length=1)
     variants: dict[str, PlanVariant]
     rows: list[PlanRow] = Field(min_length=1, max_length=8)
@@ -214,6 +231,10 @@ class Plan(PlanPart):
                     raise field_error(
                         f"workers.{index}.credits", f"{name!r} has no times on {worker.accelerator_class!r}"
                     )
+                if served.classes[worker.accelerator_class].queue not in (None, *worker.credits):
+                    raise field_error(
+                        f"workers.{index}.credits", f"it does not serve the variant whose queue {name!r} waits in"
+                    )
                 if served.weights not in worker.hosts:
                     raise field_error(f"workers.{index}.credits", f"it does not host the weights of {name!r}")
         return self
@@ -236,6 +257,7 @@ class Plan(PlanPart):
                 accelerator_class=on,
                 batch=times.batch,
                 execution_s=times.execution_s[self.sizes[0]],
+                queued_with=times.queue or name,
                 workers=tuple(w for w in self.workers if w.accelerator_class == on and name in w.credits),
             )
             for name, variant in self.variants.items()

@@ -52,6 +52,7 @@ class Reason(Word):
     INVENTORY_UNKNOWN = "InventoryUnknown"
     METRICS_MISSING = "MetricsMissing"
     INVALID_SPEC = "InvalidSpec"
+    POLICY_NEEDS_DEDICATED_WORKERS = "PolicyNeedsDedicatedWorkers"
     PROFILE_MISSING = "ProfileMissing"
     PROFILE_INVALID = "ProfileInvalid"
     NO_CAPACITY = "NoCapacity"

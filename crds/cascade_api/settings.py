@@ -118,6 +118,11 @@ class PlannerSettings(BaseSettings):
         ge=1,
         description="factor on the escalations that a full heavy pool can serve, if the rest can be degraded",
     )
+    shared_offer: float = Field(
+        default=1.06,
+        ge=1,
+        description="factor on the time of shared workers that images are planned for, if the rest can be degraded",
+    )
     moves_percent: int = Field(
         default=25,
         ge=0,

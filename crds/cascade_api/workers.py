@@ -21,6 +21,7 @@ Count = Annotated[Integer, Field(ge=0, le=10_000)]
 class Hosting(str, Enum):
     """What a worker hosts."""
 
+    SHARED = "shared"
     DEDICATED = "dedicated"
 
 
@@ -47,7 +48,8 @@ class Workers(Document):
     max: Count
     """Most workers, even while data is missing."""
     hosting: Hosting = Hosting.DEDICATED
-    """`dedicated`: a worker hosts the weights of one variant."""
+    """`dedicated`: a worker hosts the weights of one variant; `shared`: of all variants, or of as many as its memory
+    holds. Clusters and local mode refuse `shared` so far; `cascade plan` and `cascade simulate` know it."""
     budget_per_hour: Money | None = None
     """The most that the workers may cost per hour, by the price of the class."""
     model_cache: ModelCache | None = None

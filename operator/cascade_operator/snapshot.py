@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from typing import Final
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
@@ -13,6 +14,19 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.report import RouterReport
 from cascade_api.status import CascadeStatus
+
+TOGETHER: Final = "+"
+"""Between the names of variants that one worker serves; no name holds it."""
+
+
+def together(variants: Iterable[str]) -> str:
+    """What a worker serves, as one name: of one variant its own, of several all theirs in the order of the alphabet."""
+    return TOGETHER.join(sorted(variants))
+
+
+def apart(name: str) -> tuple[str, ...]:
+    """The variants that a worker serves: the inverse of `together`."""
+    return tuple(name.split(TOGETHER))
 
 
 class ReplicaState(str, Enum):
@@ -28,8 +42,9 @@ class ReplicaState(str, Enum):
 class Replica:
     """One accelerator with the Triton server on it.
 
-    ``in_flight`` is the number of credits in use (None: unknown, so it does not count as drained). ``since_s`` is when
-    ``state`` began (Unix seconds).
+    ``variant`` is the variant that it serves or is loading; several are one name (`together`). ``in_flight`` is the
+    number of credits in use (None: unknown, so it does not count as drained). ``since_s`` is when ``state`` began (Unix
+    seconds).
     """
 
     id: str
@@ -44,6 +59,11 @@ class Replica:
     def pool(self) -> tuple[str, str]:
         """The pool that it belongs to: (variant that it serves or is loading, accelerator class)."""
         return self.variant, self.accelerator_class
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that it serves or is loading."""
+        return apart(self.variant)
 
 
 @dataclass(frozen=True)
@@ -85,19 +105,24 @@ class Mobility(Enum):
 class Snapshot:
     """Every cascade of one operator at one instant.
 
-    ``inventory`` has the accelerators by class (None: unknown). ``mobility`` says how moves happen on this cluster;
-    only the driver knows this, so the planner assumes nothing else.
+    ``inventory`` has the accelerators by class (None: unknown). ``mobility`` says how moves happen on this cluster, and
+    ``hosts_several`` whether its workers can host several variants; only the driver knows these, so the planner assumes
+    nothing else.
     """
 
     cascades: tuple[CascadeView, ...]
     inventory: Mapping[str, int] | None
     mobility: Mobility
     store_available: bool = True
+    hosts_several: bool = False
 
 
 @dataclass(frozen=True)
 class Start:
-    """Start serving ``variant``: on a free accelerator, or in place of the replica ``replica_id``, which is drained."""
+    """Start serving ``variant``: on a free accelerator, or in place of the replica ``replica_id``, which is drained.
+
+    ``variant`` may be several (`together`).
+    """
 
     cascade: CascadeRef
     replica_id: str | None

@@ -120,6 +120,7 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
             ),
             inventory=inventory,
             mobility=Mobility.IN_PLACE,
+            hosts_several=True,
         )
         decision = planner.decide(snapshot, memory, now)
         memory, diagnostics = decision.memory, decision.diagnostics

@@ -144,9 +144,9 @@ class RouterReporter:
         async with self._redis.pipeline(transaction=False) as pipe:
             for runtime in runtimes:
                 for pool in runtime.plan.pools:
-                    load = runtime.queue.load(pool.name)
-                    metrics.QUEUE_WAITING.labels(runtime.name, pool.name).set(load.waiting)
-                    metrics.QUEUE_IN_FLIGHT.labels(runtime.name, pool.name).set(load.in_flight)
+                    load = runtime.queue.load(pool.queue)
+                    metrics.QUEUE_WAITING.labels(runtime.name, pool.queue).set(load.waiting)
+                    metrics.QUEUE_IN_FLIGHT.labels(runtime.name, pool.queue).set(load.in_flight)
                 report = make_report(runtime, router_id=self._router_id, at_s=now, store_away=runtime.queue.away)
                 text = report.model_dump_json(by_alias=True, exclude_none=True)
                 pipe.set(runtime.ref.scores_key(self._router_id), text, ex=REPORT_TTL_S)

@@ -1,8 +1,11 @@
 """The product's policy against HADIS in the same simulator and on the same traces, with the fluid limit beside.
 
 Ratios are to the baselines of the same run: violations of HADIS per violation of ours where both pay the same switch
-cost, and the quality gained over it. Sections: `traces` (published ones), `flash` (twenty seeds), `failure`, and
-`generated`, traces that no setting was chosen on. All of it takes some ten minutes of one core.
+cost, and the quality gained over it. Sections: `traces` (published ones), `flash` (twenty seeds), `failure`,
+`generated`, traces that no setting was chosen on, `shared`, whose workers host all variants, with short work first, and
+`even`, the same with the device shared evenly, and `memory`, whose workers have memory for two of the four models.
+Beside these three stands what dedicated workers reach in the same run.
+All of it takes some ten minutes of one core.
 
     make bench-policy [ARGS="--section flash --seeds 3 --json FILE"]     (needs CASCADE_REFERENCE_DATA)
 """
@@ -13,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from cascade_profiler.simulate.campaign import CampaignRequest, simulate
 from cascade_profiler.simulate.limits import fluid_limit
 from cascade_profiler.simulate.runs import Failure
 from cascade_profiler.simulate.traces import is_drawn, load_trace
+from cascade_profiler.simulate.turns import Turns
 
 CLASS, WORKERS, OBJECTIVE_S = "nvidia-l40s", 16, 6.0
 IN_PLACE_S, POD_START_S = 0.12, 4.5
@@ -46,10 +51,21 @@ class Case:
     free: bool = False
     failures: tuple[Failure, ...] = ()
     targets: dict[str, float] = field(default_factory=dict)
+    workers: int = WORKERS
+    turns: Turns | None = None
+    """How workers that host all variants share their time; None: they host one each."""
+    hosts: int = 0
+    """Models that a worker's memory holds; 0: all."""
 
 
 def _targets(
-    time_mean: float, late: float, *, request_mean: float | None = None, switches: float | None = None, gap: float = 0.0
+    time_mean: float,
+    late: float,
+    *,
+    request_mean: float | None = None,
+    switches: float | None = None,
+    gap: float = 0.0,
+    p50_s: float | None = None,
 ) -> dict[str, float]:
     found = {"quality_time_mean": time_mean, "violation_percent": late}
     if request_mean is not None:
@@ -58,10 +74,36 @@ def _targets(
         found["switches"] = switches
     if gap:
         found["gap"] = gap
+    if p50_s is not None:
+        found["p50_s"] = p50_s
     return found
 
 
+MODEL_MIB = 1000
 AGAINST_HADIS = {"violations_of_hadis": 0.2, "gain": 0.8}
+FLASH_TWICE = FLASH.replace("rate=16", "rate=32")
+
+
+def _shared(section: str, turns: Turns, targets: Sequence[dict[str, float]]) -> tuple[Case, ...]:
+    """The cases of workers that host all variants, each with its targets."""
+    cases = (
+        Case(section, "1to64", "hadis_1to64", IN_PLACE_S, 5),
+        Case(section, "1to40", "hadis_1to40", IN_PLACE_S, 5),
+        Case(section, "1to20", "hadis_1to20", IN_PLACE_S, 5),
+        Case(section, "hadis_1to32, 8", "hadis_1to32", IN_PLACE_S, 5, workers=8),
+        Case(section, "hadis_1to20, 4", "hadis_1to20", IN_PLACE_S, 5, workers=4),
+        Case(section, "diffserve_2to10, 3", "diffserve_2to10", IN_PLACE_S, 5, workers=3),
+        Case(section, "diffserve_1to8, 2", "diffserve_1to8", IN_PLACE_S, 5, workers=2),
+        Case(section, "flash crowd on 16/s", FLASH, IN_PLACE_S, 20),
+        Case(section, "flash crowd on 32/s", FLASH_TWICE, IN_PLACE_S, 20),
+        Case(section, "2 of 16 lost", STEADY, IN_PLACE_S, 5, failures=LOST),
+    )
+    return tuple(
+        replace(case, name=f"{case.name}, {turns}", turns=turns, targets=goals)
+        for case, goals in zip(cases, targets, strict=True)
+    )
+
+
 CASES = (
     Case(
         "traces",
@@ -87,19 +129,68 @@ CASES = (
     Case("generated", "diurnal 2-40/s", "diurnal:low=2,high=40,period=350,seconds=350", IN_PLACE_S, 3),
     Case("generated", "bursts x4 of 6 s", "bursts:rate=16,seconds=200", IN_PLACE_S, 3),
     Case("generated", "on-off 10 s, 30/s", "on-off:rate=30,seconds=200", IN_PLACE_S, 3),
+    *_shared(
+        "shared",
+        Turns.SHORT_FIRST,
+        (
+            _targets(22.36, 0.02, request_mean=23.08, switches=0, p50_s=0.25),
+            _targets(21.42, 0.02, switches=0),
+            _targets(20.26, 0.02, switches=0),
+            _targets(22.43, 0.02, switches=0),
+            _targets(22.93, 0.02, switches=0),
+            _targets(22.50, 0.02, switches=0),
+            _targets(22.70, 0.02, switches=0),
+            _targets(21.07, 0.15, switches=0),
+            _targets(22.63, 0.30, switches=0),
+            {"violation_percent": 0.0, "beyond_dedicated": 0.0},
+        ),
+    ),
+    *_shared("even", Turns.EVEN, [{}] * 10),
+    *(
+        Case(
+            "memory",
+            f"{trace}, {workers}, loads of {load_s:g} s",
+            trace,
+            load_s,
+            3,
+            workers=workers,
+            turns=Turns.SHORT_FIRST,
+            hosts=2,
+            targets={"violation_percent": 0.05, "beyond_dedicated": 0.0},
+        )
+        for trace, workers in (("hadis_1to64", 16), ("hadis_1to20", 4))
+        for load_s in (IN_PLACE_S, 2.0)
+    ),
 )
 
 
 def measure(case: Case, profile: LoadedProfile, *, seeds: int) -> dict[str, float]:
     """Figures of both policies, the limit, and how they compare."""
     request = CampaignRequest(
-        profile, case.trace, ("hybrid",), {CLASS: WORKERS}, OBJECTIVE_S, seeds, case.switch_s, failures=case.failures
+        profile,
+        case.trace,
+        ("hybrid",),
+        {CLASS: case.workers},
+        OBJECTIVE_S,
+        seeds,
+        case.switch_s,
+        failures=case.failures,
+        turns=case.turns,
     )
+    if case.hosts:
+        request = replace(request, profile=_with_memory(profile), memory_mib=case.hosts * MODEL_MIB)
     (ours,) = simulate(request, told=_told)
-    baseline = replace(request, policies=("hadis",), switch_s=None if case.free else case.switch_s)
+    beside = {}
+    if case.turns is not None:
+        (dedicated,) = simulate(replace(request, profile=profile, memory_mib=0, turns=None), told=_told)
+        beside = {f"dedicated_{name}": value for name, value in dedicated.figures.items()}
+        beside["ours_beyond_dedicated"] = ours.figures["quality_time_mean"] - dedicated.figures["quality_time_mean"]
+    baseline = replace(request, profile=profile, policies=("hadis",), switch_s=None if case.free else case.switch_s)
     (theirs,) = simulate(baseline, told=_told)
     limits = [
-        fluid_limit(profile.profile.spec, load_trace(case.trace, seed=seed), accelerator_class=CLASS, workers=WORKERS)
+        fluid_limit(
+            profile.profile.spec, load_trace(case.trace, seed=seed), accelerator_class=CLASS, workers=case.workers
+        )
         for seed in range(seeds if is_drawn(case.trace) else 1)
     ]
     time_limit, request_limit = (float(value) for value in np.mean(limits, axis=0))
@@ -107,12 +198,20 @@ def measure(case: Case, profile: LoadedProfile, *, seeds: int) -> dict[str, floa
     return {
         **{f"ours_{name}": value for name, value in ours.figures.items()},
         **{f"hadis_{name}": value for name, value in theirs.figures.items()},
+        **beside,
         "limit_time": time_limit,
         "limit_request": request_limit,
         "ours_gap": 100 * (ours.figures["quality_time_mean"] / time_limit - 1),
         "ours_violations_of_hadis": late / their_late if their_late else float(late > 0),
         "gain": theirs.figures["quality_time_mean"] - ours.figures["quality_time_mean"],
     }
+
+
+def _with_memory(profile: LoadedProfile) -> LoadedProfile:
+    """The profile with as much memory for each of its models."""
+    rows = [row.model_copy(update={"memory_mi_b": MODEL_MIB}) for row in profile.profile.spec.execution]
+    spec = profile.profile.spec.model_copy(update={"execution": rows})
+    return replace(profile, profile=profile.profile.model_copy(update={"spec": spec}))
 
 
 def missed(case: Case, found: dict[str, float]) -> list[str]:
@@ -135,8 +234,11 @@ def line(case: Case, found: dict[str, float]) -> str:
     ratio = f"{theirs / late:.0f}x" if late > 0 else "none"
     misses = "; ".join(missed(case, found))
     verdict = f"MISSED {misses}" if misses else "reached" if case.targets else ""
+    if case.turns is not None:
+        verdict += f"; p50 {found['ours_p50_s']:.2f} s; dedicated {found['dedicated_quality_time_mean']:.3f} /"
+        verdict += f" {found['dedicated_quality_request_mean']:.3f}, late {found['dedicated_violation_percent']:.3f} %"
     return (
-        f"{case.name:<25}{mean('ours_quality_time_mean', 3):>15}{mean('ours_quality_request_mean', 3):>15}"
+        f"{case.name:<35}{mean('ours_quality_time_mean', 3):>15}{mean('ours_quality_request_mean', 3):>15}"
         f"{mean('ours_violation_percent', 3):>15}{found['ours_switches']:6.0f} |"
         f"{found['limit_time']:8.3f}{found['limit_request']:8.3f}{found['ours_gap']:6.2f} |"
         f"{found['hadis_quality_time_mean']:7.2f}{found['hadis_quality_request_mean']:7.2f}"
@@ -154,9 +256,9 @@ def main() -> int:
     arguments = parser.parse_args()
     profile = load_profile("hadis-726")
     began = time.process_time()
-    print(f"{'':<25}{'hybrid':>51} |{'fluid limit':>22} |{'hadis':>34} |{'hadis / hybrid':>13} |")
+    print(f"{'':<35}{'hybrid':>51} |{'fluid limit':>22} |{'hadis':>34} |{'hadis / hybrid':>13} |")
     columns = f"{'time':>15}{'request':>15}{'late %':>15}{'sw':>6} |{'time':>8}{'request':>8}{'gap %':>6} |"
-    print(f"{'case':<25}{columns}{'time':>7}{'request':>7}{'late %':>14}{'sw':>6} |{'late':>7}{'gain':>6} | targets")
+    print(f"{'case':<35}{columns}{'time':>7}{'request':>7}{'late %':>14}{'sw':>6} |{'late':>7}{'gain':>6} | targets")
     results: dict[str, dict[str, float]] = {}
     for case in CASES:
         if arguments.only in case.name and arguments.section in (None, case.section):

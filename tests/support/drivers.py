@@ -142,7 +142,7 @@ class _ScriptedFleet(Fleet):
         if job in worker.running:
             worker.running.remove(job)
             if call.makes:
-                self.passages.made(worker, [job], max(call.seconds, SHORTEST_S))
+                self.passages.made([job], max(call.seconds, SHORTEST_S))
             else:
                 self.passages.failed([job])
 

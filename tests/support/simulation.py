@@ -18,6 +18,7 @@ from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.runs import Failure, Run, Scenario
 from cascade_profiler.simulate.scores import drawn_scores
 from cascade_profiler.simulate.traces import Trace, load_trace
+from cascade_profiler.simulate.turns import Turns
 
 from .patience import patient_manifest
 
@@ -95,6 +96,7 @@ def make_scenario(
     seed: int = 0,
     switch_s: float | None = 0.1,
     failures: tuple[Failure, ...] = (),
+    turns: Turns | None = None,
 ) -> Scenario:
     """A scenario on the small profile."""
     return Scenario(
@@ -106,6 +108,7 @@ def make_scenario(
         seed=seed,
         switch_s=switch_s,
         failures=failures,
+        turns=turns,
     )
 
 

@@ -84,7 +84,7 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("max: 2", "max: -1", "spec.workers.0.max", "greater than or equal to 0 (is -1)"),
         ("max: 2}", "max: 2}\n    - {name: more, class: cpu, max: 2}", "spec.workers", "put the pools of one class"),
         ("max: 2}", "max: 2}\n    - {name: slots, class: gpu, max: 2}", "spec.workers", "pool names must be unique"),
-        ("max: 2}", "max: 2, hosting: shared}", "spec.workers.0.hosting", "'dedicated' (is 'shared')"),
+        ("max: 2}", "max: 2, hosting: split}", "spec.workers.0.hosting", "'shared' or 'dedicated' (is 'split')"),
         ("pools: [slots]", "pools: [gpus]", "spec.variants.1.pools.0", "is not in spec.workers: add it there, or name"),
         ("max: 2}", "max: 0}\n    - {name: gpus, class: gpu, max: 1}", "spec.variants.1.pools", "admit no workers"),
         ("pools: [slots]", "minHosts: 3", "spec.workers", "fewer than the variants' minHosts together (3)"),

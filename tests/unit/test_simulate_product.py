@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import build
 from cascade_api.settings import PlannerSettings
 from cascade_operator.planning.planner import Planner
+from cascade_profiler.simulate.cascades import cascade_of
 from cascade_profiler.simulate.outcomes import Way
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.quality import realised_quality
 from cascade_profiler.simulate.runs import Failure, Run, Scenario
-from support.simulation import make_profile, make_scenario, play_zero
+from cascade_profiler.simulate.turns import Turns
+from support.simulation import make_profile, make_scenario, play_zero, zero_manifest
 
 
 def played(scenario: Scenario, *, policy: str = "hybrid") -> Run:
@@ -145,3 +149,43 @@ def test_the_report_is_one_page_with_its_plots(tmp_path: Path) -> None:
     assert text.count("<svg") == 5
     assert "http-equiv" not in text
     assert "src=" not in text
+
+
+def test_the_command_line_says_what_workers_host_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "zero.yaml").write_text(zero_manifest())
+    options = ["simulate", "--profile", str(tmp_path / "zero.yaml"), "--trace", "poisson:rate=1,seconds=20"]
+
+    def run(*more: str) -> str:
+        result = CliRunner().invoke(build(), [*options, "--seeds", "1", "--json", *more])
+        return str(result.exception) if result.exit_code else json.loads(result.stdout)["policies"][0]["name"]
+
+    assert run("--hosting", "shared") == "hybrid"
+    assert run("--hosting", "shared", "--turns", "even") == "hybrid"
+    assert "--hosting: 'split' is none of shared, dedicated" in run("--hosting", "split")
+    assert "--turns: 'fair' is none of short-first, even" in run("--hosting", "shared", "--turns", "fair")
+
+
+@pytest.mark.parametrize("turns", list(Turns))
+def test_workers_that_host_all_variants_follow_the_load_without_a_move(turns: Turns) -> None:
+    def run(hosted: Turns | None) -> Run:
+        # Two workers, from less than one heavy image a second to four, which only cheaper images can serve.
+        return played(make_scenario("diurnal:low=0.5,high=4,period=40,seconds=80", workers=2, turns=hosted))
+
+    shared, dedicated = run(turns), run(None)
+    assert shared.switches == 0
+    assert dedicated.switches > 0
+    assert not shared.outcomes.late.any()
+    assert shared.outcomes.lost.mean() <= 0.01
+    quality = [np.nanmean(realised_quality(each.outcomes, make_profile().charges)) for each in (shared, dedicated)]
+    assert quality[0] > quality[1]
+
+
+def test_shared_workers_keep_most_requests_in_time_where_nothing_is_degraded() -> None:
+    profile = make_profile()
+    document = cascade_of(profile, workers={"gpu": 2}, objective_s=6.0, policy="hybrid", scorer=None).wire()
+    document["spec"]["policy"]["overload"] = "strict"
+    document["spec"]["workers"][0] |= {"hosting": "shared", "min": 2}
+    strict = replace(profile, cascade=DiffusionCascade.model_validate(document))
+    run = played(make_scenario("poisson:rate=3,seconds=150", profile=strict, workers=2, turns=Turns.SHORT_FIRST))
+    assert run.outcomes.violations.mean() <= 0.02
+    assert np.isin(run.outcomes.way, (Way.DIRECT, Way.ESCALATED)).mean() > 0.2

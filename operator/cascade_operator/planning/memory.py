@@ -7,6 +7,7 @@ future (`CascadeMemory.is_credible`), it is not used.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Reason
 
+from ..snapshot import together
 from .allocation import PoolKey, PoolSize
 from .arrivals import ArrivalRate
 
@@ -154,7 +156,11 @@ def target_pools(sizes: Mapping[PoolKey, PoolSize]) -> tuple[TargetPool, ...]:
 
 def rebuilt(plan: Plan) -> CascadeMemory:
     """Memory from a plan alone: its pools become the target, and its demand the demand that this was decided for."""
-    pools = tuple(TargetPool(p.variant, p.accelerator_class, len(p.ready), p.batch) for p in plan.pools if p.ready)
+    batches = {(pool.variant, pool.accelerator_class): pool.batch for pool in plan.pools}
+    ready = Counter(
+        (together(w.credits), w.accelerator_class) for w in plan.workers if w.state == "ready" and w.credits
+    )
+    pools = tuple(TargetPool(*key, replicas, batches.get(key, 1)) for key, replicas in sorted(ready.items()))
     return CascadeMemory(
         target=Target(pools, demand=plan.expected.demand),
         reason=plan.reason,

@@ -19,7 +19,7 @@ from typing import Final
 from cascade_api.names import CascadeRef
 from cascade_api.settings import PlannerSettings
 
-from ..snapshot import Drain, Replica, ReplicaState, Snapshot, Start, Stop
+from ..snapshot import Drain, Replica, ReplicaState, Snapshot, Start, Stop, apart
 from . import plans
 from .allocation import PoolKey, PoolSize
 from .forecast import Forecast
@@ -91,16 +91,17 @@ def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: floa
     if seen.idle:
         return set(ready)
     names = {variant.name for variant in seen.known.spec.variants}
-    left = {key for key in ready if key[0] not in names}
+    left = {key for key in ready if names.isdisjoint(apart(key[0]))}
     needed = plans.needed(seen.rows)
     for key in ready:
-        siblings = any(other[0] == key[0] and other != key for other in ready)
-        if key[0] in needed and not siblings:
+        elsewhere = {name for other in ready if other != key for name in apart(other[0])}
+        if not needed.intersection(apart(key[0])) <= elsewhere:
             continue
         if seen.view.queue_depths is None:
             empty = now - seen.memory.published_at_s >= seen.objective_s
         else:
-            empty = seen.waiting(key) == 0
+            here = {name for other in ready if other != key and other[1] == key[1] for name in apart(other[0])}
+            empty = not any(seen.waiting((name, key[1])) for name in apart(key[0]) if name not in here)
         if empty:
             left.add(key)
     return left | _outgrown(seen, expected, decided)

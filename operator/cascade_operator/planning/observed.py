@@ -13,21 +13,25 @@ Later stages read the result and never change it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import PlanRow
 from cascade_api.quantities import duration_s
 from cascade_api.reasons import Reason
 
-from ..snapshot import CascadeView, Mobility, ReplicaState, Snapshot
-from .allocation import PoolKey, PoolSize
+from ..snapshot import CascadeView, ReplicaState, Snapshot, apart
+from .allocation import Hull, PoolKey, PoolSize
 from .arrivals import clearing_rate
 from .memory import CascadeMemory, Memory, Slowdown
-from .prepared import NotPlannable, Preparations, Prepared
+from .prepared import NotPlannable, Preparations, Prepared, hosts_all
 from .slowdowns import slowdowns
+
+KEPT_BUSY_OBJECTIVES: Final = 0.3
+"""Work that may wait for each worker that hosts all variants, in objectives: it is how those are kept busy."""
 
 Why = tuple[Reason, str]
 """A reason and the message that goes with it."""
@@ -115,11 +119,18 @@ class Observed:
         return slowdowns(self.prepared, judged=judged, reports=reports, remembered=remembered, now=now)
 
     def waiting(self, key: PoolKey) -> int:
-        """Requests that wait for a pool; 0 if that is not known."""
-        return (self.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
+        """Requests that wait for the variants of a pool; 0 if that is not known."""
+        depths = self.view.queue_depths or {}
+        return sum(depths.get(pool_name(variant=name, accelerator_class=key[1]), 0) for name in apart(key[0]))
 
     def batches(self, target: Mapping[PoolKey, PoolSize]) -> dict[PoolKey, int]:
-        """Batch size by pool: from the target, or for pools that it does not have, from the plan in force."""
+        """Batch size by pool: from the target, or for pools that it does not have, from the plan in force.
+
+        Workers that host all variants have the batch sizes of the hull.
+        """
+        hull = self.prepared.hull if self.prepared is not None else None
+        if hull is not None:
+            return {(name, hull.accelerator_class): batch for name, batch in hull.batches.items()}
         pools = self.view.plan.pools if self.view.plan else []
         in_force = {(pool.variant, pool.accelerator_class): pool.batch for pool in pools}
         return in_force | {key: size.batch for key, size in target.items()}
@@ -139,6 +150,8 @@ class Observed:
         One batch for each ready replica may wait without being a backlog. Requests that wait for a heavy variant are
         no backlog where their light images can be the answer: a short queue keeps the heavy pool busy.
         """
+        if self.known.hull is not None:
+            return self._shared_backlog(self.known.hull)
         rates: dict[str, float] = {}
         firm = self.firm_variants()
         for key, replicas in self.ready.items():
@@ -149,6 +162,34 @@ class Observed:
                 rates[key[0]] = rates.get(key[0], 0.0) + clearing_rate(excess, objective_s=self.objective_s)
         return rates
 
+    def _shared_backlog(self, hull: Hull) -> dict[str, float]:
+        """The same where workers host all variants: what they have no time for within `KEPT_BUSY_OBJECTIVES`."""
+        waiting = {name: self.waiting((name, hull.accelerator_class)) for name in apart(hull.serves)}
+        work_s = sum(count * self._waiting_s(hull, name) for name, count in waiting.items())
+        busy_s = KEPT_BUSY_OBJECTIVES * self.objective_s * sum(self.ready.values())
+        if work_s <= busy_s:
+            return {}
+        # In images of the variant that a queue is named by, which others may wait in.
+        images = {
+            name: count * self._waiting_s(hull, name) / hull.image_s(name)
+            for name, count in waiting.items()
+            if count and hull.image_s(name)
+        }
+        part = 1 - busy_s / work_s
+        return {name: part * count / (self.objective_s / 2) for name, count in images.items()}
+
+    def _waiting_s(self, hull: Hull, queue: str) -> float:
+        """Mean seconds of an image of those that wait in a queue, by the shares of the rows in force."""
+        loads: defaultdict[str, float] = defaultdict(float)
+        for row in self.rows:
+            loads[row.light] += row.share * (1 - row.direct)
+            loads[row.heavy] += row.share * row.heavy_share
+        here = {name: load for name, load in loads.items() if (hull.queue_of(name) or name) == queue}
+        total = sum(here.values())
+        if not total:
+            return hull.image_s(queue)
+        return sum(load * hull.image_s(name) for name, load in here.items()) / total
+
 
 def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, preparations: Preparations) -> Observed:
     """Everything that is known about a cascade at ``now`` (Unix seconds)."""
@@ -158,13 +199,13 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
         held = Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
     if snapshot.inventory is None:
         held = Reason.INVENTORY_UNKNOWN, "the accelerators of the cluster are not known: the last plan is held"
-    prepared, refused = _prepared(view, snapshot.mobility, remembered, preparations)
+    prepared, refused = _prepared(view, snapshot, remembered, preparations)
     asked_at_s, idle = _last_asked(view, remembered, now)
     return Observed(view, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
 
 
 def _prepared(
-    view: CascadeView, mobility: Mobility, memory: CascadeMemory, preparations: Preparations
+    view: CascadeView, snapshot: Snapshot, memory: CascadeMemory, preparations: Preparations
 ) -> tuple[Prepared | None, Why | None]:
     if view.profile is None:
         name = view.cascade.spec.profile_ref.name
@@ -172,9 +213,14 @@ def _prepared(
             Reason.PROFILE_MISSING,
             f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it",
         )
+    if hosts_all(view.cascade.spec) and not snapshot.hosts_several:
+        return None, (
+            Reason.INVALID_SPEC,
+            "spec.workers.0.hosting: shared: workers host one variant each here, so far: set hosting: dedicated",
+        )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        return preparations.of(view.cascade, view.profile, mobility, factors), None
+        return preparations.of(view.cascade, view.profile, snapshot.mobility, factors), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
 

@@ -23,19 +23,23 @@ from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profil
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_api.workers import Workers
+from cascade_api.workers import Hosting, Workers
 
-from ..snapshot import Mobility
+from ..snapshot import Mobility, apart, together
 from .allocation import (
     CascadeProblem,
     Frontier,
+    Hull,
     PoolKey,
     PoolSize,
     ProfileTimings,
     ServiceLevel,
     Sharing,
     Stages,
+    Weighed,
     WorkerBounds,
+    hull_of,
+    maximal_sets,
     measured,
     priced,
     stages_of,
@@ -87,6 +91,11 @@ class Prepared:
         return [(name, on) for name, classes in self.problem.classes.items() for on in classes]
 
     @property
+    def hull(self) -> Hull | None:
+        """What accelerator time buys, where workers host all variants; else None."""
+        return self.problem.hull
+
+    @property
     def move_s(self) -> float:
         """Seconds that the slowest move of this cascade takes on this cluster."""
         return max((self.timings.move_s(*key) for key in self.keys), default=0.0)
@@ -135,11 +144,11 @@ def prepare(
     classes: Sequence[AcceleratorClass],
     mobility: Mobility,
     slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
-    shared: dict[object, Sized] | None = None,
+    kept: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs from a spec and its profile; raises NotPlannable with a message naming the field.
 
-    ``slowdowns`` says how many times slower pools are than the profile says. ``shared`` is a cache that several
+    ``slowdowns`` says how many times slower pools are than the profile says. ``kept`` is a cache that several
     cascades use; its keys hold everything that the values depend on.
     """
     spec = cascade.spec
@@ -148,10 +157,17 @@ def prepare(
     if problems:
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
+    shared = hosts_all(spec)
+    if shared and not chosen.shares_workers:
+        raise NotPlannable(
+            Reason.POLICY_NEEDS_DEDICATED_WORKERS,
+            f"spec.policy.name: {chosen.name} plans for one variant a worker: set hosting: dedicated in spec.workers",
+        )
     found = profile_for(spec, profile.spec)
     measurements = _slowed(found, slowdowns)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
+    sets = _sets(spec, measurements, classes) if shared else ()
     level = ServiceLevel(
         objective_s=spec.objective.latency_s,
         attainment=spec.objective.attainment_percent / 100,
@@ -164,7 +180,7 @@ def prepare(
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
     key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
-    sized = (shared or {}).get(key)
+    sized = (kept or {}).get(key)
     if sized is None:
         try:
             frontier = chosen.candidates(measured(measurements, variants={v.name for v in spec.variants}))
@@ -181,8 +197,8 @@ def prepare(
                 accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE * chosen.thrift,
             ),
         )
-        if shared is not None:
-            shared[key] = sized
+        if kept is not None:
+            kept[key] = sized
     problem = CascadeProblem(
         ref=cascade.ref,
         frontier=sized.frontier,
@@ -203,6 +219,8 @@ def prepare(
         ),
         weight=float(spec.policy.weight),
     )
+    if shared:
+        problem = _on_shared_workers(problem, spec, level, sets, offer=settings.shared_offer)
     return Prepared(
         spec,
         measurements,
@@ -213,6 +231,91 @@ def prepare(
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
     )
+
+
+def hosts_all(spec: CascadeSpec) -> bool:
+    """Whether workers of the cascade host all of its variants."""
+    return any(pool.hosting is Hosting.SHARED for pool in spec.workers)
+
+
+def _one_pool(spec: CascadeSpec) -> Workers:
+    """The pool of a cascade whose workers host several variants; raises NotPlannable where it has others."""
+    if len(spec.workers) > 1:
+        raise NotPlannable(
+            Reason.INVALID_SPEC, "spec.workers: a cascade with hosting: shared has one pool, so far: remove the others"
+        )
+    return spec.workers[0]
+
+
+def weights_of(spec: CascadeSpec, profile: ProfileSpec, accelerator_class: str) -> list[Weighed]:
+    """The weights of a cascade, with the memory that they take on a class at the largest batch that was measured.
+
+    Variants of the same weights count once, by the one that takes most; what was not measured counts nothing.
+    """
+    most: dict[str, int] = {}
+    users: dict[str, list[str]] = {}
+    digests = {variant.name: variant.weights.digest for variant in spec.variants}
+    for name, digest in digests.items():
+        users.setdefault(digest, []).append(name)
+    for row in profile.execution:
+        if row.accelerator_class == accelerator_class and row.variant in digests:
+            digest = digests[row.variant]
+            most[digest] = max(most.get(digest, 0), row.memory_mi_b)
+    return [Weighed(tuple(names), most.get(digest, 0)) for digest, names in users.items()]
+
+
+def _sets(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> tuple[str, ...]:
+    """What workers can host where their memory does not hold all variants; nothing where it does or is not known.
+
+    Raises NotPlannable for weights that do not fit a worker alone.
+    """
+    name = _one_pool(spec).accelerator_class
+    there_mib = next((c.memory_mi_b for c in classes if c.name == name), 0)
+    weights = weights_of(spec, profile, name)
+    if not there_mib or sum(each.memory_mib for each in weights) <= there_mib:
+        return ()
+    for each in weights:
+        if each.memory_mib > there_mib:
+            raise NotPlannable(
+                Reason.INVALID_SPEC,
+                f"spec.variants: {', '.join(each.variants)}: the weights take {each.memory_mib} MiB, and class {name} "
+                f"has {there_mib}: remove it, or use a class with more",
+            )
+    return maximal_sets(weights, there_mib)
+
+
+def _with_one_long_variant(sets: tuple[str, ...], hull: Hull) -> tuple[str, ...]:
+    """The sets without those that hold two variants which are not much shorter than the longest, if others hold all.
+
+    On a worker that has both in hand one waits for the other, and each has a queue of its own where not all workers
+    host all variants.
+    """
+    long = {name for name in hull.batches if hull.queue_of(name)} | {max(hull.batches, key=hull.image_s, default="")}
+    chosen = tuple(serves for serves in sets if len(long.intersection(apart(serves))) <= 1)
+    covered = {name for serves in chosen for name in apart(serves)}
+    return chosen if covered >= hull.batches.keys() else sets
+
+
+def _on_shared_workers(
+    problem: CascadeProblem, spec: CascadeSpec, level: ServiceLevel, sets: tuple[str, ...], *, offer: float
+) -> CascadeProblem:
+    """The problem of a cascade whose workers host all variants, or one of the ``sets`` each.
+
+    They are planned for ``offer`` times their time, where what is too much is degraded; else for no more than what
+    keeps requests in time.
+    """
+    pool = _one_pool(spec)
+    hull = hull_of(
+        problem.stages,
+        serves=together(v.name for v in spec.variants),
+        accelerator_class=pool.accelerator_class,
+        objective_s=level.objective_s,
+        late=None if level.degrade else level.late,
+    )
+    sets = _with_one_long_variant(sets, hull)
+    hull = replace(hull, everywhere=not sets)
+    utilisation = problem.heavy_utilisation * (offer if level.degrade else 1.0)
+    return replace(problem, hull=hull, sets=sets, heavy_utilisation=utilisation)
 
 
 def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:
@@ -287,7 +390,7 @@ class Preparations:
                     classes=self._classes,
                     mobility=mobility,
                     slowdowns=slowdowns,
-                    shared=self._shared,
+                    kept=self._shared,
                 )
             except NotPlannable as error:
                 result = error

@@ -15,7 +15,7 @@ from cascade_api.plan import Expected, Plan, PlanRow, next_generation
 from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
-from ..snapshot import Drain, ReplicaState
+from ..snapshot import Drain, ReplicaState, apart
 from . import plans
 from .allocation import PoolKey, PoolSize, Sharing, latency_p99_s
 from .forecast import Forecast
@@ -57,7 +57,7 @@ def publication(
     if not rows:
         return None
     parked = seen.idle or (decided.parked and not sharing.mixture)
-    latency_s = latency_p99_s(sharing, pools, demand=expected.rate, objective_s=seen.objective_s)
+    latency_s = latency_p99_s(sharing, pools, demand=expected.rate, objective_s=seen.objective_s, hull=seen.known.hull)
     last, reason = seen.view.plan, decided.reason
     variants = plans.variants_of(seen.known, last=last, replicas=replicas, target=decided.sizes, batches=batch_of)
     workers = plans.workers_of(replicas, variants)
@@ -118,9 +118,11 @@ def _rows(
         problem = seen.known.at(expected.rate)
         offer = seen.known.policy.offer(problem, sharing, pools, most=settings.escalation_offer)
     rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
-    if not last or last[0].chain != rows[0].chain:
+    if not last or plans.chains(last) != plans.chains(rows):
         return rows
-    leaves = moves.vacate is not None and moves.vacate[0] in plans.needed(last) - plans.needed(rows)
-    if leaves or not plans.servable(last, {key[0] for key in pools}) or plans.shares_moved(last, rows):
+    vacated = set(apart(moves.vacate[0])) if moves.vacate is not None else set()
+    leaves = bool(vacated & (plans.needed(last) - plans.needed(rows)))
+    served = {name for names, _ in pools for name in apart(names)}
+    if leaves or not plans.servable(last, served) or plans.shares_moved(last, rows):
         return rows
     return last

@@ -131,7 +131,7 @@ _Found = tuple[ConditionType, Truth, Reason, str]
 
 def _ready(plan: Plan | None, replicas: Sequence[Replica], findings: Findings) -> _Found:
     kind = ConditionType.READY
-    ready = {r.variant for r in replicas if r.state is ReplicaState.READY}
+    ready = {name for r in replicas if r.state is ReplicaState.READY for name in r.variants}
     if plan is not None and servable(plan.rows, ready):
         return kind, "True", Reason.AS_PLANNED, "every stage of the plan in force has a ready replica"
     if findings.refused is not None:

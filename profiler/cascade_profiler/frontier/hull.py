@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cascade_api.profile import ProfileSpec
-from cascade_operator.planning.allocation import Portion, Row, gpu_seconds, measured
+from cascade_operator.planning.allocation import Portion, Row, gpu_seconds, measured, upper_hull
 
 from .profiles import variants_of
 
@@ -46,16 +46,4 @@ def points(profile: ProfileSpec, accelerator_class: str) -> list[Point]:
 
 def hull(candidates: list[Point]) -> list[Point]:
     """The upper hull: more accelerator time buys more quality, at a falling rate."""
-    kept: list[Point] = []
-    for point in candidates:
-        if kept and point.row.value <= kept[-1].row.value + 1e-12:
-            continue
-        while len(kept) > 1 and _slope(kept[-2], point) >= _slope(kept[-2], kept[-1]) - 1e-12:
-            kept.pop()
-        kept.append(point)
-    return kept
-
-
-def _slope(low: Point, high: Point) -> float:
-    seconds = high.gpu_seconds - low.gpu_seconds
-    return (high.row.value - low.row.value) / seconds if seconds > 0 else float("inf")
+    return upper_hull(candidates, cost=lambda point: point.gpu_seconds, worth=lambda point: point.row.value)

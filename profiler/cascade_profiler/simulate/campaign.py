@@ -20,6 +20,7 @@ from .production import ProductionSystem
 from .runs import Failure, Progress, Run, Scenario
 from .scores import Scores, drawn_scores, reference_scores
 from .traces import PROMPTS, is_drawn, load_trace
+from .turns import Turns
 
 PRODUCT: Final = ("hybrid",)
 POLICIES: Final = (*PUBLISHED, *PRODUCT)
@@ -43,6 +44,10 @@ class CampaignRequest:
     mobility: Mobility = Mobility.IN_PLACE
     scorer: str | None = None
     failures: tuple[Failure, ...] = ()
+    memory_mib: int = 0
+    """Of every accelerator; 0: as much as is needed."""
+    turns: Turns | None = None
+    """How workers that host all variants share their time; None: they host one each, as the published systems' do."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def run_once(
         switch_s=_switch_s(request, policy),
         mobility=request.mobility,
         failures=request.failures,
+        turns=None if policy in PUBLISHED else request.turns,
     )
     if policy in PUBLISHED:
         return published_system(policy, scenario).run(progress)
@@ -116,7 +122,11 @@ def run_once(
 
 def planner_for(request: CampaignRequest) -> Planner:
     """A planner with the default settings for the classes of a request."""
-    classes = [CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu") for name in request.workers]
+    memory = request.memory_mib
+    classes = [
+        CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu", memory_mi_b=memory)
+        for name in request.workers
+    ]
     return Planner(PlannerSettings(), classes=classes)
 
 

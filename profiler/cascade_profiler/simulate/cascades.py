@@ -11,20 +11,36 @@ from pydantic import ValidationError
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile, Startup
 from cascade_api.quantities import format_duration
+from cascade_api.workers import Hosting
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, variants_of
 
 
 def cascade_of(
-    loaded: LoadedProfile, *, workers: Mapping[str, int], objective_s: float, policy: str, scorer: str | None
+    loaded: LoadedProfile,
+    *,
+    workers: Mapping[str, int],
+    objective_s: float,
+    policy: str,
+    scorer: str | None,
+    hosting: Hosting | None = None,
 ) -> DiffusionCascade:
-    """A cascade on these accelerators; raises BadInput if it is not valid."""
+    """A cascade on these accelerators; raises BadInput if it is not valid.
+
+    ``hosting`` overrides what the profile's file says. With ``hosting: shared``, all workers stand unless the file says
+    how few there may be.
+    """
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
     spec["objective"] = {**spec.get("objective", {}), "latency": format_duration(objective_s)}
     _set_workers(spec, workers)
     spec["policy"] = {**spec.get("policy", {}), "name": policy}
+    if hosting is not None:
+        for pool in spec["workers"]:
+            pool["hosting"] = hosting.value
+            if hosting is Hosting.SHARED and loaded.cascade is None:
+                pool["min"] = pool["max"]
     if scorer is not None:
         spec["hardness"] = {"scorer": scorer}
     try:
@@ -55,7 +71,6 @@ def _made(loaded: LoadedProfile) -> dict[str, Any]:
         classes = on.setdefault(row.variant, [])
         if row.accelerator_class not in classes:
             classes.append(row.accelerator_class)
-    model = {"source": "hf://published/model", "revision": "published"}
     return {
         "apiVersion": "diffusioncascade.io/v1alpha1",
         "kind": "DiffusionCascade",
@@ -66,7 +81,7 @@ def _made(loaded: LoadedProfile) -> dict[str, Any]:
             "variants": [
                 {
                     "name": name,
-                    "model": model,
+                    "model": {"source": f"hf://published/{name}", "revision": "published"},
                     "settings": {"steps": 1},
                     "engine": "diffusers",
                     "pools": on[name],

@@ -6,6 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from .turns import Turns
+
 
 def register(app: typer.Typer) -> None:
     """Add `cascade simulate`."""
@@ -45,6 +47,16 @@ def simulate(
             help="Switches of the product start a pod, as on a cluster, and take the profile's coldSeconds.",
         ),
     ] = False,
+    hosting: Annotated[
+        str,
+        typer.Option(
+            help="What workers of the product host: dedicated (one variant each) or shared (all); default: the file's "
+            "cascade's, else dedicated."
+        ),
+    ] = "",
+    turns: Annotated[
+        str, typer.Option(help="How shared workers share their time: short-first (at a step) or even.")
+    ] = Turns.SHORT_FIRST.value,
     scorer: Annotated[str, typer.Option(help="Hardness scorer of the product: rules or coin-flip.")] = "",
     fail: Annotated[
         str, typer.Option(metavar="AT:FOR:COUNT", help="Lose COUNT accelerators at second AT for FOR seconds.")
@@ -69,6 +81,8 @@ def simulate(
             seeds=seeds,
             switch_seconds=switch_seconds,
             pod_starts=pod_starts,
+            hosting=hosting,
+            turns=turns,
             scorer=scorer,
             fail=fail,
             json=json,

@@ -28,6 +28,8 @@ from cascade_operator.snapshot import (
     Snapshot,
     Start,
     Stop,
+    apart,
+    together,
 )
 
 from .events import Events
@@ -143,7 +145,9 @@ class Control:
     def _start(self, start: Start) -> None:
         if start.replica_id is not None:
             worker = self._fleet.workers[start.replica_id]
-            seconds = self._timings.switch_s(start.variant, worker.accelerator_class)
+            hosted = apart(worker.variant or "")
+            new = [name for name in apart(start.variant) if name not in hosted] or apart(start.variant)
+            seconds = self._timings.switch_s(together(new), worker.accelerator_class)
             jobs = self._fleet.unload(worker)
             if jobs:
                 self._router.failed(worker, jobs)
@@ -178,7 +182,7 @@ class Control:
         inventory = Counter(
             w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
         )
-        return Snapshot((view,), dict(inventory), self._mobility)
+        return Snapshot((view,), dict(inventory), self._mobility, hosts_several=True)
 
     def _replica(self, worker: Worker) -> Replica:
         state, since_s = self._states[worker.id]

@@ -117,12 +117,12 @@ class Passages:
                 else:
                     self._note(self.state.failed(replica.id, NOT_READY, now=now))
 
-    def made(self, worker: Worker, jobs: Sequence[WorkerJob], seconds: float) -> None:
+    def made(self, jobs: Sequence[WorkerJob], seconds: float) -> None:
         """A worker made the images of a batch, in ``seconds``."""
         batch_time = BatchTime(images=len(jobs), seconds=seconds)
         for job in jobs:
             passage: SimulatedPassage = job.request
-            score = self._confidence[worker.variant or ""][passage.prompt][passage.image] if job.judged else None
+            score = self._confidence[job.variant][passage.prompt][passage.image] if job.judged else None
             self._tell(passage, events.Made(None, score, batch_time))
 
     def failed(self, jobs: Sequence[WorkerJob]) -> None:
@@ -182,7 +182,7 @@ class Passages:
         if not worker.ready:
             self._tell(passage, events.Failed(NOT_READY))
             return
-        passage.job = WorkerJob(passage, judged=infer.step.stage == "light")
+        passage.job = WorkerJob(passage, judged=infer.step.stage == "light", variant=infer.step.variant)
         self._clock.at(self._clock.now + infer.timeout_s, self._out_of_time, (worker, passage.job))
         self._fleet.submit(worker, passage.job)
 

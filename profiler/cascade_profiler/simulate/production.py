@@ -15,6 +15,7 @@ from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Route
 from cascade_api.report import QUANTILES, RouterReport
 from cascade_api.settings import RouterSettings
+from cascade_api.workers import Hosting
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import Mobility
 from cascade_router.cascade.effects import Answer
@@ -28,6 +29,7 @@ from .passages import End, Passages, SimulatedPassage
 from .pools import ROUTER
 from .runs import PlanChange, Progress, Run, Scenario
 from .scores import IMAGES_PER_PROMPT, scorer_of
+from .shared_workers import SharedFleet, SharedWorker
 from .timings import SimulatedTimings
 from .workers import Fleet, Worker, WorkerJob
 
@@ -74,13 +76,11 @@ class ProductionSystem:
             objective_s=scenario.objective_s,
             policy=policy,
             scorer=scorer,
+            hosting=None if scenario.turns is None else Hosting.SHARED,
         )
         in_place = scenario.mobility is Mobility.IN_PLACE
         self._timings = SimulatedTimings(profile.spec, switch_s=None, rng=self._rng, in_place=in_place)
-        workers = [Worker(f"{c}-{i:04d}", c) for c, count in scenario.workers.items() for i in range(count)]
-        self._fleet = Fleet(
-            self._events, workers, batch_s=self._timings.batch_s, take=self._take, done=self._done, loaded=self._loaded
-        )
+        self._fleet = self._workers()
         self._control = Control(
             events=self._events,
             fleet=self._fleet,
@@ -104,6 +104,29 @@ class ProductionSystem:
         self._at = 0
         self._loads_before = 0
         self._busy_before_s = 0.0
+
+    def _workers(self) -> Fleet:
+        names = [(f"{c}-{i:04d}", c) for c, count in self._scenario.workers.items() for i in range(count)]
+        timings, turns = self._timings, self._scenario.turns
+        if turns is None:
+            return Fleet(
+                self._events,
+                [Worker(*name) for name in names],
+                batch_s=timings.batch_s,
+                take=self._take,
+                done=self._done,
+                loaded=self._loaded,
+            )
+        return SharedFleet(
+            self._events,
+            [SharedWorker(*name) for name in names],
+            turns=turns,
+            batch_s=timings.batch_s,
+            image_s=lambda variant, on: timings.median_s(variant, on, 1, judged=False),
+            largest=timings.largest_batch,
+            done=self._done,
+            loaded=self._loaded,
+        )
 
     def run(self, progress: Progress) -> Run:
         """Play the trace to its end."""
@@ -230,9 +253,9 @@ class ProductionSystem:
             )
         return self._report
 
-    def _done(self, worker: Worker, jobs: list[WorkerJob], seconds: float) -> None:
+    def _done(self, _: Worker, jobs: list[WorkerJob], seconds: float) -> None:
         if self._passages:
-            self._passages.made(worker, jobs, seconds)
+            self._passages.made(jobs, seconds)
 
     def _failed(self, _: Worker, jobs: Sequence[WorkerJob]) -> None:
         if self._passages:

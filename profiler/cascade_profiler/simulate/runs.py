@@ -11,6 +11,7 @@ from ..frontier.profiles import LoadedProfile
 from .outcomes import Outcomes
 from .scores import Scores
 from .traces import Trace
+from .turns import Turns
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Scenario:
     """One cascade, one trace, one seed.
 
     ``workers`` has the accelerators by class. ``switch_s`` is the seconds of every switch and start; None means those
-    of the profile, for a cluster with this ``mobility``.
+    of the profile, for a cluster with this ``mobility``. ``turns`` says how workers that host all variants share
+    their time; with None a worker hosts one variant, as it always does in the published systems.
     """
 
     profile: LoadedProfile
@@ -39,6 +41,7 @@ class Scenario:
     switch_s: float | None = None
     mobility: Mobility = Mobility.IN_PLACE
     failures: tuple[Failure, ...] = ()
+    turns: Turns | None = None
 
     @property
     def total_workers(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import typer
 
 from cascade_api.command import seconds
+from cascade_api.workers import Hosting
 from cascade_operator.snapshot import Mobility
 
 from ..frontier.inputs import BadInput
@@ -24,6 +25,7 @@ from .figures import FIGURES
 from .page import page
 from .runs import Failure
 from .traces import load_trace
+from .turns import Turns
 
 _QUIET_S: Final = 2.0
 _LINE_EVERY_S: Final = 10.0
@@ -41,6 +43,8 @@ class SimulationOptions:
     seeds: int
     switch_seconds: float | None
     pod_starts: bool
+    hosting: str
+    turns: str
     scorer: str
     fail: str
     json: bool
@@ -82,7 +86,18 @@ def _request(options: SimulationOptions) -> CampaignRequest:
         mobility=Mobility.NEW_SERVER if options.pod_starts else Mobility.IN_PLACE,
         scorer=options.scorer or None,
         failures=_failures(options.fail),
+        turns=_turns(options, loaded),
     )
+
+
+def _turns(options: SimulationOptions, loaded: LoadedProfile) -> Turns | None:
+    """How workers share their time; None where they host one variant each."""
+    hosting = options.hosting or (loaded.cascade.spec.workers[0].hosting if loaded.cascade else Hosting.DEDICATED)
+    if hosting not in list(Hosting):
+        raise BadInput("--hosting", f"{options.hosting!r} is none of {', '.join(Hosting)}")
+    if options.turns not in list(Turns):
+        raise BadInput("--turns", f"{options.turns!r} is none of {', '.join(Turns)}")
+    return Turns(options.turns) if hosting == Hosting.SHARED else None
 
 
 def _workers(text: str, loaded: LoadedProfile) -> Mapping[str, int]:

@@ -7,7 +7,8 @@ import random
 from typing import Final
 
 from cascade_api.batches import batch_seconds
-from cascade_api.profile import ProfileSpec
+from cascade_api.profile import ProfileSpec, Startup
+from cascade_operator.snapshot import apart
 
 _P95: Final = 1.6449
 """95 % quantile of the standard normal distribution."""
@@ -57,18 +58,22 @@ class SimulatedTimings:
         spread = self._spread[variant, accelerator_class]
         return seconds * math.exp(spread * self._rng.gauss(0.0, 1.0)) if spread else seconds
 
-    def switch_s(self, variant: str, accelerator_class: str) -> float:
-        """Seconds from another variant to this one."""
+    def switch_s(self, serves: str, accelerator_class: str) -> float:
+        """Seconds until a worker that serves something else serves this: one variant, or several (`together`)."""
         if self._switch_s is not None:
             return self._switch_s
         if not self._in_place:
-            return self.start_s(variant, accelerator_class)
-        start = self._starts.get((variant, accelerator_class))
-        return start.load_millis / 1000 if start else 0.0
+            return self.start_s(serves, accelerator_class)
+        return sum(start.load_millis for start in self._known(serves, accelerator_class)) / 1000
 
-    def start_s(self, variant: str, accelerator_class: str) -> float:
-        """Seconds from an empty accelerator to ready."""
+    def start_s(self, serves: str, accelerator_class: str) -> float:
+        """Seconds from an empty accelerator to ready: the longest start, or the loads one after the other."""
         if self._switch_s is not None:
             return self._switch_s
-        start = self._starts.get((variant, accelerator_class))
-        return max(float(start.cold_seconds), start.load_millis / 1000) if start else 0.0
+        starts = self._known(serves, accelerator_class)
+        cold_s = max((float(start.cold_seconds) for start in starts), default=0.0)
+        return max(cold_s, sum(start.load_millis for start in starts) / 1000)
+
+    def _known(self, serves: str, accelerator_class: str) -> list[Startup]:
+        keys = [(variant, accelerator_class) for variant in apart(serves)]
+        return [self._starts[key] for key in keys if key in self._starts]

@@ -13,13 +13,14 @@ from .events import Events
 
 
 class WorkerJob:
-    """One request on a worker; ``judged``: the discriminator judges its image, too."""
+    """One request on a worker; ``judged``: the discriminator judges its image, too; ``variant`` makes it."""
 
-    __slots__ = ("judged", "request")
+    __slots__ = ("judged", "request", "variant")
 
-    def __init__(self, request: Any, *, judged: bool) -> None:
+    def __init__(self, request: Any, *, judged: bool, variant: str = "") -> None:
         self.request = request
         self.judged = judged
+        self.variant = variant
 
 
 class Worker:

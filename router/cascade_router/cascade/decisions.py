@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
+from cascade_api.plan import PATIENCE
 from cascade_api.reasons import Refusal
 
 Stage = Literal["light", "heavy"]
@@ -23,8 +24,6 @@ Overload = Literal["degrade", "strict"]
 
 MAX_ATTEMPTS: Final = 4
 """Most replicas on which one stage of one request is tried."""
-PATIENCE: Final = 0.5
-"""Part of its slack that a request may wait for the heavy model if a light image can be the answer instead."""
 CAUTION: Final[Mapping[Overload, float]] = {"strict": 0.8, "degrade": 0.9}
 """Part of its slack that a request may be expected to wait if no other image can be the answer. It is below 1 since
 expectations can be wrong: a client that is refused at once can go elsewhere, and one that waits in vain cannot. Under
@@ -33,7 +32,7 @@ expectations can be wrong: a client that is refused at once can go elsewhere, an
 
 
 class Outlook(NamedTuple):
-    """What a request can expect from a pool if it joins now."""
+    """What a request can expect from a pool if it joins now; ``pool`` names its queue."""
 
     pool: str
     variant: str
@@ -49,7 +48,7 @@ class Outlook(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """Have a pool make the image; leave its queue at ``start_by``, when starting it would be too late."""
+    """Have a pool make the image; leave its queue ``pool`` at ``start_by``, when starting it would be too late."""
 
     stage: Stage
     pool: str
@@ -94,6 +93,7 @@ def admit(
     overload: Overload,
     queue_limit: int,
     escalates: bool = False,
+    patience: float = PATIENCE,
 ) -> Make | Refuse:
     """Where a new request goes first.
 
@@ -101,9 +101,9 @@ def admit(
     model would be too late even after an immediate light image: then the answer can still be a light image that is good
     enough.
 
-    Under ``degrade``, a direct request waits for the heavy model for only a part of its time, as long as the light
-    model could still make its image; after that it turns to the light model. A request is refused only if neither model
-    can make its image in time.
+    Under ``degrade``, a direct request waits for the heavy model for only a part of its time (``patience``), as long as
+    the light model could still make its image; after that it turns to the light model. A request is refused only if
+    neither model can make its image in time.
     """
 
     def join(
@@ -125,7 +125,7 @@ def admit(
         return in_light if isinstance(in_light, Make) or isinstance(in_heavy, Refuse) else in_heavy
     if not isinstance(in_light, Make):
         return in_heavy
-    first = join("heavy", heavy, patience=PATIENCE)
+    first = join("heavy", heavy, patience=patience)
     return first if isinstance(first, Make) else replace(in_light, degraded=True)
 
 
@@ -137,13 +137,18 @@ def after_light(
     now: float,
     overload: Overload,
     queue_limit: int,
+    patience: float = PATIENCE,
 ) -> Accept | Make | Refuse:
     """What happens after a light image was made; ``escalate`` says that its confidence is below the threshold."""
     if not escalate:
         return Accept()
-    patience = PATIENCE if overload == "degrade" else 1.0
     choice = _join(
-        "heavy", best(heavy, now=now), deadline=deadline, now=now, queue_limit=queue_limit, patience=patience
+        "heavy",
+        best(heavy, now=now),
+        deadline=deadline,
+        now=now,
+        queue_limit=queue_limit,
+        patience=patience if overload == "degrade" else 1.0,
     )
     return choice if isinstance(choice, Make) else _too_late(choice, overload)
 

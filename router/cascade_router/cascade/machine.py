@@ -15,7 +15,8 @@ A request is in one of these phases:
 3. *judged*: the light image is good enough, or the heavy model makes the image again (back to 2, while the machine
    keeps the light image).
 4. *ended*: `Answer` or `Refuse`. If a model makes no image (`_without_image`), the light image that was kept is the
-   answer instead of the heavy one, or the other model makes the image, if policy and time allow.
+   answer instead of the heavy one, or the other model makes the image, if policy and time allow. If
+   neither model can, the plan may name a quick variant that makes it (the stand-in).
 
 For example, a worker dies while it makes the heavy image of an escalated request. On `Failed` the machine gives the
 grant back and ejects the replica, and another replica of the heavy model tries, while time, retries and replicas last.
@@ -33,7 +34,19 @@ from typing import Any, Final
 from cascade_api.reasons import Refusal, Route
 
 from .choosing import Choice
-from .decisions import Accept, Make, Overload, Refuse, admit, after_light, instead, may_fall_back, may_turn, on_failure
+from .decisions import (
+    Accept,
+    Make,
+    Overload,
+    Refuse,
+    admit,
+    after_light,
+    best,
+    instead,
+    may_fall_back,
+    may_turn,
+    on_failure,
+)
 from .effects import Answer, Effect, Enqueue, Exchange, Infer, Preview, Release, Wait
 from .events import (
     Arrived,
@@ -61,6 +74,8 @@ AFTER_IMAGE: Final = 0.25
 HUNG_FACTOR: Final = 4.0
 HUNG_EXTRA_S: Final = 1.0
 """A replica that takes longer than 4 times its execution time plus a second counts as failed."""
+STAND_IN_TIMES: Final = 1.2
+"""How many times as long as now the stand-in may take by then: its time is reserved with this factor."""
 LOOK_AGAIN_S: Final = 0.5
 """How often a request that waits for a replica of one model checks whether the other model could now make its image."""
 
@@ -103,10 +118,11 @@ class _Try:
 
 @dataclass(frozen=True, slots=True)
 class _Light:
-    """The light image that is kept while the heavy one is being made."""
+    """The light image that is kept while the heavy one is being made, and the variant that made it."""
 
     image: Any
     confidence: float
+    variant: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +180,8 @@ class RequestMachine:
         """Whether the last try failed and the next one has not yet been charged to the budget of retries."""
         self._turned = False
         """Whether the request has turned from the first model to the other, which happens at most once."""
+        self._stood_in = False
+        """Whether the plan's stand-in was asked, which happens at most once."""
         self._try: _Try | None = None
         """Set while a replica works on the request."""
         self._light: _Light | None = None
@@ -251,11 +269,19 @@ class RequestMachine:
             overload=self._overload,
             queue_limit=self._waiting_limit,
             escalates=row.escalation > 0,
+            patience=self._cascade.plan.patience,
         )
         if isinstance(step, Make):
             self._admitted = True
             return self._enqueue(step)
-        return self._wait(step, row.heavy if direct else row.light, now) or [step]
+        waits = self._wait(step, row.heavy if direct else row.light, now)
+        if waits:
+            return waits
+        quick = self._stand_in(now)
+        if quick is None:
+            return [step]
+        self._admitted = True
+        return self._stands_in(quick)
 
     # -- queued and running ---------------------------------------------------------------------------------------
 
@@ -274,7 +300,9 @@ class RequestMachine:
         if self._light is not None and self._overload == "degrade":
             least, most = ANSWER_MARGIN_S
             left_s -= max(least, min(most, ANSWER_MARGIN * (self._deadline - self._received)))
-        hung_after_s = HUNG_FACTOR * cascade.execution_s(step.pool) + HUNG_EXTRA_S
+        else:
+            left_s -= self._kept_for_stand_in_s(left_s)
+        hung_after_s = HUNG_FACTOR * cascade.execution_s(cascade.pool_of(step)) + HUNG_EXTRA_S
         patience_s = hung_after_s if cascade.ready(step.variant) > 1 else math.inf
         self._try = _Try(replica_id, now, left_s, hung_after_s, patience_s)
         return [Infer(step, replica_id, min(left_s, patience_s))]
@@ -282,12 +310,12 @@ class RequestMachine:
     def _made(self, tried: _Try, made: Made, now: float) -> Effects:
         cascade, step = self._cascade, self._step
         service_s = now - tried.began
-        cascade.estimates.observe(step.pool, service_s)
+        cascade.estimates.observe(cascade.pool_of(step), service_s)
         if made.batch_time is not None:
-            cascade.batches.observe(step.pool, made.batch_time, now=now)
+            cascade.batches.observe(cascade.pool_of(step), made.batch_time, now=now)
         news = cascade.works(tried.replica_id)
         if step.stage == "light":
-            return [*news, *self._judged(_Light(made.image, made.confidence or 0.0), service_s, now)]
+            return [*news, *self._judged(_Light(made.image, made.confidence or 0.0, step.variant), service_s, now)]
         light = self._light
         route, score = (Route.DIRECT, None) if light is None else (Route.ESCALATED, light.confidence)
         return [*news, Answer(made.image, step.variant, route, score)]
@@ -305,6 +333,7 @@ class RequestMachine:
             now=now,
             overload=self._overload,
             queue_limit=self._waiting_limit,
+            patience=cascade.plan.patience,
         )
         match step:
             case Make():
@@ -328,7 +357,7 @@ class RequestMachine:
         took_s, hangs = now - tried.began, tried.hangs(now)
         if hangs:
             # The time counts for the estimate: if all replicas are this slow, they soon no longer count as hanging.
-            cascade.estimates.observe(step.pool, took_s)
+            cascade.estimates.observe(cascade.pool_of(step), took_s)
         if tried.may_be_another:
             return self._failed(tried, f"no answer within {tried.patience_s:.1f} s", now)
         news = cascade.failed(tried.replica_id, f"no answer within {took_s:.1f} s", now=now) if hangs else ()
@@ -364,10 +393,11 @@ class RequestMachine:
             falls_back = may_fall_back(refusal.reason, overload=self._overload)
             return [self._answer(self._light, Route.DEGRADED) if falls_back else refusal]
         other = self._instead(now) if may_turn(self._step.stage, refusal.reason, overload=self._overload) else None
-        if other is None:
-            return [refusal]
-        self._turned, self._unpaid = True, False
-        return self._enqueue(other)
+        if other is not None:
+            self._turned, self._unpaid = True, False
+            return self._enqueue(other)
+        quick = self._stand_in(now) if may_fall_back(refusal.reason, overload=self._overload) else None
+        return [refusal] if quick is None else self._stands_in(quick)
 
     def _instead(self, now: float) -> Make | None:
         """The step in which the other model makes the image; None if it cannot."""
@@ -382,6 +412,42 @@ class RequestMachine:
             overload=self._overload,
             queue_limit=self._waiting_limit,
         )
+
+    # -- the stand-in of the plan ---------------------------------------------------------------------------------
+
+    @property
+    def _stand_in_variant(self) -> str | None:
+        """The plan's quick variant, where it may stand in for both of the row's and did not yet."""
+        name = self._cascade.plan.stand_in
+        may = name not in self.choice.row.chain and self._overload == "degrade" and not self._stood_in
+        return name if may else None
+
+    def _stand_in(self, now: float) -> Make | None:
+        """The stand-in's part, where it can still make an image."""
+        name = self._stand_in_variant
+        if name is None:
+            return None
+        return instead(
+            "heavy",
+            others=self._cascade.outlooks(name, band=self._band),
+            deadline=self._deadline,
+            now=now,
+            overload=self._overload,
+            queue_limit=self._waiting_limit,
+        )
+
+    def _stands_in(self, step: Make) -> Effects:
+        self._stood_in, self._unpaid = True, False
+        return self._enqueue(step)
+
+    def _kept_for_stand_in_s(self, left_s: float) -> float:
+        """Of the seconds left those in which the stand-in can make an image, should the replica at work not be done."""
+        name = self._stand_in_variant
+        soonest = None if name is None else best(self._cascade.outlooks(name, band=self._band), now=0.0)
+        if soonest is None:
+            return 0.0
+        kept_s = STAND_IN_TIMES * soonest.finish(0.0)
+        return kept_s if kept_s < left_s else 0.0
 
     # -- waits for a change ---------------------------------------------------------------------------------------
 
@@ -423,7 +489,7 @@ class RequestMachine:
         return parked
 
     def _answer(self, light: _Light, route: Route) -> Answer:
-        return Answer(light.image, self.choice.row.light, route, light.confidence)
+        return Answer(light.image, light.variant, route, light.confidence)
 
     def _other(self, variant: str) -> str | None:
         """The other variant of the chain; None if there is none."""

@@ -16,7 +16,7 @@ from cascade_api.report import BatchTime
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
 from .choosing import Chooser
-from .decisions import Outlook
+from .decisions import Make, Outlook
 from .effects import Ejected, Trusted
 from .estimates import ExecutionEstimates, LatestBatches, Recent
 from .health import ReplicaHealth
@@ -38,6 +38,7 @@ class _Promised:
     """What the plan says about a pool, computed once and not for each request."""
 
     name: str
+    queue: str
     variant: str
     ready: frozenset[str]
     execution_s: float
@@ -45,7 +46,7 @@ class _Promised:
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
         ready = frozenset(replica.id for replica in pool.ready)
-        return cls(pool.name, pool.variant, ready, pool.batch_execution_s(pool.batch))
+        return cls(pool.name, pool.queue, pool.variant, ready, pool.batch_execution_s(pool.batch))
 
 
 class CascadeState:
@@ -53,7 +54,7 @@ class CascadeState:
 
     Args:
         plan: the plan in force.
-        load: gives the load of a pool by its name.
+        load: gives the load of a queue by its name.
         limits: how many requests the router accepts.
         scorer: computes the hardness of prompts.
         start: where evenly spaced draws begin, in [0, 1).
@@ -80,6 +81,7 @@ class CascadeState:
         self.plan = plan
         self._pools = plan.pools
         self._promised = {pool.name: _Promised.by(pool) for pool in self._pools}
+        self._names = {(pool.variant, pool.queue): pool.name for pool in self._pools}
         self._of: dict[str, list[_Promised]] = {}
         for pool in self._promised.values():
             self._of.setdefault(pool.variant, []).append(pool)
@@ -97,7 +99,11 @@ class CascadeState:
 
     def ready(self, variant: str) -> int:
         """Replicas of a variant that take new work."""
-        return sum(self._ready(pool, self._load(pool.name)) for pool in self._of.get(variant, ()))
+        return sum(self._ready(pool, self._load(pool.queue)) for pool in self._of.get(variant, ()))
+
+    def pool_of(self, step: Make) -> str:
+        """Name of the pool that makes the image of a step."""
+        return self._names.get((step.variant, step.pool), step.pool)
 
     def execution_s(self, pool: str) -> float:
         """Seconds that 90 % of a pool's requests do not exceed; 0 for a pool that the plan does not have."""
@@ -134,8 +140,8 @@ class CascadeState:
         if not self.health.failed(replica_id, now=now):
             return ()
         ejected = self.health.ejected
-        emptied = (pool.name for pool in self._promised.values() if replica_id in pool.ready <= ejected)
-        return (Ejected(replica_id, why, tuple(emptied)),)
+        emptied = (pool.queue for pool in self._promised.values() if replica_id in pool.ready <= ejected)
+        return (Ejected(replica_id, why, tuple(dict.fromkeys(emptied))),)
 
     def works(self, replica_id: str) -> Sequence[Trusted]:
         """Note that a replica did its work; returns the effect if it was not trusted until now."""
@@ -147,9 +153,9 @@ class CascadeState:
         return [(pool, replica) for pool in self._pools for replica in pool.ready if replica.id in due]
 
     def _outlook(self, pool: _Promised, band: int) -> Outlook:
-        load = self._load(pool.name)
+        load = self._load(pool.queue)
         return Outlook(
-            pool=pool.name,
+            pool=pool.queue,
             variant=pool.variant,
             ready=self._ready(pool, load),
             waiting=load.waiting,

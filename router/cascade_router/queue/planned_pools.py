@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cascade_api.plan import Plan, Pool
@@ -24,7 +25,10 @@ class PlannedPools:
             return False
         known = self._retired | self._planned
         self.generation = plan.generation
-        self._planned = {pool.name: self._sync(plan, pool) for pool in plan.pools}
+        queues: dict[str, list[Pool]] = {}
+        for pool in plan.pools:
+            queues.setdefault(pool.queue, []).append(pool)
+        self._planned = {name: self._sync(plan, name, pools) for name, pools in queues.items()}
         self._retired = {
             name: replace(sync, generation=plan.generation, replicas=())
             for name, sync in known.items()
@@ -32,9 +36,15 @@ class PlannedPools:
         }
         return True
 
-    def _sync(self, plan: Plan, pool: Pool) -> Sync:
-        workers = tuple(ReplicaSpec(w.id, w.endpoint, pool.credits(w), pool.image_s) for w in pool.workers)
-        return Sync(self._router_id, pool.name, plan.generation, plan.dispatch, workers)
+    def _sync(self, plan: Plan, name: str, pools: Sequence[Pool]) -> Sync:
+        """A queue, which several pools may share; a worker then has the credits of the one that gives it most."""
+        specs: dict[str, ReplicaSpec] = {}
+        for pool in pools:
+            for worker in pool.workers:
+                known = specs.get(worker.id, ReplicaSpec(worker.id, worker.endpoint, 0, 0.0))
+                capacity, service_s = max(known.capacity, pool.credits(worker)), max(known.service_s, pool.image_s)
+                specs[worker.id] = ReplicaSpec(worker.id, worker.endpoint, capacity, service_s)
+        return Sync(self._router_id, name, plan.generation, plan.dispatch, tuple(specs.values()))
 
     @property
     def syncs(self) -> list[Sync]:

@@ -8,17 +8,21 @@ rest of the planner uses only the names that this module exports.
 from .contention import groups
 from .expectations import latency_p99_s
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
+from .hull import MUCH_SHORTER, Hull, hull_of, upper_hull
 from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, WorkerBounds
+from .sets import Weighed, maximal_sets
 from .shares import Sharing, best_sharing, running_columns
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
 
 __all__ = [
+    "MUCH_SHORTER",
     "Allocation",
     "AllocationProblem",
     "CascadeProblem",
     "Chain",
     "Frontier",
+    "Hull",
     "Mixture",
     "PoolKey",
     "PoolSize",
@@ -30,15 +34,19 @@ __all__ = [
     "ServiceLevel",
     "Sharing",
     "Stages",
+    "Weighed",
     "WorkerBounds",
     "allocate",
     "best_sharing",
     "gpu_seconds",
     "groups",
+    "hull_of",
     "latency_p99_s",
+    "maximal_sets",
     "measured",
     "priced",
     "pruned",
     "running_columns",
     "stages_of",
+    "upper_hull",
 ]

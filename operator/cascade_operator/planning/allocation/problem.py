@@ -14,10 +14,11 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
 from .frontier import Frontier, Mixture
+from .hull import Hull
 from .stages import Stages
 
 PoolKey = tuple[str, str]
-"""(variant, accelerator class)."""
+"""(variant, accelerator class); of workers that host several variants their names together (`snapshot.together`)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class CascadeProblem:
     ``min_hosts`` says how many workers always host a variant, and ``classes`` on which classes each variant may run.
     ``switch_prices`` says, by pool, how much normalised quality (1 = from the worst row to the best) a start or a
     change of model must gain. ``running`` and ``running_batch`` are the replicas and batch size of each pool now.
+    ``hull`` is set if workers host several variants. Without ``sets`` each worker hosts all of them, so only the number
+    of workers is decided; with ``sets`` each worker hosts the variants of one set.
     """
 
     ref: CascadeRef
@@ -65,6 +68,8 @@ class CascadeProblem:
     running: Mapping[PoolKey, int] = field(default_factory=dict)
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)
     weight: float = 1.0
+    hull: Hull | None = None
+    sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

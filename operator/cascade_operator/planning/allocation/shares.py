@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .frontier import Mixture, Portion
+from .hull import Hull
 from .mixtures import NOTHING, Limits
 from .problem import CascadeProblem, PoolKey, PoolSize
+from .sets import best_on_sets
 from .stages import SHED_PRICE, Column, Role, Stages
 
 LEAST_BESIDE = 0.2
@@ -55,7 +57,12 @@ NOTHING_SERVED = Sharing((), 1.0, 0.0, -SHED_PRICE)
 def best_sharing(
     problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
 ) -> Sharing:
-    """The best mixture of any one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
+    """The best mixture of any one chain on these pools; ``backlog`` is requests per second to clear, by variant.
+
+    If workers host all variants, it is the best mixture of any chains.
+    """
+    if problem.hull is not None:
+        return _fluid(problem, problem.hull, pools, backlog or {})
     best_score, best = -SHED_PRICE, None
     for stages in problem.stages:
         limits = _limits(problem, stages, pools, backlog or {})
@@ -63,6 +70,47 @@ def best_sharing(
         if score > best_score + NOTHING:
             best_score, best = score, (stages, limits)
     return NOTHING_SERVED if best is None else _mixed(*best, score=best_score)
+
+
+def _fluid(
+    problem: CascadeProblem, hull: Hull, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
+) -> Sharing:
+    """What the time of all workers buys beside clearing a backlog."""
+    if problem.sets:
+        return _on_sets(problem, hull, pools, backlog)
+    workers = sum(size.replicas for key, size in pools.items() if key == (hull.serves, hull.accelerator_class))
+    if not workers or not hull.corners:
+        return NOTHING_SERVED
+    demand = max(problem.demand, NOTHING)
+    clearing = sum(rate * hull.image_s(variant) for variant, rate in backlog.items())
+    seconds = _beside(problem.heavy_utilisation * workers, clearing) / demand
+    mixture, gain = hull.mixture(hull.in_time(seconds, workers=workers, demand=demand))
+    shed = max(1 - problem.light_utilisation * workers / (demand * hull.least_s), 0.0) if hull.least_s else 0.0
+    value = sum(p.share * p.row.value for p in mixture)
+    return Sharing(mixture, shed if shed > NOTHING else 0.0, value, (1 - shed) * gain - SHED_PRICE * shed)
+
+
+def _on_sets(
+    problem: CascadeProblem, hull: Hull, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
+) -> Sharing:
+    """The same where workers host different sets of variants."""
+    workers = {serves: size.replicas for (serves, _), size in pools.items() if size.replicas}
+    count = sum(workers.values())
+    if not count:
+        return NOTHING_SERVED
+    clearing = sum(rate * hull.image_s(variant) for variant, rate in backlog.items())
+    found = best_on_sets(
+        hull,
+        hull.rows,
+        demand=max(problem.demand, NOTHING),
+        utilisation=_beside(problem.heavy_utilisation * count, clearing) / count,
+        workers=workers,
+    )
+    if not found.mixture:
+        return NOTHING_SERVED
+    value = sum(p.share * p.row.value for p in found.mixture)
+    score = (1 - found.shed) * found.gain - SHED_PRICE * found.shed
+    return Sharing(found.mixture, found.shed if found.shed > NOTHING else 0.0, value, score)
 
 
 def _limits(

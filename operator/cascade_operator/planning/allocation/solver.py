@@ -28,11 +28,13 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
 from .contenders import Contender, contenders
+from .fluid import allocate_fluid
 from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
 from .programs import LinearProgram, Solution, SolveStatus
 from .shares import Sharing, best_sharing
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
+from .verdicts import binding, quality_is_shed
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up to save one accelerator of the dearest class. It is small: this is the last aim."""
@@ -74,7 +76,23 @@ class _Variables:
 
 
 def allocate(problem: AllocationProblem) -> dict[CascadeRef, Allocation]:
-    """The best allocation of every cascade, within the ceilings of the cluster and of each cascade."""
+    """The best allocation of every cascade, within the ceilings of the cluster and of each cascade.
+
+    Cascades whose workers host several variants (`hull`) get the accelerators that dedicated workers leave.
+    """
+    fluid = [(cascade, cascade.hull) for cascade in problem.cascades if cascade.hull is not None]
+    dedicated = tuple(cascade for cascade in problem.cascades if cascade.hull is None)
+    found = _allocate_dedicated(replace(problem, cascades=dedicated)) if dedicated else {}
+    if fluid:
+        left = Counter(problem.accelerators)
+        for allocation in found.values():
+            for (_, name), size in allocation.pools.items():
+                left[name] -= size.replicas
+        found |= allocate_fluid(problem, fluid, left=left)
+    return found
+
+
+def _allocate_dedicated(problem: AllocationProblem) -> dict[CascadeRef, Allocation]:
     if len(problem.cascades) == 1:
         (cascade,) = problem.cascades
         program, built = _program(problem, [_contenders(cascade, problem)])
@@ -304,7 +322,7 @@ def _read(variables: _Variables, problem: AllocationProblem, solution: Solution)
         verdict=_verdict(cascade, pools, sharing, solution.status),
         switches=switches,
         cost_per_hour=cost,
-        binding=_binding(cascade, problem, pools, sharing),
+        binding=binding(cascade, problem, pools, sharing),
         gap=max(solution.bound - solution.objective, 0.0) / max(abs(solution.bound), _NOTHING),
     )
 
@@ -339,39 +357,3 @@ def _verdict(
     if status is SolveStatus.LIMITED:
         return Reason.SOLVER_LIMIT
     return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
-
-
-def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
-    """Whether the load leaves room only for the rows of least heavy load, although better rows are measured."""
-    rows = [row for stages in cascade.stages for row in stages.chain.rows]
-    least = min((row.heavy_load for row in rows), default=0.0)
-    best = max((row.value for row in rows), default=0.0)
-    return sharing.heavy_load <= least + _NOTHING and sharing.value < best - _NOTHING
-
-
-def _binding(
-    cascade: CascadeProblem, problem: AllocationProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing
-) -> tuple[str, ...]:
-    """What limits the quality or the served load, in words that a user can act on."""
-    best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
-    if sharing.shed <= _NOTHING and sharing.value >= best - 0.01:
-        return ()
-    words = []
-    for name, bounds in cascade.workers.items():
-        here = sum(pool.replicas for (_, on), pool in pools.items() if on == name)
-        price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
-        own = bounds.ceiling(price)
-        if bounds.budget_per_hour is not None and price is None:
-            words.append(f"class {name} has no price, so its budgetPerHour allows no workers")
-        elif price and bounds.budget_per_hour is not None and here >= own and own < bounds.max and own <= there:
-            words.append(
-                f"workers of class {name} cost {here * price:.2f} of its budgetPerHour of {bounds.budget_per_hour:.2f}"
-            )
-        elif here >= min(own, there):
-            where = "spec.workers" if own <= there else "the cluster"
-            words.append(f"all {here} {name} accelerators that {where} allows are in use")
-        elif here and there < own:
-            words.append(f"other cascades use the remaining {name} accelerators; {here} are left")
-    if not any(s.columns for s in cascade.stages):
-        words.append("no variant makes one image within spec.objective.latency")
-    return tuple(words)

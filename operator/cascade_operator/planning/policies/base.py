@@ -38,6 +38,8 @@ class PlanningPolicy(ABC):
     name: ClassVar[PolicyName]
     dispatch: ClassVar[Dispatch] = "least-wait"
     """How routers choose among a pool's free replicas."""
+    shares_workers: ClassVar[bool] = False
+    """Whether it can plan for workers that host several variants each."""
     thrift: ClassVar[float] = 1.0
     """How much quality it gives up to save a start or accelerator time: 1 as the product does, 0 none."""
 

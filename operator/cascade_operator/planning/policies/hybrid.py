@@ -22,6 +22,7 @@ class Hybrid(PlanningPolicy):
     """The product's own policy, with every row that a mixture of others does not replace."""
 
     name = PolicyName.HYBRID
+    shares_workers = True
 
     def candidates(self, frontier: Frontier) -> Frontier:
         return pruned(frontier)

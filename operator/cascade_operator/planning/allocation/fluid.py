@@ -1,0 +1,156 @@
+"""How many workers cascades get whose workers host all of their variants. Pure.
+
+What a cascade is worth grows with its workers, at a falling rate: it is a walk along its hull. So cascades that compete
+for accelerators get one worker after the other, each the one that gains most by it. That is optimal for such functions,
+and needs no program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from cascade_api.names import CascadeRef
+from cascade_api.reasons import Reason
+
+from ...snapshot import apart
+from .hull import Hull
+from .mixtures import NOTHING
+from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .sets import allocate_on_sets
+from .shares import Sharing, best_sharing
+from .stages import SHED_PRICE
+from .verdicts import binding, quality_is_shed
+
+
+def allocate_fluid(
+    problem: AllocationProblem, cascades: Sequence[tuple[CascadeProblem, Hull]], *, left: Mapping[str, int]
+) -> dict[CascadeRef, Allocation]:
+    """Workers for ``cascades`` of a problem, from the accelerators that are ``left``, by class.
+
+    A cascade gets no more workers than it gains by, nor fewer than its own bounds from below say, where that many are
+    there. A worker that runs and costs nothing is kept. Cascades whose workers host sets of variants come first, one
+    after the other.
+    """
+    free = dict(left)
+    found: dict[CascadeRef, Allocation] = {}
+    for cascade, hull in (pair for pair in cascades if pair[0].sets):
+        name = hull.accelerator_class
+        answer = _allocate_sets(problem, cascade, hull, free=free.get(name, 0))
+        free[name] = free.get(name, 0) - sum(size.replicas for size in answer.pools.values())
+        found[cascade.ref] = answer
+    cascades = [pair for pair in cascades if not pair[0].sets]
+    counts = {cascade.ref: 0 for cascade, _ in cascades}
+    ceilings = {c.ref: c.workers[h.accelerator_class].ceiling(_price(problem, h)) for c, h in cascades}
+
+    def give(cascade: CascadeProblem, hull: Hull, *, most: int) -> None:
+        ref, name = cascade.ref, hull.accelerator_class
+        more = max(min(most, ceilings[ref]) - counts[ref], 0)
+        more = min(more, free.get(name, 0))
+        counts[ref] += more
+        free[name] = free.get(name, 0) - more
+
+    for cascade, hull in cascades:
+        give(cascade, hull, most=_least(cascade, hull))
+    if len(cascades) == 1:
+        for cascade, hull in cascades:
+            give(cascade, hull, most=_enough(cascade, hull))
+    else:
+        open_to = {cascade.ref: (cascade, hull) for cascade, hull in cascades}
+        while open_to:
+            gains = {ref: _gain(*open_to[ref], counts[ref]) for ref in open_to}
+            ref = max(gains, key=lambda each: gains[each])
+            before = counts[ref]
+            if gains[ref] > NOTHING:
+                give(*open_to[ref], most=before + 1)
+            if counts[ref] == before:
+                del open_to[ref]
+    for cascade, hull in cascades:
+        if not _price(problem, hull):
+            give(cascade, hull, most=cascade.running.get((hull.serves, hull.accelerator_class), 0))
+    return found | {cascade.ref: _read(problem, cascade, hull, counts[cascade.ref]) for cascade, hull in cascades}
+
+
+def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, *, free: int) -> Allocation:
+    """The allocation of a cascade whose workers host sets of variants."""
+    name = hull.accelerator_class
+    running = {serves: cascade.running.get((serves, name), 0) for serves in cascade.sets}
+    prices = {s: sum(cascade.switch_prices.get((v, name), 0.0) for v in apart(s)) for s in cascade.sets}
+    found = allocate_on_sets(
+        hull,
+        hull.rows,
+        cascade.sets,
+        demand=max(cascade.demand, NOTHING),
+        utilisation=cascade.heavy_utilisation,
+        least=_least(cascade, hull),
+        most=min(cascade.workers[name].ceiling(_price(problem, hull)), free),
+        running=running,
+        load_price=prices,
+        seed=problem.seed,
+    )
+    pools = {(serves, name): PoolSize(count, 1) for serves, count in found.workers.items()}
+    sharing = best_sharing(cascade, pools)
+    return Allocation(
+        ref=cascade.ref,
+        mixture=sharing.mixture,
+        pools=pools,
+        shed=sharing.shed,
+        value=sharing.value,
+        verdict=_verdict(cascade, pools, sharing),
+        switches=sum(max(count - running[serves], 0) for serves, count in found.workers.items()),
+        cost_per_hour=sum(found.workers.values()) * (_price(problem, hull) or 0.0),
+        binding=binding(cascade, problem, pools, sharing),
+    )
+
+
+def _price(problem: AllocationProblem, hull: Hull) -> float | None:
+    return problem.prices_per_hour.get(hull.accelerator_class)
+
+
+def _least(cascade: CascadeProblem, hull: Hull) -> int:
+    return max([cascade.workers[hull.accelerator_class].min, *cascade.min_hosts.values()])
+
+
+def _enough(cascade: CascadeProblem, hull: Hull) -> int:
+    """Workers beyond which more gain nothing."""
+    best_quality = cascade.demand * hull.most_s / cascade.heavy_utilisation
+    nothing_shed = cascade.demand * hull.least_s / cascade.light_utilisation
+    return math.ceil(max(best_quality, nothing_shed) - NOTHING) if hull.corners else 0
+
+
+def _gain(cascade: CascadeProblem, hull: Hull, count: int) -> float:
+    """What one more worker is worth to a cascade that has ``count``."""
+    return cascade.weight * (_score(cascade, hull, count + 1) - _score(cascade, hull, count))
+
+
+def _score(cascade: CascadeProblem, hull: Hull, count: int) -> float:
+    return best_sharing(cascade, _pools(hull, count)).score if count else -SHED_PRICE
+
+
+def _pools(hull: Hull, count: int) -> dict[PoolKey, PoolSize]:
+    return {(hull.serves, hull.accelerator_class): PoolSize(count, 1)} if count else {}
+
+
+def _read(problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, count: int) -> Allocation:
+    pools = _pools(hull, count)
+    sharing = best_sharing(cascade, pools)
+    running = cascade.running.get((hull.serves, hull.accelerator_class), 0)
+    return Allocation(
+        ref=cascade.ref,
+        mixture=sharing.mixture,
+        pools=pools,
+        shed=sharing.shed,
+        value=sharing.value,
+        verdict=_verdict(cascade, pools, sharing),
+        switches=max(count - running, 0),
+        cost_per_hour=count * (_price(problem, hull) or 0.0),
+        binding=binding(cascade, problem, pools, sharing),
+    )
+
+
+def _verdict(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing) -> Reason:
+    if not pools or not sharing.mixture:
+        return Reason.NO_CAPACITY
+    if sharing.shed > NOTHING:
+        return Reason.LOAD_SHED
+    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL

@@ -1,0 +1,206 @@
+"""What quality accelerator time buys where every worker hosts every variant: a walk along a hull. Pure.
+
+Load then moves between variants for nothing, so all rows of all chains compete for one good, the time of the workers.
+With demand λ, W workers that may be busy to the part ρ, and a row's accelerator seconds per prompt
+
+    L = (1 - r)·e_light + T·e_heavy
+
+the best mixture with Σ share·L ≤ W·ρ/λ is of the two neighbouring corners of the upper hull of all points (L, gain).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from .frontier import Mixture, Portion, Row
+from .latency import BatchService, Path, WaitingTime, late_share, waiting
+from .mixtures import NOTHING
+from .stages import Role, Stages
+
+P = TypeVar("P")
+_EQUAL = 1e-12
+HALVINGS: Final = 10
+LEAST_LEFT: Final = 0.05
+"""Part of the time that heavy work is taken to get at least."""
+MUCH_SHORTER: Final = 0.25
+"""An image that takes at most this part of another one's time is much shorter: it need not wait for that."""
+
+
+def upper_hull(points: Sequence[P], *, cost: Callable[[P], float], worth: Callable[[P], float]) -> list[P]:
+    """The points that no mixture of others replaces, cheapest first: more cost buys more worth, at a falling rate."""
+    kept: list[P] = []
+
+    def slope(low: P, high: P) -> float:
+        return (worth(high) - worth(low)) / (cost(high) - cost(low))
+
+    for point in sorted(points, key=lambda p: (cost(p), -worth(p))):
+        if kept and worth(point) <= worth(kept[-1]) + _EQUAL:
+            continue
+        while len(kept) > 1 and slope(kept[-2], point) >= slope(kept[-2], kept[-1]) - _EQUAL:
+            kept.pop()
+        kept.append(point)
+    return kept
+
+
+@dataclass(frozen=True)
+class Corner:
+    """A row, the accelerator seconds that a prompt by it takes, and what it is worth (quality less their price)."""
+
+    row: Row
+    seconds: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Hull:
+    """All corners of a cascade whose workers host all of its variants, on one accelerator class.
+
+    ``serves`` is what a worker serves, by name. ``services`` are single images by variant and role, ``batches`` the
+    largest batch by variant, and ``least_s`` the seconds per prompt by the cheapest corner in its quickest batches. Of
+    the requests the part ``late`` may take longer than ``objective_s``; None: what would is degraded.
+    """
+
+    serves: str
+    accelerator_class: str
+    corners: tuple[Corner, ...]
+    services: Mapping[tuple[str, Role], BatchService]
+    batches: Mapping[str, int]
+    least_s: float
+    objective_s: float = math.inf
+    late: float | None = None
+    rows: Mapping[Row, float] = field(default_factory=dict)
+    """All rows that can meet the objective, and what a prompt by each is worth."""
+    everywhere: bool = True
+    """Whether every worker hosts all variants."""
+
+    @property
+    def most_s(self) -> float:
+        """Seconds per prompt beyond which more buys nothing."""
+        return self.corners[-1].seconds if self.corners else 0.0
+
+    def image_s(self, variant: str) -> float:
+        """Seconds of one image, not judged; 0 for a variant that cannot be used."""
+        found = self.services.get((variant, Role.HEAVY)) or self.services.get((variant, Role.LIGHT))
+        return found.p50_s if found else 0.0
+
+    def queue_of(self, variant: str) -> str | None:
+        """The variant whose queue a variant's requests stand in, None for its own.
+
+        All that are not much shorter than the longest stand in that one's: a worker takes one of them at a time, the
+        most urgent first, or they would all be late together.
+        """
+        if not self.everywhere:
+            return None
+        longest = max(self.batches, key=self.image_s, default=variant)
+        alike = variant != longest and self.image_s(variant) > MUCH_SHORTER * self.image_s(longest)
+        return longest if alike else None
+
+    def mixture(self, seconds: float) -> tuple[Mixture, float]:
+        """The best mixture at so many seconds per prompt, and its gain; of the cheapest corner where less is there.
+
+        There must be a corner.
+        """
+        at = bisect_right(self.corners, seconds, key=lambda corner: corner.seconds)
+        if at == 0 or at == len(self.corners):
+            corner = self.corners[min(at, len(self.corners) - 1)]
+            return (Portion(1.0, corner.row),), corner.gain
+        low, high = self.corners[at - 1], self.corners[at]
+        part = (seconds - low.seconds) / (high.seconds - low.seconds)
+        gain = low.gain + part * (high.gain - low.gain)
+        portions = (Portion(1.0 - part, low.row), Portion(part, high.row))
+        return tuple(portion for portion in portions if portion.share > NOTHING), gain
+
+    def in_time(self, seconds: float, *, workers: int, demand: float) -> float:
+        """Of so many seconds per prompt as many as may be spent without too many requests being late.
+
+        The cheapest corner is never given up: what is too late there is shed.
+        """
+        if self.late is None:
+            return seconds
+
+        def late_with(spent: float) -> float:
+            paths = shared_paths(self, self.mixture(spent)[0], workers=workers, demand=demand)
+            return late_share(paths, seconds=self.objective_s)
+
+        low, high = min(self.corners[0].seconds, seconds), seconds
+        if late_with(high) <= self.late:
+            return high
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if late_with(middle) <= self.late else (low, middle)
+        return low
+
+    def seconds(self, mixture: Mixture, role: Role) -> float:
+        """Accelerator seconds per prompt that a mixture takes in a role."""
+        return sum(p.share * self._seconds(p.row, role) for p in mixture)
+
+    def _seconds(self, row: Row, role: Role) -> float:
+        load, name = (row.light_load, row.light) if role is Role.LIGHT else (row.heavy_load, row.heavy)
+        return load * self.services[name, role].p50_s if load else 0.0
+
+
+def shared_paths(hull: Hull, mixture: Mixture, *, workers: int, demand: float) -> list[Path]:
+    """The paths of every row of a mixture on workers that host all variants, with light work first.
+
+    A light image waits for other light work alone, so the steps of what it interrupts are taken for nothing. The rest
+    gets what light work leaves of the time: all seconds of heavy work are longer by 1/(1 - ρ_light).
+    """
+    light_busy = demand * hull.seconds(mixture, Role.LIGHT) / max(workers, 1)
+    stretch = 1 / max(1 - light_busy, LEAST_LEFT)
+
+    def wait(role: Role, factor: float) -> WaitingTime:
+        share = sum(p.share * (p.row.light_load if role is Role.LIGHT else p.row.heavy_load) for p in mixture)
+        mean_s = factor * hull.seconds(mixture, role) / share if share else 0.0
+        return waiting(load=demand * share, service=BatchService(1, mean_s, mean_s), replicas=workers)
+
+    light_wait, heavy_wait = wait(Role.LIGHT, 1.0), wait(Role.HEAVY, stretch)
+    found = []
+    for portion in mixture:
+        row = portion.row
+        light_s = hull.services[row.light, Role.LIGHT].p95_s if row.light_load else 0.0
+        heavy_s = stretch * hull.services[row.heavy, Role.HEAVY].p95_s if row.heavy_load else 0.0
+        found += [
+            Path(portion.share * row.direct, heavy_s, (heavy_wait,)),
+            Path(portion.share * (1 - row.direct - row.escalated), light_s, (light_wait,)),
+            Path(portion.share * row.escalated, light_s + heavy_s, (light_wait, heavy_wait)),
+        ]
+    return [path for path in found if path.share > 0]
+
+
+def hull_of(
+    stages: Sequence[Stages],
+    *,
+    serves: str,
+    accelerator_class: str,
+    objective_s: float = math.inf,
+    late: float | None = None,
+) -> Hull:
+    """The hull of all rows that can meet the objective, with single images: batches are as they come."""
+    services: dict[tuple[str, Role], BatchService] = {}
+    batches: dict[str, int] = {}
+    quickest: dict[tuple[str, Role], float] = {}
+    for each in stages:
+        for column in each.columns:
+            key = (column.variant, column.role)
+            services.setdefault(key, column.service)
+            quickest[key] = min(quickest.get(key, column.service.p50_s), 1 / column.rate)
+            batches[column.variant] = max(batches.get(column.variant, 1), column.service.batch)
+
+    def taken_s(row: Row, times: Mapping[tuple[str, Role], float]) -> float:
+        light = row.light_load * times[row.light, Role.LIGHT] if row.light_load else 0.0
+        return light + (row.heavy_load * times[row.heavy, Role.HEAVY] if row.heavy_load else 0.0)
+
+    single = {key: service.p50_s / service.batch for key, service in services.items()}
+    points = []
+    for each in stages:
+        for row in each.chain.rows:
+            seconds = taken_s(row, single)
+            points.append(Corner(row, seconds, row.value - each.second_price * seconds))
+    corners = tuple(upper_hull(points, cost=lambda c: c.seconds, worth=lambda c: c.gain))
+    least_s = taken_s(corners[0].row, quickest) if corners else 0.0
+    rows = {point.row: point.gain for point in points}
+    return Hull(serves, accelerator_class, corners, services, batches, least_s, objective_s, late, rows)

@@ -1,0 +1,45 @@
+"""What limits an allocation, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .mixtures import NOTHING
+from .problem import AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .shares import Sharing
+
+
+def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
+    """Whether the load leaves room only for the rows of least heavy load, although better rows are measured."""
+    rows = [row for stages in cascade.stages for row in stages.chain.rows]
+    least = min((row.heavy_load for row in rows), default=0.0)
+    best = max((row.value for row in rows), default=0.0)
+    return sharing.heavy_load <= least + NOTHING and sharing.value < best - NOTHING
+
+
+def binding(
+    cascade: CascadeProblem, problem: AllocationProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing
+) -> tuple[str, ...]:
+    """What limits the quality or the served load, in words that a user can act on."""
+    best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
+    if sharing.shed <= NOTHING and sharing.value >= best - 0.01:
+        return ()
+    words = []
+    for name, bounds in cascade.workers.items():
+        here = sum(pool.replicas for (_, on), pool in pools.items() if on == name)
+        price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
+        own = bounds.ceiling(price)
+        if bounds.budget_per_hour is not None and price is None:
+            words.append(f"class {name} has no price, so its budgetPerHour allows no workers")
+        elif price and bounds.budget_per_hour is not None and here >= own and own < bounds.max and own <= there:
+            words.append(
+                f"workers of class {name} cost {here * price:.2f} of its budgetPerHour of {bounds.budget_per_hour:.2f}"
+            )
+        elif here >= min(own, there):
+            where = "spec.workers" if own <= there else "the cluster"
+            words.append(f"all {here} {name} accelerators that {where} allows are in use")
+        elif here and there < own:
+            words.append(f"other cascades use the remaining {name} accelerators; {here} are left")
+    if not any(s.columns for s in cascade.stages):
+        words.append("no variant makes one image within spec.objective.latency")
+    return tuple(words)

@@ -1,0 +1,216 @@
+"""Workers that host several variants and share their time between them.
+
+At most one batch of each variant is under way on a worker; what comes meanwhile waits for the next one. How batches
+share the device is one of two rules:
+
+* *short first*: a batch has the device until it is done, the first that came before the others; but one of a variant
+  that is `MUCH_SHORTER` goes first, for which the other pauses at the end of its step. A step is a fiftieth of an image
+  of the slowest variant there.
+* *even*: all batches have equal parts of the time.
+
+A batch's seconds are those that it had the device, which is what a worker tells of it: a wait for a turn is not work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from cascade_operator.planning.allocation import MUCH_SHORTER
+from cascade_operator.snapshot import apart
+
+from .events import Events
+from .turns import Turns
+from .workers import Fleet, Worker, WorkerJob
+
+STEPS: Final = 50
+"""Of an image of the slowest variant."""
+_NOTHING: Final = 1e-9
+
+
+class Batch:
+    """Images of one variant that are made together; ``left_s`` is how long it still needs the device."""
+
+    __slots__ = ("jobs", "left_s", "seconds", "variant")
+
+    def __init__(self, variant: str, jobs: list[WorkerJob], seconds: float) -> None:
+        self.variant = variant
+        self.jobs = jobs
+        self.seconds = seconds
+        self.left_s = seconds
+
+
+class SharedWorker(Worker):
+    """A worker that hosts several variants; ``batches`` are under way, those on the ``device`` since ``since_s``."""
+
+    __slots__ = ("batches", "device", "since_s")
+
+    def __init__(self, worker_id: str, accelerator_class: str) -> None:
+        super().__init__(worker_id, accelerator_class)
+        self.batches: list[Batch] = []
+        self.device: tuple[Batch, ...] = ()
+        self.since_s = 0.0
+
+
+class SharedFleet(Fleet):
+    """Workers of a simulation that share their time.
+
+    Args:
+        image_s: median seconds of one image, by variant and class.
+        largest: most images of a batch, by variant and class.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        workers: Sequence[SharedWorker],
+        *,
+        turns: Turns,
+        batch_s: Callable[[str, str, int, bool], float],
+        image_s: Callable[[str, str], float],
+        largest: Callable[[str, str], int],
+        done: Callable[[Worker, list[WorkerJob], float], None],
+        loaded: Callable[[Worker], None],
+    ) -> None:
+        super().__init__(events, list(workers), batch_s=batch_s, take=lambda worker: [], done=done, loaded=loaded)
+        self._turns = turns
+        self._image_s = image_s
+        self._largest = largest
+
+    def submit(self, worker: Worker, job: WorkerJob) -> None:
+        worker.waiting.append(job)
+        self._begin(worker)
+
+    def cancel(self, worker: Worker, job: WorkerJob) -> None:
+        if job in worker.waiting:
+            worker.waiting.remove(job)
+            return
+        shared = _shared(worker)
+        worker.running.remove(job)
+        batch = next(batch for batch in shared.batches if job in batch.jobs)
+        batch.jobs.remove(job)
+        if not batch.jobs:
+            self._account(shared)
+            shared.batches.remove(batch)
+            self._give(shared, tuple(each for each in shared.device if each is not batch))
+            self._begin(worker)
+
+    def unload(self, worker: Worker) -> list[WorkerJob]:
+        shared = _shared(worker)
+        self._account(shared)
+        shared.batches, shared.device = [], ()
+        jobs = [*worker.running, *worker.waiting]
+        worker.running.clear()
+        worker.waiting.clear()
+        worker.ready, worker.variant = False, None
+        worker.run += 1
+        return jobs
+
+    def _begin(self, worker: Worker) -> None:
+        """See who should have the device, now that something came or ended."""
+        shared = _shared(worker)
+        if not worker.ready or worker.variant is None:
+            return
+        if self._turns is Turns.EVEN:
+            self._begin_all(shared)
+            return
+        first = self._first(shared)
+        if first is None:
+            return
+        if not shared.device:
+            self._take_over(shared, first)
+            return
+        (current,) = shared.device
+        if first != current.variant:
+            wait_s = self._step_left_s(shared, current)
+            if wait_s < self._left_s(shared, current) - _NOTHING:
+                self._events.at(self._events.now + wait_s, self._pause, (shared, shared.run))
+
+    def _first(self, worker: SharedWorker) -> str | None:
+        """The variant that should have the device: of those that are not much longer than the shortest the first."""
+        wanted = dict.fromkeys([*(b.variant for b in worker.batches), *(job.variant for job in worker.waiting)])
+        seconds = {variant: self._image_s(variant, worker.accelerator_class) for variant in wanted}
+        least_s = min(seconds.values(), default=0.0)
+        return next((variant for variant in wanted if MUCH_SHORTER * seconds[variant] < least_s), None)
+
+    def _take_over(self, worker: SharedWorker, variant: str) -> None:
+        """Have the batch of a variant go on, or begin."""
+        batch = next((batch for batch in worker.batches if batch.variant == variant), None)
+        self._give(worker, (batch or self._form(worker, variant),))
+
+    def _begin_all(self, worker: SharedWorker) -> None:
+        busy = {batch.variant for batch in worker.batches}
+        idle = dict.fromkeys(job.variant for job in worker.waiting if job.variant not in busy)
+        if idle:
+            self._account(worker)
+            for variant in idle:
+                self._form(worker, variant)
+            self._give(worker, tuple(worker.batches))
+
+    def _form(self, worker: SharedWorker, variant: str) -> Batch:
+        most = self._largest(variant, worker.accelerator_class)
+        jobs = [job for job in worker.waiting if job.variant == variant][:most]
+        for job in jobs:
+            worker.waiting.remove(job)
+        worker.running.extend(jobs)
+        judged = any(job.judged for job in jobs)
+        batch = Batch(variant, jobs, self._batch_s(variant, worker.accelerator_class, len(jobs), judged))
+        worker.batches.append(batch)
+        return batch
+
+    def _give(self, worker: SharedWorker, batches: tuple[Batch, ...]) -> None:
+        """Have these batches run from now on; what others did is accounted for."""
+        worker.device, worker.since_s = batches, self._events.now
+        worker.run += 1
+        if batches:
+            soonest = min(batches, key=lambda batch: batch.left_s)
+            self._events.at(
+                self._events.now + soonest.left_s * len(batches), self._finish, (worker, worker.run, soonest)
+            )
+
+    def _account(self, worker: SharedWorker) -> None:
+        """Take what ran since the last change off what is left."""
+        ran_s = self._events.now - worker.since_s
+        for batch in worker.device:
+            batch.left_s -= ran_s / len(worker.device)
+        if worker.device:
+            worker.busy_s += ran_s
+        worker.since_s = self._events.now
+
+    def _finish(self, subject: tuple[SharedWorker, int, Batch]) -> None:
+        worker, run, batch = subject
+        if run != worker.run:
+            return
+        self._account(worker)
+        worker.batches.remove(batch)
+        worker.running[:] = [job for job in worker.running if job not in batch.jobs]
+        self._give(worker, tuple(each for each in worker.device if each is not batch))
+        # Routers hear of it before the next batch begins, as what they send at once belongs into that.
+        self._done(worker, batch.jobs, batch.seconds)
+        self._begin(worker)
+
+    def _pause(self, subject: tuple[SharedWorker, int]) -> None:
+        """The step during which something shorter came is over."""
+        worker, run = subject
+        first = self._first(worker)
+        if run != worker.run or first is None or not worker.device or first == worker.device[0].variant:
+            return
+        self._account(worker)
+        self._take_over(worker, first)
+
+    def _left_s(self, worker: SharedWorker, batch: Batch) -> float:
+        return batch.left_s - (self._events.now - worker.since_s)
+
+    def _step_left_s(self, worker: SharedWorker, batch: Batch) -> float:
+        """Until the step is over that the running batch is in."""
+        hosted = apart(worker.variant or "")
+        step_s = max(self._image_s(variant, worker.accelerator_class) for variant in hosted) / STEPS
+        done_s = batch.seconds - self._left_s(worker, batch)
+        return (math.floor(done_s / step_s + _NOTHING) + 1) * step_s - done_s if done_s > _NOTHING else 0.0
+
+
+def _shared(worker: Worker) -> SharedWorker:
+    if not isinstance(worker, SharedWorker):
+        raise TypeError(f"{worker.id} does not share its time")
+    return worker
