@@ -42,7 +42,7 @@ def trained(folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda folder: (folder / card.FILE).unlink(), "holds no discriminator"),
+        (lambda folder: (folder / card.FILE).unlink(), "has no discriminator"),
         (lambda folder: (folder / card.FILE).write_text("{"), "is corrupt"),
         (lambda folder: (folder / card.FILE).write_text('{"schema": 1, "colour": "red"}'), "is not understood"),
         (lambda folder: trained(folder, schema=9), "was written by another version"),

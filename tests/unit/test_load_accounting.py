@@ -107,7 +107,7 @@ def test_prompts_come_from_a_file_in_turn(tmp_path: Path) -> None:
     source = prompts(str(file), seed=0)
     assert [next(source) for _ in range(3)] == ["a cat", "a dog", "a cat"]
     file.write_text("\n")
-    with pytest.raises(CommandFailed, match="holds no prompts"):
+    with pytest.raises(CommandFailed, match="has no prompts"):
         prompts(str(file), seed=0)
     with pytest.raises(CommandFailed, match="cannot read"):
         prompts(str(tmp_path / "none"), seed=0)
