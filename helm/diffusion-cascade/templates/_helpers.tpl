@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* Of pods: nothing that changes with the chart's version alone, since that would restart them. */}}
+{{/* Labels of pods: none that changes with every version of the chart, since that would restart the pods. */}}
 {{- define "dc.podLabels" -}}
 {{ include "dc.selector" . }}
 {{- with .root.Values.commonLabels }}
@@ -74,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
-{{/* What the restricted pod security standard asks of a pod. */}}
+{{/* What the restricted pod security standard requires of a pod. */}}
 {{- define "dc.podSecurity" -}}
 runAsNonRoot: true
 {{- range $key := list "runAsUser" "runAsGroup" "fsGroup" }}
@@ -131,7 +131,7 @@ priorityClassName: {{ . }}
 {{- if .Values.redis.bundled.existingSecret.name -}}{{ .Values.redis.bundled.existingSecret.key }}{{- else -}}password{{- end -}}
 {{- end -}}
 
-{{/* The Secret, and the key in it, of the authority that signed Redis's certificate; empty: one that everybody knows. */}}
+{{/* The Secret, and the key in it, of the authority that signed Redis's certificate; empty: a public authority. */}}
 {{- define "dc.redisAuthority" -}}
 {{- with .Values.redis.tls.caSecret -}}
 {{- if .name -}}
@@ -192,7 +192,7 @@ priorityClassName: {{ . }}
 {{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" -}}true{{- end -}}
 {{- end -}}
 
-{{- /* Not empty where the definitions have their CEL rules. */}}
+{{- /* Not empty if the definitions have their CEL rules. */}}
 {{- define "dc.rules" -}}
 {{- if or (eq .Values.crds.rules "always") (semverCompare ">=1.25-0" .Capabilities.KubeVersion.Version) -}}true{{- end -}}
 {{- end }}
