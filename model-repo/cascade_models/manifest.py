@@ -19,7 +19,7 @@ from cascade_models import catalogue
 from cascade_models.recipe import Settings
 
 DEFAULT_BATCH: Final = 8
-"""The largest batch of a variant that is neither in a profile of the manifest nor in the catalogue."""
+"""Largest batch of a variant that neither a profile in the manifest nor the catalogue knows."""
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -144,7 +144,7 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
 
 
 def _size(spec: Mapping[str, Any]) -> tuple[int, int]:
-    """The width and height of the cascade's images."""
+    """Width and height of the cascade's images."""
     sizes = _get(spec, "spec", "sizes", list)
     if len(sizes) != 1:
         raise ManifestError("spec.sizes", f"has {len(sizes)}: give one size, such as 1024x1024")

@@ -74,7 +74,7 @@ class MeasuredReplica:
         self._core = core
         self._load = load
         self._id = f"profile-{os.getpid()}"
-        # Who can open the socket controls the server, so the socket is in a folder that other users cannot enter.
+        # Whoever reaches the socket controls the server, so it is in a folder that others cannot enter.
         self._folder = tempfile.TemporaryDirectory(prefix="cascade-profile-")
         self._address = launcher.ServerAddress(f"unix:{self._folder.name}/triton", next(_numbers))
         self._log = repository.with_name(f"{repository.name}-{self._address.port}.log")
@@ -211,7 +211,7 @@ class MeasuredReplica:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        # A model process that died leaves its shared memory behind.
+        # A model process that died leaves its memory behind.
         launcher.sweep_shared_memory(launcher.shared_memory_prefix(self._id, self._address))
         self._folder.cleanup()
 
