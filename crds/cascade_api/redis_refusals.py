@@ -1,4 +1,4 @@
-"""Explains why Redis refuses a command (a wrong password or a missing right), and how to fix that."""
+"""Explains why Redis refuses a command: a wrong password, a missing right, or a key of another type."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _RIGHTS: Final = (
     (re.compile(r"run the '([^']+)' command"), r"to a command (`+\1`)"),
 )
 """Patterns of the server's message about a missing right, and the ACL rule that grants the right."""
+
+
+def is_wrong_type(error: BaseException | None) -> bool:
+    """Whether Redis refused a command because the key has a value of another type, which the product did not write."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def why_refused(error: BaseException) -> str | None:
