@@ -175,7 +175,7 @@ class JobStore:
         try:
             memory: Any = await self._redis.info("memory")
         except (RedisError, OSError):
-            return 0  # it may be forbidden; what is really full says so when it is written to
+            return 0  # the command may be forbidden; if Redis is full, it refuses the write
         limit = int(memory.get("maxmemory", 0))
         return max(0, int(memory.get("used_memory", 0)) + size - int(limit * MEMORY_SHARE)) if limit else 0
 
