@@ -5,9 +5,9 @@
 {{- end -}}
 
 {{/*
-What the names of all objects begin with. Services take a letter first and no dots, and no more than 63 characters with
-what follows (-router-metrics); a StatefulSet of more than 52 (-redis) has no pods. A name that must change for that, or
-be cut, ends in a digest of what it was to be, so that no two releases have the same.
+The beginning of the names of all objects. Names of Services begin with a letter, have no dots and, with their suffix
+(-router-metrics), at most 63 characters; a StatefulSet (-redis) with more than 52 gets no pods. A name that must be
+changed or shortened for that ends in a digest of the original name, so that no two releases have the same.
 */}}
 {{- define "dc.fullname" -}}
 {{- $name := include "dc.name" . -}}
