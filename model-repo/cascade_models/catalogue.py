@@ -55,7 +55,7 @@ class CatalogueEntry:
         steps: the usual number of steps.
         weights: the named weights of the source, with the number of steps for which each is made; empty: the source has
             only one, for any number of steps.
-        largest_batch: the largest batch for which a model is built, unless a profile tells.
+        largest_batch: the largest batch on one accelerator; a profile in the manifest takes precedence.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What keeps a model from being served is said in one line, with the fix; nothing half-built is kept."""
+"""If a model cannot be served, the error is one line with the fix, and nothing incomplete is kept."""
 
 from __future__ import annotations
 

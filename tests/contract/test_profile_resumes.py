@@ -1,4 +1,4 @@
-"""`cascade profile`, the command: killed in the middle it goes on where it was, and what it writes is whole."""
+"""If `cascade profile` is killed, the next run continues where it was, and what it writes is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Redis whose users may do only what the docs ask for is enough; where they may do less, it names the right."""
+"""Redis users with exactly the rights in the docs are sufficient; if a right is missing, the error names it."""
 
 from __future__ import annotations
 

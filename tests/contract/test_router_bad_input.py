@@ -1,4 +1,4 @@
-"""Whatever a client sends, it hears which field is wrong, in its protocol's own status; nothing is disturbed."""
+"""For any wrong input, the client gets the field in its protocol's own status, and nothing else is disturbed."""
 
 from __future__ import annotations
 

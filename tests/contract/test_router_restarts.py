@@ -1,4 +1,4 @@
-"""Routers come and go under load: a killed one's work is done by the other, a stopped one's by itself."""
+"""Routers start and stop under load: another does the work of a killed one, and a stopped one finishes its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good confidences are, and labelled images that cannot be trained on."""
+"""Measures of confidences, and labelled images that cannot be used for training."""
 
 from __future__ import annotations
 

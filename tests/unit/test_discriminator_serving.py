@@ -1,4 +1,4 @@
-"""Discriminators as they are served: the built-in one, folders that are not whole, how images and prompts are read."""
+"""Discriminators in serving: the built-in one, incomplete folders, and how images and prompts are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The books of a load: every request that was sent ends exactly once, and what is shown follows from that."""
+"""The account of a load test: every sent request ends exactly once, and the results follow from that."""
 
 from __future__ import annotations
 

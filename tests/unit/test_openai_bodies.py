@@ -1,4 +1,4 @@
-"""OpenAI's bodies: the document has the bounds in force, and what is refused is refused in words that help."""
+"""OpenAI's bodies: the document has the limits in force, and refusals name the field and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which judges a run has, what the shapes' judge says, and what is said where one cannot judge here."""
+"""The judges of a run, the verdicts of the judge of shapes, and the errors if nothing can judge."""
 
 from __future__ import annotations
 

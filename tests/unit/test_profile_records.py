@@ -1,4 +1,4 @@
-"""Measurements on record: what is kept, under what, and which files are refused."""
+"""Recorded measurements: what is kept under which key, and which files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replica sends as an image is taken only where it is one."""
+"""The answer of a replica is accepted only if it contains an image."""
 
 from __future__ import annotations
 
