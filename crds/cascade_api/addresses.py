@@ -6,7 +6,7 @@ import re
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Host, without brackets, and port from 0 on; raises ValueError, naming the accepted form, for anything else."""
+    """The host, without brackets, and the port (0 to 65535). Raises ValueError, which names the accepted form."""
     match = re.fullmatch(r"(.+):([0-9]{1,5})", text)
     host = match[1].removeprefix("[").removesuffix("]") if match else ""
     if match is None or not host or int(match[2]) > 65535:

@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again (pure)."""
+"""How long to wait before something that failed is tried again. Pure."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ LONGEST_S: Final = 4.0
 
 
 def pause_s(failures: int) -> float:
-    """Seconds after so many failures in a row: none after none, a quarter after one, then twice as many each time."""
+    """Seconds to wait after this many failures in a row: 0 after none, FIRST_S after one, then doubled each time."""
     return min(LONGEST_S, FIRST_S * 2 ** min(failures - 1, 10)) if failures > 0 else 0.0

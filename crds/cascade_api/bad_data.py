@@ -1,4 +1,4 @@
-"""Bookkeeping of what was found in Redis and cannot be used: a key's problem is told once and counted each time."""
+"""Keeps account of data in Redis that cannot be used: a key's problem is logged once and counted each time."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Final
 
 MOST_KEYS: Final = 1000
-"""Keys whose problem is remembered; of more, some are told again."""
+"""How many keys are remembered with their problem; if there are more, some problems are logged again."""
 TEXT_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes of a text in Redis that are read at most: far more than any of ours has."""
+"""The most bytes of a text in Redis that are read: far more than any text of this product has."""
 HASH_LIMIT: Final = 20_000
-"""Fields of a hash, or members of a set, that are read at most."""
+"""The most fields of a hash, or members of a set, that are read."""
 
 
 class BadData:
-    """Problems by key, with the Redis keys as names.
+    """Remembers the latest problem of each Redis key.
 
     Args:
-        tell: names a problem in the log, as ``tell(key, why)``.
+        tell: logs a problem, as ``tell(key, why)``.
         count: counts it, as ``count(key)``.
     """
 
@@ -27,7 +27,7 @@ class BadData:
         self._known: dict[str, str] = {}
 
     def found(self, key: str, why: str) -> None:
-        """What a key holds, or a part of it, was dropped."""
+        """Record that the data under a key, or a part of it, was dropped."""
         self._count(key)
         if self._known.get(key) == why:
             return
@@ -38,12 +38,12 @@ class BadData:
         self._tell(key, why)
 
     def sound(self, key: str) -> None:
-        """A key holds nothing but what is ours: its next problem is a new one."""
+        """Record that all data under a key can be used, so that its next problem is logged again."""
         self._known.pop(key, None)
 
 
 def owner_and_kind(key: str) -> tuple[str, str]:
-    """Which cascade a key belongs to (``-`` for none) and what it is, as metrics label it: ``queue``, ``plan``, …"""
+    """The cascade of a key (``-`` for none) and its kind (``queue``, ``plan``, …), as labels of metrics."""
     start, brace, rest = key.partition("{")
     cascade, closed, kind = rest.partition("}:")
     if not (brace and closed and start == "cascade:"):

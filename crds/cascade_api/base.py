@@ -1,4 +1,4 @@
-"""What all documents share: camelCase on the wire, unknown fields refused, values frozen, errors that name a field."""
+"""The base of all documents: camelCase on the wire, no unknown fields, frozen values, errors that name a field."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Metadata(Document):
 
 
 def field_error(field: str, message: str) -> PydanticCustomError:
-    """An error of a cross-field rule, laid at the door of ``field`` (a dotted path below the model)."""
-    # braces would be read as a template by pydantic
+    """An error of a rule between fields, reported for ``field`` (a dotted path below the model)."""
+    # pydantic would read braces as a template
     safe = message.replace("{", "(").replace("}", ")")
     return PydanticCustomError("cross_field", safe, {"field": field})

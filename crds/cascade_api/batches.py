@@ -1,4 +1,4 @@
-"""Times of batches of any size, from those that were measured."""
+"""Estimates the time of a batch of any size from the sizes that were measured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 
 def batch_seconds(measured: Mapping[int, float], images: int) -> float:
-    """Seconds of a batch: as measured, interpolated between two sizes, or in proportion to the nearest one.
+    """Seconds of a batch of ``images``; ``measured`` has the seconds of at least one size.
 
-    ``measured`` are seconds by the size of the batch, of at least one size.
+    A measured size has its measured time. Between two measured sizes, the time is interpolated linearly; beyond them,
+    it is in proportion to the nearest one.
     """
     if images in measured:
         return measured[images]

@@ -1,7 +1,7 @@
 """A chain: the one or two variants that a prompt may pass through, the cheapest first.
 
-The first variant of a chain of two is *light* and the last one *heavy*. A variant that is a chain alone counts as a
-heavy one: every prompt goes straight to it, and nothing judges its images.
+The first variant of a chain of two is *light* and the last one *heavy*. The only variant of a chain of one counts as
+heavy: every prompt goes straight to it, and its images are not judged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Variants = tuple[str, ...]
 
 
 class Chained:
-    """Base of what has a ``chain``."""
+    """Base of all classes that have a ``chain``."""
 
     if TYPE_CHECKING:
 
@@ -27,7 +27,7 @@ class Chained:
 
     @property
     def alone(self) -> bool:
-        """Whether the chain is one variant."""
+        """Whether the chain has only one variant."""
         return len(self.chain) == 1
 
     @property
@@ -37,7 +37,7 @@ class Chained:
 
     @property
     def heavy(self) -> str:
-        """The last variant, which is the first one too where that is alone."""
+        """The last variant; in a chain of one it is also the first."""
         return self.chain[-1]
 
     @property
@@ -47,6 +47,6 @@ class Chained:
 
 
 def refuse_twice(field: str, chain: Sequence[str]) -> None:
-    """Raise the field's error where a chain passes a variant twice."""
+    """Raise the field's error if a chain contains a variant twice."""
     if len(set(chain)) < len(chain):
         raise field_error(field, f"passes {chain[0]!r} twice: name two variants, or one")

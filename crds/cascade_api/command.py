@@ -1,7 +1,7 @@
-"""The `cascade` command: composed from what the installed components bring.
+"""The `cascade` command, which consists of the subcommands of all installed components.
 
-Each component registers its subcommands through the entry-point group ``cascade.commands``; a component
-whose libraries are not installed is left out, so that an image shows the commands of what it holds.
+Each component registers its subcommands through the entry-point group ``cascade.commands``. A component whose libraries
+are not installed is left out, so that the command in an image only shows what works there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .failures import CommandFailed
 __all__ = ["CommandFailed", "build", "check_text", "main", "read_text", "seconds"]
 
 LONGEST_S: Final = 30 * 24 * 3600.0
-"""Seconds beyond which a duration is a mistake."""
+"""A longer duration, in seconds, is taken for a mistake."""
 _INTERRUPTED: Final = 130
 _NOT_INSTALLED: Final = 2
 
@@ -50,7 +50,7 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one clear message, never a traceback."""
+    """Run the command. An error that the user can fix is printed as a message, without a traceback."""
     try:
         build()()
     except CommandFailed as failure:
@@ -62,15 +62,15 @@ def main() -> None:
             raise
         sys.stderr.write(
             f"cascade: this command needs {missing.name}, which is not installed here: "
-            "an image holds what its own component needs; install diffusion-cascade[local] for all commands\n"
+            "an image contains only what its own component needs; install diffusion-cascade[local] for all commands\n"
         )
         sys.exit(_NOT_INSTALLED)
-    except KeyboardInterrupt:  # while it is loaded; from then on typer has the same
+    except KeyboardInterrupt:  # while the command is being loaded; later, typer exits in the same way
         sys.exit(_INTERRUPTED)
 
 
 def check_text(text: str, *, option: str) -> None:
-    """Raises CommandFailed for an argument of other bytes than UTF-8, which can be no part of a message."""
+    """Raise CommandFailed for an argument that is not UTF-8, because it cannot be sent in a message."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -78,7 +78,7 @@ def check_text(text: str, *, option: str) -> None:
 
 
 def read_text(file: Path, *, option: str = "--file") -> str:
-    """The text of a file that ``option`` names; raises CommandFailed with exit code 2 where it cannot be read."""
+    """The text of the file that ``option`` names; raises CommandFailed with exit code 2 if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
@@ -88,7 +88,7 @@ def read_text(file: Path, *, option: str = "--file") -> str:
 
 
 def seconds(text: str, *, option: str) -> float:
-    """Seconds of ``30``, ``30s``, ``500ms`` or ``2m``, up to LONGEST_S; raises CommandFailed, naming the option."""
+    """The seconds of ``30``, ``30s``, ``500ms`` or ``2m``, at most LONGEST_S. Raises CommandFailed with the option."""
     from .quantities import duration_s
 
     try:

@@ -1,4 +1,4 @@
-"""YAML text to resources; every problem comes with file, line, field and what to do about it."""
+"""Reads resources from YAML. Every problem is reported with its file, line and field, and how to fix it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ FORMS: Mapping[str, str] = {
     MOUNT_PATH_PATTERN: "a path from the root without . and ..: write one such as /mnt/data",
     RELATIVE_PATH_PATTERN: "a relative path without . and ..: write one such as certificates/ca.pem",
 }
-"""What a string of each pattern is, and how to write one."""
+"""For each pattern: what a string of this form is, and how to write one."""
 
 Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class DocumentProblem:
-    """One thing wrong with a document."""
+    """One problem of a document; ``line`` begins at 1, and 0 means unknown."""
 
     source: str
     line: int
@@ -58,7 +58,7 @@ class DocumentProblem:
 
 
 class DocumentError(CommandFailed, ValueError):
-    """A file that cannot be used; ``problems`` says all that is wrong with it."""
+    """A file cannot be used; ``problems`` has everything that is wrong with it."""
 
     def __init__(self, problems: list[DocumentProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems), code=2)
@@ -67,13 +67,13 @@ class DocumentError(CommandFailed, ValueError):
 
 @dataclass(frozen=True)
 class CascadeFile:
-    """The cascades of a file with the profiles that they name."""
+    """The cascades of a file, and the profiles that they name."""
 
     cascades: list[DiffusionCascade]
     profiles: list[CascadeProfile]
 
     def profile_of(self, cascade: DiffusionCascade) -> CascadeProfile:
-        """The profile that a cascade names; raises KeyError where the file has none (never after `load_cascades`)."""
+        """The profile that a cascade names; raises KeyError if the file lacks it (never after `load_cascades`)."""
         for profile in self.profiles:
             same_place = profile.metadata.namespace == cascade.metadata.namespace
             if same_place and profile.metadata.name == cascade.spec.profile_ref.name:
@@ -82,17 +82,14 @@ class CascadeFile:
 
 
 def load_documents(text: str, *, source: str) -> list[Resource]:
-    """Parse every document of a YAML text.
-
-    Raises DocumentError with all problems of all documents.
-    """
+    """The resources of a YAML text. Raises DocumentError, which has all problems of all documents."""
     return [resource for resource, _ in _parse(text, source)]
 
 
 def load_cascades(text: str, *, source: str) -> CascadeFile:
-    """Cascades and profiles of one text, checked against each other.
+    """The cascades and profiles of a YAML text, checked against each other.
 
-    Raises DocumentError also where a cascade's profile is missing or lacks one of its variants.
+    Raises DocumentError, also if the profile of a cascade is missing or lacks one of its variants.
     """
     parsed = _parse(text, source)
     file = CascadeFile(
@@ -128,7 +125,7 @@ def load_cascades(text: str, *, source: str) -> CascadeFile:
 
 
 def read_resource(value: Mapping[str, Any], *, source: str) -> Resource:
-    """A resource as an API server gives it; raises DocumentError, whose problems have no lines."""
+    """A resource from the JSON of an API server; raises DocumentError, whose problems have no lines."""
     found = _resource(dict(value), None, source)
     if isinstance(found, list):
         raise DocumentError(found)
@@ -168,7 +165,7 @@ def _unreadable(error: yaml.YAMLError, text: str, source: str) -> DocumentProble
 
 
 def _namesakes(resources: list[tuple[Resource, yaml.Node]], source: str) -> Iterator[DocumentProblem]:
-    """Resources that an API server would take for a change of one before."""
+    """A problem for each resource that has the kind, namespace and name of an earlier one."""
     seen: set[tuple[str, str, str]] = set()
     for resource, node in resources:
         identity = (resource.kind, resource.metadata.namespace, resource.metadata.name)
@@ -222,7 +219,7 @@ def _problem(detail: Any, model: type[BaseModel], node: yaml.Node | None, source
         most = detail["ctx"]["max_length"]
         message = f"has {len(detail['input'])}, and may have at most {most}: remove {len(detail['input']) - most}"
     elif kind == "invalid_key":
-        message = f"{_short(detail['input'])} is no text: put the key in quotes"
+        message = f"{_short(detail['input'])} is not text: put the key in quotes"
     else:
         message = f"{message[0].lower()}{message[1:]} (is {_short(detail['input'])})"
     return DocumentProblem(source, _line(node, path), ".".join(str(step) for step in path), message)
@@ -234,7 +231,7 @@ def _short(value: Any) -> str:
 
 
 def _known_fields(model: type[BaseModel], path: Path) -> list[str]:
-    """Names of the fields at ``path`` below ``model``, as written on the wire."""
+    """The names of the fields at ``path`` below ``model``, in camelCase."""
     current: Any = model
     for step in path:
         if not (isinstance(current, type) and issubclass(current, BaseModel)):
@@ -253,7 +250,7 @@ def _known_fields(model: type[BaseModel], path: Path) -> list[str]:
 
 
 def _inner_model(annotation: Any) -> Any:
-    """The model inside ``list[M]``, ``M | None`` or ``M``; None where there is none."""
+    """The model M of an annotation such as ``list[M]``, ``M | None`` or ``M``; None if it has none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in getattr(annotation, "__args__", ()):
@@ -268,7 +265,7 @@ def _split(field: str) -> Path:
 
 
 def _line(node: yaml.Node | None, path: Path) -> int:
-    """Line of the node at ``path``, or of its nearest ancestor that exists; 1 is the first, 0 where no text is."""
+    """The line of the node at ``path``, or of its nearest ancestor that exists; 1 is the first, 0 means no text."""
     if node is None:
         return 0
     line = node.start_mark.line + 1
@@ -289,7 +286,7 @@ def _line(node: yaml.Node | None, path: Path) -> int:
 
 
 def _duplicate_keys(node: yaml.Node, source: str, path: Path, walked: set[int]) -> Iterator[DocumentProblem]:
-    """Keys that a mapping has twice; what aliases name is walked once."""
+    """A problem for each key that a mapping has twice. A node that aliases repeat is only checked once."""
     if id(node) in walked:
         return
     walked.add(id(node))
@@ -297,7 +294,7 @@ def _duplicate_keys(node: yaml.Node, source: str, path: Path, walked: set[int]) 
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                continue  # no mapping can be made of it
+                continue  # such a mapping is refused when it is constructed
             here = (*path, key.value)
             if key.value in seen:
                 yield DocumentProblem(

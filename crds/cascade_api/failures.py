@@ -1,4 +1,4 @@
-"""The one exception that a command ends with when its user can mend the cause."""
+"""The exception with which a command ends if its user can fix the cause."""
 
 from __future__ import annotations
 

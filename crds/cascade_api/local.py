@@ -1,4 +1,4 @@
-"""Where `cascade up` keeps its state on this machine, and how other commands find what it runs."""
+"""Where `cascade up` keeps its state on this machine, and how other commands find the cascade that it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ADDRESSES_FILE = "addresses.json"
 
 
 class Addresses(Document):
-    """What a running `cascade up` listens on; ``redis`` holds the password."""
+    """The addresses of a running `cascade up`; ``redis`` contains the password."""
 
     grpc: str
     http: str
@@ -24,7 +24,7 @@ class Addresses(Document):
 def default_state_dir() -> Path:
     """``$XDG_STATE_HOME/diffusion-cascade``, by default below ``~/.local/state``.
 
-    Raises CommandFailed where there is neither, as for a container's user.
+    Raises CommandFailed if there is neither, as for the user of a container.
     """
     home = os.environ.get("XDG_STATE_HOME")
     if home:
@@ -38,7 +38,7 @@ def default_state_dir() -> Path:
 
 
 def read_addresses(state_dir: Path) -> Addresses | None:
-    """Addresses of the local cascade, or None where none was started from ``state_dir``."""
+    """The addresses of the local cascade, or None if none was started with ``state_dir``."""
     try:
         return Addresses.model_validate_json((state_dir / ADDRESSES_FILE).read_text())
     except (OSError, ValueError):
@@ -51,7 +51,7 @@ def write_addresses(state_dir: Path, addresses: Addresses) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file atomically by one that only its owner may read."""
+    """Replace a file atomically with one that only its owner may read."""
     scratch = path.with_name(path.name + ".new")
     scratch.unlink(missing_ok=True)
     with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

@@ -17,20 +17,20 @@ FIELD_MANAGER = "diffusion-cascade"
 
 DEFAULT_NAMESPACE = "default"
 PROBE_PROMPT = "a large red circle"
-"""What a probing inference asks for; every model must be able to draw it."""
+"""The prompt of a probe; every model must be able to draw it."""
 START_TIMEOUT_S: Final = 300
-"""How long a server may take at least until it answers, in a pod or here: weights may have to be fetched first."""
+"""The least time that a server gets until it must answer, in a pod or in local mode: it may have to fetch weights."""
 
 CPU_CLASS = "cpu"
 
-# Redis: outside every cascade's slot.
+# Redis keys that belong to no single cascade.
 CASCADE_INDEX = "cascades"
-"""Set of ``<namespace>/<name>`` whose plans are published; the operator adds and removes members."""
+"""Set of the cascades (``<namespace>/<name>``) whose plans are published; the operator adds and removes members."""
 
 IN_USE_FIELD: Final = "u:"
-"""Stands before a replica's id in the field of its credits in use, see `CascadeRef.credits_key`."""
+"""Prefix of the field that counts a replica's credits in use, see `CascadeRef.credits_key`."""
 
-# Outputs and parameters of the serving API and of the Triton models behind it (one spelling for both).
+# Inputs, outputs and parameters have the same names in the serving API and in the Triton models behind it.
 INPUT_PROMPT = "prompt"
 INPUT_NEGATIVE_PROMPT = "negative_prompt"
 INPUT_SEED = "seed"
@@ -42,9 +42,9 @@ PARAMETER_IMAGE_FORMAT = "image_format"
 PARAMETER_IMAGE_QUALITY = "image_quality"
 
 GRPC_DIRECT: Final = ("grpc.enable_http_proxy", 0)
-"""Channel option of every call inside the product, which goes through no proxy, whatever the environment says."""
+"""Channel option of every call inside the product: use no proxy, whatever the environment says."""
 GRPC_UNBOUNDED: Final = (GRPC_DIRECT, ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-"""Channel options of Triton's own client inside the product; those that it has itself take messages of any size too."""
+"""Channel options for Triton's own client, which replace its defaults; those too allow messages of any size."""
 
 
 def pool_name(*, variant: str, accelerator_class: str) -> str:
@@ -53,12 +53,12 @@ def pool_name(*, variant: str, accelerator_class: str) -> str:
 
 
 def rate_key(tenant: str) -> str:
-    """Hash, the token bucket of a tenant over all routers and cascades: ``tokens`` left ``at`` Unix seconds; TTL."""
+    """Hash, a tenant's token bucket for all routers and cascades: the ``tokens`` left ``at`` a Unix time (s); TTL."""
     return f"cascade:rate:{tenant}"
 
 
 def grants_channel(router_id: str) -> str:
-    """Channel on which a router hears what was granted to its entries."""
+    """Channel on which a router receives the grants of its entries."""
     return f"grants:{router_id}"
 
 
@@ -66,8 +66,8 @@ def grants_channel(router_id: str) -> str:
 class CascadeRef:
     """A cascade by namespace and name, and the Redis keys that belong to it.
 
-    Every key carries ``{namespace/name}`` in braces, so that all keys of one cascade live in one slot of
-    a Redis Cluster and one script may touch them together.
+    Every key contains ``{namespace/name}`` in braces. So all keys of one cascade are in the same slot of a Redis
+    Cluster, and one script may use them together.
     """
 
     namespace: str
@@ -90,44 +90,44 @@ class CascadeRef:
 
     @property
     def plan_key(self) -> str:
-        """String, the plan document; no TTL; written by the operator only."""
+        """String, the plan; no TTL; only the operator writes it."""
         return f"{self.prefix}plan"
 
     @property
     def plan_channel(self) -> str:
-        """Channel that says that ``plan`` changed; the message is its generation."""
+        """Channel on which the operator announces a new plan; the message is its generation."""
         return f"{self.prefix}plan-changed"
 
     @property
     def memory_key(self) -> str:
-        """String, the planner's memory between ticks; TTL; written by the operator only."""
+        """String, the planner's memory between ticks; TTL; only the operator writes it."""
         return f"{self.prefix}memory"
 
     @property
     def demand_key(self) -> str:
-        """Hash from Unix second (decimal) to the number of valid requests received in it; TTL."""
+        """Hash of the number of valid requests received in each Unix second (decimal); TTL."""
         return f"{self.prefix}demand"
 
     @property
     def routers_key(self) -> str:
-        """Sorted set of router ids by the Unix milliseconds at which each was last seen."""
+        """Sorted set of router ids, by the Unix milliseconds at which each router was last seen."""
         return f"{self.prefix}routers"
 
     def scores_key(self, router_id: str) -> str:
-        """String, JSON score sketches and realised shares of one router; TTL."""
+        """String, the `RouterReport` of one router as JSON; TTL."""
         return f"{self.prefix}scores:{router_id}"
 
     def queue_key(self, pool: str) -> str:
-        """Sorted set of waiting entry ids of a pool, most urgent first."""
+        """Sorted set of the ids of a pool's waiting entries, the most urgent first."""
         return f"{self.prefix}queue:{pool}"
 
     def credits_key(self, pool: str) -> str:
-        """Hash of a pool's replicas; for each replica id: ``c:<id>`` capacity (requests in flight at most),
-        `IN_USE_FIELD` before the id for credits in use, ``s:<id>`` smoothed seconds of service per request."""
+        """Hash of a pool's replicas with three fields for each: ``c:<id>``, the most requests that it may have in
+        flight; ``u:<id>`` (`IN_USE_FIELD`), its credits in use; ``s:<id>``, its smoothed seconds per request."""
         return f"{self.prefix}credits:{pool}"
 
     def leases_key(self, pool: str) -> str:
-        """Sorted set of granted entries of a pool by the Unix milliseconds at which the grant expires."""
+        """Sorted set of a pool's granted entries, by the Unix milliseconds at which each grant expires."""
         return f"{self.prefix}leases:{pool}"
 
     def job_key(self, job_id: str) -> str:
@@ -136,30 +136,30 @@ class CascadeRef:
 
     @property
     def jobs_key(self) -> str:
-        """Sorted set of jobs without an end by the Unix milliseconds from which any router may take each."""
+        """Sorted set of unfinished jobs, by the Unix milliseconds from which any router may take each."""
         return f"{self.prefix}jobs"
 
     @property
     def jobs_open_key(self) -> str:
-        """Hash of jobs without an end: ``<deadline in Unix milliseconds> <tenant>`` by id."""
+        """Hash of unfinished jobs: ``<deadline in Unix milliseconds> <tenant>`` by id."""
         return f"{self.prefix}jobs-open"
 
     @property
     def job_results_key(self) -> str:
-        """Hash of the bytes of results by tenant; TTL. Beside it, ``…:<tenant>``: sorted set of that tenant's
-        jobs with an end, ``<bytes> <id>``, by the Unix milliseconds at which each expires; TTL."""
+        """Hash of the bytes of results by tenant; TTL. A second key for each tenant, ``…:<tenant>``, is the sorted set
+        of its finished jobs (``<bytes> <id>``), by the Unix milliseconds at which each expires; TTL."""
         return f"{self.prefix}job-results"
 
     @property
     def jobs_removed_key(self) -> str:
-        """Sorted set of jobs whose result made room for others, by the Unix milliseconds at which each expires; TTL."""
+        """Sorted set of jobs whose result was removed to make room, by the Unix milliseconds of their expiry; TTL."""
         return f"{self.prefix}jobs-removed"
 
     @property
     def jobs_pace_key(self) -> str:
-        """Hash with ``ended``, the Unix milliseconds of the latest end of a job, and ``interval``, between two; TTL."""
+        """Hash: ``ended``, the Unix milliseconds of the last end of a job, ``interval``, the time between two; TTL."""
         return f"{self.prefix}jobs-pace"
 
     def request_key(self, key: str) -> str:
-        """String, the router that serves the request with this idempotency key (of one tenant, hashed); TTL."""
+        """String, the router that now serves the request with this idempotency key (hashed with its tenant); TTL."""
         return f"{self.prefix}request:{key}"

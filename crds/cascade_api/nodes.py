@@ -1,4 +1,7 @@
-"""YAML text to nodes that know their lines, and nodes to values; whatever a file holds ends soon and in a YAMLError."""
+"""Reads YAML into nodes that know their lines, and nodes into values.
+
+Limits make sure that any file is either read quickly or refused with a YAMLError.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ from typing import Any, Final
 import yaml
 
 DEEPEST: Final = 64
-"""Levels of lists and mappings; a resource with all that an API server adds has a quarter of them."""
+"""The most levels of lists and mappings. A resource, with all that an API server adds, has a quarter of them."""
 MOST_ALIASED: Final = 100_000
-"""Values that the aliases of a file may stand for: a few lines can stand for billions."""
+"""The most values that the aliases of a file may stand for: a few lines can stand for billions."""
 MOST_BITS: Final = 64
-"""Of a whole number; no field takes more, and Python does not even print one of some thousand digits."""
+"""The most bits of a whole number. No field takes more, and Python refuses to print one of several thousand digits."""
 
-# What PyYAML lets through of a scalar that is not what its tag says.
+# Exceptions that PyYAML raises for a scalar that does not fit its tag, instead of a YAMLError.
 _UNREADABLE: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def compose(text: str) -> list[yaml.Node]:
-    """The documents of a text that hold something.
+    """The documents of a text that are not empty.
 
-    Raises YAMLError, also for what is nested without end, by writing or by aliases.
+    Raises YAMLError, also if they are nested too deep or if aliases stand for too many values.
     """
     return [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None]
 
@@ -31,7 +34,7 @@ def construct(node: yaml.Node) -> Any:
 
 
 def explain(error: yaml.YAMLError, text: str) -> tuple[int, str]:
-    """Line (0: unknown) and cause of an error that reading ``text`` gave, in one line."""
+    """The line (0: unknown) and the cause, in one line, of an error that was raised while reading ``text``."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem:
         return error.problem_mark.line + 1 if error.problem_mark else 0, error.problem
     position = getattr(error, "position", None)
@@ -64,12 +67,12 @@ class _Loader(yaml.SafeLoader):
     def _count(self, node: yaml.Node | None, alias: yaml.AliasEvent) -> None:
         size = self._sizes.get(id(node))
         if size is None:
-            problem = f"alias {alias.anchor!r} stands inside what it stands for"
+            problem = f"alias {alias.anchor!r} is used inside its own definition"
             raise _error(problem, alias.start_mark)
         self._composed += size
         self._aliased += size
         if self._aliased > MOST_ALIASED:
-            problem = f"aliases stand for more than {MOST_ALIASED} values: write out what is meant"
+            problem = f"aliases stand for more than {MOST_ALIASED} values: write the values out instead"
             raise _error(problem, alias.start_mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -80,7 +83,7 @@ class _Loader(yaml.SafeLoader):
         except _UNREADABLE:
             pass
         kind = node.tag.rsplit(":", 1)[-1]
-        problem = f"{str(node.value)[:40]!r} is no {kind}: put it in quotes if it is text"
+        problem = f"{str(node.value)[:40]!r} is not of type {kind}: put it in quotes if it is text"
         raise _error(problem, node.start_mark)
 
 

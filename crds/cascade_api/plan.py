@@ -23,13 +23,13 @@ Share = float
 """A share of requests, 0 to 1."""
 Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
 PATIENCE: Final = 0.5
-"""Part of its slack that a request waits for the heavy model where a light one may stand in, unless a plan differs."""
+"""Default of `Plan.patience`."""
 GENERATION_AHEAD_S: Final = 24 * 3600.0
-"""A generation further ahead of the clock is no operator's: whoever took it over would ignore all later plans."""
+"""A generation further ahead of the clock is ignored: a router that accepted it would ignore all later plans."""
 
 
 class PlanPart(Document):
-    """Base of the plan's parts: a router of an older version ignores fields that it does not know."""
+    """Base of the plan's parts. Unknown fields are ignored, so that older routers can read newer operators' plans."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, allow_inf_nan=False
@@ -37,16 +37,16 @@ class PlanPart(Document):
 
 
 class SeedThresholds(PlanPart):
-    """Thresholds that hold until a router has seen enough scores of its own."""
+    """The thresholds that a router uses until it has seen enough scores itself."""
 
     hardness: float
     confidence: float
 
 
 class PlanRow(PlanPart, Chained):
-    """A chain at one (direct, escalation) point, and the share of the prompts that is drawn for it.
+    """A chain with its shares (direct, escalation), and the share of all prompts that is served in this way.
 
-    To a variant that is alone all prompts go direct.
+    In a chain of one variant, all prompts go direct.
     """
 
     share: Share = Field(gt=0, le=1)
@@ -64,20 +64,20 @@ class PlanRow(PlanPart, Chained):
 
     @property
     def first(self) -> str:
-        """The variant that a prompt of this row comes to first: the heavy one where all go direct."""
+        """The variant that serves the prompts of this row first: the light one, unless all prompts go direct."""
         return self.light if self.direct < 1 else self.heavy
 
     @property
     def heavy_share(self) -> float:
-        """T = r + (1 - r)·d, the share of this row's prompts that the heavy pool serves."""
+        """T = r + (1 - r)·d, the share of this row's prompts that the heavy variant serves."""
         return self.direct + (1 - self.direct) * self.escalation
 
 
 class PlanWorker(PlanPart):
-    """One accelerator with the Triton on it; a draining one gets no new work.
+    """One accelerator with the Triton on it. If it is draining, it gets no new requests.
 
-    ``hosts`` are the weights in its memory, by digest. ``credits`` says which variants it serves, and how many of the
-    requests of each may be with it at once.
+    ``hosts`` are the digests of the weights in its memory. ``credits`` has the variants that it serves, and how many
+    requests of each it may have at once.
     """
 
     id: str = Field(pattern=r"^[^|\s]+$", max_length=300)
@@ -89,9 +89,10 @@ class PlanWorker(PlanPart):
 
 
 class PlanTimes(PlanPart):
-    """How a variant is made on one accelerator class: its batch, and seconds of batches by size of the images.
+    """The batch size of a variant on one accelerator class, and the seconds of a batch by image size and batch size.
 
-    ``queue`` is the variant whose requests its own wait together with, for the same credits; absent: none.
+    If ``queue`` is given, it is another variant: the requests of both wait in the queue of that variant, for the same
+    credits.
     """
 
     queue: str | None = None
@@ -100,19 +101,19 @@ class PlanTimes(PlanPart):
 
 
 class PlanSettings(PlanPart):
-    """How a variant draws."""
+    """The settings of a variant."""
 
     steps: int = Field(ge=0)
     guidance: str | None = None
 
     @property
     def parameters(self) -> dict[str, int | str]:
-        """What a request to its Triton model says of them."""
+        """The settings as parameters of a request to the Triton model."""
         return settings_parameters(self.steps, self.guidance)
 
 
 class PlanVariant(PlanPart):
-    """A variant: its weights, by digest, its settings, and its times on the classes where it is or will be served."""
+    """A variant: the digest of its weights, its settings, and its times on each class where it is or will be served."""
 
     weights: str
     settings: PlanSettings
@@ -120,15 +121,15 @@ class PlanVariant(PlanPart):
 
     @property
     def model(self) -> str:
-        """The Triton model of its weights."""
+        """Name of the Triton model of its weights."""
         return model_of_weights(self.weights)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The workers that serve one variant on one accelerator class, which share a queue; as a plan implies it.
+    """The workers that serve one variant on one accelerator class from one queue. It is derived from a plan.
 
-    ``execution_s`` are seconds by batch, at the size of the plan.
+    ``execution_s`` has the seconds of a batch by its size, for images of the plan's size.
     """
 
     variant: str
@@ -136,7 +137,7 @@ class Pool:
     batch: int
     execution_s: Mapping[int, float]
     queued_with: str
-    """The variant that the queue is named by: its own, or the one whose queue it shares."""
+    """The variant after which the queue is named: this one, or the one whose queue it shares."""
     workers: tuple[PlanWorker, ...]
 
     @property
@@ -145,7 +146,7 @@ class Pool:
 
     @property
     def queue(self) -> str:
-        """Name of the queue in which its requests wait."""
+        """Name of the queue in which the requests of this pool wait."""
         return pool_name(variant=self.queued_with, accelerator_class=self.accelerator_class)
 
     @property
@@ -153,21 +154,21 @@ class Pool:
         return [worker for worker in self.workers if worker.state == "ready"]
 
     def credits(self, worker: PlanWorker) -> int:
-        """Requests of this variant that may be with a worker at once: none where it is draining."""
+        """How many requests of this variant a worker may have at once; 0 if it is draining."""
         return worker.credits[self.variant] if worker.state == "ready" else 0
 
     @property
     def image_s(self) -> float:
-        """Seconds of one image in a full batch."""
+        """Seconds per image in a full batch."""
         return self.batch_execution_s(self.batch) / self.batch
 
     def batch_execution_s(self, batch: int) -> float:
-        """Seconds of one batch of this size."""
+        """Seconds of a batch of this size."""
         return batch_seconds(self.execution_s, batch)
 
 
 class ScorerChoice(PlanPart):
-    """The hardness scorer in force."""
+    """The hardness scorer that routers use."""
 
     name: Literal["rules", "learned", "coin-flip"] = "rules"
     source: str | None = None
@@ -181,7 +182,7 @@ class ImageSize(NamedTuple):
 
 
 class Expected(PlanPart):
-    """What the planner expects of the plan: requests/s, seconds, metric units, money per hour."""
+    """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour."""
 
     demand: float
     latency_p99: float = Field(alias="latencyP99")
@@ -205,9 +206,10 @@ class Plan(PlanPart):
     scorer: ScorerChoice = ScorerChoice()
     discriminator: str | None = None
     stand_in: str | None = None
-    """A quick variant, which makes an image where the variants of a row cannot in time; ``overload: degrade`` only."""
+    """A fast variant, which makes the image if those of a row would be too late; only with ``overload: degrade``."""
     patience: Share = Field(default=PATIENCE, gt=0, le=1)
-    """Part of its slack that a request may wait for the heavy variant where a light image may stand in for it."""
+    """How long a request waits for the heavy variant if a light image can replace the heavy one: as a part of the time
+    that is left until its last start in time."""
     sizes: list[Size] = Field(min_length=1, max_length=1)
     variants: dict[str, PlanVariant]
     rows: list[PlanRow] = Field(min_length=1, max_length=8)
@@ -245,12 +247,12 @@ class Plan(PlanPart):
 
     @property
     def image(self) -> ImageSize:
-        """Size of every image of the cascade."""
+        """The size of all images of the cascade."""
         return ImageSize(*pixels(self.sizes[0]))
 
     @property
     def pools(self) -> list[Pool]:
-        """Every pool, in the order of the names; some have no worker yet."""
+        """All pools, in the order of variant and class; a pool may have no worker yet."""
         pools = [
             Pool(
                 variant=name,
@@ -266,15 +268,15 @@ class Plan(PlanPart):
         return sorted(pools, key=lambda pool: (pool.variant, pool.accelerator_class))
 
     def pools_of(self, variant: str) -> list[Pool]:
-        """Pools that serve a variant (one per accelerator class)."""
+        """The pools that serve a variant, one per accelerator class."""
         return [pool for pool in self.pools if pool.variant == variant]
 
     @property
     def why_unservable(self) -> str | None:
-        """Why no prompt of some row could be served even if all went well; None where each could be.
+        """Why the prompts of some row can never be served by this plan; None if those of each row can.
 
-        A worker that drains counts: a plan may say that the last one goes. So does a parked cascade's plan, which has
-        none until somebody asks.
+        Draining workers count as able to serve, because a plan may remove the last one. A parked cascade's plan counts
+        as servable too: it has no workers until a request comes.
         """
         for index, row in enumerate(() if self.parked else self.rows):
             if not any(row.first in worker.credits for worker in self.workers):
@@ -283,29 +285,29 @@ class Plan(PlanPart):
 
     @property
     def planned_shares(self) -> dict[str, float]:
-        """Expected share of all prompts by way of serving: direct, escalated, light."""
+        """The expected shares of all prompts that are served direct, escalated, and light."""
         direct = sum(row.share * row.direct for row in self.rows)
         escalated = sum(row.share * (row.heavy_share - row.direct) for row in self.rows)
         return {"direct": direct, "escalated": escalated, "light": 1 - direct - escalated}
 
     def to_json(self) -> str:
-        """The plan as published in Redis."""
+        """The plan as it is published in Redis."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
-        """Inverse of `to_json`; raises pydantic.ValidationError for anything that is not a plan."""
+        """The inverse of `to_json`; raises pydantic.ValidationError if the text is not a plan."""
         return cls.model_validate_json(text)
 
 
 def is_credible(generation: int, *, now_s: float) -> bool:
-    """Whether an operator can have given a plan this number by now, however clocks differ."""
+    """Whether an operator can have used this generation by now, even if its clock differs from ours."""
     return generation <= (now_s + GENERATION_AHEAD_S) * 1000
 
 
 def next_generation(*, now_s: float, last: int) -> int:
-    """max(milliseconds since the epoch, last + 1): grows even after everything was lost.
+    """max(milliseconds since the epoch, last + 1), which grows even after all data was lost.
 
-    A ``last`` that no operator can have given is left aside.
+    A ``last`` that is not credible is ignored.
     """
     return max(int(now_s * 1000), last + 1 if is_credible(last, now_s=now_s) else 0)

@@ -1,4 +1,4 @@
-"""Words, names, paths and quantities as a pod's fields take them, with patterns that an API server can check. Pure."""
+"""Words, names, paths and quantities of a pod's fields, with patterns that an API server can check. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes that a cascade adds to its replicas' pods: those of a namespace's own objects, and no path of a Node."""
+"""Volumes that a cascade adds to its replicas' pods: from objects of its namespace, never from a path of a Node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYSTEM_FOLDERS: Final = (
     "bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "models", "opt", "proc", "run", "sbin", "sys",
     "tmp", "usr", "var",
 )  # fmt: skip
-"""Folders of the root where nothing is mounted: the image's programs and settings, and the operator's own volumes."""
+"""Top-level folders in which nothing may be mounted: they have the image's programs, or the operator's own volumes."""
 _SYSTEM_PATTERN = f"^/({'|'.join(SYSTEM_FOLDERS)})(/|$)"
 _SOURCES = ("empty_dir", "config_map", "secret", "persistent_volume_claim")
 _SOURCES_WIRE = ("emptyDir", "configMap", "secret", "persistentVolumeClaim")

@@ -1,9 +1,9 @@
-"""What a cascade adds to its replicas' pods, field by field: an API server drops what is not here, however nested.
+"""What a cascade may add to its replicas' pods. Every field is listed here; API servers drop all others.
 
-A part that were kept unread could be nested so deep that no client can read the list of all cascades any more. What
-the fields mean is Kubernetes' own matter, and a value that it does not take is refused when a pod is made. Refused here
-is what would weaken a pod (a path of the Node, files over those of the image, a profile of its own) or take from the
-operator what it knows its pods by.
+Fields that are not listed cannot be kept: they could be nested so deep that clients could no longer read the list of
+cascades. The fields mean what they mean in Kubernetes, which refuses wrong values when a pod is created. Refused here
+is what would weaken a pod (a path of the Node, a mount over files of the image, a security profile of its own), and
+labels and annotations by which the operator recognises its pods.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quantiles of values in rising order, where there is no numpy or a call of it would cost more than it does (pure)."""
+"""Quantiles of sorted values, for code that has no numpy or where a call of numpy would cost too much. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def interpolated(rising: Sequence[float], level: float) -> float:
-    """The quantile at ``level`` (0 to 1), between neighbours by straight line."""
+    """The quantile at ``level`` (0 to 1), interpolated linearly between neighbours."""
     place = level * (len(rising) - 1)
     below = int(place)
     if below + 1 >= len(rising):
@@ -16,5 +16,5 @@ def interpolated(rising: Sequence[float], level: float) -> float:
 
 
 def nearest_rank(rising: Sequence[float], level: float) -> float | None:
-    """The smallest value that at least ``level`` of all values do not exceed; None where there are none."""
+    """The smallest value that at least the share ``level`` of all values does not exceed; None without values."""
     return rising[max(0, math.ceil(level * len(rising)) - 1)] if rising else None

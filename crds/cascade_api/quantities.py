@@ -1,7 +1,7 @@
-"""Durations, percentages, money and sizes as the resources write them: strings and integers, never floats.
+"""Durations, percentages, money and sizes in the form of the resources: strings and integers, never floats.
 
-Kubernetes API conventions forbid floats in resources: a round trip through another client may change
-them. Durations are ``^[0-9]+(ms|s|m|h)$``, shares are integer percent, qualities integer thousandths.
+The conventions of the Kubernetes API forbid floats in resources, because other clients may change them when they write
+them back. Durations match ``^[0-9]+(ms|s|m|h)$``, shares are whole percents, qualities whole thousandths.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SIZE_PATTERN = r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$"
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=12)]
 Money = Annotated[str, Field(pattern=MONEY_PATTERN, max_length=16)]
 Number = Annotated[str, Field(pattern=NUMBER_PATTERN, max_length=7)]
-"""A number with a fraction, as text."""
+"""A number that may have a fraction, as text."""
 Size = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=9)]
 """Width and height of an image in pixels, such as ``1024x768``."""
 Integer = Annotated[int, Field(strict=True)]
-"""A whole number, as an API server takes it: neither "4" nor 4.0 nor true."""
+"""A whole number; as in an API server, "4", 4.0 and true are refused."""
 Percent = Annotated[Integer, Field(ge=0, le=100)]
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -42,7 +42,7 @@ _FACTORS: Final = {
 def duration_s(text: str) -> float:
     """Seconds in a duration such as ``250ms``, ``60s``, ``10m`` or ``2h``.
 
-    Raises ValueError, naming the accepted form, for anything else.
+    Raises ValueError, which names the accepted form, for any other text.
     """
     match = re.fullmatch(r"([0-9]+)(ms|s|m|h)", text)
     if match is None:
@@ -51,12 +51,12 @@ def duration_s(text: str) -> float:
 
 
 def longer(text: str, limit: str) -> bool:
-    """Whether a duration is longer than another."""
+    """Whether a duration is longer than ``limit``."""
     return duration_s(text) > duration_s(limit)
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest duration string for a non-negative number of seconds, exact to a millisecond."""
+    """The shortest duration for a number of seconds, exact to a millisecond. Raises ValueError if it is negative."""
     millis = round(seconds * 1000)
     if millis < 0:
         raise ValueError(f"a duration cannot be negative: {seconds}")
@@ -71,7 +71,7 @@ def format_duration(seconds: float) -> str:
 
 
 def pixels(size: str) -> tuple[int, int]:
-    """Width and height of a size such as ``1024x768``; raises ValueError for anything else."""
+    """Width and height of a size such as ``1024x768``; raises ValueError for any other text."""
     if re.fullmatch(SIZE_PATTERN, size) is None:
         raise ValueError(f"{size!r} is not a size: write width and height in pixels, such as 1024x768")
     width, _, height = size.partition("x")
@@ -79,12 +79,12 @@ def pixels(size: str) -> tuple[int, int]:
 
 
 def money(text: str) -> Decimal:
-    """Amount of money per hour, in the currency of the operator's class prices."""
+    """An amount of money per hour, in the currency in which the operator's settings give the prices of classes."""
     return Decimal(text)
 
 
 def quantity(text: str | int | float) -> Decimal:
-    """A Kubernetes quantity such as ``1``, ``500m``, ``2Gi`` or ``1e3``; nothing readable counts as 0."""
+    """The value of a Kubernetes quantity such as ``1``, ``500m``, ``2Gi`` or ``1e3``; 0 if it cannot be read."""
     text = str(text)
     number = text.rstrip("numkMGTPEi") if not text[-1:].isdigit() else text
     try:

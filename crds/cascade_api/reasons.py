@@ -1,4 +1,4 @@
-"""Condition types and reasons: the same words in conditions, Events, metric labels, logs and docs."""
+"""Condition types and reasons, which are the same words in conditions, Events, metric labels, logs and docs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Word(str, Enum):
-    """A string enum that prints as its value on every supported Python."""
+    """A string enum that prints as its value in every supported version of Python."""
 
     def __str__(self) -> str:
         return str(self.value)

@@ -1,4 +1,4 @@
-"""What it means when Redis answers, but refuses what it was asked: the password, or a right, and how to mend it."""
+"""Explains why Redis refuses a command: a wrong password, a missing right, or a key of another type."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ _RIGHTS: Final = (
     (re.compile(r"access (a|the .*) key"), r"to its keys (`~cascades ~cascade:*`)"),
     (re.compile(r"run the '([^']+)' command"), r"to a command (`+\1`)"),
 )
-"""How servers say what a user may not do, and the rule of an ACL that lets it."""
+"""Patterns of the server's message about a missing right, and the ACL rule that grants the right."""
+
+
+def is_wrong_type(error: BaseException | None) -> bool:
+    """Whether Redis refused a command because the key has a value of another type, which the product did not write."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def why_refused(error: BaseException) -> str | None:
-    """What is wrong with the user that the URL of Redis names, and the fix; None for any other failure."""
+    """What is wrong with the user in the URL of Redis, and the fix; None for any other failure."""
     said = str(error)
     if isinstance(error, AuthenticationError):
         if "HELLO must be called" in said or "Authentication required" in said:
-            return "Redis wants a password: put it into the URL, as redis://:PASSWORD@host:6379/0"
-        return f"Redis does not take the user name or password in its URL: {said}"
-    # What a script is refused comes as an ordinary error.
+            return "Redis needs a password: put it into the URL, as redis://:PASSWORD@host:6379/0"
+        return f"Redis refuses the user name or password in its URL: {said}"
+    # If a script lacks a right, Redis reports an ordinary error.
     if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and "ACL failure" in said):
         missing = f"a right ({said})"
         for pattern, right in _RIGHTS:
             if match := pattern.search(said):
                 missing = f"the right {match.expand(right)}"
-        return f"the user in the URL of Redis lacks {missing}; docs/install.md lists all that are needed"
+        return f"the user in the URL of Redis lacks {missing}; docs/install.md lists all rights that are needed"
     return None

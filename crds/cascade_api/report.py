@@ -1,4 +1,4 @@
-"""What a router reports about itself, in Redis, for the planner and for `cascade status`."""
+"""The report that each router writes into Redis, for the planner and for `cascade status`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .plan import PlanPart
 from .reasons import Refusal, Route
 
 QUANTILES = 21
-"""Points of a reported score sketch: the 0 %, 5 %, …, 100 % quantiles."""
+"""Number of quantiles by which scores are reported: 0 %, 5 %, …, 100 %."""
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -19,14 +19,14 @@ Score = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class BatchTime(PlanPart):
-    """How long a batch of so many images took a worker: making them and, where asked to, judging them."""
+    """The number of images of a batch, and how long the worker took to make and, if requested, judge them."""
 
     images: Annotated[int, Field(ge=1, le=4096)]
     seconds: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class RouterReport(PlanPart):
-    """One router's view of one cascade; refreshed about every second, TTL a few seconds."""
+    """One router's report about one cascade; it is written about every second, with a TTL of a few seconds."""
 
     router: str
     at_ms: int
@@ -43,6 +43,6 @@ class RouterReport(PlanPart):
     confidence: dict[str, list[Score]] = Field(default_factory=dict, description="by light variant")
     batch_times: dict[str, BatchTime] = Field(
         default_factory=dict,
-        description="by pool: of the latest batches the one that is the median of what was planned",
+        description="by pool: of the latest batches, the one with the median ratio of measured to planned time",
     )
     store_away: bool = False

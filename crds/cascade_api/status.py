@@ -1,4 +1,4 @@
-"""What the operator reports about a cascade: conditions, pools and the plan in force."""
+"""The status that the operator reports of a cascade: conditions, pools and the plan in force."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Condition(Document):
 
 
 class PoolStatus(Document):
-    """One pool at a glance."""
+    """A summary of one pool."""
 
     name: str
     variant: str
@@ -60,7 +60,7 @@ class ProfileStatus(Document):
 
 
 def merge_conditions(old: list[Condition], new: list[Condition], *, now: str) -> list[Condition]:
-    """``new``, where conditions whose status did not change keep their transition times from ``old``."""
+    """The conditions ``new``; those whose status did not change keep their transition time from ``old``."""
     before = {c.type: c for c in old}
     merged = []
     for condition in new:

@@ -1,4 +1,4 @@
-"""Pools of workers: of which accelerator class, how many, where they run and what they may cost (design 5.1)."""
+"""Pools of workers: their accelerator class, how many there are, where they run and what they may cost (design 5.1)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The variants that are known by name: `variants/*.yaml`, one file each, and the cascades that they form.
+"""The catalogue of public models, one file each in `variants/*.yaml`, and of the cascades that they form.
 
-A manifest says which model, how many steps and which size; what else it takes to run a public model (pipeline class,
-guidance, number format, parts of another model) comes from here, found by the manifest's ``source``.
+A manifest names the model, its steps and the size of the images. What else is needed to run a public model (class of
+the pipeline, guidance, number format, parts of another model) is in the catalogue, under the manifest's ``source``.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ _ASSEMBLY: Final = {
     "scheduler": ("scheduler", dict),
     "arguments": ("arguments", dict),
 }
-"""Attribute and kind by key of the file."""
+"""The attribute of `Assembly`, and its type, for each key in the file."""
 
 
 class CatalogueError(ValueError):
-    """A file of the catalogue is wrong; the message names file, field and fix."""
+    """A file of the catalogue is wrong; the message names the file, the field and the fix."""
 
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """What is known of one public variant.
+    """What the catalogue knows about one public model.
 
     Attributes:
-        revision: the commit that it was described from; a manifest may pin another.
-        gated: its weights need a token of somebody who accepted the licence.
-        parameters_millions: of the denoiser, and of all other networks together.
-        steps: what it is usually run with.
-        weights: named weights that its source holds, and the number of steps that each is for; empty: one, for any.
-        largest_batch: of one accelerator, where no profile says.
+        revision: the commit for which the entry was written; a manifest may pin another.
+        gated: whether downloads need the token of an account that accepted the licence.
+        parameters_millions: those of the denoiser, and those of all other networks together.
+        steps: the usual number of steps.
+        weights: the named weights of the source, with the number of steps for which each is made; empty: the source has
+            only one, for any number of steps.
+        largest_batch: the largest batch on one accelerator; a profile in the manifest takes precedence.
     """
 
     name: str
@@ -73,18 +74,18 @@ class CatalogueEntry:
 
     @property
     def weights_mib(self) -> int:
-        """Memory of all weights in the entry's number format, in MiB; activations come on top."""
+        """The memory of all weights in the entry's number format, in MiB, without activations."""
         return round(sum(self.parameters_millions.values()) * 1e6 * DTYPES[self.assembly.dtype] / 2**20)
 
     def check(self, recipe: Recipe) -> None:
-        """Raises RecipeError where this model cannot be run as the recipe says."""
+        """Raise RecipeError if this model cannot be run as the recipe says."""
         if self.weights and recipe.weights not in self.weights:
             raise RecipeError("weights", f"{self.name} has {', '.join(self.weights)}: name one of them")
         if recipe.engine not in self.engines:
             raise RecipeError("engine", f"{recipe.engine!r} cannot run {self.name}: write {' or '.join(self.engines)}")
 
     def wire(self) -> dict[str, Any]:
-        """The entry as plain data for JSON."""
+        """The entry as data for JSON."""
         return {**asdict(self), "weights_mib": self.weights_mib}
 
 
@@ -103,7 +104,7 @@ def entries(folder: Path = FOLDER) -> dict[str, CatalogueEntry]:
 
 @functools.cache
 def cascades(folder: Path = FOLDER) -> dict[str, tuple[CatalogueEntry, ...]]:
-    """The cascades by name, each light to heavy; raises CatalogueError."""
+    """The cascades by name, each from light to heavy; raises CatalogueError."""
     known = entries(folder)
     result: dict[str, tuple[CatalogueEntry, ...]] = {}
     for name, members in _mapping(folder / CASCADES).items():
@@ -114,12 +115,12 @@ def cascades(folder: Path = FOLDER) -> dict[str, tuple[CatalogueEntry, ...]]:
             raise CatalogueError(f"{CASCADES}: {name}: no variant {strangers[0]!r}: add {strangers[0]}.yaml")
         result[name] = tuple(known[member] for member in members)
         if len({(entry.height, entry.width) for entry in result[name]}) > 1:
-            raise CatalogueError(f"{CASCADES}: {name}: its variants' images differ in size")
+            raise CatalogueError(f"{CASCADES}: {name}: its variants have different image sizes")
     return result
 
 
 def find(source: str) -> CatalogueEntry | None:
-    """The entry of a manifest's ``source``; None where the catalogue has none."""
+    """The entry of a manifest's ``source``, or None."""
     return next((entry for entry in entries().values() if entry.source == source), None)
 
 
@@ -179,7 +180,7 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """A mapping whose fields are asked for by kind; errors name the file and the field."""
+    """Reads the fields of a mapping and checks their types; errors name the file and the field."""
 
     place: str
     content: Mapping[str, Any]

@@ -16,7 +16,7 @@ models = typer.Typer(help="Render Triton model repositories.", no_args_is_help=T
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this component's commands to `cascade`."""
+    """Add this component's commands to `cascade`."""
     app.add_typer(models, name="model-repo")
 
 
@@ -117,7 +117,7 @@ def export(
 
 
 def _prepare(arguments: list[str], file: Path | None = None) -> None:
-    """Run a step in the environment that serves, with the recipes of a manifest."""
+    """Run `cascade_models.preparing` in the environment that serves models, with the recipes of a manifest."""
     import json
     import os
     import subprocess

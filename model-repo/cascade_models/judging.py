@@ -1,4 +1,4 @@
-"""How good confidences are: ranking (AUC), calibration (reliability), and a calibration by two numbers (Platt)."""
+"""Measures confidences: their ranking (AUC) and calibration (reliability), and calibrates with two numbers (Platt)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Images whose confidence lies between two edges: how many, their mean confidence, and the share that is right."""
+    """The images with a confidence between two edges: their number, mean confidence, and the share that is right."""
 
     low: float
     high: float
@@ -22,7 +22,7 @@ class Bin:
 
 
 def auc(scores: Doubles, labels: Doubles) -> float:
-    """Probability that a positive scores above a negative; ties count half; NaN without both."""
+    """The probability that a positive has a higher score than a negative; ties count half. NaN without both kinds."""
     positive, negative = scores[labels > 0.5], scores[labels <= 0.5]
     if len(positive) == 0 or len(negative) == 0:
         return float("nan")
@@ -32,7 +32,7 @@ def auc(scores: Doubles, labels: Doubles) -> float:
 
 
 def auc_within(scores: Doubles, labels: Doubles, groups: npt.NDArray[np.int64]) -> float:
-    """AUC over pairs of the same group only, groups weighted by their number of pairs."""
+    """The AUC over pairs within the same group; groups count by their number of pairs."""
     total, weights = 0.0, 0.0
     for group in np.unique(groups):
         chosen = groups == group
@@ -44,7 +44,7 @@ def auc_within(scores: Doubles, labels: Doubles, groups: npt.NDArray[np.int64]) 
 
 
 def reliability(confidence: Doubles, labels: Doubles, bins: int = 10) -> tuple[list[Bin], float]:
-    """Bins of equal width that hold anything, and the expected calibration error."""
+    """The bins of equal width that have images, and the expected calibration error."""
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     rows = [
         Bin(
@@ -60,16 +60,17 @@ def reliability(confidence: Doubles, labels: Doubles, bins: int = 10) -> tuple[l
 
 
 def platt(logits: Doubles, labels: Doubles) -> tuple[float, float]:
-    """Scale and offset of logits that make their sigmoid a probability (Platt, 1999); labels may be shares.
+    """The scale and offset that turn logits into calibrated probabilities (Platt, 1999); labels may be shares.
 
-    The scale never turns the order round: logits without skill on these labels get the base rate, scale 0.
+    The scale is never negative. If the logits do not help to predict the labels, it is 0, and the offset gives the base
+    rate.
     """
     positives = labels.sum()
     negatives = len(labels) - positives
-    # Platt's targets keep the fit finite when the classes separate.
+    # Platt's targets keep the fit finite if the classes can be separated perfectly.
     high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
     target = low + (high - low) * labels
-    # Overconfident logits saturate: Newton's method needs them on a scale of their own, and steps that gain.
+    # Large logits saturate the sigmoid, so Newton's method works on scaled logits, and only takes steps that improve.
     spread = max(float(logits.std()), 1e-12)
     design = np.stack((logits / spread, np.ones_like(logits)), axis=1)
 
@@ -95,7 +96,7 @@ def platt(logits: Doubles, labels: Doubles) -> tuple[float, float]:
 def bootstrap(
     confidence: Doubles, labels: Doubles, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, ...]]:
-    """95 % intervals of ``auc`` and ``ece`` over resampled images."""
+    """95 % intervals of ``auc`` and ``ece``, by bootstrap over images."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(draws):

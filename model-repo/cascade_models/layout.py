@@ -1,4 +1,4 @@
-"""Models in the diffusers layout: which of their files a pipeline needs, in which number format."""
+"""Models in the diffusers layout: chooses the files that a pipeline needs, in the right number format."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from cascade_models.weights import SAFETENSORS, WeightsError
 
 INDEX: Final = "model_index.json"
 NETWORKS: Final = ("unet", "transformer", "vae", "text_encoder")
-"""What the names of components that are nothing without weights begin with."""
+"""Prefixes of the names of components that must have weights."""
 DENOISERS: Final = ("transformer", "unet")
-"""What pipelines call their denoiser."""
+"""The names of denoisers in pipelines."""
 _FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "float16": ("fp16", ""), "bfloat16": ("bf16", "", "fp16"), "float32": ("", "fp16", "bf16"),
 }  # fmt: skip
-"""What stands in the names of files, in order of preference."""
+"""Parts of file names for each number format, in order of preference."""
 
 
 def pick(names: Sequence[str], components: Sequence[str], dtype: str, *, without: str = "") -> list[str]:
-    """The files of a diffusers model that a pipeline of these components needs, in alphabetical order.
+    """The files of a diffusers model that a pipeline with these components needs, in alphabetical order.
 
-    Weights are safetensors only; of several number formats the one of ``dtype``. ``without`` names a component whose
-    weights are not wanted. Raises WeightsError where a component has no such weights.
+    Weights are read from safetensors only, in the number format ``dtype`` if there are several. ``without`` names a
+    component whose weights are not needed. Raises WeightsError if a component lacks such weights.
     """
     wanted = [INDEX]
     for component in components:
@@ -34,16 +34,16 @@ def pick(names: Sequence[str], components: Sequence[str], dtype: str, *, without
         others = [name for name in files if name.endswith((".bin", ".pt", ".ckpt", ".msgpack", ".h5"))]
         if others and not weights:
             raise WeightsError(
-                f"{component} has its weights as {others[0]} only: weights are read from safetensors, "
-                "take a revision or a source that has them"
+                f"{component} only has weights in {others[0]}, but weights are read from safetensors: choose a "
+                "revision or a source that has them"
             )
         if component.startswith(NETWORKS) and component != without and not weights:
-            raise WeightsError(f"{component} has no weights: take a revision or a source that is whole")
+            raise WeightsError(f"{component} has no weights: choose a revision or a source that has them")
     return sorted(wanted)
 
 
 def variant_of(names: Sequence[str], dtype: str) -> str | None:
-    """The ``variant`` that diffusers is to be told for files that `pick` picked; None for none."""
+    """The argument ``variant`` for diffusers that fits the files that `pick` chose, or None."""
     there = {_format(name) for name in names if SAFETENSORS in name}
     return next((kind for kind in _FORMATS[dtype] if kind and kind in there), None)
 

@@ -1,7 +1,7 @@
-"""The variants that a manifest asks for, as far as serving them needs to know; every error names a field and the fix.
+"""Reads from a manifest what is needed to serve its variants. Every error names a field and the fix.
 
-Reads the same YAML as the rest of the product, with PyYAML alone: this package runs in Triton's environment and
-shares no code with the others.
+It reads the same YAML as the rest of the product, but only with PyYAML: this package runs in Triton's environment and
+shares no code with the other components.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._/@:-]+")
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be served: ``field`` is a dotted path, the message ends with what to do."""
+    """A manifest cannot be served; ``field`` is a dotted path, and the message ends with what to do."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}" if field else message)
@@ -37,9 +37,10 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class ManifestVariant:
-    """One variant; the fields say where the manifest says so, ``batch`` is the largest batch that it must take.
+    """One variant of a manifest.
 
-    ``weights`` and ``precision`` are empty where the manifest does not give them.
+    ``field`` and ``discriminator_field`` are paths in the manifest, for messages. ``batch`` is the largest batch that
+    the model must accept. ``weights``, ``precision`` and ``discriminator`` are empty if the manifest gives none.
     """
 
     field: str
@@ -58,9 +59,9 @@ class ManifestVariant:
 
     @property
     def model(self) -> str:
-        """The Triton model of its weights, which all variants of the same weights share.
+        """Name of the Triton model of its weights, which all variants of the same weights share.
 
-        The other components say the name in the same way: `cascade_api.cascade.Weights`.
+        The other components build the same name in `cascade_api.cascade.Weights`.
         """
         weights = (self.source, self.revision, self.weights or None, self.engine, self.precision or None)
         return f"weights-{hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:16]}"
@@ -69,7 +70,7 @@ class ManifestVariant:
 def read_variants(text: str) -> list[ManifestVariant]:
     """The variants of all cascades of a manifest, in order.
 
-    Raises ManifestError where it is not YAML, holds no cascade, or a field is missing or of the wrong kind.
+    Raises ManifestError if it is not YAML or has no cascade, or if a field is missing or of the wrong type.
     """
     try:
         documents = list(_flat(yaml.load_all(text, Loader=_Loader)))
@@ -91,7 +92,7 @@ def read_variants(text: str) -> list[ManifestVariant]:
 
 
 def _flat(documents: Iterable[object]) -> Iterator[dict[str, Any]]:
-    """The documents, with those of a List in its place."""
+    """The documents, in which each List is replaced by its items."""
     for document in documents:
         if not isinstance(document, dict):
             continue
@@ -166,7 +167,7 @@ def _guidance(settings: Mapping[str, Any], field: str) -> float | None:
 def _largest_batches(
     documents: list[dict[str, Any]], cascade: Mapping[str, Any], spec: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Largest measured batch by variant at the cascade's size, from its profile if the manifest holds it."""
+    """The largest measured batch of each variant at the cascade's size, if the manifest has the cascade's profile."""
     wanted = _get(_get(spec, "spec", "profileRef", dict), "spec.profileRef", "name", str)
     batches: dict[str, int] = {}
     for document in documents:

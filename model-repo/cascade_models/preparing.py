@@ -1,7 +1,7 @@
-"""Prepares models before they are served: `python -m cascade_models.preparing`, in the environment that serves them.
+"""Prepares models before they are served: `python -m cascade_models.preparing` in the environment that serves them.
 
-`cascade model-repo fetch`, `export` and `resolve` start it there. Recipes come on standard input, as a JSON list of
-their parameters.
+`cascade model-repo fetch`, `export` and `resolve` start it there. It reads recipes from standard input, as a JSON list
+of their parameters.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ EXIT_CODE: Final = 2
 
 
 def fetch(recipes: list[Recipe], *, on_cpu: bool) -> None:
-    """Bring the files of all pipelines into the cache."""
+    """Download the files of all pipelines into the cache."""
     for recipe in recipes:
         parts = diffusion_files.fetch(recipe, diffusion_files.dtype_of(recipe, "cpu" if on_cpu else "cuda"))
         sys.stdout.write(f"{recipe.source}: {parts.folder}\n")
 
 
 def export(recipes: list[Recipe]) -> None:
-    """Build what the engines need, and draw an image with each."""
+    """Build what the engines need, and make an image with each model."""
     for recipe in recipes:
         pipelines.load(dataclasses.replace(recipe, discriminator=""))
         sys.stdout.write(f"{recipe.source}: engine {recipe.engine} is ready\n")
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point: every error is one line and exit code 2."""
+    """Run the command; every error is printed in one line, with exit code 2."""
     options = argparse.ArgumentParser(prog="cascade_models.preparing", description=__doc__)
     commands = options.add_subparsers(dest="command", required=True)
     commands.add_parser("fetch").add_argument("--cpu", action="store_true")

@@ -1,7 +1,7 @@
-"""What a Triton model is told about its weights, and how a request wants them to draw.
+"""The recipe of a Triton model, which describes its weights, and the settings of a request.
 
-The recipe of weights is written into `config.pbtxt` as parameters and read back when the model loads. Settings come
-with each request.
+The recipe is written into `config.pbtxt` as parameters, and read when the model loads. Settings are sent with each
+request.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FILE: Final = "file://"
 _NESTED: Final = ("settings", "assembly")
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-"""What pins a revision of a repository: branches and tags can move."""
+"""A commit, which is what a manifest must pin: branches and tags can move."""
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be followed; ``key`` names the part at fault, the message ends with what to do."""
+    """A recipe cannot be used; ``key`` names the part that is wrong, and the message ends with what to do."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -34,22 +34,22 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are drawn: all in which requests to the same weights may differ.
+    """The settings in which requests to the same weights may differ.
 
     Attributes:
-        guidance: scale of classifier-free guidance; None: as the model itself has it.
+        guidance: scale of classifier-free guidance; None: the model's own.
     """
 
     steps: int
     guidance: float | None = None
 
     def parameters(self) -> dict[str, int | str]:
-        """What a request says in its parameters to have these."""
+        """The settings as parameters of a request."""
         return {"steps": self.steps, **({} if self.guidance is None else {"guidance": f"{self.guidance:.3f}"})}
 
     @classmethod
     def read(cls, parameters: Mapping[str, object], default: Settings) -> Settings:
-        """What a request's parameters ask for; raises ValueError that names the parameter."""
+        """The settings in a request's parameters; raises ValueError, which names the parameter."""
         steps, guidance = parameters.get("steps", default.steps), parameters.get("guidance")
         if not isinstance(steps, int) or isinstance(steps, bool):
             raise ValueError(f"steps: {steps!r:.60} is not a number of steps; write a whole number")
@@ -62,18 +62,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Assembly:
-    """How a diffusers pipeline is put together and called; what is not said is as the model itself has it.
+    """How a diffusers pipeline is assembled and called; without a value, the model's own applies.
 
     Attributes:
         pipeline: class of the pipeline.
         dtype: number format on an accelerator; on the CPU it is always float32.
-        guidance: scale of classifier-free guidance where a request does not say.
-        base: source of everything but the denoiser, where the model's own source holds only that.
+        guidance: scale of classifier-free guidance of requests that give none.
+        base: source of all parts except the denoiser, if the model's own source only has the denoiser.
         base_revision: commit of the base.
-        denoiser: file with the denoiser's weights, where there is a base; ``{weights}`` stands for the named part.
-        steps: the only number of steps that the denoiser is for.
+        denoiser: with a base, the file with the denoiser's weights; ``{weights}`` stands for the name of the weights.
+        steps: the number of steps, if the denoiser works only with one.
         scheduler: class of the scheduler, as ``class``, and changes to its configuration.
-        arguments: more arguments of the pipeline's call.
+        arguments: further arguments for the pipeline's call.
     """
 
     pipeline: str = ""
@@ -89,14 +89,14 @@ class Assembly:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the images of weights are made and judged.
+    """How a Triton model makes images with its weights, and judges them.
 
     Attributes:
-        weights: which of the source's, by name; empty where it has one.
-        precision: number format by what a manifest calls it; empty where it leaves that to the catalogue.
-        discriminator: its source; empty where nothing judges the images.
-        batch: the largest batch that it must take.
-        settings: those of the variants that these weights are known to serve, by the variant's name.
+        weights: name of the weights in the source; empty if it has only one.
+        precision: number format by its name in a manifest; empty if the catalogue decides.
+        discriminator: its source; empty if images are not judged.
+        batch: the largest batch that the model must accept.
+        settings: the settings of the variants that these weights serve, by the variant's name.
     """
 
     source: str
@@ -113,18 +113,18 @@ class Recipe:
 
     @property
     def default(self) -> Settings:
-        """What a request gets that names none: the fewest steps of a variant, with the model's own guidance."""
+        """The settings of requests that give none: the fewest steps of any variant, and the model's own guidance."""
         return Settings(min(each.steps for each in self.settings.values()), self.assembly.guidance)
 
     def parameters(self) -> dict[str, str]:
-        """The recipe as text by key, which is all that a Triton model's parameters can be."""
+        """The recipe as text by key, since the parameters of a Triton model can only be text."""
         whole = asdict(self)
         texts = {key: str(value) for key, value in whole.items()}
         return {**texts, **{key: json.dumps(whole[key], sort_keys=True) for key in _NESTED}}
 
     @classmethod
     def of_parameters(cls, parameters: Mapping[str, str]) -> Recipe:
-        """The inverse of `parameters`; raises KeyError where one is missing."""
+        """The inverse of `parameters`; raises KeyError if one is missing."""
         texts = {part.name: parameters[part.name] for part in fields(cls)}
         numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch")}
         settings, assembly = (json.loads(texts.pop(key)) for key in _NESTED)

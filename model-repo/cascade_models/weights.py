@@ -1,8 +1,8 @@
-"""Where a model's files are: in a folder (`file://`) or in the cache, brought there from the hub (`hf://`).
+"""Finds a model's files: in a folder (`file://`), or in the cache, to which they are downloaded from the hub (`hf://`).
 
-Only what is asked for is fetched; an interrupted download goes on where it stopped. A file counts as here when it was
-seen whole once: its size and, where the hub tells it, its SHA-256 are right, and a safetensors file's header fits its
-length. What was seen whole is on record beside the cache, so a model that is here needs no network.
+Only files that are needed are downloaded, and an interrupted download continues where it stopped. Each downloaded file
+is checked once: its size and, if the hub knows it, its SHA-256 must be right, and the header of a safetensors file must
+fit its length. Checked files are recorded beside the cache, so that a complete model can be used without a network.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from cascade_models.recipe import COMMIT, FILE, HUB, RecipeError
 
 SAFETENSORS: Final = ".safetensors"
 SAY_EVERY_S: Final = 10.0
-"""How often a long download says how far it is."""
+"""How often a long download reports its progress."""
 _HTTP: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
-"""Libraries that the client of the hub speaks HTTP with, by its version."""
+"""The HTTP libraries that versions of the hub's client use."""
 _HEADER_LIMIT: Final = 100_000_000
-"""Longest header of a safetensors file, by its format."""
+"""The longest header of a safetensors file that the format allows."""
 
 
 class WeightsError(RuntimeError):
-    """A model's files cannot be had; the message says why and what to do."""
+    """A model's files are not available; the message says why and what to do."""
 
 
 class Files(Protocol):
@@ -40,20 +40,20 @@ class Files(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """All files that it has, as paths with slashes."""
+        """All files of the revision, as paths with slashes."""
 
     def folder(self, names: Sequence[str]) -> Path:
-        """The folder in which these files are, all of them whole; raises WeightsError."""
+        """The folder that contains these files, all of them complete; raises WeightsError."""
 
 
 def say(text: str) -> None:
-    """One line for the log of the server."""
+    """Write one line to the log of the server."""
     sys.stderr.write(f"cascade: {text}\n")
     sys.stderr.flush()
 
 
 def check(source: str, revision: str) -> None:
-    """Raises RecipeError unless ``source`` can be looked up and ``revision`` pins it; asks no network."""
+    """Raise RecipeError unless ``source`` has a valid form and ``revision`` pins it. This needs no network."""
     if source.startswith(FILE):
         place = Path(source.removeprefix(FILE))
         if not place.is_absolute():
@@ -63,8 +63,8 @@ def check(source: str, revision: str) -> None:
     if not COMMIT.fullmatch(revision):
         raise RecipeError(
             "revision",
-            f"{revision!r} is no commit, and what it names can change: pin a commit of 40 hexadecimal digits; "
-            f"`cascade model-repo resolve {source} {revision}` prints the one that it is at now",
+            f"{revision!r} is not a commit, and may later mean other files: pin a commit of 40 hexadecimal digits; "
+            f"`cascade model-repo resolve {source} {revision}` prints the present one",
         )
 
 
@@ -72,12 +72,12 @@ def repository_of(source: str) -> str:
     """``owner/name`` of a source on the hub; raises RecipeError."""
     name = source.removeprefix(HUB)
     if not source.startswith(HUB) or name.count("/") != 1 or not all(name.split("/")):
-        raise RecipeError("source", f"{source!r} is no model: write {HUB}owner/name")
+        raise RecipeError("source", f"{source!r} is not a model: write {HUB}owner/name")
     return name
 
 
 def find(source: str, revision: str) -> Files:
-    """The files of a model; asks the hub unless they are on record. Raises WeightsError, RecipeError."""
+    """The files of a model; the hub is asked unless they are recorded. Raises WeightsError or RecipeError."""
     check(source, revision)
     if source.startswith(FILE):
         return _Folder(Path(source.removeprefix(FILE)), revision)
@@ -85,7 +85,7 @@ def find(source: str, revision: str) -> Files:
 
 
 def cache() -> Path:
-    """Where models and what is built from them are kept: ``HF_HOME``; raises WeightsError where that is nowhere."""
+    """The folder for models and for what is built from them, ``HF_HOME``; raises WeightsError if there is none."""
     try:
         return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     except RuntimeError:
@@ -93,7 +93,7 @@ def cache() -> Path:
 
 
 def resolve(source: str, revision: str) -> str:
-    """The commit that a branch or tag of a repository is at now; raises WeightsError, RecipeError."""
+    """The present commit of a branch or tag; raises WeightsError or RecipeError."""
     repository = repository_of(source)
     with _explained(repository, revision):
         from huggingface_hub import HfApi
@@ -102,7 +102,7 @@ def resolve(source: str, revision: str) -> str:
 
 
 def revision_of(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files: what a manifest pins for ``file://``."""
+    """The SHA-256 over the names and contents of a folder's files, which a manifest pins for ``file://``."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n".encode())
@@ -110,10 +110,7 @@ def revision_of(folder: Path) -> str:
 
 
 def check_safetensors(file: Path) -> int:
-    """How many numbers a file holds; raises WeightsError unless it is as long as its header says.
-
-    Reads the header only.
-    """
+    """How many numbers a file has, from its header. Raises WeightsError if its length does not fit the header."""
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
@@ -132,7 +129,7 @@ def check_safetensors(file: Path) -> int:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A model in a folder of the machine."""
+    """A model in a folder of this machine."""
 
     path: Path
     revision: str
@@ -146,12 +143,12 @@ class _Folder:
             raise WeightsError(f"no folder {self.path}: mount it, or change the variant's source")
         for name in names:
             if not (self.path / name).is_file():
-                raise WeightsError(f"{self.path} lacks {name}: it is no whole diffusers model")
+                raise WeightsError(f"{self.path} lacks {name}: it is not a complete diffusers model")
             if name.endswith(SAFETENSORS):
                 check_safetensors(self.path / name)
         here = revision_of(self.path)
         if here != self.revision:
-            raise WeightsError(f"{self.path} is revision {here}, not {self.revision}: write that revision instead")
+            raise WeightsError(f"{self.path} has revision {here}, not {self.revision}: write that revision instead")
         return self.path
 
 
@@ -160,9 +157,9 @@ class _Snapshot:
     """A commit of a repository on the hub.
 
     Attributes:
-        sizes: bytes of every file that the commit has.
-        digests: SHA-256 of those that the hub knows it of.
-        whole: what was fetched and found whole, on this machine.
+        sizes: the bytes of each file of the commit.
+        digests: the SHA-256 of files for which the hub knows it.
+        whole: the files that were downloaded and checked on this machine.
     """
 
     repository: str
@@ -173,7 +170,7 @@ class _Snapshot:
 
     @classmethod
     def known(cls, repository: str, commit: str) -> _Snapshot | None:
-        """As on record; None where it was never asked for."""
+        """The snapshot as it is recorded on this machine, or None."""
         try:
             return cls(**json.loads(_record(repository, commit).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -181,7 +178,7 @@ class _Snapshot:
 
     @classmethod
     def asked(cls, repository: str, commit: str) -> _Snapshot:
-        """As the hub has it."""
+        """The snapshot as the hub describes it."""
         with _explained(repository, commit):
             from huggingface_hub import HfApi
 
@@ -205,7 +202,7 @@ class _Snapshot:
             if name not in self.sizes:
                 raise WeightsError(
                     f"{HUB}{self.repository} has no file {name} at {self.commit}: "
-                    "take a revision that has it, or another source"
+                    "choose a revision that has it, or another source"
                 )
         place = Path(constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
         folder = place / "snapshots" / self.commit
@@ -235,7 +232,7 @@ class _Snapshot:
         try:
             self._prove(file, name)
         except WeightsError:
-            # The name is a link to the contents: both go, so that the next start fetches them anew.
+            # The file is a link to its contents. Both are removed, so that the next start downloads them again.
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)
             raise
@@ -248,9 +245,9 @@ class _Snapshot:
             scratch.replace(record)
 
     def _fetch_contents(self, name: str, blobs: Path) -> None:
-        """Put a large file where the hub's client looks for its contents before it fetches them itself.
+        """Download a large file to the place where the hub's client looks for it before it downloads it itself.
 
-        Of a file that it was fetching when the process ended, the client keeps nothing.
+        The client cannot continue a download if its process ended; this can.
         """
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.errors import OfflineModeIsEnabled
@@ -274,11 +271,11 @@ class _Snapshot:
             part.replace(blob)
 
     def _prove(self, file: Path, name: str) -> None:
-        """Raises WeightsError unless the file is what the hub says."""
+        """Raise WeightsError unless the file is as the hub describes it."""
         size, digest = file.stat().st_size, self.digests.get(name)
         if size != self.sizes[name] or (digest is not None and digest != _sha256(file)):
             raise WeightsError(
-                f"{name} of {HUB}{self.repository} came damaged ({size} of {self.sizes[name]} bytes, or another "
+                f"{name} of {HUB}{self.repository} was damaged ({size} of {self.sizes[name]} bytes, or other "
                 "content) and was removed: start again"
             )
         if name.endswith(SAFETENSORS):
@@ -286,7 +283,7 @@ class _Snapshot:
 
 
 class _Lines:
-    """Looks like the progress bar that the hub's client draws, and says a line now and then instead."""
+    """Takes the place of the progress bar of the hub's client, and writes a line now and then instead."""
 
     def __init__(self, *_: Any, total: float | None = None, initial: float = 0, desc: str = "", **__: Any) -> None:
         self.n, self.total, self.desc = float(initial or 0), total, desc
@@ -314,7 +311,7 @@ class _Lines:
 
 @contextmanager
 def _explained(repository: str, revision: str) -> Iterator[None]:
-    """Turns what the hub's client raises into a WeightsError with the fix."""
+    """Turn errors of the hub's client into a WeightsError that says what to do."""
     source = f"{HUB}{repository}"
     try:
         from huggingface_hub import errors
@@ -341,7 +338,7 @@ def _explained(repository: str, revision: str) -> Iterator[None]:
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         if isinstance(error, errors.OfflineModeIsEnabled) or _offline():
             raise WeightsError(
-                f"{source} at {revision} is not whole in {cache()}, and HF_HUB_OFFLINE forbids to fetch it: "
+                f"{source} at {revision} is not complete in {cache()}, and HF_HUB_OFFLINE forbids to download it: "
                 "unset it once, or run `cascade model-repo fetch` where there is a network"
             ) from None
         raise WeightsError(_unreachable(source, error.__cause__ or error)) from None
@@ -352,7 +349,7 @@ def _explained(repository: str, revision: str) -> Iterator[None]:
             raise WeightsError(f"cannot write {error.filename or cache()}: {error.strerror}: make room there") from None
         raise WeightsError(_unreachable(source, error)) from None
     except Exception as error:
-        # What the client's HTTP library raises when a connection breaks is no part of its interface.
+        # If a connection breaks, the client raises exceptions of its HTTP library, which it does not document.
         if type(error).__module__.partition(".")[0] not in _HTTP:
             raise
         raise WeightsError(_unreachable(source, error)) from None
@@ -370,7 +367,7 @@ def _unreachable(source: str, error: BaseException) -> str:
         said = getattr(error, "server_message", None) or _first_line(error)
         return f"the hub refuses {source} ({said}): give a token in HF_TOKEN that is valid and may read it"
     return (
-        f"the download of {source} broke off: {_first_line(error)}: start again, it goes on where it stopped; "
+        f"the download of {source} broke off: {_first_line(error)}: start again, and it continues where it stopped; "
         "HF_ENDPOINT names another hub"
     )
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from redis.exceptions import ResponseError
-
 from cascade_api.bad_data import TEXT_LIMIT
 from cascade_api.names import IN_USE_FIELD, CascadeRef
 from cascade_api.plan import Plan, is_credible
@@ -32,11 +30,6 @@ class Reading(Generic[T]):
 
     value: T
     bad: str = ""
-
-
-def is_foreign(error: BaseException) -> bool:
-    """Whether Redis refused a command because the key holds another type of data."""
-    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def plan(raw: bytes, ref: CascadeRef, *, now_s: float) -> Reading[Plan | None]:

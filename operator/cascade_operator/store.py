@@ -22,12 +22,12 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.failures import CommandFailed
 from cascade_api.names import CASCADE_INDEX, CascadeRef, pool_name
 from cascade_api.plan import Plan
-from cascade_api.redis_refusals import why_refused
+from cascade_api.redis_refusals import is_wrong_type, why_refused
 from cascade_api.report import RouterReport
 from cascade_api.settings import NO_REDIS_URL
 
 from . import readings
-from .readings import Reading, is_foreign
+from .readings import Reading
 from .snapshot import Demand
 
 log = structlog.get_logger(__name__)
@@ -197,7 +197,7 @@ class Store:
         commands(pipe)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
         for reply in replies:
-            if isinstance(reply, Exception) and not is_foreign(reply):
+            if isinstance(reply, Exception) and not is_wrong_type(reply):
                 raise reply
         return replies
 

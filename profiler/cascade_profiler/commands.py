@@ -12,7 +12,7 @@ from .simulate import command as simulate
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this component's commands to `cascade`."""
+    """Add this component's commands to `cascade`."""
     fit.register(app)
     frontier.register(app)
     load.register(app)

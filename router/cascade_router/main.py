@@ -28,8 +28,8 @@ from cascade_api.plan import Plan
 from cascade_api.settings import RouterSettings, from_environment
 
 from . import logs, tracing
+from .bad_data import bad_data
 from .cascade.state import Limits
-from .foreign import bad_data
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
 from .plans import Plans

@@ -23,9 +23,8 @@ from cascade_api.bad_data import HASH_LIMIT, TEXT_LIMIT, BadData
 from cascade_api.names import CASCADE_INDEX, CascadeRef
 from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Refusal
-from cascade_api.redis_refusals import why_refused
+from cascade_api.redis_refusals import is_wrong_type, why_refused
 
-from .foreign import is_foreign
 from .requests import RequestRefused
 from .runtime import CascadeRuntime
 
@@ -182,7 +181,7 @@ class Plans:
                 return set()
             return self._refs(await self._redis.smembers(CASCADE_INDEX))
         except ResponseError as error:
-            if is_foreign(error):
+            if is_wrong_type(error):
                 self._bad_data.found(CASCADE_INDEX, str(error))
                 return set()
             raise
@@ -192,7 +191,7 @@ class Plans:
         try:
             document: bytes | str = await self._redis.getrange(ref.plan_key, 0, TEXT_LIMIT)
         except ResponseError as error:
-            if is_foreign(error):
+            if is_wrong_type(error):
                 return b" "
             raise
         return document or None

@@ -45,7 +45,7 @@ class Bucket:
         self.tokens = self.burst
 
     def take(self, now: float, wanted: int = 1) -> float:
-        """Take tokens, all or none; returns after how many seconds there will be as many, 0 where they were taken."""
+        """Take tokens, all or none; returns in how many seconds there will be enough, or 0 if they were taken."""
         self.tokens = min(self.burst, self.tokens + max(0.0, now - self.at) * self.rate_s)
         self.at = max(self.at, now)
         if self.tokens >= wanted:
@@ -54,7 +54,7 @@ class Bucket:
         return (wanted - self.tokens) / self.rate_s
 
     def set(self, now: float, tokens: float) -> None:
-        """Set the level to one that is known from elsewhere."""
+        """Set the number of tokens at a time, as another bucket or Redis has it."""
         self.tokens, self.at = tokens, now
 
 
@@ -74,7 +74,7 @@ class SharedRates:
         self._trying: asyncio.Task[None] | None = None
 
     async def take(self, tenant: str, own: Bucket, wanted: int) -> float:
-        """Take tokens of a tenant, all or none; returns after how many seconds there will be as many, 0 where taken.
+        """Take tokens of a tenant, all or none; returns the seconds until there are enough, or 0.
 
         Args:
             own: this router's bucket of the tenant; it has the rate and the burst.
@@ -85,7 +85,7 @@ class SharedRates:
             except _FAILURES as error:
                 if not self._alone:
                     problem = why_refused(error) or str(error) or "Redis does not answer in time"
-                    log.warning("tenants have their rates from this router alone", problem=problem)
+                    log.warning("this router limits the rates of tenants by itself", problem=problem)
                 self._alone = True
         if self._trying is None or self._trying.done():
             self._trying = asyncio.ensure_future(self._try_again(tenant, own))
@@ -103,4 +103,4 @@ class SharedRates:
         with suppress(*_FAILURES):
             await self._ask(tenant, own, 0)
             self._alone = False
-            log.info("tenants have their rates over all routers again")
+            log.info("the rates of tenants are shared by all routers again")

@@ -14,10 +14,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from cascade_api.bad_data import HASH_LIMIT, BadData
 from cascade_api.names import CascadeRef
+from cascade_api.redis_refusals import is_wrong_type
 from cascade_api.report import QUANTILES, RouterReport
 
 from . import metrics
-from .foreign import is_foreign
 from .runtime import CascadeRuntime
 
 log = structlog.get_logger(__name__)
@@ -132,7 +132,7 @@ class RouterReporter:
 
     async def _mend(self, ref: CascadeRef, second: int, error: ResponseError) -> None:
         """Remove data that prevents counting. Only routers write demand, so it is not the product's."""
-        if is_foreign(error):
+        if is_wrong_type(error):
             await self._redis.unlink(ref.demand_key)
         elif "not an integer" in str(error) or "overflow" in str(error):
             await self._redis.hdel(ref.demand_key, str(second))
@@ -161,7 +161,7 @@ class RouterReporter:
                 return
             seconds = await self._redis.hkeys(ref.demand_key)
         except ResponseError as error:
-            if not is_foreign(error):
+            if not is_wrong_type(error):
                 raise
             return  # the next arrivals replace it
         old = [

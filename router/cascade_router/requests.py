@@ -83,7 +83,7 @@ class GenerateRequest:
     """One valid request for one image."""
 
     id: str
-    """For people, in logs, traces and queues: printable, and not unique, for clients choose what they like."""
+    """The id in logs, traces and queues. It is printable, but not unique, because clients choose it."""
     model: str
     prompt: Prompt
     receipt: Receipt
@@ -99,7 +99,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class MadeImage:
-    """An image and how it was made; ``confidence`` is None where the light model was skipped."""
+    """An image and how it was made; ``confidence`` is None if the light model was skipped."""
 
     request_id: str
     cascade: str

@@ -1,4 +1,4 @@
-"""The Redis of the chart: its password is in no argument, and it speaks TLS where it is told to."""
+"""The Redis of the chart: its password is in no argument, and it uses TLS if it is told to."""
 
 from __future__ import annotations
 

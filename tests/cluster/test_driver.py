@@ -1,4 +1,4 @@
-"""The driver on a real API server: moves become numbers in Deployments, and whoever comes later finds them there."""
+"""The driver on a real API server: moves become numbers in Deployments, where a successor finds them."""
 
 from __future__ import annotations
 

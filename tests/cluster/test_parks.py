@@ -1,4 +1,4 @@
-"""A cascade that nobody asks has no pods; a request that has time brings them back, and gets its image."""
+"""A cascade without requests has no pods; a request with enough time brings them back, and gets its image."""
 
 from __future__ import annotations
 

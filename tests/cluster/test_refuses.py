@@ -1,4 +1,4 @@
-"""A bad spec or profile changes nothing that runs, and the cascade says which field is wrong."""
+"""A wrong spec or profile changes nothing that runs, and the cascade's status names the field."""
 
 from __future__ import annotations
 

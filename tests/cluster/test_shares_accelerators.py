@@ -1,4 +1,4 @@
-"""Two cascades compete for eight accelerators: no ceiling is passed at any instant of the cluster's own history."""
+"""Two cascades compete for eight accelerators: at no time does the cluster exceed a ceiling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands under one key of Redis costs that key at most: others are planned and served on, and it heals."""
+"""Bad data under a key of Redis only affects that key: other cascades are planned and served, and it recovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that others wrote work unchanged: KServe's, PyTriton's, Triton's and OpenAI's, from their own packages."""
+"""Clients of other projects work unchanged: KServe's, PyTriton's, Triton's and OpenAI's, from their own packages."""
 
 from __future__ import annotations
 

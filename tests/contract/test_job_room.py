@@ -1,4 +1,4 @@
-"""Results of jobs have a bounded room in a real Redis: who makes room for whom, and what a full Redis does to a job."""
+"""Results of jobs have limited room in a real Redis: whose results are removed, and what a full Redis does to a job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_router.foreign import bad_data
+from cascade_router.bad_data import bad_data
 from cascade_router.jobs.records import Claim, JobRecord, JobState, in_turn
 from cascade_router.jobs.store import JobStore, Submitted
 from support.plans import REF

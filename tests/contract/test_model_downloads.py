@@ -115,9 +115,9 @@ def test_an_interrupted_download_is_not_taken_for_whole_and_goes_on_where_it_sto
     hub.cut_after = 15_000_000
     said = fetch.refused()
     assert "broke off" in said
-    assert "start again, it goes on where it stopped" in said
+    assert "start again, and it continues where it stopped" in said
     assert not list(fetch.cache.glob(f"hub/models--*/snapshots/*/{BIG}"))
-    assert "is not whole in" in fetch.refused(HF_HUB_OFFLINE="1")
+    assert "is not complete in" in fetch.refused(HF_HUB_OFFLINE="1")
     hub.cut_after, hub.served = None, []
     assert fetch().returncode == 0
     (start,) = (start for name, start in hub.served if name == BIG)
@@ -126,7 +126,7 @@ def test_an_interrupted_download_is_not_taken_for_whole_and_goes_on_where_it_sto
 
 def test_a_damaged_file_is_removed_and_fetched_anew(hub: Hub, fetch: Fetching) -> None:
     hub.spoiled = {BIG}
-    assert f"{BIG} of hf://tests/tiny came damaged" in fetch.refused()
+    assert f"{BIG} of hf://tests/tiny was damaged" in fetch.refused()
     hub.spoiled, hub.served = set(), []
     assert fetch().returncode == 0
     assert fetch.fetched() == {BIG}
@@ -161,7 +161,7 @@ def test_a_model_that_lacks_the_weights_of_a_part_is_refused_before_anything_lar
 ) -> None:
     for file in hub.repositories["tests/tiny"].glob("unet/diffusion_*"):
         file.unlink()
-    assert "hf://tests/tiny: unet has no weights: take a revision or a source that is whole" in fetch.refused()
+    assert "hf://tests/tiny: unet has no weights: choose a revision or a source that has them" in fetch.refused()
     assert fetch.fetched() == {"model_index.json"}
 
 
@@ -169,7 +169,7 @@ def test_weights_that_are_no_safetensors_are_refused(hub: Hub, fetch: Fetching) 
     folder = hub.repositories["tests/tiny"]
     for file in folder.glob("unet/*.safetensors"):
         file.unlink()
-    assert "unet has its weights as unet/diffusion_pytorch_model.bin only" in fetch.refused()
+    assert "unet only has weights in unet/diffusion_pytorch_model.bin" in fetch.refused()
 
 
 def test_a_repository_that_is_no_diffusers_model_is_refused(hub: Hub, fetch: Fetching) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a model from being served is said in one line, with the fix; nothing half-built is kept."""
+"""If a model cannot be served, the error is one line with the fix, and nothing incomplete is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAID = {
     "catalogue": "RecipeError: .* is a StableDiffusionPipeline, not the FluxPipeline that the catalogue says",
     "tensorrt": "EngineError: engine tensorrt needs a GPU, and there is none here: use engine",
     "size": "RecipeError: .* makes images of 32x32 where the manifest says 40x40: write 32x32",
-    "mistaken": "EngineError: ONNX Runtime computes something else than torch .*: use engine diffusers",
+    "mistaken": "EngineError: ONNX Runtime differs from torch for .*: use engine diffusers",
     "memory": "OutOfMemory: out of memory at batch size 256",
     "image needed": "RecipeError: .* is a StableDiffusionImg2ImgPipeline, which does not make images from text alone",
     "unknown class": "RecipeError: .* is a StableDiffusion9Pipeline, which diffusers [0-9.]+ does not have",

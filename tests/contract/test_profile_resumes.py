@@ -1,4 +1,4 @@
-"""`cascade profile`, the command: killed in the middle it goes on where it was, and what it writes is whole."""
+"""If `cascade profile` is killed, the next run continues where it was, and what it writes is complete."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_killed_profile_goes_on_and_measures_nothing_twice(tmp_path: Path) -> 
         command(file, *OPTIONS, "--report", str(page)), capture_output=True, text=True, timeout=HUNG_S, check=False
     )
     assert second.returncode == 0, second.stderr
-    assert f"holds {len(held)} measurements" in second.stdout
+    assert f"has {len(held)} measurements" in second.stdout
     now = parts(file)
     assert now[: len(held)] == held
     assert {kind for kind, *_ in now[len(held) :]} == {"drawn"}

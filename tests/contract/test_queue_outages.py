@@ -1,4 +1,4 @@
-"""Redis dies, hangs, comes back empty or full of rubbish: every acquire still ends, once, on a replica not overrun."""
+"""Redis dies, hangs, or comes back empty or with bad data: each acquire still ends once, within replicas' credits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Redis whose users may do only what the docs ask for is enough; where they may do less, it names the right."""
+"""Redis users with exactly the rights in the docs are sufficient; if a right is missing, the error names it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_router_needs_no_other_rights(
 @pytest.mark.parametrize(
     ("user", "changes", "said"),
     [
-        ("router", [">other", "<PASSWORD"], "does not take the user name or password"),
+        ("router", [">other", "<PASSWORD"], "refuses the user name or password"),
         ("router", ["resetkeys", "~other:*"], "lacks the right to its keys (`~cascades ~cascade:*`)"),
         ("router", ["-smembers", "-scard"], "lacks the right to a command (`+s"),
         ("router", ["resetchannels", "&grants:*"], "lacks the right to its channels (`&cascade:{*}:plan-changed`"),
@@ -136,7 +136,7 @@ def test_cascade_up_says_what_is_wrong_with_the_password_or_the_rights(
 ) -> None:
     right = give_rights(mortal_redis, "operator")
     for url, said in (
-        (right.replace("PASSWORD", "guess"), "does not take the user name or password in its URL"),
+        (right.replace("PASSWORD", "guess"), "refuses the user name or password in its URL"),
         (give_rights(mortal_redis, "operator", "resetchannels"), "lacks the right to its channels"),
     ):
         done = local_run.up("--redis-url", url)
@@ -152,5 +152,5 @@ def test_a_password_that_is_missing_is_asked_for(mortal_redis: RedisServer, loca
     with mortal_redis.client() as client:
         client.execute_command("CONFIG", "SET", "requirepass", "secret")
     done = local_run.up("--redis-url", mortal_redis.url)
-    assert "Redis wants a password: put it into the URL" in done.stderr
+    assert "Redis needs a password: put it into the URL" in done.stderr
     local_run.check_gone()

@@ -1,4 +1,4 @@
-"""Whatever a client sends, it hears which field is wrong, in its protocol's own status; nothing is disturbed."""
+"""For any wrong input, the client gets the field in its protocol's own status, and nothing else is disturbed."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ INVALID: dict[str, tuple[Change, str]] = {
     "too many prompts": (set_prompt("shape", [11]), "prompt: has shape [11]; send [N] or [N, 1] with N from 1 to 10"),
     "one prompt and two seeds": (
         second_input("seed", "INT64", [2], int64_contents=[1, 2]),
-        "seed: has shape [2]; send one value per prompt, of which there are 1",
+        "seed: has shape [2]; send one value per prompt, 1 in all",
     ),
     "a negative shape": (set_prompt("shape", [-1]), "prompt: has shape [-1]"),
     "no shape": (set_prompt("shape", []), "prompt: has shape []"),
-    "an unknown input": (second_input("style", "BYTES", [1]), "inputs: unknown input 'style'; there are prompt"),
+    "an unknown input": (second_input("style", "BYTES", [1]), "inputs: unknown input 'style'; the inputs are prompt"),
     "an input twice": (second_input("prompt", "BYTES", [1], bytes_contents=[b"x"]), "prompt: was sent twice"),
     "contents of another type": (second_input("seed", "INT64", [1], fp32_contents=[1.0]), "seed: holds 0 values"),
     "two seeds": (second_input("seed", "INT64", [1], int64_contents=[1, 2]), "seed: holds 2 values"),
@@ -107,7 +107,7 @@ INVALID: dict[str, tuple[Change, str]] = {
     "an unknown output": (lambda request: request.outputs.add(name="depth"), "outputs: unknown output 'depth'"),
     "a number of steps": (parameter("steps", int64_param=9), "parameters: parameter 'steps' is fixed by the cascade"),
     "guidance": (parameter("Guidance_Scale", double_param=7.5), "parameter 'Guidance_Scale' is fixed by the cascade's"),
-    "a size": (parameter("width", int64_param=512), "parameters: parameter 'width' is fixed by the cascade, whose"),
+    "a size": (parameter("width", int64_param=512), "parameters: parameter 'width' is fixed by the cascade and stands"),
     "a seed as a parameter": (parameter("seed", int64_param=9), "parameter 'seed' is an input; send it as an INT64"),
     "a negative prompt as a parameter": (parameter("negative_prompt", string_param="x"), "is an input; send it as a"),
     "several images as a parameter": (parameter("num_images", int64_param=4), "send one prompt for each image"),
@@ -125,7 +125,7 @@ INVALID: dict[str, tuple[Change, str]] = {
     "a tier with spaces": (parameter("tier", string_param="my tier"), "tier: must be 1 to 63"),
     "shared memory": (
         input_parameter("shared_memory_region", string_param="region"),
-        "prompt: parameter 'shared_memory_region' is not supported: shared memory belongs to one machine",
+        "prompt: parameter 'shared_memory_region' is not supported: shared memory works on one machine only",
     ),
     "an output in shared memory": (
         output_parameter("shared_memory_region", string_param="region"),
@@ -206,11 +206,11 @@ BODIES: dict[str, tuple[Any, int, str | None, str]] = {
     "transparency": ({"prompt": EASY, "background": "transparent"}, 400, "background", "opaque images only"),
     "a moving picture": ({"prompt": EASY, "output_format": "gif"}, 400, "output_format", "use png, jpeg or webp"),
     "an unknown format": ({"prompt": EASY, "output_format": "bmp"}, 400, "output_format", "none of png, jpeg, webp"),
-    "frames": ({"prompt": EASY, "frame_count": 9}, 400, "frame_count", "moving pictures are not made"),
+    "frames": ({"prompt": EASY, "frame_count": 9}, 400, "frame_count", "images are not animated"),
     "an unknown quality": ({"prompt": EASY, "quality": "best"}, 400, "quality", "none of auto, low, medium"),
     "quality in numbers": ({"prompt": EASY, "quality": 7}, 400, "quality", "must be text"),
     "an unknown style": ({"prompt": EASY, "style": "cubist"}, 400, "style", "none of vivid, natural"),
-    "lossy PNG": ({"prompt": EASY, "output_compression": 50}, 400, "output_compression", "png is never lossy"),
+    "lossy PNG": ({"prompt": EASY, "output_compression": 50}, 400, "output_compression", "png is always lossless"),
     "too little compression": (
         {"prompt": EASY, "output_format": "webp", "output_compression": 101},
         400,

@@ -1,4 +1,4 @@
-"""However many connections others hold open, a router hears new requests, and busy clients go on over theirs."""
+"""However many connections others keep open, a router accepts new requests, and busy clients keep theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What something else wrote into Redis under the router's names harms at most what it stands in the place of."""
+"""Data of other programs under the router's keys in Redis only harms what it replaces."""
 
 from __future__ import annotations
 

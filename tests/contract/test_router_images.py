@@ -1,4 +1,4 @@
-"""Images of ordinary size: late is counted late, bytes in hand are bounded, and files come as the model made them."""
+"""Images of ordinary size: late ones count as late, bytes in hand are limited, and files come as models made them."""
 
 from __future__ import annotations
 

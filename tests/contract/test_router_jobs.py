@@ -1,4 +1,4 @@
-"""Jobs: handed in now, fetched later, with exactly one end, whatever dies meanwhile."""
+"""Jobs are submitted now and fetched later, and have exactly one end, whatever dies in between."""
 
 from __future__ import annotations
 

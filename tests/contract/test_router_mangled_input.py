@@ -1,4 +1,4 @@
-"""Whatever bytes come over HTTP or gRPC, they are served or refused: none is a defect, and none leaves a traceback."""
+"""Any bytes over HTTP or gRPC are served or refused: none is a defect, and none leaves a traceback."""
 
 from __future__ import annotations
 

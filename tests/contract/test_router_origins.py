@@ -1,4 +1,4 @@
-"""Pages of other sites cannot use a router through the browser of somebody who can reach it, unless they may."""
+"""Pages of other sites cannot use a router through the browser of a user, unless they are allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routers come and go under load: a killed one's work is done by the other, a stopped one's by itself."""
+"""Routers start and stop under load: another does the work of a killed one, and a stopped one finishes its own."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ async def test_a_request_on_its_way_over_an_idle_connection_is_answered_by_a_ser
     async def page(request: Request) -> Response:
         return PlainTextResponse("told")
 
-    monkeypatch.setattr(http_protocol, "ON_ITS_WAY_S", PATIENCE_S)
+    monkeypatch.setattr(http_protocol, "LAST_REQUEST_S", PATIENCE_S)
     server = HttpServer(Starlette(routes=[Route("/", page)]), setting="HERE")
     port = int((await server.start("127.0.0.1:0", None)).rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""The OpenAPI document that the router serves is true: whatever fits it or does not, answers are as it says."""
+"""The OpenAPI document of the router is right: bodies that fit it are accepted, others refused, answers fit it."""
 
 from __future__ import annotations
 

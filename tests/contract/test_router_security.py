@@ -254,7 +254,7 @@ def picture(encoded: str | None) -> np.ndarray:
     ("settings", "said"),
     [
         ({"tls_certificate_file": "c.pem"}, "set both or neither"),
-        ({"tls_client_authority_file": "ca.pem"}, "needs a certificate and a key"),
+        ({"tls_client_authority_file": "ca.pem"}, "needs CASCADE_ROUTER_TLS_CERTIFICATE_FILE and"),
         ({"tls_certificate_file": "no.pem", "tls_key_file": "no.key"}, "no.key: cannot be read"),
         ({"tenants_file": "no.yaml"}, "no.yaml: cannot be read"),
     ],

@@ -1,4 +1,4 @@
-"""Clients that stop in the middle of what they say are let go, and nobody waits for them."""
+"""Clients that stop in the middle of a request are dropped, and no other client waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's side of Redis: what it publishes and reads, and how it bears a server that is away."""
+"""The operator's side of Redis: what it publishes and reads, and what it does while the server is away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as a variant's Triton model gives them: raw, as files, as previews; and what becomes of a stopped model."""
+"""Images from the Triton model of a variant: raw, as files, as previews; and what happens to a stopped model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A minute of impatient clients of a real Triton: everything ends, and server and model are the ones that began."""
+"""A minute of impatient clients of a real Triton: all requests end, and neither server nor model is restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proxies in the environment are for downloads: what runs together speaks to its own parts directly."""
+"""Proxies in the environment are only for downloads: the components connect to each other directly."""
 
 from __future__ import annotations
 

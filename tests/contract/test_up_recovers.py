@@ -1,4 +1,4 @@
-"""What is killed under load comes back, and every request is accounted for."""
+"""Processes that are killed under load are restarted, and every request is accounted for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cascade that nobody asks is parked and comes back for the next request, in local mode as in the simulator."""
+"""A cascade without requests is parked and wakes up for the next one, in local mode as in the simulator."""
 
 from __future__ import annotations
 

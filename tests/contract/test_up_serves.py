@@ -1,4 +1,4 @@
-"""`cascade up`: from a manifest to pictures, and nothing that goes wrong beside it disturbs what runs."""
+"""`cascade up`: from a manifest to images; nothing that goes wrong beside it disturbs the run."""
 
 from __future__ import annotations
 

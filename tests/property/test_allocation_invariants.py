@@ -1,4 +1,4 @@
-"""What holds of every allocation, whatever the instance."""
+"""What is true of every allocation, for any instance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies with images come out as plain base64 would make them, and let others have their turn."""
+"""Bodies with images are the same as with plain base64, and let other tasks run in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routers' shares of the credits, when each is on its own, add up to the whole and starve nobody."""
+"""The routers' shares of the credits, if each is on its own, add up to all of them, and no router gets none."""
 
 from __future__ import annotations
 

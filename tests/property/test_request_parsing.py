@@ -1,4 +1,4 @@
-"""Whatever arrives, parsing gives valid requests or a refusal that names a field: nothing else is ever raised."""
+"""Parsing any input gives valid requests or a refusal that names a field, and never raises anything else."""
 
 from __future__ import annotations
 

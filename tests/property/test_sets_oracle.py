@@ -1,4 +1,4 @@
-"""Where memory holds some variants only: the integer program finds what trying every count of every set finds."""
+"""If memory holds only some variants, the integer program finds what trying every count of every set finds."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class ClosedLoop:
     switch_s: float = 0.35
     drain_s: float = 0.15
     efficiency: float = 1.0
-    """What a replica serves, as a part of what the profile says."""
+    """How much a replica serves, relative to the profile."""
     seed: int = 1
     now: float = START
     demand_known: bool = True
@@ -108,7 +108,7 @@ class ClosedLoop:
             self.counts[int(self.now)] = self.counts.get(int(self.now), 0) + arrived
 
     def _serve(self, step_s: float) -> None:
-        """Queues as fluids: what arrives for a variant by the rows in force, less what its ready replicas serve."""
+        """Update the queues as fluids: arrivals of a variant by the rows in force, less what its replicas serve."""
         if self.plan is None:
             return
         light = sum(row.share * (1 - row.direct) for row in self.plan.rows)

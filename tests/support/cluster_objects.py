@@ -62,7 +62,7 @@ def make_pod(name: str = "p1", **fields: Any) -> Pod:
 
 
 def make_stranger(name: str, *, node: str = "n1", **requests: str) -> Pod:
-    """A pod that is none of ours; ``cpu="500m"``, ``gpu="1"``."""
+    """A pod of another application; ``cpu="500m"``, ``gpu="1"`` are its requests."""
     raw = pod_json(name, node=node, requests={"cpu": "0", **requests})
     raw["metadata"]["labels"] = {}
     asked = raw["spec"]["containers"][0]["resources"]["requests"]

@@ -1,4 +1,4 @@
-"""What an API server does with an object of a custom resource, from the committed definition: default, then refuse.
+"""Does what an API server does with a custom resource, by the committed definition: sets defaults, then validates.
 
 Types and bounds go through jsonschema, CEL rules through a CEL evaluator with the list functions that Kubernetes adds;
 unknown fields are refused, as kubectl asks for.
@@ -57,7 +57,7 @@ class Definition:
         ]
 
     def problems(self, obj: dict[str, Any], old: dict[str, Any] | None = None) -> list[str]:
-        """Why ``obj`` is refused (as an update of ``old``, where given); empty when it is taken."""
+        """Why ``obj`` is refused (as an update of ``old``, if given); empty if it is accepted."""
         obj = defaulted(self.schema, obj)
         errors = [e.message for e in jsonschema.Draft202012Validator(self.schema).iter_errors(obj)]
         errors += unknown_fields(self.schema, obj, "")
@@ -117,7 +117,7 @@ def repeated(schema: Schema, value: Any, path: str) -> Iterator[str]:
 
 
 def broken_rules(schema: Schema, value: Any, old: Any) -> Iterator[str]:
-    """Messages of the rules that are false; a rule on ``oldSelf`` counts only where there is an old value."""
+    """Messages of the rules that are false; rules on ``oldSelf`` are checked only if there is an old value."""
     for rule in schema.get(VALIDATIONS, []):
         if "oldSelf" in rule["rule"] and old is None:
             continue
@@ -143,7 +143,7 @@ def holds(expression: str, value: Any, old: Any = None) -> bool:
 
 
 def _key(schema: Schema, item: Any) -> Any:
-    """What tells an item of a list map from the others, or the item itself."""
+    """The key that identifies an item of a list map, or the item itself."""
     keys = schema.get("x-kubernetes-list-map-keys")
     if keys:
         return tuple(repr(item.get(key)) for key in keys) if isinstance(item, dict) else repr(item)

@@ -1,4 +1,4 @@
-"""Objects that every CEL rule of the definitions takes and refuses, for whoever runs the rules."""
+"""For every CEL rule of the definitions, objects that it accepts and objects that it refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ POD = "spec.workers.0.podTemplate"
 
 @dataclass(frozen=True)
 class Case:
-    """Edits of a good document that one rule takes (``good``) or refuses (``bad``); ``update``: from the unedited."""
+    """Edits of a good document that a rule accepts (``good``) or refuses (``bad``); ``update``: as an update of the
+    unedited document.
+    """
 
     plural: str
     path: str

@@ -1,4 +1,4 @@
-"""Loads models that cannot be served, and prints what is said of each as JSON: run in .venv-diffusers.
+"""Loads models that cannot be served, and prints the error of each as JSON; it runs in .venv-diffusers.
 
 Arguments: the folder of the tiny model, and one to work in.
 """
@@ -53,7 +53,7 @@ def class_named(name: str) -> Callable[[bytes], bytes]:
 
 
 def starved(recipe: Recipe) -> str:
-    """What a batch gets that has ten megabytes more than the process has already."""
+    """The error of a batch if the process may only use ten megabytes more than now."""
     pipeline = diffusion_run.load(recipe)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -65,7 +65,7 @@ def starved(recipe: Recipe) -> str:
 
 
 def mistaken(recipe: Recipe) -> str:
-    """What is said of an export that computes something else."""
+    """The error of an export that computes something else."""
     tolerances = dict(exporting.TOLERANCES)
     exporting.TOLERANCES[torch.float32] = -1.0
     try:

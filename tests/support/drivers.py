@@ -47,7 +47,7 @@ END_S: Final = 60.0
 
 @dataclass(frozen=True)
 class Ask:
-    """A client asks at a time; a light image of its prompt would get this confidence."""
+    """A client's request at a time; a light image of its prompt would get this confidence."""
 
     at_s: float
     text: str
@@ -56,7 +56,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Call:
-    """What a replica does when it is asked: it makes the image or fails after a time; endless: it hangs."""
+    """What a replica does with a request: it makes the image or fails after a time; if that is endless, it hangs."""
 
     seconds: float
     makes: bool
@@ -64,7 +64,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Script:
-    """What happens. A replica does its calls in turn, over and over; probes of all replicas succeed."""
+    """What happens. A replica goes through its calls in turn, and then begins again; probes of all replicas succeed."""
 
     plans: Sequence[tuple[float, Plan]]
     """When they come; the first is there at time zero."""
@@ -78,7 +78,7 @@ class Script:
 
 Line = tuple[float, Event, Sequence[Effect]]
 Trace = dict[str, list[Line]]
-"""By text: when the request's machine heard what, and what it asked for."""
+"""For each request, by its text: the events of its machine with their times, and the effects."""
 
 
 @contextlib.contextmanager
@@ -182,7 +182,7 @@ def in_simulator(script: Script) -> Trace:
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Does not wait: as long as nothing can happen, the time of the next timer has come."""
+    """A selector that does not wait: if nothing is ready, the clock jumps to the next timer."""
 
     now = 0.0
 
@@ -194,7 +194,7 @@ class _Jumping(selectors.DefaultSelector):
 
 
 class _Timer(asyncio.TimerHandle):
-    """Of two for the same time, the one that was asked for first comes first."""
+    """A timer; of two timers for the same time, the one that was set first comes first."""
 
     number = 0
 
@@ -220,7 +220,7 @@ class _JumpingLoop(asyncio.SelectorEventLoop):
 
 
 class _ScriptedClients:
-    """Stands where the clients of Triton stand."""
+    """Takes the place of the clients of Triton."""
 
     def __init__(self, script: Script) -> None:
         self._calls = _Calls(script.calls)

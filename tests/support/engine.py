@@ -1,4 +1,4 @@
-"""The engine for tests: a runtime whose queue is in memory, over replicas that answer as told."""
+"""The router's engine for tests: a runtime whose queue is in memory, with replicas that answer as a test says."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def ask(runtime: CascadeRuntime, **changes: Any) -> MadeImage:
 
 
 def admitted(runtime: CascadeRuntime, *, within_s: float | None = None, **changes: Any) -> Admitted:
-    """A request of a runtime that was let in just now; without ``within_s`` it has as long as the objective."""
+    """A request that a runtime has just admitted; without ``within_s``, its deadline is the objective."""
     receipt = changes.setdefault("receipt", Receipt(at=runtime.clock()))
     request = GenerateRequest(**{"id": new_id(), "model": "shapes", "prompt": Prompt(EASY), "form": PIXELS, **changes})
     return Admitted(runtime, request, receipt.deadline(within_s or runtime.plan.objective_s))

@@ -13,7 +13,7 @@ from cascade_api.report import RouterReport
 from cascade_operator.snapshot import CascadeView, Demand, Replica, ReplicaState
 
 LIGHT_MS, DISCRIMINATOR_MS, HEAVY_MS = 2.5, 1.0, 40.0
-"""Milliseconds per image of the built-in models on one thread; batches gain nothing there."""
+"""Milliseconds per image of the built-in models on one thread; larger batches are not faster there."""
 GRID = range(0, 101, 10)
 
 
@@ -66,7 +66,9 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
 
 
 def quality(direct: float, escalation: float) -> float:
-    """A plausible q2: .67 all light, .98 all heavy, the first escalations worth most, level above four fifths."""
+    """A plausible q2: .67 if all images are light, .98 if all are heavy. The first escalations gain most, and those
+    above four fifths nothing.
+    """
     heavy = direct + (1 - direct) * escalation
     judged: float = (1 - direct) * (1 - (1 - escalation) ** 2.4)
     ruled: float = 1 - (1 - direct) ** 1.7

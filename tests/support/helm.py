@@ -1,4 +1,4 @@
-"""Helm for tests: which programs there are, what the chart renders with them, and what every pod of it must be."""
+"""Helm for tests: finds Helm's programs, renders the chart, and checks its pods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def programs() -> dict[str, Path]:
 
 
 def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """One call of Helm that neither reads nor leaves anything of this machine's user."""
+    """Call Helm without reading or writing any files of this machine's user."""
     command = [str(program), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as home:
         clean = {"PATH": os.environ["PATH"], "HOME": home}
@@ -51,7 +51,7 @@ def render(
 
 
 def without_secrets(objects: list[Object]) -> list[Object]:
-    """The same with passwords that Helm makes up replaced, so that two renders are equal."""
+    """The same with generated passwords replaced, so that two renders are equal."""
     return [{**o, "data": dict.fromkeys(o["data"], "bWFkZSB1cA==")} if o["kind"] == "Secret" else o for o in objects]
 
 
@@ -78,7 +78,7 @@ def environment(spec: Object) -> dict[str, Object]:
 
 
 def restricted_violations(spec: Object) -> list[str]:
-    """What keeps a pod from the restricted pod security standard, and from a read-only root file system."""
+    """Why a pod violates the restricted pod security standard, or lacks a read-only root file system."""
     found = []
     pod = spec.get("securityContext", {})
     for field in ("hostNetwork", "hostPID", "hostIPC"):

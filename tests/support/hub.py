@@ -1,4 +1,4 @@
-"""A model hub on this machine: speaks as much of the hub's HTTP API as a download takes, and fails on demand."""
+"""A model hub on this machine: it has the part of the hub's HTTP API that downloads need, and fails on demand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Hub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes the hub's own client ask here, and wait for as long as a busy machine takes to answer."""
+        """Variables that make the hub's own client use this hub, and wait as long as a busy machine needs to answer."""
         return {"HF_ENDPOINT": self.endpoint, "HF_HUB_ETAG_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
 
     def files(self, repository: str) -> dict[str, Path]:

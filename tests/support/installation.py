@@ -1,4 +1,4 @@
-"""The product on a cluster: installed with Helm, its pods run by the node agent, its Redis a server of the test's."""
+"""The product on a cluster: installed with Helm, with pods that the node agent runs, and a Redis of the test."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TEST_GPU = {
 
 
 class Installation:
-    """A release of the chart and all that a test asks of it.
+    """A release of the chart, and what tests do with it.
 
     What counts is that a request is answered, however busy the machine: each has the longest deadline, ``longest_s``.
     """
@@ -74,7 +74,7 @@ class Installation:
             self.helm("install", RELEASE, str(CHART), "--values", file.name, *options)
 
     def uninstall(self) -> None:
-        """Take the release away, if it is there, and all that runs of it."""
+        """Uninstall the release, if it exists, and remove everything that it runs."""
         for client in self._clients.values():
             client.close()
         self.helm("uninstall", RELEASE, "--ignore-not-found")
@@ -143,7 +143,7 @@ class Installation:
         return [f"{pod['status']['podIP']}:8001" for pod in self.wait_ready("router")]
 
     def expect(self, look: Callable[[], Any], *, what: str, within_s: float = PATIENCE_S) -> Any:
-        """`wait_for`, with what the cluster says of its pods and the logs of ours where it is in vain."""
+        """`wait_for`; if it fails, the error has the state of the cluster's pods and the logs of the product's."""
         try:
             return wait_for(look, within_s=within_s, what=what, every_s=0.1)
         except AssertionError as failure:
@@ -197,7 +197,7 @@ class Installation:
         self.expect(lambda: not self._kept(namespace), what="Redis to forget the cascades")
 
     def _kept(self, namespace: str) -> list[str]:
-        """What Redis has of a namespace and does not forget by itself."""
+        """The keys of a namespace in Redis that do not expire."""
         with self.redis.client() as client:
             keys = [key for key in client.keys(f"cascade:{{{namespace}/*") if client.ttl(key) == -1]
             return keys + [ref for ref in client.smembers(CASCADE_INDEX) if ref.startswith(f"{namespace}/")]
@@ -299,7 +299,7 @@ def condition_of(cascade: Object, kind: str) -> Object:
 
 
 def defined(cluster: Cluster) -> bool:
-    """Whether both kinds are served, and found by clients that ask what there is."""
+    """Whether both kinds are served, and clients that use discovery find them."""
     kinds = (cluster.api.find(DEFINED) or {}).get("resources") or []
     plurals = {"diffusioncascades", "cascadeprofiles"}
     return plurals <= {kind["name"] for kind in kinds} and all(cluster.api.find(f"{DEFINED}/{p}") for p in plurals)

@@ -42,7 +42,7 @@ BASE_WHEEL = "async-timeout==5.0.1"
 REGISTRIES = ("docker.io/library", "registry.example.com/team")
 """Where the chart's default values, and the values in docs/install.md, look for the project's images."""
 STORAGE_LIMIT_BYTES = 12 * 2**30
-"""Layers of builds that are no longer needed are thrown away, with all others, once they take more than this."""
+"""If the layers of all builds take more than this, they are all deleted."""
 
 
 EARLIER = "earlier"
@@ -103,7 +103,7 @@ def builds(tree: Tree) -> list[Build]:
 
 
 def earlier_commit() -> str | None:
-    """The commit from which an upgrade changes something: the last one whose images or chart are not the present ones.
+    """The commit to upgrade from: the last one whose images or chart differ from the present ones.
 
     None where there is none, as in a shallow clone, or where the definitions have changed since then: objects and plans
     of another form are not upgraded as long as the form is not released.

@@ -65,7 +65,7 @@ class KubeNode(Cluster):
         return self.run(programs()[program], *arguments)
 
     def expect(self, look: Callable[[], Any], *, what: str, within_s: float = PATIENCE_S) -> Any:
-        """`wait_for`, with what the cluster says of itself where it is in vain."""
+        """`wait_for`; if it fails, the error has the state of the cluster."""
         try:
             return wait_for(look, within_s=within_s, what=what, every_s=0.2)
         except AssertionError as failure:

@@ -106,7 +106,7 @@ class ControlPlane:
         self._wait("kube-apiserver", self._ready)
 
     def requests(self, account: Object) -> list[dict[str, Any]]:
-        """What this very service account, and none of its name before it, asked for so far, from the audit log."""
+        """The requests of this service account so far, from the audit log, without those of its namesakes before."""
         with self._audit.open("rb") as log:
             log.seek(self._audit_read)
             for line in log:

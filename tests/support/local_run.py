@@ -1,4 +1,4 @@
-"""A real `cascade up` in a state directory of its own, on ports that are free; and what it left behind."""
+"""A real `cascade up` in its own state directory, on free ports; and a check for what it leaves behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANY_PORTS = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
 PATIENT = "60s"
 """A deadline for requests that are to be answered however busy the machine is."""
 HUNG_S = 600.0
-"""A command that has not ended by then never will."""
+"""A command that takes longer is considered to hang."""
 
 
 class LocalRun:
@@ -138,7 +138,7 @@ class LocalRun:
         return found + ([f"addresses {addresses}"] if addresses else [])
 
     def end(self) -> None:
-        """Whatever happened: leave nothing."""
+        """End everything of this run, whatever happened."""
         self.remember()
         self.cascade("down")
         for process in self._known:

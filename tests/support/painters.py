@@ -1,4 +1,4 @@
-"""Models that paint noise of any size, for a real Triton: all of the serving package but the networks."""
+"""Models for a real Triton that paint noise of any size: they use the serving package, but no networks."""
 
 from __future__ import annotations
 

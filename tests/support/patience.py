@@ -1,4 +1,6 @@
-"""The example, said to be slower than it is: plans change at a few requests per second, which any machine manages."""
+"""The example with a profile that makes it seem slower than it is, so that plans change at a few requests per second,
+which any machine can serve.
+"""
 
 from __future__ import annotations
 

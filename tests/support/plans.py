@@ -1,4 +1,4 @@
-"""Plans for tests: two pools, as many replicas as asked."""
+"""Plans for tests: two pools with any number of replicas."""
 
 from __future__ import annotations
 

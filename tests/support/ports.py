@@ -1,4 +1,4 @@
-"""Ports for servers of our own."""
+"""Ports for servers that tests start."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def free_port() -> int:
 
 
 def listens_at(file: Path) -> bool:
-    """Whether anybody takes connections at a Unix socket."""
+    """Whether a server accepts connections at a Unix socket."""
     with socket.socket(socket.AF_UNIX) as trial:
         return trial.connect_ex(str(file)) == 0
 
 
 def listens(port: int) -> bool:
-    """Whether anybody takes connections at a port of this machine."""
+    """Whether a server accepts connections at a port of this machine."""
     with socket.socket() as trial:
         return trial.connect_ex(("127.0.0.1", port)) == 0

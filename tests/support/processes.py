@@ -12,7 +12,7 @@ def listening_ports(pid: int) -> set[int]:
 
 
 def runs(process: psutil.Process | int) -> bool:
-    """Whether a process (or process id) is at work still; one that only waits to be buried is not."""
+    """Whether a process (or process id) still runs; a zombie does not."""
     try:
         found = process if isinstance(process, psutil.Process) else psutil.Process(process)
         return found.is_running() and found.status() != psutil.STATUS_ZOMBIE
@@ -21,7 +21,7 @@ def runs(process: psutil.Process | int) -> bool:
 
 
 def children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
-    """What a process has started and is at work still; nothing where the process itself is gone."""
+    """The children of a process that still run; none if the process itself is gone."""
     try:
         return [child for child in psutil.Process(pid).children(recursive=recursive) if runs(child)]
     except psutil.NoSuchProcess:
@@ -29,7 +29,7 @@ def children(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
 
 
 def command_of(process: psutil.Process) -> str:
-    """Its command line; empty where it is gone."""
+    """The command line of a process; empty if it is gone."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:

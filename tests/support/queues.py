@@ -1,4 +1,4 @@
-"""Work queues for tests: routers in this process or in one of their own, and an own count of what is in flight."""
+"""Work queues for tests: routers in this process or in their own, and an independent count of requests in flight."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .redis import RedisServer
 from .waiting import PATIENCE_S, eventually
 
 QUICK = QueueTiming(beat_ms=200, lease_ms=1_000, dead_ms=1_000, hold_ms=200)
-"""As in production, five times faster: for tests in which leases run out."""
+"""The times of production, five times faster, for tests in which leases expire."""
 STEADY = replace(QUICK, lease_ms=60_000, dead_ms=60_000)
-"""Nobody is taken for dead, however late a busy machine lets him speak."""
+"""Times with which no router is taken for dead, however late its heartbeats are on a busy machine."""
 
 
 @asynccontextmanager

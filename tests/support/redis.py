@@ -64,7 +64,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def tls_before(server: RedisServer, certificate: ssl.SSLContext) -> Iterator[int]:
-    """A port on which a server is spoken to over TLS; the one that tests have is built without it."""
+    """A port that forwards TLS connections to a server, because the server of the tests is built without TLS."""
     loop = asyncio.new_event_loop()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,11 +6,11 @@ import copy
 from typing import Any
 
 ABSENT = object()
-"""As a value in `edited`: take the field away."""
+"""As a value in `edited`: remove the field."""
 
 
 def cascade_document() -> dict[str, Any]:
-    """A DiffusionCascade that every check takes, with every optional part given."""
+    """A DiffusionCascade that passes every check and has every optional part."""
     return {
         "apiVersion": "diffusioncascade.io/v1alpha1",
         "kind": "DiffusionCascade",
@@ -99,7 +99,7 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
 
 
 def profile_document() -> dict[str, Any]:
-    """A CascadeProfile that every check takes, with every optional part given."""
+    """A CascadeProfile that passes every check and has every optional part."""
     quantiles = list(range(0, 1050, 50))
     return {
         "apiVersion": "diffusioncascade.io/v1alpha1",

@@ -62,7 +62,7 @@ class RetryingClient:
         self.unanswered[request_id] = why
 
     async def ask_evenly(self, count: int, *, rate: float, run: str = "r") -> None:
-        """As many requests at an even rate per second, and all their ends."""
+        """Send this many requests at an even rate per second, and wait for all of them."""
         loop = asyncio.get_running_loop()
         began, tasks = loop.time(), []
         for number in range(count):

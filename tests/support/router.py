@@ -89,7 +89,7 @@ def make_plan(
 
 
 def weights_of(variant: str) -> str:
-    """Digest of the weights of one of `SHAPES`; those of others are called after them."""
+    """Digest of the weights of one of `SHAPES`; for any other variant, its name."""
     return model_of(variant).removeprefix(model_of_weights(""))
 
 
@@ -268,7 +268,7 @@ def shared_router(shared_triton: TritonServer, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def fresh_router(shared_router: RouterProcess, shared_triton: TritonServer) -> RouterProcess:
-    """The shared router as if it had had no prompt yet: an easy one is light, a hard one goes direct."""
+    """The shared router in the state of a new one: an easy prompt gets a light image, and a hard one goes direct."""
     plan = _shared_plan(shared_triton)
     with redis.Redis.from_url(shared_router.environment["REDIS_URL"]) as client:
         client.delete(plan.ref.plan_key)

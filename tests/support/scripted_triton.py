@@ -1,4 +1,4 @@
-"""A KServe server in this process that answers as a test tells it to, for what a real replica does rarely."""
+"""A KServe server in this process that answers as a test says, for behaviour that is rare in real replicas."""
 
 from __future__ import annotations
 

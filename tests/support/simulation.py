@@ -24,7 +24,7 @@ from .patience import patient_manifest
 
 needs_reference = pytest.mark.skipif(
     not os.environ.get("CASCADE_REFERENCE_DATA"),
-    reason="CASCADE_REFERENCE_DATA is not set: let it name the folder of the reference tables and traces",
+    reason="CASCADE_REFERENCE_DATA is not set: set it to the folder of the reference tables and traces",
 )
 
 GRID = (0, 50, 100)

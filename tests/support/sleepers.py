@@ -1,4 +1,4 @@
-"""Models that sleep rather than compute, for a real Triton: what is left to measure is everything around them."""
+"""Models for a real Triton that sleep instead of computing, for measurements of everything else."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def model_of(variant: str) -> str:
 
 
 def parameters_of(variant: str) -> dict[str, int | str] | None:
-    """What a request says to be drawn by one of `SHAPES`."""
+    """The parameters of a request for one of `SHAPES`."""
     return SHAPES[variant].settings.parameters() if variant in SHAPES else None
 
 
@@ -135,7 +135,7 @@ class TritonServer:
         return self
 
     def stop(self) -> None:
-        """End the server as an operator would, and remove what it leaves behind if it was killed."""
+        """Stop the server in the way an operator would, and remove what it leaves behind if it was killed."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -213,7 +213,7 @@ def _tensor(name: str, datatype: str, values: list[Any], kind: type) -> triton.I
 
 
 def render(text: str, directory: Path) -> list[str]:
-    """Makes a folder the repository of a manifest; the models that changed."""
+    """Render the repository of a manifest into a folder; returns the models that changed."""
     return repository.render(repository.models_of(manifest.read_variants(text)), directory)
 
 

@@ -10,11 +10,11 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 PATIENCE_S: Final = 120.0
-"""How long a condition may take that comes about within a moment on a machine with nothing else to do."""
+"""How long to wait for a condition that an idle machine would reach within a moment."""
 
 
 class StoppedClock:
-    """Time passes when the test says so; what other processes are told to do within a time takes as long as ever."""
+    """Lets time pass when the test says so; time limits that other processes get are not affected."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -37,7 +37,7 @@ def wait_for(look: Callable[[], T | None], *, what: str, within_s: float = PATIE
 async def eventually(
     look: Callable[[], T | Awaitable[T | None] | None], *, what: str, within_s: float = PATIENCE_S
 ) -> T:
-    """The same for a condition that a running event loop brings about."""
+    """The same for a condition that depends on the running event loop."""
     deadline = time.monotonic() + within_s
     while True:
         seen = look()

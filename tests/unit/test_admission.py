@@ -1,4 +1,4 @@
-"""Who is let in has one deadline, and what a call holds goes back however it ends."""
+"""An admitted request has one deadline, and whatever a call holds is given back, however it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 from cascade_router.admission import Admission
-from cascade_router.foreign import bad_data
+from cascade_router.bad_data import bad_data
 from cascade_router.image_bytes import COPIES_GRPC, ImageBytes, needed
 from cascade_router.metrics import REGISTRY
 from cascade_router.plans import Plans

@@ -1,4 +1,4 @@
-"""Whatever becomes of a resource, what was valid last stays in force, and the complaint names the field."""
+"""If a resource becomes invalid, its last valid version stays in force, and the message names the field."""
 
 from __future__ import annotations
 

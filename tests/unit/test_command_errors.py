@@ -1,4 +1,4 @@
-"""What commands say of bad input: file, field and fix in one line, exit code 2, never a traceback."""
+"""Errors of commands about bad input: file, field and fix in one line, exit code 2, never a traceback."""
 
 from __future__ import annotations
 

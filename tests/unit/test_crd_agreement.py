@@ -1,4 +1,4 @@
-"""What the models take, an API server takes, and the other way round: command line and cluster give one answer."""
+"""The models and an API server accept the same objects, so command line and cluster give the same answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The committed CustomResourceDefinitions are what an API server takes: structural, bounded, small, readable."""
+"""The committed CustomResourceDefinitions are valid for an API server: structural, bounded, small, readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes after an image belongs to its deadline: time is left for it, and what is too late is not sent."""
+"""The deadline includes what follows after an image: time is kept for it, and an image that is too late is not sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good confidences are, and labelled images that cannot be trained on."""
+"""Measures of confidences, and labelled images that cannot be used for training."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_bad_row_is_named_with_its_field(folder: Path) -> None:
     said = str(failed.value).splitlines()
     expected = (
         "3: image: no file", "4: prompt: is missing", "5: label: 3 is not between 0 and 1",
-        "6: label: 'good' is not a number", "7: label: there is neither", "8: score: say with --good-from",
+        "6: label: 'good' is not a number", "7: label: there is neither", "8: score: give the lowest",
         "9: label: 'nan' is not a finite number",
     )  # fmt: skip
     assert len(said) == len(expected)

@@ -1,4 +1,4 @@
-"""Discriminators as they are served: the built-in one, folders that are not whole, how images and prompts are read."""
+"""Discriminators in serving: the built-in one, incomplete folders, and how images and prompts are read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trained(folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda folder: (folder / card.FILE).unlink(), "holds no discriminator"),
+        (lambda folder: (folder / card.FILE).unlink(), "has no discriminator"),
         (lambda folder: (folder / card.FILE).write_text("{"), "is corrupt"),
         (lambda folder: (folder / card.FILE).write_text('{"schema": 1, "colour": "red"}'), "is not understood"),
         (lambda folder: trained(folder, schema=9), "was written by another version"),

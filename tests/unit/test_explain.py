@@ -1,4 +1,4 @@
-"""What `cascade explain` says: what runs, why, what binds, and what is not well."""
+"""The text of `cascade explain`: what runs and why, which limits apply, and what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room for images: nobody gets more than there is, the most urgent first, and who would wait in vain hears at once."""
+"""Memory for images is limited: the most urgent get it first, and requests that would wait in vain fail at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No module imports itself by a detour: not through its package's front either, which layer contracts do not see."""
+"""No module imports itself in a circle, not even through the front of its package, which layer contracts do not see."""
 
 from __future__ import annotations
 

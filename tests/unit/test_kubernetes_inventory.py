@@ -1,4 +1,4 @@
-"""Accelerators of a cluster: what its Nodes offer, less what others ask for; what replicas have counts as theirs."""
+"""The accelerators of a cluster: those of its Nodes, less those that other pods request; replicas keep theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From Deployments and pods to replicas, and from moves to numbers: nothing is taken away twice."""
+"""Deployments and pods become replicas, and moves become numbers of replicas; nothing is removed twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The books of a load: every request that was sent ends exactly once, and what is shown follows from that."""
+"""The account of a load test: every sent request ends exactly once, and the results follow from that."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_prompts_come_from_a_file_in_turn(tmp_path: Path) -> None:
     source = prompts(str(file), seed=0)
     assert [next(source) for _ in range(3)] == ["a cat", "a dog", "a cat"]
     file.write_text("\n")
-    with pytest.raises(CommandFailed, match="holds no prompts"):
+    with pytest.raises(CommandFailed, match="has no prompts"):
         prompts(str(file), seed=0)
     with pytest.raises(CommandFailed, match="cannot read"):
         prompts(str(tmp_path / "none"), seed=0)

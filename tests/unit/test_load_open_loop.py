@@ -1,4 +1,4 @@
-"""The generator sends when requests arrive, not when others are answered, and hides nothing that it could not send."""
+"""The generator sends requests when they arrive, not when others are answered, and reports those it did not send."""
 
 from __future__ import annotations
 

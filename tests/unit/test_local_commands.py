@@ -1,4 +1,4 @@
-"""What the commands of local mode print: what a shell can run as it stands, and no password."""
+"""The output of the commands of local mode: it can be pasted into a shell, and contains no password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model is well while it answers: clients' answers count, and a probe is sent only when there are none."""
+"""A model is healthy while it answers: answers to clients count, and a probe is sent only if there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slot brings about what is wished of it, and keeps it so when servers die."""
+"""A slot reaches the wanted state, and keeps it if servers die."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run per state directory; what a crash leaves is found and removed."""
+"""There is one run per state directory, and what a crash leaves behind is found and removed."""
 
 from __future__ import annotations
 

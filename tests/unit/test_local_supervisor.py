@@ -1,4 +1,4 @@
-"""Children of local mode: restarted when they die, gone with all they started, and never older than their parent."""
+"""Children in local mode are restarted when they die, end with all their children, and never outlive their parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop collects, decides and acts; whatever fails, the last plan holds and is put in force again."""
+"""The loop collects, decides and acts. Whatever fails, the last plan stays valid and is put in force again."""
 
 from __future__ import annotations
 

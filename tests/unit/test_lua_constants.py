@@ -1,4 +1,4 @@
-"""What Lua scripts share with Python is defined in Python alone: every script uses it by name."""
+"""Constants that Lua scripts and Python share are only defined in Python; every script uses them by name."""
 
 from __future__ import annotations
 

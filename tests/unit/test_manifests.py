@@ -1,4 +1,4 @@
-"""What is applied to a cluster: names that fit and differ, one accelerator a replica, restricted pods, real probes."""
+"""The objects that are applied to a cluster: valid and different names, one accelerator per replica, real probes."""
 
 from __future__ import annotations
 

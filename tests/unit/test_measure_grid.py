@@ -1,4 +1,4 @@
-"""Quality over shares of direct and escalated prompts, by what would serve each prompt."""
+"""Quality for shares of direct and escalated prompts, by the image that would answer each prompt."""
 
 from __future__ import annotations
 

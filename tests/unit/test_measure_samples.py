@@ -1,4 +1,4 @@
-"""When a series of timings is long enough, and what it says."""
+"""Whether a series of timings is long enough, and its percentiles."""
 
 from __future__ import annotations
 

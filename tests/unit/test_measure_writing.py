@@ -1,4 +1,4 @@
-"""A profile's place in a YAML file: its own document is replaced, everything else stays as it was written."""
+"""A profile is written into a YAML file: its own document is replaced, and the rest stays unchanged."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
     ("model", "others", "field", "said"),
     [
         ({"revision": "main"}, {}, "model.revision", "pin a commit.*cascade model-repo resolve"),
-        ({"revision": "v1.0"}, {}, "model.revision", "what it names can change"),
+        ({"revision": "v1.0"}, {}, "model.revision", "may later mean other files"),
         ({"source": "hf://ByteDance"}, {}, "model.source", "write hf://owner/name"),
         ({"source": "file://relative"}, {}, "model.source", "not an absolute path"),
         ({}, {"settings": {"steps": 3}}, "settings.steps", "weights 4step are for 4, not 3"),
@@ -161,7 +161,11 @@ def test_a_wrong_file_is_refused_with_its_name_and_field(tmp_path: Path, change:
 def test_a_cascade_of_strangers_or_of_several_sizes_is_refused(tmp_path: Path) -> None:
     for name in ("sd15", "sdxl"):
         (tmp_path / f"{name}.yaml").write_text((catalogue.FOLDER / f"{name}.yaml").read_text())
-    for members, said in (("[sd15, sd16]", "no variant 'sd16'"), ("[sd15, sdxl]", "differ in size"), ("[sd15]", "two")):
+    for members, said in (
+        ("[sd15, sd16]", "no variant 'sd16'"),
+        ("[sd15, sdxl]", "different image sizes"),
+        ("[sd15]", "two"),
+    ):
         (tmp_path / catalogue.CASCADES).write_text(f"mine: {members}\n")
         catalogue.cascades.cache_clear()
         with pytest.raises(CatalogueError, match=said):

@@ -1,4 +1,4 @@
-"""Which files of a model are taken, what counts as whole, and what is built once."""
+"""Which files of a model are used, which count as complete, and what is built once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people hear of: changes that matter, once, in the words of conditions and plans."""
+"""Notices to users: each important change is told once, in the words of conditions and plans."""
 
 from __future__ import annotations
 

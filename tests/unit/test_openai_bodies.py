@@ -1,4 +1,4 @@
-"""OpenAI's bodies: the document has the bounds in force, and what is refused is refused in words that help."""
+"""OpenAI's bodies: the document has the limits in force, and refusals name the field and the fix."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_the_document_has_the_bounds_that_are_settings(body: str) -> None:
         ({"output_format": "bmp"}, "output_format: 'bmp' is none of png, jpeg, webp"),
         (
             {"response_format": "url"},
-            "response_format: images are not kept for a URL to find them; leave it out or use",
+            "response_format: images are not stored under URLs; leave it out or use",
         ),
-        ({"svg": True}, "svg: is not served: drawings are not made; leave it out"),
+        ({"svg": True}, "svg: is not supported: images consist of pixels; leave it out"),
         ({"stream": 1}, "stream: must be true or false"),
         ({"n": 10**100}, "n: must be a whole number"),
         ({"deadline_ms": 10**400}, "deadline_ms: is not a finite number; give milliseconds from now"),
@@ -54,7 +54,7 @@ def test_the_document_has_the_bounds_that_are_settings(body: str) -> None:
         ({"priority": 1.5}, "priority: must be a name or a whole number"),
         ({"user": {"id": 7}}, "user: must be text"),
         ({"user": "\ud800"}, "user: holds half of a surrogate pair; send valid Unicode"),
-        ({"steps": 4}, "steps: 'steps' is not a known field; there are model, prompt, size, "),
+        ({"steps": 4}, "steps: 'steps' is not a known field; the fields are model, prompt, size, "),
     ],
 )
 def test_a_refusal_names_the_field_and_what_it_may_be(fields: dict[str, Any], said: str) -> None:

@@ -1,4 +1,4 @@
-"""The operator is alive while its planner turns, ready once it has seen everything, and says what it does."""
+"""The operator is alive while its planner runs, ready once it has seen all objects, and reports what it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A move costs what it costs on this cluster: the same profile is planned for otherwise where pods are started."""
+"""A move costs what it costs on this cluster: with the same profile, plans differ if moves have to start pods."""
 
 from __future__ import annotations
 

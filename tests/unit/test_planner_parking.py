@@ -1,4 +1,4 @@
-"""A cascade that nobody asks is parked: nothing runs, and the first request brings it back."""
+"""A cascade without requests is parked: nothing runs, and the first request wakes it up."""
 
 from __future__ import annotations
 

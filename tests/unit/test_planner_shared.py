@@ -1,4 +1,4 @@
-"""Workers that host all variants (`hosting: shared`): what is planned for them, and what refuses them."""
+"""Workers that host all variants (`hosting: shared`): what is planned for them, and what refuses such plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allocations of the built-in cascade and of small made-up ones: what is chosen, and what is said about it."""
+"""Allocations of the built-in cascade and of small invented ones: what is chosen, and how it is explained."""
 
 from __future__ import annotations
 

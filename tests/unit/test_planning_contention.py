@@ -1,4 +1,4 @@
-"""Cascades are decided together only where their ceilings together pass what there is."""
+"""Cascades are decided together only if the sum of their ceilings is more than there is."""
 
 from __future__ import annotations
 

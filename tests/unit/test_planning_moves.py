@@ -1,4 +1,4 @@
-"""Steps from what runs to what is wanted, each safe by itself."""
+"""Moves from the running to the wanted state; each step is safe by itself."""
 
 from __future__ import annotations
 

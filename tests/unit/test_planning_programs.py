@@ -1,4 +1,4 @@
-"""What a solver must leave alone."""
+"""What the solver must not change."""
 
 from __future__ import annotations
 

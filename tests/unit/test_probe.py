@@ -1,4 +1,4 @@
-"""A probe believes inferences that succeeded, asks for an image where there were none, and no more often."""
+"""A probe trusts successful inferences of clients, and only requests an image if there were none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which judges a run has, what the shapes' judge says, and what is said where one cannot judge here."""
+"""The judges of a run, the verdicts of the judge of shapes, and the errors if nothing can judge."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_true_images_are_right_and_near_and_others_are_not() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "nothing here can judge images of these prompts"),
+        ([], "no built-in metric can judge images of these prompts"),
         (["shapes"], "not of the shapes grammar"),
         (["beauty"], "'beauty' is not a metric"),
         (["clip"], "'clip' is not a metric: write shapes, or clip=FOLDER"),

@@ -1,4 +1,4 @@
-"""Measurements on record: what is kept, under what, and which files are refused."""
+"""Recorded measurements: what is kept under which key, and which files are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_two_runs_on_one_file_are_refused(file: Path) -> None:
 
 def test_a_file_that_holds_something_else_is_refused_and_left_alone(file: Path) -> None:
     file.write_text("measurements, but of another kind " * 100)
-    with pytest.raises(CommandFailed, match="holds no measurements"):
+    with pytest.raises(CommandFailed, match="is not a file of measurements"):
         Records(file)
     assert file.read_text().startswith("measurements")
 

@@ -1,4 +1,4 @@
-"""Where operations of the queue go: carried out on a router's own share, or kept until Redis may hear them."""
+"""Where operations of the queue go: they use the router's own share, or are kept until Redis may get them."""
 
 from __future__ import annotations
 

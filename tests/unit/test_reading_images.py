@@ -1,4 +1,4 @@
-"""What a replica sends as an image is taken only where it is one."""
+"""The answer of a replica is accepted only if it contains an image."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_a_file_is_read_as_it_is_and_has_the_size_of_the_plan() -> None:
 @pytest.mark.parametrize(
     ("sent", "form", "why"),
     [
-        (element(b""), PNG_FILE, "is no png"),
-        (element(b"\xff\xd8\xff"), PNG_FILE, "is no png"),
-        (element(PNG_BEGINS), JPEG, "is no jpeg"),
-        (element(PNG_BEGINS, length=3), PNG_FILE, "holds no encoded image"),
-        (PNG_BEGINS, PNG_FILE, "holds no encoded image"),
-        (b"", PNG_FILE, "holds no encoded image"),
+        (element(b""), PNG_FILE, "is not a png"),
+        (element(b"\xff\xd8\xff"), PNG_FILE, "is not a png"),
+        (element(PNG_BEGINS), JPEG, "is not a jpeg"),
+        (element(PNG_BEGINS, length=3), PNG_FILE, "contains no encoded image"),
+        (PNG_BEGINS, PNG_FILE, "contains no encoded image"),
+        (b"", PNG_FILE, "contains no encoded image"),
     ],
 )
 def test_what_is_no_file_is_a_failure_of_the_replica(sent: bytes, form: ImageForm, why: str) -> None:

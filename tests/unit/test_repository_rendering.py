@@ -1,4 +1,4 @@
-"""From a manifest to a Triton model repository, and what keeps a manifest from being served."""
+"""A manifest becomes a Triton model repository, or is refused if it cannot be served."""
 
 from __future__ import annotations
 

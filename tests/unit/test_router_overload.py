@@ -1,4 +1,4 @@
-"""What overload does: what is less urgent is refused first, and the urgent still get in."""
+"""Overload: less urgent requests are refused first, and urgent ones are still admitted."""
 
 from __future__ import annotations
 

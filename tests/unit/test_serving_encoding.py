@@ -1,4 +1,4 @@
-"""Files of images in the form that a request asks for, made beside the model's work and within bounds."""
+"""Images are encoded as the request asks, beside the model's work and within limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said to Triton about one request, by a Triton that keeps account and is asked too late by nobody."""
+"""What the model says to Triton about one request; the Triton of the test notices calls that are too late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that stood still, or whose server is gone, notices; one that is busy does not. Real processes, stopped."""
+"""A process notices that it stood still or that its server is gone; a busy one is left alone. With real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped weights are whole, small, and run; damaged ones are refused with the file and the fix."""
+"""The shipped weights are complete, small and usable; damaged ones are refused with the file and the fix."""
 
 from __future__ import annotations
 

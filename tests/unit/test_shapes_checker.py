@@ -1,4 +1,4 @@
-"""The checker gives full marks to true images, next to none to other prompts, and catches any single fault."""
+"""The checker gives full scores to true images, almost none to other prompts, and finds any single error."""
 
 from __future__ import annotations
 

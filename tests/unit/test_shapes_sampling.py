@@ -1,4 +1,4 @@
-"""The samplers are reproducible by seed, indifferent to the batch, and stop within a step."""
+"""The samplers repeat images by seed, do not depend on the batch, and stop within a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Realised quality: what was served is charged, by hand-made outcomes."""
+"""Realised quality: served images are charged, for outcomes made by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may ask a router, how often, and what happens when the file that says so changes."""
+"""Who may use a router and how often, and what happens when the file of tenants changes."""
 
 from __future__ import annotations
 

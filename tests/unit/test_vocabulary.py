@@ -1,4 +1,4 @@
-"""Durations, names and the plan document: round trips and rules that every component leans on."""
+"""Durations, names and the plan: round trips, and rules on which every component relies."""
 
 from __future__ import annotations
 

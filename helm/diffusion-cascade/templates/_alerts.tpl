@@ -23,10 +23,10 @@
   "summary" "{{ $labels.cascade }} refuses requests that it could serve with more accelerators or healthy replicas.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeReplicaEjected" "for" "5m" "severity" "warning"
   "expr" "max by (cascade, replica) (cascade_replica_healthy) == 0"
-  "summary" "Replica {{ $labels.replica }} of {{ $labels.cascade }} answers no probe.") }}
+  "summary" "Replica {{ $labels.replica }} of {{ $labels.cascade }} does not answer probes.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeStoreAway" "for" "1m" "severity" "critical"
   "expr" "max(cascade_store_away) == 1"
-  "summary" "A router cannot reach Redis: it serves by the last plan, without order over all routers.") }}
+  "summary" "A router cannot reach Redis: it continues with the last plan, without a common order over all routers.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeRoutersDisagree" "for" "5m" "severity" "warning"
   "expr" "max by (cascade) (cascade_plan_generation) - min by (cascade) (cascade_plan_generation) > 120000"
   "summary" "Routers follow plans of {{ $labels.cascade }} that are more than two minutes apart.") }}
@@ -35,13 +35,13 @@
   "summary" "{{ $labels.cascade }} is not ready: {{ $labels.reason }}.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeNotAccepted" "for" "5m" "severity" "warning"
   "expr" `max by (cascade, reason) (cascade_operator_condition{type="Accepted", status="False"}) == 1`
-  "summary" "The spec or the profile of {{ $labels.cascade }} cannot be used ({{ $labels.reason }}); what ran before runs on.") }}
+  "summary" "The spec or the profile of {{ $labels.cascade }} cannot be used ({{ $labels.reason }}); the last valid one stays in force.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadePlannerStalled" "for" "1m" "severity" "critical"
   "expr" "time() - cascade_operator_last_tick_timestamp_seconds > 60"
-  "summary" "The operator has not decided anything for {{ $value | humanizeDuration }}.") }}
+  "summary" "The operator has made no decision for {{ $value | humanizeDuration }}.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeApiServerAway" "for" "5m" "severity" "warning"
   "expr" "cascade_operator_api_available == 0"
-  "summary" "The operator cannot reach the API server: plans adapt, pools do not.") }}
+  "summary" "The operator cannot reach the API server: plans still adapt to the load, pools do not.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeComponentDown" "for" "2m" "severity" "critical"
   "expr" (printf "%s == 0" $up)
   "summary" "{{ $labels.pod }} of {{ $labels.service }} cannot be scraped.") }}
@@ -49,5 +49,5 @@
   "expr" (printf "absent(%s == 1) or absent(%s == 1)"
     (printf "up{namespace=%q, service=%q}" .Release.Namespace (printf "%s-router-metrics" (include "dc.fullname" .)))
     (printf "up{namespace=%q, service=%q}" .Release.Namespace (printf "%s-operator" (include "dc.fullname" .))))
-  "summary" "No router, or no operator, of the release is up.") }}
+  "summary" "The release has no running router, or no running operator.") }}
 {{- end -}}

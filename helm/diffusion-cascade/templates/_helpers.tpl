@@ -5,9 +5,9 @@
 {{- end -}}
 
 {{/*
-What the names of all objects begin with. Services take a letter first and no dots, and no more than 63 characters with
-what follows (-router-metrics); a StatefulSet of more than 52 (-redis) has no pods. A name that must change for that, or
-be cut, ends in a digest of what it was to be, so that no two releases have the same.
+The beginning of the names of all objects. Names of Services begin with a letter, have no dots and, with their suffix
+(-router-metrics), at most 63 characters; a StatefulSet (-redis) with more than 52 gets no pods. A name that must be
+changed or shortened for that ends in a digest of the original name, so that no two releases have the same.
 */}}
 {{- define "dc.fullname" -}}
 {{- $name := include "dc.name" . -}}
@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* Of pods: nothing that changes with the chart's version alone, since that would restart them. */}}
+{{/* Labels of pods: none that changes with every version of the chart, since that would restart the pods. */}}
 {{- define "dc.podLabels" -}}
 {{ include "dc.selector" . }}
 {{- with .root.Values.commonLabels }}
@@ -74,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
-{{/* What the restricted pod security standard asks of a pod. */}}
+{{/* What the restricted pod security standard requires of a pod. */}}
 {{- define "dc.podSecurity" -}}
 runAsNonRoot: true
 {{- range $key := list "runAsUser" "runAsGroup" "fsGroup" }}
@@ -131,7 +131,7 @@ priorityClassName: {{ . }}
 {{- if .Values.redis.bundled.existingSecret.name -}}{{ .Values.redis.bundled.existingSecret.key }}{{- else -}}password{{- end -}}
 {{- end -}}
 
-{{/* The Secret, and the key in it, of the authority that signed Redis's certificate; empty: one that everybody knows. */}}
+{{/* The Secret, and the key in it, of the authority that signed Redis's certificate; empty: a public authority. */}}
 {{- define "dc.redisAuthority" -}}
 {{- with .Values.redis.tls.caSecret -}}
 {{- if .name -}}
@@ -192,7 +192,7 @@ priorityClassName: {{ . }}
 {{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" -}}true{{- end -}}
 {{- end -}}
 
-{{- /* Not empty where the definitions have their CEL rules. */}}
+{{- /* Not empty if the definitions have their CEL rules. */}}
 {{- define "dc.rules" -}}
 {{- if or (eq .Values.crds.rules "always") (semverCompare ">=1.25-0" .Capabilities.KubeVersion.Version) -}}true{{- end -}}
 {{- end }}

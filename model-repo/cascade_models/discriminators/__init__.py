@@ -1,10 +1,10 @@
-"""What says whether a light image is good enough: one interface, whatever network stands behind it.
+"""Discriminators judge whether a light image is good enough. They all have the same interface.
 
-A **confidence** is a calibrated probability, 0 to 1, that an image passes what its discriminator was trained on: for
-the built-in shapes, that everything in the image is as the prompt asks; for a discriminator of your own, that its label
-is 1, or its score reaches the mark that it was trained with (``good`` in ``discriminator.json``). Of the images with a
-confidence of 0.8, eight in ten pass, as far as they are like those that it was calibrated on. Routers need no more than
-its order: the share that escalates is set by the plan.
+A **confidence** is a calibrated probability, 0 to 1, that an image is good. For the built-in shapes, an image is good
+if everything in it is as the prompt asks. For a discriminator that you train, it is good if its label is 1, or if its
+score is at least the one given in training (``good`` in ``discriminator.json``). Eight of ten images with a confidence
+of 0.8 are good, if they are similar to the images used for calibration. Routers only use the order of confidences: the
+plan sets the share that escalates.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["BUILTIN", "SUFFIXES", "DiscriminatorError", "LoadedDiscriminator", "
 
 BUILTIN: Final = "builtin://shapes"
 SUFFIXES: Final = (".onnx", ".safetensors", ".json", ".txt")
-"""What the files of a trained one end with."""
+"""The suffixes of a trained discriminator's files."""
 
 
 def load(source: str, folder: Path | None = None) -> LoadedDiscriminator:
-    """The discriminator of a source: the built-in one of the shapes, or the one that training left in ``folder``.
+    """The discriminator of a source: the built-in one for shapes, or the one that training has written to ``folder``.
 
-    Raises DiscriminatorError where it is not there, not whole, or cannot be run.
+    Raises DiscriminatorError if it is missing or incomplete, or cannot be run.
     """
     if source == BUILTIN:
         from cascade_models.discriminators import shapes

@@ -1,4 +1,4 @@
-"""What is known of a trained discriminator: ``discriminator.json`` beside its network."""
+"""The card of a trained discriminator: the file ``discriminator.json`` beside its network."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ WEIGHTS: Final = "discriminator.safetensors"
 SCHEMA: Final = 1
 
 Reading = Literal["hashed", "clip"]
-"""How prompts become numbers."""
+"""How prompts are converted to numbers."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """How a discriminator's network is fed, what its confidence means, and how well it did.
+    """The inputs of a discriminator's network, the meaning of its confidence, and its measured quality.
 
     Attributes:
         architecture: ``efficientnetv2-s`` or ``clip-head``.
-        size: height and width of the images that the network takes, in pixels; others are resized.
-        mean, std: of each colour, 0 to 1, which images are normalised by.
-        reading: how prompts become numbers.
-        length: numbers a prompt.
-        good: what an image with confidence 1 is.
-        figures: what was measured on held-out prompts.
+        size: height and width of the network's images in pixels; other images are resized.
+        mean, std: the mean and standard deviation of each colour, 0 to 1, for normalising images.
+        reading: how prompts are converted to numbers.
+        length: how many numbers a prompt has.
+        good: in words, what a good image is.
+        figures: the figures measured on held-out prompts.
         training: how it was trained.
         sha256: digests of the files by name.
     """
@@ -49,7 +49,7 @@ class Card:
     sha256: Mapping[str, str]
 
     def write(self, folder: Path) -> None:
-        """Puts the card into its folder, atomically: a folder without one is no discriminator."""
+        """Write the card into a folder, atomically; it is written last, since it marks the folder as complete."""
         scratch = folder / f".{FILE}"
         document = {"schema": SCHEMA, **dataclasses.asdict(self)}
         scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -57,13 +57,13 @@ class Card:
 
 
 def read(folder: Path) -> Card:
-    """The card of a folder whose files are whole; raises DiscriminatorError."""
+    """The card of a folder, after checking that its files are complete; raises DiscriminatorError."""
     file = folder / FILE
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DiscriminatorError(
-            f"{folder} holds no discriminator ({error.strerror}: {FILE}): train one with "
+            f"{folder} has no discriminator ({error.strerror}: {FILE}): train one with "
             "`python -m cascade_models.discriminators.training`"
         ) from None
     except ValueError as error:
@@ -83,7 +83,7 @@ def read(folder: Path) -> Card:
 
 
 def digest_of(file: Path) -> str:
-    """SHA-256 of a file."""
+    """The SHA-256 of a file."""
     digest = hashlib.sha256()
     with file.open("rb") as content:
         while part := content.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Discriminators that were trained with this package, served on ONNX Runtime."""
+"""Serves discriminators that were trained with this package, on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Encode = Callable[[Sequence[str]], npt.NDArray[np.int64]]
 
 
 class ExportedDiscriminator:
-    """A network with the calibration inside: prepared images and tokens in, confidences out."""
+    """A network that takes prepared images and tokens and returns confidences, which are already calibrated."""
 
     def __init__(self, known: card.Card, encode: Encode, network: engines.Network) -> None:
         self.card = known
@@ -27,13 +27,13 @@ class ExportedDiscriminator:
         self._network = network
 
     def confidence(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """``[N]``; raises ValueError for images of another shape than ``[N, height, width, 3]``."""
+        """Confidences ``[N]``; raises ValueError if the images do not have the shape ``[N, height, width, 3]``."""
         known = self.card
         return self._network(pixels.prepare(images, known.size, mean=known.mean, std=known.std), self._encode(prompts))
 
 
 def load(folder: Path) -> ExportedDiscriminator:
-    """The discriminator in a folder, checked to be whole; raises DiscriminatorError."""
+    """The discriminator in a folder, after checking that its files are complete; raises DiscriminatorError."""
     known = card.read(folder)
     try:
         network = engines.load("onnxruntime", folder / card.NETWORK, INPUTS)
@@ -43,10 +43,10 @@ def load(folder: Path) -> ExportedDiscriminator:
 
 
 def encoder(known: card.Card, folder: Path) -> Encode:
-    """What turns prompts into the numbers that a discriminator reads; raises DiscriminatorError."""
+    """The function that converts prompts to the numbers that a discriminator reads; raises DiscriminatorError."""
     if known.reading == "hashed":
         return lambda prompts: words.hashed(prompts, length=known.length)
     try:
         return words.ClipTokens.read(folder, length=known.length).encode
     except (OSError, ValueError) as error:
-        raise DiscriminatorError(f"{folder} has no tokens to read prompts with: {error}") from None
+        raise DiscriminatorError(f"{folder} has no usable vocabulary for prompts: {error}") from None

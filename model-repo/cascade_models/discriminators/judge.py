@@ -1,4 +1,4 @@
-"""What every discriminator is, and the error of one that cannot judge."""
+"""The interface of discriminators, and their error."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 
 class DiscriminatorError(RuntimeError):
-    """A discriminator cannot be loaded, or cannot judge what it was given; the message says why and what to do."""
+    """A discriminator cannot be loaded, or cannot judge its input; the message says why and what to do."""
 
 
 class LoadedDiscriminator(Protocol):
-    """A loaded discriminator; deterministic, not thread-safe."""
+    """A loaded discriminator. It is deterministic, but not thread-safe."""
 
     def confidence(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """``[N]`` confidences, 0 to 1, of images ``[N, height, width, 3]`` and their prompts.
+        """Confidences ``[N]``, 0 to 1, for images ``[N, height, width, 3]`` and their prompts.
 
-        Raises ValueError for images of another shape or a prompt that it cannot read.
+        Raises ValueError if images have another shape or a prompt cannot be read.
         """

@@ -1,4 +1,4 @@
-"""Images of any size as the networks want them: the same code when training and when serving."""
+"""Converts images of any size to inputs of the networks. Training and serving use this same code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def prepare(images: npt.NDArray[np.uint8], size: int, *, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """``[N, 3, size, size]`` of images ``[N, height, width, 3]``: resized, 0 to 1, then normalised by colour.
+    """Inputs ``[N, 3, size, size]`` from images ``[N, height, width, 3]``: resized, scaled to 0..1, and normalised.
 
-    Raises ValueError where they have another shape.
+    Raises ValueError if the images have another shape.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise ValueError(f"images must be bytes of shape [N, height, width, 3], not {images.dtype} {images.shape}")
@@ -23,7 +23,7 @@ def prepare(images: npt.NDArray[np.uint8], size: int, *, mean: Sequence[float], 
 
 
 def resize(images: Floats, size: int) -> Floats:
-    """``[N, size, size, C]``: the whole image, means of blocks of pixels first, then bilinear for what is left."""
+    """Whole images resized to ``[N, size, size, C]``: first by the means of blocks of pixels, then bilinearly."""
     return _along(_along(images, size, axis=1), size, axis=2)
 
 
@@ -33,7 +33,7 @@ def _along(images: Floats, size: int, *, axis: int) -> Floats:
         return images
     block = length // size
     if block > 1:
-        # What does not fill a block at the edge is left out: less than a pixel of the result.
+        # Pixels at the edge that do not fill a block are left out: they are less than one pixel of the result.
         kept = block * (length // block)
         images = np.take(images, np.arange(kept), axis=axis)
         shape = (*images.shape[:axis], kept // block, block, *images.shape[axis + 1 :])

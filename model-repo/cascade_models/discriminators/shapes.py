@@ -1,4 +1,4 @@
-"""The built-in discriminator of the shapes, for images and prompts of that domain."""
+"""The built-in discriminator for images and prompts of the shapes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ INPUTS = ("image", "tokens")
 
 
 class ShapesDiscriminator:
-    """Confidence that everything in a shapes image is right."""
+    """Judges whether everything in an image of shapes is as the prompt asks."""
 
     def __init__(self, network: engines.Network) -> None:
         self._network = network
 
     def confidence(self, images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """``[N]``; raises ValueError (grammar.PromptError) for a prompt outside the grammar."""
+        """Confidences ``[N]``; raises ValueError (grammar.PromptError) for a prompt outside the grammar."""
         words = tokens.encode_all([grammar.parse(prompt) for prompt in prompts])
         return self._network(sampling.from_image(images), words)
 
 
 def load() -> ShapesDiscriminator:
-    """The shipped weights, on ONNX Runtime; raises DiscriminatorError."""
+    """The discriminator with the shipped weights, on ONNX Runtime; raises DiscriminatorError."""
     try:
         return ShapesDiscriminator(engines.load("onnxruntime", assets.path("discriminator"), INPUTS))
     except (assets.AssetError, engines.EngineError) as error:

@@ -1,6 +1,6 @@
-"""Prompts as numbers: hashed words for networks that learn what they need, CLIP's byte pairs for those that know more.
+"""Converts prompts to numbers: hashed words for networks trained from scratch, CLIP's byte pairs for CLIP.
 
-The standard library and numpy alone: this runs in Triton's environment.
+This module runs in Triton's environment, so it only uses the standard library and numpy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 
 HASHED_LENGTH: Final = 48
-"""Words and pairs of neighbouring words that a prompt keeps; those beyond are cut off."""
+"""The most words and pairs of neighbouring words of a prompt; the rest is cut off."""
 BUCKETS: Final = 8192
 
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -33,7 +33,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def hashed(prompts: Sequence[str], *, length: int = HASHED_LENGTH, buckets: int = BUCKETS) -> Integers:
-    """``[N, length]``: 1 to ``buckets`` for each word and each pair of neighbours, 0 where there are no more."""
+    """Numbers ``[N, length]``: 1 to ``buckets`` for each word and each pair of neighbours, then zeros."""
     rows = np.zeros((len(prompts), length), dtype=np.int64)
     for row, prompt in zip(rows, prompts, strict=True):
         words = _WORD.findall(prompt.lower())
@@ -55,7 +55,7 @@ class ClipTokens:
 
     @classmethod
     def read(cls, folder: Path, *, length: int) -> ClipTokens:
-        """The encoding in a folder; raises ValueError or OSError where it is not understood."""
+        """The encoding of a folder; raises ValueError or OSError if its files cannot be read."""
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         if not isinstance(vocabulary, dict) or not {_START, _END} <= vocabulary.keys():
             raise ValueError(f"{folder / 'vocab.json'} is not CLIP's: it lacks {_START} or {_END}")
@@ -66,7 +66,7 @@ class ClipTokens:
         return cls(vocabulary, [(pair[0], pair[1]) for pair in merges], length=length)
 
     def encode(self, prompts: Sequence[str]) -> Integers:
-        """``[N, length]``: start, the prompt's pieces, end, and ends to the full length; what is too long is cut."""
+        """Numbers ``[N, length]``: start, the prompt's pieces, then ends; a prompt that is too long is cut off."""
         rows = np.full((len(prompts), self._length), self.end, dtype=np.int64)
         for row, prompt in zip(rows, prompts, strict=True):
             text = " ".join(unicodedata.normalize("NFC", html.unescape(prompt)).split()).lower()
@@ -76,7 +76,7 @@ class ClipTokens:
         return rows
 
     def _merge(self, word: str) -> tuple[str, ...]:
-        """A word as pieces of the vocabulary: the pair of neighbours that was learnt first is joined first."""
+        """A word as pieces of the vocabulary, by joining pairs of neighbours in the order in which they were learnt."""
         symbols = _bytes()
         parts = [symbols[byte] for byte in word.encode()]
         parts[-1] += "</w>"
@@ -97,7 +97,7 @@ class ClipTokens:
 
 @functools.cache
 def _bytes() -> dict[int, str]:
-    """A printable character for every byte, as byte-pair vocabularies write them."""
+    """The printable character by which byte-pair vocabularies write each byte."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""What runs a network: one module per engine, each an `EngineModule`, loaded only when a variant names it."""
+"""Engines run networks: one module per engine, each an `EngineModule`, which is loaded only if a variant names it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 ENGINES: Final = ("diffusers", "onnxruntime", "tensorrt")
-"""What a manifest may name: each is the module of its name in this package."""
+"""The engines that a manifest may name; each is a module of this package."""
 
 Run = Callable[[Mapping[str, "torch.Tensor"]], "torch.Tensor"]
-"""A denoiser as an engine runs it: from the tensors of a call, by name, to its one output."""
+"""Runs a denoiser: takes the tensors of a call by name, and returns its output."""
 
 
 class EngineError(RuntimeError):
@@ -29,57 +29,57 @@ class OutOfMemory(RuntimeError):
 
 
 class Network(Protocol):
-    """A loaded network: arrays in, in the order of its inputs, its one output back; not thread-safe."""
+    """A loaded network: takes arrays in the order of its inputs, and returns its one output. Not thread-safe."""
 
     def __call__(self, *inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]: ...
 
 
 class Denoiser(Protocol):
-    """The denoiser of a pipeline as an engine gets it to prepare; `denoisers` has them."""
+    """The denoiser of a pipeline, from which an engine builds its artefact; see `denoisers`."""
 
     @property
     def module(self) -> torch.nn.Module:
-        """What torch runs."""
+        """The denoiser as a module of torch."""
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """All that what is built of it depends on, beside the engine."""
+        """All, except the engine, that an artefact of this denoiser depends on."""
 
     @property
     def batch(self) -> int:
-        """The largest number of images that it is called for at once."""
+        """The largest number of images in a call."""
 
     def onnx(self) -> Path:
-        """Its ONNX file, written at the first call and kept; raises EngineError where it cannot be written."""
+        """The ONNX file of the denoiser, written at the first call and kept; raises EngineError."""
 
     def shapes(self) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, Sequence[int]]]:
-        """Of each input its shape for one image, and which of its dimensions grow with the batch."""
+        """The shape of each input for one image, and the dimensions of each input that grow with the batch."""
 
 
 class EngineModule(Protocol):
-    """What the module of an engine offers. One that runs built-in models too has ``load`` beside these, see `load`."""
+    """The functions in the module of an engine. If it can run built-in models, it also has ``load``; see `load`."""
 
     def prepare(self, denoiser: Denoiser) -> Any:
-        """The engine's artefact of a denoiser, built at the first start and kept; raises EngineError."""
+        """The engine's artefact of a denoiser, which is built at the first start and kept; raises EngineError."""
 
     def bind(self, artefact: Any, device: torch.device) -> Run | None:
-        """What runs an artefact on a device from now on, None if torch itself does; raises EngineError."""
+        """The function that runs an artefact on a device, or None if torch itself does that; raises EngineError."""
 
 
 def named(engine: str) -> EngineModule:
-    """The engine of that name, one of `ENGINES`."""
+    """The module of an engine, which is one of `ENGINES`."""
     return cast(EngineModule, importlib.import_module(f"{__name__}.{engine}"))
 
 
 def that_load() -> tuple[str, ...]:
-    """The engines that run a network from its file alone, as the built-in models need it."""
+    """The engines that can run a network from its file, which is what the built-in models need."""
     return tuple(engine for engine in ENGINES if hasattr(named(engine), "load"))
 
 
 def load(engine: str, file: Path, inputs: Sequence[str]) -> Network:
-    """The network of ``file``, run by ``engine``, called with arrays in the order of ``inputs``.
+    """The network in ``file``, run by ``engine``; it is called with arrays in the order of ``inputs``.
 
-    Raises EngineError where the engine is unknown, not built yet or not installed, or the file is not a network.
+    Raises EngineError if the engine cannot do that or is not installed, or if the file is not a network.
     """
     if engine not in that_load():
         raise EngineError(f"engine {engine!r} cannot run {file.name}: use one of {', '.join(that_load())}")
@@ -88,7 +88,7 @@ def load(engine: str, file: Path, inputs: Sequence[str]) -> Network:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library's error says that memory ran out: they have no type for it in common."""
+    """Whether an error means that memory ran out; libraries have no common exception for that."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(
         words in said for words in ("out of memory", "can't allocate memory", "failed to allocate memory")

@@ -1,4 +1,4 @@
-"""What is built once for a model and kept: ONNX files and TensorRT engines, in a folder each, whole or not there."""
+"""Keeps what is built once for a model, such as ONNX files and TensorRT engines; each result is one complete folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DESCRIPTION: Final = "made-of.json"
 
 
 def built(identity: Mapping[str, object], build: Callable[[Path], object]) -> Path:
-    """The folder of what ``identity`` describes, built by ``build`` into an empty folder if it is not there yet.
+    """The folder with the result of ``build``; if it does not exist, ``build`` is called with an empty folder.
 
-    Everything that the result depends on belongs into ``identity``. Several replicas may build at the same time: the
-    first to finish is kept. Raises EngineError where the cache cannot be written.
+    ``identity`` must contain everything that the result depends on. If several replicas build at the same time, the
+    first result is kept. Raises EngineError if the cache cannot be written.
     """
     text = json.dumps(identity, sort_keys=True, default=str)
     parent = weights.cache() / "cascade" / "engines"

@@ -1,7 +1,7 @@
-"""How a diffusers pipeline calls its denoiser: the tensors of one call, by name, and what stays the same.
+"""Finds out how a diffusers pipeline calls its denoiser: the tensors of a call by name, and its other arguments.
 
-Pipelines differ in what they give their denoisers. Nothing here knows which: a call is watched, its tensors are named
-after the arguments, and calls of different batch sizes tell which of their dimensions grow with the batch.
+Pipelines pass different arguments to their denoisers, and this module knows none of them beforehand. It watches a call
+and names the tensors after the arguments. Calls of different batch sizes show which dimensions grow with the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class _Watched(Exception):
-    """The call that was waited for has come."""
+    """Ends the run of a pipeline once its denoiser has been called."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DenoiserCall:
         return cls(tensors, others)
 
     def arguments(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Arguments of the same call with other tensors."""
+        """The arguments of the same call, with other tensors."""
         built: dict[str, Any] = {**self.others, "return_dict": False}
         for name, tensor in tensors.items():
             argument, dot, key = name.partition(".")
@@ -55,12 +55,12 @@ class DenoiserCall:
         return built
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape by name."""
+        """The shapes of the tensors, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
 
 def watch(denoiser: torch.nn.Module, run: Callable[[], object]) -> DenoiserCall:
-    """The first call of ``denoiser`` that ``run`` makes; the run ends there."""
+    """The first call of ``denoiser`` by ``run``, which ends there."""
     bind = binder(denoiser)
     seen: list[DenoiserCall] = []
 
@@ -83,7 +83,7 @@ def watch(denoiser: torch.nn.Module, run: Callable[[], object]) -> DenoiserCall:
 
 
 def binder(denoiser: torch.nn.Module) -> Callable[..., DenoiserCall]:
-    """What turns a call's positional and named arguments into a `DenoiserCall`."""
+    """A function that makes a `DenoiserCall` of positional and named arguments."""
     signature = inspect.signature(denoiser.forward)
     return lambda *arguments, **named: DenoiserCall.of(signature.bind(*arguments, **named).arguments)
 

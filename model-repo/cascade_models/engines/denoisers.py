@@ -1,7 +1,7 @@
 """Lets an engine run the denoiser of a diffusers pipeline.
 
-The pipeline stays as it is. Its denoiser keeps its class and configuration, but its ``forward`` is the engine's, and
-its weights are given back. What the engines need is built at the first start and kept.
+The pipeline stays as it is. Its denoiser keeps its class and configuration, but its ``forward`` is replaced by the
+engine's, and the memory of its weights is freed. What the engines need is built at the first start and kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def of(pipe: Any) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class PipelineDenoiser:
-    """A denoiser for an engine to prepare, see `engines.Denoiser`; ``draw`` has its pipeline begin a batch."""
+    """The denoiser of a pipeline, see `engines.Denoiser`; ``draw`` lets the pipeline begin a batch."""
 
     module: torch.nn.Module
     identity: Mapping[str, object]
@@ -44,16 +44,16 @@ class PipelineDenoiser:
 
 
 def install(pipe: Any, recipe: Recipe, draw: exporting.Draw) -> None:
-    """Has ``recipe.engine`` run the pipeline's denoiser from now on; raises EngineError.
+    """Let ``recipe.engine`` run the pipeline's denoiser from now on; raises EngineError.
 
-    ``draw`` has the pipeline begin a batch, so that its calls can be watched.
+    ``draw`` lets the pipeline begin a batch, so that its calls can be watched.
     """
     module = of(pipe)
     run_by(recipe.engine, PipelineDenoiser(module, identity(recipe, module), recipe.batch, draw), pipe.device)
 
 
 def run_by(name: str, denoiser: PipelineDenoiser, device: torch.device) -> None:
-    """Has the engine of that name run a denoiser on a device from now on; raises EngineError."""
+    """Let an engine run a denoiser on a device from now on; raises EngineError."""
     engine = engines.named(name)
     run = engine.bind(engine.prepare(denoiser), device)
     if run is not None:
@@ -61,7 +61,7 @@ def run_by(name: str, denoiser: PipelineDenoiser, device: torch.device) -> None:
 
 
 def replace(denoiser: torch.nn.Module, run: engines.Run) -> None:
-    """Makes ``run`` the denoiser's forward, and gives its weights back."""
+    """Replace the denoiser's ``forward`` with ``run``, and free the memory of its weights."""
     bind = calls.binder(denoiser)
 
     def forward(*arguments: Any, **named: Any) -> tuple[torch.Tensor]:
@@ -69,12 +69,12 @@ def replace(denoiser: torch.nn.Module, run: engines.Run) -> None:
 
     denoiser.forward = forward
     for parameter in denoiser.parameters():
-        # Pipelines ask for format and device of a denoiser, never for the numbers.
+        # Pipelines only read the number format and device of the weights, never the weights themselves.
         parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
 
 
 def identity(recipe: Recipe, denoiser: torch.nn.Module) -> dict[str, object]:
-    """What an exported denoiser depends on."""
+    """All that an exported denoiser depends on."""
     return {
         "source": recipe.source,
         "revision": recipe.revision,

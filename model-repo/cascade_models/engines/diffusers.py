@@ -1,4 +1,4 @@
-"""Runs a denoiser as its pipeline has it, with torch; on a GPU compiled."""
+"""Runs a denoiser unchanged, with torch; on a GPU it is compiled."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def prepare(denoiser: Denoiser) -> torch.nn.Module:
-    """The module itself: there is nothing to build."""
+    """The module itself; nothing has to be built."""
     return denoiser.module
 
 
 def bind(artefact: torch.nn.Module, device: torch.device) -> None:
-    """Compiles the module for a GPU, its repeated blocks once each; on a CPU that only costs time."""
+    """Compile the module for a GPU, each of its repeated blocks once. On a CPU, compiling would only cost time."""
     if device.type != "cuda":
         return
     if getattr(artefact, "_repeated_blocks", None):

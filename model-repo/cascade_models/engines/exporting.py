@@ -1,4 +1,4 @@
-"""Writes a pipeline's denoiser as ONNX, for any batch size, and proves that ONNX Runtime computes what torch does."""
+"""Writes a pipeline's denoiser as ONNX for any batch size, and checks that ONNX Runtime computes the same as torch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FILE: Final = "model.onnx"
 OUTPUT: Final = "prediction"
 OPSET: Final = 18
 TOLERANCES: Final = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""Largest difference that is rounding, by number format, as a part of the largest value."""
+"""The largest difference that can be rounding, by number format, as a part of the largest value."""
 EXPORTED_BATCH: Final = 2
 PROVEN_BATCHES: Final = (1, 3)
 
 Draw = Callable[[int], object]
-"""Has the pipeline begin a batch of that many images."""
+"""Lets the pipeline begin a batch of this many images."""
 
 
 class _Flat(torch.nn.Module):  # type: ignore[misc]
-    """A denoiser that takes tensors in order."""
+    """A denoiser that takes its tensors as positional arguments."""
 
     def __init__(self, denoiser: torch.nn.Module, call: calls.DenoiserCall) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class _Flat(torch.nn.Module):  # type: ignore[misc]
 
 
 def export(denoiser: torch.nn.Module, draw: Draw, folder: Path) -> float:
-    """Writes ``model.onnx`` (weights beside it where they are large) into ``folder``.
+    """Write ``model.onnx`` (if the weights are large, with further files) into ``folder``.
 
-    Returns the largest difference to torch that was seen, relative to the largest value. Raises EngineError where the
-    denoiser cannot be written, or the difference is more than rounding.
+    Returns the largest difference from torch, relative to the largest value. Raises EngineError if the denoiser cannot
+    be written, or if the difference is more than rounding.
     """
     began = time.monotonic()
     sample = calls.watch(denoiser, lambda: draw(EXPORTED_BATCH))
@@ -53,7 +53,7 @@ def export(denoiser: torch.nn.Module, draw: Draw, folder: Path) -> float:
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Traced: torch's newer exporter takes thirteen times as long for the same network.
+            # dynamo=False, because torch's newer exporter takes thirteen times as long for the same network.
             torch.onnx.export(
                 _Flat(denoiser, sample).eval(),
                 tuple(sample.tensors.values()),
@@ -76,15 +76,15 @@ def export(denoiser: torch.nn.Module, draw: Draw, folder: Path) -> float:
     tolerance = TOLERANCES[next(denoiser.parameters()).dtype]
     if not worst <= tolerance:
         raise EngineError(
-            f"ONNX Runtime computes something else than torch for {type(denoiser).__name__}: {worst:.2g} of the "
-            f"largest value, {tolerance:g} is rounding: use engine diffusers"
+            f"ONNX Runtime differs from torch for {type(denoiser).__name__} by {worst:.2g} of the largest value, and "
+            f"rounding explains only {tolerance:g}: use engine diffusers"
         )
     weights.say(f"wrote the denoiser as ONNX in {time.monotonic() - began:.0f} s; differs from torch by {worst:.1g}")
     return worst
 
 
 def _state_shape(file: Path, shape: Sequence[int]) -> None:
-    """Writes the output's shape into the file: tracing does not always see that it is fixed but for the batch."""
+    """Write the shape of the output into the file: tracing does not always see that only the batch can vary."""
     import onnx
 
     model = onnx.load(str(file), load_external_data=False)

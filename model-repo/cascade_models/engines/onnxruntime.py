@@ -1,4 +1,4 @@
-"""Runs ONNX files with ONNX Runtime: on one thread of the CPU, or on the GPU where the session really got it."""
+"""Runs ONNX files with ONNX Runtime: on one thread of the CPU, or on the GPU if the session can use it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 _BFLOAT16: Final = 16
-"""Its number in ONNX: numpy has no such type."""
+"""The number of the type bfloat16 in ONNX; numpy has no such type."""
 
 
 def session(file: Path, providers: Sequence[str] = (CPU,)) -> Any:
-    """A session that computes on the calling thread alone, so that one replica keeps one core busy and no more."""
+    """A session that computes only on the calling thread, so that one replica uses one core."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -39,7 +39,7 @@ def session(file: Path, providers: Sequence[str] = (CPU,)) -> Any:
 
 
 def load(file: Path, inputs: Sequence[str]) -> Network:
-    """The network of ``file`` on the CPU, from arrays to its one output."""
+    """The network in ``file``, on the CPU."""
     opened = session(file)
     there = [node.name for node in opened.get_inputs()]
     if sorted(there) != sorted(inputs):
@@ -58,9 +58,9 @@ def prepare(denoiser: Denoiser) -> Path:
 
 
 def bind(artefact: Path, device: torch.device) -> Run:
-    """The network of an ONNX file, without copies between CPU and GPU.
+    """A function that runs the network of an ONNX file, without copies between CPU and GPU.
 
-    With a GPU at hand the session still may not get it: then it computes on the CPU, and says so once.
+    If the session cannot use the GPU of the machine, it computes on the CPU, and that is logged once.
     """
     import torch
 
@@ -70,13 +70,13 @@ def bind(artefact: Path, device: torch.device) -> Run:
     runs_on = device if CUDA in opened.get_providers() else torch.device("cpu")
     if runs_on != device:
         weights.say(
-            f"onnxruntime got no GPU and computes {artefact.name} on the CPU: install onnxruntime-gpu for this CUDA"
+            f"onnxruntime cannot use the GPU and runs {artefact.name} on the CPU: install onnxruntime-gpu for this CUDA"
         )
     (output,) = opened.get_outputs()
     inputs = {node.name for node in opened.get_inputs()}
 
     def run(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        # The exporter leaves out what the network does not read.
+        # The exporter leaves out inputs that the network does not read.
         given = {name: tensor.to(runs_on).contiguous() for name, tensor in tensors.items() if name in inputs}
         binding = opened.io_binding()
         for name, tensor in given.items():

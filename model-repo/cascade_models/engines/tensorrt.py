@@ -1,4 +1,4 @@
-"""Builds a TensorRT engine from ONNX on the GPU that will run it, and runs it on torch's tensors."""
+"""Builds TensorRT engines from ONNX on the GPU that will run them, and runs them on torch's tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE: Final = "engine.plan"
 
 @dataclass(frozen=True)
 class Range:
-    """Shapes of one input: for one image without guidance, for the usual batch and for the largest."""
+    """Shapes of one input: the smallest (one image without guidance), that of the usual batch, and the largest."""
 
     least: tuple[int, ...]
     usual: tuple[int, ...]
@@ -27,9 +27,9 @@ class Range:
 def ranges(
     shapes: Mapping[str, tuple[int, ...]], growing: Mapping[str, Sequence[int]], *, batch: int
 ) -> dict[str, Range]:
-    """The range of every input for 1 to ``batch`` images, from the shapes for one image.
+    """The range of each input for 1 to ``batch`` images, from the shapes for one image.
 
-    What grows with the batch begins at 1: with guidance, two rows are one image, and a request may ask for none.
+    Dimensions that grow with the batch begin at 1: with guidance an image has two rows, but without it only one.
     """
 
     def at(name: str, images: int) -> tuple[int, ...]:
@@ -42,7 +42,7 @@ def ranges(
 
 
 def library() -> Any:
-    """The tensorrt module; raises EngineError unless it is installed and there is a GPU."""
+    """The module ``tensorrt``; raises EngineError if it is not installed or there is no GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -57,7 +57,7 @@ def library() -> Any:
 
 
 def identity() -> dict[str, str]:
-    """What a built engine depends on beside its network: GPU and versions."""
+    """What a built engine depends on besides its network: the GPU and versions."""
     import torch
 
     trt = library()
@@ -66,7 +66,7 @@ def identity() -> dict[str, str]:
 
 
 def prepare(denoiser: Denoiser) -> Path:
-    """The file of the engine for the denoiser on this GPU, for 1 to its batch of images."""
+    """The file of the denoiser's engine for this GPU, for batches from 1 to the denoiser's largest."""
     library()
     onnx = denoiser.onnx()
     planned = ranges(*denoiser.shapes(), batch=denoiser.batch)
@@ -77,11 +77,11 @@ def prepare(denoiser: Denoiser) -> Path:
 
 
 def build(onnx: Path, folder: Path, shapes: Mapping[str, Range]) -> None:
-    """Writes ``engine.plan`` into ``folder``; raises EngineError with TensorRT's own words."""
+    """Write ``engine.plan`` into ``folder``; raises EngineError with TensorRT's message."""
     trt = library()
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    # Number formats are those of the network. From TensorRT 11 on there is no other way, and no flag.
+    # The engine uses the number formats of the network. TensorRT 11 always does, and no longer has the flag.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
@@ -96,18 +96,18 @@ def build(onnx: Path, folder: Path, shapes: Mapping[str, Range]) -> None:
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError("TensorRT built no engine, its log says why: try a smaller batch, or use engine diffusers")
+        raise EngineError("TensorRT built no engine; its log says why: try a smaller batch, or use engine diffusers")
     (folder / FILE).write_bytes(plan)
 
 
 def bind(artefact: Path, device: torch.device) -> Run:
-    """The engine of a file, on torch's current stream."""
+    """A function that runs the engine of a file, on torch's current stream."""
     import torch
 
     trt = library()
     engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(artefact.read_bytes())
     if engine is None:
-        raise EngineError(f"{artefact} is no engine for this GPU and TensorRT: remove its folder and start again")
+        raise EngineError(f"{artefact} is not an engine for this GPU and TensorRT: remove its folder and start again")
     context = engine.create_execution_context()
     names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -125,7 +125,7 @@ def bind(artefact: Path, device: torch.device) -> Run:
         result = torch.empty(tuple(context.get_tensor_shape(output)), dtype=kind, device=device)
         context.set_tensor_address(output, result.data_ptr())
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise EngineError("TensorRT refused to run the batch, its log says why: is it larger than the engine's?")
+            raise EngineError("TensorRT refused to run the batch; its log says why: is it larger than the engine's?")
         return result
 
     return run

@@ -1,4 +1,4 @@
-"""Where the shapes models' files are, whether they are whole, and what is known about them.
+"""Finds and checks the files of the shapes models, and reads their metadata.
 
 ``weights/metadata.json`` holds the SHA-256 of every weight file, how the variants are meant to be run, and how they
 were trained. ``revision()`` is what a manifest pins as ``revision``.
@@ -29,7 +29,7 @@ class AssetError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SamplerSettings:
-    """How a denoiser is meant to be run: the sampler's kind, its steps, and the guidance scale."""
+    """How a denoiser should be run: the kind of sampler, its steps, and the guidance scale."""
 
     kind: Literal["heavy", "light"]
     steps: int
@@ -38,7 +38,7 @@ class SamplerSettings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShapesMetadata:
-    """What ``metadata.json`` says: variants by name, SHA-256 by file, training seed and date, and all of it."""
+    """The content of ``metadata.json``: variants by name, SHA-256 by file, training seed and date; and as a whole."""
 
     variants: dict[str, SamplerSettings]
     digests: dict[str, str]
@@ -48,10 +48,10 @@ class ShapesMetadata:
 
 
 def path(model: ModelName, form: Format = "onnx", directory: pathlib.Path = WEIGHTS) -> pathlib.Path:
-    """The file of a model, which exists.
+    """The file of a model.
 
     Raises:
-        AssetError: it does not.
+        AssetError: it does not exist.
     """
     file = directory / f"{model}.{form}"
     if not file.is_file():
@@ -63,7 +63,7 @@ def metadata(directory: pathlib.Path = WEIGHTS) -> ShapesMetadata:
     """The metadata beside the weights.
 
     Raises:
-        AssetError: missing or not understood.
+        AssetError: it is missing or cannot be read.
     """
     file = directory / METADATA
     try:
@@ -102,10 +102,10 @@ def revision(directory: pathlib.Path = WEIGHTS) -> str:
 
 
 def verify(directory: pathlib.Path = WEIGHTS) -> ShapesMetadata:
-    """The metadata, after comparing every weight file with it.
+    """The metadata, after checking that every weight file has the SHA-256 in it.
 
     Raises:
-        AssetError: a file is missing or differs from what was trained.
+        AssetError: a file is missing or differs.
     """
     known = metadata(directory)
     for name, digest in digests(directory).items():

@@ -1,10 +1,10 @@
-"""Judges an image against a scene from the pixels alone: which shapes are there, with which attributes, and where.
+"""Judges an image against a scene from its pixels: which shapes it has, with which attributes, and where.
 
-No network and no knowledge of how the image was made. Foreground is what is bright in some channel; a connected
-region of it is a detection; its colour is the nearest of the palette after scaling to full brightness; its size and
-form are those of the nearest template, or none when nothing is near. The best assignment of detections to the
-prompt's shapes counts. Small shapes have few pixels, so the checker is lenient there: a blob with a hint of arms
-passes as a small cross.
+It uses no network, and does not know how the image was made. A pixel is foreground if it is bright in some channel, and
+a connected region of foreground is a detection. The colour of a detection is the nearest one of the palette after
+scaling to full brightness. Its size and form are those of the nearest template, or none if no template is near. The
+scores are those of the best assignment of detections to the prompt's shapes. Small shapes have few pixels, so the
+checker is lenient with them: a blob with a hint of arms passes as a small cross.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COLOURS: Final = np.asarray([render.PALETTE[name] for name in grammar.COLOURS],
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Detection:
-    """One connected bright region; ``size`` and ``form`` are None when it resembles no shape. Centre in pixels."""
+    """A connected bright region; ``size`` and ``form`` are None if it resembles no shape. The centre is in pixels."""
 
     size: str | None
     colour: str
@@ -49,8 +49,8 @@ class SceneScores:
 
     Attributes:
         adherence: mean over shapes (share of their three attributes) and relations, times the count factor.
-            Its floor grows with the number of shapes: do not compare scenes of different size by it.
-        strict: 1 when every shape, attribute and relation is right and there is nothing else, otherwise 0.
+            Its lowest values grow with the number of shapes, so do not compare scenes of different size by it.
+        strict: 1 if every shape, attribute and relation is right and there is nothing else, otherwise 0.
         q2: (shapes with all attributes right + relations between right shapes) / (shapes + relations), times the
             count factor. The count factor is shapes / max(shapes, detections).
     """
@@ -62,7 +62,7 @@ class SceneScores:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slots:
-    """Which phrases and relations of a scene are right under the assignment that is best for q2."""
+    """Which phrases and relations of a scene are right, under the best assignment for q2."""
 
     objects: tuple[bool, ...]
     relations: tuple[bool, ...]
@@ -104,7 +104,7 @@ def score(detections: Sequence[Detection], scene: grammar.Scene) -> SceneScores:
 
 
 def slots(detections: Sequence[Detection], scene: grammar.Scene) -> Slots:
-    """Right and wrong by slot, as dense training labels for a discriminator."""
+    """Which slots are right, as detailed labels for training a discriminator."""
     best = ([0.0] * len(scene.objects), [0.0] * len(scene.relations))
     credits = _credits(detections, scene)
     for assigned in _assignments(detections, len(scene.objects)):
@@ -120,13 +120,13 @@ def _sum(judged: tuple[list[float], list[float]]) -> float:
 
 
 def _assignments(detections: Sequence[Detection], count: int) -> Iterator[tuple[int, ...]]:
-    """Every way to give each shape a detection's index, or -1 where there are too few."""
+    """All ways to assign detections to shapes: for each shape the index of a detection, or -1 if there are too few."""
     found = min(len(detections), _MAX_DETECTIONS)
     return itertools.permutations([*range(found), *[-1] * max(0, count - found)], count)
 
 
 def _credits(detections: Sequence[Detection], scene: grammar.Scene) -> list[list[float]]:
-    """Share of right attributes by shape and detection; the last column is for no detection."""
+    """The share of right attributes by shape and detection; the last column stands for no detection."""
     return [[*(_credit(found, shape) for found in detections), 0.0] for shape in scene.objects]
 
 
@@ -137,7 +137,9 @@ def _judge(
     scene: grammar.Scene,
     exact: bool,
 ) -> tuple[list[float], list[float]]:
-    """Credit per shape and per relation; exact: all-or-nothing shapes, and relations between right shapes only."""
+    """The credit of each shape and relation. If ``exact``, a shape counts only if all is right, and a relation only if
+    its shapes count.
+    """
     objects = [row[index] for row, index in zip(credits, assigned, strict=True)]
     if exact:
         objects = [float(value == 1.0) for value in objects]
@@ -169,7 +171,7 @@ def _credit(found: Detection, shape: grammar.Shape) -> float:
 
 
 def _holds(relation: str, dx: float, dy: float) -> bool:
-    """Whether the first side, displaced by (dx, dy) pixels from the second, stands in the relation to it."""
+    """Whether a relation holds if the first side is displaced by (dx, dy) pixels from the second."""
     along, across = (dx, dy) if grammar.is_horizontal(relation) else (dy, dx)
     if relation in ("left of", "above"):
         along = -along
@@ -194,7 +196,7 @@ def _identify(
     pixels: npt.NDArray[np.float32], bright: npt.NDArray[np.float32], region: npt.NDArray[np.bool_]
 ) -> Detection:
     inside = pixels[region]
-    # Half-covered edge pixels of white look grey-blue: scale to full brightness, and trust the brightest half.
+    # Half-covered pixels at the edge of white shapes look grey-blue, so only the brightest half counts, scaled to 1.
     brightest = inside[inside.max(axis=1) >= np.median(inside.max(axis=1))]
     hue = np.median(brightest / brightest.max(axis=1, keepdims=True), axis=0)
     window, x, y = _window(bright, region)
@@ -206,7 +208,7 @@ def _identify(
 def _window(
     bright: npt.NDArray[np.float32], region: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float32], float, float]:
-    """A region's coverage around its centroid, flattened, and the centroid (x, y) in pixels."""
+    """The flattened coverage of a region around its centroid, and the centroid (x, y) in pixels."""
     padded = np.pad(region, 1)
     grown = region | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
     alpha = np.clip((bright - render.BACKGROUND) / (1 - render.BACKGROUND), 0, 1) * grown
@@ -228,7 +230,7 @@ def _nearest_template(window: npt.NDArray[np.float32]) -> tuple[str | None, str 
 
 @functools.cache
 def _templates() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], list[tuple[str, str]]]:
-    """Every form and size at every subpixel offset, cut out as ``_window`` cuts detections, and their squared norms."""
+    """The window of each form and size at each subpixel offset, the squared norms of these windows, and their names."""
     rows: list[npt.NDArray[np.float32]] = []
     names: list[tuple[str, str]] = []
     offsets = np.asarray(list(itertools.product(_OFFSETS, _OFFSETS)), dtype=np.float32) + render.IMAGE_SIZE / 2

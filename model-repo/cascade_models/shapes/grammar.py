@@ -11,7 +11,7 @@ shapes wording                      meaning
 4      ``A r1 B r2 C r3 D``         pair (A r1 B) in r2 to pair (C r3 D); r3 is parallel to r1
 ====== ============================ =============================================================
 
-A phrase may leave its size out: the models then draw it large, and the checker accepts either size.
+A phrase may omit its size: the models then draw it large, and the checker accepts both sizes.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _TEST_BUCKETS: Final = 16
 
 
 class PromptError(ValueError):
-    """A prompt outside the grammar; the message names what was not understood and shows a valid example."""
+    """A prompt is outside the grammar; the message names the word that was not understood, and shows an example."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """One phrase; ``size`` is None when the prompt leaves it open."""
+    """One phrase; ``size`` is None if the prompt does not give it."""
 
     size: str | None
     colour: str
@@ -109,7 +109,7 @@ def _fail(found: str | None, position: int, expected: str) -> PromptError:
 
 
 def parse(prompt: str) -> Scene:
-    """The scene that a prompt describes; case, spacing, articles and a final full stop do not matter.
+    """The scene that a prompt describes. Case, spacing, articles and a final full stop do not matter.
 
     Raises:
         PromptError: the prompt is outside the grammar.

@@ -1,7 +1,7 @@
-"""True images of scenes: 32x32 RGB, shapes as analytic distance fields with one-pixel antialiasing.
+"""Renders true images of scenes: 32x32 RGB, shapes as analytic distance fields with antialiasing over one pixel.
 
-What a prompt leaves open is only the position within a cell: single shapes stay within 2 pixels of the centre, and
-in larger scenes each shape keeps inside its own 16-pixel cell, so small shapes wander by up to 4 pixels.
+A prompt only leaves open the position within a cell. A single shape is within 2 pixels of the centre. In larger scenes
+each shape is inside its own cell of 16 pixels, so that small shapes vary by up to 4 pixels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PIXELS: Final = np.arange(IMAGE_SIZE, dtype=np.float32) + np.float32(0.5)
 
 
 def centres(scene: grammar.Scene) -> list[tuple[float, float]]:
-    """Centres (x, y) in pixels, y downwards, of a scene's shapes before jitter, in the order of its phrases."""
+    """The centres (x, y) of a scene's shapes before jitter, in pixels with y downwards, in the order of its phrases."""
     middle = IMAGE_SIZE / 2
     directions = [_DIRECTION[relation] for relation in scene.relations] + [(0.0, 0.0)] * 3
     (first_x, first_y), (between_x, between_y), (second_x, second_y) = directions[:3]
@@ -76,7 +76,7 @@ def coverage(
 
 
 def render(scenes: Sequence[grammar.Scene], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Images ``[B, 32, 32, 3]`` in 0..1 of scenes, with positions jittered by ``rng``; no size is drawn large."""
+    """Images ``[B, 32, 32, 3]`` in 0..1 of scenes; positions vary by ``rng``, and a shape without a size is large."""
     rows: list[tuple[float, float, float]] = []
     colours: list[tuple[float, float, float]] = []
     forms: list[str] = []

@@ -1,8 +1,8 @@
-"""Turns tokens and seeds into images by running a denoiser: guided flow steps (heavy) or consistency steps (light).
+"""Makes images from tokens and seeds with a denoiser, by guided flow steps (heavy) or consistency steps (light).
 
-The denoiser is any callable ``(x float32 [B,3,32,32], t float32 [B], tokens int64 [B,7,3]) -> x0 [B,3,32,32]``; torch
-and ONNX Runtime sessions both fit. Every image draws noise from its own seed only, so the other images of a batch
-change it by float rounding at most. ``poll`` is asked before every step which images are still wanted.
+The denoiser is any callable ``(x float32 [B,3,32,32], t float32 [B], tokens int64 [B,7,3]) -> x0 [B,3,32,32]``, such as
+a session of torch or ONNX Runtime. The noise of each image only depends on its own seed, so the other images of a batch
+change it at most by rounding. Before every step, ``poll`` is asked which images are still wanted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIGHT_TIMES: Final = {1: (1.0,), 2: (1.0, 0.6), 3: (1.0, 0.75, 0.5), 4: (1.0, 0.
 
 
 class BatchCancelled(Exception):
-    """No image of the batch is wanted any more."""
+    """All images of the batch were cancelled."""
 
 
 def generate(
@@ -48,10 +48,11 @@ def generate(
         seeds: non-negative integers below 2**64, one per image.
         kind: ``heavy`` for Euler steps of the flow, ``light`` for consistency steps.
         steps: number of steps; heavy 1 or more, light 1 to 4.
-        guidance: classifier-free guidance of a heavy step; 1 needs half of the work. Light models have theirs baked in.
-        poll: called with the step's index before each step; returns one truth value per image, False for cancelled
-            (its work stops and its image is black), or None for all wanted.
-        preview: called after each step but the last with the step's index and the current guess at the images.
+        guidance: classifier-free guidance of heavy steps; 1 needs half of the work. Light models ignore it: they have
+            learnt theirs in training.
+        poll: called with the step's index before each step; returns a truth value per image (False: it is cancelled,
+            its work stops and its image is black), or None if all are wanted.
+        preview: called after each step except the last, with the step's index and the current images.
 
     Raises:
         ValueError: shapes, seeds or steps out of range.
@@ -84,7 +85,7 @@ def generate(
             preview(index, shown)
         following = np.float32(times[index + 1])
         if kind == "heavy":
-            # Euler along the straight path: the noise that the guess implies, at the next level.
+            # An Euler step along the straight path: the guess, with the noise that it implies at the next level.
             x = guess + (x - guess) * (following / np.float32(t))
         else:
             x = (1 - following) * guess + following * _normal(noise)
@@ -92,7 +93,7 @@ def generate(
 
 
 def step_times(kind: Kind, steps: int) -> tuple[float, ...]:
-    """Noise levels, 1 downwards, at which a sampler calls its network.
+    """The noise levels, from 1 downwards, at which a sampler calls its network.
 
     Raises:
         ValueError: ``steps`` out of range for ``kind``.
@@ -112,7 +113,7 @@ def to_image(x0: Floats) -> npt.NDArray[np.uint8]:
 
 
 def from_image(images: npt.NDArray[np.uint8]) -> Floats:
-    """What the discriminator reads: float32 ``[B, 3, 32, 32]`` in 0..1 of bytes ``[B, 32, 32, 3]``."""
+    """Inputs of the discriminator, float32 ``[B, 3, 32, 32]`` in 0..1, from bytes ``[B, 32, 32, 3]``."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
 
 

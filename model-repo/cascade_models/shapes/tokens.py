@@ -1,8 +1,8 @@
-"""Scenes as the networks read them: int64 tokens ``[7, 3]``, four phrase slots and then three relation slots.
+"""Converts scenes to tokens, the input of the networks: int64 ``[7, 3]``, four phrase slots and three relation slots.
 
-A phrase slot holds the words for size, colour and form; a relation slot holds its relation and two blanks. The
-networks sum the three embeddings of a slot, so which attribute belongs to which shape is given by the grammar's
-parser and not learned. A phrase without a size gets the word ``large``.
+A phrase slot has the words for size, colour and form; a relation slot has its relation and two blanks. The networks sum
+the three embeddings of a slot. So the grammar's parser tells them which attribute belongs to which shape, and they need
+not learn it. A phrase without a size gets the word ``large``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def encode_all(scenes: Sequence[grammar.Scene]) -> npt.NDArray[np.int64]:
 
 
 def null(batch: int) -> npt.NDArray[np.int64]:
-    """Tokens ``[batch, 7, 3]`` of the empty prompt, which classifier-free guidance steers away from."""
+    """Tokens ``[batch, 7, 3]`` of the empty prompt, which classifier-free guidance needs."""
     tokens = np.full((batch, SLOTS, WORDS), BLANK, dtype=np.int64)
     tokens[:, :, 0] = NULL
     return tokens

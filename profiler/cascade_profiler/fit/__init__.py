@@ -1,1 +1,1 @@
-"""Fits what the router knows of prompts: the tables behind its features, and the weights of its scorers."""
+"""Fits the router's prompt scorers: the word tables of its features, and the weights of its scorers."""

@@ -1,4 +1,4 @@
-"""What can be fitted to labelled prompts: weights of the features, weights of the words; and what both must beat."""
+"""The scorers that can be fitted to labelled prompts: weights for counted phrases, for all features, or for words."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ KINDS: Final[dict[ScorerKind, str]] = {
     "words": "a weight per word",
 }
 RIDGE_WORDS: Final = 10.0
-"""Penalty on the weights of words, where targets have a standard deviation of 1."""
+"""Ridge penalty on the weights of words, if targets have a standard deviation of 1."""
 RIDGE_FEATURES: Final = 10.0
+"""Ridge penalty on the weights of standardised features."""
 
 
 class Table:
-    """Prompts read once: their words, and a column for each feature."""
+    """The words and the features of prompts, computed once."""
 
     def __init__(self, prompts: Sequence[str]) -> None:
         self.words = [words_of(prompt) for prompt in prompts]
@@ -40,7 +41,7 @@ class Table:
 def fit(
     kind: ScorerKind, table: Table, gain: Floats, rows: npt.NDArray[np.intp], *, scale: float = 1.0
 ) -> dict[str, Any]:
-    """A weight file (without quantiles) fitted to some rows of a table; ``scale`` multiplies its scores."""
+    """A weight file (without quantiles) that is fitted to some rows of a table; ``scale`` multiplies its scores."""
     target = scale * (gain[rows] - gain[rows].mean()) / (gain[rows].std() or 1.0)
     if kind == "words":
         return {
@@ -58,7 +59,7 @@ def fit(
 
 
 def with_quantiles(content: dict[str, Any], scores: Floats) -> dict[str, Any]:
-    """The weight file with the quantiles of the scores expected."""
+    """The weight file with the quantiles of the expected scores."""
     return {
         "weights": content["weights"],
         "quantiles": [round(float(value), 4) for value in np.quantile(scores, QUANTILE_LEVELS)],
@@ -67,7 +68,7 @@ def with_quantiles(content: dict[str, Any], scores: Floats) -> dict[str, Any]:
 
 
 def scorer_from(content: dict[str, Any]) -> LinearScorer:
-    """The production scorer of a weight file."""
+    """The router's scorer with the weights of a weight file."""
     tables = read_tables(content["words"]) if "words" in content else {}
     return LinearScorer(
         name="learned",

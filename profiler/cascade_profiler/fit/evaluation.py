@@ -1,4 +1,4 @@
-"""Held-out evaluation of what was fitted, over several splits, beside the coin flip that it has to beat."""
+"""Evaluates fitted scorers on held-out prompts over several splits, and compares them with a coin flip."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ Floats = npt.NDArray[np.float64]
 DIRECT_SHARE: Final = 0.3
 """Share of direct prompts at which the captured gain is reported."""
 COMPOSITE: Final = "composite"
+"""Name of the published router's score among the rows of `evaluate_features`."""
 RIDGE_LEXICON: Final = 1.0
+"""Ridge penalty of the word tables for the published features."""
 
 Split = Literal["prompt", "class"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Mean and standard deviation over seeds."""
+    """The mean and the standard deviation of a measure over seeds."""
 
     mean: float
     sd: float
@@ -39,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """One scorer, or one feature, on held-out prompts of one kind of split."""
+    """The figures of one scorer, or one feature, on the held-out prompts of one kind of split."""
 
     name: str
     split: Split
@@ -47,7 +49,7 @@ class EvaluationRow:
 
 
 def evaluate_labels(labelled: LabelledPrompts, *, seeds: int) -> list[EvaluationRow]:
-    """Coin flip, the shipped rules, and every candidate fitted to the rest, on held-out prompts."""
+    """The figures of the coin flip, the shipped rules and each kind of fitted scorer, on held-out prompts."""
     prompts, gain = labelled.prompts, labelled.gain
     table = Table(prompts)
     rows: dict[tuple[str, Split], list[dict[str, float]]] = {}
@@ -71,7 +73,10 @@ def evaluate_labels(labelled: LabelledPrompts, *, seeds: int) -> list[Evaluation
 
 
 def evaluate_features(prompts: Sequence[str], counts: Mapping[str, Floats], *, seeds: int) -> list[EvaluationRow]:
-    """Rank correlation of every feature, and of the published router's score, with estimates from words alone."""
+    """The rank correlation between each published feature and its estimate from words, on held-out prompts.
+
+    The same is computed for the score of the published router, which is a weighted sum of the features.
+    """
     table = Table(prompts)
     rows: dict[tuple[str, Split], list[dict[str, float]]] = {}
     reference = composite(counts, counts)
@@ -94,7 +99,7 @@ def evaluate_features(prompts: Sequence[str], counts: Mapping[str, Floats], *, s
 
 
 def composite(values: Mapping[str, Floats], like: Mapping[str, Floats]) -> Floats:
-    """The published router's score, with the spread of each feature as in ``like``."""
+    """The score of the published router; each feature is scaled by its standard deviation in ``like``."""
     total = np.zeros(len(values[PUBLISHED[0]]))
     for name in PUBLISHED:
         total += PUBLISHED_WEIGHTS[name] / (like[name].std() or 1.0) * values[name]
@@ -128,7 +133,7 @@ def _figure(values: Sequence[float]) -> Figure:
 
 
 def as_text(rows: Sequence[EvaluationRow]) -> str:
-    """The table for a person; held-out figures with their standard deviation."""
+    """The rows as a text table; figures have their standard deviation."""
     measures = list(rows[0].figures)
     lines = [f"{'held out by':<12}{'':<32}" + "".join(f"{m:>20}" for m in measures)]
     lines += [
@@ -140,7 +145,7 @@ def as_text(rows: Sequence[EvaluationRow]) -> str:
 
 
 def as_data(rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:
-    """The table as JSON-able data; each figure with its spread as ``…_sd``."""
+    """The rows as data for JSON; each figure has its standard deviation in ``…_sd``."""
     return [
         {"name": row.name, "held_out_by": row.split}
         | {m.replace(" ", "_"): round(f.mean, 5) for m, f in row.figures.items()}

@@ -1,4 +1,7 @@
-"""Labelled prompts: how much each gains from the heavy variant, from a file, a publication or the built-in models."""
+"""Labelled prompts: how much better the heavy variant's image of each prompt is than the light one's.
+
+The labels come from a file, from the published reference data, or from images of the built-in models.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,14 @@ from ..simulate.scores import confidences
 Floats = npt.NDArray[np.float64]
 
 LEAST: Final = 40
-"""Prompts below which nothing is fitted."""
+"""The fewest prompts that a scorer is fitted to."""
 CONFIDENCE: Final = "confidence:"
-"""Prefix of the labels that the reference data has: `confidence:` and a variant."""
+"""Prefix that selects labels from the reference data: `confidence:` and the name of a variant."""
 
 
 @dataclass(frozen=True)
 class LabelledPrompts:
-    """Prompts with a gain each; ``classes`` groups them for the held-out split by class, None where nobody said."""
+    """Prompts with the gain of each. ``classes``, if known, groups them for the held-out split by class."""
 
     source: str
     prompts: tuple[str, ...]
@@ -47,7 +50,7 @@ class LabelledPrompts:
 
 
 def load_labels(name: str) -> LabelledPrompts:
-    """A file with columns prompt, gain and perhaps class, or `confidence:VARIANT` of the reference data."""
+    """Labels from a file with the columns prompt, gain and perhaps class, or from `confidence:VARIANT`."""
     if name.startswith(CONFIDENCE):
         return _confidence_labels(name.removeprefix(CONFIDENCE))
     prompts, gain, classes = [], [], []
@@ -59,7 +62,7 @@ def load_labels(name: str) -> LabelledPrompts:
 
 
 def _confidence_labels(variant: str) -> LabelledPrompts:
-    """Prompts whose light image the published discriminator likes least gain most: its mean over a prompt's images."""
+    """Labels from the published discriminator: the lower its confidence in a prompt's images, the larger the gain."""
     if variant not in HADIS_MODELS:
         raise BadInput(CONFIDENCE + variant, f"unknown variant; known are {', '.join(HADIS_MODELS)}")
     folder = reference_folder()
@@ -67,12 +70,12 @@ def _confidence_labels(variant: str) -> LabelledPrompts:
     real = confidences(folder / f"disc_scores_model_{HADIS_MODELS.index(variant)}.txt")
     if len(real) != len(prompts):
         raise BadInput(str(folder), f"has {len(prompts)} prompts but confidences of {len(real)}")
-    # Scores span eight powers of ten, so it is their logarithms that are averaged.
+    # Scores span eight powers of ten, so their logarithms are averaged.
     return LabelledPrompts(CONFIDENCE + variant, tuple(prompts), -np.log(np.maximum(real, 1e-9)).mean(axis=1))
 
 
 def load_features(path: Path) -> tuple[tuple[str, ...], dict[str, Floats]]:
-    """Prompts with the counts of the published features, from a CSV file with those columns."""
+    """Prompts and the counts of the published features, from the columns of a CSV file."""
     prompts: list[str] = []
     counts: dict[str, list[float]] = {name: [] for name in PUBLISHED}
     for record in records(path, columns=["prompt", *PUBLISHED]):
@@ -85,13 +88,13 @@ def load_features(path: Path) -> tuple[tuple[str, ...], dict[str, Floats]]:
 
 
 def make_labels(file: Path, *, prompts: int, seed: int) -> LabelledPrompts:
-    """Labels of the built-in models: the heavy variant's image against the light one's, by the domain's checker."""
+    """Labels from images of the built-in models: the checker's score of the heavy image minus that of the light one."""
     try:
         variants = manifest.read_variants(read_text(file))
     except manifest.ManifestError as error:
         raise CommandFailed(f"{file}: {error}", code=2) from None
     if len(variants) < 2:
-        raise CommandFailed(f"{file}: spec.variants: two are needed to compare", code=2)
+        raise CommandFailed(f"{file}: spec.variants: at least two variants are needed: add one", code=2)
     ordered = sorted(variants, key=lambda variant: variant.settings.steps)
     drawn = [dataclasses.replace(variant, batch=GENERATION_BATCH) for variant in (ordered[0], ordered[-1])]
     workload = sample_workload(prompts, seed)
@@ -118,10 +121,10 @@ def _enough(labelled: LabelledPrompts) -> LabelledPrompts:
     if len(labelled.prompts) < LEAST:
         raise BadInput(labelled.source, f"has {len(labelled.prompts)} prompts: at least {LEAST} are needed")
     if len(set(labelled.gain.tolist())) < 2:
-        raise BadInput(labelled.source, "is the same for all prompts: there is nothing to learn", field="gain")
+        raise BadInput(labelled.source, "is the same for all prompts, so nothing can be fitted", field="gain")
     return labelled
 
 
 def as_csv(labelled: LabelledPrompts) -> Sequence[Sequence[object]]:
-    """Rows of a file that `load_labels` reads."""
+    """The rows of a CSV file that `load_labels` can read."""
     return [("prompt", "gain"), *zip(labelled.prompts, labelled.gain.tolist(), strict=True)]

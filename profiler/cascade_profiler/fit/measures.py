@@ -1,4 +1,4 @@
-"""How well one order of prompts agrees with another: rank correlation, area under the curve, gain captured (pure)."""
+"""Measures of how well scores order prompts: rank correlation, area under the curve, captured gain. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def ranks(values: Floats) -> Floats:
-    """Rank of each value from 0; equal values share their mean rank."""
+    """The rank of each value, from 0; equal values get their mean rank."""
     ordered = np.sort(values)
     low = np.searchsorted(ordered, values, side="left")
     high = np.searchsorted(ordered, values, side="right") - 1
@@ -19,7 +19,7 @@ def ranks(values: Floats) -> Floats:
 
 
 def rank_correlation(left: Floats, right: Floats) -> float:
-    """Spearman's; 0 where one of them is constant."""
+    """Spearman's rank correlation; 0 if one side is constant."""
     a, b = ranks(left), ranks(right)
     if a.std() == 0 or b.std() == 0:
         return 0.0
@@ -27,7 +27,7 @@ def rank_correlation(left: Floats, right: Floats) -> float:
 
 
 def area_under_curve(scores: Floats, positive: npt.NDArray[np.bool_]) -> float:
-    """Probability that a positive outscores a negative, ties counting half; 0.5 where there is only one kind."""
+    """The probability that a positive has a higher score than a negative; ties count half. 0.5 if either is missing."""
     count = int(positive.sum())
     if count == 0 or count == len(scores):
         return 0.5
@@ -36,7 +36,10 @@ def area_under_curve(scores: Floats, positive: npt.NDArray[np.bool_]) -> float:
 
 
 def captured(scores: Floats, gain: Floats, *, share: float) -> float:
-    """Gain over a coin from picking the top ``share`` by ``scores``, as a part of what an oracle would gain over it."""
+    """How much of the possible gain is captured by picking the top ``share`` of prompts by ``scores``.
+
+    0 is the gain of a random choice, and 1 that of the best choice.
+    """
     even = np.ones_like(scores)
 
     def picked(order: Floats) -> float:

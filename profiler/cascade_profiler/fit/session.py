@@ -1,4 +1,4 @@
-"""The work of `cascade fit-hardness`: labels, held-out evaluation, and the file that is written."""
+"""Runs `cascade fit-hardness`: loads labels, evaluates on held-out prompts, and writes the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .words import Floats, fit_words
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What the command line says; exactly one of the first three is set."""
+    """The options of the command line; exactly one of the first three is set."""
 
     labels: str
     features: str
@@ -38,15 +38,15 @@ class FitOptions:
 
 
 def run(options: FitOptions) -> None:
-    """Fit, evaluate, write and print; what is written gives scores with a standard deviation of 1.
+    """Fit, evaluate, write and print. The written weights give scores with a standard deviation of 1.
 
-    Raises CommandFailed for what a user can mend.
+    Raises CommandFailed for errors that the user can fix.
     """
     if sum((bool(options.labels), bool(options.features), options.file is not None)) != 1:
         raise CommandFailed("give one of --labels, --features and --file", code=2)
     for option, target in (("--out", options.out), ("--save-labels", options.save_labels)):
         if target and not Path(target).parent.is_dir():
-            raise CommandFailed(f"{option}: no folder {Path(target).parent}: make it first", code=2)
+            raise CommandFailed(f"{option}: no folder {Path(target).parent}: create it first", code=2)
     if options.features:
         content, rows = _lexicon(Path(options.features), options)
     else:
@@ -103,7 +103,7 @@ def _save(labelled: LabelledPrompts, path: Path) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """One line per entry of the longest part, so that a difference can be read."""
+    """Write JSON with one line per entry, so that differences between versions are easy to read."""
     try:
         path.write_text(_lines(content) + "\n", encoding="utf-8")
     except OSError as error:

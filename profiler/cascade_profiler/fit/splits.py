@@ -1,4 +1,7 @@
-"""Which prompts are fitted on and which are held out: by prompt, or by what they show, so that none is in both."""
+"""Splits prompts into those to fit on and those to hold out; prompts of a group are never in both parts.
+
+A group is all prompts of the same text, or all prompts with the same subject.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,20 @@ HELD_OUT = 0.25
 
 
 def by_prompt(prompts: Sequence[str]) -> list[str]:
-    """Groups of the same text."""
+    """The group of each prompt: its text."""
     return [" ".join(words_of(prompt)) for prompt in prompts]
 
 
 def by_subject(prompts: Sequence[str]) -> list[str]:
-    """Groups of the same subject, the last noun of the first noun phrase: captions of one class share it, mostly."""
+    """The group of each prompt: its subject, the last noun of its first noun phrase.
+
+    Captions of one class mostly have the same subject.
+    """
     return [first_noun(words_of(prompt)) for prompt in prompts]
 
 
 def held_out(groups: Sequence[str], *, seed: int, part: float = HELD_OUT) -> npt.NDArray[np.bool_]:
-    """Which prompts to hold out: whole groups, drawn until they hold ``part`` of the prompts or more."""
+    """Which prompts to hold out: random whole groups, until they have at least ``part`` of the prompts."""
     names = sorted(set(groups))
     order = np.random.default_rng([seed, 11]).permutation(len(names))
     size = dict.fromkeys(names, 0)

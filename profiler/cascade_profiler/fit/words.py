@@ -1,4 +1,4 @@
-"""Ridge regression on the words of prompts: targets by prompt → one weight per word, for several targets at once."""
+"""Ridge regression on the words of prompts: fits one weight per word, for several targets at once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from cascade_router.prompts.words import SUFFIX
 Floats = npt.NDArray[np.float64]
 
 LEAST_PROMPTS: Final = 2
-"""Prompts that a word must be in to get a weight of its own; rarer ones teach how unknown words are judged."""
+"""How many prompts must have a word for it to get its own weight; rarer words train the weights of unknown words."""
 LEAST_SUFFIX: Final = 3
+"""How many rare words must have a suffix for it to get its own weight."""
 _LETTERS_SCALE: Final = 8.0
-"""Letters are counted in eights, so that one penalty suits all columns."""
+"""Letters are counted in units of eight, so that one penalty suits all columns."""
 _INTERCEPT, _LENGTH, _UNKNOWN, _LETTERS = range(4)
 _FIRST_WORD: Final = 4
 
 
 def fit_words(prompts: Sequence[Sequence[str]], targets: Mapping[str, Floats], *, ridge: float) -> dict[str, Any]:
-    """Word tables as `cascade_router.prompts.features.read_tables` reads them, one column per target.
+    """Word tables in the form that `cascade_router.prompts.features.read_tables` reads, with one column per target.
 
     Args:
         prompts: the words of each prompt.
-        targets: values by prompt.
-        ridge: penalty on the square of each weight; the intercept and the weight that all words share go free.
+        targets: for each target, a value for each prompt.
+        ridge: penalty on the square of each weight, except for the intercept and the weight that all words share.
     """
     found = Counter(word for words in prompts for word in set(words))
     known = sorted(word for word, count in found.items() if count >= LEAST_PROMPTS)

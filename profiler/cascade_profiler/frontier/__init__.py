@@ -1,1 +1,1 @@
-"""Profiles to choose from: files, the published reference tables, and what their frontier looks like."""
+"""Loads profiles, from files or the published reference tables, and computes their frontier."""

@@ -1,4 +1,4 @@
-"""`cascade frontier`: which rows of a profile are worth using."""
+"""`cascade frontier`: shows which rows of a profile are worth using."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def register(app: typer.Typer) -> None:
 
 def frontier(
     profile: Annotated[str, typer.Argument(help="A file with a CascadeProfile, or a reference profile (hadis-726).")],
-    plot: Annotated[str, typer.Option(metavar="FILE.html", help="Also draw it.")] = "",
+    plot: Annotated[str, typer.Option(metavar="FILE.html", help="Also draw the hull.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Print the hull of accelerator-seconds per image against quality, for each class, at batch 1.
 
-    Mixing two neighbouring rows gives every point between them.
+    If some prompts are served by one row and the rest by its neighbour, quality and time lie between those of the two.
     """
     from .listing import drawing, listing
 

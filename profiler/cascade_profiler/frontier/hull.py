@@ -1,4 +1,4 @@
-"""What quality a profile can give at what accelerator time: the rows that no mixture of others replaces."""
+"""The upper hull of a profile: its rows that give more quality than any mixture of others in the same time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .profiles import variants_of
 
 @dataclass(frozen=True)
 class Point:
-    """A row with its accelerator seconds per image at batch 1 and its value of the objective metric."""
+    """A row, its accelerator-seconds per image at batch 1, and its value of the objective metric."""
 
     row: Row
     gpu_seconds: float
@@ -20,7 +20,7 @@ class Point:
 
 
 def points(profile: ProfileSpec, accelerator_class: str) -> list[Point]:
-    """Every row that can run on one class, cheapest first."""
+    """All rows that can run on one class, the cheapest first."""
     single = {
         row.variant: row.p50_micros / 1e6
         for row in profile.execution
@@ -45,5 +45,5 @@ def points(profile: ProfileSpec, accelerator_class: str) -> list[Point]:
 
 
 def hull(candidates: list[Point]) -> list[Point]:
-    """The upper hull: more accelerator time buys more quality, at a falling rate."""
+    """The points on the upper hull. Along it, quality rises with accelerator time, but ever more slowly."""
     return upper_hull(candidates, cost=lambda point: point.gpu_seconds, worth=lambda point: point.row.value)

@@ -1,4 +1,4 @@
-"""Tables of numbers in files: every error names file, row and field, and is shown without a traceback."""
+"""Reads tables of numbers from files. Every error names the file, row and field, and is printed without a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cascade_api.command import CommandFailed
 
 
 class BadInput(CommandFailed):
-    """A file that cannot be used; exit code 2."""
+    """A file cannot be used; the exit code is 2."""
 
     def __init__(self, source: str, message: str, *, row: int = 0, field: str = "") -> None:
         where = f"{source}:{row}" if row else source
@@ -21,21 +21,21 @@ class BadInput(CommandFailed):
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a table, by column name."""
+    """One row of a table, as cells by column name."""
 
     source: str
     row: int
     cells: dict[str, str]
 
     def text(self, field: str) -> str:
-        """A cell as it stands; BadInput where the line is too short for it."""
+        """The text of a cell; raises BadInput if it is missing."""
         value = self.cells.get(field)
         if value is None or not value.strip():
             raise self.bad(field, "is missing")
         return value.strip()
 
     def number(self, field: str, *, low: float = -math.inf, high: float = math.inf) -> float:
-        """A finite number between ``low`` and ``high``."""
+        """The value of a cell, a finite number between ``low`` and ``high``; raises BadInput otherwise."""
         text = self.text(field)
         try:
             value = float(text)
@@ -53,7 +53,7 @@ class Record:
 
 
 def text_of(path: Path) -> str:
-    """What a text file holds; BadInput where it cannot be read."""
+    """The content of a text file; raises BadInput if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -63,7 +63,7 @@ def text_of(path: Path) -> str:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file; BadInput where it cannot be read or is empty."""
+    """The lines of a text file; raises BadInput if it cannot be read or is empty."""
     lines = text_of(path).splitlines()
     if not any(line.strip() for line in lines):
         raise BadInput(str(path), "is empty")
@@ -71,7 +71,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def records(path: Path, *, columns: Sequence[str]) -> Iterator[Record]:
-    """The lines of a CSV file with a header that has at least ``columns``."""
+    """The rows of a CSV file whose header has at least ``columns``; raises BadInput."""
     lines = lines_of(path)
     reader = csv.reader(lines)
     header = [name.strip() for name in next(reader)]

@@ -1,4 +1,4 @@
-"""The work of `cascade frontier`: the hull of a profile as a table, as data and as a plot."""
+"""Runs `cascade frontier`: writes the hull of a profile as a table, as data and as a plot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .profiles import load_profile
 
 
 def listing(name: str) -> tuple[str, dict[str, Any], str]:
-    """Table, JSON-able data and HTML of a profile's hull, by class."""
+    """The hull of a profile by class: as a text table, as data for JSON, and as an HTML page."""
     loaded = load_profile(name)
     spec = loaded.profile.spec
     lines: list[str] = []
@@ -53,7 +53,7 @@ def listing(name: str) -> tuple[str, dict[str, Any], str]:
 
 
 def drawing(file: str, page: str) -> None:
-    """Write the plot; BadInput where the file cannot be written."""
+    """Write the plot; raises BadInput if the file cannot be written."""
     try:
         Path(file).write_text(page, encoding="utf-8")
     except OSError as error:

@@ -1,4 +1,6 @@
-"""A profile by file or by reference name, checked for everything that planning and simulating takes for granted."""
+"""Loads a profile from a file or by the name of a reference profile, and checks all that planners and simulators rely
+on.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from .reference import FULL_GRID, REFERENCE_PROFILES, reference_profile
 
 
 class Charges:
-    """The objective metric of what was really served: of a chain at any (r, d), and of a variant alone."""
+    """The objective metric that served images are charged with: of a chain at any (r, d), or of a single variant."""
 
     def __init__(self, profile: CascadeProfile) -> None:
         spec = profile.spec
@@ -28,17 +30,17 @@ class Charges:
         self._alone = {name: self._frontier.metric(value) for name, value in _alone(self._frontier.chains).items()}
 
     def chain(self, chain: Variants, *, direct: float, escalation: float) -> float:
-        """Quality of a chain with these shares, interpolated bilinearly on its grid."""
+        """The quality of a chain at these shares, interpolated bilinearly on its grid."""
         return self._frontier.metric(self._grids[chain].value(direct, escalation))
 
     def alone(self, variant: str) -> float:
-        """Quality of a variant that makes every image."""
+        """The quality if one variant makes every image."""
         return self._alone[variant]
 
 
 @dataclass(frozen=True)
 class LoadedProfile:
-    """A profile to plan with, what served images are charged by, and the cascade that its file describes, if any."""
+    """A profile to plan with, the charges for served images, and the cascade in the same file, if any."""
 
     name: str
     profile: CascadeProfile
@@ -47,7 +49,7 @@ class LoadedProfile:
 
 
 def load_profile(name: str) -> LoadedProfile:
-    """A YAML file with a CascadeProfile, or one of REFERENCE_PROFILES; BadInput or DocumentError name what is wrong."""
+    """The profile of a YAML file, or one of REFERENCE_PROFILES. Raises BadInput or DocumentError."""
     if name in REFERENCE_PROFILES:
         profile = reference_profile(name)
         grid = reference_profile(FULL_GRID) if name.startswith("hadis-") else profile
@@ -59,7 +61,7 @@ def load_profile(name: str) -> LoadedProfile:
 
 
 def variants_of(profile: ProfileSpec) -> list[str]:
-    """Every variant that is part of a chain, in the order of the profile."""
+    """All variants that are part of a chain, in the order of the profile."""
     names = dict.fromkeys(name for row in profile.quality for name in row.chain)
     return [name for name in dict.fromkeys(row.variant for row in profile.execution) if name in names]
 
@@ -68,7 +70,7 @@ def _from_file(path: Path) -> LoadedProfile:
     documents = load_documents(text_of(path), source=str(path))
     profiles = [d for d in documents if isinstance(d, CascadeProfile)]
     if len(profiles) != 1:
-        raise BadInput(str(path), f"holds {len(profiles)} CascadeProfiles: exactly one is needed")
+        raise BadInput(str(path), f"has {len(profiles)} CascadeProfiles: exactly one is needed")
     (profile,) = profiles
     check(profile.spec, source=str(path))
     named = (d for d in documents if isinstance(d, DiffusionCascade))
@@ -76,7 +78,9 @@ def _from_file(path: Path) -> LoadedProfile:
     size = profile.spec.execution[0].size if cascade is None else cascade.spec.sizes[0]
     spec = profile.spec.at(size) if cascade is None else profile_for(cascade.spec, profile.spec)
     if not spec.execution:
-        raise BadInput(str(path), f"the profile has no times at {size}, the cascade's size: profile it")
+        raise BadInput(
+            str(path), f"the profile has no times at {size}, the cascade's size: measure it with `cascade profile`"
+        )
     profile = profile.model_copy(update={"spec": spec})
     try:
         charges = Charges(profile)
@@ -86,13 +90,13 @@ def _from_file(path: Path) -> LoadedProfile:
 
 
 def check(profile: ProfileSpec, *, source: str) -> None:
-    """BadInput for figures that contradict each other; what a schema can say is checked before."""
+    """Raise BadInput if figures contradict each other; the schema has been checked before."""
     for field, message in contradictions(profile):
         raise BadInput(source, message, field=field)
 
 
 def _alone(chains: tuple[Chain, ...]) -> dict[str, float]:
-    """Normalised quality of each variant alone, from any chain that it is part of."""
+    """The normalised quality of each variant alone, from any chain that it is part of."""
     values: dict[str, float] = {}
     for chain in chains:
         for row in chain.rows:

@@ -1,8 +1,8 @@
-"""The published systems' tables, read from the folder that CASCADE_REFERENCE_DATA names, as CascadeProfiles.
+"""Converts the published systems' tables, in the folder that CASCADE_REFERENCE_DATA names, to CascadeProfiles.
 
-Times are in the traces' own seconds, where the publication compressed its clock (HADIS: tenfold, so that models
-of 0.5, 1.3, 13 and 27 s take 0.05, 0.13, 1.3 and 2.7 s). Batches cost 0.9·b·e as published; of the two large
-models only batch 1 is taken over, because measurements of larger ones contradict that formula.
+Times are in the seconds of the traces, whose clock HADIS compressed tenfold: its models of 0.5, 1.3, 13 and 27 s take
+0.05, 0.13, 1.3 and 2.7 s here. A batch of b images takes 0.9·b·e, as published, where e is the time of one image. The
+two large models only have batch 1, because measurements of larger batches contradict that formula.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ HADIS_MODELS: Final = ("sdxl-lightning", "sd35-large-turbo", "sd35-medium", "sd3
 HADIS_CLASS: Final = "nvidia-l40s"
 _HADIS_MICROS: Final = (50_000, 130_000, 1_300_000, 2_700_000)
 _HADIS_LIGHT: Final = 2
-"""The first two models are served in batches."""
+"""How many of the models, the first ones, are served in batches."""
 _HADIS_BATCHES: Final = (2, 4, 8)
 _HADIS_LOAD_MILLIS: Final = 120
-"""Weights in pinned host memory; a pod start takes 4.5 s."""
+"""Time to load weights from pinned host memory; the start of a pod would take 4.5 s."""
 DISCRIMINATOR_MICROS: Final = 10_000
 SIZE: Final = "1024x1024"
-"""The tables do not say a size: all of their images have one."""
+"""Size of all images; the tables do not name one, and all of their images have the same."""
 _EVEN_QUANTILES: Final = [50 * index for index in range(21)]
-"""Scores are served as percentiles, so they are even by definition."""
+"""Quantiles of the scores. The published scores are percentiles, so they are evenly distributed."""
 
 # table -> (file, columns of r, d and T)
 _HADIS_TABLES: Final[Mapping[str, tuple[str, str | None, str | None, str]]] = {
@@ -62,14 +62,14 @@ _DIFFSERVE_CLASS: Final = "nvidia-a100"
 _OUT_OF_MEMORY_MS: Final = 100_000
 REFERENCE_PROFILES: Final = (*_HADIS_TABLES, *_DIFFSERVE)
 FULL_GRID: Final = "hadis-726"
-"""The table that holds every point of the chains that the other tables of its kind choose from."""
+"""The table with all points of its chains; the other tables of HADIS are selections from it."""
 
 
 def reference_folder() -> Path:
-    """The folder of the reference data; BadInput, naming the variable, where there is none."""
+    """The folder of the reference data; raises BadInput, which names the variable, if there is none."""
     text = os.environ.get(VARIABLE, "")
     if not text:
-        raise BadInput(VARIABLE, "is not set: let it name the folder of the reference tables and traces")
+        raise BadInput(VARIABLE, "is not set: set it to the folder of the reference tables and traces")
     folder = Path(text)
     if not folder.is_dir():
         raise BadInput(VARIABLE, f"{text} is not a folder")
@@ -77,7 +77,7 @@ def reference_folder() -> Path:
 
 
 def reference_profile(name: str) -> CascadeProfile:
-    """One of REFERENCE_PROFILES."""
+    """The profile of a name in REFERENCE_PROFILES."""
     folder = reference_folder()
     if name in _HADIS_TABLES:
         return _hadis(name, folder)

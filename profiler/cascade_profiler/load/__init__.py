@@ -1,1 +1,1 @@
-"""Load on a running service: an open loop of requests, each accounted for by its id."""
+"""Generates load on a running service: sends requests in an open loop, and accounts for each of them by its id."""

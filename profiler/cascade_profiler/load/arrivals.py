@@ -1,4 +1,4 @@
-"""When requests arrive, whatever becomes of them (pure)."""
+"""Arrival times of requests, which do not depend on the answers. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def poisson(*, rate: float, duration_s: float, rng: random.Random) -> Iterator[float]:
-    """Arrivals of a Poisson process of ``rate`` per second, in seconds from the start, rising, below the duration."""
+    """Rising arrival times, in seconds from the start, of a Poisson process of ``rate`` per second."""
     at = 0.0
     while True:
         at += rng.expovariate(rate)

@@ -1,4 +1,4 @@
-"""Sends single requests to the service and says what came of each: an answer, a refusal, or a lost connection."""
+"""Sends single requests to the service. Each ends with an answer, a refusal, a lost connection, or no answer at all."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cascade_api.command import CommandFailed
 from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE
 
 CHANNELS: Final = 4
-"""Connections; one carries a hundred calls at a time at best."""
+"""Number of connections; one carries at most a hundred calls at a time."""
 SLACK_S: Final = 30.0
-"""How long after its deadline a request may end before it counts as silent: longer than a busy machine stalls."""
+"""How long after its deadline a request counts as silent. It is longer than the stalls of a busy machine."""
 RECONNECT_S: Final = 15.0
 """How long a repeated request waits for the service to come back."""
 
@@ -34,7 +34,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 )
 REFUSAL_KEY: Final = "cascade-reason"
-"""Trailing metadata by which the router says why it refused; a broken connection has none."""
+"""Trailing metadata in which the router gives the reason of a refusal; a broken connection has none."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Reply:
 
 
 class RefusedByService(Exception):
-    """The service said no."""
+    """The service refused the request."""
 
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(f"{status}: {detail}")
@@ -56,7 +56,7 @@ class RefusedByService(Exception):
 
 
 class ConnectionLost(Exception):
-    """The connection broke, or there was none, before an answer came."""
+    """The connection broke before an answer came, or could not be made."""
 
 
 class NoAnswer(Exception):
@@ -64,7 +64,7 @@ class NoAnswer(Exception):
 
 
 class Client:
-    """Connections to one service, and one model there."""
+    """Connections to one service, for one model."""
 
     def __init__(self, address: str, *, model: str, deadline_s: float) -> None:
         self._model = model
@@ -76,7 +76,7 @@ class Client:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply:
-        """Have one prompt drawn; ``again``: the connection of a first try was lost, so wait for the service.
+        """Request one image. With ``again``, after a lost connection, it waits until the service can be reached.
 
         Raises RefusedByService, ConnectionLost or NoAnswer.
         """
@@ -92,7 +92,7 @@ class Client:
         return _reply(response)
 
     def _stub(self, request_id: str) -> Any:
-        """The same connection for both tries: it knows that it was lost, and waits for the next."""
+        """The connection of a request, which is the same for both tries, so that the second waits until it is back."""
         return self._stubs[zlib.crc32(request_id.encode()) % CHANNELS]
 
     def _request(self, request_id: str, prompt: str) -> Any:
@@ -107,9 +107,10 @@ class Client:
 
 
 async def find_model(address: str, *, wanted: str = "") -> str:
-    """The wanted model of a service, else its only one.
+    """The model ``wanted`` of a service; if that is empty, its only model.
 
-    Raises CommandFailed where the service does not answer, lacks the one that is wanted, or has none or several.
+    Raises CommandFailed if the service does not answer or lacks the model, or if none is wanted and it has not exactly
+    one.
     """
     async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -148,7 +149,7 @@ def _failure(error: grpc.aio.AioRpcError, *, expired: bool) -> Exception:
 
 
 def _refused(error: grpc.aio.AioRpcError) -> bool:
-    """Whether it is the service that said no, and not the connection."""
+    """Whether the service refused the request, rather than the connection failing."""
     return any(key == REFUSAL_KEY for key, _ in error.trailing_metadata() or ())
 
 

@@ -1,4 +1,4 @@
-"""`cascade load`: put a load on a running service and account for every request."""
+"""`cascade load`: sends requests to a running service at a given rate, and accounts for each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from cascade_api.command import seconds
 
 MOST_RATE: Final = 100_000.0
-"""Requests per second beyond which a rate is a mistake."""
+"""A higher rate, in requests per second, is taken for a mistake."""
 
 
 def register(app: typer.Typer) -> None:

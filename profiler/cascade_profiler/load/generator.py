@@ -1,4 +1,7 @@
-"""The open loop: requests leave when they arrive, not when earlier ones are answered, up to a bound in flight."""
+"""The open loop: each request is sent at its arrival time, whether or not earlier ones have been answered.
+
+The number of requests in flight is limited; requests above the limit are counted and not sent.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ from .ledger import Ledger, Outcome, OutcomeKind
 PROGRESS_EVERY_S: Final = 2.0
 PLAN_EVERY_S: Final = 0.5
 RETRY_AFTER_S: Final = 1.0
-"""Pause before a second try: the end of a stream is told before the end of its connection."""
+"""Pause before a second try, because a client hears of the end of a call before the end of its connection."""
 
 
 class PromptService(Protocol):
-    """Whatever answers prompts."""
+    """A service that answers prompts."""
 
     async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply: ...
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to send: arrivals in seconds from the start, and the most requests in flight."""
+    """The load to generate: arrivals in seconds from the start, prompts, and the most requests in flight."""
 
     arrivals: Iterator[float]
     prompts: Iterator[str]
@@ -48,7 +51,7 @@ class Generator:
         answered: Callable[[str, Reply], None],
         progress: Callable[[float], None],
     ) -> None:
-        """``answered`` gets each prompt with its reply; ``progress`` the seconds since the start, every 2 s."""
+        """``answered`` is called with each prompt and its reply, ``progress`` every 2 s with the seconds so far."""
         self._load = load
         self._service = service
         self._ledger = ledger
@@ -60,7 +63,7 @@ class Generator:
         self._clock = asyncio.get_running_loop().time
 
     def stop(self) -> None:
-        """Let no more requests arrive; those in flight are still waited for."""
+        """Send no more requests; those in flight are still waited for."""
         self._stopped.set()
 
     @property
@@ -68,9 +71,9 @@ class Generator:
         return self._stopped.is_set()
 
     async def run(self) -> None:
-        """Send everything and wait for the end of each request."""
+        """Send all requests and wait for the end of each."""
         began = self._clock()
-        helpers = [asyncio.create_task(self._follow_plan()), asyncio.create_task(self._tell(began))]
+        helpers = [asyncio.create_task(self._follow_plan()), asyncio.create_task(self._report(began))]
         in_flight: set[asyncio.Task[None]] = set()
         try:
             for offset in self._load.arrivals:
@@ -90,7 +93,7 @@ class Generator:
             await asyncio.gather(*helpers, *in_flight, return_exceptions=True)
 
     async def _stopped_before(self, at: float) -> bool:
-        """Wait until a time; True, at once, where the run is stopped."""
+        """Wait until a time; returns True at once if the run is stopped."""
         try:
             await asyncio.wait_for(self._stopped.wait(), max(0.0, at - self._clock()))
         except TimeoutError:
@@ -130,7 +133,7 @@ class Generator:
                 self._planned = plan.planned_shares
             await asyncio.sleep(PLAN_EVERY_S)
 
-    async def _tell(self, began: float) -> None:
+    async def _report(self, began: float) -> None:
         while True:
             await asyncio.sleep(PROGRESS_EVERY_S)
             self._progress(self._clock() - began)

@@ -1,4 +1,7 @@
-"""What became of every request, by its id (pure): sent = answered + refused + lost, none silent, none twice."""
+"""Keeps account of every request by its id. Pure.
+
+The account is balanced if sent = answered + refused + lost, no request was silent, and none was answered twice.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from enum import Enum
 
 
 class OutcomeKind(Enum):
-    """What can become of a request that was sent."""
+    """How a request that was sent can end."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
@@ -18,9 +21,9 @@ class OutcomeKind(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one request; ``latency_s`` counts from the intended time of sending.
+    """The end of one request. ``latency_s`` is measured from the time at which it should have been sent.
 
-    ``status`` is the gRPC status of a refusal, ``route`` how an answered image was made.
+    ``status`` is the gRPC status of a refusal, and ``route`` says how an answered image was made.
     """
 
     kind: OutcomeKind
@@ -32,7 +35,7 @@ class Outcome:
 
 @dataclass
 class Ledger:
-    """The books of one run. Ids that could not be sent for lack of room are counted apart, not dropped."""
+    """The account of one run. ``unsent`` counts requests that were not sent because too many were in flight."""
 
     deadline_s: float
     sent: set[str] = field(default_factory=set)
@@ -41,17 +44,17 @@ class Ledger:
     answered_twice: int = 0
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     planned: Counter[str] = field(default_factory=Counter)
-    """Planned shares in force when each answer came, added up over the answers."""
+    """For each route, the sum over all answers of the share that the plan gave it when the answer came."""
     planned_answers: int = 0
 
     def send(self, request_id: str) -> None:
-        """A request left."""
+        """Record that a request was sent."""
         if request_id in self.sent:
             raise ValueError(f"request {request_id} was sent before")
         self.sent.add(request_id)
 
     def settle(self, request_id: str, outcome: Outcome) -> None:
-        """A request ended; a second answer to the same id is counted, and the first stands."""
+        """Record the end of a request. A second answer to the same id is only counted; the first one is kept."""
         if request_id not in self.sent:
             raise ValueError(f"request {request_id} was never sent")
         if request_id in self.outcomes:
@@ -60,7 +63,7 @@ class Ledger:
         self.outcomes[request_id] = outcome
 
     def plan_in_force(self, shares: dict[str, float]) -> None:
-        """Note the planned shares that one answered request fell under."""
+        """Add the planned shares that were in force when one request was answered."""
         self.planned.update(shares)
         self.planned_answers += 1
 
@@ -73,7 +76,7 @@ class Ledger:
 
     @property
     def balanced(self) -> bool:
-        """Whether every request that was sent was answered, refused or lost with its connection, exactly once."""
+        """Whether each sent request was answered, refused or lost with its connection, exactly once."""
         ended = self.count(OutcomeKind.ANSWERED) + self.count(OutcomeKind.REFUSED) + self.count(OutcomeKind.LOST)
         return ended == len(self.sent) and self.answered_twice == 0
 
@@ -97,19 +100,19 @@ class Ledger:
 
     @property
     def latencies_s(self) -> list[float]:
-        """Latencies of the answers, rising."""
+        """The latencies of the answers, sorted."""
         return sorted(o.latency_s for o in self.outcomes.values() if o.kind is OutcomeKind.ANSWERED)
 
     @property
     def planned_shares(self) -> dict[str, float]:
-        """Mean planned share by route over the answers; empty where no plan was seen."""
+        """The mean planned share of each route over the answers; empty if no plan was seen."""
         if not self.planned_answers:
             return {}
         return {route: total / self.planned_answers for route, total in self.planned.items()}
 
     @property
     def realised_shares(self) -> dict[str, float]:
-        """Share of the answers by route; a degraded answer was planned to be escalated, and was served as light."""
+        """The share of each route among the answers. A degraded answer is a light image, so it counts as light."""
         answers = sum(self.routes.values())
         if not answers:
             return {}

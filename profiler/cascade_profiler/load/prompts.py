@@ -1,4 +1,4 @@
-"""Prompts to send: sampled from the grammar of the built-in shapes, or taken from a file in turn."""
+"""The prompts to send: sampled from the grammar of the built-in shapes, or the lines of a file in turn."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SHAPES = "shapes"
 
 
 def is_shapes(source: str) -> bool:
-    """Whether the prompts come from the grammar, so that their images can be checked."""
+    """Whether the prompts come from the grammar of the shapes, so that their images can be checked."""
     return source.partition(":")[0] == SHAPES
 
 
 def prompts(source: str, *, seed: int) -> Iterator[str]:
-    """An endless stream of prompts from ``shapes``, ``shapes:heldout`` (or another split), or a file, a line each.
+    """An endless stream of prompts from ``shapes``, ``shapes:heldout`` (or another split), or the lines of a file.
 
-    Raises CommandFailed where there are none.
+    Raises CommandFailed if there are none.
     """
     if is_shapes(source):
         split = source.partition(":")[2] or "any"
@@ -34,7 +34,7 @@ def prompts(source: str, *, seed: int) -> Iterator[str]:
     text = read_text(Path(source), option="--prompts")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise CommandFailed(f"--prompts: {source} holds no prompts: write one a line", code=2)
+        raise CommandFailed(f"--prompts: {source} has no prompts: write one per line", code=2)
     return itertools.cycle(lines)
 
 

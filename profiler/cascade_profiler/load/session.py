@@ -1,4 +1,4 @@
-"""One run of `cascade load`: finds the service, sends, and sums up."""
+"""Runs `cascade load`: finds the service, sends the requests, and sums up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFAULT_GRPC: Final = "127.0.0.1:8001"
 
 @dataclass(frozen=True)
 class LoadTestOptions:
-    """What was asked for on the command line; empty strings mean: find it."""
+    """The options of the command line; for an empty string, the default is looked up."""
 
     rate: float
     duration_s: float
@@ -55,8 +55,8 @@ class Result:
 
 
 def run(options: LoadTestOptions) -> Result:
-    """Put on the load. Raises CommandFailed where it cannot begin."""
-    # Standard output is the result's.
+    """Run the load test. Raises CommandFailed if it cannot begin."""
+    # Standard output is for the result, so logs go to standard error.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     return asyncio.run(_run(options))
 
@@ -102,7 +102,7 @@ async def _run(options: LoadTestOptions) -> Result:
         loop = asyncio.get_running_loop()
 
         def interrupt() -> None:
-            """Let what is in flight end; without the handler, the next Ctrl-C ends it all."""
+            """Stop the arrivals, and remove this handler, so that the next Ctrl-C ends the command at once."""
             loop.remove_signal_handler(signal.SIGINT)
             generator.stop()
 
@@ -118,7 +118,7 @@ async def _run(options: LoadTestOptions) -> Result:
 
 
 def _ref(model: str) -> CascadeRef:
-    """The cascade behind a model name: ``name``, or ``namespace.name`` where names clash."""
+    """The cascade of a model name, which is ``name``, or ``namespace.name`` if several namespaces have the name."""
     namespace, dot, name = model.partition(".")
     return CascadeRef(namespace, name) if dot else CascadeRef(DEFAULT_NAMESPACE, model)
 

@@ -1,4 +1,4 @@
-"""The result of a run, as data and as text (pure)."""
+"""The result of a run, as data and as text. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .verdicts import Quality
 
 
 def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality | None) -> dict[str, Any]:
-    """Everything, for ``--json``; times in seconds."""
+    """The whole result, for ``--json``; times are in seconds."""
     latencies = ledger.latencies_s
     return {
         "rate": rate,
@@ -39,12 +39,12 @@ def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality 
 
 
 def _kind(detail: str) -> str:
-    """A message without its figures and ids, so that messages of a kind are counted together."""
+    """A message without its figures and ids, so that similar messages are counted together."""
     return re.sub(r"\b[0-9a-f]{32}\b|\d+(\.\d+)?", "…", detail)
 
 
 def as_text(data: dict[str, Any]) -> str:
-    """The same for a person."""
+    """The result as text."""
     refused = sum(data["refused"].values())
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(data["refused"].items()))
     identity = "" if data["balanced"] else f"  NOT BALANCED: {data['silent']} silent, {data['answeredTwice']} twice"
@@ -80,7 +80,7 @@ def as_text(data: dict[str, Any]) -> str:
 
 
 def progress_line(ledger: Ledger, elapsed_s: float) -> str:
-    """How it goes."""
+    """One line about the state of a run that is still going on."""
     refused, lost = ledger.count(OutcomeKind.REFUSED), ledger.count(OutcomeKind.LOST)
     p99 = nearest_rank(ledger.latencies_s, 0.99)
     latency = "" if p99 is None else f", p99 {p99:.2f} s"

@@ -1,4 +1,4 @@
-"""How well images fit their prompts, where the prompts are from the grammar of the built-in shapes."""
+"""Checks how well images fit their prompts, if the prompts are from the grammar of the built-in shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cascade_models.shapes import checker, grammar
 
 SAMPLE: Final = 500
-"""Images that are checked at most; a check takes a few milliseconds."""
+"""The most images that are checked; a check takes a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Quality:
 
 
 class Gallery:
-    """A uniform sample of bounded size of the images that came back (reservoir sampling)."""
+    """A uniform sample, of at most ``size``, of the answered images (reservoir sampling)."""
 
     def __init__(self, *, rng: random.Random, size: int = SAMPLE) -> None:
         self._rng = rng
@@ -50,7 +50,7 @@ class Gallery:
         self._kept: list[tuple[str, npt.NDArray[np.uint8]]] = []
 
     def add(self, prompt: str, image: npt.NDArray[np.uint8]) -> None:
-        """Take an image into the sample, perhaps."""
+        """Offer an image to the sample, which takes it with the right probability."""
         self._seen += 1
         if len(self._kept) < self._size:
             self._kept.append((prompt, image))
@@ -60,7 +60,7 @@ class Gallery:
             self._kept[place] = (prompt, image)
 
     def judge(self) -> Quality | None:
-        """Check what was kept; None where it is nothing, or not of the domain."""
+        """Check the images of the sample; None if it is empty, or no prompt is from the grammar."""
         scores = []
         for prompt, image in self._kept:
             try:

@@ -1,1 +1,1 @@
-"""What a set of variants costs and is worth: measured through a real Triton, written as a CascadeProfile."""
+"""Measures times and quality of variants through a real Triton, and writes them as a CascadeProfile."""

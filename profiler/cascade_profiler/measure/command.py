@@ -1,4 +1,4 @@
-"""`cascade profile` and `cascade drift`: measure the variants of a manifest, and see whether that still holds."""
+"""`cascade profile` measures the variants of a manifest; `cascade drift` checks whether a profile still holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what a running cascade does is what its profile says: times of batches, distributions of scores (pure)."""
+"""Compares a running cascade with its profile: the times of batches, and the distributions of scores. Pure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from cascade_api.report import RouterReport
 Floats = npt.NDArray[np.float64]
 
 LEAST_BATCHES: Final = 5
-"""Batches of a size below which its time is not judged."""
+"""The fewest batches of a size whose time is compared."""
 LEAST_REQUESTS: Final = 200
 """Requests that a router must have seen before its scores are compared."""
 SCORES_APART: Final = 0.2
 """Greatest difference of two score distributions (Kolmogorov-Smirnov) that still counts as the same."""
 DISPATCH_S: Final = 0.002
-"""What a profile's time holds and a model's own does not: a server hands out its answers and gathers the next batch."""
+"""A profile's time of a batch includes what the server needs to send answers and form the next batch. The time that
+the model itself reports does not, and may be shorter by this."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """Batches of one size that the replicas of a variant ran while they were watched."""
+    """The batches of one size that the replicas of a variant ran while they were watched."""
 
     variant: str
     accelerator_class: str
@@ -37,7 +38,7 @@ class Served:
 
 @dataclass(frozen=True)
 class DriftFinding:
-    """One figure compared with the profile."""
+    """The comparison of one figure with the profile."""
 
     subject: str
     found: str
@@ -50,7 +51,7 @@ class DriftFinding:
 
 
 def time_findings(served: Sequence[Served], profile: ProfileSpec, *, tolerance: float) -> Iterator[DriftFinding]:
-    """One for each variant, class and batch size that ran often enough; ``tolerance`` is a share of the time."""
+    """A finding for each variant, class and batch size that ran often enough; ``tolerance`` is a share of the time."""
     for one in served:
         if one.count < LEAST_BATCHES:
             continue
@@ -66,7 +67,7 @@ def time_findings(served: Sequence[Served], profile: ProfileSpec, *, tolerance: 
 
 
 def score_findings(reports: Sequence[RouterReport], profile: ProfileSpec) -> Iterator[DriftFinding]:
-    """One for hardness, and one for the confidence of each light variant, where routers have seen enough."""
+    """A finding for hardness and for the confidence of each light variant, if routers have seen enough requests."""
     seen = [report for report in reports if report.received >= LEAST_REQUESTS]
     known: Mapping[str, list[int]] = profile.scores.confidence_milli
     live = {"hardness": [report.hardness for report in seen]}
@@ -84,18 +85,18 @@ def score_findings(reports: Sequence[RouterReport], profile: ProfileSpec) -> Ite
 
 
 def distance(one: Floats, other: Floats) -> float:
-    """Greatest difference of the distribution functions of two rising lists of evenly spaced quantiles."""
+    """The greatest difference between two distribution functions, each given by sorted, evenly spaced quantiles."""
     places = np.unique(np.concatenate((one, other)))
     gaps = [
         np.abs(np.searchsorted(one, places, side) / len(one) - np.searchsorted(other, places, side) / len(other))
         for side in ("left", "right")
     ]
-    # At a value that repeats the two sides differ, and where both jump by the same there is no gap.
+    # At a repeated value, a distribution function jumps. If both jump alike, one of the sides shows no gap.
     return float(np.minimum(*gaps).max())
 
 
 def _bounds(served: Served, profile: ProfileSpec) -> tuple[float, float] | None:
-    """Seconds that a batch may take: judged by the discriminator or not."""
+    """The seconds of a batch without and with the discriminator."""
     rows = [
         row
         for row in profile.execution
@@ -113,6 +114,6 @@ def _bounds(served: Served, profile: ProfileSpec) -> tuple[float, float] | None:
 
 
 def _at(points: Sequence[tuple[int, int]], batch: int) -> float:
-    """Seconds at a batch size, between measured sizes by straight line."""
+    """The seconds of a batch, interpolated linearly between measured sizes."""
     batches, micros = zip(*sorted(points), strict=True)
     return float(np.interp(batch, batches, micros)) / 1e6

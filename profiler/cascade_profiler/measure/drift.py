@@ -1,4 +1,4 @@
-"""One run of `cascade drift`: watches the replicas of a running cascade and compares them with its profile."""
+"""Runs `cascade drift`: watches the replicas of a running cascade and compares them with its profile."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class WatchedModel:
 
 
 Counts = dict[int, tuple[int, int]]
-"""By batch size: batches run, and nanoseconds that they took."""
+"""For each batch size: the number of batches, and the nanoseconds that they took."""
 
 
 def run(*, file: Path, seconds: float, tolerance: float, redis_url: str, as_json: bool, state_dir: Path | None) -> bool:
-    """Whether anything drifted; prints every finding. Raises CommandFailed where there is nothing to compare."""
+    """Print all findings; returns whether anything drifted. Raises CommandFailed if nothing can be compared."""
     cascade, profile = _manifest(file)
     seen = asyncio.run(_observe(_redis(redis_url, state_dir), cascade))
     if seen is None or seen.plan is None:
@@ -65,7 +65,7 @@ def run(*, file: Path, seconds: float, tolerance: float, redis_url: str, as_json
 
 
 def watch(places: Sequence[WatchedModel], seconds: float) -> list[Served]:
-    """What the models at ``places`` run within ``seconds``; those that are idle are asked for images."""
+    """The batches that models run within ``seconds``; idle models are then sent requests for images."""
     clients = {place: triton.InferenceServerClient(place.endpoint, channel_args=GRPC_UNBOUNDED) for place in places}
     try:
         before = {place: _counts(client, place.model) for place, client in clients.items()}
@@ -94,7 +94,7 @@ def _served(variant: str, accelerator_class: str, batch: int, totals: Sequence[t
 
 
 def _counts(client: Any, model: str) -> Counts:
-    """What the server counted since the model was loaded; the time of a batch is that in the model's process."""
+    """The server's counts since the model was loaded; the time of a batch is that in the model's process."""
     stats = client.get_inference_statistics(model, client_timeout=CALL_TIMEOUT_S).model_stats[0]
     found = {}
     for entry in stats.batch_stats:
@@ -113,7 +113,9 @@ def _since(before: Counts, now: Counts) -> Counts:
 
 
 def watched_models(plan: Plan) -> list[WatchedModel]:
-    """The models of the plan's workers, but for those that serve several variants: a server counts for all of them."""
+    """The models of the plan's workers. Models that serve several variants are left out, since a server counts these
+    together.
+    """
     places = [
         WatchedModel(pool.variant, pool.accelerator_class, worker.endpoint, variant.model, variant.settings)
         for pool in plan.pools
@@ -141,6 +143,6 @@ def _redis(url: str, state_dir: Path | None) -> str:
 def _manifest(file: Path) -> tuple[DiffusionCascade, ProfileSpec]:
     found = load_cascades(read_text(file), source=str(file))
     if len(found.cascades) != 1:
-        raise CommandFailed(f"{file}: holds {len(found.cascades)} DiffusionCascades: compare one at a time", code=2)
+        raise CommandFailed(f"{file}: has {len(found.cascades)} DiffusionCascades: compare one at a time", code=2)
     cascade = found.cascades[0]
     return cascade, profile_for(cascade.spec, found.profile_of(cascade).spec)

@@ -1,7 +1,8 @@
-"""Time of one batch by variant and batch size, and what the discriminator adds to it.
+"""Measures the time of a batch for each variant and batch size, and the time that the discriminator adds.
 
-On cores, all batch sizes of all variants take turns, a few batches each: the speed of a machine changes over seconds,
-and so every figure sees the same changes and their ratios hold. An accelerator holds one model at a time.
+On a CPU, all batch sizes of all variants take turns, a few batches at a time. The speed of a machine changes within
+seconds; this way every figure is exposed to the same changes, and their ratios are right. On an accelerator, one model
+is loaded and measured after the other.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ from .replica import MeasuredReplica, ReplicaOutOfMemory
 from .workload import Workload
 
 GATHER_US = 200_000
-"""While measuring, a batch waits this long for its last request; complete ones leave at once."""
+"""How long, in microseconds, an incomplete batch waits for more requests; a complete one starts at once."""
 BLOCK = 4
-"""Batches timed in a row, before another cell has its turn."""
+"""How many batches are timed in a row before it is another cell's turn."""
 TRIES = 10
-"""Blocks whose batches may fall apart in a row before the measurement is given up."""
+"""How often in a row the server may form other batches than wanted before the measurement fails."""
 STEP = "timing"
 TAKEN, SPENT, MEMORY, LIMIT = "taken", "spent", "memory", "limit"
 
 Render = Callable[[Mapping[str, Recipe], Path], object]
-"""Makes a folder the repository of these models."""
+"""Writes the model repository of these models into a folder."""
 
 
 def render_measured(models: Mapping[str, Recipe], directory: Path) -> object:
-    """A repository whose models wait for whole batches."""
+    """Write a repository whose models wait until their batches are complete."""
     return repository.render(models, directory, queue_delay_us=GATHER_US)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is timed: variants, batch sizes, and the variant, if any, whose batches are also timed with confidence."""
+    """What to time: variants and batch sizes, and the variant, if any, that is also timed with confidence."""
 
     variants: Sequence[ManifestVariant]
     batches: Sequence[int]
@@ -66,16 +67,16 @@ class Cell:
 
     @property
     def model(self) -> str:
-        """A model of the variant's weights that takes batches of one size."""
+        """Name of the model: one for each weights and batch size."""
         return f"{self.variant.model}-b{self.batch}"
 
     @property
     def known(self) -> bool:
-        """Whether there is nothing more to measure."""
+        """Whether the cell has been measured completely."""
         return self.memory_mib is not None and (self.finished or samples.enough(self.taken_s))
 
     def run(self, replica: MeasuredReplica, workload: Workload) -> list[float]:
-        """Time a few batches in a row; raises CommandFailed where the server does not form them."""
+        """Time a few batches in a row; raises CommandFailed if the server does not form batches of this size."""
         for _ in range(TRIES):
             taken = replica.time_batches(
                 self.model,
@@ -88,12 +89,12 @@ class Cell:
             if taken is not None:
                 return taken
         raise CommandFailed(
-            f"{self.variant.name}: the server does not form batches of {self.batch}: end other work, try again"
+            f"{self.variant.name}: the server does not form batches of {self.batch}: stop other programs and try again"
         )
 
 
 class ExecutionMeasurement:
-    """One measurement of execution times: takes what is on record, adds what is missing."""
+    """Measures execution times: it uses what is on record, and adds what is missing."""
 
     def __init__(
         self,
@@ -120,11 +121,11 @@ class ExecutionMeasurement:
         ]
 
     def measure(self) -> tuple[list[Execution], list[DiscriminatorExecution]]:
-        """Rows of every variant and batch size that fits, and what judging adds to batches of the judged variant.
+        """The rows of each variant and batch size, and the time that judging adds to batches of the judged variant.
 
-        Ends when every median is known well enough or the task's seconds are over, but not before there is a median
-        at all. A batch size at which memory runs out is the variant's limit: it and larger ones are left out. Raises
-        CommandFailed where that is batch 1.
+        The measurement ends when every median is known well enough, or when the task's seconds are over and every cell
+        has a median. If memory runs out at a batch size, that size and larger ones are left out for the variant.
+        Raises CommandFailed if batch 1 does not fit into memory.
         """
         for variant in self._task.variants:
             for limit in self._records.values(LIMIT, self._key(variant)):
@@ -144,7 +145,7 @@ class ExecutionMeasurement:
         return rows, added
 
     def _groups(self) -> list[list[Cell]]:
-        """Cells that are measured in turns, on one server."""
+        """Groups of cells that are measured in turns on one server."""
         if self._place.timed_core is not None:
             return [self._cells]
         models = dict.fromkeys(cell.model for cell in self._cells)
@@ -180,7 +181,7 @@ class ExecutionMeasurement:
                     self._records.add(SPENT, self._cell_key(cell), self._task.seconds)
 
     def _guarded(self, cell: Cell, replica: MeasuredReplica) -> list[float]:
-        """A few timings of a cell; none where memory ran out, which is then its variant's limit."""
+        """Time a few batches of a cell. If memory runs out, record the limit of its variant and return no timings."""
         if not self._fits(cell):
             return []
         try:
@@ -210,7 +211,7 @@ class ExecutionMeasurement:
         return [cell for cell in self._cells if self._fits(cell)]
 
     def _recall(self, variant: ManifestVariant, batch: int, *, confidence: bool) -> Cell:
-        """A cell with what is on record of it."""
+        """A cell with the timings that are on record."""
         cell = Cell(variant, batch, confidence)
         key = self._cell_key(cell)
         cell.taken_s = [taken for block in self._records.values(TAKEN, key) for taken in block]
@@ -248,7 +249,7 @@ class ExecutionMeasurement:
 
 
 def _recipe(cell: Cell, cells: Sequence[Cell]) -> Recipe:
-    """The recipe of a cell's model, which it shares with others of these."""
+    """The recipe of a cell's model, for all variants among ``cells`` that use it."""
     variants = {other.variant.name: other.variant for other in cells if other.model == cell.model}
     return dataclasses.replace(repository.recipe_of(list(variants.values())), batch=cell.batch)
 

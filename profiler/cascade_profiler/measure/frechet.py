@@ -1,7 +1,7 @@
-"""Fréchet distances between sets of features where every image counts by a weight, many sets at once (pure).
+"""Fréchet distances between sets of features, for many sets at once; each image counts with a weight. Pure.
 
-``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`` of the means and covariances (Heusel et al., 2017). It is biased
-upwards for few images: compare values of the same number of images and of the same features only.
+The distance is ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`` of the means and covariances (Heusel et al., 2017). For
+few images it is biased upwards, so compare only values of the same number of images and the same features.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Moments:
 
     @classmethod
     def of(cls, features: Floats) -> Moments:
-        """Of ``[N, K]`` features that count once each."""
+        """The moments of features ``[N, K]`` that count once each."""
         return cls.of_sums(np.ones(len(features)) @ products(features), len(features))
 
     @classmethod
     def of_sums(cls, sums: Floats, total: float) -> Moments:
-        """Of weighted sums ``[..., K + K * K]`` of `products`; ``total`` is the sum of the weights."""
+        """The moments from weighted sums ``[..., K + K * K]`` of `products`; ``total`` is the sum of the weights."""
         width = round((np.sqrt(1 + 4 * sums.shape[-1]) - 1) / 2)
         mean = sums[..., :width] / total
         squares = sums[..., width:].reshape(*sums.shape[:-1], width, width)
@@ -37,13 +37,13 @@ class Moments:
 
 
 def products(features: Floats) -> Floats:
-    """``[N, K + K * K]``: features and their products, whose weighted sums give the moments of any weighting."""
+    """Features and their products, ``[N, K + K * K]``; their weighted sums give the moments of any weighting."""
     outer = features[:, :, None] * features[:, None, :]
     return np.concatenate((features, outer.reshape(len(features), -1)), axis=1)
 
 
 def distance(found: Moments, true: Moments) -> Floats:
-    """``[...]`` distances of sets to one set of true features."""
+    """The distances ``[...]`` of sets from one set of true features."""
     values, vectors = np.linalg.eigh(true.covariance)
     root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
     shared = np.sqrt(np.clip(np.linalg.eigvalsh(root @ found.covariance @ root), 0.0, None)).sum(axis=-1)

@@ -1,8 +1,8 @@
-"""Quality of a chain over shares of direct and escalated prompts, from one image per variant and prompt (pure).
+"""Computes the quality of a chain for a grid of shares (r, d), from one image per variant and prompt. Pure.
 
-Every cell is the mean over all prompts of what would serve them. Where a cut falls among equal scores, or inside one
-prompt, the prompts there count in part to each side: that is the expectation over a router's fair draws. Standard
-errors are those of drawing other prompts: the prompts are resampled, and with them the cuts.
+Each cell is the mean, over all prompts, of the image that would be the answer. If a threshold falls among equal scores,
+or inside one prompt, these prompts count in part on either side: that is the expectation over a router's random draws.
+Standard errors are by bootstrap: the prompts are resampled, and the thresholds are computed anew for each sample.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Floats = npt.NDArray[np.float64]
 PERCENTS: Final = range(0, 101, 10)
 QUANTILE_LEVELS: Final = np.linspace(0.0, 1.0, 21)
 DRAWS: Final = 100
-"""Resamples that the standard errors of means rest on; they are then known to 7 %."""
+"""Number of resamples for the standard errors of means, which are then known to 7 %."""
 DISTANCE_DRAWS: Final = 40
-"""The same of distances, which take longer; 11 %."""
+"""Number of resamples for those of distances, which take longer to compute; they are then known to 11 %."""
 
 Cell = tuple[int, int]
 """(r, d) in percent."""
@@ -35,7 +35,7 @@ CELLS: Final[tuple[Cell, ...]] = tuple((direct, escalation) for direct in PERCEN
 
 @dataclass(frozen=True)
 class Side:
-    """What one variant's images of N prompts are worth: ``[N]`` by mean metric, ``[N, K]`` features by distance."""
+    """One variant's measured images of N prompts: values ``[N]`` by mean metric, features ``[N, K]`` by distance."""
 
     values: Mapping[str, Floats]
     features: Mapping[str, Floats] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Side:
 
 @dataclass(frozen=True)
 class MeasuredChain:
-    """Two variants' images of the same N prompts, the scores that route them, and features of true images."""
+    """Two variants' images of the same N prompts, the scores that route the prompts, and features of true images."""
 
     light: Side
     heavy: Side
@@ -61,16 +61,16 @@ class Estimate:
 
 
 class Ranking:
-    """Prompts in the order of a score, greatest first, to cut off the top of any weighting of them."""
+    """Prompts in the order of a score, the greatest first, of which it selects the top share for any weighting."""
 
     def __init__(self, scores: Floats) -> None:
         values, self._group = np.unique(-scores, return_inverse=True)
         self._groups = len(values)
 
     def top(self, weights: Floats, share: float) -> Floats:
-        """By how much each prompt belongs to the top ``share`` of the weight: its weight above the cut, 0 below.
+        """The part of each prompt's weight that is in the top ``share``: all of it above the cut, none below.
 
-        Prompts with equal scores share alike.
+        Prompts with equal scores at the cut are in it with the same part of their weight.
         """
         wanted = share * weights.sum()
         group_weights = np.bincount(self._group, weights=weights, minlength=self._groups)
@@ -82,7 +82,7 @@ class Ranking:
 
 
 def top_share(scores: Floats, weights: Floats, share: float) -> Floats:
-    """`Ranking.top` of scores that are cut once."""
+    """`Ranking.top` for scores that are used only once."""
     return Ranking(scores).top(weights, share)
 
 
@@ -105,8 +105,8 @@ def estimates(chain: MeasuredChain, *, seed: int = 0) -> dict[Cell, dict[str, Es
 
 
 def alone_row(name: str, side: Side, reference: Mapping[str, Floats]) -> QualityRow:
-    """The row of a variant that is a chain alone."""
-    # Whatever is sent where, both sides of this chain make the same images.
+    """The row of a chain of one variant."""
+    # Both sides of this chain have the same images, so that the shares make no difference.
     even = np.zeros(len(next(iter({**side.values, **side.features}.values()))))
     found = estimates(MeasuredChain(side, side, even, even, reference))[0, 0]
     return QualityRow(chain=(name,), **_milli(found))
@@ -133,17 +133,17 @@ def _milli(values: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 def quantiles_milli(scores: Floats) -> list[int]:
-    """0 %, 5 %, …, 100 % quantiles, in thousandths."""
+    """The quantiles 0 %, 5 %, …, 100 % of scores, in thousandths."""
     return [round(1000 * float(value)) for value in np.quantile(scores, QUANTILE_LEVELS)]
 
 
 class _Judge:
-    """Every metric of all cells of a chain, for any weighting of its prompts."""
+    """Computes every metric in all cells of a chain, for any weighting of its prompts."""
 
     def __init__(self, chain: MeasuredChain) -> None:
         self._chain = chain
         self._hardest, self._doubtful = Ranking(chain.hardness), Ranking(-chain.confidence)
-        # Distances do not change with the origin, and near it the sums of products lose no digits.
+        # Distances do not depend on the origin. Centred features keep the sums of products precise.
         centres = {name: true.mean(axis=0) for name, true in chain.reference.items()}
         self._true = {name: products(true - centres[name]) for name, true in chain.reference.items()}
         self._light, self._heavy = (
@@ -152,13 +152,13 @@ class _Judge:
         )
 
     def values(self, weights: Floats, *, distances: bool) -> dict[str, Floats]:
-        """``[121]`` by metric, in the order of `CELLS`."""
+        """Values ``[121]`` by metric, in the order of `CELLS`."""
         shares, total = self._shares(weights), float(weights.sum())
         light, heavy = self._chain.light.values, self._chain.heavy.values
         found = {name: _mixed(shares, weights, light[name], heavy[name]) / total for name in light}
         if distances:
             for name, true in self._true.items():
-                # True images of the same prompts are resampled with them; others are what they are.
+                # If the true images are of the same prompts, they are resampled with them; others are not.
                 counted = weights if len(true) == len(weights) else np.ones(len(true))
                 sums = _mixed(shares, weights, self._light[name], self._heavy[name])
                 moments = Moments.of_sums(counted @ true, float(counted.sum()))
@@ -166,7 +166,7 @@ class _Judge:
         return found
 
     def _shares(self, weights: Floats) -> Floats:
-        """``[121, N]``: how often the heavy variant's image is the answer to each prompt, by cell."""
+        """``[121, N]``: by cell, the part of each prompt's weight for which the heavy image is the answer."""
         rows = []
         for direct in PERCENTS:
             straight = self._hardest.top(weights, direct / 100)
@@ -175,6 +175,6 @@ class _Judge:
 
 
 def _mixed(shares: Floats, weights: Floats, light: Floats, heavy: Floats) -> Floats:
-    """Sums over prompts of what serves them."""
+    """Sums over prompts of the light or heavy value, by the shares of the heavy one."""
     mixed: Floats = weights @ light + shares @ (heavy - light)
     return mixed

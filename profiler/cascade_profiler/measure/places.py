@@ -1,4 +1,4 @@
-"""Where variants are measured: cores of this machine, or an accelerator of it."""
+"""Where variants are measured: on the cores of this machine, or on its accelerator."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cascade_api.names import CPU_CLASS
 from cascade_models.manifest import ManifestVariant
 
 _ELSEWHERE: Final = ("field", "discriminator_field", "batch")
-"""Fields of a variant that change neither images nor times: places in the manifest, and the largest request."""
+"""Fields of a variant that change neither images nor times: its place in the manifest, and the largest request."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One accelerator class on this machine; ``hardware`` is what it really is, ``cores`` those of the processor."""
+    """One accelerator class on this machine. ``hardware`` is the name of the device, ``cores`` are those of the CPU."""
 
     accelerator_class: str
     hardware: str
@@ -28,23 +28,23 @@ class Place:
 
     @property
     def timed_core(self) -> int | None:
-        """The core that a replica is timed on; None where it computes elsewhere."""
+        """The core on which a replica is timed; None if it computes on an accelerator."""
         return self.cores[-1] if self.accelerator_class == CPU_CLASS else None
 
     @property
     def drawing_cores(self) -> tuple[int | None, ...]:
-        """One entry for each replica that draws images at once, with the core that it runs on."""
+        """One entry for each replica that makes images at the same time: the core on which it runs, if any."""
         return self.cores if self.accelerator_class == CPU_CLASS else (None,)
 
     def memory_mib(self) -> int:
-        """Memory in use on the accelerator, by anybody, in MiB; 0 for class cpu."""
+        """Memory in use on the accelerator, by all processes, in MiB; 0 for class cpu."""
         if self.accelerator_class == CPU_CLASS:
             return 0
         return int(_nvidia_smi("memory.used"))
 
 
 def find_place(accelerator_class: str) -> Place:
-    """The place that measurements for a class are made in; raises CommandFailed where there is none here."""
+    """The place on this machine where a class is measured; raises CommandFailed if there is none."""
     cores = tuple(sorted(os.sched_getaffinity(0)))
     if accelerator_class == CPU_CLASS:
         return Place(CPU_CLASS, _processor(), cores)
@@ -52,7 +52,7 @@ def find_place(accelerator_class: str) -> Place:
 
 
 def identity(variant: ManifestVariant) -> dict[str, Any]:
-    """All of a variant that decides what its images are and how long they take."""
+    """The fields of a variant that decide what its images are and how long they take."""
     return {name: value for name, value in dataclasses.asdict(variant).items() if name not in _ELSEWHERE}
 
 
@@ -68,5 +68,5 @@ def _nvidia_smi(field: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:
         raise CommandFailed(
-            f"--class: no accelerator answers here ({error}): profile on a machine that has one, or class {CPU_CLASS}"
+            f"--class: no accelerator answers here ({error}): use a machine that has one, or --class {CPU_CLASS}"
         ) from None

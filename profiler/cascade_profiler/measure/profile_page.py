@@ -1,4 +1,4 @@
-"""The report of a profile: times, starts, quality by share of heavy images, and images side by side."""
+"""Writes the HTML report of a profile: times, starts, quality by share of heavy images, and example images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Images = Mapping[str, npt.NDArray[np.uint8]]
 
 
 def profile_page(profile: CascadeProfile, prompts: Sequence[str], shown: Images) -> str:
-    """The report as HTML; ``shown`` has each variant's images of the first prompts, cheapest variant first."""
+    """The report as HTML; ``shown`` has the images of the first prompts by variant, the cheapest variant first."""
     spec = profile.spec
     source = spec.source
     return document(
@@ -47,7 +47,7 @@ def profile_page(profile: CascadeProfile, prompts: Sequence[str], shown: Images)
 
 
 def _times(spec: ProfileSpec) -> str:
-    head = ["variant", "class", "size", "batch", "p50 ms", "p95 ms", "p99 ms", "ms an image", "memory MiB"]
+    head = ["variant", "class", "size", "batch", "p50 ms", "p95 ms", "p99 ms", "ms per image", "memory MiB"]
     rows = [
         [
             row.variant,

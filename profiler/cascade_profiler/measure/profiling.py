@@ -1,4 +1,4 @@
-"""Measures the variants of a cascade on this machine, from nothing, or from what is on record, to a CascadeProfile."""
+"""Measures the variants of a cascade on this machine, as far as they are not on record, and makes a CascadeProfile."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ from .records import Records
 from .workload import Workload
 
 GENERATION_BATCH = 4
-"""Images per request while quality is measured: larger ones are no faster on a core, and Triton takes a model that
-computes for a second for dead too easily."""
+"""Images per request while quality is measured. Larger requests are not faster on a core, and Triton sometimes takes a
+model for dead that computes for more than a second."""
 EXPECTED_IMAGE_S = {"heavy": 0.05, "light": 0.006}
+"""Expected seconds per image of the built-in weights, for the first estimate of the remaining time."""
 START_S = 4.0
+"""Expected seconds of one start, for the same estimate."""
 
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """What to measure where, how long, how often to start, with which prompts, and what images are judged by."""
+    """What to measure: the place, prompts, judges, objective, batch sizes, seconds of timing, and number of starts."""
 
     place: Place
     workload: Workload
@@ -68,7 +70,7 @@ class MeasurementPlan:
 
 @dataclass(frozen=True)
 class Measured:
-    """A profile, and what only a report shows: images of the first prompts by variant, cheapest first."""
+    """A profile, and example images for the report by variant, the cheapest first."""
 
     profile: CascadeProfile
     workload: Workload
@@ -76,9 +78,9 @@ class Measured:
 
 
 def profile_cascade(text: str, cascade: DiffusionCascade, plan: MeasurementPlan, records: Records) -> Measured:
-    """The profile that a cascade names, measured here; raises CommandFailed.
+    """Measure the profile that a cascade names; raises CommandFailed.
 
-    ``text`` is the manifest that holds the cascade. This process is kept off the core that replicas are timed on.
+    ``text`` is the manifest with the cascade. This process keeps off the core on which replicas are timed.
     """
     variants = _variants(text, cascade, plan.place)
     hardness = _hardness(cascade, plan.workload)
@@ -119,7 +121,7 @@ def profile_cascade(text: str, cascade: DiffusionCascade, plan: MeasurementPlan,
 
 @contextmanager
 def _off_timed_core(place: Place) -> Iterator[None]:
-    """Keeps this process off the core that replicas are timed on, where there is another."""
+    """Keep this process off the core on which replicas are timed, if there is another core."""
     cores = set(place.cores)
     os.sched_setaffinity(0, cores - {place.timed_core} or cores)
     try:
@@ -131,7 +133,7 @@ def _off_timed_core(place: Place) -> Iterator[None]:
 def _timings(
     variants: Sequence[ManifestVariant], plan: MeasurementPlan, directory: Path, records: Records, progress: Progress
 ) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
-    # A variant that is alone is judged by nothing.
+    # The images of a single variant are not judged.
     judged = min(variants, key=lambda variant: variant.settings.steps).name if len(variants) > 1 else None
     task = execution.Task(variants, plan.batches, judged=judged, seconds=plan.seconds)
     timing = execution.ExecutionMeasurement(
@@ -157,7 +159,7 @@ def _timings(
 def _quality(
     order: Sequence[str], images: Mapping[str, quality.Judged], hardness: grid.Floats, plan: MeasurementPlan
 ) -> list[QualityRow]:
-    """The rows of every chain; every variant is light to those that cost more. An only variant is alone."""
+    """The rows of all chains: any two variants are one, the cheaper one is light. A single variant is a chain alone."""
     reference = {name: rows for judge in plan.judges for name, rows in judge.reference(plan.workload).items()}
     if len(order) == 1:
         return [grid.alone_row(order[0], images[order[0]].side, reference)]
@@ -172,7 +174,7 @@ def _quality(
 
 
 def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[ManifestVariant]:
-    """The cascade's variants, checked to be servable on this machine."""
+    """The cascade's variants; raises CommandFailed if one cannot be served on this machine."""
     names = {variant.name for variant in cascade.spec.variants}
     for index, declared in enumerate(cascade.spec.variants):
         pools = cascade.spec.pools_of(declared)
@@ -191,7 +193,7 @@ def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Manife
 
 
 def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
-    """Scores of the prompts by the scorer that the cascade's router would use."""
+    """The hardness of the prompts, by the scorer that the cascade's router would use."""
     wanted = cascade.spec.hardness
     try:
         scorer = make_scorer(wanted.scorer, wanted.source)
@@ -203,13 +205,13 @@ def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
 
 
 def _by_cost(variants: Sequence[ManifestVariant], rows: Sequence[Execution]) -> list[str]:
-    """Names of the variants, cheapest first."""
+    """The names of the variants, the cheapest first."""
     cost = {row.variant: row.p50_micros for row in rows if row.batch == 1}
     return sorted((variant.name for variant in variants), key=lambda name: cost[name])
 
 
 def _expected(variants: Sequence[ManifestVariant], plan: MeasurementPlan) -> dict[str, float]:
-    """Seconds by step, where nothing is on record."""
+    """The expected seconds of each step, if nothing is on record."""
     steps = {execution.STEP: plan.seconds}
     steps |= {startup.step_name(v): START_S * plan.starts for v in variants}
     images = len(plan.workload.prompts) / len(plan.place.drawing_cores)

@@ -1,4 +1,4 @@
-"""Says how far a long measurement is and how long it will still take."""
+"""Reports how far a long measurement is, and how long it will still take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVERY_S = 2.0
 
 
 class Progress:
-    """Steps with the seconds that each is expected to take; expectations may be corrected on the way."""
+    """Keeps the seconds that each step is expected to take; steps may correct them on the way."""
 
     def __init__(
         self,
@@ -26,12 +26,12 @@ class Progress:
         self._begun_s = self._said_s = clock()
 
     def done(self, step: str, result: str) -> None:
-        """A step is finished; says so."""
+        """Report that a step is finished, with its result."""
         self._expected_s.pop(step, None)
         self._say(f"{step}: {result}")
 
     def at(self, step: str, share: float, remaining_s: float) -> None:
-        """A step has done ``share`` of its work and needs ``remaining_s`` more; says so every other second."""
+        """Note that a step has done ``share`` of its work and needs ``remaining_s`` more; report it every EVERY_S."""
         self._expected_s[step] = remaining_s
         if self._clock() - self._said_s >= EVERY_S:
             self._say(f"{step}: {share:.0%}")

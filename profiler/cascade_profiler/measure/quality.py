@@ -1,6 +1,6 @@
-"""One image per variant and prompt, made by a real Triton and judged: values, features and confidences on record.
+"""Lets a real Triton make one image per variant and prompt, judges it, and records values, features and confidences.
 
-Images themselves are not kept, but for a few that a report shows.
+The images themselves are not kept, except for a few that a report shows.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .workload import Workload
 
 DRAWN: Final = "drawn"
 SHOWN: Final = 8
-"""Prompts whose images are kept for the report."""
+"""Of how many prompts, the first ones, the images are kept for the report."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What one variant's images are worth, one per prompt, their confidences, and the images of the first prompts."""
+    """The verdicts and confidences of one variant's images, one per prompt, and the images of the first prompts."""
 
     side: Side
     confidence: Floats
@@ -43,7 +43,7 @@ class Judged:
 
 
 class Drawing:
-    """Makes and judges the images of variants, several replicas at once; takes what is on record."""
+    """Makes and judges images of variants on several replicas at the same time; it uses what is on record."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Drawing:
         self._progress = progress
 
     def measure(self, variants: Sequence[ManifestVariant]) -> dict[str, Judged]:
-        """Of all variants, by name; each request is as large as a variant's ``batch``."""
+        """The judged images of all variants by name; each request has as many images as the variant's ``batch``."""
         wanted = [variant for variant in variants if self._missing(variant)]
         if wanted:
             repository.render(repository.models_of(wanted), self._directory)
@@ -84,7 +84,7 @@ class Drawing:
                 pool.submit(self._ask, replica, variant, start)
                 for replica, start in zip(replicas, starts, strict=False)
             ]
-            # The images of a round are judged while the next one is made.
+            # The images of one round are judged while those of the next one are made.
             self._judge(variant, pending)
             pending = [(start, call.result()) for start, call in zip(starts, calls, strict=True)]
             share = (at + len(starts)) / len(missing)
@@ -112,7 +112,7 @@ class Drawing:
             self._records.add_arrays(DRAWN, self._key(variant, start), parts)
 
     def _missing(self, variant: ManifestVariant) -> list[int]:
-        """First prompts of the requests that are not on record."""
+        """The index of the first prompt of each request that is not on record."""
         starts = range(0, len(self._workload.prompts), variant.batch)
         return [start for start in starts if not self._records.has(DRAWN, self._key(variant, start))]
 
@@ -143,7 +143,7 @@ class Drawing:
 
 
 def check_size(variant: ManifestVariant, answer: GeneratedImages) -> None:
-    """Raises CommandFailed where images are not as large as the manifest says."""
+    """Raise CommandFailed if images do not have the size in the manifest."""
     found, wanted = answer.images.shape[1:], (variant.height, variant.width, 3)
     if found != wanted:
         raise CommandFailed(
@@ -153,5 +153,5 @@ def check_size(variant: ManifestVariant, answer: GeneratedImages) -> None:
 
 
 def images_step(variant: ManifestVariant) -> str:
-    """How progress speaks of a variant's images."""
+    """The name of the step that makes a variant's images."""
     return f"{variant.name}, images"

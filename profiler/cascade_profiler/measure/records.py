@@ -1,8 +1,8 @@
-"""What has been measured so far, in a file beside the profile: a run that was ended goes on where it was.
+"""Records measurements in a file beside the profile, so that a run that was interrupted continues where it was.
 
-Every measurement is kept under all that it depends on (the variant's model, batch, machine, prompts, metrics), so that
-one of something else is never taken for it. Each is written in a transaction of its own: a run that is killed leaves
-what it had finished, and nothing by half.
+The key of a measurement contains all that it depends on (the variant's model, batch, machine, prompts, metrics), so
+that a measurement of something else is never used by mistake. Each is written in its own transaction: if a run is
+killed, the file has all finished measurements and no partial ones.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from cascade_api.command import CommandFailed
 
 SUFFIX: Final = ".measured"
 FORMAT: Final = 1
-"""Format of the file; another one is not read."""
+"""Version of the file's format; files of another version are not read."""
 LOCK_TIMEOUT_S: Final = 0.5
 
 Key = Mapping[str, Any]
-"""All that a measurement depends on; values as JSON has them."""
+"""All that a measurement depends on; the values can be written as JSON."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Records:
-    """The measurements in a file, which is made where it is not there; a context manager, one at a time per file."""
+    """The measurements in a file, which is created if it is missing. A context manager; each file is open only once."""
 
     def __init__(self, file: Path, *, fresh: bool = False) -> None:
-        """Opens the file, and forgets what it holds where ``fresh``; raises CommandFailed where it cannot."""
+        """Open the file, and delete its content if ``fresh``; raises CommandFailed if it cannot be opened."""
         self.file = file
         try:
             self._database = sqlite3.connect(file, timeout=LOCK_TIMEOUT_S, isolation_level=None)
@@ -47,11 +47,11 @@ class Records:
                 why = f"cannot write {file}: {error}"
             raise CommandFailed(why) from None
         except sqlite3.DatabaseError as error:
-            raise CommandFailed(f"{file} holds no measurements ({error}): remove it, or choose --fresh") from None
+            raise CommandFailed(f"{file} is not a file of measurements ({error}): remove it") from None
 
     def _open(self, *, fresh: bool) -> None:
         run = self._database.execute
-        # Held until it is closed: two runs at once would disturb each other's timings anyway.
+        # The lock is held until the file is closed: two runs at once would disturb each other's timings anyway.
         run("PRAGMA locking_mode = EXCLUSIVE")
         run("BEGIN EXCLUSIVE")
         (version,) = run("PRAGMA user_version").fetchone()
@@ -69,15 +69,15 @@ class Records:
         self._database.close()
 
     def values(self, kind: str, key: Key) -> list[Any]:
-        """The values that were added under a key, in order."""
+        """The values that were added under a key, in that order."""
         return [json.loads(value) for value in self._read(kind, key)]
 
     def add(self, kind: str, key: Key, value: Any) -> None:
-        """Keep a value (as JSON has them) under a key, after those that are there."""
+        """Append a value, which can be written as JSON, to those of a key."""
         self._write(kind, key, json.dumps(value).encode())
 
     def arrays(self, kind: str, key: Key) -> list[dict[str, npt.NDArray[Any]]]:
-        """The arrays that were added under a key, in order."""
+        """The arrays that were added under a key, in that order."""
         found = []
         for value in self._read(kind, key):
             with np.load(io.BytesIO(value), allow_pickle=False) as held:
@@ -85,7 +85,7 @@ class Records:
         return found
 
     def add_arrays(self, kind: str, key: Key, arrays: Arrays) -> None:
-        """Keep arrays by name under a key, after those that are there."""
+        """Append named arrays to those of a key."""
         held = io.BytesIO()
         np.savez_compressed(held, allow_pickle=False, **arrays)
         self._write(kind, key, held.getvalue())
@@ -96,7 +96,7 @@ class Records:
         return found.fetchone() is not None
 
     def count(self) -> int:
-        """How many parts the file holds."""
+        """How many measurements the file has."""
         (found,) = self._database.execute("SELECT count(*) FROM parts").fetchone()
         return int(found)
 
@@ -111,7 +111,7 @@ class Records:
 
 
 def records_file(output: Path) -> Path:
-    """The file of measurements that belongs to a profile's."""
+    """The file of measurements that belongs to the file of a profile."""
     return output.with_name(output.name + SUFFIX)
 
 

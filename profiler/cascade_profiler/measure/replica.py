@@ -1,4 +1,4 @@
-"""A Triton server on one core, as a replica of class ``cpu`` runs, for measuring: started, asked, ended."""
+"""Starts a Triton server for measurements, in the same way as a replica runs, sends it requests, and stops it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from cascade_operator.local.triton import why_not_loaded
 from .workload import Workload
 
 START_TIMEOUT_S = 1800.0
-"""Weights may have to be fetched, and engines built; a server that ends is noticed at once."""
+"""Longest time of a start: weights may have to be fetched, and engines built. A server that ends is noticed at once."""
 ANSWER_TIMEOUT_S = 600.0
 """A large model may take minutes for a large batch."""
 COUNT_TIMEOUT_S = 2.0
@@ -51,7 +51,7 @@ MEMORY_WORDS = re.compile(
     r"out of memory|outofmemory|memoryerror|bad_alloc|(failed|cannot|unable) to allocate|stub process .*not healthy",
     re.IGNORECASE,
 )
-"""What servers and libraries say when memory runs out; a model process that the kernel ended is only said to be ill."""
+"""Messages of servers and libraries if memory runs out; the last is Triton's if the kernel killed a model's process."""
 
 
 class ReplicaOutOfMemory(CommandFailed):
@@ -60,14 +60,14 @@ class ReplicaOutOfMemory(CommandFailed):
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """Images ``[n, height, width, 3]`` of one request, and confidences ``[n]`` if asked for."""
+    """Images ``[n, height, width, 3]`` of one request, and confidences ``[n]`` if requested."""
 
     images: npt.NDArray[np.uint8]
     confidences: npt.NDArray[np.float32] | None
 
 
 class MeasuredReplica:
-    """A server on a Unix socket; a context manager. Raises CommandFailed where it does not come up or answer."""
+    """A server on a Unix socket; a context manager. Raises CommandFailed if it does not start or answer."""
 
     def __init__(self, repository: Path, *, core: int | None, load: Sequence[str] = ()) -> None:
         self._repository = repository
@@ -110,17 +110,17 @@ class MeasuredReplica:
             self._client.load_model(model)
 
     def unload(self, model: str) -> None:
-        """Take a model out; what it has begun is still answered."""
+        """Unload a model; requests that it has begun are still answered."""
         self._client.unload_model(model)
 
     def probe(self, model: str, settings: Settings) -> None:
-        """One image, to see that the model works."""
+        """Request one image, to check that the model works."""
         self.ask(model, settings, [PROBE_PROMPT], [0])
 
     def ask(
         self, model: str, settings: Settings, prompts: Sequence[str], seeds: Sequence[int], *, confidence: bool = False
     ) -> GeneratedImages:
-        """One request for an image per prompt."""
+        """Send one request for an image per prompt."""
         request = inference(prompts, seeds, settings.parameters(), confidence=confidence)
         with _clear(f"{model} failed"):
             result = self._client.infer(model, **request, client_timeout=ANSWER_TIMEOUT_S)
@@ -128,7 +128,7 @@ class MeasuredReplica:
         return GeneratedImages(result.as_numpy(OUTPUT_IMAGE), None if judged is None else judged[:, 0])
 
     def memory_mib(self, model: str) -> int:
-        """Resident memory of the server and one model's process, in whole MiB."""
+        """Resident memory of the server and of one model's process, in MiB."""
         children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
         mine = [pid for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
         kib = 0
@@ -141,16 +141,16 @@ class MeasuredReplica:
     def time_batches(
         self, model: str, settings: Settings, workload: Workload, *, batch: int, count: int, confidence: bool
     ) -> list[float] | None:
-        """Seconds from the end of one batch to the end of the next, ``count`` of them, while more are waiting.
+        """``count`` times in seconds from the end of one batch to the end of the next, while more batches are waiting.
 
-        That is what a busy replica needs per batch, everything included. The server forms the batches from one
-        request per prompt, as routers send them. None where it formed other batches than those.
+        This is all the time that a busy replica needs per batch. The server forms the batches from requests for one
+        prompt each, as routers send them. None if it formed batches of other sizes.
         """
         before = self._batches(model, batch)
         ends: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
         free = threading.Semaphore(WAITING_BATCHES * batch)
 
-        # The client calls back by keyword, so the names of these parameters count.
+        # The client passes these parameters by name.
         def answered(result: Any, error: Any) -> None:
             ends.put((time.perf_counter(), error))
             free.release()
@@ -187,7 +187,7 @@ class MeasuredReplica:
     def _wait_for_socket(self) -> None:
         until = time.monotonic() + START_TIMEOUT_S
         while True:
-            # A gRPC channel that finds nobody at first would wait a second before it tries again.
+            # A gRPC channel whose first try fails would wait a second before the next.
             with socket.socket(socket.AF_UNIX) as trial:
                 if trial.connect_ex(self._endpoint.removeprefix("unix:")) == 0:
                     return
@@ -219,7 +219,7 @@ class MeasuredReplica:
 def inference(
     prompts: Sequence[str], seeds: Sequence[int], parameters: Mapping[str, int | str], *, confidence: bool = False
 ) -> dict[str, Any]:
-    """Arguments of a client's ``infer`` or ``async_infer`` for an image per prompt; ``parameters`` are the settings."""
+    """Arguments for a client's ``infer`` or ``async_infer``: an image per prompt; ``parameters`` are the settings."""
     words = triton.InferInput(INPUT_PROMPT, [len(prompts), 1], "BYTES")
     words.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_).reshape(-1, 1))
     numbers = triton.InferInput(INPUT_SEED, [len(seeds), 1], "INT64")
@@ -234,7 +234,7 @@ def inference(
 
 @contextmanager
 def _clear(what: str) -> Iterator[None]:
-    """Turns an error of the server into one line for the user."""
+    """Turn an error of the server into a message of one line for the user."""
     try:
         yield
     except InferenceServerException as error:

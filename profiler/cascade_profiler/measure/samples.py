@@ -1,4 +1,4 @@
-"""When a series of timings is long enough, and what it says (pure)."""
+"""Evaluates series of timings: whether there are enough of them, and their percentiles. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Final
 import numpy as np
 
 LEAST: Final = 15
-"""Timings below which no median is trusted."""
+"""The fewest timings for a median."""
 MOST: Final = 400
+"""The most timings of a series."""
 WIDTH: Final = 0.02
-"""Width of the median's 95 % interval, as a share of the median, at which there are enough."""
+"""There are enough timings if the median's 95 % interval is no wider than this share of the median."""
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Median, 95th and 99th percentile of a series, in whole microseconds of at least 1, none below the one before.
+    """The median, 95th and 99th percentile of a series, in whole microseconds; at least 1, and in rising order.
 
-    Of fewer than a hundred timings the 99th percentile is close to the longest one: an indication.
+    With fewer than a hundred timings, the 99th percentile is close to the longest timing and only a rough figure.
     """
 
     p50_micros: int
@@ -30,7 +31,7 @@ class Percentiles:
 
 
 def enough(timings_s: Sequence[float]) -> bool:
-    """Whether the median is known well enough, or there have been so many that more would not help."""
+    """Whether the median is known well enough, or there are so many timings that more would not help."""
     if len(timings_s) < LEAST:
         return False
     low, high = median_interval(timings_s)
@@ -38,7 +39,7 @@ def enough(timings_s: Sequence[float]) -> bool:
 
 
 def median_interval(timings_s: Sequence[float]) -> tuple[float, float]:
-    """A 95 % interval of the median, by order statistics: no assumption on how the timings are distributed."""
+    """A 95 % interval of the median from order statistics, which assumes no distribution of the timings."""
     ordered = sorted(timings_s)
     reach = 0.98 * math.sqrt(len(ordered))
     middle = len(ordered) / 2
@@ -46,13 +47,13 @@ def median_interval(timings_s: Sequence[float]) -> tuple[float, float]:
 
 
 def timing(timings_s: Sequence[float]) -> Percentiles:
-    """What a series says."""
+    """The percentiles of a series."""
     p50, p95, p99 = (max(1, round(1e6 * float(value))) for value in np.quantile(timings_s, (0.5, 0.95, 0.99)))
     return Percentiles(p50, max(p50, p95), max(p50, p95, p99), len(timings_s))
 
 
 def difference(longer: Percentiles, shorter: Percentiles) -> Percentiles:
-    """What the longer one has on top, by quantile."""
+    """The differences between the percentiles of two series."""
     p50 = max(1, longer.p50_micros - shorter.p50_micros)
     p95 = max(p50, longer.p95_micros - shorter.p95_micros)
     p99 = max(p95, longer.p99_micros - shorter.p99_micros)

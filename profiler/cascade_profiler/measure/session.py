@@ -1,4 +1,4 @@
-"""One run of `cascade profile`: reads the manifest, measures, writes, and says what it found."""
+"""Runs `cascade profile`: reads the manifest, measures, writes the profile, and prints a summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .writing import check_output, write_profile
 
 @dataclass(frozen=True)
 class ProfilingOptions:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     file: Path
     output: Path
@@ -43,18 +43,18 @@ class ProfilingOptions:
 
 
 def run(options: ProfilingOptions) -> None:
-    """Raises DocumentError or CommandFailed before anything is measured, where something is wrong."""
+    """Measure and write a profile. Wrong options raise DocumentError or CommandFailed before anything is measured."""
     text, cascade = _manifest(options.file)
     for option, path in (("--output", options.output), ("--report", options.report)):
         if path is not None and not path.parent.is_dir():
-            raise CommandFailed(f"{option}: no folder {path.parent}: make it first", code=2)
+            raise CommandFailed(f"{option}: no folder {path.parent}: create it first", code=2)
         if path is not None and path.is_dir():
             raise CommandFailed(f"{option}: {path} is a folder: name a file in it", code=2)
     check_output(options.output)
     plan = _plan(options, cascade.spec.sizes[0])
     with Records(records_file(options.output), fresh=options.fresh) as records:
         if held := records.count():
-            typer.echo(f"{records.file} holds {held} measurements: those that fit are used (--fresh: none)")
+            typer.echo(f"{records.file} has {held} measurements; those that fit are used (with --fresh, none)")
         measured = profile_cascade(text, cascade, plan, records)
     write_profile(measured.profile, options.output)
     typer.echo(summary(measured.profile))
@@ -66,12 +66,12 @@ def run(options: ProfilingOptions) -> None:
 
 
 def summary(profile: CascadeProfile) -> str:
-    """What a profile says, in a few lines."""
+    """A profile in a few lines."""
     spec = profile.spec
     cost = {row.variant: row.p50_micros for row in spec.execution if row.batch == 1}
     lines = []
     for row in (row for row in spec.quality if row.alone):
-        lines += [f"{row.path} alone", *(f"  {metric.name}: {_told(metric.name, row)}" for metric in spec.metrics)]
+        lines += [f"{row.path} alone", *(f"  {metric.name}: {_value(metric.name, row)}" for metric in spec.metrics)]
     for chain in dict.fromkeys(row.chain for row in spec.quality if not row.alone):
         light, heavy = chain
         lines.append(f"{light} to {heavy}: cost ratio 1:{cost[heavy] / cost[light]:.1f} at batch 1")
@@ -84,20 +84,20 @@ def summary(profile: CascadeProfile) -> str:
     return "\n".join([*lines, f"objective: {spec.objective_metric} of {spec.source.prompts} prompts"])
 
 
-def _told(metric: str, row: QualityRow) -> str:
+def _value(metric: str, row: QualityRow) -> str:
     error = (row.errors_milli or {}).get(metric, 0)
     return f"{row.values_milli[metric] / 1000:.3f} ± {error / 1000:.3f}"
 
 
 def _quality(metric: str, cells: dict[tuple[int, int], QualityRow]) -> str:
-    def told(direct: int, escalation: int) -> str:
-        return _told(metric, cells[direct, escalation])
+    def at(direct: int, escalation: int) -> str:
+        return _value(metric, cells[direct, escalation])
 
     coin = sum(cells[direct, 0].values_milli[metric] for direct in (0, 100)) / 2000
     chance = f"by chance {coin:.3f}, " if not metric.startswith("fd-") else ""
     return (
-        f"all light {told(0, 0)}, all heavy {told(100, 0)}; half of them heavy: "
-        f"{chance}by prompt {told(50, 0)}, by confidence {told(0, 50)}"
+        f"all light {at(0, 0)}, all heavy {at(100, 0)}; half of them heavy: "
+        f"{chance}by prompt {at(50, 0)}, by confidence {at(0, 50)}"
     )
 
 
@@ -105,7 +105,7 @@ def _manifest(file: Path) -> tuple[str, DiffusionCascade]:
     text = read_text(file)
     cascades = [r for r in load_documents(text, source=str(file)) if isinstance(r, DiffusionCascade)]
     if len(cascades) != 1:
-        raise CommandFailed(f"{file}: holds {len(cascades)} DiffusionCascades: profile one at a time", code=2)
+        raise CommandFailed(f"{file}: has {len(cascades)} DiffusionCascades: profile one at a time", code=2)
     return text, cascades[0]
 
 

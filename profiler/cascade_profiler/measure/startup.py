@@ -1,4 +1,4 @@
-"""How long a variant takes to come up: on a new replica, and in place of another variant."""
+"""Measures how long a variant takes to start: on a new replica, and in place of another variant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STARTED = "started"
 
 
 def step_name(variant: ManifestVariant) -> str:
-    """How progress speaks of a variant's measurement."""
+    """The name of the step that measures a variant's start."""
     return f"{variant.name}, start"
 
 
@@ -35,10 +35,11 @@ def measure_startup(
     records: Records,
     progress: Progress,
 ) -> list[Startup]:
-    """Seconds until a new replica has drawn its first image, and milliseconds until one that served another has.
+    """Measure the seconds until a new replica has made its first image, and the milliseconds until a replica that
+    served another variant has.
 
-    Where all variants have the same weights, a variant takes its own place. Medians of ``rounds`` or more
-    rounds, each of which goes on record.
+    If all variants have the same weights, a variant replaces itself. The results are medians of at least ``rounds``
+    rounds, each of which is recorded.
     """
     repository.render(repository.models_of(variants), directory)
     rows = []

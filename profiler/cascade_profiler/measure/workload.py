@@ -1,4 +1,4 @@
-"""The prompts that quality is measured on, and their seeds: held-out shapes, or a user's own."""
+"""The prompts for measuring quality, and their seeds: held-out prompts of the shapes, or prompts from a file."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from cascade_models.shapes import grammar
 
 @dataclass(frozen=True)
 class Workload:
-    """Prompts and one seed each, shared by all variants; ``scenes``, what they mean, where all are shapes prompts."""
+    """Prompts with one seed each, for all variants. ``scenes`` are their meanings if all are prompts of the shapes."""
 
     scenes: tuple[grammar.Scene, ...]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
 
     def slice(self, at: int, count: int) -> tuple[Sequence[str], Sequence[int]]:
-        """``count`` prompts and seeds from ``at`` on, from the beginning again after the last."""
+        """``count`` prompts and seeds from ``at`` on; after the last one, it continues with the first."""
         chosen = [(at + offset) % len(self.prompts) for offset in range(count)]
         return [self.prompts[index] for index in chosen], [self.seeds[index] for index in chosen]
 
     @property
     def identity(self) -> str:
-        """Differs where prompts or seeds do."""
+        """A digest of the prompts and seeds."""
         text = "\n".join(f"{seed} {prompt}" for seed, prompt in zip(self.seeds, self.prompts, strict=True))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sample_workload(count: int, seed: int) -> Workload:
-    """``count`` prompts that were not trained on, as many of each number of shapes as of any other."""
+    """``count`` prompts that no model was trained on, equally many for each number of shapes."""
     rng = np.random.default_rng((seed, 7))
     scenes = tuple(
         grammar.sample_scene(rng, objects=1 + index % grammar.MAX_OBJECTS, split="test") for index in range(count)
@@ -43,11 +43,13 @@ def sample_workload(count: int, seed: int) -> Workload:
 
 
 def read_workload(file: Path, count: int, seed: int) -> Workload:
-    """The first ``count`` prompts of a file with one a line; raises CommandFailed where there are none."""
+    """The first ``count`` different lines of a file as prompts; raises CommandFailed if it has fewer than 2."""
     lines = read_text(file, option="--prompts-from").splitlines()
     prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))[:count]
     if len(prompts) < 2:
-        raise CommandFailed(f"--prompts-from: {file} holds {len(prompts)} different prompts: write one a line", code=2)
+        raise CommandFailed(
+            f"--prompts-from: {file} has {len(prompts)} different prompts: write at least 2, one per line", code=2
+        )
     return Workload(_scenes(prompts), prompts, _seeds(np.random.default_rng((seed, 7)), len(prompts)))
 
 

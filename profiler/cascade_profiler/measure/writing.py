@@ -1,4 +1,4 @@
-"""Puts a profile into a YAML file: the rest of the file, comments included, stays as it is."""
+"""Writes a profile into a YAML file. The rest of the file, including comments, stays as it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 160
 
 
 def check_output(file: Path) -> None:
-    """Raises CommandFailed where a file is there that no profile can be put into."""
+    """Raise CommandFailed if the file exists and no profile can be written into it."""
     if not file.exists():
         return
     text = read_text(file, option="--output")
@@ -31,7 +31,7 @@ def check_output(file: Path) -> None:
 
 
 def write_profile(profile: CascadeProfile, file: Path) -> None:
-    """Replaces the profile of that name in a file, or adds it; a file that is not there is made. Atomic."""
+    """Replace the profile of that name in a file, or add it; the file is created if it is missing. Atomic."""
     before = file.read_text(encoding="utf-8") if file.exists() else ""
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -42,7 +42,7 @@ def write_profile(profile: CascadeProfile, file: Path) -> None:
 
 
 def with_profile(text: str, profile: CascadeProfile) -> str:
-    """The text with ``profile`` in the place of the document of that kind and name, else at its end."""
+    """The text in which ``profile`` replaces the document of its kind and name, or is appended."""
     fresh = HEADER + profile_yaml(profile)
     parts = _split(text)
     for index, part in enumerate(parts):
@@ -69,7 +69,7 @@ def profile_yaml(profile: CascadeProfile) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """The documents of a YAML text, as they are written; they are parted by lines that begin with three dashes."""
+    """The documents of a YAML text, unchanged; they are separated by lines of three dashes."""
     parts: list[list[str]] = [[]]
     for line in text.splitlines(keepends=True):
         if line.rstrip() == "---":
@@ -98,7 +98,7 @@ class _Series(list[int]):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lines and series in flow style, everything inside included."""
+    """Writes lines and series, and all that they contain, in flow style."""
 
 
 def _represent_line(dumper: yaml.SafeDumper, value: _Line) -> yaml.Node:

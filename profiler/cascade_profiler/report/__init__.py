@@ -1,1 +1,1 @@
-"""What HTML reports are made of: a page that needs no other file, and plots as inline SVG."""
+"""Builds HTML reports: one page that needs no other file, with plots as inline SVG."""

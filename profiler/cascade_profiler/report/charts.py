@@ -1,4 +1,4 @@
-"""Line and step charts as SVG text: no scripts, no fonts, no files besides."""
+"""Line and step charts as SVG text, without scripts, fonts or other files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TICKS: Final = 6
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one line; ``steps`` holds each value until the next point, ``dots`` draws no line."""
+    """The points of one line. With ``steps``, a value holds until the next point; with ``dots``, no line is drawn."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -30,7 +30,7 @@ class Series:
 
 
 def chart(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """A figure of HTML: an SVG element with axes and ticks, and a legend; points that are not finite are left out."""
+    """An HTML figure: an SVG element with axes and ticks, and a legend. Points that are not finite are left out."""
     shown = _shown(series)
     legend = "".join(
         f'<span><i style="background:{s.colour}"></i>{html.escape(s.name)}</span>' for s in shown if s.name
@@ -42,7 +42,7 @@ def chart(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -
 
 
 def drawing(title: str, series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """The same as an SVG file of its own, with the legend inside."""
+    """The chart as the text of an SVG file, which includes the legend."""
     shown = _shown(series)
     legend = "".join(
         f'<rect x="{_WIDTH - 220}" y="{_HEIGHT - _BOTTOM - 20 - 16 * at}" width="12" height="8" fill="{s.colour}"/>'
@@ -53,7 +53,7 @@ def drawing(title: str, series: Sequence[Series], *, x_label: str, y_label: str)
 
 
 def _shown(series: Sequence[Series]) -> list[Series]:
-    """Series with what can be drawn of them, each in a colour."""
+    """The series with their finite points, each with a colour."""
     return [
         Series(
             s.name,
@@ -67,7 +67,7 @@ def _shown(series: Sequence[Series]) -> list[Series]:
 
 
 def _axes(title: str, shown: Sequence[Series], x_label: str, y_label: str) -> str:
-    """An SVG element, not yet closed."""
+    """The axes and lines as an SVG element without its closing tag."""
     xs = [x for s in shown for x, _ in s.points] or [0.0, 1.0]
     ys = [y for s in shown for _, y in s.points] or [0.0, 1.0]
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))

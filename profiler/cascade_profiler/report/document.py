@@ -1,4 +1,4 @@
-"""The frame of a report: one HTML file that needs no other."""
+"""The HTML document of a report: one file that needs no others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ details { margin: .5em 0; font-size: 13px }
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """A page with a title and parts that are HTML already."""
+    """A page with a title; ``parts`` are HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
@@ -35,7 +35,7 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
-    """A table of text; cells that are HTML already begin with a tag."""
+    """A table of text and pictures; a cell that begins with ``<img `` is HTML, all others are text."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<table class="{kind}"><tr>{top}</tr>{body}</table>'

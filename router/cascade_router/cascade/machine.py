@@ -173,7 +173,7 @@ class RequestMachine:
         self._overload: Overload = cascade.plan.overload
         self._waiting_limit = cascade.waiting_limit(band)
         self._admitted = False
-        """Whether a first model was found; then ``_step`` is what a model must do now."""
+        """Whether a model was found for the request; from then on, ``_step`` says what the present model has to do."""
         self._attempts = 0
         """Number of replicas on which the present model was tried."""
         self._unpaid = False
@@ -417,13 +417,13 @@ class RequestMachine:
 
     @property
     def _stand_in_variant(self) -> str | None:
-        """The plan's quick variant, where it may stand in for both of the row's and did not yet."""
+        """The plan's fast variant, if it may replace the variants of the row and has not been tried yet."""
         name = self._cascade.plan.stand_in
         may = name not in self.choice.row.chain and self._overload == "degrade" and not self._stood_in
         return name if may else None
 
     def _stand_in(self, now: float) -> Make | None:
-        """The stand-in's part, where it can still make an image."""
+        """The step in which the stand-in makes the image, or None if it would be too late."""
         name = self._stand_in_variant
         if name is None:
             return None

@@ -144,9 +144,9 @@ class JobRunner:
         except RouterDefect as failed:
             result = result_of(self._explain(RequestRefused(Refusal.MODEL_FAILED, str(failed))))
         except Exception:
-            # What breaks once with what stands in Redis breaks at every attempt.
+            # Data in Redis that causes an error now would cause it at every attempt.
             log.exception("a job cannot be carried out", job=claim.id)
-            why = RequestRefused(Refusal.INVALID, "the job cannot be carried out; hand it in again")
+            why = RequestRefused(Refusal.INVALID, "the job cannot be carried out; submit it again")
             result = result_of(self._explain(why))
         await self._end(ref, claim, JobState.FAILED, result, b"")
 

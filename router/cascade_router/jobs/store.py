@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 
 from cascade_api.bad_data import BadData
 from cascade_api.names import CascadeRef
+from cascade_api.redis_refusals import is_wrong_type
 
 from .. import lua
-from ..foreign import is_foreign
 from .records import Claim, JobRecord, JobState, JobUnreadable, in_turn, read_job
 
 LEASE_S: Final = 5.0
@@ -88,9 +88,9 @@ class JobStore:
         try:
             submitted, place_ms = await self._run("submit", _all_keys(ref, job), arguments)
         except JobStoreAway as away:
-            if not is_foreign(away.__cause__):
+            if not is_wrong_type(away.__cause__):
                 raise
-            await self._drop_foreign({ref.job_key(job): "hash"})
+            await self._remove_wrong_types({ref.job_key(job): "hash"})
             submitted, place_ms = await self._run("submit", _all_keys(ref, job), arguments)
         return Submitted(_text(submitted)), float(place_ms) / 1000
 
@@ -99,7 +99,7 @@ class JobStore:
         try:
             fields: Any = await _answered(self._redis.hgetall(ref.job_key(job)))
         except JobStoreAway as away:
-            if is_foreign(away.__cause__):
+            if is_wrong_type(away.__cause__):
                 raise JobUnreadable(f"job {job}: {away}") from None
             raise
         return read_job(job, fields) if fields else None
@@ -111,9 +111,9 @@ class JobStore:
         try:
             found: Any = await _answered(self._redis.zrangebyscore(ref.jobs_key, "-inf", now_ms))
         except JobStoreAway as away:
-            if not is_foreign(away.__cause__):
+            if not is_wrong_type(away.__cause__):
                 raise
-            await self._drop_foreign({ref.jobs_key: "zset"})
+            await self._remove_wrong_types({ref.jobs_key: "zset"})
             return []
         due = []
         for job in found:
@@ -132,9 +132,9 @@ class JobStore:
             kept: Any = await _answered(self._redis.hgetall(ref.jobs_open_key))
             return {_text(job): _text(value).partition(" ")[2] for job, value in kept.items()}
         except JobStoreAway as away:
-            if not is_foreign(away.__cause__):
+            if not is_wrong_type(away.__cause__):
                 raise
-            await self._drop_foreign({ref.jobs_open_key: "hash"})
+            await self._remove_wrong_types({ref.jobs_open_key: "hash"})
         except UnicodeDecodeError:
             self._bad_data.found(ref.jobs_open_key, "whose jobs these are cannot be read; they are taken by age")
         return {}
@@ -175,7 +175,7 @@ class JobStore:
         try:
             memory: Any = await self._redis.info("memory")
         except (RedisError, OSError):
-            return 0  # it may be forbidden; what is really full says so when it is written to
+            return 0  # the command may be forbidden; if Redis is full, it refuses the write
         limit = int(memory.get("maxmemory", 0))
         return max(0, int(memory.get("used_memory", 0)) + size - int(limit * MEMORY_SHARE)) if limit else 0
 
@@ -191,7 +191,7 @@ class JobStore:
         reply = await self._run("finish", _all_keys(ref, job), arguments)
         return None if reply is None else JobState(_text(reply))
 
-    async def _drop_foreign(self, types: Mapping[str, str]) -> None:
+    async def _remove_wrong_types(self, types: Mapping[str, str]) -> None:
         """Remove keys whose type is not that of a job or of a list. Only routers write these keys."""
         for key, wanted in types.items():
             there = _text(await _answered(self._redis.type(key)))

@@ -1,1 +1,1 @@
-"""The Triton replicas behind the router: clients and their health."""
+"""Clients of the Triton servers behind the router."""

@@ -1,4 +1,4 @@
-"""One gRPC channel per Triton server, and the one call that the router makes: have an image made."""
+"""Clients of Triton servers: one gRPC channel for each, and the only call that the router makes: make an image."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _OPTIONS: Final = (
 )
 _CLOSE_GRACE_S: Final = 60.0
 _LENGTH: Final = struct.Struct("<I")
-"""What stands before each element of a BYTES tensor."""
+"""The length before each element of a BYTES tensor."""
 _BATCH_TIME: Final = struct.Struct("<2f")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model needs to know."""
+    """The inputs of a model for one image."""
 
     text: str
     negative: str | None = None
@@ -61,18 +61,18 @@ Format = Literal["png", "jpeg", "webp"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 PNG: Final = "png"
 _MAGIC: Final = {PNG: b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}
-"""How a file of each begins."""
+"""How a file of each format begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageForm:
-    """What the client wants of an image: its pixels, an encoded file, or both."""
+    """The form in which the client wants an image: its pixels, an encoded file, or both."""
 
     raw: bool = False
     encoded: str = PNG
     """One of `FORMATS`; empty: no file."""
     quality: int | None = None
-    """Of JPEG and WebP, 1 to 100; None: the model's choice."""
+    """The quality of JPEG and WebP, 1 to 100; None: the model's choice."""
 
 
 PNG_FILE: Final = ImageForm()
@@ -81,17 +81,17 @@ PIXELS: Final = ImageForm(raw=True, encoded="")
 
 @dataclass(frozen=True, slots=True)
 class TritonImage:
-    """An image in the form that was asked for, and the discriminator's score where that was asked for."""
+    """An image in the form that was requested, and the discriminator's score if that was requested."""
 
     height: int
     width: int
     pixels: bytes = b""
     """Rows of RGB bytes."""
     element: bytes = b""
-    """The file as gRPC has it, with its length before it: megabytes are not to be copied without need."""
+    """The file as gRPC transports it, with its length before it, so that megabytes need not be copied."""
     confidence: float | None = None
     batch_time: BatchTime | None = None
-    """Of the batch that it was made in."""
+    """The size and the time of the batch in which the image was made."""
 
     @property
     def encoded(self) -> memoryview:
@@ -104,11 +104,11 @@ class PromptRejected(Exception):
 
 
 class ReplicaFailed(Exception):
-    """The server did not do its work; another one might."""
+    """The server failed; another one may succeed."""
 
 
 class ReplicaTimedOut(Exception):
-    """The time given was not enough."""
+    """The server did not answer in the time given."""
 
 
 class TritonClients:
@@ -120,7 +120,7 @@ class TritonClients:
         self._closing: set[asyncio.Task[None]] = set()
 
     def keep(self, endpoints: Iterable[str]) -> None:
-        """Close channels to servers that left the plan, after calls on them had time to end."""
+        """Close the channels to servers that left the plan, after calls on them have had time to end."""
         for gone in set(self._channels) - set(endpoints):
             self._stubs.pop(gone, None)
             task = asyncio.ensure_future(self._channels.pop(gone).close(_CLOSE_GRACE_S))
@@ -147,13 +147,13 @@ class TritonClients:
         request_id: str,
         timeout_s: float,
     ) -> TritonImage:
-        """One image from one server. Cancelling the task cancels the inference.
+        """Let one server make one image. Cancelling the task cancels the inference.
 
         Args:
-            size: width and height, which an encoded image does not say.
+            size: width and height, which the answer does not contain if the image is encoded.
 
         Raises:
-            PromptRejected: the model says that the prompt is not for it.
+            PromptRejected: the model cannot draw the prompt.
             ReplicaTimedOut: ``timeout_s`` passed.
             ReplicaFailed: anything else went wrong.
         """
@@ -178,7 +178,7 @@ class TritonClients:
 
 
 def infer_request(*, variant: PlanVariant, prompt: Prompt, form: ImageForm, confidence: bool, request_id: str) -> Any:
-    """The ModelInferRequest for one image; only what is requested is computed."""
+    """The ModelInferRequest for one image; the model only computes the outputs that are requested."""
     request = service_pb2.ModelInferRequest(model_name=variant.model, id=request_id)
     add_parameters(request, variant.settings.parameters)
     _add_bytes(request, INPUT_PROMPT, prompt.text)
@@ -201,7 +201,7 @@ def infer_request(*, variant: PlanVariant, prompt: Prompt, form: ImageForm, conf
 
 
 def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confidence: bool) -> TritonImage:
-    """The image in a response of `infer_request`; raises ReplicaFailed for anything else."""
+    """The image in the response to an `infer_request`; raises ReplicaFailed if there is none."""
     raw = {
         tensor.name: (tensor, raw) for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
     }
@@ -210,22 +210,22 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
     if form.raw or not form.encoded:
         tensor, pixels = raw.get(OUTPUT_IMAGE, (None, b""))
         if tensor is None or tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] != 3:
-            raise ReplicaFailed("the answer holds no image of shape [1, height, width, 3]")
+            raise ReplicaFailed("the answer contains no image of shape [1, height, width, 3]")
         _, height, width, _ = tensor.shape
         if len(pixels) != height * width * 3:
-            raise ReplicaFailed(f"the image holds {len(pixels)} bytes, not {height * width * 3}")
+            raise ReplicaFailed(f"the image has {len(pixels)} bytes, not {height * width * 3}")
     if form.encoded:
         tensor, element = raw.get(OUTPUT_IMAGE_ENCODED, (None, b""))
         length = _LENGTH.pack(max(0, len(element) - _LENGTH.size))
         if tensor is None or tensor.datatype != "BYTES" or not element.startswith(length):
-            raise ReplicaFailed("the answer holds no encoded image")
+            raise ReplicaFailed("the answer contains no encoded image")
         if not element.startswith(_MAGIC[form.encoded], _LENGTH.size):
-            raise ReplicaFailed(f"the encoded image is no {form.encoded}")
+            raise ReplicaFailed(f"the encoded image is not a {form.encoded} file")
     score = None
     if confidence:
         tensor, data = raw.get(OUTPUT_CONFIDENCE, (None, b""))
         if tensor is None or tensor.datatype != "FP32" or len(data) != 4:
-            raise ReplicaFailed("the answer holds no confidence")
+            raise ReplicaFailed("the answer contains no confidence")
         (score,) = struct.unpack("<f", data)
         if score != score:
             raise ReplicaFailed("the confidence is not a number")
@@ -233,7 +233,7 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
 
 
 def _batch_time(tensor: Any, data: bytes) -> BatchTime | None:
-    """What a worker says of its batch; None for nonsense, without which the image is as good."""
+    """What a worker reports about its batch; None if that is invalid, because the image itself can still be used."""
     if tensor is None or tensor.datatype != "FP32" or len(data) != _BATCH_TIME.size:
         return None
     seconds, images = _BATCH_TIME.unpack(data)

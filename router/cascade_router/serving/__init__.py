@@ -1,1 +1,1 @@
-"""The router's faces to its clients: KServe v2 over gRPC, OpenAI images over HTTP, health, metrics and a page."""
+"""The router's protocols: KServe v2 over gRPC, OpenAI images over HTTP, health, metrics and the playground page."""

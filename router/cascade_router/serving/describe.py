@@ -1,4 +1,4 @@
-"""What a cascade looks like to a KServe v2 client: metadata, configuration, statistics."""
+"""Describes a cascade to KServe v2 clients as one model: its metadata, configuration and statistics."""
 
 from __future__ import annotations
 

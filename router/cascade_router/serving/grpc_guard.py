@@ -1,6 +1,6 @@
 """Registers gRPC services so that a message that cannot be parsed is answered with INVALID_ARGUMENT.
 
-By itself gRPC answers UNKNOWN, logs a traceback, and does so before the service could ask who calls.
+gRPC by itself would answer UNKNOWN and log a traceback, before the service could check who calls.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 Check = Callable[[Any], Awaitable[None]]
-"""Aborts the call of a context whose caller may not ask."""
+"""Takes the context of a call, and aborts the call if its caller has no access."""
 _MALFORMED: Final = object()
-"""Stands for a message that cannot be parsed."""
+"""Takes the place of a message that cannot be parsed."""
 _WHY: Final = "the message is not a protobuf message of this method's request type"
 
 
 class GuardedServer:
-    """Where generated `add_…Servicer_to_server` functions register a service, in place of the server itself.
+    """Takes the server's place in the generated `add_…Servicer_to_server` functions, which register a service.
 
     Args:
-        check: asked before a malformed message is refused, so that strangers learn no more than elsewhere.
+        check: called before a malformed message is refused, so that callers without access get no other answer here
+            than elsewhere.
     """
 
     def __init__(self, server: grpc.aio.Server, *, check: Check) -> None:
@@ -32,7 +33,7 @@ class GuardedServer:
         self._check = check
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Nothing: generated code hands the same methods to `add_registered_method_handlers`, one by one."""
+        """Do nothing: generated code also passes the same methods to `add_registered_method_handlers`."""
 
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
@@ -53,7 +54,7 @@ class GuardedServer:
             return grpc.unary_stream_rpc_method_handler(self._unary(handler.unary_stream), **codecs)
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), **codecs)
-        raise NotImplementedError("no service of the router has a method that takes a stream and answers once")
+        raise NotImplementedError("methods that take a stream and answer once are not supported")
 
     def _unary(self, serve: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def guarded(request: Any, context: Any) -> Any:

@@ -1,4 +1,4 @@
-"""gRPC's server reflection under both of its names: newer clients ask for `v1`, the library has `v1alpha` alone."""
+"""gRPC's server reflection under both of its names: newer clients ask for `v1`, but the library only has `v1alpha`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ V1: Final = V1ALPHA.replace("v1alpha", "v1")
 
 
 def add_reflection(services: Iterable[str], server: GuardedServer) -> None:
-    """Describe services, and reflection itself, to whoever asks ``server``."""
+    """Add reflection to ``server``; it describes ``services`` and itself."""
     _define_v1()
     servicer = reflection.aio.ReflectionServicer((*services, V1ALPHA, V1))
-    # The messages of both are the same, but for the package's name, which is not sent.
+    # The messages of both versions are the same; only their package's name differs, and that is not sent.
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -30,7 +30,7 @@ def add_reflection(services: Iterable[str], server: GuardedServer) -> None:
 
 
 def _define_v1() -> None:
-    """Make `v1` known, so that a client can have it described as any other service."""
+    """Add the definition of `v1` to the descriptor pool, so that reflection can describe it like any other service."""
     definition = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(definition)
     renamed = text_format.MessageToString(definition).replace("v1alpha", "v1")

@@ -1,4 +1,4 @@
-"""The KServe v2 gRPC service: every call of the protocol either works or says why it does not."""
+"""The KServe v2 gRPC service. Every method of the protocol either works or says why it does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 SERVER_NAME: Final = "diffusion-cascade"
 _SHARED_MEMORY: Final = "shared memory is not supported; send tensors in the message"
-_MODEL_CONTROL: Final = "models are the planner's to load; change the DiffusionCascade instead"
+_MODEL_CONTROL: Final = "models are loaded by the operator, not by clients; change the DiffusionCascade instead"
 
 Context = Any
 """grpc.aio.ServicerContext, whose type parameters differ from call to call."""
@@ -106,12 +106,12 @@ class InferenceService:
         response = delivery.pack(
             lambda answers: kserve.write_response(answers, form, request_id=request_id, model=message.model_name)
         )
-        # A call is done when the transport has all of its answer, or its client is gone.
+        # gRPC calls this when the transport has the whole answer, or when the client is gone.
         context.add_done_callback(lambda call: delivery.failed() if call.cancelled() else delivery.sent())
         return response
 
     def _tenant(self, context: Context) -> str:
-        """Who calls. Raises RequestRefused."""
+        """The tenant who calls. Raises RequestRefused."""
         if self._service.tenants.open:
             return ""
         keys = (str(value) for name, value in context.invocation_metadata() or () if name == "authorization")
@@ -119,7 +119,7 @@ class InferenceService:
         return self._service.tenants.identify(authorization=next(keys, None), certificate_names=names)
 
     async def known(self, context: Context) -> None:
-        """Abort a call of somebody who may not ask."""
+        """Abort the call if its caller has no access."""
         try:
             self._tenant(context)
         except RequestRefused as refused:

@@ -23,7 +23,7 @@ from .page import PAGE
 
 
 def make_health_app(service: ImageService) -> Starlette:
-    """What probes and scrapes need; they address a pod by whatever name or address it has."""
+    """The application for probes and metrics, which accepts any host name: probes address pods in several ways."""
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -48,7 +48,7 @@ def make_health_app(service: ImageService) -> Starlette:
 
 def _application(routes: Sequence[BaseRoute], middleware: Sequence[Middleware] = ()) -> Starlette:
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS)
-    app.router.redirect_slashes = False  # a redirect would lead to whatever host the request names
+    app.router.redirect_slashes = False  # a redirect would lead to any host that the request names
     return app
 
 

@@ -1,4 +1,4 @@
-"""Images over HTTP: sent in pieces, and counted when the client's connection has taken them."""
+"""Images over HTTP: they are sent in pieces, and count as sent when the client's connection has taken them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ImagesResponse(Response):
         self._delivery = delivery
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. Raises RequestRefused where it is too late for that."""
+        """Send the document. Raises RequestRefused if it is too late for that."""
         with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
             created_at = int(time.time())
             parts = delivery.pack(lambda answers: openai.images_body(self._wanted, answers, created_at=created_at))
@@ -41,7 +41,7 @@ class ImagesResponse(Response):
             await until_disconnect(self._request, lambda: self._send(parts, send))
 
     async def _send(self, parts: list[Part], send: Send) -> None:
-        """A piece is sent when the connection has taken those before."""
+        """Send each piece after the connection has taken those before it."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for piece in pieces(parts):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -51,9 +51,12 @@ class ImagesResponse(Response):
 async def events_response(
     service: ImageService, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
 ) -> Response:
-    """Server-sent events of one request. Raises what `ImageService.generate` does, unless a preview was there first."""
+    """Server-sent events of one request.
+
+    Raises what `ImageService.generate` raises; after a preview, such an error becomes the last event instead.
+    """
     events = _events(service, wanted)
-    # The first piece is awaited, so that a refusal has a status of its own.
+    # The first piece is awaited, so that a refusal still gets its own HTTP status.
     first = await until_disconnect(request, lambda: anext(events))
     return StreamingResponse(_chained(first, events), media_type="text/event-stream", headers=headers)
 
@@ -81,11 +84,11 @@ async def _events(service: ImageService, wanted: openai.WantedImages) -> AsyncIt
     finally:
         shown.cancel()
         if not making.cancel() and not making.cancelled() and making.exception() is None:
-            making.result().failed()  # nothing, unless the client left before it was sent
+            making.result().failed()  # has an effect only if the client left before the image was sent
 
 
 async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The events from the first piece on; a failure after it becomes the last event."""
+    """All events, beginning with the first piece; a failure after it becomes the last event."""
     yield first
     try:
         async for piece in events:

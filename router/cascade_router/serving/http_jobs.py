@@ -1,4 +1,4 @@
-"""Asynchronous jobs over HTTP: hand in, ask, wait, cancel."""
+"""Asynchronous jobs over HTTP: clients submit a job, ask for its state, wait for its end, or cancel it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ..requests import MadeImage, RequestRefused, invalid, new_id, unique_of
 from ..service import ImageService
 from . import openai
 from .http_requests import IDEMPOTENCY_KEY, JSON, request_id_of, tenant_of, wanted_images
-from .openai_bodies import JobTold
+from .openai_bodies import JobStatus
 from .parts import Part, length, pieces
 
 LONGEST_WAIT_S: Final = 60.0
 FULL: Final = {
-    Submitted.FULL: "as many jobs wait or are being made as may at a time; try again later",
-    Submitted.TENANT_FULL: "as many of your jobs wait or are being made as may at a time; try again later",
+    Submitted.FULL: "the limit of unfinished jobs is reached; try again later",
+    Submitted.TENANT_FULL: "the limit of unfinished jobs of one tenant is reached; try again later",
 }
 _POLL_S: Final = 0.1
 _T = TypeVar("_T")
@@ -36,19 +36,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Jobs:
-    """Where jobs are kept, and who works them off."""
+    """The store that keeps the jobs, and the runner that executes them."""
 
     store: JobStore
     runner: JobRunner
 
 
 def write_answer(answer: MadeImage) -> Mapping[str, Any]:
-    """How the image of an answer was made, as it is kept beside the image."""
+    """How the image of an answer was made, in the form in which jobs store it beside the image."""
     return openai.how_made(answer).model_dump(mode="json")
 
 
 def explain_refusal(refused: RequestRefused) -> Mapping[str, Any]:
-    """A refusal as it is kept."""
+    """A refusal in the form in which jobs store it."""
     return openai.refusal_body(refused)[1]
 
 
@@ -65,7 +65,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         await service.tenants.take_images(tenant)
         body, within_s = write_body(image), image.within_s or service.settings.job_deadline_s
         job = job_id(ref, unique_of(key, tenant=tenant) if key else new_id())
-        submitted, place_s = await _kept(
+        submitted, place_s = await _from_store(
             jobs.store.submit(
                 ref,
                 job,
@@ -78,15 +78,15 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         if submitted is Submitted.DIFFERENT:
             raise RequestRefused(
                 Refusal.DUPLICATE,
-                f"{IDEMPOTENCY_KEY}: was used for another request; choose a new one",
+                f"{IDEMPOTENCY_KEY}: was already used for a different request; choose a new one",
                 field=IDEMPOTENCY_KEY,
             )
         if submitted in FULL:
             raise RequestRefused(Refusal.QUEUE_FULL, FULL[submitted], retry_after_s=max(1.0, place_s))
         if submitted is Submitted.NO_MEMORY:
-            raise RequestRefused(Refusal.STORE_FULL, "Redis has no memory left to keep a job; try again later")
+            raise RequestRefused(Refusal.STORE_FULL, "Redis has no memory left for another job; try again later")
         jobs.runner.wake()
-        return _told(request, await _find(ref, job, tenant), 202)
+        return _job_response(request, await _find(ref, job, tenant), 202)
 
     async def ask(request: Request) -> Response:
         ref, job, tenant = _named(request)
@@ -96,13 +96,13 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         while not found.state.final and asyncio.get_running_loop().time() < until and not service.draining:
             await asyncio.sleep(_POLL_S)
             found = await _find(ref, job, tenant)
-        return _told(request, found, 200)
+        return _job_response(request, found, 200)
 
     async def cancel(request: Request) -> Response:
         ref, job, tenant = _named(request)
         await _find(ref, job, tenant)
-        await _kept(jobs.store.cancel(ref, job))
-        return _told(request, await _find(ref, job, tenant), 200)
+        await _from_store(jobs.store.cancel(ref, job))
+        return _job_response(request, await _find(ref, job, tenant), 200)
 
     async def one(request: Request) -> Response:
         return await (cancel if request.method == "DELETE" else ask)(request)
@@ -116,7 +116,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
 
     async def _find(ref: CascadeRef, job: str, tenant: str) -> JobRecord:
         try:
-            found = await _kept(jobs.store.find(ref, job))
+            found = await _from_store(jobs.store.find(ref, job))
         except JobUnreadable:
             raise _unknown(job) from None
         if found is None or found.tenant != tenant:
@@ -125,7 +125,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
             raise RequestRefused(
                 Refusal.RESULT_REMOVED,
                 f"job: {job[:80]!r} ended as {found.state.value}, but its result was removed to make room for "
-                "newer ones; hand it in again, and fetch results sooner",
+                "newer ones; submit it again, and fetch results sooner",
                 field="job",
             )
         return found
@@ -136,7 +136,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
     ]
 
 
-async def _kept(reply: Awaitable[_T]) -> _T:
+async def _from_store(reply: Awaitable[_T]) -> _T:
     """The store's reply; raises RequestRefused while Redis is away."""
     try:
         return await reply
@@ -149,7 +149,7 @@ async def _kept(reply: Awaitable[_T]) -> _T:
 def _unknown(job: str) -> RequestRefused:
     return RequestRefused(
         Refusal.UNKNOWN_JOB,
-        f"job: there is no {job[:80]!r}: it never was, its result has expired, or Redis lost its data",
+        f"job: {job[:80]!r} is not known: it never existed, its result has expired, or Redis lost its data",
         field="job",
     )
 
@@ -164,15 +164,15 @@ def _wait(text: str) -> float:
     return seconds
 
 
-def _told(request: Request, job: JobRecord, status: int) -> Response:
-    told = JobTold(
+def _job_response(request: Request, job: JobRecord, status: int) -> Response:
+    described = JobStatus(
         id=job.id,
         status=job.state,
         created_at=job.created_ms / 1000,
         deadline_at=job.deadline_ms / 1000,
         finished_at=job.finished_ms / 1000 if job.finished_ms else None,
     )
-    content = {**told.model_dump(mode="json"), "error": job.outcome.get("error")}
+    content = {**described.model_dump(mode="json"), "error": job.outcome.get("error")}
     result: list[Part] = [b"null"]
     if job.outcome and "error" not in job.outcome:
         result = openai.with_image(job.outcome, memoryview(job.image))

@@ -1,7 +1,8 @@
-"""Keeps pages of other sites from using the router through the browser of somebody who can reach it.
+"""Keeps pages of other sites from using the router through the browser of a user who can reach the router.
 
-A browser says which page asks (`Origin`), and by which name it found the router (`Host`). The latter gives away a page
-that had its own name lead to the router's address.
+A browser sends the origin of the page that makes a request (`Origin`), and the name under which it found the router
+(`Host`). `Origin` reveals pages of other sites. `Host` reveals DNS rebinding, where a site lets its own name resolve to
+the router's address so that its pages seem to be of the same origin.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from .servers import split_address
 
 ANY: Final = "*"
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{0,5})?")
-_TOLD: Final = ("cascade-reason", "location", "retry-after", "x-request-id")
+_EXPOSED_HEADERS: Final = ("cascade-reason", "location", "retry-after", "x-request-id")
 """Headers of answers that pages of allowed origins may read."""
 
 
 def host_rule(settings: RouterSettings) -> Callable[[str], bool]:
-    """Whether a host name, or an address without brackets, is one that the router answers to.
+    """A test whether the router answers under a host name (or an address without brackets).
 
-    Without names in the settings: those of loopback, and the address that HTTP listens on. Where that is every address
-    of the machine, any address will do, since only names can be led here by others.
+    If the settings have no names, these are accepted: `localhost`, loopback addresses, and the address on which HTTP
+    listens. If that is the unspecified address (such as 0.0.0.0), every address is accepted: only names can be made to
+    point here by other people.
     """
     names = [name.lower() for name in settings.allowed_hosts]
     if ANY in names:
@@ -56,7 +58,7 @@ def host_rule(settings: RouterSettings) -> Callable[[str], bool]:
 
 
 def guards(settings: RouterSettings) -> list[Middleware]:
-    """What stands before the application, from the outermost on."""
+    """The middleware around the application, the outermost first."""
     found = [Middleware(KnownPages, answers_to=host_rule(settings), origins=settings.allowed_origins)]
     if settings.allowed_origins:
         found.append(
@@ -66,14 +68,14 @@ def guards(settings: RouterSettings) -> list[Middleware]:
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=[ANY],
                 allow_private_network=True,
-                expose_headers=_TOLD,
+                expose_headers=_EXPOSED_HEADERS,
             )
         )
     return found
 
 
 class KnownPages:
-    """Refuses requests under a foreign host name, and those of pages that are neither the router's own nor allowed."""
+    """Refuses requests under an unknown host name, and requests of pages that are neither the router's nor allowed."""
 
     def __init__(self, app: ASGIApp, *, answers_to: Callable[[str], bool], origins: Sequence[str]) -> None:
         self._app = app
@@ -91,7 +93,7 @@ class KnownPages:
 
     def _problem(self, host: str | None, origins: Sequence[str]) -> tuple[int, str] | None:
         """Status and message of a refusal."""
-        if host is not None:  # only HTTP/1.0 may leave it out, and no browser speaks that
+        if host is not None:  # only HTTP/1.0 may leave it out, and no browser uses that
             match = _AUTHORITY.fullmatch(host)
             if match is None:
                 return 400, f"Host: {host[:80]!r} is not a name or an address with an optional port"
@@ -109,7 +111,10 @@ class KnownPages:
 
 
 def _same(origin: str, host: str | None) -> bool:
-    """Whether a page came from the host that it addresses; what ends TLS before the router changes the scheme alone."""
+    """Whether a page came from the host to which it sends its request.
+
+    The scheme is not compared, because a proxy that ends TLS before the router changes it.
+    """
     try:
         return host is not None and urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:

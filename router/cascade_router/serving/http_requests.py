@@ -1,4 +1,6 @@
-"""What all HTTP routes share: the caller, the body, a valid request for images, and errors in OpenAI's form."""
+"""What all HTTP routes share: identify the caller, read the body, check a request for images, and write errors in
+OpenAI's form.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 BODY_LIMIT: Final = 1024 * 1024
 BODY_S: Final = 30.0
-"""How long a body may take to come."""
+"""How long a client may take to send a body."""
 JSON: Final = "application/json"
 _CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
@@ -30,14 +32,14 @@ IDEMPOTENCY_KEY: Final = "idempotency-key"
 
 
 def request_id_of(request: Request) -> str:
-    """The id that the client chose, or one made for it now, which every answer to it carries."""
+    """The id that the client chose, or a new one; every answer to the request carries it."""
     if not hasattr(request.state, "id"):
         request.state.id = printable_id(request.headers.get(REQUEST_ID, ""))
     return str(request.state.id)
 
 
 def tenant_of(service: ImageService, request: Request) -> str:
-    """Who calls. Raises RequestRefused, which is then counted already."""
+    """The tenant who calls. Raises RequestRefused, and counts the refusal."""
     try:
         return service.tenants.identify(authorization=request.headers.get("authorization"))
     except RequestRefused as refused:
@@ -46,14 +48,14 @@ def tenant_of(service: ImageService, request: Request) -> str:
 
 
 async def wanted_images(service: ImageService, request: Request) -> openai.WantedImages:
-    """A valid request for images of a cascade that there is. Raises RequestRefused, which is then counted already."""
+    """A valid request for images of a cascade that exists. Raises RequestRefused, and counts the refusal."""
     receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
     _check_json(request)
     body = await _read(request)
     try:
         names = list(service.plans.by_name)
         if not names:
-            service.plans.find("")  # says why
+            service.plans.find("")  # raises the refusal that says why
         wanted = openai.read_body(
             body,
             request_id=request_id_of(request),
@@ -71,7 +73,7 @@ async def wanted_images(service: ImageService, request: Request) -> openai.Wante
 
 
 def _check_json(request: Request) -> None:
-    """A body must say that it is JSON: what a page of another site can send without asking never does."""
+    """Require the content type JSON: browsers let pages of other sites send it only after asking the router (CORS)."""
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != JSON:
         raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {JSON}", _CLOSE)

@@ -1,4 +1,4 @@
-"""KServe v2 messages to requests and back: what a client may send, and the tensors that it gets."""
+"""Converts KServe v2 messages to requests, and answers to messages: what clients may send, and what they receive."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ OUTPUTS: Final = {
     OUTPUT_STAGE: "BYTES",
 }
 STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_ENCODED)
-"""What a client gets that does not say what it wants, and in a stream also the stage."""
+"""The outputs of a stream whose client does not choose; answers to single calls leave out the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseForm:
-    """How the client wants its answer: which outputs, and the batch dimensions of each (none, [N] or [N, 1])."""
+    """The form of the answer: which outputs it has, and the batch dimensions of each (none, [N] or [N, 1])."""
 
     outputs: tuple[str, ...]
     batch: tuple[int, ...]
@@ -77,7 +77,7 @@ def read_requests(
     """A ModelInferRequest as one request per prompt.
 
     Raises:
-        RequestRefused: INVALID with the field named, or UNKNOWN_MODEL for a version that there is not.
+        RequestRefused: INVALID, which names the field, or UNKNOWN_MODEL for a version that does not exist.
     """
     request_id = printable_id(message.id)
     if message.model_version not in ("", VERSION):
@@ -128,7 +128,7 @@ def write_response(
     for name in form.outputs:
         shape = list(form.batch)
         if name == OUTPUT_IMAGE:
-            # A single image that was asked for without a batch dimension has none either.
+            # A single image that was requested without a batch dimension is returned without one.
             shape = [*(() if form.batch == (1,) else form.batch[:1]), image.height, image.width, 3]
         response.outputs.add(name=name, datatype=OUTPUTS[name], shape=shape)
         response.raw_output_contents.append(b"".join(_packed(name, answer, stage) for answer in answers))
@@ -136,7 +136,7 @@ def write_response(
 
 
 def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
-    """One answer's element of an output."""
+    """The element of an output for one answer, in the binary form of KServe v2."""
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
     if name == OUTPUT_IMAGE_ENCODED:
@@ -153,7 +153,7 @@ def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
 
 
 def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, list[Any]], tuple[int, ...]]:
-    """Values by input, one for each image, and the shape that all inputs have."""
+    """The values of each input, one for each image, and the shape of the prompts."""
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise invalid("raw_input_contents", f"has {len(raw)} entries for {len(message.inputs)} inputs")
@@ -162,7 +162,7 @@ def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, list[Any]], tup
     for index, tensor in enumerate(message.inputs):
         name = tensor.name
         if name not in INPUTS:
-            raise invalid("inputs", f"unknown input {name[:80]!r}; there are {', '.join(INPUTS)}")
+            raise invalid("inputs", f"unknown input {name[:80]!r}; the inputs are {', '.join(INPUTS)}")
         if name in values:
             raise invalid(name, "was sent twice")
         if tensor.datatype != INPUTS[name]:
@@ -177,7 +177,7 @@ def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, list[Any]], tup
     batch = shapes[INPUT_PROMPT]
     for name, shape in shapes.items():
         if shape[0] != batch[0]:
-            raise invalid(name, f"has shape {list(shape)}; send one value per prompt, of which there are {batch[0]}")
+            raise invalid(name, f"has shape {list(shape)}; send one value per prompt, {batch[0]} in all")
     return values, batch
 
 
@@ -192,11 +192,11 @@ def _checked(name: str, value: Any, *, limit: int) -> Any:
         return check_seed(value)
     if name == INPUT_PROMPT or value:
         return decode_prompt(value, limit=limit, field=name)
-    return None  # an empty negative prompt is none
+    return None  # an empty negative prompt counts as none
 
 
 def _unpack(name: str, data: bytes, count: int) -> list[Any]:
-    """The elements of raw contents (KServe v2: little-endian, BYTES with their length in 4 bytes before each)."""
+    """The elements of raw contents (KServe v2: little-endian, with a length of 4 bytes before each of BYTES)."""
     if INPUTS[name] == "INT64":
         if len(data) != 8 * count:
             raise invalid(name, f"has {len(data)} bytes; {count} INT64 have {8 * count}")
@@ -229,7 +229,7 @@ def _contents(name: str, contents: Any, count: int) -> list[Any]:
 def _read_outputs(requested: Any) -> tuple[str, ...]:
     for output in requested:
         if output.name not in OUTPUTS:
-            raise invalid("outputs", f"unknown output {output.name[:80]!r}; there are {', '.join(OUTPUTS)}")
+            raise invalid("outputs", f"unknown output {output.name[:80]!r}; the outputs are {', '.join(OUTPUTS)}")
         refuse(output.name, output.parameters, REFUSED_OF_OUTPUTS)
     return tuple(dict.fromkeys(output.name for output in requested))
 

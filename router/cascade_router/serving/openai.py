@@ -1,4 +1,4 @@
-"""OpenAI images over HTTP: JSON bodies to requests, answers to items, refusals to error bodies."""
+"""OpenAI images over HTTP: converts JSON bodies to requests, answers to items, and refusals to error bodies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ from ..requests import (
 )
 from .openai_bodies import (
     REFUSED,
-    AllMade,
     Error,
     ErrorType,
     EventName,
@@ -40,15 +39,16 @@ from .openai_bodies import (
     ImagesRequest,
     ListedModel,
     Problem,
+    SharedFields,
     Usage,
 )
 from .parts import Part
 from .statuses import HTTP
 
 FIELDS: Final = tuple(name for name, field in ImagesRequest.model_fields.items() if field.annotation is not type(None))
-"""Fields that are served."""
-_WRONG: Final = {
-    "missing": "is missing; describe the image in a few words",  # only a prompt has to be there
+"""The fields that clients may use."""
+_PROBLEMS: Final = {
+    "missing": "is missing; describe the image in a few words",  # only the prompt is required
     "string_type": "must be text",
     "string_unicode": "holds half of a surrogate pair; send valid Unicode",
     "int_type": "must be a whole number",
@@ -56,20 +56,20 @@ _WRONG: Final = {
     "bool_type": "must be true or false",
     "model_type": "is not a JSON object",
 }
-"""What is the matter, by the kinds of error that pydantic finds."""
+"""Messages by pydantic's types of error."""
 _PROPERTIES: Final = ImagesRequest.model_json_schema()["properties"]
 
 
 @dataclass(frozen=True, slots=True)
 class WantedImages:
-    """What a valid body asks for, before the cascade is known; one `GenerateRequest` per image."""
+    """What a valid body asks for, with one `GenerateRequest` per image; the cascade is not looked up yet."""
 
     requests: tuple[GenerateRequest, ...]
     size: str | None
     form: ImageForm
     stream: bool = False
     previews: bool = False
-    """The stream shows the light image of a request that escalates."""
+    """Whether the stream shows the light image of a request that escalates."""
 
 
 def read_body(
@@ -84,12 +84,12 @@ def read_body(
     """Parse a request body.
 
     Args:
-        request_id: the id of the first image's request, and the stem of the others'.
-        idempotency_key: while a call with it is served, another one is refused; may be empty.
-        default_model: the model of a body without one; None where that would be ambiguous.
+        request_id: the id of the first image's request, from which those of the other images are derived.
+        idempotency_key: while a call with this key is served, another one is refused; may be empty.
+        default_model: the model of a body without one; None if that would be ambiguous.
 
     Raises:
-        RequestRefused: INVALID with the field named.
+        RequestRefused: INVALID, which names the field.
     """
     asked = _parse(body)
     model = default_model if asked.model is None else asked.model
@@ -128,13 +128,13 @@ def read_body(
 
 
 def check_size(size: str | None, *, width: int, height: int) -> None:
-    """The cascade's own size, ``auto`` or none at all."""
+    """Accept the cascade's own size, ``auto`` or None. Raises RequestRefused."""
     if size not in (None, "auto", f"{width}x{height}"):
         raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
 
 
 def how_made(answer: MadeImage) -> HowMade:
-    """What stands beside an image in each item of ``data``."""
+    """The fields beside the image in each item of ``data``."""
     return HowMade(
         route=answer.route,
         variant=answer.variant,
@@ -146,7 +146,7 @@ def how_made(answer: MadeImage) -> HowMade:
 
 def images_body(wanted: WantedImages, answers: Sequence[MadeImage], *, created_at: int) -> list[Part]:
     """The body of an answer, `Images`."""
-    content = {"created": created_at, **_all_made(wanted, answers), "usage": _USAGE}
+    content = {"created": created_at, **_shared_fields(wanted, answers), "usage": _USAGE}
     parts: list[Part] = [json.dumps(content).encode()[:-1] + b', "data": [']
     for index, answer in enumerate(answers):
         parts += [b", "] * (index > 0) + with_image(_written(how_made(answer)), answer.image.encoded)
@@ -159,7 +159,7 @@ def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, create
     content = {
         "type": kind,
         "created_at": created_at,
-        **_all_made(wanted, [answer]),
+        **_shared_fields(wanted, [answer]),
         **({"usage": _USAGE} if final else {"partial_image_index": 0}),
         **_written(how_made(answer)),
     }
@@ -167,7 +167,7 @@ def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, create
 
 
 def with_image(content: Mapping[str, Any], encoded: memoryview) -> list[Part]:
-    """A JSON object with the file of an image as ``b64_json``, whose megabytes of base64 need no escaping."""
+    """A JSON object with the file of an image as ``b64_json``; base64 needs no escaping, so it is not copied."""
     return [b'{"b64_json": "', encoded, b'", ' + json.dumps(content).encode()[1:]]
 
 
@@ -178,17 +178,17 @@ def _written(model: BaseModel) -> dict[str, Any]:
 _USAGE: Final = _written(Usage())
 
 
-def _all_made(wanted: WantedImages, answers: Sequence[MadeImage]) -> dict[str, Any]:
-    """What an answer tells of all its images."""
+def _shared_fields(wanted: WantedImages, answers: Sequence[MadeImage]) -> dict[str, Any]:
+    """The fields of an answer that hold for all its images."""
     image = answers[0].image
     light = sum(answer.route in (Route.LIGHT, Route.DEGRADED) for answer in answers)
     quality: Literal["low", "medium", "high"] = "medium" if 0 < light < len(answers) else "low" if light else "high"
     size, form = f"{image.width}x{image.height}", cast(Format, wanted.form.encoded)
-    return _written(AllMade(size=size, output_format=form, quality=quality))
+    return _written(SharedFields(size=size, output_format=form, quality=quality))
 
 
 def model_item(name: str, plan: Plan) -> ListedModel:
-    """A cascade as OpenAI's clients see a model: made when its plan was, and owned by its namespace."""
+    """A cascade as a model of OpenAI's: created when its plan was issued, and owned by its namespace."""
     return ListedModel(id=name, created=_unix_s(plan.issued_at), owned_by=plan.ref.namespace)
 
 
@@ -196,7 +196,7 @@ def _unix_s(text: str) -> int:
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except (ValueError, OverflowError):
-        return 0  # a plan is anybody's text there
+        return 0  # the field of a plan may hold any text
 
 
 def failed_event(content: Mapping[str, Any]) -> bytes:
@@ -228,7 +228,7 @@ def refusal_body(refused: RequestRefused) -> tuple[int, dict[str, Any], dict[str
 
 def _parse(body: bytes) -> ImagesRequest:
     try:
-        # A number of hundreds of digits is as good as infinite, which no field can be.
+        # A number of hundreds of digits is read as infinite, which no field accepts.
         content = json.loads(body.decode(), parse_int=lambda digits: int(digits) if len(digits) < 80 else float(digits))
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, json.JSONDecodeError) else "it is not JSON in UTF-8"
@@ -240,12 +240,12 @@ def _parse(body: bytes) -> ImagesRequest:
 
 
 def _refusal(problem: ErrorDetails) -> RequestRefused:
-    """The first problem that pydantic found in a body, in our words."""
+    """The refusal for the first problem that pydantic found in a body."""
     kind, value = problem["type"], problem["input"]
     name = str(problem["loc"][0]) if problem["loc"] else "body"
     if kind == "extra_forbidden":
         return invalid(
-            name[:80].strip() or "body", f"{name[:80]!r} is not a known field; there are {', '.join(FIELDS)}"
+            name[:80].strip() or "body", f"{name[:80]!r} is not a known field; the fields are {', '.join(FIELDS)}"
         )
     if kind == "none_required":
         return invalid(name, f"is {ImagesRequest.model_fields[name].description}; leave it out")
@@ -257,19 +257,19 @@ def _refusal(problem: ErrorDetails) -> RequestRefused:
     if kind in ("greater_than_equal", "less_than_equal"):
         bounds = _PROPERTIES[name]["anyOf"][0]
         return invalid(name, f"{value} is not between {bounds['minimum']} and {bounds['maximum']}")
-    return invalid(name, _WRONG.get(kind, "must be text"))
+    return invalid(name, _PROBLEMS.get(kind, "must be text"))
 
 
 def _form(asked: ImagesRequest) -> ImageForm:
-    """The form of the images' bytes.
+    """The file format of the images.
 
-    OpenAI's ``output_compression`` is a quality in spite of its name: 100 is the best, and 0 means the least, 1.
+    OpenAI's ``output_compression`` is a quality, in spite of its name: 100 is the best, and 0 means the lowest, 1.
     """
     chosen, quality = asked.output_format or PNG, asked.output_compression
     if quality is None:
         return ImageForm(encoded=chosen)
     if chosen == PNG:
         if quality < 100:
-            raise invalid("output_compression", "png is never lossy; leave it out, or ask for jpeg or webp")
+            raise invalid("output_compression", "png is always lossless; leave it out, or ask for jpeg or webp")
         return ImageForm(encoded=PNG)
     return ImageForm(encoded=chosen, quality=max(quality, 1))

@@ -1,7 +1,7 @@
-"""The HTTP side's bodies as models: what clients may send, and what they are told.
+"""The bodies of HTTP requests and answers as pydantic models.
 
-They check the types and fixed values of what comes, give the answers their form, and the OpenAPI document is made from
-them, so it cannot say anything else. Attribute docstrings are its descriptions.
+The models check the types and fixed values of requests, and define the form of answers. The OpenAPI document is
+generated from them, so that it always agrees with the code; attribute docstrings are its descriptions.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..pools.clients import Format
 from ..requests import BANDS, MAX_IMAGES, MAX_SEED, SHORTEST_S, TIER_PATTERN
 
 MAX_PARTIAL: Final = 3
-"""OpenAI's bound; there is at most one partial image, the light one."""
-_NO_EFFECT: Final = "taken for OpenAI's clients, without effect"
+"""OpenAI's limit; in fact there is at most one partial image, the light one."""
+_NO_EFFECT: Final = "accepted because OpenAI's clients send it; it has no effect"
 REFUSED: Final = {
-    ("response_format", "url"): "images are not kept for a URL to find them; leave it out or use b64_json",
+    ("response_format", "url"): "images are not stored under URLs; leave it out or use b64_json",
     ("background", "transparent"): "the models make opaque images only; leave it out or use opaque",
-    ("output_format", "gif"): "moving pictures are not made; use png, jpeg or webp",
-    ("output_format", "svg"): "drawings are not made; use png, jpeg or webp",
+    ("output_format", "gif"): "animations are not supported; use png, jpeg or webp",
+    ("output_format", "svg"): "vector graphics are not supported; use png, jpeg or webp",
 }
-"""Values of OpenAI's that are not served, and why."""
+"""Values of OpenAI's fields that are refused, and why."""
 
 
 def _unicode(text: str) -> str:
-    """JSON can say half of a surrogate pair, which cannot be sent on."""
+    """Refuse half of a surrogate pair, which JSON can express and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -41,11 +41,11 @@ def _unicode(text: str) -> str:
 
 def _not_served(why: str) -> Any:
     """A field of OpenAI's that may only be null."""
-    return Field(default=None, description=f"not served: {why}")
+    return Field(default=None, description=f"not supported: {why}")
 
 
 def _fits(**schema: Any) -> Any:
-    """What the document says of a value that `requests` checks, for gRPC too."""
+    """Schema for the OpenAPI document alone: `requests` checks the value, for gRPC too."""
     return Field(json_schema_extra=schema)
 
 
@@ -53,27 +53,27 @@ Text = Annotated[str, AfterValidator(_unicode)]
 _PRIORITY: Final[dict[str, Any]] = {"anyOf": [{"enum": [*BANDS, None]}, {"type": "integer", "minimum": 0}]}
 
 
-class _Sent(BaseModel):
+class _RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class JobRequest(_Sent):
-    """One image. `negative_prompt`, `seed`, `deadline_ms`, `priority` and `tier` are the KServe inputs and parameters
-    of the same names, the other fields OpenAI's."""
+class JobRequest(_RequestBody):
+    """A request for one image. `negative_prompt`, `seed`, `deadline_ms`, `priority` and `tier` are the KServe inputs
+    and parameters of the same names; the other fields are OpenAI's."""
 
     model: Text | None = None
-    """a cascade; may be left out where there is one"""
+    """name of a cascade; may be left out if there is only one"""
     prompt: Annotated[Text, _fits(minLength=1, pattern=r"\S")]
     size: Annotated[Text, _fits(pattern=r"^(auto|[1-9][0-9]*x[1-9][0-9]*)$")] | None = None
-    """auto, or the size of the cascade, as 1024x1024"""
+    """auto, or the size of the cascade, such as 1024x1024"""
     response_format: Literal["b64_json"] | None = None
-    """the only one"""
+    """b64_json is the only format"""
     output_format: Format | None = None
-    """png unless given"""
+    """default: png"""
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
-    """quality of jpeg and webp, 100 being the best; png has no other"""
+    """quality of jpeg and webp, 100 being the best; png allows 100 only"""
     background: Literal["auto", "opaque"] | None = None
-    """opaque in any case"""
+    """images are always opaque"""
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = Field(
         default=None, description=_NO_EFFECT
     )
@@ -82,34 +82,34 @@ class JobRequest(_Sent):
     user: Text | None = Field(default=None, description=_NO_EFFECT)
     safety_identifier: Text | None = Field(default=None, description=_NO_EFFECT)
     complexity: None = _not_served("the cascade decides how much is computed")
-    frame_count: None = _not_served("moving pictures are not made")
-    frame_duration_ms: None = _not_served("moving pictures are not made")
-    svg: None = _not_served("drawings are not made")
+    frame_count: None = _not_served("images are not animated")
+    frame_duration_ms: None = _not_served("images are not animated")
+    svg: None = _not_served("images consist of pixels")
     negative_prompt: Annotated[Text, _fits(pattern=r"^$|\S")] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
-    """repeats an image made by the same variant, which the cascade chooses: compare `variant`"""
+    """the same seed repeats an image if the same variant makes it; the cascade chooses that: compare `variant`"""
     deadline_ms: Annotated[float, _fits(minimum=SHORTEST_S * 1000)] | None = None
-    """milliseconds from now; the cascade's objective unless given"""
+    """milliseconds from now; default: the cascade's objective"""
     priority: Text | int | None = Field(default=None, json_schema_extra=_PRIORITY)
     """0 is the default, 1 the highest, 3 and above the lowest"""
     tier: Annotated[Text, _fits(pattern=f"^({TIER_PATTERN})?$")] | None = None
 
 
 class ImagesRequest(JobRequest):
-    """One image or several, at once or as a stream of events."""
+    """A request for one image or several, which are sent in one answer or as a stream of events."""
 
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
     stream: bool | None = None
-    """server-sent events; one image only"""
+    """answer with server-sent events; for one image only"""
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL)] | None = None
-    """with `stream`: above 0, the light image is shown while a heavy one is made"""
+    """with `stream`: if above 0, the light image is sent while a heavy one is made"""
 
 
-class _Told(BaseModel):
+class _ResponseBody(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, json_schema_serialization_defaults_required=True)
 
 
-class HowMade(_Told):
+class HowMade(_ResponseBody):
     """How an image was made."""
 
     route: Route
@@ -125,15 +125,15 @@ class Image(HowMade):
     b64_json: str
 
 
-class TokenDetails(_Told):
-    """Nothing, in detail."""
+class TokenDetails(_ResponseBody):
+    """Always 0, as all of `Usage`."""
 
     image_tokens: Literal[0] = 0
     text_tokens: Literal[0] = 0
 
 
-class Usage(_Told):
-    """The usage that OpenAI's clients expect; nothing here is counted in tokens."""
+class Usage(_ResponseBody):
+    """The usage that OpenAI's clients expect; it is always 0, because nothing is counted in tokens."""
 
     input_tokens: Literal[0] = 0
     input_tokens_details: TokenDetails = TokenDetails()
@@ -142,17 +142,17 @@ class Usage(_Told):
     total_tokens: Literal[0] = 0
 
 
-class AllMade(_Told):
-    """What OpenAI's answers tell of all their images."""
+class SharedFields(_ResponseBody):
+    """The fields of OpenAI's answers that hold for all images of the answer."""
 
     size: str
     output_format: Format
     background: Literal["opaque"] = "opaque"
     quality: Literal["low", "medium", "high"]
-    """whether the light model made all images, some or none"""
+    """low, medium or high if the light model made all, some or none of the images"""
 
 
-class Images(AllMade):
+class Images(SharedFields):
     """The images of a call."""
 
     created: int
@@ -168,7 +168,7 @@ class EventName(StrEnum):
     FAILED = "error"
 
 
-class StreamEvent(_Told):
+class StreamEvent(_ResponseBody):
     """A server-sent event of a stream."""
 
     event: EventName
@@ -176,18 +176,18 @@ class StreamEvent(_Told):
     """JSON"""
 
 
-class ListedModel(_Told):
-    """A cascade, as OpenAI's clients see a model."""
+class ListedModel(_ResponseBody):
+    """A cascade, in the form of a model of OpenAI's."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
-    """when its plan was made"""
+    """when its plan was issued"""
     owned_by: str
     """its namespace"""
 
 
-class Models(_Told):
+class Models(_ResponseBody):
     """The cascades."""
 
     object: Literal["list"] = "list"
@@ -197,7 +197,7 @@ class Models(_Told):
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
-class Problem(_Told):
+class Problem(_ResponseBody):
     """Why there is no answer."""
 
     message: str
@@ -207,14 +207,14 @@ class Problem(_Told):
     code: Refusal | None = None
 
 
-class Error(_Told):
+class Error(_ResponseBody):
     """An error in OpenAI's form."""
 
     error: Problem
 
 
-class JobTold(_Told):
-    """A job, but for what came of it."""
+class JobStatus(_ResponseBody):
+    """A job without its result."""
 
     id: str
     object: Literal["job"] = "job"
@@ -224,8 +224,8 @@ class JobTold(_Told):
     finished_at: float | None
 
 
-class Job(JobTold):
-    """A job."""
+class Job(JobStatus):
+    """A job, with its result or its error once it has ended."""
 
     result: Image | None
     error: Problem | None

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the HTTP side, with the bounds that are in force here."""
+"""The OpenAPI document of the HTTP routes, with the limits that this router's settings give."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .http_requests import IDEMPOTENCY_KEY, REQUEST_ID
 Schema = dict[str, Any]
 
 ERRORS: Final = {
-    400: "the request is wrong; the error names the field",
+    400: "the request is invalid; the error names the field",
     401: "the API key is missing or unknown",
-    403: "the host is none of the router's, or the page that asks may not use it",
+    403: "the router does not answer under this host name, or not to pages of this origin",
     404: "no such model or job",
-    405: "no such method here",
+    405: "no such method for this path",
     408: "the request did not come within the time allowed",
-    409: "a request with the same idempotency key is being served, or was another one",
+    409: "a request with the same idempotency key is being served, or the key was used for a different request",
     410: "the result of the job was removed to make room for newer ones",
     413: "the body is too long",
-    415: "the body is not said to be JSON",
-    429: "too much is asked for; `retry-after` says when to come back",
+    415: "the content type of the body is not JSON",
+    429: "a rate or a queue limit is reached; `retry-after` says when to try again",
     500: "a defect of the router, which its log explains under the request id",
-    503: "nothing can serve this now; `retry-after` says when to come back",
-    504: "there is no image by the deadline",
+    503: "no model can serve this now; `retry-after` says when to try again",
+    504: "the image was not ready by the deadline",
 }
-SENT: Final = (bodies.ImagesRequest, bodies.JobRequest)
-TOLD: Final = (bodies.Images, bodies.StreamEvent, bodies.Models, bodies.Job, bodies.Error)
-ASKING: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
-LOOKING: Final = (400, 401, 403, 404, 405, 410, 429, 500, 503)
+REQUEST_BODIES: Final = (bodies.ImagesRequest, bodies.JobRequest)
+RESPONSE_BODIES: Final = (bodies.Images, bodies.StreamEvent, bodies.Models, bodies.Job, bodies.Error)
+CREATE_ERRORS: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
+READ_ERRORS: Final = (400, 401, 403, 404, 405, 410, 429, 500, 503)
 
 
 def document(settings: RouterSettings) -> Schema:
@@ -46,7 +46,7 @@ def document(settings: RouterSettings) -> Schema:
         "info": {
             "title": "Diffusion Cascade",
             "version": version("diffusion-cascade"),
-            "description": "Images from cascades of diffusion models, as OpenAI's clients ask for them, and as jobs.",
+            "description": "Images from cascades of diffusion models, through OpenAI's images API or as jobs.",
         },
         "security": [{}, {"key": []}],
         "paths": _paths(),
@@ -60,7 +60,7 @@ def document(settings: RouterSettings) -> Schema:
 def _paths() -> Schema:
     images = {
         200: _ok("the images", "Images", {"text/event-stream": {"schema": _ref("StreamEvent")}}),
-        **_errors(ASKING),
+        **_errors(CREATE_ERRORS),
     }
     job = _ok("the job", "Job")
     one_job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -71,24 +71,24 @@ def _paths() -> Schema:
         },
         "/v1/models": {
             "get": _operation(
-                "models", "The cascades", {200: _ok("their names", "Models"), **_errors((400, 401, 403, 405, 500))}
+                "models", "List the cascades", {200: _ok("their names", "Models"), **_errors((400, 401, 403, 405, 500))}
             )
         },
         "/v1/models/{model}": {
             "parameters": [
-                {**_header("model", "a cascade", {"type": "string", "minLength": 1}), "in": "path", "required": True}
+                {**_header("model", "its name", {"type": "string", "minLength": 1}), "in": "path", "required": True}
             ],
             "get": _operation(
                 "model",
-                "One cascade",
+                "Show one cascade",
                 {200: _ok("the cascade", "ListedModel"), **_errors((400, 401, 404, 405, 500, 503))},
             ),
         },
         "/v1/jobs": {
             "post": _operation(
                 "submit",
-                "Ask for an image that is fetched later",
-                {202: job, **_errors(ASKING)},
+                "Request an image that is fetched later",
+                {202: job, **_errors(CREATE_ERRORS)},
                 body="JobRequest",
                 parameters=[_REQUEST_ID, _KEY],
             )
@@ -97,42 +97,47 @@ def _paths() -> Schema:
             "parameters": [one_job],
             "get": _operation(
                 "job",
-                "What became of a job",
-                {200: job, **_errors(LOOKING)},
+                "Show a job, with its result once it has ended",
+                {200: job, **_errors(READ_ERRORS)},
                 parameters=[
                     {"name": "wait", "in": "query", "description": "seconds to wait for its end", "schema": wait}
                 ],
             ),
-            "delete": _operation("cancel", "Cancel a job", {200: job, **_errors(LOOKING)}),
+            "delete": _operation("cancel", "Cancel a job", {200: job, **_errors(READ_ERRORS)}),
         },
-        "/healthz": {"get": _plain("alive", "The process answers", "ok")},
-        "/startedz": {"get": _plain("started", "It knows the plans", "started", why=True)},
-        "/readyz": {"get": _plain("ready", "It can serve prompts now", "ready", why=True)},
+        "/healthz": {"get": _plain("alive", "Whether the process answers", "ok")},
+        "/startedz": {"get": _plain("started", "Whether the router has received plans", "started", why=True)},
+        "/readyz": {"get": _plain("ready", "Whether the router can serve prompts now", "ready", why=True)},
         "/metrics": {"get": _plain("metrics", "Prometheus metrics", "metrics")},
         "/openapi.json": {
             "get": _operation(
-                "document", "This document", {200: _content("it", {"application/json": {"schema": {"type": "object"}}})}
+                "document",
+                "This document",
+                {200: _content("the document", {"application/json": {"schema": {"type": "object"}}})},
             )
         },
     }
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without titles, which would say the names of all fields once more."""
+    """Leaves out titles, which would only repeat the names of the fields."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def _schemas(settings: RouterSettings) -> Schema:
-    """The models' schemas, with the bounds that are settings."""
+    """The schemas of the models, with the limits that are settings."""
     _, definitions = models_json_schema(
-        [*((model, "validation") for model in SENT), *((model, "serialization") for model in TOLD)],
+        [
+            *((model, "validation") for model in REQUEST_BODIES),
+            *((model, "serialization") for model in RESPONSE_BODIES),
+        ],
         ref_template=_ref("{model}")["$ref"],
         schema_generator=_Untitled,
     )
     schemas: Schema = definitions["$defs"]
-    for model in SENT:
+    for model in REQUEST_BODIES:
         fields = schemas[model.__name__]["properties"]
         for name in ("prompt", "negative_prompt"):
             fields[name]["maxLength"] = settings.prompt_limit
@@ -145,11 +150,11 @@ def _header(name: str, description: str, schema: Schema) -> Schema:
 
 
 _REQUEST_ID: Final = _header(
-    REQUEST_ID, "comes back, and stands in logs and traces; need not be unique", {"type": "string"}
+    REQUEST_ID, "returned with the answer, and recorded in logs and traces; need not be unique", {"type": "string"}
 )
 _KEY: Final = _header(
     IDEMPOTENCY_KEY,
-    "one request at a time with the same key; of jobs, one job for good",
+    "only one request with the same key is served at a time; for jobs, a key always means the same job",
     {"type": "string", "maxLength": KEY_LENGTH},
 )
 
@@ -172,10 +177,10 @@ def _operation(
     }
 
 
-def _plain(name: str, summary: str, said: str, *, why: bool = False) -> Schema:
+def _plain(name: str, summary: str, description: str, *, why: bool = False) -> Schema:
     text = {"text/plain": {"schema": {"type": "string"}}}
-    unready = {503: _content("not so, and why", text)} if why else {}
-    return _operation(name, summary, {200: _content(said, text), **unready})
+    unready = {503: _content("the reason why not", text)} if why else {}
+    return _operation(name, summary, {200: _content(description, text), **unready})
 
 
 def _ok(description: str, schema: str, more: Schema | None = None) -> Schema:

@@ -1,8 +1,8 @@
-"""Parameters of KServe v2 messages: which are honoured, which are refused by name, and that all others are ignored.
+"""Parameters of KServe v2 messages: some are obeyed, some are refused by name, and all others are ignored.
 
-Clients of Triton send parameters that are no business of this service (`binary_data_size`, `sequence_id`, whatever a
-mesh or a wrapper adds). Triton accepts them, so they are accepted here. Only what its sender must believe to change the
-image or where it is put is refused, rather than be ignored in silence.
+Clients of Triton send parameters that have no meaning for this service, for example `binary_data_size`, `sequence_id`,
+or what a service mesh or a wrapper adds. Triton ignores them, and so does the router. It only refuses a parameter whose
+sender must believe that it changes the image or where the image is put, because ignoring that silently would mislead.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from cascade_api.settings import RouterSettings
 from ..pools.clients import FORMATS, PNG
 from ..requests import check_deadline, check_key, check_priority, check_tier, invalid
 
-_FIXED: Final = "is fixed by the cascade's variants; leave it out, or ask a cascade that has it"
-_SIZE: Final = "is fixed by the cascade, whose metadata tells it; leave it out"
-_COUNT: Final = "is the number of prompts; send one prompt for each image"
+_FIXED: Final = "is fixed by the cascade's variants; leave it out, or use a cascade whose variants have the value"
+_SIZE: Final = "is fixed by the cascade and stands in its metadata; leave it out"
+_COUNT: Final = "is not needed: the number of prompts decides; send one prompt for each image"
 _OUTPUT: Final = (
-    f"is not one of this protocol; ask for the output {OUTPUT_IMAGE_ENCODED}, with {PARAMETER_IMAGE_FORMAT} and "
+    f"is not part of this protocol; ask for the output {OUTPUT_IMAGE_ENCODED}, with {PARAMETER_IMAGE_FORMAT} and "
     f"{PARAMETER_IMAGE_QUALITY}"
 )
-_SHARED_MEMORY: Final = "is not supported: shared memory belongs to one machine; send tensors in the message"
+_SHARED_MEMORY: Final = "is not supported: shared memory works on one machine only; send tensors in the message"
 
 REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
     INPUT_PROMPT: "is an input; send it as a BYTES tensor",
@@ -49,7 +49,7 @@ REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
 REFUSED_OF_INPUTS: Final[Mapping[str, str]] = dict.fromkeys(
     ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"), _SHARED_MEMORY
 )
-"""Parameters of an input that say that its data are elsewhere."""
+"""Parameters of an input that refer to data outside the message."""
 REFUSED_OF_OUTPUTS: Final[Mapping[str, str]] = {
     **REFUSED_OF_INPUTS,
     "classification": "is not supported: no output is a list of class scores; leave it out",
@@ -59,7 +59,7 @@ REFUSED_OF_OUTPUTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What the parameters of a request ask for."""
+    """The options that the parameters of a request give."""
 
     within_s: float | None = None
     """Seconds from receipt; None: the cascade's objective."""
@@ -67,9 +67,9 @@ class RequestOptions:
     tier: str = ""
     idempotency_key: str = ""
     image_format: str = PNG
-    """Of the output ``image_encoded``."""
+    """The format of the output ``image_encoded``."""
     image_quality: int | None = None
-    """Of JPEG and WebP, 1 to 100; None: the model's choice."""
+    """The quality of JPEG and WebP, 1 to 100; None: the model's choice."""
 
 
 def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) -> RequestOptions:
@@ -87,7 +87,7 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
 
 
 def refuse(field: str, names: Mapping[str, Any], refused: Mapping[str, str]) -> None:
-    """Raise RequestRefused for the first of ``names`` that is among the ``refused``, which has the reasons."""
+    """Raise RequestRefused for the first of ``names`` that is in ``refused``, which maps names to reasons."""
     for name in names:
         reason = refused.get(name.lower())
         if reason is not None:
@@ -100,7 +100,7 @@ def _value(parameter: Any) -> Any:
 
 
 def _within(values: Mapping[str, Any], *, limit_s: float) -> float | None:
-    """Seconds from ``deadline_ms``, else from Triton clients' own ``timeout``, in microseconds, 0 being none."""
+    """Seconds from ``deadline_ms``, or else from ``timeout`` as Triton's clients send it (microseconds, 0: none)."""
     if "deadline_ms" in values:
         return check_deadline(_number(values, "deadline_ms") / 1000, limit_s=limit_s, field="deadline_ms")
     if "timeout" in values:

@@ -1,9 +1,9 @@
-"""Bodies of answers with images in them, written in base64 a little at a time.
+"""Writes the bodies of answers that contain images, in base64 and in small pieces.
 
-Base64 of an image of 3 MB takes the event loop 3 ms, and handing the 4 MB of it to the connection takes another one;
-with some images at a time, each health check and each small request would wait for all of them. So a file is encoded in
-pieces, when they are sent, and whatever else is ready goes on between them. It also takes less memory: the base64 of a
-whole image never exists.
+Encoding an image of 3 MB in base64 takes the event loop 3 ms, and passing the resulting 4 MB to the connection takes
+another millisecond. With several images at a time, each health check and each small request would wait for all of them.
+So a file is encoded in pieces while it is sent, and other tasks run between the pieces. This also saves memory: the
+base64 of a whole image never exists.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final, TypeAlias
 
 Part: TypeAlias = bytes | memoryview
-"""A part of a body: text as it is sent, or the view of a file, which is sent in base64."""
+"""A part of a body: bytes are sent as they are, a view of a file is sent in base64."""
 PIECE: Final = 3 * 16 * 1024
-"""Bytes of a file that are encoded at a time: whole groups of three, so that no padding comes between the pieces."""
+"""How many bytes of a file are encoded at a time: a multiple of three, so that there is no padding between pieces."""
 
 
 def length(parts: Sequence[Part]) -> int:
-    """Bytes that `pieces` gives for a body."""
+    """How many bytes `pieces` yields for a body."""
     return sum((len(part) + 2) // 3 * 4 if isinstance(part, memoryview) else len(part) for part in parts)
 
 
 async def pieces(parts: list[Part]) -> AsyncIterator[bytes]:
-    """A body bit by bit. Takes the parts out of the list, so that no image is held once it is written."""
+    """Yield a body piece by piece. Removes the parts from the list, so that each image is released once written."""
     parts.reverse()
     while parts:
         part = parts.pop()
@@ -34,4 +34,4 @@ async def pieces(parts: list[Part]) -> AsyncIterator[bytes]:
             continue
         for at in range(0, len(part), PIECE):
             yield base64.b64encode(part[at : at + PIECE])
-            await asyncio.sleep(0)  # others' turn, also where the connection takes everything at once
+            await asyncio.sleep(0)  # lets other tasks run, even if the connection takes everything at once

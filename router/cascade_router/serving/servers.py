@@ -38,13 +38,13 @@ _HEALTH_S: Final = 0.25
 _BACKLOG: Final = 1024
 _CLOSING_S: Final = 3.0
 _CONNECTIONS: Final = 8192
-"""Connections that an HTTP side keeps at a time, where there are files enough."""
+"""The most connections of an HTTP server, if the process may have enough files open."""
 HTTP_SHARE: Final = 1 / 2
 HEALTH_SHARE: Final = 1 / 16
 GRPC_SHARE: Final = 1 / 4
-"""Shares of the files that this process may have open; the rest is for Redis, Triton and what is being closed."""
+"""Shares of the files that this process may have open. The rest is for Redis, Triton and connections being closed."""
 _KEEPALIVE_S: Final = (30, 10, 3)
-"""A peer that is silent is asked after so many seconds, again after so many, and given up after so many questions."""
+"""TCP keep-alive: seconds of silence before the first probe, seconds between probes, and probes before giving up."""
 
 
 class AddressTaken(Exception):
@@ -52,7 +52,7 @@ class AddressTaken(Exception):
 
 
 def split_address(address: str, *, setting: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; raises AddressTaken where it is none."""
+    """Host and port of ``HOST:PORT``; raises AddressTaken if ``address`` has another form."""
     try:
         return addresses.split_address(address)
     except ValueError as error:
@@ -60,7 +60,7 @@ def split_address(address: str, *, setting: str) -> tuple[str, int]:
 
 
 class GrpcServer:
-    """The gRPC side, with health and reflection."""
+    """The gRPC server, with its health and reflection services."""
 
     def __init__(self, service: ImageService) -> None:
         self._service = service
@@ -75,7 +75,7 @@ class GrpcServer:
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_S[1] * 1000),
                 ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.server_handshake_timeout_ms", int(HEAD_S * 1000)),
-                ("grpc.http2.max_ping_strikes", 0),  # clients' pings are welcome at any pace
+                ("grpc.http2.max_ping_strikes", 0),  # clients may send pings as often as they like
                 ("grpc.max_allowed_incoming_connections", _share(GRPC_SHARE)),
             )
         )
@@ -86,9 +86,9 @@ class GrpcServer:
         add_reflection((INFERENCE, "grpc.health.v1.Health"), guarded)
 
     async def start(self, address: str, certificates: Certificates | None) -> str:
-        """Listen; returns the address with the port that was given. Raises AddressTaken."""
+        """Listen; returns the address, with the chosen port if 0 was given. Raises AddressTaken."""
         host, port = split_address(address, setting="CASCADE_ROUTER_GRPC_ADDRESS")
-        # gRPC's own message does not say why it failed.
+        # Bind once beforehand, because gRPC's own error does not say why it failed.
         _bind(host, port, setting="CASCADE_ROUTER_GRPC_ADDRESS").close()
         try:
             if certificates is None:
@@ -101,7 +101,7 @@ class GrpcServer:
         return f"{host}:{port}"
 
     async def watch_health(self) -> None:
-        """Keep the health service's answer in step with readiness, until cancelled."""
+        """Keep the answer of the health service equal to the router's readiness, until cancelled."""
         while True:
             ready = self._service.why_not_ready() is None
             status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -110,22 +110,22 @@ class GrpcServer:
             await asyncio.sleep(_HEALTH_S)
 
     async def stop(self, grace_s: float) -> None:
-        """Tell clients to go elsewhere, and end when calls under way have; after ``grace_s`` they are cut off."""
+        """Take no more calls, and wait until those under way have ended; after ``grace_s`` seconds they are aborted."""
         await self._server.stop(grace_s)
 
 
 class HttpServer:
-    """An HTTP side.
+    """An HTTP server.
 
     Args:
-        setting: the one that gives its address.
-        share: of the files that this process may have open, for connections.
+        setting: name of the setting that gives its address, for messages.
+        share: the share of the files that this process may have open which connections may use.
     """
 
     def __init__(self, app: Starlette, *, setting: str, share: float = HTTP_SHARE) -> None:
         self._setting = setting
         limit = min(_CONNECTIONS, _share(share))
-        # What waits to be taken up is taken up at once, before what gives way to it is closed.
+        # The event loop accepts a whole backlog before it closes the idle connections that make room for it.
         self._backlog = max(1, min(_BACKLOG, limit // 4))
         self._config = uvicorn.Config(
             app,
@@ -143,7 +143,7 @@ class HttpServer:
         self._task: asyncio.Task[Any] | None = None
 
     async def start(self, address: str, certificates: Certificates | None) -> str:
-        """Listen; returns the address with the port that was given. Raises AddressTaken."""
+        """Listen; returns the address, with the chosen port if 0 was given. Raises AddressTaken."""
         host, port = split_address(address, setting=self._setting)
         listener = _bind(host, port, setting=self._setting)
         listener.listen(self._backlog)
@@ -154,11 +154,11 @@ class HttpServer:
         return f"{host}:{listener.getsockname()[1]}"
 
     def leave(self) -> None:
-        """Take no more connections, close idle ones, and each other after its answer."""
+        """Take no more connections, close idle ones, and close each busy one after its answer."""
         self._server.should_exit = True
 
     async def stop(self) -> None:
-        """Leave, and cut off what is not done a moment later."""
+        """Leave, and close the connections that are not done after a moment."""
         self.leave()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=_CLOSING_S)
@@ -171,7 +171,7 @@ def _share(share: float) -> int:
 
 
 class _QuietServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the router's main program has them."""
+    """uvicorn without its own signal handlers: the router's main program handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -200,7 +200,7 @@ def _bind(host: str, port: int, *, setting: str) -> socket.socket:
 
 
 def _keep_alive(listener: socket.socket) -> None:
-    """Have the kernel find out which accepted connections have nobody at their other end any more."""
+    """Let the kernel detect accepted connections whose other end is gone."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), _KEEPALIVE_S, strict=True):
         if hasattr(socket, name):  # Linux

@@ -1,4 +1,4 @@
-"""Status codes of refusals in each protocol."""
+"""The status code of each refusal, in gRPC and in HTTP."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""ModelStreamInfer: many requests over one stream, each answered with a preview where it escalates, then for good.
+"""ModelStreamInfer: many requests over one stream. Each gets a final answer, and before that a preview if it escalates.
 
-A stream serves its requests side by side, up to a limit above which it reads no more; answers come as they are ready,
-told apart by the request id. What fails is told in the stream, which goes on. When the client goes away, all is
-withdrawn.
+The requests of a stream are served at the same time, up to a limit above which no more are read. Answers are sent in
+the order in which they are ready, and carry the id of their request. A failed request gets an error message, and the
+stream goes on. When the client goes away, all its requests are withdrawn.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .statuses import GRPC
 log = structlog.get_logger(__name__)
 
 STREAM_LIMIT: Final = 64
-"""Requests of one stream that are under way or whose answers the client has not taken yet."""
+"""The most requests of one stream that are under way, or whose answers the client has not taken yet."""
 FINAL_RESPONSE: Final = "triton_final_response"
 _NO_IMAGES: Final = kserve.ResponseForm((), ())
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """What is to be sent for one request: its images, a preview of one, or why there are none."""
+    """A message to be sent for one request: its images, a preview of one, or why there are none."""
 
     message: Any
     what: Delivery | MadeImage | RequestRefused | RouterDefect
@@ -48,7 +48,7 @@ class _Ready:
 async def responses(
     service: ImageService, messages: AsyncIterator[Any], *, tenant: str, trace: Headers = ()
 ) -> AsyncIterator[Any]:
-    """The ModelStreamInferResponses to a stream of ModelInferRequests; ends after the last answer."""
+    """The ModelStreamInferResponses for a stream of ModelInferRequests; ends after the last answer."""
     ready: asyncio.Queue[_Ready | None] = asyncio.Queue()
     room = asyncio.Semaphore(STREAM_LIMIT)
     under_way: set[asyncio.Task[None]] = set()
@@ -84,7 +84,7 @@ async def responses(
 async def _serve(
     service: ImageService, message: Any, tenant: str, trace: Headers, ready: asyncio.Queue[_Ready | None]
 ) -> None:
-    """One request of a stream; its end is always put into ``ready``, unless it is cancelled."""
+    """Serve one request of a stream, and put its end into ``ready`` unless it is cancelled."""
     receipt = Receipt(at=service.clock(), tenant=tenant, trace=trace)
     try:
         requests, form = kserve.read_requests(
@@ -113,7 +113,7 @@ async def _serve(
 
 
 def _response(item: _Ready) -> Any:
-    """The message for a client; an image that comes too late becomes a refusal."""
+    """The message for the client; an image that is too late becomes a refusal."""
     match item.what:
         case Delivery() as delivery:
             try:
@@ -141,7 +141,7 @@ def _images(item: _Ready, answers: Sequence[MadeImage]) -> Any:
 
 
 def _failure(item: _Ready, failure: RequestRefused | RouterDefect) -> Any:
-    response = service_pb2.ModelStreamInferResponse(error_message=_said(failure))
+    response = service_pb2.ModelStreamInferResponse(error_message=_error_text(failure))
     response.infer_response.id = item.message.id
     response.infer_response.model_name = item.message.model_name
     if isinstance(failure, RequestRefused):
@@ -149,7 +149,9 @@ def _failure(item: _Ready, failure: RequestRefused | RouterDefect) -> Any:
     return response
 
 
-def _said(error: RequestRefused | RouterDefect) -> str:
-    """A failure as Triton clients print that of a single call: a stream has no status per answer."""
+def _error_text(error: RequestRefused | RouterDefect) -> str:
+    """A failure in the form in which Triton's clients print that of a single call: in a stream, answers have no
+    status.
+    """
     code = GRPC[error.reason] if isinstance(error, RequestRefused) else grpc.StatusCode.INTERNAL
     return f"[StatusCode.{code.name}] {error}"

@@ -1,4 +1,4 @@
-"""Certificates of the router's servers: read from mounted files, and again when they are renewed."""
+"""Certificates of the router's servers. They are read from mounted files, and read again when the files change."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class TlsError(Exception):
 
 
 class Certificates:
-    """Certificate, key and, where clients must show one of theirs, the authority that signs those.
+    """Certificate, key and, if clients must show certificates, the authority that signs those.
 
     Raises:
-        TlsError: a file is missing or the pair does not fit.
+        TlsError: a file is missing, or the certificate and the key do not belong together.
     """
 
     def __init__(self, *, certificate: Path, key: Path, client_authority: Path | None) -> None:
@@ -43,12 +43,13 @@ class Certificates:
 
     @classmethod
     def of(cls, settings: RouterSettings) -> Certificates | None:
-        """Those that the settings name, or None without TLS. Raises TlsError."""
+        """The certificates that the settings name, or None without TLS. Raises TlsError."""
         given = (settings.tls_certificate_file, settings.tls_key_file)
         if not any(given):
             if settings.tls_client_authority_file:
                 raise TlsError(
-                    "CASCADE_ROUTER_TLS_CLIENT_AUTHORITY_FILE: needs a certificate and a key of the router too"
+                    "CASCADE_ROUTER_TLS_CLIENT_AUTHORITY_FILE: needs CASCADE_ROUTER_TLS_CERTIFICATE_FILE and"
+                    " CASCADE_ROUTER_TLS_KEY_FILE too"
                 )
             return None
         if not all(given):
@@ -60,11 +61,11 @@ class Certificates:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """For HTTP; new connections get what `refresh` read last."""
+        """The context for HTTP; new connections use the pair that `refresh` read last."""
         return self._context
 
     def refresh(self) -> None:
-        """Read the pair again where it changed; one that cannot be used leaves the last in force."""
+        """Read certificate and key again if the files changed; if they cannot be used, the last pair stays in force."""
         try:
             if self._bytes() != self._served:
                 self._load()
@@ -73,7 +74,7 @@ class Certificates:
             log.error("the certificate in force stays", problem=str(error))
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """For gRPC; every new connection gets what `refresh` read last."""
+        """The credentials for gRPC; every new connection uses the pair that `refresh` read last."""
         served = self._served
 
         def renewed() -> Any:
@@ -110,5 +111,5 @@ class Certificates:
 
 
 def certificate_names(auth_context: Mapping[str, Sequence[bytes]]) -> list[str]:
-    """Common name and DNS names of a gRPC client's certificate, if it showed one."""
+    """The common name and the DNS names of a gRPC client's certificate, if it showed one."""
     return [value.decode(errors="replace") for name in _NAMES for value in auth_context.get(name, ())]

@@ -68,7 +68,7 @@ def command_line(container: Object, entrypoint: list[str], values: Mapping[str, 
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
-    """``$(NAME)`` by its value, ``$$`` by one ``$``; what is not known stays as it is."""
+    """Replace ``$(NAME)`` with the variable's value and ``$$`` with ``$``; unknown names stay as they are."""
     return _REFERENCE.sub(lambda match: values.get(match[1], match[0]) if match[1] else "$", text)
 
 

@@ -1,4 +1,4 @@
-"""What a container image stands for on this machine: folders with programs, and what the image would set."""
+"""What replaces a container image on this machine: folders with programs, and what the image would set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Image:
-    """Stands for a container image.
+    """Replaces a container image.
 
     Attributes:
         programs: folders to look for commands in, before those of the system.

@@ -38,7 +38,7 @@ class Host:
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Begin something that nobody waits for; its failure is kept."""
+        """Start a task that nobody waits for; if it fails, the error is kept."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)
@@ -113,7 +113,7 @@ class Pod:
             self._ending = self._host.spawn(self._terminate(grace_s))
 
     async def abandon(self) -> None:
-        """End its processes at once and tell nobody, as when a machine loses its power."""
+        """End its processes at once, without telling the API, as if the machine lost power."""
         for task in (self._telling, self._work):
             if task is not None:
                 task.cancel()
@@ -233,7 +233,7 @@ class Pod:
 
 
 def ready_status(address: str) -> Object:
-    """The status of a pod that is said to run although nothing does."""
+    """The status of a pod that is reported as running, although it has no processes."""
     begun = now()
     kinds = ("Initialized", "ContainersReady", "Ready", "PodScheduled")
     return {

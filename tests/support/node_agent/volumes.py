@@ -111,5 +111,5 @@ def _claimed(pod: Object, claim: str, api: Api) -> Path:
 
 
 def now() -> str:
-    """The time as the API writes it."""
+    """A time in the form of the API."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

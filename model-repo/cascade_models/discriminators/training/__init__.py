@@ -1,1 +1,1 @@
-"""Trains discriminators on images of your own, with torch and transformers (`.venv-train`); see docs/profiling.md."""
+"""Trains discriminators on your own images, with torch and transformers (`.venv-train`); see docs/profiling.md."""

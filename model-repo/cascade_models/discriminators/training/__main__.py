@@ -19,9 +19,9 @@ logger = logging.getLogger("cascade_models.shapes.training")
 
 
 def main() -> int:
-    """Runs a command; returns the exit code. What a user can mend is said without a traceback."""
+    """Run a command; returns the exit code. Errors that the user can fix are printed without a traceback."""
     options = _parser().parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # Models are local folders: transformers has nothing to ask for.
+    os.environ["HF_HUB_OFFLINE"] = "1"  # Models are local folders, so transformers needs no network.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     for name in ("onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -50,18 +50,18 @@ def _train(options: argparse.Namespace) -> None:
         clip=options.clip,
         device=options.device,
     )
-    mark = "its label is 1" if options.good_from is None else f"its score is {options.good_from:g} or more"
-    stage, found = fitting.fit(data, options.out, chosen, good=options.good or mark)
+    meaning = "its label is 1" if options.good_from is None else f"its score is {options.good_from:g} or more"
+    stage, found = fitting.fit(data, options.out, chosen, good=options.good or meaning)
     logger.info("%s: loss %.3f to %.3f", options.architecture, stage.before, stage.after)
-    _tell(found, options.out)
+    _report(found, options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     data = [row for row in rows.read(options.data, good_from=options.good_from) if row.part == "test" or options.all]
-    _tell(fitting.evaluate(options.out, data), options.out)
+    _report(fitting.evaluate(options.out, data), options.out)
 
 
-def _tell(found: fitting.Judgement, folder: pathlib.Path) -> None:
+def _report(found: fitting.Judgement, folder: pathlib.Path) -> None:
     report.write(folder, found)
     print(report.summary(found))
 
@@ -83,14 +83,18 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data", type=pathlib.Path, required=True, help="CSV or JSONL: image, prompt, label|score"
         )
-        command.add_argument("--good-from", type=float, help="scores from here on are good enough")
+        command.add_argument("--good-from", type=float, help="the lowest score of a good image")
         command.add_argument("--out", type=pathlib.Path, required=True, help="folder of the discriminator")
     judged.add_argument("--all", action="store_true", help="all rows, not only those that training held out")
     train.add_argument("--architecture", choices=ARCHITECTURES, default=ARCHITECTURES[0])
     train.add_argument("--clip", type=pathlib.Path, help="clip-head: folder with a CLIP model, weights as safetensors")
-    train.add_argument("--init", type=pathlib.Path, help="efficientnetv2-s: safetensors to begin with (torchvision's)")
-    train.add_argument("--good", default="", help="what an image with confidence 1 is, in words, for the card")
-    train.add_argument("--size", type=int, default=efficientnet.SIZE, help="efficientnetv2-s: pixels that it looks at")
+    train.add_argument(
+        "--init", type=pathlib.Path, help="efficientnetv2-s: initial weights as safetensors (torchvision's)"
+    )
+    train.add_argument("--good", default="", help="what a good image is, in words, for the card")
+    train.add_argument(
+        "--size", type=int, default=efficientnet.SIZE, help="efficientnetv2-s: height and width of its images in pixels"
+    )
     train.add_argument("--width", type=float, default=1.0, help="efficientnetv2-s: channels, as a share")
     train.add_argument("--depth", type=float, default=1.0, help="efficientnetv2-s: layers, as a share")
     train.add_argument("--epochs", type=int, default=20)

@@ -1,7 +1,7 @@
-"""A small network over CLIP's embeddings of image and prompt: little to train, since CLIP knows what both show.
+"""A small network over CLIP's embeddings of image and prompt. It has little to learn, since CLIP knows what both show.
 
-CLIP itself is transformers' and stays as it is. It is read from the ``config.json`` and ``model.safetensors`` of a
-local folder, in the layout of the Hugging Face hub (also PickScore and others that were trained as CLIP).
+CLIP itself comes from transformers and is not trained. It is read from ``config.json`` and ``model.safetensors`` in a
+local folder with the layout of the Hugging Face hub. PickScore and other models of CLIP's architecture work too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ClipHead(nn.Module):  # type: ignore[misc]
     def embedded(self, seen: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """Uncalibrated logits ``[B]`` of embeddings."""
         cosine = (seen * read).sum(dim=1, keepdim=True)
-        # Entries of a vector of length 1 are small; so are their products.
+        # The entries of a vector of length 1, and their products, are small, so they are scaled up.
         scale = seen.shape[1] ** 0.5
         parts = torch.cat(
             (seen * scale, read * scale, seen * read * scale**2, (seen - read).abs() * scale, 10 * cosine), 1
@@ -62,17 +62,17 @@ class ClipHead(nn.Module):  # type: ignore[misc]
 
 
 def load(folder: Path) -> nn.Module:
-    """The CLIPModel of a folder, for inference; raises RowsError where it is not there or no CLIP.
+    """The CLIPModel of a folder, for inference; raises RowsError if it is missing or is not CLIP.
 
-    Weights come from ``model.safetensors`` alone. What else a ``config.json`` may name (a number type, quantisation, an
-    attention kernel of the hub) is not followed.
+    Weights come only from ``model.safetensors``. Other settings in ``config.json`` (a number type, quantisation, an
+    attention kernel of the hub) are ignored.
     """
     missing = [name for name in ("config.json", "model.safetensors", *TOKENS) if not (folder / name).is_file()]
     if missing:
         raise RowsError(
             f"--clip: {folder} lacks {', '.join(missing)}: download the whole model, weights as safetensors"
         )
-    # Importing it takes two seconds, and the other architecture does without.
+    # Importing it takes two seconds, and the other architecture does not need it.
     from transformers import AutoModel, CLIPConfig
 
     try:
@@ -82,7 +82,7 @@ def load(folder: Path) -> nn.Module:
         model = AutoModel.from_config(
             CLIPConfig.from_dict(document), trust_remote_code=False, attn_implementation="sdpa", dtype=torch.float32
         )
-    except Exception as error:  # transformers has no type in common for what is wrong with a configuration
+    except Exception as error:  # transformers has no common exception for a wrong configuration
         raise RowsError(f"--clip: {folder / 'config.json'} is not CLIP's ({error!r})") from None
     try:
         state = safetensors.torch.load_file(folder / "model.safetensors")

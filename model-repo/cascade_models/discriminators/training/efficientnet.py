@@ -1,10 +1,10 @@
-"""EfficientNetV2-S (Tan and Le, arXiv 2104.00298, table 4) with an eye on the prompt.
+"""EfficientNetV2-S (Tan and Le, arXiv 2104.00298, table 4) with the prompt as a second input.
 
-Modules are named as torchvision names its own, so that weights pretrained there fit (`--init`). The prompt joins behind
-the image's features: the mean of embeddings of its words and pairs of words.
+Modules have the same names as in torchvision, so that its pretrained weights can be loaded (`--init`). The prompt, as
+the mean of the embeddings of its words and pairs of words, is joined to the image's features.
 
-The network is written out here because torchvision, which timm imports too, stands on PyPI for Linux with CUDA only.
-Beside the torch for CPUs that trains here it cannot be imported ("operator torchvision::nms does not exist").
+The network is defined here because torchvision, which timm imports too, is on PyPI only in a build for CUDA. With the
+CPU build of torch that trains here, it cannot be imported ("operator torchvision::nms does not exist").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A row of the table: the first block has the stride, ``fused`` ones expand and filter in one convolution."""
+    """A row of the table. The first block has the stride; ``fused`` blocks expand and filter in one convolution."""
 
     fused: bool
     expand: int
@@ -86,7 +86,7 @@ class EfficientNetDiscriminator(nn.Module):  # type: ignore[misc]
         return torch.sigmoid(self.scale * self.logits(image, tokens) + self.offset)
 
     def pretrained(self, state: Mapping[str, torch.Tensor]) -> list[str]:
-        """Takes over the weights that fit; returns the names of ours that got none."""
+        """Load the weights that fit; returns the names of this network's weights that were not loaded."""
         mine = self.state_dict()
         fitting = {name: value for name, value in state.items() if name in mine and mine[name].shape == value.shape}
         self.load_state_dict(fitting, strict=False)
@@ -138,7 +138,7 @@ class MBConv(nn.Module):  # type: ignore[misc]
 
 
 class SqueezeExcitation(nn.Module):  # type: ignore[misc]
-    """Weighs channels by what the whole image holds."""
+    """Weights the channels by a summary of the whole image."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def _convolution(
 
 
 def _residual(block: FusedMBConv | MBConv, x: torch.Tensor) -> torch.Tensor:
-    """The block's result on top of its input; in training a whole branch is left out now and then."""
+    """The block's result added to its input; in training, the block is skipped at random (stochastic depth)."""
     found = block.block(x)
     if not block.residual:
         return found

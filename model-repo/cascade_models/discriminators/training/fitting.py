@@ -1,4 +1,4 @@
-"""Trains, calibrates, judges and writes a discriminator; the steps are the same for every architecture."""
+"""Trains, calibrates, evaluates and writes a discriminator; the steps are the same for every architecture."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ logger = logging.getLogger("cascade_models.shapes.training")
 
 TOLERANCE = 1e-3
 CACHED_BYTES = 1 << 30
-"""Images that are kept in memory instead of being read anew for every epoch."""
+"""Images of up to this size in total are kept in memory; others are read again for every epoch."""
 
 Doubles = npt.NDArray[np.float64]
 Batches = Callable[[npt.NDArray[np.int64]], torch.Tensor]
-"""Uncalibrated logits of chosen rows."""
+"""Gives the uncalibrated logits of chosen rows."""
 
 
 class FitError(RuntimeError):
@@ -55,7 +55,7 @@ class TrainingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Held-out images: confidences, labels, and what follows from them."""
+    """Confidences and labels of held-out images, and the figures that follow from them."""
 
     confidence: Doubles
     labels: Doubles
@@ -65,7 +65,7 @@ class Judgement:
     intervals: dict[str, tuple[float, ...]]
 
     def figures(self) -> dict[str, object]:
-        """As the card keeps them."""
+        """The figures in the form of the card."""
         return {
             "images": len(self.labels),
             "good": float(self.labels.mean()),
@@ -80,14 +80,15 @@ class Judgement:
 def fit(
     data: Sequence[rows.TrainingRow], out: pathlib.Path, options: TrainingOptions, *, good: str
 ) -> tuple[progress.TrainingStage, Judgement]:
-    """Trains on the rows and writes the discriminator to ``out``; ``good`` says what a label of 1 is.
+    """Train on the rows and write the discriminator to ``out``; ``good`` says in words what a label of 1 means.
 
-    Raises RowsError where an image or a model cannot be read, FitError where what was exported is not what was trained.
+    Raises RowsError if an image or a model cannot be read, and FitError if the exported network differs from the
+    trained one.
     """
     torch.manual_seed(options.seed)
     parts = {name: [row for row in data if row.part == name] for name in ("train", "calibration", "test")}
     out.mkdir(parents=True, exist_ok=True)
-    # A folder with a card is whole; this one is not until it has been written anew.
+    # A card marks a complete folder, so it is removed until everything has been written again.
     (out / card.FILE).unlink(missing_ok=True)
     model, known = _make(options, out)
     model = model.to(options.device)
@@ -122,7 +123,7 @@ def fit(
 
 
 def evaluate(folder: pathlib.Path, data: Sequence[rows.TrainingRow]) -> Judgement:
-    """A discriminator as it is served, on rows; raises DiscriminatorError or RowsError."""
+    """Evaluate a discriminator on rows, as it is served; raises DiscriminatorError or RowsError."""
     served = exported.load(folder)
     parts = [data[at : at + 32] for at in range(0, len(data), 32)]
     found = [
@@ -133,7 +134,7 @@ def evaluate(folder: pathlib.Path, data: Sequence[rows.TrainingRow]) -> Judgemen
 
 
 def judge(confidence: Doubles, labels: Doubles) -> Judgement:
-    """How good confidences are on held-out labels of 0 and 1."""
+    """Evaluate confidences against held-out labels of 0 and 1."""
     bins, ece = judging.reliability(confidence, labels)
     return Judgement(
         confidence, labels, judging.auc(confidence, labels), ece, bins, judging.bootstrap(confidence, labels)
@@ -141,7 +142,7 @@ def judge(confidence: Doubles, labels: Doubles) -> Judgement:
 
 
 def verify(model: nn.Module, data: Sequence[rows.TrainingRow], known: card.Card, folder: pathlib.Path) -> None:
-    """Raises FitError unless what is served says what torch says, alone and in a batch."""
+    """Raise FitError unless serving gives the same confidences as torch, for single images and for a batch."""
     served = exported.load(folder)
     images, prompts = rows.load(data, known.size), [row.prompt for row in data]
     with torch.inference_mode():
@@ -154,7 +155,7 @@ def verify(model: nn.Module, data: Sequence[rows.TrainingRow], known: card.Card,
 
 
 def _make(options: TrainingOptions, out: pathlib.Path) -> tuple[nn.Module, card.Card]:
-    """The untrained network and how it is fed; what reads its prompts goes to ``out``."""
+    """The untrained network, and its card without results; files that are needed to read prompts go to ``out``."""
     blank = card.Card(
         architecture=options.architecture,
         size=options.size,
@@ -188,14 +189,14 @@ def _make(options: TrainingOptions, out: pathlib.Path) -> tuple[nn.Module, card.
             left = model.pretrained(safetensors.torch.load_file(options.init))
         except (OSError, safetensors.SafetensorError) as error:
             raise rows.RowsError(f"--init: {options.init} cannot be read: {error}") from None
-        logger.info("%s: all but %d of %d weights are from there", options.init, len(left), len(model.state_dict()))
+        logger.info("%s: loaded all but %d of %d weights", options.init, len(left), len(model.state_dict()))
     return model, blank
 
 
 def _train(
     model: nn.Module, data: Sequence[rows.TrainingRow], known: card.Card, folder: pathlib.Path, options: TrainingOptions
 ) -> progress.TrainingStage:
-    """AdamW with one rise and fall of the rate; CLIP's embeddings are made once, only what is above them learns."""
+    """Train with AdamW; the rate rises and falls once. CLIP is not trained, so its embeddings are computed once."""
     logits = _logits_of(model, data, known, folder, options, training=True)
     labels = torch.from_numpy(_labels(data)).float().to(options.device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -216,7 +217,7 @@ def _train(
 
 
 def _shuffled(count: int, options: TrainingOptions, steps: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Batches of every row once an epoch; a last one of a single row, which has no variance, is left out."""
+    """Batches of all rows, once per epoch; a last batch of a single row, which has no variance, is replaced."""
     rng = np.random.default_rng(options.seed)
     made = 0
     while True:
@@ -248,7 +249,7 @@ def _logits_of(
     *,
     training: bool,
 ) -> Batches:
-    """What gives the logits of chosen rows, with images or embeddings made once where they fit into memory."""
+    """A function that gives the logits of chosen rows; images or embeddings are kept if they fit into memory."""
     encode = exported.encoder(known, folder)
     keep = len(data) * known.size**2 * 3 <= CACHED_BYTES
     held = rows.load(data, known.size) if keep else None
@@ -275,7 +276,7 @@ def _tensors(
 
 
 def _write(model: nn.Module, known: card.Card, out: pathlib.Path) -> None:
-    """Exports the network, calibration inside, with any number of images in a batch."""
+    """Export the network, including its calibration, for any number of images in a batch."""
     state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     safetensors.torch.save_file(state, out / card.WEIGHTS)
     image = torch.zeros(2, 3, known.size, known.size)

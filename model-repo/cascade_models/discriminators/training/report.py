@@ -1,4 +1,4 @@
-"""What held-out images say of a discriminator: figures, a reliability table, and the curve as SVG."""
+"""Reports the evaluation of a discriminator: figures, a reliability table, and the reliability curve as SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIDE, EDGE = 320, 40
 
 
 def summary(found: fitting.Judgement) -> str:
-    """One line."""
+    """The figures in one line."""
     auc, ece = found.intervals["auc"], found.intervals["ece"]
     return (
         f"{len(found.labels)} held-out images, {found.labels.mean():.0%} good: AUC {found.auc:.3f} "
@@ -19,7 +19,7 @@ def summary(found: fitting.Judgement) -> str:
 
 
 def write(folder: pathlib.Path, found: fitting.Judgement) -> None:
-    """Puts ``reliability.md`` and ``reliability.svg`` beside a discriminator."""
+    """Write ``reliability.md`` and ``reliability.svg`` beside a discriminator."""
     table = "\n".join(
         f"| {row.low:.1f} to {row.high:.1f} | {row.count} | {row.confidence:.2f} | {row.right:.2f} |"
         for row in found.bins
@@ -30,7 +30,7 @@ def write(folder: pathlib.Path, found: fitting.Judgement) -> None:
 
 
 def curve(found: fitting.Judgement) -> str:
-    """Confidence against the share that is good; the area of a dot is the number of images."""
+    """The share of good images against confidence; the area of a dot is the number of images."""
 
     def x(value: float) -> float:
         return EDGE + value * SIDE

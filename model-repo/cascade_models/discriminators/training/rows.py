@@ -1,7 +1,7 @@
-"""Labelled images from a CSV or JSONL file: every bad row is named, with its file, line and field, before training.
+"""Reads labelled images from a CSV or JSONL file. Before training, every bad row is reported with its line and field.
 
-A row has an ``image`` (a path, from the file's folder), the ``prompt`` that it was made from, and either a ``label``
-(0 to 1: is it good enough?) or a ``score`` of any scale, which is good from a mark on.
+A row has an ``image`` (a path relative to the file's folder), its ``prompt``, and either a ``label`` (0 to 1: is the
+image good enough?) or a ``score`` on any scale; ``--good-from`` gives the lowest score of a good image.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from PIL import Image, UnidentifiedImageError
 from cascade_models.discriminators import pixels
 
 SHOWN: Final = 10
-"""Bad rows that are named; of more only the number is said."""
+"""How many bad rows are reported; of the rest, only the number."""
 LEAST: Final = 40
-"""Images below which nothing is trained."""
+"""The fewest images for a training."""
 READERS: Final = 4
 
 Part = Literal["train", "calibration", "test"]
 
 
 class RowsError(ValueError):
-    """A file cannot be trained on; one line for each thing that is wrong."""
+    """A file cannot be used for training; the message has one line for each problem."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class TrainingRow:
 
     @property
     def part(self) -> Part:
-        """What it is used for. By its prompt, so that no prompt is both trained on and judged by."""
+        """What the row is used for. The prompt decides, so that no prompt is used both for training and evaluation."""
         place = zlib.crc32(self.prompt.encode()) % 20
         return "train" if place < 14 else "calibration" if place < 17 else "test"
 
 
 def read(file: Path, *, good_from: float | None) -> list[TrainingRow]:
-    """The rows of a file, images checked to be there; ``good_from``: scores from there on are good.
+    """The rows of a file, after checking that the images exist; ``good_from`` is the lowest score of a good image.
 
     Raises RowsError.
     """
@@ -74,7 +74,7 @@ def read(file: Path, *, good_from: float | None) -> list[TrainingRow]:
 
 
 def load(rows: Sequence[TrainingRow], size: int) -> npt.NDArray[np.uint8]:
-    """Images ``[N, size, size, 3]`` of rows, resized as a server resizes them; raises RowsError."""
+    """The images ``[N, size, size, 3]`` of rows, resized in the same way as in serving; raises RowsError."""
     with ThreadPoolExecutor(READERS) as pool:
         return np.stack(list(pool.map(lambda row: _open(row.image, size), rows)))
 
@@ -128,7 +128,7 @@ def _row(cells: Mapping[str, Any], folder: Path, good_from: float | None) -> Tra
         raise RowsError("label: there is neither a label nor a score")
     score = _number(cells, "score")
     if good_from is None:
-        raise RowsError("score: say with --good-from from which score on an image is good enough")
+        raise RowsError("score: give the lowest score of a good image with --good-from")
     return TrainingRow(image, prompt, float(score >= good_from))
 
 
@@ -151,14 +151,14 @@ def _number(cells: Mapping[str, Any], name: str) -> float:
 
 
 def _check(file: Path, rows: Sequence[TrainingRow]) -> None:
-    """Whether there is enough of everything."""
+    """Raise RowsError if there are too few images, or a part lacks good or bad ones."""
     if len(rows) < LEAST:
-        raise RowsError(f"{file}: holds {len(rows)} images: at least {LEAST} are needed, a few thousand are good")
+        raise RowsError(f"{file}: has {len(rows)} images: at least {LEAST} are needed, better a few thousand")
     for part in ("train", "calibration", "test"):
         labels = [row.label for row in rows if row.part == part]
         if not any(label > 0.5 for label in labels) or all(label > 0.5 for label in labels):
             good = sum(label > 0.5 for label in labels)
             raise RowsError(
-                f"{file}: of the {len(labels)} images that fall to {part} (by their prompts) {good} are good: both "
+                f"{file}: of the {len(labels)} images for {part} (chosen by their prompts), {good} are good: both "
                 "kinds are needed; add rows, or choose another --good-from"
             )

@@ -1,4 +1,4 @@
-"""Labelled images of the built-in shapes: an example of a data set, and what the tools are tried on."""
+"""Makes labelled images of the built-in shapes, as an example of a data set and for tests of the training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INPUTS = ("x", "t", "tokens")
 
 
 def write(folder: pathlib.Path, count: int, seed: int, *, objects: int | None = None) -> pathlib.Path:
-    """``count`` images of the light model with prompts, the checker's verdict as label and q2 as score; the file."""
+    """Write ``count`` images of the light model, with the checker's verdict as label, and q2; returns the CSV file."""
     rng = np.random.default_rng((seed, 40))
     scenes = [grammar.sample_scene(rng, objects or 1 + index % grammar.MAX_OBJECTS) for index in range(count)]
     denoise = engines.load("onnxruntime", assets.path("light"), INPUTS)

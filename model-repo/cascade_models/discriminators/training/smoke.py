@@ -1,6 +1,6 @@
-"""Trains both architectures for seconds on shapes, and checks that losses fall and what is served is what was trained.
+"""Trains both architectures for seconds on shapes, and checks that losses fall and that the results can be served.
 
-CLIP's weights here are random and small, with a vocabulary of letters: what is checked is the way, not the skill.
+CLIP is replaced by a small model with random weights and a vocabulary of letters, since the quality does not matter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIZES = {
 
 
 def run(seed: int) -> None:
-    """Raises FitError where a loss did not fall, or a result cannot be served."""
+    """Raise FitError if a loss did not fall, or a result cannot be served."""
     with tempfile.TemporaryDirectory(prefix="cascade-discriminators-") as scratch:
         folder = pathlib.Path(scratch)
         data = rows.read(shapes_rows.write(folder / "shapes", IMAGES, seed), good_from=None)
@@ -66,7 +66,7 @@ def run(seed: int) -> None:
 
 
 def tiny_clip(folder: pathlib.Path, seed: int) -> None:
-    """A folder with a CLIP model of random weights."""
+    """Write a folder with a CLIP model of random weights."""
     from transformers import CLIPConfig, CLIPModel
 
     folder.mkdir(parents=True)

@@ -1,9 +1,9 @@
-"""The discriminator and its training: how likely is it that a light image shows exactly what its prompt asks?
+"""The discriminator, which estimates how likely a light image shows exactly what its prompt asks, and its training.
 
-Three stages, each making the next one learnable: the convolutions learn to name what is in a true image; then, with
-attention to the prompt, the network learns to tell true prompts from edited ones, with a label for every phrase and
-relation (without these dense labels it stays at chance); then it learns the light model's own mistakes from its
-images, labelled by the checker. Its confidence is calibrated on images that it was not trained on.
+The training has three stages, each of which makes the next one possible. First the convolutions learn to name what is
+in a true image. Then the network, with attention to the prompt, learns to tell true prompts from edited ones; it gets a
+label for every phrase and relation, without which it stays at chance. Last it learns the mistakes of the light model
+from that model's images, which the checker labels. Its confidence is calibrated on images that it was not trained on.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LabelledImages:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSizes:
-    """How much of everything a training takes."""
+    """How many steps and images each stage of a training uses."""
 
     trunk_steps: int = TRUNK_STEPS
     edit_steps: int = EDIT_STEPS

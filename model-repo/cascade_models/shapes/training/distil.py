@@ -1,8 +1,9 @@
-"""Trains the light denoiser: consistency distillation of the heavy one, of the same size, guidance baked in.
+"""Trains the light denoiser by consistency distillation of the heavy one; both have the same size.
 
-On a grid of noise levels the teacher makes one guided Euler step from real data plus noise, and the student must say
-at the upper level what its own running average says at the lower one; at the lowest, what the teacher says. So the
-student learns to jump to the end of the teacher's path (Luo et al., Latent Consistency Models, 2023).
+On a grid of noise levels, the teacher makes one guided Euler step from real data plus noise. The student's prediction
+at the upper level must equal that of its own running average at the lower level, and at the lowest level that of the
+teacher. So the student learns to jump to the end of the teacher's path, guidance included (Luo et al., Latent
+Consistency Models, 2023).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Measures the shipped models as a replica runs them: ONNX Runtime on one thread, judged by the checker.
+"""Measures the shipped models in the way a replica runs them, on one thread of ONNX Runtime; the checker judges images.
 
-Everything but the latencies depends on the seed alone.
+All results except the latencies only depend on the seed.
 """
 
 from __future__ import annotations

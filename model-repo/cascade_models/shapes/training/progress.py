@@ -1,4 +1,4 @@
-"""Budgets and progress lines: how far a training stage is, and when to say so."""
+"""Keeps the budget of a training stage, and reports its progress."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LAST = 6
 class TrainingStage:
     """Iterates steps until their number or the wall-clock budget is spent, reporting every few seconds.
 
-    Progress is the larger of the two fractions, so that a learning-rate decay tied to it completes whichever comes
-    first. Without a budget a run depends on its seed alone. What should have fallen: ``before``, the loss before the
-    first update, to ``after``, the mean over the last steps.
+    Progress is the larger of the two fractions, so that a learning-rate decay that follows it is always complete at the
+    end. Without a time budget, the result only depends on the seed. ``before`` is the loss before the first update and
+    ``after`` the mean loss of the last steps, which should be lower.
     """
 
     def __init__(self, name: str, steps: int, minutes: float | None = None, every_s: float = 8.0) -> None:
@@ -38,7 +38,7 @@ class TrainingStage:
         return min(1.0, done)
 
     def advance(self, loss: float) -> None:
-        """Counts a step and reports when it is time."""
+        """Count a step, and report the progress if it is time."""
         self.step += 1
         self._smoothed = loss if self._smoothed is None else 0.98 * self._smoothed + 0.02 * loss
         self._losses.append(loss)

@@ -1,10 +1,15 @@
-"""What the cascade is worth offline: mean q2 of routing policies at a given share of all-heavy's compute.
+"""Compares routing policies offline: their mean q2 at a given share of the compute of the heavy model for all prompts.
 
-Costs are in heavy images. ``random``: a coin sends prompts to the heavy model. ``prompt``: a ridge regression on the
-prompt's contents sends the prompts with the greatest expected gain. ``cascade``: every prompt is made light first and
-the least confident escalate. ``hybrid``: the prompt rule sends some straight to the heavy model and the rest cascade,
-with the split chosen on the fitting set. Rules are fitted on training prompts and judged on others; shares are set on
-the judged prompts' own score distributions, as a live router sets them.
+Costs are in heavy images. The policies are:
+
+- ``random``: a random choice of prompts goes to the heavy model.
+- ``prompt``: the prompts with the greatest expected gain go there, by a ridge regression on the prompt's contents.
+- ``cascade``: every prompt gets a light image first, and those of the lowest confidence escalate.
+- ``hybrid``: the prompt rule sends some prompts straight to the heavy model, and the rest cascade; the split is chosen
+  on the fitting set.
+
+Rules are fitted on training prompts and evaluated on others. Shares are set on the score distributions of the evaluated
+prompts, as a live router sets them.
 """
 
 from __future__ import annotations

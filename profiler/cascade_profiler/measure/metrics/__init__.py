@@ -1,8 +1,8 @@
-"""How images are judged: one module per family of metrics behind the `Judge` protocol.
+"""Metrics that judge images: one module for each family of metrics, behind the `Judge` protocol.
 
-A metric is a mean over images (one value each), or a Fréchet distance between the images that a cascade would serve
-and a set of true ones (a row of features each). Both are kept per image, so that one image of each variant and prompt
-gives every cell of a profile.
+A metric is either a mean over images (one value per image), or a Fréchet distance between the images that a cascade
+would serve and a set of true images (one row of features per image). Both are kept for each image, so that one image of
+each variant and prompt is enough for every cell of a profile.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ SHAPES_SIZE: Final = f"{IMAGE_SIZE}x{IMAGE_SIZE}"
 
 
 def make_judges(names: Sequence[str], workload: Workload, *, size: str, reference: Path | None) -> list[Judge]:
-    """The judges that ``--metric`` names: ``shapes``, and ``clip=FOLDER`` for a local CLIP or PickScore model.
+    """The judges that ``--metric`` names: ``shapes``, or ``clip=FOLDER`` for a local CLIP or PickScore model.
 
-    ``size`` is that of the images, such as ``1024x1024``.
-
-    Without any name, ``shapes`` where the prompts are of its grammar. Raises CommandFailed where one cannot judge here.
+    Without names, the judge is ``shapes`` if the prompts are from its grammar. ``size`` is that of the images, such as
+    ``1024x1024``. Raises CommandFailed if a judge cannot be used.
     """
     from .shapes import ShapesJudge
 
     if not names and not workload.scenes:
         raise CommandFailed(
-            "--metric: nothing here can judge images of these prompts: name a metric, for example clip=FOLDER with a "
+            "--metric: no built-in metric can judge images of these prompts: name one, for example clip=FOLDER with a "
             "CLIP model in it",
             code=2,
         )

@@ -1,8 +1,8 @@
 """CLIP scores from a model in a local folder: how well an image fits its prompt, and distances in CLIP's image space.
 
-Works with every model that transformers reads as CLIP: CLIP itself, and PickScore, which is a CLIP trained on human
-preferences. Nothing is downloaded. Needs torch and transformers, which the profiler's own environment lacks: run the
-profiler from one that has them.
+It works with each model that transformers can load as CLIP: CLIP itself, and PickScore, which is a CLIP trained on
+human preferences. Nothing is downloaded. It needs torch and transformers, which the profiler does not install: run the
+profiler in an environment that has them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FILES: Final = ("config.json", "model.safetensors")
 PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 BATCH: Final = 16
 DIRECTIONS: Final = 64
-"""Directions in which true images vary most, that the distance is measured in: of few images all 512 say little."""
+"""The distance is measured in the directions in which true images vary most; all 512 would need far more images."""
 
 
 class ClipJudge:
-    """``clip``: 100 times the cosine of image and prompt; ``fd-clip`` where there are true images to compare with."""
+    """Measures ``clip``, 100 times the cosine of image and prompt, and ``fd-clip`` if true images are given."""
 
     def __init__(self, model: Any, processor: Any, *, identity: str, reference: Sequence[Path]) -> None:
         self._model = model
@@ -52,7 +52,7 @@ class ClipJudge:
 
     @classmethod
     def load(cls, folder: Path, *, reference: Path | None) -> ClipJudge:
-        """The judge of a folder with a CLIP model; raises CommandFailed where it is incomplete or cannot be run."""
+        """The judge with the CLIP model in a folder; raises CommandFailed if it is incomplete or cannot be loaded."""
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise CommandFailed(
@@ -74,7 +74,7 @@ class ClipJudge:
                 str(folder), local_files_only=True, use_safetensors=True
             ).eval()
             processor = transformers.CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # the libraries have no type in common for what is wrong with a folder
+        except Exception as error:  # the libraries have no common exception for a folder that is wrong
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CommandFailed(
                 f"--metric clip={folder}: is not a CLIP model that can be read: {first}", code=2
@@ -100,7 +100,7 @@ class ClipJudge:
 
     @functools.cached_property
     def _directions(self) -> Floats:
-        """``[K, 64]``, or fewer where there are fewer true images."""
+        """The directions as ``[K, 64]``, or fewer if there are fewer true images."""
         centred = self._true - self._true.mean(axis=0)
         values: Floats = np.linalg.svd(centred, full_matrices=False)[2][:DIRECTIONS].T
         return values
@@ -117,7 +117,7 @@ class ClipJudge:
 
         with torch.inference_mode():
             found = getattr(self._model, method)(**inputs.to(self._model.device))
-        # Newer releases of transformers answer with an object.
+        # Newer releases of transformers return an object.
         rows = np.asarray(getattr(found, "pooler_output", found).float().cpu().numpy(), dtype=np.float64)
         unit: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
@@ -127,7 +127,7 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
     files = tuple(sorted(file for file in folder.glob("**/*") if file.suffix.lower() in PICTURES))
     if len(files) < 2:
         raise CommandFailed(
-            f"--reference: {folder} holds {len(files)} images ({', '.join(PICTURES)}): add some", code=2
+            f"--reference: {folder} has {len(files)} images ({', '.join(PICTURES)}): at least 2 are needed", code=2
         )
     return files
 

@@ -1,4 +1,4 @@
-"""What a metric's module offers: a judge of images, and what its verdicts are."""
+"""The protocol of the judges of images, and their verdicts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Of N images: ``[N]`` values by metric, and ``[N, K]`` features by Fréchet metric."""
+    """The verdicts on N images: values ``[N]`` by metric, and features ``[N, K]`` by Fréchet metric."""
 
     values: Mapping[str, Floats] = field(default_factory=dict)
     features: Mapping[str, Floats] = field(default_factory=dict)
 
 
 class Judge(Protocol):
-    """Judges images; deterministic."""
+    """Judges images; the same images always get the same verdicts."""
 
     identity: str
-    """Changes when its verdicts would: verdicts of another identity are not used again."""
+    """Identifies the judge's version: recorded verdicts of another identity are not used."""
     means: Sequence[Metric]
     distances: Sequence[Metric]
 
     def judge(self, images: Images, workload: Workload, start: int) -> Verdicts:
-        """Verdicts on the images ``[N, height, width, 3]`` of the workload's prompts from ``start`` on."""
+        """The verdicts on images ``[N, height, width, 3]`` of the workload's prompts from ``start`` on."""
 
     def reference(self, workload: Workload) -> Mapping[str, Floats]:
-        """``[M, K]`` features of true images by Fréchet metric; row i belongs to prompt i where M is their number."""
+        """Features ``[M, K]`` of true images by Fréchet metric; if there is one per prompt, row i is prompt i's."""

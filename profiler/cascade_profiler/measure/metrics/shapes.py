@@ -1,4 +1,4 @@
-"""Metrics of the built-in shapes: the checker's scores, and a distance to true images of the same prompts."""
+"""Metrics of the built-in shapes: the checker's scores, and a distance from true images of the same prompts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MEANS: Final = (
 )
 DISTANCE: Final = "fd-layout"
 CELLS: Final = 2
-"""Cells by height and by width; four shapes stand in one each."""
+"""Number of cells by height and by width; each of up to four shapes has a cell of its own."""
 FEATURES: Final = CELLS * CELLS * 3 * 2
 REFERENCE_SEED: Final = 20
 
 
 class ShapesJudge:
-    """The domain's checker, and ``fd-layout``: a Fréchet distance over mean and deviation of each cell and colour.
+    """Measures the checker's scores and ``fd-layout``, a Fréchet distance of each cell's mean and deviation by colour.
 
-    The features see where there is how much of which colour, and how sharp it is; not whether it is what the prompt
-    asks for. That is the checker's business.
+    The features show how much of each colour is where, and how sharp it is. They do not show whether that is what the
+    prompt asks for, which is what the checker measures.
     """
 
     identity: str = "shapes-1"
@@ -54,7 +54,7 @@ class ShapesJudge:
 
 
 def layout(images: Images) -> Floats:
-    """``[N, 24]``: mean and standard deviation of every colour in every cell, 0 to 100."""
+    """``[N, 24]``: the mean and the standard deviation of each colour in each cell, 0 to 100."""
     count, height, width, colours = images.shape
     cells = images.reshape(count, CELLS, height // CELLS, CELLS, width // CELLS, colours).astype(np.float64) / 2.55
     parts = (cells.mean(axis=(2, 4)), cells.std(axis=(2, 4)))

@@ -1,4 +1,4 @@
--- Take a job whose time has come: a new one, or one whose router died. What is no job of ours is dropped from the list.
+-- Take a job that may be taken now: a new one, or one whose router died. Ids without a job are removed from the list.
 -- KEYS: job, jobs, open. ARGV: id, lease ms. Replies token, body and milliseconds left, or nothing.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -6,7 +6,7 @@ local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not due or tonumber(due) > now then
   return false
 end
--- Removed first: Redis lets a script that removed something write on, even when its memory is full.
+-- The removal comes first: after it, Redis lets the script write even if its memory is full.
 redis.call('ZREM', KEYS[2], ARGV[1])
 local job = redis.pcall('HMGET', KEYS[1], 'state', 'body', 'deadline')
 local state = job[1]

@@ -1,7 +1,8 @@
--- Give a job its end, once: by the attempt that runs it, or by whoever cancels it (an empty token). Where there is no room
--- for its image, it fails.
--- After room.lua. ARGV: id, token, state, result, image, keep ms, limit and a tenant's limit in bytes, bytes to give back
--- first, the result where there is no room. Replies the state that it got, or nothing where it has an end or is another's.
+-- End a job, once: by the attempt that runs it, or by a cancellation (an empty token). If there is no room for its image,
+-- the job fails.
+-- It follows room.lua. ARGV: id, token, state, result, image, keep ms, limit and a tenant's limit in bytes, bytes to free
+-- first, the result if there is no room. Replies the state that the job got, or nothing if it has already ended or belongs
+-- to another attempt.
 local RECORD = 1000   -- bytes that a job takes beside its result, about
 local PART = 0.2   -- of the pace that the latest end makes up
 
@@ -14,7 +15,7 @@ if ARGV[2] ~= '' and ARGV[2] ~= job[2] then
 end
 local state, result, image, tenant = ARGV[3], ARGV[4], ARGV[5], job[3] or ''
 local bytes = RECORD + #result + #image
--- Only the first write of a script is refused where Redis's memory is full.
+-- If Redis's memory is full, only the first write of a script is refused.
 local free = tonumber(ARGV[9])
 if is_full(redis.pcall('HSET', KEYS[1], 'finished', now)) then
   free = math.max(free, 2 * bytes)

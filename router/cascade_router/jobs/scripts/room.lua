@@ -1,4 +1,5 @@
--- Room for the results of ended jobs. Stands before finish.lua and submit.lua, whose first keys and arguments it shares.
+-- Room for the results of ended jobs. It is put before finish.lua and submit.lua, and uses the same first keys and
+-- arguments.
 -- KEYS: job, jobs, open, results, removed, pace. ARGV: id.
 -- open: hash of jobs without an end, id to "<deadline ms> <tenant>".
 -- results: hash of the bytes kept by tenant; beside it "<results>:<tenant>", sorted set of "<bytes> <id>" by expiry.
@@ -17,7 +18,7 @@ local function is_full(reply)
   return type(reply) == 'table' and reply.err and string.find(reply.err, 'OOM', 1, true) ~= nil
 end
 
--- Something else than ours in the place of what is counted here is dropped: the count begins anew.
+-- If a key has data of another type, which we did not write, it is deleted, and counting begins again.
 local function own(key, kind)
   local found = redis.call('TYPE', key).ok
   if found ~= 'none' and found ~= kind then
@@ -55,7 +56,7 @@ local function forget_expired()
   end
 end
 
--- Remove the oldest result of a tenant, but for the word that it was removed; replies its bytes.
+-- Remove the oldest result of a tenant, and remember only that it was removed; returns its bytes.
 local function remove_oldest(tenant)
   local oldest = redis.call('ZPOPMIN', results_of(tenant))
   if not oldest[1] then
@@ -76,8 +77,9 @@ local function remove_oldest(tenant)
   return bytes
 end
 
--- Remove results, the oldest of whoever has most first, until `bytes` more of `tenant` fit into `limit` bytes of all and
--- `share` bytes of one tenant, and `free` bytes were given back. Where that cannot be, removes none and replies false.
+-- Remove results until `bytes` more of `tenant` fit into `limit` bytes for all and `share` bytes for one tenant, and
+-- `free` bytes were freed. The oldest result of the tenant with the most bytes goes first. If that is not possible, it
+-- removes none and returns false.
 local function make_room(tenant, bytes, limit, share, free)
   forget_expired()
   local held, total, kept = {}, 0, redis.call('HGETALL', KEYS[4])

@@ -1,5 +1,5 @@
--- Keep a new job unless its id is known or there are too many without an end, of all tenants or of its own.
--- After room.lua. ARGV: id, digest, body, tenant, deadline ms, keep ms, limit, limit of a tenant.
+-- Store a new job, unless its id is known or there are too many unfinished jobs, of all tenants or of its own.
+-- It follows room.lua. ARGV: id, digest, body, tenant, deadline ms, keep ms, limit, limit of a tenant.
 -- Replies new, known, different, full, tenant-full or no-memory, and in how many milliseconds there should be a place.
 local digest = redis.call('HGET', KEYS[1], 'digest')
 if digest then
@@ -24,7 +24,8 @@ for at = 2, #open, 2 do
   end
 end
 
--- A place comes free when a job ends: by the pace of the latest ends, at the latest at the first deadline.
+-- A place is free again when a job ends. When that is follows from the pace of the latest ends, and is at the latest the
+-- first deadline.
 local function place_in(count, deadline)
   local pace = redis.call('HMGET', KEYS[6], 'ended', 'interval')
   local ended, interval = tonumber(pace[1]), tonumber(pace[2])
@@ -57,7 +58,7 @@ end
 if type(kept) == 'table' and kept.err then
   return kept
 end
--- Where a result was removed, its id is free again.
+-- If the result of a job was removed, its id can be used again.
 redis.call('HDEL', KEYS[1], 'removed', 'finished')
 redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[5] + ARGV[6])

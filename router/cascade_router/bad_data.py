@@ -1,20 +1,14 @@
-"""Data in Redis that the product did not write: how it is recognised and reported."""
+"""Reports data in Redis that the product did not write."""
 
 from __future__ import annotations
 
 import structlog
-from redis.exceptions import ResponseError
 
 from cascade_api.bad_data import BadData, owner_and_kind
 
 from . import metrics
 
 log = structlog.get_logger(__name__)
-
-
-def is_foreign(error: BaseException | None) -> bool:
-    """Whether Redis refused a command because the key holds another type of data."""
-    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def bad_data() -> BadData:
