@@ -26,7 +26,7 @@ DISPATCH_S: Final = 0.002
 
 @dataclass(frozen=True)
 class Served:
-    """Batches of one size that the replicas of a variant ran while they were watched."""
+    """Batches of one size that the workers of a variant ran for images that they were asked for."""
 
     variant: str
     accelerator_class: str
