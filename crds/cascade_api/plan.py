@@ -77,7 +77,7 @@ class PlanWorker(PlanPart):
     """One accelerator with the Triton on it. If it is draining, it gets no new requests.
 
     ``hosts`` are the digests of the weights in its memory. ``credits`` has the variants that it serves, and how many
-    requests of each it may have at once.
+    requests of each it may have at once; with 0 it finishes those that it has, and gets no more.
     """
 
     id: str = Field(pattern=r"^[^|\s]+$", max_length=300)
@@ -85,7 +85,7 @@ class PlanWorker(PlanPart):
     accelerator_class: str = Field(alias="class")
     state: Literal["ready", "draining"]
     hosts: list[str]
-    credits: dict[str, Annotated[int, Field(ge=1, le=32768)]]
+    credits: dict[str, Annotated[int, Field(ge=0, le=32768)]]
 
 
 class PlanTimes(PlanPart):
@@ -151,10 +151,10 @@ class Pool:
 
     @property
     def ready(self) -> list[PlanWorker]:
-        return [worker for worker in self.workers if worker.state == "ready"]
+        return [worker for worker in self.workers if self.credits(worker)]
 
     def credits(self, worker: PlanWorker) -> int:
-        """How many requests of this variant a worker may have at once; 0 if it is draining."""
+        """How many requests of this variant a worker may have at once; 0 if its last ones are to end."""
         return worker.credits[self.variant] if worker.state == "ready" else 0
 
     @property

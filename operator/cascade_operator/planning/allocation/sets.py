@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final
 
-from ...snapshot import apart, together
 from .frontier import Mixture, Portion, Row
-from .hull import Hull
+from .hull import HostSet, Hull
 from .mixtures import NOTHING
 from .programs import LinearProgram, Solution
 from .stages import SHED_PRICE, Role
@@ -30,22 +29,42 @@ LEAST_WORKERS_PRICE: Final = 1e-4
 
 @dataclass(frozen=True)
 class Weighed:
-    """Weights: the variants that use them, and the memory that they take on a worker."""
+    """Weights: their digest, the variants that use them, and the memory that they take on a worker.
 
+    ``components`` are parts that other weights use too, by name, with the memory of each; a worker holds them once.
+    ``known`` says that the memory was measured for the weights, and not for a whole worker.
+    """
+
+    digest: str
     variants: tuple[str, ...]
     memory_mib: int
+    components: Mapping[str, int] = field(default_factory=dict)
+    known: bool = False
+
+    @property
+    def total_mib(self) -> int:
+        """What a worker needs that hosts nothing else."""
+        return needed_mib([self])
 
 
-def maximal_sets(weights: Sequence[Weighed], memory_mib: int) -> tuple[str, ...]:
-    """What workers can host, each as one name (`snapshot.together`): sets that fit and have no room for more."""
+def needed_mib(weights: Sequence[Weighed]) -> int:
+    """The memory that weights take together on a worker, with each of their components once."""
+    components = {name: size for each in weights for name, size in each.components.items()}
+    return sum(each.memory_mib for each in weights) + sum(components.values())
+
+
+def maximal_sets(weights: Sequence[Weighed], memory_mib: int, accelerator_class: str) -> tuple[HostSet, ...]:
+    """What workers can host: the sets of weights that fit and have no room for more; all of them with a memory of 0."""
+    if not memory_mib or needed_mib(weights) <= memory_mib:
+        return (HostSet.of((each.digest for each in weights), accelerator_class),)
     fitting = [
-        chosen
+        frozenset(each.digest for each in chosen)
         for count in range(1, len(weights) + 1)
         for chosen in combinations(weights, count)
-        if sum(each.memory_mib for each in chosen) <= memory_mib
+        if needed_mib(chosen) <= memory_mib
     ]
-    maximal = [one for one in fitting if not any(set(one) < set(other) for other in fitting)]
-    return tuple(sorted(together(name for each in chosen for name in each.variants) for chosen in maximal))
+    maximal = [one for one in fitting if not any(one < other for other in fitting)]
+    return tuple(sorted(HostSet.of(digests, accelerator_class) for digests in maximal))
 
 
 def work_of(hull: Hull, row: Row) -> dict[str, float]:
@@ -65,7 +84,7 @@ class OnSets:
     mixture: Mixture
     shed: float
     gain: float
-    workers: Mapping[str, int]
+    workers: Mapping[HostSet, int]
 
 
 def best_on_sets(
@@ -74,13 +93,13 @@ def best_on_sets(
     *,
     demand: float,
     utilisation: float,
-    workers: Mapping[str, int],
+    workers: Mapping[HostSet, int],
 ) -> OnSets:
     """The best mixture on workers that are there, by set; ``rows`` says what a prompt by each is worth."""
     program = LinearProgram(integer=False)
     shares, shed, flows = _add(program, hull, rows, sorted(workers), demand=demand)
-    for serves, count in workers.items():
-        own = {flow: 1.0 for (_, on), flow in flows.items() if on == serves}
+    for hosts, count in workers.items():
+        own = {flow: 1.0 for (_, on), flow in flows.items() if on == hosts}
         program.at_most(own, utilisation * count)
     return _read(program.solve(), shares, shed, rows, workers)
 
@@ -88,14 +107,14 @@ def best_on_sets(
 def allocate_on_sets(
     hull: Hull,
     rows: Mapping[Row, float],
-    sets: Sequence[str],
+    sets: Sequence[HostSet],
     *,
     demand: float,
     utilisation: float,
     least: int,
     most: int,
-    running: Mapping[str, int],
-    load_price: Mapping[str, float],
+    running: Mapping[HostSet, int],
+    load_price: Mapping[HostSet, float],
     seed: int = 0,
 ) -> OnSets:
     """How many workers host each of ``sets``, from ``least`` to ``most`` together.
@@ -105,11 +124,11 @@ def allocate_on_sets(
     program = LinearProgram(integer=True, seed=seed)
     shares, shed, flows = _add(program, hull, rows, sets, demand=demand)
     counts = {s: program.variable(value=-LEAST_WORKERS_PRICE, upper=most, integer=True) for s in sets}
-    for serves, count in counts.items():
-        own = {flow: 1.0 for (_, on), flow in flows.items() if on == serves}
+    for hosts, count in counts.items():
+        own = {flow: 1.0 for (_, on), flow in flows.items() if on == hosts}
         program.at_most({**own, count: -utilisation}, 0.0)
-        loads = program.variable(value=-load_price.get(serves, 0.0), upper=most)
-        program.at_least({loads: 1.0, count: -1.0}, -running.get(serves, 0))
+        loads = program.variable(value=-load_price.get(hosts, 0.0), upper=most)
+        program.at_least({loads: 1.0, count: -1.0}, -running.get(hosts, 0))
     program.at_most(dict.fromkeys(counts.values(), 1.0), most)
     program.at_least(dict.fromkeys(counts.values(), 1.0), min(least, most))
     solution = program.solve()
@@ -121,28 +140,28 @@ def _add(
     program: LinearProgram,
     hull: Hull,
     rows: Mapping[Row, float],
-    sets: Sequence[str],
+    sets: Sequence[HostSet],
     *,
     demand: float,
-) -> tuple[dict[Row, int], int, dict[tuple[str, str], int]]:
+) -> tuple[dict[Row, int], int, dict[tuple[str, HostSet], int]]:
     """Shares of the rows, the share shed, and flows by (variant, set)."""
     shares = {row: program.variable(value=gain) for row, gain in rows.items()}
     shed = program.variable(value=-SHED_PRICE)
     program.equal(dict.fromkeys([*shares.values(), shed], 1.0), 1.0)
-    flows: dict[tuple[str, str], int] = {}
+    flows: dict[tuple[str, HostSet], int] = {}
     needs: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for row, share in shares.items():
         for variant, seconds in work_of(hull, row).items():
             needs[variant][share] = demand * seconds
     for variant in sorted(needs):
-        own = {(variant, s): program.variable(upper=1e6) for s in sets if variant in apart(s)}
+        own = {(variant, s): program.variable(upper=1e6) for s in sets if hull.weights[variant] in s.weights}
         flows |= own
         program.equal({**needs[variant], **dict.fromkeys(own.values(), -1.0)}, 0.0)
     return shares, shed, flows
 
 
 def _read(
-    solution: Solution, shares: Mapping[Row, int], shed: int, rows: Mapping[Row, float], workers: Mapping[str, int]
+    solution: Solution, shares: Mapping[Row, int], shed: int, rows: Mapping[Row, float], workers: Mapping[HostSet, int]
 ) -> OnSets:
     if not solution.values:
         return OnSets((), 1.0, 0.0, {})
