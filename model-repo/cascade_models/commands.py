@@ -40,8 +40,8 @@ def render(
     except (manifest.ManifestError, UnicodeDecodeError) as error:
         raise _failure(f"{file}: {error}") from None
     for model, recipe in models.items():
-        told = "changed" if model in changed else "unchanged"
-        typer.echo(f"{directory / model}: {', '.join(recipe.settings)} ({told})")
+        state = "changed" if model in changed else "unchanged"
+        typer.echo(f"{directory / model}: {', '.join(recipe.settings)} ({state})")
     for model in sorted(set(changed) - set(models)):
         typer.echo(f"{directory / model}: removed")
 

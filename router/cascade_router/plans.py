@@ -259,7 +259,7 @@ class Plans:
             except (RedisError, OSError) as error:
                 refusal = why_refused(error)
                 if refusal is not None and refusal != known:
-                    log.warning("changes of plans are not heard, and are looked for each second", why=refusal)
+                    log.warning("new plans are not announced here; the router looks for them each second", why=refusal)
                 known = refusal
                 await asyncio.sleep(POLL_S)
 

@@ -124,7 +124,7 @@ class CascadeRuntime:
         try:
             scorer = make_scorer(*wanted)
         except ScorerError as error:
-            log.error("scorer cannot be used; the rules stand in for it", cascade=self.name, why=str(error))
+            log.error("the scorer cannot be used; the scorer `rules` replaces it", cascade=self.name, why=str(error))
             scorer = make_scorer("rules")
         self._scorer = wanted
         self.state.chooser.use_scorer(scorer)

@@ -155,7 +155,7 @@ class Tenants:
             self._version = version
             self._take(_read(path))
         except TenantsError as error:
-            log.error("the tenants in force stay", problem=str(error))
+            log.error("the file of tenants cannot be used; the last tenants stay in force", problem=str(error))
         else:
             log.info("tenants read again", tenants=len(self._buckets))
 

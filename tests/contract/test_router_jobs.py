@@ -229,7 +229,7 @@ def test_a_tenant_that_has_its_share_of_the_places_leaves_the_others_theirs(
     assert made.status_code == 200
     with on_hold(shared_triton):
         assert [hand_in("loud", seed).status_code for seed in range(3)] == [202, 202, 429]
-        assert "your jobs" in hand_in("loud", 3).json()["error"]["message"]
+        assert "your limit of unfinished jobs" in hand_in("loud", 3).json()["error"]["message"]
         assert hand_in("quiet", 4).status_code == 202
 
 

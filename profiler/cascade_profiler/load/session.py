@@ -97,7 +97,7 @@ async def _run(options: LoadTestOptions) -> Result:
             ledger=ledger,
             current_plan=current_plan,
             answered=answered,
-            progress=lambda elapsed_s: _tell(summary.progress_line(ledger, elapsed_s)),
+            progress=lambda elapsed_s: _print(summary.progress_line(ledger, elapsed_s)),
         )
         loop = asyncio.get_running_loop()
 
@@ -123,6 +123,6 @@ def _ref(model: str) -> CascadeRef:
     return CascadeRef(namespace, name) if dot else CascadeRef(DEFAULT_NAMESPACE, model)
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

@@ -135,9 +135,9 @@ class ExecutionMeasurement:
         plain, judging = ([c for c in self._fitting() if c.confidence == judged] for judged in (False, True))
         rows = [self._row(cell) for cell in plain]
         for cell, row in zip(plain, rows, strict=True):
-            told = ", ".join(f"{name} {micros / 1000:.2f} ms" for name, micros in _quantiles(row))
+            figures = ", ".join(f"{name} {micros / 1000:.2f} ms" for name, micros in _quantiles(row))
             batches = f"{len(cell.taken_s)} batches, {cell.memory_mib} MiB"
-            self._progress.done(STEP, f"{cell.variant.name}, batch {cell.batch}: {told} ({batches})")
+            self._progress.done(STEP, f"{cell.variant.name}, batch {cell.batch}: {figures} ({batches})")
         without = {cell.batch: samples.timing(cell.taken_s) for cell in plain if cell.variant.name == self._task.judged}
         added = [self._added(cell, without[cell.batch]) for cell in judging]
         for extra in added:

@@ -128,8 +128,8 @@ class Drawing:
         features = {
             metric.name: whole(f"features {metric.name}") for judge in self._judges for metric in judge.distances
         }
-        told = ", ".join(f"{name} {value.mean():.3f}" for name, value in values.items())
-        self._progress.done(images_step(variant), f"{len(self._workload.prompts)} images, {told}")
+        figures = ", ".join(f"{name} {value.mean():.3f}" for name, value in values.items())
+        self._progress.done(images_step(variant), f"{len(self._workload.prompts)} images, {figures}")
         return Judged(Side(values, features), whole("confidence"), np.concatenate(shown))
 
     def _key(self, variant: ManifestVariant, start: int) -> dict[str, Any]:

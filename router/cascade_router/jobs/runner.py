@@ -114,7 +114,7 @@ class JobRunner:
                 await self._store.give_back(ref, claim, after_s=0)
             raise
         except JobStoreAway:
-            log.warning("the end of a job could not be kept; it will be tried again", job=claim.id)
+            log.warning("the end of a job could not be stored; the router will try again", job=claim.id)
         finally:
             making.cancel()
             leased.cancel()
@@ -158,9 +158,9 @@ class JobRunner:
     async def _end(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes) -> None:
         ended = await self._finish(ref, claim, state, result, image)
         if ended is None:
-            log.info("the job had its end already", job=claim.id)
+            log.info("the job had already ended", job=claim.id)
         elif ended is not state:
-            log.warning("no room to keep the image of a job", job=claim.id, bytes=len(image))
+            log.warning("no room to store the image of a job", job=claim.id, bytes=len(image))
 
     async def _finish(
         self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes

@@ -28,7 +28,7 @@ from .parts import Part, length, pieces
 LONGEST_WAIT_S: Final = 60.0
 FULL: Final = {
     Submitted.FULL: "the limit of unfinished jobs is reached; try again later",
-    Submitted.TENANT_FULL: "the limit of unfinished jobs of one tenant is reached; try again later",
+    Submitted.TENANT_FULL: "your limit of unfinished jobs is reached; try again later",
 }
 _POLL_S: Final = 0.1
 _T = TypeVar("_T")

@@ -71,7 +71,7 @@ class Certificates:
                 self._load()
                 log.info("certificate read again")
         except TlsError as error:
-            log.error("the certificate in force stays", problem=str(error))
+            log.error("the new certificate cannot be used; the last one stays in force", problem=str(error))
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """The credentials for gRPC; every new connection uses the pair that `refresh` read last."""
