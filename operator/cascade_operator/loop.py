@@ -199,7 +199,13 @@ class Loop:
                 )
             )
         available = all(seen is not None for seen in observations)
-        return Snapshot(tuple(views), inventory, self._cluster.mobility, store_available=available)
+        return Snapshot(
+            tuple(views),
+            inventory,
+            self._cluster.mobility,
+            store_available=available,
+            hosts_several=self._cluster.hosts_several,
+        )
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:
         """Take over plan and memory of an earlier operator; publish our plan again if Redis does not have it.

@@ -90,6 +90,7 @@ class Replicas:
     """A cluster whose replicas are ready the moment they are started."""
 
     mobility = Mobility.IN_PLACE
+    hosts_several = False
 
     def __init__(self) -> None:
         self.all: dict[CascadeRef, dict[str, Replica]] = {}

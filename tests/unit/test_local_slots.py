@@ -1,29 +1,30 @@
-"""A slot brings about what is wished of it, and keeps it so when servers die."""
+"""A slot has its agent host what is wished of it, and shows what the agent says."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-
-import pytest
+from dataclasses import replace
+from typing import Any
 
 from cascade_api.names import CascadeRef
-from cascade_api.worker_requests import Parameters
-from cascade_operator.local import slots
+from cascade_operator.local.agents import AgentFailed, Hosted, Report
 from cascade_operator.local.driver import LocalCluster
-from cascade_operator.local.server import ServerFailed
-from cascade_operator.local.triton import InferenceCounts, TritonError
+from cascade_operator.local.slots import Assignment
 from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
-from support.factories import make_cascade
+from support.factories import make_cascade, make_profile
 from support.waiting import eventually
 
 REF = CascadeRef("default", "shapes")
 OTHER = CascadeRef("default", "other")
-LIGHT, HEAVY = make_cascade().spec.variants
+CASCADE, PROFILE = make_cascade(), make_profile()
+LIGHT, HEAVY = CASCADE.spec.variants
 QUICK = HEAVY.model_copy(update={"name": "quick", "settings": HEAVY.settings.model_copy(update={"steps": 8})})
-VARIANTS = {variant.name: variant for variant in (LIGHT, HEAVY, QUICK)}
+CASCADE = CASCADE.model_copy(update={"spec": CASCADE.spec.model_copy(update={"variants": [LIGHT, HEAVY, QUICK]})})
+LIGHT_MODEL, HEAVY_MODEL = LIGHT.weights.model, HEAVY.weights.model
+BOTH = "heavy+light"
 
 
 class FakeChild:
@@ -32,46 +33,40 @@ class FakeChild:
         self.started = time.monotonic()
 
 
-class FakeServer:
-    """A server that counts an answer at every look, unless its model is broken."""
+class FakeAgent:
+    """An agent that hosts what it is told at once, until a test has it `show` something else."""
 
-    def __init__(self, model: str, endpoint: str) -> None:
-        self.model = model
-        self.endpoint = endpoint
+    def __init__(self, endpoint: str) -> None:
         self.child = FakeChild()
-        self.client = self
-        self.broken = False
-        self.hung = False
-        self.misses = 0
-        """Looks that it does not answer, before it answers again."""
-        self.loads = [model]
-        self.probed: list[Parameters] = []
-        self.answers = 0
+        self.told: list[Mapping[str, Any]] = []
         self.ended = False
+        self._endpoint = endpoint
+        self._report = Report(0, endpoint, "", 0, {})
+        self._changed = asyncio.Condition()
 
-    async def counts(self, model: str) -> InferenceCounts:
-        missed, self.misses = self.misses > 0, max(0, self.misses - 1)
-        if self.hung or missed:
-            raise TritonError("DEADLINE_EXCEEDED: Deadline Exceeded")
-        self.answers += not self.broken
-        return InferenceCounts(self.answers, int(self.broken))
+    async def host(self, document: Mapping[str, Any]) -> Report:
+        self.told.append(document)
+        hosts = {model_of(entry): Hosted("ready", "", 0) for entry in document["variants"]}
+        await self.show(endpoint=self._endpoint, problem="", hosts=hosts)
+        return self._report
 
-    async def probe(self, model: str, parameters: Parameters, *, timeout_s: float) -> None:
-        self.probed.append(parameters)
-        if self.broken:
-            raise TritonError("INTERNAL: stub process is not healthy")
+    async def next_report(self, last: Report) -> Report:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._report.number != last.number)
+        return self._report
 
-    async def prove(self, parameters: Parameters) -> None:
-        await self.probe(self.model, parameters, timeout_s=1)
+    async def show(self, **changes: Any) -> None:
+        """Report something else."""
+        async with self._changed:
+            self._report = replace(self._report, number=self._report.number + 1, **changes)
+            self._changed.notify_all()
 
-    async def change_model(self, model: str) -> None:
-        self.model = model
-        self.broken = False
-        self.loads.append(model)
+    async def show_host(self, model: str, state: str, message: str = "", failures: int = 0) -> None:
+        await self.show(hosts={**self._report.hosts, model: Hosted(state, message, failures)})
 
     def check_running(self) -> None:
         if self.child.ended.done():
-            raise ServerFailed("its server ended (killed by SIGKILL)")
+            raise AgentFailed("its agent ended (killed by SIGKILL)")
 
     def die(self) -> None:
         self.child.ended.set_result(-9)
@@ -80,20 +75,27 @@ class FakeServer:
         self.ended = True
 
 
+def model_of(entry: Mapping[str, Any]) -> str:
+    return CASCADE.spec.variant(entry["name"]).weights.model
+
+
 class Machine:
-    """A local cluster on fake servers."""
+    """A local cluster on fake agents."""
 
     def __init__(self) -> None:
-        self.servers: list[FakeServer] = []
+        self.agents: list[FakeAgent] = []
         self.start_error: str | None = None
         self.said: list[str] = []
         self.cluster: LocalCluster
 
-    async def start_server(self, slot_id: str, model: str) -> FakeServer:
+    async def start_agent(self, slot_id: str) -> FakeAgent:
         if self.start_error:
-            raise ServerFailed(self.start_error)
-        self.servers.append(FakeServer(model, f"127.0.0.1:{9000 + len(self.servers)}"))
-        return self.servers[-1]
+            raise AgentFailed(self.start_error)
+        self.agents.append(FakeAgent(f"127.0.0.1:{9000 + len(self.agents)}"))
+        return self.agents[-1]
+
+    def assignment_of(self, ref: CascadeRef, serves: str) -> Assignment:
+        return replace(Assignment.of(CASCADE, PROFILE, serves), cascade=ref)
 
     async def replica(self, slot_id: str, ref: CascadeRef = REF) -> Replica | None:
         return next((r for r in await self.cluster.replicas(ref) if r.id == slot_id), None)
@@ -111,8 +113,8 @@ async def machine(slot_count: int = 2) -> AsyncIterator[Machine]:
     m = Machine()
     m.cluster = LocalCluster(
         slots=slot_count,
-        variant_of=lambda _, name: VARIANTS[name],
-        start_server=m.start_server,  # type: ignore[arg-type]
+        assignment_of=m.assignment_of,
+        start_agent=m.start_agent,
         changed=lambda: None,
         say=m.said.append,
     )
@@ -120,11 +122,6 @@ async def machine(slot_count: int = 2) -> AsyncIterator[Machine]:
         yield m
     finally:
         await m.cluster.close()
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "CHECK_EVERY_S", 0.01)
 
 
 def start(variant: str, slot_id: str | None = None, ref: CascadeRef = REF) -> Start:
@@ -150,7 +147,7 @@ async def test_starts_beyond_the_slots_or_of_another_class_do_nothing() -> None:
         assert [r.variant for r in await m.cluster.replicas(REF)] == ["light"]
 
 
-async def test_a_drained_replica_changes_its_model_in_the_same_server() -> None:
+async def test_a_drained_replica_is_told_another_list_in_the_same_agent() -> None:
     async with machine() as m:
         await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
@@ -158,7 +155,27 @@ async def test_a_drained_replica_changes_its_model_in_the_same_server() -> None:
         await m.until("cpu-0", ReplicaState.DRAINING, "light")
         await m.cluster.act([start("heavy", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "heavy")
-        assert [server.loads for server in m.servers] == [[LIGHT.weights.model, HEAVY.weights.model]]
+        (agent,) = m.agents
+        assert [[entry["name"] for entry in told["variants"]] for told in agent.told] == [["light"], ["heavy", "quick"]]
+        assert not agent.told[1]["room"]
+
+
+async def test_a_worker_of_a_shared_pool_hosts_the_weights_of_all_variants() -> None:
+    async with machine(1) as m:
+        await m.cluster.act([start(BOTH)])
+        replica = await m.until("cpu-0", ReplicaState.READY, BOTH)
+        assert replica.variants == ("heavy", "light")
+        (told,) = m.agents[0].told
+        assert [entry["name"] for entry in told["variants"]] == ["heavy", "light", "quick"]
+        assert told["room"]
+        await m.agents[0].show_host(LIGHT_MODEL, "loading", "stub process is not healthy")
+        await m.until("cpu-0", ReplicaState.STARTING, BOTH)
+        await m.agents[0].show_host(LIGHT_MODEL, "ready")
+        await m.until("cpu-0", ReplicaState.READY, BOTH)
+        assert [line.split(" after")[0] for line in m.said] == [
+            "cpu-0: light does not work (stub process is not healthy): its agent sees to it",
+            "cpu-0: light is back",
+        ]
 
 
 async def test_a_variant_of_the_same_weights_is_served_at_once() -> None:
@@ -170,10 +187,9 @@ async def test_a_variant_of_the_same_weights_is_served_at_once() -> None:
         replica = await m.replica("cpu-0")
         assert replica is not None
         assert (replica.variant, replica.state) == ("quick", ReplicaState.READY)
-        seen = m.servers[0].answers
-        await eventually(lambda: m.servers[0].answers > seen, what="its model to be looked after")
-        assert [server.loads for server in m.servers] == [[HEAVY.weights.model]]
-        assert m.servers[0].probed == [HEAVY.settings.parameters, QUICK.settings.parameters]
+        await eventually(lambda: len(m.agents[0].told) == 2, what="the agent to be told")
+        names = [[entry["name"] for entry in told["variants"]] for told in m.agents[0].told]
+        assert names == [["heavy", "quick"], ["quick", "heavy"]], "it proves itself by the settings of what it serves"
 
 
 async def test_actions_may_be_repeated() -> None:
@@ -186,9 +202,9 @@ async def test_actions_may_be_repeated() -> None:
         assert (await m.until("cpu-1", ReplicaState.READY, "light")).since_s == since
         for _ in range(2):
             await m.cluster.act([Stop(REF, "cpu-1")])
-        await eventually(lambda: m.servers[0].ended, what="the server ends")
+        await eventually(lambda: m.agents[0].ended, what="the agent ends")
         assert await m.cluster.replicas(REF) == ()
-        assert len(m.servers) == 1
+        assert len(m.agents) == 1
 
 
 async def test_a_draining_replica_can_be_called_back() -> None:
@@ -198,7 +214,7 @@ async def test_a_draining_replica_can_be_called_back() -> None:
         await m.cluster.act([Drain(REF, "cpu-0")])
         await m.cluster.act([start("light", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        assert m.servers[0].loads == [LIGHT.weights.model]
+        assert len(m.agents) == 1
 
 
 async def test_another_cascades_replica_is_out_of_reach() -> None:
@@ -212,62 +228,56 @@ async def test_another_cascades_replica_is_out_of_reach() -> None:
         await m.until("cpu-0", ReplicaState.READY, "light")
 
 
-async def test_a_dead_server_is_replaced() -> None:
+async def test_a_dead_agent_is_replaced() -> None:
     async with machine() as m:
         await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        m.servers[0].die()
-        await eventually(lambda: len(m.servers) == 2, what="a second server")
+        m.agents[0].die()
+        await eventually(lambda: len(m.agents) == 2, what="a second agent")
         replica = await m.until("cpu-0", ReplicaState.READY, "light")
-        assert replica.endpoint == m.servers[1].endpoint
-        assert m.servers[0].ended
+        assert replica.endpoint == "127.0.0.1:9001"
+        assert m.agents[0].ended
         assert any("killed by SIGKILL" in line for line in m.said)
 
 
-async def test_a_model_whose_process_died_is_loaded_again() -> None:
+async def test_a_server_that_its_agent_replaces_is_reached_under_its_new_name() -> None:
     async with machine() as m:
         await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
-        m.servers[0].broken = True
-        await eventually(lambda: m.servers[0].loads == [LIGHT.weights.model] * 2, what="a second load")
-        await m.until("cpu-0", ReplicaState.READY, "light")
-        assert len(m.servers) == 1
+        await m.agents[0].show(endpoint=None, problem="its server ended (killed by SIGKILL)", hosts={})
+        await m.until("cpu-0", ReplicaState.STARTING, "light")
+        await m.agents[0].show(endpoint="127.0.0.1:9500", problem="", hosts={LIGHT_MODEL: Hosted("ready", "", 0)})
+        assert (await m.until("cpu-0", ReplicaState.READY, "light")).endpoint == "127.0.0.1:9500"
+        assert len(m.agents) == 1
+        assert "its server ended (killed by SIGKILL)" in m.said[0]
 
 
-async def test_a_server_that_hangs_is_replaced() -> None:
-    async with machine() as m:
-        await m.cluster.act([start("light")])
-        await m.until("cpu-0", ReplicaState.READY, "light")
-        m.servers[0].hung = True
-        await eventually(lambda: len(m.servers) == 2, what="a second server")
-        await m.until("cpu-0", ReplicaState.READY, "light")
-        assert m.servers[0].ended
-
-
-async def test_a_server_that_misses_one_look_is_kept() -> None:
-    async with machine() as m:
-        await m.cluster.act([start("light")])
-        await m.until("cpu-0", ReplicaState.READY, "light")
-        m.servers[0].misses = 1
-        await eventually(lambda: m.servers[0].misses == 0, what="the look that it misses")
-        seen = m.servers[0].answers
-        await eventually(lambda: m.servers[0].answers > seen + 1, what="more looks")
-        assert len(m.servers) == 1
-        assert m.servers[0].loads == [LIGHT.weights.model]
-
-
-async def test_a_server_that_dies_while_draining_has_nothing_in_flight_and_is_not_replaced() -> None:
+async def test_a_server_that_dies_while_draining_has_nothing_in_flight() -> None:
     async with machine() as m:
         await m.cluster.act([start("light")])
         await m.until("cpu-0", ReplicaState.READY, "light")
         await m.cluster.act([Drain(REF, "cpu-0")])
-        m.servers[0].die()
-        await eventually(lambda: m.servers[0].ended, what="the dead server is cleared away")
+        m.agents[0].die()
+        await eventually(lambda: m.agents[0].ended, what="the dead agent is cleared away")
         replica = await m.until("cpu-0", ReplicaState.DRAINING, "light")
         assert replica.in_flight == 0
+        assert len(m.agents) == 1, "nobody needs another one yet"
         await m.cluster.act([start("heavy", "cpu-0")])
         await m.until("cpu-0", ReplicaState.READY, "heavy")
-        assert [server.model for server in m.servers] == [LIGHT.weights.model, HEAVY.weights.model]
+
+
+async def test_weights_that_cannot_be_loaded_fail_the_slot_by_variant_and_message() -> None:
+    async with machine() as m:
+        await m.cluster.act([start(BOTH)])
+        await m.until("cpu-0", ReplicaState.READY, BOTH)
+        await m.agents[0].show_host(HEAVY_MODEL, "failed", "out of memory", failures=1)
+        await m.until("cpu-0", ReplicaState.STARTING, BOTH)
+        await m.agents[0].show_host(HEAVY_MODEL, "failed", "out of memory", failures=4)
+        await m.until("cpu-0", ReplicaState.FAILED, BOTH)
+        assert m.cluster.problem == f"cpu-0 ({BOTH}): heavy: its model cannot be loaded: out of memory"
+        await m.agents[0].show_host(HEAVY_MODEL, "ready")
+        await m.until("cpu-0", ReplicaState.READY, BOTH)
+        assert m.cluster.problem is None
 
 
 async def test_a_slot_that_cannot_start_says_why_and_recovers() -> None:
@@ -286,4 +296,4 @@ async def test_closing_ends_every_server() -> None:
         await m.cluster.act([start("light")])
         await m.cluster.act([start("heavy")])
         await m.until("cpu-1", ReplicaState.READY, "heavy")
-    assert all(server.ended for server in m.servers)
+    assert all(server.ended for server in m.agents)

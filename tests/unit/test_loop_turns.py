@@ -89,6 +89,7 @@ class FakeCluster:
     """Replicas that are ready the moment they are started."""
 
     mobility: Mobility = Mobility.IN_PLACE
+    hosts_several = False
     all: dict[str, Replica] = field(default_factory=dict)
     reconciled: int = 0
 

@@ -21,6 +21,8 @@ class Cluster(Protocol):
 
     mobility: Mobility
     """How this cluster makes an accelerator serve another variant."""
+    hosts_several: bool
+    """Whether its workers can host several variants."""
 
     async def inventory(self) -> Mapping[str, int] | None:
         """Accelerators by class; None if they are not known now."""

@@ -1,47 +1,41 @@
-"""Replicas on this machine: a fixed number of slots, each with one Triton server that is pinned to one core."""
+"""Replicas on this machine: a fixed number of slots, each with an agent and its Triton, pinned to one core."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
-from cascade_api.cascade import Variant
 from cascade_api.names import CPU_CLASS, CascadeRef
 
 from ..snapshot import Drain, Mobility, Replica, Start, Stop
 from ..sources import Subject
-from .server import Server
-from .slots import Assignment, Slot
-from .state import StateDir
-from .supervisor import Program
+from .slots import Assignment, RunningAgent, Slot
 
 log = structlog.get_logger(__name__)
-
-SERVER_NICE = 2
-"""Added to the nice value of servers, so that router, Redis and planner have priority on a busy machine."""
 
 
 class LocalCluster:
     """The local driver: slots ``cpu-0`` to ``cpu-(n-1)``."""
 
     mobility = Mobility.IN_PLACE
+    hosts_several = True
 
     def __init__(
         self,
         *,
         slots: int,
-        variant_of: Callable[[CascadeRef, str], Variant],
-        start_server: Callable[[str, str], Awaitable[Server]],
+        assignment_of: Callable[[CascadeRef, str], Assignment],
+        start_agent: Callable[[str], Awaitable[RunningAgent]],
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``variant_of`` finds a variant by name; ``changed`` is called whenever a replica changes its state."""
-        self._variant_of = variant_of
+        """``assignment_of`` says what a slot needs to serve variants (`snapshot.together`); ``changed`` is called
+        whenever a replica changes its state."""
+        self._assignment_of = assignment_of
         self._slots = {
-            name: Slot(name, accelerator_class=CPU_CLASS, start_server=start_server, changed=changed, say=say)
+            name: Slot(name, accelerator_class=CPU_CLASS, start_agent=start_agent, changed=changed, say=say)
             for name in (f"{CPU_CLASS}-{index}" for index in range(slots))
         }
         self._tasks = [asyncio.create_task(slot.run(), name=slot.id) for slot in self._slots.values()]
@@ -71,7 +65,7 @@ class LocalCluster:
         if isinstance(action, Start):
             slot = self._free(action.accelerator_class) if action.replica_id is None else self._of(action)
             if slot is not None:
-                slot.assign(Assignment(action.cascade, self._variant_of(action.cascade, action.variant)))
+                slot.assign(self._assignment_of(action.cascade, action.variant))
             return
         slot = self._of(action)
         if slot is not None and isinstance(action, Drain):
@@ -95,18 +89,3 @@ class LocalCluster:
         if accelerator_class != CPU_CLASS:
             return None
         return next((slot for slot in self._slots.values() if slot.assignment is None), None)
-
-
-def server_program(launcher: str, *, state: StateDir, slot_id: str, endpoint: str, model: str) -> Program:
-    """The program that serves a model on a slot, at an endpoint, pinned to the slot's core."""
-    cores = sorted(os.sched_getaffinity(0))
-    core = cores[int(slot_id.rpartition("-")[2]) % len(cores)]
-    command = [
-        launcher,
-        f"--model-repository={state.models}",
-        f"--grpc-address={endpoint}",
-        f"--load={model}",
-        f"--replica-id={state.replica_id(slot_id)}",
-        f"--core={core}",
-    ]
-    return Program(name=slot_id, command=command, nice=SERVER_NICE)

@@ -68,6 +68,7 @@ class KubernetesCluster:
     """The driver for a Kubernetes cluster."""
 
     mobility = Mobility.NEW_SERVER
+    hosts_several = False
 
     def __init__(
         self,
