@@ -23,6 +23,7 @@ settings.load_profile("same")
 pytest_plugins = [
     "support.redis",
     "support.triton",
+    "support.agent",
     "support.tiny_model",
     "support.sleepers",
     "support.painters",

@@ -154,7 +154,7 @@ class OperatorSettings(BaseSettings):
         default="diffusion-cascade/runtime:latest", description="image of the replicas: Triton and the models' code"
     )
     runtime_command: list[str] = Field(
-        default_factory=lambda: ["cascade-triton"], description="JSON list: the launcher in that image"
+        default_factory=lambda: ["cascade-triton"], description="JSON list: `cascade-triton` in that image"
     )
     image_pull_secrets: list[str] = Field(default_factory=list, description="JSON list of Secrets' names")
     pod_user: PodUser = Field(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 Parameters = Mapping[str, int | str]
 """The parameters of a request, by name."""
+_MODEL_PREFIX: Final = "weights-"
 
 
 def model_of_weights(digest: str) -> str:
     """Name of the Triton model of the weights with this digest; `cascade_models.manifest` builds the same name."""
-    return f"weights-{digest}"
+    return f"{_MODEL_PREFIX}{digest}"
+
+
+def weights_of_model(model: str) -> str:
+    """The digest of the weights of a Triton model: the inverse of `model_of_weights`."""
+    return model.removeprefix(_MODEL_PREFIX)
 
 
 def settings_parameters(steps: int, guidance: str | None) -> dict[str, int | str]:

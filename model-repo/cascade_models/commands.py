@@ -123,7 +123,8 @@ def _prepare(arguments: list[str], file: Path | None = None) -> None:
     import subprocess
     import sys
 
-    from cascade_models import launcher, manifest, repository
+    from cascade_models import manifest, repository
+    from cascade_models.agent import installation as installations
     from cascade_models.recipe import BUILTIN
 
     recipes = []
@@ -134,13 +135,13 @@ def _prepare(arguments: list[str], file: Path | None = None) -> None:
             if not recipes:
                 typer.echo(f"{file}: nothing to {arguments[0]}: all of its models are built in")
                 return
-        installation = launcher.Installation.find(launcher.default_environment().absolute())
-        package = launcher.server_folder(installation) / "backends" / "python"
+        installation = installations.Installation.find(installations.default_environment().absolute())
+        package = installations.server_folder(installation) / "backends" / "python"
     except OSError as error:
         raise _failure(f"{error.filename}: {error.strerror}") from None
     except (manifest.ManifestError, UnicodeDecodeError) as error:
         raise _failure(f"{file}: {error}") from None
-    except launcher.LaunchError as error:
+    except installations.LaunchError as error:
         raise _failure(str(error)) from None
     sys.stdout.flush()
     done = subprocess.run(

@@ -21,6 +21,8 @@ from cascade_models.recipe import Settings
 DEFAULT_BATCH: Final = 8
 """Largest batch of a variant that neither a profile in the manifest nor the catalogue knows."""
 
+LARGEST_BATCH: Final = 1024
+
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SIZE: Final = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
@@ -53,6 +55,7 @@ class ManifestVariant:
     settings: Settings
     height: int
     width: int
+    size_field: str
     discriminator: str
     discriminator_field: str
     batch: int
@@ -83,12 +86,38 @@ def read_variants(text: str) -> list[ManifestVariant]:
     for cascade in cascades:
         spec = _get(cascade, "", "spec", dict)
         batches = _largest_batches(documents, cascade, spec)
+        sizes = _get(spec, "spec", "sizes", list)
+        if len(sizes) != 1:
+            raise ManifestError("spec.sizes", f"has {len(sizes)}: give one size, such as 1024x1024")
         for index, entry in enumerate(_get(spec, "spec", "variants", list)):
-            variant = _variant(entry, f"spec.variants.{index}", spec, batches)
+            size = (sizes[0], "spec.sizes.0")
+            variant = _variant(entry, f"spec.variants.{index}", size=size, above=(spec, "spec"), batches=batches)
             if variant.name in found:
                 raise ManifestError(f"{variant.field}.name", f"{variant.name!r} is there twice: rename one")
             found[variant.name] = variant
     return list(found.values())
+
+
+def read_hosts(entries: object, field: str) -> list[ManifestVariant]:
+    """The variants that a worker is told to host: entries of ``spec.variants`` that also have ``size``, their
+    discriminator, and ``batch`` where it is known.
+
+    ``field`` is where they stand. Raises ManifestError, as `read_variants`.
+    """
+    if not isinstance(entries, list):
+        raise ManifestError(field, "should be a list of variants")
+    found = []
+    for index, entry in enumerate(entries):
+        at = f"{field}.{index}"
+        if not isinstance(entry, dict):
+            raise ManifestError(at, "is not a mapping: it should be a variant with name, model, engine and size")
+        batch = _get(entry, at, "batch", int) if "batch" in entry else None
+        if batch is not None and not 1 <= batch <= LARGEST_BATCH:
+            raise ManifestError(f"{at}.batch", f"is {batch}: write a number from 1 to {LARGEST_BATCH}")
+        size = (_get(entry, at, "size", str), f"{at}.size")
+        batches = {} if batch is None else {entry.get("name"): batch}
+        found.append(_variant(entry, at, size=size, above=(entry, at), batches=batches))
+    return found
 
 
 def _flat(documents: Iterable[object]) -> Iterator[dict[str, Any]]:
@@ -102,7 +131,16 @@ def _flat(documents: Iterable[object]) -> Iterator[dict[str, Any]]:
             yield document
 
 
-def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mapping[str, int]) -> ManifestVariant:
+def _variant(
+    entry: object,
+    field: str,
+    *,
+    size: tuple[object, str],
+    above: tuple[Mapping[str, Any], str],
+    batches: Mapping[Any, int],
+) -> ManifestVariant:
+    """A variant of a list; ``size`` is that of its images and where that stands, ``above`` has its discriminator if it
+    has none of its own."""
     if not isinstance(entry, dict):
         raise ManifestError(field, "is not a mapping: it should be a variant with name, model and engine")
     name = _get(entry, field, "name", str)
@@ -110,12 +148,12 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
         raise ManifestError(f"{field}.name", f"{name!r} is not a name: use lower-case letters, digits and dashes")
     model = _get(entry, field, "model", dict)
     at = f"{field}.model"
-    owner, above = (entry, field) if "discriminator" in entry else (spec, "spec")
-    judge = f"{above}.discriminator"
+    owner, there = (entry, field) if "discriminator" in entry else above
+    judge = f"{there}.discriminator"
     source = _get(model, at, "source", str)
     known = catalogue.find(source)
     settings = _get(entry, field, "settings", dict)
-    width, height = _size(spec)
+    width, height = _size(*size)
     variant = ManifestVariant(
         field=field,
         name=name,
@@ -130,7 +168,8 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
         ),
         height=height,
         width=width,
-        discriminator=_get(_get(owner, above, "discriminator", dict), judge, "source", str)
+        size_field=size[1],
+        discriminator=_get(_get(owner, there, "discriminator", dict), judge, "source", str)
         if "discriminator" in owner
         else "",
         discriminator_field=f"{judge}.source",
@@ -143,14 +182,11 @@ def _variant(entry: object, field: str, spec: Mapping[str, Any], batches: Mappin
     return variant
 
 
-def _size(spec: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height of the cascade's images."""
-    sizes = _get(spec, "spec", "sizes", list)
-    if len(sizes) != 1:
-        raise ManifestError("spec.sizes", f"has {len(sizes)}: give one size, such as 1024x1024")
-    found = _SIZE.fullmatch(str(sizes[0]))
+def _size(text: object, field: str) -> tuple[int, int]:
+    """Width and height of images."""
+    found = _SIZE.fullmatch(str(text))
     if found is None:
-        raise ManifestError("spec.sizes.0", f"{sizes[0]!r} is not a size: write one such as 1024x1024")
+        raise ManifestError(field, f"{text!r:.60} is not a size: write one such as 1024x1024")
     return int(found[1]), int(found[2])
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-SOCKET: Final = "/tmp/triton-http"  # noqa: S108 - in a pod, a volume of its own
+SOCKET: Final = "/tmp/triton/http"  # noqa: S108 - in a pod, a volume of its own
 PROMPT: Final = "a large red circle"
 """What every model must be able to draw."""
 NOT_WELL: Final = 1
@@ -49,22 +49,14 @@ class ProbedModel:
 
     def counts(self, *, timeout_s: float) -> tuple[int, int]:
         """Inferences that succeeded and that failed since the model was loaded; raises ProbeFailed."""
-        answer = self._ask("stats", None, timeout_s=timeout_s)
         try:
-            entries = json.loads(answer)["model_stats"]
-            stats = [entry["inference_stats"] for entry in entries]
-            return sum(s["success"]["count"] for s in stats), sum(s["fail"]["count"] for s in stats)
+            return counts_in(self._ask("stats", None, timeout_s=timeout_s))
         except (ValueError, KeyError) as error:
             raise ProbeFailed(f"statistics that cannot be read: {error}") from None
 
     def draw(self, *, timeout_s: float) -> None:
         """Have it draw an image, and send only the image's score back; raises ProbeFailed."""
-        request = {
-            "inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1, 1], "data": [PROMPT]}],
-            "outputs": [{"name": "confidence", "parameters": {"binary_data": True}}],
-            "parameters": dict(self.settings),
-        }
-        self._ask("infer", json.dumps(request).encode(), timeout_s=timeout_s)
+        self._ask("infer", proof(self.settings), timeout_s=timeout_s)
 
     def _ask(self, what: str, body: bytes | None, *, timeout_s: float) -> bytes:
         path = f"/v2/models/{self.name}/{what}"
@@ -73,8 +65,24 @@ class ProbedModel:
         except (OSError, ValueError) as error:
             raise ProbeFailed(f"{what}: {error}") from None
         if status != OK:
-            raise ProbeFailed(f"{what}: {status}: {_reason(answer)}")
+            raise ProbeFailed(f"{what}: {status}: {reason_in(answer)}")
         return answer
+
+
+def proof(settings: Mapping[str, int | str]) -> bytes:
+    """The body of a request for an image, of which only the score comes back."""
+    request = {
+        "inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1, 1], "data": [PROMPT]}],
+        "outputs": [{"name": "confidence", "parameters": {"binary_data": True}}],
+        "parameters": dict(settings),
+    }
+    return json.dumps(request).encode()
+
+
+def counts_in(statistics: bytes) -> tuple[int, int]:
+    """Inferences that succeeded and that failed, by a model's statistics; raises ValueError or KeyError."""
+    stats = [entry["inference_stats"] for entry in json.loads(statistics)["model_stats"]]
+    return sum(s["success"]["count"] for s in stats), sum(s["fail"]["count"] for s in stats)
 
 
 def request(server: str, path: str, body: bytes | None, *, timeout_s: float) -> tuple[int, bytes]:
@@ -83,24 +91,45 @@ def request(server: str, path: str, body: bytes | None, *, timeout_s: float) -> 
     Written out, since the standard library's client takes longer to import than a probe may take.
     """
     until = time.monotonic() + timeout_s
-    method = "GET" if body is None else "POST"
-    head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(body or b'')}"
     answer = b""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout_s)
         connection.connect(server)
-        connection.sendall(head.encode() + b"\r\n\r\n" + (body or b""))
-        while True:
+        connection.sendall(head_of(path, body) + (body or b""))
+        while (whole := length_of(answer)) is None or len(answer) < whole:
             connection.settimeout(max(until - time.monotonic(), 0.001))
             part = connection.recv(65536)
             if not part:
-                break
+                raise ValueError("the server closed the connection")
             answer += part
-    head_line, _, content = answer.partition(b"\r\n\r\n")
-    words = head_line.split(None, 2)
-    if len(words) < 2:
-        raise ValueError("the server closed the connection")
-    return int(words[1]), content
+    return parts_of(answer)
+
+
+def head_of(path: str, body: bytes | None) -> bytes:
+    """The head of a request."""
+    method = "GET" if body is None else "POST"
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body or b'')}\r\n\r\n".encode()
+
+
+def length_of(answer: bytes) -> int | None:
+    """How many bytes an answer has in all, by its head; None while the head is not there; raises ValueError.
+
+    Nobody may wait for the end of the connection: a model process that was started meanwhile holds it open.
+    """
+    head, end, _ = answer.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return len(head) + len(end) + int(value)
+    raise ValueError("an answer without its length")
+
+
+def parts_of(answer: bytes) -> tuple[int, bytes]:
+    """Status and body of a whole answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split(None, 2)[1]), body
 
 
 def look(model: ProbedModel, known: Evidence, *, every_s: float, timeout_s: float, now: float) -> Evidence:
@@ -186,8 +215,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _reason(body: bytes) -> Any:
-    """The server's own words, where it has any."""
+def reason_in(body: bytes) -> Any:
+    """The server's own words in a refusal, where it has any."""
     try:
         return json.loads(body)["error"]
     except (ValueError, KeyError, TypeError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -78,7 +78,7 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
             )
         if (variant.width, variant.height) != (first.width, first.height):
             raise ManifestError(
-                "spec.sizes.0",
+                variant.size_field,
                 f"{variant.name} has the weights of {first.name}, so they need the same size: "
                 f"write {first.width}x{first.height}",
             )
@@ -114,7 +114,7 @@ def _place(variant: ManifestVariant, key: str) -> str:
         case "discriminator":
             return variant.discriminator_field
         case "size":
-            return "spec.sizes.0"
+            return variant.size_field
         case "engine" | "precision":
             return f"{variant.field}.{key}"
         case "steps" | "guidance":
@@ -165,10 +165,11 @@ def render(
     *,
     queue_delay_us: int = QUEUE_DELAY_US,
     previews: bool = False,
+    keep: Container[str] = (),
 ) -> list[str]:
-    """Makes ``directory`` the repository of exactly these models; returns those that changed.
+    """Makes ``directory`` the repository of these models; returns those that changed.
 
-    Models that are no longer there are removed, other folders left alone.
+    Other models are removed, except for those to ``keep``. Folders of other things are left alone.
     """
     configs = {
         name: config(name, recipe, queue_delay_us=queue_delay_us, previews=previews) for name, recipe in models.items()
@@ -183,7 +184,7 @@ def render(
             changed.append(name)
     for shim in sorted(directory.glob("*/1/model.py")):
         folder = shim.parent.parent
-        if folder.name not in configs and shim.read_text(encoding="utf-8") == SHIM:
+        if folder.name not in configs and folder.name not in keep and shim.read_text(encoding="utf-8") == SHIM:
             shutil.rmtree(folder)
             changed.append(folder.name)
     return changed

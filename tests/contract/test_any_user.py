@@ -207,13 +207,14 @@ def test_a_replica_draws(box: Box) -> None:
     file = load_cascades(shapes_manifest(), source="test")
     document = cascade_document(file.cascades[0], file.profile_of(file.cascades[0]), uid="u")["data"]["cascade.json"]
     (box.volume("etc") / "cascade.json").write_text(document)
-    http = "/tmp/http.sock"  # noqa: S108
+    http = "/tmp/triton/http"  # noqa: S108
     environment = {"CASCADE_TRITON_ENV": str(ROOT / ".venv-triton")}
     process = box.start(
         "cascade-triton",
+        "agent",
         "--cascade=/etc/cascade/cascade.json",
-        "--model-repository=/models",
-        f"--load={LIGHT}",
+        f"--host={LIGHT}",
+        "--folder=/models",
         f"--grpc-address=127.0.0.1:{free_port()}",
         f"--http-socket={http}",
         "--replica-id=any-user",

@@ -13,7 +13,6 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from cascade_models import probe
-from cascade_operator.local.triton import TritonClient, TritonError
 from support.ports import listens_at
 from support.processes import listening_ports
 from support.triton import LIGHT, ONE_IMAGE, TritonServer
@@ -132,18 +131,6 @@ def test_http_is_the_probes_alone_and_locked_too(locked_triton: TritonServer, pa
 def test_a_server_of_a_pod_listens_on_one_port(locked_triton: TritonServer) -> None:
     assert locked_triton.process is not None
     assert listening_ports(locked_triton.process.pid) == {locked_triton.port}
-
-
-async def test_a_refused_call_says_so_and_the_server_goes_on(locked_triton: TritonServer) -> None:
-    client = TritonClient(locked_triton.endpoint)
-    try:
-        with pytest.raises(TritonError, match="locked"):
-            await client.unload(LIGHT)
-        assert await client.alive()
-        await client.probe(LIGHT, {"steps": 2}, timeout_s=PATIENCE_S)
-        assert (await client.counts(LIGHT)).succeeded > 0
-    finally:
-        await client.close()
 
 
 def test_another_user_of_the_machine_cannot_reach_a_server(mortal_triton: TritonServer) -> None:

@@ -97,11 +97,13 @@ class LocalRun:
         return self.state.holder()
 
     def pid(self, name: str) -> int | None:
-        """Process id of a child (redis, router, cpu-0, …) or, for ``stub``, of the stub that serves on cpu-0."""
+        """Process id of a child: redis, router, cpu-0 (its agent), …; or of ``triton`` or a ``stub`` of cpu-0."""
         pids = self.state.read_pids()
-        if name != "stub":
+        if name not in ("triton", "stub"):
             return pids.get(name)
-        return next((stub.pid for stub in children(pids["cpu-0"])), None) if "cpu-0" in pids else None
+        agent = children(pids["cpu-0"]) if "cpu-0" in pids else []
+        found = agent if name == "triton" else [stub for server in agent for stub in children(server.pid)]
+        return next((process.pid for process in found), None)
 
     def kill(self, name: str) -> int:
         """SIGKILL a child; its process id."""

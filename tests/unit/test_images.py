@@ -54,7 +54,12 @@ LIMITS_MIB = {"operator": 200, "router": 120, "runtime-cpu": 300}
 IMPORTS = {
     "operator": ["cascade_operator"],
     "router": ["cascade_router"],
-    "runtime-cpu": ["cascade_models.manifest", "cascade_models.repository", "cascade_models.launcher"],
+    "runtime-cpu": [
+        "cascade_models.manifest",
+        "cascade_models.repository",
+        "cascade_models.launcher",
+        "cascade_models.agent.serving",
+    ],
 }
 """Packages that an image runs, whole, and modules."""
 ELSEWHERE = "cascade_operator.local."
@@ -323,8 +328,8 @@ def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
     document.write_text(shapes_manifest())
     address = f"127.0.0.1:{free_port()}"
     command = [
-        prefix / "bin" / "cascade-triton", f"--cascade={document}", f"--model-repository={folder / 'models'}",
-        f"--load={LIGHT}", f"--grpc-address={address}", "--replica-id=image",
+        prefix / "bin" / "cascade-triton", "agent", f"--cascade={document}", f"--host={LIGHT}",
+        f"--folder={folder / 'worker'}", f"--grpc-address={address}", "--replica-id=image",
     ]  # fmt: skip
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     try:

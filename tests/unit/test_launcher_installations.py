@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade_models.launcher import Installation, LaunchError, server_environment, server_folder
+from cascade_models.agent.installation import Installation, LaunchError, server_environment, server_folder
 
 
 def touch(path: Path) -> Path:

@@ -297,7 +297,7 @@ def test_a_pod_serves_grpc_and_metrics_on_the_network_and_http_to_its_own_probe(
 
 def test_every_probe_is_an_inference_and_waits_longer_than_a_batch_takes() -> None:
     light = make_cascade().spec.variant("light")
-    assert f"--load={light.weights.model}" in container(deployment())["command"]
+    assert {"agent", f"--host={light.weights.model}"} <= set(container(deployment())["command"])
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = container(deployment(profile=make_profile(light_ms=9000).spec))[kind]
         named = [f"--model={light.weights.model}", '--settings={"steps": 1}']

@@ -57,9 +57,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, {})
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
+        text = json.dumps(body).encode()
         self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
+        self.wfile.write(text)
 
     def log_message(self, format: str, *args: Any) -> None: ...
 

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -21,11 +20,11 @@ from cascade_api.names import CPU_CLASS
 from ..findings import Finding
 from ..store import Store
 from .ports import check_free, parse_address
-from .services import redis_binary, render_models, without_password
+from .router_client import RouterClient
+from .services import check_models, redis_binary, without_password
 from .stack import slots_of
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import ChildFailed, script
-from .triton import TritonClient
 
 OLDEST_PYTHON: Final = (3, 11)
 SHARED_MEMORY_PER_SLOT: Final = 4 * 1024 * 1024
@@ -61,7 +60,7 @@ def _python() -> Finding:
 
 
 def _triton() -> Finding:
-    """Let the launcher look for its environment, with a folder that is not a model repository."""
+    """Let `cascade-triton` look for its environment, with a folder that is not a model repository."""
     try:
         launcher = script("cascade-triton")
     except ChildFailed as error:
@@ -99,11 +98,10 @@ def _manifest(path: Path) -> tuple[Finding, CascadeFile | None]:
 
 
 def _weights(path: Path) -> Finding:
-    with tempfile.TemporaryDirectory(prefix="cascade-doctor-") as folder:
-        try:
-            asyncio.run(render_models(path, Path(folder)))
-        except CommandFailed as error:
-            return Finding("weights", str(error), True, "make the weights (`make models`), or pin those that exist")
+    try:
+        asyncio.run(check_models(path))
+    except CommandFailed as error:
+        return Finding("weights", str(error), True, "make the weights (`make models`), or pin those that exist")
     return Finding("weights", "exist, with the revisions that the manifest pins")
 
 
@@ -173,7 +171,7 @@ async def _running(addresses: Addresses) -> list[Finding]:
         findings.append(Finding("redis", f"{url} {refusal or 'does not answer'}", True, "see logs/redis.log"))
     else:
         findings.append(Finding("redis", f"{url} answers (version {version})"))
-    router = TritonClient(addresses.grpc)
+    router = RouterClient(addresses.grpc)
     alive = await router.alive()
     await router.close()
     if alive:

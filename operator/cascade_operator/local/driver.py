@@ -1,47 +1,39 @@
-"""Workers on this machine: a fixed number of slots, each with one Triton server that is pinned to one core."""
+"""Workers on this machine: a fixed number of slots, each with an agent and its Triton, pinned to one core."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
-from cascade_api.cascade import Variant
 from cascade_api.names import CPU_CLASS
 
 from ..snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Unload, Worker
 from ..sources import Subject
-from .server import Server
-from .slots import Assignment, Slot
-from .state import StateDir
-from .supervisor import Program
+from .slots import Assignment, RunningAgent, Slot
 
 log = structlog.get_logger(__name__)
-
-SERVER_NICE = 2
-"""Added to the nice value of servers, so that router, Redis and planner have priority on a busy machine."""
 
 
 class LocalCluster:
     """The local driver: slots ``cpu-0`` to ``cpu-(n-1)``."""
 
-    hosts_several = False
+    hosts_several = True
 
     def __init__(
         self,
         *,
         slots: int,
-        variant_with: Callable[[PoolRef, str], Variant],
-        start_server: Callable[[str, str], Awaitable[Server]],
+        assignment_of: Callable[[PoolRef, Sequence[str]], Assignment],
+        start_agent: Callable[[str], Awaitable[RunningAgent]],
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``variant_with`` finds a variant of a pool by its weights; ``changed`` is called when a worker changes."""
-        self._variant_with = variant_with
+        """``assignment_of`` says what a slot of a pool needs for weights; ``changed`` is called when workers change."""
+        self._assignment_of = assignment_of
         self._slots = {
-            name: Slot(name, accelerator_class=CPU_CLASS, start_server=start_server, changed=changed, say=say)
+            name: Slot(name, accelerator_class=CPU_CLASS, start_agent=start_agent, changed=changed, say=say)
             for name in (f"{CPU_CLASS}-{index}" for index in range(slots))
         }
         self._tasks = [asyncio.create_task(slot.run(), name=slot.id) for slot in self._slots.values()]
@@ -67,14 +59,18 @@ class LocalCluster:
             if isinstance(move, StartWorker):
                 slot = self._free(move.accelerator_class)
                 if slot is not None:
-                    slot.assign(Assignment(pool, self._variant_with(pool, move.weights[0])))
+                    slot.assign(self._assignment_of(pool, move.weights))
             elif (slot := self._of(pool, move.worker)) is not None:
-                self._begin(slot, move)
+                self._begin(slot, pool, move)
 
-    def _begin(self, slot: Slot, move: DrainWorker | StopWorker | Load | Unload) -> None:
+    def _begin(self, slot: Slot, pool: PoolRef, move: DrainWorker | StopWorker | Load | Unload) -> None:
+        hosted = slot.assignment.weights if slot.assignment is not None else ()
         match move:
-            case Load() if slot.assignment is not None:
-                slot.assign(Assignment(slot.assignment.pool, self._variant_with(slot.assignment.pool, move.weights)))
+            case Load():
+                others = [weights for weights in hosted if weights != move.weights]
+                slot.assign(self._assignment_of(pool, [*others, move.weights]))
+            case Unload() if move.weights in hosted:
+                slot.assign(self._assignment_of(pool, [weights for weights in hosted if weights != move.weights]))
             case DrainWorker():
                 slot.drain()
             case StopWorker():
@@ -94,18 +90,3 @@ class LocalCluster:
         if accelerator_class != CPU_CLASS:
             return None
         return next((slot for slot in self._slots.values() if slot.assignment is None), None)
-
-
-def server_program(launcher: str, *, state: StateDir, slot_id: str, endpoint: str, model: str) -> Program:
-    """The program that serves a model on a slot, at an endpoint, pinned to the slot's core."""
-    cores = sorted(os.sched_getaffinity(0))
-    core = cores[int(slot_id.rpartition("-")[2]) % len(cores)]
-    command = [
-        launcher,
-        f"--model-repository={state.models}",
-        f"--grpc-address={endpoint}",
-        f"--load={model}",
-        f"--replica-id={state.replica_id(slot_id)}",
-        f"--core={core}",
-    ]
-    return Program(name=slot_id, command=command, nice=SERVER_NICE)

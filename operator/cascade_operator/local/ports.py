@@ -59,6 +59,11 @@ def _cannot_listen(address: str, error: OSError | UnicodeError, *, flag: str) ->
     return CommandFailed(f"{flag}: cannot listen on {address}: {why}")
 
 
+def free_port() -> int:
+    """A port of the loopback interface on which nothing listens now."""
+    return _free("127.0.0.1")
+
+
 def _free(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
         trial.bind((host, 0))

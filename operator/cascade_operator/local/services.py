@@ -1,9 +1,10 @@
-"""The other programs of local mode: Redis, the router, and the rendering of the model repository."""
+"""The other programs of local mode: Redis, the router, and the check of the models."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -76,8 +77,16 @@ def router_program(*, grpc: Address, http: Address, redis_url: str) -> Program:
     return Program(name="router", command=[sys.executable, "-m", "cascade_router.main"], environment=environment)
 
 
-async def render_models(manifest: Path, target: Path) -> None:
-    """Write the model repository of a manifest; raises CommandFailed with the renderer's message."""
+async def check_models(manifest: Path) -> None:
+    """Raise CommandFailed, with the renderer's message, if a variant of a manifest cannot be served here.
+
+    It writes their model repository, and throws it away: agents write their own.
+    """
+    with tempfile.TemporaryDirectory(prefix="cascade-check-") as folder:
+        await _render(manifest, Path(folder))
+
+
+async def _render(manifest: Path, target: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         script("cascade"),
         "model-repo",

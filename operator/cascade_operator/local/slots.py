@@ -1,47 +1,88 @@
-"""One accelerator slot: what it should serve, and the task that makes a Triton server serve it and keeps it healthy."""
+"""One accelerator slot: the weights that it should host, and the task that has an agent host them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
-from cascade_api.cascade import Variant
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.hosts import host_entries
+from cascade_api.profile import CascadeProfile
+from cascade_api.worker_requests import weights_of_model
 
 from ..snapshot import Host, HostState, PoolRef, Worker, WorkerState
-from .health import ModelHealth
-from .server import Server, ServerFailed
+from .agents import AgentFailed, Report
 from .supervisor import Backoff
-from .triton import TritonError
 
-CHECK_EVERY_S: Final = 0.5
 FAILED_AFTER: Final = 3
-"""After this many failed starts in a row, a slot counts as failed; it is still tried again."""
+"""After this many failures in a row, a slot or its weights count as failed; they are still tried again."""
 NOWHERE: Final = "127.0.0.1:0"
 """The endpoint of a worker that has no server now."""
-_HOSTING: Final = {
-    WorkerState.STARTING: HostState.LOADING,
-    WorkerState.READY: HostState.READY,
-    WorkerState.DRAINING: HostState.READY,
-    WorkerState.FAILED: HostState.FAILED,
-}
-"""What became of the weights of a slot in each state."""
+
+
+class RunningChild(Protocol):
+    """The process of an agent."""
+
+    @property
+    def started(self) -> float: ...
+
+    @property
+    def ended(self) -> asyncio.Future[int]: ...
+
+
+class RunningAgent(Protocol):
+    """What a slot needs of an agent; `agents.Agent` in production."""
+
+    @property
+    def child(self) -> RunningChild: ...
+
+    async def host(self, document: Mapping[str, Any]) -> Report: ...
+
+    async def next_report(self, last: Report) -> Report: ...
+
+    def check_running(self) -> None: ...
+
+    async def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """Weights that a slot should host: their Triton model, and the variants that it serves, in words."""
+
+    model: str
+    variants: str
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The pool that a slot belongs to, and the variant whose weights it should host and be tried with."""
+    """The weights that a slot of a pool should host, by digest; ``document`` says so to an agent."""
 
     pool: PoolRef
-    variant: Variant
+    weights: Mapping[str, Hosting]
+    document: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, pool: PoolRef, cascade: DiffusionCascade, profile: CascadeProfile, weights: Sequence[str]
+    ) -> Assignment:
+        """What a slot needs to host some weights of a cascade, for all variants that have them."""
+        names = [v.name for digest in weights for v in cascade.spec.variants if v.weights.digest == digest]
+        hosting: dict[str, Hosting] = {}
+        for name in names:
+            found = cascade.spec.variant(name).weights
+            others = hosting.get(found.digest)
+            hosting[found.digest] = Hosting(found.model, name if others is None else f"{others.variants}, {name}")
+        # The planner loads before it unloads where there is room: its list then has both.
+        return cls(pool, hosting, {"variants": host_entries(cascade.spec, profile.spec, names), "room": False})
 
     @property
-    def model(self) -> str:
-        """The Triton model that it needs."""
-        return self.variant.weights.model
+    def variants(self) -> str:
+        """The variants that it serves, in words."""
+        return ", ".join(each.variants for each in self.weights.values())
 
 
 class Slot:
@@ -52,175 +93,203 @@ class Slot:
         slot_id: str,
         *,
         accelerator_class: str,
-        start_server: Callable[[str, str], Awaitable[Server]],
+        start_agent: Callable[[str], Awaitable[RunningAgent]],
         changed: Callable[[], None],
         say: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``start_server`` takes slot id and model; ``changed`` is called whenever `view` may differ."""
+        """``start_agent`` takes the slot's id; ``changed`` is called whenever `view` may differ."""
         self.id = slot_id
         self._class = accelerator_class
-        self._start_server = start_server
+        self._start_agent = start_agent
         self._changed = changed
         self._say = say
         self._clock = clock
         self._wanted: Assignment | None = None
         self._draining = False
-        self._state = WorkerState.STARTING
-        self._since_s = clock()
         self._woken = asyncio.Event()
         self._backoff = Backoff()
-        self._server: Server | None = None
+        self._agent: RunningAgent | None = None
+        self._report: Report | None = None
         self._complaint = ""
+        self._shown: Worker | None = None
+        self._ill_since: dict[str, float] = {}
 
     @property
     def problem(self) -> str | None:
-        """Why the slot does not start; None until it has failed several times in a row."""
-        return self._complaint if self._state is WorkerState.FAILED else None
+        """Why the slot or some of its weights do not start; None until they have failed several times in a row."""
+        view = self._shown
+        failed = view is not None and (view.state is WorkerState.FAILED or view.hosting(HostState.FAILED))
+        return self._complaint if failed else None
 
     @property
     def assignment(self) -> Assignment | None:
-        """What the slot should serve; None if it is free."""
+        """What the slot should host; None if it is free."""
         return self._wanted
 
     def view(self) -> Worker | None:
         """The slot as a worker; None while it is free. Only routers know the requests in flight."""
-        if self._wanted is None:
-            return None
-        gone = self._server is None
-        return Worker(
-            id=self.id,
-            pool=self._wanted.pool,
-            accelerator_class=self._class,
-            endpoint=NOWHERE if self._server is None else self._server.endpoint,
-            state=self._state,
-            since_s=self._since_s,
-            hosts=(Host(self._wanted.variant.weights.digest, _HOSTING[self._state], self._since_s),),
-            # The requests of a dead server are lost, so there is nothing to wait for.
-            in_flight={} if gone and self._draining else None,
-        )
+        return self._shown
 
     def assign(self, assignment: Assignment) -> None:
-        """Serve this; in place if the server is there, at once if it has the weights, and no longer draining."""
+        """Host these weights, and be no longer draining."""
         if assignment == self._wanted and not self._draining:
             return
-        same_model = self._server is not None and self._server.model == assignment.model
-        proven = same_model and self._state in (WorkerState.READY, WorkerState.DRAINING)
         if assignment != self._wanted:
             self._backoff = Backoff()
+            self._ill_since = {}
         self._wanted = assignment
         self._draining = False
-        self._enter(WorkerState.READY if proven else WorkerState.STARTING)
+        self._show()
         self._woken.set()
 
     def drain(self) -> None:
         """Take no new work, and finish the requests in flight."""
-        if self._wanted is not None and not self._draining:
-            self._draining = True
-            self._enter(WorkerState.DRAINING)
+        self._draining = True
+        self._show()
 
     def release(self) -> None:
-        """Become free, and end the server."""
-        if self._wanted is not None:
-            self._wanted = None
-            self._draining = False
-            self._woken.set()
-            self._changed()
+        """Become free, and end the agent with its server."""
+        self._wanted = None
+        self._draining = False
+        self._show()
+        self._woken.set()
 
     async def run(self) -> None:
-        """Make the slot serve what is wanted, and keep it so, until cancelled; then end the server."""
+        """Make the slot host what is wanted, and keep it so, until cancelled; then end the agent."""
         try:
             while True:
                 self._woken.clear()
                 try:
                     await self._step()
-                except TritonError as error:
-                    await self._retreat(f"its server fails ({error})")
-                except (ServerFailed, OSError) as error:
+                except (AgentFailed, OSError) as error:
                     await self._retreat(str(error))
         finally:
-            await self._end_server()
+            await self._end_agent()
 
     async def _step(self) -> None:
-        """Serve what is wanted until that changes; raises if the server must be replaced."""
+        """Have the agent host what is wanted until that changes; raises if the agent must be replaced."""
         wanted = self._wanted
-        if wanted is None or (self._server is None and self._draining):
-            await self._end_server()
+        if wanted is None or (self._agent is None and self._draining):
+            await self._end_agent()
             await self._woken.wait()
             return
-        if self._server is None:
-            self._server = await self._start_server(self.id, wanted.model)
-        elif self._server.model != wanted.model:
-            await self._server.change_model(wanted.model)
-        await self._server.prove(wanted.variant.settings.parameters)
-        if self._wanted == wanted:
-            self._serving()
-            await self._watch(self._server, wanted)
+        if self._agent is None:
+            self._agent = await self._start_agent(self.id)
+        report = await self._agent.host(wanted.document)
+        while self._wanted == wanted:
+            self._heard(report, wanted)
+            news = await self._news(self._agent, report)
+            if news is None:
+                return
+            report = news
 
-    async def _watch(self, server: Server, wanted: Assignment) -> None:
-        health = ModelHealth()
+    async def _news(self, agent: RunningAgent, report: Report) -> Report | None:
+        """The next report; None if something else is wanted first. Raises AgentFailed if the agent is gone."""
+        hearing = asyncio.ensure_future(agent.next_report(report))
         waker = asyncio.ensure_future(self._woken.wait())
+        either: list[asyncio.Future[Any]] = [hearing, waker, agent.child.ended]
         try:
-            while not waker.done():
-                await asyncio.wait(
-                    [waker, server.child.ended], timeout=CHECK_EVERY_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                server.check_running()
-                if waker.done():
-                    return
-                complaint = await self._look(server, wanted, health)
-                if complaint is not None:
-                    await asyncio.wait([server.child.ended], timeout=0.1)
-                    server.check_running()
-                    await self._mend(server, wanted, complaint)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            agent.check_running()
+            if waker.done():
+                return None
+            if hearing.exception() is not None:
+                # The end of a process is noticed a moment after its connections are gone.
+                await asyncio.wait([agent.child.ended], timeout=0.1)
+                agent.check_running()
+            return hearing.result()
         finally:
             waker.cancel()
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
 
-    async def _look(self, server: Server, wanted: Assignment, health: ModelHealth) -> str | None:
-        """What is wrong with the model; None if it works. Raises TritonError if its server hangs."""
-        try:
-            return await health.complaint(server.client, wanted.model, wanted.variant.settings.parameters)
-        except TritonError:
-            # If the machine stood still, only one call is late; a server that hangs does not answer the second one.
-            server.check_running()
-            return await health.complaint(server.client, wanted.model, wanted.variant.settings.parameters)
-
-    async def _mend(self, server: Server, wanted: Assignment, complaint: str) -> None:
-        """Give the model a new process by loading it again."""
-        began = time.monotonic()
-        self._say(f"{self.id}: {wanted.variant.name} does not answer ({complaint}): loading it again")
-        if not self._draining:
-            self._enter(WorkerState.STARTING)
-        await server.change_model(wanted.model)
-        await server.prove(wanted.variant.settings.parameters)
-        if self._wanted == wanted:
-            self._serving()
-        self._say(f"{self.id}: {wanted.variant.name} is back after {time.monotonic() - began:.1f} s")
-
-    def _serving(self) -> None:
-        self._enter(WorkerState.DRAINING if self._draining else WorkerState.READY)
+    def _heard(self, report: Report, wanted: Assignment) -> None:
+        """Show what a report says, and tell the user what is ill and what is well again."""
+        self._report = report
+        now = self._clock()
+        failed = [] if report.endpoint is not None or report.failures <= FAILED_AFTER else [report.problem]
+        for digest, each in wanted.weights.items():
+            host = report.hosts.get(each.model)
+            why = report.problem if host is None else host.message
+            if host is not None and host.state == "ready":
+                since_s = self._ill_since.pop(digest, None)
+                if since_s is not None:
+                    self._say(f"{self.id}: {each.variants} is back after {now - since_s:.1f} s")
+            elif why and digest not in self._ill_since:
+                self._ill_since[digest] = now
+                self._say(f"{self.id}: {each.variants} does not work ({why}): its agent sees to it")
+            if host is not None and host.failures > FAILED_AFTER:
+                failed.append(f"{each.variants}: its model cannot be loaded: {host.message}")
+        if failed:
+            self._complaint = f"{self.id} ({wanted.variants}): {'; '.join(failed)}"
+        self._show()
 
     async def _retreat(self, why: str) -> None:
-        """End a server that does not work, and wait before the next one is started, longer after each failure."""
-        ran_s = 0.0 if self._server is None else time.monotonic() - self._server.child.started
+        """End an agent that does not work, and wait before the next one is started, longer after each failure."""
+        ran_s = 0.0 if self._agent is None else time.monotonic() - self._agent.child.started
         wait_s = self._backoff.after(ran_s)
-        serving = f" ({self._wanted.variant.name})" if self._wanted is not None else ""
+        serving = f" ({self._wanted.variants})" if self._wanted is not None else ""
         self._complaint = f"{self.id}{serving}: {why}"
         self._say(self._complaint)
-        if self._wanted is not None and not self._draining:
-            self._enter(WorkerState.FAILED if self._backoff.failures > FAILED_AFTER else WorkerState.STARTING)
-        await self._end_server()
+        self._show()
+        await self._end_agent()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), wait_s)
 
-    async def _end_server(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            await server.end()
+    async def _end_agent(self) -> None:
+        agent, self._agent, self._report = self._agent, None, None
+        self._show()
+        if agent is not None:
+            await agent.end()
+
+    # --- the slot as a worker
+
+    def _show(self) -> None:
+        """Make the view anew, and say if it differs; what has not changed keeps its time."""
+        before, self._shown = self._shown, self._seen()
+        if self._shown != before:
             self._changed()
 
-    def _enter(self, state: WorkerState) -> None:
-        if state is not self._state:
-            self._state = state
-            self._since_s = self._clock()
-        self._changed()
+    def _seen(self) -> Worker | None:
+        if self._wanted is None:
+            return None
+        now, before = self._clock(), self._shown
+        endpoint = None if self._report is None else self._report.endpoint
+        state = self._state(endpoint)
+        known = {(host.weights, host.state): host.since_s for host in before.hosts} if before is not None else {}
+        return Worker(
+            id=self.id,
+            pool=self._wanted.pool,
+            accelerator_class=self._class,
+            endpoint=endpoint or NOWHERE,
+            state=state,
+            since_s=before.since_s if before is not None and before.state is state else now,
+            hosts=tuple(Host(digest, host, known.get((digest, host), now)) for digest, host in self._hosts(endpoint)),
+            # The requests of a dead server are lost, so there is nothing to wait for.
+            in_flight={} if endpoint is None and self._draining else None,
+        )
+
+    def _state(self, endpoint: str | None) -> WorkerState:
+        if self._draining:
+            return WorkerState.DRAINING
+        if endpoint is not None:
+            return WorkerState.READY
+        failures = max(self._backoff.failures, 0 if self._report is None else self._report.failures)
+        return WorkerState.FAILED if failures > FAILED_AFTER else WorkerState.STARTING
+
+    def _hosts(self, endpoint: str | None) -> list[tuple[str, HostState]]:
+        """The weights that are wanted, and then those that are still there, with their states."""
+        wanted = {} if self._wanted is None else self._wanted.weights
+        reported = {} if self._report is None or endpoint is None else self._report.hosts
+        hosts = []
+        for digest, each in wanted.items():
+            host = reported.get(each.model)
+            if host is not None and host.state == "ready":
+                hosts.append((digest, HostState.READY))
+            elif host is not None and host.failures > FAILED_AFTER:
+                hosts.append((digest, HostState.FAILED))
+            else:
+                hosts.append((digest, HostState.LOADING))
+        models = {each.model for each in wanted.values()}
+        return hosts + [(weights_of_model(model), HostState.UNLOADING) for model in reported if model not in models]

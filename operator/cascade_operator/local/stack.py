@@ -7,10 +7,9 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from cascade_api.cascade import Variant
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile
 from cascade_api.local import ADDRESSES_FILE, Addresses, write_addresses
@@ -20,15 +19,16 @@ from cascade_api.settings import PlannerSettings, from_environment
 
 from ..snapshot import PoolRef
 from ..store import Store
-from .driver import LocalCluster, server_program
+from .agents import Agent
+from .driver import LocalCluster
 from .logs import keep_logs_bounded, log_to
 from .options import LocalOptions
-from .ports import check_free, parse_address
-from .server import Server, free_port
-from .services import redis_program, render_models, router_program, without_password
+from .ports import check_free, free_port, parse_address
+from .router_client import RouterClient
+from .services import check_models, redis_program, router_program, without_password
+from .slots import Assignment
 from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
-from .triton import TritonClient
 
 ROUTER_TIMEOUT_S: Final = 60.0
 REDIS_TIMEOUT_S: Final = 60.0
@@ -54,7 +54,7 @@ class LocalStack:
         self._store: Store | None = None
         self._redis: Supervised | None = None
         self._router: Supervised | None = None
-        self._router_client: TritonClient | None = None
+        self._router_client: RouterClient | None = None
         self._cluster: LocalCluster | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -75,7 +75,7 @@ class LocalStack:
         self._take_state_dir()
         check_free(grpc, flag="--grpc")
         check_free(http, flag="--http")
-        self._say(f"starting Redis, router and {slots} Triton slots; state and logs in {self._state.path}")
+        self._say(f"starting Redis, router and {slots} workers; state and logs in {self._state.path}")
         self._state.manifest.write_text(manifest, encoding="utf-8")
         self._state.make_sockets()
         cores = len(os.sched_getaffinity(0))
@@ -84,10 +84,10 @@ class LocalStack:
         redis_url, store = await self._connect_redis()
         self._store = store
         router = router_program(grpc=grpc, http=http, redis_url=redis_url)
-        router_client = self._router_client = TritonClient(str(grpc))
+        router_client = self._router_client = RouterClient(str(grpc))
         self._router = Supervised(lambda: router, state=self._state, ready=router_client.alive, say=self._say)
         await _together(
-            render_models(options.manifest, self._state.models),
+            check_models(options.manifest),
             self._router.start(timeout_s=ROUTER_TIMEOUT_S),
             asyncio.to_thread(_import_planner),
         )
@@ -176,31 +176,17 @@ class LocalStack:
 
         launcher = script("cascade-triton")
 
-        async def start_server(slot_id: str, model: str) -> Server:
-            return await Server.start(
-                slot_id,
-                model,
-                state=self._state,
-                program=lambda slot, endpoint, model: server_program(
-                    launcher, state=self._state, slot_id=slot, endpoint=endpoint, model=model
-                ),
-            )
+        async def start_agent(slot_id: str) -> Agent:
+            return await Agent.start(slot_id, launcher=launcher, state=self._state)
 
-        variants = {
-            (cascade.ref, variant.weights.digest): variant
-            for cascade in self._file.cascades
-            for variant in reversed(cascade.spec.variants)
-        }
-
-        def variant_with(pool: PoolRef, weights: str) -> Variant:
-            if pool.owner is None:
-                raise LookupError(f"{pool} belongs to no cascade")
-            return variants[pool.owner, weights]
+        def assignment_of(pool: PoolRef, weights: Sequence[str]) -> Assignment:
+            cascade = next(each for each in self._file.cascades if each.ref == pool.owner)
+            return Assignment.of(pool, cascade, self._file.profile_of(cascade), weights)
 
         cluster = LocalCluster(
             slots=slots,
-            variant_with=variant_with,
-            start_server=start_server,
+            assignment_of=assignment_of,
+            start_agent=start_agent,
             changed=lambda: loop.wake(),
             say=self._say,
         )
@@ -217,11 +203,11 @@ class LocalStack:
         ]
         return cluster
 
-    async def _wait_until_served(self, router: TritonClient, cluster: LocalCluster) -> None:
+    async def _wait_until_served(self, router: RouterClient, cluster: LocalCluster) -> None:
         """Wait until every cascade is served from all its pools; raises CommandFailed after `READY_TIMEOUT_S`."""
         names = [cascade.metadata.name for cascade in self._file.cascades]
         began = told = time.monotonic()
-        while not (self._pools_available() and all([await router.model_ready(name) for name in names])):
+        while not (self._pools_available() and all([await router.serves(name) for name in names])):
             now = time.monotonic()
             hopeless = cluster.problem or self._refused()
             if hopeless is not None:
@@ -303,8 +289,10 @@ async def _together(*work: Awaitable[object]) -> None:
 
 
 def _import_planner() -> None:
-    """Load the solver's libraries while other parts start."""
+    """Load the libraries of the solver and of the agents' client while other parts start."""
+    import aiohttp
+
     from .. import loop
     from ..planning import planner
 
-    del loop, planner
+    del aiohttp, loop, planner

@@ -1,4 +1,4 @@
-"""The state directory of a local run: lock, process ids, logs, model repository, and the remains of a crash."""
+"""The state directory of a local run: lock, process ids, logs, sockets, and the remains of a crash."""
 
 from __future__ import annotations
 
@@ -70,10 +70,6 @@ class StateDir:
         return self.path / REDIS_SETTINGS_FILE
 
     @property
-    def models(self) -> Path:
-        return self.path / "models"
-
-    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -83,7 +79,7 @@ class StateDir:
 
     @property
     def sockets(self) -> Path:
-        """The folder of the servers' Unix sockets, as `make_sockets` made it."""
+        """The folder of the agents, with their Unix sockets and model repositories, as `make_sockets` made it."""
         return self._sockets_link.readlink()
 
     @property
@@ -91,7 +87,7 @@ class StateDir:
         return self.path / "sockets"
 
     def make_sockets(self) -> None:
-        """Make the folder for the servers' sockets. It is private, since whoever reaches them controls the servers.
+        """Make the folder for the agents and their sockets. It is private, since whoever reaches them has control.
 
         It is a temporary folder, since the path of a socket must be short; a link in the state directory points to it.
         """

@@ -31,8 +31,9 @@ DOCUMENT_KEY: Final = "cascade.json"
 DOCUMENT_FOLDER: Final = "/etc/cascade"
 CACHE_FOLDER: Final = "/var/cache/models"
 SCRATCH_FOLDER: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
-PROBE_SOCKET: Final = f"{SCRATCH_FOLDER}/triton-http"
-"""Where Triton serves HTTP: only for the probe in its own container, and not on the network."""
+PROBE_SOCKET: Final = f"{SCRATCH_FOLDER}/triton/http"
+"""Where Triton serves HTTP: for the agent and the probe in its own container, and not on the network. The agent makes
+the folder, and nobody else may enter it."""
 SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
 """How long a pod that must go still takes work, until every router knows that it goes."""
@@ -220,9 +221,10 @@ def _container(
         "image": settings.runtime_image,
         "command": [
             *settings.runtime_command,
+            "agent",
             f"--cascade={DOCUMENT_FOLDER}/{DOCUMENT_KEY}",
-            "--model-repository=/models",
-            f"--load={variant.weights.model}",
+            f"--host={variant.weights.model}",
+            "--folder=/models",
             f"--grpc-address=$(POD_IP):{GRPC_PORT}",
             f"--http-socket={PROBE_SOCKET}",
             f"--metrics-address=$(POD_IP):{METRICS_PORT}",

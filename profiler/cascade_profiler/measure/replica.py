@@ -35,9 +35,10 @@ from cascade_api.names import (
     OUTPUT_IMAGE,
     PROBE_PROMPT,
 )
-from cascade_models import launcher
+from cascade_models.agent.addresses import ServerAddress
+from cascade_models.agent.command_line import shared_memory_prefix, sweep_shared_memory
+from cascade_models.agent.triton_http import why_not_loaded
 from cascade_models.recipe import Settings
-from cascade_operator.local.triton import why_not_loaded
 
 from .workload import Workload
 
@@ -76,7 +77,7 @@ class MeasuredReplica:
         self._id = f"profile-{os.getpid()}"
         # Whoever reaches the socket controls the server, so it is in a folder that others cannot enter.
         self._folder = tempfile.TemporaryDirectory(prefix="cascade-profile-")
-        self._address = launcher.ServerAddress(f"unix:{self._folder.name}/triton", next(_numbers))
+        self._address = ServerAddress(f"unix:{self._folder.name}/triton", next(_numbers))
         self._log = repository.with_name(f"{repository.name}-{self._address.port}.log")
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -211,7 +212,7 @@ class MeasuredReplica:
             self._process.kill()
             self._process.wait()
         # A model process that died leaves its memory behind.
-        launcher.sweep_shared_memory(launcher.shared_memory_prefix(self._id, self._address))
+        sweep_shared_memory(shared_memory_prefix(self._id, self._address))
         self._folder.cleanup()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from cascade_api.worker_requests import Parameters
-from cascade_operator.local.health import PROBE_EVERY_S, ModelHealth
-from cascade_operator.local.triton import InferenceCounts, TritonError
+from cascade_models.agent.health import PROBE_EVERY_S, ModelHealth
+from cascade_models.agent.triton_http import InferenceCounts, Parameters, TritonError, TritonSilent
 from support.waiting import StoppedClock
 
 
@@ -18,10 +17,10 @@ class Model:
     async def counts(self, model: str) -> InferenceCounts:
         return InferenceCounts(self.succeeded, self.failed)
 
-    async def probe(self, model: str, parameters: Parameters, *, timeout_s: float) -> None:
+    async def draw(self, model: str, parameters: Parameters, *, timeout_s: float) -> None:
         self.probes += 1
         if self.error:
-            raise TritonError(self.error)
+            raise TritonSilent(self.error) if self.error.startswith("no answer") else TritonError(self.error)
         self.succeeded += 1
 
 
@@ -64,14 +63,30 @@ async def test_a_probe_that_waits_behind_work_in_progress_is_no_complaint() -> N
 
     async def slow(name: str, parameters: Parameters, *, timeout_s: float) -> None:
         model.succeeded += 8
-        raise TritonError("DEADLINE_EXCEEDED: Deadline Exceeded")
+        raise TritonSilent("no answer within 6 s")
 
-    model.probe = slow  # type: ignore[method-assign]
+    model.draw = slow  # type: ignore[method-assign]
     assert await health.complaint(model, "light", {}) is None
 
 
 async def test_a_probe_that_hangs_while_nothing_is_answered_is_a_complaint() -> None:
     model, clock, health = await settled()
     clock.now += PROBE_EVERY_S
-    model.error = "DEADLINE_EXCEEDED: Deadline Exceeded"
-    assert await health.complaint(model, "light", {}) == "DEADLINE_EXCEEDED: Deadline Exceeded"
+    model.error = "no answer within 6 s"
+    assert await health.complaint(model, "light", {}) == "no answer within 6 s"
+
+
+async def test_a_model_whose_images_take_long_is_asked_seldom_and_waited_for() -> None:
+    model, clock = Model(), StoppedClock()
+    waits: list[float] = []
+
+    async def draw(name: str, parameters: Parameters, *, timeout_s: float) -> None:
+        waits.append(timeout_s)
+
+    model.draw = draw  # type: ignore[method-assign]
+    health = ModelHealth(image_s=3.0, batch=4, clock=clock)
+    for _ in range(12):
+        clock.now += 10.0
+        assert await health.complaint(model, "large", {}) is None
+    assert len(waits) == 2, "once a minute"
+    assert waits[0] > 2 * 4 * 3.0, "it may wait behind a batch"

@@ -1,0 +1,49 @@
+"""What an agent is told of a cascade's variants, it understands, and makes the models of it that the plan names."""
+
+from __future__ import annotations
+
+import pytest
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.documents import load_documents
+from cascade_api.hosts import host_entries
+from cascade_api.profile import CascadeProfile
+from cascade_models import manifest
+from cascade_models.agent.wanted import WantedHosts
+from cascade_models.manifest import ManifestError
+from support.triton import HEAVY, LIGHT, shapes_manifest
+
+TEXT = shapes_manifest(**{"shapes-quick": {"steps": 8}, "shapes-guided": {"steps": 12, "guidance": "1.5"}})
+DOCUMENTS = load_documents(TEXT, source="test")
+CASCADE = next(document for document in DOCUMENTS if isinstance(document, DiffusionCascade))
+PROFILE = next(document for document in DOCUMENTS if isinstance(document, CascadeProfile))
+
+
+def told(*serves: str) -> WantedHosts:
+    return WantedHosts.read({"variants": host_entries(CASCADE.spec, PROFILE.spec, serves)})
+
+
+def test_a_worker_is_told_the_same_as_a_rendered_manifest() -> None:
+    names = [variant.name for variant in CASCADE.spec.variants]
+    wanted = told(*names)
+    from_manifest = WantedHosts.of(manifest.read_variants(TEXT))
+    assert wanted == from_manifest
+    assert set(wanted.recipes) == {variant.weights.model for variant in CASCADE.spec.variants} == {LIGHT, HEAVY}
+
+
+@pytest.mark.parametrize("served", ["shapes-heavy", "shapes-quick", "shapes-guided"])
+def test_going_from_one_variant_to_another_of_the_same_weights_changes_no_process(served: str) -> None:
+    wanted = told(served)
+    assert wanted.prints == {HEAVY: told("shapes-heavy").prints[HEAVY]}
+    assert wanted.proofs[HEAVY] == CASCADE.spec.variant(served).settings.parameters | (
+        {"guidance": "1.500"} if served == "shapes-guided" else {}
+    )
+
+
+def test_an_entry_that_lacks_something_is_refused_by_its_place() -> None:
+    for missing in ("model", "engine", "settings", "size"):
+        entries = host_entries(CASCADE.spec, PROFILE.spec, ["shapes-light", "shapes-heavy"])
+        del entries[1][missing]
+        with pytest.raises(ManifestError) as refused:
+            WantedHosts.read({"variants": entries})
+        assert refused.value.field == f"variants.1.{missing}"
