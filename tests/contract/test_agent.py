@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
@@ -105,6 +107,19 @@ def test_a_model_process_that_dies_or_hangs_is_replaced_and_the_other_one_stays(
     wait_for(mended, what="another process for the model")
     assert hosting.draws("shapes-light")
     assert hosting.stub("shapes-heavy") == other
+
+
+def test_a_model_process_that_dies_as_soon_as_it_begins_is_noticed(agent: AgentProcess) -> None:
+    """Triton (2.51) would say for ever that it is loading the model, if the process dies early enough."""
+    agent.host("shapes-light")
+    agent.wait_hosted("shapes-light")
+    agent.host(*BOTH)
+    wait_for(lambda: len(children(agent.triton().pid)) == 2, what="a second process", every_s=0.001)
+    for _ in range(20):
+        with contextlib.suppress(psutil.NoSuchProcess, StopIteration):
+            agent.stub("shapes-heavy").kill()
+    agent.wait_hosted(*BOTH)
+    assert all(agent.draws(variant) for variant in BOTH)
 
 
 def test_a_triton_that_dies_comes_back_with_what_it_hosted_under_a_new_name(hosting: AgentProcess) -> None:

@@ -37,6 +37,7 @@ class FakeServer:
         self.answers: Counter[str] = Counter()
         self.proofs: list[Parameters] = []
         self.grace_s: float | None = None
+        self.lost: set[str] = set()
 
     async def alive(self) -> bool:
         return not self.hung
@@ -45,6 +46,8 @@ class FakeServer:
         self.calls.append(("load", model))
         if model in self.refused:
             raise TritonError(self.refused[model])
+        if model in self.lost:
+            await asyncio.Event().wait()
         self.broken.discard(model)
         self.loaded.append(model)
 
@@ -65,6 +68,9 @@ class FakeServer:
         self.proofs.append(parameters)
         if model in self.broken:
             raise TritonError("stub process is not healthy")
+
+    def runs(self, model: str) -> bool:
+        return model not in self.lost
 
     def check_running(self) -> None:
         if self.ended.done():
@@ -129,6 +135,8 @@ async def worker() -> AsyncIterator[Worker]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosting, "CHECK_EVERY_S", 0.01)
     monkeypatch.setattr(hosting, "SETTLE_S", 0.01)
+    monkeypatch.setattr(hosting, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(hosting, "LOST_AFTER_S", 0.05)
 
 
 async def test_both_are_hosted_and_prove_themselves_by_the_settings_of_their_variants() -> None:
@@ -231,6 +239,16 @@ async def test_a_server_that_does_not_start_is_told_and_tried_again() -> None:
         w.want("shapes-light")
         await w.until(light=Phase.READY)
         assert w.hosting.report().problem == ""
+
+
+async def test_a_load_of_which_the_server_never_tells_the_end_costs_the_server() -> None:
+    async with worker() as w:
+        await eventually(lambda: w.servers, what="a server")
+        w.server.lost.add(HEAVY)
+        w.want("shapes-light", "shapes-heavy")
+        await eventually(lambda: len(w.servers) == 2, what="a second server")
+        await w.until(light=Phase.READY, heavy=Phase.READY)
+        assert any("ended while it was being loaded" in line for line in w.said)
 
 
 async def test_whoever_waits_hears_of_a_change_and_of_none_after_a_while() -> None:

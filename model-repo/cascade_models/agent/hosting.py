@@ -33,9 +33,16 @@ from cascade_models.agent.wanted import WantedHosts
 CHECK_EVERY_S: Final = 0.5
 FIRST_IMAGE_TIMEOUT_S: Final = 600.0
 """How long a model may take for its first image, on a busy machine and with a large model on a CPU."""
+LOOK_EVERY_S: Final = 0.05
+LOST_AFTER_S: Final = 2.0
+"""A model that is being loaded, and whose process has been gone for so long, never will be."""
 SETTLE_S: Final = 0.2
 STEADY_S: Final = 5.0
 """A server that ran for longer is started again at once; one that dies sooner, after growing pauses."""
+
+
+class LoadLost(TritonError):
+    """A load of which the server never says how it ended; it has to be started again."""
 
 
 class Client(Protocol):
@@ -62,6 +69,8 @@ class RunningServer(Protocol):
 
     @property
     def client(self) -> Client: ...
+
+    def runs(self, model: str) -> bool: ...
 
     def check_running(self) -> None: ...
 
@@ -131,26 +140,35 @@ class Hosting:
 
     async def run(self) -> None:
         """Keep a server running until cancelled; then let it end what it has in hand."""
-        server: RunningServer | None = None
         while True:
-            began = self._clock()
+            began_s = self._clock()
             try:
-                try:
-                    server = await self._start_server()
-                    self._endpoint, self._problem = server.endpoint, ""
-                    self._note()
-                    await self._serve(server)
-                except (ServerFailed, LaunchError, OSError) as error:
-                    self._problem = str(error)
-                    self._failures = 1 if self._clock() - began > STEADY_S else self._failures + 1
-                    self._say(f"{error}: starting it again")
-                    await self._end(server, grace_s=0)
-                    server = None
-            except asyncio.CancelledError:
-                await self._end(server, grace_s=self._exit_timeout_s)
-                raise
-            if self._failures > 1:
-                await asyncio.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 2, 10)))
+                server = await self._start_server()
+            except (ServerFailed, LaunchError, OSError) as error:
+                await self._pause(error, began_s)
+                continue
+            failure: ServerFailed | None = None
+            try:
+                self._endpoint, self._problem = server.endpoint, ""
+                self._note()
+                await self._serve(server)
+            except ServerFailed as error:
+                failure = error
+                # Whoever asks from now on hears why nothing is hosted.
+                self._problem = str(error)
+            finally:
+                await self._end(server, grace_s=self._exit_timeout_s if failure is None else 0)
+            if failure is not None:
+                await self._pause(failure, began_s)
+
+    async def _pause(self, failure: Exception, began_s: float) -> None:
+        """Wait before another start: not at all after a run of some length, and longer after each that failed."""
+        self._problem = str(failure)
+        self._failures = 1 if self._clock() - began_s > STEADY_S else self._failures + 1
+        self._say(f"{failure}: starting it again")
+        self._note()
+        if self._failures > 1:
+            await asyncio.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 2, 10)))
 
     async def _serve(self, server: RunningServer) -> None:
         """Take one step after the other until the server fails, which raises ServerFailed."""
@@ -186,11 +204,11 @@ class Hosting:
         phase = Phase.UNLOADING if step.deed is Deed.UNLOAD else Phase.LOADING
         print_ = self._prints.get(step.model, host.print if host is not None else "")
         self._enter(step.model, phase, print_=print_, message=message, failures=failures)
-        self._operations[step.model] = self._task(self._do(server.client, step), name=step.model)
+        self._operations[step.model] = self._task(self._do(server, step), name=step.model)
 
-    async def _do(self, client: Client, step: Step) -> None:
-        """Carry out a step; raises TritonSilent where the server hangs."""
-        model = step.model
+    async def _do(self, server: RunningServer, step: Step) -> None:
+        """Carry out a step; raises TritonSilent where the server hangs, and LoadLost where it waits for nobody."""
+        model, client = step.model, server.client
         if step.deed is Deed.UNLOAD:
             await client.unload(model)
             await client.gone(model)
@@ -205,9 +223,11 @@ class Hosting:
         try:
             if step.deed is Deed.LOAD_ANEW:
                 await client.unload(model)
-            await client.load(model)
+            await self._load(server, model)
             drew = self._clock()
             await client.draw(model, self._proof(model), timeout_s=FIRST_IMAGE_TIMEOUT_S)
+        except LoadLost:
+            raise
         except TritonError as error:
             if isinstance(error, TritonSilent) and not await client.alive():
                 raise
@@ -218,6 +238,21 @@ class Hosting:
         self._image_s[model] = self._clock() - drew
         self._say(f"{model} is ready after {self._clock() - began:.1f} s")
         self._enter(model, Phase.READY, print_=host.print)
+
+    async def _load(self, server: RunningServer, model: str) -> None:
+        """Load a model; raises LoadLost where its process died so early that the server (2.51) waits for ever."""
+        loading = asyncio.ensure_future(server.client.load(model))
+        seen, gone_since_s = False, self._clock()
+        try:
+            while not loading.done():
+                await asyncio.wait([loading], timeout=LOOK_EVERY_S)
+                if server.runs(model):
+                    seen, gone_since_s = True, self._clock()
+                elif self._clock() - gone_since_s > LOST_AFTER_S * (1 if seen else 3) and not loading.done():
+                    raise LoadLost(f"the process of {model} ended while it was being loaded")
+            loading.result()
+        finally:
+            loading.cancel()
 
     def _watch(self, server: RunningServer) -> None:
         """Look after every model that is ready, and after no other."""
@@ -256,7 +291,7 @@ class Hosting:
                     raise error
         return failed
 
-    async def _end(self, server: RunningServer | None, *, grace_s: float) -> None:
+    async def _end(self, server: RunningServer, *, grace_s: float) -> None:
         tasks = [*self._operations.values(), *self._watchers.values()]
         self._operations, self._watchers = {}, {}
         for task in tasks:
@@ -264,8 +299,7 @@ class Hosting:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._hosts, self._endpoint = {}, None
         self._note()
-        if server is not None:
-            await server.end(grace_s=grace_s)
+        await server.end(grace_s=grace_s)
 
     def _task(self, work: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
         """Do something beside the loop, which goes on when it is done."""

@@ -140,9 +140,8 @@ class Port:
         except ValueError as error:
             raise Refused(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
         try:
-            wanted = WantedHosts.read(document)
+            self._hosting.want(WantedHosts.read(document))
             self._keep(document)
-            self._hosting.want(wanted)
         except ManifestError as error:
             raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), error.field) from None
         except OSError as error:

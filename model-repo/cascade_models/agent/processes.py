@@ -57,6 +57,16 @@ def end_orphans(prefix: str, processes: Path = Path("/proc")) -> int:
     return ended
 
 
+def has_child(parent: int, part: str, processes: Path = Path("/proc")) -> bool:
+    """Whether a process has a child that runs, with this in its command line."""
+    for file in processes.glob(f"{parent}/task/*/children"):
+        with contextlib.suppress(OSError):
+            for child in file.read_text().split():
+                if part.encode() in (processes / child / "cmdline").read_bytes():
+                    return True
+    return False
+
+
 def describe_exit(status: int) -> str:
     """An exit status in words."""
     if status >= 0:

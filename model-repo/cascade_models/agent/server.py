@@ -18,7 +18,7 @@ from cascade_models.agent.command_line import (
     sweep_shared_memory,
 )
 from cascade_models.agent.installation import Installation, server_environment, server_folder
-from cascade_models.agent.processes import describe_exit, end_orphans, tied_to
+from cascade_models.agent.processes import describe_exit, end_orphans, has_child, tied_to
 from cascade_models.agent.triton_http import TritonHttp
 
 START_TIMEOUT_S: Final = 300.0
@@ -92,6 +92,10 @@ class Server:
             await asyncio.shield(server.end(grace_s=0))
             raise
         return server
+
+    def runs(self, model: str) -> bool:
+        """Whether a model has a process that lives."""
+        return has_child(self._process.pid, f"/{model}/1/model.py")
 
     def check_running(self) -> None:
         """Raises ServerFailed if the process has ended."""
