@@ -13,7 +13,7 @@ from support.tiny_model import run_there
 pytestmark = pytest.mark.contract
 
 SAID = {
-    "revision": "WeightsError: .* is revision [0-9a-f]{64}, not 0{64}: write that revision instead",
+    "revision": "WeightsError: .* has revision [0-9a-f]{64}, not 0{64}: write that revision instead",
     "no folder": "WeightsError: no folder /none: mount it|RecipeError: file:///none has no model_index.json",
     "catalogue": "RecipeError: .* is a StableDiffusionPipeline, not the FluxPipeline that the catalogue says",
     "tensorrt": "EngineError: engine tensorrt needs a GPU, and there is none here: use engine",

@@ -90,3 +90,15 @@ async def test_a_model_whose_images_take_long_is_asked_seldom_and_waited_for() -
         assert await health.complaint(model, "large", {}) is None
     assert len(waits) == 2, "once a minute"
     assert waits[0] > 2 * 4 * 3.0, "it may wait behind a batch"
+
+
+async def test_a_probe_that_is_taken_and_hangs_alone_is_a_complaint() -> None:
+    model, clock, health = await settled()
+    clock.now += PROBE_EVERY_S
+
+    async def taken(name: str, parameters: Parameters, *, timeout_s: float) -> None:
+        model.succeeded += 1
+        raise TritonSilent("no answer within 6 s")
+
+    model.draw = taken  # type: ignore[method-assign]
+    assert await health.complaint(model, "light", {}) == "no answer within 6 s"

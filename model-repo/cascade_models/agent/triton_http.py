@@ -40,7 +40,7 @@ class TritonSilent(TritonError):
 
 @dataclass(frozen=True)
 class InferenceCounts:
-    """Inferences that a model has answered and failed since it was loaded."""
+    """Requests since a model was loaded: those that its process took (successes to Triton), and those that failed."""
 
     succeeded: int
     failed: int

@@ -81,9 +81,11 @@ class TritonPythonModel:
         sender, wanted = request.get_response_sender(), frozenset(request.requested_output_names())
 
         def send(response: Any, last: bool) -> None:
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
-            if last:
-                self._pulse.answered()
+            try:
+                sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
+            finally:
+                if last:
+                    self._pulse.answered()
 
         exchange = RequestExchange(sender.is_cancelled, send, self._pulse.settle)
         return batches.Order(

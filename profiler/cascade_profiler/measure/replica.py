@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +45,8 @@ START_TIMEOUT_S = 1800.0
 """Longest time of a start: weights may have to be fetched, and engines built. A server that ends is noticed at once."""
 ANSWER_TIMEOUT_S = 600.0
 """A large model may take minutes for a large batch."""
+LOOK_S = 1.0
+"""How often to check whether a model that does not answer still has a process."""
 WAITING_BATCHES = 3
 _numbers = itertools.count(1)
 MEMORY_WORDS = re.compile(
@@ -130,10 +131,8 @@ class MeasuredReplica:
 
     def memory_mib(self, model: str) -> int:
         """Resident memory of the server and of one model's process, in MiB."""
-        children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
-        mine = [pid for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
         kib = 0
-        for process in (self._pid, *mine):
+        for process in (self._pid, *self._processes(model)):
             for line in Path(f"/proc/{process}/status").read_text().splitlines():
                 if line.startswith("VmRSS:"):
                     kib += int(line.split()[1])
@@ -145,30 +144,25 @@ class MeasuredReplica:
         """``count`` times in seconds from the end of one batch to the end of the next, while more batches are waiting.
 
         This is all the time that a busy replica needs per batch. The replica forms the batches from requests for one
-        prompt each, as routers send them. None if it formed too few batches of that size in a
-        row.
+        prompt each, as routers send them. None if it formed too few batches
+        of that size in a row.
         """
         ends: queue.SimpleQueue[tuple[float, Any, Any]] = queue.SimpleQueue()
-        free = threading.Semaphore(WAITING_BATCHES * batch)
 
         # The client passes these parameters by name.
         def answered(result: Any, error: Any) -> None:
             ends.put((time.perf_counter(), result, error))
-            free.release()
 
         # The first batch is begun when the first request comes, and the last one holds what is left.
         asked = (count + 3) * batch
-        for prompt, seed in zip(*workload.slice(0, asked), strict=True):
-            free.acquire(timeout=ANSWER_TIMEOUT_S)
+        answers: list[tuple[float, Any]] = []
+        for number, (prompt, seed) in enumerate(zip(*workload.slice(0, asked), strict=True)):
+            if number >= WAITING_BATCHES * batch:
+                answers.append(self._answer(model, ends))
             request = inference([prompt], [seed], settings.parameters(), confidence=confidence, batch_time=True)
             self._client.async_infer(model, callback=answered, **request)
-        try:
-            answers = [ends.get(timeout=ANSWER_TIMEOUT_S) for _ in range(asked)]
-        except queue.Empty:
-            raise CommandFailed(f"{model} did not answer in {ANSWER_TIMEOUT_S:.0f} s") from None
-        for _, _, error in answers:
-            if error is not None:
-                raise _failure(f"{model} failed", str(error))
+        while len(answers) < asked:
+            answers.append(self._answer(model, ends))
         batches: list[tuple[float, int]] = []
         at = 0
         while at < asked:
@@ -179,6 +173,27 @@ class MeasuredReplica:
         # From the end of any batch to that of the next, where that is of the size.
         took = [end - before for (before, _), (end, size) in itertools.pairwise(batches) if size == batch]
         return took[:count] if len(took) >= count else None
+
+    def _answer(self, model: str, ends: queue.SimpleQueue[tuple[float, Any, Any]]) -> tuple[float, Any]:
+        """When the next answer came, and what it is; nobody answers for what a process had in hand that died."""
+        until = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            try:
+                end, result, error = ends.get(timeout=LOOK_S)
+            except queue.Empty:
+                if not self._processes(model):
+                    raise _failure(f"{model} failed", "stub process ended, it is not healthy") from None
+                if time.monotonic() > until:
+                    raise CommandFailed(f"{model} did not answer in {ANSWER_TIMEOUT_S:.0f} s") from None
+                continue
+            if error is not None:
+                raise _failure(f"{model} failed", str(error))
+            return end, result
+
+    def _processes(self, model: str) -> list[str]:
+        """The process ids of a model."""
+        children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+        return [pid for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
 
     @property
     def _endpoint(self) -> str:
