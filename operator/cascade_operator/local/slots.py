@@ -22,6 +22,8 @@ FAILED_AFTER: Final = 3
 """After this many failed starts or loads in a row, a slot counts as failed; it is still tried again."""
 NOWHERE: Final = "127.0.0.1:0"
 """The endpoint of a replica that has no server now."""
+NOTHING: Final[Mapping[str, Any]] = {"variants": []}
+"""What the agent of a free slot is told."""
 
 
 class RunningChild(Protocol):
@@ -75,7 +77,10 @@ class Assignment:
 
 
 class Slot:
-    """`assign`, `drain` and `release` only note what is wanted and return; `run` makes it so."""
+    """`assign`, `drain` and `release` only note what is wanted and return; `run` makes it so.
+
+    A free slot has an agent, too, so that its server is there when the slot is needed.
+    """
 
     def __init__(
         self,
@@ -150,7 +155,7 @@ class Slot:
             self._enter(ReplicaState.DRAINING)
 
     def release(self) -> None:
-        """Become free, and end the agent with its server."""
+        """Become free, and have the agent host nothing."""
         if self._wanted is not None:
             self._wanted = None
             self._draining = False
@@ -172,13 +177,12 @@ class Slot:
     async def _step(self) -> None:
         """Have the agent host what is wanted until that changes; raises if the agent must be replaced."""
         wanted = self._wanted
-        if wanted is None or (self._agent is None and self._draining):
-            await self._end_agent()
-            await self._woken.wait()
-            return
         if self._agent is None:
+            if self._draining:
+                await self._woken.wait()
+                return
             self._agent = await self._start_agent(self.id)
-        report = await self._agent.host(wanted.document)
+        report = await self._agent.host(NOTHING if wanted is None else wanted.document)
         while self._wanted == wanted:
             self._heard(report, wanted)
             news = await self._news(self._agent, report)
@@ -206,9 +210,11 @@ class Slot:
             hearing.cancel()
             await asyncio.gather(hearing, return_exceptions=True)
 
-    def _heard(self, report: Report, wanted: Assignment) -> None:
+    def _heard(self, report: Report, wanted: Assignment | None) -> None:
         """Enter the state that a report shows, and tell the user what is ill and what is well again."""
         before, self._report = self._report, report
+        if wanted is None:
+            return
         self._tell(wanted, report)
         if self._hosts(wanted):
             self._enter(ReplicaState.DRAINING if self._draining else ReplicaState.READY)
