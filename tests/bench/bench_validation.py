@@ -79,7 +79,7 @@ def manifest(measured: Path, policy: str, *, factor: float = 1.0, beside_s: floa
     """
     documents = list(yaml.safe_load_all(measured.read_text()))
     documents[0]["spec"]["policy"]["name"] = policy
-    documents[0]["spec"]["workers"][0]["max"] = SLOTS[policy]
+    documents[0]["spec"]["workers"][0] |= {"min": 0, "max": SLOTS[policy], "hosting": "dedicated"}
     spec = documents[1]["spec"]
     for row in [*spec["execution"], *spec["discriminator"]]:
         row |= {name: round(row[name] * factor) for name in ("p50Micros", "p95Micros")}

@@ -14,19 +14,20 @@ from typing import Any
 import pytest
 import tritonclient.grpc as triton
 
-from support.helm import CHART, ROOT, programs, run
+from support.helm import CHART, programs, run
 from support.installation import CASCADES, RELEASE, Installation, defined
 from support.kube import Cluster, is_ready
 from support.node_agent import NodeAgent
 from support.redis import RedisServer
 from support.router import EASY, inputs_of
+from support.triton import shapes_manifest
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = [pytest.mark.chart, pytest.mark.cluster]
 
 FIRST = Path(__file__).parent / "fixtures" / "diffusion-cascade-0.1.0.tgz"
 """The first chart, without its definitions."""
-SHAPES = (ROOT / "examples" / "shapes.yaml").read_text()
+SHAPES = shapes_manifest()
 ROUTER = "dc-diffusion-cascade-router"
 NEEDED = (
     ("watch", "diffusioncascades.diffusioncascade.io"), ("patch", "diffusioncascades.diffusioncascade.io/status"),

@@ -8,10 +8,13 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
+import yaml
 
 from support.local_run import HUNG_S, PATIENT, LocalRun
-from support.patience import patient_manifest
+from support.patience import patient_documents, patient_manifest
+from support.processes import children
 from support.waiting import wait_for
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
@@ -76,3 +79,38 @@ def test_plan_and_pools_follow_the_load_without_a_failed_request(patient: LocalR
     assert busy_plan["rows"] != calm_plan["rows"]
     loaded(patient, rate=0.5, until=lambda pools: "shapes-heavy" in pools)
     assert patient.state.read_pids() == before, "models were changed in the servers that were there"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
+    """The same cascade on two workers that both host both weights."""
+    documents = patient_documents(light_ms=LIGHT_MS, heavy_ms=HEAVY_MS, objective={"latency": OBJECTIVE})
+    for document in documents:
+        for pool in document["spec"].get("workers", ()):
+            pool |= {"hosting": "shared", "min": pool["max"]}
+    run = LocalRun(tmp_path_factory.mktemp("shared"), manifest=yaml.safe_dump_all(documents))
+    try:
+        done = run.up()
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield run
+    finally:
+        run.end()
+
+
+def processes(run: LocalRun) -> set[psutil.Process]:
+    """Everything that the slots run: agents, servers and the processes of models."""
+    agents = [pid for name, pid in run.state.read_pids().items() if name.startswith("cpu-")]
+    return {process for pid in agents for process in children(pid, recursive=True)}
+
+
+def test_workers_that_host_all_follow_the_load_without_a_load_or_a_start(shared: LocalRun) -> None:
+    before = processes(shared)
+    assert len(before) >= 2 * 3, "two servers with two models each"
+    both = {"shapes-heavy": 2, "shapes-light": 2}
+    _, calm_plan = loaded(shared, rate=0.5, until=lambda pools: pools == both)
+    _, busy_plan = loaded(
+        shared, rate=4.5, until=lambda _: seen(shared)[1].get("rows") not in (None, calm_plan["rows"])
+    )
+    assert busy_plan["rows"] != calm_plan["rows"]
+    assert processes(shared) == before
+    assert seen(shared)[0] == both

@@ -53,9 +53,10 @@ def test_a_prompt_becomes_a_picture_over_http(serving: LocalRun) -> None:
 def test_servers_of_slots_are_reached_by_their_user_alone(serving: LocalRun) -> None:
     servers = {pid for name, pid in serving.state.read_pids().items() if name.startswith("cpu-")}
     assert servers
+    servers |= {child.pid for pid in servers for child in children(pid, recursive=True)}
     assert set().union(*map(listening_ports, servers)) == set(), "nothing on the network, loopback included"
     assert serving.state.sockets.stat().st_mode & 0o077 == 0
-    assert any(file.is_socket() for file in serving.state.sockets.iterdir())
+    assert any(file.is_socket() for file in serving.state.sockets.rglob("*"))
 
 
 def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> None:
@@ -69,12 +70,15 @@ def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> Non
     [cascade] = seen["cascades"]
     assert cascade["cascade"] == "default/shapes"
     assert cascade["plan"]["reason"]
+    both = ["shapes-heavy", "shapes-light"]
+    assert {worker["id"]: worker["hosts"] for worker in cascade["workers"]} == {"cpu-0": both, "cpu-1": both}
     assert abs(sum(cascade["shares"]["planned"].values()) - 1) < 1e-6
     assert {c["type"] for c in cascade["status"]["conditions"]} >= {"Ready", "Accepted", "Progressing"}
 
     def told() -> bool:
         text = serving.cascade("status").stdout
-        return "default/shapes" in text and "shares planned / realised" in text
+        hosts = "worker cpu-0: ready, hosts shapes-heavy and shapes-light" in text
+        return hosts and "default/shapes" in text and "shares planned / realised" in text
 
     wait_for(told, what="the same to be told in words")
 

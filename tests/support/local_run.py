@@ -42,7 +42,7 @@ class LocalRun:
         self.directory = directory
         self.state = StateDir(directory / "state")
         self.manifest = directory / "cascade.yaml"
-        self.manifest.write_text(manifest if manifest is not None else shapes_manifest())
+        self.manifest.write_text(manifest if manifest is not None else shapes_manifest(hosting="shared"))
         self._known: set[psutil.Process] = set()
 
     def cascade(self, *arguments: str, timeout_s: float = HUNG_S) -> subprocess.CompletedProcess[str]:

@@ -39,8 +39,10 @@ GOODBYE_S = 60.0
 ONE_IMAGE = "a small red circle left of a large blue square above a green triangle"
 
 
-def shapes_manifest(**changes: Mapping[str, Any]) -> str:
+def shapes_manifest(*, hosting: str = "dedicated", **changes: Mapping[str, Any]) -> str:
     """The example's manifest for the weights that are here; ``changes`` update a variant's settings by variant name.
+
+    Its workers host one variant each, which every driver can; `make up` serves it with ``hosting="shared"``.
 
     Variants that the example lacks are made from its heavy one.
     """
@@ -54,6 +56,8 @@ def shapes_manifest(**changes: Mapping[str, Any]) -> str:
     for variant in variants.values():
         variant["model"]["revision"] = assets.revision()
     spec["variants"] = list(variants.values())
+    for pool in spec["workers"]:
+        pool |= {"hosting": hosting, "min": pool["max"] if hosting == "shared" else 0}
     return yaml.dump_all(documents, Dumper=yaml.CSafeDumper)
 
 

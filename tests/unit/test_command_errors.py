@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "no variant makes one image within spec.objective.latency",
     ),
     "no accelerators": (
-        lambda c, p: c["spec"]["workers"][0].update(max=0),
+        lambda c, p: c["spec"]["workers"][0].update(min=0, max=0),
         "spec.workers: admits nothing",
     ),
     "an unknown pool": (
@@ -276,7 +276,12 @@ def test_a_state_directory_that_is_a_file_holds_no_run(
 def test_every_policy_explains_its_plan(
     name: str, tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
 ) -> None:
-    file = changed(tmp_path, lambda c, p: c["spec"]["policy"].update(name=name))
+    def decided_by(spec: dict[str, Any]) -> None:
+        spec["policy"]["name"] = name
+        # The published systems need a worker for each variant.
+        spec["workers"][0]["hosting"] = "dedicated"
+
+    file = changed(tmp_path, lambda c, p: decided_by(c["spec"]))
     code, out, _ = cascade("plan", "-f", file, "--demand", "30", "--json")
     assert code == 0
     (answer,) = json.loads(out)

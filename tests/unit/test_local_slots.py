@@ -131,7 +131,7 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(slot_count: int = 2) -> AsyncIterator[Machine]:
+async def machine(slot_count: int = 1) -> AsyncIterator[Machine]:
     m = Machine()
     m.cluster = LocalCluster(
         slots=slot_count,
@@ -159,7 +159,7 @@ def unload(variant: Variant, slot_id: str = "cpu-0") -> Unload:
 
 
 async def test_a_start_takes_a_free_slot_and_becomes_ready() -> None:
-    async with machine() as m:
+    async with machine(2) as m:
         await m.cluster.act(POOL, [start(LIGHT)])
         worker = await m.worker()
         assert worker is not None
@@ -186,8 +186,10 @@ async def test_weights_are_replaced_in_the_same_agent_by_one_list() -> None:
         await m.cluster.act(POOL, [unload(LIGHT), load(HEAVY)])
         await m.serving(HEAVY)
         (agent,) = m.agents
-        assert agent.names == [["light"], ["heavy", "quick"]], "all variants of the weights, so that all can be served"
-        assert not agent.told[1]["room"], "what goes is unloaded first"
+        assert agent.names[-2:] == [["light"], ["heavy", "quick"]], (
+            "all variants of the weights, so that all can be served"
+        )
+        assert not agent.told[-1]["room"], "what goes is unloaded first"
 
 
 async def test_weights_are_loaded_beside_others_and_unloaded_while_these_serve() -> None:
@@ -198,7 +200,7 @@ async def test_weights_are_loaded_beside_others_and_unloaded_while_these_serve()
         await m.serving(LIGHT, HEAVY)
         await m.cluster.act(POOL, [unload(LIGHT)])
         await m.serving(HEAVY)
-        assert m.agents[0].names == [["light"], ["light", "heavy", "quick"], ["heavy", "quick"]]
+        assert m.agents[0].names[-3:] == [["light"], ["light", "heavy", "quick"], ["heavy", "quick"]]
 
 
 async def test_what_an_agent_still_has_is_shown_as_going() -> None:
@@ -233,9 +235,9 @@ async def test_moves_may_be_repeated() -> None:
         assert (await m.serving(LIGHT)).since_s == since
         for _ in range(2):
             await m.cluster.act(POOL, [StopWorker("cpu-0")])
-        await eventually(lambda: m.agents[0].ended, what="the agent ends")
+        await eventually(lambda: m.agents[0].names[-1] == [], what="the agent to be told nothing")
         assert await m.cluster.workers() == ()
-        assert len(m.agents) == 1
+        assert [agent.ended for agent in m.agents] == [False]
 
 
 async def test_a_draining_worker_can_be_called_back() -> None:
@@ -322,7 +324,7 @@ async def test_a_slot_that_cannot_start_says_why_and_recovers() -> None:
 
 
 async def test_closing_ends_every_server() -> None:
-    async with machine() as m:
+    async with machine(2) as m:
         await m.cluster.act(POOL, [start(LIGHT)])
         await m.cluster.act(POOL, [start(HEAVY)])
         await m.serving(HEAVY, slot_id="cpu-1")

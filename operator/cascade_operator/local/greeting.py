@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cascade_api.documents import CascadeFile
 from cascade_api.local import Addresses
+from cascade_api.workers import Hosting
 
 from .supervisor import script
 
@@ -29,6 +30,7 @@ def text(file: CascadeFile, addresses: Addresses, *, took_s: float, state_dir: P
     stop = f"{program} down{where}" if detached else "Ctrl-C"
     return f"""
 Ready after {took_s:.1f} s. Models: {", ".join(models)}
+{_workers(file)}
   gRPC  {addresses.grpc} (KServe v2, any Triton client)
   HTTP  http://{addresses.http} (POST /v1/images/generations, /metrics)
   Page  http://{addresses.http}/ to try prompts in a browser
@@ -41,6 +43,17 @@ Put load on it:      {program} load --rate 10 --duration 30{where}
 See what it does:    {program} status{where}
 Stop it:             {stop}
 """
+
+
+def _workers(file: CascadeFile) -> str:
+    """How many workers there are for each cascade, and what they host."""
+    lines = []
+    for cascade in file.cascades:
+        for pool in cascade.spec.workers:
+            variants = " and ".join(v.name for v in cascade.spec.variants if not v.pools or pool.name in v.pools)
+            hosts = f"each hosts {variants}" if pool.hosting is Hosting.SHARED else f"each hosts one of {variants}"
+            lines.append(f"  {cascade.metadata.name}: {pool.max} workers, {hosts}")
+    return "\n".join(lines)
 
 
 def _program(*, here: bool) -> str:

@@ -1,4 +1,4 @@
-"""What `cascade status` shows: pools, plan, demand, shares and conditions of a local run, as data and as text."""
+"""What `cascade status` shows of a local run, as data and as text: plan, demand, shares, workers, pools, conditions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
 from cascade_api.names import CascadeRef
+from cascade_api.plan import Plan
 from cascade_api.report import RouterReport
 from cascade_api.status import CascadeStatus
 
@@ -121,6 +122,7 @@ def _data(cascade: CascadeOverview) -> dict[str, Any]:
     return data | {
         "demandPerSecond": cascade.demand_per_s,
         "plan": json.loads(plan.to_json()) if plan else None,
+        "workers": _workers(plan) if plan else [],
         "pools": _pools(cascade),
         "shares": {"planned": plan.planned_shares if plan else {}, "realised": realised_shares(seen.reports)},
         "routers": [json.loads(report.model_dump_json(by_alias=True)) for report in seen.reports],
@@ -145,6 +147,18 @@ def _pools(cascade: CascadeOverview) -> list[dict[str, Any]]:
             "replicas": {replica.id: replica.state for replica in pool.workers},
         }
         for pool in seen.plan.pools
+    ]
+
+
+def _workers(plan: Plan) -> list[dict[str, Any]]:
+    """What each worker hosts, as the variants that it can serve."""
+    return [
+        {
+            "id": worker.id,
+            "state": worker.state,
+            "hosts": sorted(name for name, variant in plan.variants.items() if variant.weights in worker.hosts),
+        }
+        for worker in plan.workers
     ]
 
 
@@ -177,7 +191,11 @@ def _lines(cascade: CascadeOverview) -> list[str]:
             )
         lines.append(_share_line(plan.planned_shares, realised_shares(seen.reports)))
         lines += [_latency_line(report) for report in seen.reports]
-        lines.append("  pool                     ready  desired  batch  queue  in use  replicas")
+        for worker in _workers(plan):
+            lines.append(
+                f"  worker {worker['id']}: {worker['state']}, hosts {' and '.join(worker['hosts']) or 'nothing'}"
+            )
+        lines.append("  pool                     ready  desired  batch  queue  in use  workers")
         for pool in _pools(cascade):
             replicas = ", ".join(f"{name} {state}" for name, state in pool["replicas"].items())
             lines.append(

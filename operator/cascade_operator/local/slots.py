@@ -22,6 +22,8 @@ FAILED_AFTER: Final = 3
 """After this many failures in a row, a slot or its weights count as failed; they are still tried again."""
 NOWHERE: Final = "127.0.0.1:0"
 """The endpoint of a worker that has no server now."""
+NOTHING: Final[Mapping[str, Any]] = {"variants": []}
+"""What the agent of a free slot is told."""
 
 
 class RunningChild(Protocol):
@@ -149,7 +151,7 @@ class Slot:
         self._show()
 
     def release(self) -> None:
-        """Become free, and end the agent with its server."""
+        """Become free, and have the agent host nothing."""
         self._wanted = None
         self._draining = False
         self._show()
@@ -170,13 +172,12 @@ class Slot:
     async def _step(self) -> None:
         """Have the agent host what is wanted until that changes; raises if the agent must be replaced."""
         wanted = self._wanted
-        if wanted is None or (self._agent is None and self._draining):
-            await self._end_agent()
-            await self._woken.wait()
-            return
         if self._agent is None:
+            if self._draining:
+                await self._woken.wait()
+                return
             self._agent = await self._start_agent(self.id)
-        report = await self._agent.host(wanted.document)
+        report = await self._agent.host(NOTHING if wanted is None else wanted.document)
         while self._wanted == wanted:
             self._heard(report, wanted)
             news = await self._news(self._agent, report)
@@ -204,12 +205,12 @@ class Slot:
             hearing.cancel()
             await asyncio.gather(hearing, return_exceptions=True)
 
-    def _heard(self, report: Report, wanted: Assignment) -> None:
+    def _heard(self, report: Report, wanted: Assignment | None) -> None:
         """Show what a report says, and tell the user what is ill and what is well again."""
         self._report = report
         now = self._clock()
         failed = [] if report.endpoint is not None or report.failures <= FAILED_AFTER else [report.problem]
-        for digest, each in wanted.weights.items():
+        for digest, each in wanted.weights.items() if wanted is not None else ():
             host = report.hosts.get(each.model)
             why = report.problem if host is None else host.message
             if host is not None and host.state == "ready":
@@ -221,7 +222,7 @@ class Slot:
                 self._say(f"{self.id}: {each.variants} does not work ({why}): its agent sees to it")
             if host is not None and host.failures > FAILED_AFTER:
                 failed.append(f"{each.variants}: its model cannot be loaded: {host.message}")
-        if failed:
+        if failed and wanted is not None:
             self._complaint = f"{self.id} ({wanted.variants}): {'; '.join(failed)}"
         self._show()
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile
@@ -29,6 +29,9 @@ from .services import check_models, redis_program, router_program, without_passw
 from .slots import Assignment
 from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
+
+if TYPE_CHECKING:
+    from ..loop import Loop
 
 ROUTER_TIMEOUT_S: Final = 60.0
 REDIS_TIMEOUT_S: Final = 60.0
@@ -56,6 +59,7 @@ class LocalStack:
         self._router: Supervised | None = None
         self._router_client: RouterClient | None = None
         self._cluster: LocalCluster | None = None
+        self._loop: Loop | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> Addresses:
@@ -86,12 +90,13 @@ class LocalStack:
         router = router_program(grpc=grpc, http=http, redis_url=redis_url)
         router_client = self._router_client = RouterClient(str(grpc))
         self._router = Supervised(lambda: router, state=self._state, ready=router_client.alive, say=self._say)
+        self._cluster = cluster = self._start_workers(slots)
         await _together(
             check_models(options.manifest),
             self._router.start(timeout_s=ROUTER_TIMEOUT_S),
             asyncio.to_thread(_import_planner),
         )
-        cluster = self._cluster = self._start_planner(store, slots, settings)
+        self._start_planner(cluster, store, settings)
         await self._wait_until_served(router_client, cluster)
         addresses = Addresses(
             grpc=str(grpc), http=str(http), redis=redis_url, pid=os.getpid(), manifest=str(options.manifest.resolve())
@@ -168,12 +173,8 @@ class LocalStack:
         await self._redis.start(timeout_s=REDIS_TIMEOUT_S)
         return url, store
 
-    def _start_planner(self, store: Store, slots: int, settings: PlannerSettings) -> LocalCluster:
-        from ..loop import Loop
-        from ..planning.planner import Planner
-        from ..sources import FileSource
-        from .reporter import LocalReporter
-
+    def _start_workers(self, slots: int) -> LocalCluster:
+        """The slots, whose agents start while the other parts do."""
         launcher = script("cascade-triton")
 
         async def start_agent(slot_id: str) -> Agent:
@@ -183,14 +184,21 @@ class LocalStack:
             cascade = next(each for each in self._file.cascades if each.ref == pool.owner)
             return Assignment.of(pool, cascade, self._file.profile_of(cascade), weights)
 
-        cluster = LocalCluster(
-            slots=slots,
-            assignment_of=assignment_of,
-            start_agent=start_agent,
-            changed=lambda: loop.wake(),
-            say=self._say,
+        def changed() -> None:
+            if self._loop is not None:
+                self._loop.wake()
+
+        return LocalCluster(
+            slots=slots, assignment_of=assignment_of, start_agent=start_agent, changed=changed, say=self._say
         )
-        loop = Loop(
+
+    def _start_planner(self, cluster: LocalCluster, store: Store, settings: PlannerSettings) -> None:
+        from ..loop import Loop
+        from ..planning.planner import Planner
+        from ..sources import FileSource
+        from .reporter import LocalReporter
+
+        self._loop = loop = Loop(
             FileSource(self._file),
             cluster=cluster,
             store=store,
@@ -201,7 +209,6 @@ class LocalStack:
             asyncio.create_task(loop.run(), name="planner"),
             asyncio.create_task(self._keep_house(), name="housekeeping"),
         ]
-        return cluster
 
     async def _wait_until_served(self, router: RouterClient, cluster: LocalCluster) -> None:
         """Wait until every cascade is served from all its pools; raises CommandFailed after `READY_TIMEOUT_S`."""
