@@ -77,7 +77,7 @@ class PlanWorker(PlanPart):
     """One accelerator with the Triton on it; a draining one gets no new work.
 
     ``hosts`` are the weights in its memory, by digest. ``credits`` says which variants it serves, and how many of the
-    requests of each may be with it at once.
+    requests of each may be with it at once; with 0 it finishes what it has, and gets no more.
     """
 
     id: str = Field(pattern=r"^[^|\s]+$", max_length=300)
@@ -85,7 +85,7 @@ class PlanWorker(PlanPart):
     accelerator_class: str = Field(alias="class")
     state: Literal["ready", "draining"]
     hosts: list[str]
-    credits: dict[str, Annotated[int, Field(ge=1, le=32768)]]
+    credits: dict[str, Annotated[int, Field(ge=0, le=32768)]]
 
 
 class PlanTimes(PlanPart):
@@ -150,10 +150,10 @@ class Pool:
 
     @property
     def ready(self) -> list[PlanWorker]:
-        return [worker for worker in self.workers if worker.state == "ready"]
+        return [worker for worker in self.workers if self.credits(worker)]
 
     def credits(self, worker: PlanWorker) -> int:
-        """Requests of this variant that may be with a worker at once: none where it is draining."""
+        """Requests of this variant that may be with a worker at once: none where it is to end."""
         return worker.credits[self.variant] if worker.state == "ready" else 0
 
     @property

@@ -25,7 +25,6 @@ from .clusters.kubernetes.objects import Key
 from .manifests.documents import last_valid
 from .manifests.naming import document_name
 from .planning.prepared import NotPlannable, Preparations
-from .snapshot import Mobility
 from .sources import Complaint, Refused, Subject
 
 T = TypeVar("T", DiffusionCascade, CascadeProfile)
@@ -45,10 +44,9 @@ class CheckedResources:
 class ResourceChecker:
     """Reads and checks resources; profiles that were read are kept, since several cascades may share one."""
 
-    def __init__(self, preparations: Preparations, mobility: Mobility) -> None:
-        """``preparations`` are the planner's, so that nothing is prepared twice; ``mobility`` is the cluster's."""
+    def __init__(self, preparations: Preparations) -> None:
+        """``preparations`` are the planner's, so that nothing is prepared twice."""
         self._preparations = preparations
-        self._mobility = mobility
         self._profiles: dict[Key, tuple[object, CascadeProfile | Complaint]] = {}
 
     def check(self, cascade: MirroredDocument, profile: MirroredDocument | None) -> CheckedResources:
@@ -65,7 +63,7 @@ class ResourceChecker:
         if not isinstance(measured, CascadeProfile):
             return CheckedResources(spec, None, measured)
         try:
-            self._preparations.of(spec, measured, self._mobility)
+            self._preparations.of(spec, measured)
         except NotPlannable as error:
             return CheckedResources(spec, measured, (error.reason, str(error)))
         return CheckedResources(spec, measured)

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.names import CascadeRef
+from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan, is_credible, next_generation
 from cascade_api.status import CascadeStatus
 
@@ -27,7 +27,7 @@ from .clusters import Cluster, ClusterFailed
 from .planning.memory import CascadeMemory, Memory
 from .planning.planner import Decision
 from .refusals import status_of_refused
-from .snapshot import Action, CascadeView, Publish, Replica, SetStatus, Snapshot
+from .snapshot import CascadeView, Move, PoolRef, Publish, SetStatus, Snapshot, StartWorker, Worker
 from .sources import Refused, Source, Subject
 from .store import Observation, Store, pools_of
 
@@ -150,7 +150,7 @@ class Loop:
         await self._reconcile_until(deciding)
         decision = await deciding
         self._reporter.decided(snapshot, decision, time.monotonic() - began)
-        await self._act(decision)
+        await self._act(decision, snapshot)
         await asyncio.gather(*(self._tell_refused(each) for each in refused))
         await self._remember(decision.memory)
         for diagnosis in decision.diagnostics:
@@ -184,7 +184,6 @@ class Loop:
             ref = subject.cascade.ref
             if seen is not None:
                 await self._restore(subject.cascade, seen)
-            replicas = await self._cluster.replicas(ref)
             views.append(
                 CascadeView(
                     cascade=subject.cascade,
@@ -193,13 +192,19 @@ class Loop:
                     demand=seen.demand if seen else None,
                     queue_depths=seen.queue_depths if seen else None,
                     reports=seen.reports if seen else (),
-                    replicas=tuple(with_in_flight(replica, seen) for replica in replicas),
                     status=self._statuses.get(ref) or subject.status,
                     complaint=subject.complaint,
                 )
             )
         available = all(seen is not None for seen in observations)
-        return Snapshot(tuple(views), inventory, self._cluster.mobility, store_available=available)
+        known = [(each.cascade, seen) for each, seen in zip(subjects, observations, strict=True)]
+        return Snapshot(
+            tuple(views),
+            inventory,
+            tuple(with_in_flight(worker, known) for worker in await self._cluster.workers()),
+            store_available=available,
+            hosts_several=self._cluster.hosts_several,
+        )
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:
         """Take over plan and memory of an earlier operator; publish our plan again if Redis does not have it.
@@ -239,32 +244,36 @@ class Loop:
             numbers.append(seen.plan.generation)
         return max((number for number in numbers if is_credible(number, now_s=self._clock())), default=0)
 
-    async def _act(self, decision: Decision) -> None:
-        """Carry out all actions: those of one cascade in order, and each cascade independently of the others."""
-        by_cascade: dict[CascadeRef, list[Action]] = defaultdict(list)
-        for action in decision.actions:
-            by_cascade[action.plan.ref if isinstance(action, Publish) else action.cascade].append(action)
-        await asyncio.gather(*(self._act_for(ref, actions) for ref, actions in by_cascade.items()))
+    async def _act(self, decision: Decision, snapshot: Snapshot) -> None:
+        """Put plans in force, then begin the moves of each pool in order, then report statuses.
 
-    async def _act_for(self, ref: CascadeRef, actions: Sequence[Action]) -> None:
-        moves = [action for action in actions if not isinstance(action, Publish | SetStatus)]
+        Cascades and pools do not wait for each other.
+        """
+        actions = decision.actions
+        await asyncio.gather(*(self._publish(action.plan) for action in actions if isinstance(action, Publish)))
+        pool_of = {worker.id: worker.pool for worker in snapshot.workers}
+        by_pool: dict[PoolRef, list[Move]] = defaultdict(list)
         for action in actions:
-            if isinstance(action, Publish):
-                self._plans[ref] = action.plan
-                await self._store.publish(action.plan)
-                self._reporter.plan(action.plan)
-        if moves:
-            log.debug("acting", cascade=str(ref), moves=[repr(move) for move in moves])
-            try:
-                await self._cluster.act(moves)
-            except ClusterFailed as error:
-                log.warning("a move was not begun; it is tried again", cascade=str(ref), error=str(error))
-            except Exception:
-                # A failure for one cascade must not affect the others.
-                log.exception("a move was not begun", cascade=str(ref))
-        for action in actions:
-            if isinstance(action, SetStatus):
-                await self._report(ref, action.status)
+            if not isinstance(action, Publish | SetStatus):
+                by_pool[action.pool if isinstance(action, StartWorker) else pool_of[action.worker]].append(action)
+        await asyncio.gather(*(self._move(pool, moves) for pool, moves in by_pool.items()))
+        statuses = (action for action in actions if isinstance(action, SetStatus))
+        await asyncio.gather(*(self._report(action.cascade, action.status) for action in statuses))
+
+    async def _publish(self, plan: Plan) -> None:
+        self._plans[plan.ref] = plan
+        await self._store.publish(plan)
+        self._reporter.plan(plan)
+
+    async def _move(self, pool: PoolRef, moves: Sequence[Move]) -> None:
+        log.debug("acting", pool=repr(pool), moves=[repr(move) for move in moves])
+        try:
+            await self._cluster.act(pool, moves)
+        except ClusterFailed as error:
+            log.warning("a move was not begun; it is tried again", pool=repr(pool), error=str(error))
+        except Exception:
+            # A failure of one pool must not affect the others.
+            log.exception("a move was not begun", pool=repr(pool))
 
     async def _report(self, ref: CascadeRef, status: CascadeStatus) -> None:
         if await self._reporter.status(ref, status):
@@ -297,8 +306,20 @@ class Loop:
                 self._reporter.gone(ref)
 
 
-def with_in_flight(replica: Replica, seen: Observation | None) -> Replica:
-    """The replica with the number of credits in use by Redis, unless its driver has already given one."""
-    if replica.in_flight is not None or seen is None:
-        return replica
-    return dataclasses.replace(replica, in_flight=seen.in_use.get(replica.id, 0))
+def with_in_flight(worker: Worker, known: Sequence[tuple[DiffusionCascade, Observation | None]]) -> Worker:
+    """The worker with the credits in use by Redis, unless its driver has already given them.
+
+    They stay unknown if Redis told nothing of a cascade that the worker may serve.
+    """
+    if worker.in_flight is not None:
+        return worker
+    used: dict[tuple[CascadeRef, str], int] = {}
+    for cascade, seen in known:
+        if worker.pool.owner not in (None, cascade.ref):
+            continue
+        if seen is None:
+            return worker
+        for variant in cascade.spec.variants:
+            pool = pool_name(variant=variant.name, accelerator_class=worker.accelerator_class)
+            used[cascade.ref, variant.name] = seen.in_use.get(pool, {}).get(worker.id, 0)
+    return dataclasses.replace(worker, in_flight=used)

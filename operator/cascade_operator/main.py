@@ -59,7 +59,7 @@ class Operator:
         self._store = Store(settings.redis_url, count_bad=metrics.count_bad_data)
         decides = Planner(planner, classes=settings.classes)
         self._loop = Loop(
-            ClusterSource(self._mirror, ResourceChecker(decides.preparations, self._cluster.mobility)),
+            ClusterSource(self._mirror, ResourceChecker(decides.preparations)),
             cluster=self._cluster,
             store=self._store,
             decide=decides.decide,

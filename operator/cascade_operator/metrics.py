@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Count
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -12,7 +13,18 @@ from cascade_api.plan import Plan
 from cascade_api.status import CascadeStatus
 
 from .planning.planner import Decision
-from .snapshot import Drain, ReplicaState, Snapshot, Start, Stop
+from .snapshot import (
+    DrainWorker,
+    HostState,
+    Load,
+    Publish,
+    SetStatus,
+    Snapshot,
+    StartWorker,
+    StopWorker,
+    Unload,
+    WorkerState,
+)
 
 REGISTRY = CollectorRegistry()
 
@@ -26,7 +38,7 @@ DECIDE_S = Histogram(
 LAST_TICK = Gauge(
     "cascade_operator_last_tick_timestamp_seconds", "Unix time of the last completed decision", registry=REGISTRY
 )
-MOVES = Counter("cascade_operator_moves_total", "Moves of replicas begun", ["cascade", "move"], registry=REGISTRY)
+MOVES = Counter("cascade_operator_moves_total", "Steps of workers begun", ["cascade", "move"], registry=REGISTRY)
 PLANS = Counter("cascade_operator_plans_total", "Plans put in force", ["cascade", "reason"], registry=REGISTRY)
 PLAN_TIME = Gauge(
     "cascade_operator_plan_timestamp_seconds", "Unix time of the plan in force", ["cascade"], registry=REGISTRY
@@ -138,6 +150,9 @@ def count_bad_data(key: str) -> None:
     BAD_DATA.labels(*owner_and_kind(key)).inc()
 
 
+_MOVES: Final = {StartWorker: "start", DrainWorker: "drain", StopWorker: "stop", Load: "load", Unload: "unload"}
+
+
 def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, now: float) -> None:
     """Record a decision."""
     TICKS.labels("ok").inc()
@@ -147,19 +162,27 @@ def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, no
     ACCELERATORS.clear()
     for name, count in (snapshot.inventory or {}).items():
         ACCELERATORS.labels(name).set(count)
+    pool_of = {worker.id: worker.pool for worker in snapshot.workers}
     for action in decision.actions:
-        if isinstance(action, Start | Drain | Stop):
-            MOVES.labels(str(action.cascade), type(action).__name__.lower()).inc()
+        if not isinstance(action, Publish | SetStatus):
+            pool = action.pool if isinstance(action, StartWorker) else pool_of[action.worker]
+            MOVES.labels(str(pool.owner or ""), _MOVES[type(action)]).inc()
     SLOWDOWN.clear()
     for name, memory in decision.memory.cascades.items():
         for slow in memory.slowdowns:
             SLOWDOWN.labels(name, slow.variant, slow.accelerator_class).set(slow.factor)
     REPLICAS.clear()
     for view in snapshot.cascades:
-        states = Count((r.variant, r.accelerator_class, r.state) for r in view.replicas)
-        pools = {(r.variant, r.accelerator_class) for r in view.replicas}
-        for variant, accelerator_class in pools:
-            for state in ReplicaState:
+        weights = {variant.name: variant.weights.digest for variant in view.cascade.spec.variants}
+        own = [worker for worker in snapshot.workers if worker.pool.owner == view.cascade.ref]
+        states = Count(
+            (name, worker.accelerator_class, worker.state)
+            for worker in own
+            for name, digest in weights.items()
+            if digest in worker.hosting(*HostState)
+        )
+        for variant, accelerator_class in {(name, on) for name, on, _ in states}:
+            for state in WorkerState:
                 value = states[variant, accelerator_class, state]
                 REPLICAS.labels(str(view.cascade.ref), variant, accelerator_class, state.value).set(value)
 

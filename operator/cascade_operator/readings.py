@@ -101,7 +101,7 @@ def demand(fields: Mapping[bytes, bytes], *, now_s: float) -> Reading[dict[int, 
 
 
 def in_use(fields: Mapping[bytes, bytes]) -> Reading[dict[str, int]]:
-    """Credits in use by replica: the fields of a pool's hash that begin with `IN_USE_FIELD`."""
+    """Credits in use by worker: the fields of a pool's hash that begin with `IN_USE_FIELD`."""
     good, bad = {}, []
     for key, value in fields.items():
         if not key.startswith(_IN_USE):
@@ -115,15 +115,6 @@ def in_use(fields: Mapping[bytes, bytes]) -> Reading[dict[str, int]]:
         else:
             bad.append((key, value))
     return Reading(good, _why("no credits in use", bad))
-
-
-def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The sums of the counts of several hashes."""
-    total: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.items():
-            total[name] = total.get(name, 0) + count
-    return total
 
 
 def cascades(members: Iterable[bytes]) -> tuple[list[CascadeRef], list[bytes]]:

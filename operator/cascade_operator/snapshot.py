@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Final
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
@@ -15,22 +14,23 @@ from cascade_api.reasons import Reason
 from cascade_api.report import RouterReport
 from cascade_api.status import CascadeStatus
 
-TOGETHER: Final = "+"
-"""Between the names of variants that one worker serves; no name holds it."""
+
+@dataclass(frozen=True, order=True)
+class PoolRef:
+    """A pool of workers: one of a cascade's own, of that ``cascade``, or a WorkerPool of the namespace (None)."""
+
+    namespace: str
+    name: str
+    cascade: str | None = None
+
+    @property
+    def owner(self) -> CascadeRef | None:
+        """The cascade that it belongs to alone."""
+        return None if self.cascade is None else CascadeRef(self.namespace, self.cascade)
 
 
-def together(variants: Iterable[str]) -> str:
-    """What a worker serves, as one name: of one variant its own, of several all theirs in the order of the alphabet."""
-    return TOGETHER.join(sorted(variants))
-
-
-def apart(name: str) -> tuple[str, ...]:
-    """The variants that a worker serves: the inverse of `together`."""
-    return tuple(name.split(TOGETHER))
-
-
-class ReplicaState(str, Enum):
-    """The states of a replica: starting → ready → draining → (stopped, or starting with another variant)."""
+class WorkerState(str, Enum):
+    """Starting (its server does not answer yet), ready, draining (it is to stop, and gets no new work), or failed."""
 
     STARTING = "starting"
     READY = "ready"
@@ -38,32 +38,45 @@ class ReplicaState(str, Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Replica:
-    """One accelerator with the Triton server on it.
+class HostState(str, Enum):
+    """What became of weights on a worker: loading, ready to make images, unloading, or failed."""
 
-    ``variant`` is the variant that it serves or is loading; several are one name (`together`). ``in_flight`` is the
-    number of credits in use (None: unknown, so it does not count as drained). ``since_s`` is when ``state`` began (Unix
-    seconds).
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Host:
+    """Weights on a worker, by digest; ``since_s`` is when ``state`` began (Unix seconds)."""
+
+    weights: str
+    state: HostState
+    since_s: float
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One accelerator with the Triton server on it, and the weights that it hosts.
+
+    ``hosts`` is what its server says, not what it was told; they may belong to several cascades where these share the
+    pool. ``in_flight`` counts credits in use by (cascade, variant that names the queue); None: unknown, so it does not
+    count as idle. ``since_s`` is when ``state`` began (Unix seconds).
     """
 
     id: str
+    pool: PoolRef
     accelerator_class: str
     endpoint: str
-    variant: str
-    state: ReplicaState
+    state: WorkerState
     since_s: float
-    in_flight: int | None = None
+    hosts: tuple[Host, ...] = ()
+    in_flight: Mapping[tuple[CascadeRef, str], int] | None = None
 
-    @property
-    def pool(self) -> tuple[str, str]:
-        """The pool that it belongs to: (variant that it serves or is loading, accelerator class)."""
-        return self.variant, self.accelerator_class
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """The variants that it serves or is loading."""
-        return apart(self.variant)
+    def hosting(self, *states: HostState) -> tuple[str, ...]:
+        """The weights that it hosts in one of these states."""
+        return tuple(host.weights for host in self.hosts if host.state in states)
 
 
 @dataclass(frozen=True)
@@ -87,63 +100,65 @@ class CascadeView:
     demand: Demand | None
     queue_depths: Mapping[str, int] | None
     reports: tuple[RouterReport, ...]
-    replicas: tuple[Replica, ...]
     status: CascadeStatus | None = None
     complaint: tuple[Reason, str] | None = None
 
 
-class Mobility(Enum):
-    """How a cluster makes an accelerator serve another variant, and so how long a move takes there."""
-
-    IN_PLACE = "in place"
-    """The running server loads the other model, which takes `spec.startup[].loadMillis` of the profile."""
-    NEW_SERVER = "new server"
-    """A new server replaces the old one, as with pods, which takes `spec.startup[].coldSeconds`."""
-
-
 @dataclass(frozen=True)
 class Snapshot:
-    """Every cascade of one operator at one instant.
+    """Every cascade of one operator at one instant, with the workers of all pools.
 
-    ``inventory`` has the accelerators by class (None: unknown). ``mobility`` says how moves happen on this cluster, and
-    ``hosts_several`` whether its workers can host several variants; only the driver knows these, so the planner assumes
-    nothing else.
+    ``inventory`` has the accelerators by class (None: unknown). ``hosts_several`` says whether the cluster's workers
+    can host several weights; only the driver knows that.
     """
 
     cascades: tuple[CascadeView, ...]
     inventory: Mapping[str, int] | None
-    mobility: Mobility
+    workers: tuple[Worker, ...] = ()
     store_available: bool = True
     hosts_several: bool = False
 
 
 @dataclass(frozen=True)
-class Start:
-    """Start serving ``variant``: on a free accelerator, or in place of the replica ``replica_id``, which is drained.
+class StartWorker:
+    """Start a worker of a pool on a free accelerator; it is to host these weights first."""
 
-    ``variant`` may be several (`together`).
-    """
-
-    cascade: CascadeRef
-    replica_id: str | None
+    pool: PoolRef
     accelerator_class: str
-    variant: str
+    weights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Drain:
-    """Give a replica no new work; it keeps serving what it holds."""
+class DrainWorker:
+    """Prepare a worker for its end: it gets no new work, and keeps serving what it holds."""
 
-    cascade: CascadeRef
-    replica_id: str
+    worker: str
 
 
 @dataclass(frozen=True)
-class Stop:
-    """Remove a drained or failed replica, and free its accelerator."""
+class StopWorker:
+    """End a drained or failed worker, and free its accelerator."""
 
-    cascade: CascadeRef
-    replica_id: str
+    worker: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load weights on a worker, which stays (also where it drains or failed). Loads and unloads run in order."""
+
+    worker: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Take weights off a worker; the plan has already taken their credits away."""
+
+    worker: str
+    weights: str
+
+
+Move = StartWorker | DrainWorker | StopWorker | Load | Unload
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,7 @@ class SetStatus:
     status: CascadeStatus
 
 
-Action = Start | Drain | Stop | Publish | SetStatus
+Action = Move | Publish | SetStatus
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,14 @@ class Observation:
     """What Redis has about one cascade at one moment.
 
     ``plan`` is None if none is published, or if the data there is not a plan. ``listed`` means that the index of plans
-    names the cascade, so that routers that start find it. ``in_use`` has the credits in use by replica id. Data that
-    cannot be used is left out.
+    names the cascade, so that routers that start find it. ``in_use`` has the credits in use by pool and worker. Data
+    that cannot be used is left out.
     """
 
     plan: Plan | None
     demand: Demand
     queue_depths: Mapping[str, int]
-    in_use: Mapping[str, int]
+    in_use: Mapping[str, Mapping[str, int]]
     reports: tuple[RouterReport, ...] = ()
     memory: str | None = field(default=None, repr=False)
     listed: bool = True
@@ -172,7 +172,11 @@ class Store:
 
         replies = await self._ask(read) if whole or names else []
         fields = dict(zip(whole, replies, strict=False))
-        used = [self._use(key, readings.in_use, fields[key]) or {} for key in hashes[1:] if key in fields]
+        used = {
+            pool: self._use(key, readings.in_use, fields[key]) or {}
+            for pool, key in zip(pools, hashes[1:], strict=True)
+            if key in fields
+        }
         reports = [
             self._use(ref.scores_key(name), readings.report, text)
             for name, text in zip(names, replies[len(whole) :], strict=True)
@@ -185,7 +189,7 @@ class Store:
             plan=self._plan(ref, plan),
             demand=self._demand(ref.demand_key, fields),
             queue_depths=dict(zip(pools, depths, strict=True)),
-            in_use=readings.added(used),
+            in_use=used,
             reports=tuple(report for report in reports if report is not None),
             memory=self._use(ref.memory_key, readings.text, memory),
             listed=listed == 1,

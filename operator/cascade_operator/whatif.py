@@ -1,4 +1,4 @@
-"""What would be decided for a demand, for `cascade plan`: the real planner, with replicas whose moves take no time.
+"""What would be decided for a demand, for `cascade plan`: the real planner, with workers whose moves take no time.
 
 The planner decides tick after tick for a steady demand, and each action is carried out at once. After `TICKS` ticks the
 plan in force is the answer.
@@ -26,15 +26,18 @@ from .snapshot import (
     CascadeView,
     Demand,
     Diagnostics,
-    Drain,
-    Mobility,
+    DrainWorker,
+    Host,
+    HostState,
+    Load,
     Publish,
-    Replica,
-    ReplicaState,
     SetStatus,
     Snapshot,
-    Start,
-    Stop,
+    StartWorker,
+    StopWorker,
+    Unload,
+    Worker,
+    WorkerState,
 )
 
 START_S: Final = 1_000_000.0
@@ -57,36 +60,44 @@ class WhatIf:
 
 @dataclass
 class _World:
-    """Cascades whose replicas move instantly, on as many accelerators as the manifest asks for."""
+    """Cascades whose workers move instantly, on as many accelerators as the manifest asks for."""
 
-    replicas: dict[str, tuple[CascadeRef, Replica]]
+    workers: dict[str, Worker]
     plans: dict[CascadeRef, Plan]
     statuses: dict[CascadeRef, CascadeStatus]
 
     def obey(self, action: Action, now: float) -> None:
-        if isinstance(action, Publish):
-            self.plans[action.plan.ref] = action.plan
-        elif isinstance(action, SetStatus):
-            self.statuses[action.cascade] = action.status
-        elif isinstance(action, Start):
-            name = action.replica_id or f"{action.accelerator_class}-{len(self.replicas)}"
-            self.replicas[name] = (
-                action.cascade,
-                Replica(
+        match action:
+            case Publish():
+                self.plans[action.plan.ref] = action.plan
+            case SetStatus():
+                self.statuses[action.cascade] = action.status
+            case StartWorker():
+                name = f"{action.accelerator_class}-{len(self.workers)}"
+                hosts = tuple(Host(weights, HostState.READY, now) for weights in action.weights)
+                self.workers[name] = Worker(
                     id=name,
+                    pool=action.pool,
                     accelerator_class=action.accelerator_class,
                     endpoint="127.0.0.1:1",
-                    variant=action.variant,
-                    state=ReplicaState.READY,
+                    state=WorkerState.READY,
                     since_s=now,
-                    in_flight=0,
-                ),
-            )
-        elif isinstance(action, Drain):
-            ref, replica = self.replicas[action.replica_id]
-            self.replicas[action.replica_id] = ref, replace(replica, state=ReplicaState.DRAINING, since_s=now)
-        elif isinstance(action, Stop):
-            self.replicas.pop(action.replica_id, None)
+                    hosts=hosts,
+                    in_flight={},
+                )
+            case StopWorker():
+                self.workers.pop(action.worker, None)
+            case Load() | Unload() | DrainWorker():
+                self.workers[action.worker] = _moved(self.workers[action.worker], action, now)
+
+
+def _moved(worker: Worker, action: Load | Unload | DrainWorker, now: float) -> Worker:
+    if isinstance(action, DrainWorker):
+        return replace(worker, state=WorkerState.DRAINING, since_s=now)
+    others = tuple(host for host in worker.hosts if host.weights != action.weights)
+    if isinstance(action, Unload):
+        return replace(worker, hosts=others)
+    return replace(worker, state=WorkerState.READY, hosts=(*others, Host(action.weights, HostState.READY, now)))
 
 
 def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]:
@@ -113,13 +124,12 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
                     demand=_steady(demand, now),
                     queue_depths={},
                     reports=(),
-                    replicas=tuple(replica for ref, replica in world.replicas.values() if ref == cascade.ref),
                     status=world.statuses.get(cascade.ref),
                 )
                 for cascade in file.cascades
             ),
             inventory=inventory,
-            mobility=Mobility.IN_PLACE,
+            workers=tuple(world.workers.values()),
             hosts_several=True,
         )
         decision = planner.decide(snapshot, memory, now)

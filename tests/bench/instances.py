@@ -10,7 +10,6 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_operator.planning.allocation.problem import AllocationProblem
 from cascade_operator.planning.prepared import Prepared, prepare
-from cascade_operator.snapshot import Mobility
 from cascade_profiler.frontier.profiles import load_profile
 from cascade_profiler.simulate.cascades import cascade_of
 
@@ -26,9 +25,7 @@ def published(*, workers: int) -> Prepared:
     loaded = load_profile(TABLE)
     cascade = cascade_of(loaded, workers={CLASS: workers}, objective_s=OBJECTIVE_S, policy="hybrid", scorer=None)
     accelerator = AcceleratorClass(name=CLASS, resource="nvidia.com/gpu")
-    return prepare(
-        cascade, loaded.profile, settings=PlannerSettings(), mobility=Mobility.IN_PLACE, classes=[accelerator]
-    )
+    return prepare(cascade, loaded.profile, settings=PlannerSettings(), classes=[accelerator])
 
 
 def cluster(*, cascades: int, classes: int, accelerators: int, load: float, seed: int) -> AllocationProblem:
@@ -54,7 +51,7 @@ def cluster(*, cascades: int, classes: int, accelerators: int, load: float, seed
     for number, size in enumerate(sizes):
         own = sorted(rng.sample(sorted(speed), rng.randint(3, classes)))
         cascade = DiffusionCascade.model_validate(_changed(document, number, own, counts, rng))
-        prepared = prepare(cascade, profile, settings=PlannerSettings(), mobility=Mobility.IN_PLACE, classes=known)
+        prepared = prepare(cascade, profile, settings=PlannerSettings(), classes=known)
         demand = load * capacity * size / sum(sizes)
         problems.append(prepared.at(demand))
     return AllocationProblem(tuple(problems), counts, {c.name: float(c.price_per_hour) for c in known}, seed=seed)

@@ -18,9 +18,9 @@ from cascade_api.settings import OperatorSettings
 from cascade_operator.clusters.kubernetes.api import KubernetesApi, connect
 from cascade_operator.clusters.kubernetes.driver import KubernetesCluster
 from cascade_operator.clusters.kubernetes.mirror import Mirror
-from cascade_operator.snapshot import Drain, Replica, ReplicaState, Start, Stop
+from cascade_operator.snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Worker, WorkerState
 from cascade_operator.sources import Subject
-from support.factories import make_cascade, make_profile
+from support.factories import make_cascade, make_profile, weights_of
 from support.installation import defined
 from support.kube import ROOT, Cluster
 from support.kube_api import Object
@@ -117,23 +117,30 @@ class World:
         self.subject = self._subject(**overrides)
         await self.driver.reconcile([self.subject])
 
-    async def replicas(self, **wanted: int) -> list[Replica]:
-        """The replicas, once so many are in these states (``ready=2``) and no others are there."""
+    async def workers(self, **wanted: int) -> list[Worker]:
+        """The workers, once so many are in these states (``ready=2``) and no others are there."""
 
-        async def look() -> list[Replica]:
+        async def look() -> list[Worker]:
             await self.mirror.compare()
-            found = list(await self.driver.replicas(self.ref))
-            return found if Counter(r.state.value for r in found) == Counter(wanted) else []
+            found = list(await self.driver.workers())
+            return found if Counter(worker.state.value for worker in found) == Counter(wanted) else []
 
-        return await eventually(look, what=f"replicas {wanted}") if wanted else []
+        return await eventually(look, what=f"workers {wanted}") if wanted else []
+
+    async def act(self, *moves: Move) -> None:
+        await self.driver.act(self.pool, moves)
 
     async def counts(self, slots: int) -> bool:
         """Whether there are so many accelerators."""
         await self.mirror.compare()
         return await self.driver.inventory() == {"cpu": slots}
 
-    def start(self, variant: str, replica: str | None = None) -> Start:
-        return Start(self.ref, replica, "cpu", variant)
+    @property
+    def pool(self) -> PoolRef:
+        return PoolRef(self.ref.namespace, "cpu", self.ref.name)
+
+    def start(self, variant: str) -> StartWorker:
+        return StartWorker(self.pool, "cpu", weights_of(variant))
 
     def pods(self) -> list[Object]:
         return self.cluster.pods(self.ref.namespace)
@@ -162,20 +169,20 @@ async def world(definitions: None, node: None, control_plane: Cluster, namespace
 
 
 async def test_starts_become_pods_that_are_seen_before_they_exist(world: World) -> None:
-    await world.driver.act([world.start("light"), world.start("light"), world.start("heavy")])
-    states = {r.state for r in await world.driver.replicas(world.ref)}
-    assert len(await world.driver.replicas(world.ref)) == 3
-    assert states <= {ReplicaState.STARTING, ReplicaState.READY}
-    replicas = await world.replicas(ready=3)
-    assert {r.id for r in replicas} == {pod["metadata"]["name"] for pod in world.pods()}
-    assert all(r.endpoint.endswith(":8001") for r in replicas)
+    await world.act(world.start("light"), world.start("light"), world.start("heavy"))
+    states = {r.state for r in await world.driver.workers()}
+    assert len(await world.driver.workers()) == 3
+    assert states <= {WorkerState.STARTING, WorkerState.READY}
+    workers = await world.workers(ready=3)
+    assert {r.id for r in workers} == {pod["metadata"]["name"] for pod in world.pods()}
+    assert all(r.endpoint.endswith(":8001") for r in workers)
     owner = world.deployments()[0]["metadata"]["ownerReferences"][0]
     assert (owner["kind"], owner["uid"]) == ("DiffusionCascade", world.subject.uid)
 
 
 async def test_in_the_steady_state_nothing_is_written(world: World) -> None:
-    await world.driver.act([world.start("light")])
-    await world.replicas(ready=1)
+    await world.act(world.start("light"))
+    await world.workers(ready=1)
     world.requests.clear()
     for _ in range(5):
         await world.mirror.compare()
@@ -183,58 +190,58 @@ async def test_in_the_steady_state_nothing_is_written(world: World) -> None:
     assert not world.requests
 
 
-async def test_a_drain_and_a_stop_take_one_replica_however_often_they_are_said(world: World) -> None:
-    await world.driver.act([world.start("light"), world.start("light")])
-    first, *_ = await world.replicas(ready=2)
-    await world.driver.act([Drain(world.ref, first.id)])
-    await world.driver.act([Drain(world.ref, first.id)])
-    assert {r.id for r in await world.replicas(ready=1, draining=1) if r.state is ReplicaState.DRAINING} == {first.id}
+async def test_a_drain_and_a_stop_take_one_worker_however_often_they_are_said(world: World) -> None:
+    await world.act(world.start("light"), world.start("light"))
+    first, *_ = await world.workers(ready=2)
+    await world.act(DrainWorker(first.id))
+    await world.act(DrainWorker(first.id))
+    assert {r.id for r in await world.workers(ready=1, draining=1) if r.state is WorkerState.DRAINING} == {first.id}
     for _ in range(3):
-        await world.driver.act([Stop(world.ref, first.id)])
+        await world.act(StopWorker(first.id))
     await eventually(lambda: len(world.pods()) == 1, what="one pod to be gone")
     await world.mirror.compare()
     # Which one it is depends on the cluster: before 1.22 there was no cost of deletion.
-    (left,) = await world.driver.replicas(world.ref)
+    (left,) = await world.driver.workers()
     assert [d["spec"]["replicas"] for d in world.deployments()] == [1]
     if left.id == first.id:
-        await world.driver.act([world.start("light", first.id)])
-        await world.replicas(ready=1)
+        await world.act(Load(first.id, *weights_of("light")))
+        await world.workers(ready=1)
 
 
 async def test_a_drain_can_be_taken_back(world: World) -> None:
-    await world.driver.act([world.start("light")])
-    (replica,) = await world.replicas(ready=1)
-    await world.driver.act([Drain(world.ref, replica.id)])
-    await world.driver.act([world.start("light", replica.id)])
-    (same,) = await world.replicas(ready=1)
-    assert same.id == replica.id
+    await world.act(world.start("light"))
+    (worker,) = await world.workers(ready=1)
+    await world.act(DrainWorker(worker.id))
+    await world.act(Load(worker.id, *weights_of("light")))
+    (same,) = await world.workers(ready=1)
+    assert same.id == worker.id
 
 
-async def test_another_variant_in_place_waits_until_the_accelerator_is_free(world: World) -> None:
-    await world.driver.act([world.start("light")])
-    (replica,) = await world.replicas(ready=1)
-    await world.driver.act([Drain(world.ref, replica.id)])
-    await world.driver.act([world.start("heavy", replica.id)])
+async def test_other_weights_in_place_wait_until_the_accelerator_is_free(world: World) -> None:
+    await world.act(world.start("light"))
+    (worker,) = await world.workers(ready=1)
+    await world.act(DrainWorker(worker.id))
+    await world.act(Load(worker.id, *weights_of("heavy")))
     assert {d["spec"]["replicas"] for d in world.deployments()} == {0}
     await eventually(lambda: not world.pods(), what="the pod to be gone")
 
 
 async def test_who_comes_later_goes_on_where_the_first_was(world: World, control_plane: Cluster) -> None:
-    await world.driver.act([world.start("light"), world.start("light")])
-    first, second = await world.replicas(ready=2)
-    await world.driver.act([Drain(world.ref, first.id)])
+    await world.act(world.start("light"), world.start("light"))
+    first, second = await world.workers(ready=2)
+    await world.act(DrainWorker(first.id))
     async with driving(control_plane, world.ref.namespace) as later:
         later.requests.clear()
-        states = {r.id: r.state for r in await later.driver.replicas(later.ref)}
-        assert states == {first.id: ReplicaState.DRAINING, second.id: ReplicaState.READY}
+        states = {r.id: r.state for r in await later.driver.workers()}
+        assert states == {first.id: WorkerState.DRAINING, second.id: WorkerState.READY}
         assert not later.requests, "to take over is not to write"
-        await later.driver.act([Stop(later.ref, first.id)])
+        await later.act(StopWorker(first.id))
         assert [d["spec"]["replicas"] for d in later.deployments()] == [1]
 
 
 async def test_another_s_edit_is_put_right_and_reported(world: World, control_plane: Cluster) -> None:
-    await world.driver.act([world.start("light")])
-    await world.replicas(ready=1)
+    await world.act(world.start("light"))
+    await world.workers(ready=1)
     (deployment,) = world.deployments()
     name = deployment["metadata"]["name"]
     control_plane.kubectl("scale", "deployment", name, "--replicas=3", "--namespace", world.ref.namespace)
@@ -252,8 +259,8 @@ async def test_a_policy_is_there_before_the_pods_that_it_covers(world: World) ->
     owner = policy["metadata"]["ownerReferences"][0]
     assert (owner["kind"], owner["uid"]) == ("DiffusionCascade", world.subject.uid)
     assert {key: policy["spec"][key] for key in POLICY} == POLICY
-    await world.driver.act([world.start("light"), world.start("heavy")])
-    await world.replicas(ready=2)
+    await world.act(world.start("light"), world.start("heavy"))
+    await world.workers(ready=2)
     chosen = policy["spec"]["podSelector"]["matchLabels"]
     assert all(chosen.items() <= pod["metadata"]["labels"].items() for pod in world.pods())
 
@@ -291,8 +298,8 @@ async def test_who_comes_later_takes_the_policy_over_or_away_as_it_is_told(
 
 
 async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_leaves_none(world: World) -> None:
-    await world.driver.act([world.start("light")])
-    await world.replicas(ready=1)
+    await world.act(world.start("light"))
+    await world.workers(ready=1)
     await world.change(pool={"podTemplate": {"annotations": {"team": "red"}}})
     (deployment,) = world.deployments()
     assert deployment["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
@@ -300,14 +307,14 @@ async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_
         lambda: [(pod["metadata"].get("annotations") or {}).get("team") for pod in world.pods()] == ["red"],
         what="another pod in place of the first",
     )
-    (replica,) = await world.replicas(ready=1)
+    (worker,) = await world.workers(ready=1)
     # From here on the spec knows other variants only.
     spec = world.subject.cascade.spec
     renamed = [v.model_copy(update={"name": f"new-{v.name}"}) for v in spec.variants]
     cascade = world.subject.cascade.model_copy(update={"spec": spec.model_copy(update={"variants": renamed})})
     world.subject = Subject(cascade, world.subject.profile, uid=world.subject.uid)
     await world.driver.reconcile([world.subject])
-    await world.driver.act([Stop(world.ref, replica.id)])
+    await world.act(StopWorker(worker.id))
 
     async def removed() -> bool:
         await world.mirror.compare()
@@ -318,8 +325,8 @@ async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_
 
 
 async def test_what_others_hold_is_not_there(world: World, control_plane: Cluster) -> None:
-    await world.driver.act([world.start("light")])
-    await world.replicas(ready=1)
+    await world.act(world.start("light"))
+    await world.workers(ready=1)
     await eventually(lambda: world.counts(SLOTS), what="every slot to be counted")
     stranger = {
         "apiVersion": "v1",
@@ -336,8 +343,8 @@ async def test_what_others_hold_is_not_there(world: World, control_plane: Cluste
 
 
 async def test_a_template_that_the_cluster_refuses_is_told_and_not_offered_at_every_tick(world: World) -> None:
-    await world.driver.act([world.start("light")])
-    await world.replicas(ready=1)
+    await world.act(world.start("light"))
+    await world.workers(ready=1)
     world.requests.clear()
     world.now = time.time()
     for _ in range(3):
@@ -347,4 +354,4 @@ async def test_a_template_that_the_cluster_refuses_is_told_and_not_offered_at_ev
     assert reason is Reason.INVALID_SPEC
     assert "operator" in text
     await world.change()
-    assert (await world.replicas(ready=1))[0].state is ReplicaState.READY
+    assert (await world.workers(ready=1))[0].state is WorkerState.READY

@@ -18,11 +18,22 @@ from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
 from cascade_operator.planning.memory import Memory
 from cascade_operator.planning.planner import Decision, Planner
-from cascade_operator.snapshot import Drain, Mobility, Replica, Snapshot, Start, Stop
+from cascade_operator.snapshot import (
+    Host,
+    HostState,
+    Load,
+    Move,
+    PoolRef,
+    Snapshot,
+    StartWorker,
+    StopWorker,
+    Worker,
+    WorkerState,
+)
 from cascade_operator.sources import FileSource, Subject
 from cascade_operator.store import Store
 from cascade_router.requests import unique_of
-from support.factories import make_cascade, make_profile, make_replica
+from support.factories import make_cascade, make_profile
 from support.redis import RedisServer
 from support.router import EASY, RouterProcess, StartRouter, make_plan
 from support.sleepers import SECONDS
@@ -86,30 +97,35 @@ def planted(client: redis.Redis, key: str, plant: Plant) -> None:
         plant(client, key)
 
 
-class Replicas:
-    """A cluster whose replicas are ready the moment they are started."""
+class Workers:
+    """A cluster whose workers are ready the moment they are started."""
 
-    mobility = Mobility.IN_PLACE
+    hosts_several = False
 
     def __init__(self) -> None:
-        self.all: dict[CascadeRef, dict[str, Replica]] = {}
+        self.all: dict[str, Worker] = {}
 
     async def inventory(self) -> Mapping[str, int] | None:
         return {"cpu": 4}
 
-    async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
-        return tuple(self.all.get(ref, {}).values())
+    async def workers(self) -> tuple[Worker, ...]:
+        return tuple(self.all.values())
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None: ...
 
-    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
+    async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
         for move in moves:
-            own = self.all.setdefault(move.cascade, {})
-            if isinstance(move, Start):
-                name = move.replica_id or f"{move.cascade.name}-{move.variant}-{len(own)}"
-                own[name] = make_replica(name, move.variant, in_flight=0)
-            elif isinstance(move, Stop):
-                own.pop(move.replica_id, None)
+            match move:
+                case StartWorker():
+                    self._host(f"{pool.cascade}-{len(self.all)}", pool, move.weights[0])
+                case Load():
+                    self._host(move.worker, pool, move.weights)
+                case StopWorker():
+                    self.all.pop(move.worker, None)
+
+    def _host(self, name: str, pool: PoolRef, weights: str) -> None:
+        hosts = (Host(weights, HostState.READY, 0.0),)
+        self.all[name] = Worker(name, pool, "cpu", "127.0.0.1:9000", WorkerState.READY, 0.0, hosts, {})
 
     async def close(self) -> None: ...
 
@@ -130,7 +146,7 @@ async def operator(server: RedisServer) -> AsyncIterator[tuple[Loop, Store, list
         yield (
             Loop(
                 FileSource(CascadeFile(cascades=cascades, profiles=[make_profile()])),
-                cluster=Replicas(),
+                cluster=Workers(),
                 store=store,
                 decide=deciding,
                 reporter=LocalReporter(say=lambda line: None, keep_status=lambda ref, status: None),

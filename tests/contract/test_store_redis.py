@@ -75,7 +75,7 @@ async def test_everything_about_a_cascade_is_read_in_one_look(redis_server: Redi
     assert seen.plan == make_plan()
     assert seen.demand.counts == ((now - 2, 3), (now - 1, 4))
     assert seen.queue_depths == {"light.cpu": 0, "heavy.cpu": 2}
-    assert seen.in_use == {"cpu-0": 1, "cpu-1": 0}
+    assert seen.in_use == {"heavy.cpu": {"cpu-0": 1}, "light.cpu": {"cpu-1": 0}}
     assert seen.reports == (report,)
     assert seen.memory == "{}"
 

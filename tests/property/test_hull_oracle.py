@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from cascade_api.names import CascadeRef
 from cascade_operator.planning.allocation.fluid import allocate_fluid
 from cascade_operator.planning.allocation.frontier import Chain, Frontier, Row
-from cascade_operator.planning.allocation.hull import Hull, hull_of
+from cascade_operator.planning.allocation.hull import HostSet, Hull, hull_of
 from cascade_operator.planning.allocation.latency import BatchService
-from cascade_operator.planning.allocation.problem import AllocationProblem, CascadeProblem, PoolSize, WorkerBounds
+from cascade_operator.planning.allocation.problem import AllocationProblem, CascadeProblem, Placement, WorkerBounds
 from cascade_operator.planning.allocation.programs import LinearProgram, SolveStatus
-from cascade_operator.planning.allocation.shares import best_sharing
+from cascade_operator.planning.allocation.shares import shared_on
 from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
 
-CLASS, SERVES = "gpu", "a+b+c"
+CLASS = "gpu"
+ALL = HostSet(("a", "b", "c"), CLASS)
 SECONDS = st.integers(1, 400).map(lambda hundredths: hundredths / 100)
 PERCENT = st.integers(0, 100).map(lambda percent: percent / 100)
 ROWS = st.lists(st.tuples(PERCENT, PERCENT, PERCENT), min_size=1, max_size=8)
@@ -49,7 +50,7 @@ def stages(draw: st.DrawFn) -> tuple[Stages, ...]:
 
 
 def hull(of: tuple[Stages, ...]) -> Hull:
-    return hull_of(of, serves=SERVES, accelerator_class=CLASS)
+    return hull_of(of, weights={name: name for name in ALL.weights}, accelerator_class=CLASS)
 
 
 def problem(name: str, of: tuple[Stages, ...], demand: float, weight: float) -> CascadeProblem:
@@ -116,12 +117,12 @@ def test_workers_are_handed_out_as_the_best_of_all_ways_would(
     cascades = [problem(f"c{i}", of, demand, weight) for i, (of, demand, weight) in enumerate(cases)]
     asked = AllocationProblem(tuple(cascades), {CLASS: there}, {CLASS: 1.0})
     answers = allocate_fluid(asked, [(c, c.hull) for c in cascades if c.hull], left=asked.accelerators)
-    got = [sum(size.replicas for size in answers[c.ref].pools.values()) for c in cascades]
+    got = [sum(answers[c.ref].hosts.values()) for c in cascades]
     assert sum(got) <= there
 
     def worth(counts: list[int] | tuple[int, ...]) -> float:
         return sum(
-            c.weight * (best_sharing(c, {(SERVES, CLASS): PoolSize(n, 1)}).score if n else -SHED_PRICE)
+            c.weight * (shared_on(c, Placement({ALL: n})).score if n else -SHED_PRICE)
             for c, n in zip(cascades, counts, strict=True)
         )
 

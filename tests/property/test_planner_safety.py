@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_operator.snapshot import Replica, ReplicaState
+from cascade_operator.snapshot import HostState, WorkerState
 from support.closed_loop import ClosedLoop
 from support.factories import make_cascade
 
@@ -30,7 +30,8 @@ def test_every_row_in_force_has_ready_replicas_for_its_stages_at_every_instant(
     loop = loop_of(rates, slots=slots, seed=seed).run(PHASE_S * len(rates))
     assert loop.unserved == []
     assert loop.abandoned == []
-    assert len(loop.replicas) <= slots
+    assert loop.cut == []
+    assert len(loop.workers) <= slots
     generations = [plan.generation for _, plan in loop.history]
     assert generations == sorted(set(generations))
 
@@ -41,7 +42,7 @@ def test_after_a_death_every_row_is_served_again_within_a_tick(
     rates: list[float], slots: int, seed: int, dies: int, at: float
 ) -> None:
     loop = loop_of(rates, slots=slots, seed=seed).run(at)
-    ready: list[Replica] = [r for r in loop.replicas.values() if r.state is ReplicaState.READY]
+    ready = [worker for worker in loop.workers.values() if worker.hosting(HostState.READY)]
     before = loop.elapsed
     loop.fail(ready[dies % len(ready)].id)
     alone = len(ready) == 1
@@ -49,4 +50,4 @@ def test_after_a_death_every_row_is_served_again_within_a_tick(
     late = [instant for instant, _ in loop.unserved if instant > before + (2.0 if alone else 0.6)]
     assert late == []
     assert loop.plan is not None
-    assert not [r for r in loop.replicas.values() if r.state is ReplicaState.FAILED]
+    assert not [worker for worker in loop.workers.values() if worker.state is WorkerState.FAILED]

@@ -20,7 +20,6 @@ from cascade_operator.planning.allocation.sets import (
     maximal_sets,
 )
 from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
-from cascade_operator.snapshot import apart
 
 CLASS, NAMES = "gpu", "abc"
 SECONDS = st.integers(1, 300).map(lambda hundredths: hundredths / 100)
@@ -44,7 +43,7 @@ def hulls(draw: st.DrawFn) -> Hull:
         )
         for chain in chains
     ]
-    return hull_of(stages, serves="a+b+c", accelerator_class=CLASS)
+    return hull_of(stages, weights={name: name for name in NAMES}, accelerator_class=CLASS)
 
 
 def worth(found: OnSets) -> float:
@@ -55,14 +54,14 @@ def worth(found: OnSets) -> float:
 @given(hull=hulls(), demand=st.floats(0.1, 6), most=st.integers(1, 4), size=st.integers(1, 2))
 @settings(max_examples=60, deadline=None)
 def test_the_program_finds_the_best_of_all_counts(hull: Hull, demand: float, most: int, size: int) -> None:
-    sets = maximal_sets([Weighed((name,), 1) for name in NAMES], size)
+    sets = maximal_sets([Weighed(name, (name,), 1) for name in NAMES], size, CLASS)
     found = allocate_on_sets(
         hull, hull.rows, sets, demand=demand, utilisation=1.0, least=0, most=most, running={}, load_price={}
     )
     assert sum(found.workers.values()) <= most
 
     def with_counts(counts: tuple[int, ...]) -> float:
-        workers = {serves: count for serves, count in zip(sets, counts, strict=True) if count}
+        workers = {hosts: count for hosts, count in zip(sets, counts, strict=True) if count}
         return worth(best_on_sets(hull, hull.rows, demand=demand, utilisation=1.0, workers=workers))
 
     tried = (counts for counts in product(range(most + 1), repeat=len(sets)) if sum(counts) <= most)
@@ -73,9 +72,9 @@ def test_the_program_finds_the_best_of_all_counts(hull: Hull, demand: float, mos
 
 @given(memory=st.lists(st.integers(1, 9), min_size=1, max_size=5), there=st.integers(1, 20))
 def test_sets_fit_and_have_no_room_for_more(memory: list[int], there: int) -> None:
-    weights = [Weighed((name,), memory_mib) for name, memory_mib in zip("abcde", memory, strict=False)]
+    weights = [Weighed(name, (name,), memory_mib) for name, memory_mib in zip("abcde", memory, strict=False)]
     used = {name: weight.memory_mib for weight in weights for name in weight.variants}
-    sets = [set(apart(serves)) for serves in maximal_sets(weights, there)]
+    sets = [set(hosts.weights) for hosts in maximal_sets(weights, there, CLASS)]
     for own in sets:
         total = sum(used[name] for name in own)
         assert total <= there

@@ -1,4 +1,4 @@
-"""The planner in a closed loop with a fake cluster and a fake clock: replicas take time to drain and to switch."""
+"""The planner in a closed loop with a fake cluster and a fake clock: workers take time to drain and to load."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from cascade_operator.planning.plans import needed
 from cascade_operator.snapshot import (
     CascadeView,
     Demand,
-    Drain,
-    Mobility,
+    DrainWorker,
+    Host,
+    HostState,
+    Load,
     Publish,
-    Replica,
-    ReplicaState,
     SetStatus,
     Snapshot,
-    Start,
-    Stop,
+    StartWorker,
+    StopWorker,
+    Unload,
+    Worker,
+    WorkerState,
 )
 
 from .factories import DISCRIMINATOR_MS, HEAVY_MS, LIGHT_MS, make_cascade, make_profile
@@ -38,8 +41,9 @@ class ClosedLoop:
     """A local cluster of ``slots`` accelerators that obeys the planner, and arrivals at ``rate(seconds)``.
 
     ``late`` counts requests that waited longer than the objective, ``history`` keeps the plans. ``unserved``
-    collects the instants at which a row in force lacked a ready replica, ``abandoned`` those at which a pool lost
-    its last ready replica while rows in force still sent requests there.
+    collects the instants at which a row in force lacked a worker, ``abandoned`` those at which the last worker of a
+    variant got no more credits while rows in force still sent requests there, and ``cut`` those at which weights were
+    unloaded under their requests.
     """
 
     rate: Callable[[float], float]
@@ -49,7 +53,7 @@ class ClosedLoop:
     switch_s: float = 0.35
     drain_s: float = 0.15
     efficiency: float = 1.0
-    """What a replica serves, as a part of what the profile says."""
+    """What a worker serves, as a part of what the profile says."""
     seed: int = 1
     now: float = START
     demand_known: bool = True
@@ -57,7 +61,7 @@ class ClosedLoop:
     store_available: bool = True
 
     def __post_init__(self) -> None:
-        self.replicas: dict[str, Replica] = {}
+        self.workers: dict[str, Worker] = {}
         self.plan: Plan | None = None
         self.memory = Memory()
         self.status: CascadeStatus | None = None
@@ -68,6 +72,10 @@ class ClosedLoop:
         self.switches: list[tuple[float, str]] = []
         self.unserved: list[tuple[float, str]] = []
         self.abandoned: list[tuple[float, str]] = []
+        self.cut: list[tuple[float, str]] = []
+        self._names = {variant.weights.digest: variant.name for variant in self.cascade.spec.variants}
+        self._left_s: dict[tuple[str, str], float] = {}
+        """Since when a worker gets no credits for a variant."""
         self.decisions: list[Decision] = []
         self._planner = Planner(PlannerSettings())
         self._random = random.Random(self.seed)
@@ -80,8 +88,14 @@ class ClosedLoop:
 
     @property
     def ready(self) -> list[str]:
-        """Variants of the ready replicas, sorted."""
-        return sorted(r.variant for r in self.replicas.values() if r.state is ReplicaState.READY)
+        """Variants that workers serve, sorted; one that several workers serve counts as often."""
+        return sorted(
+            self._names[digest]
+            for worker in self.workers.values()
+            if worker.state is WorkerState.READY
+            for digest in worker.hosting(HostState.READY)
+            if (worker.id, self._names[digest]) not in self._left_s
+        )
 
     def run(self, seconds: float, *, step_s: float = 0.05) -> ClosedLoop:
         """Let time pass."""
@@ -96,9 +110,11 @@ class ClosedLoop:
             self._check()
         return self
 
-    def fail(self, replica_id: str) -> None:
-        """A replica dies."""
-        self._put(self.replicas[replica_id], state=ReplicaState.FAILED, since_s=self.now)
+    def fail(self, worker_id: str) -> None:
+        """A worker dies."""
+        worker = self.workers[worker_id]
+        hosts = tuple(replace(host, state=HostState.FAILED, since_s=self.now) for host in worker.hosts)
+        self._put(worker, state=WorkerState.FAILED, since_s=self.now, hosts=hosts)
 
     def _arrive(self, step_s: float) -> None:
         # Binomial thinning of a fine grid: close to Poisson, and cheap.
@@ -125,12 +141,23 @@ class ClosedLoop:
             self.queues[variant] = min(max(depth, 0.0), most) if capacity else max(depth, 0.0)
 
     def _settle(self) -> None:
-        for replica in list(self.replicas.values()):
-            age = self.now - replica.since_s
-            if replica.state is ReplicaState.STARTING and age >= self.switch_s:
-                self._put(replica, state=ReplicaState.READY, since_s=self.now)
-            if replica.state is ReplicaState.DRAINING and age >= self.drain_s:
-                self._put(replica, in_flight=0)
+        for worker in list(self.workers.values()):
+            hosts = tuple(
+                replace(host, state=HostState.READY, since_s=self.now)
+                if host.state is HostState.LOADING and self.now - host.since_s >= self.switch_s
+                else host
+                for host in worker.hosts
+            )
+            if hosts != worker.hosts:
+                self._put(worker, state=WorkerState.READY, hosts=hosts)
+            worker = self.workers[worker.id]
+            names = {self._names[digest] for digest in worker.hosting(HostState.READY)}
+            since = {name: self._left_s.get((worker.id, name), self.now) for name in names}
+            if worker.state is WorkerState.DRAINING:
+                since = dict.fromkeys(names, worker.since_s)
+            # A variant that gets credits has work in hand, and one that gets none ends it after a while.
+            used = {(self.cascade.ref, name): 0 if self.now - at >= self.drain_s else 3 for name, at in since.items()}
+            self._put(worker, in_flight=used)
 
     def _decide(self) -> None:
         view = CascadeView(
@@ -140,14 +167,14 @@ class ClosedLoop:
             demand=Demand(tuple(sorted(self.counts.items()))) if self.demand_known else None,
             queue_depths={f"{variant}.cpu": int(depth) for variant, depth in self.queues.items()},
             reports=(),
-            replicas=tuple(self.replicas.values()),
             status=self.status,
         )
         snapshot = Snapshot(
             (view,),
             {"cpu": self.slots} if self.inventory_known else None,
-            Mobility.IN_PLACE,
+            tuple(self.workers.values()),
             store_available=self.store_available,
+            hosts_several=True,
         )
         decision = self._planner.decide(snapshot, self.memory, self.now)
         self.decisions.append(decision)
@@ -159,38 +186,64 @@ class ClosedLoop:
                 case Publish(plan):
                     self.plan = plan
                     self.history.append((self.elapsed, plan))
-                case Start(_, None, accelerator_class, variant):
-                    free = next(f"cpu-{i}" for i in range(self.slots) if f"cpu-{i}" not in self.replicas)
-                    self._start(free, accelerator_class, variant)
-                case Start(_, str(replica_id), accelerator_class, variant):
-                    held = self.replicas[replica_id]
-                    assert held.state is ReplicaState.FAILED or held.in_flight == 0, "started on a busy replica"
-                    self._start(replica_id, accelerator_class, variant)
-                case Drain(_, replica_id):
-                    # What was sent by the plan before may still wait for this pool.
-                    variant = self.replicas[replica_id].variant
-                    if self.ready.count(variant) == 1 and before is not None and variant in needed(before.rows):
-                        self.abandoned.append((self.elapsed, variant))
-                    self._put(self.replicas[replica_id], state=ReplicaState.DRAINING, since_s=self.now, in_flight=3)
-                case Stop(_, replica_id):
-                    del self.replicas[replica_id]
+                    self._follow(plan, before)
+                case StartWorker(pool, accelerator_class, weights):
+                    free = next(f"cpu-{i}" for i in range(self.slots) if f"cpu-{i}" not in self.workers)
+                    self.workers[free] = Worker(
+                        id=free,
+                        pool=pool,
+                        accelerator_class=accelerator_class,
+                        endpoint=f"127.0.0.1:{9000 + int(free[4:])}",
+                        state=WorkerState.STARTING,
+                        since_s=self.now,
+                        in_flight={},
+                    )
+                    for digest in weights:
+                        self._load(free, digest)
+                case Load(worker_id, digest):
+                    self._load(worker_id, digest)
+                case Unload(worker_id, digest):
+                    worker = self.workers[worker_id]
+                    failed = worker.state is WorkerState.FAILED
+                    if not failed and (worker.in_flight or {}).get((self.cascade.ref, self._names[digest])):
+                        self.cut.append((self.elapsed, self._names[digest]))
+                    self._put(worker, hosts=tuple(host for host in worker.hosts if host.weights != digest))
+                    self._left_s.pop((worker_id, self._names[digest]), None)
+                case DrainWorker(worker_id):
+                    self._put(self.workers[worker_id], state=WorkerState.DRAINING, since_s=self.now)
+                case StopWorker(worker_id):
+                    del self.workers[worker_id]
+                    self._left_s = {key: at for key, at in self._left_s.items() if key[0] != worker_id}
                 case SetStatus(_, status):
                     self.status = status
 
-    def _start(self, replica_id: str, accelerator_class: str, variant: str) -> None:
-        self.switches.append((self.elapsed, f"{replica_id}={variant}"))
-        self.replicas[replica_id] = Replica(
-            id=replica_id,
-            accelerator_class=accelerator_class,
-            endpoint=f"127.0.0.1:{9000 + int(replica_id[4:])}",
-            variant=variant,
-            state=ReplicaState.STARTING,
-            since_s=self.now,
-            in_flight=0,
-        )
+    def _follow(self, plan: Plan, before: Plan | None) -> None:
+        """Routers take a plan: note who gets no credits any more."""
+        was = set(self.ready)
+        left = {
+            (worker.id, name)
+            for worker in plan.workers
+            for name, count in worker.credits.items()
+            if not count or worker.state == "draining"
+        }
+        self._left_s = {key: self._left_s.get(key, self.now) for key in left}
+        # What was sent by the plan before may still wait there.
+        gone = (was - set(self.ready)) & (needed(before.rows) if before is not None else set())
+        self.abandoned += [(self.elapsed, name) for name in sorted(gone)]
 
-    def _put(self, replica: Replica, **changes: object) -> None:
-        self.replicas[replica.id] = replace(replica, **changes)  # type: ignore[arg-type]
+    def _load(self, worker_id: str, digest: str) -> None:
+        worker = self.workers[worker_id]
+        others = tuple(host for host in worker.hosts if host.weights != digest)
+        if len(others) == len(worker.hosts) or worker.state is WorkerState.FAILED:
+            self.switches.append((self.elapsed, f"{worker_id}={self._names[digest]}"))
+            others = (*others, Host(digest, HostState.LOADING, self.now))
+        else:
+            others = worker.hosts
+        started = worker.state is WorkerState.STARTING
+        self._put(worker, hosts=others, state=WorkerState.STARTING if started else WorkerState.READY)
+
+    def _put(self, worker: Worker, **changes: object) -> None:
+        self.workers[worker.id] = replace(worker, **changes)  # type: ignore[arg-type]
 
     def _check(self) -> None:
         if self.plan is None:

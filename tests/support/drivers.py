@@ -23,7 +23,9 @@ from cascade_api.plan import Plan
 from cascade_api.report import BatchTime
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.passages import Passages
-from cascade_profiler.simulate.workers import Fleet, Worker, WorkerJob
+from cascade_profiler.simulate.shared_workers import SharedFleet, SharedWorker
+from cascade_profiler.simulate.turns import Turns
+from cascade_profiler.simulate.workers import WorkerJob
 from cascade_router.cascade.effects import Effect
 from cascade_router.cascade.events import Event
 from cascade_router.cascade.machine import Effects, RequestMachine
@@ -114,30 +116,39 @@ class _Calls:
 # --- the simulator
 
 
-class _ScriptedFleet(Fleet):
+class _ScriptedFleet(SharedFleet):
     """Workers that are always ready, and work on everything at once as the script says."""
 
     def __init__(self, clock: Events, script: Script) -> None:
-        workers = [Worker(replica_id, "cpu") for replica_id in script.calls]
-        for worker in workers:
-            worker.ready, worker.variant = True, worker.id.rpartition("-")[0]
+        workers = [SharedWorker(replica_id, "cpu") for replica_id in script.calls]
+        variants = [worker.id.rpartition("-")[0] for worker in workers]
         super().__init__(
-            clock, workers, batch_s=lambda *_: 0.0, take=lambda _: [], done=lambda *_: None, loaded=lambda _: None
+            clock,
+            workers,
+            weights={variant: variant for variant in variants},
+            turns=Turns.SHORT_FIRST,
+            batch_s=lambda *_: 0.0,
+            image_s=lambda *_: 0.0,
+            largest=lambda *_: 1,
+            done=lambda *_: None,
+            loaded=lambda _: None,
         )
+        for worker, variant in zip(workers, variants, strict=True):
+            self.load(worker, variant, 0.0)
         self.passages: Passages
         self._clock = clock
         self._calls = _Calls(script.calls)
 
-    def submit(self, worker: Worker, job: WorkerJob) -> None:
+    def submit(self, worker: SharedWorker, job: WorkerJob) -> None:
         call = self._calls.next(worker.id)
         worker.running.append(job)
         if call.seconds < END_S:
             self._clock.at(self._clock.now + call.seconds, self._ended, (worker, job, call))
 
-    def cancel(self, worker: Worker, job: WorkerJob) -> None:
+    def cancel(self, worker: SharedWorker, job: WorkerJob) -> None:
         worker.running.remove(job)
 
-    def _ended(self, subject: tuple[Worker, WorkerJob, Call]) -> None:
+    def _ended(self, subject: tuple[SharedWorker, WorkerJob, Call]) -> None:
         worker, job, call = subject
         if job in worker.running:
             worker.running.remove(job)
@@ -159,7 +170,7 @@ def in_simulator(script: Script) -> Trace:
         scorer=make_scorer("rules"),
         limits=script.limits,
         start=0.0,
-        confidence={worker.variant or "": scores for worker in fleet.workers.values()},
+        confidence={variant: scores for worker in fleet.workers.values() for variant in worker.hosts},
         ended=lambda passage, end: None,
     )
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.names import pool_name
+from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.report import RouterReport
-from cascade_operator.snapshot import CascadeView, Demand, Replica, ReplicaState
+from cascade_operator.snapshot import CascadeView, Demand, Host, HostState, PoolRef, Worker, WorkerState
 
 LIGHT_MS, DISCRIMINATOR_MS, HEAVY_MS = 2.5, 1.0, 40.0
 """Milliseconds per image of the built-in models on one thread; batches gain nothing there."""
@@ -137,15 +137,40 @@ def make_profile(
     return CascadeProfile.model_validate(document)
 
 
-def make_replica(id: str = "cpu-0", variant: str = "light", state: str = "ready", **fields: Any) -> Replica:
-    """A replica on class cpu."""
-    values: dict[str, Any] = {
-        "accelerator_class": "cpu",
-        "endpoint": f"127.0.0.1:{9000 + int(id.rpartition('-')[2])}",
-        "since_s": 0.0,
-        "in_flight": 0,
-    } | fields
-    return Replica(id=id, variant=variant, state=ReplicaState(state), **values)
+def weights_of(*variants: str) -> tuple[str, ...]:
+    """The digests of the weights of variants of `make_cascade`; those of other names are the names themselves."""
+    known = {variant.name: variant.weights.digest for variant in make_cascade().spec.variants}
+    return tuple(known.get(name, name) for name in variants)
+
+
+_HOSTING = {"starting": HostState.LOADING, "failed": HostState.FAILED}
+
+
+def make_worker(
+    id: str = "cpu-0",
+    *variants: str,
+    state: str = "ready",
+    cascade: str = "shapes",
+    in_flight: int | None = 0,
+    since_s: float = 0.0,
+    hosting: Mapping[str, HostState] | None = None,
+) -> Worker:
+    """A worker on class cpu that hosts the weights of ``variants`` in the state that goes with its own.
+
+    ``hosting`` says otherwise, by variant. ``in_flight`` are the requests in its hands for the first variant.
+    """
+    states = dict.fromkeys(variants, _HOSTING.get(state, HostState.READY)) if hosting is None else hosting
+    first = next(iter(states), "light")
+    return Worker(
+        id=id,
+        pool=PoolRef("default", "cpu", cascade),
+        accelerator_class="cpu",
+        endpoint=f"127.0.0.1:{9000 + int(id.rpartition('-')[2])}",
+        state=WorkerState(state),
+        since_s=since_s,
+        hosts=tuple(Host(weights_of(name)[0], there, since_s) for name, there in states.items()),
+        in_flight=None if in_flight is None else {(CascadeRef("default", cascade), first): in_flight},
+    )
 
 
 def make_demand(rate: float, *, now: float, seconds: int = 60) -> Demand:
@@ -166,7 +191,6 @@ def make_view(
     demand: Demand | None = None,
     queue_depths: Mapping[str, int] | None = None,
     reports: Sequence[RouterReport] = (),
-    replicas: Sequence[Replica] = (),
     **fields: Any,
 ) -> CascadeView:
     """One cascade as the planner sees it; queues are empty unless told."""
@@ -179,6 +203,5 @@ def make_view(
         demand=demand,
         queue_depths=queue_depths,
         reports=tuple(reports),
-        replicas=tuple(replicas),
         **fields,
     )

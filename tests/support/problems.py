@@ -11,7 +11,6 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_operator.planning.allocation.problem import Allocation, AllocationProblem, CascadeProblem, PoolKey
 from cascade_operator.planning.allocation.solver import allocate
 from cascade_operator.planning.prepared import prepare
-from cascade_operator.snapshot import Mobility
 
 STEPS = (0, 50, 100)
 
@@ -126,9 +125,7 @@ class Instance:
             )
             for name in self.accelerators
         ]
-        prepared = prepare(
-            self.cascade(), self.profile(), settings=PlannerSettings(), mobility=Mobility.IN_PLACE, classes=classes
-        )
+        prepared = prepare(self.cascade(), self.profile(), settings=PlannerSettings(), classes=classes)
         return prepared.at(demand, running=running)
 
     def allocate(self, *, demand: float, running: Mapping[PoolKey, int] | None = None) -> Allocation:

@@ -13,7 +13,6 @@ from cascade_operator.clusters.kubernetes.api import CASCADES, CONFIG_MAPS, PROF
 from cascade_operator.clusters.kubernetes.mirror import MirroredDocument, Shelf, read_document
 from cascade_operator.manifests.documents import cascade_document
 from cascade_operator.planning.prepared import Preparations
-from cascade_operator.snapshot import Mobility
 from cascade_operator.sources import Refused, Subject
 from support.factories import make_cascade, make_profile
 
@@ -38,7 +37,7 @@ class World:
 
     def __init__(self, mirror: FakeMirror | None = None) -> None:
         self.mirror = mirror or FakeMirror()
-        self.checker = ResourceChecker(Preparations(PlannerSettings(), (CPU,)), Mobility.NEW_SERVER)
+        self.checker = ResourceChecker(Preparations(PlannerSettings(), (CPU,)))
         self.source = ClusterSource(self.mirror, self.checker)  # type: ignore[arg-type]
         self.version = 0
 

@@ -7,29 +7,35 @@ from typing import Any
 import pytest
 
 from cascade_operator.clusters.kubernetes.objects import Pod, read_pod
-from cascade_operator.clusters.kubernetes.pools import ClusterPool, as_stop, change_of, replicas_of
+from cascade_operator.clusters.kubernetes.pools import ClusterPool, as_stop, change_of, workers_of
 from cascade_operator.manifests.naming import ANNOTATION_DRAINING
-from cascade_operator.snapshot import Replica, ReplicaState, Start, Stop
-from support.cluster_objects import REF, make_pod, pod_json
+from cascade_operator.snapshot import HostState, Load, PoolRef, StartWorker, StopWorker, Worker, WorkerState
+from support.cluster_objects import make_pod, pod_json
 
+OWN = PoolRef("default", "cpu", "shapes")
 NOW = 1_767_225_700.0
 SINCE = "2026-01-01T00:01:00Z"
 
 
 def make_pool(*pods: Pod, wanted: int | None = None, stopping: tuple[str, ...] = ()) -> ClusterPool:
-    return ClusterPool("pool", "light", "cpu", len(pods) if wanted is None else wanted, frozenset(stopping), pods)
+    count = len(pods) if wanted is None else wanted
+    return ClusterPool("pool", OWN, "w1", "light", "cpu", count, frozenset(stopping), pods)
 
 
-def replicas(pool: ClusterPool, *, nodes: tuple[str, ...] = ("n1",)) -> list[Replica]:
-    return replicas_of(pool, now=NOW, nodes=nodes)
+def workers(pool: ClusterPool, *, nodes: tuple[str, ...] = ("n1",)) -> list[Worker]:
+    return workers_of(pool, now=NOW, nodes=nodes)
 
 
-def start(replica: str | None = None, variant: str = "light") -> Start:
-    return Start(REF, replica, "cpu", variant)
+def start() -> StartWorker:
+    return StartWorker(OWN, "cpu", ("w1",))
 
 
-def stop(replica: str) -> Stop:
-    return Stop(REF, replica)
+def keep(pod: str) -> Load:
+    return Load(pod, "w1")
+
+
+def stop(pod: str) -> StopWorker:
+    return StopWorker(pod)
 
 
 def draining(name: str, **fields: Any) -> Pod:
@@ -40,58 +46,58 @@ def terminating(name: str, **fields: Any) -> Pod:
     return make_pod(name, deletionTimestamp=SINCE, **fields)
 
 
-def test_a_ready_pod_is_a_replica_at_its_own_address() -> None:
-    (replica,) = replicas(make_pool(make_pod("p1")))
-    assert (replica.id, replica.state, replica.endpoint) == ("p1", ReplicaState.READY, "10.0.0.1:8001")
-    assert replica.in_flight is None
+def test_a_ready_pod_is_a_worker_at_its_own_address() -> None:
+    (worker,) = workers(make_pool(make_pod("p1")))
+    assert (worker.id, worker.state, worker.endpoint) == ("p1", WorkerState.READY, "10.0.0.1:8001")
+    assert worker.in_flight is None
 
 
 def test_pods_that_are_not_there_yet_hold_their_accelerators_already() -> None:
-    found = replicas(make_pool(make_pod("p1"), wanted=3))
-    assert [r.state for r in found] == [ReplicaState.READY, ReplicaState.STARTING, ReplicaState.STARTING]
+    found = workers(make_pool(make_pod("p1"), wanted=3))
+    assert [r.state for r in found] == [WorkerState.READY, WorkerState.STARTING, WorkerState.STARTING]
 
 
 def test_terminating_pods_hold_theirs_until_they_are_gone() -> None:
-    found = replicas(make_pool(terminating("p1"), make_pod("p2"), wanted=1))
-    assert [(r.id, r.state) for r in found] == [("p2", ReplicaState.READY), ("p1", ReplicaState.DRAINING)]
+    found = workers(make_pool(terminating("p1"), make_pod("p2"), wanted=1))
+    assert [(r.id, r.state) for r in found] == [("p2", WorkerState.READY), ("p1", WorkerState.DRAINING)]
 
 
 def test_a_terminating_pod_on_a_node_that_is_lost_is_gone() -> None:
-    found = replicas(make_pool(terminating("p1", node="lost"), make_pod("p2"), wanted=1))
+    found = workers(make_pool(terminating("p1", node="lost"), make_pod("p2"), wanted=1))
     assert [r.id for r in found] == ["p2"]
 
 
 def test_a_draining_pod_that_died_has_nothing_left_in_flight() -> None:
-    (replica,) = replicas(make_pool(draining("p1", ready=False)))
-    assert (replica.state, replica.in_flight) == (ReplicaState.DRAINING, 0)
+    (worker,) = workers(make_pool(draining("p1", ready=False)))
+    assert (worker.state, worker.in_flight) == (WorkerState.DRAINING, {})
 
 
 @pytest.mark.parametrize(
     ("status", "state"),
     [
-        ({"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}, ReplicaState.FAILED),
-        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ReplicaState.STARTING),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}, WorkerState.FAILED),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, WorkerState.STARTING),
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
                              "lastTransitionTime": "2025-12-31T00:00:00Z"}]},
-            ReplicaState.FAILED,
+            WorkerState.FAILED,
         ),
-        ({"phase": "Pending"}, ReplicaState.STARTING),
+        ({"phase": "Pending"}, WorkerState.STARTING),
     ],
 )  # fmt: skip
-def test_what_waiting_does_not_mend_is_failed(status: dict[str, Any], state: ReplicaState) -> None:
+def test_what_waiting_does_not_mend_is_failed(status: dict[str, Any], state: WorkerState) -> None:
     raw = pod_json("p1", ready=False)
     raw["status"] = status
-    assert [r.state for r in replicas(make_pool(read_pod(raw)))] == [state]
+    assert [r.state for r in workers(make_pool(read_pod(raw)))] == [state]
 
 
-@pytest.mark.parametrize(("silent_s", "state"), [(5, ReplicaState.READY), (120, ReplicaState.STARTING)])
-def test_a_kubelet_that_is_silent_for_a_while_says_nothing_of_its_pods(silent_s: float, state: ReplicaState) -> None:
+@pytest.mark.parametrize(("silent_s", "state"), [(5, WorkerState.READY), (120, WorkerState.STARTING)])
+def test_a_kubelet_that_is_silent_for_a_while_says_nothing_of_its_pods(silent_s: float, state: WorkerState) -> None:
     raw = pod_json("p1", ready=False)
     raw["status"]["containerStatuses"] = [{"ready": True, "state": {"running": {}}}]
     pod = read_pod(raw)
-    (replica,) = replicas_of(make_pool(pod), now=pod.ready_since_s + silent_s, nodes=["n1"])
-    assert replica.state is state
+    (worker,) = workers_of(make_pool(pod), now=pod.ready_since_s + silent_s, nodes=["n1"])
+    assert worker.state is state
 
 
 def test_a_start_is_one_more_and_a_stop_one_less() -> None:
@@ -117,7 +123,7 @@ def test_a_stop_that_took_another_pod_instead_is_done_again_or_taken_back() -> N
     again = change_of(pool, [stop("p1")])
     assert again is not None
     assert again.wanted == 0
-    kept = change_of(pool, [start("p1")])
+    kept = change_of(pool, [keep("p1")])
     assert kept is not None
     assert (kept.wanted, kept.stopping, kept.spared) == (1, frozenset(), ("p1",))
 
@@ -128,12 +134,19 @@ def test_stops_of_one_tick_add_up() -> None:
     assert (change.wanted, change.stopping) == (1, {"p1", "p3"})
 
 
-def test_a_start_of_what_a_replica_serves_anyway_changes_nothing() -> None:
-    assert change_of(make_pool(make_pod("p1")), [start("p1")]) is None
+def test_a_load_of_what_a_pod_hosts_anyway_changes_nothing() -> None:
+    assert change_of(make_pool(make_pod("p1")), [keep("p1")]) is None
 
 
-def test_another_variant_in_place_is_a_stop_first() -> None:
-    pods = [make_pod("p1")]
-    assert as_stop(start("p1", "heavy"), pods) == stop("p1")
-    assert as_stop(start("p1", "light"), pods) == start("p1", "light")
-    assert as_stop(start(None, "heavy"), pods) == start(None, "heavy")
+def test_other_weights_in_place_are_a_stop_first() -> None:
+    pool = make_pool(make_pod("p1"))
+    assert as_stop(Load("p1", "w2"), pool) == stop("p1")
+    assert as_stop(keep("p1"), pool) == keep("p1")
+    assert as_stop(stop("p1"), pool) == stop("p1")
+
+
+def test_a_pod_hosts_the_weights_of_its_pool() -> None:
+    found = workers(make_pool(make_pod("p1"), make_pod("p2", ready=False), wanted=3))
+    assert [worker.hosting(HostState.READY) for worker in found] == [("w1",), (), ()]
+    assert [worker.hosting(HostState.LOADING) for worker in found] == [(), ("w1",), ("w1",)]
+    assert {worker.pool for worker in found} == {OWN}

@@ -24,10 +24,22 @@ from cascade_operator.loop import Loop
 from cascade_operator.planning.arrivals import ArrivalRate
 from cascade_operator.planning.memory import CascadeMemory, Memory, Slowdown, Target, TargetPool
 from cascade_operator.planning.planner import Decision, Planner
-from cascade_operator.snapshot import Drain, Mobility, Publish, Replica, ReplicaState, Snapshot, Start, Stop
+from cascade_operator.snapshot import (
+    DrainWorker,
+    HostState,
+    Load,
+    Move,
+    PoolRef,
+    Publish,
+    Snapshot,
+    StartWorker,
+    StopWorker,
+    Worker,
+    WorkerState,
+)
 from cascade_operator.sources import FileSource, Refused, Source, Subject
 from cascade_operator.store import Observation
-from support.factories import make_cascade, make_demand, make_profile, make_replica
+from support.factories import make_cascade, make_demand, make_profile, make_worker, weights_of
 from support.waiting import PATIENCE_S, eventually
 
 NOW = 1_700_000_000.0
@@ -41,7 +53,7 @@ class FakeStore:
 
     plan: Plan | None = None
     memory: str | None = None
-    in_use: Mapping[str, int] = field(default_factory=dict)
+    in_use: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     away: bool = False
     plans: list[Plan] = field(default_factory=list)
     index: set[CascadeRef] = field(default_factory=set)
@@ -84,32 +96,38 @@ class FakeStore:
         return True
 
 
+VARIANT_OF = {weights_of(name)[0]: name for name in ("light", "heavy")}
+
+
 @dataclass
 class FakeCluster:
-    """Replicas that are ready the moment they are started."""
+    """Workers that are ready the moment they are started."""
 
-    mobility: Mobility = Mobility.IN_PLACE
-    all: dict[str, Replica] = field(default_factory=dict)
+    hosts_several: bool = False
+    all: dict[str, Worker] = field(default_factory=dict)
     reconciled: int = 0
 
     async def inventory(self) -> Mapping[str, int] | None:
         return {"cpu": 2}
 
-    async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
+    async def workers(self) -> tuple[Worker, ...]:
         return tuple(self.all.values())
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
         self.reconciled += 1
 
-    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
+    async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
         for move in moves:
-            if isinstance(move, Start):
-                name = move.replica_id or f"cpu-{len(self.all)}"
-                self.all[name] = make_replica(name, move.variant, in_flight=None)
-            elif isinstance(move, Drain):
-                self.all[move.replica_id] = dataclasses.replace(self.all[move.replica_id], state=ReplicaState.DRAINING)
-            else:
-                del self.all[move.replica_id]
+            match move:
+                case StartWorker():
+                    name = f"cpu-{len(self.all)}"
+                    self.all[name] = make_worker(name, VARIANT_OF[move.weights[0]], in_flight=None)
+                case Load():
+                    self.all[move.worker] = make_worker(move.worker, VARIANT_OF[move.weights], in_flight=None)
+                case DrainWorker():
+                    self.all[move.worker] = dataclasses.replace(self.all[move.worker], state=WorkerState.DRAINING)
+                case StopWorker():
+                    del self.all[move.worker]
 
     async def close(self) -> None: ...
 
@@ -147,7 +165,8 @@ async def test_a_cascade_comes_up_and_its_plan_is_published_and_told() -> None:
     plan = world.loop.plan(REF)
     assert plan is not None
     assert world.store.plan == plan
-    assert {r.variant for r in world.cluster.all.values()} == {"light", "heavy"}
+    hosted = {digest for worker in world.cluster.all.values() for digest in worker.hosting(*HostState)}
+    assert hosted == set(weights_of("light", "heavy"))
     assert any(line.startswith("plan: InitialPlan: ") for line in world.said)
     assert world.statuses
     assert world.loop.status(REF) == world.statuses[-1]
@@ -252,11 +271,11 @@ async def test_a_memory_beyond_belief_is_made_anew(memory: CascadeMemory) -> Non
 async def test_without_redis_the_plan_holds_and_nothing_is_moved() -> None:
     world = World()
     await world.ticks(4)
-    plan, replicas = world.loop.plan(REF), dict(world.cluster.all)
+    plan, workers = world.loop.plan(REF), dict(world.cluster.all)
     world.store.away = True
     await world.ticks(5)
     assert world.loop.plan(REF) == plan
-    assert world.cluster.all == replicas
+    assert world.cluster.all == workers
 
 
 async def test_a_new_operator_takes_over_plan_and_memory() -> None:
@@ -279,16 +298,17 @@ async def test_credits_in_use_are_the_requests_in_flight() -> None:
         seen.append(snapshot)
         return Decision((), (), memory, now + 1)
 
-    world = World(decide=watch, store=FakeStore(in_use={"cpu-1": 3}))
-    dead = make_replica("cpu-2", state="draining", in_flight=0)
-    world.cluster.all = {r.id: r for r in (make_replica("cpu-0", in_flight=None), dead)}
-    world.cluster.all["cpu-1"] = make_replica("cpu-1", in_flight=None)
+    world = World(decide=watch, store=FakeStore(in_use={"light.cpu": {"cpu-1": 3}, "heavy.cpu": {"cpu-1": 1}}))
+    dead = make_worker("cpu-2", "light", state="draining", in_flight=0)
+    live = [make_worker(name, "light", in_flight=None) for name in ("cpu-0", "cpu-1")]
+    world.cluster.all = {worker.id: worker for worker in (*live, dead)}
     await world.ticks(1)
     world.store.away = True
     await world.ticks(1)
-    known, unknown = ({r.id: r.in_flight for r in s.cascades[0].replicas} for s in seen)
-    assert known == {"cpu-0": 0, "cpu-1": 3, "cpu-2": 0}
-    assert unknown == {"cpu-0": None, "cpu-1": None, "cpu-2": 0}
+    known, unknown = ({worker.id: worker.in_flight for worker in s.workers} for s in seen)
+    light, heavy = (REF, "light"), (REF, "heavy")
+    assert known == {"cpu-0": {light: 0, heavy: 0}, "cpu-1": {light: 3, heavy: 1}, "cpu-2": {light: 0}}
+    assert unknown == {"cpu-0": None, "cpu-1": None, "cpu-2": {light: 0}}
     assert not seen[1].store_available
 
 
@@ -429,12 +449,12 @@ async def test_a_move_that_the_cluster_refuses_is_tried_again_and_the_plan_is_pu
     world = World()
     act, refusals = world.cluster.act, 2
 
-    async def refuse(moves: Sequence[Start | Drain | Stop]) -> None:
+    async def refuse(pool: PoolRef, moves: Sequence[Move]) -> None:
         nonlocal refusals
         refusals -= 1
         if refusals >= 0:
             raise ClusterFailed("away")
-        await act(moves)
+        await act(pool, moves)
 
     world.cluster.act = refuse  # type: ignore[method-assign]
     await world.ticks(6)

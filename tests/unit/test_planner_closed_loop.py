@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from cascade_api.reasons import ConditionType, Reason
+from cascade_operator.snapshot import HostState
 from support.closed_loop import ClosedLoop
-from support.factories import make_cascade, make_profile
+from support.factories import make_cascade, make_profile, weights_of
 
 
 def steps(*parts: tuple[float, float]) -> Callable[[float], float]:
@@ -102,7 +103,7 @@ def test_an_unknown_inventory_or_store_holds_everything_until_it_is_back() -> No
 
 def test_a_killed_replica_is_replaced_and_the_rows_leave_its_pool_meanwhile() -> None:
     loop = ClosedLoop(lambda _: 20).run(10)
-    heavy = next(r.id for r in loop.replicas.values() if r.variant == "heavy")
+    heavy = next(w.id for w in loop.workers.values() if weights_of("heavy") == w.hosting(HostState.READY))
     loop.fail(heavy)
     loop.run(3)
     assert loop.ready == ["heavy", "light"]

@@ -22,7 +22,7 @@ def test_after_the_idle_time_nothing_runs_and_the_plan_and_the_status_say_so() -
     loop = make_loop(busy_until=5).run(20)
     assert loop.ready
     loop.run(20)
-    assert loop.replicas == {}
+    assert loop.workers == {}
     assert loop.plan is not None
     assert loop.plan.parked
     assert loop.plan.reason is Reason.PARKED
@@ -38,7 +38,7 @@ def test_after_the_idle_time_nothing_runs_and_the_plan_and_the_status_say_so() -
 
 def test_the_first_request_brings_it_back_and_the_plan_says_parked_until_then() -> None:
     loop = make_loop(busy_until=5, again_from=60).run(59.5)
-    assert loop.replicas == {}
+    assert loop.workers == {}
     loop.run(10)
     assert loop.ready == ["heavy", "light"]
     assert loop.plan is not None
@@ -52,14 +52,14 @@ def test_a_lost_memory_wakes_nobody() -> None:
     loop = make_loop(busy_until=5).run(45)
     loop.memory = Memory()
     loop.run(30)
-    assert loop.replicas == {}
+    assert loop.workers == {}
 
 
 def test_a_new_cascade_runs_for_the_idle_time_first() -> None:
     loop = make_loop(busy_until=0).run(15)
     assert loop.ready == ["heavy", "light"]
     loop.run(25)
-    assert loop.replicas == {}
+    assert loop.workers == {}
 
 
 @pytest.mark.parametrize(

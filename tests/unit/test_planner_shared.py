@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from cascade_api.cascade import DiffusionCascade
@@ -11,26 +9,27 @@ from cascade_api.plan import PATIENCE, Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_operator.planning.allocation import HostSet
 from cascade_operator.planning.memory import Memory, rebuilt
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import (
     Demand,
-    Drain,
-    Mobility,
+    DrainWorker,
+    Load,
     Publish,
-    Replica,
-    ReplicaState,
     SetStatus,
     Snapshot,
-    Start,
-    Stop,
-    together,
+    StartWorker,
+    StopWorker,
+    Unload,
+    Worker,
 )
-from support.factories import make_cascade, make_profile, make_view
+from support.factories import make_cascade, make_profile, make_view, make_worker, weights_of
 
 NOW = 1_760_000_000.0
 SHARED = {"hosting": "shared"}
-BOTH = together(["light", "heavy"])
+BOTH = tuple(sorted(weights_of("light", "heavy")))
+MOVES = (StartWorker, DrainWorker, StopWorker, Load, Unload)
 SMALL = AcceleratorClass(name="cpu", resource="cpu", memory_mi_b=1000)
 
 
@@ -38,11 +37,8 @@ def shared_cascade(**fields: object) -> DiffusionCascade:
     return make_cascade(pool=SHARED, **fields)  # type: ignore[arg-type]
 
 
-def ready(count: int) -> tuple[Replica, ...]:
-    return tuple(
-        Replica(f"cpu-{i}", "cpu", f"127.0.0.1:{9000 + i}", BOTH, ReplicaState.READY, NOW - 60, in_flight=0)
-        for i in range(count)
-    )
+def ready(count: int) -> tuple[Worker, ...]:
+    return tuple(make_worker(f"cpu-{i}", "light", "heavy", since_s=NOW - 60) for i in range(count))
 
 
 def asked(rate: int) -> Demand:
@@ -52,7 +48,7 @@ def asked(rate: int) -> Demand:
 def decided(
     cascade: DiffusionCascade,
     *,
-    replicas: tuple[Replica, ...] = (),
+    workers: tuple[Worker, ...] = (),
     rate: int = 10,
     hosts_several: bool = True,
     profile: CascadeProfile | None = None,
@@ -60,10 +56,8 @@ def decided(
     plan: Plan | None = None,
     accelerator: AcceleratorClass = SMALL,
 ) -> tuple[list[object], Memory]:
-    view = make_view(
-        cascade=cascade, demand=asked(rate), replicas=replicas, profile=profile or make_profile(), plan=plan
-    )
-    snapshot = Snapshot((view,), {"cpu": 2}, Mobility.IN_PLACE, hosts_several=hosts_several)
+    view = make_view(cascade=cascade, demand=asked(rate), profile=profile or make_profile(), plan=plan)
+    snapshot = Snapshot((view,), {"cpu": 2}, workers, hosts_several=hosts_several)
     decision = Planner(PlannerSettings(), classes=[accelerator]).decide(snapshot, memory or Memory(), NOW)
     return list(decision.actions), decision.memory
 
@@ -84,13 +78,13 @@ def heavy_share(plan: Plan) -> float:
 
 
 def test_workers_are_started_with_all_variants_until_there_are_as_many_as_are_of_use() -> None:
-    starts = [action for action in decided(shared_cascade(), rate=200)[0] if isinstance(action, Start)]
-    assert [(start.variant, start.accelerator_class) for start in starts] == [(BOTH, "cpu")] * 2
-    assert len([a for a in decided(shared_cascade(), rate=1)[0] if isinstance(a, Start)]) == 1
+    starts = [action for action in decided(shared_cascade(), rate=200)[0] if isinstance(action, StartWorker)]
+    assert [(start.weights, start.accelerator_class) for start in starts] == [(BOTH, "cpu")] * 2
+    assert len([a for a in decided(shared_cascade(), rate=1)[0] if isinstance(a, StartWorker)]) == 1
 
 
 def test_every_worker_hosts_the_weights_of_all_variants_and_has_credits_for_each() -> None:
-    plan = published(decided(shared_cascade(), replicas=ready(2))[0])
+    plan = published(decided(shared_cascade(), workers=ready(2))[0])
     assert [worker.id for worker in plan.workers] == ["cpu-0", "cpu-1"]
     for worker in plan.workers:
         assert set(worker.credits) == {"light", "heavy"}
@@ -102,16 +96,16 @@ def test_other_demand_changes_shares_and_moves_nothing() -> None:
     shares = []
     memory, plan = Memory(), None
     for rate in (5, 100, 300, 5):
-        actions, memory = decided(shared_cascade(), replicas=ready(2), rate=rate, memory=memory, plan=plan)
+        actions, memory = decided(shared_cascade(), workers=ready(2), rate=rate, memory=memory, plan=plan)
         plan = published(actions)
         shares.append(heavy_share(plan))
-        assert not any(isinstance(action, Start | Stop | Drain) for action in actions)
+        assert not any(isinstance(action, MOVES) for action in actions)
     assert shares[0] > shares[1] > shares[2]
     assert shares[3] == pytest.approx(shares[0])
 
 
 def test_one_worker_serves_the_light_and_the_heavy_variant_at_once() -> None:
-    plan = published(decided(shared_cascade(workers={"cpu": 1}), replicas=ready(1), rate=40)[0])
+    plan = published(decided(shared_cascade(workers={"cpu": 1}), workers=ready(1), rate=40)[0])
     assert 0 < heavy_share(plan) < 1
 
 
@@ -120,11 +114,10 @@ def test_what_work_waits_is_cleared_by_cheaper_images() -> None:
         view = make_view(
             cascade=shared_cascade(),
             demand=asked(40),
-            replicas=ready(2),
             profile=make_profile(),
             queue_depths={"heavy.cpu": waiting},
         )
-        snapshot = Snapshot((view,), {"cpu": 2}, Mobility.IN_PLACE, hosts_several=True)
+        snapshot = Snapshot((view,), {"cpu": 2}, ready(2), hosts_several=True)
         decision = Planner(PlannerSettings(), classes=[SMALL]).decide(snapshot, Memory(), NOW)
         return heavy_share(published(list(decision.actions)))
 
@@ -136,7 +129,7 @@ def test_what_work_waits_is_cleared_by_cheaper_images() -> None:
 def test_the_plan_names_the_quick_variant_as_the_stand_in_and_only_alike_ones_share_a_queue() -> None:
     def planned(light_ms: float) -> Plan:
         profile = make_profile(light_ms=light_ms, heavy_ms=40.0)
-        return published(decided(shared_cascade(), replicas=ready(2), profile=profile)[0])
+        return published(decided(shared_cascade(), workers=ready(2), profile=profile)[0])
 
     def queues(plan: Plan) -> set[str]:
         return {pool.queue for pool in plan.pools}
@@ -147,18 +140,19 @@ def test_the_plan_names_the_quick_variant_as_the_stand_in_and_only_alike_ones_sh
 
 
 def test_plans_for_dedicated_workers_say_nothing_of_sharing() -> None:
-    one = Replica("cpu-0", "cpu", "127.0.0.1:9000", "light", ReplicaState.READY, NOW - 60, in_flight=0)
-    plan = published(decided(make_cascade(), replicas=(one, replace(one, id="cpu-1", variant="heavy")))[0])
+    workers = (make_worker("cpu-0", "light"), make_worker("cpu-1", "heavy"))
+    plan = published(decided(make_cascade(), workers=workers)[0])
     assert plan.stand_in is None
     assert plan.patience == PATIENCE
     assert {pool.queue for pool in plan.pools} == {"light.cpu", "heavy.cpu"}
 
 
 def test_the_target_is_rebuilt_from_a_plan_whose_workers_serve_several_variants() -> None:
-    plan = published(decided(shared_cascade(), replicas=ready(2))[0])
+    plan = published(decided(shared_cascade(), workers=ready(2))[0])
     target = rebuilt(plan).target
     assert target is not None
-    assert {key: size.replicas for key, size in target.sizes.items()} == {(BOTH, "cpu"): 2}
+    assert target.workers == {HostSet(BOTH, "cpu"): 2}
+    assert {key: size.replicas for key, size in target.sizes.items()} == {("light", "cpu"): 2, ("heavy", "cpu"): 2}
 
 
 def test_a_cluster_whose_workers_host_one_variant_each_refuses_shared_hosting_by_name() -> None:
@@ -182,11 +176,11 @@ def with_memory(mib: int) -> CascadeProfile:
 
 
 def test_where_memory_holds_some_variants_only_workers_host_different_ones() -> None:
-    starts = [a for a in decided(shared_cascade(), profile=with_memory(600), rate=200)[0] if isinstance(a, Start)]
-    assert sorted(start.variant for start in starts) == ["heavy", "light"]
+    starts = [a for a in decided(shared_cascade(), profile=with_memory(600), rate=200)[0] if isinstance(a, StartWorker)]
+    assert {start.weights for start in starts} == {weights_of("light"), weights_of("heavy")}
     roomy = SMALL.model_copy(update={"memory_mi_b": 1200})
     actions, _ = decided(shared_cascade(), profile=with_memory(600), accelerator=roomy, rate=200)
-    assert {start.variant for start in actions if isinstance(start, Start)} == {BOTH}
+    assert {start.weights for start in actions if isinstance(start, StartWorker)} == {BOTH}
 
 
 def test_weights_that_fit_no_worker_are_refused_before_anything_is_loaded() -> None:
@@ -194,10 +188,10 @@ def test_weights_that_fit_no_worker_are_refused_before_anything_is_loaded() -> N
     reason, message = accepted(actions)
     assert reason is Reason.INVALID_SPEC
     assert "1600 MiB" in message
-    assert not any(isinstance(action, Start) for action in actions)
+    assert not any(isinstance(action, StartWorker) for action in actions)
 
 
 def test_workers_on_which_no_image_is_made_in_time_are_left_as_they_are() -> None:
     cascade = shared_cascade(objective__latency="30ms")
-    actions, _ = decided(cascade, replicas=ready(1), profile=make_profile(light_ms=100.0, heavy_ms=900.0))
+    actions, _ = decided(cascade, workers=ready(1), profile=make_profile(light_ms=100.0, heavy_ms=900.0))
     assert not any(isinstance(action, Publish) for action in actions)

@@ -14,7 +14,6 @@ from cascade_operator.planning.allocation.problem import Allocation, AllocationP
 from cascade_operator.planning.allocation.shares import best_sharing
 from cascade_operator.planning.allocation.solver import allocate
 from cascade_operator.planning.prepared import prepare
-from cascade_operator.snapshot import Mobility
 from support.factories import make_cascade, make_profile
 from support.problems import Instance
 
@@ -33,7 +32,6 @@ def allocation(
         make_profile(),
         settings=PlannerSettings(),
         classes=(CPU,),
-        mobility=Mobility.IN_PLACE,
     )
     problem = prepared.at(demand, running=running)
     return allocate(AllocationProblem((problem,), {"cpu": slots}, {"cpu": 0.0}))[problem.ref]
@@ -74,7 +72,6 @@ def test_times_of_another_size_change_nothing() -> None:
             profile.model_copy(update={"spec": spec}),
             settings=PlannerSettings(),
             classes=(CPU,),
-            mobility=Mobility.IN_PLACE,
         )
         for spec in (both, profile.spec)
     )

@@ -14,7 +14,7 @@ CLASSES = {"light": ("cpu",), "heavy": ("cpu",)}
 def make_stages(*, objective_s: float = 2.0, degrade: bool = True, memory: int = 0, **profile: object) -> Stages:
     spec = make_profile(**profile).spec  # type: ignore[arg-type]
     level = ServiceLevel(objective_s, 0.99, degrade, light_utilisation=0.95, heavy_utilisation=0.97)
-    timings = ProfileTimings(spec, in_place=True, memory_mib={"cpu": memory})
+    timings = ProfileTimings(spec, memory_mib={"cpu": memory})
     return stages_of(measured(spec, variants=CLASSES).chains[0], timings=timings, classes=CLASSES, level=level)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cascade_operator.snapshot import together
 from cascade_profiler.simulate.events import Events
 from cascade_profiler.simulate.shared_workers import SharedFleet, SharedWorker
 from cascade_profiler.simulate.turns import Turns
-from cascade_profiler.simulate.workers import Worker, WorkerJob
+from cascade_profiler.simulate.workers import WorkerJob
 
 SECONDS = {"light": 0.1, "medium": 3.0, "heavy": 5.0}
 """A step is a tenth of a second."""
@@ -25,6 +24,7 @@ class Bench:
         self.fleet = SharedFleet(
             self.events,
             [self.worker],
+            weights={variant: variant for variant in SECONDS},
             turns=turns,
             batch_s=lambda variant, _, images, judged: SECONDS[variant] * images,
             image_s=lambda variant, _: SECONDS[variant],
@@ -32,9 +32,10 @@ class Bench:
             done=self._done,
             loaded=lambda worker: None,
         )
-        self.fleet.load(self.worker, together(SECONDS), 0.0)
+        for weights in SECONDS:
+            self.fleet.load(self.worker, weights, 0.0)
 
-    def _done(self, worker: Worker, jobs: list[WorkerJob], seconds: float) -> None:
+    def _done(self, worker: SharedWorker, jobs: list[WorkerJob], seconds: float) -> None:
         self.told.append(seconds)
         self.ends += [(job.request, self.events.now) for job in jobs]
 
@@ -110,3 +111,27 @@ def test_a_worker_that_is_lost_gives_back_all_it_had_and_makes_nothing_more(turn
     assert {id(job) for job in lost} == {id(job) for job in jobs[:3]}
     assert bench.ends == []
     assert not bench.worker.ready
+
+
+def test_while_weights_are_loaded_and_unloaded_the_others_go_on() -> None:
+    bench = Bench(Turns.SHORT_FIRST)
+    bench.submit(0.0, "heavy")
+    light = bench.submit(4.5, "light")
+    bench.events.at(1.0, lambda _: bench.fleet.unload(bench.worker, "light"))
+    bench.events.at(1.0, lambda _: bench.fleet.load(bench.worker, "light", 2.0))
+    served: list[bool] = []
+    for at in (0.9, 2.9, 3.1):
+        bench.events.at(at, lambda _: served.append(bench.fleet.serves(bench.worker, "light")))
+    assert bench.run() == {"light": 4.7, "heavy": 5.1}
+    assert served == [True, False, True]
+    assert light not in bench.worker.waiting
+
+
+def test_what_is_unloaded_gives_back_the_requests_for_it_alone() -> None:
+    bench = Bench(Turns.SHORT_FIRST)
+    heavy = [bench.submit(0.0, "heavy"), bench.submit(0.1, "heavy", "second")]
+    bench.submit(0.2, "medium")
+    given: list[WorkerJob] = []
+    bench.events.at(1.0, lambda _: given.extend(bench.fleet.unload(bench.worker, "heavy")))
+    assert bench.run() == {"medium": 4.0}
+    assert {id(job) for job in given} == {id(job) for job in heavy}

@@ -77,9 +77,10 @@ def test_a_pool_is_the_workers_that_serve_a_variant_on_a_class_and_a_draining_on
     assert (pool.name, pool.variant, pool.accelerator_class, pool.batch) == ("l.cpu", "l", "cpu", 2)
     (worker,) = pool.ready
     assert (worker.id, worker.hosts, pool.credits(worker)) == ("cpu-0", ["small"], 4)
-    (pool,) = Plan.from_json(PLAN.replace('"state": "ready"', '"state": "draining"')).pools
-    assert pool.ready == []
-    assert [pool.credits(worker) for worker in pool.workers] == [0]
+    for old, new in (('"state": "ready"', '"state": "draining"'), ('"credits": {"l": 4}', '"credits": {"l": 0}')):
+        (pool,) = Plan.from_json(PLAN.replace(old, new)).pools
+        assert pool.ready == []
+        assert [pool.credits(worker) for worker in pool.workers] == [0]
 
 
 def test_a_worker_may_serve_several_variants_of_the_weights_that_it_hosts() -> None:
@@ -115,7 +116,7 @@ def test_batch_times_between_measured_sizes_are_interpolated_and_beyond_them_ext
         ('"hosts": ["small"]', '"hosts": ["large"]'),
         ('"credits": {"l": 4}', '"credits": {"h": 4}'),
         ('"credits": {"l": 4}', '"credits": {"other": 4}'),
-        ('"credits": {"l": 4}', '"credits": {"l": 0}'),
+        ('"credits": {"l": 4}', '"credits": {"l": -1}'),
         ('"schema": 2', '"schema": 1'),
         ('"cpu-0"', '"cpu|0"'),
         ('"objectiveS": 2', '"objectiveS": NaN'),

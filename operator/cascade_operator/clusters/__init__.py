@@ -1,14 +1,12 @@
-"""The places in which replicas run. A driver turns starts, drains and stops into processes or pods, and reports the
-replicas that exist. `Cluster` is what the planner's loop expects from every driver."""
+"""The places in which workers run. A driver turns starts, loads, drains and stops into processes or pods, and reports
+the workers that exist. `Cluster` is what the planner's loop expects from every driver."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from cascade_api.names import CascadeRef
-
-from ..snapshot import Drain, Mobility, Replica, Start, Stop
+from ..snapshot import Move, PoolRef, Worker
 from ..sources import Subject
 
 
@@ -17,24 +15,25 @@ class ClusterFailed(Exception):
 
 
 class Cluster(Protocol):
-    """What the planner's loop needs from the place in which replicas run."""
+    """What the planner's loop needs from the place in which workers run."""
 
-    mobility: Mobility
-    """How this cluster makes an accelerator serve another variant."""
+    hosts_several: bool
+    """Whether a worker can host several weights."""
 
     async def inventory(self) -> Mapping[str, int] | None:
         """Accelerators by class; None if they are not known now."""
 
-    async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
-        """The replicas of a cascade; the ``variant`` of a replica is the one that it serves or is loading."""
+    async def workers(self) -> tuple[Worker, ...]:
+        """The workers of all pools, with the weights that their servers host or are loading."""
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
         """Note which cascades exist, and make what runs match their specs; what fails is tried again next time."""
 
-    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
-        """Begin the moves of one cascade, and return without waiting for them; `replicas` later shows their results.
+    async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
+        """Begin the moves of one pool in order, and return without waiting; `workers` later shows their results.
 
-        A move that is asked for again has no further effect. Raises ClusterFailed if a move could not be begun.
+        Where workers can host only one weights, a load replaces what is there, so unloads have nothing to do. A move
+        that is asked for again has no further effect. Raises ClusterFailed if a move could not be begun.
         """
 
     async def close(self) -> None:

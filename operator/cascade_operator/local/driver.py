@@ -1,4 +1,4 @@
-"""Replicas on this machine: a fixed number of slots, each with one Triton server that is pinned to one core."""
+"""Workers on this machine: a fixed number of slots, each with one Triton server that is pinned to one core."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import structlog
 
 from cascade_api.cascade import Variant
-from cascade_api.names import CPU_CLASS, CascadeRef
+from cascade_api.names import CPU_CLASS
 
-from ..snapshot import Drain, Mobility, Replica, Start, Stop
+from ..snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Unload, Worker
 from ..sources import Subject
 from .server import Server
 from .slots import Assignment, Slot
@@ -27,19 +27,19 @@ SERVER_NICE = 2
 class LocalCluster:
     """The local driver: slots ``cpu-0`` to ``cpu-(n-1)``."""
 
-    mobility = Mobility.IN_PLACE
+    hosts_several = False
 
     def __init__(
         self,
         *,
         slots: int,
-        variant_of: Callable[[CascadeRef, str], Variant],
+        variant_with: Callable[[PoolRef, str], Variant],
         start_server: Callable[[str, str], Awaitable[Server]],
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``variant_of`` finds a variant by name; ``changed`` is called whenever a replica changes its state."""
-        self._variant_of = variant_of
+        """``variant_with`` finds a variant of a pool by its weights; ``changed`` is called when a worker changes."""
+        self._variant_with = variant_with
         self._slots = {
             name: Slot(name, accelerator_class=CPU_CLASS, start_server=start_server, changed=changed, say=say)
             for name in (f"{CPU_CLASS}-{index}" for index in range(slots))
@@ -54,42 +54,41 @@ class LocalCluster:
     async def inventory(self) -> Mapping[str, int] | None:
         return {CPU_CLASS: len(self._slots)}
 
-    async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
-        owned = (slot for slot in self._slots.values() if slot.assignment and slot.assignment.cascade == ref)
-        views = (slot.view() for slot in owned)
+    async def workers(self) -> tuple[Worker, ...]:
+        views = (slot.view() for slot in self._slots.values())
         return tuple(view for view in views if view is not None)
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
         """Do nothing: the manifest of a local run never changes."""
 
-    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
+    async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
         for move in moves:
             log.info("acting", move=repr(move))
-            self._begin(move)
+            if isinstance(move, StartWorker):
+                slot = self._free(move.accelerator_class)
+                if slot is not None:
+                    slot.assign(Assignment(pool, self._variant_with(pool, move.weights[0])))
+            elif (slot := self._of(pool, move.worker)) is not None:
+                self._begin(slot, move)
 
-    def _begin(self, action: Start | Drain | Stop) -> None:
-        if isinstance(action, Start):
-            slot = self._free(action.accelerator_class) if action.replica_id is None else self._of(action)
-            if slot is not None:
-                slot.assign(Assignment(action.cascade, self._variant_of(action.cascade, action.variant)))
-            return
-        slot = self._of(action)
-        if slot is not None and isinstance(action, Drain):
-            slot.drain()
-        elif slot is not None:
-            slot.release()
+    def _begin(self, slot: Slot, move: DrainWorker | StopWorker | Load | Unload) -> None:
+        match move:
+            case Load() if slot.assignment is not None:
+                slot.assign(Assignment(slot.assignment.pool, self._variant_with(slot.assignment.pool, move.weights)))
+            case DrainWorker():
+                slot.drain()
+            case StopWorker():
+                slot.release()
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _of(self, action: Start | Drain | Stop) -> Slot | None:
-        """The slot that an action names; None if another cascade has it."""
-        slot = self._slots.get(action.replica_id or "")
-        if slot is None or slot.assignment is None:
-            return slot if isinstance(action, Start) else None
-        return slot if slot.assignment.cascade == action.cascade else None
+    def _of(self, pool: PoolRef, name: str) -> Slot | None:
+        """The slot of that name; None if it does not belong to the pool."""
+        slot = self._slots.get(name)
+        return slot if slot is not None and slot.assignment is not None and slot.assignment.pool == pool else None
 
     def _free(self, accelerator_class: str) -> Slot | None:
         if accelerator_class != CPU_CLASS:

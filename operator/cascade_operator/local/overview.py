@@ -141,7 +141,7 @@ def _pools(cascade: CascadeOverview) -> list[dict[str, Any]]:
             "desired": desired.get(pool.name, len(pool.workers)),
             "batch": pool.batch,
             "queue": seen.queue_depths.get(pool.name, 0),
-            "inUse": sum(seen.in_use.get(replica.id, 0) for replica in pool.workers),
+            "inUse": sum(seen.in_use.get(pool.name, {}).get(worker.id, 0) for worker in pool.workers),
             "replicas": {replica.id: replica.state for replica in pool.workers},
         }
         for pool in seen.plan.pools

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.cascade import Variant
-from cascade_api.names import CascadeRef
 
-from ..snapshot import Replica, ReplicaState
+from ..snapshot import Host, HostState, PoolRef, Worker, WorkerState
 from .health import ModelHealth
 from .server import Server, ServerFailed
 from .supervisor import Backoff
@@ -22,14 +21,21 @@ CHECK_EVERY_S: Final = 0.5
 FAILED_AFTER: Final = 3
 """After this many failed starts in a row, a slot counts as failed; it is still tried again."""
 NOWHERE: Final = "127.0.0.1:0"
-"""The endpoint of a replica that has no server now."""
+"""The endpoint of a worker that has no server now."""
+_HOSTING: Final = {
+    WorkerState.STARTING: HostState.LOADING,
+    WorkerState.READY: HostState.READY,
+    WorkerState.DRAINING: HostState.READY,
+    WorkerState.FAILED: HostState.FAILED,
+}
+"""What became of the weights of a slot in each state."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The variant that a slot should serve, and the cascade for which."""
+    """The pool that a slot belongs to, and the variant whose weights it should host and be tried with."""
 
-    cascade: CascadeRef
+    pool: PoolRef
     variant: Variant
 
     @property
@@ -60,7 +66,7 @@ class Slot:
         self._clock = clock
         self._wanted: Assignment | None = None
         self._draining = False
-        self._state = ReplicaState.STARTING
+        self._state = WorkerState.STARTING
         self._since_s = clock()
         self._woken = asyncio.Event()
         self._backoff = Backoff()
@@ -70,27 +76,28 @@ class Slot:
     @property
     def problem(self) -> str | None:
         """Why the slot does not start; None until it has failed several times in a row."""
-        return self._complaint if self._state is ReplicaState.FAILED else None
+        return self._complaint if self._state is WorkerState.FAILED else None
 
     @property
     def assignment(self) -> Assignment | None:
         """What the slot should serve; None if it is free."""
         return self._wanted
 
-    def view(self) -> Replica | None:
-        """The slot as a replica; None while it is free. Only routers know the requests in flight."""
+    def view(self) -> Worker | None:
+        """The slot as a worker; None while it is free. Only routers know the requests in flight."""
         if self._wanted is None:
             return None
         gone = self._server is None
-        return Replica(
+        return Worker(
             id=self.id,
+            pool=self._wanted.pool,
             accelerator_class=self._class,
             endpoint=NOWHERE if self._server is None else self._server.endpoint,
-            variant=self._wanted.variant.name,
             state=self._state,
             since_s=self._since_s,
+            hosts=(Host(self._wanted.variant.weights.digest, _HOSTING[self._state], self._since_s),),
             # The requests of a dead server are lost, so there is nothing to wait for.
-            in_flight=0 if gone and self._draining else None,
+            in_flight={} if gone and self._draining else None,
         )
 
     def assign(self, assignment: Assignment) -> None:
@@ -98,19 +105,19 @@ class Slot:
         if assignment == self._wanted and not self._draining:
             return
         same_model = self._server is not None and self._server.model == assignment.model
-        proven = same_model and self._state in (ReplicaState.READY, ReplicaState.DRAINING)
+        proven = same_model and self._state in (WorkerState.READY, WorkerState.DRAINING)
         if assignment != self._wanted:
             self._backoff = Backoff()
         self._wanted = assignment
         self._draining = False
-        self._enter(ReplicaState.READY if proven else ReplicaState.STARTING)
+        self._enter(WorkerState.READY if proven else WorkerState.STARTING)
         self._woken.set()
 
     def drain(self) -> None:
         """Take no new work, and finish the requests in flight."""
         if self._wanted is not None and not self._draining:
             self._draining = True
-            self._enter(ReplicaState.DRAINING)
+            self._enter(WorkerState.DRAINING)
 
     def release(self) -> None:
         """Become free, and end the server."""
@@ -183,7 +190,7 @@ class Slot:
         began = time.monotonic()
         self._say(f"{self.id}: {wanted.variant.name} does not answer ({complaint}): loading it again")
         if not self._draining:
-            self._enter(ReplicaState.STARTING)
+            self._enter(WorkerState.STARTING)
         await server.change_model(wanted.model)
         await server.prove(wanted.variant.settings.parameters)
         if self._wanted == wanted:
@@ -191,7 +198,7 @@ class Slot:
         self._say(f"{self.id}: {wanted.variant.name} is back after {time.monotonic() - began:.1f} s")
 
     def _serving(self) -> None:
-        self._enter(ReplicaState.DRAINING if self._draining else ReplicaState.READY)
+        self._enter(WorkerState.DRAINING if self._draining else WorkerState.READY)
 
     async def _retreat(self, why: str) -> None:
         """End a server that does not work, and wait before the next one is started, longer after each failure."""
@@ -201,7 +208,7 @@ class Slot:
         self._complaint = f"{self.id}{serving}: {why}"
         self._say(self._complaint)
         if self._wanted is not None and not self._draining:
-            self._enter(ReplicaState.FAILED if self._backoff.failures > FAILED_AFTER else ReplicaState.STARTING)
+            self._enter(WorkerState.FAILED if self._backoff.failures > FAILED_AFTER else WorkerState.STARTING)
         await self._end_server()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), wait_s)
@@ -212,7 +219,7 @@ class Slot:
             await server.end()
             self._changed()
 
-    def _enter(self, state: ReplicaState) -> None:
+    def _enter(self, state: WorkerState) -> None:
         if state is not self._state:
             self._state = state
             self._since_s = self._clock()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from cascade_api.cascade import Variant
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile
 from cascade_api.local import ADDRESSES_FILE, Addresses, write_addresses
@@ -17,6 +18,7 @@ from cascade_api.names import CPU_CLASS, START_TIMEOUT_S
 from cascade_api.reasons import ConditionType
 from cascade_api.settings import PlannerSettings, from_environment
 
+from ..snapshot import PoolRef
 from ..store import Store
 from .driver import LocalCluster, server_program
 from .logs import keep_logs_bounded, log_to
@@ -184,10 +186,20 @@ class LocalStack:
                 ),
             )
 
-        specs = {cascade.ref: cascade.spec for cascade in self._file.cascades}
+        variants = {
+            (cascade.ref, variant.weights.digest): variant
+            for cascade in self._file.cascades
+            for variant in reversed(cascade.spec.variants)
+        }
+
+        def variant_with(pool: PoolRef, weights: str) -> Variant:
+            if pool.owner is None:
+                raise LookupError(f"{pool} belongs to no cascade")
+            return variants[pool.owner, weights]
+
         cluster = LocalCluster(
             slots=slots,
-            variant_of=lambda ref, variant: specs[ref].variant(variant),
+            variant_with=variant_with,
             start_server=start_server,
             changed=lambda: loop.wake(),
             say=self._say,

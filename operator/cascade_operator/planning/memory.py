@@ -17,8 +17,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import Reason
 
-from ..snapshot import together
-from .allocation import PoolKey, PoolSize
+from .allocation import HostSet, PoolKey, PoolSize
 from .arrivals import ArrivalRate
 
 AHEAD_S = 60.0
@@ -29,12 +28,30 @@ MOST_REPLICAS = 100_000
 
 @dataclass(frozen=True)
 class TargetPool:
-    """One pool of the target."""
+    """One pool of the target: how many workers serve a variant, and in which batches."""
 
     variant: str
     accelerator_class: str
     replicas: int
     batch: int
+
+
+@dataclass(frozen=True)
+class TargetHosts:
+    """How many workers should host these weights together, by digest."""
+
+    weights: tuple[str, ...]
+    accelerator_class: str
+    workers: int
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Weights that a worker shall no longer host: since ``since_s`` (Unix seconds) it gets no requests for them."""
+
+    worker: str
+    weights: str
+    since_s: float
 
 
 @dataclass(frozen=True)
@@ -53,16 +70,17 @@ class Slowdown:
 
 @dataclass(frozen=True)
 class Target:
-    """The pools that a cascade should have, and the circumstances in which this was decided.
+    """The workers that a cascade should have, and the circumstances in which this was decided.
 
-    ``verdict`` says how good the allocation is, and ``binding`` what keeps it from being better. The circumstances are
-    ``demand`` (requests per second), the fingerprints of spec and profile (``spec_print``, ``profile_print``), the
-    accelerators by class (``inventory``), and the slowdowns (``corrections``: variant, class, factor). Where one of
-    them changes, pools are decided again.
+    ``hosts`` says what they host, and ``pools`` which variants they serve. ``verdict`` says how good the allocation is,
+    and ``binding`` what keeps it from being better. The circumstances are ``demand`` (requests per second), the
+    fingerprints of spec and profile (``spec_print``, ``profile_print``), the accelerators by class (``inventory``), and
+    the slowdowns (``corrections``: variant, class, factor). Where one of them changes, pools are decided again.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
     pools: tuple[TargetPool, ...] = ()
+    hosts: tuple[TargetHosts, ...] = ()
     verdict: Reason = Reason.OPTIMAL
     binding: tuple[str, ...] = ()
     cost_per_hour: float = 0.0
@@ -78,6 +96,11 @@ class Target:
         """Replicas and batch size by pool."""
         return {(p.variant, p.accelerator_class): PoolSize(p.replicas, p.batch) for p in self.pools}
 
+    @property
+    def workers(self) -> dict[HostSet, int]:
+        """Workers by what they host."""
+        return {HostSet(each.weights, each.accelerator_class): each.workers for each in self.hosts}
+
 
 @dataclass(frozen=True)
 class CascadeMemory:
@@ -87,7 +110,7 @@ class CascadeMemory:
     ``generation`` is the number of the last published plan, and ``published_at_s`` when it was published.
     ``surged_at_s`` is when demand last surged. ``parked`` means that everything was stopped since nobody asked, and
     that nothing serves again yet; ``asked_at_s`` is when somebody last asked. ``slowdowns`` correct the profile by what
-    routers measured.
+    routers measured. ``leaving`` are the weights whose requests are to end before they are unloaded.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -101,11 +124,12 @@ class CascadeMemory:
     parked: bool = False
     asked_at_s: float = 0.0
     slowdowns: tuple[Slowdown, ...] = ()
+    leaving: tuple[Leaving, ...] = ()
 
     def is_credible(self, *, now: float) -> bool:
         """Whether an operator can have written this: no value is negative or absurdly large, no time in the future."""
         target, arrivals = self.target or Target(), self.arrivals or ArrivalRate(0.0, 0.0)
-        seen = (slowdown.seen_at_s for slowdown in self.slowdowns)
+        seen = [slowdown.seen_at_s for slowdown in self.slowdowns] + [each.since_s for each in self.leaving]
         times = (target.decided_at_s, self.published_at_s, self.surged_at_s, self.asked_at_s, *seen)
         rates = (target.demand, arrivals.rate, arrivals.least, abs(arrivals.trend))
         return (
@@ -115,6 +139,7 @@ class CascadeMemory:
             and all(1 <= slowdown.factor <= HIGHEST_RATE for slowdown in self.slowdowns)
             and 0 <= target.cost_per_hour <= HIGHEST_RATE
             and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
+            and all(0 <= each.workers <= MOST_REPLICAS for each in target.hosts)
         )
 
 
@@ -154,15 +179,22 @@ def target_pools(sizes: Mapping[PoolKey, PoolSize]) -> tuple[TargetPool, ...]:
     return tuple(TargetPool(key[0], key[1], sizes[key].replicas, sizes[key].batch) for key in sorted(sizes))
 
 
+def target_hosts(workers: Mapping[HostSet, int]) -> tuple[TargetHosts, ...]:
+    """Workers by what they host in the form that a target keeps, sorted."""
+    return tuple(TargetHosts(each.weights, each.accelerator_class, workers[each]) for each in sorted(workers))
+
+
 def rebuilt(plan: Plan) -> CascadeMemory:
     """Memory from a plan alone: its pools become the target, and its demand the demand that this was decided for."""
-    batches = {(pool.variant, pool.accelerator_class): pool.batch for pool in plan.pools}
-    ready = Counter(
-        (together(w.credits), w.accelerator_class) for w in plan.workers if w.state == "ready" and w.credits
+    sizes = {(p.variant, p.accelerator_class): PoolSize(len(p.ready), p.batch) for p in plan.pools if p.ready}
+    served = (
+        HostSet.of((plan.variants[name].weights for name, count in w.credits.items() if count), w.accelerator_class)
+        for w in plan.workers
+        if w.state == "ready"
     )
-    pools = tuple(TargetPool(*key, replicas, batches.get(key, 1)) for key, replicas in sorted(ready.items()))
+    hosts = Counter(each for each in served if each.weights)
     return CascadeMemory(
-        target=Target(pools, demand=plan.expected.demand),
+        target=Target(target_pools(sizes), target_hosts(hosts), demand=plan.expected.demand),
         reason=plan.reason,
         generation=plan.generation,
         parked=plan.parked,

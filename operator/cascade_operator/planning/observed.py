@@ -14,7 +14,7 @@ Later stages read the result and never change it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,10 +23,10 @@ from cascade_api.plan import PlanRow
 from cascade_api.quantities import duration_s
 from cascade_api.reasons import Reason
 
-from ..snapshot import CascadeView, ReplicaState, Snapshot, apart
-from .allocation import Hull, PoolKey, PoolSize
+from ..snapshot import CascadeView, HostState, Snapshot, Worker, WorkerState
+from .allocation import HostSet, Hull, Placement, PoolKey, PoolSize
 from .arrivals import clearing_rate
-from .memory import CascadeMemory, Memory, Slowdown
+from .memory import CascadeMemory, Leaving, Memory, Slowdown, Target
 from .prepared import NotPlannable, Preparations, Prepared, hosts_all
 from .slowdowns import slowdowns
 
@@ -41,12 +41,13 @@ Why = tuple[Reason, str]
 class Observed:
     """One cascade at the beginning of a tick.
 
-    ``refused`` says why it cannot be planned, and ``held`` why it must be left as it is. ``asked_at_s`` is when a
-    client last asked for an image (Unix seconds; 0: not known). ``idle`` means that this was so long ago that nothing
-    should run.
+    ``workers`` are those of its pools. ``refused`` says why it cannot be planned, and ``held`` why it must be left as
+    it is. ``asked_at_s`` is when a client last asked for an image (Unix seconds; 0: not known). ``idle`` means that
+    this was so long ago that nothing should run.
     """
 
     view: CascadeView
+    workers: tuple[Worker, ...]
     memory: CascadeMemory
     store_available: bool
     prepared: Prepared | None = None
@@ -101,14 +102,43 @@ class Observed:
         return list(self.view.plan.rows) if self.view.plan is not None else []
 
     @property
-    def ready(self) -> Counter[PoolKey]:
-        """Ready replicas by pool."""
-        return Counter(r.pool for r in self.view.replicas if r.state is ReplicaState.READY)
+    def ready(self) -> Counter[HostSet]:
+        """Workers that serve, by the weights that are ready there."""
+        return ready_hosts(self.workers, self.memory.leaving)
+
+    @property
+    def running(self) -> Counter[HostSet]:
+        """Workers that serve or will, by the weights that are ready or loading there."""
+        served = (serving(w, self.memory.leaving, loading=True) for w in self.workers)
+        return Counter(each for each in served if each.weights)
+
+    @property
+    def target(self) -> Target:
+        """The last pool decision; empty if there was none."""
+        return self.memory.target or Target()
 
     @property
     def target_sizes(self) -> dict[PoolKey, PoolSize]:
         """Replicas and batch size by pool that the last pool decision asked for."""
-        return self.memory.target.sizes if self.memory.target is not None else {}
+        return self.target.sizes
+
+    def in_flight(self, worker: Worker, weights: Collection[str]) -> int | None:
+        """Requests for some weights that a worker has in hand; None if that is not known."""
+        if worker.in_flight is None:
+            return None
+        known = self.known.variants_with
+        if not known.keys() >= set(weights):
+            return sum(worker.in_flight.values())
+        names = {name for digest in weights for name in known[digest]}
+        if self.known.hull is not None:
+            # The requests of a variant may wait, and count, in the queue of another one.
+            names |= {queue for name in names if (queue := self.known.hull.queue_of(name))}
+        return sum(worker.in_flight.get((self.ref, name), 0) for name in names)
+
+    def placement(self, hosts: Mapping[HostSet, int], target: Target) -> Placement:
+        """Workers by what they host, with the pools of the variants that they serve."""
+        sizes = target.sizes
+        return self.known.placement(hosts, sizes=sizes, batches=self.batches(sizes))
 
     def slowdowns(self, now: float) -> tuple[Slowdown, ...]:
         """How much slower pools are than the profile says; the next decision plans with it."""
@@ -119,9 +149,8 @@ class Observed:
         return slowdowns(self.prepared, judged=judged, reports=reports, remembered=remembered, now=now)
 
     def waiting(self, key: PoolKey) -> int:
-        """Requests that wait for the variants of a pool; 0 if that is not known."""
-        depths = self.view.queue_depths or {}
-        return sum(depths.get(pool_name(variant=name, accelerator_class=key[1]), 0) for name in apart(key[0]))
+        """Requests that wait for the variant of a pool; 0 if that is not known."""
+        return (self.view.queue_depths or {}).get(pool_name(variant=key[0], accelerator_class=key[1]), 0)
 
     def batches(self, target: Mapping[PoolKey, PoolSize]) -> dict[PoolKey, int]:
         """Batch size by pool: from the target, or for pools that it does not have, from the plan in force.
@@ -154,17 +183,17 @@ class Observed:
             return self._shared_backlog(self.known.hull)
         rates: dict[str, float] = {}
         firm = self.firm_variants()
-        for key, replicas in self.ready.items():
+        for key, size in self.placement(self.ready, self.target).pools.items():
             if self.degrades and key[0] not in firm:
                 continue
-            excess = self.waiting(key) - replicas * batches.get(key, 1)
+            excess = self.waiting(key) - size.replicas * batches.get(key, 1)
             if excess > 0:
                 rates[key[0]] = rates.get(key[0], 0.0) + clearing_rate(excess, objective_s=self.objective_s)
         return rates
 
     def _shared_backlog(self, hull: Hull) -> dict[str, float]:
         """The same where workers host all variants: what they have no time for within `KEPT_BUSY_OBJECTIVES`."""
-        waiting = {name: self.waiting((name, hull.accelerator_class)) for name in apart(hull.serves)}
+        waiting = {name: self.waiting((name, hull.accelerator_class)) for name in hull.weights}
         work_s = sum(count * self._waiting_s(hull, name) for name, count in waiting.items())
         busy_s = KEPT_BUSY_OBJECTIVES * self.objective_s * sum(self.ready.values())
         if work_s <= busy_s:
@@ -191,6 +220,23 @@ class Observed:
         return sum(load * hull.image_s(name) for name, load in here.items()) / total
 
 
+def serving(worker: Worker, leaving: Collection[Leaving], *, loading: bool = False) -> HostSet:
+    """The weights that a worker makes images with; with ``loading`` also those that it will.
+
+    It is empty for workers that drain or failed. What it is to leave is not among them.
+    """
+    gone = {each.weights for each in leaving if each.worker == worker.id}
+    states = (HostState.READY, HostState.LOADING) if loading else (HostState.READY,)
+    here = (WorkerState.READY, WorkerState.STARTING) if loading else (WorkerState.READY,)
+    hosts = worker.hosting(*states) if worker.state in here else ()
+    return HostSet.of((weights for weights in hosts if weights not in gone), worker.accelerator_class)
+
+
+def ready_hosts(workers: Collection[Worker], leaving: Collection[Leaving]) -> Counter[HostSet]:
+    """Workers that serve, by the weights that are ready there."""
+    return Counter(each for each in (serving(worker, leaving) for worker in workers) if each.weights)
+
+
 def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, preparations: Preparations) -> Observed:
     """Everything that is known about a cascade at ``now`` (Unix seconds)."""
     remembered = memory.of(view.cascade.ref, view.plan)
@@ -201,7 +247,8 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
         held = Reason.INVENTORY_UNKNOWN, "the accelerators of the cluster are not known: the last plan is held"
     prepared, refused = _prepared(view, snapshot, remembered, preparations)
     asked_at_s, idle = _last_asked(view, remembered, now)
-    return Observed(view, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
+    workers = tuple(worker for worker in snapshot.workers if worker.pool.owner == view.cascade.ref)
+    return Observed(view, workers, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
 
 
 def _prepared(
@@ -220,7 +267,7 @@ def _prepared(
         )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        return preparations.of(view.cascade, view.profile, snapshot.mobility, factors), None
+        return preparations.of(view.cascade, view.profile, factors), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
 

@@ -14,10 +14,11 @@ from typing import Final
 from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 
-from ..snapshot import Action, Diagnostics, Publish, ReplicaState, SetStatus, Snapshot
+from ..snapshot import Action, Diagnostics, HostState, Publish, SetStatus, Snapshot, WorkerState
+from .allocation import Placement
 from .forecast import Forecast, forecast
-from .memory import CascadeMemory, Memory
-from .moves import NO_MOVES, Moves, decide_moves, free_accelerators, started
+from .memory import CascadeMemory, Memory, Target
+from .moves import Moves, decide_moves, free_accelerators, started
 from .observed import Observed, observe
 from .prepared import Preparations, prices_per_hour
 from .publish import Publication, publication
@@ -72,9 +73,14 @@ class Planner:
         diagnostics: list[Diagnostics] = []
         remembered: dict[str, CascadeMemory] = {}
         for seen in observed:
-            expected, decided, moves, said = forecasts.get(seen.ref), targets[seen.ref], NO_MOVES, None
+            expected, decided, moves, said = (
+                forecasts.get(seen.ref),
+                targets[seen.ref],
+                Moves(leaving=seen.memory.leaving),
+                None,
+            )
             if seen.acts and expected is not None:
-                if lost_replica(seen):
+                if lost_worker(seen):
                     decided = replace(decided, reason=Reason.REPLICAS_CHANGED)
                 moves = decide_moves(seen, expected, decided, free, now, settings)
                 free = free - started(moves)
@@ -84,7 +90,7 @@ class Planner:
             actions += moves.actions
             actions += self._report(seen, decided, moves, said, now)
             diagnostics.append(diagnose(seen, expected, decided, said))
-            remembered[str(seen.ref)] = remember(seen, expected, decided, said, now)
+            remembered[str(seen.ref)] = remember(seen, expected, decided, moves, said, now)
         tick_s = min((settings.tick_s(seen.objective_s) for seen in observed), default=settings.tick_max_s)
         return Decision(tuple(actions), tuple(diagnostics), Memory(remembered), now + tick_s)
 
@@ -111,23 +117,36 @@ class Planner:
             moving=moves.moving,
             parked=seen.idle or (parked and not decided.sizes),
             target=decided.sizes,
+            workers=sum(decided.workers.values()),
+            ready=seen.placement(seen.ready, target or Target()) if seen.prepared is not None else Placement(),
             cost_per_hour=f"{target.cost_per_hour if target is not None else 0.0:.2f}",
         )
         plan = said.plan if said is not None and said.plan is not None else seen.view.plan
-        status = self._reports.new(seen.view, plan=plan, findings=findings, now=now)
+        status = self._reports.new(seen.view, workers=seen.workers, plan=plan, findings=findings, now=now)
         return [] if status is None else [SetStatus(seen.ref, status)]
 
 
-def lost_replica(seen: Observed) -> bool:
-    """Whether a replica that is ready in the plan in force has failed or disappeared."""
+def lost_worker(seen: Observed) -> bool:
+    """Whether weights that a worker serves in the plan in force failed there, or disappeared with it."""
     if seen.view.plan is None:
         return False
-    still = {r.id for r in seen.view.replicas if r.state in (ReplicaState.READY, ReplicaState.DRAINING)}
-    return any(worker.id not in still for worker in seen.view.plan.workers if worker.state == "ready")
+    here = (WorkerState.READY, WorkerState.DRAINING)
+    ready = {w.id: set(w.hosting(HostState.READY)) for w in seen.workers if w.state in here}
+    return any(
+        count and seen.view.plan.variants[name].weights not in ready.get(worker.id, ())
+        for worker in seen.view.plan.workers
+        if worker.state == "ready"
+        for name, count in worker.credits.items()
+    )
 
 
 def remember(
-    seen: Observed, expected: Forecast | None, decided: TargetDecision, said: Publication | None, now: float
+    seen: Observed,
+    expected: Forecast | None,
+    decided: TargetDecision,
+    moves: Moves,
+    said: Publication | None,
+    now: float,
 ) -> CascadeMemory:
     """What the next decision must know about this one."""
     memory = replace(
@@ -138,6 +157,7 @@ def remember(
         parked=said.parked if said is not None else decided.parked,
         asked_at_s=seen.asked_at_s,
         slowdowns=seen.slowdowns(now),
+        leaving=moves.leaving,
     )
     if expected is not None:
         memory = replace(memory, arrivals=expected.arrivals, surged_at_s=expected.surged_at_s)

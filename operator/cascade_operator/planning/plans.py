@@ -30,13 +30,14 @@ from cascade_api.quantiles import interpolated
 from cascade_api.reasons import Reason
 from cascade_api.report import QUANTILES, RouterReport
 
-from ..snapshot import Replica, ReplicaState, apart
+from ..snapshot import HostState, Worker, WorkerState
 from .allocation import Mixture, PoolKey, PoolSize, Row
+from .memory import Leaving
 from .prepared import Prepared
 
 SHORT_EXECUTION_S = 0.02
 """A batch shorter than this ends before the next grant arrives, so the worker gets credits for a second batch."""
-_SERVING = (ReplicaState.READY, ReplicaState.DRAINING)
+_SERVING = (WorkerState.READY, WorkerState.DRAINING)
 SHARED_PATIENCE = 0.8
 """Part of its slack that a request waits for a heavy image of workers that host all variants: a quick one can be made
 until the end there. Chosen on generated waves and bursts: 0.5 is 0.05 to 0.1 FID worse, 0.95 as good."""
@@ -100,16 +101,20 @@ def variants_of(
     prepared: Prepared,
     *,
     last: Plan | None,
-    replicas: Sequence[Replica],
+    workers: Sequence[Worker],
     target: Mapping[PoolKey, PoolSize],
     batches: Mapping[PoolKey, int],
 ) -> dict[str, PlanVariant]:
-    """All variants of the cascade, with their times on each class where a replica serves or drains, or the target is.
+    """All variants of the cascade, with their times on each class where a worker serves them, or the target is.
 
-    A variant that the cascade no longer has is described as in the ``last`` plan while a replica still serves it.
+    A variant that the cascade no longer has is described as in the ``last`` plan while a worker hosts its weights.
     """
-    served = {*target, *(r.pool for r in replicas if r.state in _SERVING)}
-    keys = sorted({(name, on) for names, on in served for name in apart(names)})
+    hosted = {
+        (digest, w.accelerator_class) for w in workers if w.state in _SERVING for digest in w.hosting(HostState.READY)
+    }
+    before = {name: part.weights for name, part in (last.variants if last else {}).items()}
+    weights = {**before, **prepared.weights}
+    keys = sorted({*target, *((name, on) for name, digest in weights.items() for own, on in hosted if own == digest)})
     classes: dict[str, dict[str, PlanTimes]] = {}
     for key in keys:
         variant, accelerator_class = key
@@ -133,26 +138,36 @@ def variants_of(
     return {name: part.model_copy(update={"classes": classes.get(name, {})}) for name, part in sorted(told.items())}
 
 
-def workers_of(replicas: Sequence[Replica], variants: Mapping[str, PlanVariant]) -> list[PlanWorker]:
-    """The replicas that serve or drain, sorted by name; each hosts the weights of one variant and serves that."""
-    workers = []
-    for replica in sorted(replicas, key=lambda r: r.id):
-        known = {name: variants[name] for name in replica.variants if name in variants}
-        times = {name: v.classes.get(replica.accelerator_class) for name, v in known.items()}
-        credits = {name: _credits(found) for name, found in times.items() if found is not None}
-        if replica.state not in _SERVING or not credits:
+def workers_of(
+    workers: Sequence[Worker], variants: Mapping[str, PlanVariant], leaving: Collection[Leaving]
+) -> list[PlanWorker]:
+    """The workers that serve or drain, sorted by name; each serves every variant of the weights that are ready there.
+
+    It gets no credits for weights that it is ``leaving``.
+    """
+    gone = {(each.worker, each.weights) for each in leaving}
+    told = []
+    for worker in sorted(workers, key=lambda each: each.id):
+        ready = worker.hosting(HostState.READY)
+        times = {name: v.classes.get(worker.accelerator_class) for name, v in variants.items() if v.weights in ready}
+        credits = {
+            name: 0 if (worker.id, variants[name].weights) in gone else _credits(found)
+            for name, found in times.items()
+            if found is not None
+        }
+        if worker.state not in _SERVING or not credits:
             continue
-        workers.append(
+        told.append(
             PlanWorker(
-                id=replica.id,
-                endpoint=replica.endpoint,
-                accelerator_class=replica.accelerator_class,
-                state="ready" if replica.state is ReplicaState.READY else "draining",
-                hosts=list(dict.fromkeys(known[name].weights for name in credits)),
+                id=worker.id,
+                endpoint=worker.endpoint,
+                accelerator_class=worker.accelerator_class,
+                state="ready" if worker.state is WorkerState.READY else "draining",
+                hosts=list(dict.fromkeys(variants[name].weights for name in credits)),
                 credits=credits,
             )
         )
-    return workers
+    return told
 
 
 def _credits(times: PlanTimes) -> int:
@@ -213,7 +228,7 @@ def stand_in(prepared: Prepared, workers: Sequence[PlanWorker]) -> str | None:
     """The quickest variant on workers that host several: it makes images when those of a row would be too late."""
     if prepared.hull is None:
         return None
-    served = {name for worker in workers if worker.state == "ready" for name in worker.credits}
+    served = {name for worker in workers if worker.state == "ready" for name, count in worker.credits.items() if count}
     return min(served & prepared.hull.batches.keys(), key=prepared.hull.image_s, default=None)
 
 

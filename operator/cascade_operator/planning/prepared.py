@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
@@ -25,11 +27,12 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.workers import Hosting, Workers
 
-from ..snapshot import Mobility, apart, together
 from .allocation import (
     CascadeProblem,
     Frontier,
+    HostSet,
     Hull,
+    Placement,
     PoolKey,
     PoolSize,
     ProfileTimings,
@@ -42,6 +45,7 @@ from .allocation import (
     maximal_sets,
     measured,
     priced,
+    served_by,
     stages_of,
 )
 from .policies import PlanningPolicy, policy
@@ -72,8 +76,9 @@ class NotPlannable(Exception):
 class Prepared:
     """A cascade that is ready to be planned.
 
-    ``problem`` lacks only what changes with time: the demand and the running replicas. ``corrections`` lists the pools
-    whose times were multiplied, as (variant, class, factor).
+    ``problem`` lacks only what changes with time: the demand and the running replicas. ``rooms`` are the largest sets
+    of weights that a worker may host. ``corrections`` lists the pools whose times were multiplied, as (variant, class,
+    factor).
     """
 
     spec: CascadeSpec
@@ -81,6 +86,7 @@ class Prepared:
     policy: PlanningPolicy
     timings: ProfileTimings
     problem: CascadeProblem
+    rooms: tuple[HostSet, ...]
     spec_print: str
     profile_print: str
     corrections: tuple[tuple[str, str, float], ...]
@@ -95,10 +101,23 @@ class Prepared:
         """What accelerator time buys, where workers host all variants; else None."""
         return self.problem.hull
 
+    @cached_property
+    def weights(self) -> Mapping[str, str]:
+        """The digest of each variant's weights."""
+        return {variant.name: variant.weights.digest for variant in self.spec.variants}
+
+    @cached_property
+    def variants_with(self) -> Mapping[str, tuple[str, ...]]:
+        """The variants of weights, by digest, in the order of the spec."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, digest in self.weights.items():
+            found[digest] = (*found.get(digest, ()), name)
+        return found
+
     @property
     def move_s(self) -> float:
-        """Seconds that the slowest move of this cascade takes on this cluster."""
-        return max((self.timings.move_s(*key) for key in self.keys), default=0.0)
+        """Seconds that loading the weights of a variant takes at most."""
+        return max((self.timings.load_s(*key) for key in self.keys), default=0.0)
 
     @property
     def image_s(self) -> float:
@@ -111,15 +130,65 @@ class Prepared:
         *,
         running: Mapping[PoolKey, int] | None = None,
         running_batch: Mapping[PoolKey, int] | None = None,
+        running_hosts: Mapping[HostSet, int] | None = None,
     ) -> CascadeProblem:
-        """The problem at a demand in requests per second, with the replicas that run and their batch sizes."""
-        return replace(self.problem, demand=demand, running=running or {}, running_batch=running_batch or {})
+        """The problem at a demand in requests per second, with what runs now."""
+        return replace(
+            self.problem,
+            demand=demand,
+            running=running or {},
+            running_batch=running_batch or {},
+            running_hosts=running_hosts or {},
+        )
 
-    def share(
-        self, pools: Mapping[PoolKey, PoolSize], *, demand: float, backlog: Mapping[str, float] | None = None
-    ) -> Sharing:
-        """The policy's mixture of rows on these pools; ``backlog`` is requests per second to clear, by variant."""
-        return self.policy.share(self.at(demand), pools, backlog=backlog)
+    def share(self, placement: Placement, *, demand: float, backlog: Mapping[str, float] | None = None) -> Sharing:
+        """The policy's mixture of rows on these workers; ``backlog`` is requests per second to clear, by variant."""
+        return self.policy.share(self.at(demand), placement, backlog=backlog)
+
+    def fits(self, hosts: HostSet) -> bool:
+        """Whether a worker may host these weights together."""
+        return any(
+            room.accelerator_class == hosts.accelerator_class and set(hosts.weights) <= set(room.weights)
+            for room in self.rooms
+        )
+
+    def hosts_for(self, pools: Mapping[PoolKey, PoolSize]) -> dict[HostSet, int]:
+        """Dedicated workers by what they host, for pools by variant."""
+        found: Counter[HostSet] = Counter()
+        for (name, on), size in pools.items():
+            if name in self.weights:
+                found[HostSet.of([self.weights[name]], on)] += size.replicas
+        return dict(found)
+
+    def placement(
+        self, hosts: Mapping[HostSet, int], *, sizes: Mapping[PoolKey, PoolSize], batches: Mapping[PoolKey, int]
+    ) -> Placement:
+        """Workers by what they host, and by variant how many of them serve it.
+
+        Dedicated workers of the same weights are divided among its variants in the proportion of ``sizes``, so that
+        none counts twice.
+        """
+        if self.hull is not None:
+            own = {each: count for each, count in hosts.items() if self.variants_with.keys() & set(each.weights)}
+            return Placement(own, served_by(self.hull, own))
+        pools: dict[PoolKey, PoolSize] = {}
+        for each, count in hosts.items():
+            for digest in each.weights:
+                keys = [(name, each.accelerator_class) for name in self.variants_with.get(digest, ())]
+                wanted = [sizes[key].replicas if key in sizes else 0 for key in keys]
+                for key, part in zip(keys, _divided(count, wanted), strict=True):
+                    before = pools[key].replicas if key in pools else 0
+                    pools[key] = PoolSize(before + part, batches.get(key, 1))
+        return Placement(hosts, {key: size for key, size in pools.items() if size.replicas})
+
+
+def _divided(count: int, wanted: Sequence[int]) -> list[int]:
+    """A count in as many parts, in the proportion of what is ``wanted``, or else all to the first."""
+    total = sum(wanted)
+    if not total or len(wanted) == 1:
+        return [count if index == 0 else 0 for index in range(len(wanted))]
+    ends = [round(count * sum(wanted[: index + 1]) / total) for index in range(len(wanted))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def prices_per_hour(classes: Sequence[AcceleratorClass]) -> dict[str, float]:
@@ -142,7 +211,6 @@ def prepare(
     *,
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
-    mobility: Mobility,
     slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
     kept: dict[object, Sized] | None = None,
 ) -> Prepared:
@@ -167,7 +235,6 @@ def prepare(
     measurements = _slowed(found, slowdowns)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
-    sets = _sets(spec, measurements, classes) if shared else ()
     level = ServiceLevel(
         objective_s=spec.objective.latency_s,
         attainment=spec.objective.attainment_percent / 100,
@@ -179,7 +246,7 @@ def prepare(
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
-    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), mobility)
+    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()))
     sized = (kept or {}).get(key)
     if sized is None:
         try:
@@ -188,7 +255,7 @@ def prepare(
             raise NotPlannable(
                 Reason.PROFILE_INVALID, f"spec.profileRef: {profile.metadata.name}: {error}: profile it again"
             ) from error
-        timings = ProfileTimings(measurements, in_place=mobility is Mobility.IN_PLACE, memory_mib=memory_mib)
+        timings = ProfileTimings(measurements, memory_mib=memory_mib)
         sized = Sized(
             frontier,
             timings,
@@ -220,13 +287,17 @@ def prepare(
         weight=float(spec.policy.weight),
     )
     if shared:
-        problem = _on_shared_workers(problem, spec, level, sets, offer=settings.shared_offer)
+        rooms = _rooms(spec, measurements, classes)
+        problem = _on_shared_workers(problem, spec, level, rooms, offer=settings.shared_offer)
+    else:
+        rooms = tuple(HostSet.of([v.weights.digest], on) for v in spec.variants for on in usable[v.name])
     return Prepared(
         spec,
         measurements,
         chosen,
         sized.timings,
         problem,
+        rooms=rooms,
         spec_print=_print(spec),
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
@@ -261,11 +332,11 @@ def weights_of(spec: CascadeSpec, profile: ProfileSpec, accelerator_class: str) 
         if row.accelerator_class == accelerator_class and row.variant in digests:
             digest = digests[row.variant]
             most[digest] = max(most.get(digest, 0), row.memory_mi_b)
-    return [Weighed(tuple(names), most.get(digest, 0)) for digest, names in users.items()]
+    return [Weighed(digest, tuple(names), most.get(digest, 0)) for digest, names in users.items()]
 
 
-def _sets(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> tuple[str, ...]:
-    """What workers can host where their memory does not hold all variants; nothing where it does or is not known.
+def _rooms(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> tuple[HostSet, ...]:
+    """What workers can host: all weights, where their memory holds them or is not known, or else several sets of them.
 
     Raises NotPlannable for weights that do not fit a worker alone.
     """
@@ -273,7 +344,7 @@ def _sets(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[Accelerator
     there_mib = next((c.memory_mi_b for c in classes if c.name == name), 0)
     weights = weights_of(spec, profile, name)
     if not there_mib or sum(each.memory_mib for each in weights) <= there_mib:
-        return ()
+        return (HostSet.of((each.digest for each in weights), name),)
     for each in weights:
         if each.memory_mib > there_mib:
             raise NotPlannable(
@@ -281,23 +352,24 @@ def _sets(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[Accelerator
                 f"spec.variants: {', '.join(each.variants)}: the weights take {each.memory_mib} MiB, and class {name} "
                 f"has {there_mib}: remove it, or use a class with more",
             )
-    return maximal_sets(weights, there_mib)
+    return maximal_sets(weights, there_mib, name)
 
 
-def _with_one_long_variant(sets: tuple[str, ...], hull: Hull) -> tuple[str, ...]:
+def _with_one_long_variant(sets: tuple[HostSet, ...], hull: Hull) -> tuple[HostSet, ...]:
     """The sets without those that hold two variants which are not much shorter than the longest, if others hold all.
 
     On a worker that has both in hand one waits for the other, and each has a queue of its own where not all workers
     host all variants.
     """
-    long = {name for name in hull.batches if hull.queue_of(name)} | {max(hull.batches, key=hull.image_s, default="")}
-    chosen = tuple(serves for serves in sets if len(long.intersection(apart(serves))) <= 1)
-    covered = {name for serves in chosen for name in apart(serves)}
-    return chosen if covered >= hull.batches.keys() else sets
+    longest = max(hull.batches, key=hull.image_s, default=None)
+    long = {hull.weights[name] for name in hull.batches if name == longest or hull.queue_of(name)}
+    chosen = tuple(each for each in sets if len(long.intersection(each.weights)) <= 1)
+    covered = {digest for each in chosen for digest in each.weights}
+    return chosen if covered >= {hull.weights[name] for name in hull.batches} else sets
 
 
 def _on_shared_workers(
-    problem: CascadeProblem, spec: CascadeSpec, level: ServiceLevel, sets: tuple[str, ...], *, offer: float
+    problem: CascadeProblem, spec: CascadeSpec, level: ServiceLevel, sets: tuple[HostSet, ...], *, offer: float
 ) -> CascadeProblem:
     """The problem of a cascade whose workers host all variants, or one of the ``sets`` each.
 
@@ -307,13 +379,14 @@ def _on_shared_workers(
     pool = _one_pool(spec)
     hull = hull_of(
         problem.stages,
-        serves=together(v.name for v in spec.variants),
+        weights={v.name: v.weights.digest for v in spec.variants},
         accelerator_class=pool.accelerator_class,
         objective_s=level.objective_s,
         late=None if level.degrade else level.late,
     )
-    sets = _with_one_long_variant(sets, hull)
-    hull = replace(hull, everywhere=not sets)
+    if len(sets) > 1:
+        sets = _with_one_long_variant(sets, hull)
+        hull = replace(hull, everywhere=False)
     utilisation = problem.heavy_utilisation * (offer if level.degrade else 1.0)
     return replace(problem, hull=hull, sets=sets, heavy_utilisation=utilisation)
 
@@ -346,7 +419,7 @@ def _switch_prices(
     prices = {}
     for name, usable in classes.items():
         for accelerator_class in usable:
-            dear = timings.move_s(name, accelerator_class) > spec.objective.latency_s / 2
+            dear = timings.load_s(name, accelerator_class) > spec.objective.latency_s / 2
             price = settings.dear_switch_price if dear else settings.switch_price
             prices[name, accelerator_class] = thrift * max(price / TUNED_SPAN, noise)
     return prices
@@ -374,11 +447,10 @@ class Preparations:
         self,
         cascade: DiffusionCascade,
         profile: CascadeProfile,
-        mobility: Mobility,
         slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
     ) -> Prepared:
-        """The prepared cascade, on a cluster with that ``mobility``; raises NotPlannable."""
-        key = (cascade.spec, profile, mobility, slowdowns)
+        """The prepared cascade; raises NotPlannable."""
+        key = (cascade.spec, profile, slowdowns)
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable
@@ -388,7 +460,6 @@ class Preparations:
                     profile,
                     settings=self._settings,
                     classes=self._classes,
-                    mobility=mobility,
                     slowdowns=slowdowns,
                     kept=self._shared,
                 )

@@ -7,7 +7,6 @@ vacated for a move, the mixture does without it, unless much less of the load co
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,12 +14,13 @@ from cascade_api.plan import Expected, Plan, PlanRow, next_generation
 from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
-from ..snapshot import Drain, ReplicaState, apart
+from ..snapshot import DrainWorker, WorkerState
 from . import plans
-from .allocation import PoolKey, PoolSize, Sharing, latency_p99_s
+from .allocation import HostSet, Placement, Sharing, latency_p99_s
 from .forecast import Forecast
+from .memory import Target
 from .moves import BEARABLE_SHED_SHARE, Moves
-from .observed import Observed
+from .observed import Observed, ready_hosts
 from .targets import TargetDecision
 
 
@@ -47,21 +47,23 @@ def publication(
     The plan of a parked cascade says that it is parked until a replica is ready; until then routers keep its requests
     in the queue.
     """
-    draining = {action.replica_id for action in moves.actions if isinstance(action, Drain)}
-    replicas = [replace(r, state=ReplicaState.DRAINING) if r.id in draining else r for r in seen.view.replicas]
+    draining = {action.worker for action in moves.actions if isinstance(action, DrainWorker)}
+    workers = [replace(w, state=WorkerState.DRAINING) if w.id in draining else w for w in seen.workers]
     batch_of = seen.batches(decided.sizes)
-    ready = Counter(r.pool for r in replicas if r.state is ReplicaState.READY)
-    pools = {key: PoolSize(count, batch_of.get(key, 1)) for key, count in ready.items()}
-    sharing = _sharing(seen, expected, decided, moves, pools)
-    rows = _rows(seen, expected, moves, sharing, pools, settings)
+    hosts = ready_hosts(workers, moves.leaving)
+    placement = seen.placement(hosts, decided.target or Target())
+    sharing = _sharing(seen, expected, decided, moves, hosts)
+    rows = _rows(seen, expected, moves, sharing, placement, settings)
     if not rows:
         return None
     parked = seen.idle or (decided.parked and not sharing.mixture)
-    latency_s = latency_p99_s(sharing, pools, demand=expected.rate, objective_s=seen.objective_s, hull=seen.known.hull)
+    latency_s = latency_p99_s(
+        sharing, placement, demand=expected.rate, objective_s=seen.objective_s, hull=seen.known.hull
+    )
     last, reason = seen.view.plan, decided.reason
-    variants = plans.variants_of(seen.known, last=last, replicas=replicas, target=decided.sizes, batches=batch_of)
-    workers = plans.workers_of(replicas, variants)
-    structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=workers)
+    variants = plans.variants_of(seen.known, last=last, workers=workers, target=decided.sizes, batches=batch_of)
+    told = plans.workers_of(workers, variants, moves.leaving)
+    structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=told)
     said = Publication(None, parked, latency_s, sharing.value, sharing.shed)
     if last is not None and not seen.store_was_away and plans.has_structure(last, structure, rows):
         if rows == last.rows:
@@ -85,19 +87,31 @@ def publication(
 
 
 def _sharing(
-    seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, pools: Mapping[PoolKey, PoolSize]
+    seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, hosts: Mapping[HostSet, int]
 ) -> Sharing:
-    """The best shares on ready pools; the pool to vacate is left out unless much less could be served without it."""
-    waiting = seen.backlog(seen.batches(decided.sizes))
-    sharing = seen.known.share(pools, demand=expected.rate, backlog=waiting)
+    """The best shares on ready workers; weights to vacate are left out unless much less could be served without."""
+    target = decided.target or Target()
+    waiting = seen.backlog(seen.batches(target.sizes))
+    sharing = seen.known.share(seen.placement(hosts, target), demand=expected.rate, backlog=waiting)
     if moves.vacate is not None:
-        kept = {key: size for key, size in pools.items() if key != moves.vacate}
+        kept = seen.placement(_without(hosts, moves.vacate), target)
         without = seen.known.share(kept, demand=expected.rate, backlog=waiting)
-        target = seen.known.share(decided.sizes, demand=expected.rate, backlog=waiting)
+        wanted = seen.known.share(Placement(target.workers, target.sizes), demand=expected.rate, backlog=waiting)
         # A move that ends the shedding of load may shed a little more while it lasts.
-        if without.mixture and (without.shed <= sharing.shed + BEARABLE_SHED_SHARE or target.shed < sharing.shed):
+        if without.mixture and (without.shed <= sharing.shed + BEARABLE_SHED_SHARE or wanted.shed < sharing.shed):
             return without
     return sharing
+
+
+def _without(hosts: Mapping[HostSet, int], vacated: tuple[str, str]) -> dict[HostSet, int]:
+    """The workers as if none hosted these weights."""
+    kept: dict[HostSet, int] = {}
+    for each, count in hosts.items():
+        gone = {vacated[0]} if each.accelerator_class == vacated[1] else set()
+        left = HostSet.of(set(each.weights) - gone, each.accelerator_class)
+        if left.weights:
+            kept[left] = kept.get(left, 0) + count
+    return kept
 
 
 def _rows(
@@ -105,7 +119,7 @@ def _rows(
     expected: Forecast,
     moves: Moves,
     sharing: Sharing,
-    pools: Mapping[PoolKey, PoolSize],
+    placement: Placement,
     settings: PlannerSettings,
 ) -> list[PlanRow]:
     """Rows to publish: those in force if the new ones hardly differ or if nothing can be served, else the new ones."""
@@ -116,13 +130,13 @@ def _rows(
     offer = 1.0
     if seen.degrades:
         problem = seen.known.at(expected.rate)
-        offer = seen.known.policy.offer(problem, sharing, pools, most=settings.escalation_offer)
+        offer = seen.known.policy.offer(problem, sharing, placement.pools, most=settings.escalation_offer)
     rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
     if not last or plans.chains(last) != plans.chains(rows):
         return rows
-    vacated = set(apart(moves.vacate[0])) if moves.vacate is not None else set()
+    vacated = set(seen.known.variants_with.get(moves.vacate[0], ())) if moves.vacate is not None else set()
     leaves = bool(vacated & (plans.needed(last) - plans.needed(rows)))
-    served = {name for names, _ in pools for name in apart(names)}
+    served = {name for name, _ in placement.pools}
     if leaves or not plans.servable(last, served) or plans.shares_moved(last, rows):
         return rows
     return last

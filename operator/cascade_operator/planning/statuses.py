@@ -18,8 +18,8 @@ from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.status import CascadeStatus, Condition, PoolStatus, merge_conditions
 
-from ..snapshot import CascadeView, Replica, ReplicaState
-from .allocation import PoolKey, PoolSize
+from ..snapshot import CascadeView, Worker, WorkerState
+from .allocation import Placement, PoolKey, PoolSize
 from .plans import needed, servable, timestamp
 
 Truth = Literal["True", "False", "Unknown"]
@@ -31,7 +31,8 @@ class Findings:
 
     The first three are (reason, message), or None if they do not apply. ``refused``: the cascade cannot be planned.
     ``complaint``: its resources are invalid now, so it is planned by the last valid ones. ``held``: it is left as it
-    is.
+    is. ``target`` is how many workers should serve each variant, and ``workers`` how many that are; ``ready`` are those
+    that serve now.
     """
 
     refused: tuple[Reason, str] | None = None
@@ -45,6 +46,8 @@ class Findings:
     moving: bool = False
     parked: bool = False
     target: Mapping[PoolKey, PoolSize] = field(default_factory=dict)
+    workers: int = 0
+    ready: Placement = field(default_factory=Placement)
     cost_per_hour: str = "0"
 
 
@@ -52,7 +55,7 @@ def status_of(
     cascade: DiffusionCascade,
     *,
     plan: Plan | None,
-    replicas: Sequence[Replica],
+    workers: Sequence[Worker],
     findings: Findings,
     before: CascadeStatus | None,
     now: float,
@@ -60,9 +63,9 @@ def status_of(
     """The status to report; conditions that did not change keep their transition times from ``before``."""
     generation = cascade.metadata.generation
     found = [
-        _ready(plan, replicas, findings),
+        _ready(plan, workers, findings),
         _accepted(findings),
-        _pools_available(replicas, findings),
+        _pools_available(workers, findings),
         _router_available(findings),
         _metrics_available(findings),
         _allocation_optimal(findings),
@@ -73,7 +76,7 @@ def status_of(
         Condition(type=kind, status=truth, reason=reason, message=message[:1024], observed_generation=generation)
         for kind, truth, reason, message in found
     ]
-    ready = Counter(r.pool for r in replicas if r.state is ReplicaState.READY)
+    ready = {key: size.replicas for key, size in findings.ready.pools.items()}
     keys = sorted({*findings.target, *ready})
     rows = plan.rows if plan else []
     direct = sum(r.share * r.direct for r in rows)
@@ -84,14 +87,14 @@ def status_of(
         chain=list(rows[0].chain) if rows else [],
         direct_percent=round(100 * direct),
         escalation_percent=round(100 * (heavy - direct) / (1 - direct)) if direct < 1 else 0,
-        replicas=f"{sum(ready.values())}/{sum(p.replicas for p in findings.target.values())}",
+        replicas=f"{findings.ready.workers}/{findings.workers}",
         pools=[
             PoolStatus(
                 name=pool_name(variant=key[0], accelerator_class=key[1]),
                 variant=key[0],
                 accelerator_class=key[1],
                 desired=findings.target[key].replicas if key in findings.target else 0,
-                ready=ready[key],
+                ready=ready.get(key, 0),
                 batch=findings.target[key].batch if key in findings.target else 1,
             )
             for key in keys
@@ -103,13 +106,13 @@ def status_of(
 
 
 def signs(
-    cascade: DiffusionCascade, *, plan: Plan | None, replicas: Sequence[Replica], findings: Findings
+    cascade: DiffusionCascade, *, plan: Plan | None, workers: Sequence[Worker], findings: Findings
 ) -> tuple[object, ...]:
     """Everything that decides what a status worth writing says, except the status before: equal signs, equal status."""
     rows = plan.rows if plan else []
     chain = (rows[0].chain, needed(rows)) if rows else None
-    states = Counter((r.pool, r.state) for r in replicas)
-    failed = tuple(sorted(r.id for r in replicas if r.state is ReplicaState.FAILED))
+    states = Counter((worker.pool, worker.state) for worker in workers)
+    failed = tuple(sorted(worker.id for worker in workers if worker.state is WorkerState.FAILED))
     return cascade, chain, states, failed, findings
 
 
@@ -129,9 +132,9 @@ _WORTH_WRITING = CascadeStatus.model_fields.keys() - {
 _Found = tuple[ConditionType, Truth, Reason, str]
 
 
-def _ready(plan: Plan | None, replicas: Sequence[Replica], findings: Findings) -> _Found:
+def _ready(plan: Plan | None, workers: Sequence[Worker], findings: Findings) -> _Found:
     kind = ConditionType.READY
-    ready = {name for r in replicas if r.state is ReplicaState.READY for name in r.variants}
+    ready = {name for name, _ in findings.ready.pools}
     if plan is not None and servable(plan.rows, ready):
         return kind, "True", Reason.AS_PLANNED, "every stage of the plan in force has a ready replica"
     if findings.refused is not None:
@@ -142,7 +145,7 @@ def _ready(plan: Plan | None, replicas: Sequence[Replica], findings: Findings) -
         return kind, "False", *findings.held
     if findings.verdict is Reason.NO_CAPACITY:
         return kind, "False", Reason.NO_CAPACITY, "; ".join(findings.binding) or "no accelerators"
-    if replicas and all(r.state is ReplicaState.FAILED for r in replicas):
+    if workers and all(worker.state is WorkerState.FAILED for worker in workers):
         return kind, "False", Reason.REPLICAS_FAILING, "all replicas have failed and are being restarted"
     return kind, "False", Reason.REPLICAS_STARTING, "a stage of the plan has no ready replica yet"
 
@@ -154,11 +157,11 @@ def _accepted(findings: Findings) -> _Found:
     return ConditionType.ACCEPTED, "True", Reason.VALID, "spec and profile can be planned"
 
 
-def _pools_available(replicas: Sequence[Replica], findings: Findings) -> _Found:
+def _pools_available(workers: Sequence[Worker], findings: Findings) -> _Found:
     kind = ConditionType.POOLS_AVAILABLE
-    ready = Counter(r.pool for r in replicas if r.state is ReplicaState.READY)
-    short = [key for key, size in sorted(findings.target.items()) if ready[key] < size.replicas]
-    failed = sorted(r.id for r in replicas if r.state is ReplicaState.FAILED)
+    ready = {key: size.replicas for key, size in findings.ready.pools.items()}
+    short = [key for key, size in sorted(findings.target.items()) if ready.get(key, 0) < size.replicas]
+    failed = sorted(worker.id for worker in workers if worker.state is WorkerState.FAILED)
     if failed:
         return kind, "False", Reason.REPLICAS_FAILING, f"failed: {', '.join(failed)}"
     if short:
@@ -227,15 +230,15 @@ class StatusReports:
     def __init__(self) -> None:
         self._seen: dict[CascadeRef, object] = {}
 
-    def new(self, view: CascadeView, *, plan: Plan | None, findings: Findings, now: float) -> CascadeStatus | None:
+    def new(
+        self, view: CascadeView, *, workers: Sequence[Worker], plan: Plan | None, findings: Findings, now: float
+    ) -> CascadeStatus | None:
         """The status of a cascade, or None if the one before already says everything that is worth writing."""
         ref = view.cascade.ref
-        seen = view.status, signs(view.cascade, plan=plan, replicas=view.replicas, findings=findings)
+        seen = view.status, signs(view.cascade, plan=plan, workers=workers, findings=findings)
         if self._seen.get(ref) == seen:
             return None
-        status = status_of(
-            view.cascade, plan=plan, replicas=view.replicas, findings=findings, before=view.status, now=now
-        )
+        status = status_of(view.cascade, plan=plan, workers=workers, findings=findings, before=view.status, now=now)
         if worth_writing(view.status, status):
             return status
         self._seen[ref] = seen

@@ -27,11 +27,11 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
-from ..snapshot import ReplicaState, Snapshot
-from .allocation import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, groups
+from ..snapshot import Snapshot
+from .allocation import Allocation, AllocationProblem, CascadeProblem, HostSet, Placement, PoolKey, PoolSize, groups
 from .arrivals import bounded_window_s
 from .forecast import Forecast
-from .memory import CascadeMemory, Target, target_pools
+from .memory import CascadeMemory, Target, target_hosts, target_pools
 from .observed import Observed
 from .policies import PlanningPolicy, joint
 
@@ -76,6 +76,11 @@ class TargetDecision:
         """Replicas and batch size by pool."""
         return self.target.sizes if self.target is not None else {}
 
+    @property
+    def workers(self) -> dict[HostSet, int]:
+        """Workers by what they should host."""
+        return self.target.workers if self.target is not None else {}
+
 
 class Allocations:
     """Remembers the policy's last answer for each group of cascades, and repeats it while the question is the same."""
@@ -110,7 +115,7 @@ def decide_targets(
     decided = {seen.ref: _parked(seen, now) if seen.decides and seen.idle else _kept(seen) for seen in observed}
     planned = [seen for seen in observed if seen.decides and not seen.idle]
     due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings) for seen in planned}
-    others = Counter(r.accelerator_class for seen in observed if seen not in planned for r in seen.view.replicas)
+    others = Counter(w.accelerator_class for seen in observed if seen not in planned for w in seen.workers)
     inventory = {name: max(count - others[name], 0) for name, count in (snapshot.inventory or {}).items()}
     if not any(due.values()):
         return decided
@@ -126,7 +131,7 @@ def decide_targets(
             if reason is Reason.DEMAND_FELL and _too_tight(seen, expected, answer, now, settings):
                 # The pools stay, and so does the demand that they were decided for.
                 last = seen.memory.target or Target()
-                answer = replace(answer, pools=last.sizes)
+                answer = replace(answer, pools=last.sizes, hosts=last.workers)
                 problem = replace(problem, demand=max(problem.demand, last.demand))
             decided[seen.ref] = _adopted(seen, expected, problem, answer, reason, snapshot, now)
     return decided
@@ -142,6 +147,7 @@ def _parked(seen: Observed, now: float) -> TargetDecision:
     target = replace(
         seen.memory.target or Target(),
         pools=(),
+        hosts=(),
         verdict=Reason.OPTIMAL,
         binding=(),
         cost_per_hour=0.0,
@@ -189,14 +195,17 @@ def _waits_for_requests(memory: CascadeMemory) -> bool:
 
 def _emergency(seen: Observed, expected: Forecast) -> Reason | None:
     """The reason, if even the complete target cannot carry the load, so that other shares would not help; else None."""
-    sizes = seen.target_sizes
-    if seen.known.share(sizes, demand=expected.pool_rate).shed > 0:
+    if seen.known.share(_placed(seen, seen.target), demand=expected.pool_rate).shed > 0:
         return Reason.DEMAND_ROSE
-    for key, size in sizes.items():
+    for key, size in seen.target_sizes.items() if seen.known.hull is None else ():
         part = _backlog_objectives(seen, key[0])
         if part is not None and _waiting_s(seen, key, size) > part * seen.objective_s:
             return Reason.BACKLOG_GREW
     return None
+
+
+def _placed(seen: Observed, target: Target) -> Placement:
+    return Placement(target.workers, target.sizes)
 
 
 def _waiting_s(seen: Observed, key: PoolKey, size: PoolSize) -> float:
@@ -221,9 +230,13 @@ def _pool_problem(seen: Observed, expected: Forecast, due: Reason | None, now: f
     demand, last = _wanted(seen, expected), seen.memory.target or Target()
     if due is Reason.BACKLOG_GREW:
         demand = max(demand, last.demand)
-    serving = (ReplicaState.READY, ReplicaState.STARTING)
-    running = Counter(r.pool for r in seen.view.replicas if r.state in serving)
-    return seen.known.at(demand, running=running, running_batch=seen.batches(seen.target_sizes))
+    running = seen.placement(seen.running, seen.target)
+    return seen.known.at(
+        demand,
+        running={key: size.replicas for key, size in running.pools.items()},
+        running_batch=seen.batches(seen.target_sizes),
+        running_hosts=running.hosts,
+    )
 
 
 def _wanted(seen: Observed, expected: Forecast) -> float:
@@ -247,12 +260,12 @@ def _too_tight(seen: Observed, expected: Forecast, answer: Allocation, now: floa
     if a move takes long, or if the cascade has so few replicas that one move concerns a large part of them.
     """
     surged = now - expected.surged_at_s < AFTER_SURGE_OBJECTIVES * seen.objective_s
-    if not (surged or seen.moves_slowly or len(seen.view.replicas) * settings.moves_percent < 100):
+    if not (surged or seen.moves_slowly or len(seen.workers) * settings.moves_percent < 100):
         return False
     window_s = bounded_window_s(settings.forecast_window * seen.objective_s)
     demand = expected.pool_rate + CHANCE_DEMAND_SIGMAS * math.sqrt(expected.pool_rate / window_s)
-    present = seen.known.share(seen.target_sizes, demand=demand).shed
-    return seen.known.share(answer.pools, demand=demand).shed > present + NEGLIGIBLE_SHED_SHARE
+    present = seen.known.share(_placed(seen, seen.target), demand=demand).shed
+    return seen.known.share(Placement(answer.hosts, answer.pools), demand=demand).shed > present + NEGLIGIBLE_SHED_SHARE
 
 
 def _adopted(
@@ -271,6 +284,7 @@ def _adopted(
         news = due or Reason.CAPACITY_CHANGED
     target = Target(
         pools=pools,
+        hosts=target_hosts(answer.hosts if seen.known.hull is not None else seen.known.hosts_for(answer.pools)),
         verdict=answer.verdict,
         binding=answer.binding,
         cost_per_hour=answer.cost_per_hour,

@@ -9,7 +9,6 @@ from typing import Final
 
 from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 from cascade_operator.planning.planner import Planner
-from cascade_operator.snapshot import Mobility
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, variants_of
@@ -41,7 +40,6 @@ class CampaignRequest:
     objective_s: float
     seeds: int
     switch_s: float | None = None
-    mobility: Mobility = Mobility.IN_PLACE
     scorer: str | None = None
     failures: tuple[Failure, ...] = ()
     memory_mib: int = 0
@@ -110,7 +108,6 @@ def run_once(
         objective_s=request.objective_s,
         seed=seed,
         switch_s=_switch_s(request, policy),
-        mobility=request.mobility,
         failures=request.failures,
         turns=None if policy in PUBLISHED else request.turns,
     )

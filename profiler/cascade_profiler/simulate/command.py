@@ -40,13 +40,6 @@ def simulate(
             show_default=False,
         ),
     ] = None,
-    pod_starts: Annotated[
-        bool,
-        typer.Option(
-            "--pod-starts",
-            help="Switches of the product start a pod, as on a cluster, and take the profile's coldSeconds.",
-        ),
-    ] = False,
     hosting: Annotated[
         str,
         typer.Option(
@@ -80,7 +73,6 @@ def simulate(
             objective=objective,
             seeds=seeds,
             switch_seconds=switch_seconds,
-            pod_starts=pod_starts,
             hosting=hosting,
             turns=turns,
             scorer=scorer,

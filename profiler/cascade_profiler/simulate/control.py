@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.cascade import DiffusionCascade
+from cascade_api.names import pool_name
 from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.report import RouterReport
@@ -19,23 +20,26 @@ from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import (
     CascadeView,
     Demand,
-    Drain,
-    Mobility,
+    DrainWorker,
+    Host,
+    HostState,
+    Load,
+    PoolRef,
     Publish,
-    Replica,
-    ReplicaState,
     SetStatus,
     Snapshot,
-    Start,
-    Stop,
-    apart,
-    together,
+    StartWorker,
+    StopWorker,
+    Unload,
+    Worker,
+    WorkerState,
 )
 
 from .events import Events
 from .runs import Failure
+from .shared_workers import SharedFleet, SharedWorker
 from .timings import SimulatedTimings
-from .workers import Fleet, Worker, WorkerJob
+from .workers import WorkerJob
 
 EPOCH: Final = 1_760_000_000
 """Unix time of the simulation's zero."""
@@ -54,10 +58,10 @@ class RouterHooks:
     demand: Mapping[int, int]
     """Arrivals by Unix second."""
     depths: Callable[[], Mapping[str, int]]
-    in_use: Callable[[Worker], int]
+    in_use: Callable[[SharedWorker], Mapping[str, int]]
     report: Callable[[], RouterReport]
     publish: Callable[[Plan], None]
-    failed: Callable[[Worker, list[WorkerJob]], None]
+    failed: Callable[[SharedWorker, list[WorkerJob]], None]
     """Called when a worker is lost, with the jobs that it had in hand."""
 
 
@@ -68,12 +72,11 @@ class Control:
         self,
         *,
         events: Events,
-        fleet: Fleet,
+        fleet: SharedFleet,
         timings: SimulatedTimings,
         cascade: DiffusionCascade,
         profile: CascadeProfile,
         planner: Planner,
-        mobility: Mobility,
         rng: random.Random,
     ) -> None:
         self._events = events
@@ -83,15 +86,16 @@ class Control:
         self._profile = profile
         self._rng = rng
         self._planner = planner
-        self._mobility = mobility
         self._memory = Memory()
-        self._states: dict[str, tuple[ReplicaState, float]] = {}
-        """The state of each worker that is a replica, and when it began."""
+        self._states: dict[str, tuple[WorkerState, float]] = {}
+        """The state of each worker that was started, and when it began."""
+        self._variants = {variant.weights.digest: variant.name for variant in cascade.spec.variants}
+        """A variant of each weights."""
         self._unseen: set[str] = set()
         """Workers that are lost, which the operator does not yet know."""
         self._status: CascadeStatus | None = None
-        self._variants: dict[str, str] = {}
-        """The variants that lost workers served."""
+        self._hosted: dict[str, tuple[Host, ...]] = {}
+        """What lost workers hosted."""
         self._turn = 0
         self._last_s = -float("inf")
         self.plan: Plan | None = None
@@ -104,10 +108,11 @@ class Control:
             self._events.at(failure.at_s, self._fail, failure)
         self._schedule(self._events.now)
 
-    def loaded(self, worker: Worker) -> None:
-        """A worker is ready with its variant."""
+    def loaded(self, worker: SharedWorker) -> None:
+        """Weights of a worker are ready."""
         if worker.id in self._states:
-            self._states[worker.id] = (ReplicaState.READY, self._events.now)
+            if self._states[worker.id][0] is WorkerState.STARTING:
+                self._states[worker.id] = (WorkerState.READY, self._events.now)
             self._wake()
 
     def _wake(self) -> None:
@@ -133,40 +138,46 @@ class Control:
                     self._router.publish(plan)
                 case SetStatus():
                     self._status = action.status
-                case Start():
+                case StartWorker():
                     self._start(action)
-                case Drain():
-                    self._states[action.replica_id] = (ReplicaState.DRAINING, now)
-                case Stop():
-                    worker = self._fleet.workers[action.replica_id]
-                    self._states.pop(worker.id, None)
-                    self._fleet.unload(worker)
+                case DrainWorker(name):
+                    self._states[name] = (WorkerState.DRAINING, now)
+                case StopWorker(name):
+                    self._states.pop(name, None)
+                    self._fleet.clear(self._fleet.workers[name])
+                case Load(name, weights):
+                    self._load(self._fleet.workers[name], weights)
+                case Unload(name, weights):
+                    worker = self._fleet.workers[name]
+                    self._router.failed(worker, self._fleet.unload(worker, weights))
 
-    def _start(self, start: Start) -> None:
-        if start.replica_id is not None:
-            worker = self._fleet.workers[start.replica_id]
-            hosted = apart(worker.variant or "")
-            new = [name for name in apart(start.variant) if name not in hosted] or apart(start.variant)
-            seconds = self._timings.switch_s(together(new), worker.accelerator_class)
-            jobs = self._fleet.unload(worker)
-            if jobs:
-                self._router.failed(worker, jobs)
-        else:
-            free = (
-                w
-                for w in self._fleet.workers.values()
-                if w.id not in self._states and not w.lost and w.accelerator_class == start.accelerator_class
-            )
-            found = next(free, None)
-            if found is None:
-                return
-            worker = found
-            seconds = self._timings.start_s(start.variant, start.accelerator_class)
-        self._states[worker.id] = (ReplicaState.STARTING, self._events.now)
-        self._fleet.load(worker, start.variant, seconds)
+    def _load(self, worker: SharedWorker, weights: str) -> None:
+        if self._states[worker.id][0] is WorkerState.DRAINING:
+            self._states[worker.id] = (WorkerState.READY, self._events.now)
+            self._wake()
+        if weights not in worker.hosts:
+            seconds = self._timings.load_s(self._variants[weights], worker.accelerator_class)
+            self._fleet.load(worker, weights, seconds)
+
+    def _start(self, start: StartWorker) -> None:
+        free = (
+            w
+            for w in self._fleet.workers.values()
+            if w.id not in self._states and not w.lost and w.accelerator_class == start.accelerator_class
+        )
+        worker = next(free, None)
+        if worker is None:
+            return
+        self._states[worker.id] = (WorkerState.STARTING, self._events.now)
+        variants = [self._variants[weights] for weights in start.weights]
+        seconds = self._timings.start_s(variants, start.accelerator_class)
+        loads_s = [self._timings.load_s(variant, start.accelerator_class) for variant in variants]
+        # The first weights take what the others leave of the whole.
+        for weights, load_s in zip(start.weights, [seconds - sum(loads_s[1:]), *loads_s[1:]], strict=True):
+            self._fleet.load(worker, weights, load_s)
 
     def _snapshot(self) -> Snapshot:
-        replicas = tuple(self._replica(worker) for worker in self._fleet.workers.values() if worker.id in self._states)
+        workers = tuple(self._seen(worker) for worker in self._fleet.workers.values() if worker.id in self._states)
         oldest = int(EPOCH + self._events.now) - DEMAND_S
         counts = tuple((second, count) for second, count in self._router.demand.items() if second >= oldest)
         view = CascadeView(
@@ -176,24 +187,29 @@ class Control:
             demand=Demand(counts),
             queue_depths=self._router.depths(),
             reports=(self._router.report(),),
-            replicas=replicas,
             status=self._status,
         )
         inventory = Counter(
             w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
         )
-        return Snapshot((view,), dict(inventory), self._mobility, hosts_several=True)
+        return Snapshot((view,), dict(inventory), workers, hosts_several=True)
 
-    def _replica(self, worker: Worker) -> Replica:
+    def _seen(self, worker: SharedWorker) -> Worker:
+        """A worker as the operator sees it; a lost one as it was until the loss is noticed."""
         state, since_s = self._states[worker.id]
-        return Replica(
+        ref, on = self._cascade.ref, worker.accelerator_class
+        pool = next(pool.name for pool in self._cascade.spec.workers if pool.accelerator_class == on)
+        variants = {pool_name(variant=v.name, accelerator_class=on): v.name for v in self._cascade.spec.variants}
+        used = self._router.in_use(worker)
+        return Worker(
             id=worker.id,
-            accelerator_class=worker.accelerator_class,
+            pool=PoolRef(ref.namespace, pool, ref.name),
+            accelerator_class=on,
             endpoint=f"{worker.id}:8001",
-            variant=self._variants[worker.id] if worker.lost else worker.variant or "",
             state=state,
             since_s=EPOCH + since_s,
-            in_flight=self._router.in_use(worker),
+            hosts=self._hosted[worker.id] if worker.lost else _hosts(worker),
+            in_flight={(ref, variants[name]): count for name, count in used.items() if name in variants},
         )
 
     # --- failures
@@ -202,22 +218,31 @@ class Control:
         alive = [worker for worker in self._fleet.workers.values() if not worker.lost]
         for worker in self._rng.sample(alive, min(failure.workers, len(alive))):
             self._unseen.add(worker.id)
-            self._variants[worker.id] = worker.variant or ""
+            self._hosted[worker.id] = _hosts(worker)
             self._router.failed(worker, self._fleet.lose(worker))
             self._events.at(self._events.now + DETECT_S, self._detect, worker)
             self._events.at(self._events.now + failure.for_s, self._return, worker)
 
-    def _detect(self, worker: Worker) -> None:
+    def _detect(self, worker: SharedWorker) -> None:
         self._unseen.discard(worker.id)
         if worker.lost:
             self._states.pop(worker.id, None)
             self._wake()
 
-    def _return(self, worker: Worker) -> None:
+    def _return(self, worker: SharedWorker) -> None:
         worker.lost = False
         self._unseen.discard(worker.id)
         self._states.pop(worker.id, None)
         self._wake()
+
+
+def _hosts(worker: SharedWorker) -> tuple[Host, ...]:
+    return tuple(
+        Host(weights, HostState.LOADING, EPOCH + hosted.since_s)
+        if hosted.ready_s is None
+        else Host(weights, HostState.READY, EPOCH + hosted.ready_s)
+        for weights, hosted in worker.hosts.items()
+    )
 
 
 def in_words(plan: Plan) -> str:

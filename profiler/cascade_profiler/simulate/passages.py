@@ -22,7 +22,8 @@ from cascade_router.prompts.scorers import Scorer
 
 from .events import Events
 from .pools import BAND, Pools, RequestPlace
-from .workers import Fleet, Worker, WorkerJob
+from .shared_workers import SharedFleet, SharedWorker
+from .workers import WorkerJob
 
 NOT_READY: Final = "it is not ready"
 
@@ -61,7 +62,7 @@ class Passages:
     def __init__(
         self,
         clock: Events,
-        fleet: Fleet,
+        fleet: SharedFleet,
         *,
         plan: Plan,
         scorer: Scorer,
@@ -179,14 +180,14 @@ class Passages:
 
     def _infer(self, passage: SimulatedPassage, infer: effects.Infer) -> None:
         worker = self._fleet.workers[infer.replica_id]
-        if not worker.ready:
+        if not self._fleet.serves(worker, infer.step.variant):
             self._tell(passage, events.Failed(NOT_READY))
             return
         passage.job = WorkerJob(passage, judged=infer.step.stage == "light", variant=infer.step.variant)
         self._clock.at(self._clock.now + infer.timeout_s, self._out_of_time, (worker, passage.job))
         self._fleet.submit(worker, passage.job)
 
-    def _out_of_time(self, subject: tuple[Worker, WorkerJob]) -> None:
+    def _out_of_time(self, subject: tuple[SharedWorker, WorkerJob]) -> None:
         """The worker's time for a request is over: the request is cancelled there, if the worker still has it."""
         worker, job = subject
         if job in worker.running or job in worker.waiting:

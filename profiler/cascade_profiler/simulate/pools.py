@@ -32,7 +32,7 @@ from cascade_router.requests import BANDS
 
 from .control import EPOCH
 from .events import Events
-from .workers import Worker
+from .shared_workers import SharedWorker
 
 ROUTER: Final = "simulated"
 BAND: Final = BANDS["normal"]
@@ -125,11 +125,10 @@ class Pools(Generic[P]):
         """Waiting entries by pool."""
         return {name: len(pool.waiting) for name, pool in self._dispatcher.pools.items()}
 
-    def in_use(self, worker: Worker) -> int:
-        """The credits of a replica that are in use."""
-        return sum(
-            pool.replicas[worker.id].used for pool in self._dispatcher.pools.values() if worker.id in pool.replicas
-        )
+    def in_use(self, worker: SharedWorker) -> dict[str, int]:
+        """The credits of a worker that are in use, by pool."""
+        pools = self._dispatcher.pools.items()
+        return {name: pool.replicas[worker.id].used for name, pool in pools if worker.id in pool.replicas}
 
     def _expire(self, ticket: str) -> None:
         """The request has waited until starting it would be too late."""

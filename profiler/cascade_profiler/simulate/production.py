@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
+from cascade_api.cascade import DiffusionCascade
 from cascade_api.chains import Variants
 from cascade_api.plan import Plan, PlanRow
 from cascade_api.reasons import Route
@@ -17,7 +18,6 @@ from cascade_api.report import QUANTILES, RouterReport
 from cascade_api.settings import RouterSettings
 from cascade_api.workers import Hosting
 from cascade_operator.planning.planner import Planner
-from cascade_operator.snapshot import Mobility
 from cascade_router.cascade.effects import Answer
 from cascade_router.cascade.state import Limits
 
@@ -31,7 +31,8 @@ from .runs import PlanChange, Progress, Run, Scenario
 from .scores import IMAGES_PER_PROMPT, scorer_of
 from .shared_workers import SharedFleet, SharedWorker
 from .timings import SimulatedTimings
-from .workers import Fleet, Worker, WorkerJob
+from .turns import Turns
+from .workers import WorkerJob
 
 WARM_UP_S: Final = 30.0
 """Seconds before time zero in which the operator starts the replicas for the beginning of the trace."""
@@ -78,9 +79,8 @@ class ProductionSystem:
             scorer=scorer,
             hosting=None if scenario.turns is None else Hosting.SHARED,
         )
-        in_place = scenario.mobility is Mobility.IN_PLACE
-        self._timings = SimulatedTimings(profile.spec, switch_s=None, rng=self._rng, in_place=in_place)
-        self._fleet = self._workers()
+        self._timings = SimulatedTimings(profile.spec, switch_s=None, rng=self._rng)
+        self._fleet = self._workers(cascade)
         self._control = Control(
             events=self._events,
             fleet=self._fleet,
@@ -88,14 +88,12 @@ class ProductionSystem:
             cascade=cascade,
             profile=profile,
             planner=planner,
-            mobility=scenario.mobility,
             rng=self._rng,
         )
         self._scorer = scorer_of(cascade.spec.hardness.scorer, scenario.scores)
         self._start = self._rng.random()
         self._passages: Passages | None = None
         """None until the first plan."""
-        self._largest: dict[tuple[str, str], int] = {}
         self._names = [str(number) for number in range(scenario.scores.prompts)]
         self._rows: dict[tuple[Variants, float, float], DrawnRow] = {}
         self._demand: dict[int, int] = {}
@@ -105,22 +103,14 @@ class ProductionSystem:
         self._loads_before = 0
         self._busy_before_s = 0.0
 
-    def _workers(self) -> Fleet:
+    def _workers(self, cascade: DiffusionCascade) -> SharedFleet:
         names = [(f"{c}-{i:04d}", c) for c, count in self._scenario.workers.items() for i in range(count)]
-        timings, turns = self._timings, self._scenario.turns
-        if turns is None:
-            return Fleet(
-                self._events,
-                [Worker(*name) for name in names],
-                batch_s=timings.batch_s,
-                take=self._take,
-                done=self._done,
-                loaded=self._loaded,
-            )
+        timings = self._timings
         return SharedFleet(
             self._events,
             [SharedWorker(*name) for name in names],
-            turns=turns,
+            weights={variant.name: variant.weights.digest for variant in cascade.spec.variants},
+            turns=self._scenario.turns or Turns.SHORT_FIRST,
             batch_s=timings.batch_s,
             image_s=lambda variant, on: timings.median_s(variant, on, 1, judged=False),
             largest=timings.largest_batch,
@@ -134,7 +124,7 @@ class ProductionSystem:
         router = RouterHooks(
             demand=self._demand,
             depths=lambda: self._passages.pools.depths() if self._passages else {},
-            in_use=lambda worker: self._passages.pools.in_use(worker) if self._passages else 0,
+            in_use=lambda worker: self._passages.pools.in_use(worker) if self._passages else {},
             report=self._reported,
             publish=self._follow,
             failed=self._failed,
@@ -253,22 +243,13 @@ class ProductionSystem:
             )
         return self._report
 
-    def _done(self, _: Worker, jobs: list[WorkerJob], seconds: float) -> None:
+    def _done(self, _: SharedWorker, jobs: list[WorkerJob], seconds: float) -> None:
         if self._passages:
             self._passages.made(jobs, seconds)
 
-    def _failed(self, _: Worker, jobs: Sequence[WorkerJob]) -> None:
+    def _failed(self, _: SharedWorker, jobs: Sequence[WorkerJob]) -> None:
         if self._passages:
             self._passages.failed(jobs)
 
-    def _loaded(self, worker: Worker) -> None:
+    def _loaded(self, worker: SharedWorker) -> None:
         self._control.loaded(worker)
-
-    def _take(self, worker: Worker) -> list[WorkerJob]:
-        """The batch that Triton's dynamic batcher forms: the whole queue, up to the largest batch."""
-        key = (worker.variant or "", worker.accelerator_class)
-        largest = self._largest.get(key)
-        if largest is None:
-            largest = self._largest[key] = self._timings.largest_batch(*key)
-        waiting = worker.waiting
-        return [waiting.popleft() for _ in range(min(largest, len(waiting)))]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cascade_operator.snapshot import Mobility
-
 from ..frontier.profiles import LoadedProfile
 from .outcomes import Outcomes
 from .scores import Scores
@@ -28,7 +26,7 @@ class Scenario:
     """One cascade, one trace, one seed.
 
     ``workers`` has the accelerators by class. ``switch_s`` is the seconds of every switch and start; None means those
-    of the profile, for a cluster with this ``mobility``. ``turns`` says how workers that host all variants share
+    of the profile. ``turns`` says how workers that host all variants share
     their time; with None a worker hosts one variant, as it always does in the published systems.
     """
 
@@ -39,7 +37,6 @@ class Scenario:
     objective_s: float
     seed: int
     switch_s: float | None = None
-    mobility: Mobility = Mobility.IN_PLACE
     failures: tuple[Failure, ...] = ()
     turns: Turns | None = None
 

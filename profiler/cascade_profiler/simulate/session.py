@@ -16,7 +16,6 @@ import typer
 
 from cascade_api.command import seconds
 from cascade_api.workers import Hosting
-from cascade_operator.snapshot import Mobility
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, load_profile
@@ -42,7 +41,6 @@ class SimulationOptions:
     objective: str
     seeds: int
     switch_seconds: float | None
-    pod_starts: bool
     hosting: str
     turns: str
     scorer: str
@@ -83,7 +81,6 @@ def _request(options: SimulationOptions) -> CampaignRequest:
         objective_s=_objective(options.objective, loaded),
         seeds=options.seeds,
         switch_s=options.switch_seconds,
-        mobility=Mobility.NEW_SERVER if options.pod_starts else Mobility.IN_PLACE,
         scorer=options.scorer or None,
         failures=_failures(options.fail),
         turns=_turns(options, loaded),

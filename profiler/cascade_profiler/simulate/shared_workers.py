@@ -1,4 +1,4 @@
-"""Workers that host several variants and share their time between them.
+"""Workers of the product: they host weights, make images of every variant of these, and share their time between them.
 
 At most one batch of each variant is under way on a worker; what comes meanwhile waits for the next one. How batches
 share the device is one of two rules:
@@ -9,20 +9,21 @@ share the device is one of two rules:
 * *even*: all batches have equal parts of the time.
 
 A batch's seconds are those that it had the device, which is what a worker tells of it: a wait for a turn is not work.
+Weights are loaded one after the other, while the worker goes on with the others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cascade_operator.planning.allocation import MUCH_SHORTER
-from cascade_operator.snapshot import apart
 
 from .events import Events
 from .turns import Turns
-from .workers import Fleet, Worker, WorkerJob
+from .workers import WorkerJob
 
 STEPS: Final = 50
 """Of an image of the slowest variant."""
@@ -41,24 +42,53 @@ class Batch:
         self.left_s = seconds
 
 
-class SharedWorker(Worker):
-    """A worker that hosts several variants; ``batches`` are under way, those on the ``device`` since ``since_s``."""
+class HostedWeights:
+    """Weights on a worker; ``ready_s`` is when they were loaded (None: they are loading)."""
 
-    __slots__ = ("batches", "device", "since_s")
+    __slots__ = ("ready_s", "since_s")
+
+    def __init__(self, since_s: float) -> None:
+        self.since_s = since_s
+        self.ready_s: float | None = None
+
+
+class SharedWorker:
+    """One accelerator; ``batches`` are under way, those on the ``device`` since ``since_s``."""
 
     def __init__(self, worker_id: str, accelerator_class: str) -> None:
-        super().__init__(worker_id, accelerator_class)
+        self.id = worker_id
+        self.accelerator_class = accelerator_class
+        self.hosts: dict[str, HostedWeights] = {}
+        """What it hosts, by digest."""
+        self.lost = False
+        """Whether the accelerator is away."""
+        self.waiting: deque[WorkerJob] = deque()
+        self.running: list[WorkerJob] = []
+        self.run = 0
+        """The number of the latest change of what has the device; events that an earlier one scheduled are ignored."""
+        self.loading_until_s = -math.inf
+        self.busy_s = 0.0
+        self.loads = 0
         self.batches: list[Batch] = []
         self.device: tuple[Batch, ...] = ()
         self.since_s = 0.0
 
+    @property
+    def ready(self) -> bool:
+        """Whether it hosts something that it can make images with."""
+        return any(hosted.ready_s is not None for hosted in self.hosts.values())
 
-class SharedFleet(Fleet):
-    """Workers of a simulation that share their time.
+
+class SharedFleet:
+    """All workers of a simulation of the product.
 
     Args:
+        weights: the digest of each variant's weights.
+        batch_s: seconds of a batch by variant, class, size and whether it is judged.
         image_s: median seconds of one image, by variant and class.
         largest: most images of a batch, by variant and class.
+        done: is called when a batch is finished, with its jobs and seconds.
+        loaded: is called when weights of a worker are ready.
     """
 
     def __init__(
@@ -66,66 +96,107 @@ class SharedFleet(Fleet):
         events: Events,
         workers: Sequence[SharedWorker],
         *,
+        weights: Mapping[str, str],
         turns: Turns,
         batch_s: Callable[[str, str, int, bool], float],
         image_s: Callable[[str, str], float],
         largest: Callable[[str, str], int],
-        done: Callable[[Worker, list[WorkerJob], float], None],
-        loaded: Callable[[Worker], None],
+        done: Callable[[SharedWorker, list[WorkerJob], float], None],
+        loaded: Callable[[SharedWorker], None],
     ) -> None:
-        super().__init__(events, list(workers), batch_s=batch_s, take=lambda worker: [], done=done, loaded=loaded)
+        self.workers = {worker.id: worker for worker in workers}
+        self._events = events
+        self._weights = weights
         self._turns = turns
+        self._batch_s = batch_s
         self._image_s = image_s
         self._largest = largest
+        self._done = done
+        self._loaded = loaded
 
-    def submit(self, worker: Worker, job: WorkerJob) -> None:
-        worker.waiting.append(job)
-        self._begin(worker)
+    def serves(self, worker: SharedWorker, variant: str) -> bool:
+        """Whether a worker can make images of a variant now."""
+        hosted = worker.hosts.get(self._weights[variant])
+        return hosted is not None and hosted.ready_s is not None
 
-    def cancel(self, worker: Worker, job: WorkerJob) -> None:
-        if job in worker.waiting:
-            worker.waiting.remove(job)
-            return
-        shared = _shared(worker)
-        worker.running.remove(job)
-        batch = next(batch for batch in shared.batches if job in batch.jobs)
-        batch.jobs.remove(job)
-        if not batch.jobs:
-            self._account(shared)
-            shared.batches.remove(batch)
-            self._give(shared, tuple(each for each in shared.device if each is not batch))
-            self._begin(worker)
+    def load(self, worker: SharedWorker, weights: str, seconds: float) -> None:
+        """Load weights, after those that are being loaded."""
+        now = self._events.now
+        hosted = worker.hosts[weights] = HostedWeights(now)
+        worker.loads += 1
+        worker.loading_until_s = max(worker.loading_until_s, now) + seconds
+        if seconds <= 0 and worker.loading_until_s <= now:
+            self._finish_load((worker, hosted))
+        else:
+            self._events.at(worker.loading_until_s, self._finish_load, (worker, hosted))
 
-    def unload(self, worker: Worker) -> list[WorkerJob]:
-        shared = _shared(worker)
-        self._account(shared)
-        shared.batches, shared.device = [], ()
+    def unload(self, worker: SharedWorker, weights: str) -> list[WorkerJob]:
+        """Take weights off a worker; returns the jobs of their variants that it had in hand."""
+        worker.hosts.pop(weights, None)
+        jobs = [job for job in (*worker.waiting, *worker.running) if self._weights[job.variant] == weights]
+        for job in jobs:
+            self.cancel(worker, job)
+        return jobs
+
+    def clear(self, worker: SharedWorker) -> list[WorkerJob]:
+        """Take everything off a worker; returns the jobs that it had in hand."""
+        self._account(worker)
+        worker.batches, worker.device, worker.hosts = [], (), {}
+        worker.loading_until_s = -math.inf
         jobs = [*worker.running, *worker.waiting]
         worker.running.clear()
         worker.waiting.clear()
-        worker.ready, worker.variant = False, None
         worker.run += 1
         return jobs
 
-    def _begin(self, worker: Worker) -> None:
+    def lose(self, worker: SharedWorker) -> list[WorkerJob]:
+        """The accelerator is lost; returns the jobs that are lost with it."""
+        worker.lost = True
+        return self.clear(worker)
+
+    def _finish_load(self, subject: tuple[SharedWorker, HostedWeights]) -> None:
+        worker, hosted = subject
+        if any(each is hosted for each in worker.hosts.values()):
+            hosted.ready_s = self._events.now
+            self._loaded(worker)
+
+    def submit(self, worker: SharedWorker, job: WorkerJob) -> None:
+        """Give a worker a job."""
+        worker.waiting.append(job)
+        self._begin(worker)
+
+    def cancel(self, worker: SharedWorker, job: WorkerJob) -> None:
+        """Cancel a job; if its batch is then empty, the batch ends at once."""
+        if job in worker.waiting:
+            worker.waiting.remove(job)
+            return
+        worker.running.remove(job)
+        batch = next(batch for batch in worker.batches if job in batch.jobs)
+        batch.jobs.remove(job)
+        if not batch.jobs:
+            self._account(worker)
+            worker.batches.remove(batch)
+            self._give(worker, tuple(each for each in worker.device if each is not batch))
+            self._begin(worker)
+
+    def _begin(self, worker: SharedWorker) -> None:
         """See who should have the device, now that something came or ended."""
-        shared = _shared(worker)
-        if not worker.ready or worker.variant is None:
+        if worker.lost:
             return
         if self._turns is Turns.EVEN:
-            self._begin_all(shared)
+            self._begin_all(worker)
             return
-        first = self._first(shared)
+        first = self._first(worker)
         if first is None:
             return
-        if not shared.device:
-            self._take_over(shared, first)
+        if not worker.device:
+            self._take_over(worker, first)
             return
-        (current,) = shared.device
+        (current,) = worker.device
         if first != current.variant:
-            wait_s = self._step_left_s(shared, current)
-            if wait_s < self._left_s(shared, current) - _NOTHING:
-                self._events.at(self._events.now + wait_s, self._pause, (shared, shared.run))
+            wait_s = self._step_left_s(worker, current)
+            if wait_s < self._left_s(worker, current) - _NOTHING:
+                self._events.at(self._events.now + wait_s, self._pause, (worker, worker.run))
 
     def _first(self, worker: SharedWorker) -> str | None:
         """The variant that should have the device: of those that are not much longer than the shortest the first."""
@@ -204,13 +275,7 @@ class SharedFleet(Fleet):
 
     def _step_left_s(self, worker: SharedWorker, batch: Batch) -> float:
         """Until the step is over that the running batch is in."""
-        hosted = apart(worker.variant or "")
+        hosted = (variant for variant, weights in self._weights.items() if weights in worker.hosts)
         step_s = max(self._image_s(variant, worker.accelerator_class) for variant in hosted) / STEPS
         done_s = batch.seconds - self._left_s(worker, batch)
         return (math.floor(done_s / step_s + _NOTHING) + 1) * step_s - done_s if done_s > _NOTHING else 0.0
-
-
-def _shared(worker: Worker) -> SharedWorker:
-    if not isinstance(worker, SharedWorker):
-        raise TypeError(f"{worker.id} does not share its time")
-    return worker

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Final
 
 from cascade_api.batches import batch_seconds
-from cascade_api.profile import ProfileSpec, Startup
-from cascade_operator.snapshot import apart
+from cascade_api.profile import ProfileSpec
 
 _P95: Final = 1.6449
 """95 % quantile of the standard normal distribution."""
@@ -19,16 +19,12 @@ class SimulatedTimings:
 
     Args:
         switch_s: seconds of every switch and start; None means those of the profile.
-        in_place: whether a switch loads the variant in a running server; otherwise it takes as long as a start.
         rng: draws a log-normal factor for the spread between median and 95 % quantile; not used without spread.
     """
 
-    def __init__(
-        self, profile: ProfileSpec, *, switch_s: float | None, rng: random.Random, in_place: bool = True
-    ) -> None:
+    def __init__(self, profile: ProfileSpec, *, switch_s: float | None, rng: random.Random) -> None:
         self._rng = rng
         self._switch_s = switch_s
-        self._in_place = in_place
         self._median: dict[tuple[str, str], dict[int, float]] = {}
         self._spread: dict[tuple[str, str], float] = {}
         for row in profile.execution:
@@ -58,22 +54,17 @@ class SimulatedTimings:
         spread = self._spread[variant, accelerator_class]
         return seconds * math.exp(spread * self._rng.gauss(0.0, 1.0)) if spread else seconds
 
-    def switch_s(self, serves: str, accelerator_class: str) -> float:
-        """Seconds until a worker that serves something else serves this: one variant, or several (`together`)."""
+    def load_s(self, variant: str, accelerator_class: str) -> float:
+        """Seconds to load the weights of a variant on a worker that runs."""
         if self._switch_s is not None:
             return self._switch_s
-        if not self._in_place:
-            return self.start_s(serves, accelerator_class)
-        return sum(start.load_millis for start in self._known(serves, accelerator_class)) / 1000
+        start = self._starts.get((variant, accelerator_class))
+        return start.load_millis / 1000 if start else 0.0
 
-    def start_s(self, serves: str, accelerator_class: str) -> float:
-        """Seconds from an empty accelerator to ready: the longest start, or the loads one after the other."""
+    def start_s(self, variants: Sequence[str], accelerator_class: str) -> float:
+        """Seconds from an empty accelerator until it serves these: the longest start, or the loads in a row."""
         if self._switch_s is not None:
             return self._switch_s
-        starts = self._known(serves, accelerator_class)
+        starts = [self._starts[key] for name in variants if (key := (name, accelerator_class)) in self._starts]
         cold_s = max((float(start.cold_seconds) for start in starts), default=0.0)
         return max(cold_s, sum(start.load_millis for start in starts) / 1000)
-
-    def _known(self, serves: str, accelerator_class: str) -> list[Startup]:
-        keys = [(variant, accelerator_class) for variant in apart(serves)]
-        return [self._starts[key] for key in keys if key in self._starts]

@@ -1,8 +1,8 @@
-"""Replicas as pods: a pool is a Deployment; a start adds one to its replicas, and a stop takes one away.
+"""Workers as pods: a variant on a class is a Deployment; a start adds one to its replicas, a stop takes one away.
 
 All state is in the cluster: the Deployments hold the wanted numbers and the names of the pods that are to go, and the
 pods hold when they began to drain. So an operator that was killed continues where it was. In the steady state nothing
-is written. To have another variant on the same accelerator, the driver first stops the old pod; when it is gone, the
+is written. To host other weights on the same accelerator, the driver first stops the old pod; when it is gone, the
 planner starts the new one.
 """
 
@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -35,7 +36,7 @@ from ...manifests.naming import (
 from ...manifests.policies import policy_name, worker_policy
 from ...manifests.pools import pool_deployment
 from ...planning.plans import timestamp
-from ...snapshot import Drain, Mobility, Replica, Start, Stop
+from ...snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Worker
 from ...sources import Subject
 from .. import ClusterFailed
 from .api import (
@@ -51,7 +52,7 @@ from .api import (
 from .inventory import count_accelerators, told_accelerators
 from .mirror import Mirror
 from .objects import Deployment, Pod
-from .pools import Change, ClusterPool, as_stop, change_of, replicas_of
+from .pools import Change, ClusterPool, as_stop, change_of, workers_of
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ BAD_REQUEST, UNPROCESSABLE = 400, 422
 class KubernetesCluster:
     """The driver for a Kubernetes cluster."""
 
-    mobility = Mobility.NEW_SERVER
+    hosts_several = False
 
     def __init__(
         self,
@@ -100,11 +101,14 @@ class KubernetesCluster:
             return told_accelerators(pods, classes=classes, planned=planned)
         return count_accelerators(list(self._mirror.nodes), pods, classes=classes, planned=planned)
 
-    async def replicas(self, ref: CascadeRef) -> tuple[Replica, ...]:
+    async def workers(self) -> tuple[Worker, ...]:
         nodes = self._nodes_there()
         now = self._clock()
         return tuple(
-            replica for pool in self._pools(ref).values() for replica in replicas_of(pool, now=now, nodes=nodes)
+            worker
+            for ref in self._subjects
+            for pool in self._pools(ref).values()
+            for worker in workers_of(pool, now=now, nodes=nodes)
         )
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
@@ -124,21 +128,22 @@ class KubernetesCluster:
             elif isinstance(result, BaseException):
                 log.error("what runs could not be brought in line", error=repr(result), exc_info=result)
 
-    async def act(self, moves: Sequence[Start | Drain | Stop]) -> None:
-        ref = moves[0].cascade
-        if ref not in self._subjects:
+    async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
+        ref = pool.owner
+        if ref is None or ref not in self._subjects:
             return
         pools = self._pools(ref)
-        pods = [pod for pool in pools.values() for pod in pool.pods]
-        by_pool: dict[str, list[Start | Stop]] = defaultdict(list)
+        pods = {pod.key[1]: pod for each in pools.values() for pod in each.pods}
+        by_pool: dict[str, list[StartWorker | Load | StopWorker]] = defaultdict(list)
         for move in moves:
-            if isinstance(move, Drain):
-                await self._drain(ref, move.replica_id, pods)
-                continue
-            asked = as_stop(move, pods)
-            name = self._pool_of(ref, asked, pods, pools)
-            if name is not None:
-                by_pool[name].append(asked)
+            match move:
+                case StartWorker():
+                    by_pool[self._pool_for(ref, move, pools)].append(move)
+                case DrainWorker() if move.worker in pods:
+                    await self._drain(ref, pods[move.worker])
+                case Load() | StopWorker() if move.worker in pods:
+                    own = pools[pods[move.worker].pool]
+                    by_pool[own.name].append(as_stop(move, own))
         for name, wanted in by_pool.items():
             change = change_of(pools[name], wanted)
             if change is not None:
@@ -159,23 +164,24 @@ class KubernetesCluster:
         revision = (self._mirror.pods.revision, self._mirror.deployments.revision)
         if self._grouped[0] != revision:
             self._grouped = revision, _grouped(self._mirror.deployments, self._mirror.pods)
-        return dict(self._grouped[1].get(ref, {}))
+        found = self._grouped[1].get(ref, {})
+        subject = self._subjects.get(ref)
+        return {name: _in_spec(pool, subject) for name, pool in found.items()}
 
-    def _pool_of(
-        self, ref: CascadeRef, move: Start | Stop, pods: Sequence[Pod], pools: dict[str, ClusterPool]
-    ) -> str | None:
-        """The name of the pool that a move concerns; if it is new, it is added to ``pools``."""
-        if isinstance(move, Stop) or move.replica_id is not None:
-            return next((pod.pool for pod in pods if pod.key[1] == move.replica_id), None)
-        name = pool_object_name(ref, variant=move.variant, accelerator_class=move.accelerator_class)
-        pools.setdefault(name, ClusterPool(name, move.variant, move.accelerator_class, 0, frozenset(), ()))
+    def _pool_for(self, ref: CascadeRef, start: StartWorker, pools: dict[str, ClusterPool]) -> str:
+        """The name of the pool that a worker is started in; if it is new, it is added to ``pools``."""
+        variants = self._subjects[ref].cascade.spec.variants
+        variant = next(each.name for each in variants if each.weights.digest == start.weights[0])
+        name = pool_object_name(ref, variant=variant, accelerator_class=start.accelerator_class)
+        if name not in pools:
+            on = start.accelerator_class
+            pools[name] = ClusterPool(name, start.pool, start.weights[0], variant, on, 0, frozenset(), ())
         return name
 
-    async def _drain(self, ref: CascadeRef, name: str, pods: Sequence[Pod]) -> None:
-        pod = next((pod for pod in pods if pod.key[1] == name), None)
-        if pod is None or pod.terminating_s is not None or pod.draining_s is not None:
+    async def _drain(self, ref: CascadeRef, pod: Pod) -> None:
+        if pod.terminating_s is not None or pod.draining_s is not None:
             return
-        log.info("draining", cascade=str(ref), replica=name)
+        log.info("draining", cascade=str(ref), worker=pod.key[1])
         await self._annotate(
             pod, {ANNOTATION_DRAINING: timestamp(self._clock()), ANNOTATION_DELETION_COST: FIRST_TO_GO}
         )
@@ -359,11 +365,26 @@ def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[Cas
         if pod.ref is not None:
             by_pool[pod.ref, pod.pool].append(pod)
     pools: dict[CascadeRef, dict[str, ClusterPool]] = defaultdict(dict)
-    for d in deployments:
-        if not d.terminating:
-            own = tuple(by_pool.pop((d.ref, d.pool), ()))
-            pools[d.ref][d.pool] = ClusterPool(d.pool, d.variant, d.accelerator_class, d.wanted, d.stopping, own)
-    for (ref, name), orphans in by_pool.items():
-        first = orphans[0]
-        pools[ref][name] = ClusterPool(name, first.variant, first.accelerator_class, 0, frozenset(), tuple(orphans))
+
+    def add(ref: CascadeRef, of: Deployment | Pod, wanted: int, stopping: frozenset[str], own: Sequence[Pod]) -> None:
+        pool = PoolRef(ref.namespace, of.accelerator_class, ref.name)
+        pools[ref][of.pool] = ClusterPool(
+            of.pool, pool, of.variant, of.variant, of.accelerator_class, wanted, stopping, tuple(own)
+        )
+
+    for each in deployments:
+        if not each.terminating:
+            add(each.ref, each, each.wanted, each.stopping, by_pool.pop((each.ref, each.pool), ()))
+    for (ref, _), orphans in by_pool.items():
+        add(ref, orphans[0], 0, frozenset(), orphans)
     return pools
+
+
+def _in_spec(pool: ClusterPool, subject: Subject | None) -> ClusterPool:
+    """A pool with the name and the weights that the spec gives it; what the spec no longer has is named as it is."""
+    if subject is None:
+        return pool
+    spec = subject.cascade.spec
+    name = next((w.name for w in spec.workers if w.accelerator_class == pool.accelerator_class), pool.ref.name)
+    weights = next((v.weights.digest for v in spec.variants if v.name == pool.variant), pool.weights)
+    return replace(pool, ref=replace(pool.ref, name=name), weights=weights)

@@ -7,11 +7,12 @@ rest of the planner uses only the names that this module exports.
 
 from .contention import groups
 from .expectations import latency_p99_s
+from .fluid import served_by
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
-from .hull import MUCH_SHORTER, Hull, hull_of, upper_hull
-from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize, WorkerBounds
+from .hull import MUCH_SHORTER, HostSet, Hull, hull_of, upper_hull
+from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize, WorkerBounds
 from .sets import Weighed, maximal_sets
-from .shares import Sharing, best_sharing, running_columns
+from .shares import Sharing, best_sharing, running_columns, shared_on
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
 
@@ -22,8 +23,10 @@ __all__ = [
     "CascadeProblem",
     "Chain",
     "Frontier",
+    "HostSet",
     "Hull",
     "Mixture",
+    "Placement",
     "PoolKey",
     "PoolSize",
     "Portion",
@@ -47,6 +50,8 @@ __all__ = [
     "priced",
     "pruned",
     "running_columns",
+    "served_by",
+    "shared_on",
     "stages_of",
     "upper_hull",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from .hull import Hull, shared_paths
 from .latency import BatchService, Path, WaitingTime, quantile, waiting
-from .problem import PoolKey, PoolSize
+from .problem import Placement, PoolKey, PoolSize
 from .shares import Sharing, running_columns
 from .stages import Role, Stages
 
@@ -39,7 +39,7 @@ def paths(sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, demand: float)
 
 def latency_p99_s(
     sharing: Sharing,
-    pools: Mapping[PoolKey, PoolSize],
+    placement: Placement,
     *,
     demand: float,
     objective_s: float,
@@ -50,10 +50,9 @@ def latency_p99_s(
     ``hull`` is set for a cascade whose workers host all variants.
     """
     if hull is None:
-        ways = paths(sharing, pools, demand=demand)
+        ways = paths(sharing, placement.pools, demand=demand)
     else:
-        workers = sum(size.replicas for size in pools.values())
-        ways = shared_paths(hull, sharing.mixture, workers=workers, demand=demand * (1 - sharing.shed))
+        ways = shared_paths(hull, sharing.mixture, workers=placement.workers, demand=demand * (1 - sharing.shed))
     return quantile(ways, share=P99, ceiling_s=2 * objective_s)
 
 

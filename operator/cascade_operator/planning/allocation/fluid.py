@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
-from ...snapshot import apart
-from .hull import Hull
+from .hull import HostSet, Hull
 from .mixtures import NOTHING
-from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
 from .sets import allocate_on_sets
-from .shares import Sharing, best_sharing
+from .shares import Sharing, shared_on
 from .stages import SHED_PRICE
 from .verdicts import binding, quality_is_shed
 
@@ -34,12 +33,12 @@ def allocate_fluid(
     """
     free = dict(left)
     found: dict[CascadeRef, Allocation] = {}
-    for cascade, hull in (pair for pair in cascades if pair[0].sets):
+    for cascade, hull in (pair for pair in cascades if len(pair[0].sets) > 1):
         name = hull.accelerator_class
         answer = _allocate_sets(problem, cascade, hull, free=free.get(name, 0))
-        free[name] = free.get(name, 0) - sum(size.replicas for size in answer.pools.values())
+        free[name] = free.get(name, 0) - sum(answer.hosts.values())
         found[cascade.ref] = answer
-    cascades = [pair for pair in cascades if not pair[0].sets]
+    cascades = [pair for pair in cascades if len(pair[0].sets) <= 1]
     counts = {cascade.ref: 0 for cascade, _ in cascades}
     ceilings = {c.ref: c.workers[h.accelerator_class].ceiling(_price(problem, h)) for c, h in cascades}
 
@@ -67,15 +66,21 @@ def allocate_fluid(
                 del open_to[ref]
     for cascade, hull in cascades:
         if not _price(problem, hull):
-            give(cascade, hull, most=cascade.running.get((hull.serves, hull.accelerator_class), 0))
-    return found | {cascade.ref: _read(problem, cascade, hull, counts[cascade.ref]) for cascade, hull in cascades}
+            give(cascade, hull, most=sum(cascade.running_hosts.values()))
+    return found | {
+        cascade.ref: _answer(problem, cascade, hull, {hull.hosts: count} if (count := counts[cascade.ref]) else {})
+        for cascade, hull in cascades
+    }
 
 
 def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, *, free: int) -> Allocation:
     """The allocation of a cascade whose workers host sets of variants."""
     name = hull.accelerator_class
-    running = {serves: cascade.running.get((serves, name), 0) for serves in cascade.sets}
-    prices = {s: sum(cascade.switch_prices.get((v, name), 0.0) for v in apart(s)) for s in cascade.sets}
+    variants = {digest: variant for variant, digest in hull.weights.items()}
+    prices = {
+        hosts: sum(cascade.switch_prices.get((variants[digest], name), 0.0) for digest in hosts.weights)
+        for hosts in cascade.sets
+    }
     found = allocate_on_sets(
         hull,
         hull.rows,
@@ -84,23 +89,11 @@ def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hu
         utilisation=cascade.heavy_utilisation,
         least=_least(cascade, hull),
         most=min(cascade.workers[name].ceiling(_price(problem, hull)), free),
-        running=running,
+        running=cascade.running_hosts,
         load_price=prices,
         seed=problem.seed,
     )
-    pools = {(serves, name): PoolSize(count, 1) for serves, count in found.workers.items()}
-    sharing = best_sharing(cascade, pools)
-    return Allocation(
-        ref=cascade.ref,
-        mixture=sharing.mixture,
-        pools=pools,
-        shed=sharing.shed,
-        value=sharing.value,
-        verdict=_verdict(cascade, pools, sharing),
-        switches=sum(max(count - running[serves], 0) for serves, count in found.workers.items()),
-        cost_per_hour=sum(found.workers.values()) * (_price(problem, hull) or 0.0),
-        binding=binding(cascade, problem, pools, sharing),
-    )
+    return _answer(problem, cascade, hull, found.workers)
 
 
 def _price(problem: AllocationProblem, hull: Hull) -> float | None:
@@ -124,32 +117,42 @@ def _gain(cascade: CascadeProblem, hull: Hull, count: int) -> float:
 
 
 def _score(cascade: CascadeProblem, hull: Hull, count: int) -> float:
-    return best_sharing(cascade, _pools(hull, count)).score if count else -SHED_PRICE
+    return shared_on(cascade, Placement({hull.hosts: count})).score if count else -SHED_PRICE
 
 
-def _pools(hull: Hull, count: int) -> dict[PoolKey, PoolSize]:
-    return {(hull.serves, hull.accelerator_class): PoolSize(count, 1)} if count else {}
-
-
-def _read(problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, count: int) -> Allocation:
-    pools = _pools(hull, count)
-    sharing = best_sharing(cascade, pools)
-    running = cascade.running.get((hull.serves, hull.accelerator_class), 0)
+def _answer(
+    problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, int]
+) -> Allocation:
+    """The answer for workers by what they host."""
+    placement = Placement(hosts, served_by(hull, hosts))
+    sharing = shared_on(cascade, placement)
+    running = cascade.running_hosts
     return Allocation(
         ref=cascade.ref,
         mixture=sharing.mixture,
-        pools=pools,
+        pools=placement.pools,
+        hosts=hosts,
         shed=sharing.shed,
         value=sharing.value,
-        verdict=_verdict(cascade, pools, sharing),
-        switches=max(count - running, 0),
-        cost_per_hour=count * (_price(problem, hull) or 0.0),
-        binding=binding(cascade, problem, pools, sharing),
+        verdict=_verdict(cascade, placement.workers, sharing),
+        switches=sum(max(count - running.get(each, 0), 0) for each, count in hosts.items()),
+        cost_per_hour=placement.workers * (_price(problem, hull) or 0.0),
+        binding=binding(cascade, problem, {hull.accelerator_class: placement.workers}, sharing),
     )
 
 
-def _verdict(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing) -> Reason:
-    if not pools or not sharing.mixture:
+def served_by(hull: Hull, hosts: Mapping[HostSet, int]) -> dict[PoolKey, PoolSize]:
+    """By variant, how many workers serve it, and its largest batch."""
+    counts = {
+        name: sum(count for each, count in hosts.items() if hull.weights[name] in each.weights) for name in hull.batches
+    }
+    return {
+        (name, hull.accelerator_class): PoolSize(count, hull.batches[name]) for name, count in counts.items() if count
+    }
+
+
+def _verdict(cascade: CascadeProblem, workers: int, sharing: Sharing) -> Reason:
+    if not workers or not sharing.mixture:
         return Reason.NO_CAPACITY
     if sharing.shed > NOTHING:
         return Reason.LOAD_SHED

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -46,6 +46,19 @@ def upper_hull(points: Sequence[P], *, cost: Callable[[P], float], worth: Callab
     return kept
 
 
+@dataclass(frozen=True, order=True)
+class HostSet:
+    """Weights that a worker hosts together, by digest and sorted, on an accelerator class."""
+
+    weights: tuple[str, ...]
+    accelerator_class: str
+
+    @classmethod
+    def of(cls, weights: Iterable[str], accelerator_class: str) -> HostSet:
+        """The set of these weights, in any order."""
+        return cls(tuple(sorted(set(weights))), accelerator_class)
+
+
 @dataclass(frozen=True)
 class Corner:
     """A row, the accelerator seconds that a prompt by it takes, and what it is worth (quality less their price)."""
@@ -59,12 +72,13 @@ class Corner:
 class Hull:
     """All corners of a cascade whose workers host all of its variants, on one accelerator class.
 
-    ``serves`` is what a worker serves, by name. ``services`` are single images by variant and role, ``batches`` the
-    largest batch by variant, and ``least_s`` the seconds per prompt by the cheapest corner in its quickest batches. Of
-    the requests the part ``late`` may take longer than ``objective_s``; None: what would is degraded.
+    ``weights`` has the digest of each variant's weights. ``services`` are single images by variant and role,
+    ``batches`` the largest batch by variant, and ``least_s`` the seconds per prompt by the cheapest corner in its
+    quickest batches. Of the requests the part ``late`` may take longer than ``objective_s``; None: what would is
+    degraded.
     """
 
-    serves: str
+    weights: Mapping[str, str]
     accelerator_class: str
     corners: tuple[Corner, ...]
     services: Mapping[tuple[str, Role], BatchService]
@@ -76,6 +90,11 @@ class Hull:
     """All rows that can meet the objective, and what a prompt by each is worth."""
     everywhere: bool = True
     """Whether every worker hosts all variants."""
+
+    @property
+    def hosts(self) -> HostSet:
+        """The weights of all variants."""
+        return HostSet.of(self.weights.values(), self.accelerator_class)
 
     @property
     def most_s(self) -> float:
@@ -174,7 +193,7 @@ def shared_paths(hull: Hull, mixture: Mixture, *, workers: int, demand: float) -
 def hull_of(
     stages: Sequence[Stages],
     *,
-    serves: str,
+    weights: Mapping[str, str],
     accelerator_class: str,
     objective_s: float = math.inf,
     late: float | None = None,
@@ -203,4 +222,4 @@ def hull_of(
     corners = tuple(upper_hull(points, cost=lambda c: c.seconds, worth=lambda c: c.gain))
     least_s = taken_s(corners[0].row, quickest) if corners else 0.0
     rows = {point.row: point.gain for point in points}
-    return Hull(serves, accelerator_class, corners, services, batches, least_s, objective_s, late, rows)
+    return Hull(weights, accelerator_class, corners, services, batches, least_s, objective_s, late, rows)

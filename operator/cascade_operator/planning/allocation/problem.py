@@ -14,11 +14,11 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
 from .frontier import Frontier, Mixture
-from .hull import Hull
+from .hull import HostSet, Hull
 from .stages import Stages
 
 PoolKey = tuple[str, str]
-"""(variant, accelerator class); of workers that host several variants their names together (`snapshot.together`)."""
+"""(variant, accelerator class)"""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,23 @@ class PoolSize:
 
     replicas: int
     batch: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Workers by what they host, and by variant how many of them serve it, in which batches.
+
+    A worker counts in the pool of each variant that it serves, except where dedicated workers of the same weights are
+    divided among its variants.
+    """
+
+    hosts: Mapping[HostSet, int] = field(default_factory=dict)
+    pools: Mapping[PoolKey, PoolSize] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        """All workers."""
+        return sum(self.hosts.values())
 
 
 @dataclass(frozen=True)
@@ -51,8 +68,9 @@ class CascadeProblem:
     ``min_hosts`` says how many workers always host a variant, and ``classes`` on which classes each variant may run.
     ``switch_prices`` says, by pool, how much normalised quality (1 = from the worst row to the best) a start or a
     change of model must gain. ``running`` and ``running_batch`` are the replicas and batch size of each pool now.
-    ``hull`` is set if workers host several variants. Without ``sets`` each worker hosts all of them, so only the number
-    of workers is decided; with ``sets`` each worker hosts the variants of one set.
+    ``hull`` is set if workers host several weights. ``sets`` are then the sets of weights that a worker may host: with
+    one, which is all of them, only the number of workers is decided. ``running_hosts`` are the workers by what they
+    host now.
     """
 
     ref: CascadeRef
@@ -69,7 +87,8 @@ class CascadeProblem:
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)
     weight: float = 1.0
     hull: Hull | None = None
-    sets: tuple[str, ...] = ()
+    sets: tuple[HostSet, ...] = ()
+    running_hosts: Mapping[HostSet, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,8 @@ class Allocation:
 
     ``verdict`` is OPTIMAL, QUALITY_SHED (there is room only for the rows of least load), LOAD_SHED (a part of the
     demand cannot be served), NO_CAPACITY (nothing can) or SOLVER_LIMIT (usable, but a limit cut the search short).
-    ``binding`` says in words what limits the quality. ``gap`` is the part of all cascades' weighted worth that a
+    ``hosts`` has the workers by what they host, for cascades with a hull. ``binding`` says in words what limits the
+    quality. ``gap`` is the part of all cascades' weighted worth that a
     better allocation could add at most, by the solver's bound.
     """
 
@@ -102,3 +122,4 @@ class Allocation:
     cost_per_hour: float = 0.0
     binding: tuple[str, ...] = ()
     gap: float = 0.0
+    hosts: Mapping[HostSet, int] = field(default_factory=dict)

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from ...snapshot import apart, together
 from .frontier import Mixture, Portion, Row
-from .hull import Hull
+from .hull import HostSet, Hull
 from .mixtures import NOTHING
 from .programs import LinearProgram, Solution
 from .stages import SHED_PRICE, Role
@@ -30,14 +29,15 @@ LEAST_WORKERS_PRICE: Final = 1e-4
 
 @dataclass(frozen=True)
 class Weighed:
-    """Weights: the variants that use them, and the memory that they take on a worker."""
+    """Weights: their digest, the variants that use them, and the memory that they take on a worker."""
 
+    digest: str
     variants: tuple[str, ...]
     memory_mib: int
 
 
-def maximal_sets(weights: Sequence[Weighed], memory_mib: int) -> tuple[str, ...]:
-    """What workers can host, each as one name (`snapshot.together`): sets that fit and have no room for more."""
+def maximal_sets(weights: Sequence[Weighed], memory_mib: int, accelerator_class: str) -> tuple[HostSet, ...]:
+    """What workers can host: the sets of weights that fit and have no room for more."""
     fitting = [
         chosen
         for count in range(1, len(weights) + 1)
@@ -45,7 +45,7 @@ def maximal_sets(weights: Sequence[Weighed], memory_mib: int) -> tuple[str, ...]
         if sum(each.memory_mib for each in chosen) <= memory_mib
     ]
     maximal = [one for one in fitting if not any(set(one) < set(other) for other in fitting)]
-    return tuple(sorted(together(name for each in chosen for name in each.variants) for chosen in maximal))
+    return tuple(sorted(HostSet.of((each.digest for each in chosen), accelerator_class) for chosen in maximal))
 
 
 def work_of(hull: Hull, row: Row) -> dict[str, float]:
@@ -65,7 +65,7 @@ class OnSets:
     mixture: Mixture
     shed: float
     gain: float
-    workers: Mapping[str, int]
+    workers: Mapping[HostSet, int]
 
 
 def best_on_sets(
@@ -74,13 +74,13 @@ def best_on_sets(
     *,
     demand: float,
     utilisation: float,
-    workers: Mapping[str, int],
+    workers: Mapping[HostSet, int],
 ) -> OnSets:
     """The best mixture on workers that are there, by set; ``rows`` says what a prompt by each is worth."""
     program = LinearProgram(integer=False)
     shares, shed, flows = _add(program, hull, rows, sorted(workers), demand=demand)
-    for serves, count in workers.items():
-        own = {flow: 1.0 for (_, on), flow in flows.items() if on == serves}
+    for hosts, count in workers.items():
+        own = {flow: 1.0 for (_, on), flow in flows.items() if on == hosts}
         program.at_most(own, utilisation * count)
     return _read(program.solve(), shares, shed, rows, workers)
 
@@ -88,14 +88,14 @@ def best_on_sets(
 def allocate_on_sets(
     hull: Hull,
     rows: Mapping[Row, float],
-    sets: Sequence[str],
+    sets: Sequence[HostSet],
     *,
     demand: float,
     utilisation: float,
     least: int,
     most: int,
-    running: Mapping[str, int],
-    load_price: Mapping[str, float],
+    running: Mapping[HostSet, int],
+    load_price: Mapping[HostSet, float],
     seed: int = 0,
 ) -> OnSets:
     """How many workers host each of ``sets``, from ``least`` to ``most`` together.
@@ -105,11 +105,11 @@ def allocate_on_sets(
     program = LinearProgram(integer=True, seed=seed)
     shares, shed, flows = _add(program, hull, rows, sets, demand=demand)
     counts = {s: program.variable(value=-LEAST_WORKERS_PRICE, upper=most, integer=True) for s in sets}
-    for serves, count in counts.items():
-        own = {flow: 1.0 for (_, on), flow in flows.items() if on == serves}
+    for hosts, count in counts.items():
+        own = {flow: 1.0 for (_, on), flow in flows.items() if on == hosts}
         program.at_most({**own, count: -utilisation}, 0.0)
-        loads = program.variable(value=-load_price.get(serves, 0.0), upper=most)
-        program.at_least({loads: 1.0, count: -1.0}, -running.get(serves, 0))
+        loads = program.variable(value=-load_price.get(hosts, 0.0), upper=most)
+        program.at_least({loads: 1.0, count: -1.0}, -running.get(hosts, 0))
     program.at_most(dict.fromkeys(counts.values(), 1.0), most)
     program.at_least(dict.fromkeys(counts.values(), 1.0), min(least, most))
     solution = program.solve()
@@ -121,28 +121,28 @@ def _add(
     program: LinearProgram,
     hull: Hull,
     rows: Mapping[Row, float],
-    sets: Sequence[str],
+    sets: Sequence[HostSet],
     *,
     demand: float,
-) -> tuple[dict[Row, int], int, dict[tuple[str, str], int]]:
+) -> tuple[dict[Row, int], int, dict[tuple[str, HostSet], int]]:
     """Shares of the rows, the share shed, and flows by (variant, set)."""
     shares = {row: program.variable(value=gain) for row, gain in rows.items()}
     shed = program.variable(value=-SHED_PRICE)
     program.equal(dict.fromkeys([*shares.values(), shed], 1.0), 1.0)
-    flows: dict[tuple[str, str], int] = {}
+    flows: dict[tuple[str, HostSet], int] = {}
     needs: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for row, share in shares.items():
         for variant, seconds in work_of(hull, row).items():
             needs[variant][share] = demand * seconds
     for variant in sorted(needs):
-        own = {(variant, s): program.variable(upper=1e6) for s in sets if variant in apart(s)}
+        own = {(variant, s): program.variable(upper=1e6) for s in sets if hull.weights[variant] in s.weights}
         flows |= own
         program.equal({**needs[variant], **dict.fromkeys(own.values(), -1.0)}, 0.0)
     return shares, shed, flows
 
 
 def _read(
-    solution: Solution, shares: Mapping[Row, int], shed: int, rows: Mapping[Row, float], workers: Mapping[str, int]
+    solution: Solution, shares: Mapping[Row, int], shed: int, rows: Mapping[Row, float], workers: Mapping[HostSet, int]
 ) -> OnSets:
     if not solution.values:
         return OnSets((), 1.0, 0.0, {})

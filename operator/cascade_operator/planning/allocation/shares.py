@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .frontier import Mixture, Portion
-from .hull import Hull
+from .hull import HostSet, Hull
 from .mixtures import NOTHING, Limits
-from .problem import CascadeProblem, PoolKey, PoolSize
+from .problem import CascadeProblem, Placement, PoolKey, PoolSize
 from .sets import best_on_sets
 from .stages import SHED_PRICE, Column, Role, Stages
 
@@ -57,12 +57,7 @@ NOTHING_SERVED = Sharing((), 1.0, 0.0, -SHED_PRICE)
 def best_sharing(
     problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
 ) -> Sharing:
-    """The best mixture of any one chain on these pools; ``backlog`` is requests per second to clear, by variant.
-
-    If workers host all variants, it is the best mixture of any chains.
-    """
-    if problem.hull is not None:
-        return _fluid(problem, problem.hull, pools, backlog or {})
+    """The best mixture of any one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
     best_score, best = -SHED_PRICE, None
     for stages in problem.stages:
         limits = _limits(problem, stages, pools, backlog or {})
@@ -72,13 +67,18 @@ def best_sharing(
     return NOTHING_SERVED if best is None else _mixed(*best, score=best_score)
 
 
-def _fluid(
-    problem: CascadeProblem, hull: Hull, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
-) -> Sharing:
+def shared_on(problem: CascadeProblem, placement: Placement, *, backlog: Mapping[str, float] | None = None) -> Sharing:
+    """The same where workers host several weights: the best mixture of any chains."""
+    if problem.hull is None:
+        return best_sharing(problem, placement.pools, backlog=backlog)
+    everything = problem.hull.hosts
+    if all(hosts == everything for hosts in placement.hosts):
+        return _fluid(problem, problem.hull, placement.workers, backlog or {})
+    return _on_sets(problem, problem.hull, placement.hosts, backlog or {})
+
+
+def _fluid(problem: CascadeProblem, hull: Hull, workers: int, backlog: Mapping[str, float]) -> Sharing:
     """What the time of all workers buys beside clearing a backlog."""
-    if problem.sets:
-        return _on_sets(problem, hull, pools, backlog)
-    workers = sum(size.replicas for key, size in pools.items() if key == (hull.serves, hull.accelerator_class))
     if not workers or not hull.corners:
         return NOTHING_SERVED
     demand = max(problem.demand, NOTHING)
@@ -91,10 +91,10 @@ def _fluid(
 
 
 def _on_sets(
-    problem: CascadeProblem, hull: Hull, pools: Mapping[PoolKey, PoolSize], backlog: Mapping[str, float]
+    problem: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, int], backlog: Mapping[str, float]
 ) -> Sharing:
-    """The same where workers host different sets of variants."""
-    workers = {serves: size.replicas for (serves, _), size in pools.items() if size.replicas}
+    """The same where workers host different sets of weights."""
+    workers = {each: count for each, count in hosts.items() if count}
     count = sum(workers.values())
     if not count:
         return NOTHING_SERVED

@@ -313,6 +313,9 @@ def _read(variables: _Variables, problem: AllocationProblem, solution: Solution)
     sharing = best_sharing(cascade, pools)
     cost = sum(problem.prices_per_hour.get(c, 0.0) * pool.replicas for (_, c), pool in pools.items())
     switches = sum(max(pool.replicas - cascade.running.get(key, 0), 0) for key, pool in pools.items())
+    by_class = Counter[str]()
+    for (_, name), pool in pools.items():
+        by_class[name] += pool.replicas
     return Allocation(
         ref=cascade.ref,
         mixture=sharing.mixture,
@@ -322,7 +325,7 @@ def _read(variables: _Variables, problem: AllocationProblem, solution: Solution)
         verdict=_verdict(cascade, pools, sharing, solution.status),
         switches=switches,
         cost_per_hour=cost,
-        binding=binding(cascade, problem, pools, sharing),
+        binding=binding(cascade, problem, by_class, sharing),
         gap=max(solution.bound - solution.objective, 0.0) / max(abs(solution.bound), _NOTHING),
     )
 

@@ -164,11 +164,10 @@ class ProfileTimings:
 
     Args:
         profile: the profile.
-        in_place: whether a move loads the variant in a running server; otherwise it starts a new server.
         memory_mib: memory of an accelerator by class; batches that need more are left out. 0 or absent: not known.
     """
 
-    def __init__(self, profile: ProfileSpec, *, in_place: bool, memory_mib: Mapping[str, int] | None = None) -> None:
+    def __init__(self, profile: ProfileSpec, *, memory_mib: Mapping[str, int] | None = None) -> None:
         ceilings = memory_mib or {}
         self._judging: dict[str, dict[int, BatchService]] = {}
         for judged in profile.discriminator:
@@ -181,12 +180,7 @@ class ProfileTimings:
                 continue
             by_batch = self._services.setdefault((row.variant, row.accelerator_class), {})
             by_batch[row.batch] = BatchService(row.batch, row.p50_micros / 1e6, row.p95_micros / 1e6)
-        self._move_s = {
-            (start.variant, start.accelerator_class): start.load_millis / 1000
-            if in_place
-            else max(float(start.cold_seconds), start.load_millis / 1000)
-            for start in profile.startup
-        }
+        self._load_s = {(start.variant, start.accelerator_class): start.load_millis / 1000 for start in profile.startup}
 
     def services(self, variant: str, accelerator_class: str, role: Role) -> list[BatchService]:
         """The measured batches of a variant on a class, smallest first; in the light role with the discriminator."""
@@ -203,9 +197,9 @@ class ProfileTimings:
         times = [s.p95_s for c in classes for s in self.services(variant, c, role) if s.batch == 1]
         return min(times, default=math.inf)
 
-    def move_s(self, variant: str, accelerator_class: str) -> float:
-        """Seconds until a replica serves this variant instead of another; 0 if that was not measured."""
-        return self._move_s.get((variant, accelerator_class), 0.0)
+    def load_s(self, variant: str, accelerator_class: str) -> float:
+        """Seconds to load the weights of a variant on a running worker; 0 if that was not measured."""
+        return self._load_s.get((variant, accelerator_class), 0.0)
 
     def _judged(self, service: BatchService, accelerator_class: str) -> BatchService:
         """The batch with what the discriminator adds to it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .mixtures import NOTHING
-from .problem import AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import AllocationProblem, CascadeProblem
 from .shares import Sharing
 
 
@@ -18,15 +18,15 @@ def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
 
 
 def binding(
-    cascade: CascadeProblem, problem: AllocationProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing
+    cascade: CascadeProblem, problem: AllocationProblem, workers: Mapping[str, int], sharing: Sharing
 ) -> tuple[str, ...]:
-    """What limits the quality or the served load, in words that a user can act on."""
+    """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
     if sharing.shed <= NOTHING and sharing.value >= best - 0.01:
         return ()
     words = []
     for name, bounds in cascade.workers.items():
-        here = sum(pool.replicas for (_, on), pool in pools.items() if on == name)
+        here = workers.get(name, 0)
         price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
         own = bounds.ceiling(price)
         if bounds.budget_per_hour is not None and price is None:

@@ -20,12 +20,13 @@ from ..allocation import (
     AllocationProblem,
     CascadeProblem,
     Frontier,
+    Placement,
     PoolKey,
     PoolSize,
     Row,
     Sharing,
     allocate,
-    best_sharing,
+    shared_on,
 )
 from ..arrivals import ArrivalRate, fast_up_slow_down, moving_average
 
@@ -56,10 +57,10 @@ class PlanningPolicy(ABC):
         return allocate(problem)
 
     def share(
-        self, problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
+        self, problem: CascadeProblem, placement: Placement, *, backlog: Mapping[str, float] | None = None
     ) -> Sharing:
-        """The mixture of rows for pools that exist; ``backlog`` is requests per second to clear, by variant."""
-        return best_sharing(problem, pools, backlog=backlog)
+        """The mixture of rows for workers that exist; ``backlog`` is requests per second to clear, by variant."""
+        return shared_on(problem, placement, backlog=backlog)
 
     def offer(
         self, problem: CascadeProblem, sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, most: float

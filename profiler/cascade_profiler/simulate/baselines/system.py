@@ -263,7 +263,7 @@ class PublishedSystem:
     def _switch_s(self, worker: Worker, variant: str) -> float:
         if worker.variant is None:
             return 0.0
-        return self._timings.switch_s(variant, worker.accelerator_class)
+        return self._timings.load_s(variant, worker.accelerator_class)
 
     def _loaded(self, worker: Worker) -> None:
         for index, level in enumerate(self._plan.levels):
