@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -102,6 +103,34 @@ class Startup(Document):
     """Seconds from nothing to ready."""
     load_millis: Integer = Field(ge=0, le=86_400_000)
     """Milliseconds to load these weights in place of another variant's on a running worker, until the first image."""
+
+
+class MemoryComponent(Document):
+    """A part of a model that other weights use too, such as a text encoder; a worker holds it once for all of them."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=63)
+    """Name of the component; the same name is the same component."""
+    memory_mi_b: Integer = Field(ge=1, le=10**9, alias="memoryMiB")
+    """Memory that it takes, in MiB."""
+
+
+class MemoryUse(Document):
+    """How much memory the weights of a variant take on a worker.
+
+    It holds for all variants that share the weights. What a worker needs is the sum over the weights that it hosts,
+    with each of their components once, and for each weights the images that may be in flight at once.
+    """
+
+    variant: str = Field(pattern=NAME_PATTERN, max_length=40)
+    """Name of the variant."""
+    accelerator_class: str = Field(alias="class", max_length=63)
+    """Accelerator class."""
+    rest_mi_b: Integer = Field(ge=0, le=10**9, alias="restMiB")
+    """Memory of the weights at rest, without shared components, in MiB."""
+    image_mi_b: Integer = Field(default=0, ge=0, le=10**9, alias="imageMiB")
+    """Memory that each image in flight takes on top, in MiB."""
+    components: list[MemoryComponent] = Field(default_factory=list, max_length=8, json_schema_extra=keyed_by("name"))
+    """Components that weights of other variants use too."""
 
 
 class QualityRow(Document, Chained):
@@ -223,6 +252,7 @@ class ProfileSpec(Document):
         default_factory=list, max_length=64, json_schema_extra=keyed_by("class", "batch")
     )
     startup: list[Startup] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("variant", "class"))
+    memory: list[MemoryUse] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("variant", "class"))
     quality: list[QualityRow] = Field(
         min_length=1,
         max_length=8192,
@@ -245,6 +275,8 @@ class ProfileSpec(Document):
         refuse_repetition("discriminator", judged, fix="keep one measurement")
         started = ((row.variant, row.accelerator_class) for row in self.startup)
         refuse_repetition("startup", started, fix="keep one measurement")
+        held = ((row.variant, row.accelerator_class) for row in self.memory)
+        refuse_repetition("memory", held, fix="keep one measurement")
         # An API server takes repeated rows: it cannot tell the items of a list apart by a list.
         points = ((q.path, q.direct_percent, q.escalation_percent) for q in self.quality)
         refuse_repetition("quality", points, fix="keep one row")
@@ -278,20 +310,26 @@ class CascadeProfile(Document):
 
 
 def profile_for(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
-    """The profile for a cascade: times at its size, and starts of all variants whose weights have one.
+    """The profile for a cascade: times at its size, and starts and memory of all variants whose weights have them.
 
-    Starts do not depend on settings. So a variant without a row in `startup` takes the row of a variant that shares its
-    weights.
+    Neither depends on settings. So a variant without a row in `startup` or `memory` takes the row of a variant that
+    shares its weights.
     """
-    rows = list(profile.startup)
-    known = {(row.variant, row.accelerator_class) for row in rows}
+    rows = {"startup": _for_all(profile.startup, cascade), "memory": _for_all(profile.memory, cascade)}
+    return profile.at(cascade.sizes[0]).model_copy(update=rows)
+
+
+_OfWeights = TypeVar("_OfWeights", Startup, MemoryUse)
+
+
+def _for_all(rows: Sequence[_OfWeights], cascade: CascadeSpec) -> list[_OfWeights]:
+    """Rows with one more for each variant that has none, but shares the weights of one that has."""
+    found = {(row.variant, row.accelerator_class): row for row in rows}
     weights = {variant.name: variant.weights for variant in cascade.variants}
-    for row in profile.startup:
+    for row in rows:
         for name in (name for name, own in weights.items() if own == weights.get(row.variant)):
-            if (name, row.accelerator_class) not in known:
-                known.add((name, row.accelerator_class))
-                rows.append(row.model_copy(update={"variant": name}))
-    return profile.at(cascade.sizes[0]).model_copy(update={"startup": rows})
+            found.setdefault((name, row.accelerator_class), row.model_copy(update={"variant": name}))
+    return list(found.values())
 
 
 def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
@@ -303,6 +341,18 @@ def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
             if name not in timed:
                 problems.append(
                     (f"spec.quality.{index}.chain.{number}", f"{name!r} is not in spec.execution: unknown variant")
+                )
+    sizes: dict[tuple[str, str], int] = {}
+    for index, use in enumerate(profile.memory):
+        for number, part in enumerate(use.components):
+            known = sizes.setdefault((part.name, use.accelerator_class), part.memory_mi_b)
+            if part.memory_mi_b != known:
+                problems.append(
+                    (
+                        f"spec.memory.{index}.components.{number}.memoryMiB",
+                        f"{part.name!r} takes {part.memory_mi_b} MiB here and {known} MiB elsewhere on class "
+                        f"{use.accelerator_class}: give it one size, or another name",
+                    )
                 )
     last: dict[tuple[str, str, str], int] = {}
     for index, cell in sorted(enumerate(profile.execution), key=lambda item: item[1].batch):

@@ -112,6 +112,15 @@ def profile_document() -> dict[str, Any]:
             "execution": [_execution("light", 1), _execution("light", 2), _execution("heavy", 1)],
             "discriminator": [{"class": "nvidia-l40s", "batch": 1, "p50Micros": 900, "p95Micros": 1000}],
             "startup": [{"variant": "light", "class": "nvidia-l40s", "coldSeconds": 45, "loadMillis": 1220}],
+            "memory": [
+                {
+                    "variant": "light",
+                    "class": "nvidia-l40s",
+                    "restMiB": 7168,
+                    "imageMiB": 900,
+                    "components": [{"name": "t5-xxl", "memoryMiB": 9216}],
+                }
+            ],
             "quality": [
                 {
                     "chain": ["light", "heavy"],

@@ -183,6 +183,49 @@ def test_where_memory_holds_some_variants_only_workers_host_different_ones() -> 
     assert {start.weights for start in actions if isinstance(start, StartWorker)} == {BOTH}
 
 
+def with_use(**uses: dict[str, object]) -> CascadeProfile:
+    """A profile that says what memory the weights of each variant take."""
+    rows = [{"variant": name, "class": "cpu", **use} for name, use in uses.items()]
+    return make_profile(memory=rows)
+
+
+TEXT = [{"name": "t5-xxl", "memoryMiB": 500}]
+
+
+@pytest.mark.parametrize(
+    ("light", "heavy", "together"),
+    [
+        ({"restMiB": 400}, {"restMiB": 600}, True),
+        ({"restMiB": 400}, {"restMiB": 601}, False),
+        # Eight images in flight, the largest batch that was measured.
+        ({"restMiB": 100, "imageMiB": 50}, {"restMiB": 500}, True),
+        ({"restMiB": 100, "imageMiB": 51}, {"restMiB": 500}, False),
+        # A component that both use counts once.
+        ({"restMiB": 200, "components": TEXT}, {"restMiB": 300, "components": TEXT}, True),
+        ({"restMiB": 200, "components": TEXT}, {"restMiB": 301, "components": TEXT}, False),
+    ],
+)
+def test_what_fits_together_is_weights_once_components_once_and_images_on_top(
+    light: dict[str, object], heavy: dict[str, object], together: bool
+) -> None:
+    actions, _ = decided(shared_cascade(), profile=with_use(light=light, heavy=heavy), rate=200)
+    starts = {start.weights for start in actions if isinstance(start, StartWorker)}
+    assert starts == ({BOTH} if together else {weights_of("light"), weights_of("heavy")})
+
+
+@pytest.mark.parametrize("pool", [{}, SHARED])
+def test_measured_weights_that_fit_no_worker_are_refused_by_the_name_of_their_variant(pool: dict[str, str]) -> None:
+    profile = with_use(light={"restMiB": 10}, heavy={"restMiB": 900, "imageMiB": 101})
+    reason, message = accepted(decided(make_cascade(pool=pool), profile=profile)[0])
+    assert reason is Reason.INVALID_SPEC
+    assert message.startswith("spec.variants: heavy: ")
+
+
+def test_a_dedicated_worker_needs_room_for_one_image_only() -> None:
+    profile = with_use(light={"restMiB": 10}, heavy={"restMiB": 900, "imageMiB": 100})
+    assert any(isinstance(action, StartWorker) for action in decided(make_cascade(), profile=profile)[0])
+
+
 def test_weights_that_fit_no_worker_are_refused_before_anything_is_loaded() -> None:
     actions, _ = decided(shared_cascade(), profile=with_memory(1600))
     reason, message = accepted(actions)

@@ -39,16 +39,15 @@ from .allocation import (
     ServiceLevel,
     Sharing,
     Stages,
-    Weighed,
     WorkerBounds,
     hull_of,
-    maximal_sets,
     measured,
     priced,
     served_by,
     stages_of,
 )
 from .policies import PlanningPolicy, policy
+from .rooms import TooLarge, rooms_of, with_one_long_variant
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
@@ -235,6 +234,7 @@ def prepare(
     measurements = _slowed(found, slowdowns)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
+    rooms = _rooms(spec, measurements, classes)
     level = ServiceLevel(
         objective_s=spec.objective.latency_s,
         attainment=spec.objective.attainment_percent / 100,
@@ -287,10 +287,7 @@ def prepare(
         weight=float(spec.policy.weight),
     )
     if shared:
-        rooms = _rooms(spec, measurements, classes)
         problem = _on_shared_workers(problem, spec, level, rooms, offer=settings.shared_offer)
-    else:
-        rooms = tuple(HostSet.of([v.weights.digest], on) for v in spec.variants for on in usable[v.name])
     return Prepared(
         spec,
         measurements,
@@ -309,63 +306,17 @@ def hosts_all(spec: CascadeSpec) -> bool:
     return any(pool.hosting is Hosting.SHARED for pool in spec.workers)
 
 
-def _one_pool(spec: CascadeSpec) -> Workers:
-    """The pool of a cascade whose workers host several variants; raises NotPlannable where it has others."""
-    if len(spec.workers) > 1:
+def _rooms(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> tuple[HostSet, ...]:
+    """The largest sets of weights that workers may host; raises NotPlannable for what does not fit or is not
+    possible."""
+    if hosts_all(spec) and len(spec.workers) > 1:
         raise NotPlannable(
             Reason.INVALID_SPEC, "spec.workers: a cascade with hosting: shared has one pool, so far: remove the others"
         )
-    return spec.workers[0]
-
-
-def weights_of(spec: CascadeSpec, profile: ProfileSpec, accelerator_class: str) -> list[Weighed]:
-    """The weights of a cascade, with the memory that they take on a class at the largest batch that was measured.
-
-    Variants of the same weights count once, by the one that takes most; what was not measured counts nothing.
-    """
-    most: dict[str, int] = {}
-    users: dict[str, list[str]] = {}
-    digests = {variant.name: variant.weights.digest for variant in spec.variants}
-    for name, digest in digests.items():
-        users.setdefault(digest, []).append(name)
-    for row in profile.execution:
-        if row.accelerator_class == accelerator_class and row.variant in digests:
-            digest = digests[row.variant]
-            most[digest] = max(most.get(digest, 0), row.memory_mi_b)
-    return [Weighed(digest, tuple(names), most.get(digest, 0)) for digest, names in users.items()]
-
-
-def _rooms(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> tuple[HostSet, ...]:
-    """What workers can host: all weights, where their memory holds them or is not known, or else several sets of them.
-
-    Raises NotPlannable for weights that do not fit a worker alone.
-    """
-    name = _one_pool(spec).accelerator_class
-    there_mib = next((c.memory_mi_b for c in classes if c.name == name), 0)
-    weights = weights_of(spec, profile, name)
-    if not there_mib or sum(each.memory_mib for each in weights) <= there_mib:
-        return (HostSet.of((each.digest for each in weights), name),)
-    for each in weights:
-        if each.memory_mib > there_mib:
-            raise NotPlannable(
-                Reason.INVALID_SPEC,
-                f"spec.variants: {', '.join(each.variants)}: the weights take {each.memory_mib} MiB, and class {name} "
-                f"has {there_mib}: remove it, or use a class with more",
-            )
-    return maximal_sets(weights, there_mib, name)
-
-
-def _with_one_long_variant(sets: tuple[HostSet, ...], hull: Hull) -> tuple[HostSet, ...]:
-    """The sets without those that hold two variants which are not much shorter than the longest, if others hold all.
-
-    On a worker that has both in hand one waits for the other, and each has a queue of its own where not all workers
-    host all variants.
-    """
-    longest = max(hull.batches, key=hull.image_s, default=None)
-    long = {hull.weights[name] for name in hull.batches if name == longest or hull.queue_of(name)}
-    chosen = tuple(each for each in sets if len(long.intersection(each.weights)) <= 1)
-    covered = {digest for each in chosen for digest in each.weights}
-    return chosen if covered >= {hull.weights[name] for name in hull.batches} else sets
+    try:
+        return rooms_of(spec, profile, {c.name: c.memory_mi_b for c in classes})
+    except TooLarge as error:
+        raise NotPlannable(Reason.INVALID_SPEC, str(error)) from error
 
 
 def _on_shared_workers(
@@ -376,7 +327,7 @@ def _on_shared_workers(
     They are planned for ``offer`` times their time, where what is too much is degraded; else for no more than what
     keeps requests in time.
     """
-    pool = _one_pool(spec)
+    pool = spec.workers[0]
     hull = hull_of(
         problem.stages,
         weights={v.name: v.weights.digest for v in spec.variants},
@@ -385,7 +336,7 @@ def _on_shared_workers(
         late=None if level.degrade else level.late,
     )
     if len(sets) > 1:
-        sets = _with_one_long_variant(sets, hull)
+        sets = with_one_long_variant(sets, hull)
         hull = replace(hull, everywhere=False)
     utilisation = problem.heavy_utilisation * (offer if level.degrade else 1.0)
     return replace(problem, hull=hull, sets=sets, heavy_utilisation=utilisation)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final
 
@@ -29,23 +29,42 @@ LEAST_WORKERS_PRICE: Final = 1e-4
 
 @dataclass(frozen=True)
 class Weighed:
-    """Weights: their digest, the variants that use them, and the memory that they take on a worker."""
+    """Weights: their digest, the variants that use them, and the memory that they take on a worker.
+
+    ``components`` are parts that other weights use too, by name, with the memory of each; a worker holds them once.
+    ``known`` says that the memory was measured for the weights, and not for a whole worker.
+    """
 
     digest: str
     variants: tuple[str, ...]
     memory_mib: int
+    components: Mapping[str, int] = field(default_factory=dict)
+    known: bool = False
+
+    @property
+    def total_mib(self) -> int:
+        """What a worker needs that hosts nothing else."""
+        return needed_mib([self])
+
+
+def needed_mib(weights: Sequence[Weighed]) -> int:
+    """The memory that weights take together on a worker, with each of their components once."""
+    components = {name: size for each in weights for name, size in each.components.items()}
+    return sum(each.memory_mib for each in weights) + sum(components.values())
 
 
 def maximal_sets(weights: Sequence[Weighed], memory_mib: int, accelerator_class: str) -> tuple[HostSet, ...]:
-    """What workers can host: the sets of weights that fit and have no room for more."""
+    """What workers can host: the sets of weights that fit and have no room for more; all of them with a memory of 0."""
+    if not memory_mib or needed_mib(weights) <= memory_mib:
+        return (HostSet.of((each.digest for each in weights), accelerator_class),)
     fitting = [
-        chosen
+        frozenset(each.digest for each in chosen)
         for count in range(1, len(weights) + 1)
         for chosen in combinations(weights, count)
-        if sum(each.memory_mib for each in chosen) <= memory_mib
+        if needed_mib(chosen) <= memory_mib
     ]
-    maximal = [one for one in fitting if not any(set(one) < set(other) for other in fitting)]
-    return tuple(sorted(HostSet.of((each.digest for each in chosen), accelerator_class) for chosen in maximal))
+    maximal = [one for one in fitting if not any(one < other for other in fitting)]
+    return tuple(sorted(HostSet.of(digests, accelerator_class) for digests in maximal))
 
 
 def work_of(hull: Hull, row: Row) -> dict[str, float]:

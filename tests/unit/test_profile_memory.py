@@ -1,0 +1,34 @@
+"""Memory rows of a profile: whom they hold for, and what contradicts itself."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from cascade_api.profile import contradictions, profile_for
+from support.factories import make_cascade, make_profile
+
+LIGHT = {"variant": "light", "class": "cpu", "restMiB": 100}
+
+
+def test_a_row_holds_for_every_variant_of_the_weights() -> None:
+    profile = make_profile(memory=[LIGHT])
+    alone = make_cascade()
+    shared = make_cascade(heavy__model=alone.spec.variants[0].model.wire())
+    found = [{row.variant for row in profile_for(cascade.spec, profile.spec).memory} for cascade in (alone, shared)]
+    assert found == [{"light"}, {"light", "heavy"}]
+
+
+def test_a_component_has_one_size_on_a_class() -> None:
+    rows = [
+        {**LIGHT, "components": [{"name": "t5", "memoryMiB": 9000}]},
+        {**LIGHT, "variant": "heavy", "components": [{"name": "clip", "memoryMiB": 1}, {"name": "t5", "memoryMiB": 8}]},
+    ]
+    ((field, message),) = contradictions(make_profile(memory=rows).spec)
+    assert field == "spec.memory.1.components.1.memoryMiB"
+    assert "9000 MiB elsewhere" in message
+
+
+def test_the_same_weights_are_not_measured_twice() -> None:
+    with pytest.raises(ValidationError, match="there twice"):
+        make_profile(memory=[LIGHT, LIGHT])
