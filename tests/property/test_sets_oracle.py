@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import combinations, product
+from collections import Counter
+from collections.abc import Mapping
+from itertools import combinations, permutations, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_operator.planning.allocation.frontier import Chain, Row
-from cascade_operator.planning.allocation.hull import Hull, hull_of
+from cascade_operator.planning.allocation.hull import HostSet, Hull, hull_of
 from cascade_operator.planning.allocation.latency import BatchService
 from cascade_operator.planning.allocation.sets import (
     LEAST_WORKERS_PRICE,
@@ -51,23 +53,53 @@ def worth(found: OnSets) -> float:
     return served - LEAST_WORKERS_PRICE * sum(found.workers.values())
 
 
-@given(hull=hulls(), demand=st.floats(0.1, 6), most=st.integers(1, 4), size=st.integers(1, 2))
+def loads(running: list[HostSet], wanted: list[HostSet], prices: dict[str, float]) -> float:
+    """The least that it costs to have running workers, and new ones, host what is wanted."""
+    there = [*running, *[None] * len(wanted)]
+
+    def price(before: HostSet | None, after: HostSet) -> float:
+        return sum(prices[d] for d in after.weights if before is None or d not in before.weights)
+
+    ways = permutations(there, len(wanted))
+    return min((sum(map(price, way, wanted)) for way in ways), default=0.0)
+
+
+@given(
+    hull=hulls(),
+    demand=st.floats(0.1, 6),
+    most=st.integers(1, 3),
+    size=st.integers(1, 2),
+    runs=st.lists(st.integers(0, 2), max_size=2),
+    price=st.sampled_from([0.0, 0.01, 0.3]),
+)
 @settings(max_examples=60, deadline=None)
-def test_the_program_finds_the_best_of_all_counts(hull: Hull, demand: float, most: int, size: int) -> None:
+def test_the_program_finds_the_best_of_all_counts(
+    hull: Hull, demand: float, most: int, size: int, runs: list[int], price: float
+) -> None:
     sets = maximal_sets([Weighed(name, (name,), 1) for name in NAMES], size, CLASS)
+    running = [sets[number] for number in runs]
+    prices = {name: price * (1 + number) for number, name in enumerate(NAMES)}
     found = allocate_on_sets(
-        hull, hull.rows, sets, demand=demand, utilisation=1.0, least=0, most=most, running={}, load_price={}
+        hull,
+        hull.rows,
+        sets,
+        demand=demand,
+        utilisation=1.0,
+        least=0,
+        most=most,
+        running=Counter(running),
+        load_price=prices,
     )
     assert sum(found.workers.values()) <= most
 
-    def with_counts(counts: tuple[int, ...]) -> float:
-        workers = {hosts: count for hosts, count in zip(sets, counts, strict=True) if count}
-        return worth(best_on_sets(hull, hull.rows, demand=demand, utilisation=1.0, workers=workers))
+    def net(workers: Mapping[HostSet, int]) -> float:
+        wanted = [hosts for hosts, count in workers.items() for _ in range(count)]
+        served = best_on_sets(hull, hull.rows, demand=demand, utilisation=1.0, workers=workers)
+        return worth(served) - loads(running, wanted, prices)
 
     tried = (counts for counts in product(range(most + 1), repeat=len(sets)) if sum(counts) <= most)
-    best = max(with_counts(counts) for counts in tried)
-    answer = worth(best_on_sets(hull, hull.rows, demand=demand, utilisation=1.0, workers=found.workers))
-    assert answer == pytest.approx(best, abs=1e-3)
+    best = max(net({hosts: count for hosts, count in zip(sets, each, strict=True) if count}) for each in tried)
+    assert net(found.workers) == pytest.approx(best, abs=1e-3)
 
 
 @given(memory=st.lists(st.integers(1, 9), min_size=1, max_size=5), there=st.integers(1, 20))

@@ -226,6 +226,31 @@ def test_a_dedicated_worker_needs_room_for_one_image_only() -> None:
     assert any(isinstance(action, StartWorker) for action in decided(make_cascade(), profile=profile)[0])
 
 
+@pytest.mark.parametrize(("memory_mib", "at_once"), [(600, True), (100, False)])
+def test_where_memory_binds_a_rise_of_demand_is_answered_at_once(memory_mib: int, at_once: bool) -> None:
+    """A quick variant could carry the load, so nothing is shed, but the other weights are needed elsewhere."""
+    workers = (make_worker("cpu-0", "light"), make_worker("cpu-1", "heavy"))
+    if not at_once:
+        workers = ready(2)
+    memory, made_at = Memory(), []
+    plan: Plan | None = None
+    for now, rate in ((NOW, 20), (NOW + 1, 24)):
+        view = make_view(
+            cascade=shared_cascade(),
+            demand=Demand(tuple((int(now) - 30 + second, rate) for second in range(30))),
+            profile=with_memory(memory_mib),
+            plan=plan,
+        )
+        snapshot = Snapshot((view,), {"cpu": 2}, workers, hosts_several=True)
+        decision = Planner(PlannerSettings(), classes=[SMALL]).decide(snapshot, memory, now)
+        memory = decision.memory
+        plan = next((action.plan for action in decision.actions if isinstance(action, Publish)), plan)
+        target = memory.cascades["default/shapes"].target
+        assert target is not None
+        made_at.append(target.decided_at_s)
+    assert made_at == [NOW, NOW + 1 if at_once else NOW]
+
+
 def test_weights_that_fit_no_worker_are_refused_before_anything_is_loaded() -> None:
     actions, _ = decided(shared_cascade(), profile=with_memory(1600))
     reason, message = accepted(actions)

@@ -197,6 +197,9 @@ def _emergency(seen: Observed, expected: Forecast) -> Reason | None:
     """The reason, if even the complete target cannot carry the load, so that other shares would not help; else None."""
     if seen.known.share(_placed(seen, seen.target), demand=expected.pool_rate).shed > 0:
         return Reason.DEMAND_ROSE
+    if len(seen.known.problem.sets) > 1 and expected.pool_rate > EMERGENCY_DEMAND_RATIO * seen.target.demand:
+        # Some quick variant carries any load there, but badly: other weights must come soon, and a load is cheap.
+        return Reason.DEMAND_ROSE
     for key, size in seen.target_sizes.items() if seen.known.hull is None else ():
         part = _backlog_objectives(seen, key[0])
         if part is not None and _waiting_s(seen, key, size) > part * seen.objective_s:

@@ -77,10 +77,7 @@ def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hu
     """The allocation of a cascade whose workers host sets of variants."""
     name = hull.accelerator_class
     variants = {digest: variant for variant, digest in hull.weights.items()}
-    prices = {
-        hosts: sum(cascade.switch_prices.get((variants[digest], name), 0.0) for digest in hosts.weights)
-        for hosts in cascade.sets
-    }
+    prices = {digest: cascade.switch_prices.get((variant, name), 0.0) for digest, variant in variants.items()}
     found = allocate_on_sets(
         hull,
         hull.rows,

@@ -114,26 +114,47 @@ def allocate_on_sets(
     least: int,
     most: int,
     running: Mapping[HostSet, int],
-    load_price: Mapping[HostSet, float],
+    load_price: Mapping[str, float],
     seed: int = 0,
 ) -> OnSets:
     """How many workers host each of ``sets``, from ``least`` to ``most`` together.
 
-    ``running`` counts those that host a set now, and ``load_price`` is what having one more of it must gain.
+    ``running`` counts workers by what they host now, and ``load_price`` is what loading weights must gain, by digest.
     """
     program = LinearProgram(integer=True, seed=seed)
-    shares, shed, flows = _add(program, hull, rows, sets, demand=demand)
     counts = {s: program.variable(value=-LEAST_WORKERS_PRICE, upper=most, integer=True) for s in sets}
+    shares, shed, flows = _add(program, hull, rows, sets, demand=demand)
     for hosts, count in counts.items():
         own = {flow: 1.0 for (_, on), flow in flows.items() if on == hosts}
         program.at_most({**own, count: -utilisation}, 0.0)
-        loads = program.variable(value=-load_price.get(hosts, 0.0), upper=most)
-        program.at_least({loads: 1.0, count: -1.0}, -running.get(hosts, 0))
+    _pay_for_loads(program, counts, running=running, load_price=load_price)
     program.at_most(dict.fromkeys(counts.values(), 1.0), most)
     program.at_least(dict.fromkeys(counts.values(), 1.0), min(least, most))
     solution = program.solve()
     found = {s: round(solution.values[count]) for s, count in counts.items()} if solution.values else {}
     return _read(solution, shares, shed, rows, {s: count for s, count in found.items() if count})
+
+
+def _pay_for_loads(
+    program: LinearProgram,
+    counts: Mapping[HostSet, int],
+    *,
+    running: Mapping[HostSet, int],
+    load_price: Mapping[str, float],
+) -> None:
+    """Price the weights that workers must load: each comes from one of the running sets, or from nothing."""
+    comes: dict[HostSet, dict[int, float]] = {hosts: {} for hosts in counts}
+    for before in [*sorted(running), None]:
+        leaves: dict[int, float] = {}
+        for after in counts:
+            new = set(after.weights) - set(before.weights if before is not None else ())
+            price = sum(load_price.get(digest, 0.0) for digest in new)
+            moved = program.variable(value=-price, upper=1e6)
+            leaves[moved] = comes[after][moved] = 1.0
+        if before is not None:
+            program.at_most(leaves, running[before])
+    for hosts, count in counts.items():
+        program.equal({**comes[hosts], count: -1.0}, 0.0)
 
 
 def _add(
