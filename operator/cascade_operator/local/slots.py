@@ -14,16 +14,12 @@ from cascade_api.hosts import host_entries
 from cascade_api.profile import CascadeProfile
 from cascade_api.worker_requests import weights_of_model
 
+from ..agents import FAILED_AFTER, NOTHING, AgentFailed, Report
 from ..snapshot import Host, HostState, PoolRef, Worker, WorkerState
-from .agents import AgentFailed, Report
 from .supervisor import Backoff
 
-FAILED_AFTER: Final = 3
-"""After this many failures in a row, a slot or its weights count as failed; they are still tried again."""
 NOWHERE: Final = "127.0.0.1:0"
 """The endpoint of a worker that has no server now."""
-NOTHING: Final[Mapping[str, Any]] = {"variants": []}
-"""What the agent of a free slot is told."""
 
 
 class RunningChild(Protocol):
