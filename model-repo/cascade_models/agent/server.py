@@ -18,7 +18,7 @@ from cascade_models.agent.command_line import (
     sweep_shared_memory,
 )
 from cascade_models.agent.installation import Installation, server_environment, server_folder
-from cascade_models.agent.processes import describe_exit, end_orphans, has_child, tied_to
+from cascade_models.agent.processes import bury_orphans, describe_exit, end_orphans, has_child, tied_to
 from cascade_models.agent.triton_http import TritonHttp
 
 START_TIMEOUT_S: Final = 300.0
@@ -131,6 +131,8 @@ def _clear(options: ServerOptions) -> None:
     """End what is left of earlier servers, and remove their shared memory and sockets: their names are this agent's."""
     prefix = f"{options.replica_id}."
     end_orphans(prefix)
+    # Those that were ended a moment ago may still be dying: they are buried when the next server is started.
+    bury_orphans()
     sweep_shared_memory(prefix)
     options.http.unlink(missing_ok=True)
     if options.grpc.socket_file is not None:
