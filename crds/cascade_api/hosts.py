@@ -11,6 +11,16 @@ from .profile import ProfileSpec
 _OF_A_VARIANT: Final = ("name", "model", "settings", "engine", "precision")
 
 
+def hosts_document(spec: CascadeSpec, profile: ProfileSpec, weights: Sequence[str]) -> dict[str, Any]:
+    """The list that says to an agent: host these weights (by digest), for all variants of the cascade that have them.
+
+    Weights that the cascade does not have are not in it. The planner says when there is room to load before anything is
+    unloaded: its list then has both.
+    """
+    names = [variant.name for digest in weights for variant in spec.variants if variant.weights.digest == digest]
+    return {"variants": host_entries(spec, profile, names), "room": False}
+
+
 def host_entries(spec: CascadeSpec, profile: ProfileSpec, serves: Sequence[str]) -> list[dict[str, Any]]:
     """The entries for the weights of the variants that a worker serves.
 

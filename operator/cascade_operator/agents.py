@@ -7,9 +7,13 @@ what its Triton showed, and not what it was told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from cascade_api.worker_requests import weights_of_model
+
+from .snapshot import HostState
 
 if TYPE_CHECKING:
     import aiohttp
@@ -62,6 +66,23 @@ class Report:
             return cls(answer["number"], answer["endpoint"], answer["problem"], answer["failures"], hosts)
         except (AttributeError, KeyError, TypeError):
             raise AgentFailed("its agent gives an answer that cannot be read") from None
+
+
+def host_states(wanted: Collection[str], report: Report | None) -> dict[str, HostState]:
+    """The weights that a worker is to host, and then those that are still there, with their states.
+
+    ``wanted`` are the digests that its agent is told; ``report`` is None while nothing is known of what is there.
+    """
+    hosts = {} if report is None or report.endpoint is None else report.hosts
+    reported = {weights_of_model(model): host for model, host in hosts.items()}
+    states = {digest: _state(reported.get(digest)) for digest in wanted}
+    return states | {digest: HostState.UNLOADING for digest in reported if digest not in states}
+
+
+def _state(host: Hosted | None) -> HostState:
+    if host is not None and host.state == "ready":
+        return HostState.READY
+    return HostState.FAILED if host is not None and host.failures > FAILED_AFTER else HostState.LOADING
 
 
 class AgentClient:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.hosts import host_entries
+from cascade_api.hosts import hosts_document
 from cascade_api.profile import CascadeProfile
-from cascade_api.worker_requests import weights_of_model
 
-from ..agents import FAILED_AFTER, NOTHING, AgentFailed, Report
+from ..agents import FAILED_AFTER, NOTHING, AgentFailed, Report, host_states
 from ..snapshot import Host, HostState, PoolRef, Worker, WorkerState
 from .supervisor import Backoff
 
@@ -74,8 +73,7 @@ class Assignment:
             found = cascade.spec.variant(name).weights
             others = hosting.get(found.digest)
             hosting[found.digest] = Hosting(found.model, name if others is None else f"{others.variants}, {name}")
-        # The planner loads before it unloads where there is room: its list then has both.
-        return cls(pool, hosting, {"variants": host_entries(cascade.spec, profile.spec, names), "room": False})
+        return cls(pool, hosting, hosts_document(cascade.spec, profile.spec, weights))
 
     @property
     def variants(self) -> str:
@@ -255,6 +253,7 @@ class Slot:
         endpoint = None if self._report is None else self._report.endpoint
         state = self._state(endpoint)
         known = {(host.weights, host.state): host.since_s for host in before.hosts} if before is not None else {}
+        hosts = host_states(self._wanted.weights, self._report)
         return Worker(
             id=self.id,
             pool=self._wanted.pool,
@@ -262,7 +261,7 @@ class Slot:
             endpoint=endpoint or NOWHERE,
             state=state,
             since_s=before.since_s if before is not None and before.state is state else now,
-            hosts=tuple(Host(digest, host, known.get((digest, host), now)) for digest, host in self._hosts(endpoint)),
+            hosts=tuple(Host(digest, host, known.get((digest, host), now)) for digest, host in hosts.items()),
             # The requests of a dead server are lost, so there is nothing to wait for.
             in_flight={} if endpoint is None and self._draining else None,
         )
@@ -274,19 +273,3 @@ class Slot:
             return WorkerState.READY
         failures = max(self._backoff.failures, 0 if self._report is None else self._report.failures)
         return WorkerState.FAILED if failures > FAILED_AFTER else WorkerState.STARTING
-
-    def _hosts(self, endpoint: str | None) -> list[tuple[str, HostState]]:
-        """The weights that are wanted, and then those that are still there, with their states."""
-        wanted = {} if self._wanted is None else self._wanted.weights
-        reported = {} if self._report is None or endpoint is None else self._report.hosts
-        hosts = []
-        for digest, each in wanted.items():
-            host = reported.get(each.model)
-            if host is not None and host.state == "ready":
-                hosts.append((digest, HostState.READY))
-            elif host is not None and host.failures > FAILED_AFTER:
-                hosts.append((digest, HostState.FAILED))
-            else:
-                hosts.append((digest, HostState.LOADING))
-        models = {each.model for each in wanted.values()}
-        return hosts + [(weights_of_model(model), HostState.UNLOADING) for model in reported if model not in models]
