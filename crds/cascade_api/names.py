@@ -12,6 +12,7 @@ API_VERSION: Final = "diffusioncascade.io/v1alpha1"
 LABEL_CASCADE = f"{GROUP}/cascade"
 LABEL_POOL = f"{GROUP}/pool"
 LABEL_VARIANT = f"{GROUP}/variant"
+"""Only objects of version 0.1.0 have it, which had a Deployment for each variant."""
 LABEL_CLASS = f"{GROUP}/class"
 FIELD_MANAGER = "diffusion-cascade"
 
@@ -19,7 +20,7 @@ DEFAULT_NAMESPACE = "default"
 PROBE_PROMPT = "a large red circle"
 """The prompt of a probe; every model must be able to draw it."""
 START_TIMEOUT_S: Final = 300
-"""The least time that a server gets until it must answer, in a pod or in local mode: it may have to fetch weights."""
+"""The least time that a server of local mode gets until it must answer: it may have to fetch weights."""
 
 CPU_CLASS = "cpu"
 

@@ -12,7 +12,7 @@ from .base import NAME_PATTERN, Document, field_error
 from .openapi import rules
 from .pod_values import Flag, MountPath, ObjectName, Quantity, RelativePath, Word
 
-OWN_VOLUMES: Final = ("document", "models", "tmp", "shared-memory", "cache")
+OWN_VOLUMES: Final = ("agent-key", "models", "tmp", "shared-memory", "cache")
 """Names of the volumes that every replica has."""
 SYSTEM_FOLDERS: Final = (
     "bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "models", "opt", "proc", "run", "sbin", "sys",

@@ -161,6 +161,12 @@ class OperatorSettings(BaseSettings):
         default=PodUser(run_as_user=10001, run_as_group=10001, fs_group=10001),
         description="JSON: runAsUser, runAsGroup and fsGroup of the replicas; the platform chooses missing ones",
     )
+    agent_secret: str = Field(
+        default="default/diffusion-cascade-agents",
+        pattern=r"^[^/]+/[^/]+$",
+        description="namespace/name of the Secret of the operator's own that keys of the workers' agents are derived "
+        "from; the operator fills it if it is empty",
+    )
     worker_network_policy: dict[str, Any] | None = Field(
         default=None,
         description="JSON: the spec, without podSelector, of the NetworkPolicy that the operator makes for the pods of "

@@ -49,7 +49,7 @@ class Workers(Document):
     """Most workers, even while data is missing."""
     hosting: Hosting = Hosting.DEDICATED
     """`dedicated`: a worker hosts the weights of one variant; `shared`: of all variants, or of as many as its memory
-    holds. Clusters refuse `shared` so far; local mode, `cascade plan` and `cascade simulate` know it."""
+    holds."""
     budget_per_hour: Money | None = None
     """The most that the workers may cost per hour, by the price of the class."""
     model_cache: ModelCache | None = None

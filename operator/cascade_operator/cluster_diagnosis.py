@@ -41,6 +41,7 @@ NEEDED: Final = (
     ("", "configmaps", "", ("get", "list", "create", "patch")),
     ("networking.k8s.io", "networkpolicies", "", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "pods", "", ("get", "list", "watch", "patch")),
+    ("", "secrets", "", ("create",)),
     ("", "events", "", ("create",)),
 )
 ON_NODES: Final = ("", "nodes", "", ("get", "list", "watch"))

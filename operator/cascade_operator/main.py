@@ -23,6 +23,7 @@ from .cluster_source import ClusterSource, ResourceChecker
 from .clusters import ClusterFailed
 from .clusters.kubernetes.api import KubernetesApi, connect
 from .clusters.kubernetes.driver import KubernetesCluster
+from .clusters.kubernetes.keys import own_secret
 from .clusters.kubernetes.mirror import Mirror
 from .health import ProcessHealth
 from .loop import Loop
@@ -55,7 +56,13 @@ class Operator:
         )
         notices = Notices(self._api, uid_of=self._uid_of)
         self._reporter = ClusterReporter(self._api, self._mirror, notices)
-        self._cluster = KubernetesCluster(self._api, self._mirror, settings=settings, notice=self._reporter.notice)
+        self._cluster = KubernetesCluster(
+            self._api,
+            self._mirror,
+            settings=settings,
+            notice=self._reporter.notice,
+            changed=lambda: self._loop.wake(),
+        )
         self._store = Store(settings.redis_url, count_bad=metrics.count_bad_data)
         decides = Planner(planner, classes=settings.classes)
         self._loop = Loop(
@@ -101,6 +108,7 @@ class Operator:
             self._loop.turned()
             try:
                 version = await self._api.version()
+                self._cluster.secret = await own_secret(self._api, *self._settings.agent_secret.split("/"))
                 await self._mirror.begin()
                 break
             except ClusterFailed as error:

@@ -34,6 +34,7 @@ NEEDED = (
     ("list", "cascadeprofiles.diffusioncascade.io"), ("create", "deployments.apps"), ("delete", "deployments.apps"),
     ("create", "networkpolicies.networking.k8s.io"), ("delete", "networkpolicies.networking.k8s.io"),
     ("patch", "configmaps"), ("list", "pods"), ("patch", "pods"), ("delete", "pods"), ("create", "events"),
+    ("create", "secrets"),
 )  # fmt: skip
 LONGEST_S = 40
 """The deadline of every request: what counts here is that a request is answered, however busy the machine."""
@@ -55,7 +56,7 @@ def swept(control_plane: Cluster, home: str) -> Iterator[str]:
 
 @pytest.fixture
 def first_chart(tmp_path: Path) -> Path:
-    """The first chart with the definitions of today.
+    """The first chart with the definitions of today, and what today's operator needs to run at all.
 
     Definitions change before 1.0, and a chart with others is no upgrade.
     """
@@ -63,6 +64,8 @@ def first_chart(tmp_path: Path) -> Path:
         packed.extractall(tmp_path, filter="data")
     chart = tmp_path / CHART.name
     shutil.copytree(CHART / "files" / "crds", chart / "files" / "crds")
+    for name in ("operator.yaml", "operator-rbac.yaml"):
+        shutil.copy(CHART / "templates" / name, chart / "templates" / name)
     return chart
 
 
@@ -112,7 +115,8 @@ def test_the_operator_of_a_namespace_may_do_there_what_it_must_and_elsewhere_not
     for verb, resource in NEEDED:
         wait_for(lambda asked=(verb, resource): may(*asked, here), what=f"the right to {verb} {resource}")
         assert not may(verb, resource, elsewhere), f"{verb} {resource}"
-    for verb, resource in (("get", "secrets"), ("create", "pods"), ("create", "roles.rbac.authorization.k8s.io")):
+    secrets = [(verb, "secrets") for verb in ("get", "list", "watch", "patch", "delete")]
+    for verb, resource in (*secrets, ("create", "pods"), ("create", "roles.rbac.authorization.k8s.io")):
         assert not may(verb, resource, here), f"{verb} {resource}"
     assert not may("list", "nodes", anywhere)
     helm("upgrade", RELEASE, CHART, *values, "--set", "rbac.inventory=true")

@@ -180,7 +180,7 @@ def test_the_bundled_redis_keeps_what_it_is_told() -> None:
 def test_an_external_redis_replaces_the_bundled_one() -> None:
     objects = rendered("external-redis-tls")
     assert not of_kind(objects, "StatefulSet")
-    assert not of_kind(objects, "Secret")
+    assert of_kind(objects, "Secret").keys() == {"dc-diffusion-cascade-agents"}, "no password"
     for component in ("operator", "router"):
         spec = pod_specs(objects)[f"Deployment/dc-diffusion-cascade-{component}"]
         passed = environment(spec)
@@ -204,7 +204,10 @@ def test_the_operator_of_named_namespaces_has_no_right_elsewhere() -> None:
     objects = rendered("namespaced")
     assert not of_kind(objects, "ClusterRole")
     assert not of_kind(objects, "ClusterRoleBinding")
-    assert {o["metadata"]["namespace"] for o in objects if o["kind"] == "Role"} == {"team-a", "team-b"}
+    roles = [o for o in objects if o["kind"] == "Role"]
+    assert {o["metadata"]["namespace"] for o in roles} == {"team-a", "team-b", "media"}
+    (own,) = (o for o in roles if o["metadata"]["namespace"] == "media")
+    assert [(rule["resources"], rule["verbs"]) for rule in own["rules"]] == [(["secrets"], ["get", "patch"])]
 
 
 @pytest.mark.parametrize("name", ["default", "namespaced"])
@@ -214,11 +217,27 @@ def test_no_role_has_wildcards_secrets_or_more_rights_than_documented(name: str)
         (resource, verb) for role in roles for rule in role["rules"] for resource in rule["resources"]
         for verb in rule["verbs"]
     }  # fmt: skip
-    assert not {r for r, _ in granted if r in ("*", "secrets", "roles", "serviceaccounts")}
+    assert not {r for r, _ in granted if r in ("*", "roles", "serviceaccounts")}
     assert not {v for _, v in granted if v in ("*", "escalate", "bind", "impersonate", "deletecollection")}
     assert {r for r, v in granted if v in ("create", "delete")} == {
-        "deployments", "configmaps", "networkpolicies", "pods", "events"
+        "deployments", "configmaps", "networkpolicies", "pods", "events", "secrets"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["default", "namespaced"])
+def test_the_operator_reads_no_secret_but_its_own_which_the_chart_makes_empty(name: str) -> None:
+    objects = rendered(name)
+    own = "dc-diffusion-cascade-agents"
+    assert not of_kind(objects, "Secret")[own].keys() & {"data", "stringData"}
+    rights = [
+        (rule.get("resourceNames"), rule["verbs"])
+        for role in objects if role["kind"] in ("Role", "ClusterRole")
+        for rule in role["rules"] if "secrets" in rule["resources"]
+    ]  # fmt: skip
+    assert all(right in ([None, ["create"]], [[own], ["get", "patch"]]) for right in map(list, rights))
+    (deployment,) = (o for n, o in of_kind(objects, "Deployment").items() if n.endswith("-operator"))
+    told = environment(deployment["spec"]["template"]["spec"])["CASCADE_OPERATOR_AGENT_SECRET"]["value"]
+    assert told == f"{deployment['metadata']['namespace']}/{own}"
 
 
 def test_definitions_come_with_the_chart_and_outlive_it() -> None:
@@ -325,8 +344,10 @@ def test_of_all_pods_only_routers_reach_a_worker() -> None:
     assert not admitted(policy, 8000, namespace=home, labels=router)
     for name, labels in pods.items():
         assert name.endswith("-router") or not admitted(policy, 8001, namespace=home, labels=labels), name
+        assert name.endswith("-operator") == admitted(policy, 8003, namespace=home, labels=labels), name
+        assert not admitted(policy, 8003, namespace="team", labels=labels)
     for stranger in ({}, {"app": "notebook"}, policy["metadata"]["labels"]):
-        for port in (8000, 8001, 8002):
+        for port in (8000, 8001, 8002, 8003):
             assert not admitted(policy, port, namespace="team", labels=stranger)
     assert admitted(policy, 8002, namespace="monitoring", labels={})
 

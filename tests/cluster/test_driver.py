@@ -18,7 +18,18 @@ from cascade_api.settings import OperatorSettings
 from cascade_operator.clusters.kubernetes.api import KubernetesApi, connect
 from cascade_operator.clusters.kubernetes.driver import KubernetesCluster
 from cascade_operator.clusters.kubernetes.mirror import Mirror
-from cascade_operator.snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Worker, WorkerState
+from cascade_operator.snapshot import (
+    DrainWorker,
+    HostState,
+    Load,
+    Move,
+    PoolRef,
+    StartWorker,
+    StopWorker,
+    Unload,
+    Worker,
+    WorkerState,
+)
 from cascade_operator.sources import Subject
 from support.factories import make_cascade, make_profile, weights_of
 from support.installation import defined
@@ -30,6 +41,7 @@ from support.waiting import eventually, wait_for
 pytestmark = pytest.mark.cluster
 NODE = "driver-1"
 SLOTS = 4
+OWN_SECRET = "s" * 43
 POLICY: Object = {
     "policyTypes": ["Ingress", "Egress"],
     "ingress": [{"ports": [{"port": 8001, "protocol": "TCP"}], "from": [{"podSelector": {"matchLabels": {"r": "1"}}}]}],
@@ -88,8 +100,10 @@ class World:
             self.mirror,
             settings=settings,
             notice=lambda ref, reason, text: self.notices.append((reason, text)),
+            changed=lambda: None,
             clock=lambda: time.time() if self.now is None else self.now,
         )
+        self.driver.secret = OWN_SECRET
         self.ref = CascadeRef(namespace, "shapes")
         self.subject = self._subject()
 
@@ -121,11 +135,28 @@ class World:
         """The workers, once so many are in these states (``ready=2``) and no others are there."""
 
         async def look() -> list[Worker]:
-            await self.mirror.compare()
-            found = list(await self.driver.workers())
+            found = await self._turn()
             return found if Counter(worker.state.value for worker in found) == Counter(wanted) else []
 
         return await eventually(look, what=f"workers {wanted}") if wanted else []
+
+    async def hosting(self, *variants: str) -> list[Worker]:
+        """The workers, once all of them are ready and host the weights of exactly these variants."""
+        wanted = set(weights_of(*variants))
+
+        async def look() -> list[Worker]:
+            found = await self._turn()
+            ready = [worker for worker in found if worker.state is WorkerState.READY]
+            hosts = [set(w.hosting(*HostState)) == set(w.hosting(HostState.READY)) == wanted for w in ready]
+            return found if ready == found and all(hosts) else []
+
+        return await eventually(look, what=f"workers that host {variants}")
+
+    async def _turn(self) -> list[Worker]:
+        """What the operator's loop does before it decides."""
+        await self.mirror.compare()
+        await self.driver.reconcile([self.subject])
+        return list(await self.driver.workers())
 
     async def act(self, *moves: Move) -> None:
         await self.driver.act(self.pool, moves)
@@ -217,13 +248,53 @@ async def test_a_drain_can_be_taken_back(world: World) -> None:
     assert same.id == worker.id
 
 
-async def test_other_weights_in_place_wait_until_the_accelerator_is_free(world: World) -> None:
+async def test_loads_and_unloads_write_to_no_deployment_and_replace_no_pod(world: World) -> None:
     await world.act(world.start("light"))
-    (worker,) = await world.workers(ready=1)
-    await world.act(DrainWorker(worker.id))
+    (worker,) = await world.hosting("light")
+    before, pods = world.deployments(), [pod["metadata"]["uid"] for pod in world.pods()]
+    world.requests.clear()
     await world.act(Load(worker.id, *weights_of("heavy")))
-    assert {d["spec"]["replicas"] for d in world.deployments()} == {0}
-    await eventually(lambda: not world.pods(), what="the pod to be gone")
+    await world.hosting("light", "heavy")
+    await world.act(Unload(worker.id, *weights_of("light")))
+    await world.hosting("heavy")
+    assert [d["metadata"]["generation"] for d in world.deployments()] == [d["metadata"]["generation"] for d in before]
+    assert [pod["metadata"]["uid"] for pod in world.pods()] == pods
+    assert world.requests == {"pods": 2}
+    (pod,) = world.pods()
+    assert pod["metadata"]["annotations"]["diffusioncascade.io/variants"] == "heavy"
+
+
+async def test_a_variant_that_is_gone_is_unloaded_at_once(world: World) -> None:
+    await world.act(world.start("light"))
+    (worker,) = await world.hosting("light")
+    await world.act(Load(worker.id, *weights_of("heavy")))
+    await world.hosting("light", "heavy")
+    spec = world.subject.cascade.spec
+    fewer = world.subject.cascade.model_copy(update={"spec": spec.model_copy(update={"variants": spec.variants[1:]})})
+    world.subject = Subject(fewer, world.subject.profile, uid=world.subject.uid)
+    begun = time.monotonic()
+    await world.hosting("heavy")
+    assert time.monotonic() - begun < 10
+
+
+async def test_who_comes_later_knows_what_every_worker_is_to_host(world: World, control_plane: Cluster) -> None:
+    await world.act(world.start("light"))
+    (worker,) = await world.hosting("light")
+    await world.act(Load(worker.id, *weights_of("heavy")))
+    async with driving(control_plane, world.ref.namespace) as later:
+        await later.hosting("light", "heavy")
+        written = {"pods", "deployments"} & later.requests.keys()
+        assert not written, "to take over is not to write"
+
+
+async def test_the_secret_of_a_pool_is_made_and_never_read(world: World) -> None:
+    await world.act(world.start("light"))
+    await world.workers(ready=1)
+    path = f"/api/v1/namespaces/{world.ref.namespace}/secrets"
+    (secret,) = (each for each in world.cluster.api.items(path) if each["type"] == "Opaque")
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == world.subject.uid
+    assert secret["immutable"]
+    assert world.requests["secrets"] == 1
 
 
 async def test_who_comes_later_goes_on_where_the_first_was(world: World, control_plane: Cluster) -> None:
@@ -297,7 +368,7 @@ async def test_who_comes_later_takes_the_policy_over_or_away_as_it_is_told(
         assert not stricter.notices, "that is no edit of somebody else's"
 
 
-async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_leaves_none(world: World) -> None:
+async def test_a_changed_template_reaches_every_pool_and_a_pool_that_is_gone_leaves_none(world: World) -> None:
     await world.act(world.start("light"))
     await world.workers(ready=1)
     await world.change(pool={"podTemplate": {"annotations": {"team": "red"}}})
@@ -308,10 +379,10 @@ async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_
         what="another pod in place of the first",
     )
     (worker,) = await world.workers(ready=1)
-    # From here on the spec knows other variants only.
+    # From here on the spec has another pool only.
     spec = world.subject.cascade.spec
-    renamed = [v.model_copy(update={"name": f"new-{v.name}"}) for v in spec.variants]
-    cascade = world.subject.cascade.model_copy(update={"spec": spec.model_copy(update={"variants": renamed})})
+    renamed = [pool.model_copy(update={"name": f"new-{pool.name}"}) for pool in spec.workers]
+    cascade = world.subject.cascade.model_copy(update={"spec": spec.model_copy(update={"workers": renamed})})
     world.subject = Subject(cascade, world.subject.profile, uid=world.subject.uid)
     await world.driver.reconcile([world.subject])
     await world.act(StopWorker(worker.id))
@@ -322,6 +393,35 @@ async def test_a_changed_template_reaches_every_pool_and_a_variant_that_is_gone_
         return not world.deployments()
 
     await eventually(removed, what="the pool to be removed")
+
+
+async def test_the_deployment_of_a_variant_that_an_earlier_version_made_is_removed(
+    world: World, control_plane: Cluster
+) -> None:
+    labels = {"pool": "shapes-light-cpu-123456", "cascade": "shapes", "variant": "light", "class": "cpu"}
+    named = {f"diffusioncascade.io/{name}": value for name, value in labels.items()}
+    earlier = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": labels["pool"], "labels": named},
+        "spec": {
+            "selector": {"matchLabels": named},
+            "template": {
+                "metadata": {"labels": named},
+                "spec": {"nodeSelector": {"driver": "yes"}, "containers": [{"name": "c", "image": "valkey:1"}]},
+            },
+        },
+    }
+    control_plane.apply(yaml.safe_dump(earlier), namespace=world.ref.namespace)
+    await world.act(world.start("light"))
+
+    async def removed() -> bool:
+        await world.mirror.compare()
+        await world.driver.reconcile([world.subject])
+        return [d["metadata"]["labels"]["diffusioncascade.io/pool"] for d in world.deployments()] == ["cpu"]
+
+    await eventually(removed, what="the old Deployment to be removed")
+    await world.hosting("light")
 
 
 async def test_what_others_hold_is_not_there(world: World, control_plane: Cluster) -> None:

@@ -34,7 +34,7 @@ CLASS = {"name": "marked", "resource": RESOURCE, "nodeSelector": {LABEL: "yes"},
 
 
 def documents() -> list[Object]:
-    """A profile of four variants, and a hundred cascades with one replica of each."""
+    """A profile of four variants, and a hundred cascades with one worker for each."""
     cascade, profile = sorted(
         patient_documents(
             light_ms=150,
@@ -64,11 +64,11 @@ def documents() -> list[Object]:
 class Watched:
     """When each Deployment was first seen to want a number of replicas."""
 
-    seen: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    seen: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def take(self, kind: str, item: Object) -> None:
         labels = item["metadata"]["labels"]
-        key = (labels["diffusioncascade.io/cascade"], labels["diffusioncascade.io/variant"], item["spec"]["replicas"])
+        key = (labels["diffusioncascade.io/cascade"], item["spec"]["replicas"])
         self.seen.setdefault(key, time.monotonic())
 
 
@@ -102,7 +102,7 @@ def test_a_hundred_cascades_take_changes_and_rest_silently(crowded: tuple[Instal
         within_s=LONGEST_S,
         what="all replicas",
     )
-    print(f"\n{NUMBER} cascades with {len(VARIANTS)} pools each came up in {time.monotonic() - begun:.0f} s")
+    print(f"\n{NUMBER} cascades with {len(VARIANTS)} workers each came up in {time.monotonic() - begun:.0f} s")
     _wait_for_rest(installation)
     print(f"no write in {REST_S} s of rest; {len(installation.requests())} requests in all")
 
@@ -131,7 +131,7 @@ def _change(installation: Installation, namespace: str, watched: Watched, name: 
     variants[0]["minHosts"] = 2
     begun = time.monotonic()
     installation.cluster.api.patch(path, {"spec": {"variants": variants}})
-    key = (name, VARIANTS[0], 2)
+    key = (name, len(VARIANTS) + 1)
     installation.expect(lambda: key in watched.seen, what=f"the Deployment of {name} to follow")
     return watched.seen[key] - begun
 

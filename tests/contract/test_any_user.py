@@ -19,14 +19,13 @@ import httpx
 import pytest
 import yaml
 
-from cascade_api.documents import load_cascades
-from cascade_operator.manifests.documents import cascade_document
+from support.agent import host_entries
 from support.kube import ROOT
 from support.node_agent import container
 from support.ports import free_port
 from support.redis import RedisServer
 from support.router import RouterProcess
-from support.triton import EXAMPLE, LIGHT, shapes_manifest
+from support.triton import EXAMPLE, LIGHT
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
@@ -130,6 +129,7 @@ class Empty(BaseHTTPRequestHandler):
         self.agents.add(self.headers.get("User-Agent", "").partition("/")[0])
         version = {"major": "1", "minor": "31"}
         empty = {"metadata": {"resourceVersion": "1"}, "items": [], "groups": [], "versions": [], "resources": []}
+        empty["data"] = {"secret": "c2VjcmV0"}  # of the one Secret that it reads
         self._answer(version if self.path.startswith("/version") else empty)
 
     def do_POST(self) -> None:
@@ -204,16 +204,13 @@ def test_the_router_runs(box: Box, redis_server: RedisServer) -> None:
 
 
 def test_a_replica_draws(box: Box) -> None:
-    file = load_cascades(shapes_manifest(), source="test")
-    document = cascade_document(file.cascades[0], file.profile_of(file.cascades[0]), uid="u")["data"]["cascade.json"]
-    (box.volume("etc") / "cascade.json").write_text(document)
+    # The list that an agent was told last is in its folder, and is hosted again.
+    (box.volume("models") / "hosts.json").write_text(json.dumps({"variants": host_entries("shapes-light")}))
     http = "/tmp/triton/http"  # noqa: S108
     environment = {"CASCADE_TRITON_ENV": str(ROOT / ".venv-triton")}
     process = box.start(
         "cascade-triton",
         "agent",
-        "--cascade=/etc/cascade/cascade.json",
-        f"--host={LIGHT}",
         "--folder=/models",
         f"--grpc-address=127.0.0.1:{free_port()}",
         f"--http-socket={http}",

@@ -1,7 +1,8 @@
-"""A replica as a pod runs it: rendered from the cascade's document, proven by inference, leaving in good order."""
+"""A worker as a pod runs it: told over the network what to host, proven by inference, leaving in good order."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
-from cascade_api.documents import load_cascades
-from cascade_operator.manifests.documents import cascade_document
+from support.agent import host_entries
 from support.ports import free_port
 from support.processes import children, runs
-from support.triton import LAUNCHER, LIGHT, SHARED_MEMORY, shapes_manifest
+from support.triton import LAUNCHER, LIGHT, SHARED_MEMORY
 from support.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.contract
@@ -44,18 +45,17 @@ class PodLike:
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Iterator[PodLike]:
-    file = load_cascades(shapes_manifest(), source="test")
-    cascade = file.cascades[0]
-    document = tmp_path / "cascade.json"
-    document.write_text(cascade_document(cascade, file.profile_of(cascade), uid="u")["data"]["cascade.json"])
+    key = tmp_path / "key"
+    key.write_text("k" * 40)
     http = tmp_path / "triton" / "http"
     grpc = f"127.0.0.1:{free_port()}"
+    listen = f"127.0.0.1:{free_port()}"
     log = tmp_path / "log"
     command = [
         str(LAUNCHER),
         "agent",
-        f"--cascade={document}",
-        f"--host={LIGHT}",
+        f"--listen={listen}",
+        f"--key-file={key}",
         f"--folder={tmp_path / 'worker'}",
         f"--grpc-address={grpc}",
         f"--http-socket={http}",
@@ -67,12 +67,22 @@ def pod(tmp_path: Path) -> Iterator[PodLike]:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     found = PodLike(process, http, grpc, tmp_path, log)
     try:
+        wait_for(lambda: tell(f"http://{listen}", key.read_text()), what=f"the agent to be told ({log.read_text()})")
         yield found
     finally:
         process.kill()
         process.wait()
         for segment in SHARED_MEMORY.glob(f"pod-{os.getpid()}.*"):
             segment.unlink(missing_ok=True)
+
+
+def tell(agent: str, key: str) -> bool:
+    """Tell the agent to host the light variant, as the operator does; False if it does not answer yet."""
+    with contextlib.suppress(httpx.TransportError):
+        body, headers = {"variants": host_entries("shapes-light")}, {"Authorization": f"Bearer {key}"}
+        httpx.put(f"{agent}/hosts", json=body, headers=headers, trust_env=False).raise_for_status()
+        return True
+    return False
 
 
 def test_only_its_own_model_is_rendered_and_it_draws(pod: PodLike, tmp_path: Path) -> None:
@@ -97,14 +107,3 @@ def test_told_to_end_it_ends(pod: PodLike) -> None:
     wait_for(pod.well, what="the model to draw", every_s=0.5)
     pod.process.send_signal(signal.SIGTERM)
     assert pod.process.wait(PATIENCE_S) is not None
-
-
-def test_weights_that_the_document_lacks_are_named(tmp_path: Path) -> None:
-    document = tmp_path / "cascade.json"
-    document.write_text(shapes_manifest())
-    command = [str(LAUNCHER), "agent", f"--cascade={document}", f"--folder={tmp_path / 'w'}", "--host=nope"]
-    done = subprocess.run(
-        [*command, "--grpc-address=127.0.0.1:1"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
-    assert done.returncode == 2
-    assert f"--cascade: {document}: has no weights 'nope'; it has {LIGHT} (shapes-light), " in done.stderr

@@ -75,7 +75,7 @@ def test_default_values(kube_node: KubeNode, helm: str) -> None:
             begun = time.monotonic()
             release.install()
             installed_s = time.monotonic() - begun
-            release.serve(namespace, shapes_manifest())
+            release.serve(namespace, shapes_manifest(hosting="shared"))
             ready_s = time.monotonic() - begun - installed_s
             print(f"\n{helm}: installed in {installed_s:.0f} s; a cascade ready {ready_s:.0f} s after it was applied")
             assert "image.png" in release.helm("test", "--logs")

@@ -107,12 +107,22 @@ def test_which_ports_another_pod_reaches(releases: list[Release]) -> None:
         "operator": {8080},
         "router": {8000, 8001, 8002},
         "redis": {6379},
-        "replica": {8001, 8002},
+        "replica": {8001, 8002, 8003},
     }
     for name, pod in pods.items():
         for port in open_to_others[name]:
             ask = f"import socket; print(socket.create_connection(({pod['status']['podIP']!r}, {port})).getpeername())"
             assert str(port) in in_router(mine, ask)
+
+
+def test_who_has_no_key_tells_an_agent_nothing(releases: list[Release]) -> None:
+    mine, other = releases
+    address = f"http://{other.replicas(SERVED[1])[0]['status']['podIP']}:8003"
+    ask = "import urllib.request as u; print(u.urlopen(u.Request({!r}, method={!r}, headers={!r})).read().decode())"
+    assert "ok" in in_router(mine, ask.format(f"{address}/healthz", "GET", {}))
+    for method in ("GET", "PUT"):
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            assert "401" in in_router(mine, ask.format(f"{address}/hosts", method, headers))
 
 
 def listening(release: Release, pod: Object) -> set[int]:

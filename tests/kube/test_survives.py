@@ -156,12 +156,14 @@ def test_an_api_server_that_is_away(release: Release, served: str, under_load: C
 def test_an_operator_that_is_deleted_in_the_middle_of_a_move(
     release: Release, served: str, under_load: Callable[[], None]
 ) -> None:
-    """No accelerator is free, so a replica of one variant goes first, and then its successor of the other comes."""
+    """No accelerator is free, so a worker goes over from one variant to the other, and its pod stays."""
     light, heavy = (1, 3) if release.wanted(served)["shapes-light"] == REPLICAS else (REPLICAS, REPLICAS)
+    before, pods = release.wanted(served), {pod["metadata"]["uid"] for pod in release.replicas(served)}
     release.node.apply(cascade(light=light, heavy=heavy), namespace=served)
-    release.node.expect(lambda: sum(release.wanted(served).values()) < 4, what="the move to begin")
+    release.node.expect(lambda: release.wanted(served) != before, what="the move to begin")
     end(release, release.pods("operator")[0])
     wait_settled(release, served, light=light, heavy=heavy)
+    assert {pod["metadata"]["uid"] for pod in release.replicas(served)} == pods
 
 
 def wait_settled(release: Release, served: str, *, light: int, heavy: int) -> None:
@@ -298,10 +300,10 @@ def test_a_step_of_demand(release: Release) -> None:
 
     begun = time.monotonic()
     node.apply(yaml.safe_dump_all(with_replicas(documents, light=3, heavy=1)), namespace=namespace)
-    node.expect(lambda: release.wanted(namespace).get("shapes-light") == 3, what="the Deployment to follow the spec")
+    node.expect(lambda: release.wanted(namespace).get("shapes-light") == 3, what="the workers to follow the spec")
     asked_s = time.monotonic() - begun
     wait_settled(release, namespace, light=3, heavy=1)
-    print(f"a changed spec: in the Deployments after {asked_s:.1f} s, its replicas ready after {elapsed(begun)}")
+    print(f"a changed spec: told to the workers after {asked_s:.1f} s, its replicas ready after {elapsed(begun)}")
     node.remove_namespace(namespace)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
+from cascade_api.names import CascadeRef
 from cascade_api.settings import AcceleratorClass, OperatorSettings
 from cascade_operator.clusters.kubernetes.objects import Node, Pod, read_node, read_pod
-from cascade_operator.manifests.naming import pool_object_name
+from cascade_operator.manifests.naming import ANNOTATION_HOSTS, pool_labels
+from cascade_operator.snapshot import PoolRef
 
 REF = CascadeRef("default", "shapes")
+POOL = PoolRef("default", "cpu", "shapes")
 GPU = AcceleratorClass(
     name="test-gpu",
     resource="example.com/gpu",
@@ -24,7 +26,7 @@ SETTINGS = OperatorSettings(accelerator_classes=[GPU], runtime_image="registry.e
 def pod_json(
     name: str = "p1",
     *,
-    variant: str = "light",
+    told: str | None = "w1",
     accelerator_class: str = "cpu",
     node: str = "n1",
     ready: bool = True,
@@ -33,9 +35,10 @@ def pod_json(
     created: str = "2026-01-01T00:00:00Z",
     **meta: Any,
 ) -> dict[str, Any]:
-    """A replica of the cascade default/shapes; ``meta`` adds to its metadata."""
-    pool = pool_object_name(REF, variant=variant, accelerator_class=accelerator_class)
-    labels = {LABEL_CASCADE: "shapes", LABEL_POOL: pool, LABEL_VARIANT: variant, LABEL_CLASS: accelerator_class}
+    """A worker of the cascade default/shapes, whose agent is ``told`` to host these weights; ``meta`` adds to its
+    metadata."""
+    labels = pool_labels(POOL, accelerator_class=accelerator_class)
+    hosts = {} if told is None else {ANNOTATION_HOSTS: told}
     condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:10Z"}
     return {
         "metadata": {
@@ -44,7 +47,7 @@ def pod_json(
             "uid": f"uid-{name}",
             "resourceVersion": "10",
             "labels": labels,
-            "annotations": dict(annotations or {}),
+            "annotations": {**hosts, **(annotations or {})},
             "creationTimestamp": created,
             **meta,
         },

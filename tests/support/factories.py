@@ -10,6 +10,7 @@ from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.report import RouterReport
+from cascade_models.shapes import assets
 from cascade_operator.snapshot import CascadeView, Demand, Host, HostState, PoolRef, Worker, WorkerState
 
 LIGHT_MS, DISCRIMINATOR_MS, HEAVY_MS = 2.5, 1.0, 40.0
@@ -57,7 +58,7 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
         "name": name,
         "model": {
             "source": "builtin://shapes",
-            "revision": "0" * 64,
+            "revision": assets.revision(),
             "weights": name,
         },
         "settings": {"steps": steps},

@@ -203,9 +203,9 @@ class Installation:
             return keys + [ref for ref in client.smembers(CASCADE_INDEX) if ref.startswith(f"{namespace}/")]
 
     def deployments(self, namespace: str) -> dict[str, int]:
-        """Replicas that the pools' Deployments ask for, by variant."""
+        """Pods that the pools' Deployments ask for, by pool."""
         found = self.cluster.api.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
-        return {d["metadata"]["labels"]["diffusioncascade.io/variant"]: d["spec"]["replicas"] for d in found}
+        return {d["metadata"]["labels"]["diffusioncascade.io/pool"]: d["spec"]["replicas"] for d in found}
 
     def replicas(self, namespace: str, **labels: str) -> list[Object]:
         """The pods of pools."""
@@ -214,7 +214,7 @@ class Installation:
         return [pod for pod in pods if "diffusioncascade.io/pool" in (pod["metadata"].get("labels") or {})]
 
     def wait_pools(self, namespace: str, *, light: int, heavy: int) -> None:
-        """Waits until exactly these replicas are there, all ready."""
+        """Waits until exactly these workers are there, each told to host one variant, and all ready."""
         wanted = {"shapes-light": light, "shapes-heavy": heavy}
 
         def settled() -> bool:
@@ -222,7 +222,7 @@ class Installation:
             return (
                 Counter(map(variant_of, pods)) == wanted
                 and all(map(is_ready, pods))
-                and self.deployments(namespace) == wanted
+                and sum(self.deployments(namespace).values()) == light + heavy
             )
 
         self.expect(settled, within_s=2 * PATIENCE_S, what=f"pools of {wanted}")
@@ -288,8 +288,8 @@ class Load:
 
 
 def variant_of(pod: Object) -> str:
-    """Of a pod of a pool."""
-    return str(pod["metadata"]["labels"]["diffusioncascade.io/variant"])
+    """The variants that a worker's agent is told to host, separated by commas; empty if it was told nothing."""
+    return str((pod["metadata"].get("annotations") or {}).get("diffusioncascade.io/variants", ""))
 
 
 def condition_of(cascade: Object, kind: str) -> Object:

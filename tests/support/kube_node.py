@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import pytest
 import yaml
 
 from .helm import CHART, ROOT, programs
-from .installation import COMPONENT, Load, condition_of, defined
+from .installation import COMPONENT, Load, condition_of, defined, variant_of
 from .kube import Cluster, is_ready
 from .kube_api import ApiError, Object
 from .kube_images import archives, cache
@@ -221,9 +222,12 @@ class Release:
         return [p for p in self.node.pods(namespace) if "diffusioncascade.io/pool" in p["metadata"].get("labels", {})]
 
     def wanted(self, namespace: str) -> dict[str, int]:
-        """Replicas that the Deployments of the cascades of a namespace ask for, by variant."""
+        """Workers of the cascades of a namespace by the variants that they are told to host; those that the Deployments
+        ask for in addition are under an empty name."""
         found = self.node.api.items(f"/apis/apps/v1/namespaces/{namespace}/deployments")
-        return {d["metadata"]["labels"]["diffusioncascade.io/variant"]: d["spec"]["replicas"] for d in found}
+        told = Counter(name for name in map(variant_of, self.replicas(namespace)) if name)
+        more = sum(d["spec"]["replicas"] for d in found) - told.total()
+        return {**told, **({"": more} if more else {})}
 
     @contextlib.contextmanager
     def load(self, *, model: str, rate: float) -> Iterator[Load]:

@@ -42,7 +42,7 @@ ONE_IMAGE = "a small red circle left of a large blue square above a green triang
 def shapes_manifest(*, hosting: str = "dedicated", **changes: Mapping[str, Any]) -> str:
     """The example's manifest for the weights that are here; ``changes`` update a variant's settings by variant name.
 
-    Its workers host one variant each, which every driver can; `make up` serves it with ``hosting="shared"``.
+    Its workers host one variant each, unless it is as in the example (``hosting="shared"``).
 
     Variants that the example lacks are made from its heavy one.
     """

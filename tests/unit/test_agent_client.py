@@ -10,7 +10,8 @@ import pytest
 
 from cascade_models.agent.hosting import Hosting
 from cascade_models.agent.port import Port
-from cascade_operator.agents import NOTHING, AgentClient, AgentFailed
+from cascade_operator.agent_reports import NOTHING, AgentFailed
+from cascade_operator.agents import AgentClient
 from support.agent import host_entries
 from support.ports import free_port
 

@@ -113,7 +113,7 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("max: 2}", "max: 2, podTemplate: {volumes: [{name: a}]}}",
          f"{POD}.volumes.0.name", "'a' needs one of emptyDir, configMap, secret, persistentVolumeClaim"),
         ("max: 2}", "max: 2, podTemplate: {volumes: [{name: tmp, emptyDir: {}}]}}",
-         f"{POD}.volumes.0.name", "'tmp' is taken: the replicas have volumes document, models, tmp"),
+         f"{POD}.volumes.0.name", "'tmp' is taken: the replicas have volumes agent-key, models, tmp"),
         ("max: 2}", "max: 2, podTemplate: {volumeMounts: [{name: a, mountPath: /mnt/../etc}]}}",
          f"{POD}.volumeMounts.0.mountPath", "is not a path from the root without . and ..: write one such"),
         ("max: 2}", "max: 2, podTemplate: {volumeMounts: [{name: a, mountPath: /usr/lib}]}}",

@@ -21,8 +21,9 @@ import tritonclient.grpc as triton
 import yaml
 from tritonclient.utils import InferenceServerException
 
+from support.agent import host_entries
 from support.ports import free_port
-from support.triton import LIGHT, ONE_IMAGE, inference, shapes_manifest
+from support.triton import LIGHT, ONE_IMAGE, inference
 from support.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -324,12 +325,14 @@ def left_out(lock: str) -> set[str]:
 
 def draws(prefix: Path, folder: Path, environment: dict[str, str]) -> None:
     """Start what an image starts, as a pod calls it, and have an image drawn."""
-    document = folder / "cascade.yaml"
-    document.write_text(shapes_manifest())
+    worker = folder / "worker"
+    worker.mkdir(mode=0o700)
+    # The list that an agent was told last is in its folder, and is hosted again.
+    (worker / "hosts.json").write_text(json.dumps({"variants": host_entries("shapes-light")}))
     address = f"127.0.0.1:{free_port()}"
     command = [
-        prefix / "bin" / "cascade-triton", "agent", f"--cascade={document}", f"--host={LIGHT}",
-        f"--folder={folder / 'worker'}", f"--grpc-address={address}", "--replica-id=image",
+        prefix / "bin" / "cascade-triton", "agent", f"--folder={worker}", f"--grpc-address={address}",
+        "--replica-id=image",
     ]  # fmt: skip
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     try:

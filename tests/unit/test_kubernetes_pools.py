@@ -1,4 +1,5 @@
-"""Deployments and pods become replicas, and moves become numbers of replicas; nothing is removed twice."""
+"""Deployments, pods and reports become workers, and moves become numbers of pods and lists for agents; nothing is
+removed twice."""
 
 from __future__ import annotations
 
@@ -6,28 +7,43 @@ from typing import Any
 
 import pytest
 
+from cascade_api.worker_requests import model_of_weights
+from cascade_operator.agent_reports import Hosted, Report
 from cascade_operator.clusters.kubernetes.objects import Pod, read_pod
-from cascade_operator.clusters.kubernetes.pools import ClusterPool, as_stop, change_of, workers_of
+from cascade_operator.clusters.kubernetes.pools import ClusterPool, change_of, workers_of
 from cascade_operator.manifests.naming import ANNOTATION_DRAINING
-from cascade_operator.snapshot import HostState, Load, PoolRef, StartWorker, StopWorker, Worker, WorkerState
-from support.cluster_objects import make_pod, pod_json
+from cascade_operator.snapshot import HostState, Load, StartWorker, StopWorker, Unload, Worker, WorkerState
+from support.cluster_objects import POOL, make_pod, pod_json
 
-OWN = PoolRef("default", "cpu", "shapes")
 NOW = 1_767_225_700.0
 SINCE = "2026-01-01T00:01:00Z"
 
 
-def make_pool(*pods: Pod, wanted: int | None = None, stopping: tuple[str, ...] = ()) -> ClusterPool:
+def make_pool(
+    *pods: Pod, wanted: int | None = None, stopping: tuple[str, ...] = (), coming: tuple[tuple[str, ...], ...] = ()
+) -> ClusterPool:
     count = len(pods) if wanted is None else wanted
-    return ClusterPool("pool", OWN, "w1", "light", "cpu", count, frozenset(stopping), pods)
+    return ClusterPool("pool", POOL, "cpu", count, frozenset(stopping), coming, pods)
 
 
-def workers(pool: ClusterPool, *, nodes: tuple[str, ...] = ("n1",)) -> list[Worker]:
-    return workers_of(pool, now=NOW, nodes=nodes)
+def report(endpoint: str | None = "10.0.0.1:8001", *, failures: int = 0, **states: str) -> Report:
+    """What an agent says: the states of weights by digest; where they failed, they did so many times."""
+    hosts = {
+        model_of_weights(digest): Hosted(state, "", 9 if state == "failed" else 0) for digest, state in states.items()
+    }
+    return Report(1, endpoint, "", failures, hosts)
+
+
+def workers(
+    pool: ClusterPool, *, nodes: tuple[str, ...] = ("n1",), reports: dict[str, Report] | None = None
+) -> list[Worker]:
+    """The workers of a pool in which every agent says that it hosts `w1`, unless there are other reports."""
+    said = {pod.uid: report(w1="ready") for pod in pool.pods} if reports is None else reports
+    return workers_of(pool, said, now=NOW, nodes=nodes)
 
 
 def start() -> StartWorker:
-    return StartWorker(OWN, "cpu", ("w1",))
+    return StartWorker(POOL, "cpu", ("w1",))
 
 
 def keep(pod: str) -> Load:
@@ -96,57 +112,97 @@ def test_a_kubelet_that_is_silent_for_a_while_says_nothing_of_its_pods(silent_s:
     raw = pod_json("p1", ready=False)
     raw["status"]["containerStatuses"] = [{"ready": True, "state": {"running": {}}}]
     pod = read_pod(raw)
-    (worker,) = workers_of(make_pool(pod), now=pod.ready_since_s + silent_s, nodes=["n1"])
+    (worker,) = workers_of(make_pool(pod), {pod.uid: report()}, now=pod.ready_since_s + silent_s, nodes=["n1"])
     assert worker.state is state
 
 
 def test_a_start_is_one_more_and_a_stop_one_less() -> None:
     pool = make_pool(make_pod("p1"), make_pod("p2"))
     more = change_of(pool, [start(), start()])
-    assert more is not None
     assert (more.wanted, more.condemned) == (4, ())
     less = change_of(pool, [stop("p1")])
-    assert less is not None
     assert (less.wanted, less.stopping, less.condemned) == (1, {"p1"}, ("p1",))
 
 
 def test_a_stop_said_again_takes_nothing_more() -> None:
     # The Deployment has the smaller number, but its controller has not taken the pod away yet.
     pool = make_pool(make_pod("p1"), make_pod("p2"), wanted=1, stopping=("p1",))
-    assert change_of(pool, [stop("p1")]) is None
+    assert unchanged(pool, [stop("p1")])
     gone = make_pool(terminating("p1"), make_pod("p2"), wanted=1, stopping=("p1",))
-    assert change_of(gone, [stop("p1")]) is None
+    assert unchanged(gone, [stop("p1")])
 
 
 def test_a_stop_that_took_another_pod_instead_is_done_again_or_taken_back() -> None:
     pool = make_pool(draining("p1"), wanted=1, stopping=("p1",))
     again = change_of(pool, [stop("p1")])
-    assert again is not None
     assert again.wanted == 0
     kept = change_of(pool, [keep("p1")])
-    assert kept is not None
     assert (kept.wanted, kept.stopping, kept.spared) == (1, frozenset(), ("p1",))
 
 
 def test_stops_of_one_tick_add_up() -> None:
     change = change_of(make_pool(make_pod("p1"), make_pod("p2"), make_pod("p3")), [stop("p1"), stop("p3")])
-    assert change is not None
     assert (change.wanted, change.stopping) == (1, {"p1", "p3"})
 
 
 def test_a_load_of_what_a_pod_hosts_anyway_changes_nothing() -> None:
-    assert change_of(make_pool(make_pod("p1")), [keep("p1")]) is None
+    assert unchanged(make_pool(make_pod("p1")), [keep("p1")])
 
 
-def test_other_weights_in_place_are_a_stop_first() -> None:
-    pool = make_pool(make_pod("p1"))
-    assert as_stop(Load("p1", "w2"), pool) == stop("p1")
-    assert as_stop(keep("p1"), pool) == keep("p1")
-    assert as_stop(stop("p1"), pool) == stop("p1")
+def test_loads_and_unloads_are_told_to_the_agent_and_leave_the_deployment_alone() -> None:
+    pool = make_pool(make_pod("p1"), make_pod("p2", told=None))
+    change = change_of(pool, [Unload("p1", "w1"), Load("p1", "w2"), Load("p1", "w3"), Load("p2", "w1")])
+    assert change.told == {"p1": ("w2", "w3"), "p2": ("w1",)}
+    assert not change.resizes(pool)
 
 
-def test_a_pod_hosts_the_weights_of_its_pool() -> None:
-    found = workers(make_pool(make_pod("p1"), make_pod("p2", ready=False), wanted=3))
-    assert [worker.hosting(HostState.READY) for worker in found] == [("w1",), (), ()]
-    assert [worker.hosting(HostState.LOADING) for worker in found] == [(), ("w1",), ("w1",)]
-    assert {worker.pool for worker in found} == {OWN}
+def test_what_is_unloaded_last_leaves_nothing() -> None:
+    change = change_of(make_pool(make_pod("p1")), [Unload("p1", "w1")])
+    assert change.told == {"p1": ()}
+    (pod,) = make_pool(make_pod("p1", told="")).pods
+    assert pod.told == (), "to be told of nothing is to be told"
+
+
+def test_a_worker_hosts_what_its_agent_says_and_not_what_it_was_told() -> None:
+    pool = make_pool(make_pod("p1", told="w1,w2,w3"))
+    (worker,) = workers(pool, reports={"uid-p1": report(w1="ready", w2="loading", w3="failed", w4="ready")})
+    assert worker.state is WorkerState.READY
+    assert {host.weights: host.state for host in worker.hosts} == {
+        "w1": HostState.READY, "w2": HostState.LOADING, "w3": HostState.FAILED, "w4": HostState.UNLOADING,
+    }  # fmt: skip
+    assert worker.pool == POOL
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        (None, WorkerState.STARTING),
+        (report(None, failures=1), WorkerState.STARTING),
+        (report(None, failures=4), WorkerState.FAILED),
+    ],
+)
+def test_without_a_server_that_answers_nothing_is_ready(said: Report | None, state: WorkerState) -> None:
+    (worker,) = workers(make_pool(make_pod("p1")), reports={} if said is None else {"uid-p1": said})
+    assert (worker.state, worker.hosting(HostState.READY)) == (state, ())
+    assert worker.hosting(HostState.LOADING) == ("w1",)
+
+
+def test_new_workers_are_promised_what_was_asked_for_them() -> None:
+    pool = make_pool(
+        make_pod("p1"), make_pod("p2", told=None), wanted=4, coming=(("w1",), ("w2",), ("w1", "w3"), ("w4",))
+    )
+    found = workers(pool, reports={"uid-p1": report(w1="ready")})
+    assert [worker.hosting(*HostState) for worker in found] == [("w1",), ("w2",), ("w1", "w3"), ("w4",)]
+    change = change_of(pool, [start()])
+    assert (change.wanted, change.coming) == (5, (("w2",), ("w1", "w3"), ("w4",), ("w1",)))
+
+
+def test_a_pod_for_which_nothing_was_asked_hosts_nothing_yet() -> None:
+    found = workers(make_pool(make_pod("p1", told=None), wanted=2), reports={"uid-p1": report()})
+    assert [(worker.state, worker.hosts) for worker in found] == [(WorkerState.READY, ()), (WorkerState.STARTING, ())]
+
+
+def unchanged(pool: ClusterPool, moves: list[StopWorker | Load]) -> bool:
+    """Whether moves neither write to the Deployment nor to a pod."""
+    change = change_of(pool, moves)
+    return not change.resizes(pool) and not change.told

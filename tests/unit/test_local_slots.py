@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from cascade_api.cascade import Variant
-from cascade_operator.agents import AgentFailed, Hosted, Report
+from cascade_operator.agent_reports import AgentFailed, Hosted, Report
 from cascade_operator.local.driver import LocalCluster
 from cascade_operator.local.slots import Assignment
 from cascade_operator.snapshot import (

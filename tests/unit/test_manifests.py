@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from pathlib import Path
@@ -18,7 +19,9 @@ from cascade_api.pod_volumes import OWN_VOLUMES, VolumeMount
 from cascade_api.pods import PodTemplate
 from cascade_api.profile import ProfileSpec
 from cascade_api.settings import CPU, AcceleratorClass, PodUser
-from cascade_models import manifest as served
+from cascade_models.agent.serving import SHORTEST_KEY
+from cascade_operator.clusters.kubernetes.objects import read_deployment
+from cascade_operator.manifests.agent_keys import agent_key, key_secret
 from cascade_operator.manifests.documents import cascade_document, last_valid
 from cascade_operator.manifests.drift import Baselines, first_difference
 from cascade_operator.manifests.naming import (
@@ -27,20 +30,38 @@ from cascade_operator.manifests.naming import (
     ANNOTATION_DRAINING,
     ANNOTATION_REPLICAS,
     ANNOTATION_STOPPING,
+    owner_reference,
+    pool_labels,
     pool_object_name,
 )
-from cascade_operator.manifests.pools import Pace, pool_deployment, rounded_up
+from cascade_operator.manifests.pools import PoolShape, leave_time_s, measured_memory, pool_deployment, rounded_up
+from cascade_operator.snapshot import PoolRef
 from support.cluster_objects import GPU, SETTINGS
 from support.factories import make_cascade, make_profile
 
+OWN = PoolRef("default", "cpu", "shapes")
+
 
 def deployment(
-    cascade: DiffusionCascade | None = None, accelerator_class: AcceleratorClass = CPU, **options: Any
+    cascade: DiffusionCascade | None = None,
+    accelerator_class: AcceleratorClass = CPU,
+    *,
+    profile: ProfileSpec | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    cascade = cascade or make_cascade()
-    values: dict[str, Any] = {"uid": "u", "profile": make_profile().spec, "settings": SETTINGS, "replicas": 2}
-    spec = cascade.spec
-    return pool_deployment(cascade, spec.variants[0], spec.workers[0], accelerator_class, **{**values, **options})
+    """The Deployment of the only pool of a cascade."""
+    spec = (cascade or make_cascade()).spec
+    measured = make_profile().spec if profile is None else profile
+    shape = PoolShape(
+        pool=OWN,
+        workers=spec.workers[0],
+        accelerator_class=accelerator_class,
+        owner=owner_reference(CascadeRef("default", "shapes"), "u"),
+        key_secret="shapes-cpu-agent",  # noqa: S106 - its name
+        memory=measured_memory(spec, measured, spec.workers[0], accelerator_class),
+        leave_s=leave_time_s(spec),
+    )
+    return pool_deployment(shape, **{"settings": SETTINGS, "replicas": 2, **options})
 
 
 def pod_of(made: dict[str, Any]) -> dict[str, Any]:
@@ -53,17 +74,48 @@ def container(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_names_leave_room_for_pods_and_are_nobody_else_s() -> None:
-    long = pool_object_name(CascadeRef("d", "c" * 63), variant="v" * 40, accelerator_class="a" * 63)
+    long = pool_object_name(PoolRef("d", "v" * 63, "c" * 63), accelerator_class="a" * 63)
     assert len(long) <= 46
-    # Without more than dashes between the parts these two would be one.
-    first = pool_object_name(CascadeRef("d", "a-b"), variant="c", accelerator_class="cpu")
-    second = pool_object_name(CascadeRef("d", "a"), variant="b-c", accelerator_class="cpu")
-    assert first != second
+    # Without more than dashes between the parts these would be one.
+    pools = (PoolRef("d", "c", "a-b"), PoolRef("d", "b-c", "a"), PoolRef("d", "a-b-c"))
+    assert len({pool_object_name(pool, accelerator_class="cpu") for pool in pools}) == 3
+    assert len({pool_object_name(pools[0], accelerator_class=on) for on in ("cpu", "gpu")}) == 2
+
+
+def test_the_pool_of_nobody_has_no_pods_of_a_cascade_s() -> None:
+    shared, own = (pool_labels(pool, accelerator_class="cpu") for pool in (PoolRef("d", "p"), PoolRef("d", "p", "c")))
+    assert shared.keys() == own.keys()
+    assert shared != own
+
+
+def secret(pool: PoolRef = OWN, *, uid: str = "u", own: str = "s" * 43) -> dict[str, Any]:
+    key = agent_key(own, pool, uid=uid, accelerator_class="cpu")
+    return key_secret(pool, key, owner=owner_reference(CascadeRef("default", "shapes"), uid), accelerator_class="cpu")
+
+
+def test_every_pool_has_a_key_of_its_own_and_a_secret_that_is_named_by_it() -> None:
+    made = [secret(), secret(uid="again"), secret(own="t" * 43), secret(PoolRef("default", "other", "shapes"))]
+    assert len({one["data"]["key"] for one in made}) == len(made)
+    assert len({one["metadata"]["name"] for one in made}) == len(made)
+    assert secret() == made[0], "an operator that was started again makes the same"
+    assert made[0]["metadata"]["ownerReferences"][0]["uid"] == "u"
+    key = base64.b64decode(made[0]["data"]["key"])
+    assert len(key) >= SHORTEST_KEY
+    assert key.decode() not in repr(agent_key("s" * 43, OWN, uid="u", accelerator_class="cpu"))
+
+
+def test_the_key_is_a_file_and_stands_in_no_command_line_or_variable() -> None:
+    made = deployment()
+    assert "--key-file=/etc/cascade/key" in container(made)["command"]
+    (volume,) = (v for v in pod_of(made)["volumes"] if "secret" in v)
+    assert volume["secret"] == {"secretName": "shapes-cpu-agent"}
+    (mount,) = (m for m in container(made)["volumeMounts"] if m["name"] == volume["name"])
+    assert (mount["mountPath"], mount["readOnly"]) == ("/etc/cascade", True)
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
 def test_what_is_made_is_valid_for_kubernetes(version: str) -> None:
-    for made in (deployment(), deployment(accelerator_class=GPU), document()):
+    for made in (deployment(), deployment(accelerator_class=GPU), document(), secret()):
         validate(made, version, strict=True)
 
 
@@ -249,9 +301,15 @@ def test_memory_is_bounded_by_what_the_profile_measured(measured_mib: int, reque
     assert limit_mib >= 2 * measured_mib + 512
 
 
+def test_a_worker_that_hosts_several_weights_has_memory_for_all_of_them() -> None:
+    shared = make_cascade(pool={"hosting": "shared"})
+    resources = container(deployment(shared, profile=with_memory(300)))["resources"]
+    assert resources["requests"]["memory"] == "1024Mi"
+    assert container(deployment(profile=with_memory(300)))["resources"]["requests"]["memory"] == "512Mi"
+
+
 def test_memory_has_no_bound_of_ours_where_nobody_knows_or_the_manifest_says() -> None:
     bare = {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}
-    assert container(deployment(profile=None))["resources"] == bare
     assert container(deployment(profile=with_memory(0)))["resources"] == bare
     on_gpu = container(deployment(accelerator_class=GPU, profile=with_memory(9000, accelerator_class=GPU.name)))[
         "resources"
@@ -286,23 +344,28 @@ def test_pods_are_restricted() -> None:
     assert {"/models", "/tmp", "/dev/shm"} <= writable  # noqa: S108
 
 
-def test_a_pod_serves_grpc_and_metrics_on_the_network_and_http_to_its_own_probe() -> None:
+def test_a_pod_serves_grpc_metrics_and_its_agent_on_the_network_and_http_to_its_agent_alone() -> None:
     made = deployment()
-    assert {port["containerPort"] for port in container(made)["ports"]} == {8001, 8002}
+    assert {port["name"]: port["containerPort"] for port in container(made)["ports"]} == {
+        "grpc": 8001,
+        "metrics": 8002,
+        "agent": 8003,
+    }
     (socket,) = (word.partition("=")[2] for word in container(made)["command"] if word.startswith("--http"))
     assert socket.startswith("/tmp/")  # noqa: S108
-    assert f"--socket={socket}" in container(made)["readinessProbe"]["exec"]["command"]
     assert "8000" not in str(made)
 
 
-def test_every_probe_is_an_inference_and_waits_longer_than_a_batch_takes() -> None:
-    light = make_cascade().spec.variant("light")
-    assert {"agent", f"--host={light.weights.model}"} <= set(container(deployment())["command"])
+def test_a_pod_is_well_while_its_agent_answers_whatever_it_hosts() -> None:
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-        probe = container(deployment(profile=make_profile(light_ms=9000).spec))[kind]
-        named = [f"--model={light.weights.model}", '--settings={"steps": 1}']
-        assert probe["exec"]["command"][:4] == ["cascade-triton", "probe", *named]
-        assert probe["timeoutSeconds"] > 9 * 8 * 1.1 * 2
+        assert container(deployment())[kind]["httpGet"] == {"path": "/healthz", "port": "agent"}
+
+
+def test_nothing_in_a_pool_depends_on_what_is_hosted_there() -> None:
+    one = make_cascade()
+    fewer = one.spec.model_copy(update={"variants": one.spec.variants[:1]})
+    made = [deployment(cascade) for cascade in (one, one.model_copy(update={"spec": fewer}))]
+    assert made[0] == made[1]
 
 
 def test_no_request_in_hand_is_cut_short() -> None:
@@ -325,28 +388,28 @@ def test_a_number_changes_no_template_and_a_new_measurement_hardly_ever() -> Non
         made["metadata"]["annotations"][ANNOTATION_CONTENT]
         for made in (
             deployment(),
-            deployment(replicas=5, stopping=("b", "a")),
+            deployment(replicas=5, stopping=("b", "a"), coming=(("w1", "w2"), ("w1",))),
             deployment(profile=make_profile(light_ms=3.1).spec),
             deployment(make_cascade(objective__latency="3s", workers={"cpu": 9})),
         )
     }
     assert len(contents) == 1
-    annotations = deployment(replicas=5, stopping=("b", "a"))["metadata"]["annotations"]
+    made = deployment(replicas=5, stopping=("b", "a"), coming=(("w1", "w2"), ("w1",)))
+    annotations = made["metadata"]["annotations"]
     assert (annotations[ANNOTATION_REPLICAS], annotations[ANNOTATION_STOPPING]) == ("5", "a,b")
+    read = read_deployment(made)
+    assert (read.pool, read.wanted, read.stopping) == (OWN, 5, {"a", "b"})
+    assert read.coming == (("w1", "w2"), ("w1",))
+    assert not read.outdated
 
 
-def test_pace_is_as_measured_or_cautious() -> None:
-    profile = make_profile(light_ms=100, batches=(1, 4)).spec
-    assert Pace.of(profile, variant="light", accelerator_class="cpu") == Pace(2.0, 0.11, 0.44)
-    assert Pace.of(profile, variant="light", accelerator_class="other") == Pace()
+def test_times_are_rounded_so_that_a_measurement_restarts_nobody() -> None:
     assert [rounded_up(s) for s in (0, 10, 10.1, 400, 10**6)] == [10, 10, 30, 600, 3600]
 
 
-def test_the_document_serves_the_variants_and_keeps_what_was_valid() -> None:
+def test_the_document_keeps_what_was_valid() -> None:
     cascade, profile = make_cascade(), make_profile()
     made = cascade_document(cascade, profile, uid="u")
-    variants = served.read_variants(made["data"]["cascade.json"])
-    assert [(v.name, v.batch) for v in variants] == [("light", 8), ("heavy", 8)]
     assert last_valid(made) == (cascade, profile)
     assert cascade_document(cascade, profile, uid="u") == made
 

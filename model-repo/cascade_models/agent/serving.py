@@ -24,7 +24,6 @@ from cascade_models.agent.port import Port
 from cascade_models.agent.processes import pin_to_core
 from cascade_models.agent.server import Server, ServerOptions
 from cascade_models.agent.wanted import Memory, WantedHosts
-from cascade_models.manifest import ManifestError
 
 SHORTEST_KEY: Final = 32
 
@@ -71,7 +70,7 @@ async def _serve(given: argparse.Namespace, server: ServerOptions) -> None:
     )
     memory = Memory(Path(given.folder) / "hosts.json")
     try:
-        hosting.want(_first(given, memory))
+        hosting.want(memory.recall() or WantedHosts())
     except OSError as error:
         raise LaunchError(f"--folder: {error.filename}: {error.strerror}") from None
     listening = await _listen(given, Port(hosting, keep=memory.keep, key=_key(given)))
@@ -83,18 +82,6 @@ async def _serve(given: argparse.Namespace, server: ServerOptions) -> None:
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
-
-
-def _first(given: argparse.Namespace, memory: Memory) -> WantedHosts:
-    """What to host at the start: what the command line says, else what was wanted last."""
-    if given.cascade is None:
-        return memory.recall() or WantedHosts()
-    try:
-        return WantedHosts.from_cascade(Path(given.cascade).read_text(encoding="utf-8"), given.host)
-    except ManifestError as error:
-        raise LaunchError(f"--cascade: {given.cascade}: {error}") from None
-    except OSError as error:
-        raise LaunchError(f"--cascade: {error.filename}: {error.strerror}") from None
 
 
 async def _listen(given: argparse.Namespace, port: Port) -> asyncio.Server | None:
@@ -191,8 +178,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--key-file", metavar="FILE", help="the key that clients of --listen on the network must send")
     parser.add_argument("--tls-certificate", metavar="FILE", help="serve --listen with TLS, with this certificate")
     parser.add_argument("--tls-key", metavar="FILE", help="the key of the certificate")
-    parser.add_argument("--cascade", metavar="FILE", help="host weights of this cascade's document, from the start")
-    parser.add_argument("--host", action="append", default=[], metavar="MODEL", help="which; repeatable")
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="where Triton serves Prometheus metrics")
     options.add(parser)
     return parser

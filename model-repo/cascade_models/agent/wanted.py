@@ -1,4 +1,4 @@
-"""What a worker is to host: read from a request or a cascade's document, checked as a whole, kept across restarts."""
+"""What a worker is to host: read from a request, checked as a whole, kept across restarts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from cascade_models import repository
 from cascade_models.agent.triton_http import Parameters
-from cascade_models.manifest import ManifestError, ManifestVariant, read_hosts, read_variants
+from cascade_models.manifest import ManifestError, ManifestVariant, read_hosts
 from cascade_models.recipe import Recipe
 
 FIELDS: Final = ("variants", "room")
@@ -55,16 +55,6 @@ class WantedHosts:
         if not isinstance(room, bool):
             raise ManifestError("room", f"should be true or false (is {room!r:.60})")
         return cls.of(read_hosts(document["variants"], "variants"), room=room)
-
-    @classmethod
-    def from_cascade(cls, text: str, models: Sequence[str]) -> WantedHosts:
-        """Some of the models of a cascade's document; raises ManifestError where it has not all of them."""
-        variants = read_variants(text)
-        missing = sorted(set(models) - {variant.model for variant in variants})
-        if missing:
-            known = ", ".join(f"{variant.model} ({variant.name})" for variant in variants)
-            raise ManifestError("", f"has no weights {missing[0]!r}; it has {known}")
-        return cls.of([variant for variant in variants if variant.model in models])
 
     @property
     def prints(self) -> dict[str, str]:

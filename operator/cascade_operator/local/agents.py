@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ..agents import AgentClient, AgentFailed, Report
+from ..agent_reports import AgentFailed, Report
+from ..agents import AgentClient
 from .logs import log_tail
 from .state import SHARED_MEMORY, StateDir
 from .supervisor import Child, Program, describe_exit

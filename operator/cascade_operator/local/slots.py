@@ -13,7 +13,7 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.hosts import hosts_document
 from cascade_api.profile import CascadeProfile
 
-from ..agents import FAILED_AFTER, NOTHING, AgentFailed, Report, host_states
+from ..agent_reports import FAILED_AFTER, NOTHING, AgentFailed, Report, host_states
 from ..snapshot import Host, HostState, PoolRef, Worker, WorkerState
 from .supervisor import Backoff
 

@@ -1,4 +1,4 @@
-"""A cascade's ConfigMap: the document that its pods render their models from, and the last valid spec and profile.
+"""A cascade's ConfigMap: its last valid spec and profile.
 
 While the resources are invalid, the planner uses the last valid spec and profile. This copy of them survives the
 operator and Redis. It is compressed, since a profile can be larger than an object may be.
@@ -20,7 +20,6 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 
 from .naming import ANNOTATION_CONTENT, common_labels, digest_of, document_name, owner_reference
-from .pools import DOCUMENT_KEY
 
 VALID_KEY: Final = "last-valid.json.gz"
 
@@ -28,32 +27,15 @@ VALID_KEY: Final = "last-valid.json.gz"
 def cascade_document(cascade: DiffusionCascade, profile: CascadeProfile, *, uid: str) -> dict[str, Any]:
     """The ConfigMap of a cascade."""
     ref = cascade.ref
-    place = {"name": ref.name, "namespace": ref.namespace}
-    execution = [e.wire() for e in profile.spec.execution]
-    served = {
-        "apiVersion": "v1",
-        "kind": "List",
-        "items": [
-            {"kind": "DiffusionCascade", "metadata": place, "spec": cascade.spec.wire()},
-            {
-                "kind": "CascadeProfile",
-                "metadata": {"name": profile.metadata.name, "namespace": ref.namespace},
-                "spec": {"execution": execution},
-            },
-        ],
-    }
     valid = json.dumps({"cascade": _bare(cascade), "profile": _bare(profile)}, sort_keys=True)
-    content = {
-        "data": {DOCUMENT_KEY: json.dumps(served, sort_keys=True)},
-        "binaryData": {VALID_KEY: base64.b64encode(gzip.compress(valid.encode(), mtime=0)).decode()},
-    }
+    content = {"binaryData": {VALID_KEY: base64.b64encode(gzip.compress(valid.encode(), mtime=0)).decode()}}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
             "name": document_name(ref),
             "namespace": ref.namespace,
-            "labels": common_labels(ref),
+            "labels": common_labels(ref.name),
             "annotations": {ANNOTATION_CONTENT: digest_of(content)},
             "ownerReferences": [owner_reference(ref, uid)],
         },

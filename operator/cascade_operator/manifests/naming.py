@@ -7,12 +7,21 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cascade_api.names import GROUP, LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
+from cascade_api.names import GROUP, LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, CascadeRef
+
+from ..snapshot import PoolRef
 
 ANNOTATION_REPLICAS: Final = f"{GROUP}/replicas"
 """On a pool's Deployment: the replicas that the operator wants. So it notices if somebody else scales it."""
 ANNOTATION_STOPPING: Final = f"{GROUP}/stopping"
 """On a pool's Deployment: the pods whose removal is already counted in its replicas, separated by commas."""
+ANNOTATION_COMING: Final = f"{GROUP}/coming"
+"""On a pool's Deployment: the weights that its newest workers are to host first, a set for each worker in the order of
+their starts. Sets are separated by commas, and the digests in a set by dots."""
+ANNOTATION_HOSTS: Final = f"{GROUP}/hosts"
+"""On a pod: the digests of the weights that its agent is told to host, separated by commas."""
+ANNOTATION_VARIANTS: Final = f"{GROUP}/variants"
+"""On a pod: the same for people, by the names of the variants that it can serve."""
 ANNOTATION_DRAINING: Final = f"{GROUP}/draining-since"
 """On a pod: the time since which it gets no new work (RFC 3339)."""
 ANNOTATION_CONTENT: Final = f"{GROUP}/content"
@@ -25,11 +34,11 @@ LONGEST_POOL_NAME: Final = 46
 """Longest name of a pool. With what Deployment and ReplicaSet append, pod names stay within the 63 of host names."""
 
 
-def pool_object_name(ref: CascadeRef, *, variant: str, accelerator_class: str) -> str:
+def pool_object_name(pool: PoolRef, *, accelerator_class: str) -> str:
     """The name of a pool's Deployment: readable, at most 46 characters, and unique in the namespace."""
-    digest = hashlib.sha256(f"{ref.name}/{variant}/{accelerator_class}".encode()).hexdigest()[:6]
-    readable = f"{ref.name}-{variant}-{accelerator_class}"[: LONGEST_POOL_NAME - len(digest) - 1].rstrip("-")
-    return f"{readable}-{digest}"
+    digest = hashlib.sha256(f"{pool.cascade or ''}/{pool.name}/{accelerator_class}".encode()).hexdigest()[:6]
+    whole = pool.name if pool.cascade is None else f"{pool.cascade}-{pool.name}"
+    return f"{whole[: LONGEST_POOL_NAME - len(digest) - 1].rstrip('-')}-{digest}"
 
 
 def document_name(ref: CascadeRef) -> str:
@@ -37,23 +46,18 @@ def document_name(ref: CascadeRef) -> str:
     return f"{ref.name}-cascade"
 
 
-def pool_labels(ref: CascadeRef, *, variant: str, accelerator_class: str) -> dict[str, str]:
-    """Labels of a pool's Deployment and pods."""
-    return {
-        **common_labels(ref),
-        LABEL_POOL: pool_object_name(ref, variant=variant, accelerator_class=accelerator_class),
-        LABEL_VARIANT: variant,
-        LABEL_CLASS: accelerator_class,
-    }
+def pool_labels(pool: PoolRef, *, accelerator_class: str) -> dict[str, str]:
+    """Labels of a pool's Deployment and pods. Those of a pool that cascades share name no cascade."""
+    return {**common_labels(pool.cascade or ""), LABEL_POOL: pool.name, LABEL_CLASS: accelerator_class}
 
 
-def common_labels(ref: CascadeRef) -> dict[str, str]:
+def common_labels(cascade: str) -> dict[str, str]:
     """The labels of all objects that are made for a cascade."""
     return {
         "app.kubernetes.io/name": "diffusion-cascade",
         "app.kubernetes.io/component": "model",
         "app.kubernetes.io/managed-by": "diffusion-cascade-operator",
-        LABEL_CASCADE: ref.name,
+        LABEL_CASCADE: cascade,
     }
 
 

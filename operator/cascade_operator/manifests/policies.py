@@ -28,7 +28,7 @@ def worker_policy(ref: CascadeRef, *, uid: str, spec: Mapping[str, Any]) -> dict
         "metadata": {
             "name": policy_name(ref),
             "namespace": ref.namespace,
-            "labels": common_labels(ref),
+            "labels": common_labels(ref.name),
             "annotations": {ANNOTATION_CONTENT: digest_of(whole)},
             "ownerReferences": [owner_reference(ref, uid)],
         },

@@ -1,45 +1,48 @@
-"""A pool as a Deployment: each pod has one Triton server on one accelerator, under restricted pod security."""
+"""A pool as a Deployment: each pod is a worker, an agent with its Triton on one accelerator, which hosts what the agent
+is told. Nothing in the Deployment depends on what that is. Pods run under restricted pod security."""
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cascade_api.cascade import DiffusionCascade, Variant
-from cascade_api.names import LABEL_CASCADE, LABEL_POOL, START_TIMEOUT_S, CascadeRef
+from cascade_api.cascade import CascadeSpec
+from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL
 from cascade_api.pods import PodTemplate
 from cascade_api.profile import ProfileSpec
 from cascade_api.settings import CPU, AcceleratorClass, OperatorSettings
-from cascade_api.workers import Workers
+from cascade_api.workers import Hosting, Workers
 
+from ..snapshot import PoolRef
+from .agent_keys import KEY_FILE
 from .naming import (
+    ANNOTATION_COMING,
     ANNOTATION_CONTENT,
     ANNOTATION_REPLICAS,
     ANNOTATION_STOPPING,
     digest_of,
-    document_name,
-    owner_reference,
     pool_labels,
     pool_object_name,
 )
 
 GRPC_PORT: Final = 8001
 METRICS_PORT: Final = 8002
-DOCUMENT_KEY: Final = "cascade.json"
-DOCUMENT_FOLDER: Final = "/etc/cascade"
+AGENT_PORT: Final = 8003
+KEY_FOLDER: Final = "/etc/cascade"
 CACHE_FOLDER: Final = "/var/cache/models"
 SCRATCH_FOLDER: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
-PROBE_SOCKET: Final = f"{SCRATCH_FOLDER}/triton/http"
-"""Where Triton serves HTTP: for the agent and the probe in its own container, and not on the network. The agent makes
-the folder, and nobody else may enter it."""
+HTTP_SOCKET: Final = f"{SCRATCH_FOLDER}/triton/http"
+"""Where Triton serves HTTP: for the agent in its own container, and not on the network. The agent makes the folder, and
+nobody else may enter it."""
 SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
 """How long a pod that must go still takes work, until every router knows that it goes."""
 STEPS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
-LONGEST_IDLE_S: Final = 120
-"""An idle replica makes an image at least this often, however long an image takes."""
+AGENT_START_S: Final = 120
+"""How long an agent may take until it answers; models are loaded later, however long that takes."""
+PROBE_TIMEOUT_S: Final = 5
 SHARED_MEMORY_MIB: Final = 512
 LEAST_LIMIT_MIB: Final = 1024
 """The lowest memory limit that is set without the user's wish: starting a server and its probes takes memory, too."""
@@ -54,134 +57,129 @@ _SOURCE_NAMES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How long a replica takes, in seconds: to start, for one image and for its largest batch (95th percentiles)."""
-
-    cold_s: float = 60.0
-    image_s: float = 1.0
-    batch_s: float = 1.0
-
-    @classmethod
-    def of(cls, profile: ProfileSpec | None, *, variant: str, accelerator_class: str) -> Pace:
-        """The measured times, or cautious guesses if the profile has none."""
-        if profile is None:
-            return cls()
-        pool = (variant, accelerator_class)
-        batches = {e.batch: e.p95_micros / 1e6 for e in profile.execution if (e.variant, e.accelerator_class) == pool}
-        cold = [s.cold_seconds for s in profile.startup if (s.variant, s.accelerator_class) == pool]
-        if not batches:
-            return cls()
-        return cls(
-            cold_s=float(max(cold, default=cls.cold_s)), image_s=batches[min(batches)], batch_s=max(batches.values())
-        )
-
-
 def measured_memory(
-    profile: ProfileSpec | None, *, variant: str, accelerator_class: AcceleratorClass
+    spec: CascadeSpec, profile: ProfileSpec, workers: Workers, accelerator_class: AcceleratorClass
 ) -> dict[str, dict[str, str]]:
-    """Request and limit of memory from the profile; empty if the profile measured an accelerator's memory.
+    """Request and limit of memory for all that a worker may host; empty if an accelerator's memory was measured.
 
-    The limit only stops a process whose memory grows without end. It is twice what was measured, plus the shared
-    memory, which counts as the pod's.
+    Shared workers may host all weights that run in their pool, and dedicated ones the largest. The limit only stops a
+    process whose memory grows without end. It is twice what was measured, plus the shared memory, which counts as the
+    pod's.
     """
-    if profile is None or accelerator_class.resource != CPU.resource:
+    if accelerator_class.resource != CPU.resource:
         return {}
-    pool = (variant, accelerator_class.name)
-    used_mib = max((e.memory_mi_b for e in profile.execution if (e.variant, e.accelerator_class) == pool), default=0)
+    by_weights: dict[str, int] = defaultdict(int)
+    weights = {each.name: each.weights.digest for each in spec.variants if workers in spec.pools_of(each)}
+    for row in profile.execution:
+        if row.variant in weights and row.accelerator_class == accelerator_class.name:
+            by_weights[weights[row.variant]] = max(by_weights[weights[row.variant]], row.memory_mi_b)
+    several = workers.hosting is Hosting.SHARED
+    used_mib = sum(by_weights.values()) if several else max(by_weights.values(), default=0)
     if not used_mib:
         return {}
     limit_mib = max(LEAST_LIMIT_MIB, _power_of_two(2 * used_mib + SHARED_MEMORY_MIB))
     return {"requests": {"memory": f"{_power_of_two(used_mib)}Mi"}, "limits": {"memory": f"{limit_mib}Mi"}}
 
 
+@dataclass(frozen=True)
+class PoolShape:
+    """What a pool's pods are made of; a change of any part replaces them.
+
+    Attributes:
+        pool: the pool.
+        workers: what its manifest says.
+        accelerator_class: what each pod takes one of.
+        owner: the owner reference by which the cluster removes it with its cascade.
+        key_secret: the Secret with the key of its agents.
+        memory: request and limit of memory, where the manifest has none.
+        leave_s: seconds that an ending server has for its requests in hand; none may take longer.
+    """
+
+    pool: PoolRef
+    workers: Workers
+    accelerator_class: AcceleratorClass
+    owner: Mapping[str, Any]
+    key_secret: str
+    memory: Mapping[str, Mapping[str, str]]
+    leave_s: int
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that the operator itself gives to Deployment and pods."""
+        return pool_labels(self.pool, accelerator_class=self.accelerator_class.name)
+
+    @property
+    def selector(self) -> dict[str, Any]:
+        """Selects the pods of the pool."""
+        return {"matchLabels": {name: self.labels[name] for name in (LABEL_CASCADE, LABEL_POOL, LABEL_CLASS)}}
+
+
 def pool_deployment(
-    cascade: DiffusionCascade,
-    variant: Variant,
-    workers: Workers,
-    accelerator_class: AcceleratorClass,
+    shape: PoolShape,
     *,
-    uid: str,
-    profile: ProfileSpec | None,
     settings: OperatorSettings,
     replicas: int,
     stopping: Sequence[str] = (),
+    coming: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
-    """The Deployment of one pool of a cascade, to be applied as a whole.
+    """The Deployment of a pool, to be applied as a whole.
 
-    ``replicas`` is also kept as an annotation, beside the names of pods that are to go (``stopping``), so that one
-    write says both.
+    ``replicas`` is also kept as an annotation, beside the names of pods that are to go (``stopping``) and what new ones
+    are to host (``coming``), so that one write says all of it.
     """
-    ref = cascade.ref
-    own = pool_labels(ref, variant=variant.name, accelerator_class=accelerator_class.name)
     # Both have the labels, since queues look either at the Deployment or at its pods.
-    labels = {**workers.pod_template.labels, **own}
+    labels = {**shape.workers.pod_template.labels, **shape.labels}
     spec = {
-        "selector": _selector(own),
-        # A changed template replaces one replica after the other, and never needs an additional accelerator.
+        "selector": shape.selector,
+        # A changed template replaces one worker after the other, and never needs an additional accelerator.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "revisionHistoryLimit": 2,
         "progressDeadlineSeconds": 3600,
-        "template": _template(cascade, variant, workers, accelerator_class, labels, profile, settings),
+        "template": _template(shape, labels, settings),
     }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            "name": pool_object_name(ref, variant=variant.name, accelerator_class=accelerator_class.name),
-            "namespace": ref.namespace,
+            "name": pool_object_name(shape.pool, accelerator_class=shape.accelerator_class.name),
+            "namespace": shape.pool.namespace,
             "labels": labels,
             "annotations": {
                 ANNOTATION_CONTENT: digest_of({"labels": labels, "spec": spec}),
                 ANNOTATION_REPLICAS: str(replicas),
                 ANNOTATION_STOPPING: ",".join(sorted(stopping)),
+                ANNOTATION_COMING: ",".join(".".join(each) for each in coming),
             },
-            "ownerReferences": [owner_reference(ref, uid)],
+            "ownerReferences": [dict(shape.owner)],
         },
         "spec": {"replicas": replicas, **spec},
     }
 
 
-def _selector(labels: Mapping[str, str]) -> dict[str, Any]:
-    """The replicas of the pool that has these labels."""
-    return {"matchLabels": {LABEL_CASCADE: labels[LABEL_CASCADE], LABEL_POOL: labels[LABEL_POOL]}}
-
-
-def _template(
-    cascade: DiffusionCascade,
-    variant: Variant,
-    workers: Workers,
-    accelerator_class: AcceleratorClass,
-    labels: dict[str, str],
-    profile: ProfileSpec | None,
-    settings: OperatorSettings,
-) -> dict[str, Any]:
+def _template(shape: PoolShape, labels: dict[str, str], settings: OperatorSettings) -> dict[str, Any]:
     """The pod template."""
-    custom = workers.pod_template
+    custom = shape.workers.pod_template
     metadata: dict[str, Any] = {"labels": labels}
     if custom.annotations:
         metadata["annotations"] = dict(custom.annotations)
-    leave_s = leave_time_s(cascade)
-    pace = Pace.of(profile, variant=variant.name, accelerator_class=accelerator_class.name)
-    memory = measured_memory(profile, variant=variant.name, accelerator_class=accelerator_class)
     spec: dict[str, Any] = {
         # It is always set: an account that is no longer set would stay, in a field with an older name.
         "serviceAccountName": custom.service_account_name or "default",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": SETTLE_S + leave_s + 5,
+        "terminationGracePeriodSeconds": SETTLE_S + shape.leave_s + 5,
         "securityContext": {
             "runAsNonRoot": True,
             **settings.pod_user.wire(),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "tolerations": _tolerations(accelerator_class, custom),
-        "containers": [_container(variant, workers, accelerator_class, pace, memory, settings, leave_s)],
-        "volumes": _volumes(cascade.ref, workers),
-        **_placement(custom, _selector(labels)),
+        "tolerations": _tolerations(shape.accelerator_class, custom),
+        "containers": [_container(shape, settings)],
+        "volumes": _volumes(shape),
+        **_placement(custom, shape.selector),
     }
-    selector = {**accelerator_class.node_selector, **custom.node_selector}
+    selector = {**shape.accelerator_class.node_selector, **custom.node_selector}
     if selector:
         spec["nodeSelector"] = selector
     secrets = dict.fromkeys([*settings.image_pull_secrets, *(secret.name for secret in custom.image_pull_secrets)])
@@ -190,9 +188,9 @@ def _template(
     return {"metadata": metadata, "spec": spec}
 
 
-def leave_time_s(cascade: DiffusionCascade) -> int:
-    """Seconds that an ending server has for its requests in hand; none may take longer."""
-    return rounded_up(cascade.spec.objective.latency_s)
+def leave_time_s(spec: CascadeSpec) -> int:
+    """Seconds that an ending server has for a cascade's requests in hand; none may take longer."""
+    return rounded_up(spec.objective.latency_s)
 
 
 def _power_of_two(number: int) -> int:
@@ -205,16 +203,8 @@ def rounded_up(seconds: float) -> int:
     return next((step for step in STEPS_S if step >= seconds), STEPS_S[-1])
 
 
-def _container(
-    variant: Variant,
-    workers: Workers,
-    accelerator_class: AcceleratorClass,
-    pace: Pace,
-    memory: Mapping[str, Mapping[str, str]],
-    settings: OperatorSettings,
-    leave_s: int,
-) -> dict[str, Any]:
-    custom = workers.pod_template
+def _container(shape: PoolShape, settings: OperatorSettings) -> dict[str, Any]:
+    custom = shape.workers.pod_template
     volumes = _added_volumes(custom)
     return {
         "name": "triton",
@@ -222,22 +212,23 @@ def _container(
         "command": [
             *settings.runtime_command,
             "agent",
-            f"--cascade={DOCUMENT_FOLDER}/{DOCUMENT_KEY}",
-            f"--host={variant.weights.model}",
             "--folder=/models",
+            f"--listen=$(POD_IP):{AGENT_PORT}",
+            f"--key-file={KEY_FOLDER}/{KEY_FILE}",
             f"--grpc-address=$(POD_IP):{GRPC_PORT}",
-            f"--http-socket={PROBE_SOCKET}",
+            f"--http-socket={HTTP_SOCKET}",
             f"--metrics-address=$(POD_IP):{METRICS_PORT}",
             "--replica-id=$(POD_NAME)",
-            f"--exit-timeout={leave_s}",
+            f"--exit-timeout={shape.leave_s}",
         ],
         "env": _environment(custom),
         "ports": [
             {"name": "grpc", "containerPort": GRPC_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
+            {"name": "agent", "containerPort": AGENT_PORT},
         ],
-        "resources": _resources(accelerator_class, custom, memory),
-        **_probes(variant, pace, settings),
+        "resources": _resources(shape.accelerator_class, custom, shape.memory),
+        **_probes(),
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(SETTLE_S)]}}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -245,7 +236,7 @@ def _container(
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "document", "mountPath": DOCUMENT_FOLDER, "readOnly": True},
+            {"name": "agent-key", "mountPath": KEY_FOLDER, "readOnly": True},
             {"name": "models", "mountPath": "/models"},
             {"name": "tmp", "mountPath": SCRATCH_FOLDER},
             {"name": "shared-memory", "mountPath": SHARED_MEMORY_FOLDER},
@@ -279,28 +270,15 @@ def _resources(
     }
 
 
-def _probes(variant: Variant, pace: Pace, settings: OperatorSettings) -> dict[str, Any]:
-    """The startup, readiness and liveness probes, all by inference; an idle replica makes an image now and then."""
-    wait_s = rounded_up(2 * pace.batch_s + pace.image_s)
-    every_s = min(rounded_up(20 * pace.image_s), LONGEST_IDLE_S)
-    probe = {
-        "exec": {
-            "command": [
-                *settings.runtime_command,
-                "probe",
-                f"--model={variant.weights.model}",
-                f"--settings={json.dumps(variant.settings.parameters)}",
-                f"--socket={PROBE_SOCKET}",
-                f"--every={every_s}",
-                f"--timeout={wait_s}",
-            ]
-        },
-        # Time for the image, and for the server's counts before and after it: a busy machine must not look dead.
-        "timeoutSeconds": 3 * wait_s,
-    }
-    start_s = max(START_TIMEOUT_S, rounded_up(5 * pace.cold_s))
+def _probes() -> dict[str, Any]:
+    """The startup, readiness and liveness probes: a pod is well while its agent answers, whatever it hosts.
+
+    The agent itself sees to its Triton and its models, and reports them to the operator; routers send work only where
+    the plan says so.
+    """
+    probe = {"httpGet": {"path": "/healthz", "port": "agent"}, "timeoutSeconds": PROBE_TIMEOUT_S}
     return {
-        "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": start_s // 2},
+        "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": AGENT_START_S},
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 3},
     }
@@ -346,14 +324,10 @@ def _added_volumes(custom: PodTemplate) -> dict[str, dict[str, Any]]:
     return volumes
 
 
-def _volumes(ref: CascadeRef, workers: Workers) -> list[dict[str, Any]]:
-    document = {
-        "name": document_name(ref),
-        "items": [{"key": DOCUMENT_KEY, "path": DOCUMENT_KEY}],
-    }
-    cache = workers.model_cache
+def _volumes(shape: PoolShape) -> list[dict[str, Any]]:
+    cache = shape.workers.model_cache
     return [
-        {"name": "document", "configMap": document},
+        {"name": "agent-key", "secret": {"secretName": shape.key_secret}},
         {"name": "models", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHARED_MEMORY_MIB}Mi"}},
@@ -361,5 +335,5 @@ def _volumes(ref: CascadeRef, workers: Workers) -> list[dict[str, Any]]:
             "name": "cache",
             **({"emptyDir": {}} if cache is None else {"persistentVolumeClaim": {"claimName": cache.claim_name}}),
         },
-        *_added_volumes(workers.pod_template).values(),
+        *_added_volumes(shape.workers.pod_template).values(),
     ]

@@ -22,6 +22,7 @@ from ..waiting import PATIENCE_S, wait_for
 from .containers import Container
 from .images import Images
 from .pods import Host, Pod, grace_of, ready_containers, ready_status
+from .pretended import agent_port, pretend
 from .volumes import now
 
 T = TypeVar("T")
@@ -37,7 +38,8 @@ class Node:
 
     Attributes:
         capacity: by resource; pods are added.
-        processes: False: its pods are said to be ready at once, and nothing runs.
+        processes: False: its pods are said to be ready at once, and nothing runs but the agents of workers, which
+            host whatever they are told.
     """
 
     name: str
@@ -62,7 +64,8 @@ class NodeAgent:
         self._api = api
         self._nodes: dict[str, Node] = {}
         self._pods: dict[str, Pod] = {}
-        self._marked: set[str] = set()
+        self._marked: dict[str, asyncio.Task[Any] | None] = {}
+        """Pods without processes, with what pretends to be their agent."""
         self._block, self._lock = _claim_addresses()
         self._addresses = itertools.cycle(_addresses(self._block))
         self._loop = asyncio.new_event_loop()
@@ -182,14 +185,18 @@ class NodeAgent:
 
     def _mark(self, uid: str, item: Object) -> None:
         if uid not in self._marked:
-            self._marked.add(uid)
+            address, port = next(self._addresses), agent_port(item)
+            work = None if port is None else pretend(item, api=self._api, address=address, port=port)
+            self._marked[uid] = None if work is None else self._host.spawn(work)
             metadata = item["metadata"]
             path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
-            status = ready_status(next(self._addresses)) | {"containerStatuses": ready_containers(item)}
+            status = ready_status(address) | {"containerStatuses": ready_containers(item)}
             self._host.spawn(self._host.insist(self._api.patch, path, {"status": status}, "strategic"))
 
     def _drop(self, uid: str) -> None:
-        self._marked.discard(uid)
+        pretending = self._marked.pop(uid, None)
+        if pretending is not None:
+            pretending.cancel()
         pod = self._pods.pop(uid, None)
         if pod is not None:
             self._host.spawn(pod.abandon())

@@ -1,9 +1,9 @@
-"""Workers as pods: a variant on a class is a Deployment; a start adds one to its replicas, a stop takes one away.
+"""Workers as pods: a pool is a Deployment; a start adds one to its replicas, a stop takes one away. What a pod hosts is
+told to its agent, so that loads and unloads start and stop no pod.
 
 All state is in the cluster: the Deployments hold the wanted numbers and the names of the pods that are to go, and the
-pods hold when they began to drain. So an operator that was killed continues where it was. In the steady state nothing
-is written. To host other weights on the same accelerator, the driver first stops the old pod; when it is gone, the
-planner starts the new one.
+pods hold what their agents are told, and when they began to drain. So an operator that was killed continues where it
+was. In the steady state nothing is written.
 """
 
 from __future__ import annotations
@@ -17,42 +17,51 @@ from typing import Any, Final
 
 import structlog
 
+from cascade_api.hosts import hosts_document
 from cascade_api.names import CascadeRef
 from cascade_api.profile import profile_for
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, OperatorSettings
+from cascade_api.workers import Workers
 
+from ...manifests.agent_keys import AgentKey, agent_key, key_secret
 from ...manifests.documents import cascade_document
 from ...manifests.drift import Baselines
 from ...manifests.naming import (
     ANNOTATION_CONTENT,
     ANNOTATION_DELETION_COST,
     ANNOTATION_DRAINING,
+    ANNOTATION_HOSTS,
     ANNOTATION_REPLICAS,
     ANNOTATION_STOPPING,
+    ANNOTATION_VARIANTS,
     FIRST_TO_GO,
+    owner_reference,
     pool_object_name,
 )
 from ...manifests.policies import policy_name, worker_policy
-from ...manifests.pools import pool_deployment
+from ...manifests.pools import AGENT_PORT, PoolShape, leave_time_s, measured_memory, pool_deployment
 from ...planning.plans import timestamp
-from ...snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Worker
+from ...snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Unload, Worker
 from ...sources import Subject
 from .. import ClusterFailed
 from .api import (
     CONFIG_MAPS,
+    CONFLICT,
     DEPLOYMENTS,
     NETWORK_POLICIES,
     NOT_FOUND,
     PODS,
+    SECRETS,
     ApiRefused,
     KubernetesApi,
     Object,
 )
 from .inventory import count_accelerators, told_accelerators
+from .links import Links, Told
 from .mirror import Mirror
 from .objects import Deployment, Pod
-from .pools import Change, ClusterPool, as_stop, change_of, workers_of
+from .pools import Change, ClusterPool, change_of, workers_of
 
 log = structlog.get_logger(__name__)
 
@@ -65,10 +74,16 @@ REFUSED_PAUSE_S: Final = 30.0
 BAD_REQUEST, UNPROCESSABLE = 400, 422
 
 
+def agent_url(pod: Pod) -> str:
+    """Where the agent of a pod listens."""
+    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+    return f"http://{host}:{AGENT_PORT}"
+
+
 class KubernetesCluster:
     """The driver for a Kubernetes cluster."""
 
-    hosts_several = False
+    hosts_several = True
 
     def __init__(
         self,
@@ -77,15 +92,32 @@ class KubernetesCluster:
         *,
         settings: OperatorSettings,
         notice: Callable[[CascadeRef, Reason, str], None],
+        changed: Callable[[], None],
         clock: Callable[[], float] = time.time,
+        agent_url: Callable[[Pod], str] = agent_url,
     ) -> None:
-        """``notice`` is called with what people should know: the cascade, a reason and a message."""
+        """Make a driver, which can act as soon as it knows its `secret`.
+
+        Args:
+            api: the API server.
+            mirror: what the API server has.
+            settings: the operator's settings.
+            notice: is called with what people should know: the cascade, a reason and a message.
+            changed: is called whenever an agent reports something else.
+            clock: the time in Unix seconds.
+            agent_url: where the agent of a pod listens.
+        """
+        self.secret = ""
+        """The operator's own secret, from which the keys of agents are derived."""
         self._api = api
         self._mirror = mirror
         self._settings = settings
         self._classes: Mapping[str, AcceleratorClass] = {c.name: c for c in settings.classes}
         self._notice = notice
         self._clock = clock
+        self._agent_url = agent_url
+        self._links = Links(changed=changed)
+        self._keys: set[tuple[str, str]] = set()
         self._subjects: dict[CascadeRef, Subject] = {}
         self._baselines = Baselines()
         self._reverted_s: dict[str, float] = {}
@@ -104,18 +136,20 @@ class KubernetesCluster:
     async def workers(self) -> tuple[Worker, ...]:
         nodes = self._nodes_there()
         now = self._clock()
+        await self._links.settle()
+        reports = self._links.reports()
         return tuple(
             worker
             for ref in self._subjects
             for pool in self._pools(ref).values()
-            for worker in workers_of(pool, now=now, nodes=nodes)
+            for worker in workers_of(pool, reports, now=now, nodes=nodes)
         )
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
         self._subjects = {subject.cascade.ref: subject for subject in subjects}
-        by_cascade: dict[CascadeRef, list[Deployment]] = defaultdict(list)
+        by_cascade: dict[CascadeRef | None, list[Deployment]] = defaultdict(list)
         for deployment in self._mirror.deployments:
-            by_cascade[deployment.ref].append(deployment)
+            by_cascade[deployment.pool.owner].append(deployment)
         work = [
             self._reconcile_one(subject, by_cascade[subject.cascade.ref])
             for subject in subjects
@@ -127,30 +161,34 @@ class KubernetesCluster:
                 log.warning("what runs could not be brought in line", error=str(result))
             elif isinstance(result, BaseException):
                 log.error("what runs could not be brought in line", error=repr(result), exc_info=result)
+        self._link()
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
         ref = pool.owner
         if ref is None or ref not in self._subjects:
             return
         pools = self._pools(ref)
-        pods = {pod.key[1]: pod for each in pools.values() for pod in each.pods}
-        by_pool: dict[str, list[StartWorker | Load | StopWorker]] = defaultdict(list)
+        by_worker = {pod.key[1]: (pool, pod) for pool in pools.values() for pod in pool.pods}
+        by_pool: dict[str, list[StartWorker | Load | Unload | StopWorker]] = defaultdict(list)
         for move in moves:
-            match move:
-                case StartWorker():
-                    by_pool[self._pool_for(ref, move, pools)].append(move)
-                case DrainWorker() if move.worker in pods:
-                    await self._drain(ref, pods[move.worker])
-                case Load() | StopWorker() if move.worker in pods:
-                    own = pools[pods[move.worker].pool]
-                    by_pool[own.name].append(as_stop(move, own))
+            if isinstance(move, StartWorker):
+                by_pool[self._pool_for(move, pools)].append(move)
+            elif move.worker in by_worker:
+                own, pod = by_worker[move.worker]
+                if isinstance(move, DrainWorker):
+                    await self._drain(ref, pod)
+                elif isinstance(move, Load) and self._shape(ref, own) is None:
+                    # No pod of a pool that the spec no longer has is used again.
+                    by_pool[own.name].append(StopWorker(move.worker))
+                else:
+                    by_pool[own.name].append(move)
         for name, wanted in by_pool.items():
-            change = change_of(pools[name], wanted)
-            if change is not None:
-                await self._change(ref, pools[name], change)
+            await self._change(ref, pools[name], change_of(pools[name], wanted))
+        self._link()
 
     async def close(self) -> None:
         """Close the connection; pods continue to serve without the operator."""
+        await self._links.close()
         self._api.close()
 
     def _nodes_there(self) -> set[str]:
@@ -164,19 +202,42 @@ class KubernetesCluster:
         revision = (self._mirror.pods.revision, self._mirror.deployments.revision)
         if self._grouped[0] != revision:
             self._grouped = revision, _grouped(self._mirror.deployments, self._mirror.pods)
-        found = self._grouped[1].get(ref, {})
-        subject = self._subjects.get(ref)
-        return {name: _in_spec(pool, subject) for name, pool in found.items()}
+        return dict(self._grouped[1].get(ref, {}))
 
-    def _pool_for(self, ref: CascadeRef, start: StartWorker, pools: dict[str, ClusterPool]) -> str:
+    def _pool_for(self, start: StartWorker, pools: dict[str, ClusterPool]) -> str:
         """The name of the pool that a worker is started in; if it is new, it is added to ``pools``."""
-        variants = self._subjects[ref].cascade.spec.variants
-        variant = next(each.name for each in variants if each.weights.digest == start.weights[0])
-        name = pool_object_name(ref, variant=variant, accelerator_class=start.accelerator_class)
-        if name not in pools:
-            on = start.accelerator_class
-            pools[name] = ClusterPool(name, start.pool, start.weights[0], variant, on, 0, frozenset(), ())
+        name = pool_object_name(start.pool, accelerator_class=start.accelerator_class)
+        pools.setdefault(name, ClusterPool(name, start.pool, start.accelerator_class))
         return name
+
+    def _link(self) -> None:
+        """Tell the agents of all pods what to host, and listen to them."""
+        told: dict[str, Told] = {}
+        for ref, subject in self._subjects.items():
+            for pool in self._pools(ref).values():
+                key = self._key(subject, pool.ref, pool.accelerator_class).key
+                for pod in pool.pods:
+                    if pod.ip and not pod.finished:
+                        document = self._document(subject, pool, pod)
+                        told[pod.uid] = Told(pod.key[1], self._agent_url(pod), key, document)
+        self._links.keep(told)
+
+    def _document(self, subject: Subject, pool: ClusterPool, pod: Pod) -> Mapping[str, Any] | None:
+        """What the agent of a pod is told; None: nothing yet, so that it goes on as it is."""
+        weights = pool.told(pod)
+        cascade, profile = subject.cascade, subject.profile
+        if profile is None or (pod.told is None and not weights):
+            return None
+        return self._baselines.made(
+            f"{cascade.ref}/hosts/{weights}",
+            (cascade, profile),
+            lambda: hosts_document(cascade.spec, profile.spec, weights),
+        )
+
+    def _key(self, subject: Subject, pool: PoolRef, accelerator_class: str) -> AgentKey:
+        if not self.secret:
+            raise ClusterFailed("the operator's own secret is not known yet")
+        return agent_key(self.secret, pool, uid=subject.uid, accelerator_class=accelerator_class)
 
     async def _drain(self, ref: CascadeRef, pod: Pod) -> None:
         if pod.terminating_s is not None or pod.draining_s is not None:
@@ -187,7 +248,14 @@ class KubernetesCluster:
         )
 
     async def _change(self, ref: CascadeRef, pool: ClusterPool, change: Change) -> None:
-        """Mark pods by their deletion cost, and then change the number: the cluster removes the cheapest pods first."""
+        """Note what pods are to host. Where their number changes, mark those that are to go by their deletion cost, and
+        then change the number: the cluster removes the cheapest pods first."""
+        by_name = {pod.key[1]: pod for pod in pool.pods}
+        for name, weights in change.told.items():
+            log.info("hosting", cascade=str(ref), worker=name, weights=list(weights))
+            await self._annotate(by_name[name], self._hosting(ref, weights))
+        if not change.resizes(pool):
+            return
         log.info(
             "resizing",
             cascade=str(ref),
@@ -197,7 +265,6 @@ class KubernetesCluster:
             stopping=list(change.condemned),
             kept=list(change.spared),
         )
-        by_name = {pod.key[1]: pod for pod in pool.pods}
         for name in change.condemned:
             if by_name[name].draining_s is None:
                 await self._annotate(by_name[name], {ANNOTATION_DELETION_COST: FIRST_TO_GO})
@@ -205,11 +272,13 @@ class KubernetesCluster:
             await self._annotate(by_name[name], {ANNOTATION_DRAINING: None, ANNOTATION_DELETION_COST: None})
         if change.wanted == pool.wanted and change.stopping == pool.stopping:
             return
-        manifest = self._manifest(ref, pool, change.wanted, sorted(change.stopping))
+        manifest = self._manifest(
+            ref, replace(pool, wanted=change.wanted, stopping=change.stopping, coming=change.coming)
+        )
         if manifest is not None:
             await self._apply(ref, manifest)
             return
-        # The spec no longer has this variant or class: only the number of its replicas is still changed.
+        # The spec no longer has this pool: only the number of its replicas is still changed.
         patch: Object = {
             "metadata": {
                 "annotations": {
@@ -221,6 +290,11 @@ class KubernetesCluster:
         }
         self._mirror.deployments.put(await self._api.merge(DEPLOYMENTS, ref.namespace, pool.name, patch))
 
+    def _hosting(self, ref: CascadeRef, weights: Sequence[str]) -> dict[str, str]:
+        """The annotations that say what a pod is to host."""
+        variants = [v.name for v in self._subjects[ref].cascade.spec.variants if v.weights.digest in weights]
+        return {ANNOTATION_HOSTS: ",".join(weights), ANNOTATION_VARIANTS: ",".join(variants)}
+
     async def _annotate(self, pod: Pod, annotations: Mapping[str, str | None]) -> None:
         patch = {"metadata": {"annotations": dict(annotations)}}
         try:
@@ -230,9 +304,11 @@ class KubernetesCluster:
                 raise
 
     async def _reconcile_one(self, subject: Subject, deployments: Sequence[Deployment]) -> None:
-        # The policy comes first. No pod starts without the document, so no pod ever runs without the policy.
+        # The policy comes first. No pod starts without the key of its agent, so no pod ever runs without the policy.
         await self._keep_policy(subject)
         await self._keep_document(subject)
+        for workers in subject.cascade.spec.workers:
+            await self._keep_key(subject, workers)
         for deployment in deployments:
             if not deployment.terminating:
                 await self._keep_deployment(subject, deployment)
@@ -271,14 +347,26 @@ class KubernetesCluster:
         )
         meta = manifest["metadata"]
         there = self._mirror.config_maps.get((meta["namespace"], meta["name"]))
-        same = there is not None and all(there.raw.get(part) == manifest[part] for part in ("data", "binaryData"))
+        same = there is not None and all(there.raw.get(part) == manifest.get(part) for part in ("data", "binaryData"))
         if not same:
             self._mirror.config_maps.put(await self._api.apply(CONFIG_MAPS, manifest))
 
     async def _keep_deployment(self, subject: Subject, deployment: Deployment) -> None:
         ref = subject.cascade.ref
-        pool = self._pools(ref)[deployment.pool]
-        manifest = self._manifest(ref, pool, pool.wanted, sorted(pool.stopping))
+        if deployment.outdated:
+            log.info("removing what an earlier version made", cascade=str(ref), deployment=deployment.key[1])
+            await self._api.delete(DEPLOYMENTS, *deployment.key, uid=deployment.uid)
+            return
+        await self._keep_told(subject, self._pools(ref)[deployment.key[1]])
+        pool = self._pools(ref)[deployment.key[1]]
+        if pool.coming and not pool.due:
+            # All of them have come. A pod that replaces another one later is told what is missing then.
+            pool = replace(pool, coming=())
+            manifest = self._manifest(ref, pool)
+            if manifest is not None:
+                await self._apply(ref, manifest)
+                return
+        manifest = self._manifest(ref, pool)
         if manifest is None:
             if pool.wanted == 0 and not pool.pods:
                 log.info("removing", cascade=str(ref), pool=pool.name)
@@ -298,6 +386,17 @@ class KubernetesCluster:
             log.info("updating", cascade=str(ref), pool=pool.name)
         await self._apply(ref, manifest)
 
+    async def _keep_told(self, subject: Subject, pool: ClusterPool) -> None:
+        """Note on new pods what is due to be hosted there, so that it stays so however many others come and go.
+
+        Weights that no variant has any more are taken off all notes, and so their agents unload them at once.
+        """
+        known = {variant.weights.digest for variant in subject.cascade.spec.variants}
+        for pod, weights in [(pod, pool.told(pod)) for pod in pool.live]:
+            kept = tuple(digest for digest in weights if digest in known)
+            if kept != (pod.told or ()):
+                await self._annotate(pod, self._hosting(subject.cascade.ref, kept))
+
     def _may_revert(self, uid: str) -> bool:
         now = self._clock()
         if now - self._reverted_s.get(uid, 0.0) < REVERT_EVERY_S:
@@ -305,33 +404,65 @@ class KubernetesCluster:
         self._reverted_s[uid] = now
         return True
 
-    def _manifest(self, ref: CascadeRef, pool: ClusterPool, replicas: int, stopping: Sequence[str]) -> Object | None:
-        """The pool's Deployment; None if spec or settings no longer have its variant or class."""
+    def _shape(self, ref: CascadeRef, pool: ClusterPool) -> PoolShape | None:
+        """What the pods of a pool are made of; None if spec or settings no longer have the pool or its class."""
         subject = self._subjects[ref]
         spec = subject.cascade.spec
-        variant = next((v for v in spec.variants if v.name == pool.variant), None)
         accelerator_class = self._classes.get(pool.accelerator_class)
-        if variant is None or accelerator_class is None:
+        workers = next((w for w in spec.workers if w.name == pool.ref.name), None)
+        if accelerator_class is None or workers is None or workers.accelerator_class != accelerator_class.name:
             return None
-        workers = next((w for w in spec.pools_of(variant) if w.accelerator_class == accelerator_class.name), None)
-        if workers is None:
+        return PoolShape(
+            pool=pool.ref,
+            workers=workers,
+            accelerator_class=accelerator_class,
+            owner=owner_reference(ref, subject.uid),
+            key_secret=self._key(subject, pool.ref, pool.accelerator_class).secret,
+            memory=self._memory(subject, workers, accelerator_class),
+            leave_s=leave_time_s(spec),
+        )
+
+    def _memory(
+        self, subject: Subject, workers: Workers, accelerator_class: AcceleratorClass
+    ) -> Mapping[str, Mapping[str, str]]:
+        spec, profile = subject.cascade.spec, subject.profile
+        if profile is None:
+            return {}
+        return measured_memory(spec, profile_for(spec, profile.spec), workers, accelerator_class)
+
+    def _manifest(self, ref: CascadeRef, pool: ClusterPool) -> Object | None:
+        """The pool's Deployment; None if spec or settings no longer have the pool."""
+        subject = self._subjects[ref]
+        shape = self._shape(ref, pool)
+        if shape is None:
             return None
 
         def build() -> dict[str, Any]:
             return pool_deployment(
-                subject.cascade,
-                variant,
-                workers,
-                accelerator_class,
-                uid=subject.uid,
-                profile=None if subject.profile is None else profile_for(spec, subject.profile.spec),
+                shape,
                 settings=self._settings,
-                replicas=replicas,
-                stopping=stopping,
+                replicas=pool.wanted,
+                stopping=sorted(pool.stopping),
+                coming=pool.coming,
             )
 
-        key = (subject.cascade, subject.profile, subject.uid, replicas, tuple(stopping))
+        key = (subject.cascade, subject.profile, subject.uid, pool.wanted, pool.stopping, pool.coming)
         return self._baselines.made(f"{ref}/{pool.name}", key, build)
+
+    async def _keep_key(self, subject: Subject, workers: Workers) -> None:
+        """See to it that the Secret with the key of a pool's agents is there, without reading it."""
+        ref, on = subject.cascade.ref, workers.accelerator_class
+        pool = PoolRef(ref.namespace, workers.name, ref.name)
+        key = self._key(subject, pool, on)
+        if (ref.namespace, key.secret) in self._keys:
+            return
+        manifest = key_secret(pool, key, owner=owner_reference(ref, subject.uid), accelerator_class=on)
+        try:
+            await self._api.create(SECRETS, manifest)
+        except ApiRefused as refused:
+            if refused.status != CONFLICT:
+                raise
+        self._keys.add((ref.namespace, key.secret))
 
     async def _apply(self, ref: CascadeRef, manifest: Object) -> None:
         """Apply a Deployment; if it was refused, it is offered again only after `REFUSED_PAUSE_S`."""
@@ -359,32 +490,27 @@ def _content_of(thing: Mapping[str, Any]) -> str | None:
 
 
 def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[CascadeRef, dict[str, ClusterPool]]:
-    """Pools by cascade and name; pods whose Deployment is gone form a pool whose wanted number is 0."""
-    by_pool: dict[tuple[CascadeRef, str], list[Pod]] = defaultdict(list)
+    """The pools that cascades have of their own, by cascade and by the name of their Deployment.
+
+    Pods whose Deployment is gone form a pool whose wanted number is 0.
+    """
+    by_pool: dict[tuple[PoolRef, str], list[Pod]] = defaultdict(list)
     for pod in pods:
-        if pod.ref is not None:
-            by_pool[pod.ref, pod.pool].append(pod)
-    pools: dict[CascadeRef, dict[str, ClusterPool]] = defaultdict(dict)
-
-    def add(ref: CascadeRef, of: Deployment | Pod, wanted: int, stopping: frozenset[str], own: Sequence[Pod]) -> None:
-        pool = PoolRef(ref.namespace, of.accelerator_class, ref.name)
-        pools[ref][of.pool] = ClusterPool(
-            of.pool, pool, of.variant, of.variant, of.accelerator_class, wanted, stopping, tuple(own)
-        )
-
+        if pod.pool is not None:
+            by_pool[pod.pool, pod.accelerator_class].append(pod)
+    found = []
     for each in deployments:
         if not each.terminating:
-            add(each.ref, each, each.wanted, each.stopping, by_pool.pop((each.ref, each.pool), ()))
-    for (ref, _), orphans in by_pool.items():
-        add(ref, orphans[0], 0, frozenset(), orphans)
+            own = by_pool.pop((each.pool, each.accelerator_class), [])
+            found.append(
+                ClusterPool(
+                    each.key[1], each.pool, each.accelerator_class, each.wanted, each.stopping, each.coming, tuple(own)
+                )
+            )
+    for (pool, on), orphans in by_pool.items():
+        found.append(ClusterPool(pool_object_name(pool, accelerator_class=on), pool, on, pods=tuple(orphans)))
+    pools: dict[CascadeRef, dict[str, ClusterPool]] = defaultdict(dict)
+    for cluster_pool in found:
+        if cluster_pool.ref.owner is not None:
+            pools[cluster_pool.ref.owner][cluster_pool.name] = cluster_pool
     return pools
-
-
-def _in_spec(pool: ClusterPool, subject: Subject | None) -> ClusterPool:
-    """A pool with the name and the weights that the spec gives it; what the spec no longer has is named as it is."""
-    if subject is None:
-        return pool
-    spec = subject.cascade.spec
-    name = next((w.name for w in spec.workers if w.accelerator_class == pool.accelerator_class), pool.ref.name)
-    weights = next((v.weights.digest for v in spec.variants if v.name == pool.variant), pool.weights)
-    return replace(pool, ref=replace(pool.ref, name=name), weights=weights)

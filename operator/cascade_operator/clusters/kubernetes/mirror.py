@@ -182,9 +182,9 @@ class Mirror:
         def any_of_them(thing: object) -> None:
             changed()
 
-        def replica(pod: Pod) -> None:
+        def worker(pod: Pod) -> None:
             # Pods of others are considered at the next tick; their changes do not start one.
-            if pod.cascade:
+            if pod.pool is not None:
                 changed()
 
         self._api = api
@@ -201,7 +201,7 @@ class Mirror:
         self.network_policies: Shelf[MirroredDocument] = Shelf(
             NETWORK_POLICIES, read_document, changed=any_of_them, selector=LABEL_CASCADE
         )
-        self.pods: Shelf[Pod] = Shelf(PODS, read_pod, changed=replica)
+        self.pods: Shelf[Pod] = Shelf(PODS, read_pod, changed=worker)
         self.nodes: Shelf[Node] = Shelf(NODES, read_node, changed=any_of_them)
         self.complete = False
         """Whether everything has been listed once."""

@@ -12,7 +12,15 @@ from typing import Any, Final
 from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
 from cascade_api.quantities import quantity
 
-from ...manifests.naming import ANNOTATION_CONTENT, ANNOTATION_DRAINING, ANNOTATION_REPLICAS, ANNOTATION_STOPPING
+from ...manifests.naming import (
+    ANNOTATION_COMING,
+    ANNOTATION_CONTENT,
+    ANNOTATION_DRAINING,
+    ANNOTATION_HOSTS,
+    ANNOTATION_REPLICAS,
+    ANNOTATION_STOPPING,
+)
+from ...snapshot import PoolRef
 
 Key = tuple[str, str]
 """Namespace (empty for Nodes) and name."""
@@ -42,7 +50,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Pod(Seen):
-    """A pod; ``cascade``, ``pool``, ``variant`` and ``accelerator_class`` are empty for pods that are not replicas.
+    """A pod; ``pool`` is None, and ``accelerator_class`` empty, for pods that are not workers.
+
+    ``told`` has the weights that its agent is told to host, by digest; None: it was told nothing yet.
 
     Times are Unix seconds; ``ready_since_s`` is when ``ready`` last changed. ``unheard`` means that the containers were
     ready when their kubelet last reported, and that the pod counts as not ready only because the kubelet is silent.
@@ -60,16 +70,15 @@ class Pod(Seen):
     unschedulable_s: float | None = None
     problem: str = ""
     draining_s: float | None = None
-    cascade: str = ""
-    pool: str = ""
-    variant: str = ""
+    told: tuple[str, ...] | None = None
+    pool: PoolRef | None = None
     accelerator_class: str = ""
     requests: Mapping[str, Decimal] = field(default_factory=dict)
 
     @property
     def ref(self) -> CascadeRef | None:
-        """The cascade of which it is a replica; None if it is not one."""
-        return CascadeRef(self.key[0], self.cascade) if self.cascade else None
+        """The cascade to whose own pool it belongs; None if there is none."""
+        return self.pool.owner if self.pool is not None else None
 
 
 @dataclass(frozen=True)
@@ -84,22 +93,22 @@ class Node(Seen):
 
 @dataclass(frozen=True)
 class Deployment(Seen):
-    """A pool's Deployment; ``wanted`` is the number that the operator last asked for, and ``raw`` the object itself."""
+    """A pool's Deployment; ``wanted`` is the number that the operator last asked for, and ``raw`` the object itself.
+
+    ``coming`` has what its newest workers are to host first. ``outdated``: an operator of an earlier version made it,
+    for one variant.
+    """
 
     generation: int
-    cascade: str
-    pool: str
-    variant: str
+    pool: PoolRef
     accelerator_class: str
     wanted: int
     stopping: frozenset[str]
+    coming: tuple[tuple[str, ...], ...]
+    outdated: bool
     content: str
     terminating: bool
     raw: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
-
-    @property
-    def ref(self) -> CascadeRef:
-        return CascadeRef(self.key[0], self.cascade)
 
 
 def read_pod(raw: Mapping[str, Any]) -> Pod:
@@ -109,7 +118,8 @@ def read_pod(raw: Mapping[str, Any]) -> Pod:
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
-    draining = (meta.get("annotations") or {}).get(ANNOTATION_DRAINING)
+    annotations = meta.get("annotations") or {}
+    told = annotations.get(ANNOTATION_HOSTS)
     return Pod(
         **_identity(meta),
         node=spec.get("nodeName") or "",
@@ -122,11 +132,10 @@ def read_pod(raw: Mapping[str, Any]) -> Pod:
         finished=status.get("phase") in ("Succeeded", "Failed"),
         unschedulable_s=seconds(scheduled.get("lastTransitionTime")) if unschedulable else None,
         problem=_problem(status),
-        draining_s=seconds(draining),
-        cascade=labels.get(LABEL_CASCADE, "") if LABEL_POOL in labels else "",
-        pool=labels.get(LABEL_POOL, ""),
-        variant=labels.get(LABEL_VARIANT, ""),
-        accelerator_class=labels.get(LABEL_CLASS, ""),
+        draining_s=seconds(annotations.get(ANNOTATION_DRAINING)),
+        told=None if told is None else _listed(told),
+        pool=_pool(meta) if LABEL_POOL in labels else None,
+        accelerator_class=labels.get(LABEL_CLASS, "") if LABEL_POOL in labels else "",
         requests=_requests(spec),
     )
 
@@ -152,12 +161,12 @@ def read_deployment(raw: Mapping[str, Any]) -> Deployment:
     return Deployment(
         **_identity(meta),
         generation=meta.get("generation", 0),
-        cascade=labels.get(LABEL_CASCADE, ""),
-        pool=labels.get(LABEL_POOL, ""),
-        variant=labels.get(LABEL_VARIANT, ""),
+        pool=_pool(meta),
         accelerator_class=labels.get(LABEL_CLASS, ""),
         wanted=int(noted) if noted.isdecimal() else int(spec.get("replicas", 1)),
-        stopping=frozenset(name for name in annotations.get(ANNOTATION_STOPPING, "").split(",") if name),
+        stopping=frozenset(_listed(annotations.get(ANNOTATION_STOPPING, ""))),
+        coming=tuple(_listed(each, ".") for each in _listed(annotations.get(ANNOTATION_COMING, ""))),
+        outdated=LABEL_VARIANT in labels,
         content=annotations.get(ANNOTATION_CONTENT, ""),
         terminating="deletionTimestamp" in meta,
         raw=raw,
@@ -186,6 +195,16 @@ def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
         "uid": meta.get("uid", ""),
         "version": version_of(meta),
     }
+
+
+def _pool(meta: Mapping[str, Any]) -> PoolRef:
+    """The pool that an object's labels name."""
+    labels = meta.get("labels") or {}
+    return PoolRef(meta.get("namespace") or "", labels.get(LABEL_POOL, ""), labels.get(LABEL_CASCADE) or None)
+
+
+def _listed(text: str, separator: str = ",") -> tuple[str, ...]:
+    return tuple(name for name in text.split(separator) if name)
 
 
 def _containers_ready(status: Mapping[str, Any]) -> bool:

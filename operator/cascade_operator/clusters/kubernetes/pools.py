@@ -1,16 +1,19 @@
 """The arithmetic of pools: from a Deployment and its pods to workers, and from moves to a new number. Pure.
 
-Everything that must survive a restart of the operator is in the Deployment: the wanted number, and the names of the
-pods that are to go (``stopping``). So a stop that is asked for twice takes only one pod away, and an operator that was
-killed in the middle of a move completes it.
+Everything that must survive a restart of the operator is in the cluster. The Deployment has the wanted number, the
+names of the pods that are to go (``stopping``), and what its newest pods are to host first (``coming``). Each pod has
+what its agent is told. So a stop that is asked for twice takes only one pod away, and an operator that was killed in
+the middle of a move completes it. What a worker really hosts is what its agent reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from ...snapshot import Host, HostState, Load, PoolRef, StartWorker, StopWorker, Worker, WorkerState
+from ...agent_reports import FAILED_AFTER, Report, host_states
+from ...manifests.pools import GRPC_PORT
+from ...snapshot import Host, HostState, Load, PoolRef, StartWorker, StopWorker, Unload, Worker, WorkerState
 from .objects import Pod
 
 UNSCHEDULABLE_AFTER_S = 10.0
@@ -21,22 +24,22 @@ silent for a while, and the pods of a Node that is really lost are given up earl
 replicas do not answer."""
 NOWHERE = "0.0.0.0:1"
 """The endpoint of a worker that has no address yet."""
-GRPC_PORT = 8001
+Weights = tuple[str, ...]
+"""The digests of what one worker is to host, in the order in which it was asked for."""
 
 
 @dataclass(frozen=True)
 class ClusterPool:
-    """The pods of one variant and class as the cluster has them: the wanted number, the names of those that are to go,
-    and all that exist. They are workers of the pool ``ref``, and host the weights of the variant."""
+    """The pods of one pool and class as the cluster has them: the wanted number, the names of those that are to go,
+    what its newest ones are to host first, and all that exist."""
 
     name: str
     ref: PoolRef
-    weights: str
-    variant: str
     accelerator_class: str
-    wanted: int
-    stopping: frozenset[str]
-    pods: tuple[Pod, ...]
+    wanted: int = 0
+    stopping: frozenset[str] = frozenset()
+    coming: tuple[Weights, ...] = ()
+    pods: tuple[Pod, ...] = ()
 
     @property
     def live(self) -> list[Pod]:
@@ -49,12 +52,32 @@ class ClusterPool:
             return True
         return pod.key[1] in self.stopping and len(self.live) > self.wanted
 
+    @property
+    def due(self) -> tuple[Weights, ...]:
+        """What each worker is to host that was told nothing yet, those without a pod included; oldest first.
 
-def workers_of(pool: ClusterPool, *, now: float, nodes: Collection[str]) -> list[Worker]:
+        The last entries of ``coming`` are those that are still due. A pod that replaces another one may find none that
+        was meant for it; then the planner says what is missing.
+        """
+        told = sum(1 for pod in self.live if pod.told is not None and not self.leaving(pod))
+        count = max(self.wanted - told, 0)
+        known = self.coming[-count:] if count else ()
+        return ((),) * (count - len(known)) + known
+
+    def told(self, pod: Pod) -> Weights:
+        """What a pod is to host: what it is told, or else what is due."""
+        if pod.told is not None:
+            return pod.told
+        new = sorted((each for each in self.live if each.told is None), key=lambda each: (each.created_s, each.key))
+        return next((weights for each, weights in zip(new, self.due, strict=False) if each.key == pod.key), ())
+
+
+def workers_of(pool: ClusterPool, reports: Mapping[str, Report], *, now: float, nodes: Collection[str]) -> list[Worker]:
     """The workers of a pool, including those that are wanted but have no pod yet; those that leave come last.
 
     Args:
         pool: the pool.
+        reports: what agents say, by the uid of their pod; those that do not answer are not among them.
         now: Unix seconds.
         nodes: Nodes that exist and are ready; a terminating pod on another Node counts as gone, even if the API server
             still has it.
@@ -62,7 +85,7 @@ def workers_of(pool: ClusterPool, *, now: float, nodes: Collection[str]) -> list
     there = [pod for pod in pool.pods if not pod.finished and (pod.terminating_s is None or pod.node in nodes)]
     there.sort(key=lambda pod: (pool.leaving(pod), pod.created_s, pod.key[1]))
     missing = pool.wanted - len(pool.live)
-    return [_worker(pool, pod, now) for pod in there] + [
+    return [_worker(pool, pod, reports.get(pod.uid), now) for pod in there] + [
         Worker(
             id=f"{pool.name}-awaited-{index}",
             pool=pool.ref,
@@ -70,14 +93,14 @@ def workers_of(pool: ClusterPool, *, now: float, nodes: Collection[str]) -> list
             endpoint=NOWHERE,
             state=WorkerState.STARTING,
             since_s=now,
-            hosts=(Host(pool.weights, HostState.LOADING, now),),
+            hosts=tuple(Host(digest, HostState.LOADING, now) for digest in weights),
         )
-        for index in range(missing)
+        for index, weights in enumerate(pool.due[-missing:] if missing > 0 else ())
     ]
 
 
-def _worker(pool: ClusterPool, pod: Pod, now: float) -> Worker:
-    state, since_s = _state(pool, pod, now)
+def _worker(pool: ClusterPool, pod: Pod, report: Report | None, now: float) -> Worker:
+    state, since_s = _state(pool, pod, report, now)
     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
     # A pod that is not ready has lost the requests that it was serving.
     gone = state is WorkerState.DRAINING and not pod.ready
@@ -88,21 +111,12 @@ def _worker(pool: ClusterPool, pod: Pod, now: float) -> Worker:
         endpoint=f"{host}:{GRPC_PORT}" if host else NOWHERE,
         state=state,
         since_s=since_s,
-        hosts=(Host(pool.weights, _HOSTING[state], since_s),),
+        hosts=tuple(Host(digest, each, since_s) for digest, each in host_states(pool.told(pod), report).items()),
         in_flight={} if gone else None,
     )
 
 
-_HOSTING = {
-    WorkerState.STARTING: HostState.LOADING,
-    WorkerState.READY: HostState.READY,
-    WorkerState.DRAINING: HostState.READY,
-    WorkerState.FAILED: HostState.FAILED,
-}
-"""What became of the weights of a pod whose worker is in each state."""
-
-
-def _state(pool: ClusterPool, pod: Pod, now: float) -> tuple[WorkerState, float]:
+def _state(pool: ClusterPool, pod: Pod, report: Report | None, now: float) -> tuple[WorkerState, float]:
     if pod.terminating_s is not None:
         return WorkerState.DRAINING, pod.terminating_s
     if pod.draining_s is not None:
@@ -110,7 +124,10 @@ def _state(pool: ClusterPool, pod: Pod, now: float) -> tuple[WorkerState, float]
     if pool.leaving(pod):
         return WorkerState.DRAINING, now
     if pod.ready or (pod.unheard and now - pod.ready_since_s < UNHEARD_S):
-        return WorkerState.READY, pod.ready_since_s
+        if report is not None and report.endpoint is not None:
+            return WorkerState.READY, pod.ready_since_s
+        failed = report is not None and report.failures > FAILED_AFTER
+        return WorkerState.FAILED if failed else WorkerState.STARTING, pod.ready_since_s
     if pod.problem:
         return WorkerState.FAILED, pod.created_s
     if pod.unschedulable_s is not None and now - pod.unschedulable_s > UNSCHEDULABLE_AFTER_S:
@@ -122,49 +139,55 @@ def _state(pool: ClusterPool, pod: Pod, now: float) -> tuple[WorkerState, float]
 class Change:
     """The effect of moves on one pool.
 
-    It has the new wanted number, the names of all pods that are to go (``stopping``), those that this change adds to
-    them (``condemned``), and those that stay after all (``spared``).
+    Attributes:
+        wanted: the new number of pods.
+        stopping: the names of all pods that are to go.
+        coming: what its newest pods are to host first.
+        condemned: those of ``stopping`` that this change adds.
+        spared: pods that stay after all.
+        told: what pods are to host from now on, by their names.
     """
 
     wanted: int
     stopping: frozenset[str]
+    coming: tuple[Weights, ...]
     condemned: tuple[str, ...] = ()
     spared: tuple[str, ...] = ()
+    told: Mapping[str, Weights] = field(default_factory=dict)
+
+    def resizes(self, pool: ClusterPool) -> bool:
+        """Whether the Deployment has to be written; loads and unloads alone never do that."""
+        return self.wanted != pool.wanted or bool(self.condemned or self.spared)
 
 
-def change_of(pool: ClusterPool, moves: Sequence[StartWorker | Load | StopWorker]) -> Change | None:
-    """The change that the moves make to a pool; None if they change nothing.
+def change_of(pool: ClusterPool, moves: Sequence[StartWorker | Load | Unload | StopWorker]) -> Change:
+    """The change that the moves make to a pool; moves that were made before change nothing.
 
-    A load of the weights that a pod has makes it stay. Other weights need another pod, so that one must go first (see
-    `as_stop`), and the successor is started when the accelerator is free.
+    A load makes a pod stay that drains.
     """
     by_name = {pod.key[1]: pod for pod in pool.live}
-    wanted, stopping = pool.wanted, {name for name in pool.stopping if name in by_name}
+    wanted, stopping, coming = pool.wanted, {name for name in pool.stopping if name in by_name}, [*pool.due]
     condemned: list[str] = []
     spared: list[str] = []
+    told: dict[str, Weights] = {}
     for move in moves:
         if isinstance(move, StartWorker):
             wanted += 1
+            coming.append(move.weights)
             continue
         pod = by_name.get(move.worker)
         if pod is None or pool.leaving(pod):
             continue
-        if isinstance(move, Load):
-            if pod.draining_s is not None:
-                spared.append(pod.key[1])
-                stopping.discard(pod.key[1])
+        name = pod.key[1]
+        if isinstance(move, StopWorker):
+            wanted = max(wanted - 1, 0)
+            stopping.add(name)
+            condemned.append(name)
             continue
-        wanted = max(wanted - 1, 0)
-        stopping.add(pod.key[1])
-        condemned.append(pod.key[1])
-    if wanted == pool.wanted and not condemned and not spared:
-        return None
-    return Change(wanted, frozenset(stopping), tuple(condemned), tuple(spared))
-
-
-def as_stop(move: Load | StopWorker, pool: ClusterPool) -> Load | StopWorker:
-    """The same move, except that a load of other weights than the pool's becomes a stop.
-
-    A pod cannot change its weights, so the old pod has to go first.
-    """
-    return StopWorker(move.worker) if isinstance(move, Load) and move.weights != pool.weights else move
+        others = tuple(digest for digest in told.get(name, pool.told(pod)) if digest != move.weights)
+        told[name] = (*others, move.weights) if isinstance(move, Load) else others
+        if isinstance(move, Load) and pod.draining_s is not None and name not in spared:
+            spared.append(name)
+            stopping.discard(name)
+    changed = {name: weights for name, weights in told.items() if set(weights) != set(by_name[name].told or ())}
+    return Change(wanted, frozenset(stopping), tuple(coming), tuple(condemned), tuple(spared), changed)
