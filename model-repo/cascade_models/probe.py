@@ -1,8 +1,9 @@
 """Whether a model really draws: `cascade-triton probe`, for a pod's startup, readiness and liveness.
 
-A dead python-backend process leaves its model ready for ever, so only answers count. Inferences that succeeded since
-the last look are evidence enough; only without any is the model asked for an image. Needs the standard library only,
-and starts in the time that a probe may take.
+A dead python-backend process leaves its model ready for ever, so only what it does counts. A server counts a request as
+a success when the model's process has taken it. Routers bound what a model holds, so whoever takes more and more also
+answers: requests that were taken since the last look are evidence enough, and only without any is the model asked for
+an image. Needs the standard library only, and starts in the time that a probe may take.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ProbeFailed(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Inferences counted when the model was last looked at, and the Unix second at which it last proved to work."""
+    """Requests counted when the model was last looked at, and the Unix second at which it last proved to work."""
 
     succeeded: int = -1
     failed: int = -1
@@ -48,7 +49,7 @@ class ProbedModel:
     settings: Mapping[str, int | str] = field(default_factory=dict)
 
     def counts(self, *, timeout_s: float) -> tuple[int, int]:
-        """Inferences that succeeded and that failed since the model was loaded; raises ProbeFailed."""
+        """Requests that were taken and that failed since the model was loaded; raises ProbeFailed."""
         answer = self._ask("stats", None, timeout_s=timeout_s)
         try:
             entries = json.loads(answer)["model_stats"]
@@ -119,8 +120,8 @@ def look(model: ProbedModel, known: Evidence, *, every_s: float, timeout_s: floa
         model.draw(timeout_s=timeout_s)
     except ProbeFailed:
         after, _ = model.counts(timeout_s=timeout_s)
-        # It waited behind work that gets done.
-        if after <= succeeded:
+        # It waited behind work that gets done, if other requests than this one were taken meanwhile.
+        if after <= succeeded + 1:
             raise
     # Our own image is no evidence for the next look.
     succeeded, failed = model.counts(timeout_s=timeout_s)

@@ -22,6 +22,9 @@ from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
 
+RUNS: Final = 3
+"""Runs that may have begun at a time in a process: images of some 30 steps, of 6 that overtook them, and of 1."""
+
 PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Number format by what a manifest calls it."""
 
@@ -121,7 +124,7 @@ def _place(variant: ManifestVariant, key: str) -> str:
 
 
 def config(name: str, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, previews: bool = False) -> str:
-    """The `config.pbtxt` of a model; its parameters say in words which weights these are.
+    """The `config.pbtxt` of a model; its parameters say in words which weights these are, and how many runs may begin.
 
     Without a queue policy: with one, even a queue size alone, Triton (2.51) does not prefetch batches, and now and
     then its batcher misses that the model is free and sleeps half a second on waiting requests. Credits bound what
@@ -129,7 +132,7 @@ def config(name: str, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, p
     """
     parameters = "\n".join(
         f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}"
-        for key, value in recipe.parameters().items()
+        for key, value in {**recipe.parameters(), "runs": str(RUNS)}.items()
     )
     # The built-in models leave an accelerator alone; all others take the one that the replica has, if it has one.
     kind = "KIND_CPU" if recipe.source.startswith(BUILTIN) else "KIND_AUTO"

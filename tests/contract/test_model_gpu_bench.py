@@ -43,4 +43,4 @@ def test_means_of_sharing_a_gpu_are_compared_with_one_for_each(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in (tmp_path / "sharing.md").read_text().splitlines()[4:]]
     assert rows[0] == "a GPU each (baseline)"
-    assert len(rows) == 5
+    assert len(rows) == 6

@@ -6,6 +6,7 @@ import os
 import queue
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from cascade_models import manifest, repository, weights
+from cascade_models.serving.turns import SHORTER
 from support.hub import COMMIT, serving
 from support.resources import cascade_document
 from support.tiny_model import ENVIRONMENT, LOADING_S
@@ -139,26 +141,44 @@ def test_each_request_of_a_batch_is_drawn_by_its_own_settings(server: TritonServ
         assert all(levels_apart(*pair) <= 1 for pair in zip(alone, together, strict=True))
 
 
+def test_a_short_image_overtakes_a_long_one_and_both_are_what_they_are_alone(server: TritonServer) -> None:
+    long, short = {"steps": 200}, {"steps": 10, "guidance": "1.0"}
+
+    def draw(parameters: dict[str, Any]) -> tuple[np.ndarray, float]:
+        image = server.ask(TORCH, PROMPTS[:1], seeds=SEEDS[:1], parameters=parameters).as_numpy("image")[0]
+        return image, time.perf_counter()
+
+    alone = [draw(parameters)[0] for parameters in (long, short)]
+    taken = server.statistics(TORCH).inference_stats.success.count
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(draw, long)
+        wait_for(
+            lambda: server.statistics(TORCH).inference_stats.success.count > taken,
+            what="the model to take the long one",
+        )
+        second = pool.submit(draw, short)
+    assert second.result()[1] < first.result()[1]
+    for asked, image in zip((first, second), alone, strict=True):
+        assert levels_apart(asked.result()[0], image) <= 1
+
+
 def test_a_cancelled_batch_stops_before_its_next_step(server: TritonServer) -> None:
     stub = server.stub(TORCH)
     began_s = stub.cpu_times().user
     server.ask(TORCH, ["a"] * 8, seeds=range(8))
     whole_s = stub.cpu_times().user - began_s
 
-    def finished() -> int:
-        stats = server.statistics(TORCH).inference_stats
-        return int(stats.success.count + stats.fail.count)
-
     def given_up() -> bool:
-        """Whether a batch that is cancelled once it was begun takes less than a whole one."""
-        done, began_s = finished(), stub.cpu_times().user
+        """Whether a batch that is cancelled once it was begun, and a small one after it, take less than a whole one."""
+        began_s = stub.cpu_times().user
         box: queue.Queue[Any] = queue.Queue()
         call = server.client.async_infer(
             TORCH, callback=lambda result, error: box.put(error), **inference(["a"] * 8, seeds=range(8))
         )
         wait_for(lambda: stub.cpu_times().user > began_s + whole_s / 10, what="the batch to begin")
         call.cancel()
-        wait_for(lambda: finished() > done, what="the model to stop")
+        # Too long to overtake: it is made when the other has ended.
+        server.ask(TORCH, ["a"], seeds=[0], parameters={"steps": STEPS // SHORTER + 1})
         return "CANCELLED" in str(box.get(timeout=PATIENCE_S)) and stub.cpu_times().user - began_s < whole_s * 0.9
 
     # Whoever is held up himself cancels too late, and has to try again.

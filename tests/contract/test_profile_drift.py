@@ -31,14 +31,14 @@ def test_a_profile_of_another_machine_shows(local_run: LocalRun, tmp_path: Path)
     started = local_run.up()
     assert started.returncode == 0, started.stderr
     wait_for(local_run.whole, what="all pools are there", every_s=0.1)
-    found = local_run.cascade("drift", "-f", str(file), "--seconds", "1", "--json")
+    found = local_run.cascade("drift", "-f", str(file), "--json")
     assert found.returncode == 1, found.stderr
     findings = json.loads(found.stdout)["findings"]
     assert findings
     assert all(finding["drifted"] for finding in findings)
     assert findings[0]["subject"].startswith("shapes-")
     wait_for(local_run.whole, what="all pools are there", every_s=0.1)
-    held = local_run.cascade("drift", "-f", str(local_run.manifest), "--seconds", "1", "--tolerance", "100000")
+    held = local_run.cascade("drift", "-f", str(local_run.manifest), "--tolerance", "100000")
     assert held.returncode == 0, held.stdout
     assert "the profile holds" in held.stdout
 

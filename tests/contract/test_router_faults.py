@@ -125,8 +125,12 @@ def test_a_dead_model_behind_a_live_server_is_found_by_a_real_inference(
         unhealthy = 'cascade_replica_healthy{cascade="default/shapes",replica="shapes-light-0"} 0.0'
         wait_for(lambda: unhealthy in metrics(router), what="the replica to be ejected")
         traffic.more(50)
-        servers[0].client.unload_model(LIGHT)
-        servers[0].client.load_model(LIGHT)
+        if servers[0].process is not None and servers[0].process.poll() is None:
+            servers[0].client.unload_model(LIGHT)
+            servers[0].client.load_model(LIGHT)
+        else:
+            # About one in ten servers (2.51) ends with a model that dies while it answers.
+            servers[0].start()
         wait_for(lambda: unhealthy not in metrics(router), what="the replica to be trusted again")
         traffic.more(20)
     assert traffic.refusals == []

@@ -113,6 +113,26 @@ async def test_what_hangs_on_one_replica_is_done_by_another_while_there_is_time(
             assert in_flight(runtime) == 0
 
 
+async def test_the_only_replica_does_again_what_it_never_answered_once_a_probe_shows_that_it_works() -> None:
+    """As after the death of a model process: nobody answers for what it had in hand."""
+    believed = {"shapes-light": 0.001}
+    async with replicas(hang()) as (server,):
+        plan = make_plan({"shapes-light": endpoints(server)}, direct=0, escalation=0, execution_s=believed)
+        async with cascade(plan) as runtime:
+            asking = asyncio.ensure_future(ask(runtime))
+            await eventually(lambda: server.asked, what="the replica to be asked")
+            server.behaviour = answer()
+            await eventually(lambda: runtime.state.health.ejected, what="the replica to be ejected")
+
+            async def probed() -> bool:
+                await probe_due(runtime)
+                return not runtime.state.health.ejected
+
+            await eventually(probed, what="the replica to be trusted again")
+            assert (await asking).route is Route.LIGHT
+            assert in_flight(runtime) == 0
+
+
 async def test_a_replica_that_hangs_is_given_up_at_the_deadline_and_probed() -> None:
     clock = StoppedClock()
     believed = {"shapes-light": 0.001, "shapes-heavy": 0.001}

@@ -75,3 +75,15 @@ async def test_a_probe_that_hangs_while_nothing_is_answered_is_a_complaint() -> 
     clock.now += PROBE_EVERY_S
     model.error = "DEADLINE_EXCEEDED: Deadline Exceeded"
     assert await health.complaint(model, "light", {}) == "DEADLINE_EXCEEDED: Deadline Exceeded"
+
+
+async def test_a_probe_that_is_taken_and_hangs_alone_is_a_complaint() -> None:
+    model, clock, health = await settled()
+    clock.now += PROBE_EVERY_S
+
+    async def taken(name: str, parameters: Parameters, *, timeout_s: float) -> None:
+        model.succeeded += 1
+        raise TritonError("DEADLINE_EXCEEDED: Deadline Exceeded")
+
+    model.probe = taken  # type: ignore[method-assign]
+    assert await health.complaint(model, "light", {}) == "DEADLINE_EXCEEDED: Deadline Exceeded"

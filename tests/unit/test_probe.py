@@ -113,6 +113,13 @@ def test_a_failure_behind_work_that_gets_done_is_none(server: Server) -> None:
     assert probed(server, known, now=NOW + 1).succeeded == 3
 
 
+def test_a_failure_is_one_where_nothing_was_taken_but_the_probe(server: Server) -> None:
+    known = probed(server, Evidence())
+    server.dead, server.failed, server.done_meanwhile = True, 1, 1
+    with pytest.raises(ProbeFailed):
+        probed(server, known, now=NOW + 1)
+
+
 def test_a_server_that_is_not_there_fails(tmp_path: Path) -> None:
     with pytest.raises(ProbeFailed, match="stats"):
         look(ProbedModel(str(tmp_path / "none"), "light"), Evidence(), every_s=10, timeout_s=1, now=NOW)

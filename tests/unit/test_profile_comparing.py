@@ -88,8 +88,11 @@ def test_each_worker_is_asked_for_the_model_and_settings_of_its_variant() -> Non
     ]
 
 
-def test_a_worker_that_serves_two_variants_of_the_same_weights_is_left_out() -> None:
+def test_a_worker_that_serves_two_variants_of_the_same_weights_is_asked_for_both() -> None:
     pair = ("shapes-heavy", "shapes-slow")
     hosts, credits = [weights_of("shapes-heavy")], dict.fromkeys(pair, 1)
     workers = [{"id": "w", "endpoint": "a:1", "class": "cpu", "state": "ready", "hosts": hosts, "credits": credits}]
-    assert watched_models(make_plan(dict.fromkeys(pair, ()), chain=pair, workers=workers)) == []
+    plan = make_plan(dict.fromkeys(pair, ()), chain=pair, workers=workers)
+    assert watched_models(plan) == [
+        WatchedModel(name, "cpu", "a:1", HEAVY, plan.variants[name].settings) for name in pair
+    ]

@@ -1,7 +1,8 @@
-"""How one batch of requests becomes outcomes, with a pipeline that keeps account of its work."""
+"""How the requests of a run become outcomes, with a pipeline that keeps account of its work."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,14 @@ import pytest
 from cascade_models.pipelines.pipeline import Poll, Preview
 from cascade_models.recipe import Recipe, Settings
 from cascade_models.serving import batches
-from cascade_models.serving.batches import CancelledRequest, InvalidRequest, Order, RequestImages, RequestOutcome
+from cascade_models.serving.batches import (
+    CancelledRequest,
+    InvalidRequest,
+    Order,
+    ReadRequest,
+    RequestImages,
+    RequestOutcome,
+)
 from cascade_models.serving.encoding import Form
 
 STEPS = 10
@@ -61,15 +69,21 @@ RECIPE = Recipe(
 
 
 def run(pipeline: Counting, orders: Sequence[Order]) -> list[RequestOutcome]:
-    """Outcomes in the order of the requests."""
-    outcomes, runs = batches.sort(pipeline, RECIPE, orders)
-    for number, each in enumerate(runs):
-        outcomes |= batches.make(pipeline, orders, each, fresh=number == 0)
-    return [outcomes[index] for index in range(len(orders))]
+    """Outcomes in the order of the requests, which are made in one run where they can be read."""
+    read: list[ReadRequest | InvalidRequest] = []
+    for one in orders:
+        try:
+            read.append(batches.read(pipeline, RECIPE, one))
+        except ValueError as error:
+            read.append(InvalidRequest(str(error)))
+    readable = [each for each in read if isinstance(each, ReadRequest)]
+    made = iter(batches.make(pipeline, readable))
+    return [next(made) if isinstance(each, ReadRequest) else each for each in read]
 
 
-def after(polls: int) -> list[bool]:
-    return [False] * polls + [True] * STEPS
+def after(step: int) -> list[bool]:
+    """What a request says that is cancelled once that many steps were taken: it is asked before each."""
+    return [False] * step + [True] * STEPS
 
 
 def order(*seeds: int, prompt: bytes = b"x", confidence: bool = False, cancelled_at: int = STEPS) -> Order:
@@ -97,7 +111,7 @@ def test_only_the_images_whose_confidence_is_wanted_are_judged() -> None:
 def test_a_cancelled_request_costs_no_further_step_and_the_others_go_on() -> None:
     pipeline = Counting()
     outcomes = run(pipeline, [order(1, 2, cancelled_at=3), order(3, confidence=True)])
-    assert pipeline.rows == [3] * 4 + [1] * 6
+    assert pipeline.rows == [3] * 3 + [1] * 7
     assert isinstance(outcomes[0], CancelledRequest)
     assert isinstance(outcomes[1], RequestImages)
     assert pipeline.judged == 1
@@ -106,7 +120,7 @@ def test_a_cancelled_request_costs_no_further_step_and_the_others_go_on() -> Non
 def test_a_batch_that_nobody_wants_any_more_stops() -> None:
     pipeline = Counting()
     outcomes = run(pipeline, [order(1, cancelled_at=2), order(2, confidence=True, cancelled_at=4)])
-    assert pipeline.rows == [2] * 3 + [1] * 2
+    assert pipeline.rows == [2] * 2 + [1] * 2
     assert all(isinstance(outcome, CancelledRequest) for outcome in outcomes)
     assert pipeline.judged == 0
 
@@ -155,21 +169,9 @@ def asking(**parameters: object) -> Order:
     return Order([b"x"], seeds=[1], parameters=parameters)
 
 
-def test_requests_of_the_same_settings_are_one_run_and_short_runs_come_first() -> None:
-    pipeline = Counting()
-    mixed = [asking(steps=6), asking(steps=3), asking(steps=6, guidance="1.5"), asking(steps=6), asking(steps=3)]
-    _, runs = batches.sort(pipeline, RECIPE, mixed)
-    assert [(run.settings, sorted(run.rows)) for run in runs] == [
-        (Settings(3), [1, 4]), (Settings(6), [0, 3]), (Settings(6, 1.5), [2]),
-    ]  # fmt: skip
-    outcomes = run(pipeline, mixed)
-    assert pipeline.rows == [2] * 3 + [2] * 6 + [1] * 6
-    assert [outcome.batch for outcome in outcomes if isinstance(outcome, RequestImages)] == [2, 2, 1, 2, 2]
-
-
 def test_guidance_that_is_written_in_another_way_is_the_same() -> None:
-    _, runs = batches.sort(Counting(), RECIPE, [asking(guidance="2"), asking(guidance="2.0")])
-    assert len(runs) == 1
+    one, other = (batches.read(Counting(), RECIPE, asking(guidance=text)) for text in ("2", "2.0"))
+    assert one.settings == other.settings == Settings(STEPS, 2.0)
 
 
 def test_a_request_without_settings_gets_the_fewest_steps_of_a_variant() -> None:
@@ -178,12 +180,28 @@ def test_a_request_without_settings_gets_the_fewest_steps_of_a_variant() -> None
     assert pipeline.rows == [1] * STEPS
 
 
-def test_a_request_that_was_cancelled_while_another_run_was_made_costs_no_step() -> None:
+def test_a_request_that_was_cancelled_while_it_waited_is_not_drawn() -> None:
     pipeline = Counting()
-    gone = Order([b"x"], seeds=[1], parameters={"steps": 6}, cancelled=lambda: True)
-    outcomes = run(pipeline, [gone, asking(steps=3)])
+    gone = Order([b"x"], seeds=[1], cancelled=lambda: True)
+    outcomes = run(pipeline, [gone, asking()])
     assert [type(outcome) for outcome in outcomes] == [CancelledRequest, RequestImages]
-    assert pipeline.rows == [1] * 3
+    assert pipeline.rows == [1] * STEPS
+    assert [type(outcome) for outcome in run(pipeline, [gone])] == [CancelledRequest]
+    assert pipeline.rows == [1] * STEPS
+
+
+def test_the_time_of_a_run_is_without_that_in_which_others_had_their_turn() -> None:
+    pipeline, steps = Counting(), []
+
+    def turn() -> float:
+        steps.append(time.perf_counter())
+        time.sleep(0.01)
+        return 0.01
+
+    (made,) = batches.make(pipeline, [batches.read(pipeline, RECIPE, asking())], turn)
+    assert len(steps) == STEPS
+    assert isinstance(made, RequestImages)
+    assert made.batch_s < steps[-1] - steps[0]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Account:
         self.said.append((response, last))
 
 
-def test_triton_isasked_while_the_batch_is_made_and_not_again_once_it_has_said_yes() -> None:
+def test_triton_is_asked_while_the_batch_is_made_and_not_again_once_it_has_said_yes() -> None:
     account = Account()
     exchange = account.exchange()
     assert not exchange.cancelled()
@@ -40,19 +40,19 @@ def test_triton_isasked_while_the_batch_is_made_and_not_again_once_it_has_said_y
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_once_closed_the_last_answer_stands_and_triton_is_notasked(gone: bool) -> None:
+def test_once_answered_what_was_known_last_stands_and_triton_is_not_asked(gone: bool) -> None:
     account = Account()
     exchange = account.exchange()
     account.gone = gone
     exchange.cancelled()
-    exchange.close()
+    exchange.answer("image")
     account.gone = not gone
     account.said.clear()
     assert exchange.cancelled() is gone
     assert account.said == []
 
 
-def test_the_answer_ends_theasking_and_is_the_only_one() -> None:
+def test_the_answer_ends_the_asking_and_is_the_only_one() -> None:
     account = Account()
     exchange = account.exchange()
     exchange.answer("image")
@@ -66,7 +66,6 @@ def test_previews_come_in_order_before_the_answer_or_not_at_all() -> None:
     account = Account()
     exchange = account.exchange()
     first, second, third = (exchange.number() for _ in range(3))
-    exchange.close()
     exchange.show(second, "half")
     exchange.show(first, "quarter")
     exchange.answer("whole")
@@ -74,7 +73,7 @@ def test_previews_come_in_order_before_the_answer_or_not_at_all() -> None:
     assert [entry for entry in account.said if entry != "settled"] == [("half", False), ("whole", True)]
 
 
-def test_whoasks_while_the_answer_is_being_sent_waits_andasks_nothing() -> None:
+def test_who_asks_while_the_answer_is_being_sent_waits_and_asks_nothing() -> None:
     sending, free = threading.Event(), threading.Event()
     account = Account()
 

@@ -104,22 +104,22 @@ def test_the_keeper_ends_with_its_process(end: str) -> None:
         wait_for(lambda: not runs(keeper), what="the keeper to end")
 
 
-def test_with_a_batch_in_hand_it_ends_before_it_says_anything_about_it() -> None:
-    with program("working = pulse.working(); working.__enter__()", "pulse.settle()") as process:
+def test_with_a_request_in_hand_it_ends_before_it_says_anything_about_it() -> None:
+    with program("pulse.came(2); pulse.answered()", "pulse.settle()") as process:
         stand_still(process)
-        assert "stood still with a batch in hand" in go_on(process)
+        assert "stood still with requests in hand" in go_on(process)
         assert process.wait(PATIENCE_S) == 3
 
 
 def test_a_batch_that_was_sent_meanwhile_is_not_begun() -> None:
-    with program(after="pulse.working().__enter__()") as process:
+    with program(after="pulse.came(1)") as process:
         stand_still(process)
         assert "stood still when a batch came" in go_on(process)
 
 
-def test_without_a_batch_it_stands_still_as_long_as_it_likes() -> None:
-    after = "pulse.settle(); time.sleep(2)\nwith pulse.working(): pass"
-    with program("with pulse.working(): pass", after) as process:
+def test_without_a_request_it_stands_still_as_long_as_it_likes() -> None:
+    after = "pulse.settle(); time.sleep(2); pulse.came(1); pulse.answered()"
+    with program("pulse.came(1); pulse.answered()", after) as process:
         stand_still(process)
         assert go_on(process) == "alive\n"
 
@@ -134,7 +134,7 @@ def test_without_a_batch_it_stands_still_as_long_as_it_likes() -> None:
     ids=["computing", "holding Python's lock without computing", "waiting"],
 )
 def test_being_busy_is_not_standing_still(work: str) -> None:
-    with program(after=f"with pulse.working():\n    {work}\nwith pulse.working(): pass") as process:
+    with program(after=f"pulse.came(1); {work}; pulse.answered(); pulse.came(1)") as process:
         assert go_on(process) == "alive\n"
 
 

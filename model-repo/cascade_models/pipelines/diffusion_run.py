@@ -1,13 +1,15 @@
 """A diffusers pipeline as this package serves it: one run for a batch of prompts, a seed for each, watched by step.
 
-A pipeline of diffusers is not thread-safe and keeps state in its scheduler, so every run gets a scheduler of its own
-and a replica makes one run at a time. An image is drawn from its own seed's noise, made on the CPU, whatever the device
-and the company in its batch. Images that nobody waits for any more are drawn to the end with the others of their batch
-(engines may be built for its size); a batch that nobody waits for ends before its next step.
+A pipeline of diffusers is not thread-safe and keeps state in itself and in its scheduler. So every run gets a copy of
+the pipeline, which shares the networks, and a scheduler of its own; another run may be made between two of its steps.
+An image is drawn from its own seed's noise, made on the CPU, whatever the device and the company in its batch. Images
+that nobody waits for any more are drawn to the end with the others of their batch (engines may be built for its size);
+a batch that nobody waits for ends before its next step.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 from collections.abc import Mapping, Sequence
@@ -85,11 +87,12 @@ class DiffusionPipeline:
         def between(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if step + 1 < settings.steps:
                 if preview is not None:
-                    preview(step, lambda: self._shown(guesses.last))
+                    preview(step, lambda: self._shown(pipe, guesses.last))
                 _ask(poll, step + 1, wanted)
             return tensors
 
-        self._pipe.scheduler, guesses = self._fresh_scheduler()
+        pipe = copy.copy(self._pipe)
+        pipe.scheduler, guesses = self._fresh_scheduler()
         named: dict[str, Any] = {"num_inference_steps": settings.steps}
         if settings.guidance is not None:
             named["guidance_scale"] = settings.guidance
@@ -99,7 +102,7 @@ class DiffusionPipeline:
         try:
             _ask(poll, 0, wanted)
             with torch.inference_mode():
-                made = self._pipe(
+                made = pipe(
                     prompt=[prompt for prompt, _ in prompts],
                     generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
                     callback_on_step_end=between,
@@ -139,9 +142,9 @@ class DiffusionPipeline:
         scheduler = kind.from_config(configuration)
         return scheduler, _Guesses(scheduler)
 
-    def _shown(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
-        """The picture in latents."""
-        pipe, recipe = self._pipe, self._recipe
+    def _shown(self, pipe: Any, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
+        """The picture in a run's latents."""
+        recipe = self._recipe
         if hasattr(pipe, "_unpack_latents"):
             latents = pipe._unpack_latents(latents, recipe.height, recipe.width, pipe.vae_scale_factor)
         settings = pipe.vae.config

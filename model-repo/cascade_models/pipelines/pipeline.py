@@ -11,14 +11,16 @@ import numpy.typing as npt
 from cascade_models.recipe import Settings
 
 Poll = Callable[[int], Sequence[bool] | None]
-"""Asked before every denoising step, by its index, which images are still wanted; None: all of them."""
+"""Asked before every denoising step, by its index, which images are still wanted; None: all of them.
+
+It may draw other images with the same pipeline before it returns."""
 
 Preview = Callable[[int, Callable[[], npt.NDArray[np.uint8]]], None]
 """Told after every denoising step but the last its index, and what shows the images as far as they are."""
 
 
 class Pipeline(Protocol):
-    """Loaded weights with their discriminator; not thread-safe."""
+    """Loaded weights with their discriminator; not thread-safe. In ``poll``, `generate` may be called again."""
 
     def read(self, prompt: str, negative_prompt: str) -> Any:
         """What `generate` and `judge` take for a prompt; raises ValueError with a message for the user."""

@@ -1,4 +1,4 @@
-"""A batch of requests as denoising runs, one for all that want the same settings; knows nothing of Triton.
+"""What a request wants, and the denoising run of requests that want the same settings; knows nothing of Triton.
 
 A request asks for one or more images (rows). Rows of all requests of a run are made together; a request that is wrong
 is answered by its error and a request that is cancelled loses its rows at the next step, without touching the others.
@@ -28,6 +28,7 @@ class Order:
     Attributes:
         parameters: the request's own: how it is drawn, and in which form it wants files.
         show: is given previews, where the request wants them.
+        answer: is given what became of the request, once.
     """
 
     prompts: Sequence[bytes]
@@ -37,6 +38,7 @@ class Order:
     confidence: bool = False
     cancelled: Callable[[], bool] = lambda: False
     show: Show | None = None
+    answer: Callable[[Any], None] = lambda outcome: None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class RequestImages:
 
     Attributes:
         batch: images that were made together, for this request and others.
-        batch_s: seconds that they took, judging included.
+        batch_s: seconds that the run took, judging included, without those in which it waited for its turn.
     """
 
     images: npt.NDArray[np.uint8]
@@ -81,34 +83,24 @@ class ImageRow:
     seed: int
 
 
-@dataclass(frozen=True)
-class DenoisingRun:
-    """Requests that are drawn together, since they want the same settings: rows and forms by the order's place."""
+@dataclass(frozen=True, eq=False)
+class ReadRequest:
+    """An order that can be followed: how its images are drawn, and in which form they are wanted."""
 
+    order: Order
     settings: Settings
-    rows: dict[int, Sequence[ImageRow]] = field(default_factory=dict)
-    forms: dict[int, Form] = field(default_factory=dict)
+    form: Form
+    rows: Sequence[ImageRow]
+
+    @property
+    def images(self) -> int:
+        return len(self.rows)
 
 
-def sort(
-    pipeline: Pipeline, recipe: Recipe, orders: Sequence[Order]
-) -> tuple[dict[int, RequestOutcome], list[DenoisingRun]]:
-    """Outcomes of the orders that cannot be followed, by place, and the runs of the others.
-
-    ``recipe`` is that of the pipeline. Runs of few steps come first, so that nobody waits long for what is made soon.
-    """
-    refused: dict[int, RequestOutcome] = {}
-    runs: dict[Settings, DenoisingRun] = {}
-    for index, order in enumerate(orders):
-        try:
-            form, settings = Form.read(order.parameters), _settings(recipe, order)
-            rows = _rows(pipeline, order)
-        except ValueError as error:
-            refused[index] = InvalidRequest(str(error))
-        else:
-            run = runs.setdefault(settings, DenoisingRun(settings))
-            run.rows[index], run.forms[index] = rows, form
-    return refused, sorted(runs.values(), key=lambda run: run.settings.steps)
+def read(pipeline: Pipeline, recipe: Recipe, order: Order) -> ReadRequest:
+    """What an order says; ``recipe`` is that of the pipeline. Raises ValueError naming the input or parameter."""
+    form, settings = Form.read(order.parameters), _settings(recipe, order)
+    return ReadRequest(order, settings, form, _rows(pipeline, order))
 
 
 def preview_steps(steps: int) -> frozenset[int]:
@@ -117,49 +109,53 @@ def preview_steps(steps: int) -> frozenset[int]:
 
 
 def make(
-    pipeline: Pipeline, orders: Sequence[Order], run: DenoisingRun, *, fresh: bool = True
-) -> dict[int, RequestOutcome]:
-    """The outcome of each order of a run, by its place; those that want previews get them meanwhile.
+    pipeline: Pipeline, requests: Sequence[ReadRequest], turn: Callable[[], float] = lambda: 0.0
+) -> list[RequestOutcome]:
+    """The outcome of each request of a run; those that want previews get them meanwhile.
 
     Args:
-        fresh: the requests have only just arrived, so that none is cancelled yet.
+        requests: of the same settings.
+        turn: is called before each step, and returns when that may be taken: the seconds that it waited.
     """
-    rows = [(index, row) for index, those in run.rows.items() for row in those]
-    asked, live = frozenset(run.rows), set(run.rows)
-    places = {index: [at for at, (owner, _) in enumerate(rows) if owner == index] for index in asked}
+    live = {at for at, request in enumerate(requests) if not request.order.cancelled()}
+    outcomes: list[RequestOutcome] = [CancelledRequest() for _ in requests]
+    if not live:
+        return outcomes
+    rows = [(at, row) for at in sorted(live) for row in requests[at].rows]
+    asked, settings = len(live), requests[0].settings
+    places = {at: [place for place, (owner, _) in enumerate(rows) if owner == at] for at in live}
+    began, waited_s = time.perf_counter(), 0.0
 
     def poll(step: int) -> list[bool] | None:
-        if step == 0 and fresh:
-            return None  # asking costs 0.1 ms per request
-        gone = [index for index in live if orders[index].cancelled()]
-        live.difference_update(gone)
-        return [index in live for index, _ in rows] if gone or len(live) < len(asked) else None
+        nonlocal waited_s
+        waited_s += turn()
+        if step > 0:
+            live.difference_update([at for at in live if requests[at].order.cancelled()])
+        return [at in live for at, _ in rows] if len(live) < asked else None
 
     def preview(step: int, images: Callable[[], npt.NDArray[np.uint8]]) -> None:
-        shows = {index: show for index in sorted(live) if (show := orders[index].show) is not None}
+        shows = {at: show for at in sorted(live) if (show := requests[at].order.show) is not None}
         if step in shown_steps and shows:
             whole = images()
-            for index, show in shows.items():
-                made = whole[places[index]]
-                show(RequestImages(made, None, run.forms[index], len(rows), time.perf_counter() - began))
+            for at, show in shows.items():
+                show(RequestImages(whole[places[at]], None, requests[at].form, len(rows), taken_s()))
 
-    began = time.perf_counter()
-    shown = any(orders[index].show is not None for index in asked)
-    shown_steps = preview_steps(run.settings.steps) if shown else frozenset[int]()
+    def taken_s() -> float:
+        return time.perf_counter() - began - waited_s
+
+    shown = any(requests[at].order.show is not None for at in live)
+    shown_steps = preview_steps(settings.steps) if shown else frozenset[int]()
     prompts, seeds = [row.prompt for _, row in rows], [row.seed for _, row in rows]
-    images = pipeline.generate(prompts, seeds, run.settings, poll, preview if shown_steps else None)
-    judged = [at for at, (index, _) in enumerate(rows) if index in live and orders[index].confidence]
+    images = pipeline.generate(prompts, seeds, settings, poll, preview if shown_steps else None)
+    judged = [place for place, (at, _) in enumerate(rows) if at in live and requests[at].order.confidence]
     confidences = np.zeros(len(rows), dtype=np.float32)
     if judged:
-        confidences[judged] = pipeline.judge(images[judged], [prompts[at] for at in judged])
-    outcomes: dict[int, RequestOutcome] = {}
-    batch_s = time.perf_counter() - began
-    for index, mine in places.items():
-        if index in live:
-            scores = confidences[mine] if orders[index].confidence else None
-            outcomes[index] = RequestImages(images[mine], scores, run.forms[index], len(rows), batch_s)
-        else:
-            outcomes[index] = CancelledRequest()
+        confidences[judged] = pipeline.judge(images[judged], [prompts[place] for place in judged])
+    batch_s = taken_s()
+    for at in live:
+        mine = places[at]
+        scores = confidences[mine] if requests[at].order.confidence else None
+        outcomes[at] = RequestImages(images[mine], scores, requests[at].form, len(rows), batch_s)
     return outcomes
 
 

@@ -1,7 +1,7 @@
 """All that is said to Triton about one request, in the order that Triton bears; unit tests need no Triton for it.
 
-Asking whether a request is cancelled when it has been answered, or when Triton has its batch back, ends the server
-(2.51) by a segmentation fault, and so does speaking about a request that it has given up.
+Asking whether a request is cancelled when it has been answered ends the server (2.51) by a segmentation fault, and so
+does speaking about a request that it has given up.
 """
 
 from __future__ import annotations
@@ -28,23 +28,17 @@ class RequestExchange:
         self._send: Send | None = send
         self._settle = settle
         self._lock = threading.Lock()
-        self._asking = True
         self._cancelled = False
         self._numbers = 0
         self._shown = 0
 
     def cancelled(self) -> bool:
-        """Whether the client has given up; once closed, what was known last."""
+        """Whether the client has given up; once answered, what was known last."""
         with self._lock:
-            if self._asking and not self._cancelled:
+            if self._send is not None and not self._cancelled:
                 self._settle()
                 self._cancelled = bool(self._ask())
             return self._cancelled
-
-    def close(self) -> None:
-        """Ask Triton nothing more: to be called before the batch ends and before any answer."""
-        with self._lock:
-            self._asking = False
 
     def number(self) -> int:
         """What the next preview is shown by."""
@@ -65,6 +59,6 @@ class RequestExchange:
         with self._lock:
             if self._send is None:
                 raise RuntimeError("a request is answered once")
-            send, self._send, self._asking = self._send, None, False
+            send, self._send = self._send, None
             self._settle()
             send(response, True)

@@ -1,8 +1,8 @@
 """The Triton python-backend model: requests to orders, outcomes to responses. Imported by Triton's stub only.
 
-A batch ends for Triton when its images are made, so that the next one starts. With files of some size, answers leave
-through response senders afterwards, from the threads that encode. A batch whose requests want several settings is made
-one run after the other, and the answers of a run leave before the next one.
+A batch ends for Triton when its requests have been read, so that the next one comes while images are made. Requests
+that want the same settings are drawn together, whether they came together or not; `turns` says which come first. Each
+is answered through a response sender when its images are made, by the threads that encode where files are of some size.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -23,11 +23,20 @@ from cascade_models.recipe import Recipe
 from cascade_models.serving import batches, encoding
 from cascade_models.serving.exchange import RequestExchange
 from cascade_models.serving.pulse import Pulse
+from cascade_models.serving.runs import Runs
+from cascade_models.serving.turns import Turns
 
 IMAGE: Final = "image"
 IMAGE_ENCODED: Final = "image_encoded"
 CONFIDENCE: Final = "confidence"
 BATCH_TIME: Final = "batch_time"
+
+RUNS: Final = "runs"
+"""The model's parameter that says how many runs may have begun at a time."""
+
+WAITING_BATCHES: Final = 8
+"""Batches that wait in the process; what comes beyond waits in the server. A prompt is small, but elsewhere it may be
+drawn sooner."""
 
 
 class TritonPythonModel:
@@ -36,7 +45,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads weights and discriminator; an exception's message becomes the answer to the load request."""
         config = json.loads(args["model_config"])
-        self._recipe = Recipe.of_parameters({key: value["string_value"] for key, value in config["parameters"].items()})
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self._recipe = Recipe.of_parameters(parameters)
         self._streams = bool(config.get("model_transaction_policy", {}).get("decoupled"))
         self._pulse = Pulse(partial(_end, config["name"]))
         try:
@@ -44,36 +54,40 @@ class TritonPythonModel:
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._encoders = encoding.Encoders(_not_sent)
+        batch = self._recipe.batch
+        turns = Turns[batches.ReadRequest](batch=batch, runs=int(parameters[RUNS]))
+        self._runs = Runs(self._make, turns, waiting=WAITING_BATCHES * batch)
         self._pulse.guard()
 
     def finalize(self) -> None:
-        """Sends what is being encoded still."""
+        """Makes and sends what was asked for."""
+        self._runs.close()
         self._encoders.close()
         self._pulse.close()
 
-    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
-        """Makes a batch; every request is answered on its own, whatever happens to the others."""
-        with self._pulse.working():
-            exchanges = [_exchange(request, self._pulse.settle) for request in requests]
-            wanted = [frozenset(request.requested_output_names()) for request in requests]
-            orders = [self._order(*each) for each in zip(requests, exchanges, wanted, strict=True)]
-            outcomes: dict[int, Any]
-            outcomes, runs = batches.sort(self._pipeline, self._recipe, orders)
-            for number, run in enumerate(runs):
-                if number:
-                    self._send(outcomes, exchanges, wanted)
-                    outcomes = {}
-                outcomes |= self._made(orders, run, fresh=number == 0)
-            for exchange in exchanges:
-                exchange.close()
-            work = sum(_work(outcome, wanted[index]) for index, outcome in outcomes.items())
-            if not self._streams and len(outcomes) == len(requests) and work <= encoding.SMALL_BYTES:
-                # A server survives the death of a process better that does not send one by one.
-                return [_response(outcomes[index], names) for index, names in enumerate(wanted)]
-            self._send(outcomes, exchanges, wanted)
-            return None
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Takes requests in hand; every one is answered on its own, whatever happens to the others."""
+        self._pulse.came(len(requests))
+        readable = []
+        for request in requests:
+            order = self._order(request)
+            try:
+                readable.append(batches.read(self._pipeline, self._recipe, order))
+            except ValueError as error:
+                order.answer(batches.InvalidRequest(str(error)))
+        self._runs.ask(readable)
 
-    def _order(self, request: Any, exchange: RequestExchange, wanted: frozenset[str]) -> batches.Order:
+    def _order(self, request: Any) -> batches.Order:
+        sender, wanted = request.get_response_sender(), frozenset(request.requested_output_names())
+
+        def send(response: Any, last: bool) -> None:
+            try:
+                sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
+            finally:
+                if last:
+                    self._pulse.answered()
+
+        exchange = RequestExchange(sender.is_cancelled, send, self._pulse.settle)
         return batches.Order(
             prompts=_values(request, "prompt"),
             negative_prompts=_values(request, "negative_prompt"),
@@ -82,36 +96,32 @@ class TritonPythonModel:
             confidence=CONFIDENCE in wanted,
             cancelled=exchange.cancelled,
             show=partial(self._show, exchange, wanted) if self._streams else None,
+            answer=partial(self._answer, exchange, wanted),
         )
 
     def _show(self, exchange: RequestExchange, wanted: frozenset[str], made: batches.RequestImages) -> None:
         number = exchange.number()
         self._encoders.do(lambda: exchange.show(number, _response(made, wanted)), _work(made, wanted))
 
-    def _made(self, orders: Sequence[batches.Order], run: batches.DenoisingRun, *, fresh: bool) -> dict[int, Any]:
-        """The outcome of each order of a run; where the whole run failed, the error that answers each."""
+    def _answer(self, exchange: RequestExchange, wanted: frozenset[str], outcome: batches.RequestOutcome | Any) -> None:
+        self._encoders.do(lambda: exchange.answer(_response(outcome, wanted)), _work(outcome, wanted))
+
+    def _make(self, requests: Sequence[batches.ReadRequest]) -> None:
+        """Draws and answers the requests of a run; where the whole run fails, each is answered by the error."""
+        outcomes: Sequence[Any]
         try:
-            return batches.make(self._pipeline, orders, run, fresh=fresh)
+            outcomes = batches.make(self._pipeline, requests, self._runs.turn)
         except OutOfMemory as error:
             # Triton has no code for it. Clients know it by its words: a smaller batch would do.
             pb_utils.Logger.log_error(str(error))
-            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+            outcomes = [pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)] * len(requests)
         except Exception as error:
             # Triton would answer with a traceback; the log keeps it, the client gets the message.
-            pb_utils.Logger.log_error(f"batch of {len(run.rows)} failed: {error!r}")
+            pb_utils.Logger.log_error(f"run of {len(requests)} failed: {error!r}")
             failure = pb_utils.TritonError(f"generation failed: {error}", pb_utils.TritonError.INTERNAL)
-        return dict.fromkeys(run.rows, failure)
-
-    def _send(
-        self,
-        outcomes: Mapping[int, batches.RequestOutcome | Any],
-        exchanges: Sequence[RequestExchange],
-        wanted: Sequence[frozenset[str]],
-    ) -> None:
-        """Answers requests one by one, as soon as their files are made."""
-        for index, outcome in outcomes.items():
-            answer = partial(_answer, exchanges[index], outcome, wanted[index])
-            self._encoders.do(answer, _work(outcome, wanted[index]))
+            outcomes = [failure] * len(requests)
+        for request, outcome in zip(requests, outcomes, strict=True):
+            request.order.answer(outcome)
 
 
 def _end(model: str, reason: str) -> NoReturn:
@@ -119,15 +129,6 @@ def _end(model: str, reason: str) -> NoReturn:
     sys.stderr.write(f"{model}: model process {os.getpid()} ends: {reason}\n")
     sys.stderr.flush()
     os._exit(1)
-
-
-def _exchange(request: Any, settle: Callable[[], None]) -> RequestExchange:
-    sender = request.get_response_sender()
-
-    def send(response: Any, last: bool) -> None:
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
-
-    return RequestExchange(request.is_cancelled, send, settle)
 
 
 def _not_sent(error: Exception) -> None:
@@ -142,10 +143,6 @@ def _values(request: Any, name: str) -> list[Any]:
 def _work(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> int:
     """Bytes of pixels that have to be encoded."""
     return outcome.images.nbytes if isinstance(outcome, batches.RequestImages) and IMAGE_ENCODED in wanted else 0
-
-
-def _answer(exchange: RequestExchange, outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> None:
-    exchange.answer(_response(outcome, wanted))
 
 
 def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> Any:

@@ -1,10 +1,10 @@
 """Notices that this process stood still, or that its server is gone; knows nothing of Triton, so that tests can run it.
 
-Triton gives a model process up that shows no sign of life for a second while it has a batch, and answers for it. Such
-a sign comes every 0.3 s, so standing still for 0.7 s can be enough. If the process wakes up and goes on as if nothing
-had happened, it or the server (2.51) touches memory that is gone, and the server ends by a signal. So a process that
-stands still must end before it wakes up, which takes another process, the keeper; and where that stood still as well,
-before it says anything about the batch that it has in hand.
+Triton gives a model process up that shows no sign of life for a second when it hands it a batch, and answers for it.
+Such a sign comes every 0.3 s, so standing still for 0.7 s can be enough. If the process wakes up and goes on as if
+nothing had happened, it or the server (2.51) touches memory that is gone, and the server ends by a signal. So a process
+that stands still must end before it wakes up, which takes another process, the keeper; and where that stood still as
+well, before it says anything about a request that it has in hand.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 BEAT_S: Final = 0.1
@@ -47,7 +47,7 @@ class Pulse:
         self._beaten = threading.Condition()
         self._last_s = time.monotonic()
         self._stopped_s = float("-inf")
-        self._working = False
+        self._in_hand = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
         self._thread.start()
@@ -58,20 +58,18 @@ class Pulse:
         me = [str(os.getpid()), str(self._thread.native_id)]
         self._keeper = subprocess.Popen(["python3", "-I", "-S", __file__, *me], stdin=subprocess.DEVNULL)
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """While a batch is in hand, standing still ends the process; so it does just before one comes."""
+    def came(self, requests: int) -> None:
+        """Requests have come: until they are answered, standing still ends the process; just before, it does so now."""
         self.settle()
         with self._beaten:
             if time.monotonic() - self._stopped_s < FRESH_S:
                 self._end("it stood still when a batch came, which the server may have given up")
-            self._working = True
-        try:
-            yield
-            self.settle()
-        finally:
-            with self._beaten:
-                self._working = False
+            self._in_hand += requests
+
+    def answered(self) -> None:
+        """One request is in hand no more."""
+        with self._beaten:
+            self._in_hand -= 1
 
     def settle(self) -> None:
         """To be called before anything is said about a request: returns when the present moment has been judged."""
@@ -97,8 +95,8 @@ class Pulse:
                 awake_s = max(0, switches - before - ORDINARY) * WAKING_S
                 if now_s - self._last_s - awake_s > LIMIT_S:
                     self._stopped_s = now_s
-                    if self._working:
-                        self._end("it stood still with a batch in hand, which the server may have given up")
+                    if self._in_hand:
+                        self._end("it stood still with requests in hand, which the server may have given up")
                 self._last_s = now_s
                 self._beaten.notify_all()
             if os.getppid() != self._parent:

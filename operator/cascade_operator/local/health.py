@@ -1,4 +1,4 @@
-"""Whether a model really works: by the inferences that it has finished, or by requesting an image."""
+"""Whether a model really works: by the requests that it has taken, or by requesting an image."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class Probed(Protocol):
 class ModelHealth:
     """Evidence that one model works.
 
-    If a python-backend process dies, Triton still says that its model is ready, so only answers count. Under load the
-    answers to clients are enough. A probe is sent only if there was no answer for a while, or if some inference failed.
+    If a python-backend process dies, Triton still says that its model is ready, so only what it does counts. Under load
+    it takes one request after the other, and credits bound how many it can hold without an answer. A probe is sent only
+    if it took none for a while, or if some inference failed.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,7 +59,8 @@ class ModelHealth:
         # The probe itself must not count as an answer at the next check.
         self._known = await client.counts(model)
         if complaint is not None:
-            behind = complaint.startswith("DEADLINE_EXCEEDED") and self._known.succeeded > before.succeeded
+            # The probe itself may have been taken.
+            behind = complaint.startswith("DEADLINE_EXCEEDED") and self._known.succeeded > before.succeeded + 1
             if not behind:
                 return complaint
         self._evidence_s = self._clock()

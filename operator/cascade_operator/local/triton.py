@@ -39,7 +39,7 @@ class TritonError(Exception):
 
 @dataclass(frozen=True)
 class InferenceCounts:
-    """Inferences that a model has answered and failed since it was loaded."""
+    """Requests since a model was loaded: those that its process took (successes to Triton), and those that failed."""
 
     succeeded: int
     failed: int
@@ -83,7 +83,7 @@ class TritonClient:
         await self._call(self._stub.RepositoryModelUnload, request, UNLOAD_TIMEOUT_S)
 
     async def counts(self, model: str) -> InferenceCounts:
-        """How many inferences a model has answered and failed since it was loaded."""
+        """How many requests a model has taken and failed since it was loaded."""
         request = service_pb2.ModelStatisticsRequest(name=model)
         answer = await self._call(self._stub.ModelStatistics, request, COUNTS_TIMEOUT_S)
         stats = [entry.inference_stats for entry in answer.model_stats]

@@ -77,7 +77,6 @@ def profile(
 
 def drift(
     file: Annotated[Path, typer.Option("--file", "-f", help="Manifest that is served, with its profile.")],
-    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long to watch the running replicas.")] = 20.0,
     tolerance: Annotated[int, typer.Option(min=1, help="Percent by which a time may differ.")] = 25,
     redis_url: Annotated[
         str,
@@ -99,8 +98,6 @@ def drift(
     """
     from .drift import run
 
-    drifted = run(
-        file=file, seconds=seconds, tolerance=tolerance / 100, redis_url=redis_url, as_json=json, state_dir=state_dir
-    )
+    drifted = run(file=file, tolerance=tolerance / 100, redis_url=redis_url, as_json=json, state_dir=state_dir)
     if drifted:
         raise typer.Exit(1)

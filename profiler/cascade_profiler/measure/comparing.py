@@ -27,7 +27,7 @@ the model itself reports does not, and may be shorter by this."""
 
 @dataclass(frozen=True)
 class Served:
-    """The batches of one size that the replicas of a variant ran while they were watched."""
+    """The batches of one size that the workers of a variant ran for images that `cascade drift` asked for."""
 
     variant: str
     accelerator_class: str

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from cascade_api.names import (
     GRPC_UNBOUNDED,
     INPUT_PROMPT,
     INPUT_SEED,
+    OUTPUT_BATCH_TIME,
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
     PROBE_PROMPT,
@@ -44,7 +44,8 @@ START_TIMEOUT_S = 1800.0
 """Longest time of a start: weights may have to be fetched, and engines built. A server that ends is noticed at once."""
 ANSWER_TIMEOUT_S = 600.0
 """A large model may take minutes for a large batch."""
-COUNT_TIMEOUT_S = 2.0
+LOOK_S = 1.0
+"""How often to check whether a model that does not answer still has a process."""
 WAITING_BATCHES = 3
 _numbers = itertools.count(1)
 MEMORY_WORDS = re.compile(
@@ -129,10 +130,8 @@ class MeasuredReplica:
 
     def memory_mib(self, model: str) -> int:
         """Resident memory of the server and of one model's process, in MiB."""
-        children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
-        mine = [pid for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
         kib = 0
-        for process in (self._pid, *mine):
+        for process in (self._pid, *self._processes(model)):
             for line in Path(f"/proc/{process}/status").read_text().splitlines():
                 if line.startswith("VmRSS:"):
                     kib += int(line.split()[1])
@@ -143,42 +142,57 @@ class MeasuredReplica:
     ) -> list[float] | None:
         """``count`` times in seconds from the end of one batch to the end of the next, while more batches are waiting.
 
-        This is all the time that a busy replica needs per batch. The server forms the batches from requests for one
-        prompt each, as routers send them. None if it formed batches of other sizes.
+        This is all the time that a busy replica needs per batch. The replica forms the batches from requests for one
+        prompt each, as routers send them. None if it formed too few batches
+        of that size in a row.
         """
-        before = self._batches(model, batch)
-        ends: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
-        free = threading.Semaphore(WAITING_BATCHES * batch)
+        ends: queue.SimpleQueue[tuple[float, Any, Any]] = queue.SimpleQueue()
 
         # The client passes these parameters by name.
         def answered(result: Any, error: Any) -> None:
-            ends.put((time.perf_counter(), error))
-            free.release()
+            ends.put((time.perf_counter(), result, error))
 
-        asked = (count + 1) * batch
-        for prompt, seed in zip(*workload.slice(0, asked), strict=True):
-            free.acquire(timeout=ANSWER_TIMEOUT_S)
-            request = inference([prompt], [seed], settings.parameters(), confidence=confidence)
+        # The first batch is begun when the first request comes, and the last one holds what is left.
+        asked = (count + 3) * batch
+        answers: list[tuple[float, Any]] = []
+        for number, (prompt, seed) in enumerate(zip(*workload.slice(0, asked), strict=True)):
+            if number >= WAITING_BATCHES * batch:
+                answers.append(self._answer(model, ends))
+            request = inference([prompt], [seed], settings.parameters(), confidence=confidence, batch_time=True)
             self._client.async_infer(model, callback=answered, **request)
-        try:
-            taken = [ends.get(timeout=ANSWER_TIMEOUT_S) for _ in range(asked)]
-        except queue.Empty:
-            raise CommandFailed(f"{model} did not answer in {ANSWER_TIMEOUT_S:.0f} s") from None
-        for _, error in taken:
+        while len(answers) < asked:
+            answers.append(self._answer(model, ends))
+        batches: list[tuple[float, int]] = []
+        at = 0
+        while at < asked:
+            # The answers of a batch come together, and each says how many images it held.
+            size = int(answers[at][1].as_numpy(OUTPUT_BATCH_TIME)[0, 1])
+            at += size
+            batches.append((answers[min(at, asked) - 1][0], size))
+        # From the end of any batch to that of the next, where that is of the size.
+        took = [end - before for (before, _), (end, size) in itertools.pairwise(batches) if size == batch]
+        return took[:count] if len(took) >= count else None
+
+    def _answer(self, model: str, ends: queue.SimpleQueue[tuple[float, Any, Any]]) -> tuple[float, Any]:
+        """When the next answer came, and what it is; nobody answers for what a process had in hand that died."""
+        until = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            try:
+                end, result, error = ends.get(timeout=LOOK_S)
+            except queue.Empty:
+                if not self._processes(model):
+                    raise _failure(f"{model} failed", "stub process ended, it is not healthy") from None
+                if time.monotonic() > until:
+                    raise CommandFailed(f"{model} did not answer in {ANSWER_TIMEOUT_S:.0f} s") from None
+                continue
             if error is not None:
                 raise _failure(f"{model} failed", str(error))
-        until = time.monotonic() + COUNT_TIMEOUT_S
-        # The server counts a batch a moment after it has sent the answers.
-        while self._batches(model, batch) < before + count + 1:
-            if time.monotonic() > until:
-                return None
-        of_batches = [end for end, _ in taken[batch - 1 :: batch]]
-        return [later - earlier for earlier, later in itertools.pairwise(of_batches)]
+            return end, result
 
-    def _batches(self, model: str, size: int) -> int:
-        """How many batches of a size the model has run."""
-        stats = self._client.get_inference_statistics(model).model_stats[0]
-        return sum(entry.compute_infer.count for entry in stats.batch_stats if entry.batch_size == size)
+    def _processes(self, model: str) -> list[str]:
+        """The process ids of a model."""
+        children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+        return [pid for pid in children if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text()]
 
     @property
     def _endpoint(self) -> str:
@@ -217,14 +231,20 @@ class MeasuredReplica:
 
 
 def inference(
-    prompts: Sequence[str], seeds: Sequence[int], parameters: Mapping[str, int | str], *, confidence: bool = False
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    parameters: Mapping[str, int | str],
+    *,
+    confidence: bool = False,
+    batch_time: bool = False,
 ) -> dict[str, Any]:
     """Arguments for a client's ``infer`` or ``async_infer``: an image per prompt; ``parameters`` are the settings."""
     words = triton.InferInput(INPUT_PROMPT, [len(prompts), 1], "BYTES")
     words.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_).reshape(-1, 1))
     numbers = triton.InferInput(INPUT_SEED, [len(seeds), 1], "INT64")
     numbers.set_data_from_numpy(np.array(seeds, dtype=np.int64).reshape(-1, 1))
-    names = [OUTPUT_IMAGE, OUTPUT_CONFIDENCE] if confidence else [OUTPUT_IMAGE]
+    further = {OUTPUT_CONFIDENCE: confidence, OUTPUT_BATCH_TIME: batch_time}
+    names = [OUTPUT_IMAGE, *(name for name, wanted in further.items() if wanted)]
     return {
         "inputs": [words, numbers],
         "outputs": [triton.InferRequestedOutput(name) for name in names],

@@ -26,7 +26,6 @@ waits for a replica that is expected, and is refused when it is too late.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -91,14 +90,12 @@ class _Try:
     left_s: float
     """Seconds until this image would be too late."""
     hung_after_s: float
-    """Seconds after which the replica counts as hanging."""
-    patience_s: float
-    """Seconds after which another replica is tried instead; infinite if there is no other."""
+    """Seconds after which the replica counts as hanging: nobody answers for what a process had in hand that died."""
 
     @property
     def may_be_another(self) -> bool:
         """Whether there is time for another try after this one is given up."""
-        return self.patience_s < self.left_s
+        return self.hung_after_s < self.left_s
 
     def hangs(self, now: float) -> bool:
         """Whether the replica is at fault if it runs out of time."""
@@ -303,9 +300,8 @@ class RequestMachine:
         else:
             left_s -= self._kept_for_stand_in_s(left_s)
         hung_after_s = HUNG_FACTOR * cascade.execution_s(cascade.pool_of(step)) + HUNG_EXTRA_S
-        patience_s = hung_after_s if cascade.ready(step.variant) > 1 else math.inf
-        self._try = _Try(replica_id, now, left_s, hung_after_s, patience_s)
-        return [Infer(step, replica_id, min(left_s, patience_s))]
+        self._try = _Try(replica_id, now, left_s, hung_after_s)
+        return [Infer(step, replica_id, min(left_s, hung_after_s))]
 
     def _made(self, tried: _Try, made: Made, now: float) -> Effects:
         cascade, step = self._cascade, self._step
@@ -359,7 +355,7 @@ class RequestMachine:
             # The time counts for the estimate: if all replicas are this slow, they soon no longer count as hanging.
             cascade.estimates.observe(cascade.pool_of(step), took_s)
         if tried.may_be_another:
-            return self._failed(tried, f"no answer within {tried.patience_s:.1f} s", now)
+            return self._failed(tried, f"no answer within {tried.hung_after_s:.1f} s", now)
         news = cascade.failed(tried.replica_id, f"no answer within {took_s:.1f} s", now=now) if hangs else ()
         why = f"the {step.stage} model did not finish before the deadline"
         late = self._without_image(Refuse(Refusal.DEADLINE_EXCEEDED, why), now)

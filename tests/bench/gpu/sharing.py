@@ -26,6 +26,7 @@ from bench.gpu.architectures import GUIDED, architectures
 
 LIGHT_STEPS, HEAVY_STEPS = 4, 30
 LIGHT_PER_S = 2.0
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,17 @@ def threads(means: str, seconds: float, *, priority: int, turns: bool, smoke: bo
     return Shared(means, light_s, heavy_s)
 
 
-def _heavy_process(ready: Any, over: Any, results: Any, smoke: bool) -> None:
+def _heavy_process(ready: Any, over: Any, free: Any, results: Any, smoke: bool) -> None:
     painter = Painter(GUIDED, smoke=smoke)
     painter.draw(2)
     ready.set()
-    results.put(heavy(painter, over))
+    results.put(heavy(painter, over, free.wait))
 
 
 @contextmanager
-def _beside(smoke: bool) -> Iterator[Callable[[], list[float]]]:
-    context = multiprocessing.get_context("spawn")
-    ready, over, results = context.Event(), context.Event(), context.Queue()
-    process = context.Process(target=_heavy_process, args=(ready, over, results, smoke))
+def _beside(free: Any, smoke: bool) -> Iterator[Callable[[], list[float]]]:
+    ready, over, results = _SPAWN.Event(), _SPAWN.Event(), _SPAWN.Queue()
+    process = _SPAWN.Process(target=_heavy_process, args=(ready, over, free, results, smoke))
     process.start()
 
     def ended() -> list[float]:
@@ -135,12 +135,24 @@ def _beside(smoke: bool) -> Iterator[Callable[[], list[float]]]:
         process.join()
 
 
-def processes(means: str, seconds: float, *, smoke: bool) -> Shared:
-    """Each in a process of its own, as two model processes of a Triton are: the driver slices time between them."""
+def processes(means: str, seconds: float, *, turns: bool, smoke: bool) -> Shared:
+    """Each in a process of its own, as two model processes of a Triton are: the driver slices time between them.
+
+    With ``turns`` no heavy step begins while light work is there.
+    """
     small = Painter(1, smoke=smoke)
     small.draw(2)
-    with _beside(smoke) as ended:
-        light_s = light(small, seconds)
+    free = _SPAWN.Event()
+    free.set()
+
+    def wanted(there: bool) -> None:
+        if turns and there:
+            free.clear()
+        else:
+            free.set()
+
+    with _beside(free, smoke) as ended:
+        light_s = light(small, seconds, wanted)
         return Shared(means, light_s, ended())
 
 
@@ -182,7 +194,8 @@ def main() -> None:
     measured: list[Shared] = []
     for measure in (
         lambda: alone(seconds, smoke=smoke),
-        lambda: processes("a process each", seconds, smoke=smoke),
+        lambda: processes("a process each", seconds, turns=False, smoke=smoke),
+        lambda: processes("a process each, heavy steps wait for light work", seconds, turns=True, smoke=smoke),
         lambda: threads("one process", seconds, priority=0, turns=False, smoke=smoke),
         lambda: threads("one process, light work's stream first", seconds, priority=-1, turns=False, smoke=smoke),
         lambda: threads("one process, heavy steps wait for light work", seconds, priority=0, turns=True, smoke=smoke),
