@@ -20,7 +20,7 @@ from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, Poo
 from .sets import allocate_on_sets
 from .shares import Sharing, best_sharing
 from .stages import SHED_PRICE
-from .verdicts import binding, quality_is_shed
+from .verdicts import allocation_of, quality_is_shed
 
 
 def allocate_fluid(
@@ -68,7 +68,9 @@ def allocate_fluid(
     for cascade, hull in cascades:
         if not _price(problem, hull):
             give(cascade, hull, most=cascade.running.get((hull.serves, hull.accelerator_class), 0))
-    return found | {cascade.ref: _read(problem, cascade, hull, counts[cascade.ref]) for cascade, hull in cascades}
+    return found | {
+        cascade.ref: _read(problem, cascade, _pools(hull, counts[cascade.ref])) for cascade, hull in cascades
+    }
 
 
 def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, *, free: int) -> Allocation:
@@ -89,18 +91,7 @@ def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hu
         seed=problem.seed,
     )
     pools = {(serves, name): PoolSize(count, 1) for serves, count in found.workers.items()}
-    sharing = best_sharing(cascade, pools)
-    return Allocation(
-        ref=cascade.ref,
-        mixture=sharing.mixture,
-        pools=pools,
-        shed=sharing.shed,
-        value=sharing.value,
-        verdict=_verdict(cascade, pools, sharing),
-        switches=sum(max(count - running[serves], 0) for serves, count in found.workers.items()),
-        cost_per_hour=sum(found.workers.values()) * (_price(problem, hull) or 0.0),
-        binding=binding(cascade, problem, pools, sharing),
-    )
+    return _read(problem, cascade, pools)
 
 
 def _price(problem: AllocationProblem, hull: Hull) -> float | None:
@@ -131,21 +122,9 @@ def _pools(hull: Hull, count: int) -> dict[PoolKey, PoolSize]:
     return {(hull.serves, hull.accelerator_class): PoolSize(count, 1)} if count else {}
 
 
-def _read(problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, count: int) -> Allocation:
-    pools = _pools(hull, count)
+def _read(problem: AllocationProblem, cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize]) -> Allocation:
     sharing = best_sharing(cascade, pools)
-    running = cascade.running.get((hull.serves, hull.accelerator_class), 0)
-    return Allocation(
-        ref=cascade.ref,
-        mixture=sharing.mixture,
-        pools=pools,
-        shed=sharing.shed,
-        value=sharing.value,
-        verdict=_verdict(cascade, pools, sharing),
-        switches=max(count - running, 0),
-        cost_per_hour=count * (_price(problem, hull) or 0.0),
-        binding=binding(cascade, problem, pools, sharing),
-    )
+    return allocation_of(problem, cascade, pools, sharing, _verdict(cascade, pools, sharing))
 
 
 def _verdict(cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing) -> Reason:

@@ -1,12 +1,38 @@
-"""What limits an allocation, in words. Pure."""
+"""What the pools of a cascade amount to: the allocation, and what limits it, in words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cascade_api.reasons import Reason
+
 from .mixtures import NOTHING
-from .problem import AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
 from .shares import Sharing
+
+
+def allocation_of(
+    problem: AllocationProblem,
+    cascade: CascadeProblem,
+    pools: Mapping[PoolKey, PoolSize],
+    sharing: Sharing,
+    verdict: Reason,
+    *,
+    gap: float = 0.0,
+) -> Allocation:
+    """The answer for a cascade that gets these pools, and shares them so."""
+    return Allocation(
+        ref=cascade.ref,
+        mixture=sharing.mixture,
+        pools=pools,
+        shed=sharing.shed,
+        value=sharing.value,
+        verdict=verdict,
+        switches=sum(max(pool.replicas - cascade.running.get(key, 0), 0) for key, pool in pools.items()),
+        cost_per_hour=sum(problem.prices_per_hour.get(on, 0.0) * pool.replicas for (_, on), pool in pools.items()),
+        binding=binding(cascade, problem, pools, sharing),
+        gap=gap,
+    )
 
 
 def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
