@@ -8,10 +8,10 @@ latency, and how much of the machine other processes used meanwhile: beyond a te
 profile is of a machine that is otherwise idle.
 
 A shared host computes at a speed that others decide, and that may double within seconds. So the profile's times are
-scaled by what the heavy variant's executions took in that very run, by Triton's own count (column ``speed``: the range
-of these factors), and what a request takes beside its execution on the idle stack is added to each: compared is what
-becomes of such times in queues, batches, routes and escalations. How far the times themselves are those of the profile
-is what ``cascade drift`` tells.
+scaled by what the heavy variant's images took at the end of that very run, as its workers tell the routers (column
+``speed``: the range of these factors). What a request takes beside its image on the idle stack is added to each.
+Compared is what becomes of such times in queues, batches, routes and escalations; how far the times themselves are
+those of the profile is what ``cascade drift`` tells.
 
     cd tests && python -m bench.bench_validation [--runs 5] [--seconds 30] [--json FILE]
 """
@@ -37,13 +37,15 @@ import tritonclient.grpc as triton
 import yaml
 
 from cascade_api.local import read_addresses
-from cascade_api.names import CascadeRef
+from cascade_api.names import GRPC_DIRECT, OUTPUT_BATCH_TIME, CascadeRef
 from cascade_api.plan import Plan
+from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_models import manifest as model_manifest
 from cascade_operator.planning.planner import Planner
 from cascade_profiler.frontier.profiles import LoadedProfile, load_profile
 from cascade_profiler.load.arrivals import poisson
+from cascade_profiler.measure.replica import inference
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.runs import Scenario
 from cascade_profiler.simulate.scores import drawn_scores
@@ -118,37 +120,47 @@ def simulated(loaded: LoadedProfile, policy: str, *, rate: float, seconds: float
     return float(p50), float(p95)
 
 
-def executed(run: LocalRun, variant: str) -> tuple[float, int]:
-    """Seconds and images of a variant's executions so far, on all its replicas, by Triton's own count."""
+def in_force(run: LocalRun) -> tuple[Plan, list[RouterReport]]:
+    """The plan, and the reports of the routers."""
     addresses = read_addresses(run.state.path)
     assert addresses is not None
+    ref = CascadeRef("default", "shapes")
     with redis.Redis.from_url(addresses.redis) as client:
-        plan = Plan.model_validate_json(client.get(CascadeRef("default", "shapes").plan_key) or b"")
-    spent_ns = images = 0
-    for replica in (worker for worker in plan.workers if variant in worker.credits):
-        with triton.InferenceServerClient(replica.endpoint) as server:
-            for row in server.get_inference_statistics(variant).model_stats[0].batch_stats:
-                spent_ns += row.compute_infer.ns
-                images += row.batch_size * row.compute_infer.count
-    return spent_ns / 1e9, images
+        plan = Plan.model_validate_json(client.get(ref.plan_key) or b"")
+        reports = [client.get(key) for key in client.scan_iter(match=ref.scores_key("*"))]
+    return plan, [RouterReport.model_validate_json(report) for report in reports if report]
+
+
+def image_s(run: LocalRun, variant: str) -> float:
+    """Seconds of an image of a variant, by the latest batches that its workers told the routers of."""
+    plan, reports = in_force(run)
+    pools = {pool.name for pool in plan.pools if pool.variant == variant}
+    told = [times for report in reports for pool, times in report.batch_times.items() if pool in pools]
+    return statistics.median(times.seconds / times.images for times in told)
 
 
 def idle_times_s(run: LocalRun, heavy: str) -> tuple[float, float]:
     """Seconds of one heavy image, and what its request takes beside: medians, while nothing else is asked."""
+    plan, _ = in_force(run)
     addresses = read_addresses(run.state.path)
     assert addresses is not None
-    images, beside = [], []
-    with triton.InferenceServerClient(addresses.grpc) as router:
+    variant = plan.variants[heavy]
+    endpoint = next(worker.endpoint for worker in plan.workers if worker.credits.get(heavy))
+    images, routed = [], []
+    with (
+        triton.InferenceServerClient(addresses.grpc) as router,
+        triton.InferenceServerClient(endpoint, channel_args=[GRPC_DIRECT]) as worker,
+    ):
         for seed in range(IDLE_REQUESTS):
-            before_s, before = executed(run, heavy)
+            asked = inference([HARD], [seed], variant.settings.parameters, batch_time=True)
+            ((seconds, _),) = worker.infer(variant.model, **asked, client_timeout=60).as_numpy(OUTPUT_BATCH_TIME)
+            images.append(float(seconds))
             begun = time.perf_counter()
             made = Made(router.infer("shapes", inputs_of(HARD, seed=seed), client_timeout=60))
-            elapsed_s = time.perf_counter() - begun
-            spent_s, count = executed(run, heavy)
-            if made.variant == heavy and made.route != "escalated" and count > before:  # counted a moment after it
-                images.append(spent_s - before_s)
-                beside.append(elapsed_s - images[-1])
-    return statistics.median(images), statistics.median(beside)
+            if made.variant == heavy and made.route != "escalated":
+                routed.append(time.perf_counter() - begun)
+    alone_s = statistics.median(images)
+    return alone_s, max(statistics.median(routed) - alone_s, 0.0)
 
 
 class Others:
@@ -190,12 +202,10 @@ def compare(
         real(run, rate=5, seconds=WARM_UP_S, seed=99)
         others = Others(run)
         for seed in range(runs):
-            image_s, beside_s = idle_times_s(run, heavy)
-            rate = load * SLOTS[policy] / image_s
-            before_s, before = executed(run, heavy)
+            alone_s, beside_s = idle_times_s(run, heavy)
+            rate = load * SLOTS[policy] / alone_s
             seen = real(run, rate=rate, seconds=seconds, seed=seed)["latency"]
-            spent_s, images = executed(run, heavy)
-            factor = (spent_s - before_s) / (images - before) / profiled_s
+            factor = image_s(run, heavy) / profiled_s
             now = folder / "now.yaml"
             now.write_text(manifest(measured, policy, factor=factor, beside_s=beside_s))
             made = simulated(load_profile(str(now)), policy, rate=rate, seconds=seconds, seed=seed)

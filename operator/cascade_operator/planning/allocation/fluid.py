@@ -19,7 +19,7 @@ from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, P
 from .sets import allocate_on_sets
 from .shares import Sharing, shared_on
 from .stages import SHED_PRICE
-from .verdicts import binding, quality_is_shed
+from .verdicts import allocation_of, quality_is_shed
 
 
 def allocate_fluid(
@@ -124,17 +124,15 @@ def _answer(
     placement = Placement(hosts, served_by(hull, hosts))
     sharing = shared_on(cascade, placement)
     running = cascade.running_hosts
-    return Allocation(
-        ref=cascade.ref,
-        mixture=sharing.mixture,
+    return allocation_of(
+        problem,
+        cascade,
+        sharing,
+        _verdict(cascade, placement.workers, sharing),
         pools=placement.pools,
-        hosts=hosts,
-        shed=sharing.shed,
-        value=sharing.value,
-        verdict=_verdict(cascade, placement.workers, sharing),
+        workers={hull.accelerator_class: placement.workers},
         switches=sum(max(count - running.get(each, 0), 0) for each, count in hosts.items()),
-        cost_per_hour=placement.workers * (_price(problem, hull) or 0.0),
-        binding=binding(cascade, problem, {hull.accelerator_class: placement.workers}, sharing),
+        hosts=hosts,
     )
 
 

@@ -34,7 +34,7 @@ from .programs import LinearProgram, Solution, SolveStatus
 from .shares import Sharing, best_sharing
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
-from .verdicts import binding, quality_is_shed
+from .verdicts import allocation_of, quality_is_shed
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up to save one accelerator of the dearest class. It is small: this is the last aim."""
@@ -311,21 +311,17 @@ def _read(variables: _Variables, problem: AllocationProblem, solution: Solution)
             pools[key] = PoolSize(used.replicas + count, used.batch)
     # The program's shares may be any optimal point; those of `best_sharing` are a vertex, so at most three rows.
     sharing = best_sharing(cascade, pools)
-    cost = sum(problem.prices_per_hour.get(c, 0.0) * pool.replicas for (_, c), pool in pools.items())
-    switches = sum(max(pool.replicas - cascade.running.get(key, 0), 0) for key, pool in pools.items())
-    by_class = Counter[str]()
+    workers = Counter[str]()
     for (_, name), pool in pools.items():
-        by_class[name] += pool.replicas
-    return Allocation(
-        ref=cascade.ref,
-        mixture=sharing.mixture,
+        workers[name] += pool.replicas
+    return allocation_of(
+        problem,
+        cascade,
+        sharing,
+        _verdict(cascade, pools, sharing, solution.status),
         pools=pools,
-        shed=sharing.shed,
-        value=sharing.value,
-        verdict=_verdict(cascade, pools, sharing, solution.status),
-        switches=switches,
-        cost_per_hour=cost,
-        binding=binding(cascade, problem, by_class, sharing),
+        workers=workers,
+        switches=sum(max(pool.replicas - cascade.running.get(key, 0), 0) for key, pool in pools.items()),
         gap=max(solution.bound - solution.objective, 0.0) / max(abs(solution.bound), _NOTHING),
     )
 

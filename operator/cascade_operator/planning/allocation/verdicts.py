@@ -1,12 +1,43 @@
-"""What limits an allocation, in words. Pure."""
+"""What the pools of a cascade amount to: the allocation, and what limits it, in words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cascade_api.reasons import Reason
+
+from .hull import HostSet
 from .mixtures import NOTHING
-from .problem import AllocationProblem, CascadeProblem
+from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
 from .shares import Sharing
+
+
+def allocation_of(
+    problem: AllocationProblem,
+    cascade: CascadeProblem,
+    sharing: Sharing,
+    verdict: Reason,
+    *,
+    pools: Mapping[PoolKey, PoolSize],
+    workers: Mapping[str, int],
+    switches: int,
+    hosts: Mapping[HostSet, int] | None = None,
+    gap: float = 0.0,
+) -> Allocation:
+    """The answer for a cascade that gets these pools on so many ``workers`` by class, and shares them so."""
+    return Allocation(
+        ref=cascade.ref,
+        mixture=sharing.mixture,
+        pools=pools,
+        shed=sharing.shed,
+        value=sharing.value,
+        verdict=verdict,
+        switches=switches,
+        cost_per_hour=sum(problem.prices_per_hour.get(on, 0.0) * count for on, count in workers.items()),
+        binding=binding(cascade, problem, workers, sharing),
+        gap=gap,
+        hosts=hosts or {},
+    )
 
 
 def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
