@@ -73,6 +73,8 @@ that but does not compete with it."""
 
 REOPEN_FACTOR: Final = 10.0
 """If no Node came for an elastic class, other classes are used for this many times its `provisionSeconds`."""
+KEY_AGAIN_S: Final = 30.0
+"""A pod that does not start for so long may lack the Secret with the key of its agent, which is then made again."""
 REFUSED_PAUSE_S: Final = 30.0
 BAD_REQUEST, UNPROCESSABLE = 400, 422
 
@@ -117,8 +119,8 @@ class KubernetesCluster:
         self._notice = notice
         self._clock = clock
         self._agent_url = agent_url
-        self._links = Links(changed=changed)
-        self._keys: set[tuple[str, str]] = set()
+        self._links = Links(changed=changed, refused=self._agent_refuses)
+        self._keys: dict[tuple[str, str], float] = {}
         self._subjects: dict[CascadeRef, Subject] = {}
         self._baselines = Baselines()
         self._reverted_s: dict[str, float] = {}
@@ -229,6 +231,12 @@ class KubernetesCluster:
                     await self._api.delete(PODS, *pod.key, uid=pod.uid)
                 except ClusterFailed as error:
                     log.warning("a worker could not be deleted", worker=pod.key[1], error=str(error))
+
+    def _agent_refuses(self, uid: str, problem: str) -> None:
+        """Tell people of an agent that cannot host what it is told."""
+        for pod in self._mirror.pods:
+            if pod.uid == uid and pod.ref is not None:
+                self._notice(pod.ref, Reason.REPLICAS_FAILING, f"worker {pod.key[1]}: {problem}")
 
     def _nodes_there(self) -> set[str]:
         """Nodes that are ready, so that their terminating pods will end; if Nodes cannot be read, those of all pods."""
@@ -493,7 +501,8 @@ class KubernetesCluster:
         ref, on = subject.cascade.ref, workers.accelerator_class
         pool = PoolRef(ref.namespace, workers.name, ref.name)
         key = self._key(subject, pool, on)
-        if (ref.namespace, key.secret) in self._keys:
+        made_s = self._keys.get((ref.namespace, key.secret))
+        if made_s is not None and not self._lacks_key(ref, workers, made_s):
             return
         manifest = key_secret(pool, key, owner=owner_reference(ref, subject.uid), accelerator_class=on)
         try:
@@ -501,7 +510,13 @@ class KubernetesCluster:
         except ApiRefused as refused:
             if refused.status != CONFLICT:
                 raise
-        self._keys.add((ref.namespace, key.secret))
+        self._keys[ref.namespace, key.secret] = self._clock()
+
+    def _lacks_key(self, ref: CascadeRef, workers: Workers, made_s: float) -> bool:
+        """Whether a pool's Secret may have been deleted since it was made: a pod has its Node, and does not start."""
+        last_s = self._clock() - KEY_AGAIN_S
+        pods = (pod for pool in self._pools(ref).values() if pool.ref.name == workers.name for pod in pool.live)
+        return made_s < last_s and any(pod.node and not pod.ip and pod.created_s < last_s for pod in pods)
 
     async def _apply(self, ref: CascadeRef, manifest: Object) -> None:
         """Apply a Deployment; if it was refused, it is offered again only after `REFUSED_PAUSE_S`."""
