@@ -144,7 +144,8 @@ class _Link:
             except AgentFailed as error:
                 self._missed(str(error))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), RETRY_S)
+                    async with asyncio.timeout(RETRY_S):
+                        await self._woken.wait()
 
     async def _talk(self, told: Told) -> None:
         """Tell the agent what to host, and listen until it is to be told something else; raises AgentFailed."""
