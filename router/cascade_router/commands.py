@@ -145,8 +145,7 @@ def _local_address(state_dir: Path) -> str:
     addresses = read_addresses(state_dir)
     if addresses is None:
         raise CommandFailed(
-            f"no cascade runs from {state_dir}; start one with `cascade up -f examples/shapes.yaml`, "
-            "or name a running one with --grpc"
+            f"no cascade runs from {state_dir}; start one with `cascade up`, or name a running one with --grpc"
         )
     return addresses.grpc
 
@@ -212,7 +211,7 @@ def _explained(error: Any, target: str) -> str:
     if error.status() == "StatusCode.UNAVAILABLE" and "errors resolving" in message:
         return f"--grpc: the host of {target} is not known"
     if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in message:
-        return f"nothing answers at {target}; start a cascade with `cascade up -f examples/shapes.yaml`"
+        return f"nothing answers at {target}; start a cascade with `cascade up`"
     return message
 
 

@@ -221,7 +221,7 @@ def test_a_missing_triton_environment_is_named_with_the_fix(
     monkeypatch.setenv("CASCADE_TRITON_ENV", "/nowhere")
     done = local_run.up()
     assert done.returncode == 1
-    assert "no Triton environment at /nowhere: run `make setup`" in done.stderr
+    assert "no Triton environment at /nowhere: run `cascade-triton setup`" in done.stderr
     local_run.check_gone()
     doctor = local_run.cascade("doctor")
     assert doctor.returncode == 1

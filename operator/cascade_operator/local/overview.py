@@ -57,7 +57,7 @@ def collect(state: StateDir) -> Overview:
     if pid is None:
         crashed = state.crashed()
         ended = f" (process {crashed} ended without cleaning up: run `cascade down`)" if crashed else ""
-        raise CommandFailed(f"nothing runs from {state.path}{ended}: start it with `cascade up -f FILE`")
+        raise CommandFailed(f"nothing runs from {state.path}{ended}: start it with `cascade up`")
     if addresses is None:
         raise CommandFailed(f"process {pid} is still starting; its logs are in {state.logs}")
     manifest = load_cascades(read_text(state.manifest), source=addresses.manifest)
