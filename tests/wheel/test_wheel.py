@@ -73,6 +73,13 @@ def test_it_makes_a_picture(serving: str, bin_folder: Path, bare: Mapping[str, s
     assert picture.read_bytes().startswith(PNG)
 
 
+def test_it_can_be_watched(serving: str, bin_folder: Path, bare: Mapping[str, str]) -> None:
+    command = [bin_folder / "cascade", "top", "--once"]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "default/shapes" in done.stdout
+
+
 def test_the_example_is_there_for_a_file_of_ones_own(bin_folder: Path, bare: Mapping[str, str], tmp_path: Path) -> None:
     told = subprocess.run([bin_folder / "cascade", "example"], env=bare, capture_output=True, text=True, check=True)
     assert told.stdout == (ROOT / "examples" / "shapes.yaml").read_text()
