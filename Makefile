@@ -19,7 +19,7 @@ venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip insta
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
-.PHONY: help setup up down dist release test test-wheel test-chart test-long test-cluster test-kube lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,7 +60,7 @@ setup: ## environments and tools, from the locks
 	@touch $@
 
 .browser/.ready: requirements/browser.npm requirements/unpack_browser.py | .venv/.ready
-	@echo "setup: headless browser for the test of the playground page (.browser), 70 MB with npm"
+	@echo "setup: headless browser for the tests of the console (.browser), 70 MB with npm"
 	@command -v npm > /dev/null || { echo "setup: npm is missing; install it (Debian: apt-get install npm)"; exit 1; }
 	@package=$$(mktemp -d) && trap 'rm -rf "$$package"' EXIT \
 		&& npm pack --silent --pack-destination "$$package" $$(cat requirements/browser.npm) > /dev/null \
@@ -96,6 +96,9 @@ release: setup ## prepare a version (VERSION=1.2.3): write it where it stands, a
 	@sed -i 's/^version = ".*"$$/version = "$(VERSION)"/' pyproject.toml
 	@$(BIN)/python crds/generate.py
 	@$(BIN)/towncrier build --yes --version $(VERSION)
+
+pictures: setup .browser/.ready ## take the pictures of the console in docs/pictures (two minutes)
+	@$(BIN)/python docs/pictures.py
 
 test-wheel: dist ## what `make dist` built, in an empty environment (two minutes)
 	@$(PYTEST) -m wheel tests/wheel $(ARGS)

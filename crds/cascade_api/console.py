@@ -100,6 +100,7 @@ class CascadeView(PlanPart):
     expected: Expected
     work: Work
     rows: list[PlanRow]
+    sizes: list[str] = Field(description="what clients may ask for, the default first")
     variants: list[VariantView]
     planned_shares: dict[str, Share] = Field(description="by route")
     realised_shares: dict[str, Share] = Field(description="by route, of the last minute's answers; empty without any")

@@ -66,7 +66,7 @@ def _instead(name: str, share: float, before: Plan | None) -> str:
 def _expectation(plan: Plan) -> str:
     expected = plan.expected
     return (
-        f"Expected are a quality of {expected.quality:.3g}, and 99 % of the images within "
+        f"Expected are a quality of {expected.quality:.3g}, and 99% of the images within "
         f"{expected.latency_p99:.2g} s, of {plan.objective_s:.3g} s allowed."
     )
 

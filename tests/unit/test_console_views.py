@@ -76,7 +76,7 @@ def see(plan: Plan, *reports: RouterReport, past: Past | None = None, since_ms: 
         (plan(reason="InitialPlan"), None, "This is the first plan: light makes 60% of the images, heavy makes 40% of"),
         (plan(reason="ReplicasChanged", workers=1), plan(), "there are 1 workers instead of 2"),
         (plan(reason="Parked", parked=True), plan(), "the cascade is parked, and wakes at the next request."),
-        (plan(), None, "Expected are a quality of 0.93, and 99 % of the images within 2.5 s, of 4 s allowed."),
+        (plan(), None, "Expected are a quality of 0.93, and 99% of the images within 2.5 s, of 4 s allowed."),
     ],
 )  # fmt: skip
 def test_a_decision_is_told_in_a_sentence(now: Plan, before: Plan | None, sentence: str) -> None:

@@ -95,6 +95,7 @@ def view() -> ConsoleView:
         "name": "portraits", "cascade": "team/portraits", "routers": 1, "parked": False, "objectiveS": 4,
         "attainment": 0.99, "overload": "degrade", "demand": 9, "work": {"planned": 4.8, "allHeavy": 10},
         "expected": {"demand": 10, "latencyP99": 2.5, "quality": 0.93, "costPerHour": "8"}, "rows": [row],
+        "sizes": ["512x512"],
         "variants": [{"name": "light", "steps": 4, "weights": "w", "share": 0.6}],
         "plannedShares": {"direct": 0.2, "escalated": 0.2, "light": 0.6}, "realisedShares": {"light": 1.0},
         "latencyP50S": 0.5, "latencyP99S": 2.0, "answered": 5, "degraded": 1, "refusals": {"QueueFull": 2},

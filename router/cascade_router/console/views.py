@@ -82,6 +82,7 @@ def view(
         expected=plan.expected,
         work=work(plan),
         rows=plan.rows,
+        sizes=plan.sizes,
         variants=[
             VariantView(
                 name=each,
