@@ -44,9 +44,9 @@ class Past:
         """The samples after a moment."""
         return [sample for sample in self._samples if sample.at_ms > since_ms]
 
-    @property
-    def decisions(self) -> list[Decision]:
-        return list(self._decisions)
+    def decisions(self, *, since_ms: int) -> list[Decision]:
+        """The decisions after a moment."""
+        return [decision for decision in self._decisions if decision.at_ms > since_ms]
 
 
 def _decision(plan: Plan, before: Plan | None, at_ms: int) -> Decision:

@@ -93,7 +93,8 @@ def test_small_changes_are_no_decisions_but_the_plan_in_force_is_told_beside_the
     past.follow(plan(), at_ms=1)
     past.follow(plan(generation=2, direct=0.21), at_ms=2)
     past.follow(plan(generation=3, direct=0.6), at_ms=3)
-    assert [(each.generation, each.at_ms) for each in past.decisions] == [(1, 1), (3, 3)]
+    assert [(each.generation, each.at_ms) for each in past.decisions(since_ms=0)] == [(1, 1), (3, 3)]
+    assert [each.generation for each in past.decisions(since_ms=1)] == [3]
     past.follow(plan(generation=4, direct=0.62), at_ms=4)
     assert past.in_force is not None
     assert past.in_force.generation == 4
@@ -110,7 +111,7 @@ def test_the_past_is_bounded_and_what_is_new_can_be_asked_for() -> None:
             ),
             violations=10 * number,
         )
-    assert len(past.decisions) == DECISIONS
+    assert len(past.decisions(since_ms=-1)) == DECISIONS
     samples = past.samples(since_ms=0)
     assert len(samples) == SAMPLES
     assert {each.violations for each in samples} == {10}

@@ -106,7 +106,7 @@ def view(
         queues=[_queue(queue, pools, load(queue)) for queue, pools in queues_of(plan).items()],
         workers=_workers(plan, seen.in_use, ejected),
         decision=past.in_force,
-        decisions=past.decisions,
+        decisions=past.decisions(since_ms=since_ms),
         samples=past.samples(since_ms=since_ms),
     )
 

@@ -69,7 +69,7 @@ class Watcher:
             await asyncio.sleep(SAMPLE_S)
 
     async def view(self, *, since_ms: int) -> ConsoleView:
-        """All cascades now, with the samples after a moment (Unix milliseconds)."""
+        """All cascades now, with the samples and decisions after a moment (Unix milliseconds)."""
         await self._look()
         cascades = [
             views.view(

@@ -4,6 +4,7 @@ import {at, call, chosen, show} from "/console/parts.js";
 
 const EVERY_MS = Number(new URLSearchParams(location.search).get("every")) || 1000;
 const KEPT = 720;
+const DECISIONS_KEPT = 100;
 const percent = value => value === undefined || value === null ? "–" : Math.round(100 * value) + " %";
 const seconds = value => value === undefined || value === null ? "–" : short(value) + " s";
 const charts = {
@@ -16,6 +17,7 @@ const charts = {
 };
 at("charts").append(...Object.values(charts).map(chart => chart.figure));
 const samples = new Map();
+const decisions = new Map();
 let last = null;
 
 async function look() {
@@ -26,6 +28,10 @@ async function look() {
     const from = list[list.length - 1]?.atMs ?? 0;
     list.push(...cascade.samples.filter(sample => sample.atMs > from));
     samples.set(cascade.cascade, list.slice(-KEPT));
+    const decided = decisions.get(cascade.cascade) ?? [];
+    const known = new Set(decided.map(decision => decision.generation));
+    decided.push(...cascade.decisions.filter(decision => !known.has(decision.generation)));
+    decisions.set(cascade.cascade, decided.slice(-DECISIONS_KEPT));
   }
   chosen.offer(view.cascades.map(cascade => ({name: cascade.name, sizes: cascade.sizes})));
   last = view;
@@ -44,7 +50,7 @@ function draw() {
   tiles(cascade);
   curves(cascade);
   tables(cascade);
-  timeline(cascade.decisions);
+  timeline(decisions.get(cascade.cascade));
 }
 
 function way(row) {
@@ -107,8 +113,8 @@ function tables(cascade) {
     Object.entries(worker.inUse).map(([name, used]) => `${name} ${used} of ${worker.credits[name] ?? 0}`).join(", ") || "none"]);
 }
 
-function timeline(decisions) {
-  rows(at("decisions"), [...decisions].reverse(), decisions.map(each => each.generation).reverse(), () => {
+function timeline(decided) {
+  rows(at("decisions"), [...decided].reverse(), decided.map(each => each.generation).reverse(), () => {
     const item = document.createElement("li");
     item.append(document.createElement("time"), document.createElement("span"));
     return item;
