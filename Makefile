@@ -109,7 +109,7 @@ test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready ## all b
 test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
 	@env -u KUBECONFIG $(PYTEST) -m "slow and not kube $(NOT_HERE)" $(ARGS)
 
-test-chart: setup ## the chart, rendered and checked against its schema and against Kubernetes'
+test-chart: setup ## the chart alone, rendered and checked, without a cluster
 	@$(PYTEST) -m "chart and not cluster" tests/chart $(ARGS)
 
 test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
