@@ -9,6 +9,7 @@ ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
 PYTHON := python3
 endif
 FILE ?= examples/shapes.yaml
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 BIN := .venv/bin
 PIP_FLAGS := -qq --disable-pip-version-check
 PYTEST := $(BIN)/pytest --durations=10
@@ -18,7 +19,7 @@ venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip insta
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
-.PHONY: help setup up down test test-long test-cluster test-kube lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +60,7 @@ setup: ## environments and tools, from the locks
 	@touch $@
 
 .browser/.ready: requirements/browser.npm requirements/unpack_browser.py | .venv/.ready
-	@echo "setup: headless browser for the test of the playground page (.browser), 70 MB with npm"
+	@echo "setup: headless browser for the tests of the console (.browser), 70 MB with npm"
 	@command -v npm > /dev/null || { echo "setup: npm is missing; install it (Debian: apt-get install npm)"; exit 1; }
 	@package=$$(mktemp -d) && trap 'rm -rf "$$package"' EXIT \
 		&& npm pack --silent --pack-destination "$$package" $$(cat requirements/browser.npm) > /dev/null \
@@ -84,11 +85,32 @@ up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
 down: ## stop what `cascade up --detach` left running
 	@$(BIN)/cascade down
 
+dist: setup ## build what is published into dist/: wheel, source, chart, definitions
+	@rm -rf dist
+	@$(BIN)/hatchling build --directory dist > /dev/null
+	@.tools/helm3/helm package helm/diffusion-cascade --destination dist > /dev/null
+	@for file in crds/*.yaml; do echo ---; cat $$file; done > dist/diffusion-cascade-crds-$(VERSION).yaml
+	@ls dist
+
+release: setup ## prepare a version (VERSION=1.2.3): write it where it stands, and the changelog from changes/
+	@sed -i 's/^version = ".*"$$/version = "$(VERSION)"/' pyproject.toml
+	@$(BIN)/python crds/generate.py
+	@$(BIN)/towncrier build --yes --version $(VERSION)
+
+pictures: setup .browser/.ready ## take the pictures of the console in docs/pictures (two minutes)
+	@$(BIN)/python docs/pictures.py
+
+test-wheel: dist ## what `make dist` built, in an empty environment (two minutes)
+	@$(PYTEST) -m wheel tests/wheel $(ARGS)
+
 test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
-	@env -u KUBECONFIG $(PYTEST) -m "not slow and not kube $(NOT_HERE)" $(ARGS)
+	@env -u KUBECONFIG $(PYTEST) -m "not slow and not kube and not wheel $(NOT_HERE)" $(ARGS)
 
 test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
 	@env -u KUBECONFIG $(PYTEST) -m "slow and not kube $(NOT_HERE)" $(ARGS)
+
+test-chart: setup ## the chart alone, rendered and checked, without a cluster
+	@$(PYTEST) -m "chart and not cluster" tests/chart $(ARGS)
 
 test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
 	@$(PYTEST) -m "cluster and not slow" $(ARGS)
@@ -104,6 +126,8 @@ lint: setup ## format, lint, types, import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/zizmor --quiet --offline .github
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
@@ -172,7 +196,7 @@ lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go; those of
 		esac; \
 		env $${folder:+PIP_FIND_LINKS=$$folder} $(BIN)/pip-compile --quiet --upgrade $$hashes --no-header --no-emit-index-url --no-emit-find-links \
 			--no-emit-trusted-host --strip-extras --annotation-style=line -o requirements/$$part.lock $$in; \
-		sed -i -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' -e '/^$$/d' -e 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/$$part.lock; \
+		sed -i --follow-symlinks -e '/^diffusion-cascade @/d' -e '/^# The following packages/d' -e '/^$$/d' -e 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/$$part.lock; \
 	done
 
 models: .venv-train/.ready ## train the built-in models from nothing (SMOKE=1: a minute, checks only)

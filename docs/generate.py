@@ -23,6 +23,7 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason, Refusal, Route
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
 from cascade_operator import metrics as operator_metrics
+from cascade_profiler.kubectl.plugin import app as kubectl_plugin
 from cascade_router import metrics as router_metrics
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -177,9 +178,9 @@ def metrics() -> str:
 
 def commands() -> str:
     """Help of every command."""
-    text = "# The `cascade` command\n"
-    root = typer.main.get_command(build())
-    for name, command in walk(root, "cascade"):
+    text = "# The commands `cascade` and `kubectl cascade`\n"
+    roots = (("cascade", build()), ("kubectl cascade", kubectl_plugin))
+    for name, command in (found for root, app in roots for found in walk(typer.main.get_command(app), root)):
         context = typer.Context(command, info_name=name, terminal_width=100, max_content_width=100)
         text += f"\n## {name}\n\n```\n{command.get_help(context).strip()}\n```\n"
     return text

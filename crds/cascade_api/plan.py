@@ -284,6 +284,26 @@ class Plan(PlanPart):
         return None
 
     @property
+    def image_shares(self) -> dict[str, float]:
+        """The expected shares of all images that each variant of the rows makes; those that escalate are not light."""
+        shares: dict[str, float] = {}
+        for row in self.rows:
+            for name, part in ((row.light, 1 - row.heavy_share), (row.heavy, row.heavy_share)):
+                if part > 0:
+                    shares[name] = shares.get(name, 0.0) + row.share * part
+        return shares
+
+    @property
+    def call_shares(self) -> dict[str, float]:
+        """How many images each variant of the rows is expected to make for each image that is answered."""
+        calls: dict[str, float] = {}
+        for row in self.rows:
+            for name, part in ((row.light, 1 - row.direct), (row.heavy, row.heavy_share)):
+                if part > 0:
+                    calls[name] = calls.get(name, 0.0) + row.share * part
+        return calls
+
+    @property
     def planned_shares(self) -> dict[str, float]:
         """The expected shares of all prompts that are served direct, escalated, and light."""
         direct = sum(row.share * row.direct for row in self.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
@@ -9,6 +10,8 @@ from pydantic import Field
 from .plan import PlanPart
 from .reasons import Refusal, Route
 
+DEMAND_WINDOW_S = 10
+"""Seconds over which arrivals are averaged for people."""
 QUANTILES = 21
 """Number of quantiles by which scores are reported: 0 %, 5 %, …, 100 %."""
 
@@ -46,3 +49,19 @@ class RouterReport(PlanPart):
         description="by pool: of the latest batches, the one with the median ratio of measured to planned time",
     )
     store_away: bool = False
+
+
+def demand_per_s(counts: Iterable[tuple[int, int]], *, now: float) -> float:
+    """Mean arrivals per second over the last whole seconds; ``counts`` are those of single Unix seconds."""
+    last = int(now) - 1
+    return sum(count for second, count in counts if last - DEMAND_WINDOW_S < second <= last) / DEMAND_WINDOW_S
+
+
+def realised_shares(reports: Iterable[RouterReport]) -> dict[str, float]:
+    """Shares of the last minute's answers by route; degraded ones count as light. Empty if there were no answers."""
+    counts = {"direct": 0, "escalated": 0, "light": 0}
+    for report in reports:
+        for route, count in report.recent_routes.items():
+            counts["light" if route.value in ("light", "degraded") else route.value] += count
+    total = sum(counts.values())
+    return {route: count / total for route, count in counts.items()} if total else {}

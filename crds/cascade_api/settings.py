@@ -219,6 +219,9 @@ class RouterSettings(BaseSettings):
         description="JSON list of other origins whose pages may use the router (CORS), such as"
         " `https://studio.example`, or `*` for any",
     )
+    console: bool = Field(
+        default=True, description="serve the console at `/`; what it shows needs an API key where there are tenants"
+    )
     router_id: str = Field(default="", description="name of this router; empty: host name and process id")
     health_address: str = Field(
         default="", description="serves only health and metrics over plain HTTP, for probes if the others use TLS"

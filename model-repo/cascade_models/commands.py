@@ -125,6 +125,7 @@ def _prepare(arguments: list[str], file: Path | None = None) -> None:
 
     from cascade_models import manifest, repository
     from cascade_models.agent import installation as installations
+    from cascade_models.agent.setting_up import default_environment
     from cascade_models.recipe import BUILTIN
 
     recipes = []
@@ -135,7 +136,7 @@ def _prepare(arguments: list[str], file: Path | None = None) -> None:
             if not recipes:
                 typer.echo(f"{file}: nothing to {arguments[0]}: all of its models are built in")
                 return
-        installation = installations.Installation.find(installations.default_environment().absolute())
+        installation = installations.Installation.find(default_environment().absolute())
         package = installations.server_folder(installation) / "backends" / "python"
     except OSError as error:
         raise _failure(f"{error.filename}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The entry point of `cascade-triton`, which becomes a server, and of its commands `agent` and `probe`."""
+"""The entry point of `cascade-triton`, which becomes a server, and of its commands `agent`, `probe` and `setup`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ def main() -> None:
             from cascade_models.agent import serving
 
             serving.main(arguments)
+        elif command == "setup":
+            from cascade_models.agent import setting_up
+
+            setting_up.main(arguments)
         else:
             from cascade_models.agent import standalone
 
             standalone.launch(standalone.parser().parse_args())
     except LaunchError as error:
-        name = "cascade-triton agent" if command == "agent" else "cascade-triton"
+        name = f"cascade-triton {command}" if command in ("agent", "setup") else "cascade-triton"
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(EXIT_CODE)
 

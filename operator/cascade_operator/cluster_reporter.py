@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from cascade_api.explanations import plan_line, worth_telling
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import Reason
@@ -17,7 +18,6 @@ from . import metrics
 from .clusters import ClusterFailed
 from .clusters.kubernetes.api import CASCADES, NOT_FOUND, ApiRefused, KubernetesApi
 from .clusters.kubernetes.mirror import Mirror
-from .explanations import plan_line, worth_telling
 from .notices import Notice, Notices, notice_of_plan, notices_of_status
 from .planning.planner import Decision
 from .snapshot import Snapshot

@@ -1,4 +1,4 @@
-"""The operator's subcommands of `cascade`: up, down, status, plan, explain, doctor.
+"""The operator's subcommands of `cascade`: up, down, example, status, plan, explain, doctor.
 
 Everything except typer is imported when a command runs. So the command line stays quick, and an image without the
 libraries of local mode still has the other commands.
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add this component's commands to `cascade`."""
     app.command()(up)
     app.command()(down)
+    app.command()(example)
     app.command()(status)
     app.command()(plan)
     app.command()(explain)
@@ -35,7 +36,10 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    file: File,
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--file", "-f", help="Manifest; default: the built-in example.", show_default=False),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all is ready; `down` stops it.")] = False,
     grpc: Annotated[str, typer.Option(help="Where to serve gRPC.", metavar="HOST:PORT")] = "127.0.0.1:8001",
     http: Annotated[str, typer.Option(help="Where to serve HTTP.", metavar="HOST:PORT")] = "127.0.0.1:8000",
@@ -49,12 +53,19 @@ def up(
     ] = "",
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
-    """Serve a manifest's cascades on this machine: Redis, router, Triton servers and planner."""
+    """Serve a manifest's cascades on this machine: Redis, router, Triton servers and planner.
+
+    The first run sets up Triton in $XDG_DATA_HOME/diffusion-cascade, by default below ~/.local/share.
+    """
     from .local.console import print_line
-    from .local.options import LocalOptions
+    from .local.options import EXAMPLE, LocalOptions
 
     options = LocalOptions(
-        manifest=file, state_dir=state_dir or default_state_dir(), grpc=grpc, http=http, redis_url=redis_url or None
+        manifest=file or EXAMPLE,
+        state_dir=state_dir or default_state_dir(),
+        grpc=grpc,
+        http=http,
+        redis_url=redis_url or None,
     )
     if detach:
         from .local import detached
@@ -68,7 +79,7 @@ def up(
 
         from .local import greeting, session
 
-        manifest = load_cascades(read_text(file), source=str(file))
+        manifest = load_cascades(read_text(options.manifest), source=str(options.manifest))
         session.run(
             options,
             manifest,
@@ -85,6 +96,13 @@ def down(state_dir: StateDirectory = None) -> None:
     from .local.state import StateDir
 
     ending.stop(StateDir(state_dir or default_state_dir()), say=typer.echo)
+
+
+def example() -> None:
+    """Print the built-in example, a cascade with its measured profile, to begin a file of your own with."""
+    from .local.options import EXAMPLE
+
+    typer.echo(read_text(EXAMPLE), nl=False)
 
 
 def status(state_dir: StateDirectory = None, json: Json = False) -> None:

@@ -50,6 +50,13 @@ async def explain(ref: CascadeRef, *, redis_url: str, timeout_s: float) -> Expla
     if redis_url:
         async with Store(redis_url) as store:
             plan = await store.plan(ref)
+    return explained(ref, raw, events, plan)
+
+
+def explained(
+    ref: CascadeRef, raw: dict[str, Any], events: Sequence[dict[str, Any]], plan: Plan | None = None
+) -> Explained:
+    """What a cascade's resource, its Events and its plan say."""
     return Explained(ref, _status(raw), plan, _latest(events))
 
 

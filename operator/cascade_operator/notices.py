@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from cascade_api.explanations import plan_line, worth_telling
 from cascade_api.names import API_VERSION, CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType, Reason
@@ -18,7 +19,6 @@ from cascade_api.status import CascadeStatus
 
 from .clusters import ClusterFailed
 from .clusters.kubernetes.api import EVENTS, KubernetesApi
-from .explanations import plan_line, worth_telling
 from .planning.plans import timestamp
 
 log = structlog.get_logger(__name__)

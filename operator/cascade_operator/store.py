@@ -17,17 +17,17 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from typing_extensions import Self
 
+from cascade_api import readings
 from cascade_api.bad_data import HASH_LIMIT, TEXT_LIMIT, BadData
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.failures import CommandFailed
 from cascade_api.names import CASCADE_INDEX, CascadeRef, pool_name
 from cascade_api.plan import Plan
+from cascade_api.readings import Reading
 from cascade_api.redis_refusals import is_wrong_type, why_refused
 from cascade_api.report import RouterReport
 from cascade_api.settings import NO_REDIS_URL
 
-from . import readings
-from .readings import Reading
 from .snapshot import Demand
 
 log = structlog.get_logger(__name__)

@@ -13,12 +13,12 @@ from typing import Final
 
 from cascade_api.command import CommandFailed
 from cascade_api.documents import CascadeFile
+from cascade_api.explanations import plan_line, stage_lines
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings, from_environment
 from cascade_api.status import CascadeStatus
 
-from .explanations import plan_line, stage_lines
 from .planning.memory import Memory
 from .planning.planner import Planner
 from .snapshot import (

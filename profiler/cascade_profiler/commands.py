@@ -9,6 +9,7 @@ from .frontier import command as frontier
 from .load import command as load
 from .measure import command as measure
 from .simulate import command as simulate
+from .watch import command as watch
 
 
 def register(app: typer.Typer) -> None:
@@ -18,3 +19,4 @@ def register(app: typer.Typer) -> None:
     load.register(app)
     measure.register(app)
     simulate.register(app)
+    watch.register(app)

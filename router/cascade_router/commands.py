@@ -42,7 +42,19 @@ class Access:
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def check(self) -> None:
-        """Raise CommandFailed, which names the option, if a file cannot be used: gRPC would only log that."""
+        """Raise CommandFailed, which names the option, if the options do not fit or a file cannot be used.
+
+        gRPC would only log the latter.
+        """
+        if (self.certificate is None) != (self.key is None):
+            raise CommandFailed("--certificate and --key: give both or neither", code=2)
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise CommandFailed("--api-key: holds characters that no key has", code=2)
+        if self.ca is not None or self.certificate is not None:
+            self.context()
+
+    def context(self) -> Any:
+        """What TLS over HTTP needs (an ssl.SSLContext); raises CommandFailed, which names the option."""
         import ssl
 
         for option, file in (("--ca", self.ca), ("--certificate", self.certificate), ("--key", self.key)):
@@ -51,7 +63,7 @@ class Access:
                     file.open("rb").close()
             except OSError as error:
                 raise CommandFailed(f"{option}: cannot read {file}: {error.strerror}", code=2) from None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = ssl.create_default_context() if self.ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.ca is not None:
             try:
                 context.load_verify_locations(self.ca)
@@ -66,6 +78,7 @@ class Access:
                     "and its key, unencrypted",
                     code=2,
                 ) from None
+        return context
 
     def client(self, target: str) -> Any:
         """A client of the router at ``host:port``."""
@@ -103,8 +116,8 @@ def generate(
     """Generate one image."""
     if ca is None and (certificate or key):
         raise CommandFailed("--certificate and --key need --ca", code=2)
-    if (certificate is None) != (key is None):
-        raise CommandFailed("--certificate and --key: give both or neither", code=2)
+    access = Access(ca=ca, certificate=certificate, key=key, api_key=api_key)
+    access.check()
     try:
         deadline_s = duration_s(deadline) if deadline else None
     except (ValueError, OverflowError) as error:
@@ -113,12 +126,8 @@ def generate(
         raise CommandFailed(f"--deadline: {deadline} is more than {_LONGEST_DEADLINE_S / 3600:g}h", code=2)
     check_text(prompt, option="prompt")
     check_text(cascade, option="--cascade")
-    if not (api_key.isascii() and api_key.isprintable()):
-        raise CommandFailed("--api-key: holds characters that no key has", code=2)
     target = _target(grpc) if grpc else _local_address(state_dir or default_state_dir())
     used_seed = random.getrandbits(31) if seed is None else seed
-    access = Access(ca=ca, certificate=certificate, key=key, api_key=api_key)
-    access.check()
     made = _ask(target, prompt, access=access, cascade=cascade, seed=used_seed, deadline_s=deadline_s)
     _write(output, made.pop("file"))
     made |= {"seed": used_seed, "file": str(output)}
@@ -145,8 +154,7 @@ def _local_address(state_dir: Path) -> str:
     addresses = read_addresses(state_dir)
     if addresses is None:
         raise CommandFailed(
-            f"no cascade runs from {state_dir}; start one with `cascade up -f examples/shapes.yaml`, "
-            "or name a running one with --grpc"
+            f"no cascade runs from {state_dir}; start one with `cascade up`, or name a running one with --grpc"
         )
     return addresses.grpc
 
@@ -212,7 +220,7 @@ def _explained(error: Any, target: str) -> str:
     if error.status() == "StatusCode.UNAVAILABLE" and "errors resolving" in message:
         return f"--grpc: the host of {target} is not known"
     if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in message:
-        return f"nothing answers at {target}; start a cascade with `cascade up -f examples/shapes.yaml`"
+        return f"nothing answers at {target}; start a cascade with `cascade up`"
     return message
 
 

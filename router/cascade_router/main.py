@@ -30,6 +30,7 @@ from cascade_api.settings import RouterSettings, from_environment
 from . import logs, tracing
 from .bad_data import bad_data
 from .cascade.state import Limits
+from .console.watching import Watcher
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
 from .plans import Plans
@@ -39,6 +40,7 @@ from .rates import SharedRates
 from .reporting import DemandCounter, RouterReporter
 from .runtime import CascadeRuntime
 from .service import ImageService
+from .serving.console import make_console_routes
 from .serving.http_app import make_app, make_health_app
 from .serving.http_jobs import Jobs, explain_refusal, write_answer
 from .serving.servers import HEALTH_SHARE, AddressTaken, GrpcServer, HttpServer
@@ -108,7 +110,9 @@ class Router:
         )
         runner = JobRunner(service=self.service, store=store, write=write_answer, explain=explain_refusal)
         self._jobs = Jobs(store, runner)
-        self._http = HttpServer(make_app(self.service, self._jobs), setting="CASCADE_ROUTER_HTTP_ADDRESS")
+        self._watcher = Watcher(redis=self._redis, plans=self._plans, router_id=self.id, bad_data=self._bad_data)
+        app = make_app(self.service, self._jobs, make_console_routes(self.service, self._watcher))
+        self._http = HttpServer(app, setting="CASCADE_ROUTER_HTTP_ADDRESS")
         self._health = HttpServer(
             make_health_app(self.service), setting="CASCADE_ROUTER_HEALTH_ADDRESS", share=HEALTH_SHARE
         )
@@ -139,6 +143,7 @@ class Router:
                     self._renew_certificates(),
                     self._jobs.runner.run(),
                     self._grpc.watch_health(),
+                    *([self._watcher.run()] if self.settings.console else []),
                 ),
             )
             log.info("serving", router=self.id, grpc=self.grpc_address, http=self.http_address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -15,6 +16,7 @@ from cascade_api.plan import Plan
 from . import metrics
 from .cascade.effects import Ejected, Trusted
 from .cascade.state import CascadeState, Limits
+from .past import Past
 from .pools.clients import TritonClients
 from .prompts.scorers import ScorerError, make_scorer
 from .queue import Grant, PoolLoad, QueueEntry
@@ -43,6 +45,7 @@ class CascadeRuntime:
 
     Args:
         clock: monotonic seconds.
+        unix_s: Unix time in seconds.
         start: where evenly spaced draws begin, in [0, 1).
     """
 
@@ -55,12 +58,15 @@ class CascadeRuntime:
         limits: Limits,
         clock: Callable[[], float],
         start: float,
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.ref = ref
         self.name = str(ref)
         self.queue = queue
         self.clients = TritonClients()
         self.tally = Tally()
+        self.past = Past()
+        self._unix_s = unix_s
         self.clock = clock
         self._scorer: tuple[str, str | None] = ("rules", None)
         self.state = CascadeState(plan, load=queue.load, limits=limits, scorer=make_scorer("rules"), start=start)
@@ -84,6 +90,7 @@ class CascadeRuntime:
         metrics.PLAN_GENERATION.labels(self.name).set(plan.generation)
         for route, share in plan.planned_shares.items():
             metrics.PLANNED_SHARE.labels(self.name, route).set(share)
+        self.past.follow(plan, at_ms=int(self._unix_s() * 1000))
         self.notify()
 
     async def close(self) -> None:

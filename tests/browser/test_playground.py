@@ -1,8 +1,9 @@
-"""The playground page of a real router, in a real browser."""
+"""The playground and the gallery of a real router's console, in a real browser."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import threading
@@ -11,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from support.redis import RedisServer
 from support.router import EASY, RouterProcess, StartRouter, make_plan
@@ -34,22 +35,61 @@ PIXELS = """async image => {
 
 @pytest.fixture
 def playground(page: Page, shared_router: RouterProcess) -> Page:
-    page.goto(shared_router.http_url)
+    page.goto(f"{shared_router.http_url}/#playground")
     return page
 
 
 def test_a_prompt_becomes_an_image_that_says_how_it_was_made(playground: Page) -> None:
     _generate(playground, EASY)
-    image = playground.get_by_role("img", name=EASY)
+    image = playground.locator("#results").get_by_role("img", name=EASY, exact=True)
     expect(image).to_be_visible()
     width, height, colours = image.evaluate(PIXELS)
     assert (width, height) == (32, 32)
     assert colours > 20
-    told = {each: playground.locator(f"#{each}").inner_text() for each in ("route", "variant", "confidence", "latency")}
+    told = {each: _told(playground, each).inner_text() for each in ("route", "variant", "confidence", "time", "seed")}
     route = told["route"].partition(":")[0]
     assert told["variant"] == MADE_BY[route]
-    assert re.fullmatch("–" if route == "direct" else r"[01]\.\d\d", told["confidence"])
-    assert re.fullmatch(r"\d+ ms", told["latency"])
+    assert re.fullmatch("–" if route == "direct" else r"[01](\.\d+)?", told["confidence"])
+    assert re.fullmatch(r"\d+ ms(, the light image after \d+ ms)?", told["time"])
+    assert told["seed"].isdigit()
+
+
+def test_a_number_of_images_have_seeds_one_after_the_other(playground: Page) -> None:
+    playground.get_by_label("Images", exact=True).fill("3")
+    playground.get_by_label("Seed").fill("41")
+    _generate(playground, EASY)
+    expect(_told(playground, "seed")).to_have_count(3)
+    assert sorted(_told(playground, "seed").all_inner_texts()) == ["41", "42", "43"]
+
+
+def test_the_light_image_stands_beside_the_heavy_one_that_replaced_it(
+    page: Page, redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter
+) -> None:
+    thresholds = {"hardness": 100.0, "confidence": 1.0}
+    plan = make_plan(
+        {variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")},
+        direct=0, escalation=1, overload="strict", seed_thresholds=thresholds,
+    )  # fmt: skip
+    router = start_router(redis_server, plan)
+    page.goto(f"{router.http_url}/#playground")
+    _generate(page, EASY)
+    expect(_told(page, "route")).to_contain_text("escalated")
+    names = page.locator("#results").get_by_role("img").evaluate_all("images => images.map(image => image.alt)")
+    assert names == [f"{EASY}, the light image", EASY]
+    expect(_told(page, "time")).to_contain_text("the light image after")
+
+
+def test_the_gallery_keeps_images_in_this_browser_until_it_forgets_them(
+    playground: Page, shared_router: RouterProcess
+) -> None:
+    _generate(playground, EASY)
+    expect(playground.locator("#results dl")).to_have_count(1)
+    playground.goto("about:blank")
+    playground.goto(f"{shared_router.http_url}/#gallery")
+    kept = playground.locator("#kept").get_by_role("img", name=EASY, exact=True)
+    expect(kept).to_be_visible()
+    playground.get_by_role("button", name="Forget them").click()
+    expect(kept).to_have_count(0)
 
 
 def test_what_is_wrong_with_a_prompt_is_said_and_the_next_one_is_drawn(playground: Page) -> None:
@@ -59,11 +99,27 @@ def test_what_is_wrong_with_a_prompt_is_said_and_the_next_one_is_drawn(playgroun
     expect(playground.locator("#prompt:invalid")).to_be_visible()
     assert "POST" not in sent
     _generate(playground, "   ")
-    expect(playground.get_by_role("alert")).to_contain_text("prompt: is empty")
-    expect(playground.get_by_role("img")).to_be_hidden()
+    expect(playground.locator("#error")).to_contain_text("prompt: is empty")
+    expect(playground.locator("#results").get_by_role("img")).to_have_count(0)
     _generate(playground, EASY)
-    expect(playground.get_by_role("img", name=EASY)).to_be_visible()
-    expect(playground.get_by_role("alert")).to_be_empty()
+    expect(playground.locator("#results").get_by_role("img", name=EASY, exact=True)).to_be_visible()
+    expect(playground.locator("#error")).to_be_empty()
+
+
+def test_a_tenants_key_is_asked_for_once(
+    page: Page, redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(b"secret").hexdigest()
+    tenants = tmp_path / "tenants.yaml"
+    tenants.write_text(f"tenants: [{{name: studio, keys: [{digest}]}}]")
+    plan = make_plan({variant: [shared_triton.endpoint] for variant in ("shapes-light", "shapes-heavy")})
+    router = start_router(redis_server, plan, tenants_file=tenants)
+    page.goto(router.http_url)
+    page.get_by_label("API key of a tenant").fill("secret")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.locator("#why")).to_contain_text("This is the first plan")
+    expect(page.get_by_label("API key of a tenant")).to_be_hidden()
+    expect(page.locator("#trouble")).to_be_empty()
 
 
 SEND = """async ([url, kind]) => {
@@ -115,5 +171,10 @@ def _received(router: RouterProcess) -> float:
 
 
 def _generate(page: Page, prompt: str) -> None:
-    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_role("textbox", name="Prompt").fill(prompt)
     page.get_by_role("button", name="Generate").click()
+
+
+def _told(page: Page, what: str) -> Locator:
+    """What the images of the last prompt say of themselves."""
+    return page.locator(f'#results [data-of="{what}"]')

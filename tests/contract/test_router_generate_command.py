@@ -81,7 +81,7 @@ def test_nothing_running_is_exit_code_1_with_the_fix(shared_router: RouterProces
     for arguments in (("--state-dir", str(tmp_path)), ("--grpc", f"127.0.0.1:{free_port()}")):
         run = generate(EASY, *arguments, directory=tmp_path)
         assert run.returncode == 1
-        assert "cascade up -f examples/shapes.yaml" in run.stderr
+        assert "`cascade up`" in run.stderr
         assert len(run.stderr.splitlines()) == 1
     run = generate(EASY, "-o", "missing/x.png", "--grpc", shared_router.grpc, directory=tmp_path)
     assert run.returncode == 1

@@ -123,7 +123,7 @@ def test_an_address_in_use_is_refused(shared_triton: TritonServer, shapes_models
         (["--load", "shapes-medium"], "--load: no model 'shapes-medium'"),
         (["--grpc-address", "8001"], "--grpc-address: '8001' is not HOST:PORT"),
         (["--grpc-address", "127.0.0.1:99999"], "--grpc-address: '127.0.0.1:99999' is not HOST:PORT"),
-        (["--triton-env", "/nowhere"], "no Triton environment at /nowhere: run `make setup`"),
+        (["--triton-env", "/nowhere"], "no Triton environment at /nowhere: run `cascade-triton setup`"),
         (["--core", "4096"], "--core: core 4096 is not available here"),
         (["--replica-id", "a/b"], "--replica-id: 'a/b' is not a name"),
     ],

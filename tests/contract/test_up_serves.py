@@ -83,6 +83,33 @@ def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> Non
     wait_for(told, what="the same to be told in words")
 
 
+def test_top_shows_the_same_as_the_router_tells(serving: LocalRun) -> None:
+    told = json.loads(serving.cascade("top", "shapes", "--once", "--json").stdout)
+    [cascade] = told["cascades"]
+    assert cascade["decision"]["why"]
+    assert {worker["id"] for worker in cascade["workers"]} == {"cpu-0", "cpu-1"}
+    shown = serving.cascade("top", "--once").stdout
+    assert "default/shapes" in shown
+    assert "decisions, the newest first" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--json",), "--json needs --once"),
+        (("--once", "--http", "localhost:8000"), "--http: 'localhost:8000' is no URL"),
+        (("--once", "--http", "http://127.0.0.1:1"), "--http: no router answers at http://127.0.0.1:1"),
+        (("--once", "--key", "k.pem"), "--certificate and --key: give both or neither"),
+        (("--once", "--ca", "/nowhere.pem"), "--ca: cannot read /nowhere.pem"),
+    ],
+)
+def test_what_top_cannot_do_is_said_with_the_option(local_run: LocalRun, arguments: tuple[str, ...], said: str) -> None:
+    done = local_run.cascade("top", *arguments)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_second_run_in_the_same_place_is_refused_with_the_first_ones_process(serving: LocalRun) -> None:
     before = steady(serving)
     done = serving.cascade("up", "-f", str(serving.manifest), *ANY_PORTS)
@@ -221,7 +248,7 @@ def test_a_missing_triton_environment_is_named_with_the_fix(
     monkeypatch.setenv("CASCADE_TRITON_ENV", "/nowhere")
     done = local_run.up()
     assert done.returncode == 1
-    assert "no Triton environment at /nowhere: run `make setup`" in done.stderr
+    assert "no Triton environment at /nowhere: run `cascade-triton setup`" in done.stderr
     local_run.check_gone()
     doctor = local_run.cascade("doctor")
     assert doctor.returncode == 1

@@ -114,4 +114,4 @@ def test_somebody_elses_redis_is_used_and_left_running_without_our_plan(
 def test_status_of_nothing_says_how_to_start(local_run: LocalRun) -> None:
     done = local_run.cascade("status")
     assert done.returncode == 1
-    assert "start it with `cascade up -f FILE`" in done.stderr
+    assert "start it with `cascade up`" in done.stderr

@@ -124,5 +124,5 @@ def test_the_images_own_libraries_stay_and_the_environment_comes_first(environme
 
 def test_without_triton_it_says_what_to_do(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASCADE_TRITON_SERVER", str(environment / "nothing"))
-    with pytest.raises(LaunchError, match="holds no tritonserver: run `make setup`"):
+    with pytest.raises(LaunchError, match="holds no tritonserver: run `cascade-triton setup`"):
         Installation.find(environment)

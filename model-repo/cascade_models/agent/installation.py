@@ -1,8 +1,9 @@
 """Where Triton is on this machine, made usable for a server that this package starts.
 
-The Triton environment is a virtual environment with the nvidia-pytriton wheel, which carries a genuine tritonserver,
-its python backend and one stub for each Python version, but not laid out as a server expects them. So they are linked
-into a server folder, once for each environment. NVIDIA's image keeps Triton outside the environment.
+The Triton environment is a virtual environment with the nvidia-pytriton wheel (`setting_up` makes one). The wheel
+carries a genuine tritonserver, its python backend and one stub for each Python version, but not laid out as a server
+expects them. So they are linked into a server folder, once for each environment. NVIDIA's image keeps Triton outside
+the environment.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import os
 import shlex
 import shutil
 import stat
-import sys
 import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+PYTHONS: Final = ("3.11", "3.12")
+"""The versions of Python for which the wheel has stubs, as far as this package runs on them."""
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -48,7 +50,10 @@ class Installation:
 
         Raises LaunchError where the environment or a part of it is missing.
         """
-        fix = "run `make setup`, or name the environment that holds nvidia-pytriton in CASCADE_TRITON_ENV"
+        fix = (
+            "run `cascade-triton setup` without CASCADE_TRITON_ENV, or name the environment that holds nvidia-pytriton "
+            "in that variable"
+        )
         interpreter = environment / "bin" / "python"
         if not interpreter.exists():
             raise LaunchError(f"no Triton environment at {environment}: {fix}")
@@ -64,13 +69,13 @@ class Installation:
             raise LaunchError(f"{environment} holds no tritonserver: {fix}")
         python = site.parent.name.removeprefix("python")
         if not (wheel / "python_backend_stubs" / python).is_dir():
-            raise LaunchError(f"Triton has no stub for Python {python} of {environment}: use one of 3.11 to 3.12")
-        python_libraries = Path(os.path.realpath(interpreter)).parent.parent / "lib"
-        library = f"libpython{python}.so.1.0"
-        folders = (python_libraries, python_libraries / str(sysconfig.get_config_var("MULTIARCH")))
-        if not any((folder / library).exists() for folder in folders):
             raise LaunchError(
-                f"Python {python} of {environment} lacks {library} in {python_libraries}: "
+                f"Triton has no stub for Python {python} of {environment}: use one of {' to '.join(PYTHONS)}"
+            )
+        python_libraries = _libraries_of(interpreter)
+        if not has_library(interpreter, python):
+            raise LaunchError(
+                f"Python {python} of {environment} lacks {_library(python)} in {python_libraries}: "
                 "make the environment with a Python that was built with --enable-shared"
             )
         return cls(
@@ -96,6 +101,21 @@ class Installation:
         }
 
 
+def has_library(interpreter: Path, python: str) -> bool:
+    """Whether the shared library that stubs for this version of Python need comes with an interpreter."""
+    libraries = _libraries_of(interpreter)
+    folders = (libraries, libraries / str(sysconfig.get_config_var("MULTIARCH")))
+    return any((folder / _library(python)).exists() for folder in folders)
+
+
+def _libraries_of(interpreter: Path) -> Path:
+    return Path(os.path.realpath(interpreter)).parent.parent / "lib"
+
+
+def _library(python: str) -> str:
+    return f"libpython{python}.so.1.0"
+
+
 def server_folder(installation: Installation) -> Path:
     """The folder of links for an installation, made when it is not there yet; safe beside other launchers.
 
@@ -104,7 +124,9 @@ def server_folder(installation: Installation) -> Path:
     links = installation.links()
     missing = [str(target) for target in links.values() if not target.exists()]
     if missing:
-        raise LaunchError(f"{installation.environment} is incomplete, it lacks {missing[0]}: run `make setup` again")
+        raise LaunchError(
+            f"{installation.environment} is incomplete, it lacks {missing[0]}: remove it and set it up anew"
+        )
     identity = hashlib.sha256("\n".join(f"{name}={target}" for name, target in links.items()).encode()).hexdigest()
     parent = installation.environment / "share" / "cascade-triton"
     folder = parent / identity[:16]
@@ -181,8 +203,3 @@ def server_environment(installation: Installation, inherited: dict[str, str]) ->
         values["LD_LIBRARY_PATH"] = ":".join(map(str, installation.libraries))
     values["PATH"] = f"{installation.environment / 'bin'}:{inherited.get('PATH', os.defpath)}"
     return values
-
-
-def default_environment() -> Path:
-    """``CASCADE_TRITON_ENV``, else ``.venv-triton`` beside the running environment."""
-    return Path(os.environ.get("CASCADE_TRITON_ENV") or Path(sys.prefix).parent / ".venv-triton")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cascade_models.agent.command_line import EXIT_TIMEOUT_S
-from cascade_models.agent.installation import default_environment
+from cascade_models.agent.setting_up import default_environment
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,5 +23,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--triton-env",
         default=default_environment(),
         metavar="VENV",
-        help="environment with nvidia-pytriton (default: $CASCADE_TRITON_ENV, else .venv-triton beside this one)",
+        help="environment with nvidia-pytriton (default: $CASCADE_TRITON_ENV, else .venv-triton beside this one, else "
+        "what `cascade-triton setup` makes)",
     )

@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cascade-triton",
         description="Run a Triton inference server on a model repository, in this process.",
-        epilog="Also: `cascade-triton agent --help`, which hosts what it is told, and `cascade-triton probe --help`.",
+        epilog="Also: `cascade-triton agent --help`, which hosts what it is told, `cascade-triton probe --help`, and "
+        "`cascade-triton setup --help`, which makes Triton's environment.",
     )
     parser.add_argument("--model-repository", required=True, metavar="DIR", help="made by `cascade model-repo render`")
     parser.add_argument(

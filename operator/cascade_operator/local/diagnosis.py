@@ -28,6 +28,7 @@ from .supervisor import ChildFailed, script
 
 OLDEST_PYTHON: Final = (3, 11)
 SHARED_MEMORY_PER_SLOT: Final = 4 * 1024 * 1024
+REINSTALL: Final = "install diffusion-cascade[local] again"
 DEFAULT_ADDRESSES: Final = {"--grpc": "127.0.0.1:8001", "--http": "127.0.0.1:8000"}
 
 
@@ -55,7 +56,7 @@ def examine(state_dir: Path, manifest: Path | None) -> Iterator[Finding]:
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < OLDEST_PYTHON:
-        return Finding("python", version, True, "use Python 3.11 or newer, then `make setup`")
+        return Finding("python", version, True, "use Python 3.11 or newer")
     return Finding("python", f"{version} ({sys.executable})")
 
 
@@ -64,14 +65,15 @@ def _triton() -> Finding:
     try:
         launcher = script("cascade-triton")
     except ChildFailed as error:
-        return Finding("triton", str(error), True, "run `make setup`")
+        return Finding("triton", str(error), True, REINSTALL)
     missing = "/nonexistent/cascade-doctor"
     command = [launcher, "--model-repository", missing, "--grpc-address", "127.0.0.1:65535"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     said = done.stderr.strip().removeprefix("cascade-triton: ")
     if missing in said:
         return Finding("triton", f"{launcher} finds its environment")
-    return Finding("triton", said or f"the launcher ended with {done.returncode}", True, "run `make setup`")
+    fix = "`cascade up` and `cascade-triton setup` set it up"
+    return Finding("triton", said or f"the launcher ended with {done.returncode}", True, fix)
 
 
 def _redis_binary() -> Finding:
@@ -84,7 +86,7 @@ def _redis_binary() -> Finding:
     try:
         binary = redis_binary()
     except CommandFailed as error:
-        return Finding("redis", str(error), True, "run `make setup`")
+        return Finding("redis", str(error), True, REINSTALL)
     return Finding("redis", f"{binary}")
 
 

@@ -33,7 +33,7 @@ Ready after {took_s:.1f} s. Models: {", ".join(models)}
 {_workers(file)}
   gRPC  {addresses.grpc} (KServe v2, any Triton client)
   HTTP  http://{addresses.http} (POST /v1/images/generations, /metrics)
-  Page  http://{addresses.http}/ to try prompts in a browser
+  Page  http://{addresses.http}/ to see what it does and why, and to try prompts in a browser
 
 Ask for a picture:
   {program} generate "{PROMPT}" -o out.png{where}

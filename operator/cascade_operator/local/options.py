@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+EXAMPLE: Final = Path(__file__).with_name("shapes.yaml")
+"""The manifest that is served if none is named."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -17,15 +16,12 @@ from cascade_api.documents import CascadeFile, load_cascades
 from cascade_api.local import Addresses, read_addresses
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
-from cascade_api.report import RouterReport
+from cascade_api.report import RouterReport, demand_per_s, realised_shares
 from cascade_api.status import CascadeStatus
 
-from ..snapshot import Demand
 from ..store import Observation, Store, pools_of
 from .services import without_password
 from .state import StateDir
-
-DEMAND_WINDOW_S: Final = 10
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def collect(state: StateDir) -> Overview:
     if pid is None:
         crashed = state.crashed()
         ended = f" (process {crashed} ended without cleaning up: run `cascade down`)" if crashed else ""
-        raise CommandFailed(f"nothing runs from {state.path}{ended}: start it with `cascade up -f FILE`")
+        raise CommandFailed(f"nothing runs from {state.path}{ended}: start it with `cascade up`")
     if addresses is None:
         raise CommandFailed(f"process {pid} is still starting; its logs are in {state.logs}")
     manifest = load_cascades(read_text(state.manifest), source=addresses.manifest)
@@ -74,26 +70,10 @@ async def _observe(state: StateDir, addresses: Addresses, file: CascadeFile) -> 
                     ref=cascade.ref,
                     status=state.read_status(cascade.ref),
                     seen=seen,
-                    demand_per_s=demand_per_s(seen.demand, now=time.time()) if seen else None,
+                    demand_per_s=demand_per_s(seen.demand.counts, now=time.time()) if seen else None,
                 )
             )
     return tuple(found)
-
-
-def demand_per_s(demand: Demand, *, now: float, window_s: int = DEMAND_WINDOW_S) -> float:
-    """Mean arrivals per second over the last whole seconds."""
-    last = int(now) - 1
-    return sum(count for second, count in demand.counts if last - window_s < second <= last) / window_s
-
-
-def realised_shares(reports: Iterable[RouterReport]) -> dict[str, float]:
-    """Shares of the last minute's answers by route; degraded ones count as light. Empty if there were no answers."""
-    counts = {"direct": 0, "escalated": 0, "light": 0}
-    for report in reports:
-        for route, count in report.recent_routes.items():
-            counts["light" if route.value in ("light", "degraded") else route.value] += count
-    total = sum(counts.values())
-    return {route: count / total for route, count in counts.items()} if total else {}
 
 
 def as_json(seen: Overview) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cascade_api.explanations import plan_line, worth_telling
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.status import CascadeStatus
 
-from ..explanations import plan_line, worth_telling
 from ..planning.planner import Decision
 from ..snapshot import Snapshot
 

@@ -1,11 +1,14 @@
-"""The other programs of local mode: Redis, the router, and the check of the models."""
+"""The other programs of local mode: Redis, the router, the set-up of Triton, and the check of the models."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,7 +34,8 @@ def redis_binary() -> str:
         return str(_binary.get_binary_path())
     except Exception as error:
         raise CommandFailed(
-            f"no Redis is installed ({error}): run `make setup`, or name a running one with --redis-url or REDIS_URL"
+            f"no Redis is installed ({error}): install diffusion-cascade[local], or name a running one with "
+            "--redis-url or REDIS_URL"
         ) from None
 
 
@@ -75,6 +79,31 @@ def router_program(*, grpc: Address, http: Address, redis_url: str) -> Program:
         f"{prefix}DRAIN_S": str(ROUTER_DRAIN_S),
     }
     return Program(name="router", command=[sys.executable, "-m", "cascade_router.main"], environment=environment)
+
+
+async def set_up_triton(say: Callable[[str], None]) -> None:
+    """Make Triton's environment if it is not there yet, telling how far it is; raises CommandFailed."""
+    process = await asyncio.create_subprocess_exec(
+        script("cascade-triton"),
+        "setup",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 - they were asked for
+    try:
+        async for line in process.stdout:
+            say(line.decode(errors="replace").strip())
+        problem = await process.stderr.read()
+        await process.wait()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if process.returncode:
+        said = problem.decode(errors="replace").strip().removeprefix("cascade-triton setup: ")
+        raise CommandFailed(said or f"`cascade-triton setup` ended with {process.returncode}")
 
 
 async def check_models(manifest: Path) -> None:

@@ -25,7 +25,7 @@ from .logs import keep_logs_bounded, log_to
 from .options import LocalOptions
 from .ports import check_free, free_port, parse_address
 from .router_client import RouterClient
-from .services import check_models, redis_program, router_program, without_password
+from .services import check_models, redis_program, router_program, set_up_triton, without_password
 from .slots import Assignment
 from .state import AlreadyRunning, Lock, StateDir
 from .supervisor import Supervised, script
@@ -79,6 +79,7 @@ class LocalStack:
         self._take_state_dir()
         check_free(grpc, flag="--grpc")
         check_free(http, flag="--http")
+        await set_up_triton(self._say)
         self._say(f"starting Redis, router and {slots} workers; state and logs in {self._state.path}")
         self._state.manifest.write_text(manifest, encoding="utf-8")
         self._state.make_sockets()

@@ -202,5 +202,5 @@ def script(name: str) -> str:
     """The path of a command of this environment; raises ChildFailed if it is not installed."""
     path = Path(sys.executable).parent / name
     if not path.exists():
-        raise ChildFailed(f"no command {name} beside {sys.executable}: run `make setup`")
+        raise ChildFailed(f"no command {name} beside {sys.executable}: install diffusion-cascade[local] again")
     return str(path)

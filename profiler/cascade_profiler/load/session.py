@@ -21,7 +21,8 @@ from cascade_operator.store import Store
 
 from . import arrivals, summary
 from .client import Client, Reply, find_model
-from .generator import Generator, Load
+from .course import Course
+from .generator import PROGRESS_EVERY_S, Generator, Load
 from .ledger import Ledger
 from .prompts import is_shapes, prompts
 from .verdicts import Gallery
@@ -74,6 +75,7 @@ async def _run(options: LoadTestOptions) -> Result:
     model = await find_model(grpc, wanted=options.model)
     gallery = Gallery(rng=random.Random(options.seed)) if is_shapes(options.prompts) else None  # noqa: S311
     ledger = Ledger(deadline_s=options.deadline_s)
+    course = Course(every_s=PROGRESS_EVERY_S)
     client = Client(grpc, model=model, deadline_s=options.deadline_s)
     store = Store(addresses.redis) if addresses and here else None
 
@@ -83,6 +85,10 @@ async def _run(options: LoadTestOptions) -> Result:
     def answered(prompt: str, reply: Reply) -> None:
         if gallery is not None:
             gallery.add(prompt, reply.image)
+
+    def progress(elapsed_s: float) -> None:
+        course.note(ledger)
+        _print(summary.progress_line(ledger, elapsed_s))
 
     rng = random.Random(options.seed)  # noqa: S311 - arrivals, not secrets
     try:
@@ -97,7 +103,7 @@ async def _run(options: LoadTestOptions) -> Result:
             ledger=ledger,
             current_plan=current_plan,
             answered=answered,
-            progress=lambda elapsed_s: _print(summary.progress_line(ledger, elapsed_s)),
+            progress=progress,
         )
         loop = asyncio.get_running_loop()
 
@@ -114,7 +120,7 @@ async def _run(options: LoadTestOptions) -> Result:
             await store.close()
     quality = gallery.judge() if gallery is not None else None
     data = summary.as_data(ledger, rate=options.rate, duration_s=options.duration_s, quality=quality)
-    return Result(data, summary.as_text(data), interrupted=generator.stopped)
+    return Result(data, "\n".join([summary.as_text(data), *course.lines()]), interrupted=generator.stopped)
 
 
 def _ref(model: str) -> CascadeRef:

@@ -33,6 +33,7 @@ def check_output(file: Path) -> None:
 def write_profile(profile: CascadeProfile, file: Path) -> None:
     """Replace the profile of that name in a file, or add it; the file is created if it is missing. Atomic."""
     before = file.read_text(encoding="utf-8") if file.exists() else ""
+    file = file.resolve()  # a link stays one
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         scratch.write_text(with_profile(before, profile), encoding="utf-8")

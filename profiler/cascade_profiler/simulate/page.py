@@ -8,12 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from ..frontier.profiles import Charges
 from ..report.charts import Series, chart
 from ..report.document import document
+from . import courses
 from .campaign import CampaignRequest, PolicyResult
-from .outcomes import WINDOW_S, window_means
-from .quality import realised_quality
+from .outcomes import WINDOW_S
 from .runs import Run
 
 _COLUMNS: Final = (
@@ -45,11 +44,16 @@ def page(request: CampaignRequest, results: Sequence[PolicyResult]) -> str:
         _table(results),
         chart(
             "Realised quality",
-            [_quality(run, charges) for run in runs],
+            [Series(run.policy, courses.quality(run, charges)) for run in runs],
             x_label="seconds",
             y_label=spec.objective_metric,
         ),
-        chart("Violations", [_violations(run) for run in runs], x_label="seconds", y_label=f"% of {WINDOW_S:g} s"),
+        chart(
+            "Violations",
+            [Series(run.policy, courses.violations(run)) for run in runs],
+            x_label="seconds",
+            y_label=f"% of {WINDOW_S:g} s",
+        ),
         chart(
             "Plans: share that the heavy model is asked to serve",
             [_heavy_share(run) for run in runs],
@@ -73,16 +77,6 @@ def _table(results: Sequence[PolicyResult]) -> str:
         )
         rows.append(f"<tr><td>{html.escape(result.name)}</td>{cells}</tr>")
     return f"<table><tr><th>policy</th>{head}</tr>{''.join(rows)}</table>"
-
-
-def _quality(run: Run, charges: Charges) -> Series:
-    windows, means = window_means(run.outcomes.window, realised_quality(run.outcomes, charges))
-    return Series(run.policy, [(float(w) * WINDOW_S, float(q)) for w, q in zip(windows, means, strict=True)])
-
-
-def _violations(run: Run) -> Series:
-    windows, means = window_means(run.outcomes.window, run.outcomes.violations.astype(np.float64))
-    return Series(run.policy, [(float(w) * WINDOW_S, 100 * float(v)) for w, v in zip(windows, means, strict=True)])
 
 
 def _heavy_share(run: Run) -> Series:

@@ -19,6 +19,7 @@ from cascade_api.workers import Hosting
 
 from ..frontier.inputs import BadInput
 from ..frontier.profiles import LoadedProfile, load_profile
+from . import courses
 from .campaign import CampaignRequest, PolicyResult, simulate
 from .figures import FIGURES
 from .page import page
@@ -193,4 +194,6 @@ def _table(request: CampaignRequest, results: Sequence[PolicyResult]) -> str:
             for name, (_, digits) in _COLUMNS.items()
         )
         lines.append(f"{result.name:<17}{cells}")
+    runs = [result.first for result in results]
+    lines += ["", *courses.lines(runs, request.profile.charges, metric=spec.objective_metric)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The HTTP side: OpenAI images, health, readiness, metrics and the playground page."""
+"""The HTTP side: OpenAI images, health, readiness and metrics, and the console's routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..metrics import REGISTRY
@@ -19,7 +19,6 @@ from .http_jobs import Jobs, make_job_routes
 from .http_origins import guards
 from .http_requests import EXCEPTION_HANDLERS, REQUEST_ID, request_id_of, tenant_of, wanted_images
 from .openai_bodies import Models
-from .page import PAGE
 
 
 def make_health_app(service: ImageService) -> Starlette:
@@ -56,8 +55,8 @@ def _verdict(word: str, problem: str | None) -> Response:
     return PlainTextResponse(f"{problem or word}\n", 200 if problem is None else 503)
 
 
-def make_app(service: ImageService, jobs: Jobs) -> Starlette:
-    """The application of a router."""
+def make_app(service: ImageService, jobs: Jobs, console: Sequence[BaseRoute]) -> Starlette:
+    """The application of a router, with the routes of its console."""
 
     async def generations(request: Request) -> Response:
         wanted = await wanted_images(service, request)
@@ -82,16 +81,13 @@ def make_app(service: ImageService, jobs: Jobs) -> Starlette:
     async def describe(request: Request) -> Response:
         return JSONResponse(described)
 
-    async def page(request: Request) -> Response:
-        return HTMLResponse(PAGE)
-
     routes = [
-        Route("/", page),
         Route("/v1/images/generations", generations, methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{model}", model),
         Route("/openapi.json", describe),
         *make_job_routes(service, jobs),
+        *console,
         *make_health_app(service).routes,
     ]
     return _application(routes, guards(service.settings))

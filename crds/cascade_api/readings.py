@@ -1,4 +1,4 @@
-"""Turns replies of Redis into valid values for the planner, or says why data is left out; no I/O."""
+"""Turns replies of Redis into valid values, or says why data is left out; no I/O."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from cascade_api.bad_data import TEXT_LIMIT
-from cascade_api.names import IN_USE_FIELD, CascadeRef
-from cascade_api.plan import Plan, is_credible
-from cascade_api.report import RouterReport
+from .bad_data import TEXT_LIMIT
+from .names import IN_USE_FIELD, CascadeRef
+from .plan import Plan, is_credible
+from .report import RouterReport
 
 _IN_USE: Final = IN_USE_FIELD.encode()
 MOST_ARRIVALS: Final = 10_000_000

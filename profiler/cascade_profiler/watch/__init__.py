@@ -1,0 +1,1 @@
+"""`cascade top`: what a router tells people, in a terminal."""
