@@ -61,6 +61,18 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class SettingsSpace:
+    """The settings of some weights that are worth trying: every number of steps with every scale of guidance.
+
+    Attributes:
+        guidance: scales of classifier-free guidance. 1 is none, which takes half of the time; None: the model's own.
+    """
+
+    steps: tuple[int, ...]
+    guidance: tuple[float | None, ...] = (None,)
+
+
+@dataclass(frozen=True)
 class Assembly:
     """How a diffusers pipeline is assembled and called; without a value, the model's own applies.
 

@@ -9,13 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
-from cascade_models.recipe import Recipe, RecipeError, Settings
+from cascade_models.recipe import Recipe, RecipeError, Settings, SettingsSpace
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.pipeline import Poll, Preview
 
 WEIGHTS: Final[dict[str, sampling.Kind]] = {"heavy": "heavy", "light": "light"}
+SPACES: Final[dict[str, SettingsSpace]] = {
+    "heavy": SettingsSpace((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24), (1.0, 1.5, None, 3.0)),
+    "light": SettingsSpace(tuple(sampling.LIGHT_TIMES)),
+}
 DENOISER_INPUTS: Final = ("x", "t", "tokens")
 DISCRIMINATOR_INPUTS: Final = ("image", "tokens")
 
@@ -103,6 +107,11 @@ def check_settings(recipe: Recipe, settings: Settings) -> None:
         sampling.step_times(WEIGHTS[recipe.weights], settings.steps)
     except ValueError as error:
         raise RecipeError("steps", str(error)) from None
+
+
+def settings_space(recipe: Recipe) -> SettingsSpace:
+    """The settings that are worth trying with these weights."""
+    return SPACES[recipe.weights]
 
 
 def load(recipe: Recipe) -> ShapesPipeline:
