@@ -82,12 +82,12 @@ def profile_cascade(text: str, cascade: DiffusionCascade, plan: MeasurementPlan,
 
     ``text`` is the manifest with the cascade. This process keeps off the core on which replicas are timed.
     """
-    variants = _variants(text, cascade, plan.place)
-    hardness = _hardness(cascade, plan.workload)
+    variants = variants_of(text, cascade, plan.place)
+    hardness = hardness_of(cascade, plan.workload)
     progress = Progress(_expected(variants, plan))
     with tempfile.TemporaryDirectory(prefix="cascade-profile-") as scratch:
         directory = Path(scratch)
-        with _off_timed_core(plan.place):
+        with off_timed_core(plan.place):
             rows, discriminator, starts = _timings(variants, plan, directory, records, progress)
         drawing = quality.Drawing(
             plan.workload,
@@ -120,7 +120,7 @@ def profile_cascade(text: str, cascade: DiffusionCascade, plan: MeasurementPlan,
 
 
 @contextmanager
-def _off_timed_core(place: Place) -> Iterator[None]:
+def off_timed_core(place: Place) -> Iterator[None]:
     """Keep this process off the core on which replicas are timed, if there is another core."""
     cores = set(place.cores)
     os.sched_setaffinity(0, cores - {place.timed_core} or cores)
@@ -173,7 +173,7 @@ def _quality(
     return cells
 
 
-def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[ManifestVariant]:
+def variants_of(text: str, cascade: DiffusionCascade, place: Place) -> list[ManifestVariant]:
     """The cascade's variants; raises CommandFailed if one cannot be served on this machine."""
     names = {variant.name for variant in cascade.spec.variants}
     for index, declared in enumerate(cascade.spec.variants):
@@ -192,7 +192,7 @@ def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Manife
     return variants
 
 
-def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
+def hardness_of(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
     """The hardness of the prompts, by the scorer that the cascade's router would use."""
     wanted = cascade.spec.hardness
     try:
