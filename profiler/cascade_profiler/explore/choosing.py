@@ -60,7 +60,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A setting that was dropped after ``prompts`` prompts, what the frontier may lose by that, and the reason.
+    """A setting that was dropped after ``prompts`` prompts: its seconds and mean, what the frontier may lose, and why.
 
     ``no gain``: that is no more than the tolerance. ``least gain``: there were too many settings, and without this one
     the frontier loses least.
@@ -68,6 +68,8 @@ class Dropped:
 
     name: str
     prompts: int
+    seconds: float
+    mean: float
     loss: float
     why: Why
 
@@ -128,7 +130,8 @@ def _dropping(rows: Rows, least: Callable[[Mask], tuple[int, float]], scale: Sca
         if loss > tolerance and kept.sum() <= most:
             break
         why: Why = "no gain" if loss <= tolerance else "least gain"
-        dropped.append(Dropped(evidence.names[at], evidence.prompts, loss, why))
+        seconds, mean = float(evidence.seconds[at]), float(evidence.values[at].mean())
+        dropped.append(Dropped(evidence.names[at], evidence.prompts, seconds, mean, loss, why))
         kept[at] = False
     return Choice(tuple(evidence.names[at] for at in _settings(kept)), tuple(dropped))
 

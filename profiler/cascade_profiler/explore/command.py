@@ -51,6 +51,10 @@ def explore(
     ] = None,
     objective: Annotated[str, typer.Option(help="Metric by which settings are chosen; default: the first.")] = "",
     accelerator_class: Annotated[str, typer.Option("--class", help="Accelerator class of this machine.")] = "cpu",
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.html", help="Also write a report with plots and images.", show_default=False),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard the record and measure everything.")] = False,
 ) -> None:
     """Search the settings that are worth serving, alone or in chains; write a manifest with its CascadeProfile.
@@ -79,6 +83,7 @@ def explore(
             metrics=tuple(metric or ()),
             objective=objective,
             accelerator_class=accelerator_class,
+            report=report,
             fresh=fresh,
         )
     )

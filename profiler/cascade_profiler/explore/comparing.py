@@ -29,7 +29,8 @@ BUDGETS: Final = (0.10, 0.15, 0.20, 0.30, 0.50)
 DRAWS: Final = 400
 INTERVAL: Final = (0.025, 0.975)
 
-Means = Mapping[tuple[str, float], "Compared"]
+CURVE: Final = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, *BUDGETS, 0.25, 0.40, 0.75, 1.0)
+"""The budgets between which curves are drawn."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from ..measure.places import Place
 from ..measure.progress import Progress
 from ..measure.records import Records
 from ..measure.workload import Workload
-from . import comparing, telling
 from .prices import prices, to_time
 from .rounds import Round, price
 from .rows import Evidence
@@ -67,7 +66,7 @@ class Painter:
         self._records = records
         self._tried = {one.name: dataclasses.replace(one, batch=profiling.GENERATION_BATCH) for one in what.tried}
         means = {metric.name: metric for judge in what.judges for metric in judge.means}
-        self._sign = -1.0 if means[what.objective].direction == "min" else 1.0
+        self.sign = -1.0 if means[what.objective].direction == "min" else 1.0
         self.seconds, self._judging_s = self._prices()
 
     def draw(self, names: Sequence[str], rounds: Sequence[Round]) -> Evidence:
@@ -82,14 +81,6 @@ class Painter:
         typer.echo(f"{len(found.kept)} settings, {found.evidence.prompts} other prompts:")
         workload = self._what.reporting.part(0, found.evidence.prompts)
         return self._evidence(list(found.kept), workload, 0.0)
-
-    def comparison(self, found: Found, reported: Evidence) -> str:
-        """What the kept settings are worth at equal compute, as text."""
-        dearest_s = max(self.seconds.values())
-        prices_s = {share: share * dearest_s for share in comparing.BUDGETS}
-        chosen = comparing.choose(found.evidence, list(prices_s.values()), found.scale.floor)
-        compared = comparing.report(chosen, reported, found.scale.floor)
-        return telling.comparison(compared, prices_s, self._what.objective, sign=self._sign)
 
     @property
     def wall_s(self) -> dict[str, float]:
@@ -111,7 +102,7 @@ class Painter:
             tuple(names),
             np.array([self.seconds[name] for name in names]),
             self._judging_s,
-            np.stack([self._sign * judged[name].side.values[self._what.objective] for name in names]),
+            np.stack([self.sign * judged[name].side.values[self._what.objective] for name in names]),
             np.stack([judged[name].confidence for name in names]),
             profiling.hardness_of(self._what.cascade, workload),
         )

@@ -28,7 +28,9 @@ from ..measure.writing import with_profile, write_whole
 from . import telling
 from .manifests import cascade_of, with_variants
 from .options import narrowed
+from .page import exploration_page
 from .painting import Exploration, Painter
+from .result import Result
 from .rounds import GRAIN, BudgetTooSmall
 from .searching import Budget, Found, search
 from .space import NameTooLong, candidates
@@ -55,6 +57,7 @@ class ExploringOptions:
     metrics: tuple[str, ...]
     objective: str
     accelerator_class: str
+    report: Path | None
     fresh: bool
 
 
@@ -63,7 +66,7 @@ def run(options: ExploringOptions) -> None:
     began_s = time.monotonic()
     what = _exploration(options)
     batches = batch_sizes(options.batches)
-    check_files({"--output": options.output})
+    check_files({"--output": options.output, "--report": options.report})
     with Records(records_file(options.output), fresh=options.fresh) as records:
         if held := records.count():
             typer.echo(f"{records.file} has {held} measurements; those that fit are used (with --fresh, none)")
@@ -86,8 +89,14 @@ def run(options: ExploringOptions) -> None:
         )
         measured = profile_cascade(text, cascade_of(text, what.cascade), plan, records)
     write_whole(with_profile(text, measured.profile), options.output)
-    typer.echo(painter.comparison(found, reported))
+    result = Result.of(what.objective, painter.sign, found, reported, max(painter.seconds.values()))
+    typer.echo(telling.comparison(result))
     typer.echo(f"written: {options.output}")
+    if options.report is not None:
+        shown = {name: judged.shown for name, judged in measured.shown.items()}
+        page = exploration_page(what.cascade.metadata.name, result, measured.workload.prompts, shown)
+        options.report.write_text(page, encoding="utf-8")
+        typer.echo(f"written: {options.report}")
 
 
 def _search(options: ExploringOptions, what: Exploration, painter: Painter, began_s: float) -> Found:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from .comparing import BUDGETS, SYSTEMS, Compared
+from .comparing import BUDGETS, SYSTEMS
+from .result import Result
 from .searching import Found
 
 REASONS: Final = {
@@ -28,19 +28,12 @@ def verdicts(found: Found) -> str:
     return "\n".join(lines)
 
 
-def comparison(
-    compared: Mapping[tuple[str, float], Compared], prices: Mapping[float, float], metric: str, *, sign: float = 1.0
-) -> str:
-    """A table of all ways of routing.
-
-    ``prices`` has the seconds of each share in `BUDGETS`; ``sign`` is -1 if less of the metric is better.
-    """
+def comparison(result: Result) -> str:
+    """A table of all ways of routing."""
+    metric = result.metric
     lines = [f"{metric} at equal compute, on prompts that chose nothing (95 % interval); 100 % is the dearest setting:"]
     for budget in BUDGETS:
-        lines.append(f"  {budget:.0%} ({1000 * prices[budget]:.1f} ms)")
+        lines.append(f"  {budget:.0%} ({1000 * result.price(budget):.1f} ms)")
         for system in SYSTEMS:
-            one = compared[system, prices[budget]]
-            low, high = sorted(sign * end for end in one.interval)
-            value = f"{sign * one.mean:.4f} ({low:.4f} to {high:.4f})"
-            lines.append(f"    {system:11} {value}  {one.mixture.text() or 'refused'}")
+            lines.append(f"    {system:11} {result.value(system, budget)}  {result.rows(system, budget)}")
     return "\n".join(lines)

@@ -42,7 +42,7 @@ class Records:
             self._open(fresh=fresh)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                why = f"another `cascade profile` or `cascade explore` writes {file}: wait for it, or choose another --output"
+                why = f"another `cascade` command writes {file}: wait for it, or choose another --output"
             else:
                 why = f"cannot write {file}: {error}"
             raise CommandFailed(why) from None
