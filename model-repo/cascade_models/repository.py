@@ -124,7 +124,7 @@ def _place(variant: ManifestVariant, key: str) -> str:
             return variant.size_field
         case "engine" | "precision":
             return f"{variant.field}.{key}"
-        case "steps" | "guidance":
+        case "steps" | "guidance" | "guidanceInterval":
             return f"{variant.field}.settings.{key}"
         case _:
             return f"{variant.field}.model.{key}"

@@ -24,7 +24,7 @@ LIGHT, HEAVY = shapes_variants()
 FOUND = (
     replace(LIGHT, name="shapes-light-1", settings=Settings(1)),
     replace(HEAVY, name="shapes-heavy-6-unguided", settings=Settings(6, 1.0)),
-    replace(HEAVY, name="shapes-heavy-12-g1-5", settings=Settings(12, 1.5)),
+    replace(HEAVY, name="shapes-heavy-12-g1-5-15to60", settings=Settings(12, 1.5, "15-60")),
     HEAVY,
 )
 
@@ -68,6 +68,7 @@ def test_no_more_workers_are_asked_for_than_before() -> None:
         (["--images", "100", "--minutes", "1"], "--images, --minutes: are both given: choose one budget"),
         (["--steps", "shapes-light=9"], "--steps: shapes-light-9: a light model takes 1 to 4 steps, not 9"),
         (["--guidance", "2"], "--guidance: shapes-light-1-g2: the light weights have theirs built in"),
+        (["--guided", "15-60", "--guidance", "shapes-heavy=own"], "--guided: shapes-light-2-15to60: the light weights"),
         (["--objective", "fd-layout"], "--objective: 'fd-layout' is not a mean over images"),
         (["--batches", "2"], "--batches: batch 1 must be among them"),
     ],

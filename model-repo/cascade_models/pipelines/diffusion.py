@@ -52,6 +52,8 @@ def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError where the weights cannot draw so."""
     if settings.steps < 1:
         raise RecipeError("steps", f"must be at least 1, not {settings.steps}")
+    if settings.guidance_interval:
+        raise RecipeError("guidanceInterval", "pipelines of diffusers guide all steps: leave it out")
     if recipe.assembly.steps not in (None, settings.steps):
         raise RecipeError("steps", f"weights {recipe.weights} are for {recipe.assembly.steps}, not {settings.steps}")
 

@@ -63,6 +63,7 @@ class ShapesPipeline:
                 kind=self._kind,
                 steps=settings.steps,
                 guidance=self._guidance if settings.guidance is None else settings.guidance,
+                guides=settings.guides,
                 poll=poll,
                 preview=None if preview is None else lambda step, images: preview(step, lambda: images),
             )
@@ -101,6 +102,10 @@ def check(recipe: Recipe) -> None:
 
 def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError where the weights cannot draw so."""
+    if settings.guidance_interval and WEIGHTS[recipe.weights] == "light":
+        raise RecipeError("guidanceInterval", "the light weights have their guidance built in: leave it out")
+    if settings.guidance_interval and not settings.guided_steps:
+        raise RecipeError("guidanceInterval", f"guides none of {settings.steps} steps: write a longer one")
     if settings.guidance is not None and WEIGHTS[recipe.weights] == "light":
         raise RecipeError("guidance", "the light weights have theirs built in: leave it out")
     try:

@@ -42,6 +42,10 @@ def explore(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Scales of guidance to try, such as none,2,own, or heavy=none,own; repeatable."),
     ] = None,
+    guided: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Parts of the steps to guide, in percent, such as 15-60, besides all; repeatable."),
+    ] = None,
     most: Annotated[int, typer.Option(min=1, max=8, help="The most variants to keep.")] = 8,
     batches: Annotated[str, typer.Option(help="Batch sizes to time of the kept variants, 1 among them.")] = "1,2,4",
     seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds of timing the kept variants.")] = 90.0,
@@ -77,6 +81,7 @@ def explore(
             minutes=minutes,
             steps=tuple(steps or ()),
             guidance=tuple(guidance or ()),
+            guided=tuple(guided or ()),
             most=most,
             batches=batches,
             seconds=seconds,

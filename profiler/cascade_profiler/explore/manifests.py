@@ -51,6 +51,9 @@ def _settings(variant: ManifestVariant) -> Mapping[str, Any]:
     settings: dict[str, Any] = {"steps": variant.settings.steps}
     if variant.settings.guidance is not None:
         settings["guidance"] = f"{variant.settings.guidance:g}"
+    if variant.settings.guidance_interval:
+        low, high = map(int, variant.settings.guidance_interval.split("-"))
+        settings["guidanceInterval"] = {"fromPercent": low, "toPercent": high}
     return settings
 
 

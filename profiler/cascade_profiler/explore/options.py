@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from cascade_api.command import CommandFailed
 from cascade_models.manifest import ManifestVariant
-from cascade_models.recipe import SettingsSpace
+from cascade_models.recipe import SettingsSpace, is_interval
 
-NONE, OWN = "none", "own"
+NONE, OWN, ALL = "none", "own", "all"
 UNGUIDED = 1.0
 
 
@@ -19,8 +19,9 @@ def narrowed(
     *,
     steps: Sequence[str],
     guidance: Sequence[str],
+    guided: Sequence[str],
 ) -> dict[str, SettingsSpace]:
-    """The spaces by Triton model, with the steps and scales of guidance that the options name instead of their own.
+    """The spaces by Triton model, with the steps, scales and parts of guidance that the options name instead of theirs.
 
     An option is a list such as ``4,8,12``, for all weights, or ``heavy=4,8,12``, for those of the variant ``heavy``.
     Raises CommandFailed, which names the option.
@@ -34,6 +35,10 @@ def narrowed(
         models, items = _read("--guidance", text, variants)
         scales = tuple(_scale(item) for item in items)
         found |= {model: replace(found[model], guidance=scales) for model in models}
+    for text in guided:
+        models, items = _read("--guided", text, variants)
+        intervals = tuple(dict.fromkeys(["", *(_interval(item) for item in items)]))
+        found |= {model: replace(found[model], intervals=intervals) for model in models}
     return found
 
 
@@ -50,6 +55,14 @@ def _steps(item: str) -> int:
     if not item.isascii() or not item.isdigit() or not 1 <= int(item) <= 1000:
         raise CommandFailed(f"--steps: {item!r} is not a number of steps: write a list such as 4,8,12", code=2)
     return int(item)
+
+
+def _interval(item: str) -> str:
+    if item == ALL:
+        return ""
+    if not is_interval(item):
+        raise CommandFailed(f"--guided: {item!r} is not a part of the steps: write a list such as {ALL},15-60", code=2)
+    return item
 
 
 def _scale(item: str) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -51,6 +50,7 @@ class ExploringOptions:
     minutes: float | None
     steps: tuple[str, ...]
     guidance: tuple[str, ...]
+    guided: tuple[str, ...]
     most: int
     batches: str
     seconds: float
@@ -141,7 +141,7 @@ def _exploration(options: ExploringOptions) -> Exploration:
     return Exploration(
         text,
         cascade,
-        tried(text, cascade, place, steps=options.steps, guidance=options.guidance),
+        tried(text, cascade, place, options),
         choosing=everything.part(0, half),
         reporting=everything.part(half, 2 * half),
         judges=judges,
@@ -152,22 +152,22 @@ def _exploration(options: ExploringOptions) -> Exploration:
     )
 
 
-def tried(
-    text: str, cascade: DiffusionCascade, place: Place, *, steps: Sequence[str], guidance: Sequence[str]
-) -> list[ManifestVariant]:
+def tried(text: str, cascade: DiffusionCascade, place: Place, options: ExploringOptions) -> list[ManifestVariant]:
     """The candidates of a manifest; raises CommandFailed if one cannot be served."""
     variants = profiling.variants_of(text, cascade, place)
     recipes = repository.models_of(variants)
     own = {model: repository.settings_space(recipe) for model, recipe in recipes.items()}
     try:
-        found = candidates(variants, narrowed(own, variants, steps=steps, guidance=guidance))
+        spaces = narrowed(own, variants, steps=options.steps, guidance=options.guidance, guided=options.guided)
+        found = candidates(variants, spaces)
     except NameTooLong as error:
         raise CommandFailed(str(error), code=2) from None
     for one in found:
         try:
             pipelines.check_settings(recipes[one.model], one.settings)
         except RecipeError as error:
-            raise CommandFailed(f"--{error.key}: {one.name}: {error}", code=2) from None
+            option = "guided" if error.key == "guidanceInterval" else error.key
+            raise CommandFailed(f"--{option}: {one.name}: {error}", code=2) from None
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -29,17 +29,26 @@ def candidates(variants: Sequence[ManifestVariant], spaces: Mapping[str, Setting
     for model, space in spaces.items():
         own = [variant for variant in variants if variant.model == model]
         known = {variant.settings: variant for variant in own}
-        tried = [Settings(steps, guidance) for guidance in space.guidance for steps in space.steps]
-        for settings in dict.fromkeys([*tried, *known]):
+        for settings in dict.fromkeys([*_tried(space), *known]):
             found.append(known.get(settings) or _derived(own[0], settings))
     return found
+
+
+def _tried(space: SettingsSpace) -> Iterator[Settings]:
+    """The settings of a space, without those that differ from others only in name."""
+    for guidance in space.guidance:
+        for interval in space.intervals if guidance != UNGUIDED else ("",):
+            for steps in space.steps:
+                settings = Settings(steps, guidance, interval)
+                if not interval or 0 < settings.guided_steps < steps:
+                    yield settings
 
 
 def name_of(variant: ManifestVariant, settings: Settings) -> str:
     """The name of a variant with other settings.
 
-    It is ``heavy-12``, ``heavy-12-unguided`` or ``heavy-12-g4-5`` for a variant ``heavy``, or ``heavy-24`` with 24
-    steps.
+    It is ``heavy-12``, ``heavy-12-unguided``, ``heavy-12-g4-5`` or ``heavy-12-15to60`` for a variant ``heavy``, or
+    ``heavy-24`` with 24 steps.
     """
     base = variant.name.removesuffix(f"-{variant.settings.steps}")
     name = f"{base}-{settings.steps}"
@@ -47,14 +56,16 @@ def name_of(variant: ManifestVariant, settings: Settings) -> str:
         name += "-unguided"
     elif settings.guidance is not None:
         name += "-g" + f"{settings.guidance:g}".replace(".", "-")
+    if settings.guidance_interval:
+        name += f"-{settings.guidance_interval.replace('-', 'to')}"
     if len(name) > LONGEST_NAME:
         raise NameTooLong(f"{name!r} is longer than {LONGEST_NAME} characters: give {variant.name!r} a shorter name")
     return name
 
 
-def guided(variant: ManifestVariant) -> bool:
-    """Whether a variant's steps may take the time of guided ones."""
-    return variant.settings.guidance != UNGUIDED
+def guided_steps(variant: ManifestVariant) -> int:
+    """How many of a variant's steps may take the time of guided ones."""
+    return 0 if variant.settings.guidance == UNGUIDED else variant.settings.guided_steps
 
 
 def _derived(variant: ManifestVariant, settings: Settings) -> ManifestVariant:
