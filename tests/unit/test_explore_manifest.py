@@ -81,3 +81,19 @@ def test_wrong_options_are_refused_before_anything_is_measured(tmp_path: Path, o
     assert run.exit_code != 0
     assert said in str(run.exception) + run.output
     assert [path.name for path in tmp_path.iterdir()] == ["cascade.yaml"]
+
+
+def test_what_cannot_be_explored_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    file, prompts = tmp_path / "cascade.yaml", tmp_path / "prompts.txt"
+    document = next(one for one in yaml.safe_load_all(shapes_manifest()) if one["kind"] == "DiffusionCascade")
+    document["spec"]["variants"] = document["spec"]["variants"][:1]
+    file.write_text(yaml.safe_dump(document))
+    prompts.write_text("a red circle\na blue square\n")
+    arguments = ["explore", "-f", str(file), "-o", str(tmp_path / "explored.yaml")]
+    few = CliRunner().invoke(command.build(), [*arguments, "--prompts-from", str(prompts)])
+    assert "prompts.txt has 2 different prompts: write at least 128" in str(few.exception)
+    del document["spec"]["discriminator"]
+    file.write_text(yaml.safe_dump(document))
+    unjudged = CliRunner().invoke(command.build(), arguments)
+    assert "shapes-light has no discriminator, without which there are no chains" in str(unjudged.exception)
+    assert not list(tmp_path.glob("*.measured"))

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def explore(
     file: Annotated[Path, typer.Option("--file", "-f", help="Manifest with one DiffusionCascade: its weights.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the manifest that was found.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for the manifest that was found; it is replaced.")
+    ],
     prompts: Annotated[
         int, typer.Option(min=128, help="Number of prompts; one half is for choosing, the other for reporting.")
     ] = 2000,

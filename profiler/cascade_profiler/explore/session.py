@@ -35,6 +35,8 @@ from .searching import Budget, Found, search
 from .space import NameTooLong, candidates
 
 UNLIMITED: Final = float("inf")
+LEAST_PROMPTS: Final = 128
+"""The fewest prompts, of which one half is for choosing."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,19 @@ def _exploration(options: ExploringOptions) -> Exploration:
     text, cascade = read_manifest(options.file)
     size = cascade.spec.sizes[0]
     everything = _workload(options)
+    if len(everything.prompts) < LEAST_PROMPTS:
+        raise CommandFailed(
+            f"--prompts-from: {options.prompts_from} has {len(everything.prompts)} different prompts: "
+            f"write at least {LEAST_PROMPTS}",
+            code=2,
+        )
+    for variant in cascade.spec.variants:
+        if options.most > 1 and cascade.spec.discriminator_of(variant.name) is None:
+            raise CommandFailed(
+                f"{options.file}: {variant.name} has no discriminator, without which there are no chains: "
+                "add spec.discriminator, or write --most 1",
+                code=2,
+            )
     half = len(everything.prompts) // 2 // GRAIN * GRAIN
     judges = make_judges(options.metrics, everything, size=size, reference=None)
     means = [metric.name for judge in judges for metric in judge.means]
