@@ -77,6 +77,8 @@ def test_a_killed_search_goes_on_and_what_it_writes_is_served(tmp_path: Path) ->
     assert 1 <= len(kept) <= 3
     assert profile.source.prompts == 80
     assert {row.variant for row in profile.execution} == set(kept)
+    assert {row.light for row in profile.quality if row.alone} == set(kept)
+    assert all(set(row.values_milli) == {"q2"} for row in profile.quality if not row.alone)
 
     third = run(file, output)
     assert third.returncode == 0, third.stderr

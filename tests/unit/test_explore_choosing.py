@@ -10,7 +10,7 @@ import pytest
 
 from cascade_profiler.explore import comparing, telling
 from cascade_profiler.explore.choosing import Scale, narrow, settle
-from cascade_profiler.explore.frontier import best_single
+from cascade_profiler.explore.frontier import best_chains, best_single
 from cascade_profiler.explore.page import exploration_page
 from cascade_profiler.explore.result import Result
 from cascade_profiler.explore.rounds import BudgetTooSmall, Round, plan, within
@@ -106,6 +106,13 @@ def test_ways_of_routing_are_compared_at_equal_compute_on_other_prompts() -> Non
     assert found["random", 0.55].mean < found["prompt rule", 0.55].mean < found["cascade", 0.55].mean
     low, high = found["prompt rule", 0.55].interval
     assert low < found["prompt rule", 0.55].mean < high
+
+
+def test_the_chains_nearest_to_the_frontier_come_first() -> None:
+    known = evidence([0.6, 0.62, 0.98], [0.1, 0.5, 1.0], prompts=1000)
+    assert best_chains(known, 0.0, 8) == [("s0", "s2"), ("s1", "s2"), ("s0", "s1")]
+    assert best_chains(known, 0.0, 1) == [("s0", "s2")]
+    assert best_chains(known.of(["s0"]), 0.0, 8) == []
 
 
 def test_a_price_that_pays_for_nothing_refuses_prompts() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,11 @@ from cascade_api.documents import load_documents
 from cascade_models.manifest import ManifestVariant, read_variants
 from cascade_models.recipe import Settings
 from cascade_profiler.explore.manifests import cascade_of, with_variants
+from cascade_profiler.explore.session import MOST_CHAINS
+from cascade_profiler.explore.space import LONGEST_NAME
+from cascade_profiler.measure import grid
 from support.exploring import shapes_variants
+from support.factories import make_profile
 from support.triton import shapes_manifest
 
 LIGHT, HEAVY = shapes_variants()
@@ -60,6 +66,15 @@ def test_the_rest_of_the_manifest_stays() -> None:
 def test_no_more_workers_are_asked_for_than_before() -> None:
     _, cascade = explored(FOUND, minHosts=2)
     assert [variant.min_hosts for variant in cascade.spec.variants] == [0, 2, 0, 0]
+
+
+def test_kubectl_can_keep_its_copy_of_the_profile() -> None:
+    names = [f"{at}" + "n" * (LONGEST_NAME - 1) for at in range(8)]
+    cells = {cell: {"q2": grid.Estimate(0.991, 0.001)} for cell in grid.CELLS}
+    chains = list(itertools.combinations(names, 2))[:MOST_CHAINS]
+    rows = [row for light, heavy in chains for row in grid.quality_rows(light, heavy, cells)]
+    profile = make_profile(quality=[row.wire() for row in rows])
+    assert len(json.dumps(profile.wire())) < 256 * 1024
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,18 @@ class Hull:
         )
 
 
+def best_chains(evidence: Evidence, floor: float, most: int) -> list[tuple[str, str]]:
+    """The chains of two settings, light and heavy, whose rows come nearest to the frontier, the nearest first."""
+    rows = Rows(evidence)
+    below = Hull(rows, np.ones(len(rows.means), dtype=bool), floor).at(rows.seconds) - rows.means
+    nearest: dict[tuple[str, str], float] = {}
+    for index in np.argsort(below, kind="stable"):
+        row = rows.row(int(index))
+        if not row.alone:
+            nearest.setdefault((row.light, row.heavy), float(below[index]))
+    return list(nearest)[:most]
+
+
 def best_single(evidence: Evidence, seconds: float, floor: float) -> Mixture:
     """The best setting, alone and for all prompts, that a price pays for; if none, all prompts are refused."""
     affordable = np.flatnonzero(evidence.seconds <= seconds * (1 + 1e-9))

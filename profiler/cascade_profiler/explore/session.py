@@ -25,6 +25,7 @@ from ..measure.session import batch_sizes, check_files, read_manifest
 from ..measure.workload import Workload, read_workload, sample_workload
 from ..measure.writing import with_profile, write_whole
 from . import telling
+from .frontier import best_chains
 from .manifests import cascade_of, with_variants
 from .options import narrowed
 from .page import exploration_page
@@ -34,6 +35,8 @@ from .rounds import GRAIN, BudgetTooSmall
 from .searching import Budget, Found, search
 from .space import NameTooLong, candidates
 
+MOST_CHAINS: Final = 10
+"""The most chains in the profile: `kubectl apply` keeps a copy of it in an annotation, which may have 256 KiB."""
 UNLIMITED: Final = float("inf")
 LEAST_PROMPTS: Final = 128
 """The fewest prompts, of which one half is for choosing."""
@@ -88,6 +91,7 @@ def run(options: ExploringOptions) -> None:
             batches=batches,
             seconds=options.seconds,
             starts=1,
+            chains=best_chains(found.evidence, found.scale.floor, MOST_CHAINS),
         )
         measured = profile_cascade(text, cascade_of(text, what.cascade), plan, records)
     write_whole(with_profile(text, measured.profile), options.output)

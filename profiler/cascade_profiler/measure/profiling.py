@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +50,11 @@ START_S = 4.0
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """What to measure: the place, prompts, judges, objective, batch sizes, seconds of timing, and number of starts."""
+    """What to measure: the place, prompts, judges, objective, batch sizes, seconds of timing, and number of starts.
+
+    If ``chains`` are given, the profile has the objective metric of these, and all metrics of each variant alone.
+    Otherwise it has all metrics of all pairs of variants.
+    """
 
     place: Place
     workload: Workload
@@ -58,6 +63,7 @@ class MeasurementPlan:
     batches: tuple[int, ...]
     seconds: float
     starts: int
+    chains: Sequence[tuple[str, str]] | None = None
 
     @property
     def means(self) -> list[Metric]:
@@ -161,15 +167,18 @@ def _quality(
 ) -> list[QualityRow]:
     """The rows of all chains: any two variants are one, the cheaper one is light. A single variant is a chain alone."""
     reference = {name: rows for judge in plan.judges for name, rows in judge.reference(plan.workload).items()}
-    if len(order) == 1:
-        return [grid.alone_row(order[0], images[order[0]].side, reference)]
     cells: list[QualityRow] = []
-    for index, light in enumerate(order):
-        for heavy in order[index + 1 :]:
-            chain = grid.MeasuredChain(
-                images[light].side, images[heavy].side, hardness, images[light].confidence, reference=reference
-            )
-            cells += grid.quality_rows(light, heavy, grid.estimates(chain))
+    if len(order) == 1 or plan.chains is not None:
+        cells += [grid.alone_row(name, images[name].side, reference) for name in order]
+    for light, heavy in itertools.combinations(order, 2):
+        if plan.chains is not None and not {(light, heavy), (heavy, light)} & set(plan.chains):
+            continue
+        chain = grid.MeasuredChain(
+            images[light].side, images[heavy].side, hardness, images[light].confidence, reference=reference
+        )
+        if plan.chains is not None:
+            chain = chain.only(plan.objective)
+        cells += grid.quality_rows(light, heavy, grid.estimates(chain))
     return cells
 
 
