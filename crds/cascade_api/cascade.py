@@ -74,6 +74,32 @@ class Model(Document):
     """Named weights of the source; for built-in models `heavy` or `light`."""
 
 
+class GuidanceInterval(Document):
+    """The part of the steps that are guided, in percent of all steps."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.fromPercent < self.toPercent", "fromPercent must be below toPercent: write such as 15 and 60"),
+        )
+    )
+
+    from_percent: Percent
+    """Guidance begins after this share of the steps."""
+    to_percent: Percent
+    """Guidance ends after this share of the steps."""
+
+    @property
+    def text(self) -> str:
+        """The interval as a worker reads it."""
+        return f"{self.from_percent}-{self.to_percent}"
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.from_percent >= self.to_percent:
+            raise field_error("fromPercent", "must be below toPercent: write such as 15 and 60")
+        return self
+
+
 class ImageSettings(Document):
     """How images are made; variants of the same weights may differ only in these settings."""
 
@@ -81,11 +107,18 @@ class ImageSettings(Document):
     """Denoising steps."""
     guidance: Number | None = None
     """Scale of classifier-free guidance, such as `"4.5"`; absent: the model's own."""
+    guidance_interval: GuidanceInterval | None = None
+    """The part of the steps that are guided; absent: all. Only the built-in models can do without."""
+
+    @property
+    def interval(self) -> str | None:
+        """The part of the steps that are guided, as a worker reads it."""
+        return None if self.guidance_interval is None else self.guidance_interval.text
 
     @property
     def parameters(self) -> dict[str, int | str]:
         """What a request to the Triton model says of them."""
-        return settings_parameters(self.steps, self.guidance)
+        return settings_parameters(self.steps, self.guidance, self.interval)
 
 
 class Engine(str, Enum):

@@ -105,11 +105,12 @@ class PlanSettings(PlanPart):
 
     steps: int = Field(ge=0)
     guidance: str | None = None
+    guidance_interval: str | None = None
 
     @property
     def parameters(self) -> dict[str, int | str]:
         """The settings as parameters of a request to the Triton model."""
-        return settings_parameters(self.steps, self.guidance)
+        return settings_parameters(self.steps, self.guidance, self.guidance_interval)
 
 
 class PlanVariant(PlanPart):

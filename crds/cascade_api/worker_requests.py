@@ -20,9 +20,10 @@ def weights_of_model(model: str) -> str:
     return model.removeprefix(_MODEL_PREFIX)
 
 
-def settings_parameters(steps: int, guidance: str | None) -> dict[str, int | str]:
+def settings_parameters(steps: int, guidance: str | None, guidance_interval: str | None) -> dict[str, int | str]:
     """The settings of a variant as parameters of a request; `cascade_models.recipe` reads them."""
-    return {"steps": steps, **({} if guidance is None else {"guidance": guidance})}
+    texts = {"guidance": guidance, "guidance_interval": guidance_interval}
+    return {"steps": steps, **{name: text for name, text in texts.items() if text is not None}}
 
 
 def add_parameters(request: Any, parameters: Parameters) -> None:

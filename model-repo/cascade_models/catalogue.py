@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from cascade_models.engines import ENGINES
-from cascade_models.recipe import COMMIT, HUB, Assembly, Recipe, RecipeError
+from cascade_models.recipe import COMMIT, HUB, Assembly, Recipe, RecipeError, SettingsSpace
 
 FOLDER: Final = Path(__file__).parent / "variants"
 CASCADES: Final = "cascades.yaml"
@@ -24,7 +24,7 @@ DTYPES: Final = {"float16": 2, "bfloat16": 2, "float32": 4}
 """Bytes of a number by its format."""
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _KEYS: Final = {
-    "source", "revision", "licence", "gated", "parametersMillions", "image", "steps", "weights", "engines",
+    "source", "revision", "licence", "gated", "parametersMillions", "image", "steps", "search", "weights", "engines",
     "largestBatch", "assembly",
 }  # fmt: skip
 _ASSEMBLY: Final = {
@@ -53,6 +53,7 @@ class CatalogueEntry:
         gated: whether downloads need the token of an account that accepted the licence.
         parameters_millions: those of the denoiser, and those of all other networks together.
         steps: the usual number of steps.
+        search: the settings that `cascade explore` tries if it is told no others.
         weights: the named weights of the source, with the number of steps for which each is made; empty: the source has
             only one, for any number of steps.
         largest_batch: the largest batch on one accelerator; a profile in the manifest takes precedence.
@@ -67,6 +68,7 @@ class CatalogueEntry:
     height: int
     width: int
     steps: int
+    search: SettingsSpace
     weights: Mapping[str, int]
     engines: tuple[str, ...]
     largest_batch: int
@@ -141,6 +143,7 @@ def _entry(file: Path) -> CatalogueEntry:
         height=image.get("height", int),
         width=image.get("width", int),
         steps=reader.get("steps", int),
+        search=_search(reader.section("search")),
         weights=reader.get("weights", dict, default={}),
         engines=tuple(reader.get("engines", list)),
         largest_batch=reader.get("largestBatch", int),
@@ -160,6 +163,16 @@ def _entry(file: Path) -> CatalogueEntry:
         if problem:
             raise CatalogueError(f"{file.name}: {field}: {problem}")
     return entry
+
+
+def _search(reader: _Reader) -> SettingsSpace:
+    reader.refuse_others({"steps", "guidance"})
+    steps, guidance = reader.get("steps", list), reader.get("guidance", list, default=[])
+    if not steps or not all(type(number) is int and number > 0 for number in steps):
+        raise CatalogueError(f"{reader.place}: steps: should list one or more numbers of steps (is {steps!r:.60})")
+    if not all(isinstance(scale, (int, float)) and not isinstance(scale, bool) for scale in guidance):
+        raise CatalogueError(f"{reader.place}: guidance: should list scales (is {guidance!r:.60})")
+    return SettingsSpace(tuple(steps), tuple(map(float, guidance)) or (None,))
 
 
 def _assembly(reader: _Reader) -> Assembly:

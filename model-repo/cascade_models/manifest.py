@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from cascade_models import catalogue
-from cascade_models.recipe import Settings
+from cascade_models.recipe import Settings, is_interval
 
 DEFAULT_BATCH: Final = 8
 """Largest batch of a variant that neither a profile in the manifest nor the catalogue knows."""
@@ -165,6 +165,7 @@ def _variant(
         settings=Settings(
             steps=_get(settings, f"{field}.settings", "steps", int),
             guidance=_guidance(settings, f"{field}.settings"),
+            guidance_interval=_guidance_interval(settings, f"{field}.settings"),
         ),
         height=height,
         width=width,
@@ -198,6 +199,18 @@ def _guidance(settings: Mapping[str, Any], field: str) -> float | None:
         return float(text)
     except ValueError:
         raise ManifestError(f"{field}.guidance", f'{text!r} is not a number: write one such as "4.5"') from None
+
+
+def _guidance_interval(settings: Mapping[str, Any], field: str) -> str:
+    """The part of the steps that are guided, see `Settings`; empty if all are."""
+    if "guidanceInterval" not in settings:
+        return ""
+    at = f"{field}.guidanceInterval"
+    interval = _get(settings, field, "guidanceInterval", dict)
+    text = f"{_get(interval, at, 'fromPercent', int)}-{_get(interval, at, 'toPercent', int)}"
+    if not is_interval(text):
+        raise ManifestError(at, f"{text} is not a part of the steps in percent: write fromPercent below toPercent")
+    return text
 
 
 def _largest_batches(

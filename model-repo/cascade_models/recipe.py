@@ -14,6 +14,8 @@ from typing import Any, Final
 
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 
+_INTERVAL: Final = re.compile(r"([0-9]{1,2})-([0-9]{1,3})")
+
 BUILTIN: Final = "builtin://"
 HUB: Final = "hf://"
 FILE: Final = "file://"
@@ -32,20 +34,46 @@ class RecipeError(ValueError):
         self.key = key
 
 
+def is_interval(text: str) -> bool:
+    """Whether a text is a part of the steps in percent, such as ``15-60``: the first number is less than the second."""
+    found = _INTERVAL.fullmatch(text)
+    return found is not None and int(found[1]) < int(found[2]) <= 100
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings in which requests to the same weights may differ.
 
     Attributes:
         guidance: scale of classifier-free guidance; None: the model's own.
+        guidance_interval: the part of the steps that are guided, such as ``15-60``: those before which at least 15 %
+            and less than 60 % of the steps have been made. Empty: all.
     """
 
     steps: int
     guidance: float | None = None
+    guidance_interval: str = ""
+
+    def guides(self, step: int) -> bool:
+        """Whether a step, from 0 on, is in the interval of guidance."""
+        if not self.guidance_interval:
+            return True
+        low, high = map(int, self.guidance_interval.split("-"))
+        return low * self.steps <= 100 * step < high * self.steps
+
+    @property
+    def guided_steps(self) -> int:
+        """How many steps are in the interval of guidance."""
+        return sum(map(self.guides, range(self.steps)))
 
     def parameters(self) -> dict[str, int | str]:
         """The settings as parameters of a request."""
-        return {"steps": self.steps, **({} if self.guidance is None else {"guidance": f"{self.guidance:.3f}"})}
+        found: dict[str, int | str] = {"steps": self.steps}
+        if self.guidance is not None:
+            found["guidance"] = f"{self.guidance:.3f}"
+        if self.guidance_interval:
+            found["guidance_interval"] = self.guidance_interval
+        return found
 
     @classmethod
     def read(cls, parameters: Mapping[str, object], default: Settings) -> Settings:
@@ -53,11 +81,28 @@ class Settings:
         steps, guidance = parameters.get("steps", default.steps), parameters.get("guidance")
         if not isinstance(steps, int) or isinstance(steps, bool):
             raise ValueError(f"steps: {steps!r:.60} is not a number of steps; write a whole number")
+        interval = parameters.get("guidance_interval", "")
+        if not isinstance(interval, str) or (interval and not is_interval(interval)):
+            raise ValueError(f"guidance_interval: {interval!r:.60} is not a part of the steps; write one such as 15-60")
         if guidance is None:
-            return cls(steps, default.guidance)
+            return cls(steps, default.guidance, interval)
         if not (isinstance(guidance, str) and _DECIMAL.fullmatch(guidance)):
             raise ValueError(f'guidance: {guidance!r:.60} is not a scale; write a number as text, such as "4.5"')
-        return cls(steps, float(guidance))
+        return cls(steps, float(guidance), interval)
+
+
+@dataclass(frozen=True)
+class SettingsSpace:
+    """The settings of some weights that are worth trying: every number of steps with every scale and part of guidance.
+
+    Attributes:
+        guidance: scales of classifier-free guidance. 1 is none, which takes half of the time; None: the model's own.
+        intervals: parts of the steps that are guided, see `Settings`; empty: all steps.
+    """
+
+    steps: tuple[int, ...]
+    guidance: tuple[float | None, ...] = (None,)
+    intervals: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Final
 
 from cascade_models import catalogue, pipelines
 from cascade_models.manifest import ManifestError, ManifestVariant
-from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError
+from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError, SettingsSpace
 
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
@@ -92,6 +92,13 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
     return recipe
 
 
+def settings_space(recipe: Recipe) -> SettingsSpace:
+    """The settings that are worth trying with the weights of a checked recipe, if nobody names others."""
+    entry = catalogue.find(recipe.source)
+    space = pipelines.settings_space(recipe) if entry is None else entry.search
+    return space if recipe.assembly.steps is None else replace(space, steps=(recipe.assembly.steps,))
+
+
 def _assembly(variant: ManifestVariant, entry: catalogue.CatalogueEntry | None) -> Assembly:
     """What the catalogue says, in the number format that the manifest says."""
     if entry is not None:
@@ -117,7 +124,7 @@ def _place(variant: ManifestVariant, key: str) -> str:
             return variant.size_field
         case "engine" | "precision":
             return f"{variant.field}.{key}"
-        case "steps" | "guidance":
+        case "steps" | "guidance" | "guidanceInterval":
             return f"{variant.field}.settings.{key}"
         case _:
             return f"{variant.field}.model.{key}"

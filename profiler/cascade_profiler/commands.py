@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .explore import command as explore
 from .fit import command as fit
 from .frontier import command as frontier
 from .load import command as load
@@ -14,6 +15,7 @@ from .watch import command as watch
 
 def register(app: typer.Typer) -> None:
     """Add this component's commands to `cascade`."""
+    explore.register(app)
     fit.register(app)
     frontier.register(app)
     load.register(app)

@@ -52,6 +52,12 @@ CASES = [
         good=[{"spec.workers.0.min": 2, "spec.workers.0.max": 2}, {"spec.workers.1.min": 2}],
     ),
     Case(
+        CASCADE, "spec.variants[].settings.guidanceInterval", "fromPercent must be below toPercent",
+        bad=[{"spec.variants.0.settings.guidanceInterval": {"fromPercent": low, "toPercent": high}}
+             for low, high in ((60, 15), (15, 15))],
+        good=[{"spec.variants.0.settings.guidanceInterval": {"fromPercent": 0, "toPercent": 100}}],
+    ),
+    Case(
         CASCADE, "spec.variants[]", "a variant's model, settings, engine and precision are immutable",
         bad=[{f"spec.variants.0.{name}": value} for name, value in
              {"model.source": "hf://owner/other", "model.revision": "def456", "model.weights": "light",

@@ -47,7 +47,7 @@ def test_fresh_forgets(file: Path) -> None:
 
 
 def test_two_runs_on_one_file_are_refused(file: Path) -> None:
-    with Records(file), pytest.raises(CommandFailed, match="another `cascade profile` writes"):
+    with Records(file), pytest.raises(CommandFailed, match="another `cascade` command writes"):
         Records(file)
 
 

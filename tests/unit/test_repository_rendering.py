@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_api.cascade import Engine, ImageSettings, Precision, Weights
+from cascade_api.cascade import Engine, GuidanceInterval, ImageSettings, Precision, Weights
 from cascade_models import pipelines, repository
 from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
 from cascade_models.recipe import Recipe, Settings
@@ -112,12 +112,25 @@ def test_all_components_say_the_name_of_a_model_in_the_same_way(
     assert light.model == Weights(source, revision, part, engine, precision).model
 
 
-@given(steps=st.integers(1, 1000), guidance=st.none() | st.decimals(0, 999, places=3).map(lambda number: f"{number:f}"))
-def test_what_a_request_says_of_settings_is_what_the_model_reads(steps: int, guidance: str | None) -> None:
+@given(
+    steps=st.integers(1, 1000),
+    guidance=st.none() | st.decimals(0, 999, places=3).map(lambda number: f"{number:f}"),
+    ends=st.none() | st.lists(st.integers(0, 100), min_size=2, max_size=2, unique=True),
+)
+def test_what_a_request_says_of_settings_is_what_the_model_reads(
+    steps: int, guidance: str | None, ends: list[int] | None
+) -> None:
     default = Settings(7, 3.5)
-    wanted = Settings(steps, 3.5 if guidance is None else float(guidance))
-    assert Settings.read(ImageSettings(steps=steps, guidance=guidance).parameters, default) == wanted
+    low, high = sorted(ends or (0, 100))
+    interval = None if ends is None else GuidanceInterval(from_percent=low, to_percent=high)
+    wanted = Settings(steps, 3.5 if guidance is None else float(guidance), "" if ends is None else f"{low}-{high}")
+    said = ImageSettings(steps=steps, guidance=guidance, guidance_interval=interval)
+    assert Settings.read(said.parameters, default) == wanted
     assert Settings.read(wanted.parameters(), default) == wanted
+    (variant, _) = read_variants(documents(**{"model.weights": "heavy", "settings": said.wire()}))
+    assert (variant.settings.steps, variant.settings.guidance_interval) == (steps, wanted.guidance_interval)
+    guided = [step for step in range(steps) if wanted.guides(step)]
+    assert guided == [step for step in range(steps) if low / 100 <= step / steps < high / 100 or ends is None]
 
 
 def test_variants_of_the_same_weights_have_one_discriminator() -> None:
@@ -194,6 +207,17 @@ def test_a_model_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) -> N
         ({"settings.steps": "two"}, "spec.variants.0.settings.steps", "should be a whole number"),
         ({"settings.guidance": "two"}, "spec.variants.0.settings.guidance", 'not a number: write one such as "4.5"'),
         ({"settings.guidance": "2.0"}, "spec.variants.0.settings.guidance", "have theirs built in: leave it out"),
+        ({"settings.guidanceInterval": 3}, "spec.variants.0.settings.guidanceInterval", "should be a mapping"),
+        (
+            {"settings.guidanceInterval": {"fromPercent": 60, "toPercent": 15}},
+            "spec.variants.0.settings.guidanceInterval",
+            "write fromPercent below toPercent",
+        ),
+        (
+            {"settings.guidanceInterval": {"fromPercent": 15, "toPercent": 60}},
+            "spec.variants.0.settings.guidanceInterval",
+            "the light weights have their guidance built in",
+        ),
         ({"precision": "fp16"}, "spec.variants.0.precision", "computes in fp32 only"),
         ({"precision": "fp5"}, "spec.variants.0.precision", "write one of fp32, fp16, bf16"),
         ({"spec.sizes": ["64x32"]}, "spec.sizes.0", "write 32x32"),

@@ -212,6 +212,11 @@ def test_the_time_of_a_run_is_without_that_in_which_others_had_their_turn() -> N
         ({"steps": 0}, "steps: steps must be at least 1, not 0"),
         ({"guidance": 2}, 'guidance: 2 is not a scale; write a number as text, such as "4.5"'),
         ({"guidance": "-1"}, "guidance: '-1' is not a scale; write a number as text, such as \"4.5\""),
+        (
+            {"guidance_interval": "60-15"},
+            "guidance_interval: '60-15' is not a part of the steps; write one such as 15-60",
+        ),
+        ({"guidance_interval": "40-45", "steps": 4}, "guidanceInterval: guides none of 4 steps: write a longer one"),
         ({"guidance": "nan"}, "guidance: 'nan' is not a scale; write a number as text, such as \"4.5\""),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from cascade_models.recipe import Settings
 from cascade_models.shapes import grammar, sampling, tokens
 
 KINDS: list[tuple[sampling.Kind, int]] = [("heavy", 5), ("heavy", 1), ("light", 1), ("light", 2)]
@@ -89,6 +90,18 @@ def test_without_guidance_a_heavy_step_costs_half() -> None:
     sampling.generate(counting, words_of(2), [1, 2], kind="heavy", steps=2, guidance=1.0)
     sampling.generate(counting, words_of(2), [1, 2], kind="heavy", steps=2, guidance=2.0)
     assert sizes == [2, 2, 4, 4]
+
+
+def test_only_steps_in_the_interval_are_guided() -> None:
+    sizes: list[int] = []
+
+    def counting(x: sampling.Floats, t: sampling.Floats, words: npt.NDArray[np.int64]) -> sampling.Floats:
+        sizes.append(len(x))
+        return denoise(x, t, words)
+
+    guides = Settings(6, 2.0, "15-60").guides
+    sampling.generate(counting, words_of(2), [1, 2], kind="heavy", steps=6, guidance=2.0, guides=guides)
+    assert sizes == [2, 4, 4, 4, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Final, cast
 from cascade_models.engines import ENGINES
 from cascade_models.pipelines import diffusion, shapes
 from cascade_models.pipelines.pipeline import Pipeline
-from cascade_models.recipe import BUILTIN, Recipe, RecipeError, Settings
+from cascade_models.recipe import BUILTIN, Recipe, RecipeError, Settings, SettingsSpace
 
-__all__ = ["FAMILIES", "Pipeline", "check", "check_settings", "load"]
+__all__ = ["FAMILIES", "Pipeline", "check", "check_settings", "load", "settings_space"]
 
 FAMILIES: Final[dict[str, ModuleType]] = {"shapes": shapes}
 """The built-in models by the name in ``builtin://NAME``."""
@@ -29,6 +29,11 @@ def check(recipe: Recipe) -> None:
 def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError, whose key is a setting, where checked weights cannot draw so."""
     _family(recipe).check_settings(recipe, settings)
+
+
+def settings_space(recipe: Recipe) -> SettingsSpace:
+    """The settings that are worth trying with checked weights, if neither a person nor the catalogue names others."""
+    return cast(SettingsSpace, _family(recipe).settings_space(recipe))
 
 
 def load(recipe: Recipe) -> Pipeline:

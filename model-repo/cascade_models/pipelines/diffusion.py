@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_models import weights
 from cascade_models.engines import EngineError
-from cascade_models.recipe import BUILTIN, FILE, HUB, Recipe, RecipeError, Settings
+from cascade_models.recipe import BUILTIN, FILE, HUB, Recipe, RecipeError, Settings, SettingsSpace
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.diffusion_run import DiffusionPipeline
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SCHEMES: Final = (HUB, FILE)
 WHICH: Final = "{weights}"
 """Stands in the name of a denoiser's file where a source holds several."""
+UNKNOWN: Final = SettingsSpace((4, 8, 12, 16, 20, 28, 40), (None, 1.0))
+"""What is tried with a model that is not in the catalogue."""
 GRAIN: Final = 8
 """Latents of all public models are at least this much smaller than their images."""
 
@@ -50,8 +52,15 @@ def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError where the weights cannot draw so."""
     if settings.steps < 1:
         raise RecipeError("steps", f"must be at least 1, not {settings.steps}")
+    if settings.guidance_interval:
+        raise RecipeError("guidanceInterval", "pipelines of diffusers guide all steps: leave it out")
     if recipe.assembly.steps not in (None, settings.steps):
         raise RecipeError("steps", f"weights {recipe.weights} are for {recipe.assembly.steps}, not {settings.steps}")
+
+
+def settings_space(recipe: Recipe) -> SettingsSpace:
+    """The settings that are worth trying with weights of which nothing is known."""
+    return UNKNOWN
 
 
 def load(recipe: Recipe) -> DiffusionPipeline:

@@ -9,13 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
-from cascade_models.recipe import Recipe, RecipeError, Settings
+from cascade_models.recipe import Recipe, RecipeError, Settings, SettingsSpace
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.pipeline import Poll, Preview
 
 WEIGHTS: Final[dict[str, sampling.Kind]] = {"heavy": "heavy", "light": "light"}
+SPACES: Final[dict[str, SettingsSpace]] = {
+    "heavy": SettingsSpace((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24), (1.0, 1.5, None, 3.0)),
+    "light": SettingsSpace(tuple(sampling.LIGHT_TIMES)),
+}
 DENOISER_INPUTS: Final = ("x", "t", "tokens")
 DISCRIMINATOR_INPUTS: Final = ("image", "tokens")
 
@@ -59,6 +63,7 @@ class ShapesPipeline:
                 kind=self._kind,
                 steps=settings.steps,
                 guidance=self._guidance if settings.guidance is None else settings.guidance,
+                guides=settings.guides,
                 poll=poll,
                 preview=None if preview is None else lambda step, images: preview(step, lambda: images),
             )
@@ -97,12 +102,21 @@ def check(recipe: Recipe) -> None:
 
 def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError where the weights cannot draw so."""
+    if settings.guidance_interval and WEIGHTS[recipe.weights] == "light":
+        raise RecipeError("guidanceInterval", "the light weights have their guidance built in: leave it out")
+    if settings.guidance_interval and not settings.guided_steps:
+        raise RecipeError("guidanceInterval", f"guides none of {settings.steps} steps: write a longer one")
     if settings.guidance is not None and WEIGHTS[recipe.weights] == "light":
         raise RecipeError("guidance", "the light weights have theirs built in: leave it out")
     try:
         sampling.step_times(WEIGHTS[recipe.weights], settings.steps)
     except ValueError as error:
         raise RecipeError("steps", str(error)) from None
+
+
+def settings_space(recipe: Recipe) -> SettingsSpace:
+    """The settings that are worth trying with these weights."""
+    return SPACES[recipe.weights]
 
 
 def load(recipe: Recipe) -> ShapesPipeline:

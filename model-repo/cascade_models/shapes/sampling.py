@@ -37,6 +37,7 @@ def generate(
     kind: Kind,
     steps: int,
     guidance: float = 2.0,
+    guides: Callable[[int], bool] = lambda step: True,
     poll: Poll | None = None,
     preview: Preview | None = None,
 ) -> npt.NDArray[np.uint8]:
@@ -50,6 +51,7 @@ def generate(
         steps: number of steps; heavy 1 or more, light 1 to 4.
         guidance: classifier-free guidance of heavy steps; 1 needs half of the work. Light models ignore it: they have
             learnt theirs in training.
+        guides: says of a step's index whether it is guided.
         poll: called with the step's index before each step; returns a truth value per image (False: it is cancelled,
             its work stops and its image is black), or None if all are wanted.
         preview: called after each step except the last, with the step's index and the current images.
@@ -75,7 +77,7 @@ def generate(
                 alive, x, noise = alive[keep], x[keep], [noise[position] for position in keep]
         if len(alive) == 0:
             raise BatchCancelled(f"every image was cancelled before step {index + 1} of {steps}")
-        guess = _guess(denoise, x, t, words[alive], guidance if kind == "heavy" else 1.0)
+        guess = _guess(denoise, x, t, words[alive], guidance if kind == "heavy" and guides(index) else 1.0)
         if index + 1 == len(times):
             images[alive] = to_image(guess)
             break

@@ -130,7 +130,9 @@ def variants_of(
     told |= {
         v.name: PlanVariant(
             weights=v.weights.digest,
-            settings=PlanSettings(steps=v.settings.steps, guidance=v.settings.guidance),
+            settings=PlanSettings(
+                steps=v.settings.steps, guidance=v.settings.guidance, guidance_interval=v.settings.interval
+            ),
             classes={},
         )
         for v in prepared.spec.variants

@@ -51,6 +51,11 @@ class MeasuredChain:
     confidence: Floats
     reference: Mapping[str, Floats] = field(default_factory=dict)
 
+    def only(self, metric: str) -> MeasuredChain:
+        """The same chain with one metric, which is a mean over images."""
+        light, heavy = (Side({metric: side.values[metric]}) for side in (self.light, self.heavy))
+        return MeasuredChain(light, heavy, self.hardness, self.confidence)
+
 
 @dataclass(frozen=True)
 class Estimate:

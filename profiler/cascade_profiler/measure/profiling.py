@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +50,11 @@ START_S = 4.0
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """What to measure: the place, prompts, judges, objective, batch sizes, seconds of timing, and number of starts."""
+    """What to measure: the place, prompts, judges, objective, batch sizes, seconds of timing, and number of starts.
+
+    If ``chains`` are given, the profile has the objective metric of these, and all metrics of each variant alone.
+    Otherwise it has all metrics of all pairs of variants.
+    """
 
     place: Place
     workload: Workload
@@ -58,6 +63,7 @@ class MeasurementPlan:
     batches: tuple[int, ...]
     seconds: float
     starts: int
+    chains: Sequence[tuple[str, str]] | None = None
 
     @property
     def means(self) -> list[Metric]:
@@ -82,12 +88,12 @@ def profile_cascade(text: str, cascade: DiffusionCascade, plan: MeasurementPlan,
 
     ``text`` is the manifest with the cascade. This process keeps off the core on which replicas are timed.
     """
-    variants = _variants(text, cascade, plan.place)
-    hardness = _hardness(cascade, plan.workload)
+    variants = variants_of(text, cascade, plan.place)
+    hardness = hardness_of(cascade, plan.workload)
     progress = Progress(_expected(variants, plan))
     with tempfile.TemporaryDirectory(prefix="cascade-profile-") as scratch:
         directory = Path(scratch)
-        with _off_timed_core(plan.place):
+        with off_timed_core(plan.place):
             rows, discriminator, starts = _timings(variants, plan, directory, records, progress)
         drawing = quality.Drawing(
             plan.workload,
@@ -120,7 +126,7 @@ def profile_cascade(text: str, cascade: DiffusionCascade, plan: MeasurementPlan,
 
 
 @contextmanager
-def _off_timed_core(place: Place) -> Iterator[None]:
+def off_timed_core(place: Place) -> Iterator[None]:
     """Keep this process off the core on which replicas are timed, if there is another core."""
     cores = set(place.cores)
     os.sched_setaffinity(0, cores - {place.timed_core} or cores)
@@ -161,19 +167,22 @@ def _quality(
 ) -> list[QualityRow]:
     """The rows of all chains: any two variants are one, the cheaper one is light. A single variant is a chain alone."""
     reference = {name: rows for judge in plan.judges for name, rows in judge.reference(plan.workload).items()}
-    if len(order) == 1:
-        return [grid.alone_row(order[0], images[order[0]].side, reference)]
     cells: list[QualityRow] = []
-    for index, light in enumerate(order):
-        for heavy in order[index + 1 :]:
-            chain = grid.MeasuredChain(
-                images[light].side, images[heavy].side, hardness, images[light].confidence, reference=reference
-            )
-            cells += grid.quality_rows(light, heavy, grid.estimates(chain))
+    if len(order) == 1 or plan.chains is not None:
+        cells += [grid.alone_row(name, images[name].side, reference) for name in order]
+    for light, heavy in itertools.combinations(order, 2):
+        if plan.chains is not None and not {(light, heavy), (heavy, light)} & set(plan.chains):
+            continue
+        chain = grid.MeasuredChain(
+            images[light].side, images[heavy].side, hardness, images[light].confidence, reference=reference
+        )
+        if plan.chains is not None:
+            chain = chain.only(plan.objective)
+        cells += grid.quality_rows(light, heavy, grid.estimates(chain))
     return cells
 
 
-def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[ManifestVariant]:
+def variants_of(text: str, cascade: DiffusionCascade, place: Place) -> list[ManifestVariant]:
     """The cascade's variants; raises CommandFailed if one cannot be served on this machine."""
     names = {variant.name for variant in cascade.spec.variants}
     for index, declared in enumerate(cascade.spec.variants):
@@ -192,7 +201,7 @@ def _variants(text: str, cascade: DiffusionCascade, place: Place) -> list[Manife
     return variants
 
 
-def _hardness(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
+def hardness_of(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
     """The hardness of the prompts, by the scorer that the cascade's router would use."""
     wanted = cascade.spec.hardness
     try:

@@ -70,12 +70,16 @@ class Drawing:
             with ExitStack() as stack:
                 pool = stack.enter_context(ThreadPoolExecutor(len(self._cores)))
                 replicas = [stack.enter_context(MeasuredReplica(self._directory, core=core)) for core in self._cores]
-                for variant in wanted:
-                    self._draw(variant, replicas, pool)
+                for model in dict.fromkeys(variant.model for variant in wanted):
+                    list(pool.map(lambda replica, name=model: replica.load(name), replicas))
+                    for variant in wanted:
+                        if variant.model == model:
+                            self._draw(variant, replicas, pool)
+                    for replica in replicas:
+                        replica.unload(model)
         return {variant.name: self._judged(variant) for variant in variants}
 
     def _draw(self, variant: ManifestVariant, replicas: Sequence[MeasuredReplica], pool: ThreadPoolExecutor) -> None:
-        list(pool.map(lambda replica: replica.load(variant.model), replicas))
         missing, begun = self._missing(variant), time.monotonic()
         pending: list[tuple[int, GeneratedImages]] = []
         for at in range(0, len(missing), len(replicas)):
@@ -90,8 +94,6 @@ class Drawing:
             share = (at + len(starts)) / len(missing)
             self._progress.at(images_step(variant), share, (time.monotonic() - begun) * (1 / share - 1))
         self._judge(variant, pending)
-        for replica in replicas:
-            replica.unload(variant.model)
 
     def _ask(self, replica: MeasuredReplica, variant: ManifestVariant, start: int) -> GeneratedImages:
         count = min(variant.batch, len(self._workload.prompts) - start)
@@ -133,12 +135,12 @@ class Drawing:
         return Judged(Side(values, features), whole("confidence"), np.concatenate(shown))
 
     def _key(self, variant: ManifestVariant, start: int) -> dict[str, Any]:
+        # A request is known by its own prompts, so that a run with more prompts uses the images of one with fewer.
         return {
             "model": identity(variant),
-            "batch": variant.batch,
-            "prompts": self._workload.identity,
+            "prompts": self._workload.part(start, start + variant.batch).identity,
             "judges": [[judge.identity, [metric.name for metric in judge.distances]] for judge in self._judges],
-            "start": start,
+            "shown": start < SHOWN,
         }
 
 

@@ -22,7 +22,7 @@ from typing_extensions import Self
 from cascade_api.command import CommandFailed
 
 SUFFIX: Final = ".measured"
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the file's format; files of another version are not read."""
 LOCK_TIMEOUT_S: Final = 0.5
 
@@ -42,7 +42,7 @@ class Records:
             self._open(fresh=fresh)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                why = f"another `cascade profile` writes {file}: wait for it, or choose another --output"
+                why = f"another `cascade` command writes {file}: wait for it, or choose another --output"
             else:
                 why = f"cannot write {file}: {error}"
             raise CommandFailed(why) from None

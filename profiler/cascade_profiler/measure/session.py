@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +45,8 @@ class ProfilingOptions:
 
 def run(options: ProfilingOptions) -> None:
     """Measure and write a profile. Wrong options raise DocumentError or CommandFailed before anything is measured."""
-    text, cascade = _manifest(options.file)
-    for option, path in (("--output", options.output), ("--report", options.report)):
-        if path is not None and not path.parent.is_dir():
-            raise CommandFailed(f"{option}: no folder {path.parent}: create it first", code=2)
-        if path is not None and path.is_dir():
-            raise CommandFailed(f"{option}: {path} is a folder: name a file in it", code=2)
+    text, cascade = read_manifest(options.file)
+    check_files({"--output": options.output, "--report": options.report})
     check_output(options.output)
     plan = _plan(options, cascade.spec.sizes[0])
     with Records(records_file(options.output), fresh=options.fresh) as records:
@@ -101,16 +98,26 @@ def _quality(metric: str, cells: dict[tuple[int, int], QualityRow]) -> str:
     )
 
 
-def _manifest(file: Path) -> tuple[str, DiffusionCascade]:
+def check_files(files: Mapping[str, Path | None]) -> None:
+    """Raise CommandFailed if a file that an option names cannot be one."""
+    for option, path in files.items():
+        if path is not None and not path.parent.is_dir():
+            raise CommandFailed(f"{option}: no folder {path.parent}: create it first", code=2)
+        if path is not None and path.is_dir():
+            raise CommandFailed(f"{option}: {path} is a folder: name a file in it", code=2)
+
+
+def read_manifest(file: Path) -> tuple[str, DiffusionCascade]:
+    """The text of a manifest and its only cascade; raises DocumentError or CommandFailed."""
     text = read_text(file)
     cascades = [r for r in load_documents(text, source=str(file)) if isinstance(r, DiffusionCascade)]
     if len(cascades) != 1:
-        raise CommandFailed(f"{file}: has {len(cascades)} DiffusionCascades: profile one at a time", code=2)
+        raise CommandFailed(f"{file}: has {len(cascades)} DiffusionCascades: measure one at a time", code=2)
     return text, cascades[0]
 
 
 def _plan(options: ProfilingOptions, size: str) -> MeasurementPlan:
-    sizes = _sizes(options.batches)
+    batches = batch_sizes(options.batches)
     if options.prompts_from is None:
         workload = sample_workload(options.prompts, options.seed)
     else:
@@ -126,13 +133,14 @@ def _plan(options: ProfilingOptions, size: str) -> MeasurementPlan:
         workload=workload,
         judges=judges,
         objective=options.objective or names[0],
-        batches=sizes,
+        batches=batches,
         seconds=options.seconds,
         starts=options.starts,
     )
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """The batch sizes in a list such as ``1,2,4``, in rising order; raises CommandFailed."""
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 256 for part in parts):
         raise CommandFailed(

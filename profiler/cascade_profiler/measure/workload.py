@@ -26,6 +26,18 @@ class Workload:
         chosen = [(at + offset) % len(self.prompts) for offset in range(count)]
         return [self.prompts[index] for index in chosen], [self.seeds[index] for index in chosen]
 
+    def part(self, start: int, stop: int) -> Workload:
+        """The prompts from ``start`` to ``stop``, which is not among them, with their seeds."""
+        return Workload(self.scenes[start:stop], self.prompts[start:stop], self.seeds[start:stop])
+
+    def shuffled(self, seed: int) -> Workload:
+        """The same prompts, with the same seeds each, in another order."""
+        order = np.random.default_rng((seed, 8)).permutation(len(self.prompts))
+        scenes, prompts, seeds = (
+            tuple(one[at] for at in order) if one else () for one in (self.scenes, self.prompts, self.seeds)
+        )
+        return Workload(scenes, prompts, seeds)
+
     @property
     def identity(self) -> str:
         """A digest of the prompts and seeds."""

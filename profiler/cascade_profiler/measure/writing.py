@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.nodes import compose, construct, explain
 from cascade_api.profile import CascadeProfile
@@ -33,10 +34,14 @@ def check_output(file: Path) -> None:
 def write_profile(profile: CascadeProfile, file: Path) -> None:
     """Replace the profile of that name in a file, or add it; the file is created if it is missing. Atomic."""
     before = file.read_text(encoding="utf-8") if file.exists() else ""
-    file = file.resolve()  # a link stays one
+    write_whole(with_profile(before, profile), file.resolve())  # a link stays one
+
+
+def write_whole(text: str, file: Path) -> None:
+    """Write a file in one step: whoever reads it finds the old content or the new one."""
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        scratch.write_text(with_profile(before, profile), encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
@@ -44,10 +49,14 @@ def write_profile(profile: CascadeProfile, file: Path) -> None:
 
 def with_profile(text: str, profile: CascadeProfile) -> str:
     """The text in which ``profile`` replaces the document of its kind and name, or is appended."""
-    fresh = HEADER + profile_yaml(profile)
+    return with_document(text, profile, HEADER + profile_yaml(profile))
+
+
+def with_document(text: str, document: CascadeProfile | DiffusionCascade, fresh: str) -> str:
+    """The text in which ``fresh`` replaces the document with the kind and name of ``document``, or is appended."""
     parts = _split(text)
     for index, part in enumerate(parts):
-        if _is_profile(part, profile):
+        if _is(part, document):
             parts[index] = fresh
             break
     else:
@@ -81,13 +90,13 @@ def _split(text: str) -> list[str]:
     return [part for part in joined if part.strip()]
 
 
-def _is_profile(part: str, profile: CascadeProfile) -> bool:
-    document: Any = yaml.safe_load(part)
-    if not isinstance(document, dict) or document.get("kind") != profile.kind:
+def _is(part: str, document: CascadeProfile | DiffusionCascade) -> bool:
+    found: Any = yaml.safe_load(part)
+    if not isinstance(found, dict) or found.get("kind") != document.kind:
         return False
-    metadata = document.get("metadata") or {}
+    metadata = found.get("metadata") or {}
     identity = (metadata.get("namespace", "default"), metadata.get("name"))
-    return identity == (profile.metadata.namespace, profile.metadata.name)
+    return identity == (document.metadata.namespace, document.metadata.name)
 
 
 class _Line(dict[str, Any]):

@@ -1,0 +1,63 @@
+"""Writes the manifest of the variants that were kept: the one that was read, with other variants."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from cascade_api.cascade import DiffusionCascade
+from cascade_api.documents import load_documents
+from cascade_models.manifest import ManifestVariant
+
+from ..measure.writing import with_document
+
+HEADER = "# Made by `cascade explore`: the variants that are worth serving, the cheapest first.\n"
+WIDTH = 200
+
+
+def with_variants(text: str, cascade: DiffusionCascade, kept: Sequence[ManifestVariant]) -> str:
+    """The manifest ``text`` in which the cascade has the variants ``kept``; comments of its document are lost.
+
+    Each variant is like the first variant in ``text`` that has its weights, apart from name and settings. ``minHosts``
+    stays with the first kept variant of its weights, so that no more workers are asked for than before.
+    """
+    (document,) = (d for d in yaml.safe_load_all(text) if isinstance(d, dict) and _is(d, cascade))
+    given = {variant.name: index for index, variant in enumerate(cascade.spec.variants)}
+    models = {variant.weights.model: index for index, variant in reversed(list(enumerate(cascade.spec.variants)))}
+    entries, seen = [], set()
+    for variant in kept:
+        index = given.get(variant.name, models[variant.model])
+        entry = copy.deepcopy(document["spec"]["variants"][index])
+        entry |= {"name": variant.name, "settings": _settings(variant)}
+        if variant.model in seen:
+            entry.pop("minHosts", None)
+        seen.add(variant.model)
+        entries.append(entry)
+    document["spec"]["variants"] = entries
+    dumped = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=WIDTH)
+    return with_document(text, cascade, HEADER + dumped)
+
+
+def cascade_of(text: str, like: DiffusionCascade) -> DiffusionCascade:
+    """The cascade in ``text`` with the name of another; raises DocumentError if the text is not a valid manifest."""
+    documents = load_documents(text, source="the explored manifest")
+    return next(d for d in documents if isinstance(d, DiffusionCascade) and d.ref == like.ref)
+
+
+def _settings(variant: ManifestVariant) -> Mapping[str, Any]:
+    settings: dict[str, Any] = {"steps": variant.settings.steps}
+    if variant.settings.guidance is not None:
+        settings["guidance"] = f"{variant.settings.guidance:g}"
+    if variant.settings.guidance_interval:
+        low, high = map(int, variant.settings.guidance_interval.split("-"))
+        settings["guidanceInterval"] = {"fromPercent": low, "toPercent": high}
+    return settings
+
+
+def _is(document: Mapping[str, Any], cascade: DiffusionCascade) -> bool:
+    metadata = document.get("metadata") or {}
+    identity = (metadata.get("namespace", "default"), metadata.get("name"))
+    return document.get("kind") == cascade.kind and identity == (cascade.ref.namespace, cascade.ref.name)
