@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from cascade_api import command
 from cascade_api.cascade import SOURCE_PATTERN, DiffusionCascade, Engine
+from cascade_api.documents import load_documents
 from cascade_models import catalogue, engines, manifest, repository
 from cascade_models.catalogue import CatalogueError
 from cascade_models.recipe import Recipe
 from support.resources import cascade_document
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LIGHTNING = "hf://ByteDance/SDXL-Lightning"
 JUDGE = "file:///models/judge"
@@ -48,10 +50,10 @@ def recipe(model: dict[str, Any], **others: Any) -> Recipe:
     return repository.recipe_of([variant])
 
 
-def test_there_are_ten_variants_and_four_cascades_light_to_heavy() -> None:
-    assert len(catalogue.entries()) >= 10
+def test_there_are_sixteen_variants_and_seven_cascades_light_to_heavy() -> None:
+    assert len(catalogue.entries()) >= 16
     cascades = catalogue.cascades()
-    assert len(cascades) >= 4
+    assert len(cascades) >= 7
     for members in cascades.values():
         work = [entry.steps * entry.parameters_millions["denoiser"] for entry in members]
         assert work == sorted(work), "light to heavy"
@@ -180,6 +182,21 @@ def test_the_command_lists_them_for_people_and_programs() -> None:
     told = json.loads(CliRunner().invoke(command.build(), ["model-repo", "list", "--json"]).output)
     assert {entry["name"] for entry in told["variants"]} == set(catalogue.entries())
     assert told["cascades"]["flux"] == ["flux-schnell", "flux-dev"]
+
+
+@pytest.mark.parametrize("name", ["flux2", "z-image"])
+def test_an_example_is_the_cascade_that_the_catalogue_has(name: str) -> None:
+    text = (EXAMPLES / f"{name}.yaml").read_text()
+    (cascade,) = load_documents(text, source=name)
+    assert isinstance(cascade, DiffusionCascade)
+    members = catalogue.cascades()[name]
+    served = manifest.read_variants(text)
+    light, *_, heavy = members
+    assert [each.source for each in served[:2]] == [light.source, heavy.source]
+    for made in repository.models_of(served).values():
+        (entry,) = [member for member in members if member.source == made.source]
+        assert (made.revision, made.batch, made.assembly) == (entry.revision, entry.largest_batch, entry.assembly)
+        assert set(made.settings) <= {variant.name for variant in cascade.spec.variants}
 
 
 def test_documents_with_public_models_are_valid_resources() -> None:

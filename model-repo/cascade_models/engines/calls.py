@@ -39,6 +39,8 @@ class DenoiserCall:
                 tensors[name] = value
             elif isinstance(value, Mapping) and any(isinstance(part, torch.Tensor) for part in value.values()):
                 tensors |= {f"{name}.{key}": part for key, part in value.items() if part is not None}
+            elif isinstance(value, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in value):
+                raise EngineError(f"the pipeline gives its denoiser lists of tensors ({name}): use engine diffusers")
             elif name != "return_dict":
                 others[name] = value
         return cls(tensors, others)

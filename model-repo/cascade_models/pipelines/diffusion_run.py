@@ -10,6 +10,7 @@ a batch that nobody waits for ends before its next step.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
-from cascade_models.pipelines import diffusion_files
+from cascade_models.pipelines import decoding, diffusion_files
 from cascade_models.recipe import FILE, HUB, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 Prompt = tuple[str, str]
 
 EXAMPLE: Final = "a large red circle"
+GUIDANCE: Final = ("guidance_scale", "true_cfg_scale")
+"""What pipelines call the scale of guidance. One may have both, and then the first without a value is not in use."""
 diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -60,7 +64,8 @@ class DiffusionPipeline:
             "width": recipe.width,
             "output_type": "pt",
         }
-        self._own_guidance = known["guidance_scale"].default if "guidance_scale" in known else None
+        self._guidance_name = next((name for name in GUIDANCE if name in known and known[name].default is not None), "")
+        self._own_guidance = known[self._guidance_name].default if self._guidance_name else None
         if self._own_guidance is None and any(each.guidance is not None for each in recipe.settings.values()):
             raise RecipeError("guidance", f"{type(pipe).__name__} knows no guidance: leave it out")
         self._knows_negatives = "negative_prompt" in known
@@ -95,7 +100,7 @@ class DiffusionPipeline:
         pipe.scheduler, guesses = self._fresh_scheduler()
         named: dict[str, Any] = {"num_inference_steps": settings.steps}
         if settings.guidance is not None:
-            named["guidance_scale"] = settings.guidance
+            named[self._guidance_name] = settings.guidance
         # Without classifier-free guidance there is nothing that a negative prompt could push away from.
         if self._knows_negatives and self._guidance(settings) > 1:
             named["negative_prompt"] = [negative for _, negative in prompts]
@@ -144,17 +149,11 @@ class DiffusionPipeline:
 
     def _shown(self, pipe: Any, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
         """The picture in a run's latents."""
-        recipe = self._recipe
-        if hasattr(pipe, "_unpack_latents"):
-            latents = pipe._unpack_latents(latents, recipe.height, recipe.width, pipe.vae_scale_factor)
-        settings = pipe.vae.config
-        latents = latents / settings.scaling_factor + (getattr(settings, "shift_factor", None) or 0.0)
         try:
             with torch.inference_mode():
-                if self._vae_dtype is torch.float16 and getattr(settings, "force_upcast", False):
+                if self._vae_dtype is torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
                     pipe.vae.to(torch.float32)
-                decoded = pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
-                return _bytes(pipe.image_processor.postprocess(decoded, output_type="pt"))
+                return _bytes(decoding.pictures(pipe, latents, self._recipe.height, self._recipe.width))
         finally:
             pipe.vae.to(self._vae_dtype)
 
@@ -170,21 +169,23 @@ class _Guesses:
 
     def __init__(self, scheduler: Any) -> None:
         self.last = torch.empty(0)
-        self._scheduler = scheduler
-        self._step = scheduler.step
-        scheduler.step = self._observed
+        flow = "FlowMatch" in type(scheduler).__name__
+        original = scheduler.step
 
-    def _observed(self, prediction: torch.Tensor, timestep: Any, sample: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        flow = "FlowMatch" in type(self._scheduler).__name__
-        if flow and self._scheduler.step_index is None:
-            self._scheduler._init_step_index(timestep)
-        level = self._scheduler.sigmas[self._scheduler.step_index] if flow else None
-        result = self._step(prediction, timestep, sample, *rest, **named)
-        if level is not None:
-            self.last = sample - level * prediction
-        else:
-            self.last = result[-1] if isinstance(result, tuple) else result.prev_sample
-        return result
+        # Pipelines look at the signature to find out whether a step draws noise, and then give it their generators.
+        @functools.wraps(original)
+        def step(prediction: torch.Tensor, timestep: Any, sample: torch.Tensor, *rest: Any, **named: Any) -> Any:
+            if flow and scheduler.step_index is None:
+                scheduler._init_step_index(timestep)
+            level = scheduler.sigmas[scheduler.step_index] if flow else None
+            result = original(prediction, timestep, sample, *rest, **named)
+            if level is not None:
+                self.last = sample - level * prediction
+            else:
+                self.last = result[-1] if isinstance(result, tuple) else result.prev_sample
+            return result
+
+        scheduler.step = step
 
 
 def load(recipe: Recipe) -> DiffusionPipeline:
@@ -232,6 +233,8 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
     given: dict[str, Any] = {name: None for name in diffusion_files.UNUSED if name in parts.index}
     if "requires_safety_checker" in inspect.signature(kind.__init__).parameters:
         given["requires_safety_checker"] = False
+    if _reads_images(parts.index.get("tokenizer")):
+        given["tokenizer"] = None
     if parts.denoiser_weights is not None:
         network = parts.index[parts.denoiser][1]
         given[parts.denoiser] = _denoiser(network, parts.folder / parts.denoiser, parts.denoiser_weights, dtype)
@@ -239,6 +242,8 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
         pipe = kind.from_pretrained(
             parts.folder, dtype=dtype, variant=parts.variant, use_safetensors=True, local_files_only=True, **given
         )
+        if "tokenizer" in given:
+            pipe.tokenizer = transformers.AutoTokenizer.from_pretrained(parts.folder / "tokenizer")
         if assembly.scheduler:
             changes = dict(assembly.scheduler)
             scheduler = getattr(diffusers, changes.pop("class"))
@@ -275,9 +280,21 @@ def _class(index: Mapping[str, Any], wanted: str, source: str) -> Any:
         raise RecipeError("source", f"{source} is a {named}, which diffusers {diffusers.__version__} does not have")
     parameters = inspect.signature(kind.__call__).parameters
     needed = {"prompt", "generator", "callback_on_step_end", "num_inference_steps", "height", "width"}
-    if not needed <= set(parameters) or "image" in parameters:
+    if not needed <= set(parameters) or ("image" in parameters and not _draws_without_image(kind)):
         raise RecipeError("source", f"{source} is a {named}, which does not make images from text alone")
     return kind
+
+
+def _draws_without_image(kind: Any) -> bool:
+    """Whether a pipeline that takes an image also makes images from text alone, as diffusers lists it."""
+    listed = AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
+    return kind in listed and "controlnet" not in inspect.signature(kind.__init__).parameters
+
+
+def _reads_images(tokenizer: Any) -> bool:
+    """Whether what an index calls the tokenizer also reads images. Only its half for text is needed, and loads without
+    the libraries that the other half needs."""
+    return tokenizer is not None and str(tokenizer[1]).endswith("Processor")
 
 
 def _denoiser(network: str, configuration: Path, file: Path, dtype: torch.dtype) -> torch.nn.Module:

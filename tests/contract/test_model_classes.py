@@ -1,0 +1,60 @@
+"""Each pipeline class of the catalogue is served with random weights, in one process of the environment that serves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cascade_models import catalogue
+from support.tiny_model import run_there
+
+UNGUIDED = {"Flux2KleinPipeline"}
+"""Distilled so that guidance has no effect."""
+
+pytestmark = pytest.mark.contract
+
+
+def classes(*, exported: bool = False) -> set[str]:
+    return {
+        entry.assembly.pipeline
+        for entry in catalogue.entries().values()
+        if not exported or "onnxruntime" in entry.engines
+    }
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("classes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(folder / "cache"))
+        said = run_there("pipelines_served.py", folder, *sorted(classes()))
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(classes()))
+def test_an_image_is_the_same_alone_in_a_batch_and_beside_another_run(served: dict[str, Any], name: str) -> None:
+    result = served[name]
+    assert result["deviation"] > 1
+    assert result["between seeds"] > 8
+    assert max(result["alone"], result["watched"], result["overtaking"]) <= 2
+
+
+@pytest.mark.parametrize("name", sorted(classes()))
+def test_guidance_changes_the_image_unless_the_model_has_none(served: dict[str, Any], name: str) -> None:
+    assert (served[name]["guided"] > 0) == (name not in UNGUIDED)
+
+
+@pytest.mark.parametrize("name", sorted(classes()))
+def test_previews_come_closer_to_the_image(served: dict[str, Any], name: str) -> None:
+    previews = served[name]["previews"]
+    assert previews
+    assert previews == sorted(previews, reverse=True)
+    assert previews[-1] < 40
+
+
+@pytest.mark.parametrize("name", sorted(classes(exported=True)))
+def test_onnx_runtime_draws_what_torch_draws(served: dict[str, Any], name: str) -> None:
+    assert served[name]["exported"] <= 2
