@@ -66,6 +66,15 @@ setup: ## environments and tools, from the locks
 		&& $(BIN)/python requirements/unpack_browser.py "$$package"/*.tgz .browser
 	@touch $@
 
+.prometheus/.ready:
+	@echo "setup: Prometheus of Debian for the tests of alerts and dashboard (.prometheus), 20 MB with apt-get"
+	@package=$$(mktemp -d) && trap 'rm -rf "$$package"' EXIT \
+		&& get() { (cd "$$package" && apt-get -qq -o APT::Sandbox::User=root download prometheus); } \
+		&& { get 2> /dev/null || { apt-get -qq update && get; } \
+			|| { echo "setup: put the programs prometheus and promtool into .prometheus, then: touch $@"; exit 1; }; } \
+		&& dpkg-deb -x "$$package"/*.deb "$$package/files" && mkdir -p .prometheus && cp "$$package"/files/usr/bin/* .prometheus/
+	@touch $@
+
 .venv-train/.ready: requirements/train.lock
 	@echo "setup: training environment (.venv-train), with torch"
 	@$(call venv,.venv-train)
@@ -84,13 +93,13 @@ up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
 down: ## stop what `cascade up --detach` left running
 	@$(BIN)/cascade down
 
-test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
+test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready .prometheus/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
 	@env -u KUBECONFIG $(PYTEST) -m "not slow and not kube $(NOT_HERE)" $(ARGS)
 
 test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
 	@env -u KUBECONFIG $(PYTEST) -m "slow and not kube $(NOT_HERE)" $(ARGS)
 
-test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
+test-cluster: setup .prometheus/.ready ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
 	@$(PYTEST) -m "cluster and not slow" $(ARGS)
 
 test-kube: setup ## tests on real pods, with images built here (KUBE_NODE: docs/testing.md; root; a quarter of an hour)
@@ -185,4 +194,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-diffusers .venv-clients .venv-train .venv-ray .tools .browser .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-diffusers .venv-clients .venv-train .venv-ray .tools .browser .prometheus .mypy_cache .ruff_cache .pytest_cache .hypothesis
