@@ -18,7 +18,7 @@ venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip insta
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
-.PHONY: help setup up down test test-long test-cluster test-kube lint verify audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down test test-long test-cluster test-kube lint verify site audit bench bench-science bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,15 @@ verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python crds/generate.py --check
 
+.venv-docs/.ready: requirements/docs.lock
+	@echo "setup: what builds the documentation's site (.venv-docs), some seconds"
+	@$(call venv,.venv-docs)
+	@.venv-docs/bin/pip install $(PIP_FLAGS) -r requirements/docs.lock
+	@touch $@
+
+site: .venv-docs/.ready ## the documentation as a site, in build/docs/site; fails on a link to nothing
+	@.venv-docs/bin/python docs/build_site.py build/docs
+
 audit: .venv/.ready ## known vulnerabilities of every pinned release, as PyPI has them, and of the image's Triton
 	@$(BIN)/python requirements/audit.py $(ARGS)
 
@@ -167,7 +176,7 @@ images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFOR
 # Images install from locks with hashes: of all files of a release, as the index tells them. The lock for GPUs holds the
 # torch of the index, not a build for CPUs that lies in a folder which this machine's pip looks into.
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go; those of images with hashes
-	@for part in dev triton diffusers clients train ray pip runtime runtime-cpu build operator router; do \
+	@for part in dev triton diffusers clients docs train ray pip runtime runtime-cpu build operator router; do \
 		hashes=; folder=; \
 		case $$part in pip|runtime|runtime-cpu|build|operator|router) hashes="--generate-hashes --allow-unsafe";; esac; \
 		case $$part in \
@@ -194,4 +203,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-diffusers .venv-clients .venv-train .venv-ray .tools .browser .prometheus .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-diffusers .venv-clients .venv-docs .venv-train .venv-ray .tools .browser .prometheus .mypy_cache .ruff_cache .pytest_cache .hypothesis
