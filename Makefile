@@ -19,7 +19,7 @@ venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip insta
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
-.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify audit bench bench-science bench-explore bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify site audit bench bench-science bench-explore bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,15 @@ setup: ## environments and tools, from the locks
 		&& $(BIN)/python requirements/unpack_browser.py "$$package"/*.tgz .browser
 	@touch $@
 
+.prometheus/.ready:
+	@echo "setup: Prometheus of Debian for the tests of alerts and dashboard (.prometheus), 20 MB with apt-get"
+	@package=$$(mktemp -d) && trap 'rm -rf "$$package"' EXIT \
+		&& get() { (cd "$$package" && apt-get -qq -o APT::Sandbox::User=root download prometheus); } \
+		&& { get 2> /dev/null || { apt-get -qq update && get; } \
+			|| { echo "setup: put the programs prometheus and promtool into .prometheus, then: touch $@"; exit 1; }; } \
+		&& dpkg-deb -x "$$package"/*.deb "$$package/files" && mkdir -p .prometheus && cp "$$package"/files/usr/bin/* .prometheus/
+	@touch $@
+
 .venv-train/.ready: requirements/train.lock
 	@echo "setup: training environment (.venv-train), with torch"
 	@$(call venv,.venv-train)
@@ -103,7 +112,7 @@ pictures: setup .browser/.ready ## take the pictures of the console in docs/pict
 test-wheel: dist ## what `make dist` built, in an empty environment (two minutes)
 	@$(PYTEST) -m wheel tests/wheel $(ARGS)
 
-test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
+test: setup .venv-diffusers/.ready .venv-clients/.ready .browser/.ready .prometheus/.ready ## all but slow tests (real Redis, real Triton; on a cluster too with KUBEBUILDER_ASSETS)
 	@env -u KUBECONFIG $(PYTEST) -m "not slow and not kube and not wheel $(NOT_HERE)" $(ARGS)
 
 test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, long load runs
@@ -112,7 +121,7 @@ test-long: setup .venv-diffusers/.ready ## the slow tests: kills under load, lon
 test-chart: setup ## the chart alone, rendered and checked, without a cluster
 	@$(PYTEST) -m "chart and not cluster" tests/chart $(ARGS)
 
-test-cluster: setup ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
+test-cluster: setup .prometheus/.ready ## tests on a Kubernetes control plane (KUBECONFIG or KUBEBUILDER_ASSETS; docs/testing.md)
 	@$(PYTEST) -m "cluster and not slow" $(ARGS)
 
 test-kube: setup ## tests on real pods, with images built here (KUBE_NODE: docs/testing.md; root; a quarter of an hour)
@@ -132,6 +141,15 @@ lint: setup ## format, lint, types, import layers
 verify: setup ## regenerate everything that is generated; fails on a difference
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python crds/generate.py --check
+
+.venv-docs/.ready: requirements/docs.lock
+	@echo "setup: what builds the documentation's site (.venv-docs), some seconds"
+	@$(call venv,.venv-docs)
+	@.venv-docs/bin/pip install $(PIP_FLAGS) -r requirements/docs.lock
+	@touch $@
+
+site: .venv-docs/.ready ## the documentation as a site, in build/docs/site; fails on a link to nothing
+	@.venv-docs/bin/python docs/build_site.py build/docs
 
 audit: .venv/.ready ## known vulnerabilities of every pinned release, as PyPI has them, and of the image's Triton
 	@$(BIN)/python requirements/audit.py $(ARGS)
@@ -185,7 +203,7 @@ images: ## build the images (needs docker with buildx; REGISTRY, TAG and PLATFOR
 # Images install from locks with hashes: of all files of a release, as the index tells them. The lock for GPUs holds the
 # torch of the index, not a build for CPUs that lies in a folder which this machine's pip looks into.
 lock: .venv/.ready ## resolve requirements/*.lock anew, each in one go; those of images with hashes
-	@for part in dev triton diffusers clients train ray pip runtime runtime-cpu build operator router; do \
+	@for part in dev triton diffusers clients docs train ray pip runtime runtime-cpu build operator router; do \
 		hashes=; folder=; \
 		case $$part in pip|runtime|runtime-cpu|build|operator|router) hashes="--generate-hashes --allow-unsafe";; esac; \
 		case $$part in \
@@ -212,4 +230,4 @@ else
 endif
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-triton .venv-diffusers .venv-clients .venv-train .venv-ray .tools .browser .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-diffusers .venv-clients .venv-docs .venv-train .venv-ray .tools .browser .prometheus .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Generate docs/reference from the code, or with --check fail where the committed pages differ from it."""
+"""Generate docs/reference and docs/drawings from the code, or with --check fail where the committed ones differ."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import typer
 import typer.main
 import yaml
+from drawings.draw import drawings
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
@@ -38,7 +39,7 @@ def main() -> None:
     check = parser.parse_args().check
     stale = False
     for name, text in pages():
-        path = REFERENCE / name
+        path = (REFERENCE / name).resolve()
         old = path.read_text() if path.exists() else ""
         if old == text:
             continue
@@ -53,17 +54,20 @@ def main() -> None:
             path.write_text(text)
             sys.stdout.write(f"wrote {path.relative_to(Path.cwd())}\n")
     if stale:
-        sys.exit("docs/reference is out of date: run `python docs/generate.py` and commit the result")
+        sys.exit("generated pages are out of date: run `python docs/generate.py` and commit the result")
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Every generated page as (file name, text)."""
+    """Every generated page and drawing as (file name from docs/reference, text)."""
     yield "resources.md", HEADER + resources()
     yield "settings.md", HEADER + settings()
     yield "reasons.md", HEADER + reasons()
     yield "commands.md", HEADER + commands()
     yield "metrics.md", HEADER + metrics()
     yield "chart.md", HEADER + chart()
+    yield "../designs/README.md", HEADER.replace("code's docstrings", "designs' titles") + designs()
+    for name, drawn in drawings():
+        yield f"../drawings/{name}", drawn
 
 
 def resources() -> str:
@@ -215,6 +219,15 @@ def value_rows(node: dict[str, Any], schema: dict[str, Any], values: Any, path: 
         else:
             default = json.dumps(values[name], ensure_ascii=False).replace("|", "\\|")
             yield f"| `{here}` | `{default}` | {inner.get('description', '')} |\n"
+
+
+def designs() -> str:
+    """A list of the designs."""
+    text = "# Designs\n\nDecisions that someone might question, with reasons. Later ones may replace earlier ones.\n\n"
+    for file in sorted((REFERENCE.parent / "designs").glob("[0-9]*.md")):
+        number, _, title = file.read_text().splitlines()[0].removeprefix("# ").partition(" — ")
+        text += f"- [{number}]({file.name}): {title}\n"
+    return text
 
 
 def first_line(thing: type) -> str:

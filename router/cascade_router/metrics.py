@@ -7,6 +7,8 @@ from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from cascade_api.reasons import Refusal
+
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY: Final = CollectorRegistry()
 _Metric = TypeVar("_Metric", Counter, Histogram)
@@ -97,6 +99,30 @@ IMAGE_BYTES = Gauge("cascade_image_bytes", "Bytes reserved for the images of req
 def of(metric: _Metric, *labels: str) -> _Metric:
     """A counter or histogram with its labels. They are cached since, unlike gauges, they are never dropped."""
     return metric.labels(*labels)
+
+
+TROUBLES: Final = (
+    Refusal.QUEUE_FULL,
+    Refusal.DEADLINE_UNREACHABLE,
+    Refusal.DEADLINE_EXCEEDED,
+    Refusal.NO_REPLICA,
+    Refusal.NO_PLAN,
+    Refusal.MODEL_FAILED,
+)
+"""Refusals for lack of time or of healthy replicas, which somebody should hear of."""
+
+
+def begin(cascade: str) -> None:
+    """Count violations, retries and troubles of a cascade from zero on.
+
+    Prometheus sees no increase in a series that begins with its first count: without this, the first refusals between
+    two scrapes would raise no alert, however many they are.
+    """
+    of(VIOLATIONS, cascade)
+    for stage in ("light", "heavy"):
+        of(RETRIES, cascade, stage)
+    for reason in TROUBLES:
+        of(REFUSALS, cascade, str(reason))
 
 
 def forget(cascade: str) -> None:

@@ -71,6 +71,7 @@ class CascadeRuntime:
         self._scorer: tuple[str, str | None] = ("rules", None)
         self.state = CascadeState(plan, load=queue.load, limits=limits, scorer=make_scorer("rules"), start=start)
         self._changed = asyncio.Event()
+        metrics.begin(self.name)
 
     @property
     def plan(self) -> Plan:

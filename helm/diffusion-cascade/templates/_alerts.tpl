@@ -12,6 +12,13 @@
     {{- end }}
 {{- end -}}
 
+{{/* An expression that is true while no pod of a component is up; absent() itself would not say of which, nor where. */}}
+{{- define "dc.absent" -}}
+{{- $root := index . 0 -}}
+{{- $up := printf "up{namespace=%q, service=%q} == 1" $root.Release.Namespace (printf "%s-%s" (include "dc.fullname" $root) (index . 2)) -}}
+{{- printf "label_replace(label_replace(absent(%s), \"component\", %q, \"\", \"\"), \"namespace\", %q, \"\", \"\")" $up (index . 1) $root.Release.Namespace -}}
+{{- end -}}
+
 {{- define "dc.alerts" -}}
 {{- $up := printf "up{namespace=%q, service=~%q}" .Release.Namespace (printf "%s-(router-metrics|operator)" (include "dc.fullname" .)) -}}
 {{- $limit := divf (toString .Values.metrics.prometheusRule.violationPercent | float64) 100 -}}
@@ -25,8 +32,8 @@
   "expr" "max by (cascade, replica) (cascade_replica_healthy) == 0"
   "summary" "Replica {{ $labels.replica }} of {{ $labels.cascade }} does not answer probes.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeStoreAway" "for" "1m" "severity" "critical"
-  "expr" "max(cascade_store_away) == 1"
-  "summary" "A router cannot reach Redis: it continues with the last plan, without a common order over all routers.") }}
+  "expr" "max by (namespace, pod) (cascade_store_away) == 1"
+  "summary" "Router {{ $labels.pod }} cannot reach Redis: it continues with the last plan, without a common order over all routers.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeRoutersDisagree" "for" "5m" "severity" "warning"
   "expr" "max by (cascade) (cascade_plan_generation) - min by (cascade) (cascade_plan_generation) > 120000"
   "summary" "Routers follow plans of {{ $labels.cascade }} that are more than two minutes apart.") }}
@@ -46,8 +53,6 @@
   "expr" (printf "%s == 0" $up)
   "summary" "{{ $labels.pod }} of {{ $labels.service }} cannot be scraped.") }}
 {{ include "dc.alert" (dict "root" . "name" "CascadeComponentAbsent" "for" "5m" "severity" "critical"
-  "expr" (printf "absent(%s == 1) or absent(%s == 1)"
-    (printf "up{namespace=%q, service=%q}" .Release.Namespace (printf "%s-router-metrics" (include "dc.fullname" .)))
-    (printf "up{namespace=%q, service=%q}" .Release.Namespace (printf "%s-operator" (include "dc.fullname" .))))
-  "summary" "The release has no running router, or no running operator.") }}
+  "expr" (printf "%s or %s" (include "dc.absent" (list . "router" "router-metrics")) (include "dc.absent" (list . "operator" "operator")))
+  "summary" (printf "Release %s in %s has no running {{ $labels.component }}." .Release.Name .Release.Namespace)) }}
 {{- end -}}
