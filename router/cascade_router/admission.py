@@ -24,9 +24,10 @@ from dataclasses import dataclass
 
 from cascade_api.reasons import Refusal
 
+from .cascade.choosing import why_no_variant
 from .image_bytes import ImageBytes, NoRoom, Room, needed
 from .queue import RedisAway
-from .requests import GenerateRequest, RequestRefused, invalid, unique_of
+from .requests import GUIDANCE, STEPS, GenerateRequest, RequestRefused, invalid, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
 
@@ -100,6 +101,7 @@ class Admission:
             raise RequestRefused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         first = requests[0]
         runtime = self._find(first.model)
+        check_wish(runtime, first)
         await self._tenants.take_images(first.receipt.tenant, len(requests))
         objective_s = runtime.plan.objective_s
         return [Admitted(runtime, each, each.receipt.deadline(each.within_s or objective_s)) for each in requests]
@@ -151,6 +153,14 @@ class Admission:
                 f"the router holds its {limit}; ask again later, or another router",
                 retry_after_s=no_room.expected_wait_s,
             ) from None
+
+
+def check_wish(runtime: CascadeRuntime, request: GenerateRequest) -> None:
+    """Raise RequestRefused if no variant of the plan has the settings that a request names."""
+    why = why_no_variant(runtime.plan, request.wish)
+    if why is not None:
+        setting, problem = why
+        raise invalid({"steps": STEPS, "guidance": GUIDANCE}[setting], problem)
 
 
 def _key_refused(reason: Refusal, why: str) -> RequestRefused:

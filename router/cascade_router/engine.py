@@ -43,7 +43,9 @@ class Passage:
             coin=coin,
             received=admitted.received,
             deadline=admitted.deadline,
+            wish=admitted.request.wish,
         )
+        self._accelerator_s = 0.0
 
     def arrive(self, in_hand: int) -> None:
         """Begin: report how many requests the router has in hand, including this one. Raises RequestRefused."""
@@ -149,6 +151,8 @@ class Passage:
         except ReplicaFailed as failure:
             return events.Failed(str(failure))
         service_s = runtime.clock() - began
+        if image.batch_time is not None:
+            self._accelerator_s += image.batch_time.seconds / image.batch_time.images
         metrics.of(metrics.STAGE_SERVICE, runtime.name, step.stage, step.variant).observe(service_s)
         if step.stage == "light":
             metrics.of(metrics.CONFIDENCE, runtime.name, step.variant).observe(image.confidence or 0.0)
@@ -164,6 +168,7 @@ class Passage:
             hardness=self._machine.choice.hardness,
             confidence=answer.confidence,
             latency_s=self._runtime.clock() - self.admitted.received,
+            accelerator_s=self._accelerator_s,
         )
 
 

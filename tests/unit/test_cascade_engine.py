@@ -270,7 +270,8 @@ async def test_the_confidence_is_asked_for_in_the_light_stage_only() -> None:
         async with cascade(make_plan(servers, direct=0, escalation=1)) as runtime:
             made = await ask(runtime)
     assert (made.route, made.confidence) == (Route.ESCALATED, pytest.approx(0.1))
-    assert wanted == [["image", "confidence", "batch_time"], ["image", "batch_time"]]
+    told = ["batch_time", "prompt_tokens"]
+    assert wanted == [["image", "confidence", *told], ["image", *told]]
 
 
 @pytest.mark.parametrize("overload", ["degrade", "strict"])

@@ -121,7 +121,7 @@ class CascadeState:
 
     def expects_replica(self, variant: str) -> bool:
         """Whether the plan has a replica of a variant, ready or not, or is parked and will have one after a request."""
-        return self.plan.parked or any(variant in worker.credits for worker in self.plan.workers)
+        return self.plan.expects_worker(variant)
 
     def why_not_ready(self) -> str | None:
         """Why no prompt can be served now; None if one can."""

@@ -22,6 +22,7 @@ from cascade_api.names import (
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
     OUTPUT_IMAGE_ENCODED,
+    OUTPUT_PROMPT_TOKENS,
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
 )
@@ -45,6 +46,7 @@ _CLOSE_GRACE_S: Final = 60.0
 _LENGTH: Final = struct.Struct("<I")
 """The length before each element of a BYTES tensor."""
 _BATCH_TIME: Final = struct.Struct("<2f")
+_PROMPT_TOKENS: Final = struct.Struct("<2i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,18 @@ PIXELS: Final = ImageForm(raw=True, encoded="")
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """The tokens of a prompt by the model's tokenizer, and how many of them the model reads; the rest is cut."""
+
+    given: int
+    read: int
+
+    @property
+    def cut(self) -> bool:
+        return self.read < self.given
+
+
+@dataclass(frozen=True, slots=True)
 class TritonImage:
     """An image in the form that was requested, and the discriminator's score if that was requested."""
 
@@ -92,6 +106,8 @@ class TritonImage:
     confidence: float | None = None
     batch_time: BatchTime | None = None
     """The size and the time of the batch in which the image was made."""
+    prompt_tokens: PromptTokens | None = None
+    """None if the worker does not report them."""
 
     @property
     def encoded(self) -> memoryview:
@@ -197,6 +213,7 @@ def infer_request(*, variant: PlanVariant, prompt: Prompt, form: ImageForm, conf
     if confidence:
         request.outputs.add(name=OUTPUT_CONFIDENCE)
     request.outputs.add(name=OUTPUT_BATCH_TIME)
+    request.outputs.add(name=OUTPUT_PROMPT_TOKENS)
     return request
 
 
@@ -229,7 +246,15 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
         (score,) = struct.unpack("<f", data)
         if score != score:
             raise ReplicaFailed("the confidence is not a number")
-    return TritonImage(height, width, pixels, element, score, _batch_time(*raw.get(OUTPUT_BATCH_TIME, (None, b""))))
+    return TritonImage(
+        height,
+        width,
+        pixels,
+        element,
+        score,
+        _batch_time(*raw.get(OUTPUT_BATCH_TIME, (None, b""))),
+        _prompt_tokens(*raw.get(OUTPUT_PROMPT_TOKENS, (None, b""))),
+    )
 
 
 def _batch_time(tensor: Any, data: bytes) -> BatchTime | None:
@@ -241,6 +266,14 @@ def _batch_time(tensor: Any, data: bytes) -> BatchTime | None:
         return BatchTime(images=images, seconds=seconds)
     except ValidationError:
         return None
+
+
+def _prompt_tokens(tensor: Any, data: bytes) -> PromptTokens | None:
+    """What a worker reports about the prompt; None if that is invalid."""
+    if tensor is None or tensor.datatype != "INT32" or len(data) != _PROMPT_TOKENS.size:
+        return None
+    given, read = _PROMPT_TOKENS.unpack(data)
+    return PromptTokens(given, read) if 0 <= read <= given else None
 
 
 def _add_bytes(request: Any, name: str, text: str) -> None:

@@ -13,7 +13,13 @@ from ..runtime import CascadeRuntime
 from .kserve import INPUTS, OUTPUTS, VERSION
 
 PLATFORM = "cascade"
-_CONFIG_TYPES = {"BYTES": "TYPE_STRING", "INT64": "TYPE_INT64", "FP32": "TYPE_FP32", "UINT8": "TYPE_UINT8"}
+_CONFIG_TYPES = {
+    "BYTES": "TYPE_STRING",
+    "INT64": "TYPE_INT64",
+    "FP32": "TYPE_FP32",
+    "BOOL": "TYPE_BOOL",
+    "UINT8": "TYPE_UINT8",
+}
 
 
 def model_metadata(runtime: CascadeRuntime, *, model: str) -> Any:

@@ -17,7 +17,7 @@ from . import openai, openapi
 from .http_images import ImagesResponse, events_response, until_disconnect
 from .http_jobs import Jobs, make_job_routes
 from .http_origins import guards
-from .http_requests import EXCEPTION_HANDLERS, REQUEST_ID, request_id_of, tenant_of, wanted_images
+from .http_requests import EXCEPTION_HANDLERS, answer_headers, tenant_of, wanted_images
 from .openai_bodies import Models
 from .page import PAGE
 
@@ -61,7 +61,7 @@ def make_app(service: ImageService, jobs: Jobs) -> Starlette:
 
     async def generations(request: Request) -> Response:
         wanted = await wanted_images(service, request)
-        headers = {REQUEST_ID: request_id_of(request)}
+        headers = answer_headers(request, wanted)
         if wanted.stream:
             return await events_response(service, request, wanted, headers=headers)
         delivery = await until_disconnect(request, lambda: service.generate(wanted.requests, protocol="http"))

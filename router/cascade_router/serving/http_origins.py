@@ -26,7 +26,7 @@ from .servers import split_address
 
 ANY: Final = "*"
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{0,5})?")
-_EXPOSED_HEADERS: Final = ("cascade-reason", "location", "retry-after", "x-request-id")
+_EXPOSED_HEADERS: Final = ("cascade-ignored", "cascade-reason", "location", "retry-after", "x-request-id")
 """Headers of answers that pages of allowed origins may read."""
 
 

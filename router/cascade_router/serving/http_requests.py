@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
+from ..admission import check_wish
 from ..requests import Receipt, RequestRefused, check_key, printable_id
 from ..service import ImageService, RouterDefect
 from ..tracing import context_of
@@ -29,6 +30,8 @@ JSON: Final = "application/json"
 _CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
+IGNORED: Final = "cascade-ignored"
+"""Header of answers that names the fields which had no effect."""
 
 
 def request_id_of(request: Request) -> str:
@@ -36,6 +39,12 @@ def request_id_of(request: Request) -> str:
     if not hasattr(request.state, "id"):
         request.state.id = printable_id(request.headers.get(REQUEST_ID, ""))
     return str(request.state.id)
+
+
+def answer_headers(request: Request, wanted: openai.WantedImages) -> dict[str, str]:
+    """The headers of every answer to a valid request for images."""
+    ignored = {IGNORED: ", ".join(wanted.ignored)} if wanted.ignored else {}
+    return {REQUEST_ID: request_id_of(request), **ignored}
 
 
 def tenant_of(service: ImageService, request: Request) -> str:
@@ -64,7 +73,9 @@ async def wanted_images(service: ImageService, request: Request) -> openai.Wante
             receipt=receipt,
             settings=service.settings,
         )
-        image = service.plans.find(wanted.requests[0].model).plan.image
+        runtime = service.plans.find(wanted.requests[0].model)
+        check_wish(runtime, wanted.requests[0])
+        image = runtime.plan.image
         openai.check_size(wanted.size, width=image.width, height=image.height)
     except RequestRefused as refused:
         service.accounts.invalid(refused)

@@ -42,6 +42,7 @@ OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
 OUTPUT_STAGE: Final = "stage"
+OUTPUT_PROMPT_CUT: Final = "prompt_cut"
 PREVIEW: Final = "preview"
 FINAL: Final = "final"
 OUTPUTS: Final = {
@@ -52,8 +53,9 @@ OUTPUTS: Final = {
     OUTPUT_CONFIDENCE: "FP32",
     OUTPUT_HARDNESS: "FP32",
     OUTPUT_STAGE: "BYTES",
+    OUTPUT_PROMPT_CUT: "BOOL",
 }
-STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_ENCODED)
+STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in (OUTPUT_IMAGE_ENCODED, OUTPUT_PROMPT_CUT))
 """The outputs of a stream whose client does not choose; answers to single calls leave out the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
@@ -105,7 +107,7 @@ def read_requests(
             within_s=options.within_s,
             idempotency_key=options.idempotency_key,
             band=options.band,
-            tier=options.tier,
+            wish=options.wish,
         )
         for index, (prompt, negative, seed) in enumerate(
             zip(
@@ -147,6 +149,8 @@ def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
         return _pack_bytes(str(answer.route).encode())
     if name == OUTPUT_STAGE:
         return _pack_bytes(stage.encode())
+    if name == OUTPUT_PROMPT_CUT:
+        return struct.pack("?", answer.image.prompt_tokens is not None and answer.image.prompt_tokens.cut)
     if name == OUTPUT_HARDNESS:
         return struct.pack("<f", answer.hardness)
     return struct.pack("<f", math.nan if answer.confidence is None else answer.confidence)

@@ -1,0 +1,77 @@
+"""Fields of OpenAI's images API beyond the prompt: what each of them does, and what the answer says about it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from support.redis import RedisServer
+from support.router import RouterProcess, StartRouter, make_plan
+from support.sleepers import SECONDS
+from support.triton import TritonServer
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+def router(redis_server: RedisServer, sleeper_triton: TritonServer, start_router: StartRouter) -> RouterProcess:
+    """Every prompt is escalated, unless the client says otherwise."""
+    replicas = {variant: [sleeper_triton.endpoint] for variant in SECONDS}
+    plan = make_plan(replicas, direct=0, escalation=1, overload="strict", execution_s=SECONDS)
+    return start_router(redis_server, plan)
+
+
+def images(router: RouterProcess, prompt: str = "a cat", **fields: Any) -> Any:
+    reply = router.post({"prompt": prompt, **fields})
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def route(made: Any) -> tuple[str, str]:
+    return made["data"][0]["route"], made["quality"]
+
+
+def test_the_quality_or_the_settings_choose_the_model(router: RouterProcess) -> None:
+    assert route(images(router)) == ("escalated", "high")
+    assert route(images(router, quality="low")) == ("light", "low")
+    assert route(images(router, quality="high")) == ("direct", "high")
+    for variant, steps in {"shapes-light": 2, "shapes-heavy": 24}.items():
+        made = images(router, num_inference_steps=steps)
+        assert (made["data"][0]["variant"], made["data"][0]["route"]) == (variant, "direct")
+    assert router.ask("a cat", parameters={"tier": "low"}).route == "light"
+    assert router.ask("a cat", parameters={"num_inference_steps": 2}).variant == "shapes-light"
+    refused = router.post({"prompt": "a cat", "num_inference_steps": 7})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_inference_steps")
+    assert "they take 2, 24" in refused.json()["error"]["message"]
+
+
+def test_usage_has_the_tokens_that_were_read_and_the_workers_time(router: RouterProcess) -> None:
+    made = images(router, n=2)
+    both_s = sum(SECONDS.values())
+    assert made["usage"]["input_tokens"] == made["usage"]["total_tokens"] == 2
+    assert made["usage"]["input_tokens_details"] == {"text_tokens": 2, "image_tokens": 0}
+    assert [0 < item["accelerator_seconds"] <= both_s + 1e-6 for item in made["data"]] == [True, True]
+    total_s = sum(item["accelerator_seconds"] for item in made["data"])
+    assert made["usage"]["accelerator_seconds"] == pytest.approx(total_s, abs=1e-5)
+    light = images(router, quality="low")["usage"]["accelerator_seconds"]
+    assert light == pytest.approx(SECONDS["shapes-light"], rel=0.01)
+
+
+def test_a_prompt_that_the_model_cuts_is_told(router: RouterProcess) -> None:
+    long = images(router, "cat " * 8_000)
+    assert long["data"][0]["prompt_cut"]
+    assert long["usage"]["input_tokens"] == 77
+    assert not images(router)["data"][0]["prompt_cut"]
+
+
+def test_fields_without_effect_are_named_and_the_user_is_logged(router: RouterProcess) -> None:
+    fields = {"prompt": "a cat", "style": "natural", "moderation": "auto", "user": "u-7"}
+    reply = router.post({**fields, "deadline_ms": 1})
+    assert reply.status_code == 504
+    refusals = [json.loads(line) for line in router.log.read_text().splitlines() if '"refused"' in line]
+    assert [line["user"] for line in refusals] == ["u-7"]
+    reply = router.post(fields)
+    assert (reply.status_code, reply.headers["cascade-ignored"]) == (200, "style, moderation")
+    assert "cascade-ignored" not in router.post({"prompt": "a cat"}).headers
