@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,6 +104,8 @@ class GenerateRequest:
     """What the client says about the model that makes the image."""
     end_user: str = ""
     """The client's own user for whom it asks, printable, for the log."""
+    index: int = 0
+    """Its place among the images of its call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,15 @@ class MadeImage:
     confidence: float | None
     latency_s: float
     """From receipt until the image was made."""
+    index: int = 0
+    """Its place among the images of its call."""
     accelerator_s: float = 0.0
     """The part of the workers' time that this request took, of light and heavy model together, as they report it."""
+
+
+def made_images(answers: Iterable[MadeImage | RequestRefused]) -> list[MadeImage]:
+    """Of the answers of a call, the images."""
+    return [answer for answer in answers if isinstance(answer, MadeImage)]
 
 
 def nth_id(stem: str, index: int) -> str:

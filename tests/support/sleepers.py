@@ -17,7 +17,7 @@ from .triton import TritonServer, model_of
 MODEL: Final = '''
 """Sleeps for its time per batch, then answers each request with one and the same image and a random confidence.
 
-Of a prompt it reads 77 words.
+Of a prompt it reads 77 words, and it draws nothing with the seed 13.
 """
 
 import json
@@ -48,6 +48,10 @@ class TritonPythonModel:
         return np.array([[words, min(words, 77)]], np.int32)
 
     def _response(self, request, images):
+        seed = pb_utils.get_input_tensor_by_name(request, "seed")
+        if seed is not None and seed.as_numpy().item() == 13:
+            error = pb_utils.TritonError("prompt: 13 is no seed for it", pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=error)
         made = {
             "image": lambda: self._pixels,
             "image_encoded": lambda: self._encoded[json.loads(request.parameters())["image_format"]],

@@ -144,6 +144,7 @@ class RequestMachine:
         coin: random in [0, 1), for scorers that use it.
         received: when the request arrived; all times are seconds on one monotonic clock.
         deadline: when its image must have been sent.
+        ahead: how many images of the same call go before this one (see `calls`).
         wish: what the client says about the model. If it names settings, no other variant takes over, as under
             ``overload: strict``.
     """
@@ -162,6 +163,7 @@ class RequestMachine:
         coin: float,
         received: float,
         deadline: float,
+        ahead: int = 0,
         wish: Wish = NO_WISH,
     ) -> None:
         self._cascade = cascade
@@ -170,6 +172,7 @@ class RequestMachine:
         self._coin = coin
         self._received = received
         self._send_by = deadline
+        self._ahead = ahead
         self._wish = wish
         self._overload: Overload = "strict" if wish.names_settings else cascade.plan.overload
         self._waiting_limit = cascade.waiting_limit(band)
@@ -263,8 +266,8 @@ class RequestMachine:
         row, direct = self.choice.row, self.choice.direct
         step = admit(
             direct=direct,
-            light=() if row.alone else self._cascade.outlooks(row.light, band=self._band),
-            heavy=self._cascade.outlooks(row.heavy, band=self._band),
+            light=() if row.alone else self._cascade.outlooks(row.light, band=self._band, ahead=self._ahead),
+            heavy=self._cascade.outlooks(row.heavy, band=self._band, ahead=self._ahead),
             deadline=self._deadline,
             now=now,
             overload=self._overload,

@@ -42,11 +42,30 @@ class _Promised:
     variant: str
     ready: frozenset[str]
     execution_s: float
+    image_s: float
+    credits: int
 
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
-        ready = frozenset(replica.id for replica in pool.ready)
-        return cls(pool.name, pool.queue, pool.variant, ready, pool.batch_execution_s(pool.batch))
+        return cls(
+            name=pool.name,
+            queue=pool.queue,
+            variant=pool.variant,
+            ready=frozenset(replica.id for replica in pool.ready),
+            execution_s=pool.batch_execution_s(pool.batch),
+            image_s=pool.image_s,
+            credits=sum(map(pool.credits, pool.ready)),
+        )
+
+    def after_s(self, ahead: int, load: PoolLoad) -> float:
+        """How much longer an image waits behind ``ahead`` others that are not in the queue yet.
+
+        As many as there are free credits begin at once. The others take their turns at the pool's rate. The load's
+        expected wait contains one turn, unless there are free credits.
+        """
+        free = max(0, self.credits - load.in_flight - load.waiting)
+        turns = ahead if free == 0 else max(0, ahead + 1 - free)
+        return turns * self.image_s / max(1, len(self.ready))
 
 
 class CascadeState:
@@ -93,9 +112,11 @@ class CascadeState:
         """Entries of a pool, or parked requests, at which a request of this priority band does not wait."""
         return limit_of(self.limits.waiting, band=band)
 
-    def outlooks(self, variant: str, *, band: int = BANDS) -> list[Outlook]:
-        """What a request of priority ``band`` can expect from each pool of a variant now."""
-        return [self._outlook(pool, band) for pool in self._of.get(variant, ())]
+    def outlooks(self, variant: str, *, band: int = BANDS, ahead: int = 0) -> list[Outlook]:
+        """What a request of priority ``band`` can expect from each pool of a variant now, if ``ahead`` images that are
+        not in the queue yet go before it.
+        """
+        return [self._outlook(pool, band, ahead) for pool in self._of.get(variant, ())]
 
     def ready(self, variant: str) -> int:
         """Replicas of a variant that take new work."""
@@ -152,14 +173,14 @@ class CascadeState:
         due = self.health.due(now=now)
         return [(pool, replica) for pool in self._pools for replica in pool.ready if replica.id in due]
 
-    def _outlook(self, pool: _Promised, band: int) -> Outlook:
+    def _outlook(self, pool: _Promised, band: int, ahead: int) -> Outlook:
         load = self._load(pool.queue)
         return Outlook(
             pool=pool.queue,
             variant=pool.variant,
             ready=self._ready(pool, load),
             waiting=load.waiting,
-            expected_wait_s=load.wait_s(band),
+            expected_wait_s=load.wait_s(band) + pool.after_s(ahead, load),
             execution_s=self.estimates.execution_s(pool.name, planned=pool.execution_s),
         )
 

@@ -101,7 +101,7 @@ class InferenceService:
         except RequestRefused as refused:
             self._service.accounts.invalid(refused)
             raise
-        delivery = await self._service.generate(requests, protocol="grpc")
+        delivery = await self._service.generate(requests, protocol="grpc", partial=form.partial)
         request_id = message.id or requests[0].id
         response = delivery.pack(
             lambda answers: kserve.write_response(answers, form, request_id=request_id, model=message.model_name)

@@ -64,7 +64,9 @@ def make_app(service: ImageService, jobs: Jobs) -> Starlette:
         headers = answer_headers(request, wanted)
         if wanted.stream:
             return await events_response(service, request, wanted, headers=headers)
-        delivery = await until_disconnect(request, lambda: service.generate(wanted.requests, protocol="http"))
+        delivery = await until_disconnect(
+            request, lambda: service.generate(wanted.requests, protocol="http", partial=True)
+        )
         return ImagesResponse(request, wanted, delivery, headers=headers)
 
     async def models(request: Request) -> Response:

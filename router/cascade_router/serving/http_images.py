@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ..deliveries import Delivery
-from ..requests import MadeImage, RequestRefused
+from ..deliveries import Delivery, Unmade
+from ..requests import MadeImage, RequestRefused, made_images
 from ..service import ImageService, RouterDefect
 from . import openai
 from .parts import Part, length, pieces
+
+_T = TypeVar("_T")
 
 
 class ImagesResponse(Response):
@@ -51,9 +53,9 @@ class ImagesResponse(Response):
 async def events_response(
     service: ImageService, request: Request, wanted: openai.WantedImages, *, headers: Mapping[str, str]
 ) -> Response:
-    """Server-sent events of one request.
+    """Server-sent events of one call.
 
-    Raises what `ImageService.generate` raises; after a preview, such an error becomes the last event instead.
+    Raises what `ImageService.stream` raises; after the first event, such an error becomes the last event instead.
     """
     events = _events(service, wanted)
     # The first piece is awaited, so that a refusal still gets its own HTTP status.
@@ -62,29 +64,51 @@ async def events_response(
 
 
 async def _events(service: ImageService, wanted: openai.WantedImages) -> AsyncIterator[bytes]:
+    """Partial images while others are being made, each completed one as soon as it is there, and failures at the end.
+
+    OpenAI's clients end a stream at the first failure.
+    """
     created_at = int(time.time())
     previews: asyncio.Queue[MadeImage] = asyncio.Queue()
-    making = asyncio.ensure_future(
-        service.generate(
-            wanted.requests, protocol="http-stream", preview=previews.put_nowait if wanted.previews else None
-        )
-    )
-    shown = asyncio.ensure_future(previews.get())
+    preview = previews.put_nowait if wanted.previews else None
+    outcomes = service.stream(wanted.requests, protocol="http-stream", preview=preview)
+    made: asyncio.Future[Any] = _soon(anext(outcomes, None))
+    shown: asyncio.Future[Any] = _soon(previews.get())
     try:
-        await asyncio.wait({making, shown}, return_when=asyncio.FIRST_COMPLETED)
-        if shown.done():
-            async for piece in pieces(openai.stream_event(wanted, shown.result(), final=False, created_at=created_at)):
-                yield piece
-        with await making as delivery:
-            parts = delivery.pack(
-                lambda answers: openai.stream_event(wanted, answers[0], final=True, created_at=created_at)
-            )
-            async for piece in pieces(parts):
-                yield piece
+        while True:
+            await asyncio.wait({made, shown}, return_when=asyncio.FIRST_COMPLETED)
+            if shown.done():
+                light, shown = shown.result(), _soon(previews.get())
+                async for piece in pieces(openai.stream_event(wanted, light, final=False, created_at=created_at)):
+                    yield piece
+                continue
+            outcome = made.result()
+            if outcome is None:
+                return
+            if isinstance(outcome, Unmade):
+                _, content, _ = openai.refusal_body(outcome.refused)
+                yield openai.failed_event({**content, "image_index": outcome.admitted.request.index})
+            else:
+                with outcome as delivery:
+                    parts = delivery.pack(
+                        lambda answers: openai.stream_event(
+                            wanted, made_images(answers)[0], final=True, created_at=created_at
+                        )
+                    )
+                    async for piece in pieces(parts):
+                        yield piece
+            made = _soon(anext(outcomes, None))
     finally:
         shown.cancel()
-        if not making.cancel() and not making.cancelled() and making.exception() is None:
-            making.result().failed()  # has an effect only if the client left before the image was sent
+        made.cancel()
+        await asyncio.wait({made})
+        if not made.cancelled() and made.exception() is None and isinstance(made.result(), Delivery):
+            made.result().failed()  # has an effect only if the client left before the image was sent
+        await outcomes.aclose()
+
+
+def _soon(awaitable: Awaitable[_T]) -> asyncio.Future[_T]:
+    return asyncio.ensure_future(awaitable)
 
 
 async def _chained(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tritonclient.grpc import service_pb2
@@ -31,6 +31,7 @@ from ..requests import (
     check_seed,
     decode_prompt,
     invalid,
+    made_images,
     nth_id,
     printable_id,
 )
@@ -43,6 +44,7 @@ OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
 OUTPUT_STAGE: Final = "stage"
 OUTPUT_PROMPT_CUT: Final = "prompt_cut"
+OUTPUT_ERROR: Final = "error"
 PREVIEW: Final = "preview"
 FINAL: Final = "final"
 OUTPUTS: Final = {
@@ -54,8 +56,10 @@ OUTPUTS: Final = {
     OUTPUT_HARDNESS: "FP32",
     OUTPUT_STAGE: "BYTES",
     OUTPUT_PROMPT_CUT: "BOOL",
+    OUTPUT_ERROR: "BYTES",
 }
-STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in (OUTPUT_IMAGE_ENCODED, OUTPUT_PROMPT_CUT))
+_ONLY_NAMED: Final = (OUTPUT_IMAGE_ENCODED, OUTPUT_PROMPT_CUT, OUTPUT_ERROR)
+STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in _ONLY_NAMED)
 """The outputs of a stream whose client does not choose; answers to single calls leave out the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
@@ -67,6 +71,16 @@ class ResponseForm:
 
     outputs: tuple[str, ...]
     batch: tuple[int, ...]
+
+    @property
+    def partial(self) -> bool:
+        """Whether the client reads which images were not made; otherwise it gets all of them or none."""
+        return OUTPUT_ERROR in self.outputs
+
+    @property
+    def of_one(self) -> ResponseForm:
+        """The same outputs for one of the images."""
+        return replace(self, batch=(1, *self.batch[1:]))
 
 
 def read_requests(
@@ -100,6 +114,7 @@ def read_requests(
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
+            index=index,
             model=message.model_name,
             prompt=Prompt(prompt, negative, seed),
             receipt=receipt,
@@ -122,23 +137,46 @@ def read_requests(
 
 
 def write_response(
-    answers: Sequence[MadeImage], form: ResponseForm, *, request_id: str, model: str, stage: str = FINAL
+    answers: Sequence[MadeImage | RequestRefused],
+    form: ResponseForm,
+    *,
+    request_id: str,
+    model: str,
+    stage: str = FINAL,
 ) -> Any:
-    """The ModelInferResponse."""
+    """The ModelInferResponse. An image that was not made is black, and its file is empty."""
     response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
-    image = answers[0].image
+    image = made_images(answers)[0].image
     for name in form.outputs:
         shape = list(form.batch)
         if name == OUTPUT_IMAGE:
             # A single image that was requested without a batch dimension is returned without one.
             shape = [*(() if form.batch == (1,) else form.batch[:1]), image.height, image.width, 3]
         response.outputs.add(name=name, datatype=OUTPUTS[name], shape=shape)
-        response.raw_output_contents.append(b"".join(_packed(name, answer, stage) for answer in answers))
+        response.raw_output_contents.append(
+            b"".join(
+                _missing(name, answer, pixels=image.height * image.width)
+                if isinstance(answer, RequestRefused)
+                else _packed(name, answer, stage)
+                for answer in answers
+            )
+        )
     return response
+
+
+def _missing(name: str, refused: RequestRefused, *, pixels: int) -> bytes:
+    """The element of an output for an image that was not made."""
+    if name == OUTPUT_ERROR:
+        return _pack_bytes(f"{refused.reason}: {refused.message}".encode())
+    if name == OUTPUT_IMAGE:
+        return bytes(3 * pixels)
+    return {"BYTES": _pack_bytes(b""), "FP32": struct.pack("<f", math.nan), "BOOL": b"\0"}[OUTPUTS[name]]
 
 
 def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
     """The element of an output for one answer, in the binary form of KServe v2."""
+    if name == OUTPUT_ERROR:
+        return _pack_bytes(b"")
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
     if name == OUTPUT_IMAGE_ENCODED:

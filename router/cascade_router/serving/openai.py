@@ -28,6 +28,7 @@ from ..requests import (
     check_prompt,
     check_seed,
     invalid,
+    made_images,
     make_wish,
     nth_id,
     printable,
@@ -107,8 +108,6 @@ def read_body(
     if negative is not None:
         check_prompt(negative, limit=settings.prompt_limit, field="negative_prompt")
     count = 1 if asked.n is None else asked.n
-    if asked.stream and count > 1:
-        raise invalid("n", f"{count} images cannot be streamed; ask for one, or without `stream`")
     if asked.partial_images and not asked.stream:
         raise invalid("partial_images", "needs `stream` to be true")
     seed, form = asked.seed, _form(asked)
@@ -133,6 +132,7 @@ def read_body(
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
+            index=index,
             prompt=Prompt(asked.prompt, negative, None if seed is None else check_seed(seed + index)),
             **common,
         )
@@ -172,12 +172,17 @@ def usage_of(answers: Sequence[MadeImage]) -> Usage:
     )
 
 
-def images_body(wanted: WantedImages, answers: Sequence[MadeImage], *, created_at: int) -> list[Part]:
-    """The body of an answer, `Images`."""
-    content = {"created": created_at, **_shared_fields(wanted, answers), "usage": _written(usage_of(answers))}
+def images_body(wanted: WantedImages, answers: Sequence[MadeImage | RequestRefused], *, created_at: int) -> list[Part]:
+    """The body of an answer, `Images`, with at least one image."""
+    made = made_images(answers)
+    content = {"created": created_at, **_shared_fields(wanted, made), "usage": _written(usage_of(made))}
     parts: list[Part] = [json.dumps(content).encode()[:-1] + b', "data": [']
     for index, answer in enumerate(answers):
-        parts += [b", "] * (index > 0) + with_image(_written(how_made(answer)), answer.image.encoded)
+        parts += [b", "] * (index > 0)
+        if isinstance(answer, RequestRefused):
+            parts.append(json.dumps(refusal_body(answer)[1]).encode())
+        else:
+            parts += with_image(_written(how_made(answer)), answer.image.encoded)
     return [*parts, b"]}"]
 
 
@@ -187,6 +192,7 @@ def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, create
     content = {
         "type": kind,
         "created_at": created_at,
+        "image_index": answer.index,
         **_shared_fields(wanted, [answer]),
         **({"usage": _written(usage_of([answer]))} if final else {"partial_image_index": 0}),
         **_written(how_made(answer)),

@@ -117,13 +117,26 @@ class ImagesRequest(JobRequest):
 
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
     stream: bool | None = None
-    """answer with server-sent events; for one image only"""
+    """answer with server-sent events, one for each image as soon as it is made"""
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL)] | None = None
     """with `stream`: if above 0, the light image is sent while a heavy one is made"""
 
 
 class _ResponseBody(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, json_schema_serialization_defaults_required=True)
+
+
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+
+class Problem(_ResponseBody):
+    """Why there is no answer."""
+
+    message: str
+    type: ErrorType
+    param: str | None = None
+    """the field that is wrong"""
+    code: Refusal | None = None
 
 
 class HowMade(_ResponseBody):
@@ -144,6 +157,12 @@ class Image(HowMade):
     """An image, and how it was made."""
 
     b64_json: str
+
+
+class MissingImage(_ResponseBody):
+    """In place of an image that was not made, though others of the call were."""
+
+    error: Problem
 
 
 class TokenDetails(_ResponseBody):
@@ -181,7 +200,7 @@ class Images(SharedFields):
 
     created: int
     usage: Usage
-    data: list[Image]
+    data: list[Image | MissingImage]
 
 
 class EventName(StrEnum):
@@ -216,19 +235,6 @@ class Models(_ResponseBody):
 
     object: Literal["list"] = "list"
     data: list[ListedModel]
-
-
-ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
-
-
-class Problem(_ResponseBody):
-    """Why there is no answer."""
-
-    message: str
-    type: ErrorType
-    param: str | None = None
-    """the field that is wrong"""
-    code: Refusal | None = None
 
 
 class Error(_ResponseBody):
