@@ -108,15 +108,13 @@ class CascadeView:
 class Snapshot:
     """Every cascade of one operator at one instant, with the workers of all pools.
 
-    ``inventory`` has the accelerators by class (None: unknown). ``hosts_several`` says whether the cluster's workers
-    can host several weights; only the driver knows that.
+    ``inventory`` has the accelerators by class (None: unknown).
     """
 
     cascades: tuple[CascadeView, ...]
     inventory: Mapping[str, int] | None
     workers: tuple[Worker, ...] = ()
     store_available: bool = True
-    hosts_several: bool = False
 
 
 @dataclass(frozen=True)

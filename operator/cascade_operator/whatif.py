@@ -130,7 +130,6 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
             ),
             inventory=inventory,
             workers=tuple(world.workers.values()),
-            hosts_several=True,
         )
         decision = planner.decide(snapshot, memory, now)
         memory, diagnostics = decision.memory, decision.diagnostics

@@ -50,14 +50,13 @@ def decided(
     *,
     workers: tuple[Worker, ...] = (),
     rate: int = 10,
-    hosts_several: bool = True,
     profile: CascadeProfile | None = None,
     memory: Memory | None = None,
     plan: Plan | None = None,
     accelerator: AcceleratorClass = SMALL,
 ) -> tuple[list[object], Memory]:
     view = make_view(cascade=cascade, demand=asked(rate), profile=profile or make_profile(), plan=plan)
-    snapshot = Snapshot((view,), {"cpu": 2}, workers, hosts_several=hosts_several)
+    snapshot = Snapshot((view,), {"cpu": 2}, workers)
     decision = Planner(PlannerSettings(), classes=[accelerator]).decide(snapshot, memory or Memory(), NOW)
     return list(decision.actions), decision.memory
 
@@ -117,7 +116,7 @@ def test_what_work_waits_is_cleared_by_cheaper_images() -> None:
             profile=make_profile(),
             queue_depths={"heavy.cpu": waiting},
         )
-        snapshot = Snapshot((view,), {"cpu": 2}, ready(2), hosts_several=True)
+        snapshot = Snapshot((view,), {"cpu": 2}, ready(2))
         decision = Planner(PlannerSettings(), classes=[SMALL]).decide(snapshot, Memory(), NOW)
         return heavy_share(published(list(decision.actions)))
 
@@ -153,12 +152,6 @@ def test_the_target_is_rebuilt_from_a_plan_whose_workers_serve_several_variants(
     assert target is not None
     assert target.workers == {HostSet(BOTH, "cpu"): 2}
     assert {key: size.replicas for key, size in target.sizes.items()} == {("light", "cpu"): 2, ("heavy", "cpu"): 2}
-
-
-def test_a_cluster_whose_workers_host_one_variant_each_refuses_shared_hosting_by_name() -> None:
-    reason, message = accepted(decided(shared_cascade(), hosts_several=False)[0])
-    assert reason is Reason.INVALID_SPEC
-    assert message.startswith("spec.workers.0.hosting: shared")
 
 
 @pytest.mark.parametrize("name", ["hadis", "diffserve", "proteus", "all-light"])
@@ -241,7 +234,7 @@ def test_where_memory_binds_a_rise_of_demand_is_answered_at_once(memory_mib: int
             profile=with_memory(memory_mib),
             plan=plan,
         )
-        snapshot = Snapshot((view,), {"cpu": 2}, workers, hosts_several=True)
+        snapshot = Snapshot((view,), {"cpu": 2}, workers)
         decision = Planner(PlannerSettings(), classes=[SMALL]).decide(snapshot, memory, now)
         memory = decision.memory
         plan = next((action.plan for action in decision.actions if isinstance(action, Publish)), plan)

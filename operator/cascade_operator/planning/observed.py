@@ -27,7 +27,7 @@ from ..snapshot import CascadeView, HostState, Snapshot, Worker, WorkerState
 from .allocation import HostSet, Hull, Placement, PoolKey, PoolSize
 from .arrivals import clearing_rate
 from .memory import CascadeMemory, Leaving, Memory, Slowdown, Target
-from .prepared import NotPlannable, Preparations, Prepared, hosts_all
+from .prepared import NotPlannable, Preparations, Prepared
 from .slowdowns import slowdowns
 
 KEPT_BUSY_OBJECTIVES: Final = 0.3
@@ -259,11 +259,6 @@ def _prepared(
         return None, (
             Reason.PROFILE_MISSING,
             f"spec.profileRef.name: there is no CascadeProfile {name!r}: apply it",
-        )
-    if hosts_all(view.cascade.spec) and not snapshot.hosts_several:
-        return None, (
-            Reason.INVALID_SPEC,
-            "spec.workers.0.hosting: shared: workers host one variant each here, so far: set hosting: dedicated",
         )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:

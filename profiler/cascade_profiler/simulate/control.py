@@ -192,7 +192,7 @@ class Control:
         inventory = Counter(
             w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
         )
-        return Snapshot((view,), dict(inventory), workers, hosts_several=True)
+        return Snapshot((view,), dict(inventory), workers)
 
     def _seen(self, worker: SharedWorker) -> Worker:
         """A worker as the operator sees it; a lost one as it was until the loss is noticed."""
