@@ -21,6 +21,9 @@ from support.waiting import PATIENCE_S
 pytestmark = pytest.mark.contract
 
 EXAMPLES = 15
+"""Of each operation."""
+MANY = 120
+"""The same in the slow test, which makes more than 2 000 in all."""
 CONFIG = SchemathesisConfig.from_dict(
     {
         "checks": {
@@ -52,6 +55,13 @@ def drawing_router(sleeper_triton: TritonServer, tmp_path_factory: pytest.TempPa
 @SCHEMA.parametrize()
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 def test_answers_are_as_the_document_says(case: schemathesis.Case, drawing_router: RouterProcess) -> None:
+    case.call_and_validate(base_url=drawing_router.http_url, timeout=PATIENCE_S)
+
+
+@pytest.mark.slow
+@SCHEMA.parametrize()
+@settings(max_examples=MANY, suppress_health_check=list(HealthCheck), deadline=None)
+def test_many_answers_are_as_the_document_says(case: schemathesis.Case, drawing_router: RouterProcess) -> None:
     case.call_and_validate(base_url=drawing_router.http_url, timeout=PATIENCE_S)
 
 

@@ -1,4 +1,4 @@
-"""The HTTP side: OpenAI images, health, readiness, metrics and the playground page."""
+"""The HTTP side: OpenAI images, KServe v2, health, readiness, metrics and the playground page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from starlette.routing import BaseRoute, Route
 from ..metrics import REGISTRY
 from ..service import ImageService
 from . import openai, openapi
-from .http_images import ImagesResponse, events_response, until_disconnect
+from .http_images import events_response, images_response, until_disconnect
 from .http_jobs import Jobs, make_job_routes
+from .http_kserve import make_kserve_routes
 from .http_origins import guards
 from .http_requests import EXCEPTION_HANDLERS, answer_headers, tenant_of, wanted_images
 from .openai_bodies import Models
@@ -67,7 +68,7 @@ def make_app(service: ImageService, jobs: Jobs) -> Starlette:
         delivery = await until_disconnect(
             request, lambda: service.generate(wanted.requests, protocol="http", partial=True)
         )
-        return ImagesResponse(request, wanted, delivery, headers=headers)
+        return images_response(request, wanted, delivery, headers=headers)
 
     async def models(request: Request) -> Response:
         tenant_of(service, request)
@@ -94,6 +95,7 @@ def make_app(service: ImageService, jobs: Jobs) -> Starlette:
         Route("/v1/models/{model}", model),
         Route("/openapi.json", describe),
         *make_job_routes(service, jobs),
+        *make_kserve_routes(service),
         *make_health_app(service).routes,
     ]
     return _application(routes, guards(service.settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -21,24 +21,24 @@ from .parts import Part, length, pieces
 _T = TypeVar("_T")
 
 
+Write = Callable[[Sequence[MadeImage | RequestRefused]], tuple[list[Part], dict[str, str]]]
+"""Makes the parts of a body from the answers of a call, and the headers that depend on them."""
+
+
 class ImagesResponse(Response):
-    """All images of a call, as one JSON document."""
+    """All images of a call in one body, which ``write`` makes of them."""
 
-    media_type = "application/json"
-
-    def __init__(
-        self, request: Request, wanted: openai.WantedImages, delivery: Delivery, *, headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, request: Request, delivery: Delivery, write: Write, *, headers: Mapping[str, str]) -> None:
         super().__init__(headers=headers)
         self._request = request
-        self._wanted = wanted
         self._delivery = delivery
+        self._write = write
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the document. Raises RequestRefused if it is too late for that."""
+        """Send the body. Raises RequestRefused if it is too late for that."""
         with contextlib.suppress(ClientDisconnect), self._delivery as delivery:
-            created_at = int(time.time())
-            parts = delivery.pack(lambda answers: openai.images_body(self._wanted, answers, created_at=created_at))
+            parts, headers = delivery.pack(self._write)
+            self.headers.update(headers)
             self.headers["content-length"] = str(length(parts))
             await until_disconnect(self._request, lambda: self._send(parts, send))
 
@@ -48,6 +48,17 @@ class ImagesResponse(Response):
         async for piece in pieces(parts):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def images_response(
+    request: Request, wanted: openai.WantedImages, delivery: Delivery, *, headers: Mapping[str, str]
+) -> ImagesResponse:
+    """All images of a call in the form of OpenAI's API."""
+
+    def write(answers: Sequence[MadeImage | RequestRefused]) -> tuple[list[Part], dict[str, str]]:
+        return openai.images_body(wanted, answers, created_at=int(time.time())), {"content-type": "application/json"}
+
+    return ImagesResponse(request, delivery, write, headers=headers)
 
 
 async def events_response(

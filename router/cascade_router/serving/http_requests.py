@@ -5,6 +5,7 @@ OpenAI's form.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import structlog
@@ -27,6 +28,9 @@ BODY_LIMIT: Final = 1024 * 1024
 BODY_S: Final = 30.0
 """How long a client may take to send a body."""
 JSON: Final = "application/json"
+OCTETS: Final = "application/octet-stream"
+KSERVE: Final = "/v2"
+"""Errors below this path have the form of KServe's protocol, all others that of OpenAI's."""
 _CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
@@ -59,8 +63,8 @@ def tenant_of(service: ImageService, request: Request) -> str:
 async def wanted_images(service: ImageService, request: Request) -> openai.WantedImages:
     """A valid request for images of a cascade that exists. Raises RequestRefused, and counts the refusal."""
     receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
-    _check_json(request)
-    body = await _read(request)
+    check_content_type(request, JSON)
+    body = await read_body(request)
     try:
         names = list(service.plans.by_name)
         if not names:
@@ -83,14 +87,21 @@ async def wanted_images(service: ImageService, request: Request) -> openai.Wante
     return wanted
 
 
-def _check_json(request: Request) -> None:
-    """Require the content type JSON: browsers let pages of other sites send it only after asking the router (CORS)."""
+def check_content_type(request: Request, *allowed: str) -> None:
+    """Require a content type that browsers let pages of other sites send only after asking the router (CORS).
+
+    Clients of KServe send none with bytes; a page then still has an `Origin`, see `http_origins`.
+    """
     kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != JSON:
-        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {JSON}", _CLOSE)
+    if kind.partition(";")[0].strip().lower() not in allowed:
+        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {allowed[0]}", _CLOSE)
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise HTTPException(415, f"content-encoding: is {encoding[:80]!r}; send the body as it is", _CLOSE)
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The body of a request, if it is not too long and comes soon enough. Raises HTTPException."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
@@ -105,11 +116,20 @@ async def _read(request: Request) -> bytes:
 
 async def _refused(request: Request, error: Exception) -> Response:
     status, content, headers = openai.refusal_body(cast(RequestRefused, error))
-    return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id_of(request)})
+    return _error(request, content, status, headers={**headers, REQUEST_ID: request_id_of(request)})
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse(openai.error_body(str(error), kind="server_error"), 500)
+    return _error(request, openai.error_body(str(error), kind="server_error"), 500)
+
+
+def _error(
+    request: Request, content: dict[str, Any], status: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error in the form of the protocol that the path belongs to."""
+    if request.url.path.startswith(f"{KSERVE}/"):
+        content = {"error": content["error"]["message"]}
+    return JSONResponse(content, status, headers=headers)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
@@ -126,7 +146,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     detail = error.detail if isinstance(error, HTTPException) else "error"
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     message = f"{request.method} {request.url.path}: {detail}"
-    return JSONResponse(openai.error_body(message, kind="invalid_request_error"), status, headers=headers)
+    return _error(request, openai.error_body(message, kind="invalid_request_error"), status, headers)
 
 
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {

@@ -38,6 +38,8 @@ from ..requests import (
 from .parameters import REFUSED_OF_INPUTS, REFUSED_OF_OUTPUTS, read_parameters, refuse
 
 VERSION: Final = "1"
+SERVER_NAME: Final = "diffusion-cascade"
+MODEL_CONTROL: Final = "models are loaded by the operator, not by clients; change the DiffusionCascade instead"
 INPUTS: Final = {INPUT_PROMPT: "BYTES", INPUT_NEGATIVE_PROMPT: "BYTES", INPUT_SEED: "INT64"}
 OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
@@ -58,6 +60,8 @@ OUTPUTS: Final = {
     OUTPUT_PROMPT_CUT: "BOOL",
     OUTPUT_ERROR: "BYTES",
 }
+BINARY_ONLY: Final = (OUTPUT_IMAGE_ENCODED,)
+"""Outputs that are bytes and no text."""
 _ONLY_NAMED: Final = (OUTPUT_IMAGE_ENCODED, OUTPUT_PROMPT_CUT, OUTPUT_ERROR)
 STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in _ONLY_NAMED)
 """The outputs of a stream whose client does not choose; answers to single calls leave out the stage."""
