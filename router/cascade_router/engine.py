@@ -156,6 +156,7 @@ class Passage:
                     form=request.form,
                     size=(runtime.plan.image.width, runtime.plan.image.height),
                     confidence=step.stage == "light",
+                    image=not infer.only_judged or self._preview is not None,
                     request_id=request.id,
                     timeout_s=infer.timeout_s,
                 )

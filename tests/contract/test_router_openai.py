@@ -104,6 +104,20 @@ def test_a_stream_tells_of_a_missing_image_after_the_others(router: RouterProces
     assert alone.status_code == 400
 
 
+@pytest.mark.parametrize(("output", "begins"), [("png", b"\x89PNG"), ("jpeg", b"\xff\xd8\xff"), ("webp", b"RIFF")])
+def test_a_file_of_each_format_is_an_output(router: RouterProcess, output: str, begins: bytes) -> None:
+    prompt = triton.InferInput("prompt", [1], "BYTES")
+    prompt.set_data_from_numpy(np.array([b"a cat"], dtype=np.object_))
+    names = [f"image_{output}", "image"]
+    result = router.client.infer("shapes", [prompt], outputs=[triton.InferRequestedOutput(name) for name in names])
+    assert result.as_numpy(names[0])[0].startswith(begins)
+    assert result.as_numpy("image").shape == (32, 32, 3)
+    both = [triton.InferRequestedOutput(name) for name in ("image_png", "image_webp")]
+    with pytest.raises(InferenceServerException, match="image_png and image_webp cannot be had together"):
+        router.client.infer("shapes", [prompt], outputs=both)
+    assert not {"image_png", "image_jpeg"} & {each.name for each in router.client.get_model_metadata("shapes").outputs}
+
+
 def test_over_grpc_who_reads_errors_gets_what_could_be_made(router: RouterProcess) -> None:
     prompt, seed = triton.InferInput("prompt", [2], "BYTES"), triton.InferInput("seed", [2], "INT64")
     prompt.set_data_from_numpy(np.array([b"a cat"] * 2, dtype=np.object_))

@@ -29,7 +29,7 @@ def element(file: bytes, *, length: int | None = None) -> bytes:
     return struct.pack("<I", len(file) if length is None else length) + file
 
 
-def outputs_of(form: ImageForm, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
+def outputs_of(form: ImageForm | None, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
     """The outputs that are asked for, beside what workers report, and the parameters, beside the settings."""
     request = infer_request(variant=VARIANT, prompt=Prompt("p"), form=form, confidence=confidence, request_id="r")
     assert request.model_name == "weights-abc"
@@ -41,6 +41,7 @@ def outputs_of(form: ImageForm, *, confidence: bool = False) -> tuple[set[str], 
 def test_only_what_is_wanted_is_asked_for() -> None:
     assert outputs_of(PIXELS) == ({"image"}, {})
     assert outputs_of(PNG_FILE, confidence=True) == ({"image_encoded", "confidence"}, {"image_format": "png"})
+    assert outputs_of(None, confidence=True) == ({"confidence"}, {})
     assert outputs_of(JPEG)[1] == {"image_format": "jpeg", "image_quality": 80}
     assert outputs_of(ImageForm(raw=True))[0] == {"image", "image_encoded"}
     assert outputs_of(ImageForm(encoded=""))[0] == {"image"}, (

@@ -308,7 +308,7 @@ class RequestMachine:
             left_s -= self._kept_for_stand_in_s(left_s)
         hung_after_s = HUNG_FACTOR * cascade.execution_s(cascade.pool_of(step)) + HUNG_EXTRA_S
         self._try = _Try(replica_id, now, left_s, hung_after_s)
-        return [Infer(step, replica_id, min(left_s, hung_after_s))]
+        return [Infer(step, replica_id, min(left_s, hung_after_s), only_judged=self._surely_escalates())]
 
     def _made(self, tried: _Try, made: Made, now: float) -> Effects:
         cascade, step = self._cascade, self._step
@@ -329,6 +329,7 @@ class RequestMachine:
         if self._step.degraded:
             return [self._answer(light, Route.DEGRADED)]
         escalate = self.choice.may_escalate and cascade.chooser.escalates(row, light.confidence)
+        escalate = escalate or self._surely_escalates()
         step = after_light(
             escalate=escalate,
             heavy=cascade.outlooks(row.heavy, band=self._band) if escalate else (),
@@ -490,6 +491,14 @@ class RequestMachine:
         if parked is not None:
             self._cascade.parked -= 1
         return parked
+
+    def _surely_escalates(self) -> bool:
+        """Whether the image that is being made is a light one that cannot be the answer.
+
+        The plan escalates all of its row, and under ``overload: strict`` none stands in for a heavy image.
+        """
+        choice, light = self.choice, self._step.stage == "light" and not self._step.degraded
+        return light and choice.may_escalate and choice.row.escalation >= 1 and self._overload == "strict"
 
     def _choose(self) -> Choice:
         return self._cascade.chooser.choose(self._cascade.plan, self._text, coin=self._coin, wish=self._wish)

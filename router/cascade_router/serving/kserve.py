@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from cascade_api.names import (
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import ImageForm, Prompt
+from ..pools.clients import FORMATS, Format, ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
     GenerateRequest,
@@ -45,6 +45,8 @@ OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
 OUTPUT_STAGE: Final = "stage"
+FILES: Final[Mapping[str, Format]] = {f"image_{form}": form for form in FORMATS}
+"""Outputs that are a file of one format; `OUTPUT_IMAGE_ENCODED` is a file of the format that a parameter names."""
 OUTPUT_PROMPT_CUT: Final = "prompt_cut"
 OUTPUT_ERROR: Final = "error"
 PREVIEW: Final = "preview"
@@ -59,10 +61,13 @@ OUTPUTS: Final = {
     OUTPUT_STAGE: "BYTES",
     OUTPUT_PROMPT_CUT: "BOOL",
     OUTPUT_ERROR: "BYTES",
+    **dict.fromkeys(FILES, "BYTES"),
 }
-BINARY_ONLY: Final = (OUTPUT_IMAGE_ENCODED,)
+DESCRIBED_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in FILES)
+"""The outputs in a model's metadata. PyTriton's client asks for all of them, and an answer has one file."""
+BINARY_ONLY: Final = (OUTPUT_IMAGE_ENCODED, *FILES)
 """Outputs that are bytes and no text."""
-_ONLY_NAMED: Final = (OUTPUT_IMAGE_ENCODED, OUTPUT_PROMPT_CUT, OUTPUT_ERROR)
+_ONLY_NAMED: Final = (*BINARY_ONLY, OUTPUT_PROMPT_CUT, OUTPUT_ERROR)
 STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in _ONLY_NAMED)
 """The outputs of a stream whose client does not choose; answers to single calls leave out the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
@@ -110,9 +115,7 @@ def read_requests(
     options = read_parameters(message.parameters, settings=settings)
     outputs = _read_outputs(message.outputs) or tuple(default_outputs)
     form = ImageForm(
-        raw=OUTPUT_IMAGE in outputs,
-        encoded=options.image_format if OUTPUT_IMAGE_ENCODED in outputs else "",
-        quality=options.image_quality,
+        raw=OUTPUT_IMAGE in outputs, encoded=_file_format(outputs, options.image_format), quality=options.image_quality
     )
     nothing = [None] * batch[0]
     requests = tuple(
@@ -183,7 +186,7 @@ def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
         return _pack_bytes(b"")
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
-    if name == OUTPUT_IMAGE_ENCODED:
+    if name in BINARY_ONLY:
         return answer.image.element
     if name == OUTPUT_VARIANT:
         return _pack_bytes(answer.variant.encode())
@@ -278,6 +281,14 @@ def _read_outputs(requested: Any) -> tuple[str, ...]:
             raise invalid("outputs", f"unknown output {output.name[:80]!r}; the outputs are {', '.join(OUTPUTS)}")
         refuse(output.name, output.parameters, REFUSED_OF_OUTPUTS)
     return tuple(dict.fromkeys(output.name for output in requested))
+
+
+def _file_format(outputs: Sequence[str], parameter: str) -> str:
+    """The format of the file among the outputs; empty if there is none. Raises RequestRefused for several."""
+    formats = {FILES.get(name, parameter): name for name in outputs if name in BINARY_ONLY}
+    if len(formats) > 1:
+        raise invalid("outputs", f"{' and '.join(formats.values())} cannot be had together: an answer has one file")
+    return next(iter(formats), "")
 
 
 def _pack_bytes(data: bytes) -> bytes:
