@@ -15,6 +15,7 @@ from cascade_api.plan import Plan
 from . import metrics
 from .cascade.effects import Ejected, Trusted
 from .cascade.state import CascadeState, Limits
+from .fair_shares import FairShares
 from .pools.clients import TritonClients
 from .prompts.scorers import ScorerError, make_scorer
 from .queue import Grant, PoolLoad, QueueEntry
@@ -61,6 +62,7 @@ class CascadeRuntime:
         self.queue = queue
         self.clients = TritonClients()
         self.tally = Tally()
+        self.shares = FairShares()
         self.clock = clock
         self._scorer: tuple[str, str | None] = ("rules", None)
         self.state = CascadeState(plan, load=queue.load, limits=limits, scorer=make_scorer("rules"), start=start)

@@ -204,7 +204,8 @@ class ImageService:
             held.enter_context(await self._admission.room(call, copies=copies))
             hear(passages, Begun())
             try:
-                yield passages
+                with self._admission.work(call.copy()):
+                    yield passages
             finally:
                 for passage in passages:
                     passage.leave()

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cascade_api.plan import Plan, PlanWorker, Pool
+from cascade_api.plan import Plan, PlanRow, PlanWorker, Pool
 from cascade_api.report import BatchTime
 
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
-from .choosing import Chooser
-from .decisions import Make, Outlook
+from .choosing import Chooser, Tier, Wish
+from .decisions import Make, Outlook, best
 from .effects import Ejected, Trusted
 from .estimates import ExecutionEstimates, LatestBatches, Recent
 from .health import ReplicaHealth
@@ -136,6 +136,21 @@ class CascadeState:
         found = {p.name: self.batches.median(p.name, planned_s=p.batch_execution_s, now=now) for p in self._pools}
         return {pool: batch for pool, batch in found.items() if batch is not None}
 
+    def work_s(self, wish: Wish) -> float:
+        """The accelerator-seconds that an image is expected to take, by the shares of the plan or the client's tier."""
+        parts = ((row.share * part, name) for row in self.plan.rows for name, part in _stages(row, wish.tier).items())
+        return sum(part * min((pool.image_s for pool in self._of.get(name, ())), default=0.0) for part, name in parts)
+
+    def congestion(self) -> tuple[float, float]:
+        """The longest expected wait for a variant of the plan's rows, and the longest execution time of these (s).
+
+        Variants without a ready replica do not count.
+        """
+        found = (best(self.outlooks(name), now=0.0) for row in self.plan.rows for name in row.chain)
+        pools = [outlook for outlook in found if outlook is not None]
+        waits_s = max((outlook.expected_wait_s for outlook in pools), default=0.0)
+        return waits_s, max((outlook.execution_s for outlook in pools), default=0.0)
+
     def quickest_s(self) -> float:
         """Seconds that the quickest pool needs for an image."""
         return min((self.execution_s(pool) for pool in self._promised), default=0.0)
@@ -187,3 +202,12 @@ class CascadeState:
     def _ready(self, pool: _Promised, load: PoolLoad) -> int:
         # The expected wait is infinite while the queue does not know the plan yet.
         return len(pool.ready - self.health.ejected) if math.isfinite(load.expected_wait_s) else 0
+
+
+def _stages(row: PlanRow, tier: Tier) -> dict[str, float]:
+    """How many images of each variant a request of a row takes on average."""
+    if tier == "low":
+        return {row.light: 1.0}
+    if tier == "high" or row.alone:
+        return {row.heavy: 1.0}
+    return {row.light: 1 - row.direct, row.heavy: row.heavy_share}
