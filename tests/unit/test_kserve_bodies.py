@@ -99,8 +99,8 @@ def test_json_holds_no_files_and_no_large_images() -> None:
     with pytest.raises(RequestRefused, match="image_encoded: is a file"):
         kserve_bodies.check_outputs(asked, ["image_encoded"], pixels=1)
     with pytest.raises(RequestRefused, match="image: has too many pixels"):
-        kserve_bodies.check_outputs(asked, ["image"], pixels=1024 * 1024)
-    kserve_bodies.check_outputs(asked, ["image", "route"], pixels=512 * 512)
+        kserve_bodies.check_outputs(asked, ["image"], pixels=257 * 256)
+    kserve_bodies.check_outputs(asked, ["image", "route"], pixels=256 * 256)
     both = read({"inputs": [prompt(data=["a"])], "parameters": {"binary_data_output": True}})
     kserve_bodies.check_outputs(both, ["image", "image_encoded"], pixels=1024 * 1024)
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cascade_api.settings import RouterSettings
 
 from . import openai
+from .http_requests import error_of
 from .servers import split_address
 
 ANY: Final = "*"
@@ -88,7 +89,8 @@ class KnownPages:
         problem = self._problem(headers.get("host"), headers.getlist("origin"))
         if problem is not None:
             status, message = problem
-            app = JSONResponse(openai.error_body(message, kind="invalid_request_error"), status)
+            content = openai.error_body(message, kind="invalid_request_error")
+            app = JSONResponse(error_of(scope["path"], content), status)
         await app(scope, receive, send)
 
     def _problem(self, host: str | None, origins: Sequence[str]) -> tuple[int, str] | None:

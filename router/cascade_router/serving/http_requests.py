@@ -126,10 +126,12 @@ async def _failed(request: Request, error: Exception) -> Response:
 def _error(
     request: Request, content: dict[str, Any], status: int, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An error in the form of the protocol that the path belongs to."""
-    if request.url.path.startswith(f"{KSERVE}/"):
-        content = {"error": content["error"]["message"]}
-    return JSONResponse(content, status, headers=headers)
+    return JSONResponse(error_of(request.url.path, content), status, headers=headers)
+
+
+def error_of(path: str, content: dict[str, Any]) -> dict[str, Any]:
+    """An error in OpenAI's form, in that of the protocol that a path belongs to."""
+    return {"error": content["error"]["message"]} if path.startswith(f"{KSERVE}/") else content
 
 
 async def _defect(request: Request, error: Exception) -> Response:

@@ -22,8 +22,8 @@ from .kserve import BINARY_ONLY, INPUTS
 BINARY_SIZE: Final = "binary_data_size"
 BINARY: Final = "binary_data"
 BINARY_OUTPUT: Final = "binary_data_output"
-JSON_PIXELS: Final = 512 * 512
-"""Most pixels of images that are sent as JSON; a number for each of their bytes takes long to write and to read."""
+JSON_PIXELS: Final = 256 * 256
+"""Most pixels of images that are sent as JSON: a number for each byte takes long to write, and much memory."""
 _MAX_INT64: Final = 2**63
 _NUMBERS: Final = {"FP32": "f", "UINT8": "B", "BOOL": "?"}
 
