@@ -32,6 +32,7 @@ from .bad_data import bad_data
 from .cascade.state import Limits
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
+from .moderation import Moderator
 from .plans import Plans
 from .probing import probe_due
 from .queue import WorkQueue
@@ -84,6 +85,7 @@ class Router:
         self._plans = Plans(
             redis=self._redis, make_runtime=self._make_runtime, bad_data=self._bad_data, clock=time.monotonic
         )
+        self._moderator = Moderator(settings)
         self.service = ImageService(
             settings=settings,
             plans=self._plans,
@@ -94,6 +96,7 @@ class Router:
                 rates=SharedRates(self._redis, clock=time.monotonic),
                 clock=time.monotonic,
             ),
+            moderator=self._moderator,
             clock=time.monotonic,
         )
         self._certificates = Certificates.of(settings)
@@ -150,7 +153,12 @@ class Router:
                 await server.stop()
             await _ended(background)
             # Redis or the collector may hang just now; what Redis holds of this router expires by itself.
-            for closing in (self._plans.close(), self._redis.aclose(), asyncio.to_thread(tracing.close)):
+            for closing in (
+                self._plans.close(),
+                self._moderator.close(),
+                self._redis.aclose(),
+                asyncio.to_thread(tracing.close),
+            ):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(closing, CLOSING_S)
 

@@ -56,6 +56,12 @@ ACCELERATOR_SECONDS = Counter(
     ["cascade", "tenant", "variant"],
     registry=REGISTRY,
 )
+MODERATIONS = Counter(
+    "cascade_moderations",
+    "Answers of the moderation endpoint about each `prompt` and `image`: `allowed`, `refused`, or `failed` for none.",
+    ["what", "outcome"],
+    registry=REGISTRY,
+)
 CONFIDENCE = Histogram(
     "cascade_confidence", "Confidence of light images.", ["cascade", "variant"], buckets=_TENTHS, registry=REGISTRY
 )

@@ -20,6 +20,7 @@ from .cascade.events import Arrived, Begun
 from .deliveries import Delivery, Outcome, Undelivered, Unmade
 from .engine import Passage, ShowPreview, hear
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes
+from .moderation import Moderator
 from .plans import Plans
 from .reporting import DemandCounter
 from .requests import GenerateRequest, RequestRefused
@@ -57,8 +58,10 @@ class ImageService:
         rng: random.Random,
         demand: DemandCounter,
         tenants: Tenants,
+        moderator: Moderator,
         clock: Callable[[], float],
     ) -> None:
+        self._moderator = moderator
         self.settings = settings
         self.plans = plans
         self.tenants = tenants
@@ -193,6 +196,7 @@ class ImageService:
 
         ``held`` gets what the call holds until its images are sent. Raises RequestRefused.
         """
+        requests = [self._moderator.prepared(request) for request in requests]
         held.enter_context(self._in_hand.hold(len(requests)))
         call += await self._admission.admit(requests)
         for each in call:
@@ -201,7 +205,8 @@ class ImageService:
         hear(passages, Arrived(self._in_hand.count))
         copies = COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC
         async with self._admission.only_one(call):
-            held.enter_context(await self._admission.room(call, copies=copies))
+            await self._moderator.check_prompts(requests)
+            held.enter_context(await self._admission.room(call, copies=copies + self._moderator.copies))
             hear(passages, Begun())
             try:
                 with self._admission.work(call.copy()):
@@ -229,7 +234,8 @@ class ImageService:
             band=request.band,
         ) as span:
             try:
-                answer = await passage.answer(preview)
+                answer = await passage.answer(None if self._moderator.images else preview)
+                await self._moderator.check_image(request, answer)
             except RequestRefused as refused:
                 tracing.note(span, refusal=str(refused.reason))
                 raise

@@ -13,52 +13,27 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 from cascade_router.admission import Admission
-from cascade_router.bad_data import bad_data
 from cascade_router.deliveries import Unmade
 from cascade_router.image_bytes import COPIES_GRPC, ImageBytes, needed
 from cascade_router.metrics import REGISTRY
-from cascade_router.plans import Plans
+from cascade_router.moderation import Moderator
 from cascade_router.pools.clients import PIXELS, Prompt
-from cascade_router.rates import SharedRates
 from cascade_router.reporting import DemandCounter
 from cascade_router.requests import GenerateRequest, MadeImage, Receipt, RequestRefused, made_images, new_id
 from cascade_router.runtime import CascadeRuntime
 from cascade_router.service import ImageService
-from cascade_router.tenants import Tenants
 from support.engine import cascade, endpoints, replicas
-from support.ports import free_port
+from support.one_cascade import OneCascade, open_to_all
 from support.router import EASY, make_plan
 from support.scripted_triton import Behaviour, answer, fail, hang
 from support.waiting import eventually
 
 ROOM = 100_000
 SECONDS = st.floats(0.001, 1e4)
-
-
-class OneCascade(Plans):
-    """The plans of a router that serves one cascade."""
-
-    def __init__(self, runtime: CascadeRuntime) -> None:
-        super().__init__(
-            redis=Redis(port=free_port()), make_runtime=_none_is_made, bad_data=bad_data(), clock=runtime.clock
-        )
-        self.runtime = runtime
-
-    def find(self, model: str) -> CascadeRuntime:
-        return self.runtime
-
-
-async def _none_is_made(*_: Any) -> CascadeRuntime:
-    raise AssertionError
-
-
-def open_to_all() -> Tenants:
-    return Tenants(None, rates=SharedRates(Redis(port=free_port()), clock=time.monotonic), clock=time.monotonic)
 
 
 def request(**changes: Any) -> GenerateRequest:
@@ -82,6 +57,7 @@ async def serving(
                 rng=random.Random(0),
                 demand=DemandCounter(),
                 tenants=open_to_all(),
+                moderator=Moderator(RouterSettings()),
                 clock=time.monotonic,
             )
             yield service, runtime

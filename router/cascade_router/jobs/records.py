@@ -18,7 +18,14 @@ from ..pools.clients import ImageForm, Prompt
 from ..requests import GenerateRequest, Receipt
 
 TRY_AGAIN: Final = frozenset(
-    {Refusal.QUEUE_FULL, Refusal.NO_PLAN, Refusal.NO_REPLICA, Refusal.MODEL_FAILED, Refusal.SHUTTING_DOWN}
+    {
+        Refusal.QUEUE_FULL,
+        Refusal.NO_PLAN,
+        Refusal.NO_REPLICA,
+        Refusal.MODEL_FAILED,
+        Refusal.SHUTTING_DOWN,
+        Refusal.MODERATION_AWAY,
+    }
 )
 """Refusals that end an attempt but not the job."""
 
