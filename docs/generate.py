@@ -152,6 +152,7 @@ def settings() -> str:
         for name, field in model.model_fields.items():
             variable = str(field.validation_alias or f"{prefix}{name}".upper())
             default = field.get_default(call_default_factory=True, validated_data={})
+            default = json.dumps(default) if isinstance(default, tuple) else default
             text += f"| `{variable}` | `{default}` | {field.description or ''} |\n"
     return text
 

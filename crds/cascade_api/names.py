@@ -39,6 +39,7 @@ OUTPUT_IMAGE = "image"
 OUTPUT_IMAGE_ENCODED = "image_encoded"
 OUTPUT_CONFIDENCE = "confidence"
 OUTPUT_BATCH_TIME = "batch_time"
+OUTPUT_PROMPT_TOKENS = "prompt_tokens"
 PARAMETER_IMAGE_FORMAT = "image_format"
 PARAMETER_IMAGE_QUALITY = "image_quality"
 

@@ -272,6 +272,10 @@ class Plan(PlanPart):
         """The pools that serve a variant, one per accelerator class."""
         return [pool for pool in self.pools if pool.variant == variant]
 
+    def expects_worker(self, variant: str) -> bool:
+        """Whether a worker serves a variant, ready or not, or will after a request, since the cascade is parked."""
+        return self.parked or any(variant in worker.credits for worker in self.workers)
+
     @property
     def why_unservable(self) -> str | None:
         """Why the prompts of some row can never be served by this plan; None if those of each row can.

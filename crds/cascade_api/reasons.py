@@ -87,6 +87,8 @@ class Refusal(Word):
     STORE_AWAY = "StoreAway"
     STORE_FULL = "StoreFull"
     SHUTTING_DOWN = "ShuttingDown"
+    NOT_ALLOWED = "NotAllowed"
+    MODERATION_AWAY = "ModerationAway"
 
 
 class Route(Word):

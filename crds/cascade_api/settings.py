@@ -6,7 +6,7 @@ list values as JSON), which is how a chart passes its values.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -265,3 +265,17 @@ class RouterSettings(BaseSettings):
         default=1.0, ge=0, le=1, description="share of the prompts without a client's trace context that are traced"
     )
     log_prompts: bool = False
+    moderation_url: str = Field(
+        default="",
+        description="asked about prompts and images, in the form of OpenAI's moderations API; empty: nobody is",
+    )
+    moderation_key: str = Field(
+        default="", repr=False, description="the key that this endpoint wants, if it does; it belongs in a Secret"
+    )
+    moderation_of: tuple[Literal["prompts", "images"], ...] = Field(
+        default=("prompts", "images"), description="JSON list of what it is asked about"
+    )
+    moderation_failure: Literal["open", "closed"] = Field(
+        default="closed", description="whether requests are served (`open`) or refused if it does not answer"
+    )
+    moderation_timeout_s: float = Field(default=2.0, gt=0, description="longest wait for one of its answers")

@@ -156,7 +156,8 @@ output [
   {{ name: "image" data_type: TYPE_UINT8 dims: [ {recipe.height}, {recipe.width}, 3 ] }},
   {{ name: "image_encoded" data_type: TYPE_STRING dims: [ 1 ] }},
   {{ name: "confidence" data_type: TYPE_FP32 dims: [ 1 ] }},
-  {{ name: "batch_time" data_type: TYPE_FP32 dims: [ 2 ] }}
+  {{ name: "batch_time" data_type: TYPE_FP32 dims: [ 2 ] }},
+  {{ name: "prompt_tokens" data_type: TYPE_INT32 dims: [ 2 ] }}
 ]
 instance_group [ {{ count: 1 kind: {kind} }} ]
 dynamic_batching {{

@@ -71,5 +71,7 @@ class Accounts:
 
     def _log(self, event: str, request: GenerateRequest, **what: Any) -> None:
         prompt = {"prompt": request.prompt.text} if self._log_prompts else {}
+        if request.end_user:
+            what["user"] = request.end_user
         latency_s = round(self._clock() - request.receipt.at, 4)
         log.info(event, request=request.id, **what, latency_s=latency_s, **prompt)

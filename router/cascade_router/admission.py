@@ -2,8 +2,9 @@
 
 All requests of a call are admitted together, in three steps, each of which may refuse them:
 
-1. `Admission.admit` checks that this router takes requests, that it serves the cascade, and that the tenant may have
-   this many images now. From here on a request has one deadline, and no code counts seconds from its receipt any more.
+1. `Admission.admit` checks that this router takes requests, that it serves the cascade, that the tenant does not have
+   more than its share of the work in hand, and that it may have this many images now. From here on a request has one
+   deadline, and no code counts seconds from its receipt any more.
 2. `Admission.only_one` checks that no other call with the same idempotency key is being served.
 3. `Admission.room` reserves memory for the images before any of them is made.
 
@@ -24,9 +25,11 @@ from dataclasses import dataclass
 
 from cascade_api.reasons import Refusal
 
+from .cascade.choosing import why_no_variant
+from .fair_shares import CONGESTED
 from .image_bytes import ImageBytes, NoRoom, Room, needed
 from .queue import RedisAway
-from .requests import GenerateRequest, RequestRefused, invalid, unique_of
+from .requests import GUIDANCE, STEPS, GenerateRequest, RequestRefused, invalid, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
 
@@ -100,9 +103,40 @@ class Admission:
             raise RequestRefused(Refusal.SHUTTING_DOWN, "the router is shutting down; try another", retry_after_s=0.0)
         first = requests[0]
         runtime = self._find(first.model)
+        check_wish(runtime, first)
+        self._check_share(runtime, first.receipt.tenant)
         await self._tenants.take_images(first.receipt.tenant, len(requests))
         objective_s = runtime.plan.objective_s
         return [Admitted(runtime, each, each.receipt.deadline(each.within_s or objective_s)) for each in requests]
+
+    def _check_share(self, runtime: CascadeRuntime, tenant: str) -> None:
+        """Refuse a tenant that has its share of the work in hand, while there is more work than workers.
+
+        Without tenants, and for jobs, there are no shares.
+        """
+        wait_s, image_s = runtime.state.congestion() if tenant else (0.0, 0.0)
+        if wait_s > CONGESTED * image_s and runtime.shares.is_over(
+            tenant, weight_of=self._tenants.weight_of, now=self._clock()
+        ):
+            raise RequestRefused(
+                Refusal.RATE_LIMITED,
+                f"tenant {tenant!r} has its share of the work in hand, and others want theirs; ask again later",
+                retry_after_s=wait_s,
+            )
+
+    @contextmanager
+    def work(self, call: Sequence[Admitted]) -> Iterator[None]:
+        """Count the work of a call as its tenant's work in hand, inside the block."""
+        runtime, first = call[0].runtime, call[0].request
+        tenant, work_s = first.receipt.tenant, len(call) * runtime.state.work_s(first.wish)
+        if not tenant:
+            yield
+            return
+        runtime.shares.enter(tenant, work_s)
+        try:
+            yield
+        finally:
+            runtime.shares.leave(tenant, work_s, now=self._clock())
 
     @asynccontextmanager
     async def only_one(self, call: Sequence[Admitted]) -> AsyncIterator[None]:
@@ -151,6 +185,14 @@ class Admission:
                 f"the router holds its {limit}; ask again later, or another router",
                 retry_after_s=no_room.expected_wait_s,
             ) from None
+
+
+def check_wish(runtime: CascadeRuntime, request: GenerateRequest) -> None:
+    """Raise RequestRefused if no variant of the plan has the settings that a request names."""
+    why = why_no_variant(runtime.plan, request.wish)
+    if why is not None:
+        setting, problem = why
+        raise invalid({"steps": STEPS, "guidance": GUIDANCE}[setting], problem)
 
 
 def _key_refused(reason: Refusal, why: str) -> RequestRefused:

@@ -27,36 +27,52 @@ class Undelivered:
     made_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Unmade:
+    """A request of a call that got no image, though others of the call did."""
+
+    admitted: Admitted
+    refused: RequestRefused
+
+
+Outcome = Undelivered | Unmade
+
+
 class Delivery(AbstractContextManager["Delivery"]):
-    """The images of one call. A delivery ends exactly once: when its block ends, or by `sent` or `failed`.
+    """Images of one call, at least one. A delivery ends exactly once: when its block ends, or by `sent` or `failed`.
 
     Args:
+        outcomes: of the requests of the call in their order.
         held: what the call holds until its images are sent, such as memory for them; it is closed at the end.
         end: is called with the requests and the reason why their images were not sent (None: they were).
     """
 
     def __init__(
         self,
-        made: Sequence[Undelivered],
+        outcomes: Sequence[Outcome],
         *,
         held: ExitStack,
         clock: Callable[[], float],
-        end: Callable[[Sequence[Undelivered], RequestRefused | None], None],
+        end: Callable[[Sequence[Outcome], RequestRefused | None], None],
     ) -> None:
-        self._made = made
+        self._outcomes = outcomes
         self._held = held
         self._clock = clock
         self._end = end
         self._ended = False
 
-    def pack(self, write: Callable[[Sequence[MadeImage]], _T]) -> _T:
+    @property
+    def _made(self) -> list[Undelivered]:
+        return [outcome for outcome in self._outcomes if isinstance(outcome, Undelivered)]
+
+    def pack(self, write: Callable[[Sequence[MadeImage | RequestRefused]], _T]) -> _T:
         """The message that ``write`` makes of the answers, to be sent now; the images themselves are then released.
 
         If this fails, the delivery ends. Raises RequestRefused if it is too late to send anything.
         """
         try:
-            packed = write([made.answer for made in self._made])
-            self._made = [replace(made, answer=replace(made.answer, image=TritonImage(0, 0))) for made in self._made]
+            packed = write([each.refused if isinstance(each, Unmade) else each.answer for each in self._outcomes])
+            self._outcomes = list(map(_without_image, self._outcomes))
             late_s = self._clock() - min(made.admitted.deadline for made in self._made)
             if late_s > 0:
                 why = f"the image was made, but {late_s:.3f} s too late to be sent by the deadline"
@@ -70,7 +86,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         """End the delivery: the transport has the whole answer."""
         if not self._ended:
             after_s = self._clock() - max(made.made_at for made in self._made)
-            self._made[0].admitted.runtime.state.after_image.observe(after_s)
+            self._outcomes[0].admitted.runtime.state.after_image.observe(after_s)
         self._finish(None)
 
     def failed(self, error: BaseException | None = None) -> None:
@@ -91,5 +107,11 @@ class Delivery(AbstractContextManager["Delivery"]):
             return
         self._ended = True
         self._held.close()
-        self._end(self._made, refused)
-        self._made = ()
+        self._end(self._outcomes, refused)
+        self._outcomes = ()
+
+
+def _without_image(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Unmade):
+        return outcome
+    return replace(outcome, answer=replace(outcome.answer, image=TritonImage(0, 0)))

@@ -6,12 +6,13 @@ cancellation; in each case a grant that it holds is given back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from . import metrics, tracing
 from .admission import Admitted
 from .cascade import effects, events
+from .cascade.calls import hear_together
 from .cascade.decisions import Make, Refuse
 from .cascade.machine import Effects, RequestMachine
 from .pools.clients import PromptRejected, ReplicaFailed, ReplicaTimedOut
@@ -22,8 +23,18 @@ ShowPreview: TypeAlias = Callable[[MadeImage], None]
 """Called with the light image of a request while the heavy one is being made."""
 
 
+def hear(passages: Sequence[Passage], event: events.Arrived | events.Begun) -> None:
+    """Tell all images of a call what has happened; either all go on, or none. Raises RequestRefused."""
+    runtime = passages[0].admitted.runtime
+    heard = hear_together([passage.machine for passage in passages], event, runtime.clock())
+    if isinstance(heard, Refuse):
+        raise _refused(heard)
+    for passage, todo in zip(passages, heard, strict=True):
+        passage.next(todo)
+
+
 class Passage:
-    """An admitted request on its way through the cascade.
+    """An admitted request on its way through the cascade. It hears `Arrived` and `Begun` by `hear`.
 
     Args:
         coin: random in [0, 1), for scorers that use it.
@@ -36,20 +47,30 @@ class Passage:
         self._runtime = admitted.runtime
         self._request = admitted.request
         self._preview: ShowPreview | None = None
-        self._machine = RequestMachine(
+        self._todo: Effects = ()
+        self._answering = False
+        self.machine = RequestMachine(
             admitted.runtime.state,
             text=admitted.request.prompt.text,
             band=admitted.request.band,
             coin=coin,
             received=admitted.received,
             deadline=admitted.deadline,
+            ahead=admitted.request.index,
+            wish=admitted.request.wish,
         )
+        self._accelerator_s = 0.0
 
-    def arrive(self, in_hand: int) -> None:
-        """Begin: report how many requests the router has in hand, including this one. Raises RequestRefused."""
-        for effect in self._machine.on(events.Arrived(in_hand), self._runtime.clock()):
-            if isinstance(effect, Refuse):
-                raise _refused(effect)
+    def next(self, todo: Effects) -> None:
+        """Take what is to be done next."""
+        self._todo = todo
+        if todo:
+            metrics.of(metrics.HARDNESS, self._runtime.name).observe(self.machine.choice.hardness)
+
+    def leave(self) -> None:
+        """End a request whose `answer` was not called."""
+        if not self._answering:
+            self.machine.on(events.Cancelled(), self._runtime.clock())
 
     async def answer(self, preview: ShowPreview | None = None) -> MadeImage:
         """The image; ``preview`` is called with the light image if it escalates.
@@ -57,9 +78,9 @@ class Passage:
         Raises:
             RequestRefused: there is no image, and why.
         """
-        self._preview = preview
+        self._preview, self._answering = preview, True
         try:
-            step = await self._carry_out(self._on(events.Begun()))
+            step = await self._carry_out(self._todo)
             while not isinstance(step, effects.Answer | Refuse):
                 step = await self._carry_out(self._on(step))
         except BaseException:
@@ -71,10 +92,7 @@ class Passage:
         return self._answered(step)
 
     def _on(self, event: events.Event) -> Effects:
-        todo = self._machine.on(event, self._runtime.clock())
-        if isinstance(event, events.Begun):
-            metrics.of(metrics.HARDNESS, self._runtime.name).observe(self._machine.choice.hardness)
-        return todo
+        return self.machine.on(event, self._runtime.clock())
 
     async def _carry_out(self, todo: Effects) -> events.Event | effects.Answer | Refuse:
         """Carry out all effects; returns the event of the last one, or how the request ends."""
@@ -138,6 +156,7 @@ class Passage:
                     form=request.form,
                     size=(runtime.plan.image.width, runtime.plan.image.height),
                     confidence=step.stage == "light",
+                    image=not infer.only_judged or self._preview is not None,
                     request_id=request.id,
                     timeout_s=infer.timeout_s,
                 )
@@ -149,6 +168,11 @@ class Passage:
         except ReplicaFailed as failure:
             return events.Failed(str(failure))
         service_s = runtime.clock() - began
+        if image.batch_time is not None:
+            took_s = image.batch_time.seconds / image.batch_time.images
+            self._accelerator_s += took_s
+            tenant = request.receipt.tenant
+            metrics.of(metrics.ACCELERATOR_SECONDS, runtime.name, tenant, step.variant).inc(took_s)
         metrics.of(metrics.STAGE_SERVICE, runtime.name, step.stage, step.variant).observe(service_s)
         if step.stage == "light":
             metrics.of(metrics.CONFIDENCE, runtime.name, step.variant).observe(image.confidence or 0.0)
@@ -161,9 +185,11 @@ class Passage:
             image=answer.image,
             variant=answer.variant,
             route=answer.route,
-            hardness=self._machine.choice.hardness,
+            hardness=self.machine.choice.hardness,
             confidence=answer.confidence,
             latency_s=self._runtime.clock() - self.admitted.received,
+            index=self._request.index,
+            accelerator_s=self._accelerator_s,
         )
 
 

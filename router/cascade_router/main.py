@@ -33,6 +33,7 @@ from .cascade.state import Limits
 from .console.watching import Watcher
 from .jobs.runner import JobRunner
 from .jobs.store import JobStore
+from .moderation import Moderator
 from .plans import Plans
 from .probing import probe_due
 from .queue import WorkQueue
@@ -86,6 +87,7 @@ class Router:
         self._plans = Plans(
             redis=self._redis, make_runtime=self._make_runtime, bad_data=self._bad_data, clock=time.monotonic
         )
+        self._moderator = Moderator(settings)
         self.service = ImageService(
             settings=settings,
             plans=self._plans,
@@ -96,6 +98,7 @@ class Router:
                 rates=SharedRates(self._redis, clock=time.monotonic),
                 clock=time.monotonic,
             ),
+            moderator=self._moderator,
             clock=time.monotonic,
         )
         self._certificates = Certificates.of(settings)
@@ -155,7 +158,12 @@ class Router:
                 await server.stop()
             await _ended(background)
             # Redis or the collector may hang just now; what Redis holds of this router expires by itself.
-            for closing in (self._plans.close(), self._redis.aclose(), asyncio.to_thread(tracing.close)):
+            for closing in (
+                self._plans.close(),
+                self._moderator.close(),
+                self._redis.aclose(),
+                asyncio.to_thread(tracing.close),
+            ):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CLOSING_S):
                         await closing

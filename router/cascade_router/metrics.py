@@ -51,6 +51,19 @@ STAGE_SERVICE = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+ACCELERATOR_SECONDS = Counter(
+    "cascade_accelerator_seconds",
+    "The workers' time that images took, light ones that were made again included, as the workers report it; the"
+    " tenant is empty for jobs, and if everybody may ask.",
+    ["cascade", "tenant", "variant"],
+    registry=REGISTRY,
+)
+MODERATIONS = Counter(
+    "cascade_moderations",
+    "Answers of the moderation endpoint about each `prompt` and `image`: `allowed`, `refused`, or `failed` for none.",
+    ["what", "outcome"],
+    registry=REGISTRY,
+)
 CONFIDENCE = Histogram(
     "cascade_confidence", "Confidence of light images.", ["cascade", "variant"], buckets=_TENTHS, registry=REGISTRY
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.reasons import Refusal, Route
 
+from .cascade.choosing import NO_WISH, Tier, Wish
 from .pools.clients import PNG_FILE, ImageForm, Prompt, TritonImage
 from .tracing import Headers
 
@@ -21,8 +22,8 @@ ID_LENGTH: Final = 128
 """Characters of a client's request id that are logged and sent on."""
 KEY_LENGTH: Final = 255
 """Characters of an idempotency key."""
-TIER_PATTERN: Final = "[A-Za-z0-9._-]{1,63}"
-_TIER: Final = re.compile(TIER_PATTERN)
+TIERS: Final[dict[str, Tier]] = {"auto": "auto", "low": "low", "medium": "auto", "high": "high"}
+"""Tiers by the names that clients use."""
 _BLANK_CATEGORIES: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 """Unicode's categories of what leaves no mark: controls, formats such as the zero-width ones, separators."""
 _BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | frozenset(
@@ -32,6 +33,11 @@ _BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180
 SHORTEST_S: Final = 0.001
 """The shortest deadline: nothing is made in less."""
 MAX_SEED: Final = 2**63 - 1
+STEPS: Final = "num_inference_steps"
+GUIDANCE: Final = "guidance_scale"
+"""The names under which clients of all protocols name settings."""
+MAX_STEPS: Final = 10_000
+MAX_GUIDANCE: Final = 1000
 MAX_IMAGES: Final = 10
 """Images of one call."""
 
@@ -94,7 +100,12 @@ class GenerateRequest:
     idempotency_key: str = ""
     """While a call with this key is served, the same tenant's next one is refused; empty: any number at a time."""
     band: int = BANDS["normal"]
-    tier: str = ""
+    wish: Wish = NO_WISH
+    """What the client says about the model that makes the image."""
+    end_user: str = ""
+    """The client's own user for whom it asks, printable, for the log."""
+    index: int = 0
+    """Its place among the images of its call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,15 @@ class MadeImage:
     confidence: float | None
     latency_s: float
     """From receipt until the image was made."""
+    index: int = 0
+    """Its place among the images of its call."""
+    accelerator_s: float = 0.0
+    """The part of the workers' time that this request took, of light and heavy model together, as they report it."""
+
+
+def made_images(answers: Iterable[MadeImage | RequestRefused]) -> list[MadeImage]:
+    """Of the answers of a call, the images."""
+    return [answer for answer in answers if isinstance(answer, MadeImage)]
 
 
 def nth_id(stem: str, index: int) -> str:
@@ -126,8 +146,13 @@ def printable_id(text: str) -> str:
 
     A new id where the client chose none.
     """
+    return printable(text) or new_id()
+
+
+def printable(text: str) -> str:
+    """A client's text, fit for headers and logs: shortened, all but printable ASCII escaped."""
     escaped = "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in text[:ID_LENGTH])
-    return escaped[:ID_LENGTH].strip() or new_id()
+    return escaped[:ID_LENGTH].strip()
 
 
 def unique_of(key: str, *, tenant: str) -> str:
@@ -197,8 +222,32 @@ def check_priority(value: str | int, *, field: str = "priority") -> int:
     return BANDS["normal"] if value == 0 else min(value, len(BANDS)) - 1
 
 
-def check_tier(text: str, *, field: str = "tier") -> str:
-    """A service tier's label."""
-    if text and not _TIER.fullmatch(text):
-        raise invalid(field, "must be 1 to 63 letters, digits or ._- characters")
-    return text
+def check_tier(name: str, *, field: str = "tier") -> Tier:
+    """A tier by its name; without a name, the plan decides."""
+    if name and name not in TIERS:
+        raise invalid(field, f"{name[:40]!r} is none of {', '.join(TIERS)}")
+    return TIERS.get(name, "auto")
+
+
+def check_steps(steps: int, *, field: str = STEPS) -> int:
+    """A number of denoising steps."""
+    if not 0 <= steps <= MAX_STEPS:
+        raise invalid(field, f"{steps} is not between 0 and {MAX_STEPS}")
+    return steps
+
+
+def check_guidance(scale: float, *, field: str = GUIDANCE) -> float:
+    """A scale of classifier-free guidance."""
+    if not 0 <= scale <= MAX_GUIDANCE:
+        raise invalid(field, f"{scale:g} is not between 0 and {MAX_GUIDANCE}")
+    return scale
+
+
+def make_wish(*, tier: Tier, steps: int | None, guidance: float | None, tier_field: str) -> Wish:
+    """A wish from its parts; a tier and settings together would be two answers to one question."""
+    wish = Wish(tier, steps, guidance)
+    if wish.names_settings and tier != "auto":
+        raise invalid(
+            tier_field, f"cannot be given together with {STEPS} or {GUIDANCE}, which name the variant already"
+        )
+    return wish

@@ -16,6 +16,7 @@ from cascade_api.plan import Plan
 from . import metrics
 from .cascade.effects import Ejected, Trusted
 from .cascade.state import CascadeState, Limits
+from .fair_shares import FairShares
 from .past import Past
 from .pools.clients import TritonClients
 from .prompts.scorers import ScorerError, make_scorer
@@ -67,6 +68,7 @@ class CascadeRuntime:
         self.tally = Tally()
         self.past = Past()
         self._unix_s = unix_s
+        self.shares = FairShares()
         self.clock = clock
         self._scorer: tuple[str, str | None] = ("rules", None)
         self.state = CascadeState(plan, load=queue.load, limits=limits, scorer=make_scorer("rules"), start=start)

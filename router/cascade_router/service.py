@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -16,9 +16,11 @@ from cascade_api.settings import RouterSettings
 from . import metrics, tracing
 from .accounts import Accounts
 from .admission import Admission, Admitted, InHand
-from .deliveries import Delivery, Undelivered
-from .engine import Passage, ShowPreview
+from .cascade.events import Arrived, Begun
+from .deliveries import Delivery, Outcome, Undelivered, Unmade
+from .engine import Passage, ShowPreview, hear
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes
+from .moderation import Moderator
 from .plans import Plans
 from .reporting import DemandCounter
 from .requests import GenerateRequest, RequestRefused
@@ -56,8 +58,10 @@ class ImageService:
         rng: random.Random,
         demand: DemandCounter,
         tenants: Tenants,
+        moderator: Moderator,
         clock: Callable[[], float],
     ) -> None:
+        self._moderator = moderator
         self.settings = settings
         self.plans = plans
         self.tenants = tenants
@@ -88,46 +92,70 @@ class ImageService:
         return "the router is shutting down" if self.draining else None
 
     async def generate(
-        self, requests: Sequence[GenerateRequest], *, protocol: str, preview: ShowPreview | None = None
+        self,
+        requests: Sequence[GenerateRequest],
+        *,
+        protocol: str,
+        preview: ShowPreview | None = None,
+        partial: bool = False,
     ) -> Delivery:
-        """Serve the valid requests of one call together; the first that fails withdraws the others.
+        """Serve the valid requests of one call, and deliver their images together.
 
         A call with an idempotency key is the only one of its tenant and cascade with this key until its images are
         made. The caller must report on the delivery how sending ended.
 
         Args:
             preview: called with the light image of a request that escalates.
+            partial: deliver also if only some of the images were made; otherwise the first that fails withdraws the
+                others.
 
         Raises:
             RequestRefused: no images, and why.
             RouterDefect: a defect; already logged.
         """
         call: list[Admitted] = []
-        try:
-            with ExitStack() as held:
-                held.enter_context(self._in_hand.hold(len(requests)))
-                call += await self._admission.admit(requests)
-                for each in call:
-                    self.accounts.admitted(each, protocol=protocol)
-                passages = [Passage(each, coin=self._rng.random()) for each in call]
-                for passage in passages:
-                    passage.arrive(self._in_hand.count)
-                copies = COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC
-                async with self._admission.only_one(call):
-                    held.enter_context(await self._admission.room(call, copies=copies))
-                    made = await _together([self._make(passage, protocol, preview) for passage in passages])
-                return Delivery(made, held=held.pop_all(), clock=self.clock, end=self._delivered)
-        except RequestRefused as refused:
-            if not call:
-                self.accounts.turned_away(requests[0], refused)
-            self._refuse(call, refused)
-            raise
-        except Exception as error:
-            log.exception("request failed", request=requests[0].id, model=requests[0].model)
-            raise RouterDefect(requests[0].id) from error
-        except BaseException:
-            self._refuse(call, RequestRefused(Refusal.CANCELLED, "the client went away"))
-            raise
+        with self._counted(requests, call), ExitStack() as held:
+            async with self._begun(requests, call, held, protocol=protocol) as passages:
+                make = self._try if partial else self._make
+                outcomes = await _together([make(passage, protocol, preview) for passage in passages])
+            if not any(isinstance(outcome, Undelivered) for outcome in outcomes):
+                raise next(outcome.refused for outcome in outcomes if isinstance(outcome, Unmade))
+            return self._deliver(outcomes, held.pop_all())
+        raise AssertionError("the block above returns or raises")
+
+    async def stream(
+        self, requests: Sequence[GenerateRequest], *, protocol: str, preview: ShowPreview | None = None
+    ) -> AsyncGenerator[Delivery | Unmade, None]:
+        """Serve the valid requests of one call, and deliver each image as soon as it is made.
+
+        The requests that got no image come last. Each delivery must have ended before the next one is asked for.
+
+        Raises:
+            RequestRefused: not a single image, and why.
+            RouterDefect: a defect; already logged.
+        """
+        call: list[Admitted] = []
+        unmade: list[Unmade] = []
+        with self._counted(requests, call), ExitStack() as held:
+            async with self._begun(requests, call, held, protocol=protocol) as passages:
+                making = [asyncio.ensure_future(self._try(passage, protocol, preview)) for passage in passages]
+                try:
+                    for made in asyncio.as_completed(making):
+                        outcome = await made
+                        if isinstance(outcome, Unmade):
+                            unmade.append(outcome)
+                        else:
+                            call.remove(outcome.admitted)
+                            yield self._deliver([outcome], ExitStack())
+                finally:
+                    for task in making:
+                        task.cancel()
+            if len(unmade) == len(requests):
+                raise unmade[0].refused
+            for each in unmade:
+                call.remove(each.admitted)
+                self.accounts.refused(each.admitted, each.refused)
+                yield each
 
     async def drain(self, timeout_s: float) -> bool:
         """Finish the requests in hand and those on their way here; False if that takes longer than ``timeout_s``."""
@@ -143,7 +171,57 @@ class ImageService:
             self._admission.closed = True
             return False
 
-    async def _make(self, passage: Passage, protocol: str, preview: ShowPreview | None) -> Undelivered:
+    @contextmanager
+    def _counted(self, requests: Sequence[GenerateRequest], call: Sequence[Admitted]) -> Iterator[None]:
+        """If the block fails, count the end of the requests in ``call``, or of the whole call if none was admitted."""
+        try:
+            yield
+        except RequestRefused as refused:
+            if not call:
+                self.accounts.turned_away(requests[0], refused)
+            self._refuse(call, refused)
+            raise
+        except Exception as error:
+            log.exception("request failed", request=requests[0].id, model=requests[0].model)
+            raise RouterDefect(requests[0].id) from error
+        except BaseException:
+            self._refuse(call, RequestRefused(Refusal.CANCELLED, "the client went away"))
+            raise
+
+    @asynccontextmanager
+    async def _begun(
+        self, requests: Sequence[GenerateRequest], call: list[Admitted], held: ExitStack, *, protocol: str
+    ) -> AsyncIterator[list[Passage]]:
+        """Admit the requests of a call, which are added to ``call``, and begin with all of them, or with none.
+
+        ``held`` gets what the call holds until its images are sent. Raises RequestRefused.
+        """
+        requests = [self._moderator.prepared(request) for request in requests]
+        held.enter_context(self._in_hand.hold(len(requests)))
+        call += await self._admission.admit(requests)
+        for each in call:
+            self.accounts.admitted(each, protocol=protocol)
+        passages = [Passage(each, coin=self._rng.random()) for each in call]
+        hear(passages, Arrived(self._in_hand.count))
+        copies = COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC
+        async with self._admission.only_one(call):
+            await self._moderator.check_prompts(requests)
+            held.enter_context(await self._admission.room(call, copies=copies + self._moderator.copies))
+            hear(passages, Begun())
+            try:
+                with self._admission.work(call.copy()):
+                    yield passages
+            finally:
+                for passage in passages:
+                    passage.leave()
+
+    async def _try(self, passage: Passage, protocol: str, preview: ShowPreview | None) -> Outcome:
+        try:
+            return await self._make(passage, protocol, preview)
+        except RequestRefused as refused:
+            return Unmade(passage.admitted, refused)
+
+    async def _make(self, passage: Passage, protocol: str, preview: ShowPreview | None) -> Outcome:
         admitted = passage.admitted
         request = admitted.request
         with tracing.span(
@@ -156,7 +234,8 @@ class ImageService:
             band=request.band,
         ) as span:
             try:
-                answer = await passage.answer(preview)
+                answer = await passage.answer(None if self._moderator.images else preview)
+                await self._moderator.check_image(request, answer)
             except RequestRefused as refused:
                 tracing.note(span, refusal=str(refused.reason))
                 raise
@@ -169,13 +248,18 @@ class ImageService:
             )
         return Undelivered(admitted, answer, made_at=self.clock())
 
-    def _delivered(self, made: Sequence[Undelivered], refused: RequestRefused | None) -> None:
-        """Count how the requests of a call ended."""
-        if refused is not None:
-            self._refuse([each.admitted for each in made], refused)
-            return
-        for each in made:
-            self.accounts.answered(each)
+    def _deliver(self, outcomes: Sequence[Outcome], held: ExitStack) -> Delivery:
+        return Delivery(outcomes, held=held, clock=self.clock, end=self._delivered)
+
+    def _delivered(self, outcomes: Sequence[Outcome], refused: RequestRefused | None) -> None:
+        """Count how the requests of a delivery ended."""
+        for outcome in outcomes:
+            if isinstance(outcome, Unmade):
+                self.accounts.refused(outcome.admitted, outcome.refused)
+            elif refused is not None:
+                self.accounts.refused(outcome.admitted, refused)
+            else:
+                self.accounts.answered(outcome)
 
     def _refuse(self, call: Sequence[Admitted], refused: RequestRefused) -> None:
         for each in call:

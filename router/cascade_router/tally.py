@@ -12,7 +12,9 @@ from cascade_api.reasons import Refusal, Route
 RECENT_S: Final = 60.0
 _RECENT_LIMIT: Final = 20_000
 
-BLAMELESS: Final = frozenset({Refusal.INVALID, Refusal.UNKNOWN_MODEL, Refusal.CANCELLED, Refusal.DUPLICATE})
+BLAMELESS: Final = frozenset(
+    {Refusal.INVALID, Refusal.UNKNOWN_MODEL, Refusal.CANCELLED, Refusal.DUPLICATE, Refusal.NOT_ALLOWED}
+)
 """Refusals for which the client is responsible; they do not violate the objective."""
 
 

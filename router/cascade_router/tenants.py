@@ -43,6 +43,8 @@ class Tenant(Document):
     requests_per_second: float | None = Field(default=None, gt=0)
     burst: float = Field(default=10, ge=1)
     """Images that may be requested at once after a pause."""
+    weight: int = Field(default=1, ge=1, le=1000)
+    """Its part of the workers' time, beside those of others, when there is more work than workers."""
 
     @model_validator(mode="after")
     def _keys_are_digests(self) -> Tenant:
@@ -92,6 +94,7 @@ class Tenants:
         self._by_key: Mapping[str, Tenant] = {}
         self._by_certificate: Mapping[str, Tenant] = {}
         self._buckets: dict[str, Bucket] = {}
+        self._weights: Mapping[str, int] = {}
         if path is not None:
             self._version = _version(path)
             self._take(_read(path))
@@ -122,6 +125,10 @@ class Tenants:
             if name in self._by_certificate:
                 return self._by_certificate[name].name
         raise _unauthenticated("send `authorization: Bearer KEY`, or a client certificate that is known")
+
+    def weight_of(self, tenant: str) -> int:
+        """The weight of a tenant; 1 if it is not in the file any more."""
+        return self._weights.get(tenant, 1)
 
     async def take_images(self, tenant: str, images: int = 1) -> None:
         """Take the images of one call from a tenant's rate, all or none.
@@ -162,6 +169,7 @@ class Tenants:
     def _take(self, content: TenantsFile) -> None:
         self._by_key = {key: tenant for tenant in content.tenants for key in tenant.keys}
         self._by_certificate = {name: tenant for tenant in content.tenants for name in tenant.certificates}
+        self._weights = {tenant.name: tenant.weight for tenant in content.tenants}
         buckets: dict[str, Bucket] = {}
         for tenant in content.tenants:
             if tenant.requests_per_second is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 import yaml
 from tritonclient.utils import InferenceServerException
 
@@ -112,6 +113,16 @@ def test_onnxruntime_draws_what_torch_draws_and_shows_previews(server: TritonSer
     far = [np.abs(preview.astype(int) - final).mean() for preview in previews]
     assert far == sorted(far, reverse=True), "previews come closer"
     assert far[-1] < 16
+
+
+def test_a_prompt_is_cut_where_the_tokenizer_ends_and_the_model_says_so(server: TritonServer) -> None:
+    """The tokenizer reads 32 tokens, of which two are the ends; each letter is one."""
+    request = inference(["abcd", "a " * 50], seeds=[1, 2])
+    request["outputs"] = [triton.InferRequestedOutput(name) for name in ("image", "prompt_tokens")]
+    told = server.client.infer(TORCH, **request)
+    assert told.as_numpy("prompt_tokens").tolist() == [[6, 6], [52, 32]]
+    cut = server.ask(TORCH, ["a " * 50, "a " * 49 + "b"], seeds=[3, 3]).as_numpy("image")
+    assert levels_apart(cut[0], cut[1]) <= 1, "what is cut has no effect"
 
 
 def test_a_negative_prompt_changes_the_image(server: TritonServer) -> None:

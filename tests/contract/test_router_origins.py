@@ -36,6 +36,13 @@ def test_a_body_that_is_not_said_to_be_json_is_not_read(
     assert "send application/json" in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_a_form_is_no_body_of_kserve(shared_router: RouterProcess, kind: str) -> None:
+    reply = ask(shared_router, "POST", "/v2/models/shapes/infer", {"content-type": kind}, content=b"{}")
+    assert reply.status_code == 415
+    assert "send application/json" in reply.json()["error"]
+
+
 def test_json_may_come_with_a_charset(shared_router: RouterProcess) -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
     body = b'{"prompt": "a large red circle"}'
@@ -72,10 +79,17 @@ def test_nothing_redirects(shared_router: RouterProcess, path: str) -> None:
     "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://[", "http://localhost"]
 )
 def test_a_page_of_another_site_gets_nothing(shared_router: RouterProcess, origin: str) -> None:
-    for method, path in (("POST", "/v1/images/generations"), ("GET", "/v1/models"), ("DELETE", "/v1/jobs/x")):
+    kserve = "/v2/models/shapes/infer"
+    for method, path in (
+        ("POST", "/v1/images/generations"),
+        ("POST", kserve),
+        ("GET", "/v1/models"),
+        ("DELETE", "/v1/jobs/x"),
+    ):
         reply = ask(shared_router, method, path, {"origin": origin}, json={"prompt": EASY})
         assert reply.status_code == 403
-        assert "CASCADE_ROUTER_ALLOWED_ORIGINS" in reply.json()["error"]["message"]
+        error = reply.json()["error"]
+        assert "CASCADE_ROUTER_ALLOWED_ORIGINS" in (error if path == kserve else error["message"])
     asked = {"origin": origin, "access-control-request-method": "POST"}
     reply = ask(shared_router, "OPTIONS", "/v1/images/generations", asked)
     assert reply.status_code == 403

@@ -21,6 +21,9 @@ from support.waiting import PATIENCE_S
 pytestmark = pytest.mark.contract
 
 EXAMPLES = 15
+"""Of each operation."""
+MANY = 250
+"""The same in the slow test; operations without parameters have only one."""
 CONFIG = SchemathesisConfig.from_dict(
     {
         "checks": {
@@ -53,6 +56,22 @@ def drawing_router(sleeper_triton: TritonServer, tmp_path_factory: pytest.TempPa
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 def test_answers_are_as_the_document_says(case: schemathesis.Case, drawing_router: RouterProcess) -> None:
     case.call_and_validate(base_url=drawing_router.http_url, timeout=PATIENCE_S)
+
+
+_asked: list[str] = []
+
+
+@pytest.mark.slow
+@SCHEMA.parametrize()
+@settings(max_examples=MANY, suppress_health_check=list(HealthCheck), deadline=None)
+def test_many_answers_are_as_the_document_says(case: schemathesis.Case, drawing_router: RouterProcess) -> None:
+    _asked.append(case.path)
+    case.call_and_validate(base_url=drawing_router.http_url, timeout=PATIENCE_S)
+
+
+@pytest.mark.slow
+def test_these_were_more_than_2000() -> None:
+    assert len(_asked) > 2000
 
 
 def test_the_document_is_served_and_nothing_went_wrong_behind_it(drawing_router: RouterProcess) -> None:

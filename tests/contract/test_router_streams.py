@@ -191,10 +191,38 @@ def test_http_streams_a_partial_image_and_the_completed_one(escalating: RouterPr
     assert [event["route"] for event in events(escalating, prompt=EASY)] == ["escalated"]
 
 
+def test_http_streams_several_images_each_when_it_is_there(escalating: RouterProcess) -> None:
+    told = events(escalating, prompt=EASY, seed=1, n=3, partial_images=1)
+    for kind in ("partial_image", "completed"):
+        of_kind = {event["image_index"]: event for event in told if event["type"] == f"image_generation.{kind}"}
+        assert sorted(of_kind) == [0, 1, 2]
+        assert len({event["b64_json"] for event in of_kind.values()}) == 3
+    for index in range(3):
+        own = [event["type"].rpartition(".")[2] for event in told if event["image_index"] == index]
+        assert own == ["partial_image", "completed"]
+    picture = next(e["b64_json"] for e in told if (e["type"], e["image_index"]) == ("image_generation.completed", 2))
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+    assert levels_apart(image, escalating.ask(EASY, seed=3).image) <= 1
+
+
+def test_a_grpc_stream_shows_previews_of_each_of_several_prompts(escalating: RouterProcess) -> None:
+    with stream_to(escalating) as stream:
+        stream.client.async_stream_infer("shapes", prompts_of(EASY, HARD, EASY, seeds=[1, 2, 3]), request_id="three")
+        shown = {}
+        for _ in range(2):
+            result, error = stream.next()
+            assert error is None
+            assert result.as_numpy("stage")[0] == b"preview"
+            shown[result.get_response().parameters["image_index"].int64_param] = result.as_numpy("image").shape
+        result, error = stream.next()
+    assert shown == {0: (32, 32, 3), 2: (32, 32, 3)}
+    assert result.as_numpy("image").shape == (3, 32, 32, 3)
+    assert result.get_response().parameters["triton_final_response"].bool_param
+
+
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
-        ({"n": 2}, 400, "n: 2 images cannot be streamed"),
         ({"partial_images": 4}, 400, "partial_images: 4 is not between 0 and 3"),
         ({"stream": "yes"}, 400, "stream: must be true or false"),
         ({"stream": False, "partial_images": 1}, 400, "partial_images: needs `stream`"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cascade_api.plan import Plan
 from cascade_router.cascade.decisions import Refuse
 from cascade_router.cascade.effects import Answer, Exchange, Release
-from cascade_router.cascade.events import Granted
+from cascade_router.cascade.events import Arrived, Begun, Cancelled, Granted
 from cascade_router.cascade.state import Limits
 from support.drivers import END_S, Ask, Call, Line, Script, differences, in_router, in_simulator
 from support.router import EASY, HARD, make_plan
@@ -82,7 +82,9 @@ def parked(*, overload: str) -> Plan:
 def scripts(draw: st.DrawFn) -> Script:
     overload = draw(st.sampled_from(["degrade", "strict"]))
     changes = draw(st.lists(st.integers(1, 80), max_size=3, unique=True))
-    ask = st.tuples(st.integers(0, 60), st.sampled_from([EASY, HARD]), st.integers(0, 9))
+    ask = st.tuples(
+        st.integers(0, 60), st.sampled_from([EASY, HARD]), st.integers(0, 9), st.sampled_from([1, 1, 1, 2, 4])
+    )
     asks = draw(st.lists(ask, min_size=1, max_size=16))
     quick, slow, hangs = st.integers(1, 4), st.integers(4, 32), st.just(int(8 * END_S) + 1)
     calls = st.one_of(*(st.tuples(took, st.just(True)) for took in (quick, quick, quick, slow, hangs)), FAILS)
@@ -92,8 +94,8 @@ def scripts(draw: st.DrawFn) -> Script:
             for number, at in enumerate([0, *sorted(changes)])
         ],
         asks=[
-            Ask(at / 8 + scattered(number + 1), f"{text} {number}", confidence / 10 + number / 1000)
-            for number, (at, text, confidence) in enumerate(sorted(asks))
+            Ask(at / 8 + scattered(number + 1), f"{text} {number}", confidence / 10 + number / 1000, images)
+            for number, (at, text, confidence, images) in enumerate(sorted(asks))
         ],
         calls={
             f"{variant}-{number}": [
@@ -154,7 +156,13 @@ def test_both_drivers_hear_and_do_the_same(script: Script) -> None:
 
 
 def check(steps: Sequence[Line], *, allowed_s: float) -> None:
-    """A request ends once and in time, and gives back every grant that it was given, one before the next."""
+    """A request ends once and in time, and gives back every grant that it was given, one before the next.
+
+    If a call is refused because of one image, the others hear so before they have asked for anything.
+    """
+    if isinstance(steps[-1][1], Cancelled):
+        assert all(isinstance(event, Arrived | Begun | Cancelled) for _, event, _ in steps)
+        return
     effects = [(at, effect) for at, _, asked in steps for effect in asked]
     ends = [at for at, effect in effects if isinstance(effect, Answer | Refuse)]
     assert ends == [effects[-1][0]]

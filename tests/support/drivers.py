@@ -27,10 +27,10 @@ from cascade_profiler.simulate.shared_workers import SharedFleet, SharedWorker
 from cascade_profiler.simulate.turns import Turns
 from cascade_profiler.simulate.workers import WorkerJob
 from cascade_router.cascade.effects import Effect
-from cascade_router.cascade.events import Event
+from cascade_router.cascade.events import Arrived, Begun, Event
 from cascade_router.cascade.machine import Effects, RequestMachine
 from cascade_router.cascade.state import Limits
-from cascade_router.engine import Passage
+from cascade_router.engine import Passage, hear
 from cascade_router.pools.clients import Prompt, ReplicaFailed, ReplicaTimedOut, TritonImage
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
@@ -49,11 +49,12 @@ END_S: Final = 60.0
 
 @dataclass(frozen=True)
 class Ask:
-    """A client's request at a time; a light image of its prompt would get this confidence."""
+    """A client's request at a time, for one image or several; a light one of its prompt would get this confidence."""
 
     at_s: float
     text: str
     confidence: float
+    images: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Script:
 
 Line = tuple[float, Event, Sequence[Effect]]
 Trace = dict[str, list[Line]]
-"""For each request, by its text: the events of its machine with their times, and the effects."""
+"""For each image, by its text and place: the events of its machine with their times, and the effects."""
 
 
 @contextlib.contextmanager
@@ -90,7 +91,7 @@ def _recorded() -> Iterator[Trace]:
 
     def on(machine: RequestMachine, event: Event, now: float) -> Effects:
         effects = original(machine, event, now)
-        trace[machine._text].append((now, event, tuple(effects)))
+        trace[f"{machine._text} #{machine._ahead}"].append((now, event, tuple(effects)))
         return effects
 
     RequestMachine.on = on  # type: ignore[method-assign]
@@ -162,7 +163,7 @@ def in_simulator(script: Script) -> Trace:
     """Play a script with the simulator's driver."""
     clock = Events()
     fleet = _ScriptedFleet(clock, script)
-    scores = [[ask.confidence] for ask in script.asks]
+    scores = [[ask.confidence] * ask.images for ask in script.asks]
     passages = fleet.passages = Passages(
         clock,
         fleet,
@@ -175,7 +176,8 @@ def in_simulator(script: Script) -> Trace:
     )
 
     def asks(number: int) -> None:
-        passages.receive(text=script.asks[number].text, prompt=number, image=0, coin=COIN)
+        ask = script.asks[number]
+        passages.receive(text=ask.text, prompt=number, images=range(ask.images), coins=[COIN] * ask.images)
 
     for at_s, plan in script.plans[1:]:
         clock.at(at_s, passages.follow, plan)
@@ -271,15 +273,23 @@ async def _play(script: Script) -> None:
 
     async def asks(ask: Ask) -> None:
         nonlocal in_hand
-        in_hand += 1
-        passage = Passage(admitted(runtime, prompt=Prompt(ask.text)), coin=COIN)
+        in_hand += ask.images
+        left = ask.images
+        requests = [admitted(runtime, id="", prompt=Prompt(ask.text), index=index) for index in range(ask.images)]
+        passages = [Passage(request, coin=COIN) for request in requests]
+
+        async def answer(passage: Passage) -> None:
+            nonlocal in_hand, left
+            with contextlib.suppress(RequestRefused):
+                await passage.answer()
+            in_hand, left = in_hand - 1, left - 1
+
         try:
-            passage.arrive(in_hand)
-            await passage.answer()
+            for event in (Arrived(in_hand), Begun()):
+                hear(passages, event)
+            await asyncio.gather(*map(answer, passages))
         except RequestRefused:
-            pass
-        finally:
-            in_hand -= 1
+            in_hand -= left
 
     def begin(work: Coroutine[Any, Any, None]) -> None:
         tasks.append(loop.create_task(work))

@@ -10,8 +10,9 @@ from typing import Any, Final
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_router.admission import Admitted
+from cascade_router.cascade.events import Arrived, Begun
 from cascade_router.cascade.state import Limits
-from cascade_router.engine import Passage
+from cascade_router.engine import Passage, ShowPreview, hear
 from cascade_router.pools.clients import PIXELS, Prompt
 from cascade_router.queue import WorkQueue
 from cascade_router.requests import GenerateRequest, MadeImage, Receipt, new_id
@@ -47,11 +48,12 @@ def endpoints(*servers: ScriptedTriton) -> list[str]:
     return [server.endpoint for server in servers]
 
 
-async def ask(runtime: CascadeRuntime, **changes: Any) -> MadeImage:
+async def ask(runtime: CascadeRuntime, *, preview: ShowPreview | None = None, **changes: Any) -> MadeImage:
     """The answer to a request that comes now."""
     passage = Passage(admitted(runtime, **changes), coin=0.5)
-    passage.arrive(in_hand=1)
-    return await passage.answer()
+    for event in (Arrived(in_hand=1), Begun()):
+        hear([passage], event)
+    return await passage.answer(preview)
 
 
 def admitted(runtime: CascadeRuntime, *, within_s: float | None = None, **changes: Any) -> Admitted:

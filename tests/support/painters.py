@@ -36,6 +36,9 @@ class Painter:
     def read(self, prompt, negative_prompt):
         return prompt
 
+    def tokens(self, prompt):
+        return (len(prompt), len(prompt))
+
     def generate(self, prompts, seeds, settings, poll, preview=None):
         size = (self._recipe.height, self._recipe.width, 3)
         images = np.stack([np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in seeds])

@@ -15,7 +15,10 @@ from cascade_router.pools.clients import FORMATS
 from .triton import TritonServer, model_of
 
 MODEL: Final = '''
-"""Sleeps for its time per batch, then answers each request with one and the same image and a random confidence."""
+"""Sleeps for its time per batch, then answers each request with one and the same image and a random confidence.
+
+Of a prompt it reads 77 words, and it draws nothing with the seed 13.
+"""
 
 import json
 import pathlib
@@ -39,12 +42,22 @@ class TritonPythonModel:
         time.sleep(self._seconds)
         return [self._response(request, len(requests)) for request in requests]
 
+    def _tokens(self, request):
+        (prompt,) = pb_utils.get_input_tensor_by_name(request, "prompt").as_numpy().reshape(-1)
+        words = len(prompt.split())
+        return np.array([[words, min(words, 77)]], np.int32)
+
     def _response(self, request, images):
+        seed = pb_utils.get_input_tensor_by_name(request, "seed")
+        if seed is not None and seed.as_numpy().item() == 13:
+            error = pb_utils.TritonError("prompt: 13 is no seed for it", pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=error)
         made = {
             "image": lambda: self._pixels,
             "image_encoded": lambda: self._encoded[json.loads(request.parameters())["image_format"]],
             "confidence": lambda: np.full((1, 1), random.random(), np.float32),
             "batch_time": lambda: np.array([[self._seconds, images]], np.float32),
+            "prompt_tokens": lambda: self._tokens(request),
         }
         tensors = [pb_utils.Tensor(name, made[name]()) for name in made if name in request.requested_output_names()]
         return pb_utils.InferenceResponse(output_tensors=tensors)
@@ -63,7 +76,8 @@ output [
   {{ name: "image" data_type: TYPE_UINT8 dims: [{side}, {side}, 3] }},
   {{ name: "image_encoded" data_type: TYPE_STRING dims: [1] }},
   {{ name: "confidence" data_type: TYPE_FP32 dims: [1] }},
-  {{ name: "batch_time" data_type: TYPE_FP32 dims: [2] }}
+  {{ name: "batch_time" data_type: TYPE_FP32 dims: [2] }},
+  {{ name: "prompt_tokens" data_type: TYPE_INT32 dims: [2] }}
 ]
 instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
 dynamic_batching {{ }}

@@ -13,51 +13,27 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 from cascade_router.admission import Admission
-from cascade_router.bad_data import bad_data
+from cascade_router.deliveries import Unmade
 from cascade_router.image_bytes import COPIES_GRPC, ImageBytes, needed
 from cascade_router.metrics import REGISTRY
-from cascade_router.plans import Plans
+from cascade_router.moderation import Moderator
 from cascade_router.pools.clients import PIXELS, Prompt
-from cascade_router.rates import SharedRates
 from cascade_router.reporting import DemandCounter
-from cascade_router.requests import GenerateRequest, Receipt, RequestRefused, new_id
+from cascade_router.requests import GenerateRequest, MadeImage, Receipt, RequestRefused, made_images, new_id
 from cascade_router.runtime import CascadeRuntime
 from cascade_router.service import ImageService
-from cascade_router.tenants import Tenants
 from support.engine import cascade, endpoints, replicas
-from support.ports import free_port
+from support.one_cascade import OneCascade, open_to_all
 from support.router import EASY, make_plan
 from support.scripted_triton import Behaviour, answer, fail, hang
 from support.waiting import eventually
 
 ROOM = 100_000
 SECONDS = st.floats(0.001, 1e4)
-
-
-class OneCascade(Plans):
-    """The plans of a router that serves one cascade."""
-
-    def __init__(self, runtime: CascadeRuntime) -> None:
-        super().__init__(
-            redis=Redis(port=free_port()), make_runtime=_none_is_made, bad_data=bad_data(), clock=runtime.clock
-        )
-        self.runtime = runtime
-
-    def find(self, model: str) -> CascadeRuntime:
-        return self.runtime
-
-
-async def _none_is_made(*_: Any) -> CascadeRuntime:
-    raise AssertionError
-
-
-def open_to_all() -> Tenants:
-    return Tenants(None, rates=SharedRates(Redis(port=free_port()), clock=time.monotonic), clock=time.monotonic)
 
 
 def request(**changes: Any) -> GenerateRequest:
@@ -81,6 +57,7 @@ async def serving(
                 rng=random.Random(0),
                 demand=DemandCounter(),
                 tenants=open_to_all(),
+                moderator=Moderator(RouterSettings()),
                 clock=time.monotonic,
             )
             yield service, runtime
@@ -170,3 +147,61 @@ async def test_who_comes_after_the_time_to_drain_is_turned_away() -> None:
             await service.generate([request()], protocol="grpc")
         assert refused.value.reason is Refusal.SHUTTING_DOWN
         assert (in_hand(), runtime.tally.received, runtime.tally.refusals) == (0, 1, {})
+
+
+def picky() -> Behaviour:
+    """Makes images at once, but none of a prompt with a dragon."""
+    make, refuse = answer(), fail(grpc.StatusCode.INVALID_ARGUMENT, "prompt: no dragons")
+
+    async def behave(asked: Any, context: Any) -> Any:
+        return await (refuse if b"dragon" in asked.raw_input_contents[0] else make)(asked, context)
+
+    return behave
+
+
+def three() -> list[GenerateRequest]:
+    return [request(index=index, prompt=Prompt("a dragon" if index == 1 else EASY)) for index in range(3)]
+
+
+async def test_of_a_partial_call_the_images_that_were_made_are_delivered() -> None:
+    async with serving(picky()) as (service, runtime):
+        with await service.generate(three(), protocol="http", partial=True) as delivery:
+            told = delivery.pack(lambda answers: [isinstance(each, MadeImage) for each in answers])
+        assert told == [True, False, True]
+        assert (runtime.tally.routes.total(), runtime.tally.refusals) == (2, {Refusal.INVALID: 1})
+        with pytest.raises(RequestRefused, match="no dragons"):
+            await service.generate([request(prompt=Prompt("a dragon"))] * 2, protocol="http", partial=True)
+        assert runtime.tally.refusals == {Refusal.INVALID: 3}
+        assert (in_hand(), service.image_bytes.held) == (0, 0)
+
+
+async def test_a_stream_delivers_each_image_and_then_tells_what_is_missing() -> None:
+    async with serving(picky()) as (service, runtime):
+        found: list[int | RequestRefused] = []
+        async for outcome in service.stream(three(), protocol="http-stream"):
+            if isinstance(outcome, Unmade):
+                found.append(outcome.refused)
+            else:
+                with outcome as delivery:
+                    found += delivery.pack(lambda answers: [image.index for image in made_images(answers)])
+        assert sorted(each for each in found if isinstance(each, int)) == [0, 2]
+        assert isinstance(found[-1], RequestRefused)
+        assert (runtime.tally.routes.total(), runtime.tally.refusals) == (2, {Refusal.INVALID: 1})
+        assert (in_hand(), service.image_bytes.held) == (0, 0)
+
+
+async def test_a_stream_that_is_left_withdraws_the_images_that_are_not_there_yet() -> None:
+    make, stop = answer(), hang()
+
+    async def first_only(asked: Any, context: Any) -> Any:
+        return await (stop if b"dragon" in asked.raw_input_contents[0] else make)(asked, context)
+
+    async with serving(first_only) as (service, runtime):
+        async with contextlib.aclosing(service.stream(three()[:2], protocol="http-stream")) as stream:
+            with await anext(stream) as delivery:
+                delivery.pack(len)
+            (pool,) = runtime.plan.pools
+            await eventually(lambda: runtime.queue.load(pool.name).in_flight == 1, what="the other to be at work")
+        assert (in_hand(), service.image_bytes.held) == (0, 0)
+        assert (runtime.tally.routes.total(), runtime.tally.refusals) == (1, {Refusal.CANCELLED: 1})
+        await eventually(lambda: runtime.queue.load(pool.name).in_flight == 0, what="the grant to be given back")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cascade_api.plan import Plan
-from cascade_router.cascade.choosing import CONFIDENCE_CUTS, Chooser
+from cascade_router.cascade.choosing import CONFIDENCE_CUTS, Chooser, Wish, why_no_variant
 from cascade_router.prompts.scorers import make_scorer
 from support.router import EASY, HARD, make_plan
 
@@ -102,3 +102,59 @@ def test_another_scorer_starts_afresh() -> None:
     assert chooser.hardness_quantiles(3) == []
     assert chooser.choose(plan, EASY, coin=0.9).direct
     assert not chooser.choose(plan, HARD, coin=0.1).direct
+
+
+LOW, HIGH = Wish("low"), Wish("high")
+
+
+def test_a_tier_is_the_clients_choice_and_leaves_the_rest_of_the_shares_to_the_plan() -> None:
+    plan, chooser, rng = plan_of((1, 0.2, 0.25)), Chooser(scorer=make_scorer("rules")), random.Random(5)
+    heavy = 0
+    for index in range(4000):
+        wish = HIGH if index % 10 == 0 else LOW if index % 10 == 5 else Wish()
+        choice = chooser.choose(plan, rng.choice(PROMPTS), coin=rng.random(), wish=wish)
+        if wish == HIGH:
+            assert choice.direct
+        if wish == LOW:
+            assert (choice.direct, choice.may_escalate) == (False, False)
+        escalated = choice.may_escalate and not choice.direct and chooser.escalates(choice.row, rng.random())
+        heavy += choice.direct or escalated
+    assert heavy / 4000 == pytest.approx(plan.rows[0].heavy_share, abs=0.02)
+
+
+def test_where_no_worker_serves_the_tier_the_plan_decides() -> None:
+    plan, chooser = (
+        make_plan({"shapes-light": ["h:1"], "shapes-heavy": []}, direct=0, escalation=0),
+        Chooser(scorer=make_scorer("rules")),
+    )
+    assert not chooser.choose(plan, EASY, coin=0.5, wish=HIGH).direct
+    alone = make_plan({"shapes-heavy": ["h:1"]}, chain=["shapes-heavy"], direct=1, escalation=0)
+    for wish in (LOW, HIGH):
+        assert chooser.choose(alone, EASY, coin=0.5, wish=wish).direct
+
+
+def test_settings_name_the_variant_and_no_other_will_do() -> None:
+    plan, chooser = make_plan({"shapes-light": ["h:1"], "shapes-heavy": ["h:2"]}), Chooser(scorer=make_scorer("rules"))
+    for name, variant in plan.variants.items():
+        choice = chooser.choose(plan, EASY, coin=0.5, wish=Wish(steps=variant.settings.steps))
+        assert (choice.row.chain, choice.direct) == ((name,), True)
+    gone = chooser.choose(plan, EASY, coin=0.5, wish=Wish(steps=5))
+    assert not set(gone.row.chain) & set(plan.variants)
+
+
+def test_a_refusal_of_settings_names_those_that_there_are() -> None:
+    plan = make_plan({"shapes-light": ["h:1"], "shapes-heavy": ["h:2"]})
+    changed = plan.variants["shapes-heavy"].settings.model_copy(update={"steps": 24, "guidance": "3.0"})
+    heavy = plan.variants["shapes-heavy"].model_copy(update={"settings": changed})
+    plan = plan.model_copy(update={"variants": {**plan.variants, "shapes-heavy": heavy}})
+    assert why_no_variant(plan, Wish("high")) is None
+    assert why_no_variant(plan, Wish(steps=24, guidance=3.0)) is None
+    assert why_no_variant(plan, Wish(steps=5)) == ("steps", "5 is not what any variant takes; they take 2, 24")
+    assert why_no_variant(plan, Wish(guidance=4.5)) == (
+        "guidance",
+        "4.5 is not what any variant has; leave it out or use 3.0",
+    )
+    assert why_no_variant(plan, Wish(steps=2, guidance=3.0)) == (
+        "guidance",
+        "3 is not what any variant with 2 steps has; leave it out",
+    )

@@ -12,7 +12,7 @@ import pytest
 from cascade_api.reasons import Refusal, Route
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
-from cascade_router.requests import RequestRefused
+from cascade_router.requests import MadeImage, RequestRefused
 from cascade_router.runtime import CascadeRuntime
 from support.engine import ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
@@ -270,7 +270,33 @@ async def test_the_confidence_is_asked_for_in_the_light_stage_only() -> None:
         async with cascade(make_plan(servers, direct=0, escalation=1)) as runtime:
             made = await ask(runtime)
     assert (made.route, made.confidence) == (Route.ESCALATED, pytest.approx(0.1))
-    assert wanted == [["image", "confidence", "batch_time"], ["image", "batch_time"]]
+    told = ["batch_time", "prompt_tokens"]
+    assert wanted == [["image", "confidence", *told], ["image", *told]]
+
+
+@pytest.mark.parametrize(
+    ("overload", "escalation", "shown", "image"),
+    [("strict", 1, False, False), ("strict", 1, True, True), ("strict", 0.5, False, True), ("degrade", 1, False, True)],
+)
+async def test_a_light_image_that_nobody_will_see_is_not_asked_for(
+    overload: str, escalation: float, shown: bool, image: bool
+) -> None:
+    wanted: list[set[str]] = []
+
+    async def note(request: Any, context: Any) -> Any:
+        wanted.append({output.name for output in request.outputs})
+        return response(confidence=0.1)
+
+    async with replicas(note) as (server,):
+        servers = {"shapes-light": endpoints(server), "shapes-heavy": endpoints(server)}
+        thresholds = {"hardness": 9.0, "confidence": 0.5}
+        changes: dict[str, Any] = {"overload": overload, "seed_thresholds": thresholds}
+        async with cascade(make_plan(servers, direct=0, escalation=escalation, **changes)) as runtime:
+            previews: list[MadeImage] = []
+            made = await ask(runtime, preview=previews.append if shown else None)
+    assert (made.route, len(made.image.pixels)) == (Route.ESCALATED, 12)
+    assert ["image" in outputs for outputs in wanted] == [image, True]
+    assert [len(preview.image.pixels) for preview in previews] == [12] * shown
 
 
 @pytest.mark.parametrize("overload", ["degrade", "strict"])

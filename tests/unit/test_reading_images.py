@@ -14,6 +14,7 @@ from cascade_router.pools.clients import (
     PNG_FILE,
     ImageForm,
     Prompt,
+    PromptTokens,
     ReplicaFailed,
     infer_request,
     read_image,
@@ -28,18 +29,19 @@ def element(file: bytes, *, length: int | None = None) -> bytes:
     return struct.pack("<I", len(file) if length is None else length) + file
 
 
-def outputs_of(form: ImageForm, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
-    """The outputs that are asked for, beside the time of the batch, and the parameters, beside the settings."""
+def outputs_of(form: ImageForm | None, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
+    """The outputs that are asked for, beside what workers report, and the parameters, beside the settings."""
     request = infer_request(variant=VARIANT, prompt=Prompt("p"), form=form, confidence=confidence, request_id="r")
     assert request.model_name == "weights-abc"
     parameters = {name: p.string_param or p.int64_param for name, p in request.parameters.items()}
     assert (parameters.pop("steps"), parameters.pop("guidance")) == (8, "4.5")
-    return {output.name for output in request.outputs} - {"batch_time"}, parameters
+    return {output.name for output in request.outputs} - {"batch_time", "prompt_tokens"}, parameters
 
 
 def test_only_what_is_wanted_is_asked_for() -> None:
     assert outputs_of(PIXELS) == ({"image"}, {})
     assert outputs_of(PNG_FILE, confidence=True) == ({"image_encoded", "confidence"}, {"image_format": "png"})
+    assert outputs_of(None, confidence=True) == ({"confidence"}, {})
     assert outputs_of(JPEG)[1] == {"image_format": "jpeg", "image_quality": 80}
     assert outputs_of(ImageForm(raw=True))[0] == {"image", "image_encoded"}
     assert outputs_of(ImageForm(encoded=""))[0] == {"image"}, (
@@ -79,3 +81,15 @@ def test_nonsense_about_the_batch_spoils_no_image(seconds: float, images: float,
     answer.outputs.add(name="batch_time", datatype="FP32", shape=[1, 2])
     answer.raw_output_contents.append(struct.pack("<2f", seconds, images))
     assert read_image(answer, form=PNG_FILE, size=(2, 2), confidence=True).batch_time == read
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "told"), [(90, 77, PromptTokens(90, 77)), (7, 7, PromptTokens(7, 7)), (7, 9, None), (7, -1, None)]
+)
+def test_nonsense_about_the_prompt_spoils_no_image(given: int, read: int, told: PromptTokens | None) -> None:
+    answer = response()
+    answer.outputs.add(name="prompt_tokens", datatype="INT32", shape=[1, 2])
+    answer.raw_output_contents.append(struct.pack("<2i", given, read))
+    assert read_image(answer, form=PNG_FILE, size=(2, 2), confidence=True).prompt_tokens == told
+    assert PromptTokens(90, 77).cut
+    assert not PromptTokens(7, 7).cut

@@ -37,6 +37,9 @@ class Counting:
             raise ValueError("prompt: empty")
         return prompt
 
+    def tokens(self, prompt: str) -> tuple[int, int]:
+        return len(prompt), min(len(prompt), 3)
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -225,3 +228,9 @@ def test_settings_that_the_weights_cannot_draw_are_refused_by_name(parameters: d
     outcomes = run(pipeline, [asking(**parameters), asking()])
     assert outcomes[0] == InvalidRequest(said)
     assert isinstance(outcomes[1], RequestImages)
+
+
+def test_tokens_are_counted_for_those_who_ask() -> None:
+    orders = [Order([b"ab", b"abcde"], seeds=[1, 2], count_tokens=True), Order([b"ab"], seeds=[3])]
+    told = [outcome.tokens for outcome in run(Counting(), orders) if isinstance(outcome, RequestImages)]
+    assert told == [[(2, 2), (5, 3)], ()]

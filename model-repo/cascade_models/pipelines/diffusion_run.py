@@ -69,6 +69,10 @@ class DiffusionPipeline:
         if self._own_guidance is None and any(each.guidance is not None for each in recipe.settings.values()):
             raise RecipeError("guidance", f"{type(pipe).__name__} knows no guidance: leave it out")
         self._knows_negatives = "negative_prompt" in known
+        longest = recipe.assembly.arguments.get("max_sequence_length")
+        if longest is None and "max_sequence_length" in known:
+            longest = known["max_sequence_length"].default
+        self._readers = _readers(pipe, longest)
         judge = recipe.discriminator
         self._discriminator = discriminators.load(judge, _discriminator_folder(judge)) if judge else None
 
@@ -77,6 +81,14 @@ class DiffusionPipeline:
         if not prompt.strip():
             raise ValueError("prompt: is empty; write what the image should show")
         return prompt, negative_prompt
+
+    def tokens(self, prompt: Prompt) -> tuple[int, int]:
+        """The tokens of the tokenizer that reads most; where a model has several, the others may cut more."""
+        if not self._readers:
+            return 0, 0
+        tokenizer, most = self._readers[-1]
+        given = len(tokenizer(prompt[0], truncation=False, verbose=False).input_ids)
+        return given, min(given, most)
 
     def generate(
         self,
@@ -222,6 +234,22 @@ def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
                 f"{recipe.source} makes images of {width}x{height} where the manifest says "
                 f"{recipe.width}x{recipe.height}: write {width}x{height}",
             )
+
+
+def _readers(pipe: Any, longest: int | None) -> list[tuple[Any, int]]:
+    """The tokenizers of a pipeline with the tokens that each reads, the one that reads most last.
+
+    Tokenizers of CLIP have a length of their own; those of large language models say none, and are called with the
+    length that the pipeline takes (``longest``).
+    """
+    found = []
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4"):
+        tokenizer = getattr(pipe, name, None)
+        if tokenizer is None:
+            continue
+        is_clip = "CLIP" in type(tokenizer).__name__
+        found.append((tokenizer, int(tokenizer.model_max_length if is_clip or longest is None else longest)))
+    return sorted(found, key=lambda each: each[1])
 
 
 def _assemble(recipe: Recipe, device: torch.device) -> Any:

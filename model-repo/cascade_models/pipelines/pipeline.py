@@ -25,6 +25,9 @@ class Pipeline(Protocol):
     def read(self, prompt: str, negative_prompt: str) -> Any:
         """What `generate` and `judge` take for a prompt; raises ValueError with a message for the user."""
 
+    def tokens(self, prompt: Any) -> tuple[int, int]:
+        """How many tokens a prompt has, as `read` gave it, and how many of them are read; the rest is cut."""
+
     def generate(
         self,
         prompts: Sequence[Any],

@@ -46,6 +46,11 @@ class ShapesPipeline:
         except grammar.PromptError as error:
             raise ValueError(f"prompt: {error}") from None
 
+    def tokens(self, prompt: npt.NDArray[np.int64]) -> tuple[int, int]:
+        """The words of the scene that the networks are told; nothing is cut, since longer prompts are refused."""
+        words = int(np.count_nonzero(prompt != tokens.BLANK))
+        return words, words
+
     def generate(
         self,
         prompts: Sequence[npt.NDArray[np.int64]],

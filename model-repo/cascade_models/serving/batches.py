@@ -29,6 +29,7 @@ class Order:
         parameters: the request's own: how it is drawn, and in which form it wants files.
         show: is given previews, where the request wants them.
         answer: is given what became of the request, once.
+        count_tokens: whether the tokens of the prompts are wanted.
     """
 
     prompts: Sequence[bytes]
@@ -36,6 +37,7 @@ class Order:
     seeds: Sequence[int] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
     confidence: bool = False
+    count_tokens: bool = False
     cancelled: Callable[[], bool] = lambda: False
     show: Show | None = None
     answer: Callable[[Any], None] = lambda outcome: None
@@ -48,6 +50,7 @@ class RequestImages:
     Attributes:
         batch: images that were made together, for this request and others.
         batch_s: seconds that the run took, judging included, without those in which it waited for its turn.
+        tokens: of each prompt and read of it, if the request asked for that.
     """
 
     images: npt.NDArray[np.uint8]
@@ -55,6 +58,7 @@ class RequestImages:
     form: Form
     batch: int
     batch_s: float
+    tokens: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class ReadRequest:
     settings: Settings
     form: Form
     rows: Sequence[ImageRow]
+    tokens: Sequence[tuple[int, int]] = ()
 
     @property
     def images(self) -> int:
@@ -100,7 +105,9 @@ class ReadRequest:
 def read(pipeline: Pipeline, recipe: Recipe, order: Order) -> ReadRequest:
     """What an order says; ``recipe`` is that of the pipeline. Raises ValueError naming the input or parameter."""
     form, settings = Form.read(order.parameters), _settings(recipe, order)
-    return ReadRequest(order, settings, form, _rows(pipeline, order))
+    rows = _rows(pipeline, order)
+    tokens = [pipeline.tokens(row.prompt) for row in rows] if order.count_tokens else ()
+    return ReadRequest(order, settings, form, rows, tokens)
 
 
 def preview_steps(steps: int) -> frozenset[int]:
@@ -155,7 +162,7 @@ def make(
     for at in live:
         mine = places[at]
         scores = confidences[mine] if requests[at].order.confidence else None
-        outcomes[at] = RequestImages(images[mine], scores, requests[at].form, len(rows), batch_s)
+        outcomes[at] = RequestImages(images[mine], scores, requests[at].form, len(rows), batch_s, requests[at].tokens)
     return outcomes
 
 

@@ -30,6 +30,7 @@ IMAGE: Final = "image"
 IMAGE_ENCODED: Final = "image_encoded"
 CONFIDENCE: Final = "confidence"
 BATCH_TIME: Final = "batch_time"
+PROMPT_TOKENS: Final = "prompt_tokens"
 
 RUNS: Final = "runs"
 """The model's parameter that says how many runs may have begun at a time."""
@@ -94,6 +95,7 @@ class TritonPythonModel:
             seeds=_values(request, "seed"),
             parameters=json.loads(request.parameters() or "{}"),
             confidence=CONFIDENCE in wanted,
+            count_tokens=PROMPT_TOKENS in wanted,
             cancelled=exchange.cancelled,
             show=partial(self._show, exchange, wanted) if self._streams else None,
             answer=partial(self._answer, exchange, wanted),
@@ -168,6 +170,8 @@ def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> 
     if BATCH_TIME in wanted:
         told = np.array([[outcome.batch_s, outcome.batch]] * len(outcome.images), dtype=np.float32)
         tensors.append(pb_utils.Tensor(BATCH_TIME, told))
+    if PROMPT_TOKENS in wanted and outcome.tokens:
+        tensors.append(pb_utils.Tensor(PROMPT_TOKENS, np.array(outcome.tokens, dtype=np.int32)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 

@@ -15,8 +15,9 @@ from typing import Final
 from cascade_api.plan import Plan
 from cascade_api.report import BatchTime
 from cascade_router.cascade import effects, events
+from cascade_router.cascade.calls import hear_together
 from cascade_router.cascade.decisions import Refuse
-from cascade_router.cascade.machine import RequestMachine
+from cascade_router.cascade.machine import Effects, RequestMachine
 from cascade_router.cascade.state import CascadeState, Limits
 from cascade_router.prompts.scorers import Scorer
 
@@ -84,22 +85,40 @@ class Passages:
         self._busy = False
         self._acting: SimulatedPassage | None = None
 
-    def receive(self, *, text: str, prompt: int, image: int, coin: float) -> None:
-        """Begin with a request that arrives now."""
+    def receive(self, *, text: str, prompt: int, images: Sequence[int], coins: Sequence[float]) -> None:
+        """Begin with a request that arrives now, for one image or several; ``coins`` has one number for each."""
         now = self._clock.now
         plan = self.state.plan
-        machine = RequestMachine(
-            self.state, text=text, band=BAND, coin=coin, received=now, deadline=now + plan.objective_s
-        )
-        passage = SimulatedPassage(machine, arrival_s=now, prompt=prompt, image=image, planned=plan.expected.quality)
-        self._in_hand += 1
-        refused = machine.on(events.Arrived(self._in_hand), now)
-        for effect in refused:
-            self._carry_out(passage, effect)
-        if refused:
-            return
-        passage.begun = True
-        self._tell(passage, events.Begun())
+        passages = [
+            SimulatedPassage(
+                RequestMachine(
+                    self.state,
+                    text=text,
+                    band=BAND,
+                    coin=coin,
+                    received=now,
+                    deadline=now + plan.objective_s,
+                    ahead=ahead,
+                ),
+                arrival_s=now,
+                prompt=prompt,
+                image=image,
+                planned=plan.expected.quality,
+            )
+            for ahead, (image, coin) in enumerate(zip(images, coins, strict=True))
+        ]
+        self._in_hand += len(passages)
+        machines = [passage.machine for passage in passages]
+        heard = hear_together(machines, events.Arrived(self._in_hand), now)
+        if not isinstance(heard, Refuse):
+            for passage in passages:
+                passage.begun = True
+            heard = hear_together(machines, events.Begun(), now)
+        for passage, todo in zip(
+            passages, [[heard]] * len(passages) if isinstance(heard, Refuse) else heard, strict=True
+        ):
+            self._act(passage, todo)
+            self._hear()
 
     def follow(self, plan: Plan) -> None:
         """Follow a plan."""
@@ -147,13 +166,17 @@ class Passages:
         yield
         self._hear()
 
+    def _act(self, passage: SimulatedPassage, todo: Effects) -> None:
+        """Carry out what a machine asks for; what it is told meanwhile, it hears next."""
+        self._busy, self._acting = True, passage
+        for effect in todo:
+            self._carry_out(passage, effect)
+
     def _hear(self) -> None:
         self._busy = True
         while self._heard:
             passage, event = self._heard.popleft()
-            self._acting = passage
-            for effect in passage.machine.on(event, self._clock.now):
-                self._carry_out(passage, effect)
+            self._act(passage, passage.machine.on(event, self._clock.now))
         self._busy, self._acting = False, None
 
     def _carry_out(self, passage: SimulatedPassage, effect: effects.Effect) -> None:

@@ -95,7 +95,7 @@ class Pools(Generic[P]):
             self._tell(place, events.Expired())
             return
         self._tickets += 1
-        ticket = ticket_of("", self._tickets, ROUTER)
+        ticket = ticket_of("", f"{self._tickets:09d}", ROUTER)
         enqueue = EnqueueTicket(ROUTER, step.pool, ticket, BAND, max(int(remaining_s * 1000), 1), self._limit)
         place.step, place.ticket = step, ticket
         self._waiting[ticket] = place

@@ -171,7 +171,7 @@ class ProductionSystem:
                 arrival_s=now, end_s=now, way=Way.LOST, variant=None, row=_NO_ROW, planned=float("nan")
             )
             return
-        self._passages.receive(text=self._names[prompt], prompt=prompt, image=image, coin=self._rng.random())
+        self._passages.receive(text=self._names[prompt], prompt=prompt, images=[image], coins=[self._rng.random()])
 
     def _count(self, second: int) -> None:
         """Count one arrival; seconds that the operator no longer looks at are forgotten."""

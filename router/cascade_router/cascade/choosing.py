@@ -4,14 +4,18 @@ accepted.
 The shares come from the plan. The thresholds are quantiles of what this router has seen lately: the hardness of all
 prompts, and the confidence of the light images of each row. For example, if the plan says that 20 % of the prompts go
 direct, those above the 80 % quantile of the hardness do. The state has a fixed size and survives a change of plan.
+
+A client may choose the model itself, by a tier or by settings (`Wish`). Such requests count towards the planned shares,
+so that the models get the work that the plan expects: if 20 % of the requests want the heavy model and the plan sends
+30 % to it, the others get the rest. Only if more want one model than the plan sends there, it gets more work.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from cascade_api.plan import Plan, PlanRow
+from cascade_api.plan import Plan, PlanRow, PlanVariant
 
 from ..prompts.quantiles import SEEDS_ALONE, LiveCut
 from ..prompts.scorers import Scorer
@@ -23,13 +27,50 @@ _UNSURE: Final = (-1.0, 0.0)
 """The distribution of negated confidences before any was seen: uniform between these two."""
 
 
+_TIER_WEIGHT: Final = 0.01
+"""Weight of the latest request in the shares of the tiers; about the last hundred requests count."""
+
+Tier = Literal["auto", "low", "high"]
+"""The quality that a client asks for: the light model's, the heavy model's, or what the plan decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client says about the model that makes its image; without any of it, the plan decides.
+
+    With ``steps`` or ``guidance``, only a variant that has these settings makes the image. With a tier, the light or
+    the heavy variant of the row does, if the plan has a worker for it.
+    """
+
+    tier: Tier = "auto"
+    steps: int | None = None
+    guidance: float | None = None
+
+    @property
+    def names_settings(self) -> bool:
+        return self.steps is not None or self.guidance is not None
+
+    def fits(self, variant: PlanVariant) -> bool:
+        """Whether a variant has the settings that are named."""
+        settings = variant.settings
+        own_guidance = None if settings.guidance is None else float(settings.guidance)
+        return self.steps in (None, settings.steps) and self.guidance in (None, own_guidance)
+
+
+NO_WISH: Final = Wish()
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The row that was drawn for a prompt, the prompt's hardness, and whether it goes direct."""
+    """The row that was drawn for a prompt, the prompt's hardness, and whether it goes direct.
+
+    ``may_escalate`` is false if the client wants the light image, however good it is.
+    """
 
     row: PlanRow
     hardness: float
     direct: bool
+    may_escalate: bool = True
 
 
 class Chooser:
@@ -45,6 +86,8 @@ class Chooser:
         self._direct = EvenDraws(step=DIRECT_STEP, start=start)
         self._escalation = EvenDraws(step=ESCALATION_STEP, start=start)
         self._confidence: dict[tuple[str, float], LiveCut] = {}
+        self._low = self._high = 0.0
+        """Shares of the latest requests whose clients chose the light or the heavy model."""
         self.use_scorer(scorer)
 
     def use_scorer(self, scorer: Scorer) -> None:
@@ -52,13 +95,22 @@ class Chooser:
         self._scorer = scorer
         self._hardness = LiveCut(seeds=scorer.quantiles)
 
-    def choose(self, plan: Plan, prompt: str, *, coin: float) -> Choice:
+    def choose(self, plan: Plan, prompt: str, *, coin: float, wish: Wish = NO_WISH) -> Choice:
         """Draw a row for the prompt, and decide whether it goes direct; ``coin`` is random in [0, 1)."""
         row = plan.rows[draw_row([row.share for row in plan.rows], self._rows.next())]
         hardness = self._scorer.score(prompt, draw=coin)
+        if wish.names_settings:
+            alone = _alone(plan, row, wish)
+            self._note_tier("low" if alone.heavy == row.light != row.heavy else "high")
+            return Choice(alone, hardness, direct=True)
+        tier = wish.tier if row.alone or plan.expects_worker(row.light if wish.tier == "low" else row.heavy) else "auto"
+        self._note_tier(tier)
+        if tier != "auto":
+            return Choice(row, hardness, direct=row.alone or tier == "high", may_escalate=False)
+        share, _ = left_for_the_plan(row, low=self._low, high=self._high)
         direct = self._hardness.pick(
             hardness,
-            share=row.direct,
+            share=share,
             seed_threshold=row.seed_thresholds.hardness if row.seed_thresholds else None,
             draw=self._direct.next(),
         )
@@ -66,9 +118,10 @@ class Chooser:
 
     def escalates(self, row: PlanRow, confidence: float) -> bool:
         """Whether a light image of ``row`` is in the share of least confidence that the plan wants made again."""
+        _, share = left_for_the_plan(row, low=self._low, high=self._high)
         return self._cut(row).pick(
             -confidence,
-            share=row.escalation,
+            share=share,
             seed_threshold=-row.seed_thresholds.confidence if row.seed_thresholds else None,
             draw=self._escalation.next(),
         )
@@ -85,6 +138,10 @@ class Chooser:
             if cut.count >= SEEDS_ALONE
         }
 
+    def _note_tier(self, tier: Tier) -> None:
+        self._low += _TIER_WEIGHT * ((tier == "low") - self._low)
+        self._high += _TIER_WEIGHT * ((tier == "high") - self._high)
+
     def _cut(self, row: PlanRow) -> LiveCut:
         # The direct share decides which prompts are left to the light model, and so how confidences are distributed.
         key = (row.light, round(row.direct, 2))
@@ -97,3 +154,52 @@ class Chooser:
         if len(self._confidence) > CONFIDENCE_CUTS:
             del self._confidence[next(iter(self._confidence))]
         return cut
+
+
+def left_for_the_plan(row: PlanRow, *, low: float, high: float) -> tuple[float, float]:
+    """The shares (direct, escalation) for the requests of a row whose clients leave the choice to the plan.
+
+    They are such that all requests of the row together have its planned heavy share T and, if possible, its direct
+    share r. With a = 1 - low - high the share of the requests at hand:
+
+        heavy = (T - high) / a,   direct = min(heavy, (r - high) / a),   escalation = (heavy - direct) / (1 - direct)
+
+    each limited to [0, 1].
+
+    Args:
+        row: the planned shares.
+        low: share of all requests whose clients chose the light model.
+        high: share of all requests whose clients chose the heavy model.
+    """
+    rest = 1 - low - high
+    if rest == 1 or rest <= 1e-9:
+        return row.direct, row.escalation
+    heavy = min(1.0, max(0.0, (row.heavy_share - high) / rest))
+    direct = min(heavy, max(0.0, (row.direct - high) / rest))
+    return direct, (heavy - direct) / (1 - direct) if direct < 1 else 0.0
+
+
+def why_no_variant(plan: Plan, wish: Wish) -> tuple[str, str] | None:
+    """The setting of a wish that no variant of the plan has, and the values that it can have; None if one has it."""
+    if not wish.names_settings or any(map(wish.fits, plan.variants.values())):
+        return None
+    steps = sorted({variant.settings.steps for variant in plan.variants.values()})
+    if wish.steps is not None and wish.steps not in steps:
+        return "steps", f"{wish.steps} is not what any variant takes; they take {', '.join(map(str, steps))}"
+    fitting = [v.settings for v in plan.variants.values() if wish.steps in (None, v.settings.steps)]
+    known = sorted({each.guidance for each in fitting if each.guidance is not None}, key=float)
+    with_steps = "" if wish.steps is None else f" with {wish.steps} steps"
+    return "guidance", (
+        f"{wish.guidance:g} is not what any variant{with_steps} has; "
+        + (f"leave it out or use {', '.join(known)}" if known else "leave it out")
+    )
+
+
+def _alone(plan: Plan, drawn: PlanRow, wish: Wish) -> PlanRow:
+    """A row of the one variant that makes the image of a wish for settings: of the drawn row or of another if possible,
+    then one that has a worker. If the plan has none with these settings any more, it has no name, and no replica.
+    """
+    of_rows = [name for row in (drawn, *plan.rows) for name in reversed(row.chain)]
+    others = sorted(plan.variants, key=lambda name: not plan.expects_worker(name))
+    fitting = (name for name in (*of_rows, *others) if name in plan.variants and wish.fits(plan.variants[name]))
+    return PlanRow(share=1, chain=(next(fitting, ""),), direct=1, escalation=0)

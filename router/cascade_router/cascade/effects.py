@@ -52,11 +52,16 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Infer:
-    """Have the granted replica make the image; cancel the call after ``timeout_s`` seconds."""
+    """Have the granted replica make the image; cancel the call after ``timeout_s`` seconds.
+
+    If ``only_judged``, the image will not be the answer, however good it is: only its confidence is needed, and the
+    image itself only for a preview.
+    """
 
     step: Make
     replica_id: str
     timeout_s: float
+    only_judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

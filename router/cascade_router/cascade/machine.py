@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from cascade_api.reasons import Refusal, Route
 
-from .choosing import Choice
+from .choosing import NO_WISH, Choice, Wish
 from .decisions import (
     Accept,
     Make,
@@ -144,6 +144,9 @@ class RequestMachine:
         coin: random in [0, 1), for scorers that use it.
         received: when the request arrived; all times are seconds on one monotonic clock.
         deadline: when its image must have been sent.
+        ahead: how many images of the same call go before this one (see `calls`).
+        wish: what the client says about the model. If it names settings, no other variant takes over, as under
+            ``overload: strict``.
     """
 
     choice: Choice
@@ -160,6 +163,8 @@ class RequestMachine:
         coin: float,
         received: float,
         deadline: float,
+        ahead: int = 0,
+        wish: Wish = NO_WISH,
     ) -> None:
         self._cascade = cascade
         self._text = text
@@ -167,7 +172,9 @@ class RequestMachine:
         self._coin = coin
         self._received = received
         self._send_by = deadline
-        self._overload: Overload = cascade.plan.overload
+        self._ahead = ahead
+        self._wish = wish
+        self._overload: Overload = "strict" if wish.names_settings else cascade.plan.overload
         self._waiting_limit = cascade.waiting_limit(band)
         self._admitted = False
         """Whether a model was found for the request; from then on, ``_step`` says what the present model has to do."""
@@ -251,7 +258,7 @@ class RequestMachine:
         cascade = self._cascade
         after_s = min(AFTER_IMAGE * (self._send_by - self._received), cascade.after_image.quantile or 0.0)
         self._deadline = self._send_by - after_s
-        self.choice = cascade.chooser.choose(cascade.plan, self._text, coin=self._coin)
+        self.choice = self._choose()
         cascade.retries.earn()
         return self._admit(now)
 
@@ -259,13 +266,13 @@ class RequestMachine:
         row, direct = self.choice.row, self.choice.direct
         step = admit(
             direct=direct,
-            light=() if row.alone else self._cascade.outlooks(row.light, band=self._band),
-            heavy=self._cascade.outlooks(row.heavy, band=self._band),
+            light=() if row.alone else self._cascade.outlooks(row.light, band=self._band, ahead=self._ahead),
+            heavy=self._cascade.outlooks(row.heavy, band=self._band, ahead=self._ahead),
             deadline=self._deadline,
             now=now,
             overload=self._overload,
             queue_limit=self._waiting_limit,
-            escalates=row.escalation > 0,
+            escalates=self.choice.may_escalate and row.escalation > 0,
             patience=self._cascade.plan.patience,
         )
         if isinstance(step, Make):
@@ -301,7 +308,7 @@ class RequestMachine:
             left_s -= self._kept_for_stand_in_s(left_s)
         hung_after_s = HUNG_FACTOR * cascade.execution_s(cascade.pool_of(step)) + HUNG_EXTRA_S
         self._try = _Try(replica_id, now, left_s, hung_after_s)
-        return [Infer(step, replica_id, min(left_s, hung_after_s))]
+        return [Infer(step, replica_id, min(left_s, hung_after_s), only_judged=self._surely_escalates())]
 
     def _made(self, tried: _Try, made: Made, now: float) -> Effects:
         cascade, step = self._cascade, self._step
@@ -321,7 +328,8 @@ class RequestMachine:
         cascade, row = self._cascade, self.choice.row
         if self._step.degraded:
             return [self._answer(light, Route.DEGRADED)]
-        escalate = cascade.chooser.escalates(row, light.confidence)
+        escalate = self.choice.may_escalate and cascade.chooser.escalates(row, light.confidence)
+        escalate = escalate or self._surely_escalates()
         step = after_light(
             escalate=escalate,
             heavy=cascade.outlooks(row.heavy, band=self._band) if escalate else (),
@@ -473,7 +481,7 @@ class RequestMachine:
             return [parked.refusal]
         if self.choice.row not in self._cascade.plan.rows:
             # The new plan does not have the row that was drawn.
-            self.choice = self._cascade.chooser.choose(self._cascade.plan, self._text, coin=self._coin)
+            self.choice = self._choose()
         return self._admit(now)
 
     # -- parts ----------------------------------------------------------------------------------------------------
@@ -483,6 +491,17 @@ class RequestMachine:
         if parked is not None:
             self._cascade.parked -= 1
         return parked
+
+    def _surely_escalates(self) -> bool:
+        """Whether the image that is being made is a light one that cannot be the answer.
+
+        The plan escalates all of its row, and under ``overload: strict`` none stands in for a heavy image.
+        """
+        choice, light = self.choice, self._step.stage == "light" and not self._step.degraded
+        return light and choice.may_escalate and choice.row.escalation >= 1 and self._overload == "strict"
+
+    def _choose(self) -> Choice:
+        return self._cascade.chooser.choose(self._cascade.plan, self._text, coin=self._coin, wish=self._wish)
 
     def _answer(self, light: _Light, route: Route) -> Answer:
         return Answer(light.image, light.variant, route, light.confidence)

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cascade_api.plan import Plan, PlanWorker, Pool
+from cascade_api.plan import Plan, PlanRow, PlanWorker, Pool
 from cascade_api.report import BatchTime
 
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
-from .choosing import Chooser
-from .decisions import Make, Outlook
+from .choosing import Chooser, Tier, Wish
+from .decisions import Make, Outlook, best
 from .effects import Ejected, Trusted
 from .estimates import ExecutionEstimates, LatestBatches, Recent
 from .health import ReplicaHealth
@@ -42,11 +42,30 @@ class _Promised:
     variant: str
     ready: frozenset[str]
     execution_s: float
+    image_s: float
+    credits: int
 
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
-        ready = frozenset(replica.id for replica in pool.ready)
-        return cls(pool.name, pool.queue, pool.variant, ready, pool.batch_execution_s(pool.batch))
+        return cls(
+            name=pool.name,
+            queue=pool.queue,
+            variant=pool.variant,
+            ready=frozenset(replica.id for replica in pool.ready),
+            execution_s=pool.batch_execution_s(pool.batch),
+            image_s=pool.image_s,
+            credits=sum(map(pool.credits, pool.ready)),
+        )
+
+    def after_s(self, ahead: int, load: PoolLoad) -> float:
+        """How much longer an image waits behind ``ahead`` others that are not in the queue yet.
+
+        As many as there are free credits begin at once. The others take their turns at the pool's rate. The load's
+        expected wait contains one turn, unless there are free credits.
+        """
+        free = max(0, self.credits - load.in_flight - load.waiting)
+        turns = ahead if free == 0 else max(0, ahead + 1 - free)
+        return turns * self.image_s / max(1, len(self.ready))
 
 
 class CascadeState:
@@ -93,9 +112,11 @@ class CascadeState:
         """Entries of a pool, or parked requests, at which a request of this priority band does not wait."""
         return limit_of(self.limits.waiting, band=band)
 
-    def outlooks(self, variant: str, *, band: int = BANDS) -> list[Outlook]:
-        """What a request of priority ``band`` can expect from each pool of a variant now."""
-        return [self._outlook(pool, band) for pool in self._of.get(variant, ())]
+    def outlooks(self, variant: str, *, band: int = BANDS, ahead: int = 0) -> list[Outlook]:
+        """What a request of priority ``band`` can expect from each pool of a variant now, if ``ahead`` images that are
+        not in the queue yet go before it.
+        """
+        return [self._outlook(pool, band, ahead) for pool in self._of.get(variant, ())]
 
     def ready(self, variant: str) -> int:
         """Replicas of a variant that take new work."""
@@ -115,13 +136,28 @@ class CascadeState:
         found = {p.name: self.batches.median(p.name, planned_s=p.batch_execution_s, now=now) for p in self._pools}
         return {pool: batch for pool, batch in found.items() if batch is not None}
 
+    def work_s(self, wish: Wish) -> float:
+        """The accelerator-seconds that an image is expected to take, by the shares of the plan or the client's tier."""
+        parts = ((row.share * part, name) for row in self.plan.rows for name, part in _stages(row, wish.tier).items())
+        return sum(part * min((pool.image_s for pool in self._of.get(name, ())), default=0.0) for part, name in parts)
+
+    def congestion(self) -> tuple[float, float]:
+        """The longest expected wait for a variant of the plan's rows, and the longest execution time of these (s).
+
+        Variants without a ready replica do not count.
+        """
+        found = (best(self.outlooks(name), now=0.0) for row in self.plan.rows for name in row.chain)
+        pools = [outlook for outlook in found if outlook is not None]
+        waits_s = max((outlook.expected_wait_s for outlook in pools), default=0.0)
+        return waits_s, max((outlook.execution_s for outlook in pools), default=0.0)
+
     def quickest_s(self) -> float:
         """Seconds that the quickest pool needs for an image."""
         return min((self.execution_s(pool) for pool in self._promised), default=0.0)
 
     def expects_replica(self, variant: str) -> bool:
         """Whether the plan has a replica of a variant, ready or not, or is parked and will have one after a request."""
-        return self.plan.parked or any(variant in worker.credits for worker in self.plan.workers)
+        return self.plan.expects_worker(variant)
 
     def why_not_ready(self) -> str | None:
         """Why no prompt can be served now; None if one can."""
@@ -152,17 +188,26 @@ class CascadeState:
         due = self.health.due(now=now)
         return [(pool, replica) for pool in self._pools for replica in pool.ready if replica.id in due]
 
-    def _outlook(self, pool: _Promised, band: int) -> Outlook:
+    def _outlook(self, pool: _Promised, band: int, ahead: int) -> Outlook:
         load = self._load(pool.queue)
         return Outlook(
             pool=pool.queue,
             variant=pool.variant,
             ready=self._ready(pool, load),
             waiting=load.waiting,
-            expected_wait_s=load.wait_s(band),
+            expected_wait_s=load.wait_s(band) + pool.after_s(ahead, load),
             execution_s=self.estimates.execution_s(pool.name, planned=pool.execution_s),
         )
 
     def _ready(self, pool: _Promised, load: PoolLoad) -> int:
         # The expected wait is infinite while the queue does not know the plan yet.
         return len(pool.ready - self.health.ejected) if math.isfinite(load.expected_wait_s) else 0
+
+
+def _stages(row: PlanRow, tier: Tier) -> dict[str, float]:
+    """How many images of each variant a request of a row takes on average."""
+    if tier == "low":
+        return {row.light: 1.0}
+    if tier == "high" or row.alone:
+        return {row.heavy: 1.0}
+    return {row.light: 1 - row.direct, row.heavy: row.heavy_share}

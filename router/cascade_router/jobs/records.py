@@ -13,11 +13,19 @@ from typing import Any, Final
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
+from ..cascade.choosing import Wish
 from ..pools.clients import ImageForm, Prompt
 from ..requests import GenerateRequest, Receipt
 
 TRY_AGAIN: Final = frozenset(
-    {Refusal.QUEUE_FULL, Refusal.NO_PLAN, Refusal.NO_REPLICA, Refusal.MODEL_FAILED, Refusal.SHUTTING_DOWN}
+    {
+        Refusal.QUEUE_FULL,
+        Refusal.NO_PLAN,
+        Refusal.NO_REPLICA,
+        Refusal.MODEL_FAILED,
+        Refusal.SHUTTING_DOWN,
+        Refusal.MODERATION_AWAY,
+    }
 )
 """Refusals that end an attempt but not the job."""
 
@@ -85,7 +93,13 @@ def cascade_of(text: str) -> CascadeRef:
 def write_body(request: GenerateRequest) -> bytes:
     """The request of a job as bytes; equal requests give equal bytes."""
     prompt, form = asdict(request.prompt), asdict(request.form)
-    fields = {"prompt": prompt, "form": form, "band": request.band, "tier": request.tier}
+    fields = {
+        "prompt": prompt,
+        "form": form,
+        "band": request.band,
+        "wish": asdict(request.wish),
+        "end_user": request.end_user,
+    }
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 
@@ -106,7 +120,8 @@ def read_body(claim: Claim, *, model: str, receipt: Receipt) -> GenerateRequest:
             form=ImageForm(**fields["form"]),
             within_s=claim.left_s,
             band=int(fields["band"]),
-            tier=str(fields["tier"]),
+            wish=Wish(**fields["wish"]),
+            end_user=str(fields["end_user"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise JobUnreadable(str(error)) from None

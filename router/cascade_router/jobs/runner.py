@@ -17,7 +17,7 @@ import structlog
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Refusal
 
-from ..requests import GenerateRequest, MadeImage, Receipt, RequestRefused
+from ..requests import GenerateRequest, MadeImage, Receipt, RequestRefused, made_images
 from ..service import ImageService, RouterDefect
 from .records import TRY_AGAIN, Claim, JobState, JobUnreadable, read_body, result_of
 from .store import LEASE_S, JobStore, JobStoreAway
@@ -151,9 +151,9 @@ class JobRunner:
             result = result_of(self._explain(why))
         await self._end(ref, claim, JobState.FAILED, result, b"")
 
-    def _pack(self, answers: Sequence[MadeImage]) -> tuple[bytes, bytes]:
+    def _pack(self, answers: Sequence[MadeImage | RequestRefused]) -> tuple[bytes, bytes]:
         """The image of a job, and how it was made."""
-        (answer,) = answers
+        (answer,) = made_images(answers)
         return bytes(answer.image.encoded), result_of(self._write(answer))
 
     async def _end(self, ref: CascadeRef, claim: Claim, state: JobState, result: bytes, image: bytes) -> None:

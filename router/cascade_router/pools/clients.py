@@ -22,6 +22,7 @@ from cascade_api.names import (
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
     OUTPUT_IMAGE_ENCODED,
+    OUTPUT_PROMPT_TOKENS,
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
 )
@@ -45,6 +46,7 @@ _CLOSE_GRACE_S: Final = 60.0
 _LENGTH: Final = struct.Struct("<I")
 """The length before each element of a BYTES tensor."""
 _BATCH_TIME: Final = struct.Struct("<2f")
+_PROMPT_TOKENS: Final = struct.Struct("<2i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,18 @@ PIXELS: Final = ImageForm(raw=True, encoded="")
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """The tokens of a prompt by the model's tokenizer, and how many of them the model reads; the rest is cut."""
+
+    given: int
+    read: int
+
+    @property
+    def cut(self) -> bool:
+        return self.read < self.given
+
+
+@dataclass(frozen=True, slots=True)
 class TritonImage:
     """An image in the form that was requested, and the discriminator's score if that was requested."""
 
@@ -92,6 +106,8 @@ class TritonImage:
     confidence: float | None = None
     batch_time: BatchTime | None = None
     """The size and the time of the batch in which the image was made."""
+    prompt_tokens: PromptTokens | None = None
+    """None if the worker does not report them."""
 
     @property
     def encoded(self) -> memoryview:
@@ -146,10 +162,12 @@ class TritonClients:
         confidence: bool,
         request_id: str,
         timeout_s: float,
+        image: bool = True,
     ) -> TritonImage:
         """Let one server make one image. Cancelling the task cancels the inference.
 
         Args:
+            image: whether the image itself is wanted; otherwise only what the model says about it is.
             size: width and height, which the answer does not contain if the image is encoded.
 
         Raises:
@@ -157,7 +175,13 @@ class TritonClients:
             ReplicaTimedOut: ``timeout_s`` passed.
             ReplicaFailed: anything else went wrong.
         """
-        request = infer_request(variant=variant, prompt=prompt, form=form, confidence=confidence, request_id=request_id)
+        request = infer_request(
+            variant=variant,
+            prompt=prompt,
+            form=form if image else None,
+            confidence=confidence,
+            request_id=request_id,
+        )
         try:
             response = await self._stub(endpoint).ModelInfer(
                 request, timeout=max(timeout_s, 0.001), metadata=tracing.headers()
@@ -166,7 +190,7 @@ class TritonClients:
             raise _meaning(error) from None
         except grpc.aio.UsageError as error:
             raise ReplicaFailed(f"channel to {endpoint} is closed") from error
-        return read_image(response, form=form, size=size, confidence=confidence)
+        return read_image(response, form=form if image else None, size=size, confidence=confidence)
 
     def _stub(self, endpoint: str) -> Any:
         stub = self._stubs.get(endpoint)
@@ -177,8 +201,13 @@ class TritonClients:
         return stub
 
 
-def infer_request(*, variant: PlanVariant, prompt: Prompt, form: ImageForm, confidence: bool, request_id: str) -> Any:
-    """The ModelInferRequest for one image; the model only computes the outputs that are requested."""
+def infer_request(
+    *, variant: PlanVariant, prompt: Prompt, form: ImageForm | None, confidence: bool, request_id: str
+) -> Any:
+    """The ModelInferRequest for one image; the model only computes the outputs that are requested.
+
+    Without a ``form`` these are only those about the image.
+    """
     request = service_pb2.ModelInferRequest(model_name=variant.model, id=request_id)
     add_parameters(request, variant.settings.parameters)
     _add_bytes(request, INPUT_PROMPT, prompt.text)
@@ -187,9 +216,9 @@ def infer_request(*, variant: PlanVariant, prompt: Prompt, form: ImageForm, conf
     if prompt.seed is not None:
         request.inputs.add(name=INPUT_SEED, datatype="INT64", shape=[1, 1])
         request.raw_input_contents.append(struct.pack("<q", prompt.seed))
-    if form.raw or not form.encoded:
+    if form is not None and (form.raw or not form.encoded):
         request.outputs.add(name=OUTPUT_IMAGE)
-    if form.encoded:
+    if form is not None and form.encoded:
         request.outputs.add(name=OUTPUT_IMAGE_ENCODED)
         request.parameters[PARAMETER_IMAGE_FORMAT].string_param = form.encoded
         if form.quality is not None:
@@ -197,24 +226,25 @@ def infer_request(*, variant: PlanVariant, prompt: Prompt, form: ImageForm, conf
     if confidence:
         request.outputs.add(name=OUTPUT_CONFIDENCE)
     request.outputs.add(name=OUTPUT_BATCH_TIME)
+    request.outputs.add(name=OUTPUT_PROMPT_TOKENS)
     return request
 
 
-def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confidence: bool) -> TritonImage:
+def read_image(response: Any, *, form: ImageForm | None, size: tuple[int, int], confidence: bool) -> TritonImage:
     """The image in the response to an `infer_request`; raises ReplicaFailed if there is none."""
     raw = {
         tensor.name: (tensor, raw) for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False)
     }
     width, height = size
     pixels = element = b""
-    if form.raw or not form.encoded:
+    if form is not None and (form.raw or not form.encoded):
         tensor, pixels = raw.get(OUTPUT_IMAGE, (None, b""))
         if tensor is None or tensor.datatype != "UINT8" or len(tensor.shape) != 4 or tensor.shape[3] != 3:
             raise ReplicaFailed("the answer contains no image of shape [1, height, width, 3]")
         _, height, width, _ = tensor.shape
         if len(pixels) != height * width * 3:
             raise ReplicaFailed(f"the image has {len(pixels)} bytes, not {height * width * 3}")
-    if form.encoded:
+    if form is not None and form.encoded:
         tensor, element = raw.get(OUTPUT_IMAGE_ENCODED, (None, b""))
         length = _LENGTH.pack(max(0, len(element) - _LENGTH.size))
         if tensor is None or tensor.datatype != "BYTES" or not element.startswith(length):
@@ -229,7 +259,15 @@ def read_image(response: Any, *, form: ImageForm, size: tuple[int, int], confide
         (score,) = struct.unpack("<f", data)
         if score != score:
             raise ReplicaFailed("the confidence is not a number")
-    return TritonImage(height, width, pixels, element, score, _batch_time(*raw.get(OUTPUT_BATCH_TIME, (None, b""))))
+    return TritonImage(
+        height,
+        width,
+        pixels,
+        element,
+        score,
+        _batch_time(*raw.get(OUTPUT_BATCH_TIME, (None, b""))),
+        _prompt_tokens(*raw.get(OUTPUT_PROMPT_TOKENS, (None, b""))),
+    )
 
 
 def _batch_time(tensor: Any, data: bytes) -> BatchTime | None:
@@ -241,6 +279,14 @@ def _batch_time(tensor: Any, data: bytes) -> BatchTime | None:
         return BatchTime(images=images, seconds=seconds)
     except ValidationError:
         return None
+
+
+def _prompt_tokens(tensor: Any, data: bytes) -> PromptTokens | None:
+    """What a worker reports about the prompt; None if that is invalid."""
+    if tensor is None or tensor.datatype != "INT32" or len(data) != _PROMPT_TOKENS.size:
+        return None
+    given, read = _PROMPT_TOKENS.unpack(data)
+    return PromptTokens(given, read) if 0 <= read <= given else None
 
 
 def _add_bytes(request: Any, name: str, text: str) -> None:

@@ -42,6 +42,7 @@ class Acquisitions:
         self._clock = clock
         self._on_expired = on_expired
         self._numbers = itertools.count()
+        """Of tickets, in nine digits: of entries that are alike in all else, the first comes first."""
         self._life = secrets.token_hex(3)
         """Distinguishes the tickets of this process from those of an earlier one with the same router id."""
         self.waiters: dict[Ticket, Waiter] = {}
@@ -52,7 +53,7 @@ class Acquisitions:
         remaining_s = entry.deadline - self._clock()
         if remaining_s <= 0:
             raise EntryExpired(entry)
-        ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers)}", self._router_id)
+        ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers):09d}", self._router_id)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(remaining_s, self._expire, ticket)
         waiter = self.waiters[ticket] = Waiter(entry, ticket, loop.create_future(), timer)

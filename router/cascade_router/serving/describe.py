@@ -10,18 +10,24 @@ from cascade_api.names import INPUT_PROMPT, OUTPUT_IMAGE
 
 from ..requests import MAX_IMAGES
 from ..runtime import CascadeRuntime
-from .kserve import INPUTS, OUTPUTS, VERSION
+from .kserve import DESCRIBED_OUTPUTS, INPUTS, OUTPUTS, VERSION
 
 PLATFORM = "cascade"
-_CONFIG_TYPES = {"BYTES": "TYPE_STRING", "INT64": "TYPE_INT64", "FP32": "TYPE_FP32", "UINT8": "TYPE_UINT8"}
+_CONFIG_TYPES = {
+    "BYTES": "TYPE_STRING",
+    "INT64": "TYPE_INT64",
+    "FP32": "TYPE_FP32",
+    "BOOL": "TYPE_BOOL",
+    "UINT8": "TYPE_UINT8",
+}
 
 
 def model_metadata(runtime: CascadeRuntime, *, model: str) -> Any:
     response = service_pb2.ModelMetadataResponse(name=model, versions=[VERSION], platform=PLATFORM)
     for name, datatype in INPUTS.items():
         response.inputs.add(name=name, datatype=datatype, shape=[-1, 1])
-    for name, datatype in OUTPUTS.items():
-        response.outputs.add(name=name, datatype=datatype, shape=[-1, *_dims(runtime, name)])
+    for name in DESCRIBED_OUTPUTS:
+        response.outputs.add(name=name, datatype=OUTPUTS[name], shape=[-1, *_dims(runtime, name)])
     return response
 
 
@@ -29,8 +35,8 @@ def model_config(runtime: CascadeRuntime, *, model: str) -> Any:
     config = model_config_pb2.ModelConfig(name=model, platform=PLATFORM, max_batch_size=MAX_IMAGES)
     for name, datatype in INPUTS.items():
         config.input.add(name=name, data_type=_CONFIG_TYPES[datatype], dims=[1], optional=name != INPUT_PROMPT)
-    for name, datatype in OUTPUTS.items():
-        config.output.add(name=name, data_type=_CONFIG_TYPES[datatype], dims=_dims(runtime, name))
+    for name in DESCRIBED_OUTPUTS:
+        config.output.add(name=name, data_type=_CONFIG_TYPES[OUTPUTS[name]], dims=_dims(runtime, name))
     return service_pb2.ModelConfigResponse(config=config)
 
 

@@ -19,9 +19,7 @@ from .statuses import GRPC
 
 log = structlog.get_logger(__name__)
 
-SERVER_NAME: Final = "diffusion-cascade"
 _SHARED_MEMORY: Final = "shared memory is not supported; send tensors in the message"
-_MODEL_CONTROL: Final = "models are loaded by the operator, not by clients; change the DiffusionCascade instead"
 
 Context = Any
 """grpc.aio.ServicerContext, whose type parameters differ from call to call."""
@@ -48,7 +46,9 @@ class InferenceService:
         return service_pb2.ModelReadyResponse(ready=known_version and runtime.state.why_not_ready() is None)
 
     async def ServerMetadata(self, request: Any, context: Context) -> Any:  # noqa: N802
-        return service_pb2.ServerMetadataResponse(name=SERVER_NAME, version=version("diffusion-cascade"), extensions=[])
+        return service_pb2.ServerMetadataResponse(
+            name=kserve.SERVER_NAME, version=version("diffusion-cascade"), extensions=[]
+        )
 
     async def ModelMetadata(self, request: Any, context: Context) -> Any:  # noqa: N802
         return describe.model_metadata(await self._find(request, context), model=request.name)
@@ -101,7 +101,7 @@ class InferenceService:
         except RequestRefused as refused:
             self._service.accounts.invalid(refused)
             raise
-        delivery = await self._service.generate(requests, protocol="grpc")
+        delivery = await self._service.generate(requests, protocol="grpc", partial=form.partial)
         request_id = message.id or requests[0].id
         response = delivery.pack(
             lambda answers: kserve.write_response(answers, form, request_id=request_id, model=message.model_name)
@@ -143,10 +143,10 @@ class InferenceService:
             yield response
 
     async def RepositoryModelLoad(self, request: Any, context: Context) -> None:  # noqa: N802
-        await _unimplemented(context, _MODEL_CONTROL)
+        await _unimplemented(context, kserve.MODEL_CONTROL)
 
     async def RepositoryModelUnload(self, request: Any, context: Context) -> None:  # noqa: N802
-        await _unimplemented(context, _MODEL_CONTROL)
+        await _unimplemented(context, kserve.MODEL_CONTROL)
 
     async def SystemSharedMemoryStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
         return service_pb2.SystemSharedMemoryStatusResponse()

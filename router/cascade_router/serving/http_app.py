@@ -1,4 +1,4 @@
-"""The HTTP side: OpenAI images, health, readiness and metrics, and the console's routes."""
+"""The HTTP side: OpenAI images, KServe v2, health, readiness and metrics, and the console's routes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from starlette.routing import BaseRoute, Route
 from ..metrics import REGISTRY
 from ..service import ImageService
 from . import openai, openapi
-from .http_images import ImagesResponse, events_response, until_disconnect
+from .http_images import events_response, images_response, until_disconnect
 from .http_jobs import Jobs, make_job_routes
+from .http_kserve import make_kserve_routes
 from .http_origins import guards
-from .http_requests import EXCEPTION_HANDLERS, REQUEST_ID, request_id_of, tenant_of, wanted_images
+from .http_requests import EXCEPTION_HANDLERS, answer_headers, tenant_of, wanted_images
 from .openai_bodies import Models
 
 
@@ -60,11 +61,13 @@ def make_app(service: ImageService, jobs: Jobs, console: Sequence[BaseRoute]) ->
 
     async def generations(request: Request) -> Response:
         wanted = await wanted_images(service, request)
-        headers = {REQUEST_ID: request_id_of(request)}
+        headers = answer_headers(request, wanted)
         if wanted.stream:
             return await events_response(service, request, wanted, headers=headers)
-        delivery = await until_disconnect(request, lambda: service.generate(wanted.requests, protocol="http"))
-        return ImagesResponse(request, wanted, delivery, headers=headers)
+        delivery = await until_disconnect(
+            request, lambda: service.generate(wanted.requests, protocol="http", partial=True)
+        )
+        return images_response(request, wanted, delivery, headers=headers)
 
     async def models(request: Request) -> Response:
         tenant_of(service, request)
@@ -87,6 +90,7 @@ def make_app(service: ImageService, jobs: Jobs, console: Sequence[BaseRoute]) ->
         Route("/v1/models/{model}", model),
         Route("/openapi.json", describe),
         *make_job_routes(service, jobs),
+        *make_kserve_routes(service),
         *console,
         *make_health_app(service).routes,
     ]

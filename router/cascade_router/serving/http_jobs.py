@@ -21,7 +21,15 @@ from ..jobs.store import JobStore, JobStoreAway, Submitted
 from ..requests import MadeImage, RequestRefused, invalid, new_id, unique_of
 from ..service import ImageService
 from . import openai
-from .http_requests import IDEMPOTENCY_KEY, JSON, request_id_of, tenant_of, wanted_images
+from .http_requests import (
+    IDEMPOTENCY_KEY,
+    JSON,
+    REQUEST_ID,
+    answer_headers,
+    request_id_of,
+    tenant_of,
+    wanted_images,
+)
 from .openai_bodies import JobStatus
 from .parts import Part, length, pieces
 
@@ -86,7 +94,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         if submitted is Submitted.NO_MEMORY:
             raise RequestRefused(Refusal.STORE_FULL, "Redis has no memory left for another job; try again later")
         jobs.runner.wake()
-        return _job_response(request, await _find(ref, job, tenant), 202)
+        return _job_response(await _find(ref, job, tenant), 202, answer_headers(request, wanted))
 
     async def ask(request: Request) -> Response:
         ref, job, tenant = _named(request)
@@ -96,13 +104,13 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         while not found.state.final and asyncio.get_running_loop().time() < until and not service.draining:
             await asyncio.sleep(_POLL_S)
             found = await _find(ref, job, tenant)
-        return _job_response(request, found, 200)
+        return _job_response(found, 200, {REQUEST_ID: request_id_of(request)})
 
     async def cancel(request: Request) -> Response:
         ref, job, tenant = _named(request)
         await _find(ref, job, tenant)
         await _from_store(jobs.store.cancel(ref, job))
-        return _job_response(request, await _find(ref, job, tenant), 200)
+        return _job_response(await _find(ref, job, tenant), 200, {REQUEST_ID: request_id_of(request)})
 
     async def one(request: Request) -> Response:
         return await (cancel if request.method == "DELETE" else ask)(request)
@@ -164,7 +172,7 @@ def _wait(text: str) -> float:
     return seconds
 
 
-def _job_response(request: Request, job: JobRecord, status: int) -> Response:
+def _job_response(job: JobRecord, status: int, headers: Mapping[str, str]) -> Response:
     described = JobStatus(
         id=job.id,
         status=job.state,
@@ -177,9 +185,5 @@ def _job_response(request: Request, job: JobRecord, status: int) -> Response:
     if job.outcome and "error" not in job.outcome:
         result = openai.with_image(job.outcome, memoryview(job.image))
     parts = [json.dumps(content).encode()[:-1] + b', "result": ', *result, b"}"]
-    headers = {
-        "x-request-id": request_id_of(request),
-        "location": f"/v1/jobs/{job.id}",
-        "content-length": str(length(parts)),
-    }
-    return StreamingResponse(pieces(parts), status, headers=headers, media_type=JSON)
+    more = {"location": f"/v1/jobs/{job.id}", "content-length": str(length(parts))}
+    return StreamingResponse(pieces(parts), status, headers={**headers, **more}, media_type=JSON)

@@ -22,11 +22,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cascade_api.settings import RouterSettings
 
 from . import openai
+from .http_requests import error_of
 from .servers import split_address
 
 ANY: Final = "*"
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{0,5})?")
-_EXPOSED_HEADERS: Final = ("cascade-reason", "location", "retry-after", "x-request-id")
+_EXPOSED_HEADERS: Final = ("cascade-ignored", "cascade-reason", "location", "retry-after", "x-request-id")
 """Headers of answers that pages of allowed origins may read."""
 
 
@@ -88,7 +89,8 @@ class KnownPages:
         problem = self._problem(headers.get("host"), headers.getlist("origin"))
         if problem is not None:
             status, message = problem
-            app = JSONResponse(openai.error_body(message, kind="invalid_request_error"), status)
+            content = openai.error_body(message, kind="invalid_request_error")
+            app = JSONResponse(error_of(scope["path"], content), status)
         await app(scope, receive, send)
 
     def _problem(self, host: str | None, origins: Sequence[str]) -> tuple[int, str] | None:

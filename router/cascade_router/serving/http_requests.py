@@ -5,6 +5,7 @@ OpenAI's form.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import structlog
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
+from ..admission import check_wish
 from ..requests import Receipt, RequestRefused, check_key, printable_id
 from ..service import ImageService, RouterDefect
 from ..tracing import context_of
@@ -26,9 +28,14 @@ BODY_LIMIT: Final = 1024 * 1024
 BODY_S: Final = 30.0
 """How long a client may take to send a body."""
 JSON: Final = "application/json"
+OCTETS: Final = "application/octet-stream"
+KSERVE: Final = "/v2"
+"""Errors below this path have the form of KServe's protocol, all others that of OpenAI's."""
 _CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
+IGNORED: Final = "cascade-ignored"
+"""Header of answers that names the fields which had no effect."""
 
 
 def request_id_of(request: Request) -> str:
@@ -36,6 +43,12 @@ def request_id_of(request: Request) -> str:
     if not hasattr(request.state, "id"):
         request.state.id = printable_id(request.headers.get(REQUEST_ID, ""))
     return str(request.state.id)
+
+
+def answer_headers(request: Request, wanted: openai.WantedImages) -> dict[str, str]:
+    """The headers of every answer to a valid request for images."""
+    ignored = {IGNORED: ", ".join(wanted.ignored)} if wanted.ignored else {}
+    return {REQUEST_ID: request_id_of(request), **ignored}
 
 
 def tenant_of(service: ImageService, request: Request) -> str:
@@ -50,8 +63,8 @@ def tenant_of(service: ImageService, request: Request) -> str:
 async def wanted_images(service: ImageService, request: Request) -> openai.WantedImages:
     """A valid request for images of a cascade that exists. Raises RequestRefused, and counts the refusal."""
     receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
-    _check_json(request)
-    body = await _read(request)
+    check_content_type(request, JSON)
+    body = await read_body(request)
     try:
         names = list(service.plans.by_name)
         if not names:
@@ -64,7 +77,9 @@ async def wanted_images(service: ImageService, request: Request) -> openai.Wante
             receipt=receipt,
             settings=service.settings,
         )
-        image = service.plans.find(wanted.requests[0].model).plan.image
+        runtime = service.plans.find(wanted.requests[0].model)
+        check_wish(runtime, wanted.requests[0])
+        image = runtime.plan.image
         openai.check_size(wanted.size, width=image.width, height=image.height)
     except RequestRefused as refused:
         service.accounts.invalid(refused)
@@ -72,14 +87,21 @@ async def wanted_images(service: ImageService, request: Request) -> openai.Wante
     return wanted
 
 
-def _check_json(request: Request) -> None:
-    """Require the content type JSON: browsers let pages of other sites send it only after asking the router (CORS)."""
+def check_content_type(request: Request, *allowed: str) -> None:
+    """Require a content type that browsers let pages of other sites send only after asking the router (CORS).
+
+    Clients of KServe send none with bytes; a page then still has an `Origin`, see `http_origins`.
+    """
     kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != JSON:
-        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {JSON}", _CLOSE)
+    if kind.partition(";")[0].strip().lower() not in allowed:
+        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {allowed[0]}", _CLOSE)
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise HTTPException(415, f"content-encoding: is {encoding[:80]!r}; send the body as it is", _CLOSE)
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The body of a request, if it is not too long and comes soon enough. Raises HTTPException."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
@@ -94,11 +116,22 @@ async def _read(request: Request) -> bytes:
 
 async def _refused(request: Request, error: Exception) -> Response:
     status, content, headers = openai.refusal_body(cast(RequestRefused, error))
-    return JSONResponse(content, status, headers={**headers, REQUEST_ID: request_id_of(request)})
+    return _error(request, content, status, headers={**headers, REQUEST_ID: request_id_of(request)})
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse(openai.error_body(str(error), kind="server_error"), 500)
+    return _error(request, openai.error_body(str(error), kind="server_error"), 500)
+
+
+def _error(
+    request: Request, content: dict[str, Any], status: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    return JSONResponse(error_of(request.url.path, content), status, headers=headers)
+
+
+def error_of(path: str, content: dict[str, Any]) -> dict[str, Any]:
+    """An error in OpenAI's form, in that of the protocol that a path belongs to."""
+    return {"error": content["error"]["message"]} if path.startswith(f"{KSERVE}/") else content
 
 
 async def _defect(request: Request, error: Exception) -> Response:
@@ -115,7 +148,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     detail = error.detail if isinstance(error, HTTPException) else "error"
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     message = f"{request.method} {request.url.path}: {detail}"
-    return JSONResponse(openai.error_body(message, kind="invalid_request_error"), status, headers=headers)
+    return _error(request, openai.error_body(message, kind="invalid_request_error"), status, headers)
 
 
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tritonclient.grpc import service_pb2
@@ -21,7 +21,7 @@ from cascade_api.names import (
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 
-from ..pools.clients import ImageForm, Prompt
+from ..pools.clients import FORMATS, Format, ImageForm, Prompt
 from ..requests import (
     MAX_IMAGES,
     GenerateRequest,
@@ -31,17 +31,24 @@ from ..requests import (
     check_seed,
     decode_prompt,
     invalid,
+    made_images,
     nth_id,
     printable_id,
 )
 from .parameters import REFUSED_OF_INPUTS, REFUSED_OF_OUTPUTS, read_parameters, refuse
 
 VERSION: Final = "1"
+SERVER_NAME: Final = "diffusion-cascade"
+MODEL_CONTROL: Final = "models are loaded by the operator, not by clients; change the DiffusionCascade instead"
 INPUTS: Final = {INPUT_PROMPT: "BYTES", INPUT_NEGATIVE_PROMPT: "BYTES", INPUT_SEED: "INT64"}
 OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
 OUTPUT_STAGE: Final = "stage"
+FILES: Final[Mapping[str, Format]] = {f"image_{form}": form for form in FORMATS}
+"""Outputs that are a file of one format; `OUTPUT_IMAGE_ENCODED` is a file of the format that a parameter names."""
+OUTPUT_PROMPT_CUT: Final = "prompt_cut"
+OUTPUT_ERROR: Final = "error"
 PREVIEW: Final = "preview"
 FINAL: Final = "final"
 OUTPUTS: Final = {
@@ -52,8 +59,16 @@ OUTPUTS: Final = {
     OUTPUT_CONFIDENCE: "FP32",
     OUTPUT_HARDNESS: "FP32",
     OUTPUT_STAGE: "BYTES",
+    OUTPUT_PROMPT_CUT: "BOOL",
+    OUTPUT_ERROR: "BYTES",
+    **dict.fromkeys(FILES, "BYTES"),
 }
-STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != OUTPUT_IMAGE_ENCODED)
+DESCRIBED_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in FILES)
+"""The outputs in a model's metadata. PyTriton's client asks for all of them, and an answer has one file."""
+BINARY_ONLY: Final = (OUTPUT_IMAGE_ENCODED, *FILES)
+"""Outputs that are bytes and no text."""
+_ONLY_NAMED: Final = (*BINARY_ONLY, OUTPUT_PROMPT_CUT, OUTPUT_ERROR)
+STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in _ONLY_NAMED)
 """The outputs of a stream whose client does not choose; answers to single calls leave out the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
 _CONTENTS: Final = {"BYTES": "bytes_contents", "INT64": "int64_contents"}
@@ -65,6 +80,16 @@ class ResponseForm:
 
     outputs: tuple[str, ...]
     batch: tuple[int, ...]
+
+    @property
+    def partial(self) -> bool:
+        """Whether the client reads which images were not made; otherwise it gets all of them or none."""
+        return OUTPUT_ERROR in self.outputs
+
+    @property
+    def of_one(self) -> ResponseForm:
+        """The same outputs for one of the images."""
+        return replace(self, batch=(1, *self.batch[1:]))
 
 
 def read_requests(
@@ -90,14 +115,13 @@ def read_requests(
     options = read_parameters(message.parameters, settings=settings)
     outputs = _read_outputs(message.outputs) or tuple(default_outputs)
     form = ImageForm(
-        raw=OUTPUT_IMAGE in outputs,
-        encoded=options.image_format if OUTPUT_IMAGE_ENCODED in outputs else "",
-        quality=options.image_quality,
+        raw=OUTPUT_IMAGE in outputs, encoded=_file_format(outputs, options.image_format), quality=options.image_quality
     )
     nothing = [None] * batch[0]
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
+            index=index,
             model=message.model_name,
             prompt=Prompt(prompt, negative, seed),
             receipt=receipt,
@@ -105,7 +129,7 @@ def read_requests(
             within_s=options.within_s,
             idempotency_key=options.idempotency_key,
             band=options.band,
-            tier=options.tier,
+            wish=options.wish,
         )
         for index, (prompt, negative, seed) in enumerate(
             zip(
@@ -120,26 +144,49 @@ def read_requests(
 
 
 def write_response(
-    answers: Sequence[MadeImage], form: ResponseForm, *, request_id: str, model: str, stage: str = FINAL
+    answers: Sequence[MadeImage | RequestRefused],
+    form: ResponseForm,
+    *,
+    request_id: str,
+    model: str,
+    stage: str = FINAL,
 ) -> Any:
-    """The ModelInferResponse."""
+    """The ModelInferResponse. An image that was not made is black, and its file is empty."""
     response = service_pb2.ModelInferResponse(model_name=model, model_version=VERSION, id=request_id)
-    image = answers[0].image
+    image = made_images(answers)[0].image
     for name in form.outputs:
         shape = list(form.batch)
         if name == OUTPUT_IMAGE:
             # A single image that was requested without a batch dimension is returned without one.
             shape = [*(() if form.batch == (1,) else form.batch[:1]), image.height, image.width, 3]
         response.outputs.add(name=name, datatype=OUTPUTS[name], shape=shape)
-        response.raw_output_contents.append(b"".join(_packed(name, answer, stage) for answer in answers))
+        response.raw_output_contents.append(
+            b"".join(
+                _missing(name, answer, pixels=image.height * image.width)
+                if isinstance(answer, RequestRefused)
+                else _packed(name, answer, stage)
+                for answer in answers
+            )
+        )
     return response
+
+
+def _missing(name: str, refused: RequestRefused, *, pixels: int) -> bytes:
+    """The element of an output for an image that was not made."""
+    if name == OUTPUT_ERROR:
+        return _pack_bytes(f"{refused.reason}: {refused.message}".encode())
+    if name == OUTPUT_IMAGE:
+        return bytes(3 * pixels)
+    return {"BYTES": _pack_bytes(b""), "FP32": struct.pack("<f", math.nan), "BOOL": b"\0"}[OUTPUTS[name]]
 
 
 def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
     """The element of an output for one answer, in the binary form of KServe v2."""
+    if name == OUTPUT_ERROR:
+        return _pack_bytes(b"")
     if name == OUTPUT_IMAGE:
         return answer.image.pixels
-    if name == OUTPUT_IMAGE_ENCODED:
+    if name in BINARY_ONLY:
         return answer.image.element
     if name == OUTPUT_VARIANT:
         return _pack_bytes(answer.variant.encode())
@@ -147,6 +194,8 @@ def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
         return _pack_bytes(str(answer.route).encode())
     if name == OUTPUT_STAGE:
         return _pack_bytes(stage.encode())
+    if name == OUTPUT_PROMPT_CUT:
+        return struct.pack("?", answer.image.prompt_tokens is not None and answer.image.prompt_tokens.cut)
     if name == OUTPUT_HARDNESS:
         return struct.pack("<f", answer.hardness)
     return struct.pack("<f", math.nan if answer.confidence is None else answer.confidence)
@@ -232,6 +281,14 @@ def _read_outputs(requested: Any) -> tuple[str, ...]:
             raise invalid("outputs", f"unknown output {output.name[:80]!r}; the outputs are {', '.join(OUTPUTS)}")
         refuse(output.name, output.parameters, REFUSED_OF_OUTPUTS)
     return tuple(dict.fromkeys(output.name for output in requested))
+
+
+def _file_format(outputs: Sequence[str], parameter: str) -> str:
+    """The format of the file among the outputs; empty if there is none. Raises RequestRefused for several."""
+    formats = {FILES.get(name, parameter): name for name in outputs if name in BINARY_ONLY}
+    if len(formats) > 1:
+        raise invalid("outputs", f"{' and '.join(formats.values())} cannot be had together: an answer has one file")
+    return next(iter(formats), "")
 
 
 def _pack_bytes(data: bytes) -> bytes:

@@ -23,14 +23,19 @@ from ..requests import (
     Receipt,
     RequestRefused,
     check_deadline,
+    check_guidance,
     check_priority,
     check_prompt,
     check_seed,
-    check_tier,
     invalid,
+    made_images,
+    make_wish,
     nth_id,
+    printable,
 )
 from .openai_bodies import (
+    IGNORED,
+    QUALITIES,
     REFUSED,
     Error,
     ErrorType,
@@ -40,6 +45,7 @@ from .openai_bodies import (
     ListedModel,
     Problem,
     SharedFields,
+    TokenDetails,
     Usage,
 )
 from .parts import Part
@@ -52,7 +58,7 @@ _PROBLEMS: Final = {
     "string_type": "must be text",
     "string_unicode": "holds half of a surrogate pair; send valid Unicode",
     "int_type": "must be a whole number",
-    "float_type": "must be a number of milliseconds from now",  # only a deadline is one
+    "float_type": "must be a number",
     "bool_type": "must be true or false",
     "model_type": "is not a JSON object",
 }
@@ -70,6 +76,8 @@ class WantedImages:
     stream: bool = False
     previews: bool = False
     """Whether the stream shows the light image of a request that escalates."""
+    ignored: tuple[str, ...] = ()
+    """The fields that are given and have no effect."""
 
 
 def read_body(
@@ -100,11 +108,10 @@ def read_body(
     if negative is not None:
         check_prompt(negative, limit=settings.prompt_limit, field="negative_prompt")
     count = 1 if asked.n is None else asked.n
-    if asked.stream and count > 1:
-        raise invalid("n", f"{count} images cannot be streamed; ask for one, or without `stream`")
     if asked.partial_images and not asked.stream:
         raise invalid("partial_images", "needs `stream` to be true")
     seed, form = asked.seed, _form(asked)
+    guidance = None if asked.guidance_scale is None else check_guidance(asked.guidance_scale)
     common: dict[str, Any] = {
         "model": model,
         "receipt": receipt,
@@ -112,19 +119,27 @@ def read_body(
         if asked.deadline_ms is None
         else check_deadline(asked.deadline_ms / 1000, limit_s=settings.deadline_limit_s, field="deadline_ms"),
         "band": check_priority(0 if asked.priority is None else asked.priority),
-        "tier": check_tier(asked.tier or ""),
+        "wish": make_wish(
+            tier=QUALITIES[asked.quality or "auto"],
+            steps=asked.num_inference_steps,
+            guidance=guidance,
+            tier_field="quality",
+        ),
+        "end_user": printable(asked.safety_identifier or asked.user or ""),
         "form": form,
         "idempotency_key": idempotency_key,
     }
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
+            index=index,
             prompt=Prompt(asked.prompt, negative, None if seed is None else check_seed(seed + index)),
             **common,
         )
         for index in range(count)
     )
-    return WantedImages(requests, asked.size, form, bool(asked.stream), bool(asked.partial_images))
+    ignored = tuple(name for name in IGNORED if getattr(asked, name) is not None)
+    return WantedImages(requests, asked.size, form, bool(asked.stream), bool(asked.partial_images), ignored)
 
 
 def check_size(size: str | None, *, width: int, height: int) -> None:
@@ -141,15 +156,33 @@ def how_made(answer: MadeImage) -> HowMade:
         confidence=answer.confidence,
         hardness=answer.hardness,
         latency_ms=round(answer.latency_s * 1000, 3),
+        accelerator_seconds=round(answer.accelerator_s, 6),
+        prompt_cut=answer.image.prompt_tokens is not None and answer.image.prompt_tokens.cut,
     )
 
 
-def images_body(wanted: WantedImages, answers: Sequence[MadeImage], *, created_at: int) -> list[Part]:
-    """The body of an answer, `Images`."""
-    content = {"created": created_at, **_shared_fields(wanted, answers), "usage": _USAGE}
+def usage_of(answers: Sequence[MadeImage]) -> Usage:
+    """What the images of an answer took. The tokens count once; of two models, those of the one that reads more do."""
+    read = max(0 if answer.image.prompt_tokens is None else answer.image.prompt_tokens.read for answer in answers)
+    return Usage(
+        input_tokens=read,
+        input_tokens_details=TokenDetails(text_tokens=read),
+        total_tokens=read,
+        accelerator_seconds=round(sum(answer.accelerator_s for answer in answers), 6),
+    )
+
+
+def images_body(wanted: WantedImages, answers: Sequence[MadeImage | RequestRefused], *, created_at: int) -> list[Part]:
+    """The body of an answer, `Images`, with at least one image."""
+    made = made_images(answers)
+    content = {"created": created_at, **_shared_fields(wanted, made), "usage": _written(usage_of(made))}
     parts: list[Part] = [json.dumps(content).encode()[:-1] + b', "data": [']
     for index, answer in enumerate(answers):
-        parts += [b", "] * (index > 0) + with_image(_written(how_made(answer)), answer.image.encoded)
+        parts += [b", "] * (index > 0)
+        if isinstance(answer, RequestRefused):
+            parts.append(json.dumps(refusal_body(answer)[1]).encode())
+        else:
+            parts += with_image(_written(how_made(answer)), answer.image.encoded)
     return [*parts, b"]}"]
 
 
@@ -159,8 +192,9 @@ def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, create
     content = {
         "type": kind,
         "created_at": created_at,
+        "image_index": answer.index,
         **_shared_fields(wanted, [answer]),
-        **({"usage": _USAGE} if final else {"partial_image_index": 0}),
+        **({"usage": _written(usage_of([answer]))} if final else {"partial_image_index": 0}),
         **_written(how_made(answer)),
     }
     return [f"event: {kind}\ndata: ".encode(), *with_image(content, answer.image.encoded), b"\n\n"]
@@ -173,9 +207,6 @@ def with_image(content: Mapping[str, Any], encoded: memoryview) -> list[Part]:
 
 def _written(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json")
-
-
-_USAGE: Final = _written(Usage())
 
 
 def _shared_fields(wanted: WantedImages, answers: Sequence[MadeImage]) -> dict[str, Any]:
@@ -252,6 +283,8 @@ def _refusal(problem: ErrorDetails) -> RequestRefused:
     if kind == "literal_error" and isinstance(value, str):
         choices = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
         return invalid(name, REFUSED.get((name, value)) or f"{value[:40]!r} is none of {choices}")
+    if name == "deadline_ms" and kind == "float_type":
+        return invalid(name, "must be a number of milliseconds from now")
     if name == "priority":
         return invalid(name, "must be a name or a whole number")
     if kind in ("greater_than_equal", "less_than_equal"):

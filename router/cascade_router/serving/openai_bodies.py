@@ -14,13 +14,28 @@ from pydantic_core import PydanticCustomError
 
 from cascade_api.reasons import Refusal, Route
 
+from ..cascade.choosing import Tier
 from ..jobs.records import JobState
 from ..pools.clients import Format
-from ..requests import BANDS, MAX_IMAGES, MAX_SEED, SHORTEST_S, TIER_PATTERN
+from ..requests import BANDS, MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SHORTEST_S
 
 MAX_PARTIAL: Final = 3
 """OpenAI's limit; in fact there is at most one partial image, the light one."""
-_NO_EFFECT: Final = "accepted because OpenAI's clients send it; it has no effect"
+IGNORED: Final = ("style", "moderation")
+"""Fields of OpenAI's that are accepted because its clients send them, and have no effect."""
+_IGNORED: Final = "ignored; the header `cascade-ignored` of the answer names it"
+_LOGGED: Final = "appears in the log, shortened, beside the request's id"
+QUALITIES: Final[dict[str, Tier]] = {
+    "auto": "auto",
+    "low": "low",
+    "medium": "auto",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+    "standard": "auto",
+    "hd": "high",
+}
+"""The tiers that OpenAI's qualities, of all of its models, mean here."""
 REFUSED: Final = {
     ("response_format", "url"): "images are not stored under URLs; leave it out or use b64_json",
     ("background", "transparent"): "the models make opaque images only; leave it out or use opaque",
@@ -58,8 +73,8 @@ class _RequestBody(BaseModel):
 
 
 class JobRequest(_RequestBody):
-    """A request for one image. `negative_prompt`, `seed`, `deadline_ms`, `priority` and `tier` are the KServe inputs
-    and parameters of the same names; the other fields are OpenAI's."""
+    """A request for one image. `negative_prompt`, `seed`, `num_inference_steps`, `guidance_scale`, `deadline_ms` and
+    `priority` are the KServe inputs and parameters of the same names; the other fields are OpenAI's."""
 
     model: Text | None = None
     """name of a cascade; may be left out if there is only one"""
@@ -74,25 +89,27 @@ class JobRequest(_RequestBody):
     """quality of jpeg and webp, 100 being the best; png allows 100 only"""
     background: Literal["auto", "opaque"] | None = None
     """images are always opaque"""
-    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = Field(
-        default=None, description=_NO_EFFECT
-    )
-    style: Literal["vivid", "natural"] | None = Field(default=None, description=_NO_EFFECT)
-    moderation: Literal["auto", "low"] | None = Field(default=None, description=_NO_EFFECT)
-    user: Text | None = Field(default=None, description=_NO_EFFECT)
-    safety_identifier: Text | None = Field(default=None, description=_NO_EFFECT)
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
+    """low: the light model makes the image; high, hd, xhigh and max: the heavy one; otherwise the plan decides"""
+    style: Literal["vivid", "natural"] | None = Field(default=None, description=_IGNORED)
+    moderation: Literal["auto", "low"] | None = Field(default=None, description=_IGNORED)
+    user: Text | None = Field(default=None, description=_LOGGED)
+    safety_identifier: Text | None = Field(default=None, description=_LOGGED)
     complexity: None = _not_served("the cascade decides how much is computed")
     frame_count: None = _not_served("images are not animated")
     frame_duration_ms: None = _not_served("images are not animated")
     svg: None = _not_served("images consist of pixels")
     negative_prompt: Annotated[Text, _fits(pattern=r"^$|\S")] | None = None
+    num_inference_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)] | None = None
+    """a variant with this number of steps makes the image; refused if there is none"""
+    guidance_scale: Annotated[float, _fits(minimum=0, maximum=MAX_GUIDANCE)] | None = None
+    """a variant with this guidance makes the image; refused if there is none"""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """the same seed repeats an image if the same variant makes it; the cascade chooses that: compare `variant`"""
     deadline_ms: Annotated[float, _fits(minimum=SHORTEST_S * 1000)] | None = None
     """milliseconds from now; default: the cascade's objective"""
     priority: Text | int | None = Field(default=None, json_schema_extra=_PRIORITY)
     """0 is the default, 1 the highest, 3 and above the lowest"""
-    tier: Annotated[Text, _fits(pattern=f"^({TIER_PATTERN})?$")] | None = None
 
 
 class ImagesRequest(JobRequest):
@@ -100,13 +117,26 @@ class ImagesRequest(JobRequest):
 
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
     stream: bool | None = None
-    """answer with server-sent events; for one image only"""
+    """answer with server-sent events, one for each image as soon as it is made"""
     partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL)] | None = None
     """with `stream`: if above 0, the light image is sent while a heavy one is made"""
 
 
 class _ResponseBody(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, json_schema_serialization_defaults_required=True)
+
+
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+
+class Problem(_ResponseBody):
+    """Why there is no answer."""
+
+    message: str
+    type: ErrorType
+    param: str | None = None
+    """the field that is wrong"""
+    code: Refusal | None = None
 
 
 class HowMade(_ResponseBody):
@@ -117,6 +147,10 @@ class HowMade(_ResponseBody):
     confidence: float | None
     hardness: float | None
     latency_ms: float
+    accelerator_seconds: float
+    """the workers' time that it took, of both models together"""
+    prompt_cut: bool
+    """whether the prompt was longer than the model reads, so that its end had no effect"""
 
 
 class Image(HowMade):
@@ -125,21 +159,30 @@ class Image(HowMade):
     b64_json: str
 
 
+class MissingImage(_ResponseBody):
+    """In place of an image that was not made, though others of the call were."""
+
+    error: Problem
+
+
 class TokenDetails(_ResponseBody):
-    """Always 0, as all of `Usage`."""
+    """Images are not counted in tokens."""
 
     image_tokens: Literal[0] = 0
-    text_tokens: Literal[0] = 0
+    text_tokens: int = 0
 
 
 class Usage(_ResponseBody):
-    """The usage that OpenAI's clients expect; it is always 0, because nothing is counted in tokens."""
+    """What the images of an answer took."""
 
-    input_tokens: Literal[0] = 0
-    input_tokens_details: TokenDetails = TokenDetails()
+    input_tokens: int
+    """tokens of the prompt that the model read, once for all images"""
+    input_tokens_details: TokenDetails
     output_tokens: Literal[0] = 0
     output_tokens_details: TokenDetails = TokenDetails()
-    total_tokens: Literal[0] = 0
+    total_tokens: int
+    accelerator_seconds: float
+    """the workers' time, for all images together"""
 
 
 class SharedFields(_ResponseBody):
@@ -156,8 +199,8 @@ class Images(SharedFields):
     """The images of a call."""
 
     created: int
-    usage: Usage = Usage()
-    data: list[Image]
+    usage: Usage
+    data: list[Image | MissingImage]
 
 
 class EventName(StrEnum):
@@ -192,19 +235,6 @@ class Models(_ResponseBody):
 
     object: Literal["list"] = "list"
     data: list[ListedModel]
-
-
-ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
-
-
-class Problem(_ResponseBody):
-    """Why there is no answer."""
-
-    message: str
-    type: ErrorType
-    param: str | None = None
-    """the field that is wrong"""
-    code: Refusal | None = None
 
 
 class Error(_ResponseBody):

@@ -11,6 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from cascade_api.settings import RouterSettings
 
 from ..requests import KEY_LENGTH
+from . import kserve_bodies
 from . import openai_bodies as bodies
 from .http_jobs import LONGEST_WAIT_S
 from .http_requests import IDEMPOTENCY_KEY, REQUEST_ID
@@ -33,8 +34,17 @@ ERRORS: Final = {
     503: "no model can serve this now; `retry-after` says when to try again",
     504: "the image was not ready by the deadline",
 }
-REQUEST_BODIES: Final = (bodies.ImagesRequest, bodies.JobRequest)
-RESPONSE_BODIES: Final = (bodies.Images, bodies.StreamEvent, bodies.Models, bodies.Job, bodies.Error)
+IMAGE_BODIES: Final = (bodies.ImagesRequest, bodies.JobRequest)
+REQUEST_BODIES: Final = (*IMAGE_BODIES, kserve_bodies.InferRequest)
+RESPONSE_BODIES: Final = (
+    bodies.Images,
+    bodies.StreamEvent,
+    bodies.Models,
+    bodies.Job,
+    bodies.Error,
+    kserve_bodies.InferResponse,
+    kserve_bodies.KserveError,
+)
 CREATE_ERRORS: Final = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
 READ_ERRORS: Final = (400, 401, 403, 404, 405, 410, 429, 500, 503)
 
@@ -105,6 +115,7 @@ def _paths() -> Schema:
             ),
             "delete": _operation("cancel", "Cancel a job", {200: job, **_errors(READ_ERRORS)}),
         },
+        **_kserve_paths(),
         "/healthz": {"get": _plain("alive", "Whether the process answers", "ok")},
         "/startedz": {"get": _plain("started", "Whether the router has received plans", "started", why=True)},
         "/readyz": {"get": _plain("ready", "Whether the router can serve prompts now", "ready", why=True)},
@@ -114,6 +125,57 @@ def _paths() -> Schema:
                 "document",
                 "This document",
                 {200: _content("the document", {"application/json": {"schema": {"type": "object"}}})},
+            )
+        },
+    }
+
+
+def _kserve_paths() -> Schema:
+    """KServe's protocol. The versions of a model are left out: there is only one."""
+    anything = {"application/json": {"schema": {"type": "object"}}}
+    name = {**_header("model", "name of a cascade", {"type": "string", "minLength": 1}), "in": "path", "required": True}
+    octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+    def errors(*statuses: int) -> dict[int, Schema]:
+        return {status: _ok(ERRORS[status], "KserveError") for status in statuses}
+
+    def reads(operation: str, summary: str, *statuses: int) -> Schema:
+        return {"get": _operation(operation, summary, {200: _content("it", anything), **errors(*statuses)})}
+
+    unready = {503: _content("the reason why not", anything)}
+    ready = {200: _content("it is", anything), **unready}
+    known = (401, 403, 404, 405, 500, 503)
+    infer = _operation(
+        "infer",
+        "Make images, by KServe's protocol",
+        {200: _ok("the images", "InferResponse", octets), **errors(*CREATE_ERRORS)},
+        body="InferRequest",
+        parameters=[_REQUEST_ID],
+    )
+    return {
+        "/v2": {"get": _operation("server", "Describe the server", {200: _content("its name", anything)})},
+        "/v2/health/live": {
+            "get": _operation("v2-live", "Whether the process answers", {200: _content("ok", anything)})
+        },
+        "/v2/health/ready": {"get": _operation("v2-ready", "Whether the router can serve prompts now", ready)},
+        "/v2/models/{model}": {"parameters": [name], **reads("metadata", "Describe a cascade", *known)},
+        "/v2/models/{model}/ready": {
+            "parameters": [name],
+            "get": _operation(
+                "model-ready", "Whether a cascade can serve prompts now", {**ready, **errors(403, 404, 405, 500)}
+            ),
+        },
+        "/v2/models/{model}/config": {"parameters": [name], **reads("config", "Its configuration", *known)},
+        "/v2/models/{model}/stats": {"parameters": [name], **reads("statistics", "Its statistics", *known)},
+        "/v2/models/{model}/infer": {"parameters": [name], "post": infer},
+        "/v2/repository/index": {
+            "post": _operation(
+                "index",
+                "List the cascades",
+                {
+                    200: _content("them", {"application/json": {"schema": {"type": "array"}}}),
+                    **errors(401, 403, 405, 500),
+                },
             )
         },
     }
@@ -137,7 +199,7 @@ def _schemas(settings: RouterSettings) -> Schema:
         schema_generator=_Untitled,
     )
     schemas: Schema = definitions["$defs"]
-    for model in REQUEST_BODIES:
+    for model in IMAGE_BODIES:
         fields = schemas[model.__name__]["properties"]
         for name in ("prompt", "negative_prompt"):
             fields[name]["maxLength"] = settings.prompt_limit

@@ -7,7 +7,7 @@ sender must believe that it changes the image or where the image is put, because
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,8 +21,20 @@ from cascade_api.names import (
 )
 from cascade_api.settings import RouterSettings
 
+from ..cascade.choosing import NO_WISH, Wish
 from ..pools.clients import FORMATS, PNG
-from ..requests import check_deadline, check_key, check_priority, check_tier, invalid
+from ..requests import (
+    GUIDANCE,
+    STEPS,
+    check_deadline,
+    check_guidance,
+    check_key,
+    check_priority,
+    check_steps,
+    check_tier,
+    invalid,
+    make_wish,
+)
 
 _FIXED: Final = "is fixed by the cascade's variants; leave it out, or use a cascade whose variants have the value"
 _SIZE: Final = "is fixed by the cascade and stands in its metadata; leave it out"
@@ -37,13 +49,13 @@ REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
     INPUT_PROMPT: "is an input; send it as a BYTES tensor",
     INPUT_NEGATIVE_PROMPT: "is an input; send it as a BYTES tensor",
     INPUT_SEED: "is an input; send it as an INT64 tensor",
-    **dict.fromkeys(
-        ("steps", "num_steps", "num_inference_steps", "guidance", "guidance_scale", "cfg_scale", "scheduler", "sampler",
-         "strength", "lora", "loras"), _FIXED,
-    ),
+    **dict.fromkeys(("steps", "num_steps"), f"is called {STEPS} here"),
+    **dict.fromkeys(("guidance", "cfg_scale"), f"is called {GUIDANCE} here"),
+    "quality": "is called tier here",
+    **dict.fromkeys(("scheduler", "sampler", "strength", "lora", "loras"), _FIXED),
     **dict.fromkeys(("width", "height", "size"), _SIZE),
     **dict.fromkeys(("n", "num_images", "num_images_per_prompt"), _COUNT),
-    **dict.fromkeys(("quality", "output_format", "output_compression", "response_format"), _OUTPUT),
+    **dict.fromkeys(("output_format", "output_compression", "response_format"), _OUTPUT),
 }  # fmt: skip
 """Parameters of a request that would change its images, and what to do instead."""
 REFUSED_OF_INPUTS: Final[Mapping[str, str]] = dict.fromkeys(
@@ -64,7 +76,7 @@ class RequestOptions:
     within_s: float | None = None
     """Seconds from receipt; None: the cascade's objective."""
     band: int = check_priority(0)
-    tier: str = ""
+    wish: Wish = NO_WISH
     idempotency_key: str = ""
     image_format: str = PNG
     """The format of the output ``image_encoded``."""
@@ -79,7 +91,12 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
     return RequestOptions(
         within_s=_within(values, limit_s=settings.deadline_limit_s),
         band=_priority(values.get("priority", 0)),
-        tier=check_tier(_text(values, "tier")),
+        wish=make_wish(
+            tier=check_tier(_text(values, "tier")),
+            steps=_whole(values, STEPS, check_steps),
+            guidance=check_guidance(_number(values, GUIDANCE)) if GUIDANCE in values else None,
+            tier_field="tier",
+        ),
         idempotency_key=check_key(_text(values, "idempotency_key"), field="idempotency_key"),
         image_format=_format(_text(values, PARAMETER_IMAGE_FORMAT) or PNG),
         image_quality=_quality(values.get(PARAMETER_IMAGE_QUALITY)),
@@ -125,6 +142,15 @@ def _quality(value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100):
         raise invalid(PARAMETER_IMAGE_QUALITY, "must be a whole number from 1 to 100")
     return value
+
+
+def _whole(values: Mapping[str, Any], name: str, check: Callable[[int], int]) -> int | None:
+    value = values.get(name)
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        value = int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise invalid(name, "must be a whole number")
+    return None if value is None else check(value)
 
 
 def _text(values: Mapping[str, Any], name: str) -> str:

@@ -26,6 +26,8 @@ GRPC: Final[dict[Refusal, grpc.StatusCode]] = {
     Refusal.STORE_AWAY: grpc.StatusCode.UNAVAILABLE,
     Refusal.STORE_FULL: grpc.StatusCode.UNAVAILABLE,
     Refusal.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
+    Refusal.NOT_ALLOWED: grpc.StatusCode.INVALID_ARGUMENT,
+    Refusal.MODERATION_AWAY: grpc.StatusCode.UNAVAILABLE,
 }
 
 HTTP: Final[dict[Refusal, int]] = {
@@ -46,4 +48,6 @@ HTTP: Final[dict[Refusal, int]] = {
     Refusal.STORE_AWAY: 503,
     Refusal.STORE_FULL: 503,
     Refusal.SHUTTING_DOWN: 503,
+    Refusal.NOT_ALLOWED: 400,
+    Refusal.MODERATION_AWAY: 503,
 }

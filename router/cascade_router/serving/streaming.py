@@ -18,7 +18,7 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from ..deliveries import Delivery
-from ..requests import MadeImage, Receipt, RequestRefused, new_id
+from ..requests import MadeImage, Receipt, RequestRefused, made_images, new_id
 from ..service import ImageService, RouterDefect
 from ..tracing import Headers
 from . import kserve
@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 STREAM_LIMIT: Final = 64
 """The most requests of one stream that are under way, or whose answers the client has not taken yet."""
 FINAL_RESPONSE: Final = "triton_final_response"
+IMAGE_INDEX: Final = "image_index"
+"""The parameter of a preview that says which of the message's images it shows."""
 _NO_IMAGES: Final = kserve.ResponseForm((), ())
 
 
@@ -96,12 +98,10 @@ async def _serve(
         return
 
     def show(light: MadeImage) -> None:
-        ready.put_nowait(_Ready(message, light, form))
+        ready.put_nowait(_Ready(message, light, form.of_one))
 
     try:
-        delivery = await service.generate(
-            requests, protocol="grpc-stream", preview=show if len(requests) == 1 else None
-        )
+        delivery = await service.generate(requests, protocol="grpc-stream", preview=show, partial=form.partial)
     except (RequestRefused, RouterDefect) as failure:
         ready.put_nowait(_Ready(message, failure))
     except Exception:
@@ -122,18 +122,19 @@ def _response(item: _Ready) -> Any:
                 response = _failure(item, late)
         case MadeImage() as preview:
             response = _images(item, [preview])
+            response.infer_response.parameters[IMAGE_INDEX].int64_param = preview.index
         case failure:
             response = _failure(item, failure)
     response.infer_response.parameters[FINAL_RESPONSE].bool_param = item.final
     return response
 
 
-def _images(item: _Ready, answers: Sequence[MadeImage]) -> Any:
+def _images(item: _Ready, answers: Sequence[MadeImage | RequestRefused]) -> Any:
     return service_pb2.ModelStreamInferResponse(
         infer_response=kserve.write_response(
             answers,
             item.form,
-            request_id=item.message.id or answers[0].request_id,
+            request_id=item.message.id or made_images(answers)[0].request_id,
             model=item.message.model_name,
             stage=kserve.FINAL if item.final else kserve.PREVIEW,
         )
