@@ -122,7 +122,8 @@ class Loop:
 
     async def _rest(self, until: float) -> None:
         try:
-            await asyncio.wait_for(self._woken.wait(), max(0.0, until - self._clock()))
+            async with asyncio.timeout(max(0.0, until - self._clock())):
+                await self._woken.wait()
         except TimeoutError:
             return
 

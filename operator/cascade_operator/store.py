@@ -281,7 +281,8 @@ class Store:
     async def _guard(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """The result of a call, or None if Redis did not answer in time."""
         try:
-            result = await asyncio.wait_for(call(), 2 * self._timeout_s)
+            async with asyncio.timeout(2 * self._timeout_s):
+                result = await call()
         except (RedisError, OSError) as error:
             known, self.refusal = self.refusal, why_refused(error)
             if self.refusal is not None and self.refusal != known:

@@ -152,7 +152,8 @@ class Router:
             # Redis or the collector may hang just now; what Redis holds of this router expires by itself.
             for closing in (self._plans.close(), self._redis.aclose(), asyncio.to_thread(tracing.close)):
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(closing, CLOSING_S)
+                    async with asyncio.timeout(CLOSING_S):
+                        await closing
 
     async def _drain(self) -> bool:
         """Send clients elsewhere and finish the requests in hand; False if the time was too short."""

@@ -134,7 +134,8 @@ class Plans:
                 await self.refresh()
                 self._looked.set()
                 try:
-                    await asyncio.wait_for(wake.wait(), POLL_S)
+                    async with asyncio.timeout(POLL_S):
+                        await wake.wait()
                 except TimeoutError:
                     continue
         finally:
@@ -143,7 +144,8 @@ class Plans:
     async def first_look(self, timeout_s: float) -> None:
         """Wait until Redis was asked for the plans once, even if it did not answer."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._looked.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._looked.wait()
 
     async def refresh(self) -> None:
         """Read all plans once; if Redis is away, log that and keep the present plans."""

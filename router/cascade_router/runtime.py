@@ -112,7 +112,8 @@ class CascadeRuntime:
     async def changed(self, timeout_s: float) -> bool:
         """Wait for a change of plan or health; False if there was none in time."""
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
         except TimeoutError:
             return False
         return True

@@ -230,7 +230,8 @@ class Slot:
         self._show()
         await self._end_agent()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._woken.wait()
 
     async def _end_agent(self) -> None:
         agent, self._agent, self._report = self._agent, None, None

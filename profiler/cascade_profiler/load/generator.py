@@ -95,7 +95,8 @@ class Generator:
     async def _stopped_before(self, at: float) -> bool:
         """Wait until a time; returns True at once if the run is stopped."""
         try:
-            await asyncio.wait_for(self._stopped.wait(), max(0.0, at - self._clock()))
+            async with asyncio.timeout(max(0.0, at - self._clock())):
+                await self._stopped.wait()
         except TimeoutError:
             return False
         return True

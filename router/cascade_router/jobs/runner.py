@@ -72,7 +72,8 @@ class JobRunner:
                 self._woken.clear()
                 await self._look()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), IDLE_S)
+                    async with asyncio.timeout(IDLE_S):
+                        await self._woken.wait()
         finally:
             attempts = [attempt for of_one in self._attempts.values() for attempt in of_one]
             for attempt in attempts:

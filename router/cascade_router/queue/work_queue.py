@@ -295,7 +295,8 @@ class WorkQueue:
     async def _pause(self, seconds: float) -> None:
         self._nudge.clear()
         try:
-            await asyncio.wait_for(self._nudge.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._nudge.wait()
         except TimeoutError:
             return
 
