@@ -16,7 +16,7 @@ from cascade_models.manifest import ManifestVariant
 
 from ..measure import execution, profiling, quality
 from ..measure.metrics import Judge
-from ..measure.places import Place
+from ..measure.places import Place, identity
 from ..measure.progress import Progress
 from ..measure.records import Records
 from ..measure.workload import Workload
@@ -25,6 +25,7 @@ from .rounds import Round, price
 from .rows import Evidence
 from .searching import Found
 
+PRICES: Final = "prices"
 PRICING_S: Final = 20.0
 """Seconds in which the settings of `prices.to_time` are timed."""
 SLACK: Final = 1.5
@@ -108,7 +109,15 @@ class Painter:
         )
 
     def _prices(self) -> tuple[dict[str, float], float]:
-        """Accelerator-seconds of an image by setting, and of a judgement."""
+        """Accelerator-seconds of an image by setting, and of a judgement.
+
+        They are recorded as a whole: later timings of the same settings, for a profile, shall not change the choice.
+        """
+        place = self._what.place
+        names = {"tried": [identity(one) for one in self._what.tried], "on": place.hardware}
+        key = {**names, "class": place.accelerator_class}
+        for seconds, judging_s in self._records.values(PRICES, key):
+            return seconds, judging_s
         timed = to_time(self._what.tried)
         cheapest = min(timed, key=lambda one: one.settings.steps).name
         timing = execution.ExecutionMeasurement(
@@ -122,4 +131,6 @@ class Painter:
         with profiling.off_timed_core(self._what.place):
             rows, added = timing.measure()
         timed_s = {row.variant: row.p50_micros / 1e6 for row in rows}
-        return prices(self._what.tried, timed_s), added[0].p50_micros / 1e6
+        found = prices(self._what.tried, timed_s), added[0].p50_micros / 1e6
+        self._records.add(PRICES, key, found)
+        return found
