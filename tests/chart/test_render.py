@@ -223,7 +223,8 @@ def test_no_role_has_wildcards_secrets_or_more_rights_than_documented(name: str)
 
 def test_definitions_come_with_the_chart_and_outlive_it() -> None:
     definitions = of_kind(rendered("default"), "CustomResourceDefinition")
-    assert definitions.keys() == {"diffusioncascades.diffusioncascade.io", "cascadeprofiles.diffusioncascade.io"}
+    plurals = ("diffusioncascades", "cascadeprofiles", "workerpools")
+    assert definitions.keys() == {f"{plural}.diffusioncascade.io" for plural in plurals}
     for name, definition in definitions.items():
         committed = yaml.safe_load((CHART.parents[1] / "crds" / f"{name.partition('.')[0]}.yaml").read_text())
         assert definition["spec"] == committed["spec"]
