@@ -1,0 +1,246 @@
+"""Several cascades on one pool of workers, of any size: the work that each may do, and what each worker hosts. Pure.
+
+A program over sets of weights (`sets`) knows every set that fits on a worker, which are far too many for twenty
+cascades. Here it goes in three steps:
+
+1. Memory is left aside. What a cascade is worth grows with its work along its hull, at a falling rate. So the pieces of
+   all hulls are bought in the order of what they are worth for a worker's time, until there is none left (`spend`). No
+   allocation is worth more, so this is also the bound that the answer is held against.
+2. The work of the weights is packed into workers (`pack`). Work may be split between workers, so each worker takes the
+   weights with least work while there is memory, and its last weights fill what is left of its time.
+3. Where that takes too many workers, memory binds. Then each cascade gets the weights of one chain after the other,
+   first those that gain most for the memory and the time that they take, as long as all of them can be packed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from typing import Final
+
+from .frontier import Row
+from .hull import HostSet, upper_hull
+from .mixtures import NOTHING
+from .sets import User, Weighed, needed_mib, work_of
+from .stages import SHED_PRICE
+
+TOO_LITTLE: Final = 1e-6
+"""Work, in workers' worth, that no worker is given for."""
+TRIES: Final = 5
+"""Attempts to pack, each with less work than the last by the workers that were too many."""
+GOOD_GAP: Final = 0.002
+"""With a gap to the bound of no more than this part of it, no better weights are looked for."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A way to serve a prompt: its row (None: it is shed), its work in workers' worth for all prompts, its worth."""
+
+    row: Row | None
+    work: float
+    worth: float
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Workers by what they host, what all cascades are worth on them, and the most that any allocation is worth."""
+
+    workers: Mapping[HostSet, int]
+    worth: float
+    bound: float
+
+
+def points_of(user: User, weights: Collection[str]) -> list[Point]:
+    """What more work buys a cascade with some ``weights`` (digests), cheapest first and at a falling rate."""
+    demand = max(user.demand, NOTHING)
+    points = [Point(None, 0.0, -user.weight * SHED_PRICE)]
+    for row, gain in user.rows.items():
+        work = work_of(user.hull, row)
+        if all(user.hull.weights[variant] in weights for variant in work):
+            points.append(Point(row, demand * sum(work.values()) / user.utilisation, user.weight * gain))
+    return upper_hull(points, cost=lambda p: p.work, worth=lambda p: p.worth)
+
+
+def spend(curves: Sequence[tuple[Sequence[Point], float]], workers: float) -> list[float]:
+    """The work of each cascade, in workers' worth, that makes all of them worth most together.
+
+    Each of ``curves`` is what work buys a cascade (`points_of`), and the most that it may have.
+    """
+    pieces = [
+        ((high.worth - low.worth) / (high.work - low.work), index, high.work - low.work)
+        for index, (points, _) in enumerate(curves)
+        for low, high in pairwise(points)
+    ]
+    spent, left = [0.0] * len(curves), float(workers)
+    for _, index, work in sorted(pieces, key=lambda piece: -piece[0]):
+        taken = max(min(work, left, curves[index][1] - spent[index]), 0.0)
+        spent[index] += taken
+        left -= taken
+    return spent
+
+
+def bought(points: Sequence[Point], work: float) -> list[tuple[float, Point]]:
+    """The points that so much work buys, at most two, each with the share of the prompts."""
+    low = max((p for p in points if p.work <= work + NOTHING), key=lambda p: p.work)
+    high = next((p for p in points if p.work > low.work), None)
+    if high is None:
+        return [(1.0, low)]
+    part = min(max((work - low.work) / (high.work - low.work), 0.0), 1.0)
+    return [(share, point) for share, point in ((1.0 - part, low), (part, high)) if share > 0]
+
+
+def loads_of(users: Sequence[User], bought: Sequence[Sequence[tuple[float, Point]]]) -> dict[str, float]:
+    """The work of all cascades by the weights that do it, in workers' worth."""
+    loads: defaultdict[str, float] = defaultdict(float)
+    for user, parts in zip(users, bought, strict=True):
+        for share, point in parts:
+            for variant, seconds in work_of(user.hull, point.row).items() if point.row is not None else ():
+                loads[user.hull.weights[variant]] += share * user.demand * seconds / user.utilisation
+    return {digest: load for digest, load in loads.items() if load > TOO_LITTLE}
+
+
+def pack(
+    loads: Mapping[str, float], weights: Mapping[str, Weighed], *, memory_mib: int, accelerator_class: str
+) -> Counter[HostSet]:
+    """Workers that have the time for these loads (by digest, in workers' worth) and the memory for their weights.
+
+    Every one of the ``weights`` fits on a worker alone. A memory of 0 is not known, so that everything fits.
+    """
+    left = dict(loads)
+    workers: Counter[HostSet] = Counter()
+    for digest, load in loads.items():
+        alone = int(load) - 1
+        if alone > 0:
+            workers[HostSet.of([digest], accelerator_class)] += alone
+            left[digest] -= alone
+
+    def fits(hosts: Collection[str]) -> bool:
+        return not memory_mib or needed_mib([weights[digest] for digest in hosts]) <= memory_mib
+
+    while left:
+        hosts: list[str] = []
+        time = 1.0
+        while left and time > TOO_LITTLE:
+            last = max(left, key=lambda digest: (left[digest], digest))
+            small = [digest for digest in left if digest != last and fits([*hosts, digest, last])]
+            # Of the weights that leave room for the largest load, those that need least memory beside the others.
+            chosen = min(
+                small or ([last] if fits([*hosts, last]) else [d for d in left if fits([*hosts, d])]),
+                key=lambda digest: (_added_mib(hosts, digest, weights), left[digest], digest),
+                default=None,
+            )
+            if chosen is None:
+                break
+            taken = min(left[chosen], time)
+            hosts.append(chosen)
+            time -= taken
+            left[chosen] -= taken
+            if left[chosen] <= TOO_LITTLE:
+                del left[chosen]
+            elif time > TOO_LITTLE:
+                break
+        workers[HostSet.of(hosts, accelerator_class)] += 1
+    return workers
+
+
+def _added_mib(hosts: Sequence[str], digest: str, weights: Mapping[str, Weighed]) -> int:
+    there = [weights[each] for each in hosts]
+    return needed_mib([*there, weights[digest]]) - needed_mib(there)
+
+
+def allocate_on_pool(
+    users: Sequence[User], weights: Sequence[Weighed], *, memory_mib: int, accelerator_class: str, most: int
+) -> Pooled:
+    """What at most ``most`` workers of a pool host for its cascades; ``weights`` are those of all of them."""
+    known = {each.digest: each for each in weights}
+    fluid = _Choice(users, most)
+
+    def packed(chosen: Sequence[frozenset[str]]) -> tuple[float, Counter[HostSet]]:
+        """What the cascades are worth with these weights, on no more workers than there are, and the workers."""
+        spent = float(most)
+        for _ in range(TRIES):
+            bought, worth, _ = fluid.of(chosen, spent)
+            workers = pack(loads_of(users, bought), known, memory_mib=memory_mib, accelerator_class=accelerator_class)
+            over = workers.total() - most
+            if over <= 0:
+                return worth, workers
+            spent = max(spent - over, 0.0)
+        return -math.inf, Counter()
+
+    everything = [frozenset(user.hull.weights.values()) for user in users]
+    bound = fluid.of(everything, most)[1]
+    worth, workers = packed(everything)
+    if worth >= bound - GOOD_GAP * abs(bound):
+        return Pooled(workers, worth, bound)
+
+    chosen = [frozenset[str]()] * len(users)
+    reached, hosted = fluid.of(chosen, most)[1], Counter[HostSet]()
+    wished = [
+        (index, frozenset(user.hull.weights[variant] for variant in variants))
+        for index, user in enumerate(users)
+        for variants in sorted({tuple(sorted(work_of(user.hull, row))) for row in user.rows})
+    ]
+    # What is gained by more weights hardly rises while others are chosen, so only the first of the queue is looked at.
+    queue = [(-_density(fluid, chosen, wish, known, memory_mib), number) for number, wish in enumerate(wished)]
+    heapify(queue)
+    while queue:
+        before, number = heappop(queue)
+        now = -_density(fluid, chosen, wished[number], known, memory_mib)
+        if now >= -NOTHING:
+            continue
+        if queue and now > before and now > queue[0][0]:
+            heappush(queue, (now, number))
+            continue
+        more = _with(chosen, wished[number])
+        better, found = packed(more)
+        if better > reached:
+            chosen, reached, hosted = more, better, found
+    return Pooled(hosted, reached, bound) if reached > worth else Pooled(workers, worth, bound)
+
+
+class _Choice:
+    """What cascades buy on a number of workers, with the weights that are chosen for each."""
+
+    def __init__(self, users: Sequence[User], workers: int) -> None:
+        self._users = users
+        self.workers = workers
+        self._points: dict[tuple[int, frozenset[str]], list[Point]] = {}
+
+    def of(
+        self, chosen: Sequence[frozenset[str]], workers: float
+    ) -> tuple[list[list[tuple[float, Point]]], float, float]:
+        """What each cascade buys with so many workers' worth of work, what all of it is worth, and the work."""
+        curves = [(self._points_of(index, digests), self._users[index].most) for index, digests in enumerate(chosen)]
+        spent = spend(curves, workers)
+        found = [bought(points, work) for (points, _), work in zip(curves, spent, strict=True)]
+        return found, sum(share * point.worth for parts in found for share, point in parts), sum(spent)
+
+    def _points_of(self, index: int, digests: frozenset[str]) -> list[Point]:
+        key = index, digests
+        if key not in self._points:
+            self._points[key] = points_of(self._users[index], digests)
+        return self._points[key]
+
+
+def _with(chosen: Sequence[frozenset[str]], wish: tuple[int, frozenset[str]]) -> list[frozenset[str]]:
+    index, digests = wish
+    return [each | digests if number == index else each for number, each in enumerate(chosen)]
+
+
+def _density(
+    fluid: _Choice,
+    chosen: Sequence[frozenset[str]],
+    wish: tuple[int, frozenset[str]],
+    known: Mapping[str, Weighed],
+    memory_mib: int,
+) -> float:
+    """What more weights for a cascade gain, by the part of a worker that they take: of its memory, and of its time."""
+    _, before, busy = fluid.of(chosen, fluid.workers)
+    _, after, busier = fluid.of(_with(chosen, wish), fluid.workers)
+    there = {digest for each in chosen for digest in each}
+    memory = needed_mib([known[d] for d in there | wish[1]]) - needed_mib([known[d] for d in there])
+    return (after - before) / (memory / max(memory_mib, 1) + max(busier - busy, 0.0) + TOO_LITTLE)
