@@ -9,7 +9,8 @@ cascades. Here it goes in three steps:
 2. The work of the weights is packed into workers (`pack`). Work may be split between workers, so each worker takes the
    weights with least work while there is memory, and its last weights fill what is left of its time.
 3. Where that takes too many workers, memory binds. Then each cascade gets the weights of one chain after the other,
-   first those that gain most for the memory and the time that they take, as long as all of them can be packed.
+   first those that gain most for the memory and the time that they take, as long as all of them can be packed. At last
+   workers with memory left get more weights where the linear program over what is hosted gains by it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from typing import Final
 from .frontier import Row
 from .hull import HostSet, upper_hull
 from .mixtures import NOTHING
-from .sets import User, Weighed, needed_mib, work_of
+from .sets import User, Weighed, best_on_sets, needed_mib, work_of
 from .stages import SHED_PRICE
 
 TOO_LITTLE: Final = 1e-6
 """Work, in workers' worth, that no worker is given for."""
 TRIES: Final = 5
 """Attempts to pack, each with less work than the last by the workers that were too many."""
+FILLS: Final = 300
+"""Attempts to host more weights where memory is left, each a linear program."""
 GOOD_GAP: Final = 0.002
 """With a gap to the bound of no more than this part of it, no better weights are looked for."""
 
@@ -199,7 +202,48 @@ def allocate_on_pool(
         better, found = packed(more)
         if better > reached:
             chosen, reached, hosted = more, better, found
-    return Pooled(hosted, reached, bound) if reached > worth else Pooled(workers, worth, bound)
+    hosted = hosted if reached > worth else workers
+    workers, worth = _filled(users, hosted, [digests for _, digests in wished], known, memory_mib)
+    return Pooled(workers, worth, bound)
+
+
+def _filled(
+    users: Sequence[User],
+    hosted: Mapping[HostSet, int],
+    wished: Sequence[frozenset[str]],
+    known: Mapping[str, Weighed],
+    memory_mib: int,
+) -> tuple[Counter[HostSet], float]:
+    """The workers with more weights where memory is left and the program gains by it, and what they are worth.
+
+    Weights that need least memory beside what a worker hosts are tried first.
+    """
+    workers = Counter(hosted)
+    worth = _worth(users, workers)
+    room = []
+    for hosts in workers:
+        there_mib = needed_mib([known[digest] for digest in hosts.weights])
+        for more in wished:
+            filled = HostSet.of([*hosts.weights, *more], hosts.accelerator_class)
+            needed = needed_mib([known[digest] for digest in filled.weights])
+            if filled != hosts and needed <= memory_mib:
+                room.append((needed - there_mib, hosts, filled))
+    for _, hosts, filled in sorted(room)[:FILLS]:
+        if workers[hosts]:
+            tried = Counter(workers)
+            tried[hosts] -= 1
+            tried[filled] += 1
+            better = _worth(users, +tried)
+            if better > worth + TOO_LITTLE:
+                workers, worth = +tried, better
+    return workers, worth
+
+
+def _worth(users: Sequence[User], workers: Mapping[HostSet, int]) -> float:
+    return sum(
+        user.weight * ((1 - found.shed) * found.gain - SHED_PRICE * found.shed)
+        for user, found in zip(users, best_on_sets(users, workers), strict=True)
+    )
 
 
 class _Choice:
