@@ -88,7 +88,10 @@ class CascadeFile:
 
 
 def load_documents(text: str, *, source: str) -> list[Resource]:
-    """The resources of a YAML text. Raises DocumentError, which has all problems of all documents."""
+    """The resources of a YAML text; the workers of its cascades say what the text's WorkerPools say.
+
+    Raises DocumentError, which has all problems of all documents.
+    """
     return [resource for resource, _ in _parse(text, source)]
 
 
@@ -98,23 +101,12 @@ def load_cascades(text: str, *, source: str) -> CascadeFile:
     Raises DocumentError, also if the profile or a WorkerPool of a cascade is missing, or does not fit it.
     """
     parsed = _parse(text, source)
-    problems: list[DocumentProblem] = []
-    pools = [r for r, _ in parsed if isinstance(r, WorkerPool)]
-    for index, (resource, node) in enumerate(parsed):
-        if isinstance(resource, DiffusionCascade):
-            here = {p.metadata.name: p.spec for p in pools if p.metadata.namespace == resource.metadata.namespace}
-            try:
-                parsed[index] = resource.model_copy(update={"spec": resource.spec.on_pools(here)}), node
-            except PoolMismatch as error:
-                line = _line(node, _split(f"spec.{error.field}"))
-                problems.append(DocumentProblem(source, line, f"spec.{error.field}", error.message))
-    if problems:
-        raise DocumentError(problems)
     file = CascadeFile(
         cascades=[r for r, _ in parsed if isinstance(r, DiffusionCascade)],
         profiles=[r for r, _ in parsed if isinstance(r, CascadeProfile)],
-        pools=pools,
+        pools=[r for r, _ in parsed if isinstance(r, WorkerPool)],
     )
+    problems: list[DocumentProblem] = []
     if not file.cascades:
         problems.append(DocumentProblem(source, 0, "kind", "holds no DiffusionCascade: add one"))
     for resource, node in parsed:
@@ -172,9 +164,23 @@ def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
         else:
             resources.append((found, node))
     problems.extend(_namesakes(resources, source))
+    pools = [resource for resource, _ in resources if isinstance(resource, WorkerPool)]
+    for index, (resource, node) in enumerate(resources):
+        if isinstance(resource, DiffusionCascade):
+            try:
+                resources[index] = _on_pools(resource, pools), node
+            except PoolMismatch as error:
+                where = f"spec.{error.field}"
+                problems.append(DocumentProblem(source, _line(node, _split(where)), where, error.message))
     if problems:
         raise DocumentError(problems)
     return resources
+
+
+def _on_pools(cascade: DiffusionCascade, pools: list[WorkerPool]) -> DiffusionCascade:
+    """The cascade with what the WorkerPools of its namespace say; raises PoolMismatch."""
+    here = {pool.metadata.name: pool.spec for pool in pools if pool.metadata.namespace == cascade.metadata.namespace}
+    return cascade.model_copy(update={"spec": cascade.spec.on_pools(here)})
 
 
 def _unreadable(error: yaml.YAMLError, text: str, source: str) -> DocumentProblem:
