@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_operator.planning.allocation.hull import HostSet
-from cascade_operator.planning.allocation.pooling import allocate_on_pool, points_of, spend
+from cascade_operator.planning.allocation.pooling import allocate_on_pool, loads_needed, points_of, spend
 from cascade_operator.planning.allocation.sets import (
     User,
     Weighed,
@@ -100,3 +100,41 @@ def test_memory_hardly_binds_where_workers_are_many(
     found = allocate_on_pool(fleet, weights, memory_mib=memory, accelerator_class=CLASS, most=most)
     assert sum(found.workers.values()) <= most
     assert found.worth >= found.bound - 0.01 * abs(found.bound) - 1e-3
+
+
+@given(
+    fleet=FLEETS,
+    sizes=st.lists(st.integers(1, 5), min_size=9, max_size=9),
+    most=st.integers(1, 6),
+    rise=st.sampled_from([1.0, 1.01, 3.0]),
+    price=st.sampled_from([0.01, 1e6]),
+)
+@settings(max_examples=100, deadline=None)
+def test_workers_stay_as_they_are_unless_other_hosts_gain_more_than_their_loads_must(
+    fleet: list[User], sizes: list[int], most: int, rise: float, price: float
+) -> None:
+    fleet = own_weights(fleet)
+    digests = sorted({digest for user in fleet for digest in user.hull.weights.values()})
+    weights = [Weighed(d, (d,), size) for d, size in zip(digests, sizes, strict=False)]
+    running = dict(allocate_on_pool(fleet, weights, memory_mib=9, accelerator_class=CLASS, most=most).workers)
+    fleet = [replace(user, demand=rise * user.demand) for user in fleet]
+    found = allocate_on_pool(
+        fleet,
+        weights,
+        memory_mib=9,
+        accelerator_class=CLASS,
+        most=most,
+        running=running,
+        load_price=dict.fromkeys(digests, price),
+    )
+    loads = loads_needed(running, found.workers)
+    assert worth(fleet, dict(found.workers)) - price * len(loads) >= worth(fleet, running) - 1e-3
+    assert not (price > 1e3 and loads) or sum(running.values()) == 0
+
+
+def test_the_nearest_workers_load_what_is_missing() -> None:
+    ab, ac, d = (HostSet.of(names, CLASS) for names in ("ab", "ac", "d"))
+    assert loads_needed({ab: 2}, {ab: 1, ac: 1}) == ["c"]
+    assert loads_needed({ab: 1, d: 1}, {ac: 1, ab: 1}) == ["a", "c"]
+    assert loads_needed({}, {ab: 2}) == ["a", "b", "a", "b"]
+    assert loads_needed({ab: 3}, {ab: 1}) == []

@@ -35,6 +35,8 @@ TRIES: Final = 5
 """Attempts to pack, each with less work than the last by the workers that were too many."""
 FILLS: Final = 300
 """Attempts to host more weights where memory is left, each a linear program."""
+NO_PRICES: Final[Mapping[str, float]] = {}
+NOTHING_RUNS: Final[Mapping[HostSet, int]] = {}
 GOOD_GAP: Final = 0.002
 """With a gap to the bound of no more than this part of it, no better weights are looked for."""
 
@@ -107,26 +109,34 @@ def loads_of(users: Sequence[User], bought: Sequence[Sequence[tuple[float, Point
 
 
 def pack(
-    loads: Mapping[str, float], weights: Mapping[str, Weighed], *, memory_mib: int, accelerator_class: str
+    loads: Mapping[str, float],
+    weights: Mapping[str, Weighed],
+    *,
+    memory_mib: int,
+    accelerator_class: str,
+    running: Mapping[HostSet, int] = NOTHING_RUNS,
 ) -> Counter[HostSet]:
     """Workers that have the time for these loads (by digest, in workers' worth) and the memory for their weights.
 
-    Every one of the ``weights`` fits on a worker alone. A memory of 0 is not known, so that everything fits.
+    Every one of the ``weights`` fits on a worker alone. A memory of 0 is not known, so that everything fits. Workers
+    that run (``running``, by what they host) first take the loads of what they host.
     """
-    left = dict(loads)
+    left = {digest: load for digest, load in loads.items() if load > TOO_LITTLE}
     workers: Counter[HostSet] = Counter()
-    for digest, load in loads.items():
-        alone = int(load) - 1
-        if alone > 0:
-            workers[HostSet.of([digest], accelerator_class)] += alone
-            left[digest] -= alone
 
     def fits(hosts: Collection[str]) -> bool:
         return not memory_mib or needed_mib([weights[digest] for digest in hosts]) <= memory_mib
 
-    while left:
-        hosts: list[str] = []
-        time = 1.0
+    def take(digest: str, time: float) -> float:
+        """The time that is left of a worker that takes as much of a load as it can."""
+        taken = min(left[digest], time)
+        left[digest] -= taken
+        if left[digest] <= TOO_LITTLE:
+            del left[digest]
+        return time - taken
+
+    def fill(hosts: list[str], time: float) -> None:
+        """Give a worker, which hosts some weights and has some time, as many loads as it has time and memory for."""
         while left and time > TOO_LITTLE:
             last = max(left, key=lambda digest: (left[digest], digest))
             small = [digest for digest in left if digest != last and fits([*hosts, digest, last])]
@@ -138,16 +148,41 @@ def pack(
             )
             if chosen is None:
                 break
-            taken = min(left[chosen], time)
             hosts.append(chosen)
-            time -= taken
-            left[chosen] -= taken
-            if left[chosen] <= TOO_LITTLE:
-                del left[chosen]
-            elif time > TOO_LITTLE:
-                break
+            time = take(chosen, time)
         workers[HostSet.of(hosts, accelerator_class)] += 1
+
+    for before, count in sorted(running.items()):
+        for _ in range(count):
+            hosts = sorted((digest for digest in before.weights if digest in left), key=lambda digest: left[digest])
+            if hosts:
+                time = 1.0
+                for digest in hosts:
+                    time = take(digest, time)
+                fill(hosts, time)
+    for digest, load in list(left.items()):
+        alone = int(load) - 1
+        if alone > 0:
+            workers[HostSet.of([digest], accelerator_class)] += alone
+            left[digest] -= alone
+    while left:
+        fill([], 1.0)
     return workers
+
+
+def loads_needed(running: Mapping[HostSet, int], wanted: Mapping[HostSet, int]) -> list[str]:
+    """The weights, by digest, that workers must load to host what is wanted; each comes from the nearest that runs."""
+    left, missing = Counter(running), Counter(wanted)
+    pairs = sorted(
+        (len(set(after.weights) - set(before.weights)), after, before) for after in wanted for before in running
+    )
+    loads: list[str] = []
+    for _, after, before in pairs:
+        count = min(left[before], missing[after])
+        left[before] -= count
+        missing[after] -= count
+        loads += count * sorted(set(after.weights) - set(before.weights))
+    return loads + [digest for after, count in missing.items() for digest in count * after.weights]
 
 
 def _added_mib(hosts: Sequence[str], digest: str, weights: Mapping[str, Weighed]) -> int:
@@ -156,9 +191,39 @@ def _added_mib(hosts: Sequence[str], digest: str, weights: Mapping[str, Weighed]
 
 
 def allocate_on_pool(
-    users: Sequence[User], weights: Sequence[Weighed], *, memory_mib: int, accelerator_class: str, most: int
+    users: Sequence[User],
+    weights: Sequence[Weighed],
+    *,
+    memory_mib: int,
+    accelerator_class: str,
+    most: int,
+    running: Mapping[HostSet, int] = NOTHING_RUNS,
+    load_price: Mapping[str, float] = NO_PRICES,
 ) -> Pooled:
-    """What at most ``most`` workers of a pool host for its cascades; ``weights`` are those of all of them."""
+    """What at most ``most`` workers of a pool host for its cascades; ``weights`` are those of all of them.
+
+    ``running`` counts workers by what they host now, and ``load_price`` is what loading weights must gain, by digest.
+    If other hosts gain less than their loads must, workers stay as they are.
+    """
+    found = _best_on_pool(
+        users, weights, memory_mib=memory_mib, accelerator_class=accelerator_class, most=most, running=running
+    )
+    price = sum(load_price.get(digest, 0.0) for digest in loads_needed(running, found.workers))
+    if not price or sum(running.values()) > most:
+        return found
+    kept = _worth(users, running)
+    return found if found.worth - price > kept else Pooled(running, kept, found.bound)
+
+
+def _best_on_pool(
+    users: Sequence[User],
+    weights: Sequence[Weighed],
+    *,
+    memory_mib: int,
+    accelerator_class: str,
+    most: int,
+    running: Mapping[HostSet, int],
+) -> Pooled:
     known = {each.digest: each for each in weights}
     fluid = _Choice(users, most)
 
@@ -167,7 +232,13 @@ def allocate_on_pool(
         spent = float(most)
         for _ in range(TRIES):
             bought, worth, _ = fluid.of(chosen, spent)
-            workers = pack(loads_of(users, bought), known, memory_mib=memory_mib, accelerator_class=accelerator_class)
+            workers = pack(
+                loads_of(users, bought),
+                known,
+                memory_mib=memory_mib,
+                accelerator_class=accelerator_class,
+                running=running,
+            )
             over = workers.total() - most
             if over <= 0:
                 return worth, workers
