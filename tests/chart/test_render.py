@@ -18,6 +18,7 @@ import yaml
 from cascade_api.names import CascadeRef
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
 from cascade_operator.manifests.policies import worker_policy
+from support.crd import PLURALS
 from support.helm import (
     CHART,
     MONITORING,
@@ -223,8 +224,7 @@ def test_no_role_has_wildcards_secrets_or_more_rights_than_documented(name: str)
 
 def test_definitions_come_with_the_chart_and_outlive_it() -> None:
     definitions = of_kind(rendered("default"), "CustomResourceDefinition")
-    plurals = ("diffusioncascades", "cascadeprofiles", "workerpools")
-    assert definitions.keys() == {f"{plural}.diffusioncascade.io" for plural in plurals}
+    assert definitions.keys() == {f"{plural}.diffusioncascade.io" for plural in PLURALS}
     for name, definition in definitions.items():
         committed = yaml.safe_load((CHART.parents[1] / "crds" / f"{name.partition('.')[0]}.yaml").read_text())
         assert definition["spec"] == committed["spec"]

@@ -11,10 +11,9 @@ import pytest
 import yaml
 
 from cascade_api.documents import load_documents
-from support.crd import CRDS, VALIDATIONS, Definition, broken_rules, walk
+from support.crd import CRDS, PLURALS, VALIDATIONS, Definition, broken_rules, walk
 
 ROOT = CRDS.parent
-PLURALS = ("diffusioncascades", "cascadeprofiles", "workerpools")
 LARGEST = 200_000
 """Bytes; a definition has to fit into the annotation of `kubectl apply`, and into a Helm release with the rest."""
 

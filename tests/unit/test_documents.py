@@ -10,7 +10,7 @@ import yaml
 from cascade_api.cascade import CascadeSpec
 from cascade_api.documents import FORMS, DocumentError, load_cascades
 from cascade_api.pod_values import QUANTITY_PATTERN
-from support.crd import Definition, walk
+from support.crd import PLURALS, Definition, walk
 from support.resources import cascade_document
 
 PROFILE = """\
@@ -278,7 +278,7 @@ def test_a_key_written_twice_in_what_an_alias_names_is_told_once() -> None:
 def test_every_pattern_says_how_to_write_what_it_takes() -> None:
     patterns = {
         node["pattern"]
-        for plural in ("diffusioncascades", "cascadeprofiles", "workerpools")
+        for plural in PLURALS
         for path, node in walk(Definition.load(plural).schema)
         if "pattern" in node and not path.startswith("status")
     }
