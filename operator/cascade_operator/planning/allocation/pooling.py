@@ -98,10 +98,10 @@ def bought(points: Sequence[Point], work: float) -> list[tuple[float, Point]]:
     return [(share, point) for share, point in ((1.0 - part, low), (part, high)) if share > 0]
 
 
-def loads_of(users: Sequence[User], bought: Sequence[Sequence[tuple[float, Point]]]) -> dict[str, float]:
+def loads_of(users: Sequence[User], ways: Sequence[Sequence[tuple[float, Point]]]) -> dict[str, float]:
     """The work of all cascades by the weights that do it, in workers' worth."""
     loads: defaultdict[str, float] = defaultdict(float)
-    for user, parts in zip(users, bought, strict=True):
+    for user, parts in zip(users, ways, strict=True):
         for share, point in parts:
             for variant, seconds in work_of(user.hull, point.row).items() if point.row is not None else ():
                 loads[user.hull.weights[variant]] += share * user.demand * seconds / user.utilisation
@@ -231,9 +231,9 @@ def _best_on_pool(
         """What the cascades are worth with these weights, on no more workers than there are, and the workers."""
         spent = float(most)
         for _ in range(TRIES):
-            bought, worth, _ = fluid.of(chosen, spent)
+            ways, worth, _ = fluid.of(chosen, spent)
             workers = pack(
-                loads_of(users, bought),
+                loads_of(users, ways),
                 known,
                 memory_mib=memory_mib,
                 accelerator_class=accelerator_class,
