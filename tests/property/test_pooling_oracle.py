@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_operator.planning.allocation.hull import HostSet
-from cascade_operator.planning.allocation.pooling import allocate_on_pool, loads_needed, points_of, spend
+from cascade_operator.planning.allocation.pooling import Curve, allocate_on_pool, loads_needed, points_of, spend
 from cascade_operator.planning.allocation.sets import (
     User,
     Weighed,
@@ -43,7 +43,7 @@ def own_weights(fleet: list[User]) -> list[User]:
 @given(fleet=FLEETS, workers=st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
 def test_buying_the_best_pieces_is_worth_what_the_program_finds(fleet: list[User], workers: int) -> None:
-    curves = [(points_of(user, NAMES), user.most) for user in fleet]
+    curves = [Curve(points_of(user, NAMES), user.most) for user in fleet]
     spent = spend(curves, workers)
     assert sum(spent) <= workers + 1e-9
     assert all(work <= user.most + 1e-9 for work, user in zip(spent, fleet, strict=True))

@@ -19,6 +19,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import Final
@@ -70,19 +71,31 @@ def points_of(user: User, weights: Collection[str]) -> list[Point]:
     return upper_hull(points, cost=lambda p: p.work, worth=lambda p: p.worth)
 
 
-def spend(curves: Sequence[tuple[Sequence[Point], float]], workers: float) -> list[float]:
-    """The work of each cascade, in workers' worth, that makes all of them worth most together.
+@dataclass(frozen=True)
+class Curve:
+    """What work buys a cascade (`points_of`), and the most that it may have."""
 
-    Each of ``curves`` is what work buys a cascade (`points_of`), and the most that it may have.
-    """
-    pieces = [
-        ((high.worth - low.worth) / (high.work - low.work), index, high.work - low.work)
-        for index, (points, _) in enumerate(curves)
-        for low, high in pairwise(points)
-    ]
+    points: Sequence[Point]
+    most: float
+
+    @cached_property
+    def pieces(self) -> list[tuple[float, float]]:
+        """Worth for a worker's time, and work, from one point to the next."""
+        return [
+            ((high.worth - low.worth) / (high.work - low.work), high.work - low.work)
+            for low, high in pairwise(self.points)
+        ]
+
+
+def spend(curves: Sequence[Curve], workers: float) -> list[float]:
+    """The work of each cascade, in workers' worth, that makes all of them worth most together."""
+    pieces = [(-slope, index, work) for index, curve in enumerate(curves) for slope, work in curve.pieces]
+    pieces.sort()
     spent, left = [0.0] * len(curves), float(workers)
-    for _, index, work in sorted(pieces, key=lambda piece: -piece[0]):
-        taken = max(min(work, left, curves[index][1] - spent[index]), 0.0)
+    for _, index, work in pieces:
+        if left <= 0:
+            break
+        taken = max(min(work, left, curves[index].most - spent[index]), 0.0)
         spent[index] += taken
         left -= taken
     return spent
@@ -124,8 +137,10 @@ def pack(
     left = {digest: load for digest, load in loads.items() if load > TOO_LITTLE}
     workers: Counter[HostSet] = Counter()
 
-    def fits(hosts: Collection[str]) -> bool:
-        return not memory_mib or needed_mib([weights[digest] for digest in hosts]) <= memory_mib
+    def added_mib(digest: str, parts: Collection[str]) -> int:
+        """Memory that weights need on a worker which has some components."""
+        own = weights[digest]
+        return own.memory_mib + sum(size for name, size in own.components.items() if name not in parts)
 
     def take(digest: str, time: float) -> float:
         """The time that is left of a worker that takes as much of a load as it can."""
@@ -137,18 +152,28 @@ def pack(
 
     def fill(hosts: list[str], time: float) -> None:
         """Give a worker, which hosts some weights and has some time, as many loads as it has time and memory for."""
+        parts = {name for digest in hosts for name in weights[digest].components}
+        room_mib = (memory_mib or math.inf) - needed_mib([weights[digest] for digest in hosts])
         while left and time > TOO_LITTLE:
             last = max(left, key=lambda digest: (left[digest], digest))
-            small = [digest for digest in left if digest != last and fits([*hosts, digest, last])]
+            needs = {digest: need for digest in left if (need := added_mib(digest, parts)) <= room_mib}
             # Of the weights that leave room for the largest load, those that need least memory beside the others.
-            chosen = min(
-                small or ([last] if fits([*hosts, last]) else [d for d in left if fits([*hosts, d])]),
-                key=lambda digest: (_added_mib(hosts, digest, weights), left[digest], digest),
-                default=None,
-            )
-            if chosen is None:
+            small = [
+                (need, left[digest], digest)
+                for digest, need in needs.items()
+                if digest != last and need + added_mib(last, {*parts, *weights[digest].components}) <= room_mib
+            ]
+            if small:
+                chosen = min(small)[2]
+            elif needs:
+                chosen = (
+                    last if last in needs else min((need, left[digest], digest) for digest, need in needs.items())[2]
+                )
+            else:
                 break
             hosts.append(chosen)
+            room_mib -= needs[chosen]
+            parts.update(weights[chosen].components)
             time = take(chosen, time)
         workers[HostSet.of(hosts, accelerator_class)] += 1
 
@@ -183,11 +208,6 @@ def loads_needed(running: Mapping[HostSet, int], wanted: Mapping[HostSet, int]) 
         missing[after] -= count
         loads += count * sorted(set(after.weights) - set(before.weights))
     return loads + [digest for after, count in missing.items() for digest in count * after.weights]
-
-
-def _added_mib(hosts: Sequence[str], digest: str, weights: Mapping[str, Weighed]) -> int:
-    there = [weights[each] for each in hosts]
-    return needed_mib([*there, weights[digest]]) - needed_mib(there)
 
 
 def allocate_on_pool(
@@ -259,11 +279,12 @@ def _best_on_pool(
         for variants in sorted({tuple(sorted(work_of(user.hull, row))) for row in user.rows})
     ]
     # What is gained by more weights hardly rises while others are chosen, so only the first of the queue is looked at.
-    queue = [(-_density(fluid, chosen, wish, known, memory_mib), number) for number, wish in enumerate(wished)]
+    present = fluid.of(chosen, most)[1:]
+    queue = [(-_density(fluid, chosen, present, wish, known, memory_mib), number) for number, wish in enumerate(wished)]
     heapify(queue)
     while queue:
         before, number = heappop(queue)
-        now = -_density(fluid, chosen, wished[number], known, memory_mib)
+        now = -_density(fluid, chosen, present, wished[number], known, memory_mib)
         if now >= -NOTHING:
             continue
         if queue and now > before and now > queue[0][0]:
@@ -273,6 +294,7 @@ def _best_on_pool(
         better, found = packed(more)
         if better > reached:
             chosen, reached, hosted = more, better, found
+            present = fluid.of(chosen, most)[1:]
     hosted = hosted if reached > worth else workers
     workers, worth = _filled(users, hosted, [digests for _, digests in wished], known, memory_mib)
     return Pooled(workers, worth, bound)
@@ -323,22 +345,23 @@ class _Choice:
     def __init__(self, users: Sequence[User], workers: int) -> None:
         self._users = users
         self.workers = workers
-        self._points: dict[tuple[int, frozenset[str]], list[Point]] = {}
+        self._curves: dict[tuple[int, frozenset[str]], Curve] = {}
 
     def of(
         self, chosen: Sequence[frozenset[str]], workers: float
     ) -> tuple[list[list[tuple[float, Point]]], float, float]:
         """What each cascade buys with so many workers' worth of work, what all of it is worth, and the work."""
-        curves = [(self._points_of(index, digests), self._users[index].most) for index, digests in enumerate(chosen)]
+        curves = [self._curve_of(index, digests) for index, digests in enumerate(chosen)]
         spent = spend(curves, workers)
-        found = [bought(points, work) for (points, _), work in zip(curves, spent, strict=True)]
+        found = [bought(curve.points, work) for curve, work in zip(curves, spent, strict=True)]
         return found, sum(share * point.worth for parts in found for share, point in parts), sum(spent)
 
-    def _points_of(self, index: int, digests: frozenset[str]) -> list[Point]:
+    def _curve_of(self, index: int, digests: frozenset[str]) -> Curve:
         key = index, digests
-        if key not in self._points:
-            self._points[key] = points_of(self._users[index], digests)
-        return self._points[key]
+        if key not in self._curves:
+            user = self._users[index]
+            self._curves[key] = Curve(points_of(user, digests), user.most)
+        return self._curves[key]
 
 
 def _with(chosen: Sequence[frozenset[str]], wish: tuple[int, frozenset[str]]) -> list[frozenset[str]]:
@@ -349,13 +372,20 @@ def _with(chosen: Sequence[frozenset[str]], wish: tuple[int, frozenset[str]]) ->
 def _density(
     fluid: _Choice,
     chosen: Sequence[frozenset[str]],
+    present: tuple[float, float],
     wish: tuple[int, frozenset[str]],
     known: Mapping[str, Weighed],
     memory_mib: int,
 ) -> float:
-    """What more weights for a cascade gain, by the part of a worker that they take: of its memory, and of its time."""
-    _, before, busy = fluid.of(chosen, fluid.workers)
-    _, after, busier = fluid.of(_with(chosen, wish), fluid.workers)
-    there = {digest for each in chosen for digest in each}
-    memory = needed_mib([known[d] for d in there | wish[1]]) - needed_mib([known[d] for d in there])
-    return (after - before) / (memory / max(memory_mib, 1) + max(busier - busy, 0.0) + TOO_LITTLE)
+    """What more weights for a cascade gain, by the part of a worker that they take: of its memory, and of its time.
+
+    ``present`` is what all is worth and how much work it is without them.
+    """
+    worth, busy = present
+    index, digests = wish
+    if digests <= chosen[index]:
+        return 0.0
+    _, better, busier = fluid.of(_with(chosen, wish), fluid.workers)
+    there = chosen[index]
+    memory = needed_mib([known[d] for d in there | digests]) - needed_mib([known[d] for d in there])
+    return (better - worth) / (memory / max(memory_mib, 1) + max(busier - busy, 0.0) + TOO_LITTLE)
