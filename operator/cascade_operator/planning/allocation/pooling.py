@@ -34,8 +34,8 @@ TOO_LITTLE: Final = 1e-6
 """Work, in workers' worth, that no worker is given for."""
 TRIES: Final = 5
 """Attempts to pack, each with less work than the last by the workers that were too many."""
-FILLS: Final = 300
-"""Attempts to host more weights where memory is left, each a linear program."""
+FILLS: Final = 10_000
+"""Linear programs that try to host more weights where memory is left, times the cascades and sets that each has."""
 NO_PRICES: Final[Mapping[str, float]] = {}
 NOTHING_RUNS: Final[Mapping[HostSet, int]] = {}
 GOOD_GAP: Final = 0.002
@@ -247,11 +247,16 @@ def _best_on_pool(
     known = {each.digest: each for each in weights}
     fluid = _Choice(users, most)
 
-    def packed(chosen: Sequence[frozenset[str]]) -> tuple[float, Counter[HostSet]]:
-        """What the cascades are worth with these weights, on no more workers than there are, and the workers."""
+    def packed(chosen: Sequence[frozenset[str]], above: float = -math.inf) -> tuple[float, Counter[HostSet]]:
+        """What the cascades are worth with these weights, on no more workers than there are, and the workers.
+
+        What is worth no more than ``above`` is not packed.
+        """
         spent = float(most)
         for _ in range(TRIES):
             ways, worth, _ = fluid.of(chosen, spent)
+            if worth <= above:
+                break
             workers = pack(
                 loads_of(users, ways),
                 known,
@@ -291,7 +296,7 @@ def _best_on_pool(
             heappush(queue, (now, number))
             continue
         more = _with(chosen, wished[number])
-        better, found = packed(more)
+        better, found = packed(more, above=reached)
         if better > reached:
             chosen, reached, hosted = more, better, found
             present = fluid.of(chosen, most)[1:]
@@ -321,7 +326,7 @@ def _filled(
             needed = needed_mib([known[digest] for digest in filled.weights])
             if filled != hosts and needed <= memory_mib:
                 room.append((needed - there_mib, hosts, filled))
-    for _, hosts, filled in sorted(room)[:FILLS]:
+    for _, hosts, filled in sorted(room)[: FILLS // (len(users) + len(workers))]:
         if workers[hosts]:
             tried = Counter(workers)
             tried[hosts] -= 1
