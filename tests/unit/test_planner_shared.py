@@ -9,6 +9,7 @@ from cascade_api.plan import PATIENCE, Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_api.workers import WorkerPoolSpec
 from cascade_operator.planning.allocation import HostSet
 from cascade_operator.planning.memory import Memory, rebuilt
 from cascade_operator.planning.planner import Planner
@@ -159,6 +160,26 @@ def test_a_cluster_whose_workers_host_one_variant_each_refuses_shared_hosting_by
     reason, message = accepted(decided(shared_cascade(), hosts_several=False)[0])
     assert reason is Reason.INVALID_SPEC
     assert message.startswith("spec.workers.0.hosting: shared")
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "field"),
+    [
+        ("hybrid", Reason.INVALID_SPEC, "spec.workers.0.pool: "),
+        ("hadis", Reason.POLICY_NEEDS_DEDICATED_WORKERS, "spec.policy.name: "),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_cascade_on_a_worker_pool_is_refused_by_the_name_of_the_field(
+    policy: str, reason: Reason, field: str, known: bool
+) -> None:
+    cascade = make_cascade(policy__name=policy, workers=[{"pool": "slots", "max": 2}])
+    if known:
+        pool = WorkerPoolSpec.model_validate({"class": "cpu", "workers": {"max": 4}})
+        cascade = cascade.model_copy(update={"spec": cascade.spec.on_pools({"slots": pool})})
+    found, message = accepted(decided(cascade)[0])
+    assert found is reason
+    assert message.startswith(field)
 
 
 @pytest.mark.parametrize("name", ["hadis", "diffserve", "proteus", "all-light"])

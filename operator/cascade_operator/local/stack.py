@@ -17,6 +17,7 @@ from cascade_api.names import CPU_CLASS, START_TIMEOUT_S
 from cascade_api.reasons import ConditionType
 from cascade_api.settings import PlannerSettings, from_environment
 
+from ..planning.prepared import NO_WORKER_POOLS
 from ..snapshot import PoolRef
 from ..store import Store
 from .agents import Agent
@@ -282,6 +283,8 @@ def _check_plans_are_made(file: CascadeFile) -> None:
             raise CommandFailed(
                 f"{cascade.ref}: spec.policy.mode is {mode}, so no plan would ever be made: use auto", code=2
             )
+        if any(each.pool is not None for each in cascade.spec.workers):
+            raise CommandFailed(f"{cascade.ref}: spec.workers: {NO_WORKER_POOLS}", code=2)
 
 
 async def _together(*work: Awaitable[object]) -> None:

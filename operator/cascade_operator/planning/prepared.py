@@ -57,6 +57,9 @@ ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that all-heavy must gain to be worth its accelerator time; less time must gain less, in
 proportion. A smaller gain cannot be distinguished from noise."""
 
+NO_WORKER_POOLS: Final = "nothing is planned for WorkerPools so far: give the cascade a pool of its own"
+"""Why a cascade on a WorkerPool is refused."""
+
 NONE_SLOWER: Final[Mapping[PoolKey, float]] = {}
 """Slowdowns where every pool is as its profile says."""
 SPARE_SIZED = 16
@@ -225,11 +228,15 @@ def prepare(
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
     shared = hosts_all(spec)
-    if shared and not chosen.shares_workers:
+    in_pools = [f"spec.workers.{index}.pool" for index, each in enumerate(spec.workers) if each.pool is not None]
+    if (shared or in_pools) and not chosen.shares_workers:
         raise NotPlannable(
             Reason.POLICY_NEEDS_DEDICATED_WORKERS,
-            f"spec.policy.name: {chosen.name} plans for one variant a worker: set hosting: dedicated in spec.workers",
+            f"spec.policy.name: {chosen.name} plans for one variant a worker: "
+            "give the cascade pools of its own with hosting: dedicated in spec.workers",
         )
+    if in_pools:
+        raise NotPlannable(Reason.INVALID_SPEC, f"{in_pools[0]}: {NO_WORKER_POOLS}")
     found = profile_for(spec, profile.spec)
     measurements = _slowed(found, slowdowns)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}

@@ -68,6 +68,10 @@ def run(options: SimulationOptions) -> None:
 
 def _request(options: SimulationOptions) -> CampaignRequest:
     loaded = load_profile(options.profile)
+    if loaded.cascade is not None and any(each.pool is not None for each in loaded.cascade.spec.workers):
+        raise BadInput(
+            options.profile, "a WorkerPool cannot be simulated so far: name a pool of its own", field="spec.workers"
+        )
     if options.scorer not in ("", "rules", "coin-flip"):
         raise BadInput("--scorer", f"{options.scorer!r} is none of rules, coin-flip")
     policies = tuple(name.strip() for name in options.policy.split(",") if name.strip())
