@@ -203,7 +203,6 @@ class Loop:
             inventory,
             tuple(with_in_flight(worker, known) for worker in await self._cluster.workers()),
             store_available=available,
-            hosts_several=self._cluster.hosts_several,
         )
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:

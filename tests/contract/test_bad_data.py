@@ -100,8 +100,6 @@ def planted(client: redis.Redis, key: str, plant: Plant) -> None:
 class Workers:
     """A cluster whose workers are ready the moment they are started."""
 
-    hosts_several = False
-
     def __init__(self) -> None:
         self.all: dict[str, Worker] = {}
 

@@ -174,7 +174,6 @@ class ClosedLoop:
             {"cpu": self.slots} if self.inventory_known else None,
             tuple(self.workers.values()),
             store_available=self.store_available,
-            hosts_several=True,
         )
         decision = self._planner.decide(snapshot, self.memory, self.now)
         self.decisions.append(decision)

@@ -116,7 +116,6 @@ def test_a_manifest_that_cannot_be_planned_is_refused_by_file_and_field(
 @pytest.mark.parametrize(
     ("command", "field"),
     [
-        (("plan", "--demand", "10", "-f"), "spec.workers.0.pool: "),
         (("simulate", "--trace", "poisson:rate=5,seconds=5", "--profile"), "spec.workers: "),
         (("up", "-f"), "spec.workers: "),
     ],

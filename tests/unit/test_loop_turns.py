@@ -103,7 +103,6 @@ VARIANT_OF = {weights_of(name)[0]: name for name in ("light", "heavy")}
 class FakeCluster:
     """Workers that are ready the moment they are started."""
 
-    hosts_several: bool = False
     all: dict[str, Worker] = field(default_factory=dict)
     reconciled: int = 0
 

@@ -51,14 +51,13 @@ def decided(
     *,
     workers: tuple[Worker, ...] = (),
     rate: int = 10,
-    hosts_several: bool = True,
     profile: CascadeProfile | None = None,
     memory: Memory | None = None,
     plan: Plan | None = None,
     accelerator: AcceleratorClass = SMALL,
 ) -> tuple[list[object], Memory]:
     view = make_view(cascade=cascade, demand=asked(rate), profile=profile or make_profile(), plan=plan)
-    snapshot = Snapshot((view,), {"cpu": 2}, workers, hosts_several=hosts_several)
+    snapshot = Snapshot((view,), {"cpu": 2}, workers)
     decision = Planner(PlannerSettings(), classes=[accelerator]).decide(snapshot, memory or Memory(), NOW)
     return list(decision.actions), decision.memory
 
@@ -118,7 +117,7 @@ def test_what_work_waits_is_cleared_by_cheaper_images() -> None:
             profile=make_profile(),
             queue_depths={"heavy.cpu": waiting},
         )
-        snapshot = Snapshot((view,), {"cpu": 2}, ready(2), hosts_several=True)
+        snapshot = Snapshot((view,), {"cpu": 2}, ready(2))
         decision = Planner(PlannerSettings(), classes=[SMALL]).decide(snapshot, Memory(), NOW)
         return heavy_share(published(list(decision.actions)))
 
@@ -156,22 +155,16 @@ def test_the_target_is_rebuilt_from_a_plan_whose_workers_serve_several_variants(
     assert {key: size.replicas for key, size in target.sizes.items()} == {("light", "cpu"): 2, ("heavy", "cpu"): 2}
 
 
-def test_a_cluster_whose_workers_host_one_variant_each_refuses_shared_hosting_by_name() -> None:
-    reason, message = accepted(decided(shared_cascade(), hosts_several=False)[0])
-    assert reason is Reason.INVALID_SPEC
-    assert message.startswith("spec.workers.0.hosting: shared")
-
-
 @pytest.mark.parametrize(
-    ("policy", "reason", "field"),
+    ("policy", "known", "reason", "field"),
     [
-        ("hybrid", Reason.INVALID_SPEC, "spec.workers.0.pool: "),
-        ("hadis", Reason.POLICY_NEEDS_DEDICATED_WORKERS, "spec.policy.name: "),
+        ("hybrid", False, Reason.INVALID_SPEC, "spec.workers.0.pool: "),
+        ("hadis", False, Reason.POLICY_NEEDS_DEDICATED_WORKERS, "spec.policy.name: "),
+        ("hadis", True, Reason.POLICY_NEEDS_DEDICATED_WORKERS, "spec.policy.name: "),
     ],
 )
-@pytest.mark.parametrize("known", [True, False])
 def test_a_cascade_on_a_worker_pool_is_refused_by_the_name_of_the_field(
-    policy: str, reason: Reason, field: str, known: bool
+    policy: str, known: bool, reason: Reason, field: str
 ) -> None:
     cascade = make_cascade(policy__name=policy, workers=[{"pool": "slots", "max": 2}])
     if known:
@@ -262,7 +255,7 @@ def test_where_memory_binds_a_rise_of_demand_is_answered_at_once(memory_mib: int
             profile=with_memory(memory_mib),
             plan=plan,
         )
-        snapshot = Snapshot((view,), {"cpu": 2}, workers, hosts_several=True)
+        snapshot = Snapshot((view,), {"cpu": 2}, workers)
         decision = Planner(PlannerSettings(), classes=[SMALL]).decide(snapshot, memory, now)
         memory = decision.memory
         plan = next((action.plan for action in decision.actions if isinstance(action, Publish)), plan)

@@ -17,9 +17,6 @@ class ClusterFailed(Exception):
 class Cluster(Protocol):
     """What the planner's loop needs from the place in which workers run."""
 
-    hosts_several: bool
-    """Whether a worker can host several weights."""
-
     async def inventory(self) -> Mapping[str, int] | None:
         """Accelerators by class; None if they are not known now."""
 

@@ -19,8 +19,6 @@ log = structlog.get_logger(__name__)
 class LocalCluster:
     """The local driver: slots ``cpu-0`` to ``cpu-(n-1)``."""
 
-    hosts_several = True
-
     def __init__(
         self,
         *,

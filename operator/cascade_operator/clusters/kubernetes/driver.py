@@ -83,8 +83,6 @@ def agent_url(pod: Pod) -> str:
 class KubernetesCluster:
     """The driver for a Kubernetes cluster."""
 
-    hosts_several = True
-
     def __init__(
         self,
         api: KubernetesApi,

@@ -118,7 +118,13 @@ def _answer(
     problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, int]
 ) -> Allocation:
     """The answer for workers by what they host."""
-    placement = Placement(hosts, served_by(hull, hosts))
+    return on_hosts(problem, cascade, hosts, Placement(hosts, served_by(hull, hosts)))
+
+
+def on_hosts(
+    problem: AllocationProblem, cascade: CascadeProblem, hosts: Mapping[HostSet, int], placement: Placement
+) -> Allocation:
+    """The allocation of a cascade whose pool has these ``hosts``, of which ``placement`` is its part."""
     sharing = shared_on(cascade, placement)
     running = cascade.running_hosts
     return allocation_of(
@@ -127,7 +133,7 @@ def _answer(
         sharing,
         _verdict(cascade, placement.workers, sharing),
         pools=placement.pools,
-        workers={hull.accelerator_class: placement.workers},
+        workers=dict.fromkeys(cascade.workers, placement.workers),
         switches=sum(max(count - running.get(each, 0), 0) for each, count in hosts.items()),
         hosts=hosts,
     )
@@ -143,7 +149,7 @@ def served_by(hull: Hull, hosts: Mapping[HostSet, int]) -> dict[PoolKey, PoolSiz
     }
 
 
-def _verdict(cascade: CascadeProblem, workers: int, sharing: Sharing) -> Reason:
+def _verdict(cascade: CascadeProblem, workers: float, sharing: Sharing) -> Reason:
     if not workers or not sharing.mixture:
         return Reason.NO_CAPACITY
     if sharing.shed > NOTHING:

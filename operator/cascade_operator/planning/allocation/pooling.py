@@ -11,6 +11,9 @@ cascades. Here it goes in three steps:
 3. Where that takes too many workers, memory binds. Then each cascade gets the weights of one chain after the other,
    first those that gain most for the memory and the time that they take, as long as all of them can be packed. At last
    workers with memory left get more weights where the linear program over what is hosted gains by it.
+
+Where all weights fit on a worker, every worker hosts all of them, and only their number is of interest. Elsewhere
+workers keep what they host as long as it fits beside what they are to host, since nobody needs the memory.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ FILLS: Final = 10_000
 """Linear programs that try to host more weights where memory is left, times the cascades and sets that each has."""
 NO_PRICES: Final[Mapping[str, float]] = {}
 NOTHING_RUNS: Final[Mapping[HostSet, int]] = {}
+NO_MINIMA: Final[Mapping[str, int]] = {}
 GOOD_GAP: Final = 0.002
 """With a gap to the bound of no more than this part of it, no better weights are looked for."""
 
@@ -217,22 +221,105 @@ def allocate_on_pool(
     memory_mib: int,
     accelerator_class: str,
     most: int,
+    least: int = 0,
+    min_hosts: Mapping[str, int] = NO_MINIMA,
     running: Mapping[HostSet, int] = NOTHING_RUNS,
     load_price: Mapping[str, float] = NO_PRICES,
 ) -> Pooled:
-    """What at most ``most`` workers of a pool host for its cascades; ``weights`` are those of all of them.
+    """What from ``least`` to ``most`` workers of a pool host for its cascades; ``weights`` are those of all of them.
 
-    ``running`` counts workers by what they host now, and ``load_price`` is what loading weights must gain, by digest.
-    If other hosts gain less than their loads must, workers stay as they are.
+    ``min_hosts`` says how many workers always host weights, by digest. ``running`` counts workers by what they host
+    now, and ``load_price`` is what loading weights must gain, by digest. If other hosts gain less than their loads
+    must, workers stay as they are.
     """
+    known = {each.digest: each for each in weights}
+    here = +Counter({own: count for each, count in running.items() if (own := _of(known, each)).weights})
     found = _best_on_pool(
-        users, weights, memory_mib=memory_mib, accelerator_class=accelerator_class, most=most, running=running
+        users, weights, memory_mib=memory_mib, accelerator_class=accelerator_class, most=most, running=here
     )
-    price = sum(load_price.get(digest, 0.0) for digest in loads_needed(running, found.workers))
-    if not price or sum(running.values()) > most:
-        return found
-    kept = _worth(users, running)
-    return found if found.worth - price > kept else Pooled(running, kept, found.bound)
+    least = min(max([least, *min_hosts.values()]), most)
+    if not memory_mib or needed_mib(weights) <= memory_mib:
+        count = max(sum(found.workers.values()), least)
+        everything = HostSet.of(known, accelerator_class)
+        return Pooled({everything: count} if count else {}, found.worth, found.bound)
+    price = sum(load_price.get(digest, 0.0) for digest in loads_needed(here, found.workers))
+    if price and here.total() <= most and (kept := _worth(users, here)) >= found.worth - price:
+        found = Pooled(here, kept, found.bound)
+    hosts = _enough(users, found.workers, least)
+    hosts = _with_minima(hosts, min_hosts, known, memory_mib, accelerator_class, most)
+    return Pooled(_keeping(hosts, here, known, memory_mib), found.worth, found.bound)
+
+
+def _of(known: Mapping[str, Weighed], hosts: HostSet) -> HostSet:
+    """Those of the weights of a worker that cascades of the pool use."""
+    return HostSet.of(known.keys() & set(hosts.weights), hosts.accelerator_class)
+
+
+def _enough(users: Sequence[User], workers: Mapping[HostSet, int], least: int) -> Counter[HostSet]:
+    """At least so many workers: the busiest are doubled."""
+    found = Counter(workers)
+    if found and found.total() < least:
+        busy: Counter[HostSet] = Counter()
+        for each in best_on_sets(users, workers):
+            busy.update(each.time)
+        while found.total() < least:
+            found[max(sorted(found), key=lambda hosts: busy[hosts] / found[hosts])] += 1
+    return found
+
+
+def _with_minima(
+    workers: Counter[HostSet],
+    min_hosts: Mapping[str, int],
+    known: Mapping[str, Weighed],
+    memory_mib: int,
+    accelerator_class: str,
+    most: int,
+) -> Counter[HostSet]:
+    """The workers with weights that must be hosted more often: where there is memory, else on workers more."""
+    found = Counter(workers)
+    for digest, wanted in sorted(min_hosts.items()):
+        while sum(count for hosts, count in found.items() if digest in hosts.weights) < wanted:
+            wider = [
+                (hosts, filled)
+                for hosts in sorted(found)
+                if digest not in hosts.weights
+                and needed_mib([known[d] for d in (*hosts.weights, digest)]) <= memory_mib
+                and (filled := HostSet.of([*hosts.weights, digest], accelerator_class))
+            ]
+            if wider:
+                before, after = wider[0]
+                found[before] -= 1
+                found[after] += 1
+                found = +found
+            elif found.total() < most:
+                found[HostSet.of([digest], accelerator_class)] += 1
+            else:
+                break
+    return found
+
+
+def _keeping(
+    workers: Mapping[HostSet, int], running: Mapping[HostSet, int], known: Mapping[str, Weighed], memory_mib: int
+) -> Counter[HostSet]:
+    """The workers with what they host now beside what they should, as long as that fits, the largest weights first.
+
+    Each comes from the running one that hosts most of what it should.
+    """
+    left, missing, found = Counter(running), Counter(workers), Counter[HostSet]()
+    pairs = sorted(
+        (len(set(after.weights) - set(before.weights)), after, before) for after in workers for before in running
+    )
+    for _, after, before in pairs:
+        count = min(left[before], missing[after])
+        if count:
+            left[before] -= count
+            missing[after] -= count
+            hosted = list(after.weights)
+            for digest in sorted(before.weights, key=lambda each: (-known[each].memory_mib, each)):
+                if digest not in hosted and needed_mib([known[d] for d in (*hosted, digest)]) <= memory_mib:
+                    hosted.append(digest)
+            found[HostSet.of(hosted, after.accelerator_class)] += count
+    return found + missing
 
 
 def _best_on_pool(

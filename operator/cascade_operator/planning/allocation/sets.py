@@ -22,7 +22,7 @@ from itertools import combinations
 from typing import Final
 
 from .frontier import Mixture, Portion, Row
-from .hull import HostSet, Hull
+from .hull import HostSet, Hull, upper_hull
 from .mixtures import NOTHING
 from .programs import LinearProgram, Solution
 from .stages import SHED_PRICE, Role
@@ -97,16 +97,36 @@ class User:
     most: float = math.inf
 
 
+def useful_rows(hull: Hull) -> dict[Row, float]:
+    """The rows that no mixture of others replaces with some of the weights, and what a prompt by each is worth.
+
+    There are fewer of them than `Hull.rows`, which a program for many cascades needs.
+    """
+    digests = sorted(set(hull.weights.values()))
+    found: dict[Row, float] = {}
+    for count in range(1, len(digests) + 1):
+        for chosen in combinations(digests, count):
+            points = [
+                (sum(work.values()), gain, row)
+                for row, gain in hull.rows.items()
+                for work in (work_of(hull, row),)
+                if all(hull.weights[variant] in chosen for variant in work)
+            ]
+            found |= {row: gain for _, gain, row in upper_hull(points, cost=lambda p: p[0], worth=lambda p: p[1])}
+    return found
+
+
 @dataclass(frozen=True)
 class OnSets:
-    """A cascade's mixture of what is served, the share shed, and its gain."""
+    """A cascade's mixture of what is served, the share shed, its gain, and its workers' worth of time by set."""
 
     mixture: Mixture
     shed: float
     gain: float
+    time: Mapping[HostSet, float] = field(default_factory=dict)
 
 
-def best_on_sets(users: Sequence[User], workers: Mapping[HostSet, int]) -> list[OnSets]:
+def best_on_sets(users: Sequence[User], workers: Mapping[HostSet, float]) -> list[OnSets]:
     """The best mixture of each cascade on workers that are there, by set."""
     program = LinearProgram(integer=False)
     added = [_add(program, user, sorted(workers)) for user in users]
@@ -184,7 +204,10 @@ class _Added:
             return OnSets((), 1.0, 0.0)
         mixture = tuple(Portion(amount / served, row) for row, amount in found.items() if amount > NOTHING)
         gain = sum(portion.share * self.user.rows[portion.row] for portion in mixture)
-        return OnSets(mixture, max(solution.values[self.shed], 0.0), gain)
+        time: defaultdict[HostSet, float] = defaultdict(float)
+        for (_, hosts), flow in self.flows.items():
+            time[hosts] += solution.values[flow] / self.user.utilisation
+        return OnSets(mixture, max(solution.values[self.shed], 0.0), gain, time)
 
 
 def _add(program: LinearProgram, user: User, sets: Sequence[HostSet]) -> _Added:

@@ -77,7 +77,7 @@ def shared_on(problem: CascadeProblem, placement: Placement, *, backlog: Mapping
     return _on_sets(problem, problem.hull, placement.hosts, backlog or {})
 
 
-def _fluid(problem: CascadeProblem, hull: Hull, workers: int, backlog: Mapping[str, float]) -> Sharing:
+def _fluid(problem: CascadeProblem, hull: Hull, workers: float, backlog: Mapping[str, float]) -> Sharing:
     """What the time of all workers buys beside clearing a backlog."""
     if not workers or not hull.corners:
         return NOTHING_SERVED
@@ -91,7 +91,7 @@ def _fluid(problem: CascadeProblem, hull: Hull, workers: int, backlog: Mapping[s
 
 
 def _on_sets(
-    problem: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, int], backlog: Mapping[str, float]
+    problem: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, float], backlog: Mapping[str, float]
 ) -> Sharing:
     """The same where workers host different sets of weights."""
     workers = {each: count for each, count in hosts.items() if count}
