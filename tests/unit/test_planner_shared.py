@@ -155,6 +155,13 @@ def test_the_target_is_rebuilt_from_a_plan_whose_workers_serve_several_variants(
     assert {key: size.replicas for key, size in target.sizes.items()} == {("light", "cpu"): 2, ("heavy", "cpu"): 2}
 
 
+def test_a_worker_that_still_loads_the_variant_whose_queue_another_waits_in_serves_neither() -> None:
+    profile = make_profile(light_ms=20.0, heavy_ms=40.0)
+    loading = make_worker("cpu-1", "light", since_s=NOW - 60)
+    plan = published(decided(shared_cascade(), workers=(*ready(1), loading), profile=profile)[0])
+    assert [worker.id for worker in plan.workers] == ["cpu-0"]
+
+
 @pytest.mark.parametrize(
     ("policy", "known", "reason", "field"),
     [

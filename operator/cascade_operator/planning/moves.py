@@ -135,8 +135,18 @@ def decide_pool_moves(
         in_flight=pool.in_flight,
         now=now,
         grace_s=max((seen.objective_s for seen in pool.cascades), default=0.0),
-        at_once=max(len(pool.workers) * settings.moves_percent // 100, 1),
+        at_once=_at_once(pool, settings),
     )
+
+
+def _at_once(pool: SharedPool, settings: PlannerSettings) -> int:
+    """The most workers of a WorkerPool that may be on the move; all, where loads take little of an objective.
+
+    A crowd at one cascade needs its weights on many workers at once, and a worker goes on with others meanwhile.
+    """
+    if any(seen.moves_slowly for seen in pool.planned):
+        return max(len(pool.workers) * settings.moves_percent // 100, 1)
+    return len(pool.workers)
 
 
 def _pool_target(pool: SharedPool, decided: Mapping[CascadeRef, TargetDecision]) -> Mapping[HostSet, int] | None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cascade_api.plan import Plan, PlanWorker, Pool
+from cascade_api.plan import Plan, PlanCrowd, PlanWorker, Pool
 from cascade_api.report import BatchTime
 
 from ..prompts.scorers import Scorer
@@ -42,11 +42,21 @@ class _Promised:
     variant: str
     ready: frozenset[str]
     execution_s: float
+    crowd: PlanCrowd | None
 
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
         ready = frozenset(replica.id for replica in pool.ready)
-        return cls(pool.name, pool.queue, pool.variant, ready, pool.batch_execution_s(pool.batch))
+        return cls(pool.name, pool.queue, pool.variant, ready, pool.batch_execution_s(pool.batch), pool.crowd)
+
+    def wait_s(self, wait_s: float) -> float:
+        """The seconds that a request waits, if ``wait_s`` is what it waits for the workers that are ready now.
+
+        Where the plan says that more would come for a crowd, the queue is divided among those.
+        """
+        if self.crowd is None or len(self.ready) >= self.crowd.workers:
+            return wait_s
+        return min(wait_s, self.crowd.after_s + wait_s * len(self.ready) / self.crowd.workers)
 
 
 class CascadeState:
@@ -159,7 +169,7 @@ class CascadeState:
             variant=pool.variant,
             ready=self._ready(pool, load),
             waiting=load.waiting,
-            expected_wait_s=load.wait_s(band),
+            expected_wait_s=pool.wait_s(load.wait_s(band)),
             execution_s=self.estimates.execution_s(pool.name, planned=pool.execution_s),
         )
 

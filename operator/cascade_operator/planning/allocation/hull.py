@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, TypeVar
 
 from .frontier import Mixture, Portion, Row
@@ -95,6 +97,19 @@ class Hull:
     def hosts(self) -> HostSet:
         """The weights of all variants."""
         return HostSet.of(self.weights.values(), self.accelerator_class)
+
+    @cached_property
+    def works(self) -> Mapping[Row, Mapping[str, float]]:
+        """Accelerator seconds per prompt that each row takes of each of its variants."""
+        return {row: self._work(row) for row in dict.fromkeys([*self.rows, *(c.row for c in self.corners)])}
+
+    def _work(self, row: Row) -> dict[str, float]:
+        work: defaultdict[str, float] = defaultdict(float)
+        if row.light_load:
+            work[row.light] += row.light_load * self.services[row.light, Role.LIGHT].p50_s
+        if row.heavy_load:
+            work[row.heavy] += row.heavy_load * self.services[row.heavy, Role.HEAVY].p50_s
+        return work
 
     @property
     def most_s(self) -> float:

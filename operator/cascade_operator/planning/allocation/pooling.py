@@ -13,7 +13,8 @@ cascades. Here it goes in three steps:
    workers with memory left get more weights where the linear program over what is hosted gains by it.
 
 Where all weights fit on a worker, every worker hosts all of them, and only their number is of interest. Elsewhere
-workers keep what they host as long as it fits beside what they are to host, since nobody needs the memory.
+memory that is left is used against crowds: workers keep what they host as long as it fits, and the quickest weights of
+each cascade are hosted on some workers more (`CROWD_PART`), so that requests need not wait for a load.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ FILLS: Final = 10_000
 NO_PRICES: Final[Mapping[str, float]] = {}
 NOTHING_RUNS: Final[Mapping[HostSet, int]] = {}
 NO_MINIMA: Final[Mapping[str, int]] = {}
+CROWD_PART: Final = 0.25
+"""Part of the workers that host the quickest weights of each cascade, where memory is left."""
 GOOD_GAP: Final = 0.002
 """With a gap to the bound of no more than this part of it, no better weights are looked for."""
 
@@ -247,7 +250,9 @@ def allocate_on_pool(
         found = Pooled(here, kept, found.bound)
     hosts = _enough(users, found.workers, least)
     hosts = _with_minima(hosts, min_hosts, known, memory_mib, accelerator_class, most)
-    return Pooled(_keeping(hosts, here, known, memory_mib), found.worth, found.bound)
+    quickest = _quickest(users)
+    hosts = _keeping(hosts, here, known, quickest, memory_mib)
+    return Pooled(_ready_for_crowds(hosts, quickest, known, memory_mib), found.worth, found.bound)
 
 
 def _of(known: Mapping[str, Weighed], hosts: HostSet) -> HostSet:
@@ -299,9 +304,13 @@ def _with_minima(
 
 
 def _keeping(
-    workers: Mapping[HostSet, int], running: Mapping[HostSet, int], known: Mapping[str, Weighed], memory_mib: int
+    workers: Mapping[HostSet, int],
+    running: Mapping[HostSet, int],
+    known: Mapping[str, Weighed],
+    quickest: Collection[str],
+    memory_mib: int,
 ) -> Counter[HostSet]:
-    """The workers with what they host now beside what they should, as long as that fits, the largest weights first.
+    """The workers with what they host now beside what they should, as long as that fits, the quickest weights first.
 
     Each comes from the running one that hosts most of what it should.
     """
@@ -315,7 +324,9 @@ def _keeping(
             left[before] -= count
             missing[after] -= count
             hosted = list(after.weights)
-            for digest in sorted(before.weights, key=lambda each: (-known[each].memory_mib, each)):
+            for digest in sorted(
+                before.weights, key=lambda each: (each not in quickest, -known[each].memory_mib, each)
+            ):
                 if digest not in hosted and needed_mib([known[d] for d in (*hosted, digest)]) <= memory_mib:
                     hosted.append(digest)
             found[HostSet.of(hosted, after.accelerator_class)] += count
@@ -429,6 +440,40 @@ def _worth(users: Sequence[User], workers: Mapping[HostSet, int]) -> float:
         user.weight * ((1 - found.shed) * found.gain - SHED_PRICE * found.shed)
         for user, found in zip(users, best_on_sets(users, workers), strict=True)
     )
+
+
+def _quickest(users: Sequence[User]) -> list[str]:
+    """The weights of the variant of each cascade whose images take least time."""
+    used = [[user.hull.weights[name] for name in sorted(user.hull.batches, key=user.hull.image_s)] for user in users]
+    return list(dict.fromkeys(digests[0] for digests in used if digests))
+
+
+def _ready_for_crowds(
+    workers: Mapping[HostSet, int], quickest: Sequence[str], known: Mapping[str, Weighed], memory_mib: int
+) -> Counter[HostSet]:
+    """The workers with the quickest weights of each cascade on `CROWD_PART` of them, where there is memory.
+
+    Weights that fewest workers host come first, each on the worker that has most memory left.
+    """
+    each = [list(hosts.weights) for hosts, count in sorted(workers.items()) for _ in range(count)]
+    room = [memory_mib - needed_mib([known[digest] for digest in hosts]) for hosts in each]
+    wanted = math.ceil(CROWD_PART * len(each))
+    counts = {digest: sum(digest in hosts for hosts in each) for digest in quickest}
+    queue = [digest for level in range(wanted) for digest in quickest if counts[digest] <= level]
+    for digest in queue:
+        fitting = [
+            (left, index)
+            for index, hosts in enumerate(each)
+            if digest not in hosts
+            and room[index] >= known[digest].memory_mib
+            and (left := memory_mib - needed_mib([known[d] for d in (*hosts, digest)])) >= 0
+        ]
+        if fitting:
+            left, index = max(fitting)
+            room[index] = left
+            each[index].append(digest)
+    on = next((hosts.accelerator_class for hosts in workers), "")
+    return Counter(HostSet.of(hosts, on) for hosts in each)
 
 
 class _Choice:

@@ -25,7 +25,7 @@ from .frontier import Mixture, Portion, Row
 from .hull import HostSet, Hull, upper_hull
 from .mixtures import NOTHING
 from .programs import LinearProgram, Solution
-from .stages import SHED_PRICE, Role
+from .stages import SHED_PRICE
 
 LEAST_WORKERS_PRICE: Final = 1e-4
 """Normalised quality given up for one worker fewer."""
@@ -71,14 +71,9 @@ def maximal_sets(weights: Sequence[Weighed], memory_mib: int, accelerator_class:
     return tuple(sorted(HostSet.of(digests, accelerator_class) for digests in maximal))
 
 
-def work_of(hull: Hull, row: Row) -> dict[str, float]:
+def work_of(hull: Hull, row: Row) -> Mapping[str, float]:
     """Accelerator seconds per prompt that a row takes of each of its variants."""
-    work: defaultdict[str, float] = defaultdict(float)
-    if row.light_load:
-        work[row.light] += row.light_load * hull.services[row.light, Role.LIGHT].p50_s
-    if row.heavy_load:
-        work[row.heavy] += row.heavy_load * hull.services[row.heavy, Role.HEAVY].p50_s
-    return work
+    return hull.works[row]
 
 
 @dataclass(frozen=True)
