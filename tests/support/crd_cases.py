@@ -153,7 +153,7 @@ CASES = [
     Case(
         CASCADE, "spec.workers[].podTemplate.volumes[]", "name is taken",
         bad=[{f"{POD}.volumes.0.name": name} for name in
-             ("document", "models", "tmp", "shared-memory", "cache")],
+             ("agent-key", "models", "tmp", "shared-memory", "cache")],
         good=[{f"{POD}.volumes.0.name": "models-2"}],
     ),
     Case(
