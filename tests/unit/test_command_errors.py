@@ -113,28 +113,6 @@ def test_a_manifest_that_cannot_be_planned_is_refused_by_file_and_field(
     assert not out
 
 
-@pytest.mark.parametrize(
-    ("command", "field"),
-    [
-        (("simulate", "--trace", "poisson:rate=5,seconds=5", "--profile"), "spec.workers: "),
-        (("up", "-f"), "spec.workers: "),
-    ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else "",
-)
-def test_a_cascade_on_a_worker_pool_is_refused_so_far(
-    command: tuple[str, ...], field: str, tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
-) -> None:
-    pool = "\n---\n{apiVersion: diffusioncascade.io/v1alpha1, kind: WorkerPool, metadata: {name: slots}, "
-    pool += "spec: {class: cpu, workers: {max: 2}}}\n"
-    file = Path(changed(tmp_path, lambda c, p: c["spec"].update(workers=[{"pool": "slots", "max": 2}])))
-    file.write_text(file.read_text() + pool)
-    code, out, err = cascade(*command, str(file))
-    assert code == 2
-    assert field in err
-    assert "WorkerPool" in err
-    assert not out
-
-
 @pytest.mark.parametrize("demand", ["nan", "inf", "-1", "many", "1e9"])
 def test_a_demand_that_is_no_rate_is_refused(demand: str, cascade: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = cascade("plan", "-f", str(SHAPES), "--demand", demand)
