@@ -37,17 +37,18 @@ from cascade_profiler.simulate.routers import Traffic
 from cascade_profiler.simulate.runs import Run
 from cascade_profiler.simulate.scores import reference_scores
 from cascade_profiler.simulate.traces import PROMPTS, Trace
+from cascade_router.cascade.state import Limits
 
 TRACE = "trace_gentd26_first15days.csv"
 CASCADES, MEAN_WORKERS, WORKER_GIB = 20, 6.0, 80
 OBJECTIVE_S, LOAD_S, START_S = 60.0, 2.0, 45
-SLOWER = 10
-"""The published profile is of a time compressed so many times."""
 GIB = {"sdxl-lightning": 7, "sd35-large-turbo": 16, "sd35-medium": 5, "sd35-large": 16}
 PARTS_GIB = 11
 CLASS = "nvidia-l40s"
 IDLE = "1m"
 WARM_UP_S = 120.0
+LIMITS = Limits(waiting=100_000, in_hand=100_000)
+"""Of a router: a thousand images, which is the default, are a few seconds of work here."""
 LATE_PERCENT, QUALITY, PART = 1.0, 0.1, 0.5
 SHARED, OWN = range(8, 20), range(14, 41, 2)
 
@@ -79,14 +80,10 @@ def arrivals(cheapest_s: float) -> dict[str, list[float]]:
 
 
 def profile_of(name: str, published: CascadeProfile) -> CascadeProfile:
-    """The published profile in its own time, with the memory of a cascade's weights."""
-    execution = [
-        row.model_copy(update={"p50_micros": SLOWER * row.p50_micros, "p95_micros": SLOWER * row.p95_micros})
-        for row in published.spec.execution
-    ]
+    """The published profile, with the memory of a cascade's weights, its loads and starts."""
     parts = [{"name": f"parts-{name}", "memoryMiB": 1024 * PARTS_GIB}]
     told: dict[str, Any] = {
-        **published.spec.model_copy(update={"execution": execution}).wire(),
+        **published.spec.wire(),
         "startup": [
             {"variant": v, "class": CLASS, "coldSeconds": START_S, "loadMillis": round(1000 * LOAD_S)} for v in GIB
         ],
@@ -146,6 +143,7 @@ def simulate(
         seed=0,
         pools=pools,
         warm_up_s=WARM_UP_S,
+        limits=LIMITS,
     )
     return figures_of(simulation.run(_told), published, accelerators)
 
@@ -188,7 +186,7 @@ def line(found: Figures, *, shared: bool) -> str:
 def measure(shared: Sequence[int] = SHARED, own: Sequence[int] = OWN) -> None:
     """Print the least numbers of accelerators, and whether the target was reached."""
     published = load_profile("hadis-726")
-    cheapest_s = SLOWER * min(row.p50_micros for row in published.profile.spec.execution if row.batch == 1) / 1e6
+    cheapest_s = min(row.p50_micros for row in published.profile.spec.execution if row.batch == 1) / 1e6
     asked = arrivals(cheapest_s)
     together = least(published, asked, shared, shared=True)[-1] if shared else None
     apart = least(published, asked, own, shared=False)[-1] if own else None

@@ -42,8 +42,6 @@ _SERVING = (WorkerState.READY, WorkerState.DRAINING)
 SHARED_PATIENCE = 0.8
 """Part of its slack that a request waits for a heavy image of workers that host all variants: a quick one can be made
 until the end there. Chosen on generated waves and bursts: 0.5 is 0.05 to 0.1 FID worse, 0.95 as good."""
-CROWD_PART = 1.0
-"""Part of the workers of a WorkerPool that a cascade may count on for a crowd: others may have one, too."""
 CROWD_SEEN_OBJECTIVES = 1 / 6
 """Objectives until a crowd is seen and weights begin to load: two ticks."""
 SHARE_STEP = 0.02
@@ -149,7 +147,7 @@ def _crowd(prepared: Prepared, variant: str, workers: Sequence[Worker]) -> PlanC
     (pool, *others) = prepared.spec.workers
     if pool.pool is None or others or prepared.hull is None:
         return None
-    most = min(int(CROWD_PART * sum(1 for worker in workers if worker.state is WorkerState.READY)), pool.max)
+    most = min(sum(1 for worker in workers if worker.state is WorkerState.READY), pool.max)
     if most < 1 or variant != min(prepared.hull.batches, key=prepared.hull.image_s):
         return None
     after_s = CROWD_SEEN_OBJECTIVES * prepared.spec.objective.latency_s + prepared.move_s

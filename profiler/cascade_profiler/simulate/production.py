@@ -11,8 +11,10 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from cascade_api.settings import RouterSettings
 from cascade_api.workers import Hosting, WorkerPool
 from cascade_operator.planning.planner import Planner
+from cascade_router.cascade.state import Limits
 
 from .cascades import cascade_of, with_switch_time
 from .control import Control, Controlled
@@ -24,6 +26,8 @@ from .timings import SimulatedTimings
 from .turns import Turns
 from .workers import WorkerJob
 
+LIMITS: Final = Limits(waiting=RouterSettings().queue_limit, in_hand=RouterSettings().request_limit)
+"""The limits of a router with default settings."""
 WARM_UP_S: Final = 30.0
 """Seconds before time zero in which the operator starts the replicas for the beginning of the trace."""
 
@@ -38,6 +42,7 @@ class Simulation:
         planner: decides for all of them.
         turns: how workers share their time.
         warm_up_s: seconds before time zero in which workers start.
+        limits: how many requests the router of each cascade accepts.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Simulation:
         turns: Turns = Turns.SHORT_FIRST,
         failures: Sequence[Failure] = (),
         warm_up_s: float = WARM_UP_S,
+        limits: Limits = LIMITS,
     ) -> None:
         rng = random.Random(seed)  # noqa: S311 (a simulation)
         self._traffics = tuple(traffics)
@@ -70,6 +76,7 @@ class Simulation:
                 events=self._events,
                 fleet=self._fleet,
                 rng=rng,
+                limits=limits,
                 progress=self._on,
                 finished=self._finished,
             )

@@ -17,7 +17,6 @@ from cascade_api.plan import Plan, PlanRow
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Route
 from cascade_api.report import QUANTILES, RouterReport
-from cascade_api.settings import RouterSettings
 from cascade_router.cascade.effects import Answer
 from cascade_router.cascade.state import Limits
 
@@ -34,8 +33,6 @@ from .workers import WorkerJob
 
 OPENING_S: Final = 5.0
 """The rate of the trace's first seconds, this many, is also the rate before the trace."""
-LIMITS: Final = Limits(waiting=RouterSettings().queue_limit, in_hand=RouterSettings().request_limit)
-"""The limits of a router with default settings."""
 REPORT_EVERY_S: Final = 1.0
 _NO_ROW: Final = DrawnRow((), 0.0, 0.0)
 
@@ -77,6 +74,7 @@ class SimulatedRouter:
         events: Events,
         fleet: SharedFleet,
         rng: random.Random,
+        limits: Limits,
         progress: Callable[[float], None],
         finished: Callable[[], None],
     ) -> None:
@@ -84,6 +82,7 @@ class SimulatedRouter:
         self._times_s: list[float] = traffic.trace.times_s.tolist()
         self._prompts: list[int] = (traffic.trace.prompts % traffic.scores.prompts).tolist()
         self._rng = rng
+        self._limits = limits
         self._events = events
         self._fleet = fleet
         self._progress = progress
@@ -188,7 +187,7 @@ class SimulatedRouter:
                 self._fleet,
                 plan=plan,
                 scorer=self._scorer,
-                limits=LIMITS,
+                limits=self._limits,
                 start=self._start,
                 confidence=self.traffic.scores.confidence,
                 ended=self._ended,
