@@ -62,6 +62,15 @@ def _redis_url(url: str) -> str:
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
+class Elastic(Document):
+    """Accelerators on Nodes that do not exist yet: an autoscaler makes them for pods that wait for one."""
+
+    max: int = Field(ge=1, le=10_000)
+    """The most accelerators of the class that the cluster may have."""
+    provision_seconds: int = Field(ge=1, le=7200)
+    """How long a Node usually takes, from the pod that waits for it until the pod is placed."""
+
+
 class AcceleratorClass(Document):
     """A kind of accelerator of a cluster."""
 
@@ -76,6 +85,13 @@ class AcceleratorClass(Document):
     """How many the cascades may use; it is needed, and used, only if the operator may not read Nodes."""
     memory_mi_b: int = Field(default=0, ge=0, alias="memoryMiB")
     price_per_hour: Money = "0"
+    elastic: Elastic | None = None
+    """Set if an autoscaler adds Nodes of this kind."""
+
+    @property
+    def provision_s(self) -> float:
+        """Seconds until a Node comes; 0 for a class whose Nodes all exist."""
+        return 0.0 if self.elastic is None else float(self.elastic.provision_seconds)
 
 
 class PodUser(Document):

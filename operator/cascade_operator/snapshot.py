@@ -68,7 +68,8 @@ class Worker:
 
     ``hosts`` is what its server says, not what it was told; they may belong to several cascades where these share the
     pool. ``in_flight`` counts credits in use by (cascade, variant that names the queue); None: unknown, so it does not
-    count as idle. ``since_s`` is when ``state`` began (Unix seconds).
+    count as idle. ``since_s`` is when ``state`` began (Unix seconds). ``problem`` says what is wrong with one
+    that failed.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Worker:
     since_s: float
     hosts: tuple[Host, ...] = ()
     in_flight: Mapping[tuple[CascadeRef, str], int] | None = None
+    problem: str = ""
 
     def hosting(self, *states: HostState) -> tuple[str, ...]:
         """The weights that it hosts in one of these states."""

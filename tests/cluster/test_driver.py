@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections import Counter
@@ -295,6 +296,26 @@ async def test_the_secret_of_a_pool_is_made_and_never_read(world: World) -> None
     assert secret["metadata"]["ownerReferences"][0]["uid"] == world.subject.uid
     assert secret["immutable"]
     assert world.requests["secrets"] == 1
+
+
+async def test_a_secret_that_somebody_deleted_is_made_again_for_a_pod_that_does_not_start(world: World) -> None:
+    await world.act(world.start("light"))
+    await world.workers(ready=1)
+    path = f"/api/v1/namespaces/{world.ref.namespace}/secrets"
+    (secret,) = (each for each in world.cluster.api.items(path) if each["type"] == "Opaque")
+    world.cluster.api.delete(f"{path}/{secret['metadata']['name']}")
+    waiting = copy.deepcopy(world.pods()[0])
+    del waiting["status"]["podIP"]
+    world.mirror.pods.put(waiting | {"metadata": waiting["metadata"] | {"resourceVersion": str(10**12)}})
+
+    def made() -> list[str]:
+        return [each["metadata"]["name"] for each in world.cluster.api.items(path) if each["type"] == "Opaque"]
+
+    await world.driver.reconcile([world.subject])
+    assert made() == [], "it may just be slow"
+    world.now = time.time() + 60
+    await world.driver.reconcile([world.subject])
+    assert made() == [secret["metadata"]["name"]]
 
 
 async def test_who_comes_later_goes_on_where_the_first_was(world: World, control_plane: Cluster) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from cascade_api.names import CascadeRef
 from cascade_api.quantities import quantity
-from cascade_api.settings import CPU
-from cascade_operator.clusters.kubernetes.inventory import count_accelerators, told_accelerators
+from cascade_api.settings import CPU, AcceleratorClass
+from cascade_operator.clusters.kubernetes.inventory import count_accelerators, told_accelerators, unprovisioned
 from cascade_operator.clusters.kubernetes.objects import Node, Pod
-from support.cluster_objects import GPU, REF, make_node, make_pod, make_stranger
+from support.cluster_objects import ELASTIC, GPU, REF, make_node, make_pod, make_stranger
 
 
 def count(nodes: Sequence[Node], pods: Sequence[Pod] = (), *, planned: Sequence[CascadeRef] = (REF,)) -> dict[str, int]:
@@ -67,6 +67,46 @@ def test_a_node_that_is_cordoned_or_silent_has_what_runs_on_it() -> None:
     pods = [replica("p1", node="n2"), ending, replica("p2", node="n3")]
     nodes = [make_node("n1", gpu=8), make_node("n2", gpu=8, ready=False), make_node("n3", gpu=8, schedulable=False)]
     assert count(nodes, pods)["test-gpu"] == 8 + 1 + 1
+
+
+def elastic(nodes: Sequence[Node], pods: Sequence[Pod] = (), *, closed: Sequence[str] = ()) -> int:
+    return count_accelerators(nodes, pods, classes=[ELASTIC], planned=[REF], closed=closed)["test-gpu"]
+
+
+def test_an_elastic_class_has_what_its_nodes_and_those_that_may_come_have() -> None:
+    strangers = [make_stranger("a", gpu="1")]
+    assert elastic([]) == 6
+    assert elastic([make_node("n1", gpu=4)], strangers) == 6 - 1
+    assert elastic([make_node("n1", gpu=8)], strangers) == 8 - 1, "more are there than it says"
+
+
+def test_while_no_node_comes_an_elastic_class_has_what_is_there() -> None:
+    assert elastic([], closed=["test-gpu"]) == 0
+    assert elastic([make_node("n1", gpu=4)], closed=["test-gpu"]) == 4
+
+
+def test_an_elastic_class_needs_no_count_where_nodes_may_not_be_read() -> None:
+    assert told_accelerators([], classes=[ELASTIC, CPU], planned=[REF]) == {"test-gpu": 6, "cpu": 0}
+    assert told_accelerators([], classes=[ELASTIC], planned=[REF], closed=["test-gpu"]) == {"test-gpu": 0}
+
+
+def test_a_class_is_without_nodes_when_a_worker_waited_for_twice_the_time_that_one_takes() -> None:
+    waiting = make_pod("p1", node="", ready=False, accelerator_class="test-gpu", unschedulable="2026-01-01T00:00:00Z")
+    since_s = waiting.unschedulable_s
+    assert since_s is not None
+
+    def missed(after_s: float, known: AcceleratorClass = ELASTIC) -> set[str]:
+        return unprovisioned([waiting], classes={"test-gpu": known}, planned=[REF], now=since_s + after_s)
+
+    assert missed(119) == set()
+    assert missed(121) == {"test-gpu"}
+    assert missed(121, GPU) == set(), "nobody makes Nodes of it"
+
+
+@pytest.mark.parametrize("taint", ["karpenter.sh/disrupted", "ToBeDeletedByClusterAutoscaler"])
+def test_a_node_that_is_going_has_what_runs_on_it(taint: str) -> None:
+    nodes = [make_node("n1", gpu=8, taint=taint), make_node("n2", gpu=2, taint="example.com/gpu")]
+    assert count(nodes, [replica("p1")])["test-gpu"] == 1 + 2
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ class World:
     def __init__(self) -> None:
         self.changes = 0
         self.clock = StoppedClock()
-        self.links = Links(changed=self._note, clock=self.clock)
+        self.refusals: list[tuple[str, str]] = []
+        self.links = Links(changed=self._note, refused=lambda *what: self.refusals.append(what), clock=self.clock)
         self.agent = Agent()
 
     def _note(self) -> None:
@@ -118,11 +119,14 @@ async def test_a_silent_agent_s_last_report_counts_for_a_while(world: World) -> 
     assert world.agent.kept == [LIGHT, LIGHT], "whoever comes back may have forgotten everything"
 
 
-async def test_an_agent_that_refuses_a_list_is_heard_nevertheless(world: World) -> None:
+async def test_an_agent_that_refuses_a_list_says_why_and_is_heard_nevertheless(world: World) -> None:
     await world.agent.start()
     world.links.keep({"uid": world.agent.told({"variants": [{"name": "steam"}]})})
     await world.heard()
     assert world.agent.kept == []
+    ((uid, problem),) = world.refusals
+    assert uid == "uid"
+    assert "variants.0" in problem
 
 
 async def test_without_the_right_key_nothing_is_heard(world: World) -> None:

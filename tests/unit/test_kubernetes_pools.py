@@ -9,6 +9,7 @@ import pytest
 
 from cascade_api.worker_requests import model_of_weights
 from cascade_operator.agent_reports import Hosted, Report
+from cascade_operator.clusters.kubernetes.inventory import UNSCHEDULABLE_AFTER_S
 from cascade_operator.clusters.kubernetes.objects import Pod, read_pod
 from cascade_operator.clusters.kubernetes.pools import ClusterPool, change_of, workers_of
 from cascade_operator.manifests.naming import ANNOTATION_DRAINING
@@ -35,11 +36,15 @@ def report(endpoint: str | None = "10.0.0.1:8001", *, failures: int = 0, **state
 
 
 def workers(
-    pool: ClusterPool, *, nodes: tuple[str, ...] = ("n1",), reports: dict[str, Report] | None = None
+    pool: ClusterPool,
+    *,
+    nodes: tuple[str, ...] = ("n1",),
+    reports: dict[str, Report] | None = None,
+    patience_s: float = UNSCHEDULABLE_AFTER_S,
 ) -> list[Worker]:
     """The workers of a pool in which every agent says that it hosts `w1`, unless there are other reports."""
     said = {pod.uid: report(w1="ready") for pod in pool.pods} if reports is None else reports
-    return workers_of(pool, said, now=NOW, nodes=nodes)
+    return workers_of(pool, said, now=NOW, nodes=nodes, patience_s=patience_s)
 
 
 def start() -> StartWorker:
@@ -112,7 +117,9 @@ def test_a_kubelet_that_is_silent_for_a_while_says_nothing_of_its_pods(silent_s:
     raw = pod_json("p1", ready=False)
     raw["status"]["containerStatuses"] = [{"ready": True, "state": {"running": {}}}]
     pod = read_pod(raw)
-    (worker,) = workers_of(make_pool(pod), {pod.uid: report()}, now=pod.ready_since_s + silent_s, nodes=["n1"])
+    (worker,) = workers_of(
+        make_pool(pod), {pod.uid: report()}, now=pod.ready_since_s + silent_s, nodes=["n1"], patience_s=10
+    )
     assert worker.state is state
 
 
@@ -206,3 +213,12 @@ def unchanged(pool: ClusterPool, moves: list[StopWorker | Load]) -> bool:
     """Whether moves neither write to the Deployment nor to a pod."""
     change = change_of(pool, moves)
     return not change.resizes(pool) and not change.told
+
+
+def test_a_worker_waits_longer_for_a_node_that_an_autoscaler_makes_and_says_what_it_waited_for() -> None:
+    pod = make_pod("p1", node="", ready=False, unschedulable=SINCE)
+    waited_s = NOW - (pod.unschedulable_s or 0)
+    (patient,) = workers(make_pool(pod), patience_s=waited_s + 1)
+    assert (patient.state, patient.problem) == (WorkerState.STARTING, "")
+    (failed,) = workers(make_pool(pod))
+    assert (failed.state, failed.problem) == (WorkerState.FAILED, "no Node had room for it within 10 s")

@@ -323,6 +323,18 @@ async def test_a_slot_that_cannot_start_says_why_and_recovers() -> None:
         assert m.cluster.problem is None
 
 
+async def test_a_slot_that_cannot_start_stays_failed_however_often_it_is_told_the_same() -> None:
+    async with machine() as m:
+        m.start_error = "no Triton environment"
+        await m.cluster.act(POOL, [start(LIGHT, HEAVY)])
+        await eventually(lambda: m.cluster.problem is not None, what="a problem")
+        await m.cluster.act(POOL, [load(LIGHT), load(HEAVY)])
+        assert m.cluster.problem is not None
+        worker = await m.worker()
+        assert worker is not None
+        assert worker.state is WorkerState.FAILED
+
+
 async def test_closing_ends_every_server() -> None:
     async with machine(2) as m:
         await m.cluster.act(POOL, [start(LIGHT)])

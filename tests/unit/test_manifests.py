@@ -36,7 +36,7 @@ from cascade_operator.manifests.naming import (
 )
 from cascade_operator.manifests.pools import PoolShape, leave_time_s, measured_memory, pool_deployment, rounded_up
 from cascade_operator.snapshot import PoolRef
-from support.cluster_objects import GPU, SETTINGS
+from support.cluster_objects import ELASTIC, GPU, SETTINGS
 from support.factories import make_cascade, make_profile
 
 OWN = PoolRef("default", "cpu", "shapes")
@@ -145,6 +145,18 @@ def test_the_manifest_s_own_wishes_are_met_but_for_the_accelerator() -> None:
     assert container(made)["resources"]["requests"] == {"memory": "1Gi", GPU.resource: "1"}
     assert pod_of(made)["nodeSelector"] == {"class": "test-gpu", "zone": "a"}
     assert made["spec"]["template"]["metadata"]["annotations"] == {"team": "red"}
+
+
+def test_no_autoscaler_takes_a_node_away_from_under_a_worker_unless_the_manifest_lets_it() -> None:
+    def annotations(**template: Any) -> dict[str, str]:
+        made = deployment(make_cascade(pool={"podTemplate": template}), ELASTIC)
+        return dict(made["spec"]["template"]["metadata"]["annotations"])
+
+    staying = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    assert annotations() == staying
+    short = {"karpenter.sh/do-not-disrupt": "10m"}
+    assert annotations(annotations=short) == staying | short
+    assert "annotations" not in deployment(accelerator_class=GPU)["spec"]["template"]["metadata"]
 
 
 EVERYTHING: dict[str, Any] = {

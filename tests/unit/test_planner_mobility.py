@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from cascade_api.profile import CascadeProfile
-from cascade_api.settings import CPU, PlannerSettings
+from cascade_api.settings import CPU, AcceleratorClass, Elastic, PlannerSettings
 from cascade_operator.planning.forecast import forecast
 from cascade_operator.planning.memory import Memory
 from cascade_operator.planning.observed import observe
@@ -30,11 +30,11 @@ class Planned:
     prices: dict[str, float]
 
 
-def planned(load_ms: int) -> Planned:
+def planned(load_ms: int, known: AcceleratorClass = CPU) -> Planned:
     view = make_view(demand=RISING, profile=slow_to_load(load_ms))
     settings = PlannerSettings()
     snapshot = Snapshot((view,), {"cpu": 2}, BOTH)
-    seen = observe(view, snapshot, Memory(), START, Preparations(settings, (CPU,)))
+    seen = observe(view, snapshot, Memory(), START, Preparations(settings, (known,)))
     expected = forecast(seen, START, settings)
     prices = {variant: price for (variant, _), price in seen.known.problem.switch_prices.items()}
     return Planned(expected.pool_rate, seen.moves_slowly, prices)
@@ -49,12 +49,23 @@ def slow_to_load(load_ms: int) -> CascadeProfile:
     return profile.model_copy(update={"spec": spec})
 
 
-def test_where_loads_take_long_the_horizon_is_longer_the_planner_careful_and_a_load_dear() -> None:
-    quick, slow = planned(350), planned(45_000)
+@pytest.mark.parametrize(
+    ("slow", "seconds"),
+    [
+        (planned(45_000), 30),
+        # The trend is carried forward no further than by the time that it was seen for.
+        (planned(350, CPU.model_copy(update={"elastic": Elastic(max=2, provision_seconds=45)})), 2),
+    ],
+    ids=["loads", "Nodes"],
+)
+def test_where_moves_take_long_the_horizon_is_longer_the_planner_careful_and_a_move_dear(
+    slow: Planned, seconds: float
+) -> None:
+    quick = planned(350)
     assert not quick.moves_slowly
     assert slow.moves_slowly
     # Demand rises by one request per second in each second, less what chance could make of it: 44.65 s more of it.
-    assert slow.pool_rate > quick.pool_rate + 30
+    assert slow.pool_rate > quick.pool_rate + seconds
     settings = PlannerSettings()
     for variant in ("light", "heavy"):
         ratio = slow.prices[variant] / quick.prices[variant]

@@ -65,8 +65,9 @@ class LocalCluster:
         hosted = slot.assignment.weights if slot.assignment is not None else ()
         match move:
             case Load():
-                others = [weights for weights in hosted if weights != move.weights]
-                slot.assign(self._assignment_of(pool, [*others, move.weights]))
+                # In another order it would be another assignment, and a slot that fails would seem to begin anew.
+                added = () if move.weights in hosted else (move.weights,)
+                slot.assign(self._assignment_of(pool, [*hosted, *added]))
             case Unload() if move.weights in hosted:
                 slot.assign(self._assignment_of(pool, [weights for weights in hosted if weights != move.weights]))
             case DrainWorker():

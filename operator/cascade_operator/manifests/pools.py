@@ -49,6 +49,10 @@ LEAST_LIMIT_MIB: Final = 1024
 UNREACHABLE_S: Final = 30
 """A pod on a Node that is lost is given up after this time (Kubernetes' default: 300 s)."""
 
+STAYING: Final = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""No autoscaler takes a Node away from under a worker to save money. The operator stops the workers that are too many,
+and their Nodes are free to go."""
+
 _SOURCE_NAMES: Final = {
     "emptyDir": "empty",
     "configMap": "config",
@@ -160,8 +164,9 @@ def _template(shape: PoolShape, labels: dict[str, str], settings: OperatorSettin
     """The pod template."""
     custom = shape.workers.pod_template
     metadata: dict[str, Any] = {"labels": labels}
-    if custom.annotations:
-        metadata["annotations"] = dict(custom.annotations)
+    annotations = {**(STAYING if shape.accelerator_class.elastic is not None else {}), **custom.annotations}
+    if annotations:
+        metadata["annotations"] = annotations
     spec: dict[str, Any] = {
         # It is always set: an account that is no longer set would stay, in a field with an older name.
         "serviceAccountName": custom.service_account_name or "default",

@@ -144,7 +144,7 @@ def _at_once(pool: SharedPool, settings: PlannerSettings) -> int:
 
     A crowd at one cascade needs its weights on many workers at once, and a worker goes on with others meanwhile.
     """
-    if any(seen.moves_slowly for seen in pool.planned):
+    if any(seen.known.load_s > seen.objective_s / 2 for seen in pool.planned):
         return max(len(pool.workers) * settings.moves_percent // 100, 1)
     return len(pool.workers)
 

@@ -97,7 +97,7 @@ class Observed:
     @property
     def moves_slowly(self) -> bool:
         """Whether a move takes more than half an objective, so that the load may have changed before it is done."""
-        return self.known.move_s > self.objective_s / 2
+        return self.known.load_s + self.known.node_s > self.objective_s / 2
 
     @property
     def store_was_away(self) -> bool:

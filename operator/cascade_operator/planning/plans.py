@@ -150,7 +150,7 @@ def _crowd(prepared: Prepared, variant: str, workers: Sequence[Worker]) -> PlanC
     most = min(sum(1 for worker in workers if worker.state is WorkerState.READY), pool.max)
     if most < 1 or variant != min(prepared.hull.batches, key=prepared.hull.image_s):
         return None
-    after_s = CROWD_SEEN_OBJECTIVES * prepared.spec.objective.latency_s + prepared.move_s
+    after_s = CROWD_SEEN_OBJECTIVES * prepared.spec.objective.latency_s + prepared.load_s
     return PlanCrowd(workers=most, after_s=round(after_s, 3))
 
 

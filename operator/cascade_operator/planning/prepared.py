@@ -15,7 +15,7 @@ import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -82,7 +82,8 @@ class Prepared:
 
     ``problem`` lacks only what changes with time: the demand and the running replicas. ``rooms`` are the largest sets
     of weights that a worker may host, and ``memory_mib`` is the memory of an accelerator by class (0: not known).
-    ``corrections`` lists the pools whose times were multiplied, as (variant, class, factor).
+    ``corrections`` lists the pools whose times were multiplied, as (variant, class, factor). ``provision_s`` says for
+    elastic classes how many seconds a new Node takes.
     """
 
     spec: CascadeSpec
@@ -95,6 +96,7 @@ class Prepared:
     spec_print: str
     profile_print: str
     corrections: tuple[tuple[str, str, float], ...]
+    provision_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[PoolKey]:
@@ -120,9 +122,14 @@ class Prepared:
         return found
 
     @property
-    def move_s(self) -> float:
+    def load_s(self) -> float:
         """Seconds that loading the weights of a variant takes at most."""
         return max((self.timings.load_s(*key) for key in self.keys), default=0.0)
+
+    @property
+    def node_s(self) -> float:
+        """Seconds that a new Node takes at most."""
+        return max((self.provision_s.get(accelerator_class, 0.0) for _, accelerator_class in self.keys), default=0.0)
 
     @property
     def image_s(self) -> float:
@@ -268,6 +275,7 @@ def prepare(
     # Benchmarks charge exactly what a published table says, so it is taken as exact.
     published = profile.spec.source.kind == "published"
     memory_mib = {c.name: c.memory_mi_b for c in classes}
+    provision_s = {c.name: c.provision_s for c in classes if c.elastic is not None}
     digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
     key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()))
     sized = (kept or {}).get(key)
@@ -304,6 +312,7 @@ def prepare(
             sized.timings,
             usable,
             settings,
+            provision_s=provision_s,
             noise=0.0 if published else QUALITY_NOISE,
             thrift=chosen.thrift,
         ),
@@ -322,6 +331,7 @@ def prepare(
         spec_print=_print(spec),
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
+        provision_s=provision_s,
     )
 
 
@@ -391,6 +401,7 @@ def _switch_prices(
     classes: Mapping[str, Sequence[str]],
     settings: PlannerSettings,
     *,
+    provision_s: Mapping[str, float],
     noise: float,
     thrift: float,
 ) -> dict[PoolKey, float]:
@@ -398,7 +409,8 @@ def _switch_prices(
     prices = {}
     for name, usable in classes.items():
         for accelerator_class in usable:
-            dear = timings.load_s(name, accelerator_class) > spec.objective.latency_s / 2
+            takes_s = timings.load_s(name, accelerator_class) + provision_s.get(accelerator_class, 0.0)
+            dear = takes_s > spec.objective.latency_s / 2
             price = settings.dear_switch_price if dear else settings.switch_price
             prices[name, accelerator_class] = thrift * max(price / TUNED_SPAN, noise)
     return prices

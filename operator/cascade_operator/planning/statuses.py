@@ -112,7 +112,7 @@ def signs(
     rows = plan.rows if plan else []
     chain = (rows[0].chain, needed(rows)) if rows else None
     states = Counter((worker.pool, worker.state) for worker in workers)
-    failed = tuple(sorted(worker.id for worker in workers if worker.state is WorkerState.FAILED))
+    failed = tuple(sorted((worker.id, worker.problem) for worker in workers if worker.state is WorkerState.FAILED))
     return cascade, chain, states, failed, findings
 
 
@@ -161,9 +161,10 @@ def _pools_available(workers: Sequence[Worker], findings: Findings) -> _Found:
     kind = ConditionType.POOLS_AVAILABLE
     ready = {key: size.replicas for key, size in findings.ready.pools.items()}
     short = [key for key, size in sorted(findings.target.items()) if ready.get(key, 0) < size.replicas]
-    failed = sorted(worker.id for worker in workers if worker.state is WorkerState.FAILED)
+    failed = sorted((worker.id, worker.problem) for worker in workers if worker.state is WorkerState.FAILED)
     if failed:
-        return kind, "False", Reason.REPLICAS_FAILING, f"failed: {', '.join(failed)}"
+        names = ", ".join(f"{name} ({problem})" if problem else name for name, problem in failed)
+        return kind, "False", Reason.REPLICAS_FAILING, f"failed: {names}"
     if short:
         names = ", ".join(pool_name(variant=v, accelerator_class=c) for v, c in short)
         return kind, "False", Reason.REPLICAS_STARTING, f"fewer replicas ready than wanted: {names}"

@@ -9,6 +9,7 @@ was. In the steady state nothing is written.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,7 +58,7 @@ from .api import (
     KubernetesApi,
     Object,
 )
-from .inventory import count_accelerators, told_accelerators
+from .inventory import UNSCHEDULABLE_AFTER_S, count_accelerators, patience_s, told_accelerators, unprovisioned
 from .links import Links, Told
 from .mirror import Mirror
 from .objects import Deployment, Pod
@@ -70,6 +71,10 @@ REVERT_EVERY_S: Final = 5.0
 that but does not compete with it."""
 
 
+REOPEN_FACTOR: Final = 10.0
+"""If no Node came for an elastic class, other classes are used for this many times its `provisionSeconds`."""
+KEY_AGAIN_S: Final = 30.0
+"""A pod that does not start for so long may lack the Secret with the key of its agent, which is then made again."""
 REFUSED_PAUSE_S: Final = 30.0
 BAD_REQUEST, UNPROCESSABLE = 400, 422
 
@@ -114,12 +119,14 @@ class KubernetesCluster:
         self._notice = notice
         self._clock = clock
         self._agent_url = agent_url
-        self._links = Links(changed=changed)
-        self._keys: set[tuple[str, str]] = set()
+        self._links = Links(changed=changed, refused=self._agent_refuses)
+        self._keys: dict[tuple[str, str], float] = {}
         self._subjects: dict[CascadeRef, Subject] = {}
         self._baselines = Baselines()
         self._reverted_s: dict[str, float] = {}
         self._refused: dict[tuple[CascadeRef, str], tuple[str, float]] = {}
+        self._closed_s: dict[str, float] = {}
+        self._going_s: dict[str, float] = {}
         self._in_line: dict[str, tuple[int, Object]] = {}
         self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, ClusterPool]]] = (-1, -1), {}
 
@@ -127,9 +134,10 @@ class KubernetesCluster:
         if not (self._mirror.complete and self._api.available):
             return None
         pods, classes, planned = self._mirror.pods, self._classes.values(), self._subjects.keys()
+        closed = self._closed_classes()
         if not self._mirror.sees_nodes:
-            return told_accelerators(pods, classes=classes, planned=planned)
-        return count_accelerators(list(self._mirror.nodes), pods, classes=classes, planned=planned)
+            return told_accelerators(pods, classes=classes, planned=planned, closed=closed)
+        return count_accelerators(list(self._mirror.nodes), pods, classes=classes, planned=planned, closed=closed)
 
     async def workers(self) -> tuple[Worker, ...]:
         nodes = self._nodes_there()
@@ -140,7 +148,7 @@ class KubernetesCluster:
             worker
             for ref in self._subjects
             for pool in self._pools(ref).values()
-            for worker in workers_of(pool, reports, now=now, nodes=nodes)
+            for worker in workers_of(pool, reports, now=now, nodes=nodes, patience_s=self._patience_s(pool))
         )
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
@@ -159,6 +167,7 @@ class KubernetesCluster:
                 log.warning("what runs could not be brought in line", error=str(result))
             elif isinstance(result, BaseException):
                 log.error("what runs could not be brought in line", error=repr(result), exc_info=result)
+        await self._leave_nodes()
         self._link()
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
@@ -188,6 +197,46 @@ class KubernetesCluster:
         """Close the connection; pods continue to serve without the operator."""
         await self._links.close()
         self._api.close()
+
+    def _closed_classes(self) -> set[str]:
+        """The elastic classes for which no Node came lately."""
+        now = self._clock()
+        for name in unprovisioned(self._mirror.pods, classes=self._classes, planned=self._subjects.keys(), now=now):
+            if name not in self._closed_s:
+                log.warning("no Node comes for an elastic class", accelerator_class=name)
+            self._closed_s[name] = now
+        self._closed_s = {
+            name: since_s
+            for name, since_s in self._closed_s.items()
+            if now - since_s < REOPEN_FACTOR * self._classes[name].provision_s
+        }
+        return set(self._closed_s)
+
+    def _patience_s(self, pool: ClusterPool) -> float:
+        known = self._classes.get(pool.accelerator_class)
+        return UNSCHEDULABLE_AFTER_S if known is None else patience_s(known)
+
+    async def _leave_nodes(self) -> None:
+        """Delete the workers on Nodes that are going: they end what they have in hand, and others come elsewhere."""
+        nodes = self._mirror.nodes if self._mirror.sees_nodes else ()
+        now = self._clock()
+        self._going_s = {node.key[1]: self._going_s.get(node.key[1], now) for node in nodes if node.going}
+        acting = {ref for ref, each in self._subjects.items() if each.cascade.spec.policy.mode == "auto"}
+        for pod in list(self._mirror.pods) if self._going_s else ():
+            # A pod that came later tolerates the taint; it would come again and again.
+            before = pod.created_s <= self._going_s.get(pod.node, -math.inf)
+            if before and pod.ref in acting and pod.terminating_s is None and not pod.finished:
+                log.info("a Node is going: its worker leaves", node=pod.node, worker=pod.key[1])
+                try:
+                    await self._api.delete(PODS, *pod.key, uid=pod.uid)
+                except ClusterFailed as error:
+                    log.warning("a worker could not be deleted", worker=pod.key[1], error=str(error))
+
+    def _agent_refuses(self, uid: str, problem: str) -> None:
+        """Tell people of an agent that cannot host what it is told."""
+        for pod in self._mirror.pods:
+            if pod.uid == uid and pod.ref is not None:
+                self._notice(pod.ref, Reason.REPLICAS_FAILING, f"worker {pod.key[1]}: {problem}")
 
     def _nodes_there(self) -> set[str]:
         """Nodes that are ready, so that their terminating pods will end; if Nodes cannot be read, those of all pods."""
@@ -452,7 +501,8 @@ class KubernetesCluster:
         ref, on = subject.cascade.ref, workers.accelerator_class
         pool = PoolRef(ref.namespace, workers.name, ref.name)
         key = self._key(subject, pool, on)
-        if (ref.namespace, key.secret) in self._keys:
+        made_s = self._keys.get((ref.namespace, key.secret))
+        if made_s is not None and not self._lacks_key(ref, workers, made_s):
             return
         manifest = key_secret(pool, key, owner=owner_reference(ref, subject.uid), accelerator_class=on)
         try:
@@ -460,7 +510,13 @@ class KubernetesCluster:
         except ApiRefused as refused:
             if refused.status != CONFLICT:
                 raise
-        self._keys.add((ref.namespace, key.secret))
+        self._keys[ref.namespace, key.secret] = self._clock()
+
+    def _lacks_key(self, ref: CascadeRef, workers: Workers, made_s: float) -> bool:
+        """Whether a pool's Secret may have been deleted since it was made: a pod has its Node, and does not start."""
+        last_s = self._clock() - KEY_AGAIN_S
+        pods = (pod for pool in self._pools(ref).values() if pool.ref.name == workers.name for pod in pool.live)
+        return made_s < last_s and any(pod.node and not pod.ip and pod.created_s < last_s for pod in pods)
 
     async def _apply(self, ref: CascadeRef, manifest: Object) -> None:
         """Apply a Deployment; if it was refused, it is offered again only after `REFUSED_PAUSE_S`."""

@@ -5,8 +5,12 @@ For each Node that matches the class, the number is
     allocatable - requests of pods that are not replicas of planned cascades
 
 but at least the number of replicas that run there. Replicas of planned cascades are not subtracted, because the planner
-itself counts them as used. Pods of a deleted cascade are subtracted like any other pod. A Node that is cordoned, or
-whose kubelet is silent, counts only with the replicas that run on it: no new ones may come, and none is taken away.
+itself counts them as used. Pods of a deleted cascade are subtracted like any other pod. A Node that is cordoned or
+going, or whose kubelet is silent, counts only with the replicas that run on it: no new ones may come, and none is taken
+away.
+
+An elastic class has as many as its Nodes, and those that an autoscaler may still add, can have: its ``elastic.max``,
+less what other pods have of it.
 """
 
 from __future__ import annotations
@@ -20,6 +24,11 @@ from cascade_api.settings import AcceleratorClass
 
 from .objects import Node, Pod, whole
 
+UNSCHEDULABLE_AFTER_S = 10.0
+"""A pod that has found no Node for this long counts as failed: other pods have taken the accelerators."""
+PROVISION_FACTOR = 2.0
+"""In an elastic class, that is so after this many times `provisionSeconds`."""
+
 
 def count_accelerators(
     nodes: Collection[Node],
@@ -27,46 +36,89 @@ def count_accelerators(
     *,
     classes: Iterable[AcceleratorClass],
     planned: Collection[CascadeRef],
+    closed: Collection[str] = (),
 ) -> dict[str, int]:
-    """Accelerators by class that the cascades ``planned`` may have together, including those that they use now."""
+    """Accelerators by class that the cascades ``planned`` may have together, including those that they use now.
+
+    For the classes ``closed`` no Nodes come now.
+    """
     by_node: dict[str, list[Pod]] = defaultdict(list)
     for pod in pods:
         if pod.node and not pod.finished:
             by_node[pod.node].append(pod)
-    return {
-        c.name: sum(
-            _on_node(node, by_node[node.key[1]], c, planned) for node in nodes if _matches(node, c.node_selector)
-        )
-        for c in classes
-    }
+    found: dict[str, int] = {}
+    for c in classes:
+        matching = [node for node in nodes if _matches(node, c.node_selector)]
+        there = sum(_on_node(node, by_node[node.key[1]], c, planned) for node in matching)
+        if c.elastic is not None and c.name not in closed:
+            others = sum((_others(by_node[node.key[1]], c, planned) for node in matching), Decimal(0))
+            there = max(there, whole(c.elastic.max - others))
+        found[c.name] = there
+    return found
 
 
 def told_accelerators(
-    pods: Iterable[Pod], *, classes: Iterable[AcceleratorClass], planned: Collection[CascadeRef]
+    pods: Iterable[Pod],
+    *,
+    classes: Iterable[AcceleratorClass],
+    planned: Collection[CascadeRef],
+    closed: Collection[str] = (),
 ) -> dict[str, int] | None:
-    """The same without reading Nodes: the count in a class's settings, or if it has none, its replicas that run.
+    """The same without reading Nodes: what a class's settings say, or if they say nothing, its replicas that run.
 
-    None if no class has a count.
+    None if no class says anything.
     """
     known = list(classes)
-    if all(c.count is None for c in known):
+    if all(c.count is None and c.elastic is None for c in known):
         return None
-    running = Counter(pod.accelerator_class for pod in pods if pod.ref in planned and not pod.finished)
-    return {c.name: running[c.name] if c.count is None else c.count for c in known}
+    running = Counter(pod.accelerator_class for pod in pods if pod.ref in planned and pod.node and not pod.finished)
+
+    def told(c: AcceleratorClass) -> int:
+        there = running[c.name] if c.count is None else c.count
+        return there if c.elastic is None or c.name in closed else max(there, c.elastic.max)
+
+    return {c.name: told(c) for c in known}
 
 
-def _on_node(node: Node, pods: Iterable[Pod], wanted: AcceleratorClass, planned: Collection[CascadeRef]) -> int:
-    replicas, others = 0, Decimal(0)
-    for pod in pods:
-        if pod.accelerator_class == wanted.name and pod.ref in planned:
-            # A terminating pod on a silent Node counts as gone.
-            replicas += node.ready or pod.terminating_s is None
-        else:
-            others += pod.requests.get(wanted.resource, Decimal(0))
-    if not (node.ready and node.schedulable):
+def unprovisioned(
+    pods: Iterable[Pod], *, classes: Mapping[str, AcceleratorClass], planned: Collection[CascadeRef], now: float
+) -> set[str]:
+    """The elastic classes of which a worker has waited for a Node for too long (`PROVISION_FACTOR`)."""
+    return {
+        pod.accelerator_class
+        for pod in pods
+        if pod.ref in planned
+        and (known := classes.get(pod.accelerator_class)) is not None
+        and known.elastic is not None
+        and pod.unschedulable_s is not None
+        and now - pod.unschedulable_s > patience_s(known)
+    }
+
+
+def patience_s(accelerator_class: AcceleratorClass) -> float:
+    """For how long a worker may find no Node before it counts as failed."""
+    return max(UNSCHEDULABLE_AFTER_S, PROVISION_FACTOR * accelerator_class.provision_s)
+
+
+def _others(pods: Iterable[Pod], wanted: AcceleratorClass, planned: Collection[CascadeRef]) -> Decimal:
+    """What pods that are not replicas of planned cascades have of a class."""
+    return sum(
+        (pod.requests.get(wanted.resource, Decimal(0)) for pod in pods if not _is_replica(pod, wanted, planned)),
+        Decimal(0),
+    )
+
+
+def _is_replica(pod: Pod, wanted: AcceleratorClass, planned: Collection[CascadeRef]) -> bool:
+    return pod.accelerator_class == wanted.name and pod.ref in planned
+
+
+def _on_node(node: Node, pods: Collection[Pod], wanted: AcceleratorClass, planned: Collection[CascadeRef]) -> int:
+    # A terminating pod on a silent Node counts as gone.
+    replicas = sum(_is_replica(p, wanted, planned) and (node.ready or p.terminating_s is None) for p in pods)
+    if not (node.ready and node.schedulable) or node.going:
         return replicas
     # Replicas that run count, even if their Node is overcommitted.
-    return max(whole(node.allocatable.get(wanted.resource, Decimal(0)) - others), replicas)
+    return max(whole(node.allocatable.get(wanted.resource, Decimal(0)) - _others(pods, wanted, planned)), replicas)
 
 
 def _matches(node: Node, selector: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,9 +45,17 @@ class Told:
 class Links:
     """The links to all agents, by the uid of their pod."""
 
-    def __init__(self, *, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
-        """``changed`` is called whenever a report differs from the last one; ``clock`` is in seconds."""
+    def __init__(
+        self,
+        *,
+        changed: Callable[[], None],
+        refused: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``changed`` is called whenever a report differs from the last one, ``refused`` with the uid of a pod and a
+        message when its agent cannot host what it is told; ``clock`` is in seconds."""
         self._changed = changed
+        self._refused = refused
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._links: dict[str, _Link] = {}
@@ -58,7 +67,8 @@ class Links:
         for uid, told in wanted.items():
             link = self._links.get(uid)
             if link is None:
-                self._links[uid] = _Link(self._connected(), told, self._changed, self._clock)
+                refused = functools.partial(self._refused, uid)
+                self._links[uid] = _Link(self._connected(), told, self._changed, refused, self._clock)
             else:
                 link.tell(told)
 
@@ -94,11 +104,17 @@ class Links:
 
 class _Link:
     def __init__(
-        self, session: aiohttp.ClientSession, told: Told, changed: Callable[[], None], clock: Callable[[], float]
+        self,
+        session: aiohttp.ClientSession,
+        told: Told,
+        changed: Callable[[], None],
+        refused: Callable[[str], None],
+        clock: Callable[[], float],
     ) -> None:
         self._session = session
         self._told = told
         self._changed = changed
+        self._refused = refused
         self._clock = clock
         self._woken = asyncio.Event()
         self._silent_since_s: float | None = None
@@ -155,6 +171,7 @@ class _Link:
                 return await client.host(told.document)
             except AgentRefused as error:
                 log.warning("an agent refuses what it is told", worker=told.worker, problem=str(error))
+                self._refused(str(error))
         return await client.report()
 
     def _heard(self, report: Report) -> None:

@@ -37,6 +37,18 @@ HOPELESS: Final = frozenset(
     }
 )
 """Reasons for a container to wait that do not disappear by themselves."""
+GOING: Final = frozenset(
+    {
+        "karpenter.sh/disrupted",
+        "ToBeDeletedByClusterAutoscaler",
+        "aws-node-termination-handler/spot-itn",
+        "aws-node-termination-handler/scheduled-maintenance",
+        "aws-node-termination-handler/asg-lifecycle-termination",
+        "cloud.google.com/impending-node-termination",
+        "node.cloudprovider.kubernetes.io/shutdown",
+    }
+)
+"""Taints by which autoscalers and clouds announce that a Node is going to be deleted or reclaimed."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +95,14 @@ class Pod(Seen):
 
 @dataclass(frozen=True)
 class Node(Seen):
-    """A Node; ``ready``: its kubelet reports; ``schedulable``: new pods may be placed on it."""
+    """A Node; ``ready``: its kubelet reports; ``schedulable``: new pods may be placed on it; ``going``: it will soon be
+    taken away (`GOING`)."""
 
     labels: Mapping[str, str]
     allocatable: Mapping[str, Decimal]
     ready: bool
     schedulable: bool
+    going: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,7 @@ def read_node(raw: Mapping[str, Any]) -> Node:
         allocatable={name: quantity(value) for name, value in (status.get("allocatable") or {}).items()},
         ready=conditions.get("Ready") == "True",
         schedulable=not spec.get("unschedulable", False),
+        going=any(taint.get("key") in GOING for taint in spec.get("taints") or ()),
     )
 
 

@@ -16,8 +16,6 @@ from ...manifests.pools import GRPC_PORT
 from ...snapshot import Host, HostState, Load, PoolRef, StartWorker, StopWorker, Unload, Worker, WorkerState
 from .objects import Pod
 
-UNSCHEDULABLE_AFTER_S = 10.0
-"""A pod that has found no Node for this long counts as failed: other pods have taken the accelerators."""
 UNHEARD_S = 60.0
 """For this long, pods of a silent kubelet still count as ready. After an outage of the API server all kubelets are
 silent for a while, and the pods of a Node that is really lost are given up earlier. Routers notice by themselves which
@@ -72,7 +70,9 @@ class ClusterPool:
         return next((weights for each, weights in zip(new, self.due, strict=False) if each.key == pod.key), ())
 
 
-def workers_of(pool: ClusterPool, reports: Mapping[str, Report], *, now: float, nodes: Collection[str]) -> list[Worker]:
+def workers_of(
+    pool: ClusterPool, reports: Mapping[str, Report], *, now: float, nodes: Collection[str], patience_s: float
+) -> list[Worker]:
     """The workers of a pool, including those that are wanted but have no pod yet; those that leave come last.
 
     Args:
@@ -81,11 +81,12 @@ def workers_of(pool: ClusterPool, reports: Mapping[str, Report], *, now: float, 
         now: Unix seconds.
         nodes: Nodes that exist and are ready; a terminating pod on another Node counts as gone, even if the API server
             still has it.
+        patience_s: seconds that a pod may find no Node before it counts as failed.
     """
     there = [pod for pod in pool.pods if not pod.finished and (pod.terminating_s is None or pod.node in nodes)]
     there.sort(key=lambda pod: (pool.leaving(pod), pod.created_s, pod.key[1]))
     missing = pool.wanted - len(pool.live)
-    return [_worker(pool, pod, reports.get(pod.uid), now) for pod in there] + [
+    return [_worker(pool, pod, reports.get(pod.uid), now, patience_s) for pod in there] + [
         Worker(
             id=f"{pool.name}-awaited-{index}",
             pool=pool.ref,
@@ -99,8 +100,8 @@ def workers_of(pool: ClusterPool, reports: Mapping[str, Report], *, now: float, 
     ]
 
 
-def _worker(pool: ClusterPool, pod: Pod, report: Report | None, now: float) -> Worker:
-    state, since_s = _state(pool, pod, report, now)
+def _worker(pool: ClusterPool, pod: Pod, report: Report | None, now: float, patience_s: float) -> Worker:
+    state, since_s, problem = _state(pool, pod, report, now, patience_s)
     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
     # A pod that is not ready has lost the requests that it was serving.
     gone = state is WorkerState.DRAINING and not pod.ready
@@ -113,26 +114,31 @@ def _worker(pool: ClusterPool, pod: Pod, report: Report | None, now: float) -> W
         since_s=since_s,
         hosts=tuple(Host(digest, each, since_s) for digest, each in host_states(pool.told(pod), report).items()),
         in_flight={} if gone else None,
+        problem=problem,
     )
 
 
-def _state(pool: ClusterPool, pod: Pod, report: Report | None, now: float) -> tuple[WorkerState, float]:
+def _state(
+    pool: ClusterPool, pod: Pod, report: Report | None, now: float, patience_s: float
+) -> tuple[WorkerState, float, str]:
+    """The state of a worker, since when, and what is wrong with one that failed."""
     if pod.terminating_s is not None:
-        return WorkerState.DRAINING, pod.terminating_s
+        return WorkerState.DRAINING, pod.terminating_s, ""
     if pod.draining_s is not None:
-        return WorkerState.DRAINING, pod.draining_s
+        return WorkerState.DRAINING, pod.draining_s, ""
     if pool.leaving(pod):
-        return WorkerState.DRAINING, now
+        return WorkerState.DRAINING, now, ""
     if pod.ready or (pod.unheard and now - pod.ready_since_s < UNHEARD_S):
         if report is not None and report.endpoint is not None:
-            return WorkerState.READY, pod.ready_since_s
-        failed = report is not None and report.failures > FAILED_AFTER
-        return WorkerState.FAILED if failed else WorkerState.STARTING, pod.ready_since_s
+            return WorkerState.READY, pod.ready_since_s, ""
+        if report is not None and report.failures > FAILED_AFTER:
+            return WorkerState.FAILED, pod.ready_since_s, report.problem
+        return WorkerState.STARTING, pod.ready_since_s, ""
     if pod.problem:
-        return WorkerState.FAILED, pod.created_s
-    if pod.unschedulable_s is not None and now - pod.unschedulable_s > UNSCHEDULABLE_AFTER_S:
-        return WorkerState.FAILED, pod.unschedulable_s
-    return WorkerState.STARTING, pod.ready_since_s or pod.created_s
+        return WorkerState.FAILED, pod.created_s, pod.problem
+    if pod.unschedulable_s is not None and now - pod.unschedulable_s > patience_s:
+        return WorkerState.FAILED, pod.unschedulable_s, f"no Node had room for it within {patience_s:.0f} s"
+    return WorkerState.STARTING, pod.ready_since_s or pod.created_s, ""
 
 
 @dataclass(frozen=True)
