@@ -23,7 +23,8 @@ from cascade_api.cascade import CascadeSpec
 from cascade_api.names import GROUP, VERSION
 from cascade_api.openapi import INT_OR_STRING, VALIDATIONS
 from cascade_api.profile import ProfileSpec
-from cascade_api.status import CascadeStatus, ProfileStatus
+from cascade_api.status import CascadeStatus, ProfileStatus, WorkerPoolStatus
+from cascade_api.workers import WorkerPoolSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "crds", ROOT / "helm" / "diffusion-cascade" / "files" / "crds")
@@ -114,6 +115,22 @@ KINDS = (
             ("Source", "string", ".spec.source.kind"),
             ("Metric", "string", ".spec.objectiveMetric"),
             ("Prompts", "integer", ".spec.source.prompts"),
+            AGE,
+        ),
+    ),
+    Kind(
+        kind="WorkerPool",
+        plural="workerpools",
+        short_name="wpool",
+        summary="Workers of one accelerator class that the cascades of a namespace share.",
+        spec=WorkerPoolSpec,
+        status=WorkerPoolStatus,
+        columns=(
+            ("Class", "string", ".spec.class"),
+            ("Hosting", "string", ".spec.hosting"),
+            ("Workers", "string", ".status.workers"),
+            ("Max", "integer", ".spec.workers.max"),
+            ("Cost/h", "string", ".status.costPerHour"),
             AGE,
         ),
     ),

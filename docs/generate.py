@@ -23,6 +23,7 @@ from cascade_api.command import build
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason, Refusal, Route
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
+from cascade_api.workers import WorkerPool
 from cascade_operator import metrics as operator_metrics
 from cascade_profiler.kubectl.plugin import app as kubectl_plugin
 from cascade_router import metrics as router_metrics
@@ -73,7 +74,7 @@ def pages() -> Iterator[tuple[str, str]]:
 def resources() -> str:
     """Fields of the custom resources."""
     text = "# Resources\n\nGroup `diffusioncascade.io`, version `v1alpha1`. Unknown fields are refused.\n"
-    kinds: list[type[BaseModel]] = [DiffusionCascade, CascadeProfile]
+    kinds: list[type[BaseModel]] = [DiffusionCascade, CascadeProfile, WorkerPool]
     for kind in kinds:
         schema = kind.model_json_schema(by_alias=True)
         text += f"\n## {kind.__name__}\n\n{first_line(kind)}\n\n"

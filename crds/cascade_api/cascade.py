@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
-from .openapi import as_set, at_most, keyed_by, refuse_repetition, rules
+from .openapi import LIST_TYPE, as_set, at_most, keyed_by, refuse_repetition, rules
 from .quantities import Duration, Integer, Number, Percent, Size, duration_s, longer, pixels
 from .worker_requests import model_of_weights, settings_parameters
-from .workers import PoolName, Workers
+from .workers import PoolName, WorkerPoolSpec, Workers
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
 REVISION_PATTERN = r"^[A-Za-z0-9._-]+$"
 
 LONGEST_LATENCY = "1h"
 LONGEST_IDLE = "720h"
+
+
+def _label(pool: str) -> str:
+    """In CEL, the name of a ``pool`` of `spec.workers`, by which variants refer to it; empty if it has none."""
+    return f"(has({pool}.pool) ? {pool}.pool : has({pool}.name) ? {pool}.name : '')"
 
 
 class Objective(Document):
@@ -271,6 +278,15 @@ class Policy(Document):
         return self
 
 
+class PoolMismatch(ValueError):
+    """A spec does not fit the WorkerPools of its namespace; ``field`` is a dotted path below ``spec``."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"spec.{field}: {message}")
+        self.field = field
+        self.message = message
+
+
 class CascadeSpec(Document):
     """What the user asks for."""
 
@@ -285,25 +301,30 @@ class CascadeSpec(Document):
                 "workers admits nothing: give at least one pool a max above zero",
             ),
             (
-                "self.workers.all(w, self.workers.exists_one(o, o.class == w.class))",
+                f"self.workers.all(w, self.workers.exists_one(o, {_label('o')} == {_label('w')}))",
+                "workers has two pools of one name: rename one, or put them together",
+            ),
+            (
+                "self.workers.all(w, !has(w.class) || self.workers.exists_one(o, has(o.class) && o.class == w.class))",
                 "workers has two pools of one class: put them together",
             ),
             (
-                "self.variants.all(v, !has(v.pools) || v.pools.all(p, self.workers.exists(w, w.name == p)))",
+                f"self.variants.all(v, !has(v.pools) || v.pools.all(p, self.workers.exists(w, {_label('w')} == p)))",
                 "a variant names a pool that workers does not have: add it there, or name another",
             ),
             (
-                "self.variants.all(v, self.workers.exists(w, w.max > 0 && (!has(v.pools) || w.name in v.pools)))",
+                "self.variants.all(v, self.workers.exists(w,"
+                f" w.max > 0 && (!has(v.pools) || {_label('w')} in v.pools)))",
                 "a variant's pools admit no workers: raise the max of one, or name another pool",
             ),
             (
                 "self.variants.all(v, v.engine != 'tensorrt' || !self.workers.exists(w,"
-                f" w.class == '{CPU_CLASS}' && (!has(v.pools) || w.name in v.pools)))",
+                f" has(w.class) && w.class == '{CPU_CLASS}' && (!has(v.pools) || {_label('w')} in v.pools)))",
                 f"engine tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
             ),
             (
                 "self.variants.all(v, !has(v.precision) || v.precision == 'fp32' || !self.workers.exists(w,"
-                f" w.class == '{CPU_CLASS}' && (!has(v.pools) || w.name in v.pools)))",
+                f" has(w.class) && w.class == '{CPU_CLASS}' && (!has(v.pools) || {_label('w')} in v.pools)))",
                 f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove its precision",
             ),
             (
@@ -326,8 +347,8 @@ class CascadeSpec(Document):
 
     objective: Objective
     profile_ref: Reference
-    workers: list[Workers] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
-    """Where the variants run."""
+    workers: list[Workers] = Field(min_length=1, max_length=8, json_schema_extra={LIST_TYPE: "atomic"})
+    """Where the variants run: pools of the cascade's own, and WorkerPools that it shares."""
     sizes: list[Size] = Field(min_length=1, max_length=1, json_schema_extra=as_set())
     """The size of the images, width x height in pixels, such as `1024x1024`: one, for now."""
     variants: list[Variant] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
@@ -338,14 +359,20 @@ class CascadeSpec(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._refuse_contradictions()
+        return self
+
+    def _refuse_contradictions(self) -> None:
         refuse_repetition("variants", (v.name for v in self.variants), fix="variant names must be unique")
-        refuse_repetition("workers", (w.name for w in self.workers), fix="pool names must be unique")
+        refuse_repetition("workers", (w.label for w in self.workers), fix="pool names must be unique")
         refuse_repetition(
-            "workers", (w.accelerator_class for w in self.workers), fix="put the pools of one class together"
+            "workers",
+            (w.accelerator_class for w in self.workers if w.accelerator_class),
+            fix="put the pools of one class together",
         )
-        if not any(self.accelerators.values()):
+        if not any(w.max for w in self.workers):
             raise field_error("workers", "admits nothing: give at least one pool a max above zero")
-        known = {w.name for w in self.workers}
+        known = {w.label for w in self.workers}
         sharing: dict[Weights, Variant] = {}
         for index, variant in enumerate(self.variants):
             other = sharing.setdefault(variant.weights, variant)
@@ -380,24 +407,40 @@ class CascadeSpec(Document):
         if len(self.variants) > 1 and self.discriminator is None and not all(v.discriminator for v in self.variants):
             raise field_error("discriminator", "is missing: of several variants it judges which image is good enough")
         least = sum(v.min_hosts for v in self.variants)
-        if least > sum(self.accelerators.values()):
+        if least > sum(w.max for w in self.workers):
             raise field_error(
                 "workers", f"has fewer than the variants' minHosts together ({least}): raise max or lower minHosts"
             )
-        return self
 
     @property
     def accelerators(self) -> dict[str, int]:
-        """The most accelerators by class."""
-        return {pool.accelerator_class: pool.max for pool in self.workers}
+        """The most accelerators by class, without those of WorkerPools that are not known (`on_pools`)."""
+        return {pool.accelerator_class: pool.max for pool in self.workers if pool.accelerator_class}
+
+    def on_pools(self, pools: Mapping[str, WorkerPoolSpec]) -> Self:
+        """The spec with what the WorkerPools of its namespace say, by name; raises PoolMismatch.
+
+        What is written of it (`wire`) stays as it was.
+        """
+        workers = []
+        for index, each in enumerate(self.workers):
+            if each.pool is not None and each.pool not in pools:
+                raise PoolMismatch(f"workers.{index}.pool", f"there is no WorkerPool {each.pool!r}: add it")
+            workers.append(each if each.pool is None else each.of_pool(pools[each.pool]))
+        found = self.model_copy(update={"workers": workers})
+        try:
+            found._refuse_contradictions()
+        except PydanticCustomError as error:
+            raise PoolMismatch(str((error.context or {}).get("field", "workers")), error.message()) from None
+        return found
 
     def pools_of(self, variant: Variant) -> list[Workers]:
         """The pools that a variant may run in."""
-        return [pool for pool in self.workers if variant.pools is None or pool.name in variant.pools]
+        return [pool for pool in self.workers if variant.pools is None or pool.label in variant.pools]
 
     def classes_of(self, variant: Variant) -> tuple[str, ...]:
         """The classes of the workers that a variant may run on."""
-        return tuple(pool.accelerator_class for pool in self.pools_of(variant) if pool.max)
+        return tuple(pool.accelerator_class for pool in self.pools_of(variant) if pool.max and pool.accelerator_class)
 
     @property
     def size(self) -> tuple[int, int]:

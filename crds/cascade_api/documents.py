@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from .base import NAME_PATTERN
-from .cascade import REVISION_PATTERN, SOURCE_PATTERN, DiffusionCascade
+from .cascade import REVISION_PATTERN, SOURCE_PATTERN, DiffusionCascade, PoolMismatch
 from .failures import CommandFailed
 from .names import API_VERSION
 from .nodes import compose, construct, explain
 from .pod_values import LABEL_VALUE_PATTERN, MOUNT_PATH_PATTERN, OBJECT_NAME_PATTERN, RELATIVE_PATH_PATTERN
 from .profile import CascadeProfile, contradictions, profile_problems
 from .quantities import DURATION_FORM, DURATION_PATTERN, MONEY_PATTERN, NUMBER_PATTERN, SIZE_PATTERN
+from .workers import WorkerPool
 
-Resource = DiffusionCascade | CascadeProfile
-KINDS: Mapping[str, type[DiffusionCascade] | type[CascadeProfile]] = {
+Resource = DiffusionCascade | CascadeProfile | WorkerPool
+KINDS: Mapping[str, type[DiffusionCascade] | type[CascadeProfile] | type[WorkerPool]] = {
     "DiffusionCascade": DiffusionCascade,
     "CascadeProfile": CascadeProfile,
+    "WorkerPool": WorkerPool,
 }
 
 FORMS: Mapping[str, str] = {
@@ -67,10 +69,14 @@ class DocumentError(CommandFailed, ValueError):
 
 @dataclass(frozen=True)
 class CascadeFile:
-    """The cascades of a file, and the profiles that they name."""
+    """The cascades of a file, and the profiles and WorkerPools that they name.
+
+    The workers of each cascade say what its WorkerPools say (`CascadeSpec.on_pools`).
+    """
 
     cascades: list[DiffusionCascade]
     profiles: list[CascadeProfile]
+    pools: list[WorkerPool] = field(default_factory=list)
 
     def profile_of(self, cascade: DiffusionCascade) -> CascadeProfile:
         """The profile that a cascade names; raises KeyError if the file lacks it (never after `load_cascades`)."""
@@ -82,27 +88,31 @@ class CascadeFile:
 
 
 def load_documents(text: str, *, source: str) -> list[Resource]:
-    """The resources of a YAML text. Raises DocumentError, which has all problems of all documents."""
+    """The resources of a YAML text; the workers of its cascades say what the text's WorkerPools say.
+
+    Raises DocumentError, which has all problems of all documents.
+    """
     return [resource for resource, _ in _parse(text, source)]
 
 
 def load_cascades(text: str, *, source: str) -> CascadeFile:
-    """The cascades and profiles of a YAML text, checked against each other.
+    """The cascades, profiles and WorkerPools of a YAML text, checked against each other.
 
-    Raises DocumentError, also if the profile of a cascade is missing or lacks one of its variants.
+    Raises DocumentError, also if the profile or a WorkerPool of a cascade is missing, or does not fit it.
     """
     parsed = _parse(text, source)
     file = CascadeFile(
         cascades=[r for r, _ in parsed if isinstance(r, DiffusionCascade)],
         profiles=[r for r, _ in parsed if isinstance(r, CascadeProfile)],
+        pools=[r for r, _ in parsed if isinstance(r, WorkerPool)],
     )
     problems: list[DocumentProblem] = []
     if not file.cascades:
         problems.append(DocumentProblem(source, 0, "kind", "holds no DiffusionCascade: add one"))
     for resource, node in parsed:
         if isinstance(resource, CascadeProfile):
-            for field, message in contradictions(resource.spec):
-                problems.append(DocumentProblem(source, _line(node, _split(field)), field, message))
+            for path, message in contradictions(resource.spec):
+                problems.append(DocumentProblem(source, _line(node, _split(path)), path, message))
         if not isinstance(resource, DiffusionCascade):
             continue
         try:
@@ -117,8 +127,8 @@ def load_cascades(text: str, *, source: str) -> CascadeFile:
             ]
         else:
             found = profile_problems(resource.spec, profile.spec)
-        for field, message in found:
-            problems.append(DocumentProblem(source, _line(node, _split(field)), field, message))
+        for path, message in found:
+            problems.append(DocumentProblem(source, _line(node, _split(path)), path, message))
     if problems:
         raise DocumentError(problems)
     return file
@@ -154,9 +164,23 @@ def _parse(text: str, source: str) -> list[tuple[Resource, yaml.Node]]:
         else:
             resources.append((found, node))
     problems.extend(_namesakes(resources, source))
+    pools = [resource for resource, _ in resources if isinstance(resource, WorkerPool)]
+    for index, (resource, node) in enumerate(resources):
+        if isinstance(resource, DiffusionCascade):
+            try:
+                resources[index] = _on_pools(resource, pools), node
+            except PoolMismatch as error:
+                where = f"spec.{error.field}"
+                problems.append(DocumentProblem(source, _line(node, _split(where)), where, error.message))
     if problems:
         raise DocumentError(problems)
     return resources
+
+
+def _on_pools(cascade: DiffusionCascade, pools: list[WorkerPool]) -> DiffusionCascade:
+    """The cascade with what the WorkerPools of its namespace say; raises PoolMismatch."""
+    here = {pool.metadata.name: pool.spec for pool in pools if pool.metadata.namespace == cascade.metadata.namespace}
+    return cascade.model_copy(update={"spec": cascade.spec.on_pools(here)})
 
 
 def _unreadable(error: yaml.YAMLError, text: str, source: str) -> DocumentProblem:
@@ -238,9 +262,9 @@ def _known_fields(model: type[BaseModel], path: Path) -> list[str]:
             return []
         if isinstance(step, int):
             continue
-        for name, field in current.model_fields.items():
-            if step in (name, field.alias):
-                current = _inner_model(field.annotation)
+        for name, known in current.model_fields.items():
+            if step in (name, known.alias):
+                current = _inner_model(known.annotation)
                 break
         else:
             return []

@@ -11,14 +11,19 @@ from .profile import ProfileSpec
 _OF_A_VARIANT: Final = ("name", "model", "settings", "engine", "precision")
 
 
-def hosts_document(spec: CascadeSpec, profile: ProfileSpec, weights: Sequence[str]) -> dict[str, Any]:
-    """The list that says to an agent: host these weights (by digest), for all variants of the cascade that have them.
+def hosts_document(cascades: Sequence[tuple[CascadeSpec, ProfileSpec]], weights: Sequence[str]) -> dict[str, Any]:
+    """The list that says to an agent: host these weights (by digest), for all variants of the cascades that have them.
 
-    Weights that the cascade does not have are not in it. The planner says when there is room to load before anything is
-    unloaded: its list then has both.
+    ``cascades`` are those of the worker's pool: the one that owns it, or all that share it. Weights that none of them
+    has are not in the list. The planner says when there is room to load before anything is unloaded: its list then has
+    both.
     """
-    names = [variant.name for digest in weights for variant in spec.variants if variant.weights.digest == digest]
-    return {"variants": host_entries(spec, profile, names), "room": False}
+    entries: list[dict[str, Any]] = []
+    for digest in weights:
+        for spec, profile in cascades:
+            names = [variant.name for variant in spec.variants if variant.weights.digest == digest]
+            entries += [each for each in host_entries(spec, profile, names) if each not in entries]
+    return {"variants": entries, "room": False}
 
 
 def host_entries(spec: CascadeSpec, profile: ProfileSpec, serves: Sequence[str]) -> list[dict[str, Any]]:

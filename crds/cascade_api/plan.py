@@ -88,14 +88,22 @@ class PlanWorker(PlanPart):
     credits: dict[str, Annotated[int, Field(ge=0, le=32768)]]
 
 
+class PlanCrowd(PlanPart):
+    """How many workers would make images of a variant if many requests came, ``after_s`` seconds later."""
+
+    workers: int = Field(ge=1)
+    after_s: Seconds = Field(alias="afterS")
+
+
 class PlanTimes(PlanPart):
     """The batch size of a variant on one accelerator class, and the seconds of a batch by image size and batch size.
 
     If ``queue`` is given, it is another variant: the requests of both wait in the queue of that variant, for the same
-    credits.
+    credits. ``crowd`` is given where workers of a WorkerPool would load the variant's weights for a crowd.
     """
 
     queue: str | None = None
+    crowd: PlanCrowd | None = None
     batch: int = Field(ge=1, le=4096)
     execution_s: dict[Size, dict[Annotated[int, Field(ge=1)], Seconds]] = Field(alias="executionS")
 
@@ -140,6 +148,7 @@ class Pool:
     queued_with: str
     """The variant after which the queue is named: this one, or the one whose queue it shares."""
     workers: tuple[PlanWorker, ...]
+    crowd: PlanCrowd | None = None
 
     @property
     def name(self) -> str:
@@ -262,6 +271,7 @@ class Plan(PlanPart):
                 execution_s=times.execution_s[self.sizes[0]],
                 queued_with=times.queue or name,
                 workers=tuple(w for w in self.workers if w.accelerator_class == on and name in w.credits),
+                crowd=times.crowd,
             )
             for name, variant in self.variants.items()
             for on, times in variant.classes.items()

@@ -59,6 +59,18 @@ class ProfileStatus(Document):
     conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
 
 
+class WorkerPoolStatus(Document):
+    """Status of a WorkerPool."""
+
+    observed_generation: int = 0
+    conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
+    workers: str = "0/0"
+    """Workers that are ready, of those that there shall be."""
+    cascades: list[str] = Field(default_factory=list, max_length=128)
+    """The cascades that use it, by name."""
+    cost_per_hour: str = "0"
+
+
 def merge_conditions(old: list[Condition], new: list[Condition], *, now: str) -> list[Condition]:
     """The conditions ``new``; those whose status did not change keep their transition time from ``old``."""
     before = {c.type: c for c in old}

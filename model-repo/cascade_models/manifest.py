@@ -71,7 +71,7 @@ class ManifestVariant:
 
 
 def read_variants(text: str) -> list[ManifestVariant]:
-    """The variants of all cascades of a manifest, in order.
+    """The variants of all cascades of a manifest, in order; those of two cascades may have one name.
 
     Raises ManifestError if it is not YAML or has no cascade, or if a field is missing or of the wrong type.
     """
@@ -82,8 +82,9 @@ def read_variants(text: str) -> list[ManifestVariant]:
     cascades = [document for document in documents if document.get("kind") == "DiffusionCascade"]
     if not cascades:
         raise ManifestError("kind", "holds no DiffusionCascade: add one")
-    found: dict[str, ManifestVariant] = {}
+    found: list[ManifestVariant] = []
     for cascade in cascades:
+        names: set[str] = set()
         spec = _get(cascade, "", "spec", dict)
         batches = _largest_batches(documents, cascade, spec)
         sizes = _get(spec, "spec", "sizes", list)
@@ -92,10 +93,11 @@ def read_variants(text: str) -> list[ManifestVariant]:
         for index, entry in enumerate(_get(spec, "spec", "variants", list)):
             size = (sizes[0], "spec.sizes.0")
             variant = _variant(entry, f"spec.variants.{index}", size=size, above=(spec, "spec"), batches=batches)
-            if variant.name in found:
+            if variant.name in names:
                 raise ManifestError(f"{variant.field}.name", f"{variant.name!r} is there twice: rename one")
-            found[variant.name] = variant
-    return list(found.values())
+            names.add(variant.name)
+            found.append(variant)
+    return found
 
 
 def read_hosts(entries: object, field: str) -> list[ManifestVariant]:

@@ -19,6 +19,7 @@ from cascade_api.names import API_VERSION, CascadeRef
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.status import CascadeStatus
+from cascade_api.workers import WorkerPool
 
 from .clusters.kubernetes.mirror import Mirror, MirroredDocument
 from .clusters.kubernetes.objects import Key
@@ -97,6 +98,10 @@ class ClusterSource:
         self._checked = {ref: kept for ref, kept in self._checked.items() if ref in there}
         self._valid = {ref: kept for ref, kept in self._valid.items() if ref in there}
         return [await self._subject(ref, document) for ref, document in there.items()]
+
+    def pools(self) -> Sequence[WorkerPool]:
+        """None: WorkerPools are not watched so far, so a cascade that names one is refused."""
+        return ()
 
     def owns(self, ref: CascadeRef) -> bool:
         return self._mirror.covers(ref.namespace)

@@ -204,6 +204,7 @@ class Loop:
             inventory,
             tuple(with_in_flight(worker, known) for worker in await self._cluster.workers()),
             store_available=available,
+            pools=tuple(self._source.pools()),
         )
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:

@@ -17,6 +17,7 @@ from .snapshot import (
     DrainWorker,
     HostState,
     Load,
+    PoolRef,
     Publish,
     SetStatus,
     Snapshot,
@@ -174,7 +175,8 @@ def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, no
     REPLICAS.clear()
     for view in snapshot.cascades:
         weights = {variant.name: variant.weights.digest for variant in view.cascade.spec.variants}
-        own = [worker for worker in snapshot.workers if worker.pool.owner == view.cascade.ref]
+        pools = {PoolRef.of(view.cascade.ref, each) for each in view.cascade.spec.workers}
+        own = [w for w in snapshot.workers if w.pool.owner == view.cascade.ref or w.pool in pools]
         states = Count(
             (name, worker.accelerator_class, worker.state)
             for worker in own

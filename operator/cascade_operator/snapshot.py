@@ -13,6 +13,7 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.report import RouterReport
 from cascade_api.status import CascadeStatus
+from cascade_api.workers import WorkerPool, Workers
 
 
 @dataclass(frozen=True, order=True)
@@ -27,6 +28,11 @@ class PoolRef:
     def owner(self) -> CascadeRef | None:
         """The cascade that it belongs to alone."""
         return None if self.cascade is None else CascadeRef(self.namespace, self.cascade)
+
+    @classmethod
+    def of(cls, cascade: CascadeRef, workers: Workers) -> PoolRef:
+        """The pool that an entry of a cascade's `spec.workers` names."""
+        return cls(cascade.namespace, workers.label, None if workers.pool is not None else cascade.name)
 
 
 class WorkerState(str, Enum):
@@ -110,13 +116,14 @@ class CascadeView:
 class Snapshot:
     """Every cascade of one operator at one instant, with the workers of all pools.
 
-    ``inventory`` has the accelerators by class (None: unknown).
+    ``inventory`` has the accelerators by class (None: unknown). ``pools`` are the WorkerPools that exist.
     """
 
     cascades: tuple[CascadeView, ...]
     inventory: Mapping[str, int] | None
     workers: tuple[Worker, ...] = ()
     store_available: bool = True
+    pools: tuple[WorkerPool, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.status import CascadeStatus
+from cascade_api.workers import WorkerPool
 
 Complaint = tuple[Reason, str]
 """What is wrong with a resource: the reason, and a message that names the field."""
@@ -43,23 +44,30 @@ class Refused:
 
 
 class Source(Protocol):
-    """The cascades that one operator is responsible for."""
+    """The cascades that one operator is responsible for, and their WorkerPools."""
 
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         """All cascades that exist; None while they are not known."""
+
+    def pools(self) -> Sequence[WorkerPool]:
+        """The WorkerPools that exist."""
 
     def owns(self, ref: CascadeRef) -> bool:
         """Whether a cascade would be among the subjects if it existed."""
 
 
 class FileSource:
-    """The cascades of a file; they never change."""
+    """The cascades and WorkerPools of a file; they never change."""
 
     def __init__(self, file: CascadeFile) -> None:
         self._subjects = [Subject(cascade, file.profile_of(cascade)) for cascade in file.cascades]
+        self._pools = tuple(file.pools)
 
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         return self._subjects
+
+    def pools(self) -> Sequence[WorkerPool]:
+        return self._pools
 
     def owns(self, ref: CascadeRef) -> bool:
         return any(subject.cascade.ref == ref for subject in self._subjects)

@@ -111,7 +111,9 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
     world, memory = _World({}, {}, {}), Memory()
     inventory: Counter[str] = Counter()
     for cascade in file.cascades:
-        inventory.update(cascade.spec.accelerators)
+        inventory.update({w.accelerator_class: w.max for w in cascade.spec.workers if w.pool is None})
+    for pool in file.pools:
+        inventory[pool.spec.accelerator_class] += pool.spec.workers.max
     now = START_S
     diagnostics: tuple[Diagnostics, ...] = ()
     for _ in range(TICKS):
@@ -130,6 +132,7 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
             ),
             inventory=inventory,
             workers=tuple(world.workers.values()),
+            pools=tuple(file.pools),
         )
         decision = planner.decide(snapshot, memory, now)
         memory, diagnostics = decision.memory, decision.diagnostics

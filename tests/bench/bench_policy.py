@@ -5,7 +5,7 @@ cost, and the quality gained over it. Sections: `traces` (published ones), `flas
 `generated`, traces that no setting was chosen on, `shared`, whose workers host all variants, with short work first, and
 `even`, the same with the device shared evenly, and `memory`, whose workers have memory for two of the four models.
 Beside these three stands what dedicated workers reach in the same run.
-All of it takes some ten minutes of one core.
+All of it takes some ten minutes of one core. `pool` is another question, with a module of its own (`bench_pool`).
 
     make bench-policy [ARGS="--section flash --seeds 3 --json FILE"]     (needs CASCADE_REFERENCE_DATA)
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import bench_pool
 from cascade_profiler.frontier.profiles import LoadedProfile, load_profile
 from cascade_profiler.simulate.campaign import CampaignRequest, simulate
 from cascade_profiler.simulate.limits import fluid_limit
@@ -29,6 +30,7 @@ from cascade_profiler.simulate.runs import Failure
 from cascade_profiler.simulate.traces import is_drawn, load_trace
 from cascade_profiler.simulate.turns import Turns
 
+POOL = "pool"
 CLASS, WORKERS, OBJECTIVE_S = "nvidia-l40s", 16, 6.0
 IN_PLACE_S, POD_START_S = 0.12, 4.5
 FLASH = "flash:rate=16,factor=4,at=100,length=6,seconds=200"
@@ -249,11 +251,15 @@ def line(case: Case, found: dict[str, float]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--section", choices=sorted({case.section for case in CASES}), help="only this one")
+    sections = sorted({case.section for case in CASES} | {POOL})
+    parser.add_argument("--section", choices=sections, help=f"only this one; {POOL} runs only if it is named")
     parser.add_argument("--seeds", type=int, help="for every case, instead of its own number")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.section == POOL:
+        bench_pool.measure()
+        return 0
     profile = load_profile("hadis-726")
     began = time.process_time()
     print(f"{'':<35}{'hybrid':>51} |{'fluid limit':>22} |{'hadis':>34} |{'hadis / hybrid':>13} |")

@@ -1,14 +1,17 @@
-"""Large allocation problems from a published table: one cascade, and many on accelerators of several classes."""
+"""Large allocation problems from a published table: one cascade, many on several classes, many on one pool."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_api.workers import Hosting
 from cascade_operator.planning.allocation.problem import AllocationProblem
+from cascade_operator.planning.allocation.sets import User, Weighed
 from cascade_operator.planning.prepared import Prepared, prepare
 from cascade_profiler.frontier.profiles import load_profile
 from cascade_profiler.simulate.cascades import cascade_of
@@ -16,6 +19,9 @@ from cascade_profiler.simulate.cascades import cascade_of
 TABLE = "hadis-726"
 CLASS = "nvidia-l40s"
 OBJECTIVE_S = 6.0
+GIB = {"sdxl-lightning": 7, "sd35-large-turbo": 16, "sd35-medium": 5, "sd35-large": 16}
+PARTS_GIB = 11
+"""Memory of the weights of a cascade on a shared pool, and of the components that all of them use."""
 HEAVY_IMAGE_S = 2.7
 """Of the dearest model on the published accelerator."""
 
@@ -55,6 +61,33 @@ def cluster(*, cascades: int, classes: int, accelerators: int, load: float, seed
         demand = load * capacity * size / sum(sizes)
         problems.append(prepared.at(demand))
     return AllocationProblem(tuple(problems), counts, {c.name: float(c.price_per_hour) for c in known}, seed=seed)
+
+
+def pool(*, cascades: int, load: float, seed: int) -> tuple[list[User], list[Weighed]]:
+    """Cascades of the published profile that share workers, each with weights of its own, and all weights.
+
+    ``load`` is the work of all by their cheapest rows, in workers' worth. The n-th most used has 1/n of the demand of
+    the first.
+    """
+    loaded = load_profile(TABLE)
+    cascade = cascade_of(
+        loaded, workers={CLASS: 1}, objective_s=60.0, policy="hybrid", scorer=None, hosting=Hosting.SHARED
+    )
+    accelerator = AcceleratorClass(name=CLASS, resource="nvidia.com/gpu")
+    hull = prepare(cascade, loaded.profile, settings=PlannerSettings(), classes=[accelerator]).hull
+    if hull is None:
+        raise ValueError(f"{TABLE} has no hull")
+    rng = random.Random(seed)
+    order = rng.sample(range(1, cascades + 1), cascades)
+    whole = sum(1 / rank for rank in order)
+    users, weights = [], []
+    for number, rank in enumerate(order):
+        own = replace(hull, weights={name: f"{name}-{number}" for name in hull.weights})
+        demand = load / rank / whole / hull.corners[0].seconds
+        users.append(User(own, {c.row: c.gain for c in hull.corners}, demand, 0.95, rng.choice([0.5, 1.0, 2.0])))
+        parts = {f"parts-{number}": 1024 * PARTS_GIB}
+        weights += [Weighed(own.weights[name], (name,), 1024 * size, parts, True) for name, size in GIB.items()]
+    return users, weights
 
 
 def _changed(

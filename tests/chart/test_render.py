@@ -18,6 +18,7 @@ import yaml
 from cascade_api.names import CascadeRef
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
 from cascade_operator.manifests.policies import worker_policy
+from support.crd import PLURALS
 from support.helm import (
     CHART,
     MONITORING,
@@ -242,7 +243,7 @@ def test_the_operator_reads_no_secret_but_its_own_which_the_chart_makes_empty(na
 
 def test_definitions_come_with_the_chart_and_outlive_it() -> None:
     definitions = of_kind(rendered("default"), "CustomResourceDefinition")
-    assert definitions.keys() == {"diffusioncascades.diffusioncascade.io", "cascadeprofiles.diffusioncascade.io"}
+    assert definitions.keys() == {f"{plural}.diffusioncascade.io" for plural in PLURALS}
     for name, definition in definitions.items():
         committed = yaml.safe_load((CHART.parents[1] / "crds" / f"{name.partition('.')[0]}.yaml").read_text())
         assert definition["spec"] == committed["spec"]

@@ -32,6 +32,7 @@ from cascade_operator.snapshot import (
     WorkerState,
 )
 from cascade_operator.sources import Subject
+from support.crd import PLURALS
 from support.factories import make_cascade, make_profile, weights_of
 from support.installation import defined
 from support.kube import ROOT, Cluster
@@ -53,11 +54,10 @@ POLICY: Object = {
 @pytest.fixture(scope="module")
 def definitions(control_plane: Cluster) -> Iterator[None]:
     """The product's resource definitions; a chart that comes later finds none that it does not own."""
-    names = ("diffusioncascades", "cascadeprofiles")
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     ours = [
         str(ROOT / "crds" / f"{name}.yaml")
-        for name in names
+        for name in PLURALS
         if control_plane.api.find(f"{definitions}/{name}.diffusioncascade.io") is None
     ]
     for file in ours:

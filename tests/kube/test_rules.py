@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kube
 
 @pytest.fixture(scope="module")
 def place(kube_node: KubeNode) -> Iterator[str]:
-    """The path of a namespace for both kinds, whose definitions are those of crds/; a good object of each is in it."""
+    """The path of a namespace for all kinds, whose definitions are those of crds/; a good object of each is in it."""
     kube_node.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
     kube_node.wait_defined()
     namespace = kube_node.make_namespace()

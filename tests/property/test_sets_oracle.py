@@ -3,54 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations, permutations, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_operator.planning.allocation.frontier import Chain, Row
-from cascade_operator.planning.allocation.hull import HostSet, Hull, hull_of
-from cascade_operator.planning.allocation.latency import BatchService
+from cascade_operator.planning.allocation.hull import HostSet
 from cascade_operator.planning.allocation.sets import (
     LEAST_WORKERS_PRICE,
-    OnSets,
+    User,
     Weighed,
     allocate_on_sets,
     best_on_sets,
     maximal_sets,
+    work_of,
 )
-from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
-
-CLASS, NAMES = "gpu", "abc"
-SECONDS = st.integers(1, 300).map(lambda hundredths: hundredths / 100)
-PERCENT = st.integers(0, 100).map(lambda percent: percent / 100)
-ROWS = st.lists(st.tuples(PERCENT, PERCENT, PERCENT), min_size=1, max_size=4)
-CHAINS = (("a", "b"), ("a", "c"), ("b", "c"))
+from cascade_operator.planning.allocation.stages import SHED_PRICE
+from support.users import CLASS, NAMES, users
 
 
-def column(variant: str, role: Role, seconds: float) -> Column:
-    return Column(variant, CLASS, role, BatchService(1, seconds, seconds), reserve=0.0, direct_reserve=0.0)
-
-
-@st.composite
-def hulls(draw: st.DrawFn) -> Hull:
-    seconds = {name: draw(SECONDS) for name in NAMES}
-    chains = draw(st.lists(st.sampled_from(CHAINS), min_size=1, max_size=3, unique=True))
-    stages = [
-        Stages(
-            Chain(chain, tuple(Row(chain, *point) for point in draw(ROWS))),
-            (column(chain[0], Role.LIGHT, seconds[chain[0]]), column(chain[1], Role.HEAVY, seconds[chain[1]])),
-        )
-        for chain in chains
-    ]
-    return hull_of(stages, weights={name: name for name in NAMES}, accelerator_class=CLASS)
-
-
-def worth(found: OnSets) -> float:
-    served = (1 - found.shed) * found.gain - SHED_PRICE * found.shed
-    return served - LEAST_WORKERS_PRICE * sum(found.workers.values())
+def worth(users: Sequence[User], workers: Mapping[HostSet, int]) -> float:
+    """What the workers are worth at their best to all cascades together."""
+    served = sum(
+        user.weight * ((1 - found.shed) * found.gain - SHED_PRICE * found.shed)
+        for user, found in zip(users, best_on_sets(users, workers), strict=True)
+    )
+    return served - LEAST_WORKERS_PRICE * sum(workers.values())
 
 
 def loads(running: list[HostSet], wanted: list[HostSet], prices: dict[str, float]) -> float:
@@ -65,8 +45,7 @@ def loads(running: list[HostSet], wanted: list[HostSet], prices: dict[str, float
 
 
 @given(
-    hull=hulls(),
-    demand=st.floats(0.1, 6),
+    users=st.lists(users(), min_size=1, max_size=3),
     most=st.integers(1, 3),
     size=st.integers(1, 2),
     runs=st.lists(st.integers(0, 2), max_size=2),
@@ -74,32 +53,24 @@ def loads(running: list[HostSet], wanted: list[HostSet], prices: dict[str, float
 )
 @settings(max_examples=60, deadline=None)
 def test_the_program_finds_the_best_of_all_counts(
-    hull: Hull, demand: float, most: int, size: int, runs: list[int], price: float
+    users: list[User], most: int, size: int, runs: list[int], price: float
 ) -> None:
     sets = maximal_sets([Weighed(name, (name,), 1) for name in NAMES], size, CLASS)
     running = [sets[number] for number in runs]
     prices = {name: price * (1 + number) for number, name in enumerate(NAMES)}
-    found = allocate_on_sets(
-        hull,
-        hull.rows,
-        sets,
-        demand=demand,
-        utilisation=1.0,
-        least=0,
-        most=most,
-        running=Counter(running),
-        load_price=prices,
-    )
-    assert sum(found.workers.values()) <= most
+    found, got = allocate_on_sets(users, sets, least=0, most=most, running=Counter(running), load_price=prices)
+    assert sum(found.values()) <= most
+    for user, each in zip(users, got, strict=True):
+        spent = sum(p.share * sum(work_of(user.hull, p.row).values()) for p in each.mixture)
+        assert user.demand * (1 - each.shed) * spent <= user.most * user.utilisation + 1e-4
 
     def net(workers: Mapping[HostSet, int]) -> float:
         wanted = [hosts for hosts, count in workers.items() for _ in range(count)]
-        served = best_on_sets(hull, hull.rows, demand=demand, utilisation=1.0, workers=workers)
-        return worth(served) - loads(running, wanted, prices)
+        return worth(users, workers) - loads(running, wanted, prices)
 
     tried = (counts for counts in product(range(most + 1), repeat=len(sets)) if sum(counts) <= most)
     best = max(net({hosts: count for hosts, count in zip(sets, each, strict=True) if count}) for each in tried)
-    assert net(found.workers) == pytest.approx(best, abs=1e-3)
+    assert net(found) == pytest.approx(best, abs=1e-3)
 
 
 @given(memory=st.lists(st.integers(1, 9), min_size=1, max_size=5), there=st.integers(1, 20))

@@ -18,6 +18,8 @@ import jsonschema
 import yaml
 
 CRDS = Path(__file__).resolve().parents[2] / "crds"
+PLURALS = ("diffusioncascades", "cascadeprofiles", "workerpools")
+"""The kinds of resources, as their definitions name them."""
 VALIDATIONS = "x-kubernetes-validations"
 METADATA = {"name", "namespace", "generation", "labels", "annotations", "uid", "resourceVersion", "managedFields"}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .crd import Definition
-from .resources import ABSENT, cascade_document, profile_document
+from .resources import ABSENT, cascade_document, pool_document, profile_document
 
-CASCADE, PROFILE = "diffusioncascades", "cascadeprofiles"
-DOCUMENTS = {CASCADE: cascade_document, PROFILE: profile_document}
+CASCADE, PROFILE, POOL = "diffusioncascades", "cascadeprofiles", "workerpools"
+DOCUMENTS = {CASCADE: cascade_document, PROFILE: profile_document, POOL: pool_document}
 DEFINITIONS = {plural: Definition.load(plural) for plural in DOCUMENTS}
 RISING = list(range(21))
 POD = "spec.workers.0.podTemplate"
@@ -56,6 +56,31 @@ CASES = [
         bad=[{"spec.variants.0.settings.guidanceInterval": {"fromPercent": low, "toPercent": high}}
              for low, high in ((60, 15), (15, 15))],
         good=[{"spec.variants.0.settings.guidanceInterval": {"fromPercent": 0, "toPercent": 100}}],
+    ),
+    Case(
+        CASCADE, "spec.workers[]", "needs name and class",
+        bad=[{"spec.workers.0.name": ABSENT}, {"spec.workers.0.class": ABSENT}],
+        good=[{"spec.workers.0": {"pool": "gpus", "max": 4}}],
+    ),
+    Case(
+        CASCADE, "spec.workers[]", "pool goes with max alone",
+        bad=[{"spec.workers.0": {"pool": "gpus", "max": 4, **more}} for more in (
+            {"name": "gpus"}, {"class": "nvidia-l40s"}, {"min": 1}, {"hosting": "shared"}, {"budgetPerHour": "1"},
+            {"modelCache": {"claimName": "cache"}}, {"podTemplate": {"labels": {"a": "b"}}})],
+        good=[{"spec.workers.0": {"pool": "gpus", "max": 4}},
+              {"spec.workers.0": {"pool": "gpus", "max": 4, "min": 0, "hosting": "dedicated"}}],
+    ),
+    Case(
+        CASCADE, "spec", "workers has two pools of one name",
+        bad=[{"spec.workers.1.name": "gpus", "spec.variants.1.pools": ABSENT},
+             {"spec.workers.1": {"pool": "gpus", "max": 4}},
+             {f"spec.workers.{i}": {"pool": "gpus", "max": 4} for i in (0, 1)}],
+        good=[{f"spec.workers.{i}": {"pool": name, "max": 4} for i, name in enumerate(("gpus", "slots"))}],
+    ),
+    Case(
+        POOL, "spec.workers", "min is above max",
+        bad=[{"spec.workers.min": 3, "spec.workers.max": 2}],
+        good=[{"spec.workers.min": 2, "spec.workers.max": 2}],
     ),
     Case(
         CASCADE, "spec.variants[]", "a variant's model, settings, engine and precision are immutable",
@@ -231,6 +256,17 @@ CASES = [
         good=[{"spec.scores.confidenceMilli": {}}, {"spec.scores.confidenceMilli.heavy": RISING}],
     ),
 ]  # fmt: skip
+CASES += [
+    replace(
+        case,
+        plural=POOL,
+        path=case.path.replace("spec.workers[].", "spec."),
+        bad=[{path.replace(POD, "spec.podTemplate"): value for path, value in edits.items()} for edits in case.bad],
+        good=[{path.replace(POD, "spec.podTemplate"): value for path, value in edits.items()} for edits in case.good],
+    )
+    for case in CASES
+    if case.path.startswith("spec.workers[].podTemplate")
+]
 
 BAD = [(case, edits) for case in CASES for edits in case.bad]
 GOOD = [(case, edits) for case in CASES for edits in case.good]

@@ -21,23 +21,26 @@ GRID = range(0, 101, 10)
 def make_cascade(
     name: str = "shapes",
     *,
-    workers: Mapping[str, int] | None = None,
+    workers: Mapping[str, int] | list[dict[str, Any]] | None = None,
     pool: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> DiffusionCascade:
     """A cascade of ``light`` and ``heavy`` on two cpu slots with an objective of 2 s.
 
-    ``workers`` is how many there are of each class at most, ``pool`` what else each pool says. ``light__minHosts=2``
-    sets a field of a variant; any other path is below spec: ``objective__latency="6s"``, ``policy__mode="paused"``.
+    ``workers`` is how many there are of each class at most, or `spec.workers`; ``pool`` is what else each pool says.
+    ``light__minHosts=2`` sets a field of a variant; any other path is below spec: ``objective__latency="6s"``,
+    ``policy__mode="paused"``.
     """
-    pools = {"cpu": 2} if workers is None else workers
+    pools = workers or {"cpu": 2}
+    if isinstance(pools, Mapping):
+        pools = [{"name": on, "class": on, "max": most, **(pool or {})} for on, most in pools.items()]
     spec: dict[str, Any] = {
         "objective": {"latency": "2s"},
         "profileRef": {"name": name},
         "sizes": ["32x32"],
         "variants": [_variant("light", steps=1), _variant("heavy", steps=20)],
         "discriminator": {"source": "builtin://shapes"},
-        "workers": [{"name": on, "class": on, "max": most, **(pool or {})} for on, most in pools.items()],
+        "workers": pools,
         "policy": {},
     }
     by_name = {v["name"]: v for v in spec["variants"]}

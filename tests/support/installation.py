@@ -20,6 +20,7 @@ import yaml
 
 from cascade_api.names import CASCADE_INDEX
 
+from .crd import PLURALS
 from .helm import CHART, programs
 from .kube import CLASS_LABEL, GPU, Cluster, is_ready
 from .kube_api import Object
@@ -299,10 +300,10 @@ def condition_of(cascade: Object, kind: str) -> Object:
 
 
 def defined(cluster: Cluster) -> bool:
-    """Whether both kinds are served, and clients that use discovery find them."""
+    """Whether all kinds are served, and clients that use discovery find them."""
     kinds = (cluster.api.find(DEFINED) or {}).get("resources") or []
-    plurals = {"diffusioncascades", "cascadeprofiles"}
-    return plurals <= {kind["name"] for kind in kinds} and all(cluster.api.find(f"{DEFINED}/{p}") for p in plurals)
+    found = {kind["name"] for kind in kinds}
+    return found.issuperset(PLURALS) and all(cluster.api.find(f"{DEFINED}/{plural}") for plural in PLURALS)
 
 
 @contextlib.contextmanager

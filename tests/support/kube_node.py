@@ -25,6 +25,7 @@ import httpx
 import pytest
 import yaml
 
+from .crd import PLURALS
 from .helm import CHART, ROOT, programs
 from .installation import COMPONENT, Load, condition_of, defined, variant_of
 from .kube import Cluster, is_ready
@@ -34,7 +35,7 @@ from .waiting import PATIENCE_S, wait_for
 
 HOME = "cascade-system"
 """The namespace of the release in docs/install.md."""
-CRDS = ("diffusioncascades.diffusioncascade.io", "cascadeprofiles.diffusioncascade.io")
+CRDS = tuple(f"{plural}.diffusioncascade.io" for plural in PLURALS)
 PRICED = {
     "crds": {"keep": False, "rules": "always"},
     "acceleratorClasses": [{"name": "cpu", "resource": "cpu", "pricePerHour": "1.00"}],

@@ -98,6 +98,24 @@ def _variant(name: str, *, steps: int) -> dict[str, Any]:
     }
 
 
+def pool_document() -> dict[str, Any]:
+    """A WorkerPool that passes every check, with the workers of `cascade_document`."""
+    own = dict(cascade_document()["spec"]["workers"][0])
+    workers = {"min": own.pop("min"), "max": own.pop("max")}
+    del own["name"]
+    return {
+        "apiVersion": "diffusioncascade.io/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": "gpus"},
+        "spec": {**own, "workers": workers, "hosting": "shared"},
+    }
+
+
+def shared_document() -> dict[str, Any]:
+    """The DiffusionCascade of `cascade_document` with the WorkerPool in place of its pool ``gpus``."""
+    return edited(cascade_document(), {"spec.workers.0": {"pool": "gpus", "max": 4}})
+
+
 def profile_document() -> dict[str, Any]:
     """A CascadeProfile that passes every check and has every optional part."""
     quantiles = list(range(0, 1050, 50))

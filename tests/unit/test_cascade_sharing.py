@@ -163,3 +163,19 @@ def test_the_plan_says_how_long_a_request_waits_for_the_heavy_variant() -> None:
     slack_s = OBJECTIVE_S - SECONDS["large"]
     assert start_by(0.5) == pytest.approx(0.5 * slack_s)
     assert start_by(0.8) == pytest.approx(0.8 * slack_s)
+
+
+def test_a_crowd_is_let_in_where_the_plan_says_that_more_workers_would_come_for_it() -> None:
+    full = {"quick.cpu": PoolLoad(waiting=50, in_flight=16, expected_wait_s=8.0, ahead=(50, 50))}
+    rows = [{"share": 1, "chain": ["quick", "large"], "direct": 0, "escalation": 0}]
+
+    def first(crowd: dict[str, float] | None) -> Effect:
+        plan = shared_plan(rows=rows, standIn=None).model_dump(mode="json", by_alias=True)
+        plan["variants"]["quick"]["classes"]["cpu"]["crowd"] = crowd
+        (effect,) = begun(Plan.model_validate(plan), loads={"large.cpu": NOTHING_SERVES, **full})[1]
+        return effect
+
+    assert isinstance(first(None), Refuse)
+    assert isinstance(first({"workers": 2, "afterS": 1.0}), Refuse), "as many are there already"
+    assert isinstance(first({"workers": 8, "afterS": 1.0}), Enqueue), "after 1 s, a fourth of 8 s"
+    assert isinstance(first({"workers": 8, "afterS": 4.5}), Refuse)

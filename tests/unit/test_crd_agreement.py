@@ -13,14 +13,17 @@ from pydantic import BaseModel, ValidationError
 
 from cascade_api.cascade import DiffusionCascade, identity_problems
 from cascade_api.profile import CascadeProfile
+from cascade_api.workers import WorkerPool
 from support.crd import Definition, defaulted
 from support.crd_cases import CASES
-from support.resources import ABSENT, cascade_document, edited, profile_document
+from support.resources import ABSENT, cascade_document, edited, pool_document, profile_document, shared_document
 
 Path = tuple[str | int, ...]
 KINDS: dict[str, tuple[dict[str, Any], type[BaseModel], Definition]] = {
     "cascade": (cascade_document(), DiffusionCascade, Definition.load("diffusioncascades")),
     "profile": (profile_document(), CascadeProfile, Definition.load("cascadeprofiles")),
+    "pool": (pool_document(), WorkerPool, Definition.load("workerpools")),
+    "cascade on a shared pool": (shared_document(), DiffusionCascade, Definition.load("diffusioncascades")),
 }
 STRANGE: list[Any] = [
     -1, 0, 1, 2, 21, 101, 300, 1025, 10**14, True, 1.5, "", "1", "0s", "5m", "1 s", "Upper", "a" * 41, "a" * 300,

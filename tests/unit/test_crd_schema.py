@@ -11,10 +11,9 @@ import pytest
 import yaml
 
 from cascade_api.documents import load_documents
-from support.crd import CRDS, VALIDATIONS, Definition, broken_rules, walk
+from support.crd import CRDS, PLURALS, VALIDATIONS, Definition, broken_rules, walk
 
 ROOT = CRDS.parent
-PLURALS = ("diffusioncascades", "cascadeprofiles")
 LARGEST = 200_000
 """Bytes; a definition has to fit into the annotation of `kubectl apply`, and into a Helm release with the rest."""
 
@@ -84,8 +83,9 @@ def test_kubectl_shows_what_runs_and_why() -> None:
 
 
 def test_names_for_kubectl(plural: str) -> None:
+    short = {"diffusioncascades": "dcas", "cascadeprofiles": "cprof", "workerpools": "wpool"}
     names = Definition.load(plural).document["spec"]["names"]
-    assert names["shortNames"] == [{"diffusioncascades": "dcas", "cascadeprofiles": "cprof"}[plural]]
+    assert names["shortNames"] == [short[plural]]
     assert names["categories"] == ["cascades"]
 
 

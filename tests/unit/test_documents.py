@@ -10,7 +10,7 @@ import yaml
 from cascade_api.cascade import CascadeSpec
 from cascade_api.documents import FORMS, DocumentError, load_cascades
 from cascade_api.pod_values import QUANTITY_PATTERN
-from support.crd import Definition, walk
+from support.crd import PLURALS, Definition, walk
 from support.resources import cascade_document
 
 PROFILE = """\
@@ -157,6 +157,45 @@ def test_one_variant_is_a_cascade_where_its_own_quality_was_measured() -> None:
     assert "spec.discriminator: is missing: of several variants it judges" in problem_of(GOOD.replace(judge, ""))
 
 
+POOL = """\
+apiVersion: diffusioncascade.io/v1alpha1
+kind: WorkerPool
+metadata: {name: slots}
+spec: {class: cpu, workers: {min: 1, max: 6}}
+"""
+ON_POOL = CASCADE.replace("{name: slots, class: cpu, max: 2}", "{pool: slots, max: 8}")
+
+
+def test_a_cascade_on_a_worker_pool_knows_what_the_pool_says() -> None:
+    file = load_cascades(f"{PROFILE}---\n{ON_POOL}---\n{POOL}", source="cascade.yaml")
+    (cascade,) = file.cascades
+    (workers,) = cascade.spec.workers
+    assert (workers.label, workers.accelerator_class, workers.hosting, workers.max) == ("slots", "cpu", "shared", 8)
+    assert cascade.spec.accelerators == {"cpu": 8}
+    assert cascade.spec.wire()["workers"] == [{"pool": "slots", "max": 8}], "it is written as it was"
+    assert [pool.metadata.name for pool in file.pools] == ["slots"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "workers", "says"),
+    [
+        (POOL.replace("slots", "others"), "", "cascade.yaml:21: spec.workers.0.pool: there is no WorkerPool 'slots'"),
+        (POOL.replace("{name: slots}", "{name: slots, namespace: other}"), "", "there is no WorkerPool 'slots'"),
+        (POOL.replace("max: 6", "max: 0"), "", "spec.workers.min: 1 is above max (0)"),
+        (POOL, "    - {name: own, class: cpu, max: 2}\n", "spec.workers: 'cpu' is there twice: put the pools of one"),
+        (POOL, "    - {name: slots, class: gpu, max: 2}\n", "spec.workers: 'slots' is there twice: pool names must be"),
+    ],
+)
+def test_a_cascade_that_does_not_fit_its_worker_pool_is_refused(pool: str, workers: str, says: str) -> None:
+    cascade = ON_POOL.replace("  sizes:", f"{workers}  sizes:")
+    assert says in problem_of(f"{PROFILE}---\n{cascade}---\n{pool}")
+
+
+def test_an_entry_for_a_worker_pool_takes_nothing_that_the_pool_says() -> None:
+    text = problem_of(f"{PROFILE}---\n{ON_POOL.replace('pool: slots,', 'pool: slots, hosting: shared,')}---\n{POOL}")
+    assert text.startswith("cascade.yaml:21: spec.workers.0.hosting: goes with a pool of its own")
+
+
 @pytest.mark.parametrize(
     ("chain", "says"),
     [
@@ -239,7 +278,7 @@ def test_a_key_written_twice_in_what_an_alias_names_is_told_once() -> None:
 def test_every_pattern_says_how_to_write_what_it_takes() -> None:
     patterns = {
         node["pattern"]
-        for plural in ("diffusioncascades", "cascadeprofiles")
+        for plural in PLURALS
         for path, node in walk(Definition.load(plural).schema)
         if "pattern" in node and not path.startswith("status")
     }

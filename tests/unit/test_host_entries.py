@@ -6,7 +6,7 @@ import pytest
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.documents import load_documents
-from cascade_api.hosts import host_entries
+from cascade_api.hosts import host_entries, hosts_document
 from cascade_api.profile import CascadeProfile
 from cascade_models import manifest
 from cascade_models.agent.wanted import WantedHosts
@@ -38,6 +38,23 @@ def test_going_from_one_variant_to_another_of_the_same_weights_changes_no_proces
     assert wanted.proofs[HEAVY] == CASCADE.spec.variant(served).settings.parameters | (
         {"guidance": "1.500"} if served == "shapes-guided" else {}
     )
+
+
+def test_a_worker_of_several_cascades_is_told_of_the_variants_of_all_which_have_its_weights() -> None:
+    other = next(
+        document
+        for document in load_documents(shapes_manifest(**{"shapes-slow": {"steps": 48}}), source="test")
+        if isinstance(document, DiffusionCascade)
+    )
+    both = [(CASCADE.spec, PROFILE.spec), (other.spec, PROFILE.spec)]
+    heavy = CASCADE.spec.variant("shapes-heavy").weights.digest
+    document = hosts_document(both, [heavy])
+    names = [entry["name"] for entry in document["variants"]]
+    assert sorted(names) == ["shapes-guided", "shapes-heavy", "shapes-quick", "shapes-slow"], "each of them once"
+    assert set(WantedHosts.read(document).recipes) == {HEAVY}
+    light = CASCADE.spec.variant("shapes-light").weights.digest
+    assert set(WantedHosts.read(hosts_document(both, [heavy, light])).recipes) == {HEAVY, LIGHT}
+    assert hosts_document(both, ["unknown"])["variants"] == []
 
 
 def test_an_entry_that_lacks_something_is_refused_by_its_place() -> None:

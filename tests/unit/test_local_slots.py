@@ -108,7 +108,7 @@ class Machine:
         return self.agents[-1]
 
     def assignment_of(self, pool: PoolRef, weights: Sequence[str]) -> Assignment:
-        return Assignment.of(pool, CASCADE, PROFILE, weights)
+        return Assignment.of(pool, [(CASCADE, PROFILE)], weights)
 
     async def worker(self, slot_id: str = "cpu-0") -> Worker | None:
         return next((worker for worker in await self.cluster.workers() if worker.id == slot_id), None)

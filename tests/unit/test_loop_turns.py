@@ -18,6 +18,7 @@ from cascade_api.reasons import ConditionType, Reason
 from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
 from cascade_api.status import CascadeStatus
+from cascade_api.workers import WorkerPool
 from cascade_operator.clusters import ClusterFailed
 from cascade_operator.local.reporter import LocalReporter
 from cascade_operator.loop import Loop
@@ -120,7 +121,9 @@ class FakeCluster:
             match move:
                 case StartWorker():
                     name = f"cpu-{len(self.all)}"
-                    self.all[name] = make_worker(name, VARIANT_OF[move.weights[0]], in_flight=None)
+                    variants = [VARIANT_OF[weights] for weights in move.weights]
+                    started = make_worker(name, *variants, in_flight=None)
+                    self.all[name] = dataclasses.replace(started, pool=pool)
                 case Load():
                     self.all[move.worker] = make_worker(move.worker, VARIANT_OF[move.weights], in_flight=None)
                 case DrainWorker():
@@ -401,6 +404,9 @@ class ChangingSource:
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         return self.found
 
+    def pools(self) -> Sequence[WorkerPool]:
+        return ()
+
     def owns(self, ref: CascadeRef) -> bool:
         return ref.namespace == "default"
 
@@ -491,3 +497,15 @@ async def test_memory_that_redis_kept_is_taken_up_when_it_is_back() -> None:
     kept = second.loop._memory.cascades[str(REF)]
     assert kept.target
     assert len(second.cluster.all) == 2
+
+
+async def test_cascades_on_a_worker_pool_of_the_file_are_planned_and_their_workers_started_in_it() -> None:
+    pool = WorkerPool.model_validate({"metadata": {"name": "slots"}, "spec": {"class": "cpu", "workers": {"max": 2}}})
+    cascade = make_cascade(workers=[{"pool": "slots", "max": 2}])
+    cascade = cascade.model_copy(update={"spec": cascade.spec.on_pools({"slots": pool.spec})})
+    world = World(source=FileSource(CascadeFile(cascades=[cascade], profiles=[make_profile()], pools=[pool])))
+    await world.ticks(6)
+    assert world.cluster.all
+    assert {worker.pool for worker in world.cluster.all.values()} == {PoolRef("default", "slots")}
+    assert world.store.plan is not None
+    assert world.store.plan.workers

@@ -9,6 +9,7 @@ from cascade_api.plan import PATIENCE, Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_api.workers import WorkerPoolSpec
 from cascade_operator.planning.allocation import HostSet
 from cascade_operator.planning.memory import Memory, rebuilt
 from cascade_operator.planning.planner import Planner
@@ -152,6 +153,33 @@ def test_the_target_is_rebuilt_from_a_plan_whose_workers_serve_several_variants(
     assert target is not None
     assert target.workers == {HostSet(BOTH, "cpu"): 2}
     assert {key: size.replicas for key, size in target.sizes.items()} == {("light", "cpu"): 2, ("heavy", "cpu"): 2}
+
+
+def test_a_worker_that_still_loads_the_variant_whose_queue_another_waits_in_serves_neither() -> None:
+    profile = make_profile(light_ms=20.0, heavy_ms=40.0)
+    loading = make_worker("cpu-1", "light", since_s=NOW - 60)
+    plan = published(decided(shared_cascade(), workers=(*ready(1), loading), profile=profile)[0])
+    assert [worker.id for worker in plan.workers] == ["cpu-0"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "known", "reason", "field"),
+    [
+        ("hybrid", False, Reason.INVALID_SPEC, "spec.workers.0.pool: "),
+        ("hadis", False, Reason.POLICY_NEEDS_DEDICATED_WORKERS, "spec.policy.name: "),
+        ("hadis", True, Reason.POLICY_NEEDS_DEDICATED_WORKERS, "spec.policy.name: "),
+    ],
+)
+def test_a_cascade_on_a_worker_pool_is_refused_by_the_name_of_the_field(
+    policy: str, known: bool, reason: Reason, field: str
+) -> None:
+    cascade = make_cascade(policy__name=policy, workers=[{"pool": "slots", "max": 2}])
+    if known:
+        pool = WorkerPoolSpec.model_validate({"class": "cpu", "workers": {"max": 4}})
+        cascade = cascade.model_copy(update={"spec": cascade.spec.on_pools({"slots": pool})})
+    found, message = accepted(decided(cascade)[0])
+    assert found is reason
+    assert message.startswith(field)
 
 
 @pytest.mark.parametrize("name", ["hadis", "diffserve", "proteus", "all-light"])

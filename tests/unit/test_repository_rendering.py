@@ -277,3 +277,10 @@ def test_missing_weights_are_named_with_the_fix(monkeypatch: pytest.MonkeyPatch,
 def test_a_file_without_a_cascade_is_refused(text: str) -> None:
     with pytest.raises(ManifestError):
         read_variants(text)
+
+
+def test_cascades_of_one_manifest_may_have_variants_of_the_same_name_and_weights() -> None:
+    text = (EXAMPLE.parent / "shared-pool.yaml").read_text()
+    variants = read_variants(text)
+    assert [variant.name for variant in variants] == 3 * ["shapes-light", "shapes-heavy"]
+    assert len(repository.models_of(variants)) == 2

@@ -46,10 +46,13 @@ Stop it:             {stop}
 
 
 def _workers(file: CascadeFile) -> str:
-    """How many workers there are for each cascade, and what they host."""
+    """How many workers there are for each cascade, or in each WorkerPool, and what they host."""
     lines = []
+    for shared in file.pools:
+        count = shared.spec.workers.max
+        lines.append(f"  {shared.metadata.name}: at most {count} workers, which the cascades that name it share")
     for cascade in file.cascades:
-        for pool in cascade.spec.workers:
+        for pool in (each for each in cascade.spec.workers if each.pool is None):
             variants = " and ".join(v.name for v in cascade.spec.variants if not v.pools or pool.name in v.pools)
             hosts = f"each hosts {variants}" if pool.hosting is Hosting.SHARED else f"each hosts one of {variants}"
             lines.append(f"  {cascade.metadata.name}: {pool.max} workers, {hosts}")

@@ -64,16 +64,21 @@ class Assignment:
 
     @classmethod
     def of(
-        cls, pool: PoolRef, cascade: DiffusionCascade, profile: CascadeProfile, weights: Sequence[str]
+        cls,
+        pool: PoolRef,
+        cascades: Sequence[tuple[DiffusionCascade, CascadeProfile]],
+        weights: Sequence[str],
     ) -> Assignment:
-        """What a slot needs to host some weights of a cascade, for all variants that have them."""
-        names = [v.name for digest in weights for v in cascade.spec.variants if v.weights.digest == digest]
-        hosting: dict[str, Hosting] = {}
-        for name in names:
-            found = cascade.spec.variant(name).weights
-            others = hosting.get(found.digest)
-            hosting[found.digest] = Hosting(found.model, name if others is None else f"{others.variants}, {name}")
-        return cls(pool, hosting, hosts_document(cascade.spec, profile.spec, weights))
+        """What a slot needs to host some weights, for all variants of the pool's cascades that have them."""
+        variants = [v for digest in weights for c, _ in cascades for v in c.spec.variants if v.weights.digest == digest]
+        names: dict[str, list[str]] = {}
+        for variant in variants:
+            names.setdefault(variant.weights.digest, []).append(variant.name)
+        hosting = {
+            v.weights.digest: Hosting(v.weights.model, ", ".join(dict.fromkeys(names[v.weights.digest])))
+            for v in variants
+        }
+        return cls(pool, hosting, hosts_document([(c.spec, profile.spec) for c, profile in cascades], weights))
 
     @property
     def variants(self) -> str:

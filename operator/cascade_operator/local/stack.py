@@ -182,8 +182,8 @@ class LocalStack:
             return await Agent.start(slot_id, launcher=launcher, state=self._state)
 
         def assignment_of(pool: PoolRef, weights: Sequence[str]) -> Assignment:
-            cascade = next(each for each in self._file.cascades if each.ref == pool.owner)
-            return Assignment.of(pool, cascade, self._file.profile_of(cascade), weights)
+            using = [c for c in self._file.cascades if pool in (PoolRef.of(c.ref, each) for each in c.spec.workers)]
+            return Assignment.of(pool, [(each, self._file.profile_of(each)) for each in using], weights)
 
         def changed() -> None:
             if self._loop is not None:
@@ -261,9 +261,9 @@ class LocalStack:
 def slots_of(file: CascadeFile) -> int:
     """The number of slots for all cascades of a file; raises CommandFailed if one has no pool of class ``cpu``.
 
-    There may be more slots than cores.
+    There may be more slots than cores. Those of a WorkerPool count once.
     """
-    total = 0
+    total = sum(pool.spec.workers.max for pool in file.pools if pool.spec.accelerator_class == CPU_CLASS)
     for cascade in file.cascades:
         count = cascade.spec.accelerators.get(CPU_CLASS, 0)
         if count == 0:
@@ -272,7 +272,7 @@ def slots_of(file: CascadeFile) -> int:
                 "add a pool of it, and let the variants run in it",
                 code=2,
             )
-        total += count
+        total += 0 if any(each.pool is not None for each in cascade.spec.workers) else count
     return total
 
 

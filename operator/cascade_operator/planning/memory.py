@@ -75,7 +75,9 @@ class Target:
     ``hosts`` says what they host, and ``pools`` which variants they serve. ``verdict`` says how good the allocation is,
     and ``binding`` what keeps it from being better. The circumstances are ``demand`` (requests per second), the
     fingerprints of spec and profile (``spec_print``, ``profile_print``), the accelerators by class (``inventory``), and
-    the slowdowns (``corrections``: variant, class, factor). Where one of them changes, pools are decided again.
+    the slowdowns (``corrections``: variant, class, factor). Where one of them changes, pools are decided again. On a
+    WorkerPool, ``hosts`` are all of its workers, the same for each of its cascades, and ``pool_print`` is the
+    fingerprint of the pool and of the cascades that were planned for on it.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -88,6 +90,7 @@ class Target:
     demand: float = 0.0
     spec_print: str = ""
     profile_print: str = ""
+    pool_print: str = ""
     inventory: Mapping[str, int] = field(default_factory=dict)
     corrections: tuple[tuple[str, str, float], ...] = ()
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cascade_api.names import CascadeRef
 from cascade_api.settings import PlannerSettings
 
 from ..snapshot import (
@@ -43,6 +44,7 @@ from .allocation import HostSet, Placement
 from .forecast import Forecast
 from .memory import Leaving
 from .observed import Observed, serving
+from .shared_pools import SharedPool
 from .targets import TargetDecision
 
 BEARABLE_SHED_SHARE: Final = 0.1
@@ -93,13 +95,10 @@ def decide_moves(
     return next_moves(
         workers=seen.workers,
         target=decided.workers,
-        leaving=seen.memory.leaving,
+        leaving=seen.leaving,
         free={name: max(min(count, ceilings.get(name, 0) - own[name]), 0) for name, count in free.items()},
-        left=_left(seen, expected, decided, now),
-        pools={
-            pool.accelerator_class: PoolRef(seen.ref.namespace, pool.name, seen.ref.name)
-            for pool in seen.view.cascade.spec.workers
-        },
+        left=_left(seen, now) | _outgrown(seen, expected, decided),
+        pools={pool.accelerator_class: PoolRef.of(seen.ref, pool) for pool in seen.view.cascade.spec.workers},
         order=list(dict.fromkeys(digest for _, digest in sorted(seen.known.weights.items()))),
         fits=seen.known.fits,
         in_flight=seen.in_flight,
@@ -109,7 +108,60 @@ def decide_moves(
     )
 
 
-def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: float) -> set[Hosted]:
+def decide_pool_moves(
+    pool: SharedPool,
+    decided: Mapping[CascadeRef, TargetDecision],
+    free: Mapping[str, int],
+    now: float,
+    settings: PlannerSettings,
+) -> Moves:
+    """The next safe steps of the workers of a WorkerPool, for all of its cascades; it may take ``free`` accelerators.
+
+    Weights that no cascade of the pool has are left at once. As long as nothing is decided for the pool, nothing moves.
+    """
+    target = _pool_target(pool, decided)
+    if target is None:
+        return Moves(leaving=pool.leaving)
+    name = pool.spec.accelerator_class
+    return next_moves(
+        workers=pool.workers,
+        target=target,
+        leaving=pool.leaving,
+        free={name: max(min(free.get(name, 0), pool.most - len(pool.workers)), 0)},
+        left=set.intersection(pool.hosted, *(_left(seen, now) for seen in pool.cascades)),
+        pools={name: pool.ref},
+        order=list(pool.weights),
+        fits=pool.fits,
+        in_flight=pool.in_flight,
+        now=now,
+        grace_s=max((seen.objective_s for seen in pool.cascades), default=0.0),
+        at_once=_at_once(pool, settings),
+    )
+
+
+def _at_once(pool: SharedPool, settings: PlannerSettings) -> int:
+    """The most workers of a WorkerPool that may be on the move; all, where loads take little of an objective.
+
+    A crowd at one cascade needs its weights on many workers at once, and a worker goes on with others meanwhile.
+    """
+    if any(seen.known.load_s > seen.objective_s / 2 for seen in pool.planned):
+        return max(len(pool.workers) * settings.moves_percent // 100, 1)
+    return len(pool.workers)
+
+
+def _pool_target(pool: SharedPool, decided: Mapping[CascadeRef, TargetDecision]) -> Mapping[HostSet, int] | None:
+    """What the workers of a WorkerPool should host; None: they stay as they are.
+
+    A pool that no cascade needs is emptied, except where its cascades are all parked and it has a minimum of workers.
+    """
+    if pool.planned:
+        target = decided[pool.planned[0].ref].target
+        return target.workers if target is not None and target.pool_print else None
+    parked = all(seen.idle and seen.decides for seen in pool.cascades)
+    return {} if parked and not (pool.cascades and pool.spec.workers.min) else None
+
+
+def _left(seen: Observed, now: float) -> set[Hosted]:
     """Weights that the plan in force no longer needs and for which nothing waits, so that their last host may go.
 
     If queue lengths are not known, weights count as left one objective after the last plan was published. Weights that
@@ -118,6 +170,10 @@ def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: floa
     ready = {(digest, each.accelerator_class) for each in seen.ready for digest in each.weights}
     if seen.idle:
         return ready
+    if seen.prepared is None:
+        variants = seen.view.plan.variants if seen.view.plan is not None else {}
+        in_force = {variants[name].weights for name in plans.needed(seen.rows)}
+        return {key for key in ready if key[0] not in in_force}
     left = {key for key in ready if key[0] not in seen.known.variants_with}
     needed = {seen.known.weights[name] for name in plans.needed(seen.rows) if name in seen.known.weights}
     for key in ready - left:
@@ -130,7 +186,7 @@ def _left(seen: Observed, expected: Forecast, decided: TargetDecision, now: floa
             empty = not any(seen.waiting((name, key[1])) for name in seen.known.variants_with[key[0]])
         if empty:
             left.add(key)
-    return left | _outgrown(seen, expected, decided)
+    return left
 
 
 def _outgrown(seen: Observed, expected: Forecast, decided: TargetDecision) -> set[Hosted]:

@@ -23,7 +23,7 @@ from cascade_api.plan import PlanRow
 from cascade_api.quantities import duration_s
 from cascade_api.reasons import Reason
 
-from ..snapshot import CascadeView, HostState, Snapshot, Worker, WorkerState
+from ..snapshot import CascadeView, HostState, PoolRef, Snapshot, Worker, WorkerState
 from .allocation import HostSet, Hull, Placement, PoolKey, PoolSize
 from .arrivals import clearing_rate
 from .memory import CascadeMemory, Leaving, Memory, Slowdown, Target
@@ -41,15 +41,17 @@ Why = tuple[Reason, str]
 class Observed:
     """One cascade at the beginning of a tick.
 
-    ``workers`` are those of its pools. ``refused`` says why it cannot be planned, and ``held`` why it must be left as
-    it is. ``asked_at_s`` is when a client last asked for an image (Unix seconds; 0: not known). ``idle`` means that
-    this was so long ago that nothing should run.
+    ``workers`` are those of its pools, which others may share, and ``leaving`` are the weights that these are to leave.
+    ``refused`` says why it cannot be planned, and ``held`` why it must be left as it is. ``asked_at_s`` is when a
+    client last asked for an image (Unix seconds; 0: not known). ``idle`` means that this was so long ago that nothing
+    should run.
     """
 
     view: CascadeView
     workers: tuple[Worker, ...]
     memory: CascadeMemory
     store_available: bool
+    leaving: tuple[Leaving, ...] = ()
     prepared: Prepared | None = None
     refused: Why | None = None
     held: Why | None = None
@@ -59,6 +61,12 @@ class Observed:
     @property
     def ref(self) -> CascadeRef:
         return self.view.cascade.ref
+
+    @property
+    def pool(self) -> PoolRef | None:
+        """The WorkerPool that it shares with other cascades; None: it has pools of its own."""
+        first = self.view.cascade.spec.workers[0]
+        return PoolRef.of(self.ref, first) if first.pool is not None else None
 
     @property
     def objective_s(self) -> float:
@@ -104,12 +112,12 @@ class Observed:
     @property
     def ready(self) -> Counter[HostSet]:
         """Workers that serve, by the weights that are ready there."""
-        return ready_hosts(self.workers, self.memory.leaving)
+        return ready_hosts(self.workers, self.leaving)
 
     @property
     def running(self) -> Counter[HostSet]:
         """Workers that serve or will, by the weights that are ready or loading there."""
-        served = (serving(w, self.memory.leaving, loading=True) for w in self.workers)
+        served = (serving(w, self.leaving, loading=True) for w in self.workers)
         return Counter(each for each in served if each.weights)
 
     @property
@@ -195,7 +203,7 @@ class Observed:
         """The same where workers host all variants: what they have no time for within `KEPT_BUSY_OBJECTIVES`."""
         waiting = {name: self.waiting((name, hull.accelerator_class)) for name in hull.weights}
         work_s = sum(count * self._waiting_s(hull, name) for name, count in waiting.items())
-        busy_s = KEPT_BUSY_OBJECTIVES * self.objective_s * sum(self.ready.values())
+        busy_s = KEPT_BUSY_OBJECTIVES * self.objective_s * self._workers_worth(hull)
         if work_s <= busy_s:
             return {}
         # In images of the variant that a queue is named by, which others may wait in.
@@ -206,6 +214,17 @@ class Observed:
         }
         part = 1 - busy_s / work_s
         return {name: part * count / (self.objective_s / 2) for name, count in images.items()}
+
+    def _workers_worth(self, hull: Hull) -> float:
+        """The workers that it keeps busy: all of its own; of a WorkerPool those that its plan takes, at least one."""
+        there = self.placement(self.ready, self.target).workers
+        if self.pool is None or self.view.plan is None:
+            return there
+        seconds = sum(
+            row.share * ((1 - row.direct) * hull.image_s(row.light) + row.heavy_share * hull.image_s(row.heavy))
+            for row in self.rows
+        )
+        return min(there, max(self.view.plan.expected.demand * seconds, 1.0))
 
     def _waiting_s(self, hull: Hull, queue: str) -> float:
         """Mean seconds of an image of those that wait in a queue, by the shares of the rows in force."""
@@ -245,14 +264,23 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
         held = Reason.STORE_AWAY, "Redis cannot be reached: the last plan is held"
     if snapshot.inventory is None:
         held = Reason.INVENTORY_UNKNOWN, "the accelerators of the cluster are not known: the last plan is held"
-    prepared, refused = _prepared(view, snapshot, remembered, preparations)
+    prepared, refused = _prepared(view, remembered, preparations)
     asked_at_s, idle = _last_asked(view, remembered, now)
-    workers = tuple(worker for worker in snapshot.workers if worker.pool.owner == view.cascade.ref)
-    return Observed(view, workers, remembered, snapshot.store_available, prepared, refused, held, asked_at_s, idle)
+    shared = [PoolRef.of(view.cascade.ref, each) for each in view.cascade.spec.workers if each.pool is not None]
+    workers = tuple(w for w in snapshot.workers if w.pool.owner == view.cascade.ref or w.pool in shared)
+    leaving = remembered.leaving
+    if shared:
+        # What the workers of a WorkerPool are to leave is the same for all of its cascades, also for new ones.
+        ours = {worker.id for worker in workers}
+        known = {each for kept in memory.cascades.values() for each in kept.leaving if each.worker in ours}
+        leaving = tuple(sorted(known, key=lambda each: (each.worker, each.weights, each.since_s)))
+    return Observed(
+        view, workers, remembered, snapshot.store_available, leaving, prepared, refused, held, asked_at_s, idle
+    )
 
 
 def _prepared(
-    view: CascadeView, snapshot: Snapshot, memory: CascadeMemory, preparations: Preparations
+    view: CascadeView, memory: CascadeMemory, preparations: Preparations
 ) -> tuple[Prepared | None, Why | None]:
     if view.profile is None:
         name = view.cascade.spec.profile_ref.name

@@ -1,7 +1,9 @@
 """A decision on one page: Observed → Forecast → Target → Moves → Plan, for every cascade of one operator, without I/O.
 
 Each stage is a pure function of the stages before it and of the memory, and its result is frozen. Pools are decided
-for all cascades together, since they compete for accelerators; everything else is decided for one cascade at a time.
+for all cascades together, since they compete for accelerators. The workers of a WorkerPool are moved for all of its
+cascades together. Everything else is decided for one cascade at a time, with the part of the time of a WorkerPool that
+the cascade has (`division`).
 The planner does not guess: if something that it needs is unknown, it keeps the last plan, and the status says why.
 """
 
@@ -14,14 +16,16 @@ from typing import Final
 from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
 
-from ..snapshot import Action, Diagnostics, HostState, Publish, SetStatus, Snapshot, WorkerState
+from ..snapshot import Action, Diagnostics, HostState, PoolRef, Publish, SetStatus, Snapshot, WorkerState
 from .allocation import Placement
+from .division import Divisions
 from .forecast import Forecast, forecast
 from .memory import CascadeMemory, Memory, Target
-from .moves import Moves, decide_moves, free_accelerators, started
+from .moves import Moves, decide_moves, decide_pool_moves, free_accelerators, started
 from .observed import Observed, observe
 from .prepared import Preparations, prices_per_hour
 from .publish import Publication, publication
+from .shared_pools import shared_pools
 from .statuses import Findings, StatusReports
 from .targets import Allocations, TargetDecision, decide_targets
 
@@ -59,12 +63,16 @@ class Planner:
         observed = [observe(view, snapshot, memory, now, self.preparations) for view in snapshot.cascades]
         self._keep_only(observed)
         forecasts = {seen.ref: forecast(seen, now, settings) for seen in observed if seen.prepared is not None}
+        pools = shared_pools(observed, snapshot, self._prices)
+        division = Divisions(observed, forecasts)
         targets = decide_targets(
             observed,
             forecasts,
             snapshot,
             now,
             settings,
+            pools=pools,
+            division=division,
             prices_per_hour=self._prices,
             allocations=self._allocations,
         )
@@ -72,25 +80,30 @@ class Planner:
         actions: list[Action] = []
         diagnostics: list[Diagnostics] = []
         remembered: dict[str, CascadeMemory] = {}
+        in_pools: dict[PoolRef, Moves] = {}
+        for pool in pools:
+            if pool.acts:
+                in_pools[pool.ref] = decide_pool_moves(pool, targets, free, now, settings)
+                free = free - started(in_pools[pool.ref])
         for seen in observed:
-            expected, decided, moves, said = (
-                forecasts.get(seen.ref),
-                targets[seen.ref],
-                Moves(leaving=seen.memory.leaving),
-                None,
-            )
+            expected, decided, said = forecasts.get(seen.ref), targets[seen.ref], None
+            moves = Moves(leaving=seen.leaving)
+            if seen.pool is not None:
+                moves = in_pools.get(seen.pool, moves)
             if seen.acts and expected is not None:
                 if lost_worker(seen):
                     decided = replace(decided, reason=Reason.REPLICAS_CHANGED)
-                moves = decide_moves(seen, expected, decided, free, now, settings)
-                free = free - started(moves)
-                said = publication(seen, expected, decided, moves, now, settings)
+                if seen.pool is None:
+                    moves = decide_moves(seen, expected, decided, free, now, settings)
+                    free = free - started(moves)
+                said = publication(seen, expected, decided, moves, division, now, settings)
             # The plan comes before the moves, so that routers leave a replica before it is drained.
             actions += [Publish(said.plan)] if said is not None and said.plan is not None else []
-            actions += moves.actions
+            actions += moves.actions if seen.pool is None else ()
             actions += self._report(seen, decided, moves, said, now)
             diagnostics.append(diagnose(seen, expected, decided, said))
             remembered[str(seen.ref)] = remember(seen, expected, decided, moves, said, now)
+        actions += [action for moves in in_pools.values() for action in moves.actions]
         tick_s = min((settings.tick_s(seen.objective_s) for seen in observed), default=settings.tick_max_s)
         return Decision(tuple(actions), tuple(diagnostics), Memory(remembered), now + tick_s)
 
@@ -105,6 +118,9 @@ class Planner:
     ) -> list[SetStatus]:
         """The action that writes the status, if the status says anything new."""
         target, parked = decided.target, said.parked if said is not None else decided.parked
+        aimed = Placement(decided.workers)
+        if seen.prepared is not None:
+            aimed = seen.placement(decided.workers, target or Target())
         findings = Findings(
             refused=seen.refused and (seen.view.complaint or seen.refused),
             complaint=seen.view.complaint,
@@ -117,7 +133,7 @@ class Planner:
             moving=moves.moving,
             parked=seen.idle or (parked and not decided.sizes),
             target=decided.sizes,
-            workers=sum(decided.workers.values()),
+            workers=int(aimed.workers),
             ready=seen.placement(seen.ready, target or Target()) if seen.prepared is not None else Placement(),
             cost_per_hour=f"{target.cost_per_hour if target is not None else 0.0:.2f}",
         )

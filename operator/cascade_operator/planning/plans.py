@@ -18,6 +18,7 @@ from cascade_api.plan import (
     PATIENCE,
     Expected,
     Plan,
+    PlanCrowd,
     PlanRow,
     PlanSettings,
     PlanTimes,
@@ -41,6 +42,8 @@ _SERVING = (WorkerState.READY, WorkerState.DRAINING)
 SHARED_PATIENCE = 0.8
 """Part of its slack that a request waits for a heavy image of workers that host all variants: a quick one can be made
 until the end there. Chosen on generated waves and bursts: 0.5 is 0.05 to 0.1 FID worse, 0.95 as good."""
+CROWD_SEEN_OBJECTIVES = 1 / 6
+"""Objectives until a crowd is seen and weights begin to load: two ticks."""
 SHARE_STEP = 0.02
 """Smallest change of a stage's share of the prompts that is worth a new plan."""
 
@@ -122,6 +125,7 @@ def variants_of(
         if execution_s:
             times = PlanTimes(
                 queue=prepared.hull.queue_of(variant) if prepared.hull is not None else None,
+                crowd=_crowd(prepared, variant, workers),
                 batch=batches.get(key, 1),
                 execution_s={prepared.spec.sizes[0]: execution_s},
             )
@@ -140,12 +144,25 @@ def variants_of(
     return {name: part.model_copy(update={"classes": classes.get(name, {})}) for name, part in sorted(told.items())}
 
 
+def _crowd(prepared: Prepared, variant: str, workers: Sequence[Worker]) -> PlanCrowd | None:
+    """How many workers of a WorkerPool would make images of a cascade's quickest variant, for a crowd."""
+    (pool, *others) = prepared.spec.workers
+    if pool.pool is None or others or prepared.hull is None:
+        return None
+    most = min(sum(1 for worker in workers if worker.state is WorkerState.READY), pool.max)
+    if most < 1 or variant != min(prepared.hull.batches, key=prepared.hull.image_s):
+        return None
+    after_s = CROWD_SEEN_OBJECTIVES * prepared.spec.objective.latency_s + prepared.load_s
+    return PlanCrowd(workers=most, after_s=round(after_s, 3))
+
+
 def workers_of(
     workers: Sequence[Worker], variants: Mapping[str, PlanVariant], leaving: Collection[Leaving]
 ) -> list[PlanWorker]:
     """The workers that serve or drain, sorted by name; each serves every variant of the weights that are ready there.
 
-    It gets no credits for weights that it is ``leaving``.
+    It gets no credits for weights that it is ``leaving``. A variant whose requests wait in the queue of another one is
+    not served as long as the weights of that one are not ready.
     """
     gone = {(each.worker, each.weights) for each in leaving}
     told = []
@@ -157,6 +174,8 @@ def workers_of(
             for name, found in times.items()
             if found is not None
         }
+        queues = {name: found.queue for name, found in times.items() if found is not None}
+        credits = {name: count for name, count in credits.items() if (queues[name] or name) in credits}
         if worker.state not in _SERVING or not credits:
             continue
         told.append(

@@ -39,15 +39,17 @@ from .allocation import (
     ServiceLevel,
     Sharing,
     Stages,
+    Weighed,
     WorkerBounds,
     hull_of,
     measured,
     priced,
     served_by,
     stages_of,
+    useful_rows,
 )
 from .policies import PlanningPolicy, policy
-from .rooms import TooLarge, rooms_of, with_one_long_variant
+from .rooms import TooLarge, rooms_of, weights_of, with_one_long_variant
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
@@ -56,6 +58,9 @@ QUALITY_NOISE = 0.02
 ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that all-heavy must gain to be worth its accelerator time; less time must gain less, in
 proportion. A smaller gain cannot be distinguished from noise."""
+
+NO_WORKER_POOLS: Final = "there are no WorkerPools here so far: give the cascade a pool of its own"
+"""Why a cascade on a WorkerPool is refused where nobody says what that is."""
 
 NONE_SLOWER: Final[Mapping[PoolKey, float]] = {}
 """Slowdowns where every pool is as its profile says."""
@@ -76,8 +81,9 @@ class Prepared:
     """A cascade that is ready to be planned.
 
     ``problem`` lacks only what changes with time: the demand and the running replicas. ``rooms`` are the largest sets
-    of weights that a worker may host. ``corrections`` lists the pools whose times were multiplied, as (variant, class,
-    factor). ``provision_s`` says for elastic classes how many seconds a new Node takes.
+    of weights that a worker may host, and ``memory_mib`` is the memory of an accelerator by class (0: not known).
+    ``corrections`` lists the pools whose times were multiplied, as (variant, class, factor). ``provision_s`` says for
+    elastic classes how many seconds a new Node takes.
     """
 
     spec: CascadeSpec
@@ -86,6 +92,7 @@ class Prepared:
     timings: ProfileTimings
     problem: CascadeProblem
     rooms: tuple[HostSet, ...]
+    memory_mib: Mapping[str, int]
     spec_print: str
     profile_print: str
     corrections: tuple[tuple[str, str, float], ...]
@@ -150,6 +157,16 @@ class Prepared:
         """The policy's mixture of rows on these workers; ``backlog`` is requests per second to clear, by variant."""
         return self.policy.share(self.at(demand), placement, backlog=backlog)
 
+    def own(self, hosts: HostSet) -> HostSet:
+        """Those of these weights that are the cascade's."""
+        return HostSet.of(self.variants_with.keys() & set(hosts.weights), hosts.accelerator_class)
+
+    @cached_property
+    def weighed(self) -> tuple[Weighed, ...]:
+        """The weights of a cascade on a WorkerPool, with their memory there."""
+        (pool,) = self.spec.workers
+        return tuple(weights_of(self.spec, self.profile, pool.accelerator_class))
+
     def fits(self, hosts: HostSet) -> bool:
         """Whether a worker may host these weights together."""
         return any(
@@ -174,7 +191,10 @@ class Prepared:
         none counts twice.
         """
         if self.hull is not None:
-            own = {each: count for each, count in hosts.items() if self.variants_with.keys() & set(each.weights)}
+            own: Counter[HostSet] = Counter()
+            for each, count in hosts.items():
+                own[self.own(each)] += count
+            del own[HostSet((), self.hull.accelerator_class)]
             return Placement(own, served_by(self.hull, own))
         pools: dict[PoolKey, PoolSize] = {}
         for each, count in hosts.items():
@@ -231,11 +251,15 @@ def prepare(
         field, message = problems[0]
         raise NotPlannable(Reason.PROFILE_INVALID, f"{field}: {message}")
     shared = hosts_all(spec)
-    if shared and not chosen.shares_workers:
+    in_pools = [f"spec.workers.{index}.pool" for index, each in enumerate(spec.workers) if each.pool is not None]
+    if (shared or in_pools) and not chosen.shares_workers:
         raise NotPlannable(
             Reason.POLICY_NEEDS_DEDICATED_WORKERS,
-            f"spec.policy.name: {chosen.name} plans for one variant a worker: set hosting: dedicated in spec.workers",
+            f"spec.policy.name: {chosen.name} plans for one variant a worker: "
+            "give the cascade pools of its own with hosting: dedicated in spec.workers",
         )
+    if in_pools and not all(each.accelerator_class for each in spec.workers):
+        raise NotPlannable(Reason.INVALID_SPEC, f"{in_pools[0]}: {NO_WORKER_POOLS}")
     found = profile_for(spec, profile.spec)
     measurements = _slowed(found, slowdowns)
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
@@ -294,7 +318,7 @@ def prepare(
         ),
         weight=float(spec.policy.weight),
     )
-    if shared:
+    if shared or in_pools:
         problem = _on_shared_workers(problem, spec, level, rooms, offer=settings.shared_offer)
     return Prepared(
         spec,
@@ -303,6 +327,7 @@ def prepare(
         sized.timings,
         problem,
         rooms=rooms,
+        memory_mib=memory_mib,
         spec_print=_print(spec),
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
@@ -318,9 +343,10 @@ def hosts_all(spec: CascadeSpec) -> bool:
 def _rooms(spec: CascadeSpec, profile: ProfileSpec, classes: Sequence[AcceleratorClass]) -> tuple[HostSet, ...]:
     """The largest sets of weights that workers may host; raises NotPlannable for what does not fit or is not
     possible."""
-    if hosts_all(spec) and len(spec.workers) > 1:
+    if len(spec.workers) > 1 and (hosts_all(spec) or any(each.pool is not None for each in spec.workers)):
         raise NotPlannable(
-            Reason.INVALID_SPEC, "spec.workers: a cascade with hosting: shared has one pool, so far: remove the others"
+            Reason.INVALID_SPEC,
+            "spec.workers: a cascade with hosting: shared, or on a WorkerPool, has one pool, so far: remove the others",
         )
     try:
         return rooms_of(spec, profile, {c.name: c.memory_mi_b for c in classes})
@@ -333,8 +359,8 @@ def _on_shared_workers(
 ) -> CascadeProblem:
     """The problem of a cascade whose workers host all variants, or one of the ``sets`` each.
 
-    They are planned for ``offer`` times their time, where what is too much is degraded; else for no more than what
-    keeps requests in time.
+    Workers of a WorkerPool host what fits beside the weights of others, so none need host all. They are planned for
+    ``offer`` times their time, where what is too much is degraded; else for no more than what keeps requests in time.
     """
     pool = spec.workers[0]
     hull = hull_of(
@@ -346,7 +372,10 @@ def _on_shared_workers(
     )
     if len(sets) > 1:
         sets = with_one_long_variant(sets, hull)
+    if len(sets) > 1 or pool.pool is not None:
         hull = replace(hull, everywhere=False)
+    if pool.pool is not None:
+        hull = replace(hull, rows=useful_rows(hull))
     utilisation = problem.heavy_utilisation * (offer if level.degrade else 1.0)
     return replace(problem, hull=hull, sets=sets, heavy_utilisation=utilisation)
 

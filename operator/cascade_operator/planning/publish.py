@@ -17,6 +17,7 @@ from cascade_api.settings import PlannerSettings
 from ..snapshot import DrainWorker, WorkerState
 from . import plans
 from .allocation import HostSet, Placement, Sharing, latency_p99_s
+from .division import Divisions
 from .forecast import Forecast
 from .memory import Target
 from .moves import BEARABLE_SHED_SHARE, Moves
@@ -40,7 +41,13 @@ class Publication:
 
 
 def publication(
-    seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, now: float, settings: PlannerSettings
+    seen: Observed,
+    expected: Forecast,
+    decided: TargetDecision,
+    moves: Moves,
+    division: Divisions,
+    now: float,
+    settings: PlannerSettings,
 ) -> Publication | None:
     """The plan for the replicas that are ready, while ``moves`` are made; None if there are no rows to publish yet.
 
@@ -51,8 +58,8 @@ def publication(
     workers = [replace(w, state=WorkerState.DRAINING) if w.id in draining else w for w in seen.workers]
     batch_of = seen.batches(decided.sizes)
     hosts = ready_hosts(workers, moves.leaving)
-    placement = seen.placement(hosts, decided.target or Target())
-    sharing = _sharing(seen, expected, decided, moves, hosts)
+    placement = division.placement(seen, hosts, decided.target or Target())
+    sharing = _sharing(seen, expected, decided, moves, division, hosts)
     rows = _rows(seen, expected, moves, sharing, placement, settings)
     if not rows:
         return None
@@ -87,16 +94,22 @@ def publication(
 
 
 def _sharing(
-    seen: Observed, expected: Forecast, decided: TargetDecision, moves: Moves, hosts: Mapping[HostSet, int]
+    seen: Observed,
+    expected: Forecast,
+    decided: TargetDecision,
+    moves: Moves,
+    division: Divisions,
+    hosts: Mapping[HostSet, int],
 ) -> Sharing:
     """The best shares on ready workers; weights to vacate are left out unless much less could be served without."""
     target = decided.target or Target()
     waiting = seen.backlog(seen.batches(target.sizes))
-    sharing = seen.known.share(seen.placement(hosts, target), demand=expected.rate, backlog=waiting)
-    if moves.vacate is not None:
-        kept = seen.placement(_without(hosts, moves.vacate), target)
+    sharing = seen.known.share(division.placement(seen, hosts, target), demand=expected.rate, backlog=waiting)
+    if moves.vacate is not None and moves.vacate[0] in seen.known.variants_with:
+        kept = division.placement(seen, _without(hosts, moves.vacate), target)
         without = seen.known.share(kept, demand=expected.rate, backlog=waiting)
-        wanted = seen.known.share(Placement(target.workers, target.sizes), demand=expected.rate, backlog=waiting)
+        full = division.allocated(seen, target.workers, target.sizes)
+        wanted = seen.known.share(full, demand=expected.rate, backlog=waiting)
         # A move that ends the shedding of load may shed a little more while it lasts.
         if without.mixture and (without.shed <= sharing.shed + BEARABLE_SHED_SHARE or wanted.shed < sharing.shed):
             return without

@@ -87,7 +87,7 @@ def status_of(
         chain=list(rows[0].chain) if rows else [],
         direct_percent=round(100 * direct),
         escalation_percent=round(100 * (heavy - direct) / (1 - direct)) if direct < 1 else 0,
-        replicas=f"{findings.ready.workers}/{findings.workers}",
+        replicas=f"{findings.ready.workers:.0f}/{findings.workers}",
         pools=[
             PoolStatus(
                 name=pool_name(variant=key[0], accelerator_class=key[1]),

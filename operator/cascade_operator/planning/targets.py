@@ -28,12 +28,24 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
 from ..snapshot import Snapshot
-from .allocation import Allocation, AllocationProblem, CascadeProblem, HostSet, Placement, PoolKey, PoolSize, groups
+from .allocation import (
+    Allocation,
+    AllocationProblem,
+    CascadeProblem,
+    HostSet,
+    PoolKey,
+    PoolSize,
+    allocate_on_pool,
+    groups,
+    on_hosts,
+)
 from .arrivals import bounded_window_s
+from .division import Divisions, backlog_prompts, user_of
 from .forecast import Forecast
 from .memory import CascadeMemory, Target, target_hosts, target_pools
 from .observed import Observed
 from .policies import PlanningPolicy, joint
+from .shared_pools import SharedPool
 
 EMERGENCY_DEMAND_RATIO: Final = 1.1
 """If demand exceeds that of the last decision by this factor, an emergency may decide again at once."""
@@ -53,8 +65,6 @@ NEGLIGIBLE_SHED_SHARE: Final = 0.01
 """Share of the demand that is too small to keep larger pools for."""
 RENEWED: Final = (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED, Reason.PROFILE_CORRECTED)
 """Reasons that are reported for a decision even if it leaves the pools as they were."""
-LEAST_REACH_SHARE: Final = 0.5
-"""Where fewer prompts than this share reach a variant, its backlog is charged as if this share did."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +118,23 @@ def decide_targets(
     now: float,
     settings: PlannerSettings,
     *,
+    pools: Sequence[SharedPool],
+    division: Divisions,
     prices_per_hour: Mapping[str, float],
     allocations: Allocations,
 ) -> dict[CascadeRef, TargetDecision]:
-    """The target of every cascade; a cascade that is not decided now keeps its last target."""
+    """The target of every cascade; a cascade that is not decided now keeps its last target.
+
+    A WorkerPool is decided for all of its cascades when one of them is due. It gets the accelerators that no other
+    pool uses now, and leaves its own to no other.
+    """
     decided = {seen.ref: _parked(seen, now) if seen.decides and seen.idle else _kept(seen) for seen in observed}
-    planned = [seen for seen in observed if seen.decides and not seen.idle]
-    due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings) for seen in planned}
-    others = Counter(w.accelerator_class for seen in observed if seen not in planned for w in seen.workers)
+    for pool in pools:
+        decided |= _on_pool(pool, forecasts, snapshot, now, settings, division, prices_per_hour)
+    planned = [seen for seen in observed if seen.decides and not seen.idle and seen.pool is None]
+    due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings, division) for seen in planned}
+    ours = {worker.id for seen in planned for worker in seen.workers}
+    others = Counter(worker.accelerator_class for worker in snapshot.workers if worker.id not in ours)
     inventory = {name: max(count - others[name], 0) for name, count in (snapshot.inventory or {}).items()}
     if not any(due.values()):
         return decided
@@ -128,13 +147,88 @@ def decide_targets(
         answers = allocations.of(AllocationProblem(problems, inventory, prices_per_hour, settings.seed), decides)
         for seen, problem in zip(rivals, problems, strict=True):
             answer, reason, expected = answers[seen.ref], due[seen.ref], forecasts[seen.ref]
-            if reason is Reason.DEMAND_FELL and _too_tight(seen, expected, answer, now, settings):
+            if reason is Reason.DEMAND_FELL and _too_tight(seen, expected, answer, now, settings, division):
                 # The pools stay, and so does the demand that they were decided for.
                 last = seen.memory.target or Target()
                 answer = replace(answer, pools=last.sizes, hosts=last.workers)
                 problem = replace(problem, demand=max(problem.demand, last.demand))
             decided[seen.ref] = _adopted(seen, expected, problem, answer, reason, snapshot, now)
     return decided
+
+
+def _on_pool(
+    pool: SharedPool,
+    forecasts: Mapping[CascadeRef, Forecast],
+    snapshot: Snapshot,
+    now: float,
+    settings: PlannerSettings,
+    division: Divisions,
+    prices_per_hour: Mapping[str, float],
+) -> dict[CascadeRef, TargetDecision]:
+    """The targets of the cascades of a WorkerPool if it is due to be decided; empty if not."""
+    due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings, division) for seen in pool.planned}
+    if any(seen.target.pool_print != pool.print for seen in pool.planned):
+        due = {ref: reason or Reason.CAPACITY_CHANGED for ref, reason in due.items()}
+    if not any(due.values()):
+        return {}
+    name, known = pool.spec.accelerator_class, pool.planned[0].target
+    elsewhere = sum(1 for w in snapshot.workers if w.pool != pool.ref and w.accelerator_class == name)
+    there = max((snapshot.inventory or {}).get(name, 0) - elsewhere, 0)
+    problems = {seen.ref: _pool_problem(seen, forecasts[seen.ref], due[seen.ref], now) for seen in pool.planned}
+    hosts = _pool_hosts(pool, problems, most=min(pool.most, there))
+    bounds = {name: pool.bounds}
+    question = AllocationProblem((), {name: there}, prices_per_hour, settings.seed)
+
+    def answer(seen: Observed, wanted: Mapping[HostSet, int]) -> Allocation:
+        problem = replace(problems[seen.ref], workers=bounds)
+        return on_hosts(question, problem, wanted, division.allocated(seen, wanted, seen.target_sizes))
+
+    answers = {seen.ref: answer(seen, hosts) for seen in pool.planned}
+    if known.pool_print == pool.print and set(due.values()) <= {Reason.DEMAND_FELL, None}:
+        tight = (
+            _too_tight(seen, forecasts[seen.ref], answers[seen.ref], now, settings, division) for seen in pool.planned
+        )
+        if any(tight):
+            # The hosts stay, and so does the demand that they were decided for.
+            answers = {seen.ref: answer(seen, known.workers) for seen in pool.planned}
+            problems = {
+                seen.ref: replace(p, demand=max(p.demand, seen.target.demand))
+                for seen in pool.planned
+                for p in (problems[seen.ref],)
+            }
+    found = {}
+    for seen in pool.planned:
+        expected, problem = forecasts[seen.ref], problems[seen.ref]
+        adopted = _adopted(seen, expected, problem, answers[seen.ref], due[seen.ref], snapshot, now)
+        target = adopted.target and replace(adopted.target, pool_print=pool.print)
+        found[seen.ref] = replace(adopted, target=target)
+    return found
+
+
+def _pool_hosts(pool: SharedPool, problems: Mapping[CascadeRef, CascadeProblem], *, most: int) -> Mapping[HostSet, int]:
+    """What the workers of a WorkerPool should host for the demands of the ``problems``."""
+    mean = sum(problem.weight for problem in problems.values()) / len(problems)
+    name = pool.spec.accelerator_class
+    load_price: dict[str, float] = {}
+    min_hosts: dict[str, int] = {}
+    for seen in pool.planned:
+        problem = problems[seen.ref]
+        for variant, digest in seen.known.weights.items():
+            price = problem.weight / mean * problem.switch_prices.get((variant, name), 0.0)
+            load_price[digest] = max(load_price.get(digest, 0.0), price)
+            min_hosts[digest] = max(min_hosts.get(digest, 0), problem.min_hosts[variant])
+    used = {digest for seen in pool.planned for digest in seen.known.variants_with}
+    return allocate_on_pool(
+        [user_of(seen, problems[seen.ref].demand, mean_weight=mean) for seen in pool.planned],
+        [each for digest, each in pool.weights.items() if digest in used],
+        memory_mib=pool.memory_mib,
+        accelerator_class=name,
+        most=most,
+        least=pool.bounds.min,
+        min_hosts=min_hosts,
+        running=pool.running,
+        load_price=load_price,
+    ).workers
 
 
 def _kept(seen: Observed) -> TargetDecision:
@@ -158,7 +252,12 @@ def _parked(seen: Observed, now: float) -> TargetDecision:
 
 
 def _due(
-    seen: Observed, expected: Forecast, snapshot: Snapshot, now: float, settings: PlannerSettings
+    seen: Observed,
+    expected: Forecast,
+    snapshot: Snapshot,
+    now: float,
+    settings: PlannerSettings,
+    division: Divisions,
 ) -> Reason | None:
     """Why pools must be decided now, or None if they need not be."""
     target, prepared = seen.memory.target, seen.known
@@ -180,7 +279,7 @@ def _due(
         or _wanted(seen, expected) > EMERGENCY_WANTED_RATIO * target.demand
     )
     if rose or now - target.decided_at_s >= EMERGENCY_PAUSE_TICKS * tick_s:
-        emergency = _emergency(seen, expected)
+        emergency = _emergency(seen, expected, division)
         if emergency is not None:
             return emergency
     if now - target.decided_at_s >= settings.pool_ticks * tick_s:
@@ -193,11 +292,13 @@ def _waits_for_requests(memory: CascadeMemory) -> bool:
     return memory.parked and not (memory.target and memory.target.pools)
 
 
-def _emergency(seen: Observed, expected: Forecast) -> Reason | None:
+def _emergency(seen: Observed, expected: Forecast, division: Divisions) -> Reason | None:
     """The reason, if even the complete target cannot carry the load, so that other shares would not help; else None."""
-    if seen.known.share(_placed(seen, seen.target), demand=expected.pool_rate).shed > 0:
+    target = division.allocated(seen, seen.target.workers, seen.target.sizes)
+    if seen.known.share(target, demand=expected.pool_rate).shed > 0:
         return Reason.DEMAND_ROSE
-    if len(seen.known.problem.sets) > 1 and expected.pool_rate > EMERGENCY_DEMAND_RATIO * seen.target.demand:
+    several = len(seen.known.problem.sets) > 1 or seen.pool is not None
+    if several and expected.pool_rate > EMERGENCY_DEMAND_RATIO * seen.target.demand:
         # Some quick variant carries any load there, but badly: other weights must come soon, and a load is cheap.
         return Reason.DEMAND_ROSE
     for key, size in seen.target_sizes.items() if seen.known.hull is None else ():
@@ -205,10 +306,6 @@ def _emergency(seen: Observed, expected: Forecast) -> Reason | None:
         if part is not None and _waiting_s(seen, key, size) > part * seen.objective_s:
             return Reason.BACKLOG_GREW
     return None
-
-
-def _placed(seen: Observed, target: Target) -> Placement:
-    return Placement(target.workers, target.sizes)
 
 
 def _waiting_s(seen: Observed, key: PoolKey, size: PoolSize) -> float:
@@ -238,25 +335,23 @@ def _pool_problem(seen: Observed, expected: Forecast, due: Reason | None, now: f
         demand,
         running={key: size.replicas for key, size in running.pools.items()},
         running_batch=seen.batches(seen.target_sizes),
-        running_hosts=running.hosts,
+        running_hosts=seen.running,
     )
 
 
 def _wanted(seen: Observed, expected: Forecast) -> float:
     """Prompts per second that new pools must serve: the forecast, plus the backlog expressed in prompts."""
-    waiting = seen.backlog(seen.batches(seen.target_sizes))
-    return expected.pool_rate + sum(
-        rate / max(_reached(seen, variant), LEAST_REACH_SHARE) for variant, rate in waiting.items()
-    )
+    return expected.pool_rate + backlog_prompts(seen)
 
 
-def _reached(seen: Observed, variant: str) -> float:
-    """Share of the prompts that reach a variant, by the plan in force."""
-    light = sum(row.share * (1 - row.direct) for row in seen.rows if row.light == variant)
-    return light + sum(row.share * row.heavy_share for row in seen.rows if row.heavy == variant)
-
-
-def _too_tight(seen: Observed, expected: Forecast, answer: Allocation, now: float, settings: PlannerSettings) -> bool:
+def _too_tight(
+    seen: Observed,
+    expected: Forecast,
+    answer: Allocation,
+    now: float,
+    settings: PlannerSettings,
+    division: Divisions,
+) -> bool:
     """Whether smaller pools would shed load that may come by chance, and that the present target would serve.
 
     The answer is no unless the load may return before the pools could grow again. That is so if demand surged lately,
@@ -267,8 +362,9 @@ def _too_tight(seen: Observed, expected: Forecast, answer: Allocation, now: floa
         return False
     window_s = bounded_window_s(settings.forecast_window * seen.objective_s)
     demand = expected.pool_rate + CHANCE_DEMAND_SIGMAS * math.sqrt(expected.pool_rate / window_s)
-    present = seen.known.share(_placed(seen, seen.target), demand=demand).shed
-    return seen.known.share(Placement(answer.hosts, answer.pools), demand=demand).shed > present + NEGLIGIBLE_SHED_SHARE
+    present = seen.known.share(division.allocated(seen, seen.target.workers, seen.target.sizes), demand=demand).shed
+    smaller = division.allocated(seen, answer.hosts, answer.pools)
+    return seen.known.share(smaller, demand=demand).shed > present + NEGLIGIBLE_SHED_SHARE
 
 
 def _adopted(

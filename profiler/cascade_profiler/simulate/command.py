@@ -17,10 +17,11 @@ def register(app: typer.Typer) -> None:
 def simulate(
     profile: Annotated[str, typer.Option(help="A file with a CascadeProfile, or a reference profile (hadis-726).")],
     trace: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="A file (seconds[,prompt], or trace_*.csv in milliseconds), a reference trace (hadis_1to64), or a "
-            "generator: poisson, diurnal, bursts, flash, on-off with parameters, as in flash:rate=16,seconds=200."
+            "generator: poisson, diurnal, bursts, flash, on-off with parameters, as in flash:rate=16,seconds=200. "
+            "CASCADE=TRACE is for one cascade of a file with WorkerPools, and may be repeated."
         ),
     ],
     policy: Annotated[str, typer.Option(help="One or more policies, separated by commas.")] = "hybrid",
@@ -60,14 +61,14 @@ def simulate(
     """Play a trace through policies; print realised quality, violations, latency and switches.
 
     `hybrid` is the product's own planning, routing and dispatch code; all others are the published systems, as in their
-    published code.
+    published code. The cascades of a file with WorkerPools are simulated together, each with a trace of its own.
     """
     from .session import SimulationOptions, run
 
     run(
         SimulationOptions(
             profile=profile,
-            trace=trace,
+            traces=tuple(trace),
             policy=policy,
             workers=workers,
             objective=objective,

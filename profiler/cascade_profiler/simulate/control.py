@@ -1,5 +1,5 @@
-"""The operator in a simulation: it makes snapshots for the product's planner, and carries out the planner's actions on
-the simulated accelerators."""
+"""The operator in a simulation: it makes snapshots of all cascades for the product's planner, and carries out the
+planner's actions on the simulated accelerators."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.cascade import DiffusionCascade
-from cascade_api.names import pool_name
+from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.report import RouterReport
 from cascade_api.status import CascadeStatus
+from cascade_api.workers import WorkerPool
 from cascade_operator.planning.memory import Memory
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import (
@@ -53,7 +54,7 @@ DEMAND_S: Final = 120
 
 @dataclass(frozen=True)
 class RouterHooks:
-    """What the operator sees of the routers, and how it hands them a plan."""
+    """What the operator sees of the routers of a cascade, and how it hands them a plan."""
 
     demand: Mapping[int, int]
     """Arrivals by Unix second."""
@@ -61,49 +62,65 @@ class RouterHooks:
     in_use: Callable[[SharedWorker], Mapping[str, int]]
     report: Callable[[], RouterReport]
     publish: Callable[[Plan], None]
-    failed: Callable[[SharedWorker, list[WorkerJob]], None]
-    """Called when a worker is lost, with the jobs that it had in hand."""
+
+
+@dataclass
+class Controlled:
+    """A cascade that is planned: its resources, how long its variants take, its routers, and its present state."""
+
+    cascade: DiffusionCascade
+    profile: CascadeProfile
+    timings: SimulatedTimings
+    router: RouterHooks
+    plan: Plan | None = None
+    status: CascadeStatus | None = None
 
 
 class Control:
-    """The planner's loop over one cascade."""
+    """The planner's loop.
+
+    Args:
+        cascades: what is planned.
+        pools: the WorkerPools that they name.
+        failed: is called when a worker loses jobs that it had in hand.
+        rng: draws the workers that fail.
+    """
 
     def __init__(
         self,
         *,
         events: Events,
         fleet: SharedFleet,
-        timings: SimulatedTimings,
-        cascade: DiffusionCascade,
-        profile: CascadeProfile,
+        cascades: Sequence[Controlled],
+        pools: Sequence[WorkerPool],
         planner: Planner,
+        failed: Callable[[list[WorkerJob]], None],
         rng: random.Random,
     ) -> None:
         self._events = events
         self._fleet = fleet
-        self._timings = timings
-        self._cascade = cascade
-        self._profile = profile
+        self._cascades = {each.cascade.ref: each for each in cascades}
+        self._pools = tuple(pools)
+        self._failed = failed
         self._rng = rng
         self._planner = planner
         self._memory = Memory()
         self._states: dict[str, tuple[WorkerState, float]] = {}
         """The state of each worker that was started, and when it began."""
-        self._variants = {variant.weights.digest: variant.name for variant in cascade.spec.variants}
-        """A variant of each weights."""
+        self._pool_of: dict[str, PoolRef] = {}
+        """The pool that each worker was started in."""
+        self._variants = {v.weights.digest: (each, v.name) for each in cascades for v in each.cascade.spec.variants}
+        """A variant of each weights, with its cascade."""
         self._unseen: set[str] = set()
         """Workers that are lost, which the operator does not yet know."""
-        self._status: CascadeStatus | None = None
         self._hosted: dict[str, tuple[Host, ...]] = {}
         """What lost workers hosted."""
         self._turn = 0
         self._last_s = -float("inf")
-        self.plan: Plan | None = None
         self.decisions = 0
 
-    def start(self, router: RouterHooks, *, failures: Sequence[Failure]) -> None:
+    def start(self, *, failures: Sequence[Failure]) -> None:
         """Begin to decide."""
-        self._router = router
         for failure in failures:
             self._events.at(failure.at_s, self._fail, failure)
         self._schedule(self._events.now)
@@ -134,10 +151,10 @@ class Control:
         for action in decision.actions:
             match action:
                 case Publish(plan):
-                    self.plan = plan
-                    self._router.publish(plan)
+                    self._cascades[plan.ref].plan = plan
+                    self._cascades[plan.ref].router.publish(plan)
                 case SetStatus():
-                    self._status = action.status
+                    self._cascades[action.cascade].status = action.status
                 case StartWorker():
                     self._start(action)
                 case DrainWorker(name):
@@ -149,15 +166,29 @@ class Control:
                     self._load(self._fleet.workers[name], weights)
                 case Unload(name, weights):
                     worker = self._fleet.workers[name]
-                    self._router.failed(worker, self._fleet.unload(worker, weights))
+                    self._failed(self._fleet.unload(worker, weights))
 
     def _load(self, worker: SharedWorker, weights: str) -> None:
         if self._states[worker.id][0] is WorkerState.DRAINING:
             self._states[worker.id] = (WorkerState.READY, self._events.now)
             self._wake()
         if weights not in worker.hosts:
-            seconds = self._timings.load_s(self._variants[weights], worker.accelerator_class)
-            self._fleet.load(worker, weights, seconds)
+            self._fleet.load(worker, weights, self._load_s(weights, worker.accelerator_class))
+
+    def _start_s(self, weights: Sequence[str], accelerator_class: str) -> float:
+        """Seconds from an empty accelerator until it serves weights: the longest start, or the loads in a row."""
+        by_cascade: dict[CascadeRef, list[str]] = {}
+        for digest in weights:
+            cascade, variant = self._variants[digest]
+            by_cascade.setdefault(cascade.cascade.ref, []).append(variant)
+        starts_s = [self._cascades[ref].timings.start_s(names, accelerator_class) for ref, names in by_cascade.items()]
+        if len(starts_s) == 1:
+            return starts_s[0]
+        return max(*starts_s, sum(self._load_s(digest, accelerator_class) for digest in weights))
+
+    def _load_s(self, weights: str, accelerator_class: str) -> float:
+        cascade, variant = self._variants[weights]
+        return cascade.timings.load_s(variant, accelerator_class)
 
     def _start(self, start: StartWorker) -> None:
         free = (
@@ -169,9 +200,9 @@ class Control:
         if worker is None:
             return
         self._states[worker.id] = (WorkerState.STARTING, self._events.now)
-        variants = [self._variants[weights] for weights in start.weights]
-        seconds = self._timings.start_s(variants, start.accelerator_class)
-        loads_s = [self._timings.load_s(variant, start.accelerator_class) for variant in variants]
+        self._pool_of[worker.id] = start.pool
+        loads_s = [self._load_s(weights, start.accelerator_class) for weights in start.weights]
+        seconds = self._start_s(start.weights, start.accelerator_class)
         # The first weights take what the others leave of the whole.
         for weights, load_s in zip(start.weights, [seconds - sum(loads_s[1:]), *loads_s[1:]], strict=True):
             self._fleet.load(worker, weights, load_s)
@@ -179,37 +210,32 @@ class Control:
     def _snapshot(self) -> Snapshot:
         workers = tuple(self._seen(worker) for worker in self._fleet.workers.values() if worker.id in self._states)
         oldest = int(EPOCH + self._events.now) - DEMAND_S
-        counts = tuple((second, count) for second, count in self._router.demand.items() if second >= oldest)
-        view = CascadeView(
-            cascade=self._cascade,
-            profile=self._profile,
-            plan=self.plan,
-            demand=Demand(counts),
-            queue_depths=self._router.depths(),
-            reports=(self._router.report(),),
-            status=self._status,
-        )
+        views = tuple(_view(each, oldest) for each in self._cascades.values())
         inventory = Counter(
             w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
         )
-        return Snapshot((view,), dict(inventory), workers)
+        return Snapshot(views, dict(inventory), workers, pools=self._pools)
 
     def _seen(self, worker: SharedWorker) -> Worker:
         """A worker as the operator sees it; a lost one as it was until the loss is noticed."""
         state, since_s = self._states[worker.id]
-        ref, on = self._cascade.ref, worker.accelerator_class
-        pool = next(pool.name for pool in self._cascade.spec.workers if pool.accelerator_class == on)
-        variants = {pool_name(variant=v.name, accelerator_class=on): v.name for v in self._cascade.spec.variants}
-        used = self._router.in_use(worker)
+        on = worker.accelerator_class
+        in_flight: dict[tuple[CascadeRef, str], int] = {}
+        for ref, each in self._cascades.items():
+            used = each.router.in_use(worker)
+            for variant in each.cascade.spec.variants if used else ():
+                name = pool_name(variant=variant.name, accelerator_class=on)
+                if name in used:
+                    in_flight[ref, variant.name] = used[name]
         return Worker(
             id=worker.id,
-            pool=PoolRef(ref.namespace, pool, ref.name),
+            pool=self._pool_of[worker.id],
             accelerator_class=on,
             endpoint=f"{worker.id}:8001",
             state=state,
             since_s=EPOCH + since_s,
             hosts=self._hosted[worker.id] if worker.lost else _hosts(worker),
-            in_flight={(ref, variants[name]): count for name, count in used.items() if name in variants},
+            in_flight=in_flight,
         )
 
     # --- failures
@@ -219,7 +245,7 @@ class Control:
         for worker in self._rng.sample(alive, min(failure.workers, len(alive))):
             self._unseen.add(worker.id)
             self._hosted[worker.id] = _hosts(worker)
-            self._router.failed(worker, self._fleet.lose(worker))
+            self._failed(self._fleet.lose(worker))
             self._events.at(self._events.now + DETECT_S, self._detect, worker)
             self._events.at(self._events.now + failure.for_s, self._return, worker)
 
@@ -234,6 +260,19 @@ class Control:
         self._unseen.discard(worker.id)
         self._states.pop(worker.id, None)
         self._wake()
+
+
+def _view(each: Controlled, oldest: int) -> CascadeView:
+    """A cascade as the operator sees it, with the arrivals from a second on."""
+    return CascadeView(
+        cascade=each.cascade,
+        profile=each.profile,
+        plan=each.plan,
+        demand=Demand(tuple((second, count) for second, count in each.router.demand.items() if second >= oldest)),
+        queue_depths=each.router.depths(),
+        reports=(each.router.report(),),
+        status=each.status,
+    )
 
 
 def _hosts(worker: SharedWorker) -> tuple[Host, ...]:

@@ -57,6 +57,7 @@ class Passages:
     Args:
         start: where evenly spaced draws begin, in [0, 1).
         confidence: gives the discriminator's score of a light image, by variant, prompt and image.
+        kind: the name of a variant among those of all cascades that the fleet serves.
         ended: is called with each request that has ended.
     """
 
@@ -71,7 +72,10 @@ class Passages:
         start: float,
         confidence: Mapping[str, Sequence[Sequence[float]]],
         ended: Callable[[SimulatedPassage, End], None],
+        kind: Callable[[str], str] = str,
     ) -> None:
+        self._kind = kind
+        self._variants = {kind(name): name for name in confidence}
         self._clock = clock
         self._fleet = fleet
         self._confidence = confidence
@@ -142,7 +146,7 @@ class Passages:
         batch_time = BatchTime(images=len(jobs), seconds=seconds)
         for job in jobs:
             passage: SimulatedPassage = job.request
-            score = self._confidence[job.variant][passage.prompt][passage.image] if job.judged else None
+            score = self._confidence[self._variants[job.variant]][passage.prompt][passage.image] if job.judged else None
             self._tell(passage, events.Made(None, score, batch_time))
 
     def failed(self, jobs: Sequence[WorkerJob]) -> None:
@@ -203,10 +207,11 @@ class Passages:
 
     def _infer(self, passage: SimulatedPassage, infer: effects.Infer) -> None:
         worker = self._fleet.workers[infer.replica_id]
-        if not self._fleet.serves(worker, infer.step.variant):
+        kind = self._kind(infer.step.variant)
+        if not self._fleet.serves(worker, kind):
             self._tell(passage, events.Failed(NOT_READY))
             return
-        passage.job = WorkerJob(passage, judged=infer.step.stage == "light", variant=infer.step.variant)
+        passage.job = WorkerJob(passage, judged=infer.step.stage == "light", variant=kind)
         self._clock.at(self._clock.now + infer.timeout_s, self._out_of_time, (worker, passage.job))
         self._fleet.submit(worker, passage.job)
 

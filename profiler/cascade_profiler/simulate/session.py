@@ -15,6 +15,7 @@ from typing import Any, Final
 import typer
 
 from cascade_api.command import seconds
+from cascade_api.documents import CascadeFile
 from cascade_api.workers import Hosting
 
 from ..frontier.inputs import BadInput
@@ -24,6 +25,7 @@ from .campaign import CampaignRequest, PolicyResult, simulate
 from .figures import FIGURES
 from .page import page
 from .runs import Failure
+from .several import SharedRequest, file_with_pools, simulate_several, traces_of
 from .traces import load_trace
 from .turns import Turns
 
@@ -36,7 +38,7 @@ class SimulationOptions:
     """The options of the command line."""
 
     profile: str
-    trace: str
+    traces: tuple[str, ...]
     policy: str
     workers: str
     objective: str
@@ -52,10 +54,14 @@ class SimulationOptions:
 
 def run(options: SimulationOptions) -> None:
     """Simulate and print; raises CommandFailed (BadInput) for errors that a user can correct."""
+    file = file_with_pools(options.profile)
+    if file is not None:
+        _run_several(options, file)
+        return
     request = _request(options)
     if options.report and not Path(options.report).parent.is_dir():
         raise BadInput("--report", f"no folder {Path(options.report).parent}: make it first")
-    results = simulate(request, told=SimulationProgress(request))
+    results = simulate(request, told=SimulationProgress(request.policies, request.seeds))
     if options.report:
         try:
             Path(options.report).write_text(page(request, results), encoding="utf-8")
@@ -67,8 +73,44 @@ def run(options: SimulationOptions) -> None:
         typer.echo(_table(request, results))
 
 
+def _run_several(options: SimulationOptions, file: CascadeFile) -> None:
+    """Simulate the cascades of a file on its WorkerPools, and print the figures of each."""
+    told: dict[str, str | float | None] = {
+        "--workers": options.workers,
+        "--objective": options.objective,
+        "--hosting": options.hosting,
+        "--scorer": options.scorer,
+        "--report": options.report,
+        "--switch-seconds": options.switch_seconds,
+    }
+    for option, value in told.items():
+        if value not in ("", None):
+            raise BadInput(option, "does not go with a file whose cascades use WorkerPools: the file says it")
+    if options.policy != "hybrid":
+        raise BadInput("--policy", f"{options.policy!r} cannot plan for a WorkerPool: leave it out")
+    request = SharedRequest(
+        source=options.profile,
+        file=file,
+        traces=traces_of(file, options.traces),
+        seeds=options.seeds,
+        turns=_turns_named(options.turns),
+        failures=_failures(options.fail),
+    )
+    progress = SimulationProgress((", ".join(request.traces),), request.seeds)
+    found = simulate_several(request, told=lambda seed, part: progress(progress.names[0], seed, part))
+    if options.json:
+        data = [{"name": name, "seeds": request.seeds, **_finite(figures)} for name, figures in found.items()]
+        typer.echo(json.dumps({"cascades": data}, indent=2, allow_nan=False))
+        return
+    head = f"{request.source}: {len(found)} cascades together, {request.seeds} seeds; each figure with its standard "
+    lines = [f"{head}deviation; switches and busy s are those of all workers", _head("cascade")]
+    typer.echo("\n".join([*lines, *(_line(name, figures) for name, figures in found.items())]))
+
+
 def _request(options: SimulationOptions) -> CampaignRequest:
     loaded = load_profile(options.profile)
+    if len(options.traces) != 1:
+        raise BadInput("--trace", "is there twice: several traces go with a file whose cascades use WorkerPools")
     if options.scorer not in ("", "rules", "coin-flip"):
         raise BadInput("--scorer", f"{options.scorer!r} is none of rules, coin-flip")
     policies = tuple(name.strip() for name in options.policy.split(",") if name.strip())
@@ -76,7 +118,7 @@ def _request(options: SimulationOptions) -> CampaignRequest:
         raise BadInput("--policy", "names none")
     return CampaignRequest(
         profile=loaded,
-        trace=options.trace,
+        trace=options.traces[0],
         policies=policies,
         workers=_workers(options.workers, loaded),
         objective_s=_objective(options.objective, loaded),
@@ -93,9 +135,14 @@ def _turns(options: SimulationOptions, loaded: LoadedProfile) -> Turns | None:
     hosting = options.hosting or (loaded.cascade.spec.workers[0].hosting if loaded.cascade else Hosting.DEDICATED)
     if hosting not in list(Hosting):
         raise BadInput("--hosting", f"{options.hosting!r} is none of {', '.join(Hosting)}")
-    if options.turns not in list(Turns):
-        raise BadInput("--turns", f"{options.turns!r} is none of {', '.join(Turns)}")
-    return Turns(options.turns) if hosting == Hosting.SHARED else None
+    turns = _turns_named(options.turns)
+    return turns if hosting == Hosting.SHARED else None
+
+
+def _turns_named(name: str) -> Turns:
+    if name not in list(Turns):
+        raise BadInput("--turns", f"{name!r} is none of {', '.join(Turns)}")
+    return Turns(name)
 
 
 def _workers(text: str, loaded: LoadedProfile) -> Mapping[str, int]:
@@ -142,26 +189,29 @@ def _failures(text: str) -> tuple[Failure, ...]:
 class SimulationProgress:
     """Prints the progress of a long simulation on standard error: in place on a terminal, else as occasional lines."""
 
-    def __init__(self, request: CampaignRequest) -> None:
-        self._policies = request.policies
-        self._seeds = request.seeds
+    def __init__(self, names: Sequence[str], seeds: int) -> None:
+        self.names = names
+        self._seeds = seeds
         self._began = self._said = time.monotonic()
 
-    def __call__(self, policy: str, seed: int, part: float) -> None:
+    def __call__(self, name: str, seed: int, part: float) -> None:
         now = time.monotonic()
         live = sys.stderr.isatty()
         if now - self._began < _QUIET_S or now - self._said < (0.2 if live else _LINE_EVERY_S):
             return
         self._said = now
-        done = (self._policies.index(policy) + (seed + part) / self._seeds) / len(self._policies)
-        text = f"simulate: {policy}, seed {seed + 1} of {self._seeds}: {done:4.0%}"
+        done = (self.names.index(name) + (seed + part) / self._seeds) / len(self.names)
+        text = f"simulate: {name}, seed {seed + 1} of {self._seeds}: {done:4.0%}"
         sys.stderr.write(f"\r{text} " if live and done < 1 else f"{text}\n")
         sys.stderr.flush()
 
 
 def _data(result: PolicyResult) -> dict[str, Any]:
-    figures = {name: value if math.isfinite(value) else None for name, value in result.figures.items()}
-    return {"name": result.name, "seeds": result.seeds, **figures}
+    return {"name": result.name, "seeds": result.seeds, **_finite(result.figures)}
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 _COLUMNS: Final = {
@@ -186,14 +236,20 @@ def _table(request: CampaignRequest, results: Sequence[PolicyResult]) -> str:
         f"{request.trace}: {len(trace.times_s)} requests in {trace.span_s:.0f} s ({trace.mean_rate:.1f}/s), "
         f"objective {request.objective_s:g} s, {request.seeds} seeds; quality is {spec.objective_metric}, "
         f"{better} is better; each figure with its standard deviation",
-        f"{'policy':<17}" + "".join(f"{_COLUMNS[name][0]:>17}" for name in FIGURES),
+        _head("policy"),
     ]
-    for result in results:
-        cells = "".join(
-            f"{result.figures[name]:>10.{digits}f} ±{result.figures[name + '_sd']:>5.{min(digits, 2)}f}"
-            for name, (_, digits) in _COLUMNS.items()
-        )
-        lines.append(f"{result.name:<17}{cells}")
+    lines += [_line(result.name, result.figures) for result in results]
     runs = [result.first for result in results]
-    lines += ["", *courses.lines(runs, request.profile.charges, metric=spec.objective_metric)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *courses.lines(runs, request.profile.charges, metric=spec.objective_metric)])
+
+
+def _head(first: str) -> str:
+    return f"{first:<17}" + "".join(f"{_COLUMNS[name][0]:>17}" for name in FIGURES)
+
+
+def _line(name: str, figures: Mapping[str, float]) -> str:
+    cells = (
+        f"{figures[figure]:>10.{digits}f} ±{figures[figure + '_sd']:>5.{min(digits, 2)}f}"
+        for figure, (_, digits) in _COLUMNS.items()
+    )
+    return f"{name:<17}{''.join(cells)}"

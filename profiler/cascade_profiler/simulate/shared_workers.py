@@ -1,4 +1,5 @@
 """Workers of the product: they host weights, make images of every variant of these, and share their time between them.
+Where several cascades use them, a variant is known by the name of its cascade, too.
 
 At most one batch of each variant is under way on a worker; what comes meanwhile waits for the next one. How batches
 share the device is one of two rules:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cascade_api.plan import Plan, PlanRow, PlanWorker, Pool
+from cascade_api.plan import Plan, PlanCrowd, PlanRow, PlanWorker, Pool
 from cascade_api.report import BatchTime
 
 from ..prompts.scorers import Scorer
@@ -44,6 +44,7 @@ class _Promised:
     execution_s: float
     image_s: float
     credits: int
+    crowd: PlanCrowd | None
 
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
@@ -55,6 +56,7 @@ class _Promised:
             execution_s=pool.batch_execution_s(pool.batch),
             image_s=pool.image_s,
             credits=sum(map(pool.credits, pool.ready)),
+            crowd=pool.crowd,
         )
 
     def after_s(self, ahead: int, load: PoolLoad) -> float:
@@ -66,6 +68,15 @@ class _Promised:
         free = max(0, self.credits - load.in_flight - load.waiting)
         turns = ahead if free == 0 else max(0, ahead + 1 - free)
         return turns * self.image_s / max(1, len(self.ready))
+
+    def wait_s(self, wait_s: float) -> float:
+        """The seconds that a request waits, if ``wait_s`` is what it waits for the workers that are ready now.
+
+        Where the plan says that more would come for a crowd, the queue is divided among those.
+        """
+        if self.crowd is None or len(self.ready) >= self.crowd.workers:
+            return wait_s
+        return min(wait_s, self.crowd.after_s + wait_s * len(self.ready) / self.crowd.workers)
 
 
 class CascadeState:
@@ -195,7 +206,7 @@ class CascadeState:
             variant=pool.variant,
             ready=self._ready(pool, load),
             waiting=load.waiting,
-            expected_wait_s=load.wait_s(band) + pool.after_s(ahead, load),
+            expected_wait_s=pool.wait_s(load.wait_s(band) + pool.after_s(ahead, load)),
             execution_s=self.estimates.execution_s(pool.name, planned=pool.execution_s),
         )
 

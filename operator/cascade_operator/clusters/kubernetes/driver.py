@@ -278,7 +278,7 @@ class KubernetesCluster:
         return self._baselines.made(
             f"{cascade.ref}/hosts/{weights}",
             (cascade, profile),
-            lambda: hosts_document(cascade.spec, profile.spec, weights),
+            lambda: hosts_document([(cascade.spec, profile.spec)], weights),
         )
 
     def _key(self, subject: Subject, pool: PoolRef, accelerator_class: str) -> AgentKey:

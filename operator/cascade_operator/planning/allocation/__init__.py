@@ -7,11 +7,12 @@ rest of the planner uses only the names that this module exports.
 
 from .contention import groups
 from .expectations import latency_p99_s
-from .fluid import served_by
+from .fluid import on_hosts, served_by
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
 from .hull import MUCH_SHORTER, HostSet, Hull, hull_of, upper_hull
+from .pooling import allocate_on_pool
 from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize, WorkerBounds
-from .sets import Weighed, maximal_sets
+from .sets import User, Weighed, best_on_sets, maximal_sets, needed_mib, useful_rows
 from .shares import Sharing, best_sharing, running_columns, shared_on
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
@@ -37,9 +38,12 @@ __all__ = [
     "ServiceLevel",
     "Sharing",
     "Stages",
+    "User",
     "Weighed",
     "WorkerBounds",
     "allocate",
+    "allocate_on_pool",
+    "best_on_sets",
     "best_sharing",
     "gpu_seconds",
     "groups",
@@ -47,6 +51,8 @@ __all__ = [
     "latency_p99_s",
     "maximal_sets",
     "measured",
+    "needed_mib",
+    "on_hosts",
     "priced",
     "pruned",
     "running_columns",
@@ -54,4 +60,5 @@ __all__ = [
     "shared_on",
     "stages_of",
     "upper_hull",
+    "useful_rows",
 ]

@@ -16,7 +16,7 @@ from cascade_api.reasons import Reason
 from .hull import HostSet, Hull
 from .mixtures import NOTHING
 from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
-from .sets import allocate_on_sets
+from .sets import User, allocate_on_sets
 from .shares import Sharing, shared_on
 from .stages import SHED_PRICE
 from .verdicts import allocation_of, quality_is_shed
@@ -78,19 +78,16 @@ def _allocate_sets(problem: AllocationProblem, cascade: CascadeProblem, hull: Hu
     name = hull.accelerator_class
     variants = {digest: variant for variant, digest in hull.weights.items()}
     prices = {digest: cascade.switch_prices.get((variant, name), 0.0) for digest, variant in variants.items()}
-    found = allocate_on_sets(
-        hull,
-        hull.rows,
+    workers, _ = allocate_on_sets(
+        [User(hull, hull.rows, max(cascade.demand, NOTHING), cascade.heavy_utilisation)],
         cascade.sets,
-        demand=max(cascade.demand, NOTHING),
-        utilisation=cascade.heavy_utilisation,
         least=_least(cascade, hull),
         most=min(cascade.workers[name].ceiling(_price(problem, hull)), free),
         running=cascade.running_hosts,
         load_price=prices,
         seed=problem.seed,
     )
-    return _answer(problem, cascade, hull, found.workers)
+    return _answer(problem, cascade, hull, workers)
 
 
 def _price(problem: AllocationProblem, hull: Hull) -> float | None:
@@ -121,7 +118,13 @@ def _answer(
     problem: AllocationProblem, cascade: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, int]
 ) -> Allocation:
     """The answer for workers by what they host."""
-    placement = Placement(hosts, served_by(hull, hosts))
+    return on_hosts(problem, cascade, hosts, Placement(hosts, served_by(hull, hosts)))
+
+
+def on_hosts(
+    problem: AllocationProblem, cascade: CascadeProblem, hosts: Mapping[HostSet, int], placement: Placement
+) -> Allocation:
+    """The allocation of a cascade whose pool has these ``hosts``, of which ``placement`` is its part."""
     sharing = shared_on(cascade, placement)
     running = cascade.running_hosts
     return allocation_of(
@@ -130,7 +133,7 @@ def _answer(
         sharing,
         _verdict(cascade, placement.workers, sharing),
         pools=placement.pools,
-        workers={hull.accelerator_class: placement.workers},
+        workers=dict.fromkeys(cascade.workers, placement.workers),
         switches=sum(max(count - running.get(each, 0), 0) for each, count in hosts.items()),
         hosts=hosts,
     )
@@ -146,7 +149,7 @@ def served_by(hull: Hull, hosts: Mapping[HostSet, int]) -> dict[PoolKey, PoolSiz
     }
 
 
-def _verdict(cascade: CascadeProblem, workers: int, sharing: Sharing) -> Reason:
+def _verdict(cascade: CascadeProblem, workers: float, sharing: Sharing) -> Reason:
     if not workers or not sharing.mixture:
         return Reason.NO_CAPACITY
     if sharing.shed > NOTHING:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, TypeVar
 
 from .frontier import Mixture, Portion, Row
@@ -96,6 +98,19 @@ class Hull:
         """The weights of all variants."""
         return HostSet.of(self.weights.values(), self.accelerator_class)
 
+    @cached_property
+    def works(self) -> Mapping[Row, Mapping[str, float]]:
+        """Accelerator seconds per prompt that each row takes of each of its variants."""
+        return {row: self._work(row) for row in dict.fromkeys([*self.rows, *(c.row for c in self.corners)])}
+
+    def _work(self, row: Row) -> dict[str, float]:
+        work: defaultdict[str, float] = defaultdict(float)
+        if row.light_load:
+            work[row.light] += row.light_load * self.services[row.light, Role.LIGHT].p50_s
+        if row.heavy_load:
+            work[row.heavy] += row.heavy_load * self.services[row.heavy, Role.HEAVY].p50_s
+        return work
+
     @property
     def most_s(self) -> float:
         """Seconds per prompt beyond which more buys nothing."""
@@ -133,7 +148,7 @@ class Hull:
         portions = (Portion(1.0 - part, low.row), Portion(part, high.row))
         return tuple(portion for portion in portions if portion.share > NOTHING), gain
 
-    def in_time(self, seconds: float, *, workers: int, demand: float) -> float:
+    def in_time(self, seconds: float, *, workers: float, demand: float) -> float:
         """Of so many seconds per prompt as many as may be spent without too many requests being late.
 
         The cheapest corner is never given up: what is too late there is shed.
@@ -162,13 +177,14 @@ class Hull:
         return load * self.services[name, role].p50_s if load else 0.0
 
 
-def shared_paths(hull: Hull, mixture: Mixture, *, workers: int, demand: float) -> list[Path]:
+def shared_paths(hull: Hull, mixture: Mixture, *, workers: float, demand: float) -> list[Path]:
     """The paths of every row of a mixture on workers that host all variants, with light work first.
 
     A light image waits for other light work alone, so the steps of what it interrupts are taken for nothing. The rest
     gets what light work leaves of the time: all seconds of heavy work are longer by 1/(1 - ρ_light).
     """
-    light_busy = demand * hull.seconds(mixture, Role.LIGHT) / max(workers, 1)
+    workers = max(round(workers), 1)
+    light_busy = demand * hull.seconds(mixture, Role.LIGHT) / workers
     stretch = 1 / max(1 - light_busy, LEAST_LEFT)
 
     def wait(role: Role, factor: float) -> WaitingTime:

@@ -34,15 +34,16 @@ class Placement:
     """Workers by what they host, and by variant how many of them serve it, in which batches.
 
     A worker counts in the pool of each variant that it serves, except where dedicated workers of the same weights are
-    divided among its variants.
+    divided among its variants. Of workers that several cascades share, ``hosts`` is the part of their time that one of
+    them has.
     """
 
-    hosts: Mapping[HostSet, int] = field(default_factory=dict)
+    hosts: Mapping[HostSet, float] = field(default_factory=dict)
     pools: Mapping[PoolKey, PoolSize] = field(default_factory=dict)
 
     @property
-    def workers(self) -> int:
-        """All workers."""
+    def workers(self) -> float:
+        """All workers, or all parts of them."""
         return sum(self.hosts.values())
 
 

@@ -1,16 +1,20 @@
-"""Which sets of variants workers host where not all fit, and how many of each: one integer program. Pure.
+"""Which sets of weights workers host where not all fit, and how many of each: one integer program. Pure.
 
-Let S be the sets of variants that fit on a worker and leave no room for another one. With demand λ, shares s of the
-rows, n_S workers that host S, and flows f(v, S) of accelerator seconds per second:
+One or several cascades use the workers. Let S be the sets of weights that fit on a worker and leave no room for another
+one. With n_S workers that host S, and for each cascade c its demand λ, shares s of its rows, and flows f(v, S) of
+accelerator seconds per second:
 
-    Σ s + shed = 1,   λ · work of v = Σ_S f(v, S),   Σ_v f(v, S) ≤ n_S · ρ,   Σ_S n_S ≤ workers
+    for each c:   Σ s + shed = 1,   λ · work of v = Σ_S f(v, S),   Σ_v Σ_S f(v, S) ≤ most_c · ρ_c
+    for each S:   Σ_c Σ_v f(v, S) / ρ_c ≤ n_S
+    together:     Σ_S n_S ≤ workers
 
-maximise Σ s·gain - price·shed, less what loads cost. With the n_S given it is a linear program, which says what workers
-that are ready serve best.
+maximise Σ_c weight·(Σ s·gain - price·shed), less what loads cost. With the n_S given it is a linear program, which says
+what workers that are ready serve best.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +22,10 @@ from itertools import combinations
 from typing import Final
 
 from .frontier import Mixture, Portion, Row
-from .hull import HostSet, Hull
+from .hull import HostSet, Hull, upper_hull
 from .mixtures import NOTHING
 from .programs import LinearProgram, Solution
-from .stages import SHED_PRICE, Role
+from .stages import SHED_PRICE
 
 LEAST_WORKERS_PRICE: Final = 1e-4
 """Normalised quality given up for one worker fewer."""
@@ -67,72 +71,91 @@ def maximal_sets(weights: Sequence[Weighed], memory_mib: int, accelerator_class:
     return tuple(sorted(HostSet.of(digests, accelerator_class) for digests in maximal))
 
 
-def work_of(hull: Hull, row: Row) -> dict[str, float]:
+def work_of(hull: Hull, row: Row) -> Mapping[str, float]:
     """Accelerator seconds per prompt that a row takes of each of its variants."""
-    work: defaultdict[str, float] = defaultdict(float)
-    if row.light_load:
-        work[row.light] += row.light_load * hull.services[row.light, Role.LIGHT].p50_s
-    if row.heavy_load:
-        work[row.heavy] += row.heavy_load * hull.services[row.heavy, Role.HEAVY].p50_s
-    return work
+    return hull.works[row]
+
+
+@dataclass(frozen=True)
+class User:
+    """A cascade that uses workers: its ``hull``, what a prompt by each of its ``rows`` is worth, and its ``demand``.
+
+    Workers may be busy for it to the part ``utilisation``. It gets at most ``most`` workers' worth of work, and its
+    quality counts by ``weight`` against that of others.
+    """
+
+    hull: Hull
+    rows: Mapping[Row, float]
+    demand: float
+    utilisation: float
+    weight: float = 1.0
+    most: float = math.inf
+
+
+def useful_rows(hull: Hull) -> dict[Row, float]:
+    """The rows that no mixture of others replaces with some of the weights, and what a prompt by each is worth.
+
+    There are fewer of them than `Hull.rows`, which a program for many cascades needs.
+    """
+    digests = sorted(set(hull.weights.values()))
+    found: dict[Row, float] = {}
+    for count in range(1, len(digests) + 1):
+        for chosen in combinations(digests, count):
+            points = [
+                (sum(work.values()), gain, row)
+                for row, gain in hull.rows.items()
+                for work in (work_of(hull, row),)
+                if all(hull.weights[variant] in chosen for variant in work)
+            ]
+            found |= {row: gain for _, gain, row in upper_hull(points, cost=lambda p: p[0], worth=lambda p: p[1])}
+    return found
 
 
 @dataclass(frozen=True)
 class OnSets:
-    """A mixture of what is served, the share shed, its gain, and the workers by set."""
+    """A cascade's mixture of what is served, the share shed, its gain, and its workers' worth of time by set."""
 
     mixture: Mixture
     shed: float
     gain: float
-    workers: Mapping[HostSet, int]
+    time: Mapping[HostSet, float] = field(default_factory=dict)
 
 
-def best_on_sets(
-    hull: Hull,
-    rows: Mapping[Row, float],
-    *,
-    demand: float,
-    utilisation: float,
-    workers: Mapping[HostSet, int],
-) -> OnSets:
-    """The best mixture on workers that are there, by set; ``rows`` says what a prompt by each is worth."""
+def best_on_sets(users: Sequence[User], workers: Mapping[HostSet, float]) -> list[OnSets]:
+    """The best mixture of each cascade on workers that are there, by set."""
     program = LinearProgram(integer=False)
-    shares, shed, flows = _add(program, hull, rows, sorted(workers), demand=demand)
+    added = [_add(program, user, sorted(workers)) for user in users]
     for hosts, count in workers.items():
-        own = {flow: 1.0 for (_, on), flow in flows.items() if on == hosts}
-        program.at_most(own, utilisation * count)
-    return _read(program.solve(), shares, shed, rows, workers)
+        program.at_most(_taken(added, hosts), count)
+    solution = program.solve()
+    return [each.read(solution) for each in added]
 
 
 def allocate_on_sets(
-    hull: Hull,
-    rows: Mapping[Row, float],
+    users: Sequence[User],
     sets: Sequence[HostSet],
     *,
-    demand: float,
-    utilisation: float,
     least: int,
     most: int,
     running: Mapping[HostSet, int],
     load_price: Mapping[str, float],
     seed: int = 0,
-) -> OnSets:
-    """How many workers host each of ``sets``, from ``least`` to ``most`` together.
+) -> tuple[dict[HostSet, int], list[OnSets]]:
+    """How many workers host each of ``sets``, from ``least`` to ``most`` together, and what each cascade gets of them.
 
     ``running`` counts workers by what they host now, and ``load_price`` is what loading weights must gain, by digest.
     """
     program = LinearProgram(integer=True, seed=seed)
     counts = {s: program.variable(value=-LEAST_WORKERS_PRICE, upper=most, integer=True) for s in sets}
-    shares, shed, flows = _add(program, hull, rows, sets, demand=demand)
+    added = [_add(program, user, sets) for user in users]
     for hosts, count in counts.items():
-        own = {flow: 1.0 for (_, on), flow in flows.items() if on == hosts}
-        program.at_most({**own, count: -utilisation}, 0.0)
+        program.at_most({**_taken(added, hosts), count: -1.0}, 0.0)
     _pay_for_loads(program, counts, running=running, load_price=load_price)
     program.at_most(dict.fromkeys(counts.values(), 1.0), most)
     program.at_least(dict.fromkeys(counts.values(), 1.0), min(least, most))
     solution = program.solve()
     found = {s: round(solution.values[count]) for s, count in counts.items()} if solution.values else {}
-    return _read(solution, shares, shed, rows, {s: count for s, count in found.items() if count})
+    return {s: count for s, count in found.items() if count}, [each.read(solution) for each in added]
 
 
 def _pay_for_loads(
@@ -157,39 +180,51 @@ def _pay_for_loads(
         program.equal({**comes[hosts], count: -1.0}, 0.0)
 
 
-def _add(
-    program: LinearProgram,
-    hull: Hull,
-    rows: Mapping[Row, float],
-    sets: Sequence[HostSet],
-    *,
-    demand: float,
-) -> tuple[dict[Row, int], int, dict[tuple[str, HostSet], int]]:
-    """Shares of the rows, the share shed, and flows by (variant, set)."""
-    shares = {row: program.variable(value=gain) for row, gain in rows.items()}
-    shed = program.variable(value=-SHED_PRICE)
+@dataclass(frozen=True)
+class _Added:
+    """A cascade's variables in a program: shares of its rows, the share shed, and flows by (variant, set)."""
+
+    user: User
+    shares: Mapping[Row, int]
+    shed: int
+    flows: Mapping[tuple[str, HostSet], int]
+
+    def read(self, solution: Solution) -> OnSets:
+        """What the cascade gets by a solution; everything is shed where there is none."""
+        if not solution.values:
+            return OnSets((), 1.0, 0.0)
+        found = {row: solution.values[share] for row, share in self.shares.items()}
+        served = sum(amount for amount in found.values() if amount > NOTHING)
+        if not served:
+            return OnSets((), 1.0, 0.0)
+        mixture = tuple(Portion(amount / served, row) for row, amount in found.items() if amount > NOTHING)
+        gain = sum(portion.share * self.user.rows[portion.row] for portion in mixture)
+        time: defaultdict[HostSet, float] = defaultdict(float)
+        for (_, hosts), flow in self.flows.items():
+            time[hosts] += solution.values[flow] / self.user.utilisation
+        return OnSets(mixture, max(solution.values[self.shed], 0.0), gain, time)
+
+
+def _add(program: LinearProgram, user: User, sets: Sequence[HostSet]) -> _Added:
+    """Add a cascade to a program whose workers host ``sets``."""
+    hull = user.hull
+    shares = {row: program.variable(value=user.weight * gain) for row, gain in user.rows.items()}
+    shed = program.variable(value=-user.weight * SHED_PRICE)
     program.equal(dict.fromkeys([*shares.values(), shed], 1.0), 1.0)
     flows: dict[tuple[str, HostSet], int] = {}
     needs: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for row, share in shares.items():
         for variant, seconds in work_of(hull, row).items():
-            needs[variant][share] = demand * seconds
+            needs[variant][share] = user.demand * seconds
     for variant in sorted(needs):
         own = {(variant, s): program.variable(upper=1e6) for s in sets if hull.weights[variant] in s.weights}
         flows |= own
         program.equal({**needs[variant], **dict.fromkeys(own.values(), -1.0)}, 0.0)
-    return shares, shed, flows
+    if flows and user.most < math.inf:
+        program.at_most(dict.fromkeys(flows.values(), 1.0), user.most * user.utilisation)
+    return _Added(user, shares, shed, flows)
 
 
-def _read(
-    solution: Solution, shares: Mapping[Row, int], shed: int, rows: Mapping[Row, float], workers: Mapping[HostSet, int]
-) -> OnSets:
-    if not solution.values:
-        return OnSets((), 1.0, 0.0, {})
-    found = {row: solution.values[share] for row, share in shares.items()}
-    served = sum(amount for amount in found.values() if amount > NOTHING)
-    if not served:
-        return OnSets((), 1.0, 0.0, workers)
-    mixture = tuple(Portion(amount / served, row) for row, amount in found.items() if amount > NOTHING)
-    gain = sum(portion.share * rows[portion.row] for portion in mixture)
-    return OnSets(mixture, max(solution.values[shed], 0.0), gain, workers)
+def _taken(added: Sequence[_Added], hosts: HostSet) -> dict[int, float]:
+    """The flows of all cascades to workers that host a set, each in workers' worth of work."""
+    return {flow: 1 / each.user.utilisation for each in added for (_, on), flow in each.flows.items() if on == hosts}

@@ -19,7 +19,7 @@ from .frontier import Mixture, Portion
 from .hull import HostSet, Hull
 from .mixtures import NOTHING, Limits
 from .problem import CascadeProblem, Placement, PoolKey, PoolSize
-from .sets import best_on_sets
+from .sets import User, best_on_sets
 from .stages import SHED_PRICE, Column, Role, Stages
 
 LEAST_BESIDE = 0.2
@@ -77,7 +77,7 @@ def shared_on(problem: CascadeProblem, placement: Placement, *, backlog: Mapping
     return _on_sets(problem, problem.hull, placement.hosts, backlog or {})
 
 
-def _fluid(problem: CascadeProblem, hull: Hull, workers: int, backlog: Mapping[str, float]) -> Sharing:
+def _fluid(problem: CascadeProblem, hull: Hull, workers: float, backlog: Mapping[str, float]) -> Sharing:
     """What the time of all workers buys beside clearing a backlog."""
     if not workers or not hull.corners:
         return NOTHING_SERVED
@@ -91,7 +91,7 @@ def _fluid(problem: CascadeProblem, hull: Hull, workers: int, backlog: Mapping[s
 
 
 def _on_sets(
-    problem: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, int], backlog: Mapping[str, float]
+    problem: CascadeProblem, hull: Hull, hosts: Mapping[HostSet, float], backlog: Mapping[str, float]
 ) -> Sharing:
     """The same where workers host different sets of weights."""
     workers = {each: count for each, count in hosts.items() if count}
@@ -99,13 +99,8 @@ def _on_sets(
     if not count:
         return NOTHING_SERVED
     clearing = sum(rate * hull.image_s(variant) for variant, rate in backlog.items())
-    found = best_on_sets(
-        hull,
-        hull.rows,
-        demand=max(problem.demand, NOTHING),
-        utilisation=_beside(problem.heavy_utilisation * count, clearing) / count,
-        workers=workers,
-    )
+    utilisation = _beside(problem.heavy_utilisation * count, clearing) / count
+    (found,) = best_on_sets([User(hull, hull.rows, max(problem.demand, NOTHING), utilisation)], workers)
     if not found.mixture:
         return NOTHING_SERVED
     value = sum(p.share * p.row.value for p in found.mixture)

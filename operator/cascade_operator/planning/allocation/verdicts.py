@@ -19,7 +19,7 @@ def allocation_of(
     verdict: Reason,
     *,
     pools: Mapping[PoolKey, PoolSize],
-    workers: Mapping[str, int],
+    workers: Mapping[str, float],
     switches: int,
     hosts: Mapping[HostSet, int] | None = None,
     gap: float = 0.0,
@@ -49,7 +49,7 @@ def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
 
 
 def binding(
-    cascade: CascadeProblem, problem: AllocationProblem, workers: Mapping[str, int], sharing: Sharing
+    cascade: CascadeProblem, problem: AllocationProblem, workers: Mapping[str, float], sharing: Sharing
 ) -> tuple[str, ...]:
     """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
