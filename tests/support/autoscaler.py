@@ -19,14 +19,13 @@ TAINT = "ToBeDeletedByClusterAutoscaler"
 
 @dataclass
 class Autoscaler:
-    """Nodes of one accelerator each, for the pods of a class, as long as it is ``open``."""
+    """Nodes of one accelerator each, for the pods of a class."""
 
     api: Api
     nodes: NodeAgent
     accelerator_class: str
     provision_s: float = 2.0
     unused_s: float = 3.0
-    open: bool = True
     there: list[str] = field(default_factory=list)
     """Its Nodes."""
     made: int = 0
@@ -55,7 +54,7 @@ class Autoscaler:
             pods = [pod for pod in self.api.items("/api/v1/pods") if self._is_mine(pod)]
             waiting = [pod for pod in pods if not pod["spec"].get("nodeName") and _unschedulable(pod)]
             used = {pod["spec"].get("nodeName") for pod in pods}
-            if self.open and len(waiting) > len(set(self.there) - used) and not stop.wait(self.provision_s):
+            if len(waiting) > len(set(self.there) - used) and not stop.wait(self.provision_s):
                 self._add()
             else:
                 self._remove_unused(used)

@@ -132,6 +132,12 @@ class Prepared:
         return max((self.provision_s.get(accelerator_class, 0.0) for _, accelerator_class in self.keys), default=0.0)
 
     @property
+    def start_s(self) -> float:
+        """Seconds that a worker may take until it serves, its Node included; a Node may take twice its usual time."""
+        starts = (start.cold_seconds + start.load_millis / 1000 for start in self.profile.startup)
+        return max(starts, default=0.0) + 2 * self.node_s
+
+    @property
     def image_s(self) -> float:
         """Median seconds of one image of the slowest variant on its slowest class."""
         return max((self.timings.execution_s(*key).get(1, 0.0) for key in self.keys), default=0.0)
