@@ -62,6 +62,10 @@ def _redis_url(url: str) -> str:
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
+PROVISION_FACTOR: Final = 2.0
+"""A Node that has not come after this many times `provisionSeconds` is no longer expected."""
+
+
 class Elastic(Document):
     """Accelerators on Nodes that do not exist yet: an autoscaler makes them for pods that wait for one."""
 

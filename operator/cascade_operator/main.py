@@ -108,7 +108,7 @@ class Operator:
             self._loop.turned()
             try:
                 version = await self._api.version()
-                self._cluster.secret = await own_secret(self._api, *self._settings.agent_secret.split("/"))
+                self._cluster.keys.secret = await own_secret(self._api, *self._settings.agent_secret.split("/"))
                 await self._mirror.begin()
                 break
             except ClusterFailed as error:

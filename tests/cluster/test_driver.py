@@ -104,7 +104,7 @@ class World:
             changed=lambda: None,
             clock=lambda: time.time() if self.now is None else self.now,
         )
-        self.driver.secret = OWN_SECRET
+        self.driver.keys.secret = OWN_SECRET
         self.ref = CascadeRef(namespace, "shapes")
         self.subject = self._subject()
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from support.local_run import HUNG_S, PATIENT, LocalRun
+from support.local_run import HUNG_S, PATIENT, LocalRun, running
 from support.patience import patient_documents, patient_manifest
 from support.processes import children
 from support.waiting import wait_for
@@ -27,16 +27,9 @@ The plans are one slot of each variant at a request in two seconds, and two ligh
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
     """A run of a cascade whose plans change at a few requests per second."""
-    run = LocalRun(
-        tmp_path_factory.mktemp("patient"),
-        manifest=patient_manifest(light_ms=LIGHT_MS, heavy_ms=HEAVY_MS, objective={"latency": OBJECTIVE}),
-    )
-    try:
-        done = run.up()
-        assert done.returncode == 0, done.stdout + done.stderr
+    manifest = patient_manifest(light_ms=LIGHT_MS, heavy_ms=HEAVY_MS, objective={"latency": OBJECTIVE})
+    with running(tmp_path_factory.mktemp("patient"), manifest=manifest) as run:
         yield run
-    finally:
-        run.end()
 
 
 Pools = dict[str, int]
@@ -88,13 +81,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
     for document in documents:
         for pool in document["spec"].get("workers", ()):
             pool |= {"hosting": "shared", "min": pool["max"]}
-    run = LocalRun(tmp_path_factory.mktemp("shared"), manifest=yaml.safe_dump_all(documents))
-    try:
-        done = run.up()
-        assert done.returncode == 0, done.stdout + done.stderr
+    with running(tmp_path_factory.mktemp("shared"), manifest=yaml.safe_dump_all(documents)) as run:
         yield run
-    finally:
-        run.end()
 
 
 def processes(run: LocalRun) -> set[psutil.Process]:

@@ -49,6 +49,8 @@ def test_scale_to_zero_and_back_goes_as_simulated(tmp_path: Path) -> None:
         wait_for(lambda: saw("Parked") and not run.whole(), what="the cascade to be parked", within_s=HUNG_S)
         # By then both are: ten seconds after the last request, two decisions five seconds apart, and draining.
         wait_for(lambda: time.monotonic() - asked_s[-1] > BOTH_PARKED_S, what="the simulated one to be parked too")
+        conditions = {each["type"]: each["reason"] for each in run.look()["cascades"][0]["status"]["conditions"]}
+        assert conditions["RouterAvailable"] == "AsPlanned", "routers report of what is parked, too"
         for _ in range(3):
             ask()
         wait_for(lambda: saw("DemandRose"), what="the plan of the cascade that woke", within_s=HUNG_S)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,20 @@ def local_run(tmp_path: Path) -> Iterator[LocalRun]:
     run.end()
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
-    """A ready run, shared by the tests of a module."""
-    run = LocalRun(tmp_path_factory.mktemp("serving"))
+@contextmanager
+def running(directory: Path, *, manifest: str | None = None) -> Iterator[LocalRun]:
+    """A run that is ready, and ended afterwards."""
+    run = LocalRun(directory, manifest=manifest)
     try:
         done = run.up()
         assert done.returncode == 0, done.stdout + done.stderr
         yield run
     finally:
         run.end()
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
+    """A ready run, shared by the tests of a module."""
+    with running(tmp_path_factory.mktemp("serving")) as run:
+        yield run

@@ -29,6 +29,7 @@ def test_after_the_idle_time_nothing_runs_and_the_plan_and_the_status_say_so() -
     assert loop.workers == {}
     assert loop.plan is not None
     assert loop.plan.parked
+    assert [(pool.name, pool.workers) for pool in loop.plan.pools] == [("heavy.cpu", ()), ("light.cpu", ())]
     assert loop.plan.reason is Reason.PARKED
     assert loop.status is not None
     ready = loop.status.condition(ConditionType.READY)

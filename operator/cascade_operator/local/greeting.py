@@ -53,7 +53,7 @@ def _workers(file: CascadeFile) -> str:
         lines.append(f"  {shared.metadata.name}: at most {count} workers, which the cascades that name it share")
     for cascade in file.cascades:
         for pool in (each for each in cascade.spec.workers if each.pool is None):
-            variants = " and ".join(v.name for v in cascade.spec.variants if not v.pools or pool.name in v.pools)
+            variants = " and ".join(v.name for v in cascade.spec.variants if pool in cascade.spec.pools_of(v))
             hosts = f"each hosts {variants}" if pool.hosting is Hosting.SHARED else f"each hosts one of {variants}"
             lines.append(f"  {cascade.metadata.name}: {pool.max} workers, {hosts}")
     return "\n".join(lines)

@@ -110,6 +110,9 @@ def variants_of(
 ) -> dict[str, PlanVariant]:
     """All variants of the cascade, with their times on each class where a worker serves them, or the target is.
 
+    Without a target, as for a parked cascade, it is each class that they may run on: routers show by the pools that
+    they know that they are alive.
+
     A variant that the cascade no longer has is described as in the ``last`` plan while a worker hosts its weights.
     """
     hosted = {
@@ -117,7 +120,8 @@ def variants_of(
     }
     before = {name: part.weights for name, part in (last.variants if last else {}).items()}
     weights = {**before, **prepared.weights}
-    keys = sorted({*target, *((name, on) for name, digest in weights.items() for own, on in hosted if own == digest)})
+    serving = ((name, on) for name, digest in weights.items() for own, on in hosted if own == digest)
+    keys = sorted({*(target or prepared.keys), *serving})
     classes: dict[str, dict[str, PlanTimes]] = {}
     for key in keys:
         variant, accelerator_class = key

@@ -24,7 +24,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profile_problems
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
-from cascade_api.settings import AcceleratorClass, PlannerSettings
+from cascade_api.settings import PROVISION_FACTOR, AcceleratorClass, PlannerSettings
 from cascade_api.workers import Hosting, Workers
 
 from .allocation import (
@@ -133,9 +133,9 @@ class Prepared:
 
     @property
     def start_s(self) -> float:
-        """Seconds that a worker may take until it serves, its Node included; a Node may take twice its usual time."""
+        """Seconds that a worker may take until it serves, its Node included, however long that may take."""
         starts = (start.cold_seconds + start.load_millis / 1000 for start in self.profile.startup)
-        return max(starts, default=0.0) + 2 * self.node_s
+        return max(starts, default=0.0) + PROVISION_FACTOR * self.node_s
 
     @property
     def image_s(self) -> float:

@@ -25,7 +25,6 @@ from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, OperatorSettings
 from cascade_api.workers import Workers
 
-from ...manifests.agent_keys import AgentKey, agent_key, key_secret
 from ...manifests.documents import cascade_document
 from ...manifests.drift import Baselines
 from ...manifests.naming import (
@@ -48,17 +47,16 @@ from ...sources import Subject
 from .. import ClusterFailed
 from .api import (
     CONFIG_MAPS,
-    CONFLICT,
     DEPLOYMENTS,
     NETWORK_POLICIES,
     NOT_FOUND,
     PODS,
-    SECRETS,
     ApiRefused,
     KubernetesApi,
     Object,
 )
 from .inventory import UNSCHEDULABLE_AFTER_S, count_accelerators, patience_s, told_accelerators, unprovisioned
+from .keys import PoolKeys
 from .links import Links, Told
 from .mirror import Mirror
 from .objects import Deployment, Pod
@@ -73,16 +71,13 @@ that but does not compete with it."""
 
 REOPEN_FACTOR: Final = 10.0
 """If no Node came for an elastic class, other classes are used for this many times its `provisionSeconds`."""
-KEY_AGAIN_S: Final = 30.0
-"""A pod that does not start for so long may lack the Secret with the key of its agent, which is then made again."""
 REFUSED_PAUSE_S: Final = 30.0
 BAD_REQUEST, UNPROCESSABLE = 400, 422
 
 
 def agent_url(pod: Pod) -> str:
     """Where the agent of a pod listens."""
-    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-    return f"http://{host}:{AGENT_PORT}"
+    return f"http://{pod.host}:{AGENT_PORT}"
 
 
 class KubernetesCluster:
@@ -99,7 +94,7 @@ class KubernetesCluster:
         clock: Callable[[], float] = time.time,
         agent_url: Callable[[Pod], str] = agent_url,
     ) -> None:
-        """Make a driver, which can act as soon as it knows its `secret`.
+        """Make a driver, which can act as soon as `keys` know the operator's secret.
 
         Args:
             api: the API server.
@@ -110,8 +105,7 @@ class KubernetesCluster:
             clock: the time in Unix seconds.
             agent_url: where the agent of a pod listens.
         """
-        self.secret = ""
-        """The operator's own secret, from which the keys of agents are derived."""
+        self.keys = PoolKeys(api, clock=clock)
         self._api = api
         self._mirror = mirror
         self._settings = settings
@@ -120,7 +114,6 @@ class KubernetesCluster:
         self._clock = clock
         self._agent_url = agent_url
         self._links = Links(changed=changed, refused=self._agent_refuses)
-        self._keys: dict[tuple[str, str], float] = {}
         self._subjects: dict[CascadeRef, Subject] = {}
         self._baselines = Baselines()
         self._reverted_s: dict[str, float] = {}
@@ -153,6 +146,7 @@ class KubernetesCluster:
 
     async def reconcile(self, subjects: Sequence[Subject]) -> None:
         self._subjects = {subject.cascade.ref: subject for subject in subjects}
+        self._going_s = self._going_since()
         by_cascade: dict[CascadeRef | None, list[Deployment]] = defaultdict(list)
         for deployment in self._mirror.deployments:
             by_cascade[deployment.pool.owner].append(deployment)
@@ -167,7 +161,6 @@ class KubernetesCluster:
                 log.warning("what runs could not be brought in line", error=str(result))
             elif isinstance(result, BaseException):
                 log.error("what runs could not be brought in line", error=repr(result), exc_info=result)
-        await self._leave_nodes()
         self._link()
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
@@ -216,21 +209,18 @@ class KubernetesCluster:
         known = self._classes.get(pool.accelerator_class)
         return UNSCHEDULABLE_AFTER_S if known is None else patience_s(known)
 
-    async def _leave_nodes(self) -> None:
+    def _going_since(self) -> dict[str, float]:
+        """Since when Nodes are seen to be going, by their names."""
+        nodes, now = self._mirror.nodes if self._mirror.sees_nodes else (), self._clock()
+        return {node.key[1]: self._going_s.get(node.key[1], now) for node in nodes if node.going}
+
+    async def _leave_nodes(self, ref: CascadeRef) -> None:
         """Delete the workers on Nodes that are going: they end what they have in hand, and others come elsewhere."""
-        nodes = self._mirror.nodes if self._mirror.sees_nodes else ()
-        now = self._clock()
-        self._going_s = {node.key[1]: self._going_s.get(node.key[1], now) for node in nodes if node.going}
-        acting = {ref for ref, each in self._subjects.items() if each.cascade.spec.policy.mode == "auto"}
-        for pod in list(self._mirror.pods) if self._going_s else ():
+        for pod in [pod for pool in self._pools(ref).values() for pod in pool.live]:
             # A pod that came later tolerates the taint; it would come again and again.
-            before = pod.created_s <= self._going_s.get(pod.node, -math.inf)
-            if before and pod.ref in acting and pod.terminating_s is None and not pod.finished:
+            if pod.created_s <= self._going_s.get(pod.node, -math.inf):
                 log.info("a Node is going: its worker leaves", node=pod.node, worker=pod.key[1])
-                try:
-                    await self._api.delete(PODS, *pod.key, uid=pod.uid)
-                except ClusterFailed as error:
-                    log.warning("a worker could not be deleted", worker=pod.key[1], error=str(error))
+                await self._api.delete(PODS, *pod.key, uid=pod.uid)
 
     def _agent_refuses(self, uid: str, problem: str) -> None:
         """Tell people of an agent that cannot host what it is told."""
@@ -262,7 +252,7 @@ class KubernetesCluster:
         told: dict[str, Told] = {}
         for ref, subject in self._subjects.items():
             for pool in self._pools(ref).values():
-                key = self._key(subject, pool.ref, pool.accelerator_class).key
+                key = self.keys.of(pool.ref, uid=subject.uid, accelerator_class=pool.accelerator_class).key
                 for pod in pool.pods:
                     if pod.ip and not pod.finished:
                         document = self._document(subject, pool, pod)
@@ -280,11 +270,6 @@ class KubernetesCluster:
             (cascade, profile),
             lambda: hosts_document([(cascade.spec, profile.spec)], weights),
         )
-
-    def _key(self, subject: Subject, pool: PoolRef, accelerator_class: str) -> AgentKey:
-        if not self.secret:
-            raise ClusterFailed("the operator's own secret is not known yet")
-        return agent_key(self.secret, pool, uid=subject.uid, accelerator_class=accelerator_class)
 
     async def _drain(self, ref: CascadeRef, pod: Pod) -> None:
         if pod.terminating_s is not None or pod.draining_s is not None:
@@ -351,7 +336,8 @@ class KubernetesCluster:
                 raise
 
     async def _reconcile_one(self, subject: Subject, deployments: Sequence[Deployment]) -> None:
-        # The policy comes first. No pod starts without the key of its agent, so no pod ever runs without the policy.
+        await self._leave_nodes(subject.cascade.ref)
+        # The policy comes before the keys. No pod starts without its agent's, so no pod ever runs without the policy.
         await self._keep_policy(subject)
         await self._keep_document(subject)
         for workers in subject.cascade.spec.workers:
@@ -406,13 +392,10 @@ class KubernetesCluster:
             return
         await self._keep_told(subject, self._pools(ref)[deployment.key[1]])
         pool = self._pools(ref)[deployment.key[1]]
-        if pool.coming and not pool.due:
-            # All of them have come. A pod that replaces another one later is told what is missing then.
+        come = bool(pool.coming) and not pool.due
+        if come:
+            # A pod that replaces another one later is told what is missing then.
             pool = replace(pool, coming=())
-            manifest = self._manifest(ref, pool)
-            if manifest is not None:
-                await self._apply(ref, manifest)
-                return
         manifest = self._manifest(ref, pool)
         if manifest is None:
             if pool.wanted == 0 and not pool.pods:
@@ -421,7 +404,9 @@ class KubernetesCluster:
             return
         if self._in_line.get(deployment.uid) == (deployment.version, manifest):
             return
-        if deployment.content == manifest["metadata"]["annotations"][ANNOTATION_CONTENT]:
+        if come:
+            log.info("all have come", cascade=str(ref), pool=pool.name)
+        elif deployment.content == manifest["metadata"]["annotations"][ANNOTATION_CONTENT]:
             edited = self._baselines.difference(deployment.raw, manifest)
             if edited is None:
                 self._in_line[deployment.uid] = deployment.version, manifest
@@ -464,7 +449,7 @@ class KubernetesCluster:
             workers=workers,
             accelerator_class=accelerator_class,
             owner=owner_reference(ref, subject.uid),
-            key_secret=self._key(subject, pool.ref, pool.accelerator_class).secret,
+            key_secret=self.keys.of(pool.ref, uid=subject.uid, accelerator_class=pool.accelerator_class).secret,
             memory=self._memory(subject, workers, accelerator_class),
             leave_s=leave_time_s(spec),
         )
@@ -497,26 +482,13 @@ class KubernetesCluster:
         return self._baselines.made(f"{ref}/{pool.name}", key, build)
 
     async def _keep_key(self, subject: Subject, workers: Workers) -> None:
-        """See to it that the Secret with the key of a pool's agents is there, without reading it."""
-        ref, on = subject.cascade.ref, workers.accelerator_class
-        pool = PoolRef(ref.namespace, workers.name, ref.name)
-        key = self._key(subject, pool, on)
-        made_s = self._keys.get((ref.namespace, key.secret))
-        if made_s is not None and not self._lacks_key(ref, workers, made_s):
-            return
-        manifest = key_secret(pool, key, owner=owner_reference(ref, subject.uid), accelerator_class=on)
-        try:
-            await self._api.create(SECRETS, manifest)
-        except ApiRefused as refused:
-            if refused.status != CONFLICT:
-                raise
-        self._keys[ref.namespace, key.secret] = self._clock()
-
-    def _lacks_key(self, ref: CascadeRef, workers: Workers, made_s: float) -> bool:
-        """Whether a pool's Secret may have been deleted since it was made: a pod has its Node, and does not start."""
-        last_s = self._clock() - KEY_AGAIN_S
-        pods = (pod for pool in self._pools(ref).values() if pool.ref.name == workers.name for pod in pool.live)
-        return made_s < last_s and any(pod.node and not pod.ip and pod.created_s < last_s for pod in pods)
+        ref = subject.cascade.ref
+        await self.keys.keep(
+            PoolRef(ref.namespace, workers.name, ref.name),
+            accelerator_class=workers.accelerator_class,
+            owner=owner_reference(ref, subject.uid),
+            pods=[pod for pool in self._pools(ref).values() if pool.ref.name == workers.name for pod in pool.live],
+        )
 
     async def _apply(self, ref: CascadeRef, manifest: Object) -> None:
         """Apply a Deployment; if it was refused, it is offered again only after `REFUSED_PAUSE_S`."""

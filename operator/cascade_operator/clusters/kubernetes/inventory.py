@@ -20,14 +20,12 @@ from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 
 from cascade_api.names import CascadeRef
-from cascade_api.settings import AcceleratorClass
+from cascade_api.settings import PROVISION_FACTOR, AcceleratorClass
 
 from .objects import Node, Pod, whole
 
 UNSCHEDULABLE_AFTER_S = 10.0
 """A pod that has found no Node for this long counts as failed: other pods have taken the accelerators."""
-PROVISION_FACTOR = 2.0
-"""In an elastic class, that is so after this many times `provisionSeconds`."""
 
 
 def count_accelerators(

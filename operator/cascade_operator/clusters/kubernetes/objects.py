@@ -88,6 +88,11 @@ class Pod(Seen):
     requests: Mapping[str, Decimal] = field(default_factory=dict)
 
     @property
+    def host(self) -> str:
+        """Its IP as it stands in an address; empty if it has none yet."""
+        return f"[{self.ip}]" if ":" in self.ip else self.ip
+
+    @property
     def ref(self) -> CascadeRef | None:
         """The cascade to whose own pool it belongs; None if there is none."""
         return self.pool.owner if self.pool is not None else None

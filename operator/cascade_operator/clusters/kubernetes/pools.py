@@ -102,14 +102,13 @@ def workers_of(
 
 def _worker(pool: ClusterPool, pod: Pod, report: Report | None, now: float, patience_s: float) -> Worker:
     state, since_s, problem = _state(pool, pod, report, now, patience_s)
-    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
     # A pod that is not ready has lost the requests that it was serving.
     gone = state is WorkerState.DRAINING and not pod.ready
     return Worker(
         id=pod.key[1],
         pool=pool.ref,
         accelerator_class=pool.accelerator_class,
-        endpoint=f"{host}:{GRPC_PORT}" if host else NOWHERE,
+        endpoint=f"{pod.host}:{GRPC_PORT}" if pod.host else NOWHERE,
         state=state,
         since_s=since_s,
         hosts=tuple(Host(digest, each, since_s) for digest, each in host_states(pool.told(pod), report).items()),
