@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from support.redis import RedisServer
 from support.router import RouterProcess, StartRouter, make_plan
-from support.sleepers import SECONDS
+from support.sleepers import NOT_DRAWN, SECONDS
 from support.triton import TritonServer
 
 pytestmark = pytest.mark.contract
@@ -81,12 +81,12 @@ def test_fields_without_effect_are_named_and_the_user_is_logged(router: RouterPr
 
 
 def test_an_image_that_is_not_made_is_told_and_the_others_are_there(router: RouterProcess) -> None:
-    """The model draws nothing with the seed 13, which the second image has."""
-    made = images(router, n=3, seed=12)
+    """The model draws nothing with the seed NOT_DRAWN, which the second image has."""
+    made = images(router, n=3, seed=NOT_DRAWN - 1)
     assert [sorted(item) == ["error"] for item in made["data"]] == [False, True, False]
     assert made["data"][1]["error"]["code"] == "Invalid"
     assert made["quality"] == "high"
-    reply = router.post({"prompt": "a cat", "n": 1, "seed": 13})
+    reply = router.post({"prompt": "a cat", "n": 1, "seed": NOT_DRAWN})
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "Invalid")
     text = router.get("/metrics").text
     assert 'cascade_refusals_total{cascade="default/shapes",reason="Invalid"} 2.0' in text
@@ -94,13 +94,13 @@ def test_an_image_that_is_not_made_is_told_and_the_others_are_there(router: Rout
 
 
 def test_a_stream_tells_of_a_missing_image_after_the_others(router: RouterProcess) -> None:
-    reply = router.post({"prompt": "a cat", "n": 3, "seed": 12, "stream": True})
+    reply = router.post({"prompt": "a cat", "n": 3, "seed": NOT_DRAWN - 1, "stream": True})
     told = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith("data: ")]
     *completed, last = map(json.loads, told)
     assert {event["image_index"] for event in completed} == {0, 2}
     assert (last["image_index"], last["error"]["code"]) == (1, "Invalid")
     assert reply.text.splitlines()[-3] == "event: error"
-    alone = router.post({"prompt": "a cat", "seed": 13, "stream": True})
+    alone = router.post({"prompt": "a cat", "seed": NOT_DRAWN, "stream": True})
     assert alone.status_code == 400
 
 
@@ -121,13 +121,13 @@ def test_a_file_of_each_format_is_an_output(router: RouterProcess, output: str, 
 def test_over_grpc_who_reads_errors_gets_what_could_be_made(router: RouterProcess) -> None:
     prompt, seed = triton.InferInput("prompt", [2], "BYTES"), triton.InferInput("seed", [2], "INT64")
     prompt.set_data_from_numpy(np.array([b"a cat"] * 2, dtype=np.object_))
-    seed.set_data_from_numpy(np.array([12, 13], dtype=np.int64))
-    with pytest.raises(InferenceServerException, match="13 is no seed"):
+    seed.set_data_from_numpy(np.array([NOT_DRAWN - 1, NOT_DRAWN], dtype=np.int64))
+    with pytest.raises(InferenceServerException, match=f"{NOT_DRAWN} is no seed"):
         router.client.infer("shapes", [prompt, seed])
     names = ("image", "image_encoded", "route", "confidence", "prompt_cut", "error")
     outputs = [triton.InferRequestedOutput(name) for name in names]
     result = router.client.infer("shapes", [prompt, seed], outputs=outputs)
-    assert result.as_numpy("error").tolist() == [b"", b"Invalid: prompt: 13 is no seed for it"]
+    assert result.as_numpy("error").tolist() == [b"", f"Invalid: prompt: {NOT_DRAWN} is no seed for it".encode()]
     assert result.as_numpy("route").tolist() == [b"escalated", b""]
     assert result.as_numpy("image").any(axis=(1, 2, 3)).tolist() == [True, False]
     assert [file[:4] for file in result.as_numpy("image_encoded")] == [b"\x89PNG", b""]

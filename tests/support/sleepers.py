@@ -14,10 +14,12 @@ from cascade_router.pools.clients import FORMATS
 
 from .triton import TritonServer, model_of
 
+NOT_DRAWN: Final = 1_313_131_313
+"""A seed with which the models refuse to draw."""
 MODEL: Final = '''
 """Sleeps for its time per batch, then answers each request with one and the same image and a random confidence.
 
-Of a prompt it reads 77 words, and it draws nothing with the seed 13.
+Of a prompt it reads 77 words, and it draws nothing with the seed NOT_DRAWN.
 """
 
 import json
@@ -49,8 +51,8 @@ class TritonPythonModel:
 
     def _response(self, request, images):
         seed = pb_utils.get_input_tensor_by_name(request, "seed")
-        if seed is not None and seed.as_numpy().item() == 13:
-            error = pb_utils.TritonError("prompt: 13 is no seed for it", pb_utils.TritonError.INVALID_ARG)
+        if seed is not None and seed.as_numpy().item() == NOT_DRAWN:
+            error = pb_utils.TritonError("prompt: NOT_DRAWN is no seed for it", pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
         made = {
             "image": lambda: self._pixels,
@@ -99,7 +101,7 @@ def write_sleepers(
         name = model_of(variant)
         folder = directory / name / "1"
         folder.mkdir(parents=True)
-        (folder / "model.py").write_text(MODEL)
+        (folder / "model.py").write_text(MODEL.replace("NOT_DRAWN", str(NOT_DRAWN)))
         np.save(folder / "image.npy", pixels)
         for form in FORMATS:
             Image.fromarray(pixels).save(folder / f"image.{form}", compress_level=1)

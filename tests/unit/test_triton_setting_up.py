@@ -109,9 +109,20 @@ def test_a_python_that_triton_has_no_stub_for_is_passed_over(
 ) -> None:
     newer = tmp_path / "bin" / "python3"
     newer.parent.mkdir()
-    newer.write_text("#!/bin/sh\necho 3.99\n")
+    newer.write_text("#!/bin/sh\necho 3.99; echo /usr\n")
     newer.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(newer))
     monkeypatch.setenv("PATH", str(newer.parent))
     with pytest.raises(LaunchError, match=r"needs a Python 3\.11 or 3\.12"):
         setting_up.set_up(setting_up.own_environment(), say=lambda line: None)
+
+
+def test_a_script_in_path_that_starts_a_python_will_do(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pyenv has them; and an environment's Python may be a copy, beside which no library lies."""
+    script = packages.parent / "bin" / "python3.11"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    setting_up.set_up(setting_up.own_environment(), say=lambda line: None)
+    assert (setting_up.own_environment() / setting_up.READY).exists()

@@ -72,8 +72,8 @@ class Installation:
             raise LaunchError(
                 f"Triton has no stub for Python {python} of {environment}: use one of {' to '.join(PYTHONS)}"
             )
-        python_libraries = _libraries_of(interpreter)
-        if not has_library(interpreter, python):
+        python_libraries = Path(os.path.realpath(interpreter)).parent.parent / "lib"
+        if not has_library(python_libraries, python):
             raise LaunchError(
                 f"Python {python} of {environment} lacks {_library(python)} in {python_libraries}: "
                 "make the environment with a Python that was built with --enable-shared"
@@ -101,15 +101,10 @@ class Installation:
         }
 
 
-def has_library(interpreter: Path, python: str) -> bool:
-    """Whether the shared library that stubs for this version of Python need comes with an interpreter."""
-    libraries = _libraries_of(interpreter)
+def has_library(libraries: Path, python: str) -> bool:
+    """Whether a folder of libraries has the shared library that stubs for this version of Python need."""
     folders = (libraries, libraries / str(sysconfig.get_config_var("MULTIARCH")))
     return any((folder / _library(python)).exists() for folder in folders)
-
-
-def _libraries_of(interpreter: Path) -> Path:
-    return Path(os.path.realpath(interpreter)).parent.parent / "lib"
 
 
 def _library(python: str) -> str:

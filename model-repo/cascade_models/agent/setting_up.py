@@ -26,7 +26,8 @@ LOCK: Final = Path(__file__).with_name("triton.lock")
 READY: Final = ".ready"
 """A file in an environment that is complete."""
 _SHOWN_LINES: Final = 5
-_VERSION: Final = "import ensurepip, sys; print(f'{sys.version_info[0]}.{sys.version_info[1]}')"
+_PROBE: Final = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2]); print(sys.base_exec_prefix)"
+"""Asked of a Python: in PATH may be a script that starts it (pyenv), or a copy in an environment."""
 
 
 def own_environment() -> Path:
@@ -103,9 +104,11 @@ def _suitable_python() -> str:
         found = shutil.which(name)
         if found is None:
             continue
-        done = subprocess.run([found, "-I", "-c", _VERSION], capture_output=True, text=True, check=False)
-        version = done.stdout.strip()
-        if done.returncode == 0 and version in PYTHONS and has_library(Path(found), version):
+        done = subprocess.run([found, "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
+        if done.returncode:
+            continue
+        version, prefix = done.stdout.splitlines()
+        if version in PYTHONS and has_library(Path(prefix, "lib"), version):
             return found
     raise LaunchError(
         f"Triton needs a Python {' or '.join(PYTHONS)} with its shared library and with ensurepip, and finds none in "
