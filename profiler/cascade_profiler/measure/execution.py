@@ -133,7 +133,7 @@ class ExecutionMeasurement:
         for group in self._groups():
             self._measure(group)
         plain, judging = ([c for c in self._fitting() if c.confidence == judged] for judged in (False, True))
-        rows = [self._row(cell) for cell in plain]
+        rows = no_shorter_than_smaller([self._row(cell) for cell in plain])
         for cell, row in zip(plain, rows, strict=True):
             figures = ", ".join(f"{name} {micros / 1000:.2f} ms" for name, micros in _quantiles(row))
             batches = f"{len(cell.taken_s)} batches, {cell.memory_mib} MiB"
@@ -246,6 +246,23 @@ class ExecutionMeasurement:
             p50_micros=timing.p50_micros,
             p95_micros=timing.p95_micros,
         )
+
+
+def no_shorter_than_smaller(rows: Sequence[Execution]) -> list[Execution]:
+    """The rows of several variants, where no batch takes less than a smaller one of its variant.
+
+    Batches of small models take nearly the same whatever their size, so that chance may find the larger one quicker. It
+    then gets the times of the smaller one, as no profile with such a contradiction could be used.
+    """
+    longest: dict[str, Execution] = {}
+    found: dict[tuple[str, int], Execution] = {}
+    for row in sorted(rows, key=lambda row: row.batch):
+        least = longest.get(row.variant)
+        if least is not None:
+            at_least = {name: max(value, dict(_quantiles(least))[name]) for name, value in _quantiles(row)}
+            row = row.model_copy(update={f"{name}_micros": value for name, value in at_least.items()})
+        longest[row.variant] = found[row.variant, row.batch] = row
+    return [found[row.variant, row.batch] for row in rows]
 
 
 def _recipe(cell: Cell, cells: Sequence[Cell]) -> Recipe:
