@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -124,6 +125,12 @@ class Snapshot:
     workers: tuple[Worker, ...] = ()
     store_available: bool = True
     pools: tuple[WorkerPool, ...] = ()
+
+    @property
+    def free(self) -> Counter[str]:
+        """Accelerators by class that no worker uses."""
+        used = Counter(worker.accelerator_class for worker in self.workers)
+        return Counter({name: max(count - used[name], 0) for name, count in (self.inventory or {}).items()})
 
 
 @dataclass(frozen=True)

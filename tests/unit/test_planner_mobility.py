@@ -30,23 +30,27 @@ class Planned:
     prices: dict[str, float]
 
 
-def planned(load_ms: int, known: AcceleratorClass = CPU) -> Planned:
-    view = make_view(demand=RISING, profile=slow_to_load(load_ms))
+def planned(load_ms: int, known: AcceleratorClass = CPU, *, start_s: int = 0, accelerators: int = 2) -> Planned:
+    view = make_view(make_cascade(workers={"cpu": 3}), demand=RISING, profile=slow_to_load(load_ms, start_s))
     settings = PlannerSettings()
-    snapshot = Snapshot((view,), {"cpu": 2}, BOTH)
+    snapshot = Snapshot((view,), {"cpu": accelerators}, BOTH)
     seen = observe(view, snapshot, Memory(), START, Preparations(settings, (known,)))
     expected = forecast(seen, START, settings)
     prices = {variant: price for (variant, _), price in seen.known.problem.switch_prices.items()}
     return Planned(expected.pool_rate, seen.moves_slowly, prices)
 
 
-def slow_to_load(load_ms: int) -> CascadeProfile:
+def slow_to_load(load_ms: int, start_s: int) -> CascadeProfile:
     """A published table (whose qualities have no noise to hide a price in)."""
     profile = make_profile()
-    startup = [row.model_copy(update={"load_millis": load_ms}) for row in profile.spec.startup]
+    times = {"load_millis": load_ms, "cold_seconds": start_s}
+    startup = [row.model_copy(update=times) for row in profile.spec.startup]
     source = profile.spec.source.model_copy(update={"kind": "published"})
     spec = profile.spec.model_copy(update={"startup": startup, "source": source})
     return profile.model_copy(update={"spec": spec})
+
+
+SLOW_TO_COME = CPU.model_copy(update={"elastic": Elastic(max=3, provision_seconds=45)})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,7 @@ def slow_to_load(load_ms: int) -> CascadeProfile:
     [
         (planned(45_000), 30),
         # The trend is carried forward no further than by the time that it was seen for.
-        (planned(350, CPU.model_copy(update={"elastic": Elastic(max=2, provision_seconds=45)})), 2),
+        (planned(350, SLOW_TO_COME, accelerators=3), 2),
     ],
     ids=["loads", "Nodes"],
 )
@@ -70,6 +74,15 @@ def test_where_moves_take_long_the_horizon_is_longer_the_planner_careful_and_a_m
     for variant in ("light", "heavy"):
         ratio = slow.prices[variant] / quick.prices[variant]
         assert ratio == pytest.approx(settings.dear_switch_price / settings.switch_price)
+
+
+def test_the_horizon_holds_the_start_of_a_worker_where_an_accelerator_is_free() -> None:
+    quick = planned(350)
+    grows = planned(350, start_s=45, accelerators=3)
+    assert grows.pool_rate > quick.pool_rate + 2
+    assert not grows.moves_slowly
+    assert planned(350, start_s=45, accelerators=2) == quick
+    assert planned(350, SLOW_TO_COME, accelerators=2).pool_rate < planned(350, SLOW_TO_COME, accelerators=3).pool_rate
 
 
 def test_a_variant_comes_up_like_another_with_the_same_weights() -> None:

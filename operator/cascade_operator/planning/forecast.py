@@ -58,10 +58,10 @@ def forecast(seen: Observed, now: float, settings: PlannerSettings) -> Forecast:
 
     tick_s = settings.tick_s(seen.objective_s)
     rate = after(tick_s)
-    # New pools serve from the end of their move until the next pool decision. A Node may take minutes to come, and no
-    # trend is carried that far.
+    # New pools serve from the end of their move until the next pool decision. A worker, or its Node, may take minutes
+    # to come, and no trend is carried that far.
     window_s = bounded_window_s(settings.forecast_window * seen.objective_s)
-    later_s = seen.known.load_s + min(seen.known.node_s, window_s) + settings.pool_ticks * tick_s / 2
+    later_s = max(seen.known.load_s, min(seen.start_s, window_s)) + settings.pool_ticks * tick_s / 2
     if seen.moves_slowly:
         # By then more requests may arrive by chance, and replicas first finish the image that they are making.
         expected = after(later_s + seen.known.image_s)

@@ -32,7 +32,6 @@ from ..snapshot import (
     Load,
     Move,
     PoolRef,
-    Snapshot,
     StartWorker,
     StopWorker,
     Unload,
@@ -68,12 +67,6 @@ class Moves:
     leaving: tuple[Leaving, ...] = ()
     vacate: Hosted | None = None
     moving: bool = False
-
-
-def free_accelerators(snapshot: Snapshot) -> Counter[str]:
-    """Accelerators by class that no worker uses."""
-    used = Counter(worker.accelerator_class for worker in snapshot.workers)
-    return Counter({name: max(count - used[name], 0) for name, count in (snapshot.inventory or {}).items()})
 
 
 def started(moves: Moves) -> Counter[str]:

@@ -44,7 +44,7 @@ class Observed:
     ``workers`` are those of its pools, which others may share, and ``leaving`` are the weights that these are to leave.
     ``refused`` says why it cannot be planned, and ``held`` why it must be left as it is. ``asked_at_s`` is when a
     client last asked for an image (Unix seconds; 0: not known). ``idle`` means that this was so long ago that nothing
-    should run.
+    should run. ``start_s`` is how many seconds workers take until they serve, where more could be started (else 0).
     """
 
     view: CascadeView
@@ -57,6 +57,7 @@ class Observed:
     held: Why | None = None
     asked_at_s: float = 0.0
     idle: bool = False
+    start_s: float = 0.0
 
     @property
     def ref(self) -> CascadeRef:
@@ -275,7 +276,17 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
         known = {each for kept in memory.cascades.values() for each in kept.leaving if each.worker in ours}
         leaving = tuple(sorted(known, key=lambda each: (each.worker, each.weights, each.since_s)))
     return Observed(
-        view, workers, remembered, snapshot.store_available, leaving, prepared, refused, held, asked_at_s, idle
+        view,
+        workers,
+        remembered,
+        snapshot.store_available,
+        leaving,
+        prepared,
+        refused,
+        held,
+        asked_at_s,
+        idle,
+        start_s=_start_s(workers, snapshot, prepared),
     )
 
 
@@ -295,6 +306,20 @@ def _prepared(
         return None, (error.reason, str(error))
 
 
+def _start_s(workers: Sequence[Worker], snapshot: Snapshot, prepared: Prepared | None) -> float:
+    """How long a worker takes that the cascade could start on a free accelerator.
+
+    Where another cascade would first have to give one up, looking ahead that far made the images worse
+    (docs/benchmarks/policies.md).
+    """
+    if prepared is None:
+        return 0.0
+    here, free = Counter(worker.accelerator_class for worker in workers), snapshot.free
+    bounds = prepared.problem.workers.items()
+    may_grow = [name for name, bound in bounds if free[name] and here[name] < bound.max]
+    return max((prepared.start_s(name) for name in may_grow), default=0.0)
+
+
 def _coming_s(workers: Sequence[Worker], memory: CascadeMemory, prepared: Prepared | None) -> float:
     """How long workers that were asked for may take to come; 0 if some are there, or none was asked for.
 
@@ -303,7 +328,7 @@ def _coming_s(workers: Sequence[Worker], memory: CascadeMemory, prepared: Prepar
     wanted = memory.target is not None and memory.target.pools
     if prepared is None or not wanted or any(worker.state is WorkerState.READY for worker in workers):
         return 0.0
-    return prepared.start_s
+    return prepared.patience_s
 
 
 def _last_asked(view: CascadeView, memory: CascadeMemory, now: float, *, coming_s: float) -> tuple[float, bool]:

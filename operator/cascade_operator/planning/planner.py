@@ -21,7 +21,7 @@ from .allocation import Placement
 from .division import Divisions
 from .forecast import Forecast, forecast
 from .memory import CascadeMemory, Memory, Target
-from .moves import Moves, decide_moves, decide_pool_moves, free_accelerators, started
+from .moves import Moves, decide_moves, decide_pool_moves, started
 from .observed import Observed, observe
 from .prepared import Preparations, prices_per_hour
 from .publish import Publication, publication
@@ -76,7 +76,7 @@ class Planner:
             prices_per_hour=self._prices,
             allocations=self._allocations,
         )
-        free = free_accelerators(snapshot)
+        free = snapshot.free
         actions: list[Action] = []
         diagnostics: list[Diagnostics] = []
         remembered: dict[str, CascadeMemory] = {}

@@ -132,10 +132,15 @@ class Prepared:
         return max((self.provision_s.get(accelerator_class, 0.0) for _, accelerator_class in self.keys), default=0.0)
 
     @property
-    def start_s(self) -> float:
-        """Seconds that a worker may take until it serves, its Node included, however long that may take."""
+    def patience_s(self) -> float:
+        """Seconds to wait for a worker that was started, its Node included, however long that may take."""
         starts = (start.cold_seconds + start.load_millis / 1000 for start in self.profile.startup)
         return max(starts, default=0.0) + PROVISION_FACTOR * self.node_s
+
+    def start_s(self, accelerator_class: str) -> float:
+        """Seconds until a worker of a class that is started now serves, with its Node where that has to come."""
+        starts = (s.cold_seconds for s in self.profile.startup if s.accelerator_class == accelerator_class)
+        return max(starts, default=0) + self.provision_s.get(accelerator_class, 0.0)
 
     @property
     def image_s(self) -> float:
