@@ -37,6 +37,7 @@ class RouterReport(PlanPart):
     received: Count = Field(description="valid requests since the router started")
     routes: dict[Route, Count] = Field(default_factory=dict, description="answers since the router started")
     refusals: dict[Refusal, Count] = Field(default_factory=dict, description="refusals since the router started")
+    waiting: Count = Field(default=0, description="requests that wait until a worker comes, and are in no queue")
     violations: Count = Field(default=0, description="answers later than their deadline, and refusals")
     recent_routes: dict[Route, Count] = Field(default_factory=dict, description="answers of the last 60 s")
     recent_window_s: Latency = 60.0

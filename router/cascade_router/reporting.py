@@ -68,6 +68,7 @@ def make_report(runtime: CascadeRuntime, *, router_id: str, at_s: float, store_a
         received=runtime.tally.received,
         routes=dict(runtime.tally.routes),
         refusals=dict(runtime.tally.refusals),
+        waiting=runtime.state.waiting,
         violations=runtime.tally.violations,
         recent_routes=dict(routes),
         latency_p50_s=median,

@@ -70,8 +70,8 @@ def test_nothing_waits_for_a_call_that_was_refused() -> None:
     cascade.follow(parked)
     machines = call(cascade, images=LIMITS.waiting + 1, within_s=9.0)
     assert isinstance(hear_together(machines, Begun(), 0.0), Refuse)
-    assert cascade.parked == 0
+    assert cascade.waiting == 0
     heard = hear_together(call(cascade, images=2, within_s=9.0), Begun(), 0.0)
     assert not isinstance(heard, Refuse)
     assert [[type(effect) for effect in effects] for effects in heard] == [[Wait], [Wait]]
-    assert cascade.parked == 2
+    assert cascade.waiting == 2

@@ -253,7 +253,7 @@ async def test_who_waits_for_the_light_model_goes_to_the_heavy_one_when_that_has
             first = asyncio.ensure_future(ask(runtime, within_s=PATIENCE_S))
             await eventually(lambda: heavy.asked, what="the heavy model to be asked")
             second = asyncio.ensure_future(ask(runtime, within_s=25.0))
-            await eventually(lambda: runtime.state.parked == 1, what="the second to wait for either model")
+            await eventually(lambda: runtime.state.waiting == 1, what="the second to wait for either model")
             busy.set()
             assert [image.route for image in await asyncio.gather(first, second)] == [Route.DIRECT] * 2
 

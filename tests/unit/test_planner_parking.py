@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cascade_api.reasons import ConditionType, Reason
-from cascade_api.settings import CPU, AcceleratorClass, Elastic, PlannerSettings
-from cascade_operator.planning.memory import CascadeMemory, Memory, Target, TargetPool
-from cascade_operator.planning.observed import observe
+from cascade_api.report import RouterReport
+from cascade_api.settings import CPU, PlannerSettings
+from cascade_operator.planning.memory import CascadeMemory, Memory
+from cascade_operator.planning.observed import Observed, observe
 from cascade_operator.planning.prepared import Preparations
 from cascade_operator.snapshot import Demand, Snapshot
 from support.closed_loop import START, ClosedLoop
@@ -82,23 +83,20 @@ def test_what_is_not_known_parks_nobody() -> None:
     assert loop.ready
 
 
-def test_workers_that_come_for_a_request_are_waited_for_however_long_their_nodes_take() -> None:
-    asked_s, target = START, Target(pools=(TargetPool("light", "cpu", 1, 1),))
-    memory = Memory({"default/shapes": CascadeMemory(target=target, parked=True, asked_at_s=asked_s)})
-    cascade = make_cascade(policy__scaleToZeroAfter="20s")
+def test_nobody_is_idle_while_a_request_waits_in_a_router_and_the_time_counts_from_then_on() -> None:
     plan = ClosedLoop(lambda _: 10.0).run(5).plan
-    view = make_view(cascade=cascade, profile=make_profile(), plan=plan, demand=Demand(((int(asked_s), 1),)))
-    slow = CPU.model_copy(update={"elastic": Elastic(max=2, provision_seconds=60)})
+    memory = Memory({"default/shapes": CascadeMemory(parked=True, asked_at_s=START)})
 
-    def idle(after_s: float, state: str, known: AcceleratorClass = slow, memory: Memory = memory) -> bool:
-        snapshot = Snapshot((view,), {"cpu": 2}, (make_worker("cpu-0", "light", state=state),))
-        return observe(view, snapshot, memory, asked_s + after_s, Preparations(PlannerSettings(), (known,))).idle
+    def seen(after_s: float, *, waiting: int, memory: Memory = memory) -> Observed:
+        report = RouterReport(router="r", at_ms=0, plan_generation=1, received=1, waiting=waiting)
+        cascade, demand = make_cascade(policy__scaleToZeroAfter="20s"), Demand(((int(START), 1),))
+        view = make_view(cascade=cascade, profile=make_profile(), plan=plan, demand=demand, reports=(report,))
+        snapshot = Snapshot((view,), {"cpu": 2}, (make_worker("cpu-0", "light"),))
+        return observe(view, snapshot, memory, START + after_s, Preparations(PlannerSettings(), (CPU,)))
 
-    # A start takes 2.35 s here, and a Node twice its 60 s at the most.
-    assert not idle(20 + 122, "starting")
-    assert idle(20 + 123, "starting"), "they never come"
-    assert not idle(20 + 2, "starting", CPU)
-    assert idle(20 + 3, "starting", CPU)
-    assert idle(20 + 1, "ready")
-    parked = Memory({"default/shapes": CascadeMemory(target=Target(), parked=True, asked_at_s=asked_s)})
-    assert idle(20 + 1, "starting", memory=parked), "none was asked for"
+    assert seen(21, waiting=0).idle
+    waits = seen(100, waiting=1)
+    assert not waits.idle
+    later = Memory({"default/shapes": CascadeMemory(parked=True, asked_at_s=waits.asked_at_s)})
+    assert not seen(119, waiting=0, memory=later).idle
+    assert seen(121, waiting=0, memory=later).idle

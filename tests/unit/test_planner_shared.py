@@ -160,6 +160,8 @@ def test_a_worker_that_still_loads_the_variant_whose_queue_another_waits_in_serv
     loading = make_worker("cpu-1", "light", since_s=NOW - 60)
     plan = published(decided(shared_cascade(), workers=(*ready(1), loading), profile=profile)[0])
     assert [worker.id for worker in plan.workers] == ["cpu-0"]
+    alone, _ = decided(shared_cascade(), workers=(loading,), profile=profile)
+    assert not any(isinstance(action, Publish) for action in alone), "nothing can be served yet"
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def observe(view: CascadeView, snapshot: Snapshot, memory: Memory, now: float, p
     prepared, refused = _prepared(view, remembered, preparations)
     shared = [PoolRef.of(view.cascade.ref, each) for each in view.cascade.spec.workers if each.pool is not None]
     workers = tuple(w for w in snapshot.workers if w.pool.owner == view.cascade.ref or w.pool in shared)
-    asked_at_s, idle = _last_asked(view, remembered, now, coming_s=_coming_s(workers, remembered, prepared))
+    asked_at_s, idle = _last_asked(view, remembered, now)
     leaving = remembered.leaving
     if shared:
         # What the workers of a WorkerPool are to leave is the same for all of its cascades, also for new ones.
@@ -320,32 +320,21 @@ def _start_s(workers: Sequence[Worker], snapshot: Snapshot, prepared: Prepared |
     return max((prepared.start_s(name) for name in may_grow), default=0.0)
 
 
-def _coming_s(workers: Sequence[Worker], memory: CascadeMemory, prepared: Prepared | None) -> float:
-    """How long workers that were asked for may take to come; 0 if some are there, or none was asked for.
-
-    Meanwhile a request may wait for them in a router, where no queue has it.
-    """
-    wanted = memory.target is not None and memory.target.pools
-    if prepared is None or not wanted or any(worker.state is WorkerState.READY for worker in workers):
-        return 0.0
-    return prepared.patience_s
-
-
-def _last_asked(view: CascadeView, memory: CascadeMemory, now: float, *, coming_s: float) -> tuple[float, bool]:
+def _last_asked(view: CascadeView, memory: CascadeMemory, now: float) -> tuple[float, bool]:
     """When a client last asked, and whether the cascade is idle.
 
     It is idle when nobody asked for `spec.policy.scaleToZeroAfter`, nothing waits, and no minimum of workers or hosts
-    is set. Workers that are coming, which may take ``coming_s``, are waited for. When the planner sees a cascade for
-    the first time, it counts this as a request at ``now``.
+    is set. Whoever waits in a router until a worker comes asks all the time. When the planner sees a cascade for the
+    first time, it counts this as a request at ``now``.
     """
     demand, policy = view.demand, view.cascade.spec.policy
     if policy.scale_to_zero_after is None or demand is None:
         return memory.asked_at_s, False
     last = max((second for second, count in demand.counts if count), default=0)
     asked_at_s = max(memory.asked_at_s, float(last))
-    if not asked_at_s and not memory.parked:
+    if any(report.waiting for report in view.reports) or (not asked_at_s and not memory.parked):
         asked_at_s = now
-    quiet = now - asked_at_s >= duration_s(policy.scale_to_zero_after) + coming_s
+    quiet = now - asked_at_s >= duration_s(policy.scale_to_zero_after)
     waiting = any((view.queue_depths or {}).values())
     spec = view.cascade.spec
     wanted = any(variant.min_hosts for variant in spec.variants) or any(pool.min for pool in spec.workers)

@@ -24,7 +24,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profile_problems
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
-from cascade_api.settings import PROVISION_FACTOR, AcceleratorClass, PlannerSettings
+from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.workers import Hosting, Workers
 
 from .allocation import (
@@ -131,12 +131,6 @@ class Prepared:
         """Seconds that a new Node takes at most."""
         return max((self.provision_s.get(accelerator_class, 0.0) for _, accelerator_class in self.keys), default=0.0)
 
-    @property
-    def patience_s(self) -> float:
-        """Seconds to wait for a worker that was started, its Node included, however long that may take."""
-        starts = (start.cold_seconds + start.load_millis / 1000 for start in self.profile.startup)
-        return max(starts, default=0.0) + PROVISION_FACTOR * self.node_s
-
     def start_s(self, accelerator_class: str) -> float:
         """Seconds until a worker of a class that is started now serves, with its Node where that has to come."""
         starts = (s.cold_seconds for s in self.profile.startup if s.accelerator_class == accelerator_class)
@@ -204,7 +198,7 @@ class Prepared:
         if self.hull is not None:
             own: Counter[HostSet] = Counter()
             for each, count in hosts.items():
-                own[self.own(each)] += count
+                own[self.hull.working(self.own(each))] += count
             del own[HostSet((), self.hull.accelerator_class)]
             return Placement(own, served_by(self.hull, own))
         pools: dict[PoolKey, PoolSize] = {}

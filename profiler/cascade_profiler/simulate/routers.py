@@ -212,6 +212,7 @@ class SimulatedRouter:
                 at_ms=now_ms,
                 plan_generation=state.plan.generation if state else 0,
                 received=self._at,
+                waiting=state.waiting if state else 0,
                 hardness=state.chooser.hardness_quantiles(QUANTILES) if state else [],
                 confidence=state.chooser.confidence_quantiles(QUANTILES) if state else {},
                 batch_times=state.batch_times(now=self._events.now) if state else {},

@@ -465,12 +465,12 @@ class RequestMachine:
             return ()
         execution_s = min((outlook.execution_s for outlook in cascade.outlooks(variant)), default=0.0)
         too_late = self._deadline - execution_s
-        if now >= too_late or cascade.parked >= self._waiting_limit or not cascade.expects_replica(variant):
+        if now >= too_late or cascade.waiting >= self._waiting_limit or not cascade.expects_replica(variant):
             return ()
         other = self._other(variant)
         nothing_else = self._overload == "strict" or self._turned or other is None or not cascade.ready(other)
         self._parked = _Parked(refusal, in_vain=nothing_else)
-        cascade.parked += 1
+        cascade.waiting += 1
         return [Wait(too_late if nothing_else else min(too_late, now + LOOK_AGAIN_S))]
 
     def _waited(self, parked: _Parked, changed: bool, now: float) -> Effects:
@@ -489,7 +489,7 @@ class RequestMachine:
     def _unpark(self) -> _Parked | None:
         parked, self._parked = self._parked, None
         if parked is not None:
-            self._cascade.parked -= 1
+            self._cascade.waiting -= 1
         return parked
 
     def _surely_escalates(self) -> bool:

@@ -101,7 +101,7 @@ class CascadeState:
         """Seconds from the arrival of an image from its replica until it was sent to the client."""
         self.retries = RetryBudget()
         self.chooser = Chooser(scorer=scorer, start=start)
-        self.parked = 0
+        self.waiting = 0
         """Requests that wait for a change of plan or health."""
         self._load = load
         self.follow(plan)
@@ -120,7 +120,7 @@ class CascadeState:
         self.batches.keep(set(self._promised))
 
     def waiting_limit(self, band: int) -> int:
-        """Entries of a pool, or parked requests, at which a request of this priority band does not wait."""
+        """Entries of a pool, or waiting requests, at which a request of this priority band does not wait."""
         return limit_of(self.limits.waiting, band=band)
 
     def outlooks(self, variant: str, *, band: int = BANDS, ahead: int = 0) -> list[Outlook]:

@@ -133,6 +133,12 @@ class Hull:
         alike = variant != longest and self.image_s(variant) > MUCH_SHORTER * self.image_s(longest)
         return longest if alike else None
 
+    def working(self, hosts: HostSet) -> HostSet:
+        """Those of these weights that images can be asked of: the weights that name their queues are there, too."""
+        queues = {digest: self.weights[self.queue_of(name) or name] for name, digest in self.weights.items()}
+        there = set(hosts.weights)
+        return HostSet.of((each for each in there if queues.get(each, each) in there), hosts.accelerator_class)
+
     def mixture(self, seconds: float) -> tuple[Mixture, float]:
         """The best mixture at so many seconds per prompt, and its gain; of the cheapest corner where less is there.
 
