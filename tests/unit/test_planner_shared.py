@@ -10,7 +10,8 @@ from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.workers import WorkerPoolSpec
-from cascade_operator.planning.allocation import HostSet
+from cascade_operator.planning.allocation import HostSet, Hull, Role
+from cascade_operator.planning.allocation.latency import BatchService
 from cascade_operator.planning.memory import Memory, rebuilt
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import (
@@ -162,6 +163,22 @@ def test_a_worker_that_still_loads_the_variant_whose_queue_another_waits_in_serv
     assert [worker.id for worker in plan.workers] == ["cpu-0"]
     alone, _ = decided(shared_cascade(), workers=(loading,), profile=profile)
     assert not any(isinstance(action, Publish) for action in alone), "nothing can be served yet"
+
+
+@pytest.mark.parametrize("names", ["quick slow", "slow quick"])
+def test_weights_work_only_where_all_of_their_variants_have_a_queue(names: str) -> None:
+    """Two variants of the same weights, of which one waits in the queue of the long one, whose weights are others."""
+    seconds = {"quick": 0.1, "slow": 0.9, "long": 1.0}
+    hull = Hull(
+        weights={**dict.fromkeys(names.split(), "both"), "long": "other"},
+        accelerator_class="cpu",
+        corners=(),
+        services={(name, Role.HEAVY): BatchService(1, each, each) for name, each in seconds.items()},
+        batches=dict.fromkeys(seconds, 1),
+        least_s=0.1,
+    )
+    assert hull.working(HostSet.of(["both"], "cpu")).weights == ()
+    assert hull.working(hull.hosts) == hull.hosts
 
 
 @pytest.mark.parametrize(

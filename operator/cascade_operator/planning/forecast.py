@@ -4,8 +4,8 @@ The policy turns the counted arrivals into a rate (`arrivals`), and a margin is 
 it, since shares and pools take effect at different times:
 
 - Shares change at once, so they are chosen for the rate at the next tick.
-- Pools change slowly, so they are chosen for the rate when the new pools serve: after the time of a move, plus half the
-  time between two pool decisions.
+- Pools change slowly, so they are chosen for the rate when the new pools serve: after the time of a move (a load,
+  or the start of a worker where one could be started), plus half the time between two pool decisions.
 
 If a move takes more than half an objective, the demand may have changed by chance before it is done. The rate for pools
 then also looks ahead by the time of one image and is raised by 1.5 Poisson standard deviations:

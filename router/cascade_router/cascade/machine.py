@@ -123,7 +123,7 @@ class _Light:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parked:
+class _Waiting:
     """A wait for a change."""
 
     refusal: Refuse
@@ -189,7 +189,7 @@ class RequestMachine:
         self._try: _Try | None = None
         """Set while a replica works on the request."""
         self._light: _Light | None = None
-        self._parked: _Parked | None = None
+        self._waiting: _Waiting | None = None
 
     def on(self, event: Event, now: float) -> Effects:
         """The effects that follow from ``event`` at ``now``.
@@ -223,10 +223,10 @@ class RequestMachine:
                 why = f"{waiting} requests wait for the {self._step.stage} model, which is the limit"
                 return self._without_image(Refuse(Refusal.QUEUE_FULL, why, expected_wait_s), now)
             case Waited(changed):
-                parked = self._unpark()
-                return self._waited(parked, changed, now) if parked is not None else ()
+                wait = self._stop_waiting()
+                return self._waited(wait, changed, now) if wait is not None else ()
             case Cancelled():
-                self._unpark()
+                self._stop_waiting()
         return ()
 
     def _ended(self, tried: _Try, event: Event, now: float) -> Effects:
@@ -469,16 +469,16 @@ class RequestMachine:
             return ()
         other = self._other(variant)
         nothing_else = self._overload == "strict" or self._turned or other is None or not cascade.ready(other)
-        self._parked = _Parked(refusal, in_vain=nothing_else)
+        self._waiting = _Waiting(refusal, in_vain=nothing_else)
         cascade.waiting += 1
         return [Wait(too_late if nothing_else else min(too_late, now + LOOK_AGAIN_S))]
 
-    def _waited(self, parked: _Parked, changed: bool, now: float) -> Effects:
-        in_vain = parked.in_vain and not changed
+    def _waited(self, wait: _Waiting, changed: bool, now: float) -> Effects:
+        in_vain = wait.in_vain and not changed
         if self._admitted:
-            return self._without_image(parked.refusal, now) if in_vain else self._try_again(now)
+            return self._without_image(wait.refusal, now) if in_vain else self._try_again(now)
         if in_vain:
-            return [parked.refusal]
+            return [wait.refusal]
         if self.choice.row not in self._cascade.plan.rows:
             # The new plan does not have the row that was drawn.
             self.choice = self._choose()
@@ -486,11 +486,11 @@ class RequestMachine:
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _unpark(self) -> _Parked | None:
-        parked, self._parked = self._parked, None
-        if parked is not None:
+    def _stop_waiting(self) -> _Waiting | None:
+        wait, self._waiting = self._waiting, None
+        if wait is not None:
             self._cascade.waiting -= 1
-        return parked
+        return wait
 
     def _surely_escalates(self) -> bool:
         """Whether the image that is being made is a light one that cannot be the answer.

@@ -134,10 +134,10 @@ class Hull:
         return longest if alike else None
 
     def working(self, hosts: HostSet) -> HostSet:
-        """Those of these weights that images can be asked of: the weights that name their queues are there, too."""
-        queues = {digest: self.weights[self.queue_of(name) or name] for name, digest in self.weights.items()}
+        """Those of these weights whose variants can all be asked: the weights that own their queues are there."""
         there = set(hosts.weights)
-        return HostSet.of((each for each in there if queues.get(each, each) in there), hosts.accelerator_class)
+        waits = {self.weights[name] for name in self.weights if self.weights[self.queue_of(name) or name] not in there}
+        return HostSet.of(there - waits, hosts.accelerator_class)
 
     def mixture(self, seconds: float) -> tuple[Mixture, float]:
         """The best mixture at so many seconds per prompt, and its gain; of the cheapest corner where less is there.
