@@ -115,7 +115,7 @@ class TritonPythonModel:
             outcomes = batches.make(self._pipeline, requests, self._runs.turn)
         except OutOfMemory as error:
             # Triton has no code for it. Clients know it by its words: a smaller batch would do.
-            pb_utils.Logger.log_error(str(error))
+            pb_utils.Logger.log_error(f"{error}; {self._runs.shrink()}")
             outcomes = [pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)] * len(requests)
         except Exception as error:
             # Triton would answer with a traceback; the log keeps it, the client gets the message.
