@@ -116,9 +116,11 @@ class Bucket:
             raise _away("this router has no bucket")
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await obstore.sign_async(self._signer, "GET", name, self._link_for)
+                link = await obstore.sign_async(self._signer, "GET", name, self._link_for)
         except _FAILURES as error:
             raise self._failed("sign", error) from None
+        metrics.of(metrics.BUCKET, "sign", "done").inc()
+        return link
 
     def _failed(self, what: Literal["store", "sign"], error: BaseException) -> RequestRefused:
         metrics.of(metrics.BUCKET, what, "failed").inc()
