@@ -7,6 +7,7 @@ cancellation; in each case a grant that it holds is given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from . import metrics, tracing
@@ -105,7 +106,7 @@ class Passage:
                     runtime.note([effect])
                 case effects.Preview(answer):
                     if self._preview is not None:
-                        self._preview(self._answered(answer))
+                        self._preview(self._answered(replace(answer, image=answer.image.unmarked(self._request.form))))
                 case effects.Enqueue(step, retry):
                     if retry:
                         metrics.of(metrics.RETRIES, runtime.name, step.stage).inc()

@@ -106,6 +106,16 @@ class GenerateRequest:
     """The client's own user for whom it asks, printable, for the log."""
     index: int = 0
     """Its place among the images of its call."""
+    stored: bool = False
+    """Whether its image is put into the bucket, and the client gets a link to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where an image is in the bucket: its name there, and a link to it that works for a while."""
+
+    name: str
+    link: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +135,8 @@ class MadeImage:
     """Its place among the images of its call."""
     accelerator_s: float = 0.0
     """The part of the workers' time that this request took, of light and heavy model together, as they report it."""
+    stored: Stored | None = None
+    """Set if the image is in the bucket, and no longer here."""
 
 
 def made_images(answers: Iterable[MadeImage | RequestRefused]) -> list[MadeImage]:

@@ -354,6 +354,22 @@ def test_of_all_pods_only_routers_reach_a_worker() -> None:
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "port"), [("https://s3.example:9000", 9000), ("http://minio.storage.svc/", 80), ("", 443)]
+)
+def test_routers_alone_may_reach_the_bucket(endpoint: str, port: int) -> None:
+    objects = rendered("default", "--set", f"router.bucket.name=images,router.bucket.endpoint={endpoint}")
+    policies = of_kind(objects, "NetworkPolicy")
+    open_to = {
+        name: {rule["ports"][0]["port"] for rule in policy["spec"]["egress"] if "to" not in rule}
+        for name, policy in policies.items()
+        if "Egress" in policy["spec"]["policyTypes"] and "egress" in policy["spec"]
+    }
+    assert [name.rpartition("-")[2] for name, ports in open_to.items() if port in ports and "operator" not in name] == [
+        "router"
+    ]
+
+
+@pytest.mark.parametrize(
     ("url", "port"), [("redis://redis.infra.svc:6380/0", 6380), ("rediss://redis.infra.svc/0", 6379)]
 )
 def test_the_port_of_an_external_redis_is_open(url: str, port: int) -> None:

@@ -53,7 +53,7 @@ def test_the_document_has_the_bounds_that_are_settings(body: str) -> None:
         ({"output_format": "bmp"}, "output_format: 'bmp' is none of png, jpeg, webp"),
         (
             {"response_format": "url"},
-            "response_format: images are not stored under URLs; leave it out or use",
+            "response_format: this router has no bucket that images could go into",
         ),
         ({"svg": True}, "svg: is not supported: images consist of pixels; leave it out"),
         ({"stream": 1}, "stream: must be true or false"),

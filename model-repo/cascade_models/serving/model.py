@@ -22,6 +22,7 @@ from cascade_models.engines import OutOfMemory
 from cascade_models.recipe import Recipe
 from cascade_models.serving import batches, encoding
 from cascade_models.serving.exchange import RequestExchange
+from cascade_models.serving.marking import Marker
 from cascade_models.serving.pulse import Pulse
 from cascade_models.serving.runs import Runs
 from cascade_models.serving.turns import Turns
@@ -51,6 +52,7 @@ class TritonPythonModel:
         self._streams = bool(config.get("model_transaction_policy", {}).get("decoupled"))
         self._pulse = Pulse(partial(_end, config["name"]))
         try:
+            self._marker = Marker.of_environment(os.environ, model=self._recipe.source, revision=self._recipe.revision)
             self._pipeline = pipelines.load(self._recipe)
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
@@ -106,7 +108,7 @@ class TritonPythonModel:
         self._encoders.do(lambda: exchange.show(number, _response(made, wanted)), _work(made, wanted))
 
     def _answer(self, exchange: RequestExchange, wanted: frozenset[str], outcome: batches.RequestOutcome | Any) -> None:
-        self._encoders.do(lambda: exchange.answer(_response(outcome, wanted)), _work(outcome, wanted))
+        self._encoders.do(lambda: exchange.answer(_response(outcome, wanted, self._marker)), _work(outcome, wanted))
 
     def _make(self, requests: Sequence[batches.ReadRequest]) -> None:
         """Draws and answers the requests of a run; where the whole run fails, each is answered by the error."""
@@ -147,8 +149,8 @@ def _work(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> int:
     return outcome.images.nbytes if isinstance(outcome, batches.RequestImages) and IMAGE_ENCODED in wanted else 0
 
 
-def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> Any:
-    """What Triton is given for an outcome: of what was made, the outputs that are wanted."""
+def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str], marker: Marker | None = None) -> Any:
+    """What Triton is given for an outcome: of what was made, the outputs that are wanted; files are marked."""
     if isinstance(outcome, batches.InvalidRequest):
         return _failure(pb_utils.TritonError(outcome.message, pb_utils.TritonError.INVALID_ARG))
     if isinstance(outcome, batches.CancelledRequest):
@@ -161,6 +163,8 @@ def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> 
     if IMAGE_ENCODED in wanted:
         try:
             files = [encoding.encode(image, outcome.form) for image in outcome.images]
+            if marker is not None:
+                files = [marker.mark(file, outcome.form.format) for file in files]
         except Exception as error:
             message = f"{IMAGE_ENCODED}: cannot be made: {error}"
             return _failure(pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))

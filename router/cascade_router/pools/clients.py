@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import grpc
@@ -31,6 +31,7 @@ from cascade_api.report import BatchTime
 from cascade_api.worker_requests import add_parameters
 
 from .. import tracing
+from ..marks import unmarked
 
 MESSAGE_LIMIT: Final = 256 * 1024 * 1024
 _OPTIONS: Final = (
@@ -113,6 +114,13 @@ class TritonImage:
     def encoded(self) -> memoryview:
         """The file."""
         return memoryview(self.element)[_LENGTH.size :]
+
+    def unmarked(self, form: ImageForm) -> TritonImage:
+        """The image without the mark that the worker may have put into its file."""
+        if not self.element:
+            return self
+        file = unmarked(self.encoded, form.encoded)
+        return replace(self, element=_LENGTH.pack(len(file)) + file)
 
 
 class PromptRejected(Exception):

@@ -36,8 +36,8 @@ QUALITIES: Final[dict[str, Tier]] = {
     "hd": "high",
 }
 """The tiers that OpenAI's qualities, of all of its models, mean here."""
+NO_BUCKET: Final = "this router has no bucket that images could go into (CASCADE_ROUTER_BUCKET); use b64_json"
 REFUSED: Final = {
-    ("response_format", "url"): "images are not stored under URLs; leave it out or use b64_json",
     ("background", "transparent"): "the models make opaque images only; leave it out or use opaque",
     ("output_format", "gif"): "animations are not supported; use png, jpeg or webp",
     ("output_format", "svg"): "vector graphics are not supported; use png, jpeg or webp",
@@ -81,8 +81,9 @@ class JobRequest(_RequestBody):
     prompt: Annotated[Text, _fits(minLength=1, pattern=r"\S")]
     size: Annotated[Text, _fits(pattern=r"^(auto|[1-9][0-9]*x[1-9][0-9]*)$")] | None = None
     """auto, or the size of the cascade, such as 1024x1024"""
-    response_format: Literal["b64_json"] | None = None
-    """b64_json is the only format"""
+    response_format: Literal["b64_json", "url"] | None = None
+    """url, where the router has a bucket: a link to the image that expires; default: url for jobs if there is a bucket,
+    else b64_json"""
     output_format: Format | None = None
     """default: png"""
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
@@ -159,6 +160,13 @@ class Image(HowMade):
     b64_json: str
 
 
+class LinkedImage(HowMade):
+    """An image in the bucket, and how it was made."""
+
+    url: str
+    """a link to it that expires"""
+
+
 class MissingImage(_ResponseBody):
     """In place of an image that was not made, though others of the call were."""
 
@@ -200,7 +208,7 @@ class Images(SharedFields):
 
     created: int
     usage: Usage
-    data: list[Image | MissingImage]
+    data: list[Image | LinkedImage | MissingImage]
 
 
 class EventName(StrEnum):
@@ -257,5 +265,5 @@ class JobStatus(_ResponseBody):
 class Job(JobStatus):
     """A job, with its result or its error once it has ended."""
 
-    result: Image | None
+    result: Image | LinkedImage | None
     error: Problem | None
