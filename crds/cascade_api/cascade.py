@@ -107,6 +107,47 @@ class GuidanceInterval(Document):
         return self
 
 
+class StepCache(Document):
+    """What a step reuses of earlier steps, which saves time and changes the image."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.kind == 'first-block' ? has(self.threshold) && !has(self.interval)"
+                " : has(self.interval) && !has(self.threshold)",
+                "first-block has a threshold alone, and taylor-seer an interval: write only that one",
+            ),
+            (
+                "!has(self.threshold) || self.threshold.matches('[1-9]')",
+                "threshold must be above zero: write a number such as 0.08",
+            ),
+        )
+    )
+
+    kind: Literal["first-block", "taylor-seer"]
+    """`first-block` computes only the first block of a step that changed little; `taylor-seer` continues the course of
+    the attention between whole steps."""
+    threshold: Number | None = None
+    """Of `first-block`: the change of the first block, as a part of its size, up to which the others are reused, such
+    as `"0.08"`."""
+    interval: Integer | None = Field(default=None, ge=2, le=99)
+    """Of `taylor-seer`: of so many steps, one is computed whole."""
+
+    @property
+    def text(self) -> str:
+        """The step cache as a worker reads it."""
+        return f"{self.kind}:{self.threshold or self.interval}"
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        wanted, other = ("threshold", "interval") if self.kind == "first-block" else ("interval", "threshold")
+        if getattr(self, other) is not None or getattr(self, wanted) is None:
+            raise field_error(wanted, f"is what {self.kind} has alone: write it, and no {other}")
+        if self.threshold is not None and not float(self.threshold):
+            raise field_error("threshold", "must be above zero: write a number such as 0.08")
+        return self
+
+
 class ImageSettings(Document):
     """How images are made; variants of the same weights may differ only in these settings."""
 
@@ -116,6 +157,8 @@ class ImageSettings(Document):
     """Scale of classifier-free guidance, such as `"4.5"`; absent: the model's own."""
     guidance_interval: GuidanceInterval | None = None
     """The part of the steps that are guided; absent: all. Only the built-in models can do without."""
+    step_cache: StepCache | None = None
+    """What a step reuses of earlier steps; absent: nothing. Needs engine `diffusers`, and a model that can."""
 
     @property
     def interval(self) -> str | None:
@@ -123,9 +166,14 @@ class ImageSettings(Document):
         return None if self.guidance_interval is None else self.guidance_interval.text
 
     @property
+    def cache(self) -> str | None:
+        """What a step reuses of earlier steps, as a worker reads it."""
+        return None if self.step_cache is None else self.step_cache.text
+
+    @property
     def parameters(self) -> dict[str, int | str]:
         """What a request to the Triton model says of them."""
-        return settings_parameters(self.steps, self.guidance, self.interval)
+        return settings_parameters(self.steps, self.guidance, self.interval, self.cache)
 
 
 class Engine(str, Enum):
@@ -185,6 +233,10 @@ class Variant(Document):
                 "a variant's model, settings, engine and precision are immutable: "
                 "add a variant under a new name, then remove this one",
             ),
+            (
+                "!has(self.settings.stepCache) || self.engine == 'diffusers'",
+                "settings.stepCache needs engine diffusers: write that, or leave it out",
+            ),
         )
     )
 
@@ -202,8 +254,10 @@ class Variant(Document):
     discriminator: Discriminator | None = None
 
     @model_validator(mode="after")
-    def _named_once(self) -> Self:
+    def _consistent(self) -> Self:
         refuse_repetition("pools", self.pools or (), fix="name a pool once")
+        if self.settings.step_cache is not None and self.engine is not Engine.DIFFUSERS:
+            raise field_error("settings.stepCache", "needs engine diffusers: write that, or leave it out")
         return self
 
     @property

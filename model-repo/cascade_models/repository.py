@@ -86,6 +86,7 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
             pipelines.check(recipe)
             if entry is not None:
                 entry.check(recipe)
+                entry.check_settings(variant.settings)
             pipelines.check_settings(recipe, variant.settings)
         except RecipeError as error:
             raise ManifestError(_place(variant, error.key), str(error)) from None
@@ -124,7 +125,7 @@ def _place(variant: ManifestVariant, key: str) -> str:
             return variant.size_field
         case "engine" | "precision":
             return f"{variant.field}.{key}"
-        case "steps" | "guidance" | "guidanceInterval":
+        case "steps" | "guidance" | "guidanceInterval" | "stepCache":
             return f"{variant.field}.settings.{key}"
         case _:
             return f"{variant.field}.model.{key}"

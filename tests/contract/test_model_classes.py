@@ -13,6 +13,10 @@ from support.tiny_model import run_there
 UNGUIDED = {"Flux2KleinPipeline"}
 """Distilled so that guidance has no effect."""
 
+CACHING = {entry.assembly.pipeline for entry in catalogue.entries().values() if entry.step_caches}
+FAITHFUL = "first-block:0.001"
+"""A step cache that hardly reuses anything."""
+
 pytestmark = pytest.mark.contract
 
 
@@ -53,6 +57,25 @@ def test_previews_come_closer_to_the_image(served: dict[str, Any], name: str) ->
     assert previews
     assert previews == sorted(previews, reverse=True)
     assert previews[-1] < 40
+
+
+@pytest.mark.parametrize("name", sorted(classes()))
+def test_step_caches_work_for_the_classes_that_the_catalogue_says(served: dict[str, Any], name: str) -> None:
+    (kinds,) = {entry.step_caches for entry in catalogue.entries().values() if entry.assembly.pipeline == name}
+    for cache, result in served[name]["step caches"].items():
+        assert isinstance(result, str) == (cache.partition(":")[0] not in kinds), result
+        if isinstance(result, str):
+            assert result.startswith("stepCache: ")
+
+
+@pytest.mark.parametrize("name", sorted(CACHING))
+def test_a_step_cache_changes_its_own_runs_alone_and_a_little(served: dict[str, Any], name: str) -> None:
+    for cache, result in served[name]["step caches"].items():
+        if isinstance(result, str):
+            continue
+        assert result["mean"] < 8, cache
+        assert (result["largest"] > 0) == (cache != FAITHFUL), cache
+        assert max(result["again"], result["overtaken"], result["cached beside"], result["plain beside"]) <= 1, cache
 
 
 @pytest.mark.parametrize("name", sorted(classes(exported=True)))

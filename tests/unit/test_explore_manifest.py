@@ -33,6 +33,8 @@ FOUND = (
     replace(HEAVY, name="shapes-heavy-12-g1-5-15to60", settings=Settings(12, 1.5, "15-60")),
     HEAVY,
 )
+CACHES = {"first-block:0.08": {"kind": "first-block", "threshold": "0.08"},
+          "taylor-seer:3": {"kind": "taylor-seer", "interval": 3}}  # fmt: skip
 
 
 def explored(kept: Sequence[ManifestVariant], **heavy: Any) -> tuple[str, DiffusionCascade]:
@@ -53,6 +55,14 @@ def test_what_was_found_is_served_as_it_was_drawn() -> None:
     assert [(one.name, one.model, one.settings) for one in read_variants(written)] == [
         (one.name, one.model, one.settings) for one in FOUND
     ]
+
+
+def test_step_caches_are_written_as_a_manifest_has_them() -> None:
+    large = replace(HEAVY, engine="diffusers")
+    kept = [replace(large, name=f"large-{at}", settings=Settings(9, step_cache=text)) for at, text in enumerate(CACHES)]
+    written, cascade = explored(kept, engine="diffusers")
+    assert [variant.settings.wire()["stepCache"] for variant in cascade.spec.variants] == list(CACHES.values())
+    assert [one.settings.step_cache for one in read_variants(written)] == list(CACHES)
 
 
 def test_the_rest_of_the_manifest_stays() -> None:

@@ -18,10 +18,14 @@ from cascade_models.engines import building, calls, exporting
 from cascade_models.recipe import Recipe
 
 
+def name_of(pipe: Any) -> str:
+    """The name of a pipeline's denoiser among its parts."""
+    return next(name for name in layout.DENOISERS if getattr(pipe, name, None) is not None)
+
+
 def of(pipe: Any) -> torch.nn.Module:
     """The denoiser of a pipeline."""
-    parts = (getattr(pipe, name, None) for name in layout.DENOISERS)
-    denoiser: torch.nn.Module = next(part for part in parts if part is not None)
+    denoiser: torch.nn.Module = getattr(pipe, name_of(pipe))
     return denoiser
 
 

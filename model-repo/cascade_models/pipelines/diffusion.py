@@ -54,6 +54,10 @@ def check_settings(recipe: Recipe, settings: Settings) -> None:
         raise RecipeError("steps", f"must be at least 1, not {settings.steps}")
     if settings.guidance_interval:
         raise RecipeError("guidanceInterval", "pipelines of diffusers guide all steps: leave it out")
+    if settings.step_cache and recipe.engine != "diffusers":
+        raise RecipeError("stepCache", f"engine {recipe.engine} has none: leave it out, or use engine diffusers")
+    if settings.step_cache and not settings.saves_steps:
+        raise RecipeError("stepCache", f"saves none of {settings.steps} steps: leave it out, or take more steps")
     if recipe.assembly.steps not in (None, settings.steps):
         raise RecipeError("steps", f"weights {recipe.weights} are for {recipe.assembly.steps}, not {settings.steps}")
 

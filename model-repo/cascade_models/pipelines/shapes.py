@@ -107,6 +107,8 @@ def check(recipe: Recipe) -> None:
 
 def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError where the weights cannot draw so."""
+    if settings.step_cache:
+        raise RecipeError("stepCache", f"{recipe.source} has none: leave it out, and take fewer steps to save time")
     if settings.guidance_interval and WEIGHTS[recipe.weights] == "light":
         raise RecipeError("guidanceInterval", "the light weights have their guidance built in: leave it out")
     if settings.guidance_interval and not settings.guided_steps:

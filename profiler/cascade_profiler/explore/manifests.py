@@ -11,6 +11,7 @@ import yaml
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.documents import load_documents
 from cascade_models.manifest import ManifestVariant
+from cascade_models.recipe import FIRST_BLOCK
 
 from ..measure.writing import with_document
 
@@ -54,6 +55,10 @@ def _settings(variant: ManifestVariant) -> Mapping[str, Any]:
     if variant.settings.guidance_interval:
         low, high = map(int, variant.settings.guidance_interval.split("-"))
         settings["guidanceInterval"] = {"fromPercent": low, "toPercent": high}
+    if variant.settings.step_cache:
+        kind, _, amount = variant.settings.step_cache.partition(":")
+        measure = {"threshold": amount} if kind == FIRST_BLOCK else {"interval": int(amount)}
+        settings["stepCache"] = {"kind": kind, **measure}
     return settings
 
 

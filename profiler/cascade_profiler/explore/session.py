@@ -56,6 +56,7 @@ class ExploringOptions:
     steps: tuple[str, ...]
     guidance: tuple[str, ...]
     guided: tuple[str, ...]
+    step_cache: tuple[str, ...]
     most: int
     batches: str
     seconds: float
@@ -177,7 +178,14 @@ def tried(text: str, cascade: DiffusionCascade, place: Place, options: Exploring
     recipes = repository.models_of(variants)
     own = {model: repository.settings_space(recipe) for model, recipe in recipes.items()}
     try:
-        spaces = narrowed(own, variants, steps=options.steps, guidance=options.guidance, guided=options.guided)
+        spaces = narrowed(
+            own,
+            variants,
+            steps=options.steps,
+            guidance=options.guidance,
+            guided=options.guided,
+            step_cache=options.step_cache,
+        )
         found = candidates(variants, spaces)
     except NameTooLong as error:
         raise CommandFailed(str(error), code=2) from None
@@ -185,7 +193,7 @@ def tried(text: str, cascade: DiffusionCascade, place: Place, options: Exploring
         try:
             pipelines.check_settings(recipes[one.model], one.settings)
         except RecipeError as error:
-            option = "guided" if error.key == "guidanceInterval" else error.key
+            option = {"guidanceInterval": "guided", "stepCache": "step-cache"}.get(error.key, error.key)
             raise CommandFailed(f"--{option}: {one.name}: {error}", code=2) from None
     return found
 
