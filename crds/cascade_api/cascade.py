@@ -190,6 +190,7 @@ class Precision(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,10 @@ class Variant(Document):
                 "!has(self.settings.stepCache) || self.engine == 'diffusers'",
                 "settings.stepCache needs engine diffusers: write that, or leave it out",
             ),
+            (
+                "!has(self.precision) || self.precision != 'int8' || self.engine != 'tensorrt'",
+                "engine tensorrt does not compute in int8: use diffusers, or another precision",
+            ),
         )
     )
 
@@ -246,7 +251,8 @@ class Variant(Document):
     settings: ImageSettings
     engine: Engine
     precision: Precision | None = None
-    """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`."""
+    """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`. With `int8` the
+    denoiser's linear layers are computed in 8 bits, by engine `diffusers` on a GPU or `onnxruntime` on a CPU."""
     pools: list[PoolName] | None = Field(default=None, min_length=1, max_length=8, json_schema_extra=as_set())
     """Pools of `spec.workers` in which it may run; absent: all."""
     min_hosts: Integer = Field(default=0, ge=0, le=1024)
@@ -258,6 +264,10 @@ class Variant(Document):
         refuse_repetition("pools", self.pools or (), fix="name a pool once")
         if self.settings.step_cache is not None and self.engine is not Engine.DIFFUSERS:
             raise field_error("settings.stepCache", "needs engine diffusers: write that, or leave it out")
+        if self.precision is Precision.INT8 and self.engine is Engine.TENSORRT:
+            raise field_error(
+                "precision", "engine tensorrt does not compute in int8: use diffusers, or another precision"
+            )
         return self
 
     @property
@@ -377,9 +387,11 @@ class CascadeSpec(Document):
                 f"engine tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
             ),
             (
-                "self.variants.all(v, !has(v.precision) || v.precision == 'fp32' || !self.workers.exists(w,"
+                "self.variants.all(v, !has(v.precision) || v.precision == 'fp32'"
+                " || (v.precision == 'int8' && v.engine == 'onnxruntime') || !self.workers.exists(w,"
                 f" has(w.class) && w.class == '{CPU_CLASS}' && (!has(v.pools) || {_label('w')} in v.pools)))",
-                f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove its precision",
+                f"class {CPU_CLASS} computes in fp32, and with engine onnxruntime in int8: name the variant's pools, "
+                "or remove its precision",
             ),
             (
                 "self.variants.size() < 2 || has(self.discriminator) || self.variants.all(v, has(v.discriminator))",
@@ -453,10 +465,12 @@ class CascadeSpec(Document):
                     f"variants.{index}.engine",
                     f"tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
                 )
-            if variant.precision not in (None, Precision.FP32):
+            quantised = variant.precision is Precision.INT8 and variant.engine is Engine.ONNXRUNTIME
+            if variant.precision not in (None, Precision.FP32) and not quantised:
                 raise field_error(
                     f"variants.{index}.precision",
-                    f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove it",
+                    f"class {CPU_CLASS} computes in fp32, and with engine onnxruntime in int8: "
+                    "name the variant's pools, or remove it",
                 )
         if len(self.variants) > 1 and self.discriminator is None and not all(v.discriminator for v in self.variants):
             raise field_error("discriminator", "is missing: of several variants it judges which image is good enough")

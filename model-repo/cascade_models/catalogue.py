@@ -19,6 +19,7 @@ from cascade_models.engines import ENGINES
 from cascade_models.recipe import (
     COMMIT,
     HUB,
+    PRECISIONS,
     STEP_CACHES,
     Assembly,
     Recipe,
@@ -177,6 +178,8 @@ def _entry(file: Path) -> CatalogueEntry:
         "search.stepCaches": not {text.partition(":")[0] for text in entry.search.step_caches}
         <= {"", *entry.step_caches}
         and "should be of the kinds in stepCaches",
+        "search.precisions": not set(entry.search.precisions) <= set(PRECISIONS)
+        and f"should be of {', '.join(PRECISIONS)}",
         "weights": bool(entry.weights) and entry.steps not in entry.weights.values() and "should have some for steps",
         "assembly.dtype": entry.assembly.dtype not in DTYPES and f"should be one of {', '.join(DTYPES)}",
         "assembly.baseRevision": bool(entry.assembly.base)
@@ -190,9 +193,9 @@ def _entry(file: Path) -> CatalogueEntry:
 
 
 def _search(reader: _Reader) -> SettingsSpace:
-    reader.refuse_others({"steps", "guidance", "stepCaches"})
+    reader.refuse_others({"steps", "guidance", "stepCaches", "precisions"})
     steps, guidance = reader.get("steps", list), reader.get("guidance", list, default=[])
-    caches = reader.get("stepCaches", list, default=[])
+    caches, precisions = reader.get("stepCaches", list, default=[]), reader.get("precisions", list, default=[])
     if not steps or not all(type(number) is int and number > 0 for number in steps):
         raise CatalogueError(f"{reader.place}: steps: should list one or more numbers of steps (is {steps!r:.60})")
     if not all(isinstance(scale, (int, float)) and not isinstance(scale, bool) for scale in guidance):
@@ -201,7 +204,7 @@ def _search(reader: _Reader) -> SettingsSpace:
         raise CatalogueError(
             f"{reader.place}: stepCaches: should list some such as first-block:0.08 (is {caches!r:.60})"
         )
-    return SettingsSpace(tuple(steps), tuple(map(float, guidance)) or (None,), step_caches=("", *caches))
+    return SettingsSpace(tuple(steps), tuple(map(float, guidance)) or (None,), ("",), ("", *caches), tuple(precisions))
 
 
 def _assembly(reader: _Reader) -> Assembly:

@@ -25,6 +25,13 @@ STEP_CACHES: Final = (FIRST_BLOCK, TAYLOR_SEER)
 WARM_UP: Final = 3
 """Steps that taylor-seer computes whole, before it predicts any."""
 
+INT8: Final = "int8"
+"""The precision of quantised weights: a denoiser's matrix products are computed in 8 bits."""
+DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Number format by its name in a manifest; with int8 it is the catalogue's, since only matrix products are in int8."""
+PRECISIONS: Final = (*DTYPES, INT8)
+"""What a manifest may write as precision."""
+
 BUILTIN: Final = "builtin://"
 HUB: Final = "hf://"
 FILE: Final = "file://"
@@ -133,12 +140,14 @@ class SettingsSpace:
         guidance: scales of classifier-free guidance. 1 is none, which takes half of the time; None: the model's own.
         intervals: parts of the steps that are guided, see `Settings`; empty: all steps.
         step_caches: see `Settings`; empty: none.
+        precisions: other number formats in which the same weights are worth trying, with all of these settings.
     """
 
     steps: tuple[int, ...]
     guidance: tuple[float | None, ...] = (None,)
     intervals: tuple[str, ...] = ("",)
     step_caches: tuple[str, ...] = ("",)
+    precisions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,13 @@ from typing import Final
 
 from cascade_models import catalogue, pipelines
 from cascade_models.manifest import ManifestError, ManifestVariant
-from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError, SettingsSpace
+from cascade_models.recipe import BUILTIN, DTYPES, PRECISIONS, Assembly, Recipe, RecipeError, SettingsSpace
 
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
 
 RUNS: Final = 3
 """Runs that may have begun at a time in a process: images of some 30 steps, of 6 that overtook them, and of 1."""
-
-PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Number format by what a manifest calls it."""
 
 SHIM: Final = '''"""Loads the serving pipeline; what it serves stands in config.pbtxt."""
 
@@ -112,7 +109,7 @@ def _assembly(variant: ManifestVariant, entry: catalogue.CatalogueEntry | None) 
                 f"{variant.field}.precision",
                 f"{variant.precision!r} is not known: write one of {', '.join(PRECISIONS)}",
             )
-        assembly = replace(assembly, dtype=PRECISIONS[variant.precision])
+        assembly = replace(assembly, dtype=DTYPES.get(variant.precision, assembly.dtype))
     return assembly
 
 

@@ -123,10 +123,18 @@ CASES = [
               {"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": "fp32"}],
     ),
     Case(
-        CASCADE, "spec", "class cpu computes in fp32 only",
-        bad=[{"spec.variants.0.pools": pools, "spec.variants.0.precision": precision}
-             for precision in ("bf16", "fp16") for pools in (["slots"], ABSENT)],
-        good=[{"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": value} for value in ("fp32", ABSENT)],
+        CASCADE, "spec", "class cpu computes in fp32, and with engine onnxruntime in int8",
+        bad=[{"spec.variants.0.engine": engine, "spec.variants.0.pools": pools, "spec.variants.0.precision": precision}
+             for engine, precision in (("onnxruntime", "bf16"), ("onnxruntime", "fp16"), ("diffusers", "int8"))
+             for pools in (["slots"], ABSENT)],
+        good=[{"spec.variants.0.engine": "onnxruntime", "spec.variants.0.pools": ["slots"],
+               "spec.variants.0.precision": value} for value in ("fp32", "int8", ABSENT)],
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "engine tensorrt does not compute in int8",
+        bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.precision": "int8"}],
+        good=[{"spec.variants.0.engine": "diffusers", "spec.variants.0.precision": "int8"},
+              {"spec.variants.0.engine": "tensorrt", "spec.variants.0.precision": "fp16"}],
     ),
     Case(
         CASCADE, "spec.hardness", "scorer learned needs source",

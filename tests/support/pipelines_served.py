@@ -82,6 +82,11 @@ def served(name: str, scratch: Path) -> dict[str, Any]:
         "previews": [float(np.abs(preview.astype(int) - watched).mean()) for preview in previews],
         "guided": apart(guided, alone[0]),
         "exported": exported(recipe, alone[0]) if "onnxruntime" in entry.engines else None,
+        "int8": {
+            engine: quantised(dataclasses.replace(recipe, engine=engine, precision="int8"), together)
+            for engine in ("diffusers", "onnxruntime")
+            if engine in entry.engines
+        },
         "step caches": {
             cache: cached(pipeline, recipe, cache) for cache in ("first-block:0.001", "first-block:9", "taylor-seer:4")
         },
@@ -118,6 +123,12 @@ def cached(pipeline: pipelines.Pipeline, recipe: Recipe, step_cache: str) -> dic
         "cached beside": apart(image, beside["cached"]),
         "plain beside": apart(before, beside["plain"]),
     }
+
+
+def quantised(recipe: Recipe, wanted: Images) -> float:
+    """How far images in int8 are from the whole ones, in the mean."""
+    pipeline = pipelines.load(recipe)
+    return float(np.abs(pipeline.generate(PROMPTS, SEEDS, recipe.default, None).astype(int) - wanted).mean())
 
 
 def exported(recipe: Recipe, wanted: Images) -> int:

@@ -31,6 +31,7 @@ FOUND = (
     replace(LIGHT, name="shapes-light-1", settings=Settings(1)),
     replace(HEAVY, name="shapes-heavy-6-unguided", settings=Settings(6, 1.0)),
     replace(HEAVY, name="shapes-heavy-12-g1-5-15to60", settings=Settings(12, 1.5, "15-60")),
+    replace(HEAVY, name="shapes-heavy-int8-12", settings=Settings(12), precision="int8"),
     HEAVY,
 )
 CACHES = {"first-block:0.08": {"kind": "first-block", "threshold": "0.08"},

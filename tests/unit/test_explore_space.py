@@ -11,7 +11,7 @@ from cascade_models import catalogue
 from cascade_models.recipe import Settings, SettingsSpace
 from cascade_profiler.explore.options import narrowed
 from cascade_profiler.explore.prices import prices, to_time
-from cascade_profiler.explore.space import NameTooLong, candidates, name_of
+from cascade_profiler.explore.space import NameTooLong, candidates, name_of, with_precisions
 from support.exploring import shapes_variants
 
 LIGHT, HEAVY = shapes_variants()
@@ -65,10 +65,11 @@ def test_options_narrow_the_space_of_all_weights_or_of_one() -> None:
         guidance=["shapes-heavy=none,own,2.5"],
         guided=["shapes-heavy=15-60"],
         step_cache=["shapes-heavy=none,taylor-seer:3"],
+        precision=["shapes-heavy=own,int8"],
     )
     assert found == {
         LIGHT.model: SettingsSpace((1,), (None,)),
-        HEAVY.model: SettingsSpace((4, 8), (1.0, None, 2.5), ("", "15-60"), ("", "taylor-seer:3")),
+        HEAVY.model: SettingsSpace((4, 8), (1.0, None, 2.5), ("", "15-60"), ("", "taylor-seer:3"), ("int8",)),
     }
 
 
@@ -84,11 +85,12 @@ def test_options_narrow_the_space_of_all_weights_or_of_one() -> None:
         ("step_cache", "first-block", "--step-cache: 'first-block' is not a step cache"),
         ("step_cache", "first-block:0", "--step-cache: 'first-block:0' is not"),
         ("step_cache", "taylor-seer:1", "--step-cache: 'taylor-seer:1' is not"),
+        ("precision", "int4", "--precision: 'int4' is not a precision"),
     ],
 )
 def test_wrong_options_are_named(option: str, text: str, said: str) -> None:
     spaces = {one.model: SettingsSpace((1,)) for one in BOTH}
-    none: dict[str, list[str]] = {name: [] for name in ("steps", "guidance", "guided", "step_cache")}
+    none: dict[str, list[str]] = {name: [] for name in ("steps", "guidance", "guided", "step_cache", "precision")}
     with pytest.raises(CommandFailed, match=said):
         narrowed(spaces, BOTH, **{**none, option: [text]})
 
@@ -129,6 +131,17 @@ def test_a_part_of_the_steps_may_be_guided_where_that_differs() -> None:
     found_s = prices(tried, timed)
     # A step takes 0.1 s, and a guided one 0.2 s.
     assert found_s["shapes-heavy-6-15to60"] == pytest.approx(0.7 + 3 * 0.1)
+
+
+def test_other_precisions_are_other_weights_in_the_same_settings() -> None:
+    spaces = {HEAVY.model: SettingsSpace((4,), precisions=("int8",)), LIGHT.model: SettingsSpace((2,))}
+    variants, all_spaces = with_precisions(BOTH, spaces)
+    found = {one.name: one for one in candidates(variants, all_spaces)}
+    assert list(found) == [
+        "shapes-heavy-4", "shapes-heavy", "shapes-light", "shapes-heavy-int8-4", "shapes-heavy-int8-24",
+    ]  # fmt: skip
+    assert len({one.model for one in found.values()}) == 3
+    assert [one.precision for one in found.values()] == ["", "", "", "int8", "int8"]
 
 
 def test_step_caches_are_tried_where_they_save_steps_and_have_prices_of_their_own() -> None:

@@ -15,7 +15,7 @@ import torch
 
 from cascade_models import engines, layout
 from cascade_models.engines import building, calls, exporting
-from cascade_models.recipe import Recipe
+from cascade_models.recipe import INT8, Recipe
 
 
 def name_of(pipe: Any) -> str:
@@ -37,6 +37,7 @@ class PipelineDenoiser:
     identity: Mapping[str, object]
     batch: int
     draw: exporting.Draw
+    quantised: bool = False
 
     def onnx(self) -> Path:
         folder = building.built(self.identity, lambda folder: exporting.export(self.module, self.draw, folder))
@@ -52,8 +53,10 @@ def install(pipe: Any, recipe: Recipe, draw: exporting.Draw) -> None:
 
     ``draw`` lets the pipeline begin a batch, so that its calls can be watched.
     """
-    module = of(pipe)
-    run_by(recipe.engine, PipelineDenoiser(module, identity(recipe, module), recipe.batch, draw), pipe.device)
+    module, quantised = of(pipe), recipe.precision == INT8
+    run_by(
+        recipe.engine, PipelineDenoiser(module, identity(recipe, module), recipe.batch, draw, quantised), pipe.device
+    )
 
 
 def run_by(name: str, denoiser: PipelineDenoiser, device: torch.device) -> None:

@@ -27,8 +27,9 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
+from cascade_models.engines.diffusers import quantise
 from cascade_models.pipelines import decoding, diffusion_files, step_caching
-from cascade_models.recipe import FILE, HUB, WARM_UP, Recipe, RecipeError, Settings
+from cascade_models.recipe import FILE, HUB, INT8, WARM_UP, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.pipeline import Poll, Preview
@@ -213,7 +214,10 @@ def load(recipe: Recipe) -> DiffusionPipeline:
     Raises RecipeError, WeightsError or EngineError.
     """
     began = time.monotonic()
-    pipe = _assemble(recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.precision == INT8 and recipe.engine == "onnxruntime" and device.type == "cuda":
+        raise RecipeError("precision", "engine onnxruntime computes in int8 on a CPU only: use engine diffusers")
+    pipe = _assemble(recipe, device)
     pipeline = DiffusionPipeline(pipe, recipe)
     denoisers.install(pipe, recipe, pipeline.begin)
     _prove(pipeline, recipe)
@@ -302,7 +306,12 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
             changes = dict(assembly.scheduler)
             scheduler = getattr(diffusers, changes.pop("class"))
             pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
+        if recipe.precision == INT8 and recipe.engine == "diffusers":
+            # Before it goes to the device, which then never has to hold the whole numbers.
+            quantise(denoisers.of(pipe))
         pipe.to(device)
+    except EngineError:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory while {recipe.source} was loaded: take a smaller model") from error

@@ -52,6 +52,10 @@ def explore(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Step caches to try, such as none,first-block:0.08,taylor-seer:3; repeatable."),
     ] = None,
+    precision: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Precisions to try besides the manifest's (own), such as own,int8; repeatable."),
+    ] = None,
     most: Annotated[int, typer.Option(min=1, max=8, help="The most variants to keep.")] = 8,
     batches: Annotated[str, typer.Option(help="Batch sizes to time of the kept variants, 1 among them.")] = "1,2,4",
     seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds of timing the kept variants.")] = 90.0,
@@ -89,6 +93,7 @@ def explore(
             guidance=tuple(guidance or ()),
             guided=tuple(guided or ()),
             step_cache=tuple(step_cache or ()),
+            precision=tuple(precision or ()),
             most=most,
             batches=batches,
             seconds=seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -22,7 +23,8 @@ WIDTH = 200
 def with_variants(text: str, cascade: DiffusionCascade, kept: Sequence[ManifestVariant]) -> str:
     """The manifest ``text`` in which the cascade has the variants ``kept``; comments of its document are lost.
 
-    Each variant is like the first variant in ``text`` that has its weights, apart from name and settings. ``minHosts``
+    Each variant is like the first variant in ``text`` that has its weights, in its precision or else in another, apart
+    from name, settings and precision. ``minHosts``
     stays with the first kept variant of its weights, so that no more workers are asked for than before.
     """
     (document,) = (d for d in yaml.safe_load_all(text) if isinstance(d, dict) and _is(d, cascade))
@@ -30,9 +32,16 @@ def with_variants(text: str, cascade: DiffusionCascade, kept: Sequence[ManifestV
     models = {variant.weights.model: index for index, variant in reversed(list(enumerate(cascade.spec.variants)))}
     entries, seen = [], set()
     for variant in kept:
-        index = given.get(variant.name, models[variant.model])
+        alike = next(
+            index
+            for index, one in enumerate(cascade.spec.variants)
+            if replace(variant, precision=one.precision or "").model == one.weights.model
+        )
+        index = given.get(variant.name, models.get(variant.model, alike))
         entry = copy.deepcopy(document["spec"]["variants"][index])
         entry |= {"name": variant.name, "settings": _settings(variant)}
+        if variant.precision:
+            entry["precision"] = variant.precision
         if variant.model in seen:
             entry.pop("minHosts", None)
         seen.add(variant.model)

@@ -36,6 +36,25 @@ def candidates(variants: Sequence[ManifestVariant], spaces: Mapping[str, Setting
     return found
 
 
+def with_precisions(
+    variants: Sequence[ManifestVariant], spaces: Mapping[str, SettingsSpace]
+) -> tuple[list[ManifestVariant], dict[str, SettingsSpace]]:
+    """The variants, and one for each other precision of their weights, which is other weights; with all spaces.
+
+    It is ``heavy-int8-24`` for a variant ``heavy`` or ``heavy-24`` with 24 steps. Raises NameTooLong.
+    """
+    found, all_spaces = list(variants), dict(spaces)
+    for model, space in spaces.items():
+        own = next(variant for variant in variants if variant.model == model)
+        for precision in space.precisions:
+            named = replace(own, name=f"{own.name.removesuffix(f'-{own.settings.steps}')}-{precision}")
+            other = replace(named, name=name_of(named, own.settings), precision=precision)
+            if other.model not in all_spaces:
+                found.append(other)
+                all_spaces[other.model] = space
+    return found, all_spaces
+
+
 def _tried(space: SettingsSpace) -> Iterator[Settings]:
     """The settings of a space, without those that differ from others only in name."""
     for guidance, cache in itertools.product(space.guidance, space.step_caches):
