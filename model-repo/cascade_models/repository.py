@@ -17,7 +17,7 @@ from typing import Final
 
 from cascade_models import catalogue, pipelines
 from cascade_models.manifest import ManifestError, ManifestVariant
-from cascade_models.recipe import BUILTIN, DTYPES, PRECISIONS, Assembly, Recipe, RecipeError, SettingsSpace
+from cascade_models.recipe import BUILTIN, DTYPES, PRECISIONS, Assembly, Recipe, RecipeError, Settings, SettingsSpace
 
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
@@ -83,11 +83,18 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
             pipelines.check(recipe)
             if entry is not None:
                 entry.check(recipe)
-                entry.check_settings(variant.settings)
-            pipelines.check_settings(recipe, variant.settings)
+            check_settings(recipe, variant.settings)
         except RecipeError as error:
             raise ManifestError(_place(variant, error.key), str(error)) from None
     return recipe
+
+
+def check_settings(recipe: Recipe, settings: Settings) -> None:
+    """Raises RecipeError, whose key is a setting, where the weights of a checked recipe cannot draw so."""
+    pipelines.check_settings(recipe, settings)
+    entry = catalogue.find(recipe.source)
+    if entry is not None:
+        entry.check_settings(settings)
 
 
 def settings_space(recipe: Recipe) -> SettingsSpace:

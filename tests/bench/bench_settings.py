@@ -4,7 +4,7 @@ Images of the same held-out prompts and seeds are drawn in fp32 and in int8, and
 are 95 % bootstrap intervals over prompts. Calls of both take turns, so that what else the machine does meets both.
 Writes docs/benchmarks/settings.md.
 
-    cd tests && OMP_NUM_THREADS=1 python -m bench.bench_settings [--prompts 1000] [--seconds 40]
+    cd tests && OMP_NUM_THREADS=1 python -m bench.bench_settings [--prompts 4000] [--seconds 40]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.explore_images import chunks, workload
+from bench.explore_images import CHUNK, chunks, workload
 from cascade_models import engines
 from cascade_models.shapes import assets, checker, sampling, tokens
 
@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--prompts", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=40.0, help="of timing, all batch sizes and weights together")
     options = parser.parse_args()
     load = workload(options.prompts, SEED)
@@ -121,8 +121,8 @@ Written by `make bench-settings`; do not edit by hand.
 
 ## int8 on the testbed
 
-{prompts} prompts that the models were not trained on, one image each with the same seeds. In parentheses: 95 %
-bootstrap intervals over prompts, paired.
+{prompts} prompts that the models were not trained on, one image each with the same seeds. They are drawn in
+batches of {CHUNK}. In parentheses: 95 % bootstrap intervals over prompts, paired.
 
 {chr(10).join(quality)}
 

@@ -76,7 +76,7 @@ def test_the_rest_of_the_manifest_stays() -> None:
 
 def test_no_more_workers_are_asked_for_than_before() -> None:
     _, cascade = explored(FOUND, minHosts=2)
-    assert [variant.min_hosts for variant in cascade.spec.variants] == [0, 2, 0, 0]
+    assert [variant.min_hosts for variant in cascade.spec.variants] == [0, 2, 0, 0, 0]
 
 
 def test_kubectl_can_keep_its_copy_of_the_profile() -> None:
@@ -95,6 +95,8 @@ def test_kubectl_can_keep_its_copy_of_the_profile() -> None:
         (["--steps", "shapes-light=9"], "--steps: shapes-light-9: a light model takes 1 to 4 steps, not 9"),
         (["--guidance", "2"], "--guidance: shapes-light-1-g2: the light weights have theirs built in"),
         (["--guided", "15-60", "--guidance", "shapes-heavy=own"], "--guided: shapes-light-2-15to60: the light weights"),
+        (["--step-cache", "taylor-seer:3"], "--step-cache: shapes-light-4-ts3: builtin://shapes has none"),
+        (["--precision", "own,bf16"], "--precision: onnxruntime does not compute in bf16 on class cpu"),
         (["--objective", "fd-layout"], "--objective: 'fd-layout' is not a mean over images"),
         (["--batches", "2"], "--batches: batch 1 must be among them"),
     ],

@@ -23,9 +23,9 @@ WIDTH = 200
 def with_variants(text: str, cascade: DiffusionCascade, kept: Sequence[ManifestVariant]) -> str:
     """The manifest ``text`` in which the cascade has the variants ``kept``; comments of its document are lost.
 
-    Each variant is like the first variant in ``text`` that has its weights, in its precision or else in another, apart
-    from name, settings and precision. ``minHosts``
-    stays with the first kept variant of its weights, so that no more workers are asked for than before.
+    Each variant is like the first variant in ``text`` that has its weights, if need be in another precision, apart from
+    name, settings and precision. ``minHosts`` stays with the first kept variant of those weights, so that no more
+    workers are asked for than before.
     """
     (document,) = (d for d in yaml.safe_load_all(text) if isinstance(d, dict) and _is(d, cascade))
     given = {variant.name: index for index, variant in enumerate(cascade.spec.variants)}
@@ -33,18 +33,19 @@ def with_variants(text: str, cascade: DiffusionCascade, kept: Sequence[ManifestV
     entries, seen = [], set()
     for variant in kept:
         alike = next(
-            index
-            for index, one in enumerate(cascade.spec.variants)
+            one.weights.model
+            for one in cascade.spec.variants
             if replace(variant, precision=one.precision or "").model == one.weights.model
         )
-        index = given.get(variant.name, models.get(variant.model, alike))
+        weights = variant.model if variant.model in models else alike
+        index = given.get(variant.name, models[weights])
         entry = copy.deepcopy(document["spec"]["variants"][index])
         entry |= {"name": variant.name, "settings": _settings(variant)}
         if variant.precision:
             entry["precision"] = variant.precision
-        if variant.model in seen:
+        if weights in seen:
             entry.pop("minHosts", None)
-        seen.add(variant.model)
+        seen.add(weights)
         entries.append(entry)
     document["spec"]["variants"] = entries
     dumped = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=WIDTH)

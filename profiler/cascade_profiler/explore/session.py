@@ -13,7 +13,7 @@ import typer
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import CommandFailed
 from cascade_api.names import CPU_CLASS
-from cascade_models import pipelines, repository
+from cascade_models import repository
 from cascade_models.manifest import ManifestVariant
 from cascade_models.recipe import INT8, RecipeError, SettingsSpace
 
@@ -203,7 +203,7 @@ def tried(text: str, cascade: DiffusionCascade, place: Place, options: Exploring
     recipes = repository.models_of(variants)
     for one in found:
         try:
-            pipelines.check_settings(recipes[one.model], one.settings)
+            repository.check_settings(recipes[one.model], one.settings)
         except RecipeError as error:
             option = {"guidanceInterval": "guided", "stepCache": "step-cache"}.get(error.key, error.key)
             raise CommandFailed(f"--{option}: {one.name}: {error}", code=2) from None
