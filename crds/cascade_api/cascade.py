@@ -107,6 +107,47 @@ class GuidanceInterval(Document):
         return self
 
 
+class StepCache(Document):
+    """What a step reuses of earlier steps, which saves time and changes the image."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.kind == 'first-block' ? has(self.threshold) && !has(self.interval)"
+                " : has(self.interval) && !has(self.threshold)",
+                "first-block has a threshold alone, and taylor-seer an interval: write only that one",
+            ),
+            (
+                "!has(self.threshold) || self.threshold.matches('[1-9]')",
+                "threshold must be above zero: write a number such as 0.08",
+            ),
+        )
+    )
+
+    kind: Literal["first-block", "taylor-seer"]
+    """`first-block` computes only the first block of a step that changed little; `taylor-seer` continues the course of
+    the attention between whole steps."""
+    threshold: Number | None = None
+    """Of `first-block`: the change of the first block, as a part of its size, up to which the others are reused, such
+    as `"0.08"`."""
+    interval: Integer | None = Field(default=None, ge=2, le=99)
+    """Of `taylor-seer`: of so many steps, one is computed whole."""
+
+    @property
+    def text(self) -> str:
+        """The step cache as a worker reads it."""
+        return f"{self.kind}:{self.threshold or self.interval}"
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        wanted, other = ("threshold", "interval") if self.kind == "first-block" else ("interval", "threshold")
+        if getattr(self, other) is not None or getattr(self, wanted) is None:
+            raise field_error(wanted, f"is what {self.kind} has alone: write it, and no {other}")
+        if self.threshold is not None and not float(self.threshold):
+            raise field_error("threshold", "must be above zero: write a number such as 0.08")
+        return self
+
+
 class ImageSettings(Document):
     """How images are made; variants of the same weights may differ only in these settings."""
 
@@ -116,6 +157,8 @@ class ImageSettings(Document):
     """Scale of classifier-free guidance, such as `"4.5"`; absent: the model's own."""
     guidance_interval: GuidanceInterval | None = None
     """The part of the steps that are guided; absent: all. Only the built-in models can do without."""
+    step_cache: StepCache | None = None
+    """What a step reuses of earlier steps; absent: nothing. Needs engine `diffusers`, and a model that can."""
 
     @property
     def interval(self) -> str | None:
@@ -123,9 +166,14 @@ class ImageSettings(Document):
         return None if self.guidance_interval is None else self.guidance_interval.text
 
     @property
+    def cache(self) -> str | None:
+        """What a step reuses of earlier steps, as a worker reads it."""
+        return None if self.step_cache is None else self.step_cache.text
+
+    @property
     def parameters(self) -> dict[str, int | str]:
         """What a request to the Triton model says of them."""
-        return settings_parameters(self.steps, self.guidance, self.interval)
+        return settings_parameters(self.steps, self.guidance, self.interval, self.cache)
 
 
 class Engine(str, Enum):
@@ -142,6 +190,7 @@ class Precision(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -185,6 +234,14 @@ class Variant(Document):
                 "a variant's model, settings, engine and precision are immutable: "
                 "add a variant under a new name, then remove this one",
             ),
+            (
+                "!has(self.settings.stepCache) || self.engine == 'diffusers'",
+                "settings.stepCache needs engine diffusers: write that, or leave it out",
+            ),
+            (
+                "!has(self.precision) || self.precision != 'int8' || self.engine != 'tensorrt'",
+                "engine tensorrt does not compute in int8: use diffusers, or another precision",
+            ),
         )
     )
 
@@ -194,7 +251,8 @@ class Variant(Document):
     settings: ImageSettings
     engine: Engine
     precision: Precision | None = None
-    """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`."""
+    """Number format of the weights; absent: the catalogue's, and `fp32` on class `cpu`. With `int8` the
+    denoiser's linear layers are computed in 8 bits, by engine `diffusers` on a GPU or `onnxruntime` on a CPU."""
     pools: list[PoolName] | None = Field(default=None, min_length=1, max_length=8, json_schema_extra=as_set())
     """Pools of `spec.workers` in which it may run; absent: all."""
     min_hosts: Integer = Field(default=0, ge=0, le=1024)
@@ -202,8 +260,14 @@ class Variant(Document):
     discriminator: Discriminator | None = None
 
     @model_validator(mode="after")
-    def _named_once(self) -> Self:
+    def _consistent(self) -> Self:
         refuse_repetition("pools", self.pools or (), fix="name a pool once")
+        if self.settings.step_cache is not None and self.engine is not Engine.DIFFUSERS:
+            raise field_error("settings.stepCache", "needs engine diffusers: write that, or leave it out")
+        if self.precision is Precision.INT8 and self.engine is Engine.TENSORRT:
+            raise field_error(
+                "precision", "engine tensorrt does not compute in int8: use diffusers, or another precision"
+            )
         return self
 
     @property
@@ -323,9 +387,11 @@ class CascadeSpec(Document):
                 f"engine tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
             ),
             (
-                "self.variants.all(v, !has(v.precision) || v.precision == 'fp32' || !self.workers.exists(w,"
+                "self.variants.all(v, !has(v.precision) || v.precision == 'fp32'"
+                " || (v.precision == 'int8' && v.engine == 'onnxruntime') || !self.workers.exists(w,"
                 f" has(w.class) && w.class == '{CPU_CLASS}' && (!has(v.pools) || {_label('w')} in v.pools)))",
-                f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove its precision",
+                f"class {CPU_CLASS} computes in fp32, and with engine onnxruntime in int8: name the variant's pools, "
+                "or remove its precision",
             ),
             (
                 "self.variants.size() < 2 || has(self.discriminator) || self.variants.all(v, has(v.discriminator))",
@@ -399,10 +465,12 @@ class CascadeSpec(Document):
                     f"variants.{index}.engine",
                     f"tensorrt does not run on class {CPU_CLASS}: name the variant's pools, or use onnxruntime",
                 )
-            if variant.precision not in (None, Precision.FP32):
+            quantised = variant.precision is Precision.INT8 and variant.engine is Engine.ONNXRUNTIME
+            if variant.precision not in (None, Precision.FP32) and not quantised:
                 raise field_error(
                     f"variants.{index}.precision",
-                    f"class {CPU_CLASS} computes in fp32 only: name the variant's pools, or remove it",
+                    f"class {CPU_CLASS} computes in fp32, and with engine onnxruntime in int8: "
+                    "name the variant's pools, or remove it",
                 )
         if len(self.variants) > 1 and self.discriminator is None and not all(v.discriminator for v in self.variants):
             raise field_error("discriminator", "is missing: of several variants it judges which image is good enough")

@@ -114,11 +114,12 @@ class PlanSettings(PlanPart):
     steps: int = Field(ge=0)
     guidance: str | None = None
     guidance_interval: str | None = None
+    step_cache: str | None = None
 
     @property
     def parameters(self) -> dict[str, int | str]:
         """The settings as parameters of a request to the Triton model."""
-        return settings_parameters(self.steps, self.guidance, self.guidance_interval)
+        return settings_parameters(self.steps, self.guidance, self.guidance_interval, self.step_cache)
 
 
 class PlanVariant(PlanPart):

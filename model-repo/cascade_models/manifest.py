@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from cascade_models import catalogue
-from cascade_models.recipe import Settings, is_interval
+from cascade_models.recipe import STEP_CACHES, TAYLOR_SEER, Settings, is_interval, is_step_cache
 
 DEFAULT_BATCH: Final = 8
 """Largest batch of a variant that neither a profile in the manifest nor the catalogue knows."""
@@ -168,6 +168,7 @@ def _variant(
             steps=_get(settings, f"{field}.settings", "steps", int),
             guidance=_guidance(settings, f"{field}.settings"),
             guidance_interval=_guidance_interval(settings, f"{field}.settings"),
+            step_cache=_step_cache(settings, f"{field}.settings"),
         ),
         height=height,
         width=width,
@@ -212,6 +213,22 @@ def _guidance_interval(settings: Mapping[str, Any], field: str) -> str:
     text = f"{_get(interval, at, 'fromPercent', int)}-{_get(interval, at, 'toPercent', int)}"
     if not is_interval(text):
         raise ManifestError(at, f"{text} is not a part of the steps in percent: write fromPercent below toPercent")
+    return text
+
+
+def _step_cache(settings: Mapping[str, Any], field: str) -> str:
+    """What is reused from step to step, see `Settings`; empty if nothing is."""
+    if "stepCache" not in settings:
+        return ""
+    at = f"{field}.stepCache"
+    cache = _get(settings, field, "stepCache", dict)
+    kind = _get(cache, at, "kind", str)
+    if kind not in STEP_CACHES:
+        raise ManifestError(f"{at}.kind", f"{kind!r} is not a step cache: write {' or '.join(STEP_CACHES)}")
+    amount = _get(cache, at, "interval", int) if kind == TAYLOR_SEER else _get(cache, at, "threshold", str)
+    text = f"{kind}:{amount}"
+    if not is_step_cache(text):
+        raise ManifestError(at, f'{text} is out of range: write a threshold such as "0.08", or an interval such as 3')
     return text
 
 

@@ -30,6 +30,8 @@ class Case:
     update: bool = False
 
 
+TAYLOR_SEER = {"kind": "taylor-seer", "interval": 3}
+
 CASES = [
     Case(
         CASCADE, "spec.objective", "latency must be above zero",
@@ -56,6 +58,26 @@ CASES = [
         bad=[{"spec.variants.0.settings.guidanceInterval": {"fromPercent": low, "toPercent": high}}
              for low, high in ((60, 15), (15, 15))],
         good=[{"spec.variants.0.settings.guidanceInterval": {"fromPercent": 0, "toPercent": 100}}],
+    ),
+    Case(
+        CASCADE, "spec.variants[].settings.stepCache", "first-block has a threshold alone",
+        bad=[{"spec.variants.1.settings.stepCache": {"kind": kind, **more}} for kind, more in (
+            ("first-block", {}), ("first-block", {"interval": 3}), ("first-block", {"threshold": "0.1", "interval": 3}),
+            ("taylor-seer", {}), ("taylor-seer", {"threshold": "0.1"}))],
+        good=[{"spec.variants.1.engine": "diffusers", "spec.variants.1.settings.stepCache": cache} for cache in (
+            {"kind": "first-block", "threshold": "0.08"}, {"kind": "taylor-seer", "interval": 3})],
+    ),
+    Case(
+        CASCADE, "spec.variants[].settings.stepCache", "threshold must be above zero",
+        bad=[{"spec.variants.1.settings.stepCache": {"kind": "first-block", "threshold": "0.00"}}],
+        good=[{"spec.variants.1.engine": "diffusers",
+               "spec.variants.1.settings.stepCache": {"kind": "first-block", "threshold": "0.001"}}],
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "settings.stepCache needs engine diffusers",
+        bad=[{"spec.variants.1.engine": engine, "spec.variants.1.settings.stepCache": TAYLOR_SEER}
+             for engine in ("onnxruntime", "tensorrt")],
+        good=[{"spec.variants.1.engine": "diffusers", "spec.variants.1.settings.stepCache": TAYLOR_SEER}],
     ),
     Case(
         CASCADE, "spec.workers[]", "needs name and class",
@@ -101,10 +123,18 @@ CASES = [
               {"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": "fp32"}],
     ),
     Case(
-        CASCADE, "spec", "class cpu computes in fp32 only",
-        bad=[{"spec.variants.0.pools": pools, "spec.variants.0.precision": precision}
-             for precision in ("bf16", "fp16") for pools in (["slots"], ABSENT)],
-        good=[{"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": value} for value in ("fp32", ABSENT)],
+        CASCADE, "spec", "class cpu computes in fp32, and with engine onnxruntime in int8",
+        bad=[{"spec.variants.0.engine": engine, "spec.variants.0.pools": pools, "spec.variants.0.precision": precision}
+             for engine, precision in (("onnxruntime", "bf16"), ("onnxruntime", "fp16"), ("diffusers", "int8"))
+             for pools in (["slots"], ABSENT)],
+        good=[{"spec.variants.0.engine": "onnxruntime", "spec.variants.0.pools": ["slots"],
+               "spec.variants.0.precision": value} for value in ("fp32", "int8", ABSENT)],
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "engine tensorrt does not compute in int8",
+        bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.precision": "int8"}],
+        good=[{"spec.variants.0.engine": "diffusers", "spec.variants.0.precision": "int8"},
+              {"spec.variants.0.engine": "tensorrt", "spec.variants.0.precision": "fp16"}],
     ),
     Case(
         CASCADE, "spec.hardness", "scorer learned needs source",

@@ -14,6 +14,7 @@ import functools
 import inspect
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +27,9 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
-from cascade_models.pipelines import decoding, diffusion_files
-from cascade_models.recipe import FILE, HUB, Recipe, RecipeError, Settings
+from cascade_models.engines.diffusers import quantise
+from cascade_models.pipelines import decoding, diffusion_files, step_caching
+from cascade_models.recipe import FILE, HUB, INT8, WARM_UP, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.pipeline import Poll, Preview
@@ -110,6 +112,12 @@ class DiffusionPipeline:
 
         pipe = copy.copy(self._pipe)
         pipe.scheduler, guesses = self._fresh_scheduler()
+        keeping: AbstractContextManager[None] = nullcontext()
+        if settings.step_cache:
+            own = step_caching.of_run(denoisers.of(pipe), settings.step_cache)
+            setattr(pipe, denoisers.name_of(pipe), own)
+            # For pipelines that do not say themselves in which pass they are; those that have two say it.
+            keeping = own.cache_context("run")
         named: dict[str, Any] = {"num_inference_steps": settings.steps}
         if settings.guidance is not None:
             named[self._guidance_name] = settings.guidance
@@ -118,7 +126,7 @@ class DiffusionPipeline:
             named["negative_prompt"] = [negative for _, negative in prompts]
         try:
             _ask(poll, 0, wanted)
-            with torch.inference_mode():
+            with torch.inference_mode(), keeping:
                 made = pipe(
                     prompt=[prompt for prompt, _ in prompts],
                     generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -206,10 +214,14 @@ def load(recipe: Recipe) -> DiffusionPipeline:
     Raises RecipeError, WeightsError or EngineError.
     """
     began = time.monotonic()
-    pipe = _assemble(recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.precision == INT8 and recipe.engine == "onnxruntime" and device.type == "cuda":
+        raise RecipeError("precision", "engine onnxruntime computes in int8 on a CPU only: use engine diffusers")
+    pipe = _assemble(recipe, device)
     pipeline = DiffusionPipeline(pipe, recipe)
     denoisers.install(pipe, recipe, pipeline.begin)
     _prove(pipeline, recipe)
+    prove_step_caches(pipeline, recipe)
     weights.say(
         f"{recipe.source} is ready after {time.monotonic() - began:.0f} s (engine {recipe.engine}, {pipe.device})"
     )
@@ -234,6 +246,24 @@ def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
                 f"{recipe.source} makes images of {width}x{height} where the manifest says "
                 f"{recipe.width}x{recipe.height}: write {width}x{height}",
             )
+
+
+def prove_step_caches(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
+    """Begin an image with each step cache of the manifest, far enough that steps are saved; raises RecipeError."""
+    shortest: dict[str, Settings] = {}
+    for settings in sorted(recipe.settings.values(), key=lambda each: each.steps):
+        shortest.setdefault(settings.step_cache, settings)
+    for step_cache in filter(None, shortest):
+        try:
+            pipeline.generate([(EXAMPLE, "")], [0], shortest[step_cache], lambda step: [step <= WARM_UP + 1])
+        except (OutOfMemory, RecipeError):
+            raise
+        except Exception as error:
+            raise RecipeError(
+                "stepCache",
+                f"diffusers {diffusers.__version__} cannot draw {recipe.source} with {step_cache}: leave it out "
+                f"({_first_line(error)})",
+            ) from None
 
 
 def _readers(pipe: Any, longest: int | None) -> list[tuple[Any, int]]:
@@ -276,7 +306,12 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
             changes = dict(assembly.scheduler)
             scheduler = getattr(diffusers, changes.pop("class"))
             pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
+        if recipe.precision == INT8 and recipe.engine == "diffusers":
+            # Before it goes to the device, which then never has to hold the whole numbers.
+            quantise(denoisers.of(pipe))
         pipe.to(device)
+    except EngineError:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory while {recipe.source} was loaded: take a smaller model") from error

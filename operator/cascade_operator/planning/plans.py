@@ -139,7 +139,10 @@ def variants_of(
         v.name: PlanVariant(
             weights=v.weights.digest,
             settings=PlanSettings(
-                steps=v.settings.steps, guidance=v.settings.guidance, guidance_interval=v.settings.interval
+                steps=v.settings.steps,
+                guidance=v.settings.guidance,
+                guidance_interval=v.settings.interval,
+                step_cache=v.settings.cache,
             ),
             classes={},
         )
