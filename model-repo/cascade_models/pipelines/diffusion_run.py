@@ -27,6 +27,9 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
 from cascade_models.pipelines import decoding, diffusion_files
+from cascade_models.pipelines.adapter_files import AdapterFiles
+from cascade_models.pipelines.adapters import Adapters
+from cascade_models.pipelines.pipeline import AdapterError
 from cascade_models.recipe import FILE, HUB, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
@@ -73,6 +76,9 @@ class DiffusionPipeline:
         if longest is None and "max_sequence_length" in known:
             longest = known["max_sequence_length"].default
         self._readers = _readers(pipe, longest)
+        self._adapter_files = AdapterFiles()
+        self._adapters = Adapters(pipe, denoisers.of(pipe), self._adapter_files)
+        self.follow(recipe)
         judge = recipe.discriminator
         self._discriminator = discriminators.load(judge, _discriminator_folder(judge)) if judge else None
 
@@ -90,6 +96,17 @@ class DiffusionPipeline:
         given = len(tokenizer(prompt[0], truncation=False, verbose=False).input_ids)
         return given, min(given, most)
 
+    def follow(self, recipe: Recipe) -> None:
+        """Offer the adapters of a recipe, fetched where they are missing."""
+        if self._adapters.takes_any:
+            self._adapter_files.offer(recipe.adapters, limit_mib=recipe.adapter_memory_mib)
+
+    def check_adapter(self, lora: str) -> None:
+        """Raises AdapterError unless there is an adapter of this digest, and nothing is known to be wrong with it."""
+        if not self._adapters.takes_any:
+            raise AdapterError(f"lora: {type(self._pipe).__name__} takes no adapters; leave it out")
+        self._adapter_files.find(lora)
+
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -98,7 +115,7 @@ class DiffusionPipeline:
         poll: Poll | None,
         preview: Preview | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit."""
+        """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit, or AdapterError."""
         wanted = [True] * len(prompts)
 
         def between(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +123,8 @@ class DiffusionPipeline:
                 if preview is not None:
                     preview(step, lambda: self._shown(pipe, guesses.last))
                 _ask(poll, step + 1, wanted)
+                # Another run may have been made meanwhile.
+                self._adapters.apply(settings.lora)
             return tensors
 
         pipe = copy.copy(self._pipe)
@@ -118,6 +137,7 @@ class DiffusionPipeline:
             named["negative_prompt"] = [negative for _, negative in prompts]
         try:
             _ask(poll, 0, wanted)
+            self._adapters.apply(settings.lora)
             with torch.inference_mode():
                 made = pipe(
                     prompt=[prompt for prompt, _ in prompts],
@@ -208,7 +228,12 @@ def load(recipe: Recipe) -> DiffusionPipeline:
     began = time.monotonic()
     pipe = _assemble(recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pipeline = DiffusionPipeline(pipe, recipe)
-    denoisers.install(pipe, recipe, pipeline.begin)
+    if recipe.adapters and not hasattr(pipe, "load_lora_weights"):
+        kind = type(pipe).__name__
+        weights.say(f"{recipe.source} is a {kind}, which takes no adapters: requests that name one are refused")
+    # What is compiled would be compiled again for each adapter, while requests wait.
+    if not recipe.adapters:
+        denoisers.install(pipe, recipe, pipeline.begin)
     _prove(pipeline, recipe)
     weights.say(
         f"{recipe.source} is ready after {time.monotonic() - began:.0f} s (engine {recipe.engine}, {pipe.device})"

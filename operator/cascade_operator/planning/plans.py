@@ -141,6 +141,7 @@ def variants_of(
             settings=PlanSettings(
                 steps=v.settings.steps, guidance=v.settings.guidance, guidance_interval=v.settings.interval
             ),
+            adapters={adapter.name: adapter.digest for adapter in v.adapters or ()},
             classes={},
         )
         for v in prepared.spec.variants
