@@ -23,7 +23,7 @@ from .workers import PoolName, WorkerPoolSpec, Workers
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
 REVISION_PATTERN = r"^[A-Za-z0-9._-]+$"
 ADAPTER_SOURCE_PATTERN = r"^(hf|file)://[A-Za-z0-9._/@:-]+$"
-ADAPTER_FILE_PATTERN = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\.safetensors$"
+ADAPTER_FILE_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors$"
 ADAPTER_SCALE_PATTERN = r"^[0-9](\.[0-9]{1,3})?$"
 ADAPTER_MEMORY_MIB = 1024
 """What loaded adapters of one weights may take on a worker, if the manifest does not say."""

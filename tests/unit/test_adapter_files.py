@@ -37,6 +37,7 @@ def test_an_adapter_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Pat
     for adapter, limit_mib, said in (
         (adapter_in(tmp_path / "none", "README.md"), 1, "has 0 safetensors files: name one in weightName"),
         (adapter_in(tmp_path / "two", "a.safetensors", "b.safetensors"), 1, "a.safetensors, b.safetensors"),
+        (adapter_in(tmp_path / "outside", "a.safetensors", wanted="../two/a.safetensors"), 1, "has no file ../two/a"),
         (adapter_in(tmp_path / "large", "a.safetensors"), 0, "raise adapterMemoryMiB"),
         (adapter_in(tmp_path / "dora", "a.safetensors", tensor="to_q.dora_scale"), 1, "is a DoRA"),
     ):
@@ -53,7 +54,7 @@ def test_what_is_missing_is_looked_for_again_after_a_while(tmp_path: Path) -> No
     with pytest.raises(AdapterError, match="lora: the adapter is not here yet"):
         files.find(adapter.digest)
     files.offer(offered, limit_mib=1)
-    with pytest.raises(AdapterError, match="lora: the adapter cannot be used: no folder"):
+    with pytest.raises(AdapterError, match=r"lora: the adapter cannot be used: .* has no file ink\.safetensors"):
         files.find(adapter.digest)
     (tmp_path / "away").rename(tmp_path / "ink")
     files.offer(offered, limit_mib=1)

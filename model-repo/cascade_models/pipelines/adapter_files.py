@@ -32,6 +32,8 @@ def fetch(adapter: Adapter, *, limit_mib: int) -> Path:
                 "adapters", f"{adapter.source} has {len(found)} safetensors files{listed}: name one in weightName"
             )
         name = found[0]
+    if name not in files.names:
+        raise RecipeError("adapters", f"{adapter.source} has no file {name}: correct weightName, or the source")
     size_mib = files.size(name) / 2**20
     if size_mib > limit_mib:
         raise RecipeError(

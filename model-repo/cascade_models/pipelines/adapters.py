@@ -43,6 +43,7 @@ class Adapters:
         self._files = files
         self._loaded: OrderedDict[str, int] = OrderedDict()
         self._applied: str | None = ""
+        """Empty: none. None: not known, since adapters were loaded or unloaded, or applying one failed."""
         self.takes_any = hasattr(pipe, "load_lora_weights")
         """Whether the pipeline's class knows adapters at all."""
 
@@ -65,8 +66,9 @@ class Adapters:
                 if digest not in self._loaded:
                     self._load(digest, adapter, file)
                 self._loaded.move_to_end(digest)
+                if not self._applied:
+                    self._pipe.enable_lora()
                 self._applied = None
-                self._pipe.enable_lora()
                 self._pipe.set_adapters([digest], [adapter.scale])
             else:
                 self._pipe.disable_lora()

@@ -188,7 +188,7 @@ def left_for_the_plan(row: PlanRow, *, low: float, high: float) -> tuple[float, 
 
 def why_no_variant(plan: Plan, wish: Wish) -> tuple[str, str] | None:
     """What of a wish no variant of the plan has, and the values that it can have; None if one has all of it."""
-    if any(map(wish.fits, plan.variants.values())):
+    if not (wish.names_settings or wish.lora) or any(map(wish.fits, plan.variants.values())):
         return None
     adapted = [variant for variant in plan.variants.values() if wish.has_adapter(variant)]
     if not adapted:
