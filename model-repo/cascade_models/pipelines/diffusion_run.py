@@ -301,15 +301,17 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
             changes = dict(assembly.scheduler)
             scheduler = getattr(diffusers, changes.pop("class"))
             pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
+        for name in (parts.denoiser, "vae"):
+            _check_filled(
+                getattr(pipe, name), [parts.folder / file for file in parts.weights if file.startswith(f"{name}/")]
+            )
         pipe.to(device)
+    except (EngineError, weights.WeightsError):
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory while {recipe.source} was loaded: take a smaller model") from error
         raise EngineError(f"{recipe.source} cannot be loaded: {_first_line(error)}") from error
-    for name in (parts.denoiser, "vae"):
-        _check_filled(
-            getattr(pipe, name), [parts.folder / file for file in parts.weights if file.startswith(f"{name}/")]
-        )
     return pipe
 
 
