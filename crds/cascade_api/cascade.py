@@ -22,6 +22,11 @@ from .workers import PoolName, WorkerPoolSpec, Workers
 
 SOURCE_PATTERN = r"^(builtin|hf|file)://[A-Za-z0-9._/@:-]+$"
 REVISION_PATTERN = r"^[A-Za-z0-9._-]+$"
+ADAPTER_SOURCE_PATTERN = r"^(hf|file)://[A-Za-z0-9._/@:-]+$"
+ADAPTER_FILE_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors$"
+ADAPTER_SCALE_PATTERN = r"^[0-9](\.[0-9]{1,3})?$"
+ADAPTER_MEMORY_MIB = 1024
+"""What loaded adapters of one weights may take on a worker, if the manifest does not say."""
 
 LONGEST_LATENCY = "1h"
 LONGEST_IDLE = "720h"
@@ -176,6 +181,40 @@ class ImageSettings(Document):
         return settings_parameters(self.steps, self.guidance, self.interval, self.cache)
 
 
+class Adapter(Document):
+    """A LoRA adapter, which requests choose by its name; what a name means is immutable."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.scale.matches('[1-9]')", "scale must be above zero: write a number such as 0.8"),
+            ("self == oldSelf", "what an adapter's name means is immutable: add an adapter under a new name"),
+        )
+    )
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=40)
+    """By which requests choose it; other variants may have other adapters of this name."""
+    source: str = Field(pattern=ADAPTER_SOURCE_PATTERN, max_length=253)
+    """Where its file comes from: `hf://owner/repository` or `file:///path`."""
+    revision: str = Field(pattern=REVISION_PATTERN, min_length=1, max_length=64)
+    """Commit of the repository, or SHA-256 of the folder."""
+    weight_name: str | None = Field(default=None, pattern=ADAPTER_FILE_PATTERN, max_length=120)
+    """Its file, in safetensors; absent: the only such file of the source."""
+    scale: str = Field(default="1", pattern=ADAPTER_SCALE_PATTERN, max_length=5)
+    """How strongly it is applied, above 0 and below 10, such as `"0.8"`."""
+
+    @property
+    def digest(self) -> str:
+        """A short name of what it means, the same everywhere, by which workers are asked for it."""
+        parts = (self.source, self.revision, self.weight_name, float(self.scale))
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if not float(self.scale):
+            raise field_error("scale", "must be above zero: write a number such as 0.8")
+        return self
+
+
 class Engine(str, Enum):
     """What runs a variant's denoiser."""
 
@@ -242,6 +281,14 @@ class Variant(Document):
                 "!has(self.precision) || self.precision != 'int8' || self.engine != 'tensorrt'",
                 "engine tensorrt does not compute in int8: use diffusers, or another precision",
             ),
+            (
+                "!has(self.adapters) || (self.engine == 'diffusers' && !self.model.source.startsWith('builtin://'))",
+                "only public models with engine diffusers take adapters: remove them, or change the engine",
+            ),
+            (
+                "!has(self.adapters) || !has(self.precision) || self.precision != 'int8'",
+                "weights in int8 take no adapters: remove them, or choose another precision",
+            ),
         )
     )
 
@@ -258,6 +305,12 @@ class Variant(Document):
     min_hosts: Integer = Field(default=0, ge=0, le=1024)
     """Fewest workers that host its weights, even without load."""
     discriminator: Discriminator | None = None
+    adapters: list[Adapter] | None = Field(
+        default=None, min_length=1, max_length=16, json_schema_extra=keyed_by("name")
+    )
+    """LoRA adapters that requests may choose; they may be added and removed at any time. Only engine `diffusers`."""
+    adapter_memory_mi_b: Integer | None = Field(default=None, ge=1, le=1_048_576)
+    """What loaded adapters of its weights may take on a worker, in MiB; absent: 1024. The planner reserves it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -268,7 +321,21 @@ class Variant(Document):
             raise field_error(
                 "precision", "engine tensorrt does not compute in int8: use diffusers, or another precision"
             )
+        refuse_repetition("adapters", (a.name for a in self.adapters or ()), fix="adapter names must be unique")
+        if self.adapters and self.engine is not Engine.DIFFUSERS:
+            raise field_error(
+                "adapters", f"engine {self.engine.value} cannot apply them: use engine diffusers, or remove them"
+            )
+        if self.adapters and self.model.source.startswith("builtin://"):
+            raise field_error("adapters", f"{self.model.source} takes none: remove them")
+        if self.adapters and self.precision is Precision.INT8:
+            raise field_error("adapters", "weights in int8 take none: remove them, or choose another precision")
         return self
+
+    @property
+    def adapters_mib(self) -> int:
+        """Memory that adapters may take on each worker that hosts its weights, in MiB."""
+        return (self.adapter_memory_mi_b or ADAPTER_MEMORY_MIB) if self.adapters else 0
 
     @property
     def weights(self) -> Weights:
@@ -547,8 +614,8 @@ class DiffusionCascade(Document):
 def identity_problems(before: CascadeSpec, after: CascadeSpec) -> list[tuple[str, str]]:
     """The forbidden changes of an update, as (field, message); empty if there are none.
 
-    An update must not change the size of the images, nor weights and settings of variants that stay. API servers that
-    know CEL refuse such an update themselves.
+    An update must not change the size of the images, weights and settings of variants that stay, nor what the name of
+    an adapter means. API servers that know CEL refuse such an update themselves.
     """
     problems = []
     if before.sizes != after.sizes:
@@ -560,4 +627,9 @@ def identity_problems(before: CascadeSpec, after: CascadeSpec) -> list[tuple[str
             if getattr(was, field) != getattr(variant, field):
                 message = "is immutable: add a variant under a new name, then remove this one"
                 problems.append((f"spec.variants.{index}.{field}", message))
+        adapters = {adapter.name: adapter for adapter in was.adapters or ()}
+        for number, adapter in enumerate(variant.adapters or ()):
+            if adapters.get(adapter.name, adapter) != adapter:
+                message = "what an adapter's name means is immutable: add an adapter under a new name"
+                problems.append((f"spec.variants.{index}.adapters.{number}", message))
     return problems

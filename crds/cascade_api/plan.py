@@ -123,10 +123,14 @@ class PlanSettings(PlanPart):
 
 
 class PlanVariant(PlanPart):
-    """A variant: the digest of its weights, its settings, and its times on each class where it is or will be served."""
+    """A variant: the digest of its weights, its settings, and its times on each class where it is or will be served.
+
+    ``adapters`` has the digest of each adapter by the name that requests use.
+    """
 
     weights: str
     settings: PlanSettings
+    adapters: dict[str, str] = Field(default_factory=dict)
     classes: dict[str, PlanTimes]
 
     @property

@@ -6,6 +6,7 @@ request.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -36,7 +37,14 @@ BUILTIN: Final = "builtin://"
 HUB: Final = "hf://"
 FILE: Final = "file://"
 
-_NESTED: Final = ("settings", "assembly")
+_NESTED: Final = ("settings", "assembly", "adapters")
+
+_PARAMETER: Final = re.compile(
+    r'^parameters \{ key: ("\w+") value \{ string_value: ("(?:[^"\\]|\\.)*") \} \}$', re.MULTILINE
+)
+
+ADAPTER_MEMORY_MIB: Final = 1024
+"""What loaded adapters of one weights may take, if a manifest does not say; `cascade_api.cascade` has the same."""
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 """A commit, which is what a manifest must pin: branches and tags can move."""
@@ -73,12 +81,14 @@ class Settings:
         guidance_interval: the part of the steps that are guided, such as ``15-60``: those before which at least 15 %
             and less than 60 % of the steps have been made. Empty: all.
         step_cache: what is reused from step to step, such as ``first-block:0.08``; see `is_step_cache`. Empty: nothing.
+        lora: digest of the adapter with which images are drawn; empty: none.
     """
 
     steps: int
     guidance: float | None = None
     guidance_interval: str = ""
     step_cache: str = ""
+    lora: str = ""
 
     def guides(self, step: int) -> bool:
         """Whether a step, from 0 on, is in the interval of guidance."""
@@ -107,6 +117,8 @@ class Settings:
             found["guidance_interval"] = self.guidance_interval
         if self.step_cache:
             found["step_cache"] = self.step_cache
+        if self.lora:
+            found["lora"] = self.lora
         return found
 
     @classmethod
@@ -124,11 +136,14 @@ class Settings:
                 f"step_cache: {cache!r:.60} is not a step cache; "
                 f"write one such as {FIRST_BLOCK}:0.08 or {TAYLOR_SEER}:3"
             )
+        lora = parameters.get("lora", "")
+        if not isinstance(lora, str):
+            raise ValueError(f"lora: {lora!r:.60} is not an adapter; write the digest of one")
         if guidance is None:
-            return cls(steps, default.guidance, interval, cache)
+            return cls(steps, default.guidance, interval, cache, lora)
         if not (isinstance(guidance, str) and _DECIMAL.fullmatch(guidance)):
             raise ValueError(f'guidance: {guidance!r:.60} is not a scale; write a number as text, such as "4.5"')
-        return cls(steps, float(guidance), interval, cache)
+        return cls(steps, float(guidance), interval, cache, lora)
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,22 @@ class SettingsSpace:
     intervals: tuple[str, ...] = ("",)
     step_caches: tuple[str, ...] = ("",)
     precisions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter; ``file`` is empty if it is the only safetensors file of its source."""
+
+    source: str
+    revision: str
+    file: str
+    scale: float
+
+    @property
+    def digest(self) -> str:
+        """A short name of it; the other components compute the same in `cascade_api.cascade.Adapter`."""
+        parts = (self.source, self.revision, self.file or None, self.scale)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -187,6 +218,8 @@ class Recipe:
         discriminator: its source; empty if images are not judged.
         batch: the largest batch that the model must accept.
         settings: the settings of the variants that these weights serve, by the variant's name.
+        adapters: by digest, those that requests to any of these variants may name.
+        adapter_memory_mib: what loaded adapters may take.
     """
 
     source: str
@@ -200,6 +233,8 @@ class Recipe:
     batch: int
     settings: Mapping[str, Settings]
     assembly: Assembly = Assembly()
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    adapter_memory_mib: int = ADAPTER_MEMORY_MIB
 
     @property
     def default(self) -> Settings:
@@ -216,11 +251,17 @@ class Recipe:
     def of_parameters(cls, parameters: Mapping[str, str]) -> Recipe:
         """The inverse of `parameters`; raises KeyError if one is missing."""
         texts = {part.name: parameters[part.name] for part in fields(cls)}
-        numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch")}
-        settings, assembly = (json.loads(texts.pop(key)) for key in _NESTED)
+        numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch", "adapter_memory_mib")}
+        settings, assembly, adapters = (json.loads(texts.pop(key)) for key in _NESTED)
         return cls(
             **texts,  # type: ignore[arg-type]
             **numbers,  # type: ignore[arg-type]
             settings={variant: Settings(**values) for variant, values in settings.items()},
             assembly=Assembly(**assembly),
+            adapters={digest: Adapter(**values) for digest, values in adapters.items()},
         )
+
+    @classmethod
+    def in_config(cls, text: str) -> Recipe:
+        """The recipe in a `config.pbtxt` of `repository.config`; raises KeyError or ValueError if there is none."""
+        return cls.of_parameters({json.loads(key): json.loads(value) for key, value in _PARAMETER.findall(text)})

@@ -65,6 +65,8 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
             for v in variants
         },
         assembly=assembly,
+        adapters={adapter.digest: adapter for v in variants for adapter in v.adapters},
+        adapter_memory_mib=max(v.adapter_memory_mib for v in variants),
     )
     for variant in variants:
         if variant.discriminator != first.discriminator:
@@ -127,7 +129,7 @@ def _place(variant: ManifestVariant, key: str) -> str:
             return variant.discriminator_field
         case "size":
             return variant.size_field
-        case "engine" | "precision":
+        case "engine" | "precision" | "adapters":
             return f"{variant.field}.{key}"
         case "steps" | "guidance" | "guidanceInterval" | "stepCache":
             return f"{variant.field}.settings.{key}"

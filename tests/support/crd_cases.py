@@ -12,6 +12,7 @@ CASCADE, PROFILE, POOL = "diffusioncascades", "cascadeprofiles", "workerpools"
 DOCUMENTS = {CASCADE: cascade_document, PROFILE: profile_document, POOL: pool_document}
 DEFINITIONS = {plural: Definition.load(plural) for plural in DOCUMENTS}
 RISING = list(range(21))
+ADAPTER = {"name": "ink", "source": "hf://owner/ink", "revision": "abc123"}
 POD = "spec.workers.0.podTemplate"
 
 
@@ -113,6 +114,26 @@ CASES = [
         good=[{}, {"spec.variants.0.name": "renamed"}, {"spec.variants.0.minHosts": 2},
               {"spec.variants.0": cascade_document()["spec"]["variants"][1],
                "spec.variants.1": cascade_document()["spec"]["variants"][0]}],
+        update=True,
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "only public models with engine diffusers take adapters",
+        bad=[{"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.engine": "onnxruntime"},
+             {"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.model.source": "builtin://shapes"}],
+        good=[{"spec.variants.0.adapters": [ADAPTER, {**ADAPTER, "name": "oil"}]}],
+    ),
+    Case(
+        CASCADE, "spec.variants[].adapters[]", "scale must be above zero",
+        bad=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0", "0.000")],
+        good=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0.001", "9.999", "1")],
+    ),
+    Case(
+        CASCADE, "spec.variants[].adapters[]", "what an adapter's name means is immutable",
+        bad=[{f"spec.variants.1.adapters.0.{name}": value} for name, value in
+             {"source": "hf://owner/other", "revision": "def456", "weightName": ABSENT, "scale": "0.9"}.items()],
+        good=[{"spec.variants.1.adapters": ABSENT}, {"spec.variants.1.adapterMemoryMiB": 2048},
+              {"spec.variants.1.adapters.0": ADAPTER | {"name": "oil"}},
+              {"spec.variants.0.adapters": [ADAPTER]}],
         update=True,
     ),
     Case(

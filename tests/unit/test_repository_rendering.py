@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_api.cascade import Engine, GuidanceInterval, ImageSettings, Precision, StepCache, Weights
-from cascade_models import pipelines, repository
+from cascade_api.cascade import (
+    ADAPTER_MEMORY_MIB,
+    Adapter,
+    Engine,
+    GuidanceInterval,
+    ImageSettings,
+    Precision,
+    StepCache,
+    Weights,
+)
+from cascade_models import pipelines, recipe, repository
 from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
 from cascade_models.recipe import Recipe, Settings
 from cascade_models.shapes import assets
@@ -38,6 +47,11 @@ def documents(**changes: Any) -> str:
         else:
             target[last] = value
     return yaml.dump_all(parts, Dumper=yaml.CSafeDumper)
+
+
+PUBLIC = {"model.source": "hf://me/mine", "model.revision": "0" * 40, "model.weights": None, "engine": "diffusers"}
+PUBLIC |= {"spec.discriminator": None}
+ADAPTER = {"name": "ink", "source": "hf://owner/ink", "revision": "1" * 40}
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -71,10 +85,10 @@ def test_variants_of_the_same_weights_are_one_model_whose_config_names_them() ->
     quick = {"steps": 8, "guidance": "1.5"}
     models = repository.models_of(read_variants(shapes_manifest(**{"shapes-quick": quick})))
     assert list(models) == [LIGHT, HEAVY]
-    recipe = models[HEAVY]
-    assert recipe.settings == {"shapes-heavy": Settings(24), "shapes-quick": Settings(8, 1.5)}
-    assert recipe.default == Settings(8)
-    assert "shapes-quick" in repository.config(HEAVY, recipe)
+    made = models[HEAVY]
+    assert made.settings == {"shapes-heavy": Settings(24), "shapes-quick": Settings(8, 1.5)}
+    assert made.default == Settings(8)
+    assert "shapes-quick" in repository.config(HEAVY, made)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +150,22 @@ def test_what_a_request_says_of_settings_is_what_the_model_reads(
     assert dataclasses.replace(variant.settings, guidance=wanted.guidance) == wanted
     guided = [step for step in range(steps) if wanted.guides(step)]
     assert guided == [step for step in range(steps) if low / 100 <= step / steps < high / 100 or ends is None]
+
+
+@pytest.mark.parametrize("more", [{}, {"scale": "0.80", "weightName": "a/ink.safetensors"}])
+def test_all_components_say_what_an_adapter_is_in_the_same_way(more: dict[str, str]) -> None:
+    light, _ = read_variants(documents(**PUBLIC, adapters=[{**ADAPTER, **more}]))
+    assert [adapter.digest for adapter in light.adapters] == [Adapter.model_validate({**ADAPTER, **more}).digest]
+    assert repository.recipe_of([light]).adapter_memory_mib == ADAPTER_MEMORY_MIB == recipe.ADAPTER_MEMORY_MIB
+
+
+def test_a_process_learns_of_adapters_from_its_config() -> None:
+    light, _ = read_variants(documents(**PUBLIC))
+    adapted, _ = read_variants(documents(**PUBLIC, adapters=[ADAPTER], adapterMemoryMiB=64))
+    for variants in ([light], [adapted, light], [adapted]):
+        made = repository.recipe_of(variants)
+        assert Recipe.in_config(repository.config("name", made)) == made
+    assert repository.recipe_of([light, adapted]).adapters == {a.digest: a for a in adapted.adapters}
 
 
 def test_variants_of_the_same_weights_have_one_discriminator() -> None:
@@ -248,6 +278,25 @@ def test_a_model_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) -> N
         ({"engine": "tensorrt"}, "spec.variants.0.engine", "write onnxruntime"),
         ({"engine": "onnx"}, "spec.variants.0.engine", "write one of diffusers, onnxruntime, tensorrt"),
         ({"engine": None}, "spec.variants.0.engine", "is required: add it"),
+        ({"adapters": [ADAPTER]}, "spec.variants.0.adapters", "builtin://shapes takes none: remove them"),
+        (
+            PUBLIC | {"engine": "onnxruntime", "adapters": [ADAPTER]},
+            "spec.variants.0.adapters",
+            "engine onnxruntime cannot apply them: use engine diffusers",
+        ),
+        (
+            PUBLIC | {"adapters": [ADAPTER | {"revision": "main"}]},
+            "spec.variants.0.adapters",
+            "hf://owner/ink: 'main' is not a commit",
+        ),
+        (
+            PUBLIC | {"adapters": [ADAPTER | {"source": "hf://ink"}]},
+            "spec.variants.0.adapters",
+            "hf://ink: 'hf://ink' is not a model: write hf://owner/name",
+        ),
+        (PUBLIC | {"adapters": ["ink"]}, "spec.variants.0.adapters.0", "should be an adapter"),
+        (PUBLIC | {"adapters": [ADAPTER | {"scale": "0.0"}]}, "spec.variants.0.adapters.0.scale", "above 0"),
+        (PUBLIC | {"adapters": [ADAPTER], "adapterMemoryMiB": 0}, "spec.variants.0.adapterMemoryMiB", "is 0"),
         ({"name": "Light!"}, "spec.variants.0.name", "is not a name"),
         ({"name": "shapes-heavy"}, "spec.variants.1.name", "is there twice"),
         ({"discriminator.source": "builtin://x"}, "spec.variants.0.discriminator.source", "no built-in model"),

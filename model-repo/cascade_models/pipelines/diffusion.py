@@ -29,6 +29,11 @@ def check(recipe: Recipe) -> None:
     weights.check(recipe.source, recipe.revision)
     if recipe.assembly.base:
         weights.check(recipe.assembly.base, recipe.assembly.base_revision)
+    for adapter in recipe.adapters.values():
+        try:
+            weights.check(adapter.source, adapter.revision)
+        except RecipeError as error:
+            raise RecipeError("adapters", f"{adapter.source}: {error}") from None
     if recipe.weights and WHICH not in recipe.assembly.denoiser:
         raise RecipeError("weights", f"{recipe.source} has no named weights: leave it out")
     if recipe.precision == INT8 and recipe.engine == "tensorrt":

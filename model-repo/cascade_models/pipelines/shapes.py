@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
+from cascade_models.pipelines.pipeline import AdapterError
 from cascade_models.recipe import INT8, Recipe, RecipeError, Settings, SettingsSpace
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
@@ -51,6 +52,13 @@ class ShapesPipeline:
         """The words of the scene that the networks are told; nothing is cut, since longer prompts are refused."""
         words = int(np.count_nonzero(prompt != tokens.BLANK))
         return words, words
+
+    def follow(self, recipe: Recipe) -> None:
+        """Nothing changes: built-in models have no adapters."""
+
+    def check_adapter(self, lora: str) -> None:
+        """Raises AdapterError."""
+        raise AdapterError("lora: built-in models take no adapters; leave it out")
 
     def generate(
         self,

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -19,9 +20,11 @@ import triton_python_backend_utils as pb_utils
 
 from cascade_models import pipelines
 from cascade_models.engines import OutOfMemory
+from cascade_models.pipelines.pipeline import AdapterError
 from cascade_models.recipe import Recipe
 from cascade_models.serving import batches, encoding
 from cascade_models.serving.exchange import RequestExchange
+from cascade_models.serving.following import Following
 from cascade_models.serving.marking import Marker
 from cascade_models.serving.pulse import Pulse
 from cascade_models.serving.runs import Runs
@@ -56,6 +59,7 @@ class TritonPythonModel:
             self._pipeline = pipelines.load(self._recipe)
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        self._following = Following(Path(args["model_repository"]) / "config.pbtxt", self._pipeline.follow)
         self._encoders = encoding.Encoders(_not_sent)
         batch = self._recipe.batch
         turns = Turns[batches.ReadRequest](batch=batch, runs=int(parameters[RUNS]))
@@ -66,6 +70,7 @@ class TritonPythonModel:
         """Makes and sends what was asked for."""
         self._runs.close()
         self._encoders.close()
+        self._following.close()
         self._pulse.close()
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -119,6 +124,8 @@ class TritonPythonModel:
             # Triton has no code for it. Clients know it by its words: a smaller batch would do.
             pb_utils.Logger.log_error(f"{error}; {self._runs.shrink()}")
             outcomes = [pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)] * len(requests)
+        except AdapterError as error:
+            outcomes = [batches.InvalidRequest(str(error))] * len(requests)
         except Exception as error:
             # Triton would answer with a traceback; the log keeps it, the client gets the message.
             pb_utils.Logger.log_error(f"run of {len(requests)} failed: {error!r}")

@@ -144,6 +144,7 @@ def variants_of(
                 guidance_interval=v.settings.interval,
                 step_cache=v.settings.cache,
             ),
+            adapters={adapter.name: adapter.digest for adapter in v.adapters or ()},
             classes={},
         )
         for v in prepared.spec.variants

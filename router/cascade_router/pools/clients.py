@@ -25,6 +25,7 @@ from cascade_api.names import (
     OUTPUT_PROMPT_TOKENS,
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
+    PARAMETER_LORA,
 )
 from cascade_api.plan import PlanVariant
 from cascade_api.report import BatchTime
@@ -170,11 +171,13 @@ class TritonClients:
         confidence: bool,
         request_id: str,
         timeout_s: float,
+        lora: str = "",
         image: bool = True,
     ) -> TritonImage:
         """Let one server make one image. Cancelling the task cancels the inference.
 
         Args:
+            lora: digest of the adapter to draw with; empty: none.
             image: whether the image itself is wanted; otherwise only what the model says about it is.
             size: width and height, which the answer does not contain if the image is encoded.
 
@@ -189,6 +192,7 @@ class TritonClients:
             form=form if image else None,
             confidence=confidence,
             request_id=request_id,
+            lora=lora,
         )
         try:
             response = await self._stub(endpoint).ModelInfer(
@@ -210,14 +214,20 @@ class TritonClients:
 
 
 def infer_request(
-    *, variant: PlanVariant, prompt: Prompt, form: ImageForm | None, confidence: bool, request_id: str
+    *,
+    variant: PlanVariant,
+    prompt: Prompt,
+    form: ImageForm | None,
+    confidence: bool,
+    request_id: str,
+    lora: str = "",
 ) -> Any:
     """The ModelInferRequest for one image; the model only computes the outputs that are requested.
 
     Without a ``form`` these are only those about the image.
     """
     request = service_pb2.ModelInferRequest(model_name=variant.model, id=request_id)
-    add_parameters(request, variant.settings.parameters)
+    add_parameters(request, variant.settings.parameters | ({PARAMETER_LORA: lora} if lora else {}))
     _add_bytes(request, INPUT_PROMPT, prompt.text)
     if prompt.negative is not None:
         _add_bytes(request, INPUT_NEGATIVE_PROMPT, prompt.negative)

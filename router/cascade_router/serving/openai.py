@@ -18,6 +18,7 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import PNG, Format, ImageForm, Prompt
 from ..requests import (
+    LORA,
     GenerateRequest,
     MadeImage,
     Receipt,
@@ -38,6 +39,7 @@ from .openai_bodies import (
     NO_BUCKET,
     QUALITIES,
     REFUSED,
+    AdapterChoice,
     Error,
     ErrorType,
     EventName,
@@ -133,6 +135,7 @@ def read_body(
             tier=QUALITIES[asked.quality or "auto"],
             steps=asked.num_inference_steps,
             guidance=guidance,
+            lora=asked.lora.name if isinstance(asked.lora, AdapterChoice) else asked.lora or "",
             tier_field="quality",
         ),
         "end_user": printable(asked.safety_identifier or asked.user or ""),
@@ -165,6 +168,7 @@ def how_made(answer: MadeImage) -> HowMade:
     return HowMade(
         route=answer.route,
         variant=answer.variant,
+        lora=answer.lora or None,
         confidence=answer.confidence,
         hardness=answer.hardness,
         latency_ms=round(answer.latency_s * 1000, 3),
@@ -293,6 +297,8 @@ def _refusal(problem: ErrorDetails) -> RequestRefused:
     """The refusal for the first problem that pydantic found in a body."""
     kind, value = problem["type"], problem["input"]
     name = str(problem["loc"][0]) if problem["loc"] else "body"
+    if name == LORA:
+        return invalid(name, 'must be the name of an adapter, or {"name": …}; its source and scale are the cascade\'s')
     if kind == "extra_forbidden":
         return invalid(
             name[:80].strip() or "body", f"{name[:80]!r} is not a known field; the fields are {', '.join(FIELDS)}"

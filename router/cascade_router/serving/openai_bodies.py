@@ -72,9 +72,15 @@ class _RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class AdapterChoice(_RequestBody):
+    """An adapter, in the form in which vLLM-Omni's clients name one."""
+
+    name: Text
+
+
 class JobRequest(_RequestBody):
-    """A request for one image. `negative_prompt`, `seed`, `num_inference_steps`, `guidance_scale`, `deadline_ms` and
-    `priority` are the KServe inputs and parameters of the same names; the other fields are OpenAI's."""
+    """A request for one image. `negative_prompt`, `seed`, `num_inference_steps`, `guidance_scale`, `lora`,
+    `deadline_ms` and `priority` are the KServe inputs and parameters of the same names; other fields are OpenAI's."""
 
     model: Text | None = None
     """name of a cascade; may be left out if there is only one"""
@@ -105,6 +111,8 @@ class JobRequest(_RequestBody):
     """a variant with this number of steps makes the image; refused if there is none"""
     guidance_scale: Annotated[float, _fits(minimum=0, maximum=MAX_GUIDANCE)] | None = None
     """a variant with this guidance makes the image; refused if there is none"""
+    lora: Text | AdapterChoice | None = None
+    """name of an adapter of the cascade's variants; only variants that have it make the image"""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """the same seed repeats an image if the same variant makes it; the cascade chooses that: compare `variant`"""
     deadline_ms: Annotated[float, _fits(minimum=SHORTEST_S * 1000)] | None = None
@@ -145,6 +153,8 @@ class HowMade(_ResponseBody):
 
     route: Route
     variant: str
+    lora: str | None
+    """the adapter with which it was drawn"""
     confidence: float | None
     hardness: float | None
     latency_ms: float
