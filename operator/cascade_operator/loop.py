@@ -144,7 +144,7 @@ class Loop:
         subjects = [each for each in found if isinstance(each, Subject)]
         refused = [each for each in found if isinstance(each, Refused)]
         await self._forget_gone({each.cascade.ref for each in subjects} | {each.ref for each in refused})
-        await self._cluster.reconcile(subjects)
+        await self._cluster.reconcile(subjects, self._source.pools())
         snapshot = await self._collect(subjects)
         now, began = self._clock(), time.monotonic()
         deciding = asyncio.get_running_loop().run_in_executor(self._solver, self._decide, snapshot, self._memory, now)
@@ -171,7 +171,8 @@ class Loop:
             woken = True
             self._woken.clear()
             found = await self._source.subjects()
-            await self._cluster.reconcile([each for each in found or () if isinstance(each, Subject)])
+            subjects = [each for each in found or () if isinstance(each, Subject)]
+            await self._cluster.reconcile(subjects, self._source.pools())
         if woken:
             self._woken.set()
 
@@ -204,7 +205,7 @@ class Loop:
             inventory,
             tuple(with_in_flight(worker, known) for worker in await self._cluster.workers()),
             store_available=available,
-            pools=tuple(self._source.pools()),
+            pools=tuple(each.pool for each in self._source.pools()),
         )
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from cascade_api.names import CascadeRef
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
+from cascade_operator.manifests.naming import Owner
 from cascade_operator.manifests.policies import worker_policy
 from support.crd import PLURALS
 from support.helm import (
@@ -304,7 +305,7 @@ def worker_policy_of(name: str) -> dict[str, Any]:
     """The NetworkPolicy that the operator of a case makes for a cascade in the namespace ``team``."""
     spec = worker_policy_setting(rendered(name))
     assert spec is not None
-    return worker_policy(CascadeRef("team", "shapes"), uid="u", spec=spec)
+    return worker_policy(Owner.cascade(CascadeRef("team", "shapes"), "u"), spec=spec)
 
 
 @pytest.mark.parametrize("version", SUPPORTED)

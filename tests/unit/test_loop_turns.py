@@ -38,7 +38,7 @@ from cascade_operator.snapshot import (
     Worker,
     WorkerState,
 )
-from cascade_operator.sources import FileSource, Refused, Source, Subject
+from cascade_operator.sources import FileSource, PoolSubject, Refused, Source, Subject
 from cascade_operator.store import Observation
 from support.factories import make_cascade, make_demand, make_profile, make_worker, weights_of
 from support.waiting import PATIENCE_S, eventually
@@ -113,7 +113,7 @@ class FakeCluster:
     async def workers(self) -> tuple[Worker, ...]:
         return tuple(self.all.values())
 
-    async def reconcile(self, subjects: Sequence[Subject]) -> None:
+    async def reconcile(self, subjects: Sequence[Subject], pools: Sequence[PoolSubject]) -> None:
         self.reconciled += 1
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
@@ -404,7 +404,7 @@ class ChangingSource:
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         return self.found
 
-    def pools(self) -> Sequence[WorkerPool]:
+    def pools(self) -> Sequence[PoolSubject]:
         return ()
 
     def owns(self, ref: CascadeRef) -> bool:
