@@ -21,13 +21,13 @@ import structlog
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan, is_credible, next_generation
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 
 from .clusters import Cluster, ClusterFailed
 from .planning.memory import CascadeMemory, Memory
 from .planning.planner import Decision
 from .refusals import status_of_refused
-from .snapshot import CascadeView, Move, PoolRef, Publish, SetStatus, Snapshot, StartWorker, Worker
+from .snapshot import CascadeView, Move, PoolRef, PoolView, Publish, SetStatus, Snapshot, StartWorker, Worker
 from .sources import Refused, Source, Subject
 from .store import Observation, Store, pools_of
 
@@ -49,6 +49,9 @@ class Reporter(Protocol):
 
     async def status(self, ref: CascadeRef, status: CascadeStatus) -> bool:
         """Write a status to the place where it is read; False if that failed and must be tried again."""
+
+    async def pool_status(self, ref: PoolRef, status: WorkerPoolStatus) -> bool:
+        """The same for a WorkerPool."""
 
     def plan(self, plan: Plan) -> None:
         """A plan was put in force."""
@@ -87,6 +90,8 @@ class Loop:
         self._recalled: set[CascadeRef] = set()
         self._plans: dict[CascadeRef, Plan] = {}
         self._statuses: dict[CascadeRef, CascadeStatus] = {}
+        self._pool_statuses: dict[str, WorkerPoolStatus] = {}
+        """The last statuses of WorkerPools, by their uid."""
         self.turned_s = time.monotonic()
         """When the last turn ended, by the monotonic clock. If it is long ago, the loop hangs."""
         self._woken = asyncio.Event()
@@ -152,7 +157,7 @@ class Loop:
         decision = await deciding
         self._reporter.decided(snapshot, decision, time.monotonic() - began)
         await self._act(decision, snapshot)
-        await asyncio.gather(*(self._tell_refused(each) for each in refused))
+        await asyncio.gather(*(self._tell_refused(each) for each in refused), self._report_pools(decision))
         await self._remember(decision.memory)
         for diagnosis in decision.diagnostics:
             log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures())
@@ -205,7 +210,10 @@ class Loop:
             inventory,
             tuple(with_in_flight(worker, known) for worker in await self._cluster.workers()),
             store_available=available,
-            pools=tuple(each.pool for each in self._source.pools()),
+            pools=tuple(
+                PoolView(each.pool, self._pool_statuses.get(each.uid) or each.status, each.complaint)
+                for each in self._source.pools()
+            ),
         )
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:
@@ -280,6 +288,13 @@ class Loop:
     async def _report(self, ref: CascadeRef, status: CascadeStatus) -> None:
         if await self._reporter.status(ref, status):
             self._statuses[ref] = status
+
+    async def _report_pools(self, decision: Decision) -> None:
+        there = {PoolRef(each.pool.metadata.namespace, each.pool.metadata.name): each for each in self._source.pools()}
+        self._pool_statuses = {each.uid: kept for each in there.values() if (kept := self._pool_statuses.get(each.uid))}
+        for ref, status in decision.pool_statuses.items():
+            if ref in there and await self._reporter.pool_status(ref, status):
+                self._pool_statuses[there[ref].uid] = status
 
     async def _tell_refused(self, refused: Refused) -> None:
         before = self._statuses.get(refused.ref) or refused.status
