@@ -28,7 +28,7 @@ from .planning.memory import CascadeMemory, Memory
 from .planning.planner import Decision
 from .refusals import status_of_refused
 from .snapshot import CascadeView, Move, PoolRef, PoolView, Publish, SetStatus, Snapshot, StartWorker, Worker
-from .sources import Refused, Source, Subject
+from .sources import PoolSubject, Refused, Source, Subject
 from .store import Observation, Store, pools_of
 
 log = structlog.get_logger(__name__)
@@ -90,8 +90,8 @@ class Loop:
         self._recalled: set[CascadeRef] = set()
         self._plans: dict[CascadeRef, Plan] = {}
         self._statuses: dict[CascadeRef, CascadeStatus] = {}
-        self._pool_statuses: dict[str, WorkerPoolStatus] = {}
-        """The last statuses of WorkerPools, by their uid."""
+        self._pool_statuses: dict[tuple[PoolRef, str], WorkerPoolStatus] = {}
+        """The last statuses of WorkerPools, by name and uid: one that is made again has none yet."""
         self.turned_s = time.monotonic()
         """When the last turn ended, by the monotonic clock. If it is long ago, the loop hangs."""
         self._woken = asyncio.Event()
@@ -211,8 +211,8 @@ class Loop:
             tuple(with_in_flight(worker, known) for worker in await self._cluster.workers()),
             store_available=available,
             pools=tuple(
-                PoolView(each.pool, self._pool_statuses.get(each.uid) or each.status, each.complaint)
-                for each in self._source.pools()
+                PoolView(each.pool, self._pool_statuses.get(key) or each.status, each.complaint)
+                for key, each in self._pools().items()
             ),
         )
 
@@ -290,11 +290,17 @@ class Loop:
             self._statuses[ref] = status
 
     async def _report_pools(self, decision: Decision) -> None:
-        there = {PoolRef(each.pool.metadata.namespace, each.pool.metadata.name): each for each in self._source.pools()}
-        self._pool_statuses = {each.uid: kept for each in there.values() if (kept := self._pool_statuses.get(each.uid))}
-        for ref, status in decision.pool_statuses.items():
-            if ref in there and await self._reporter.pool_status(ref, status):
-                self._pool_statuses[there[ref].uid] = status
+        there = self._pools()
+        self._pool_statuses = {key: kept for key, kept in self._pool_statuses.items() if key in there}
+        for ref, uid in there:
+            status = decision.pool_statuses.get(ref)
+            if status is not None and await self._reporter.pool_status(ref, status):
+                self._pool_statuses[ref, uid] = status
+
+    def _pools(self) -> dict[tuple[PoolRef, str], PoolSubject]:
+        """The WorkerPools that exist, by name and uid."""
+        found = self._source.pools()
+        return {(PoolRef(each.pool.metadata.namespace, each.pool.metadata.name), each.uid): each for each in found}
 
     async def _tell_refused(self, refused: Refused) -> None:
         before = self._statuses.get(refused.ref) or refused.status

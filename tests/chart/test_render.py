@@ -221,6 +221,7 @@ def test_no_role_has_wildcards_secrets_or_more_rights_than_documented(name: str)
     }  # fmt: skip
     assert not {r for r, _ in granted if r in ("*", "roles", "serviceaccounts")}
     assert not {v for _, v in granted if v in ("*", "escalate", "bind", "impersonate", "deletecollection")}
+    assert {v for r, v in granted if r == "workerpools"} == {"get", "list", "watch"}, "it writes their status alone"
     assert {r for r, v in granted if v in ("create", "delete")} == {
         "deployments", "configmaps", "networkpolicies", "pods", "events", "secrets"
     }  # fmt: skip

@@ -218,6 +218,35 @@ def test_whatever_dies_the_weights_of_all_cascades_of_a_pool_are_hosted_again(
     assert identities(installation, tenant) == there
 
 
+def test_an_operator_that_dies_while_a_pool_loads_weights_has_them_loaded(
+    installation: Installation, tenant: str
+) -> None:
+    first = [each for each in on_a_pool() if each["metadata"]["name"] != "heavies"]
+    installation.apply(first, namespace=tenant)
+    installation.wait_served(tenant, "lights")
+    installation.expect(lambda: everywhere(installation, tenant, 1), what="the first weights on every worker")
+    there = identities(installation, tenant)
+    with installation.load(rate=1, model=f"{tenant}.lights") as load:
+        installation.apply(on_a_pool(), namespace=tenant)
+        told = "heavies/shapes-heavy"
+        installation.expect(
+            lambda: any(told in variants_of(pod) for pod in installation.replicas(tenant)), what="a load to begin"
+        )
+        victim = _victim(installation, tenant, "", "operator")
+        victim.kill()
+        installation.expect(lambda: not runs(victim), what="the operator to be gone")
+        installation.wait_served(tenant, "heavies")
+        installation.expect(lambda: everywhere(installation, tenant, len(ALONE)), what="all weights everywhere")
+    assert load.unfailed, load.result
+    assert identities(installation, tenant) == there
+
+
+def variants_of(pod: Object) -> list[str]:
+    """What the agent of a worker is told to host."""
+    noted: str = (pod["metadata"].get("annotations") or {}).get("diffusioncascade.io/variants", "")
+    return noted.split(",")
+
+
 def test_a_worker_pool_that_is_deleted_is_missed_by_name_and_may_come_back(
     installation: Installation, tenant: str
 ) -> None:
