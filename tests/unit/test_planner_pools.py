@@ -253,6 +253,26 @@ def ready_of(world: PoolWorld) -> tuple[str, Reason]:
     return ready.status, ready.reason
 
 
+@pytest.mark.parametrize("accelerators", [1, 2, 4])
+def test_a_cascade_that_moves_to_a_pool_leaves_its_own_workers_when_the_pool_hosts_its_weights(
+    accelerators: int,
+) -> None:
+    cascade = on_pool("anna", pool=pool_of())
+    world = PoolWorld([cascade], accelerators=accelerators, slow=True)
+    own = [{"name": "own", "class": "cpu", "max": 4, "hosting": "shared"}]
+    before = make_cascade("anna", workers=own).spec.workers
+    world.cascades = [cascade.model_copy(update={"spec": cascade.spec.model_copy(update={"workers": before})})]
+    world.tick(6)
+    assert {worker.pool.cascade for worker in world.workers.values()} == {"anna"}
+    world.cascades = [cascade]
+    for _ in range(20):
+        world.tick()
+        hosted = {d for w in world.workers.values() for d in w.hosting(HostState.READY) if w.state.value != "draining"}
+        assert accelerators == 1 or weights_of(cascade) <= hosted, "it is served all the time"
+    assert {worker.pool for worker in world.workers.values()} == {POOL}
+    assert weights_of(cascade) <= set(world.hosted)
+
+
 def test_the_cost_of_a_pool_is_attributed_to_its_cascades_by_their_part_of_it() -> None:
     world = PoolWorld(three(), rates={"anna": 40.0, "bert": 10.0, "carl": 1.0})
     world._planner = Planner(

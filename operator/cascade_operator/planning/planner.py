@@ -22,7 +22,7 @@ from .allocation import Placement
 from .division import Divisions
 from .forecast import Forecast, forecast
 from .memory import CascadeMemory, Memory, Target
-from .moves import Moves, decide_moves, decide_pool_moves, started
+from .moves import Moves, decide_former_moves, decide_moves, decide_pool_moves, started
 from .observed import Observed, observe
 from .pool_statuses import pool_status
 from .prepared import Preparations, prices_per_hour
@@ -101,6 +101,10 @@ class Planner:
                 if seen.pool is None:
                     moves = decide_moves(seen, expected, decided, free, now, settings)
                     free = free - started(moves)
+                elif any(worker.pool != seen.pool for worker in seen.workers):
+                    former = decide_former_moves(seen, snapshot.free, now)
+                    moves = replace(moves, actions=(*moves.actions, *former.actions))
+                    actions += former.actions
                 said = publication(seen, expected, decided, moves, division, now, settings)
             # The plan comes before the moves, so that routers leave a replica before it is drained.
             actions += [Publish(said.plan)] if said is not None and said.plan is not None else []
