@@ -11,6 +11,7 @@ import pytest
 from cascade_api.names import API_VERSION, CascadeRef
 from cascade_api.plan import Plan
 from support.installation import CASCADES, DEFINED, Installation
+from support.kube import ROOT
 from support.kube_api import Object
 from support.patience import patient_documents
 from support.processes import children, runs
@@ -245,6 +246,13 @@ def variants_of(pod: Object) -> list[str]:
     """What the agent of a worker is told to host."""
     noted: str = (pod["metadata"].get("annotations") or {}).get("diffusioncascade.io/variants", "")
     return noted.split(",")
+
+
+def test_the_example_of_a_pool_is_served(installation: Installation, tenant: str) -> None:
+    installation.apply((ROOT / "examples" / "shared-pool.yaml").read_text(), namespace=tenant)
+    for name in ("portraits", "posters", "icons"):
+        installation.wait_served(tenant, name)
+    assert installation.deployments(tenant).keys() == {"slots"}
 
 
 def test_a_worker_pool_that_is_deleted_is_missed_by_name_and_may_come_back(
