@@ -289,7 +289,7 @@ class KubernetesCluster:
         then change the number: the cluster removes the cheapest pods first."""
         by_name = {pod.key[1]: pod for pod in pool.pods}
         for name, weights in change.told.items():
-            log.info("hosting", pool=pool.name, worker=name, weights=list(weights))
+            log.info("hosting", namespace=kept.ref.namespace, pool=pool.name, worker=name, weights=list(weights))
             await self._annotate(by_name[name], _hosting(kept, weights))
         if not change.resizes(pool):
             return
