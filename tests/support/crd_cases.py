@@ -106,6 +106,12 @@ CASES = [
         good=[{"spec.workers.min": 2, "spec.workers.max": 2}],
     ),
     Case(
+        POOL, "spec", "class is immutable",
+        bad=[{"spec.class": "another"}],
+        good=[{}, {"spec.hosting": "dedicated"}],
+        update=True,
+    ),
+    Case(
         CASCADE, "spec.variants[]", "a variant's model, settings, engine and precision are immutable",
         bad=[{f"spec.variants.0.{name}": value} for name, value in
              {"model.source": "hf://owner/other", "model.revision": "def456", "model.weights": "light",

@@ -59,7 +59,7 @@ ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that all-heavy must gain to be worth its accelerator time; less time must gain less, in
 proportion. A smaller gain cannot be distinguished from noise."""
 
-NO_WORKER_POOLS: Final = "there are no WorkerPools here so far: give the cascade a pool of its own"
+NO_WORKER_POOLS: Final = "there is no such WorkerPool that the cascade fits: add it, or name another"
 """Why a cascade on a WorkerPool is refused where nobody says what that is."""
 
 NONE_SLOWER: Final[Mapping[PoolKey, float]] = {}
