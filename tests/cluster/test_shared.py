@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+import yaml
 
 from cascade_api.names import API_VERSION, CascadeRef
 from cascade_api.plan import Plan
@@ -249,7 +250,10 @@ def variants_of(pod: Object) -> list[str]:
 
 
 def test_the_example_of_a_pool_is_served(installation: Installation, tenant: str) -> None:
-    installation.apply((ROOT / "examples" / "shared-pool.yaml").read_text(), namespace=tenant)
+    documents = list(yaml.safe_load_all((ROOT / "examples" / "shared-pool.yaml").read_text()))
+    for document in documents:
+        document["metadata"].pop("namespace", None)
+    installation.apply(documents, namespace=tenant)
     for name in ("portraits", "posters", "icons"):
         installation.wait_served(tenant, name)
     assert installation.deployments(tenant).keys() == {"slots"}
