@@ -129,6 +129,12 @@ CASES = [
         good=[{"spec.variants.0.adapters": [ADAPTER, {**ADAPTER, "name": "oil"}]}],
     ),
     Case(
+        CASCADE, "spec.variants[]", "weights in int8 take no adapters",
+        bad=[{"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.precision": "int8"}],
+        good=[{"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.precision": "fp16"},
+              {"spec.variants.0.precision": "int8"}],
+    ),
+    Case(
         CASCADE, "spec.variants[].adapters[]", "scale must be above zero",
         bad=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0", "0.000")],
         good=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0.001", "9.999", "1")],
