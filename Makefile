@@ -28,14 +28,14 @@ setup: ## environments and tools, from the locks
 	@$(MAKE) --silent --no-print-directory --jobs=2 .venv/.ready .venv-triton/.ready .tools/.ready
 
 .venv/.ready: requirements/dev.lock pyproject.toml
-	@echo "setup: project environment (.venv), about a minute"
+	@echo "setup: project environment (.venv), a minute or two in which pip says nothing"
 	@$(call venv,.venv)
 	@$(BIN)/pip install $(PIP_FLAGS) -r requirements/dev.lock
 	@$(BIN)/pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-triton/.ready: requirements/triton.lock
-	@echo "setup: Triton environment (.venv-triton), about half a minute"
+	@echo "setup: Triton environment (.venv-triton), beside it, half a minute"
 	@$(call venv,.venv-triton)
 	@.venv-triton/bin/pip install $(PIP_FLAGS) -r requirements/triton.lock
 	@touch $@
@@ -88,7 +88,8 @@ setup: ## environments and tools, from the locks
 	@.venv-ray/bin/pip install $(PIP_FLAGS) -r requirements/ray.lock
 	@touch $@
 
-up: setup ## serve the built-in cascade on this machine (Ctrl-C stops it)
+up: ## set up what serving needs, and serve the built-in cascade on this machine (Ctrl-C stops it)
+	@$(MAKE) --silent --no-print-directory --jobs=2 .venv/.ready .venv-triton/.ready
 	@$(BIN)/cascade up -f $(FILE) $(ARGS)
 
 down: ## stop what `cascade up --detach` left running

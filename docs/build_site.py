@@ -24,7 +24,7 @@ PAGES = ("*.md", "*.svg", "*.png", "*.css", "LICENSE", "examples/*", "router/cas
 
 def main() -> None:
     """Lay the pages out below TARGET and have Zensical build TARGET/site."""
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python docs/build_site.py TARGET")
     target = Path(sys.argv[1]).resolve()
     shutil.rmtree(target, ignore_errors=True)

@@ -166,7 +166,10 @@ async def _plan(store: Store, raw: dict[str, Any]) -> Finding:
     seen = await store.observe(cascade.ref, pools_of(cascade))
     if seen is None or seen.plan is None:
         return Finding(
-            subject, "no plan is published", True, f"see `cascade explain {meta['name']}` and the operator's log"
+            subject,
+            "no plan is published",
+            True,
+            f"see `kubectl cascade explain {meta['name']}` and the operator's log",
         )
     age_s = time.time() - seen.plan.generation / 1000
     behind = [r.router for r in seen.reports if r.plan_generation < seen.plan.generation]

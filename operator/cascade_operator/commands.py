@@ -1,4 +1,4 @@
-"""The operator's subcommands of `cascade`: up, down, example, status, plan, explain, doctor.
+"""The operator's subcommands of `cascade`: up, down, example, status, plan, doctor.
 
 Everything except typer is imported when a command runs. So the command line stays quick, and an image without the
 libraries of local mode still has the other commands.
@@ -31,7 +31,6 @@ def register(app: typer.Typer) -> None:
     app.command()(example)
     app.command()(status)
     app.command()(plan)
-    app.command()(explain)
     app.command()(doctor)
 
 
@@ -126,36 +125,6 @@ def plan(
 
     decided = whatif.decide_for(load_cascades(read_text(file), source=str(file)), demand=demand, source=str(file))
     typer.echo(whatif.as_json(decided) if json else whatif.as_text(decided))
-
-
-def explain(
-    name: Annotated[str, typer.Argument(help="Name of a DiffusionCascade on the cluster.")],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The cascade's namespace.")] = "default",
-    redis_url: Annotated[
-        str,
-        typer.Option(
-            envvar="REDIS_URL",
-            help="The operator's Redis, to show the whole plan. Put a URL with a password into the variable.",
-        ),
-    ] = "",
-    json: Json = False,
-) -> None:
-    """Say why a cascade on a cluster runs what it runs, and what keeps it from being better."""
-    import asyncio
-
-    from cascade_api.names import CascadeRef
-    from cascade_api.settings import OperatorSettings, from_environment
-
-    from . import explain as explaining
-
-    found = asyncio.run(
-        explaining.explain(
-            CascadeRef(namespace, name),
-            redis_url=redis_url,
-            timeout_s=from_environment(OperatorSettings).api_timeout_s,
-        )
-    )
-    typer.echo(explaining.as_json(found) if json else explaining.as_text(found))
 
 
 def doctor(

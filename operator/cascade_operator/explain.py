@@ -1,4 +1,4 @@
-"""`cascade explain`: why a cascade on a cluster runs what it runs, and what keeps it from being better."""
+"""What `cascade explain` says: why a cascade runs what it runs, and what keeps it from being better. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cascade_api.command import CommandFailed
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType
 from cascade_api.status import CascadeStatus, Condition
-
-from .clusters.kubernetes.api import CASCADES, EVENTS, ApiAway, ApiRefused, KubernetesApi, connect
-from .store import Store
 
 EVENTS_SHOWN: Final = 5
 GOOD: Final = {
@@ -26,7 +22,7 @@ GOOD: Final = {
 
 @dataclass(frozen=True)
 class Explained:
-    """What is known about one cascade; ``plan`` is None if Redis was not asked or has none."""
+    """What is known about one cascade; ``plan`` is None if there is none, or it was not asked for."""
 
     ref: CascadeRef
     status: CascadeStatus | None
@@ -34,39 +30,9 @@ class Explained:
     events: Sequence[tuple[str, str, str]]
 
 
-async def explain(ref: CascadeRef, *, redis_url: str, timeout_s: float) -> Explained:
-    """Ask the API server, and also Redis if its URL is given; raises CommandFailed."""
-    api = KubernetesApi(connect(timeout_s=timeout_s), timeout_s=timeout_s)
-    try:
-        raw = await api.get(CASCADES, ref.namespace, ref.name)
-        if raw is None:
-            raise CommandFailed(f"there is no DiffusionCascade {ref.name!r} in namespace {ref.namespace!r}")
-        events = await _events_of(api, ref, raw["metadata"]["uid"])
-    except (ApiAway, ApiRefused) as error:
-        raise CommandFailed(f"the cluster does not answer: {error}") from None
-    finally:
-        api.close()
-    plan = None
-    if redis_url:
-        async with Store(redis_url) as store:
-            plan = await store.plan(ref)
-    return explained(ref, raw, events, plan)
-
-
-def explained(
-    ref: CascadeRef, raw: dict[str, Any], events: Sequence[dict[str, Any]], plan: Plan | None = None
-) -> Explained:
-    """What a cascade's resource, its Events and its plan say."""
-    return Explained(ref, _status(raw), plan, _latest(events))
-
-
-async def _events_of(api: KubernetesApi, ref: CascadeRef, uid: str) -> list[dict[str, Any]]:
-    """The Events of a cascade; empty if this account may not read Events, as the operator's own may not."""
-    try:
-        events = await api.list(EVENTS, ref.namespace)
-    except ApiRefused:
-        return []
-    return [event for event in events if (event.get("involvedObject") or {}).get("uid") == uid]
+def explained(ref: CascadeRef, raw: dict[str, Any], events: Sequence[dict[str, Any]]) -> Explained:
+    """What a cascade's resource and its Events say."""
+    return Explained(ref, _status(raw), None, _latest(events))
 
 
 def as_text(found: Explained) -> str:
@@ -103,17 +69,14 @@ def as_text(found: Explained) -> str:
     return "\n".join(lines)
 
 
-def as_json(found: Explained) -> str:
-    """The same as JSON, for programs."""
-    return json.dumps(
-        {
-            "cascade": str(found.ref),
-            "status": None if found.status is None else found.status.wire(),
-            "plan": None if found.plan is None else json.loads(found.plan.to_json()),
-            "events": [{"time": at, "reason": reason, "message": message} for at, reason, message in found.events],
-        },
-        indent=2,
-    )
+def as_data(found: Explained) -> dict[str, Any]:
+    """The same as data, for programs."""
+    return {
+        "cascade": str(found.ref),
+        "status": None if found.status is None else found.status.wire(),
+        "plan": None if found.plan is None else json.loads(found.plan.to_json()),
+        "events": [{"time": at, "reason": reason, "message": message} for at, reason, message in found.events],
+    }
 
 
 def _headline(status: CascadeStatus) -> str:

@@ -11,6 +11,7 @@ from .load import command as load
 from .measure import command as measure
 from .simulate import command as simulate
 from .watch import command as watch
+from .watch import explaining
 
 
 def register(app: typer.Typer) -> None:
@@ -22,3 +23,4 @@ def register(app: typer.Typer) -> None:
     measure.register(app)
     simulate.register(app)
     watch.register(app)
+    explaining.register(app)

@@ -17,7 +17,14 @@ import typer
 from cascade_api.addresses import split_address
 from cascade_api.command import CommandFailed, check_text
 from cascade_api.local import default_state_dir, read_addresses
-from cascade_api.names import GRPC_UNBOUNDED, INPUT_PROMPT, INPUT_SEED, OUTPUT_CONFIDENCE, OUTPUT_IMAGE_ENCODED
+from cascade_api.names import (
+    GRPC_UNBOUNDED,
+    INPUT_PROMPT,
+    INPUT_SEED,
+    OUTPUT_CONFIDENCE,
+    OUTPUT_IMAGE_ENCODED,
+    PARAMETER_LORA,
+)
 from cascade_api.quantities import duration_s
 
 _CALL_MARGIN_S: Final = 5.0
@@ -106,6 +113,7 @@ def generate(
     cascade: Annotated[str, typer.Option(help="Cascade to use; needed if several are served.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of the image; default: random.")] = None,
     deadline: Annotated[str, typer.Option(help="Time allowed, such as 2s; default: the objective.")] = "",
+    lora: Annotated[str, typer.Option(help="Name of an adapter of the cascade's variants.")] = "",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's.")] = "",
     ca: Annotated[Path | None, typer.Option(help="PEM of the router's authority; it turns TLS on.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM of a client certificate.")] = None,
@@ -126,9 +134,10 @@ def generate(
         raise CommandFailed(f"--deadline: {deadline} is more than {_LONGEST_DEADLINE_S / 3600:g}h", code=2)
     check_text(prompt, option="prompt")
     check_text(cascade, option="--cascade")
+    check_text(lora, option="--lora")
     target = _target(grpc) if grpc else _local_address(state_dir or default_state_dir())
     used_seed = random.getrandbits(31) if seed is None else seed
-    made = _ask(target, prompt, access=access, cascade=cascade, seed=used_seed, deadline_s=deadline_s)
+    made = _ask(target, prompt, access=access, cascade=cascade, seed=used_seed, lora=lora, deadline_s=deadline_s)
     _write(output, made.pop("file"))
     made |= {"seed": used_seed, "file": str(output)}
     if as_json:
@@ -160,7 +169,7 @@ def _local_address(state_dir: Path) -> str:
 
 
 def _ask(
-    target: str, prompt: str, *, access: Access, cascade: str, seed: int, deadline_s: float | None
+    target: str, prompt: str, *, access: Access, cascade: str, seed: int, lora: str, deadline_s: float | None
 ) -> dict[str, Any]:
     """The PNG file of an image, and how it was made."""
     import numpy as np
@@ -173,7 +182,9 @@ def _ask(
         inputs[1].set_data_from_numpy(np.array([seed], dtype=np.int64))
     except OverflowError:
         raise CommandFailed(f"--seed: {seed} does not fit into 64 bits", code=2) from None
-    parameters = {} if deadline_s is None else {"deadline_ms": round(deadline_s * 1000)}
+    parameters: dict[str, int | str] = {} if deadline_s is None else {"deadline_ms": round(deadline_s * 1000)}
+    if lora:
+        parameters[PARAMETER_LORA] = lora
     client = access.client(target)
     try:
         model = cascade or _only_cascade(client, target, access.headers)

@@ -89,14 +89,14 @@ def test_nothing_running_is_exit_code_1_with_the_fix(shared_router: RouterProces
 
 
 def test_a_load_of_an_unknown_model_does_not_begin(shared_router: RouterProcess) -> None:
-    command = [CASCADE, "load", "--grpc", shared_router.grpc, "--model", "nosuch", "--rate", "1", "--duration", "10m"]
+    command = [CASCADE, "load", "--grpc", shared_router.grpc, "--cascade", "nosuch", "--rate", "1", "--duration", "10m"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "cascade: --model: 'nosuch' is not served here; there is: shapes\n"
+    assert run.stderr == "cascade: --cascade: 'nosuch' is not served here; there is: shapes\n"
 
 
 def test_a_load_that_is_interrupted_shows_what_there_is(shared_router: RouterProcess) -> None:
-    command = [CASCADE, "load", "--json", "--grpc", shared_router.grpc, "--model", "default.shapes"]
+    command = [CASCADE, "load", "--json", "--grpc", shared_router.grpc, "--cascade", "default.shapes"]
     command += ["--rate", "1", "--duration", "10m", "--deadline", "100s"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
         assert load.stderr is not None

@@ -81,6 +81,12 @@ def test_status_shows_pools_plan_shares_and_conditions(serving: LocalRun) -> Non
         return hosts and "default/shapes" in text and "shares planned / realised" in text
 
     wait_for(told, what="the same to be told in words")
+    why = serving.cascade("explain", "shapes").stdout
+    for part in ("default/shapes: Ready=True", "  bound by  ", "  expects   ", "  decided   "):
+        assert part in why
+    [explained] = json.loads(serving.cascade("explain", "--json").stdout)
+    assert explained["plan"]["cascade"] == "default/shapes"
+    assert "there is: shapes" in serving.cascade("explain", "nosuch").stderr
 
 
 def test_top_shows_the_same_as_the_router_tells(serving: LocalRun) -> None:

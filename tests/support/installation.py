@@ -248,7 +248,7 @@ class Installation:
     @contextlib.contextmanager
     def load(self, *, rate: float, model: str = "shapes", router: int = 0) -> Iterator[Load]:
         """`cascade load` while the block runs, begun by then; its result is there afterwards."""
-        where = ["--grpc", self.routers[router], "--model", model]
+        where = ["--grpc", self.routers[router], "--cascade", model]
         what = ["--rate", str(rate), "--duration", "3600s", "--deadline", f"{self.longest_s}s"]
         command = [str(CASCADE), "load", "--json", *where, *what]
         with tempfile.NamedTemporaryFile() as log:

@@ -236,7 +236,7 @@ class Release:
 
         A request whose connection broke is sent once again with its id, as docs/router.md has clients do.
         """
-        where = ["--grpc", f"{self.address()}:8001", "--model", model]
+        where = ["--grpc", f"{self.address()}:8001", "--cascade", model]
         what = ["--rate", str(rate), "--duration", "3600s", "--deadline", "60s", "--retry-lost", "--json"]
         command = [*self.node.in_network, str(Path(sys.executable).parent / "cascade"), "load", *where, *what]
         with tempfile.NamedTemporaryFile() as log:

@@ -157,7 +157,7 @@ def test_options_of_a_simulation_are_refused_before_it_runs(
         (("--deadline", "1000h"), "--deadline: 1000h is more than 720h"),
         (("--seed", "-1"), "'--seed'"),
         (("--grpc", "foo"), "--grpc: 'foo' is not HOST:PORT"),
-        (("--model", "\udcff"), "--model: is not valid UTF-8"),
+        (("--cascade", "\udcff"), "--cascade: is not valid UTF-8"),
     ],
 )
 def test_options_of_a_load_are_refused_before_it_begins(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.status import CascadeStatus, Condition, PoolStatus
-from cascade_operator.explain import Explained, as_json, as_text
+from cascade_operator.explain import Explained, as_data, as_text
 from support.plans import make_plan
 
 REF = CascadeRef("media", "portraits")
@@ -54,4 +54,4 @@ def test_everything_that_matters_is_said_and_what_is_well_is_not() -> None:
 
 def test_without_a_status_there_is_no_operator() -> None:
     assert "no operator has seen it yet" in as_text(Explained(REF, None, None, []))
-    assert '"cascade": "media/portraits"' in as_json(Explained(REF, STATUS, make_plan(), []))
+    assert as_data(Explained(REF, STATUS, make_plan(), []))["cascade"] == "media/portraits"

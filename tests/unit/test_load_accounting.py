@@ -34,7 +34,7 @@ OUTCOMES = st.sampled_from(
 def test_sent_is_the_sum_of_what_became_of_it(outcomes: list[Outcome], open_ones: int) -> None:
     ledger = Ledger(deadline_s=2.0)
     for index in range(len(outcomes) + open_ones):
-        ledger.send(str(index))
+        ledger.send(str(index), behind_s=0.0)
     for index, outcome in enumerate(outcomes):
         ledger.settle(str(index), outcome)
     data = summary.as_data(ledger, rate=1, duration_s=1, quality=None)
@@ -50,7 +50,7 @@ def test_sent_is_the_sum_of_what_became_of_it(outcomes: list[Outcome], open_ones
 
 def test_a_second_answer_to_the_same_request_is_noticed() -> None:
     ledger = Ledger(deadline_s=2.0)
-    ledger.send("a")
+    ledger.send("a", behind_s=0.0)
     ledger.settle("a", Outcome(OutcomeKind.ANSWERED, 0.1, route="light"))
     assert ledger.balanced
     ledger.settle("a", Outcome(OutcomeKind.ANSWERED, 0.2, route="direct"))
@@ -59,11 +59,21 @@ def test_a_second_answer_to_the_same_request_is_noticed() -> None:
     assert ledger.routes == {"light": 1}
 
 
+@pytest.mark.parametrize(("behind_s", "said"), [(0.03, False), (0.3, True)])
+def test_a_load_that_is_late_itself_says_so(behind_s: float, said: bool) -> None:
+    ledger = Ledger(deadline_s=2.0)
+    ledger.send("a", behind_s=behind_s)
+    ledger.settle("a", Outcome(OutcomeKind.ANSWERED, 0.5, route="light"))
+    data = summary.as_data(ledger, rate=1, duration_s=1, quality=None)
+    assert data["sentBehindP99"] == behind_s
+    assert ("this command was late itself" in summary.as_text(data)) is said
+
+
 def test_an_id_is_sent_once_and_settled_only_if_sent() -> None:
     ledger = Ledger(deadline_s=2.0)
-    ledger.send("a")
+    ledger.send("a", behind_s=0.0)
     with pytest.raises(ValueError, match="sent before"):
-        ledger.send("a")
+        ledger.send("a", behind_s=0.0)
     with pytest.raises(ValueError, match="never sent"):
         ledger.settle("b", Outcome(OutcomeKind.LOST, 0.0))
 
@@ -71,7 +81,7 @@ def test_an_id_is_sent_once_and_settled_only_if_sent() -> None:
 def test_a_degraded_answer_counts_as_light_beside_the_plan() -> None:
     ledger = Ledger(deadline_s=2.0)
     for index, route in enumerate(["light", "degraded", "escalated", "direct"]):
-        ledger.send(str(index))
+        ledger.send(str(index), behind_s=0.0)
         ledger.settle(str(index), Outcome(OutcomeKind.ANSWERED, 0.1, route=route))
         ledger.plan_in_force({"light": 0.25, "escalated": 0.5, "direct": 0.25})
     assert ledger.realised_shares == {"direct": 0.25, "escalated": 0.25, "light": 0.5}

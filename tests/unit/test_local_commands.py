@@ -48,6 +48,15 @@ def test_a_greeting_calls_the_program_as_the_shell_finds_it(
     assert f"{program if program == 'cascade' else shlex.quote(str(BIN / 'cascade'))} down" in greeted(detached=True)
 
 
+def test_with_several_cascades_a_greeting_names_one_in_each_command() -> None:
+    first, rest = shapes_manifest().split("\n---\n", 1)
+    second = first.replace("name: shapes\n", "name: posters\n", 1)
+    file = load_cascades("\n---\n".join((first, second, rest)), source="m.yaml")
+    said = greeting.text(file, ADDRESSES, took_s=1.0, state_dir=None, detached=False)
+    assert said.count(" --cascade shapes") == 2
+    assert " --cascade " not in greeted()
+
+
 def test_nobody_needs_to_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     print_line("said to nobody")

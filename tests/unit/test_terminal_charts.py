@@ -48,7 +48,7 @@ def test_a_load_is_drawn_by_what_came_between_two_looks() -> None:
     ledger, course = Ledger(deadline_s=1.0), Course(every_s=2)
     assert course.lines() == []
     for second, (latency_s, route) in enumerate([(0.5, "light"), (2.0, "escalated"), (0.1, "direct")]):
-        ledger.send(str(second))
+        ledger.send(str(second), behind_s=0.0)
         ledger.settle(str(second), Outcome(OutcomeKind.ANSWERED, latency_s, route=route))
         course.note(ledger)
     course.note(ledger)

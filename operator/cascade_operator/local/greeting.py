@@ -26,6 +26,7 @@ def text(file: CascadeFile, addresses: Addresses, *, took_s: float, state_dir: P
     program = _program(here=not detached)
     models = [cascade.metadata.name for cascade in file.cascades]
     where = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir is not None else ""
+    which = f" --cascade {models[0]}" if len(models) > 1 else ""
     body = json.dumps({"model": models[0], "prompt": PROMPT})
     stop = f"{program} down{where}" if detached else "Ctrl-C"
     return f"""
@@ -36,11 +37,12 @@ Ready after {took_s:.1f} s. Models: {", ".join(models)}
   Page  http://{addresses.http}/ to see what it does and why, and to try prompts in a browser
 
 Ask for a picture:
-  {program} generate "{PROMPT}" -o out.png{where}
+  {program} generate "{PROMPT}" -o out.png{which}{where}
   curl -s http://{addresses.http}/v1/images/generations -H 'content-type: application/json' \\
     -d '{body}' | {_SAVE} > out.png
-Put load on it:      {program} load --rate 10 --duration 30{where}
+Put load on it:      {program} load --rate 10 --duration 30{which}{where}
 See what it does:    {program} status{where}
+Ask why:             {program} explain{where}
 Stop it:             {stop}
 """
 

@@ -114,7 +114,7 @@ def explain(
     """Say why a cascade runs what it runs, what keeps it from being better, and what was decided lately."""
     from cascade_operator import explain as explaining
 
-    from . import tables
+    from ..watch.explaining import decisions
 
     cluster = _cluster(context, kubeconfig)
     ref = _ref(cluster, namespace, name)
@@ -123,7 +123,7 @@ def explain(
     events = cluster.get("events", "--namespace", ref.namespace, "--field-selector", involved)["items"]
     typer.echo(explaining.as_text(explaining.explained(ref, resource, events)))
     served = {cascade.cascade: cascade for cascade in _view(cluster, router, api_key).cascades}
-    for line in tables.decisions(served.get(str(ref))):
+    for line in decisions(served.get(str(ref))):
         typer.echo(line)
 
 

@@ -1,15 +1,12 @@
-"""What `kubectl cascade` prints of several cascades, and of decisions."""
+"""What `kubectl cascade` prints of several cascades."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from cascade_api.console import CascadeView
 from cascade_api.reasons import ConditionType
 from cascade_api.status import CascadeStatus
-
-DECISIONS_SHOWN = 5
 
 
 def statuses(rows: Sequence[tuple[str, CascadeStatus | None, CascadeView | None]]) -> str:
@@ -23,15 +20,6 @@ def statuses(rows: Sequence[tuple[str, CascadeStatus | None, CascadeView | None]
     return "\n".join(
         "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def decisions(view: CascadeView | None) -> Iterator[str]:
-    """The latest decisions, the newest first, as lines for `explain`."""
-    if view is None:
-        yield "  no router serves it"
-        return
-    for each in reversed(view.decisions[-DECISIONS_SHOWN:]):
-        yield f"  decided   {time.strftime('%H:%M:%S', time.localtime(each.at_ms / 1000))} {each.why}"
 
 
 def _now(view: CascadeView) -> tuple[str, str, str, str, str, str]:

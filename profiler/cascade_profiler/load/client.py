@@ -123,14 +123,14 @@ async def find_model(address: str, *, wanted: str = "") -> str:
             raise _not_found(error, address) from None
     names = sorted({model.name for model in index.models})
     if len(names) != 1:
-        raise CommandFailed(f"{address} serves {', '.join(names) or 'no model yet'}: choose one with --model")
+        raise CommandFailed(f"{address} serves {', '.join(names) or 'no cascade yet'}: choose one with --cascade")
     return str(names[0])
 
 
 def _not_found(error: grpc.aio.AioRpcError, address: str) -> CommandFailed:
     detail = error.details() or ""
     if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
-        return CommandFailed(f"--model: {detail.removeprefix('model: ')}", code=2)
+        return CommandFailed(f"--cascade: {detail.removeprefix('model: ')}", code=2)
     if _refused(error):
         return CommandFailed(f"{address}: {detail}")
     return CommandFailed(

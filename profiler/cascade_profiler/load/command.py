@@ -29,7 +29,7 @@ def load(
     prompts: Annotated[
         str, typer.Option(help="shapes (or shapes:heldout, shapes:test), or a file with a prompt a line.")
     ] = "shapes",
-    model: Annotated[str, typer.Option(help="Model to use; default: the one that is served.")] = "",
+    cascade: Annotated[str, typer.Option(help="Cascade to use; needed if several are served.")] = "",
     grpc: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's, else 127.0.0.1:8001.")
     ] = "",
@@ -58,7 +58,7 @@ def load(
             deadline_s=seconds(deadline, option="--deadline"),
             seed=seed,
             prompts=prompts,
-            model=model,
+            cascade=cascade,
             grpc=grpc,
             max_in_flight=max_in_flight,
             retry_lost=retry_lost,

@@ -102,7 +102,7 @@ class Generator:
         return True
 
     async def _one(self, request_id: str, prompt: str, intended: float) -> None:
-        self._ledger.send(request_id)
+        self._ledger.send(request_id, behind_s=self._clock() - intended)
         outcome = await self._ask(request_id, prompt, intended, again=False)
         if outcome.kind is OutcomeKind.LOST and self._load.retry_lost:
             self._ledger.retried += 1

@@ -38,7 +38,8 @@ class Ledger:
     """The account of one run. ``unsent`` counts requests that were not sent because too many were in flight."""
 
     deadline_s: float
-    sent: set[str] = field(default_factory=set)
+    sent: dict[str, float] = field(default_factory=dict)
+    """By request id, how many seconds after its arrival a request was really sent: a busy machine sends late."""
     unsent: int = 0
     retried: int = 0
     answered_twice: int = 0
@@ -47,11 +48,11 @@ class Ledger:
     """For each route, the sum over all answers of the share that the plan gave it when the answer came."""
     planned_answers: int = 0
 
-    def send(self, request_id: str) -> None:
-        """Record that a request was sent."""
+    def send(self, request_id: str, *, behind_s: float) -> None:
+        """Record that a request was sent, ``behind_s`` seconds after it should have been."""
         if request_id in self.sent:
             raise ValueError(f"request {request_id} was sent before")
-        self.sent.add(request_id)
+        self.sent[request_id] = behind_s
 
     def settle(self, request_id: str, outcome: Outcome) -> None:
         """Record the end of a request. A second answer to the same id is only counted; the first one is kept."""

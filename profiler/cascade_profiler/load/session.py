@@ -39,7 +39,7 @@ class LoadTestOptions:
     deadline_s: float
     seed: int
     prompts: str
-    model: str
+    cascade: str
     grpc: str
     max_in_flight: int
     retry_lost: bool
@@ -71,8 +71,8 @@ async def _run(options: LoadTestOptions) -> Result:
         split_address(grpc)
     except ValueError as error:
         raise CommandFailed(f"--grpc: {error}", code=2) from None
-    check_text(options.model, option="--model")
-    model = await find_model(grpc, wanted=options.model)
+    check_text(options.cascade, option="--cascade")
+    model = await find_model(grpc, wanted=options.cascade)
     gallery = Gallery(rng=random.Random(options.seed)) if is_shapes(options.prompts) else None  # noqa: S311
     ledger = Ledger(deadline_s=options.deadline_s)
     course = Course(every_s=PROGRESS_EVERY_S)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from cascade_api.quantiles import nearest_rank
 
 from .ledger import Ledger, OutcomeKind
 from .verdicts import Quality
+
+NOTABLE_DELAY: Final = 0.02
+"""Share of the deadline; if this command sends requests later than that, its figures are about itself, too."""
 
 
 def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality | None) -> dict[str, Any]:
@@ -31,6 +34,7 @@ def as_data(ledger: Ledger, *, rate: float, duration_s: float, quality: Quality 
         "balanced": ledger.balanced,
         "violations": ledger.violations,
         "latency": {f"p{share}": nearest_rank(latencies, share / 100) for share in (50, 95, 99)},
+        "sentBehindP99": nearest_rank(sorted(ledger.sent.values()), 0.99),
         "routes": dict(ledger.routes),
         "shares": {"planned": ledger.planned_shares, "realised": ledger.realised_shares},
         "quality": asdict(quality) if quality else None,
@@ -60,6 +64,12 @@ def as_text(data: dict[str, Any]) -> str:
     latency = data["latency"]
     if data["answered"]:
         lines.append("latency " + ", ".join(f"{name} {value:.3f} s" for name, value in latency.items()))
+    behind_s = data["sentBehindP99"]
+    if behind_s is not None and behind_s > NOTABLE_DELAY * data["deadlineSeconds"]:
+        lines.append(
+            f"this command was late itself: at the p99 it sent requests {behind_s:.3f} s after they arrived, which the "
+            "latency contains: lower the rate, or run it on another machine"
+        )
     share = data["violations"] / data["sent"] if data["sent"] else 0.0
     lines.append(f"violations {data['violations']} ({share:.2%}) of the {data['deadlineSeconds']:g} s deadline")
     planned, realised = data["shares"]["planned"], data["shares"]["realised"]
