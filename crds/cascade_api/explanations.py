@@ -72,10 +72,15 @@ def _expectation(plan: Plan) -> str:
 
 
 def plan_line(plan: Plan) -> str:
-    """What a plan does and why, in one line."""
+    """Of which cascade a plan is, why it was made, and what it does, in one line."""
+    return f"plan of {plan.cascade}: {plan.reason}: {plan_words(plan)}"
+
+
+def plan_words(plan: Plan) -> str:
+    """What a plan does: its demand, the pools that serve it, the shares, and what is expected."""
     expected = plan.expected
     figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}"
-    return f"plan: {plan.reason}: {expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
+    return f"{expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
 
 
 def stage_lines(plan: Plan) -> list[str]:

@@ -183,7 +183,7 @@ def as_text(answers: list[WhatIf]) -> str:
     for answer in answers:
         if answer.plan is None:
             continue
-        lines += [f"{answer.ref}", f"  {plan_line(answer.plan)}"]
+        lines.append(plan_line(answer.plan))
         for row in answer.plan.rows:
             lines.append(
                 f"  {row.share:4.0%} of the prompts by {row.path}: "

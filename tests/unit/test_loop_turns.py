@@ -169,7 +169,7 @@ async def test_a_cascade_comes_up_and_its_plan_is_published_and_told() -> None:
     assert world.store.plan == plan
     hosted = {digest for worker in world.cluster.all.values() for digest in worker.hosting(*HostState)}
     assert hosted == set(weights_of("light", "heavy"))
-    assert any(line.startswith("plan: InitialPlan: ") for line in world.said)
+    assert any(line.startswith(f"plan of {REF}: InitialPlan: ") for line in world.said)
     assert world.statuses
     assert world.loop.status(REF) == world.statuses[-1]
 
@@ -392,7 +392,7 @@ async def test_shares_that_tremble_are_published_but_not_told() -> None:
     world = World(decide=scripted)
     await world.ticks(3)
     assert len(world.store.plans) == 3
-    assert len([line for line in world.said if line.startswith("plan: ")]) == 2
+    assert len([line for line in world.said if line.startswith(f"plan of {REF}: ")]) == 2
 
 
 @dataclass

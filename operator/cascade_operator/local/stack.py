@@ -249,7 +249,7 @@ class LocalStack:
                 return f"no plan for {cascade.ref} yet"
             for condition in status.conditions:
                 if condition.status != "True" and condition.message:
-                    return f"{condition.reason}: {condition.message}"
+                    return f"{cascade.ref}: {condition.reason}: {condition.message}"
         return "the router does not serve the plan yet"
 
     async def _keep_house(self) -> None:
