@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .plan import Plan
+from .plan import Expected, Plan
 from .reasons import Reason
 
 LEAST_RATE = 0.05
@@ -12,6 +12,8 @@ LEAST_RATE = 0.05
 NOTABLE_SHARE = 0.05
 """Changes of shares that are smaller than this in all are not worth a line."""
 
+LEAST_DEGRADED: Final = 0.005
+"""Expected shares of degraded answers that are smaller are not told."""
 _TOLD_SHARE: Final = 0.005
 """Changes of one share that are smaller are not told in a sentence."""
 _CAUSES: Final = {
@@ -65,10 +67,19 @@ def _instead(name: str, share: float, before: Plan | None) -> str:
 
 def _expectation(plan: Plan) -> str:
     expected = plan.expected
-    return (
+    said = (
         f"Expected are a quality of {expected.quality:.3g}, and 99% of the images within "
-        f"{expected.latency_p99:.2g} s, of {plan.objective_s:.3g} s allowed."
+        f"{expected.latency_p99:.2g} s, of {plan.objective_s:.3g} s allowed"
     )
+    if expected.degraded < LEAST_DEGRADED:
+        return f"{said}."
+    return f"{said}; {expected.degraded:.0%} get a quicker image than was meant for them, to be in time."
+
+
+def latency_words(expected: Expected) -> str:
+    """The latency that is expected, and the share of the answers that will be degraded to keep it."""
+    degraded = f", {expected.degraded:.0%} degraded" if expected.degraded >= LEAST_DEGRADED else ""
+    return f"p99 {expected.latency_p99:.2f} s{degraded}"
 
 
 def plan_line(plan: Plan) -> str:
@@ -79,7 +90,7 @@ def plan_line(plan: Plan) -> str:
 def plan_words(plan: Plan) -> str:
     """What a plan does: its demand, the pools that serve it, the shares, and what is expected."""
     expected = plan.expected
-    figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}"
+    figures = f"expects {latency_words(expected)}, quality {expected.quality:.3g}"
     return f"{expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
 
 

@@ -197,10 +197,14 @@ class ImageSize(NamedTuple):
 
 
 class Expected(PlanPart):
-    """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour."""
+    """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour.
+
+    ``degraded`` is the share of the answers that will be degraded, because better images would be late.
+    """
 
     demand: float
     latency_p99: float = Field(alias="latencyP99")
+    degraded: Share = Field(default=0.0, ge=0, le=1)
     quality: float
     cost_per_hour: str = Field(default="0", pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$")
 

@@ -71,6 +71,8 @@ class Reason(Word):
     # conditions: something is missing or wrong
     QUALITY_SHED = "QualityShed"
     """The load leaves room only for the cheapest images, although better ones are measured."""
+    DEGRADING = "Degrading"
+    """More of the requests than `attainmentPercent` leaves are expected to be answered degraded, to be in time."""
     LOAD_SHED = "LoadShed"
     """More is asked for than can be served in time, so that a part of the requests is refused or late."""
     SOLVER_LIMIT = "SolverLimit"

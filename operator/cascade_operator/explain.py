@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cascade_api.command import CommandFailed
+from cascade_api.explanations import latency_words
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType
@@ -91,8 +92,7 @@ def as_text(found: Explained) -> str:
     if found.plan is not None:
         expected = found.plan.expected
         lines.append(
-            f"  expects   {expected.demand:.2f} requests/s, p99 {expected.latency_p99:.2f} s, "
-            f"quality {expected.quality:.4g}"
+            f"  expects   {expected.demand:.2f} requests/s, {latency_words(expected)}, quality {expected.quality:.4g}"
         )
         for row in found.plan.rows:
             lines.append(f"  row       {row.share:.0%}: direct {row.direct:.0%}, escalating {row.escalation:.0%}")

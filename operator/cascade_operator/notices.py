@@ -36,7 +36,9 @@ _TOLD: Final = (
     ConditionType.METRICS_AVAILABLE,
     ConditionType.ALLOCATION_OPTIMAL,
 )
-_UNEVENTFUL: Final = frozenset({Reason.REPLICAS_STARTING, Reason.METRICS_MISSING, Reason.SOLVER_LIMIT})
+_UNEVENTFUL: Final = frozenset(
+    {Reason.REPLICAS_STARTING, Reason.METRICS_MISSING, Reason.SOLVER_LIMIT, Reason.DEGRADING}
+)
 """Reasons for which a condition is False in normal operation."""
 
 

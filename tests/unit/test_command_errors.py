@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -294,6 +295,23 @@ def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]])
     assert code == 0
     assert "bound by: all 2 cpu accelerators that spec.workers allows are in use" in out
     assert "shapes-heavy must serve" in out
+
+
+def test_a_plan_that_degrades_answers_keeps_the_objective_and_says_how_many(
+    tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    def tight(spec: dict[str, Any]) -> None:
+        spec["objective"]["latency"] = "300ms"
+        spec["policy"]["headroomPercent"] = 0
+
+    file = changed(tmp_path, lambda c, p: tight(c["spec"]))
+    code, out, _ = cascade("plan", "-f", file, "--demand", "30")
+    assert code == 0
+    assert re.search(r"expects p99 0\.30 s, \d+% degraded, quality", out)
+    assert "AllocationOptimal=False (Degrading)" in out
+    code, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "30")
+    assert "degraded," not in out.splitlines()[0]
+    assert "AllocationOptimal=True (Optimal)" in out
 
 
 def test_figures_of_a_simulation_are_those_of_the_contract(cascade: Callable[..., tuple[int, str, str]]) -> None:

@@ -113,6 +113,13 @@ def test_replicas_beyond_need_are_kept_where_they_cost_nothing() -> None:
     assert replicas(allocation(5, running=running, slots=4)) == running
 
 
+def test_more_degraded_answers_than_the_attainment_leaves_are_not_called_optimal() -> None:
+    asked: dict[str, Any] = {"objective": {"latency": "300ms"}, "policy__headroom_percent": 0}
+    assert allocation(60, **asked).verdict is Reason.DEGRADING
+    assert allocation(60, **asked, objective__attainmentPercent=50).verdict is Reason.OPTIMAL
+    assert allocation(60, **asked, policy__overload="strict").verdict is Reason.OPTIMAL
+
+
 def test_bounds_on_workers_are_kept() -> None:
     answer = allocation(400, workers={"cpu": 1}, slots=2)
     assert sum(replicas(answer).values()) == 1

@@ -306,6 +306,7 @@ def prepare(
         ref=cascade.ref,
         frontier=sized.frontier,
         stages=sized.stages,
+        level=level,
         demand=0.0,
         light_utilisation=level.light_utilisation,
         heavy_utilisation=level.heavy_utilisation,

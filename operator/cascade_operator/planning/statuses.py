@@ -200,6 +200,7 @@ def _allocation_optimal(findings: Findings) -> _Found:
         return kind, "True", Reason.OPTIMAL, because or "best quality at this demand"
     texts = {
         Reason.QUALITY_SHED: "the load leaves room for the cheapest images only",
+        Reason.DEGRADING: "more answers than spec.objective.attainmentPercent leaves are degraded, to be in time",
         Reason.LOAD_SHED: "the load is above what can be served in time; a part is refused",
         Reason.NO_CAPACITY: "nothing can be served",
         Reason.SOLVER_LIMIT: "the search was cut short; the plan is usable",

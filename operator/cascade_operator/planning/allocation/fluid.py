@@ -19,7 +19,7 @@ from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, P
 from .sets import User, allocate_on_sets
 from .shares import Sharing, shared_on
 from .stages import SHED_PRICE
-from .verdicts import allocation_of, quality_is_shed
+from .verdicts import allocation_of, quality_verdict
 
 
 def allocate_fluid(
@@ -131,7 +131,7 @@ def on_hosts(
         problem,
         cascade,
         sharing,
-        _verdict(cascade, placement.workers, sharing),
+        _verdict(cascade, placement, sharing),
         pools=placement.pools,
         workers=dict.fromkeys(cascade.workers, placement.workers),
         switches=sum(max(count - running.get(each, 0), 0) for each, count in hosts.items()),
@@ -149,9 +149,9 @@ def served_by(hull: Hull, hosts: Mapping[HostSet, int]) -> dict[PoolKey, PoolSiz
     }
 
 
-def _verdict(cascade: CascadeProblem, workers: float, sharing: Sharing) -> Reason:
-    if not workers or not sharing.mixture:
+def _verdict(cascade: CascadeProblem, placement: Placement, sharing: Sharing) -> Reason:
+    if not placement.workers or not sharing.mixture:
         return Reason.NO_CAPACITY
     if sharing.shed > NOTHING:
         return Reason.LOAD_SHED
-    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
+    return quality_verdict(cascade, sharing, placement)

@@ -29,12 +29,12 @@ from cascade_api.reasons import Reason
 
 from .contenders import Contender, contenders
 from .fluid import allocate_fluid
-from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
 from .programs import LinearProgram, Solution, SolveStatus
 from .shares import Sharing, best_sharing
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
-from .verdicts import allocation_of, quality_is_shed
+from .verdicts import allocation_of, quality_verdict
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up to save one accelerator of the dearest class. It is small: this is the last aim."""
@@ -355,4 +355,4 @@ def _verdict(
         return Reason.LOAD_SHED
     if status is SolveStatus.LIMITED:
         return Reason.SOLVER_LIMIT
-    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
+    return quality_verdict(cascade, sharing, Placement(pools=pools))

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from cascade_api.reasons import Reason
 
+from .expectations import answers
 from .hull import HostSet
 from .mixtures import NOTHING
-from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
 from .shares import Sharing
 
 
@@ -40,7 +41,19 @@ def allocation_of(
     )
 
 
-def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
+def quality_verdict(cascade: CascadeProblem, sharing: Sharing, placement: Placement) -> Reason:
+    """What to say of the quality of a cascade whose whole demand is served."""
+    if _quality_is_shed(cascade, sharing):
+        return Reason.QUALITY_SHED
+    level = cascade.level
+    if level.degrade:
+        found = answers(sharing, placement, demand=cascade.demand, level=level, hull=cascade.hull)
+        if found.degraded > 1 - level.attainment:
+            return Reason.DEGRADING
+    return Reason.OPTIMAL
+
+
+def _quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
     """Whether the load leaves room only for the rows of least heavy load, although better rows are measured."""
     rows = [row for stages in cascade.stages for row in stages.chain.rows]
     least = min((row.heavy_load for row in rows), default=0.0)
