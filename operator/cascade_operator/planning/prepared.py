@@ -276,6 +276,7 @@ def prepare(
         degrade=spec.policy.overload == "degrade",
         light_utilisation=min(settings.light_utilisation, busy),
         heavy_utilisation=min(settings.heavy_utilisation, busy),
+        headroom=1 - busy,
     )
     # Benchmarks charge exactly what a published table says, so it is taken as exact.
     published = profile.spec.source.kind == "published"

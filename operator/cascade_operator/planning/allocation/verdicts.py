@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from cascade_api.reasons import Reason
 
@@ -11,6 +12,10 @@ from .hull import HostSet
 from .mixtures import NOTHING
 from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
 from .shares import Sharing
+
+NOTABLE: Final = 0.01
+"""Normalised quality that is worth words."""
+MOST_NAMED: Final = 4
 
 
 def allocation_of(
@@ -66,9 +71,12 @@ def binding(
 ) -> tuple[str, ...]:
     """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
-    if sharing.shed <= NOTHING and sharing.value >= best - 0.01:
-        return ()
-    words = []
+    late = _left_out(cascade, best)
+    if not any(s.columns for s in cascade.stages):
+        return ("no variant makes one image within spec.objective.latency", *late)
+    if sharing.shed <= NOTHING and sharing.value >= best - NOTABLE:
+        return late
+    full, words = [], []
     for name, bounds in cascade.workers.items():
         here = workers.get(name, 0)
         price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
@@ -76,14 +84,26 @@ def binding(
         if bounds.budget_per_hour is not None and price is None:
             words.append(f"class {name} has no price, so its budgetPerHour allows no workers")
         elif price and bounds.budget_per_hour is not None and here >= own and own < bounds.max and own <= there:
-            words.append(
+            full.append(
                 f"workers of class {name} cost {here * price:.2f} of its budgetPerHour of {bounds.budget_per_hour:.2f}"
             )
         elif here >= min(own, there):
             where = "spec.workers" if own <= there else "the cluster"
-            words.append(f"all {here} {name} accelerators that {where} allows are in use")
+            full.append(f"all {here} {name} accelerators that {where} allows are in use")
         elif here and there < own:
-            words.append(f"other cascades use the remaining {name} accelerators; {here} are left")
-    if not any(s.columns for s in cascade.stages):
-        words.append("no variant makes one image within spec.objective.latency")
-    return tuple(words)
+            full.append(f"other cascades use the remaining {name} accelerators; {here} are left")
+    if full and cascade.level.headroom > NOTHING:
+        full.append(f"spec.policy.headroomPercent keeps {cascade.level.headroom:.0%} of their time free")
+    return (*full, *words, *late)
+
+
+def _left_out(cascade: CascadeProblem, best: float) -> tuple[str, ...]:
+    """What the objective leaves out that would be better than the ``best`` row that is in time; empty if nothing."""
+    better = {chain.chain for chain in cascade.frontier.chains if any(row.value > best + NOTABLE for row in chain.rows)}
+    late = dict.fromkeys(words for s in cascade.stages if s.chain.chain in better for words in s.too_late)
+    if not late:
+        return ()
+    more = f", and {len(late) - MOST_NAMED} more" if len(late) > MOST_NAMED else ""
+    return (
+        f"spec.objective.latency of {cascade.level.objective_s:g} s leaves out {', '.join([*late][:MOST_NAMED])}{more}",
+    )
