@@ -76,6 +76,19 @@ def _expectation(plan: Plan) -> str:
     return f"{said}; {expected.degraded:.0%} get a quicker image than was meant for them, to be in time."
 
 
+def more_than_asked(plan: Plan, asked: float) -> str | None:
+    """Why a plan is for more requests per second than are ``asked`` for; None if it is not."""
+    demand = plan.expected.demand
+    if demand <= asked * (1 + _TOLD_SHARE):
+        return None
+    if demand * plan.objective_s <= 1 + _TOLD_SHARE:
+        return (
+            f"planned for {demand:.3g} requests/s, not for {asked:.3g}: a plan is for at least one request in each "
+            f"spec.objective.latency ({plan.objective_s:g} s), so that the next one finds workers"
+        )
+    return f"planned for {demand:.3g} requests/s, not for {asked:.3g}: the forecast adds a margin"
+
+
 def latency_words(expected: Expected) -> str:
     """The latency that is expected, and the share of the answers that will be degraded to keep it."""
     degraded = f", {expected.degraded:.0%} degraded" if expected.degraded >= LEAST_DEGRADED else ""

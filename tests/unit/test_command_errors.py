@@ -287,7 +287,7 @@ def test_every_policy_explains_its_plan(
     assert code == 0
     (answer,) = json.loads(out)
     assert answer["plan"]["rows"]
-    assert {"cascade", "plan", "status", "figures", "binding"} == set(answer)
+    assert {"cascade", "asked", "plan", "status", "figures", "binding"} == set(answer)
 
 
 def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]]) -> None:
@@ -295,6 +295,14 @@ def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]])
     assert code == 0
     assert "bound by: all 2 cpu accelerators that spec.workers allows are in use" in out
     assert "shapes-heavy must serve" in out
+
+
+def test_a_plan_for_more_than_was_asked_says_so_and_why(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "0.1")
+    assert "planned for 0.5 requests/s, not for 0.1: a plan is for at least one request in each" in out
+    assert "spec.objective.latency (2 s)" in out
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "5")
+    assert "planned for" not in out
 
 
 def test_a_plan_that_degrades_answers_keeps_the_objective_and_says_how_many(
