@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .plan import Expected, Plan
+from .plan import Expected, Plan, PlanRow
 from .reasons import Reason
 
 LEAST_RATE = 0.05
@@ -105,6 +105,18 @@ def plan_words(plan: Plan) -> str:
     expected = plan.expected
     figures = f"expects {latency_words(expected)}, quality {expected.quality:.3g}"
     return f"{expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
+
+
+def row_words(row: PlanRow) -> str:
+    """What becomes of the prompts of a row; all figures are shares of all prompts, so that those of all rows add up."""
+    if row.alone:
+        return f"{row.share:.0%} of all prompts by {row.path}"
+    direct, escalated = row.share * row.direct, row.share * row.escalated
+    light = row.share - direct - escalated
+    return (
+        f"{row.share:.0%} of all prompts by {row.path}: "
+        f"{direct:.0%} go direct, {escalated:.0%} escalate, {light:.0%} stay light"
+    )
 
 
 def stage_lines(plan: Plan) -> list[str]:

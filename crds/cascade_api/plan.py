@@ -72,6 +72,11 @@ class PlanRow(PlanPart, Chained):
         """T = r + (1 - r)·d, the share of this row's prompts that the heavy variant serves."""
         return self.direct + (1 - self.direct) * self.escalation
 
+    @property
+    def escalated(self) -> float:
+        """The share of this row's prompts that escalate."""
+        return self.heavy_share - self.direct
+
 
 class PlanWorker(PlanPart):
     """One accelerator with the Triton on it. If it is draining, it gets no new requests.
@@ -331,7 +336,7 @@ class Plan(PlanPart):
     def planned_shares(self) -> dict[str, float]:
         """The expected shares of all prompts that are served direct, escalated, and light."""
         direct = sum(row.share * row.direct for row in self.rows)
-        escalated = sum(row.share * (row.heavy_share - row.direct) for row in self.rows)
+        escalated = sum(row.share * row.escalated for row in self.rows)
         return {"direct": direct, "escalated": escalated, "light": 1 - direct - escalated}
 
     def to_json(self) -> str:

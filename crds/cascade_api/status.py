@@ -41,7 +41,9 @@ class CascadeStatus(Document, Chained):
     conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
     chain: list[str] = Field(default_factory=list, max_length=2)
     direct_percent: int = 0
-    escalation_percent: int = 0
+    """Percent of all prompts that go to the heavy variant at once."""
+    escalated_percent: int = 0
+    """Percent of all prompts that the heavy variant serves after a light image."""
     replicas: str = "0/0"
     pools: list[PoolStatus] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("name"))
     plan_generation: int = 0

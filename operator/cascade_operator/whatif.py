@@ -13,7 +13,7 @@ from typing import Final
 
 from cascade_api.command import CommandFailed
 from cascade_api.documents import CascadeFile
-from cascade_api.explanations import more_than_asked, plan_line, stage_lines
+from cascade_api.explanations import more_than_asked, plan_line, row_words, stage_lines
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings, from_environment
@@ -189,11 +189,7 @@ def as_text(answers: list[WhatIf]) -> str:
         lines.append(plan_line(answer.plan))
         more = more_than_asked(answer.plan, answer.asked)
         lines += [f"  {more}"] if more is not None else []
-        for row in answer.plan.rows:
-            lines.append(
-                f"  {row.share:4.0%} of the prompts by {row.path}: "
-                f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
-            )
+        lines += [f"  {row_words(row)}" for row in answer.plan.rows]
         lines += [f"  {words}" for words in stage_lines(answer.plan)]
         if answer.diagnostics is not None:
             figures = ", ".join(f"{name} {value:g}" for name, value in sorted(answer.diagnostics.figures().items()))

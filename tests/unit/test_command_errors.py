@@ -297,6 +297,19 @@ def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]])
     assert "shapes-heavy must serve" in out
 
 
+def test_shares_in_words_are_of_all_prompts_and_add_up(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "40")
+    rows = re.findall(r"(\d+)% of all prompts by .*: (\d+)% go direct, (\d+)% escalate, (\d+)% stay light", out)
+    assert len(rows) > 1
+    figures = [[int(figure) for figure in row] for row in rows]
+    assert sum(share for share, *_ in figures) == pytest.approx(100, abs=1)
+    for share, *parts in figures:
+        assert sum(parts) == pytest.approx(share, abs=2)
+    total = re.search(r"direct (\d+)%, escalated (\d+)%", out)
+    assert total is not None
+    assert sum(escalated for _, _, escalated, _ in figures) == pytest.approx(int(total[2]), abs=2)
+
+
 def test_a_plan_for_more_than_was_asked_says_so_and_why(cascade: Callable[..., tuple[int, str, str]]) -> None:
     _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "0.1")
     assert "planned for 0.5 requests/s, not for 0.1: a plan is for at least one request in each" in out

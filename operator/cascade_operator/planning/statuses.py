@@ -86,7 +86,7 @@ def status_of(
         conditions=merge_conditions(before.conditions if before else [], conditions, now=timestamp(now)),
         chain=list(rows[0].chain) if rows else [],
         direct_percent=round(100 * direct),
-        escalation_percent=round(100 * (heavy - direct) / (1 - direct)) if direct < 1 else 0,
+        escalated_percent=round(100 * (heavy - direct)),
         replicas=f"{findings.ready.workers:.0f}/{findings.workers}",
         pools=[
             PoolStatus(
@@ -125,7 +125,7 @@ def worth_writing(before: CascadeStatus | None, after: CascadeStatus) -> bool:
 
 _WORTH_WRITING = CascadeStatus.model_fields.keys() - {
     "direct_percent",
-    "escalation_percent",
+    "escalated_percent",
     "plan_generation",
     "plan_reason",
 }

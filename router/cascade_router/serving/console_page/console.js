@@ -54,8 +54,8 @@ function draw() {
 }
 
 function way(row) {
-  const shares = row.chain.length > 1 ? ` (direct ${percent(row.direct)}, escalating ${percent(row.escalation)} of the rest)` : "";
-  return `${percent(row.share)} of the prompts: ${row.chain.join(", then ")}${shares}`;
+  const shares = row.chain.length > 1 ? ` (${percent(row.share * row.direct)} of all direct, ${percent(row.share * (1 - row.direct) * row.escalation)} escalated)` : "";
+  return `${percent(row.share)} of all prompts: ${row.chain.join(", then ")}${shares}`;
 }
 
 function tiles(cascade) {
