@@ -16,6 +16,8 @@ LEAST_DEGRADED: Final = 0.005
 """Expected shares of degraded answers that are smaller are not told."""
 _TOLD_SHARE: Final = 0.005
 """Changes of one share that are smaller are not told in a sentence."""
+_TOLD_CHANGE: Final = 0.02
+"""Changes of demand, or of the time for an image, that are smaller are not told."""
 _CAUSES: Final = {
     Reason.INITIAL_PLAN: "This is the first plan",
     Reason.BACKLOG_GREW: "Requests wait longer than was planned",
@@ -24,7 +26,6 @@ _CAUSES: Final = {
     Reason.PROFILE_CORRECTED: "The workers are slower than the profile says",
     Reason.CAPACITY_CHANGED: "Accelerators came or went",
     Reason.REPLICAS_CHANGED: "Workers came or went, or host something else",
-    Reason.SHARES_ADJUSTED: "The load of the moment allows other shares",
     Reason.STEADY: "The load is as it was",
     Reason.PARKED: "Nobody has asked for a while",
 }
@@ -38,12 +39,39 @@ def why(plan: Plan, before: Plan | None) -> str:
 
 def _cause(plan: Plan, before: Plan | None) -> str:
     demand = plan.expected.demand
+    if plan.reason is Reason.SHARES_ADJUSTED:
+        return _of_shares(plan, before)
     if plan.reason in (Reason.DEMAND_ROSE, Reason.DEMAND_FELL):
-        word = "More" if plan.reason is Reason.DEMAND_ROSE else "Less"
-        if before is None:
-            return f"{word} is asked for, {demand:.1f} images a second"
-        return f"{word} is asked for, {demand:.1f} images a second instead of {before.expected.demand:.1f}"
+        asked = _change_of_demand(plan, before)
+        if asked is not None:
+            return asked
+        word = "More" if plan.reason is Reason.DEMAND_ROSE else "No more"
+        return f"{word} is asked for than when workers were last decided on, {demand:.1f} images a second"
     return _CAUSES.get(plan.reason, str(plan.reason))
+
+
+def _change_of_demand(plan: Plan, before: Plan | None) -> str | None:
+    """How the demand differs from that of the plan ``before``; None if it hardly does."""
+    demand, was = plan.expected.demand, before.expected.demand if before is not None else None
+    if was is None or abs(demand - was) <= _TOLD_CHANGE * was:
+        return None
+    return f"{'More' if demand > was else 'Less'} is asked for, {demand:.1f} images a second instead of {was:.1f}"
+
+
+def _of_shares(plan: Plan, before: Plan | None) -> str:
+    """Why only shares changed: what the workers have time for, and whether the demand explains it."""
+    if before is None:
+        return "The shares follow the load"
+    now, was = plan.answer_s, before.answer_s
+    if abs(now - was) <= _TOLD_CHANGE * was:
+        return "The load is served as well by other shares"
+    demand, time = _change_of_demand(plan, before), "less" if now < was else "more"
+    if demand is not None and demand.startswith("More") == (now < was):
+        return f"{demand}, which leaves {time} time for each image"
+    rest = (
+        "queues and other cascades on the workers" if now < was else "shorter queues or other cascades on the workers"
+    )
+    return f"At this demand, {rest} leave {time} time for each image"
 
 
 def _consequence(plan: Plan, before: Plan | None) -> str:

@@ -333,6 +333,18 @@ class Plan(PlanPart):
         return calls
 
     @property
+    def seconds_by_variant(self) -> dict[str, float]:
+        """Seconds per image of each variant in full batches, on its quickest class; without those of no class."""
+        pools = {name: self.pools_of(name) for name in self.variants}
+        return {name: min(pool.image_s for pool in found) for name, found in pools.items() if found}
+
+    @property
+    def answer_s(self) -> float:
+        """Accelerator-seconds for each image that is answered: the sum over variants of calls · seconds per image."""
+        seconds = self.seconds_by_variant
+        return sum(share * seconds.get(name, 0.0) for name, share in self.call_shares.items())
+
+    @property
     def planned_shares(self) -> dict[str, float]:
         """The expected shares of all prompts that are served direct, escalated, and light."""
         direct = sum(row.share * row.direct for row in self.rows)
