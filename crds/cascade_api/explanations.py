@@ -19,7 +19,7 @@ _TOLD_SHARE: Final = 0.005
 _TOLD_CHANGE: Final = 0.02
 """Changes of demand, or of the time for an image, that are smaller are not told."""
 _CAUSES: Final = {
-    Reason.INITIAL_PLAN: "This is the first plan",
+    Reason.INITIAL_PLAN: "No earlier plan was found, so this is the first",
     Reason.BACKLOG_GREW: "Requests wait longer than was planned",
     Reason.SPEC_CHANGED: "The cascade's spec was changed",
     Reason.PROFILE_CHANGED: "The profile was changed",
@@ -39,6 +39,8 @@ def why(plan: Plan, before: Plan | None) -> str:
 
 def _cause(plan: Plan, before: Plan | None) -> str:
     demand = plan.expected.demand
+    if plan.reason is Reason.INITIAL_PLAN and before is not None and before.reason is Reason.INITIAL_PLAN:
+        return "Workers that were wanted at the start came or went"
     if plan.reason is Reason.SHARES_ADJUSTED:
         return _of_shares(plan, before)
     if plan.reason in (Reason.DEMAND_ROSE, Reason.DEMAND_FELL):

@@ -38,7 +38,7 @@ class Reason(Word):
 
     # a plan
     INITIAL_PLAN = "InitialPlan"
-    """No workers had been decided on for this cascade before."""
+    """Redis has no earlier plan, so workers were decided on for the first time, or those of that decision came."""
     DEMAND_ROSE = "DemandRose"
     """More images are asked for than when workers were last decided on."""
     DEMAND_FELL = "DemandFell"

@@ -101,6 +101,9 @@ class ClusterReporter:
         if notice is not None:
             self._notices.post(plan.ref, notice)
 
+    def took_over(self, plan: Plan) -> None:
+        """Do nothing: the Event of the plan was posted when it was made."""
+
     def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
         metrics.record_decision(snapshot, decision, took_s=took_s, now=self._clock())
         for view in snapshot.cascades:

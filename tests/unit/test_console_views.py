@@ -73,7 +73,14 @@ def see(plan: Plan, *reports: RouterReport, past: Past | None = None, since_ms: 
             "More is asked for, 20.0 images a second instead of 10.0: light makes 90% of the images instead of 60%, "
             "heavy makes 10% of the images instead of 40%.",
         ),
-        (plan(reason="InitialPlan"), None, "This is the first plan: light makes 60% of the images, heavy makes 40% of"),
+        (
+            plan(reason="InitialPlan"), None,
+            "No earlier plan was found, so this is the first: light makes 60% of the images, heavy makes 40% of",
+        ),
+        (
+            plan(reason="InitialPlan"), plan(reason="InitialPlan", workers=1),
+            "Workers that were wanted at the start came or went: light makes 60% of the images",
+        ),
         (plan(reason="ReplicasChanged", workers=1), plan(), "there are 1 workers instead of 2"),
         (
             plan(reason="SharesAdjusted", demand=12, direct=0.1), plan(demand=10, direct=0.2),

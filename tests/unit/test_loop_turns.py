@@ -291,6 +291,13 @@ async def test_a_new_operator_takes_over_plan_and_memory() -> None:
     assert taken is not None
     assert taken.generation >= plan.generation
     assert taken.workers == plan.workers
+    assert first.store.plan is not None
+    told = [line for line in second.said if "is taken over from Redis" in line]
+    assert told == [
+        f"plan of {REF}: {first.store.plan.generation} is taken over from Redis, where it is since "
+        f"{first.store.plan.issued_at}"
+    ]
+    assert not any("taken over" in line for line in first.said)
 
 
 async def test_credits_in_use_are_the_requests_in_flight() -> None:

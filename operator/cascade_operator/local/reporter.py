@@ -34,6 +34,12 @@ class LocalReporter:
             self._told[plan.ref] = plan
             self._say(plan_line(plan))
 
+    def took_over(self, plan: Plan) -> None:
+        self._told[plan.ref] = plan
+        self._say(
+            f"plan of {plan.cascade}: {plan.generation} is taken over from Redis, where it is since {plan.issued_at}"
+        )
+
     def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
         """Do nothing: local mode has no metrics of single decisions."""
 
