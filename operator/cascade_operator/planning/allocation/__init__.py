@@ -16,6 +16,7 @@ from .sets import User, Weighed, best_on_sets, maximal_sets, needed_mib, useful_
 from .shares import Sharing, best_sharing, running_columns, shared_on
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
+from .verdicts import verdict_of
 
 __all__ = [
     "MUCH_SHORTER",
@@ -61,4 +62,5 @@ __all__ = [
     "stages_of",
     "upper_hull",
     "useful_rows",
+    "verdict_of",
 ]

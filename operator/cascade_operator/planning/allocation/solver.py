@@ -34,7 +34,7 @@ from .programs import LinearProgram, Solution, SolveStatus
 from .shares import Sharing, best_sharing
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
-from .verdicts import allocation_of, quality_verdict
+from .verdicts import allocation_of, verdict_of
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up to save one accelerator of the dearest class. It is small: this is the last aim."""
@@ -349,10 +349,6 @@ def _where_of_use(
 def _verdict(
     cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, status: SolveStatus
 ) -> Reason:
-    if not pools:
-        return Reason.NO_CAPACITY
-    if sharing.shed > _NOTHING:
-        return Reason.LOAD_SHED
-    if status is SolveStatus.LIMITED:
-        return Reason.SOLVER_LIMIT
-    return quality_verdict(cascade, sharing, Placement(pools=pools))
+    found = verdict_of(cascade, sharing, Placement(pools=pools))
+    limited = status is SolveStatus.LIMITED and found not in (Reason.NO_CAPACITY, Reason.LOAD_SHED)
+    return Reason.SOLVER_LIMIT if limited else found

@@ -46,8 +46,12 @@ def allocation_of(
     )
 
 
-def quality_verdict(cascade: CascadeProblem, sharing: Sharing, placement: Placement) -> Reason:
-    """What to say of the quality of a cascade whose whole demand is served."""
+def verdict_of(cascade: CascadeProblem, sharing: Sharing, placement: Placement) -> Reason:
+    """How well a cascade is served on a placement: `Allocation.verdict`, except SOLVER_LIMIT."""
+    if not placement.pools or not sharing.mixture:
+        return Reason.NO_CAPACITY
+    if sharing.shed > NOTHING:
+        return Reason.LOAD_SHED
     if _quality_is_shed(cascade, sharing):
         return Reason.QUALITY_SHED
     level = cascade.level
