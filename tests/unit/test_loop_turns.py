@@ -145,6 +145,7 @@ class World:
     now: float = NOW
     said: list[str] = field(default_factory=list)
     statuses: list[CascadeStatus] = field(default_factory=list)
+    pool_statuses: list[WorkerPoolStatus] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.loop = Loop(
@@ -152,7 +153,11 @@ class World:
             cluster=self.cluster,
             store=self.store,  # type: ignore[arg-type]
             decide=self.decide,
-            reporter=LocalReporter(say=self.said.append, keep_status=lambda ref, status: self.statuses.append(status)),
+            reporter=LocalReporter(
+                say=self.said.append,
+                keep_status=lambda ref, status: self.statuses.append(status),
+                keep_pool_status=lambda ref, status: self.pool_statuses.append(status),
+            ),
             clock=lambda: self.now,
         )
 
@@ -520,6 +525,7 @@ async def test_cascades_on_a_worker_pool_of_the_file_are_planned_and_their_worke
     assert {worker.pool for worker in world.cluster.all.values()} == {PoolRef("default", "slots")}
     assert world.store.plan is not None
     assert world.store.plan.workers
+    assert world.pool_statuses[-1].division == "shapes 100%"
 
 
 async def test_the_status_of_a_worker_pool_is_offered_until_it_is_taken_and_not_again(

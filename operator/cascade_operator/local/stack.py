@@ -204,7 +204,11 @@ class LocalStack:
             cluster=cluster,
             store=store,
             decide=Planner(settings).decide,
-            reporter=LocalReporter(say=self._say, keep_status=self._state.write_status),
+            reporter=LocalReporter(
+                say=self._say,
+                keep_status=self._state.write_status,
+                keep_pool_status=self._state.write_pool_status,
+            ),
         )
         self._tasks += [
             asyncio.create_task(loop.run(), name="planner"),
