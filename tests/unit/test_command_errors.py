@@ -310,6 +310,23 @@ def test_shares_in_words_are_of_all_prompts_and_add_up(cascade: Callable[..., tu
     assert sum(escalated for _, _, escalated, _ in figures) == pytest.approx(int(total[2]), abs=2)
 
 
+def test_cascades_on_a_full_pool_are_told_that_others_have_the_rest_of_its_time(
+    cascade: Callable[..., tuple[int, str, str]],
+) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES.with_name("shared-pool.yaml")), "--demand", "60")
+    assert "best quality at this demand" not in out
+    assert out.count("bound by: other cascades of the WorkerPool have the rest of its workers' time") == 3
+    assert out.count("bound by: all 4 cpu accelerators that spec.workers allows are in use") == 3
+
+
+def test_a_plan_that_sheds_load_answers_the_rest_in_time(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "2000")
+    assert "AllocationOptimal=False (LoadShed)" in out
+    found = re.search(r"expects p99 ([0-9.]+) s", out)
+    assert found is not None
+    assert float(found[1]) <= 2
+
+
 def test_a_plan_for_more_than_was_asked_says_so_and_why(cascade: Callable[..., tuple[int, str, str]]) -> None:
     _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "0.1")
     assert "planned for 0.5 requests/s, not for 0.1: a plan is for at least one request in each" in out

@@ -7,7 +7,8 @@ of a path is the execution of its stages plus their waits, which `latency` model
 
 With ``overload: degrade``, a request whose heavy image would be late gets a quicker variant's image in time, marked as
 degraded. So it is not late, and the share of such requests is expected beside the quantile. A path counts as replaced
-where a quicker variant runs: the light one of its chain, or any on workers that host several.
+where a quicker variant runs: the light one of its chain, or any on workers that host several. Where load is shed, what
+would be late is refused, so the answers are in time.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def answers(
         firm = [path for path in ways if path not in replaced]
         in_time = late_share(firm, seconds=objective_s) <= 1 - P99
         p99_s = objective_s if in_time else quantile(firm, share=P99, ceiling_s=ceiling_s)
+    if sharing.shed:
+        p99_s = min(p99_s, objective_s)
     return Answers(p99_s, degraded)
 
 

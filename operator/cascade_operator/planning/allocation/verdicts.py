@@ -40,7 +40,7 @@ def allocation_of(
         verdict=verdict,
         switches=switches,
         cost_per_hour=sum(problem.prices_per_hour.get(on, 0.0) * count for on, count in workers.items()),
-        binding=binding(cascade, problem, workers, sharing),
+        binding=binding(cascade, problem, workers, sharing, whole=sum((hosts or {}).values())),
         gap=gap,
         hosts=hosts or {},
     )
@@ -71,9 +71,17 @@ def _quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
 
 
 def binding(
-    cascade: CascadeProblem, problem: AllocationProblem, workers: Mapping[str, float], sharing: Sharing
+    cascade: CascadeProblem,
+    problem: AllocationProblem,
+    workers: Mapping[str, float],
+    sharing: Sharing,
+    *,
+    whole: int = 0,
 ) -> tuple[str, ...]:
-    """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class."""
+    """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class.
+
+    Of shared workers, ``workers`` are the part of their time that the cascade has, and ``whole`` is how many they are.
+    """
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
     late = _left_out(cascade, best)
     if not any(s.columns for s in cascade.stages):
@@ -82,7 +90,8 @@ def binding(
         return late
     full, words = [], []
     for name, bounds in cascade.workers.items():
-        here = workers.get(name, 0)
+        part = workers.get(name, 0)
+        here = max(part, whole)
         price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
         own = bounds.ceiling(price)
         if bounds.budget_per_hour is not None and price is None:
@@ -96,6 +105,8 @@ def binding(
             full.append(f"all {here} {name} accelerators that {where} allows are in use")
         elif here and there < own:
             full.append(f"other cascades use the remaining {name} accelerators; {here} are left")
+        if part < here - NOTHING:
+            full.append("other cascades of the WorkerPool have the rest of its workers' time")
     if full and cascade.level.headroom > NOTHING:
         full.append(f"spec.policy.headroomPercent keeps {cascade.level.headroom:.0%} of their time free")
     return (*full, *words, *late)
