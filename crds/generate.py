@@ -133,6 +133,7 @@ KINDS = (
             ("Workers", "string", ".status.workers"),
             ("Max", "integer", ".spec.workers.max"),
             ("Cascades", "integer", ".status.cascadeCount"),
+            ("Division", "string", ".status.division"),
             ("Cost/h", "string", ".status.costPerHour"),
             AGE,
         ),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
+import inspect
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -21,7 +24,7 @@ from pydantic_settings import BaseSettings
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import build
 from cascade_api.profile import CascadeProfile
-from cascade_api.reasons import ConditionType, Reason, Refusal, Route
+from cascade_api.reasons import ConditionType, Reason, Refusal, Route, Word
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
 from cascade_api.workers import WorkerPool
 from cascade_operator import metrics as operator_metrics
@@ -162,8 +165,24 @@ def reasons() -> str:
     """Words that conditions, Events, metrics and logs share."""
     text = "# Conditions, reasons, refusals, routes\n\nThe same words in conditions, Events, metric labels and logs.\n"
     for words in (ConditionType, Reason, Refusal, Route):
-        text += f"\n## {words.__name__}\n\n{first_line(words)}\n\n" + "".join(f"- `{word.value}`\n" for word in words)
+        meanings = sentences(words)
+        text += f"\n## {words.__name__}\n\n{first_line(words)}\n\n| word | meaning |\n|---|---|\n"
+        text += "".join(f"| `{word.value}` | {meanings[word.name]} |\n" for word in words)
     return text
+
+
+def sentences(words: type[Word]) -> dict[str, str]:
+    """The docstring below each member of an enum, by the member's name; raises ValueError for one without."""
+    defined = next(node for node in ast.walk(ast.parse(inspect.getsource(words))) if isinstance(node, ast.ClassDef))
+    found = {}
+    for node, after in itertools.pairwise(defined.body):
+        match node, after:
+            case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(value=ast.Constant(value=str(sentence))):
+                found[name] = sentence
+    missing = [word.name for word in words if word.name not in found]
+    if missing:
+        raise ValueError(f"{words.__name__}: write a docstring of one sentence below {', '.join(missing)}")
+    return found
 
 
 def metrics() -> str:

@@ -72,6 +72,11 @@ class PlanRow(PlanPart, Chained):
         """T = r + (1 - r)·d, the share of this row's prompts that the heavy variant serves."""
         return self.direct + (1 - self.direct) * self.escalation
 
+    @property
+    def escalated(self) -> float:
+        """The share of this row's prompts that escalate."""
+        return self.heavy_share - self.direct
+
 
 class PlanWorker(PlanPart):
     """One accelerator with the Triton on it. If it is draining, it gets no new requests.
@@ -197,10 +202,14 @@ class ImageSize(NamedTuple):
 
 
 class Expected(PlanPart):
-    """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour."""
+    """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour.
+
+    ``degraded`` is the share of the answers that will be degraded, because better images would be late.
+    """
 
     demand: float
     latency_p99: float = Field(alias="latencyP99")
+    degraded: Share = Field(default=0.0, ge=0, le=1)
     quality: float
     cost_per_hour: str = Field(default="0", pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$")
 
@@ -324,10 +333,22 @@ class Plan(PlanPart):
         return calls
 
     @property
+    def seconds_by_variant(self) -> dict[str, float]:
+        """Seconds per image of each variant in full batches, on its quickest class; without those of no class."""
+        pools = {name: self.pools_of(name) for name in self.variants}
+        return {name: min(pool.image_s for pool in found) for name, found in pools.items() if found}
+
+    @property
+    def answer_s(self) -> float:
+        """Accelerator-seconds for each image that is answered: the sum over variants of calls · seconds per image."""
+        seconds = self.seconds_by_variant
+        return sum(share * seconds.get(name, 0.0) for name, share in self.call_shares.items())
+
+    @property
     def planned_shares(self) -> dict[str, float]:
         """The expected shares of all prompts that are served direct, escalated, and light."""
         direct = sum(row.share * row.direct for row in self.rows)
-        escalated = sum(row.share * (row.heavy_share - row.direct) for row in self.rows)
+        escalated = sum(row.share * row.escalated for row in self.rows)
         return {"direct": direct, "escalated": escalated, "light": 1 - direct - escalated}
 
     def to_json(self) -> str:

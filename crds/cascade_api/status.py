@@ -41,7 +41,9 @@ class CascadeStatus(Document, Chained):
     conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
     chain: list[str] = Field(default_factory=list, max_length=2)
     direct_percent: int = 0
-    escalation_percent: int = 0
+    """Percent of all prompts that go to the heavy variant at once."""
+    escalated_percent: int = 0
+    """Percent of all prompts that the heavy variant serves after a light image."""
     replicas: str = "0/0"
     pools: list[PoolStatus] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("name"))
     plan_generation: int = 0
@@ -83,7 +85,12 @@ class WorkerPoolStatus(Document):
     cascade_count: int = 0
     """How many cascades name it."""
     cascades: list[PoolUser] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("name"))
-    """The first of them, by name, with the time that they had when the rest of the status changed last."""
+    """The first of them, by name, with their parts of the workers' time; `division` says the same in words."""
+    division: str = Field(default="", max_length=256)
+    """Each cascade's part of the workers' time, as `portraits 60%, sketches 40%`.
+
+    It is written again when a part has changed by ten points, or when the rest of the status changes.
+    """
     weights: list[PoolWeights] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("variants"))
     """What its workers host."""
     cost_per_hour: str = "0"

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from cascade_api.explanations import plan_line, worth_telling
+from cascade_api.explanations import plan_words, worth_telling
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import Reason
@@ -96,10 +96,13 @@ class ClusterReporter:
         if worth_telling(plan, told):
             self._told[plan.ref] = plan
             log.info(
-                "plan", cascade=plan.cascade, reason=str(plan.reason), generation=plan.generation, plan=plan_line(plan)
+                "plan", cascade=plan.cascade, reason=str(plan.reason), generation=plan.generation, plan=plan_words(plan)
             )
         if notice is not None:
             self._notices.post(plan.ref, notice)
+
+    def took_over(self, plan: Plan) -> None:
+        """Do nothing: the Event of the plan was posted when it was made."""
 
     def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
         metrics.record_decision(snapshot, decision, took_s=took_s, now=self._clock())

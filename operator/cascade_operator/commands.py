@@ -115,7 +115,9 @@ def status(state_dir: StateDirectory = None, json: Json = False) -> None:
 
 def plan(
     file: File,
-    demand: Annotated[float, typer.Option(min=0.0, help="Requests per second to plan for.")],
+    demand: Annotated[
+        float, typer.Option(min=0.0, help="Requests per second to plan for; at least one per objective is.")
+    ],
     json: Json = False,
 ) -> None:
     """Print what would be decided for a demand, without doing it."""

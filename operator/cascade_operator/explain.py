@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cascade_api.explanations import latency_words, row_words
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType
@@ -43,8 +44,8 @@ def as_text(found: Explained) -> str:
     lines = [f"{found.ref}: {_headline(status)}"]
     if status.chain:
         lines.append(
-            f"  chain     {status.path}: direct {status.direct_percent} %, "
-            f"escalating {status.escalation_percent} % of the rest"
+            f"  chain     {status.path}: of all prompts {status.direct_percent} % go direct, "
+            f"{status.escalated_percent} % escalate"
         )
         lines.append(
             f"  decided   {status.plan_reason} (plan {status.plan_generation}), {status.cost_per_hour} per hour"
@@ -57,11 +58,9 @@ def as_text(found: Explained) -> str:
     if found.plan is not None:
         expected = found.plan.expected
         lines.append(
-            f"  expects   {expected.demand:.2f} requests/s, p99 {expected.latency_p99:.2f} s, "
-            f"quality {expected.quality:.4g}"
+            f"  expects   {expected.demand:.2f} requests/s, {latency_words(expected)}, quality {expected.quality:.4g}"
         )
-        for row in found.plan.rows:
-            lines.append(f"  row       {row.share:.0%}: direct {row.direct:.0%}, escalating {row.escalation:.0%}")
+        lines += [f"  row       {row_words(row)}" for row in found.plan.rows]
     for condition in status.conditions:
         if condition.status != GOOD.get(condition.type, "True") and condition is not allocation:
             lines.append(f"  {condition.type}={condition.status} ({condition.reason}): {condition.message}")

@@ -56,6 +56,9 @@ class Reporter(Protocol):
     def plan(self, plan: Plan) -> None:
         """A plan was put in force."""
 
+    def took_over(self, plan: Plan) -> None:
+        """The plan of an earlier operator, or of an earlier run, was found in Redis and stays in force."""
+
     def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
         """A decision was made, in ``took_s`` seconds."""
 
@@ -235,6 +238,14 @@ class Loop:
             ours = seen.plan
             if ours is None:
                 return
+            log.info(
+                "taking over the plan in redis",
+                cascade=str(ref),
+                generation=ours.generation,
+                reason=str(ours.reason),
+                issued_at=ours.issued_at,
+            )
+            self._reporter.took_over(ours)
             self._plans[ref] = ours
         if cascade.spec.policy.mode != "auto" and seen.plan is not None:
             self._plans[ref] = seen.plan

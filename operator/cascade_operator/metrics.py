@@ -56,6 +56,12 @@ LATENCY = Gauge(
     ["cascade"],
     registry=REGISTRY,
 )
+DEGRADED = Gauge(
+    "cascade_operator_expected_degraded_share",
+    "Share of the answers that the plan in force expects to be degraded, because better images would be late",
+    ["cascade"],
+    registry=REGISTRY,
+)
 QUALITY = Gauge(
     "cascade_operator_expected_quality",
     "Quality that the plan in force expects, in units of the objective metric",
@@ -129,6 +135,7 @@ _BY_CASCADE = (
     PLAN_TIME,
     DEMAND,
     LATENCY,
+    DEGRADED,
     QUALITY,
     COST,
     SHARE,
@@ -195,6 +202,7 @@ def show_plan(plan: Plan) -> None:
     PLAN_TIME.labels(name).set(plan.generation / 1000)
     DEMAND.labels(name).set(plan.expected.demand)
     LATENCY.labels(name).set(plan.expected.latency_p99)
+    DEGRADED.labels(name).set(plan.expected.degraded)
     QUALITY.labels(name).set(plan.expected.quality)
     COST.labels(name).set(float(plan.expected.cost_per_hour))
     for route, share in plan.planned_shares.items():

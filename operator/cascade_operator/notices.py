@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from cascade_api.explanations import plan_line, worth_telling
+from cascade_api.explanations import plan_words, worth_telling
 from cascade_api.names import API_VERSION, CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType, Reason
@@ -36,7 +36,9 @@ _TOLD: Final = (
     ConditionType.METRICS_AVAILABLE,
     ConditionType.ALLOCATION_OPTIMAL,
 )
-_UNEVENTFUL: Final = frozenset({Reason.REPLICAS_STARTING, Reason.METRICS_MISSING, Reason.SOLVER_LIMIT})
+_UNEVENTFUL: Final = frozenset(
+    {Reason.REPLICAS_STARTING, Reason.METRICS_MISSING, Reason.SOLVER_LIMIT, Reason.DEGRADING}
+)
 """Reasons for which a condition is False in normal operation."""
 
 
@@ -66,7 +68,7 @@ def notice_of_plan(plan: Plan, told: Plan | None) -> Notice | None:
     """The Event for a new plan; None if only its shares were adjusted."""
     if plan.reason is Reason.SHARES_ADJUSTED or not worth_telling(plan, told):
         return None
-    return Notice("Normal", str(plan.reason), plan_line(plan).removeprefix(f"plan: {plan.reason}: "))
+    return Notice("Normal", str(plan.reason), plan_words(plan))
 
 
 class Notices:

@@ -211,9 +211,9 @@ class Diagnostics:
     """Why a cascade is planned as it is, for logs, `cascade plan` and metrics. None means: not decided in this tick.
 
     ``demand`` and ``pool_demand`` are the requests per second for which shares and pools were decided.
-    ``planned_value``, ``shed`` (a share of the demand) and ``switches`` belong to the target; ``value``, ``shed_now``
-    and ``latency_p99_s`` belong to the pools that are ready. Values are normalised quality: 0 is the worst row and 1
-    the best. ``binding`` says in words what limits the quality.
+    ``planned_value``, ``shed`` (a share of the demand) and ``switches`` belong to the target; ``value``, ``shed_now``,
+    ``latency_p99_s`` and ``degraded`` (a share of the answers) belong to the pools that are ready. Values are
+    normalised quality: 0 is the worst row and 1 the best. ``binding`` says in words what limits the quality.
     """
 
     cascade: CascadeRef
@@ -225,6 +225,7 @@ class Diagnostics:
     shed: float | None = None
     switches: int | None = None
     latency_p99_s: float | None = None
+    degraded: float | None = None
     value: float | None = None
     shed_now: float | None = None
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from cascade_api.command import CommandFailed
 from cascade_api.documents import CascadeFile
-from cascade_api.explanations import plan_line, stage_lines
+from cascade_api.explanations import more_than_asked, plan_line, row_words, stage_lines
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import PlannerSettings, from_environment
@@ -51,9 +51,10 @@ MOST_DEMAND: Final = 1e6
 
 @dataclass(frozen=True)
 class WhatIf:
-    """The plan and status that one cascade would have."""
+    """The plan and status that one cascade would have, if ``asked`` requests per second came."""
 
     ref: CascadeRef
+    asked: float
     plan: Plan | None
     status: CascadeStatus | None
     diagnostics: Diagnostics | None
@@ -142,7 +143,8 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
         now = decision.next_at
     found = {diagnosis.cascade: diagnosis for diagnosis in diagnostics}
     answers = [
-        WhatIf(c.ref, world.plans.get(c.ref), world.statuses.get(c.ref), found.get(c.ref)) for c in file.cascades
+        WhatIf(c.ref, demand, world.plans.get(c.ref), world.statuses.get(c.ref), found.get(c.ref))
+        for c in file.cascades
     ]
     for cascade, answer in zip(file.cascades, answers, strict=True):
         if answer.plan is None:
@@ -166,6 +168,7 @@ def as_json(answers: list[WhatIf]) -> str:
         [
             {
                 "cascade": str(answer.ref),
+                "asked": answer.asked,
                 "plan": json.loads(answer.plan.to_json()) if answer.plan else None,
                 "status": answer.status.wire() if answer.status else None,
                 "figures": answer.diagnostics.figures() if answer.diagnostics else {},
@@ -183,12 +186,10 @@ def as_text(answers: list[WhatIf]) -> str:
     for answer in answers:
         if answer.plan is None:
             continue
-        lines += [f"{answer.ref}", f"  {plan_line(answer.plan)}"]
-        for row in answer.plan.rows:
-            lines.append(
-                f"  {row.share:4.0%} of the prompts by {row.path}: "
-                f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
-            )
+        lines.append(plan_line(answer.plan))
+        more = more_than_asked(answer.plan, answer.asked)
+        lines += [f"  {more}"] if more is not None else []
+        lines += [f"  {row_words(row)}" for row in answer.plan.rows]
         lines += [f"  {words}" for words in stage_lines(answer.plan)]
         if answer.diagnostics is not None:
             figures = ", ".join(f"{name} {value:g}" for name, value in sorted(answer.diagnostics.figures().items()))

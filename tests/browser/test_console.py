@@ -71,7 +71,7 @@ def test_the_plan_its_reason_and_every_part_are_shown(console: Page, shared_rout
     expect(console.locator("#queues tr")).to_have_count(2)
     expect(console.locator("#shares tr")).to_have_count(3)
     expect(console.locator("#variants tr")).to_have_count(2)
-    expect(console.locator("#decisions li").first).to_contain_text("This is the first plan")
+    expect(console.locator("#decisions li").first).to_contain_text("No earlier plan was found")
     expect(console.get_by_role("img", name="Latency of 99 %")).to_be_visible()
     expect(console.locator("#tiles")).to_contain_text("if all images were heavy")
 

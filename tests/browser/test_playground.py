@@ -117,7 +117,7 @@ def test_a_tenants_key_is_asked_for_once(
     page.goto(router.http_url)
     page.get_by_label("API key of a tenant").fill("secret")
     page.get_by_role("button", name="Use it").click()
-    expect(page.locator("#why")).to_contain_text("This is the first plan")
+    expect(page.locator("#why")).to_contain_text("No earlier plan was found")
     expect(page.get_by_label("API key of a tenant")).to_be_hidden()
     expect(page.locator("#trouble")).to_be_empty()
 

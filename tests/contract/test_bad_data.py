@@ -147,7 +147,11 @@ async def operator(server: RedisServer) -> AsyncIterator[tuple[Loop, Store, list
                 cluster=Workers(),
                 store=store,
                 decide=deciding,
-                reporter=LocalReporter(say=lambda line: None, keep_status=lambda ref, status: None),
+                reporter=LocalReporter(
+                    say=lambda line: None,
+                    keep_status=lambda ref, status: None,
+                    keep_pool_status=lambda ref, status: None,
+                ),
             ),
             store,
             seen,

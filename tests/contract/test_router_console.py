@@ -26,7 +26,7 @@ def test_a_router_tells_what_it_serves_and_how(shared_router: RouterProcess) -> 
     assert (cascade.name, cascade.cascade, view.store_away) == ("shapes", "default/shapes", False)
     assert cascade.realised_shares
     assert {worker.id for worker in cascade.workers} == {"shapes-light-0", "shapes-heavy-0"}
-    assert cascade.decision.why.startswith("This is the first plan: ")
+    assert cascade.decision.why.startswith("No earlier plan was found, so this is the first: ")
     assert cascade.decisions
 
 

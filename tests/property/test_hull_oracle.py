@@ -19,9 +19,10 @@ from cascade_operator.planning.allocation.latency import BatchService
 from cascade_operator.planning.allocation.problem import AllocationProblem, CascadeProblem, Placement, WorkerBounds
 from cascade_operator.planning.allocation.programs import LinearProgram, SolveStatus
 from cascade_operator.planning.allocation.shares import shared_on
-from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
+from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, ServiceLevel, Stages
 
 CLASS = "gpu"
+LEVEL = ServiceLevel(60.0, 0.99, degrade=False, light_utilisation=1.0, heavy_utilisation=1.0)
 ALL = HostSet(("a", "b", "c"), CLASS)
 SECONDS = st.integers(1, 400).map(lambda hundredths: hundredths / 100)
 PERCENT = st.integers(0, 100).map(lambda percent: percent / 100)
@@ -58,6 +59,7 @@ def problem(name: str, of: tuple[Stages, ...], demand: float, weight: float) -> 
         ref=CascadeRef("default", name),
         frontier=Frontier(tuple(each.chain for each in of), 0.0, 1.0),
         stages=of,
+        level=LEVEL,
         demand=demand,
         light_utilisation=1.0,
         heavy_utilisation=1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -286,7 +287,7 @@ def test_every_policy_explains_its_plan(
     assert code == 0
     (answer,) = json.loads(out)
     assert answer["plan"]["rows"]
-    assert {"cascade", "plan", "status", "figures", "binding"} == set(answer)
+    assert {"cascade", "asked", "plan", "status", "figures", "binding"} == set(answer)
 
 
 def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]]) -> None:
@@ -294,6 +295,61 @@ def test_a_plan_says_what_binds_it(cascade: Callable[..., tuple[int, str, str]])
     assert code == 0
     assert "bound by: all 2 cpu accelerators that spec.workers allows are in use" in out
     assert "shapes-heavy must serve" in out
+
+
+def test_shares_in_words_are_of_all_prompts_and_add_up(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "40")
+    rows = re.findall(r"(\d+)% of all prompts by .*: (\d+)% go direct, (\d+)% escalate, (\d+)% stay light", out)
+    assert len(rows) > 1
+    figures = [[int(figure) for figure in row] for row in rows]
+    assert sum(share for share, *_ in figures) == pytest.approx(100, abs=1)
+    for share, *parts in figures:
+        assert sum(parts) == pytest.approx(share, abs=2)
+    total = re.search(r"direct (\d+)%, escalated (\d+)%", out)
+    assert total is not None
+    assert sum(escalated for _, _, escalated, _ in figures) == pytest.approx(int(total[2]), abs=2)
+
+
+def test_cascades_on_a_full_pool_are_told_that_others_have_the_rest_of_its_time(
+    cascade: Callable[..., tuple[int, str, str]],
+) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES.with_name("shared-pool.yaml")), "--demand", "60")
+    assert "best quality at this demand" not in out
+    assert out.count("bound by: other cascades of the WorkerPool have the rest of its workers' time") == 3
+    assert out.count("bound by: all 4 cpu accelerators that spec.workers allows are in use") == 3
+
+
+def test_a_plan_that_sheds_load_answers_the_rest_in_time(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "2000")
+    assert "AllocationOptimal=False (LoadShed)" in out
+    found = re.search(r"expects p99 ([0-9.]+) s", out)
+    assert found is not None
+    assert float(found[1]) <= 2
+
+
+def test_a_plan_for_more_than_was_asked_says_so_and_why(cascade: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "0.1")
+    assert "planned for 0.5 requests/s, not for 0.1: a plan is for at least one request in each" in out
+    assert "spec.objective.latency (2 s)" in out
+    _, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "5")
+    assert "planned for" not in out
+
+
+def test_a_plan_that_degrades_answers_keeps_the_objective_and_says_how_many(
+    tmp_path: Path, cascade: Callable[..., tuple[int, str, str]]
+) -> None:
+    def tight(spec: dict[str, Any]) -> None:
+        spec["objective"]["latency"] = "300ms"
+        spec["policy"]["headroomPercent"] = 0
+
+    file = changed(tmp_path, lambda c, p: tight(c["spec"]))
+    code, out, _ = cascade("plan", "-f", file, "--demand", "30")
+    assert code == 0
+    assert re.search(r"expects p99 0\.30 s, \d+% degraded, quality", out)
+    assert "AllocationOptimal=False (Degrading)" in out
+    code, out, _ = cascade("plan", "-f", str(SHAPES), "--demand", "30")
+    assert "degraded," not in out.splitlines()[0]
+    assert "AllocationOptimal=True (Optimal)" in out
 
 
 def test_figures_of_a_simulation_are_those_of_the_contract(cascade: Callable[..., tuple[int, str, str]]) -> None:

@@ -73,8 +73,39 @@ def see(plan: Plan, *reports: RouterReport, past: Past | None = None, since_ms: 
             "More is asked for, 20.0 images a second instead of 10.0: light makes 90% of the images instead of 60%, "
             "heavy makes 10% of the images instead of 40%.",
         ),
-        (plan(reason="InitialPlan"), None, "This is the first plan: light makes 60% of the images, heavy makes 40% of"),
+        (
+            plan(reason="InitialPlan"), None,
+            "No earlier plan was found, so this is the first: light makes 60% of the images, heavy makes 40% of",
+        ),
+        (
+            plan(reason="InitialPlan"), plan(reason="InitialPlan", workers=1),
+            "Workers that were wanted at the start came or went: light makes 60% of the images",
+        ),
         (plan(reason="ReplicasChanged", workers=1), plan(), "there are 1 workers instead of 2"),
+        (
+            plan(reason="SharesAdjusted", demand=12, direct=0.1), plan(demand=10, direct=0.2),
+            "More is asked for, 12.0 images a second instead of 10.0, which leaves less time for each image: ",
+        ),
+        (
+            plan(reason="SharesAdjusted", demand=8, direct=0.3), plan(demand=10, direct=0.2),
+            "Less is asked for, 8.0 images a second instead of 10.0, which leaves more time for each image: ",
+        ),
+        (
+            plan(reason="SharesAdjusted", demand=8, direct=0.1), plan(demand=10, direct=0.2),
+            "At this demand, queues and other cascades on the workers leave less time for each image: ",
+        ),
+        (
+            plan(reason="SharesAdjusted", direct=0.3), plan(direct=0.2),
+            "At this demand, shorter queues or other cascades on the workers leave more time for each image: ",
+        ),
+        (
+            plan(reason="DemandFell", demand=12), plan(demand=10),
+            "More is asked for, 12.0 images a second instead of 10.0: ",
+        ),
+        (
+            plan(reason="DemandFell", demand=10), plan(demand=10),
+            "No more is asked for than when workers were last decided on, 10.0 images a second: ",
+        ),
         (plan(reason="Parked", parked=True), plan(), "the cascade is parked, and wakes at the next request."),
         (plan(), None, "Expected are a quality of 0.93, and 99% of the images within 2.5 s, of 4 s allowed."),
     ],

@@ -11,6 +11,7 @@ import pytest
 import typer.main
 
 from cascade_api.command import build
+from cascade_api.reasons import ConditionType, Reason, Refusal, Route, Word
 from cascade_profiler.kubectl.plugin import app as kubectl_plugin
 
 ROOT = Path(__file__).parents[2]
@@ -49,3 +50,10 @@ def test_a_command_that_a_page_shows_exists_with_its_options(program: str, rest:
     ends = next((i for i, word in enumerate(words) if word in ("|", ">", "&", "&&", ";") or word.endswith(";")), None)
     given = {word.partition("=")[0] for word in words[:ends] if re.match(r"--?[a-z]", word)}
     assert given <= known | {"--help"}, f"{program} {rest}"
+
+
+@pytest.mark.parametrize("words", [ConditionType, Reason, Refusal, Route])
+def test_the_reference_says_what_each_word_means(words: type[Word]) -> None:
+    page = (ROOT / "docs" / "reference" / "reasons.md").read_text()
+    for word in words:
+        assert re.search(rf"^\| `{word}` \| [A-Z`].* .*\. \|$", page, re.MULTILINE), f"{word} has no sentence"

@@ -26,7 +26,7 @@ STATUS = CascadeStatus(
     ],
     chain=["turbo", "large"],
     direct_percent=20,
-    escalation_percent=10,
+    escalated_percent=10,
     pools=[
         PoolStatus(name="turbo.test-gpu", variant="turbo", accelerator_class="test-gpu", desired=3, ready=2, batch=4)
     ],
@@ -40,7 +40,7 @@ def test_everything_that_matters_is_said_and_what_is_well_is_not() -> None:
     text = as_text(Explained(REF, STATUS, make_plan(), [("2026-01-01T00:00:00Z", "DemandRose", "more replicas")]))
     for part in (
         "media/portraits: Ready=True (AsPlanned)",
-        "turbo → large: direct 20 %, escalating 10 %",
+        "turbo → large: of all prompts 20 % go direct, 10 % escalate",
         "DemandRose (plan 7), 3.00 per hour",
         "turbo.test-gpu: 2 of 3 ready, batch 4",
         "all 8 test-gpu accelerators are in use (QualityShed)",

@@ -145,6 +145,7 @@ class World:
     now: float = NOW
     said: list[str] = field(default_factory=list)
     statuses: list[CascadeStatus] = field(default_factory=list)
+    pool_statuses: list[WorkerPoolStatus] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.loop = Loop(
@@ -152,7 +153,11 @@ class World:
             cluster=self.cluster,
             store=self.store,  # type: ignore[arg-type]
             decide=self.decide,
-            reporter=LocalReporter(say=self.said.append, keep_status=lambda ref, status: self.statuses.append(status)),
+            reporter=LocalReporter(
+                say=self.said.append,
+                keep_status=lambda ref, status: self.statuses.append(status),
+                keep_pool_status=lambda ref, status: self.pool_statuses.append(status),
+            ),
             clock=lambda: self.now,
         )
 
@@ -169,7 +174,7 @@ async def test_a_cascade_comes_up_and_its_plan_is_published_and_told() -> None:
     assert world.store.plan == plan
     hosted = {digest for worker in world.cluster.all.values() for digest in worker.hosting(*HostState)}
     assert hosted == set(weights_of("light", "heavy"))
-    assert any(line.startswith("plan: InitialPlan: ") for line in world.said)
+    assert any(line.startswith(f"plan of {REF}: InitialPlan: ") for line in world.said)
     assert world.statuses
     assert world.loop.status(REF) == world.statuses[-1]
 
@@ -291,6 +296,13 @@ async def test_a_new_operator_takes_over_plan_and_memory() -> None:
     assert taken is not None
     assert taken.generation >= plan.generation
     assert taken.workers == plan.workers
+    assert first.store.plan is not None
+    told = [line for line in second.said if "is taken over from Redis" in line]
+    assert told == [
+        f"plan of {REF}: {first.store.plan.generation} is taken over from Redis, where it is since "
+        f"{first.store.plan.issued_at}"
+    ]
+    assert not any("taken over" in line for line in first.said)
 
 
 async def test_credits_in_use_are_the_requests_in_flight() -> None:
@@ -392,7 +404,7 @@ async def test_shares_that_tremble_are_published_but_not_told() -> None:
     world = World(decide=scripted)
     await world.ticks(3)
     assert len(world.store.plans) == 3
-    assert len([line for line in world.said if line.startswith("plan: ")]) == 2
+    assert len([line for line in world.said if line.startswith(f"plan of {REF}: ")]) == 2
 
 
 @dataclass
@@ -513,6 +525,7 @@ async def test_cascades_on_a_worker_pool_of_the_file_are_planned_and_their_worke
     assert {worker.pool for worker in world.cluster.all.values()} == {PoolRef("default", "slots")}
     assert world.store.plan is not None
     assert world.store.plan.workers
+    assert world.pool_statuses[-1].division == "shapes 100%"
 
 
 async def test_the_status_of_a_worker_pool_is_offered_until_it_is_taken_and_not_again(

@@ -156,7 +156,7 @@ def test_a_variant_alone_is_planned_published_and_reported() -> None:
     assert loop.plan.expected.quality == pytest.approx(0.98)
     assert loop.plan.planned_shares == {"direct": 1, "escalated": 0, "light": 0}
     assert loop.status is not None
-    assert (loop.status.chain, loop.status.direct_percent, loop.status.escalation_percent) == (["heavy"], 100, 0)
+    assert (loop.status.chain, loop.status.direct_percent, loop.status.escalated_percent) == (["heavy"], 100, 0)
     assert loop.unserved == loop.abandoned == []
     assert loop.late == 0
 

@@ -456,3 +456,23 @@ def test_what_workers_say_of_their_batches_corrects_the_profile() -> None:
     for after_s in (63, 130, 131):
         ask(NOW + after_s, None)
     assert slowdown("heavy") == pytest.approx(1.0), "it is not believed for ever"
+
+
+def test_load_is_not_said_to_be_shed_any_more_when_it_has_fallen_although_workers_are_not_decided_yet() -> None:
+    view = {"workers": BOTH}
+    first = decided(seen(demand=make_demand(4000, now=NOW), **view))
+    assert condition(first, ConditionType.ALLOCATION_OPTIMAL)[:2] == ("False", Reason.LOAD_SHED)
+    (name, kept), *_ = first.memory.cascades.items()
+    calm = Memory({name: replace(kept, arrivals=None)})
+    fields = {"plan": published(first), "status": reported(first), **view}
+    after = decided(seen(demand=make_demand(1, now=NOW + 2), **fields), memory=calm, now=NOW + 2)
+    # Both workers are still light ones.
+    assert condition(after, ConditionType.ALLOCATION_OPTIMAL)[:2] == ("False", Reason.QUALITY_SHED)
+    target = after.memory.cascades[name].target
+    assert target is not None
+    assert target.decided_at_s == NOW
+    still = decided(seen(demand=make_demand(4000, now=NOW + 2), **fields), memory=calm, now=NOW + 2)
+    assert (
+        not [a for a in still.actions if isinstance(a, SetStatus)]
+        or condition(still, ConditionType.ALLOCATION_OPTIMAL)[1] is Reason.LOAD_SHED
+    )

@@ -227,8 +227,15 @@ def test_the_status_of_a_pool_says_what_its_workers_host_and_for_whom_and_is_wri
     assert {(each.variants, each.workers) for each in status.weights} == {
         (f"{name}/{variant}", 2) for name in ("anna", "bert") for variant in ("light", "heavy")
     }
+    assert status.division == ", ".join(f"{user.name} {user.percent}%" for user in status.cascades)
     world.rates = {"anna": 41.0, "bert": 39.0}
-    assert not any(world.tick().pool_statuses for _ in range(6)), "a change of shares alone is not worth writing"
+    assert not any(world.tick().pool_statuses for _ in range(6)), "a small change of shares alone is not worth writing"
+    world.rates = {"anna": 60.0, "bert": 5.0}
+    world.tick(20)
+    before = {user.name: user.percent for user in status.cascades}
+    now = {user.name: user.percent for user in world.pool_status.cascades}
+    assert now["anna"] >= before["anna"] + 10
+    assert f"anna {now['anna']}%" in world.pool_status.division
     del world.cascades[1]
     world.tick(4)
     assert [user.name for user in world.pool_status.cascades] == ["anna"]

@@ -113,6 +113,13 @@ def test_replicas_beyond_need_are_kept_where_they_cost_nothing() -> None:
     assert replicas(allocation(5, running=running, slots=4)) == running
 
 
+def test_more_degraded_answers_than_the_attainment_leaves_are_not_called_optimal() -> None:
+    asked: dict[str, Any] = {"objective": {"latency": "300ms"}, "policy__headroom_percent": 0}
+    assert allocation(60, **asked).verdict is Reason.DEGRADING
+    assert allocation(60, **asked, objective__attainmentPercent=50).verdict is Reason.OPTIMAL
+    assert allocation(60, **asked, policy__overload="strict").verdict is Reason.OPTIMAL
+
+
 def test_bounds_on_workers_are_kept() -> None:
     answer = allocation(400, workers={"cpu": 1}, slots=2)
     assert sum(replicas(answer).values()) == 1
@@ -172,6 +179,32 @@ def test_an_objective_that_no_variant_meets_is_said() -> None:
     answer = instance(objective="50ms").allocate(demand=1)
     assert answer.verdict is Reason.NO_CAPACITY
     assert any("no variant makes one image within spec.objective.latency" in words for words in answer.binding)
+
+
+def left_out(answer: Allocation) -> list[str]:
+    return [words for words in answer.binding if "spec.objective.latency of" in words]
+
+
+def test_what_the_objective_leaves_out_is_named_with_its_seconds() -> None:
+    late = allocation(5, objective__latency="30ms")
+    assert late.verdict is Reason.OPTIMAL
+    (words,) = left_out(late)
+    assert words == "spec.objective.latency of 0.03 s leaves out heavy (0.044 s an image)"
+    assert left_out(allocation(60)) == []
+
+
+def test_escalations_that_the_objective_leaves_out_are_named_where_they_would_be_better() -> None:
+    values = {("a", "b"): (800, 950, 900, 850, 950, 900, 900, 900, 900)}
+    (words,) = left_out(instance(objective="1150ms", values=values).allocate(demand=1))
+    assert "1.15 s leaves out escalations from a to b (1.16 s for both images)" in words
+    assert left_out(instance(objective="9s", values=values).allocate(demand=1)) == []
+
+
+def test_headroom_is_named_where_it_keeps_time_from_better_images() -> None:
+    words = "spec.policy.headroomPercent keeps 40% of their time free"
+    assert words in allocation(60, policy__headroomPercent=40).binding
+    assert words not in allocation(1, policy__headroomPercent=40).binding
+    assert not any("headroomPercent" in each for each in allocation(60, policy__headroomPercent=0).binding)
 
 
 def test_batches_are_used_where_they_serve_more_and_fit_the_objective() -> None:

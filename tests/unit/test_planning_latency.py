@@ -12,6 +12,7 @@ from cascade_operator.planning.allocation.latency import (
     NO_WAIT,
     BatchService,
     Path,
+    Queue,
     WaitingTime,
     late_share,
     quantile,
@@ -46,6 +47,29 @@ def test_waits_agree_with_an_exact_simulation(replicas: int, busy: float) -> Non
     assert wait.mean_s == pytest.approx(mean, rel=0.25, abs=0.001)
     p99 = exact[int(0.99 * len(exact))]
     assert wait.beyond(p99) == pytest.approx(0.01, abs=0.01)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+@pytest.mark.parametrize("busy", [0.6, 0.9, 1.0, 1.1, 2.0])
+def test_as_many_leave_a_queue_in_time_as_in_an_exact_simulation(replicas: int, busy: float) -> None:
+    load, patience_s = busy * replicas / 0.04, 0.08
+    queue = Queue(load, BatchService(1, 0.04, 0.04), replicas)
+    rng, free, now, left = random.Random(3), [0.0] * replicas, 0.0, 0
+    for _ in range(100_000):
+        now += rng.expovariate(load)
+        if free[0] > now + patience_s:
+            left += 1
+        else:
+            heapq.heapreplace(free, max(now, free[0]) + 0.04)
+    assert queue.left_after(patience_s) == pytest.approx(left / 100_000, abs=0.02)
+
+
+def test_nobody_leaves_an_empty_queue_and_all_do_where_nothing_serves_or_no_time_is_left() -> None:
+    service = BatchService(1, 0.04, 0.04)
+    assert Queue(0.0, service, 0).left_after(0.0) == 0.0
+    assert Queue(1.0, service, 0).left_after(1.0) == 1.0
+    assert Queue(1.0, service, 1).left_after(0.0) == 1.0
+    assert Queue(100.0, service, 2).left_after(1e6) == pytest.approx(0.5)
 
 
 def test_an_idle_pool_has_no_wait_and_a_full_one_has_no_end() -> None:

@@ -13,11 +13,12 @@ import structlog
 
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
+from cascade_api.explanations import latency_words, row_words
 from cascade_api.local import Addresses, read_addresses
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.report import RouterReport, demand_per_s, realised_shares
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 
 from ..store import Observation, Store, pools_of
 from .services import without_password
@@ -36,12 +37,13 @@ class CascadeOverview:
 
 @dataclass(frozen=True)
 class Overview:
-    """A local run; ``children`` has the process ids by name."""
+    """A local run; ``children`` are process ids by name, ``pools`` statuses of WorkerPools by full name."""
 
     pid: int
     addresses: Addresses
     children: dict[str, int]
     cascades: tuple[CascadeOverview, ...]
+    pools: dict[str, WorkerPoolStatus]
 
 
 def collect(state: StateDir) -> Overview:
@@ -57,7 +59,11 @@ def collect(state: StateDir) -> Overview:
     if addresses is None:
         raise CommandFailed(f"process {pid} is still starting; its logs are in {state.logs}")
     manifest = load_cascades(read_text(state.manifest), source=addresses.manifest)
-    return Overview(pid, addresses, state.read_pids(), asyncio.run(_observe(state, addresses, manifest)))
+    cascades = asyncio.run(_observe(state, addresses, manifest))
+    named = {f"{pool.metadata.namespace}/{pool.metadata.name}": pool.metadata for pool in manifest.pools}
+    statuses = {name: state.read_pool_status(each.namespace, each.name) for name, each in named.items()}
+    pools = {name: status for name, status in statuses.items() if status is not None}
+    return Overview(pid, addresses, state.read_pids(), cascades, pools)
 
 
 async def _observe(state: StateDir, addresses: Addresses, file: CascadeFile) -> tuple[CascadeOverview, ...]:
@@ -84,6 +90,7 @@ def as_json(seen: Overview) -> str:
             "addresses": seen.addresses.wire() | {"redis": without_password(seen.addresses.redis)},
             "children": seen.children,
             "cascades": [_data(cascade) for cascade in seen.cascades],
+            "workerPools": {name: status.wire() for name, status in seen.pools.items()},
         },
         indent=2,
     )
@@ -145,9 +152,18 @@ def _workers(plan: Plan) -> list[dict[str, Any]]:
 def as_text(seen: Overview) -> str:
     """The overview as text, for people."""
     lines = [f"running: process {seen.pid}, gRPC {seen.addresses.grpc}, HTTP http://{seen.addresses.http}"]
+    for name, status in seen.pools.items():
+        lines += ["", *_pool_lines(name, status)]
     for cascade in seen.cascades:
         lines += ["", *_lines(cascade)]
     return "\n".join(lines)
+
+
+def _pool_lines(name: str, status: WorkerPoolStatus) -> list[str]:
+    """A WorkerPool: its workers, how their time is divided, and what they host."""
+    lines = [f"WorkerPool {name}: {status.workers} workers ready; their time: {status.division or 'nobody has any'}"]
+    lines += [f"  {hosted.workers} host {hosted.variants}" for hosted in status.weights]
+    return lines
 
 
 def _lines(cascade: CascadeOverview) -> list[str]:
@@ -162,13 +178,9 @@ def _lines(cascade: CascadeOverview) -> list[str]:
         lines.append(f"  plan {plan.generation} since {plan.issued_at}: {plan.reason}")
         lines.append(
             f"  demand {cascade.demand_per_s or 0:.1f}/s (planned for {plan.expected.demand:.1f}/s), "
-            f"expected p99 {plan.expected.latency_p99:.2f} s, expected quality {plan.expected.quality:.3f}"
+            f"expected {latency_words(plan.expected)}, expected quality {plan.expected.quality:.3f}"
         )
-        for row in plan.rows:
-            lines.append(
-                f"  {row.share:4.0%} of the prompts: {row.path}, "
-                f"direct {row.direct:.0%}, escalating {row.escalation:.0%}"
-            )
+        lines += [f"  {row_words(row)}" for row in plan.rows]
         lines.append(_share_line(plan.planned_shares, realised_shares(seen.reports)))
         lines += [_latency_line(report) for report in seen.reports]
         for worker in _workers(plan):

@@ -1,4 +1,4 @@
-"""Reports what the planner does in local mode: lines for the user, and a status file for each cascade."""
+"""Reports what the planner does in local mode: lines for the user, and a status file for each cascade and pool."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from ..snapshot import PoolRef, Snapshot
 
 
 class LocalReporter:
-    """Stores statuses by ``keep_status``, and prints a line by ``say`` for each notable change of plan."""
+    """Stores statuses by ``keep_status`` and ``keep_pool_status``; prints each notable change of plan by ``say``."""
 
-    def __init__(self, *, say: Callable[[str], None], keep_status: Callable[[CascadeRef, CascadeStatus], None]) -> None:
+    def __init__(
+        self,
+        *,
+        say: Callable[[str], None],
+        keep_status: Callable[[CascadeRef, CascadeStatus], None],
+        keep_pool_status: Callable[[PoolRef, WorkerPoolStatus], None],
+    ) -> None:
         self._say = say
         self._keep_status = keep_status
+        self._keep_pool_status = keep_pool_status
         self._told: dict[CascadeRef, Plan] = {}
 
     async def status(self, ref: CascadeRef, status: CascadeStatus) -> bool:
@@ -26,13 +33,19 @@ class LocalReporter:
         return True
 
     async def pool_status(self, ref: PoolRef, status: WorkerPoolStatus) -> bool:
-        """Do nothing: what workers host is said of the slots."""
+        self._keep_pool_status(ref, status)
         return True
 
     def plan(self, plan: Plan) -> None:
         if worth_telling(plan, self._told.get(plan.ref)):
             self._told[plan.ref] = plan
             self._say(plan_line(plan))
+
+    def took_over(self, plan: Plan) -> None:
+        self._told[plan.ref] = plan
+        self._say(
+            f"plan of {plan.cascade}: {plan.generation} is taken over from Redis, where it is since {plan.issued_at}"
+        )
 
     def decided(self, snapshot: Snapshot, decision: Decision, took_s: float) -> None:
         """Do nothing: local mode has no metrics of single decisions."""

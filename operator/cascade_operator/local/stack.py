@@ -204,7 +204,11 @@ class LocalStack:
             cluster=cluster,
             store=store,
             decide=Planner(settings).decide,
-            reporter=LocalReporter(say=self._say, keep_status=self._state.write_status),
+            reporter=LocalReporter(
+                say=self._say,
+                keep_status=self._state.write_status,
+                keep_pool_status=self._state.write_pool_status,
+            ),
         )
         self._tasks += [
             asyncio.create_task(loop.run(), name="planner"),
@@ -249,7 +253,7 @@ class LocalStack:
                 return f"no plan for {cascade.ref} yet"
             for condition in status.conditions:
                 if condition.status != "True" and condition.message:
-                    return f"{condition.reason}: {condition.message}"
+                    return f"{cascade.ref}: {condition.reason}: {condition.message}"
         return "the router does not serve the plan yet"
 
     async def _keep_house(self) -> None:

@@ -20,7 +20,9 @@ import psutil
 from cascade_api.failures import CommandFailed
 from cascade_api.local import ADDRESSES_FILE
 from cascade_api.names import CascadeRef
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
+
+from ..snapshot import PoolRef
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps it, and so Triton
 SERVER_PROGRAMS: Final = ("tritonserver", "triton_python_backend_stub")
@@ -31,6 +33,8 @@ WRITTEN: Final = (
     REDIS_SETTINGS_FILE,
     "status.*.*.json",
     "status.*.*.new",
+    "pool.*.*.json",
+    "pool.*.*.new",
     *(f"pids/{p}.pid" for p in ("redis", "router", "cpu-*")),
 )
 """The files that are useless after a run has ended; other files of the directory may belong to somebody else."""
@@ -144,10 +148,7 @@ class StateDir:
 
     def write_status(self, ref: CascadeRef, status: CascadeStatus) -> None:
         """Replace a cascade's status atomically."""
-        target = self._status_file(ref)
-        scratch = target.with_suffix(".new")
-        scratch.write_text(status.model_dump_json(by_alias=True))
-        scratch.replace(target)
+        _replace(self._status_file(ref), status.model_dump_json(by_alias=True))
 
     def read_status(self, ref: CascadeRef) -> CascadeStatus | None:
         """A cascade's last status, or None."""
@@ -155,6 +156,20 @@ class StateDir:
             return CascadeStatus.model_validate_json(self._status_file(ref).read_text())
         except (FileNotFoundError, ValueError):
             return None
+
+    def write_pool_status(self, ref: PoolRef, status: WorkerPoolStatus) -> None:
+        """Replace a WorkerPool's status atomically."""
+        _replace(self._pool_status_file(ref.namespace, ref.name), status.model_dump_json(by_alias=True))
+
+    def read_pool_status(self, namespace: str, name: str) -> WorkerPoolStatus | None:
+        """A WorkerPool's last status, or None."""
+        try:
+            return WorkerPoolStatus.model_validate_json(self._pool_status_file(namespace, name).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _pool_status_file(self, namespace: str, name: str) -> Path:
+        return self.path / f"pool.{namespace}.{name}.json"
 
     def _status_file(self, ref: CascadeRef) -> Path:
         return self.path / f"status.{ref.namespace}.{ref.name}.json"
@@ -262,6 +277,13 @@ class Lock:
         """Release the directory, so that it does not look like a crash."""
         self._file.truncate(0)
         self._file.close()
+
+
+def _replace(target: Path, text: str) -> None:
+    """Replace a file atomically."""
+    scratch = target.with_suffix(".new")
+    scratch.write_text(text)
+    scratch.replace(target)
 
 
 def _pid_in(file: IO[str]) -> int | None:

@@ -225,6 +225,7 @@ def diagnose(
         found = replace(
             found,
             latency_p99_s=round(said.latency_p99_s, FIGURE_DIGITS),
+            degraded=round(said.degraded, FIGURE_DIGITS),
             value=round(said.value, FIGURE_DIGITS),
             shed_now=round(said.shed, FIGURE_DIGITS),
         )

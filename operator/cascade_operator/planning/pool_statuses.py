@@ -1,6 +1,6 @@
 """The status of a WorkerPool: its conditions, its workers, what these host, and how their time is divided.
 
-As with a cascade's, it is written only when it changes, and a change of the division alone is not worth writing.
+As with a cascade's, it is written only when it changes, and a small change of the division alone is not worth writing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from .targets import TargetDecision
 SHOWN = 64
 """Most cascades, and most weights, that a status lists."""
 LONGEST_LIST = 256
+NOTABLE_POINTS = 10
+"""Percentage points by which a cascade's part of the time must change to be worth writing."""
 
 _Found = tuple[ConditionType, Truth, Reason, str]
 
@@ -49,12 +51,14 @@ def pool_status(
         Condition(type=kind, status=truth, reason=reason, message=message[:1024], observed_generation=generation)
         for kind, truth, reason, message in (_ready(pool, wanted, ready), _accepted(view, classes))
     ]
+    users = _users(pool, decided, division)
     status = WorkerPoolStatus(
         observed_generation=generation,
         conditions=merge_conditions(view.status.conditions if view.status else [], conditions, now=timestamp(now)),
         workers=f"{ready}/{wanted}",
         cascade_count=len(pool.cascades),
-        cascades=_users(pool, decided, division),
+        cascades=users,
+        division=_shortened(", ".join(f"{user.name} {user.percent}%" for user in users)),
         weights=_weights(pool),
         cost_per_hour=f"{(pool.price_per_hour or 0.0) * len(pool.workers):.2f}",
     )
@@ -108,10 +112,16 @@ def _weights(pool: SharedPool) -> list[PoolWeights]:
     return [PoolWeights(variants=names, workers=count) for names, count in sorted(named.items())[:SHOWN]]
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_LIST else f"{text[: LONGEST_LIST - 1]}…"
+
+
 def _worth_writing(before: WorkerPoolStatus | None, after: WorkerPoolStatus) -> bool:
-    """Whether a status differs in more than the division of the time."""
+    """Whether a status differs in more than small changes of the division of the time."""
     if before is None:
         return True
-    names = [user.name for user in before.cascades], [user.name for user in after.cascades]
-    others = WorkerPoolStatus.model_fields.keys() - {"cascades"}
-    return names[0] != names[1] or any(getattr(before, name) != getattr(after, name) for name in others)
+    was, now = ({user.name: user.percent for user in status.cascades} for status in (before, after))
+    if was.keys() != now.keys() or any(abs(now[name] - was[name]) >= NOTABLE_POINTS for name in now):
+        return True
+    others = WorkerPoolStatus.model_fields.keys() - {"cascades", "division"}
+    return any(getattr(before, name) != getattr(after, name) for name in others)

@@ -276,6 +276,7 @@ def prepare(
         degrade=spec.policy.overload == "degrade",
         light_utilisation=min(settings.light_utilisation, busy),
         heavy_utilisation=min(settings.heavy_utilisation, busy),
+        headroom=1 - busy,
     )
     # Benchmarks charge exactly what a published table says, so it is taken as exact.
     published = profile.spec.source.kind == "published"
@@ -306,6 +307,7 @@ def prepare(
         ref=cascade.ref,
         frontier=sized.frontier,
         stages=sized.stages,
+        level=level,
         demand=0.0,
         light_utilisation=level.light_utilisation,
         heavy_utilisation=level.heavy_utilisation,

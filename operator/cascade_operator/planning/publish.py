@@ -16,7 +16,7 @@ from cascade_api.settings import PlannerSettings
 
 from ..snapshot import DrainWorker, WorkerState
 from . import plans
-from .allocation import HostSet, Placement, Sharing, latency_p99_s
+from .allocation import HostSet, Placement, Sharing, answers
 from .division import Divisions
 from .forecast import Forecast
 from .memory import Target
@@ -30,7 +30,8 @@ class Publication:
     """The plan for the routers; ``plan`` is None if the one in force says the same.
 
     ``parked`` means that nothing serves since nobody asked. The figures belong to the shares that were chosen now:
-    ``latency_p99_s`` in seconds, ``value`` as normalised quality, ``shed`` as a share of the demand.
+    ``latency_p99_s`` in seconds, ``value`` as normalised quality, ``shed`` as a share of the demand, ``degraded`` as a
+    share of the answers.
     """
 
     plan: Plan | None
@@ -38,6 +39,7 @@ class Publication:
     latency_p99_s: float
     value: float
     shed: float
+    degraded: float
 
 
 def publication(
@@ -60,18 +62,22 @@ def publication(
     hosts = ready_hosts(workers, moves.leaving)
     placement = division.placement(seen, hosts, decided.target or Target())
     sharing = _sharing(seen, expected, decided, moves, division, hosts)
-    rows = _rows(seen, expected, moves, sharing, placement, settings)
+    offer = 1.0
+    if sharing.mixture and seen.degrades:
+        problem = seen.known.at(expected.rate)
+        offer = seen.known.policy.offer(problem, sharing, placement.pools, most=settings.escalation_offer)
+    rows = _rows(seen, moves, sharing, placement, offer=offer)
     if not rows:
         return None
     parked = seen.idle or (decided.parked and not sharing.mixture)
-    latency_s = latency_p99_s(
-        sharing, placement, demand=expected.rate, objective_s=seen.objective_s, hull=seen.known.hull
+    answered = answers(
+        sharing, placement, demand=expected.rate, level=seen.known.problem.level, hull=seen.known.hull, offer=offer
     )
     last, reason = seen.view.plan, decided.reason
     variants = plans.variants_of(seen.known, last=last, workers=workers, target=decided.sizes, batches=batch_of)
     told = plans.workers_of(workers, variants, moves.leaving)
     structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=told)
-    said = Publication(None, parked, latency_s, sharing.value, sharing.shed)
+    said = Publication(None, parked, answered.p99_s, sharing.value, sharing.shed, answered.degraded)
     if last is not None and not seen.store_was_away and plans.has_structure(last, structure, rows):
         if rows == last.rows:
             return said
@@ -85,7 +91,8 @@ def publication(
         rows=rows,
         expected=Expected(
             demand=round(expected.rate, 3),
-            latency_p99=round(latency_s, 4),
+            latency_p99=round(answered.p99_s, 4),
+            degraded=round(answered.degraded, 4),
             quality=round(seen.known.problem.frontier.metric(sharing.value), 4),
             cost_per_hour=f"{decided.target.cost_per_hour if decided.target else 0.0:.2f}",
         ),
@@ -127,23 +134,15 @@ def _without(hosts: Mapping[HostSet, int], vacated: tuple[str, str]) -> dict[Hos
     return kept
 
 
-def _rows(
-    seen: Observed,
-    expected: Forecast,
-    moves: Moves,
-    sharing: Sharing,
-    placement: Placement,
-    settings: PlannerSettings,
-) -> list[PlanRow]:
-    """Rows to publish: those in force if the new ones hardly differ or if nothing can be served, else the new ones."""
+def _rows(seen: Observed, moves: Moves, sharing: Sharing, placement: Placement, *, offer: float) -> list[PlanRow]:
+    """Rows to publish: those in force if the new ones hardly differ or if nothing can be served, else the new ones.
+
+    Of the images that fit, ``offer`` times as many escalate.
+    """
     names = {variant.name for variant in seen.known.spec.variants}
     last = seen.rows if plans.servable(seen.rows, names) else []
     if not sharing.mixture:
         return last
-    offer = 1.0
-    if seen.degrades:
-        problem = seen.known.at(expected.rate)
-        offer = seen.known.policy.offer(problem, sharing, placement.pools, most=settings.escalation_offer)
     rows = plans.rows_of(sharing.mixture, seen.known, seen.view.reports, offer=offer)
     if not last or plans.chains(last) != plans.chains(rows):
         return rows

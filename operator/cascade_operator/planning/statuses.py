@@ -86,7 +86,7 @@ def status_of(
         conditions=merge_conditions(before.conditions if before else [], conditions, now=timestamp(now)),
         chain=list(rows[0].chain) if rows else [],
         direct_percent=round(100 * direct),
-        escalation_percent=round(100 * (heavy - direct) / (1 - direct)) if direct < 1 else 0,
+        escalated_percent=round(100 * (heavy - direct)),
         replicas=f"{findings.ready.workers:.0f}/{findings.workers}",
         pools=[
             PoolStatus(
@@ -125,7 +125,7 @@ def worth_writing(before: CascadeStatus | None, after: CascadeStatus) -> bool:
 
 _WORTH_WRITING = CascadeStatus.model_fields.keys() - {
     "direct_percent",
-    "escalation_percent",
+    "escalated_percent",
     "plan_generation",
     "plan_reason",
 }
@@ -200,6 +200,7 @@ def _allocation_optimal(findings: Findings) -> _Found:
         return kind, "True", Reason.OPTIMAL, because or "best quality at this demand"
     texts = {
         Reason.QUALITY_SHED: "the load leaves room for the cheapest images only",
+        Reason.DEGRADING: "more answers than spec.objective.attainmentPercent leaves are degraded, to be in time",
         Reason.LOAD_SHED: "the load is above what can be served in time; a part is refused",
         Reason.NO_CAPACITY: "nothing can be served",
         Reason.SOLVER_LIMIT: "the search was cut short; the plan is usable",

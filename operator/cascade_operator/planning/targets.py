@@ -38,6 +38,7 @@ from .allocation import (
     allocate_on_pool,
     groups,
     on_hosts,
+    verdict_of,
 )
 from .arrivals import bounded_window_s
 from .division import Divisions, backlog_prompts, user_of
@@ -63,6 +64,8 @@ AFTER_SURGE_OBJECTIVES: Final = 10.0
 """For this many objectives after a surge, another one is expected."""
 NEGLIGIBLE_SHED_SHARE: Final = 0.01
 """Share of the demand that is too small to keep larger pools for."""
+PASSING: Final = frozenset({Reason.LOAD_SHED, Reason.QUALITY_SHED, Reason.DEGRADING})
+"""Verdicts that end with the load that they were given for."""
 RENEWED: Final = (Reason.SPEC_CHANGED, Reason.PROFILE_CHANGED, Reason.PROFILE_CORRECTED)
 """Reasons that are reported for a decision even if it leaves the pools as they were."""
 
@@ -123,7 +126,54 @@ def decide_targets(
     prices_per_hour: Mapping[str, float],
     allocations: Allocations,
 ) -> dict[CascadeRef, TargetDecision]:
-    """The target of every cascade; a cascade that is not decided now keeps its last target.
+    """The target of every cascade, with a verdict for the load of now (`_judged`)."""
+    decided = _decided(
+        observed,
+        forecasts,
+        snapshot,
+        now,
+        settings,
+        pools=pools,
+        division=division,
+        prices_per_hour=prices_per_hour,
+        allocations=allocations,
+    )
+    return {
+        seen.ref: _judged(seen, forecasts[seen.ref], decided[seen.ref], division) if seen.decides else decided[seen.ref]
+        for seen in observed
+    }
+
+
+def _judged(seen: Observed, expected: Forecast, decided: TargetDecision, division: Divisions) -> TargetDecision:
+    """The decision, without a verdict that is about more load than there is now.
+
+    Workers are decided for the load of the time when they serve, and not again at every tick. When the load has fallen,
+    that one of its parts is shed would be said of load that is gone.
+    """
+    target = decided.target
+    if target is None or target.verdict not in PASSING:
+        return decided
+    placement = division.allocated(seen, target.workers, target.sizes)
+    sharing = seen.known.share(placement, demand=expected.rate)
+    verdict = verdict_of(seen.known.at(expected.rate), sharing, placement)
+    if verdict is target.verdict or verdict not in (*PASSING, Reason.OPTIMAL):
+        return decided
+    return replace(decided, target=replace(target, verdict=verdict))
+
+
+def _decided(
+    observed: Sequence[Observed],
+    forecasts: Mapping[CascadeRef, Forecast],
+    snapshot: Snapshot,
+    now: float,
+    settings: PlannerSettings,
+    *,
+    pools: Sequence[SharedPool],
+    division: Divisions,
+    prices_per_hour: Mapping[str, float],
+    allocations: Allocations,
+) -> dict[CascadeRef, TargetDecision]:
+    """The target of every cascade; one that is not decided now keeps its last target.
 
     A WorkerPool is decided for all of its cascades when one of them is due. It gets the accelerators that no other
     pool uses now, and leaves its own to no other.

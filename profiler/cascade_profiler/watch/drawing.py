@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cascade_api.console import CascadeView, ConsoleView, WorkerView
+from cascade_api.explanations import latency_words
 
 from ..report.terminal import bar, chart
 
@@ -56,7 +57,7 @@ def _figures(cascade: CascadeView) -> RenderableType:
     table.add_row(
         "latency p50, p99",
         Text(f"{_seconds(cascade.latency_p50_s)}, {_seconds(cascade.latency_p99_s)}", style="bold red" if late else ""),
-        f"p99 {expected.latency_p99:.2f} s of {cascade.objective_s:g} s",
+        f"{latency_words(expected)}, of {cascade.objective_s:g} s",
     )
     confidence = ", ".join(f"{name} {value:.2f}" for name, value in cascade.confidence.items())
     table.add_row("quality", f"confidence {confidence}" if confidence else "–", f"{expected.quality:.4g}")

@@ -120,14 +120,10 @@ def queues_of(plan: Plan) -> dict[str, list[Pool]]:
 
 
 def work(plan: Plan) -> Work:
-    """Accelerator-seconds a second: demand · Σ calls of a variant · its seconds per image, on its quickest class."""
-    image_s = {name: min(pool.image_s for pool in plan.pools_of(name)) for name in plan.variants if plan.pools_of(name)}
-    demand, calls = plan.expected.demand, plan.call_shares
+    """Accelerator-seconds a second: demand · seconds per answer, and what they would be if all images were heavy."""
+    demand, image_s = plan.expected.demand, plan.seconds_by_variant
     heavy = max((row.heavy for row in plan.rows), key=lambda name: image_s.get(name, 0.0))
-    return Work(
-        planned=demand * sum(share * image_s.get(name, 0.0) for name, share in calls.items()),
-        all_heavy=demand * image_s.get(heavy, 0.0),
-    )
+    return Work(planned=demand * plan.answer_s, all_heavy=demand * image_s.get(heavy, 0.0))
 
 
 def _queue(name: str, pools: Sequence[Pool], load: PoolLoad) -> QueueView:

@@ -6,7 +6,7 @@ rest of the planner uses only the names that this module exports.
 """
 
 from .contention import groups
-from .expectations import latency_p99_s
+from .expectations import answers
 from .fluid import on_hosts, served_by
 from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
 from .hull import MUCH_SHORTER, HostSet, Hull, hull_of, upper_hull
@@ -16,6 +16,7 @@ from .sets import User, Weighed, best_on_sets, maximal_sets, needed_mib, useful_
 from .shares import Sharing, best_sharing, running_columns, shared_on
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
+from .verdicts import verdict_of
 
 __all__ = [
     "MUCH_SHORTER",
@@ -43,12 +44,12 @@ __all__ = [
     "WorkerBounds",
     "allocate",
     "allocate_on_pool",
+    "answers",
     "best_on_sets",
     "best_sharing",
     "gpu_seconds",
     "groups",
     "hull_of",
-    "latency_p99_s",
     "maximal_sets",
     "measured",
     "needed_mib",
@@ -61,4 +62,5 @@ __all__ = [
     "stages_of",
     "upper_hull",
     "useful_rows",
+    "verdict_of",
 ]

@@ -11,15 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cascade_api.names import CascadeRef
-from cascade_api.reasons import Reason
 
 from .hull import HostSet, Hull
 from .mixtures import NOTHING
 from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
 from .sets import User, allocate_on_sets
-from .shares import Sharing, shared_on
+from .shares import shared_on
 from .stages import SHED_PRICE
-from .verdicts import allocation_of, quality_is_shed
+from .verdicts import allocation_of, verdict_of
 
 
 def allocate_fluid(
@@ -131,7 +130,7 @@ def on_hosts(
         problem,
         cascade,
         sharing,
-        _verdict(cascade, placement.workers, sharing),
+        verdict_of(cascade, sharing, placement),
         pools=placement.pools,
         workers=dict.fromkeys(cascade.workers, placement.workers),
         switches=sum(max(count - running.get(each, 0), 0) for each, count in hosts.items()),
@@ -147,11 +146,3 @@ def served_by(hull: Hull, hosts: Mapping[HostSet, int]) -> dict[PoolKey, PoolSiz
     return {
         (name, hull.accelerator_class): PoolSize(count, hull.batches[name]) for name, count in counts.items() if count
     }
-
-
-def _verdict(cascade: CascadeProblem, workers: float, sharing: Sharing) -> Reason:
-    if not workers or not sharing.mixture:
-        return Reason.NO_CAPACITY
-    if sharing.shed > NOTHING:
-        return Reason.LOAD_SHED
-    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL

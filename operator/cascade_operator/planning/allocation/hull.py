@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Final, TypeVar
 
 from .frontier import Mixture, Portion, Row
-from .latency import BatchService, Path, WaitingTime, late_share, waiting
+from .latency import BatchService, Path, Queue, late_share
 from .mixtures import NOTHING
 from .stages import Role, Stages
 
@@ -193,21 +193,22 @@ def shared_paths(hull: Hull, mixture: Mixture, *, workers: float, demand: float)
     light_busy = demand * hull.seconds(mixture, Role.LIGHT) / workers
     stretch = 1 / max(1 - light_busy, LEAST_LEFT)
 
-    def wait(role: Role, factor: float) -> WaitingTime:
+    def queue(role: Role, factor: float) -> Queue:
         share = sum(p.share * (p.row.light_load if role is Role.LIGHT else p.row.heavy_load) for p in mixture)
         mean_s = factor * hull.seconds(mixture, role) / share if share else 0.0
-        return waiting(load=demand * share, service=BatchService(1, mean_s, mean_s), replicas=workers)
+        return Queue(demand * share, BatchService(1, mean_s, mean_s), workers)
 
-    light_wait, heavy_wait = wait(Role.LIGHT, 1.0), wait(Role.HEAVY, stretch)
+    heavy_queue = queue(Role.HEAVY, stretch)
+    light_wait, heavy_wait = queue(Role.LIGHT, 1.0).wait, heavy_queue.wait
     found = []
     for portion in mixture:
         row = portion.row
         light_s = hull.services[row.light, Role.LIGHT].p95_s if row.light_load else 0.0
         heavy_s = stretch * hull.services[row.heavy, Role.HEAVY].p95_s if row.heavy_load else 0.0
         found += [
-            Path(portion.share * row.direct, heavy_s, (heavy_wait,)),
+            Path(portion.share * row.direct, heavy_s, (heavy_wait,), row.heavy, heavy_queue),
             Path(portion.share * (1 - row.direct - row.escalated), light_s, (light_wait,)),
-            Path(portion.share * row.escalated, light_s + heavy_s, (light_wait, heavy_wait)),
+            Path(portion.share * row.escalated, light_s + heavy_s, (light_wait, heavy_wait), row.heavy, heavy_queue),
         ]
     return [path for path in found if path.share > 0]
 

@@ -18,6 +18,13 @@ needs it: P(W > t) ≤ late holds if
 
 So δ (`reserve`) says how many replicas' worth of time must stay idle. For example, with one image of 2 s a batch, no
 variation of service time, and waits above 10 s allowed for 1 % of the requests, δ is 0.46 replicas.
+
+If requests leave the queue after t seconds, since their images would be late, the share that leaves is taken to be
+
+    (1 - ρ)·P(W > t) / (1 - ρ·P(W > t))    and, for long t and ρ above 1, 1 - 1/ρ
+
+which is exact for exponential service times (N. K. Boots, H. Tijms, "A multiserver queueing system with impatient
+customers", Management Science 45, 1999). P(W > t) is continued beyond ρ = 1 by its formula.
 """
 
 from __future__ import annotations
@@ -28,6 +35,9 @@ from dataclasses import dataclass
 
 _P95 = 1.6449
 """95 % quantile of the standard normal distribution."""
+_NEARLY_FULL = 1e-6
+_ENDLESS = 50.0
+"""Exponent beyond which only the overload decides how many requests leave a queue."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +104,46 @@ def reserve(*, service: BatchService, wait_s: float, late: float) -> float:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """A queue that ``load`` requests per second reach, before so many replicas of a service."""
+
+    load: float
+    service: BatchService
+    replicas: int
+
+    @property
+    def wait(self) -> WaitingTime:
+        """How long requests wait if all stay until they are served."""
+        return waiting(load=self.load, service=self.service, replicas=self.replicas)
+
+    def left_after(self, seconds: float) -> float:
+        """The share of the requests that would wait longer than ``seconds``, and leave the queue instead."""
+        if self.load <= 0:
+            return 0.0
+        if seconds <= 0 or self.replicas <= 0:
+            return 1.0
+        busy = self.load / (self.service.rate * self.replicas)
+        if abs(busy - 1) < _NEARLY_FULL:
+            busy = 1 + _NEARLY_FULL
+        exponent = seconds * self.replicas * (busy - 1) / (self.service.variability * self.service.p50_s)
+        if exponent > _ENDLESS:
+            return 1 - 1 / busy
+        beyond = math.pow(busy, math.sqrt(2 * (self.replicas + 1)) - 1) * math.exp(exponent)
+        return (1 - busy) * beyond / (1 - busy * beyond)
+
+
+@dataclass(frozen=True)
 class Path:
-    """One way through the cascade: its share of the requests, its seconds of execution, and its waits (one or two)."""
+    """One way through the cascade: its share of the requests, its seconds of execution, and its waits (one or two).
+
+    ``heavy`` is the variant at its end, and ``queue`` what waits there; None for a path that ends with a light image.
+    """
 
     share: float
     execution_s: float
     waits: tuple[WaitingTime, ...]
+    heavy: str | None = None
+    queue: Queue | None = None
 
     def beyond(self, seconds: float) -> float:
         """P(latency > seconds)."""

@@ -15,7 +15,7 @@ from cascade_api.reasons import Reason
 
 from .frontier import Frontier, Mixture
 from .hull import HostSet, Hull
-from .stages import Stages
+from .stages import ServiceLevel, Stages
 
 PoolKey = tuple[str, str]
 """(variant, accelerator class)"""
@@ -71,12 +71,13 @@ class CascadeProblem:
     change of model must gain. ``running`` and ``running_batch`` are the replicas and batch size of each pool now.
     ``hull`` is set if workers host several weights. ``sets`` are then the sets of weights that a worker may host: with
     one, which is all of them, only the number of workers is decided. ``running_hosts`` are the workers by what they
-    host now.
+    host now. ``level`` is what requests are promised.
     """
 
     ref: CascadeRef
     frontier: Frontier
     stages: tuple[Stages, ...]
+    level: ServiceLevel
     demand: float
     light_utilisation: float
     heavy_utilisation: float
@@ -106,11 +107,11 @@ class AllocationProblem:
 class Allocation:
     """What one cascade gets. ``shed`` is the share of its demand that cannot be served in time.
 
-    ``verdict`` is OPTIMAL, QUALITY_SHED (there is room only for the rows of least load), LOAD_SHED (a part of the
-    demand cannot be served), NO_CAPACITY (nothing can) or SOLVER_LIMIT (usable, but a limit cut the search short).
-    ``hosts`` has the workers by what they host, for cascades with a hull. ``binding`` says in words what limits the
-    quality. ``gap`` is the part of all cascades' weighted worth that a
-    better allocation could add at most, by the solver's bound.
+    ``verdict`` is OPTIMAL, DEGRADING (more answers than ``attainmentPercent`` leaves are degraded), QUALITY_SHED (there
+    is room only for the rows of least load), LOAD_SHED (a part of the demand cannot be served), NO_CAPACITY (nothing
+    can) or SOLVER_LIMIT (usable, but a limit cut the search short). ``hosts`` has the workers by what they host, for
+    cascades with a hull. ``binding`` says in words what limits the quality. ``gap`` is the part of all cascades'
+    weighted worth that a better allocation could add at most, by the solver's bound.
     """
 
     ref: CascadeRef

@@ -29,12 +29,12 @@ from cascade_api.reasons import Reason
 
 from .contenders import Contender, contenders
 from .fluid import allocate_fluid
-from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
 from .programs import LinearProgram, Solution, SolveStatus
 from .shares import Sharing, best_sharing
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
-from .verdicts import allocation_of, quality_is_shed
+from .verdicts import allocation_of, verdict_of
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up to save one accelerator of the dearest class. It is small: this is the last aim."""
@@ -349,10 +349,6 @@ def _where_of_use(
 def _verdict(
     cascade: CascadeProblem, pools: Mapping[PoolKey, PoolSize], sharing: Sharing, status: SolveStatus
 ) -> Reason:
-    if not pools:
-        return Reason.NO_CAPACITY
-    if sharing.shed > _NOTHING:
-        return Reason.LOAD_SHED
-    if status is SolveStatus.LIMITED:
-        return Reason.SOLVER_LIMIT
-    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
+    found = verdict_of(cascade, sharing, Placement(pools=pools))
+    limited = status is SolveStatus.LIMITED and found not in (Reason.NO_CAPACITY, Reason.LOAD_SHED)
+    return Reason.SOLVER_LIMIT if limited else found

@@ -54,13 +54,17 @@ class Role(str, Enum):
 
 @dataclass(frozen=True)
 class ServiceLevel:
-    """What the stages must meet: the objective, the share of requests answered in time, and how busy pools may be."""
+    """What the stages must meet: the objective, the share of requests answered in time, and how busy pools may be.
+
+    ``headroom`` is the part of the workers' time that the cascade's spec keeps free; the utilisations include it.
+    """
 
     objective_s: float
     attainment: float
     degrade: bool
     light_utilisation: float
     heavy_utilisation: float
+    headroom: float = 0.0
 
     def utilisation(self, role: Role) -> float:
         return self.light_utilisation if role is Role.LIGHT else self.heavy_utilisation
@@ -100,12 +104,14 @@ class Column:
 class Stages:
     """A chain's rows that can meet the objective, and the columns of its stages (empty: it cannot be used).
 
-    ``second_price`` is the normalised quality that an accelerator-second must gain to be worth spending.
+    ``second_price`` is the normalised quality that an accelerator-second must gain to be worth spending. ``too_late``
+    says in words what the objective leaves out, with its seconds.
     """
 
     chain: Chain
     columns: tuple[Column, ...]
     second_price: float = 0.0
+    too_late: tuple[str, ...] = ()
 
     def of(self, role: Role) -> tuple[Column, ...]:
         return self._by_role[role]
@@ -247,7 +253,21 @@ def stages_of(
         and (Role.LIGHT in roles or not row.light_load)
         and (Role.HEAVY in roles or not row.heavy_load)
     )
-    return Stages(replace(chain, rows=rows), tuple(columns))
+    return Stages(replace(chain, rows=rows), tuple(columns), too_late=_too_late(chain, seconds, level.objective_s))
+
+
+def _too_late(chain: Chain, seconds: Mapping[Role, float], objective_s: float) -> tuple[str, ...]:
+    """What the objective leaves out of a chain, in words: variants that are too slow alone, or else escalations."""
+    names = {Role.LIGHT: chain.light, Role.HEAVY: chain.heavy}
+    slow = tuple(
+        f"{names[role]} ({taken_s:.3g} s an image)"
+        for role, taken_s in seconds.items()
+        if objective_s <= taken_s < math.inf
+    )
+    both_s = sum(seconds.values())
+    if slow or chain.alone or not objective_s <= both_s < math.inf:
+        return slow
+    return (f"escalations from {chain.light} to {chain.heavy} ({both_s:.3g} s for both images)",)
 
 
 def _columns(

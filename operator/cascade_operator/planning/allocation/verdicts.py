@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from cascade_api.reasons import Reason
 
+from .expectations import answers
 from .hull import HostSet
 from .mixtures import NOTHING
-from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
 from .shares import Sharing
+
+NOTABLE: Final = 0.01
+"""Normalised quality that is worth words."""
+MOST_NAMED: Final = 4
 
 
 def allocation_of(
@@ -34,13 +40,29 @@ def allocation_of(
         verdict=verdict,
         switches=switches,
         cost_per_hour=sum(problem.prices_per_hour.get(on, 0.0) * count for on, count in workers.items()),
-        binding=binding(cascade, problem, workers, sharing),
+        binding=binding(cascade, problem, workers, sharing, whole=sum((hosts or {}).values())),
         gap=gap,
         hosts=hosts or {},
     )
 
 
-def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
+def verdict_of(cascade: CascadeProblem, sharing: Sharing, placement: Placement) -> Reason:
+    """How well a cascade is served on a placement: `Allocation.verdict`, except SOLVER_LIMIT."""
+    if not placement.pools or not sharing.mixture:
+        return Reason.NO_CAPACITY
+    if sharing.shed > NOTHING:
+        return Reason.LOAD_SHED
+    if _quality_is_shed(cascade, sharing):
+        return Reason.QUALITY_SHED
+    level = cascade.level
+    if level.degrade:
+        found = answers(sharing, placement, demand=cascade.demand, level=level, hull=cascade.hull)
+        if found.degraded > 1 - level.attainment:
+            return Reason.DEGRADING
+    return Reason.OPTIMAL
+
+
+def _quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
     """Whether the load leaves room only for the rows of least heavy load, although better rows are measured."""
     rows = [row for stages in cascade.stages for row in stages.chain.rows]
     least = min((row.heavy_load for row in rows), default=0.0)
@@ -49,28 +71,54 @@ def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
 
 
 def binding(
-    cascade: CascadeProblem, problem: AllocationProblem, workers: Mapping[str, float], sharing: Sharing
+    cascade: CascadeProblem,
+    problem: AllocationProblem,
+    workers: Mapping[str, float],
+    sharing: Sharing,
+    *,
+    whole: int = 0,
 ) -> tuple[str, ...]:
-    """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class."""
+    """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class.
+
+    Of shared workers, ``workers`` are the part of their time that the cascade has, and ``whole`` is how many they are.
+    """
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
-    if sharing.shed <= NOTHING and sharing.value >= best - 0.01:
-        return ()
-    words = []
+    late = _left_out(cascade, best)
+    if not any(s.columns for s in cascade.stages):
+        return ("no variant makes one image within spec.objective.latency", *late)
+    if sharing.shed <= NOTHING and sharing.value >= best - NOTABLE:
+        return late
+    full, words = [], []
     for name, bounds in cascade.workers.items():
-        here = workers.get(name, 0)
+        part = workers.get(name, 0)
+        here = max(part, whole)
         price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
         own = bounds.ceiling(price)
         if bounds.budget_per_hour is not None and price is None:
             words.append(f"class {name} has no price, so its budgetPerHour allows no workers")
         elif price and bounds.budget_per_hour is not None and here >= own and own < bounds.max and own <= there:
-            words.append(
+            full.append(
                 f"workers of class {name} cost {here * price:.2f} of its budgetPerHour of {bounds.budget_per_hour:.2f}"
             )
         elif here >= min(own, there):
             where = "spec.workers" if own <= there else "the cluster"
-            words.append(f"all {here} {name} accelerators that {where} allows are in use")
+            full.append(f"all {here} {name} accelerators that {where} allows are in use")
         elif here and there < own:
-            words.append(f"other cascades use the remaining {name} accelerators; {here} are left")
-    if not any(s.columns for s in cascade.stages):
-        words.append("no variant makes one image within spec.objective.latency")
-    return tuple(words)
+            full.append(f"other cascades use the remaining {name} accelerators; {here} are left")
+        if part < here - NOTHING:
+            full.append("other cascades of the WorkerPool have the rest of its workers' time")
+    if full and cascade.level.headroom > NOTHING:
+        full.append(f"spec.policy.headroomPercent keeps {cascade.level.headroom:.0%} of their time free")
+    return (*full, *words, *late)
+
+
+def _left_out(cascade: CascadeProblem, best: float) -> tuple[str, ...]:
+    """What the objective leaves out that would be better than the ``best`` row that is in time; empty if nothing."""
+    better = {chain.chain for chain in cascade.frontier.chains if any(row.value > best + NOTABLE for row in chain.rows)}
+    late = dict.fromkeys(words for s in cascade.stages if s.chain.chain in better for words in s.too_late)
+    if not late:
+        return ()
+    more = f", and {len(late) - MOST_NAMED} more" if len(late) > MOST_NAMED else ""
+    return (
+        f"spec.objective.latency of {cascade.level.objective_s:g} s leaves out {', '.join([*late][:MOST_NAMED])}{more}",
+    )

@@ -54,8 +54,8 @@ function draw() {
 }
 
 function way(row) {
-  const shares = row.chain.length > 1 ? ` (direct ${percent(row.direct)}, escalating ${percent(row.escalation)} of the rest)` : "";
-  return `${percent(row.share)} of the prompts: ${row.chain.join(", then ")}${shares}`;
+  const shares = row.chain.length > 1 ? ` (${percent(row.share * row.direct)} of all direct, ${percent(row.share * (1 - row.direct) * row.escalation)} escalated)` : "";
+  return `${percent(row.share)} of all prompts: ${row.chain.join(", then ")}${shares}`;
 }
 
 function tiles(cascade) {
@@ -65,7 +65,7 @@ function tiles(cascade) {
   const confidence = Object.values(cascade.confidence);
   const told = [
     ["Requests a second", short(cascade.demand), `planned for ${short(expected.demand)}`],
-    ["Latency of 99 %", seconds(cascade.latencyP99S), `objective ${seconds(cascade.objectiveS)}, half within ${seconds(cascade.latencyP50S)}`, late],
+    ["Latency of 99 %", seconds(cascade.latencyP99S), `objective ${seconds(cascade.objectiveS)}, half within ${seconds(cascade.latencyP50S)}; expected ${seconds(expected.latencyP99)}${expected.degraded >= 0.005 ? ", " + percent(expected.degraded) + " degraded" : ""}`, late],
     ["Late or refused", String(cascade.violations), `of ${cascade.answered} answered; ${cascade.degraded} degraded${refused ? "; refused: " + refused : ""}`, cascade.violations > 0],
     ["Quality expected", short(expected.quality), confidence.length ? `light images' confidence ${short(confidence[0])}` : "no light images lately"],
     ["Accelerators at work", short(work.planned), `${short(work.allHeavy)} if all images were heavy`],
