@@ -6,6 +6,7 @@ from typing import Final
 
 from .plan import Plan
 from .reasons import Reason
+from .status import QualityStatus
 
 LEAST_RATE = 0.05
 """Images per second below which a variant is not worth a line."""
@@ -66,15 +67,33 @@ def _instead(name: str, share: float, before: Plan | None) -> str:
 def _expectation(plan: Plan) -> str:
     expected = plan.expected
     return (
-        f"Expected are a quality of {expected.quality:.3g}, and 99% of the images within "
+        f"Expected are a quality of {expected.quality:.3g}{_floor(plan)}, and 99% of the images within "
         f"{expected.latency_p99:.2g} s, of {plan.objective_s:.3g} s allowed."
+    )
+
+
+def _floor(plan: Plan) -> str:
+    floor = plan.expected.floor
+    if floor is None:
+        return ""
+    return f" (no worse than {floor.no_worse_than:g}: {'held' if floor.held else 'not held'})"
+
+
+def floor_line(quality: QualityStatus) -> str:
+    """How a quality floor is held, and what all-heavy would take, in one line."""
+    held = "held" if quality.held else "not held"
+    line = f"no worse than {quality.no_worse_than}: {held}, {quality.expected} expected"
+    if quality.all_heavy_workers is None:
+        return line
+    return (
+        f"{line}; all-heavy would take {quality.all_heavy_workers} workers, {quality.all_heavy_cost_per_hour} per hour"
     )
 
 
 def plan_line(plan: Plan) -> str:
     """What a plan does and why, in one line."""
     expected = plan.expected
-    figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}"
+    figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}{_floor(plan)}"
     return f"plan: {plan.reason}: {expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
 
 

@@ -191,12 +191,21 @@ class ImageSize(NamedTuple):
     height: int
 
 
+class PlanFloor(PlanPart):
+    """The floor of the quality, in units of the objective metric, and whether the plan holds it."""
+
+    no_worse_than: float = Field(alias="noWorseThan")
+    held: bool
+
+
 class Expected(PlanPart):
     """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour."""
 
     demand: float
     latency_p99: float = Field(alias="latencyP99")
     quality: float
+    floor: PlanFloor | None = None
+    """The quality that is to be held; absent: the best is wanted."""
     cost_per_hour: str = Field(default="0", pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$")
 
 

@@ -47,6 +47,7 @@ class Reason(Word):
     MOVING = "Moving"
     # conditions: something is missing or wrong
     QUALITY_SHED = "QualityShed"
+    QUALITY_BELOW_FLOOR = "QualityBelowFloor"
     LOAD_SHED = "LoadShed"
     SOLVER_LIMIT = "SolverLimit"
     INVENTORY_UNKNOWN = "InventoryUnknown"

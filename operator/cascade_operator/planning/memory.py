@@ -69,6 +69,17 @@ class Slowdown:
 
 
 @dataclass(frozen=True)
+class FloorTarget:
+    """The floor of the quality, and the quality that is planned, in metric units; and what all-heavy would take."""
+
+    no_worse_than: float
+    expected: float
+    held: bool
+    all_heavy_workers: int | None = None
+    all_heavy_cost_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
 class Target:
     """The workers that a cascade should have, and the circumstances in which this was decided.
 
@@ -77,7 +88,8 @@ class Target:
     fingerprints of spec and profile (``spec_print``, ``profile_print``), the accelerators by class (``inventory``), and
     the slowdowns (``corrections``: variant, class, factor). Where one of them changes, pools are decided again. On a
     WorkerPool, ``hosts`` are all of its workers, the same for each of its cascades, and ``pool_print`` is the
-    fingerprint of the pool and of the cascades that were planned for on it.
+    fingerprint of the pool and of the cascades that were planned for on it. ``floor`` says how the quality floor is
+    held, if there is one.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -93,6 +105,7 @@ class Target:
     pool_print: str = ""
     inventory: Mapping[str, int] = field(default_factory=dict)
     corrections: tuple[tuple[str, str, float], ...] = ()
+    floor: FloorTarget | None = None
 
     @property
     def sizes(self) -> dict[PoolKey, PoolSize]:

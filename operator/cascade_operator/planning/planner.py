@@ -136,6 +136,7 @@ class Planner:
             workers=int(aimed.workers),
             ready=seen.placement(seen.ready, target or Target()) if seen.prepared is not None else Placement(),
             cost_per_hour=f"{target.cost_per_hour if target is not None else 0.0:.2f}",
+            floor=target.floor if target is not None else None,
         )
         plan = said.plan if said is not None and said.plan is not None else seen.view.plan
         status = self._reports.new(seen.view, workers=seen.workers, plan=plan, findings=findings, now=now)

@@ -6,12 +6,14 @@ moves and on accelerator time. Prices are fractions of the metric's span, from t
 
     price of a start = thrift · max(switch price in metric units / TUNED_SPAN, noise)
 
-With a profile of one's own, noise is QUALITY_NOISE; the tables of the published systems are taken as exact.
+With a profile of one's own, noise is QUALITY_NOISE; the tables of the published systems are taken as exact. A quality
+floor says what is good enough, so accelerator time then has no price, and a start only a small one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -58,6 +60,11 @@ QUALITY_NOISE = 0.02
 ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that all-heavy must gain to be worth its accelerator time; less time must gain less, in
 proportion. A smaller gain cannot be distinguished from noise."""
+
+FLOOR_START_PRICE: Final = 2e-4
+"""Price of a start with a quality floor: more than that of an accelerator, and too little to miss the floor for."""
+OUT_OF_REACH: Final = 2.0
+"""A normalised quality that no row has."""
 
 NO_WORKER_POOLS: Final = "there are no WorkerPools here so far: give the cascade a pool of its own"
 """Why a cascade on a WorkerPool is refused where nobody says what that is."""
@@ -282,7 +289,8 @@ def prepare(
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     provision_s = {c.name: c.provision_s for c in classes if c.elastic is not None}
     digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
-    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()))
+    floored = spec.objective.quality is not None
+    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), floored)
     sized = (kept or {}).get(key)
     if sized is None:
         try:
@@ -297,7 +305,7 @@ def prepare(
             timings,
             priced(
                 [stages_of(c, timings=timings, classes=usable, level=level) for c in frontier.chains],
-                accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE * chosen.thrift,
+                accelerator_time=0.0 if published or floored else ACCELERATOR_TIME_PRICE * chosen.thrift,
             ),
         )
         if kept is not None:
@@ -322,6 +330,7 @@ def prepare(
             thrift=chosen.thrift,
         ),
         weight=float(spec.policy.weight),
+        floor=_floor(spec, found, sized.frontier),
     )
     if shared or in_pools:
         problem = _on_shared_workers(problem, spec, level, rooms, offer=settings.shared_offer)
@@ -338,6 +347,17 @@ def prepare(
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
         provision_s=provision_s,
     )
+
+
+def _floor(spec: CascadeSpec, profile: ProfileSpec, frontier: Frontier) -> float | None:
+    """The quality floor as normalised quality; None if there is none."""
+    if spec.objective.quality is None:
+        return None
+    metric = float(spec.objective.quality.no_worse_than)
+    if frontier.best == frontier.worst:
+        held = frontier.best <= metric if profile.direction == "min" else frontier.best >= metric
+        return 0.0 if held else OUT_OF_REACH
+    return frontier.value(metric)
 
 
 def hosts_all(spec: CascadeSpec) -> bool:
@@ -374,6 +394,7 @@ def _on_shared_workers(
         accelerator_class=pool.accelerator_class,
         objective_s=level.objective_s,
         late=None if level.degrade else level.late,
+        floor=math.inf if problem.floor is None else problem.floor,
     )
     if len(sets) > 1:
         sets = with_one_long_variant(sets, hull)
@@ -417,7 +438,8 @@ def _switch_prices(
             takes_s = timings.load_s(name, accelerator_class) + provision_s.get(accelerator_class, 0.0)
             dear = takes_s > spec.objective.latency_s / 2
             price = settings.dear_switch_price if dear else settings.switch_price
-            prices[name, accelerator_class] = thrift * max(price / TUNED_SPAN, noise)
+            full = thrift * max(price / TUNED_SPAN, noise)
+            prices[name, accelerator_class] = full if spec.objective.quality is None else min(full, FLOOR_START_PRICE)
     return prices
 
 

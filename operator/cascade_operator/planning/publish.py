@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cascade_api.plan import Expected, Plan, PlanRow, next_generation
+from cascade_api.plan import Expected, Plan, PlanFloor, PlanRow, next_generation
 from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
 from ..snapshot import DrainWorker, WorkerState
 from . import plans
-from .allocation import HostSet, Placement, Sharing, latency_p99_s
+from .allocation import HostSet, Placement, Sharing, holds_floor, latency_p99_s
 from .division import Divisions
 from .forecast import Forecast
 from .memory import Target
@@ -87,10 +87,20 @@ def publication(
             demand=round(expected.rate, 3),
             latency_p99=round(latency_s, 4),
             quality=round(seen.known.problem.frontier.metric(sharing.value), 4),
+            floor=_floor(seen, sharing),
             cost_per_hour=f"{decided.target.cost_per_hour if decided.target else 0.0:.2f}",
         ),
     )
     return replace(said, plan=plan)
+
+
+def _floor(seen: Observed, sharing: Sharing) -> PlanFloor | None:
+    """The quality floor, and whether these shares hold it."""
+    wanted = seen.known.spec.objective.quality
+    if wanted is None:
+        return None
+    held = not sharing.shed and holds_floor(seen.known.problem.floor, sharing.value)
+    return PlanFloor(no_worse_than=float(wanted.no_worse_than), held=held)
 
 
 def _sharing(
@@ -150,6 +160,10 @@ def _rows(
     vacated = set(seen.known.variants_with.get(moves.vacate[0], ())) if moves.vacate is not None else set()
     leaves = bool(vacated & (plans.needed(last) - plans.needed(rows)))
     served = {name for name, _ in placement.pools}
+    floor = seen.known.problem.floor
+    if floor is not None and holds_floor(floor, sharing.value):
+        # Shares that hold a floor hardly depend on the load, and those in force may be for a load that was too high.
+        return rows
     if leaves or not plans.servable(last, served) or plans.shares_moved(last, rows):
         return rows
     return last

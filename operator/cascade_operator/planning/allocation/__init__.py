@@ -16,6 +16,7 @@ from .sets import User, Weighed, best_on_sets, maximal_sets, needed_mib, useful_
 from .shares import Sharing, best_sharing, running_columns, shared_on
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
+from .verdicts import holds_floor
 
 __all__ = [
     "MUCH_SHORTER",
@@ -47,6 +48,7 @@ __all__ = [
     "best_sharing",
     "gpu_seconds",
     "groups",
+    "holds_floor",
     "hull_of",
     "latency_p99_s",
     "maximal_sets",

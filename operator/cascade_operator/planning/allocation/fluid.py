@@ -19,7 +19,7 @@ from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, P
 from .sets import User, allocate_on_sets
 from .shares import Sharing, shared_on
 from .stages import SHED_PRICE
-from .verdicts import allocation_of, quality_is_shed
+from .verdicts import allocation_of, quality_verdict
 
 
 def allocate_fluid(
@@ -99,8 +99,12 @@ def _least(cascade: CascadeProblem, hull: Hull) -> int:
 
 
 def _enough(cascade: CascadeProblem, hull: Hull) -> int:
-    """Workers beyond which more gain nothing."""
-    best_quality = cascade.demand * hull.most_s / cascade.heavy_utilisation
+    """Workers beyond which more gain nothing.
+
+    For a floor no more is planned than fits: images that are degraded would be below it.
+    """
+    busy = cascade.heavy_utilisation if cascade.floor is None else cascade.light_utilisation
+    best_quality = cascade.demand * hull.most_s / busy
     nothing_shed = cascade.demand * hull.least_s / cascade.light_utilisation
     return math.ceil(max(best_quality, nothing_shed) - NOTHING) if hull.corners else 0
 
@@ -154,4 +158,4 @@ def _verdict(cascade: CascadeProblem, workers: float, sharing: Sharing) -> Reaso
         return Reason.NO_CAPACITY
     if sharing.shed > NOTHING:
         return Reason.LOAD_SHED
-    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
+    return quality_verdict(cascade, sharing)

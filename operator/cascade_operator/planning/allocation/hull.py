@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, TypeVar
 
 from .frontier import Mixture, Portion, Row
@@ -77,7 +78,7 @@ class Hull:
     ``weights`` has the digest of each variant's weights. ``services`` are single images by variant and role,
     ``batches`` the largest batch by variant, and ``least_s`` the seconds per prompt by the cheapest corner in its
     quickest batches. Of the requests the part ``late`` may take longer than ``objective_s``; None: what would is
-    degraded.
+    degraded. ``floor`` is the normalised quality beyond which more is worth nothing (infinite: there is none).
     """
 
     weights: Mapping[str, str]
@@ -92,6 +93,7 @@ class Hull:
     """All rows that can meet the objective, and what a prompt by each is worth."""
     everywhere: bool = True
     """Whether every worker hosts all variants."""
+    floor: float = math.inf
 
     @property
     def hosts(self) -> HostSet:
@@ -111,9 +113,15 @@ class Hull:
             work[row.heavy] += row.heavy_load * self.services[row.heavy, Role.HEAVY].p50_s
         return work
 
-    @property
+    @cached_property
     def most_s(self) -> float:
-        """Seconds per prompt beyond which more buys nothing."""
+        """Seconds per prompt beyond which more buys nothing: with those of the best corner, or at the floor."""
+        if self.corners and self.corners[0].row.value >= self.floor:
+            return self.corners[0].seconds
+        for low, high in pairwise(self.corners):
+            if high.row.value >= self.floor:
+                part = (self.floor - low.row.value) / (high.row.value - low.row.value)
+                return low.seconds + part * (high.seconds - low.seconds)
         return self.corners[-1].seconds if self.corners else 0.0
 
     def image_s(self, variant: str) -> float:
@@ -142,8 +150,9 @@ class Hull:
     def mixture(self, seconds: float) -> tuple[Mixture, float]:
         """The best mixture at so many seconds per prompt, and its gain; of the cheapest corner where less is there.
 
-        There must be a corner.
+        No more is spent than `most_s`. There must be a corner.
         """
+        seconds = min(seconds, self.most_s)
         at = bisect_right(self.corners, seconds, key=lambda corner: corner.seconds)
         if at == 0 or at == len(self.corners):
             corner = self.corners[min(at, len(self.corners) - 1)]
@@ -219,6 +228,7 @@ def hull_of(
     accelerator_class: str,
     objective_s: float = math.inf,
     late: float | None = None,
+    floor: float = math.inf,
 ) -> Hull:
     """The hull of all rows that can meet the objective, with single images: batches are as they come."""
     services: dict[tuple[str, Role], BatchService] = {}
@@ -244,4 +254,4 @@ def hull_of(
     corners = tuple(upper_hull(points, cost=lambda c: c.seconds, worth=lambda c: c.gain))
     least_s = taken_s(corners[0].row, quickest) if corners else 0.0
     rows = {point.row: point.gain for point in points}
-    return Hull(weights, accelerator_class, corners, services, batches, least_s, objective_s, late, rows)
+    return Hull(weights, accelerator_class, corners, services, batches, least_s, objective_s, late, rows, floor=floor)

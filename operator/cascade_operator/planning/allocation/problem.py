@@ -71,7 +71,7 @@ class CascadeProblem:
     change of model must gain. ``running`` and ``running_batch`` are the replicas and batch size of each pool now.
     ``hull`` is set if workers host several weights. ``sets`` are then the sets of weights that a worker may host: with
     one, which is all of them, only the number of workers is decided. ``running_hosts`` are the workers by what they
-    host now.
+    host now. ``floor`` is the normalised quality to hold at the least cost; None: the best quality is wanted.
     """
 
     ref: CascadeRef
@@ -88,6 +88,7 @@ class CascadeProblem:
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)
     weight: float = 1.0
     hull: Hull | None = None
+    floor: float | None = None
     sets: tuple[HostSet, ...] = ()
     running_hosts: Mapping[HostSet, int] = field(default_factory=dict)
 
@@ -103,11 +104,21 @@ class AllocationProblem:
 
 
 @dataclass(frozen=True)
+class Fleet:
+    """Workers of one class, and what they cost per hour."""
+
+    workers: int
+    cost_per_hour: float
+
+
+@dataclass(frozen=True)
 class Allocation:
     """What one cascade gets. ``shed`` is the share of its demand that cannot be served in time.
 
-    ``verdict`` is OPTIMAL, QUALITY_SHED (there is room only for the rows of least load), LOAD_SHED (a part of the
-    demand cannot be served), NO_CAPACITY (nothing can) or SOLVER_LIMIT (usable, but a limit cut the search short).
+    ``verdict`` is OPTIMAL, QUALITY_BELOW_FLOOR (the floor cannot be held), QUALITY_SHED (there is room only for the
+    rows of least load), LOAD_SHED (a part of the demand cannot be served), NO_CAPACITY (nothing can) or SOLVER_LIMIT
+    (usable, but a limit cut the search short). ``all_heavy`` is what it would take to make every image by the best
+    variant; None if no variant can.
     ``hosts`` has the workers by what they host, for cascades with a hull. ``binding`` says in words what limits the
     quality. ``gap`` is the part of all cascades' weighted worth that a
     better allocation could add at most, by the solver's bound.
@@ -124,3 +135,4 @@ class Allocation:
     binding: tuple[str, ...] = ()
     gap: float = 0.0
     hosts: Mapping[HostSet, int] = field(default_factory=dict)
+    all_heavy: Fleet | None = None

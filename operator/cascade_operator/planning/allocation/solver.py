@@ -13,6 +13,8 @@ and to the accelerators that exist, the ceilings of each cascade, and the minima
 put the aims in order: first, everything that can be served is served; second, quality, less the price of switches and
 of accelerator time; last, the fewest accelerators.
 
+A cascade with a floor gains by quality up to its floor only (`up_to_floor`), so that it takes no more accelerators.
+
 There is always an answer. If the load is too high for good quality, the rows of least load are all that fits; if even
 that is too much, a part of the load is shed. The verdict of the `Allocation` says so.
 """
@@ -30,11 +32,11 @@ from cascade_api.reasons import Reason
 from .contenders import Contender, contenders
 from .fluid import allocate_fluid
 from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
-from .programs import LinearProgram, Solution, SolveStatus
+from .programs import LinearProgram, Solution, SolveStatus, up_to_floor
 from .shares import Sharing, best_sharing
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
-from .verdicts import allocation_of, quality_is_shed
+from .verdicts import allocation_of, quality_verdict
 
 ACCELERATOR_PRICE = 1e-4
 """Normalised quality given up to save one accelerator of the dearest class. It is small: this is the last aim."""
@@ -163,6 +165,9 @@ def _ceilings(problem: AllocationProblem, cascade: CascadeProblem) -> dict[str, 
 
 def _contenders(cascade: CascadeProblem, problem: AllocationProblem) -> tuple[Contender, ...]:
     """The candidates that the program of a single cascade needs."""
+    if cascade.floor is not None:
+        # What bounds a chain is the best quality that it reaches, and a cheaper one may hold the floor as well.
+        return tuple(Contender(stages) for stages in cascade.stages)
     ceilings = _ceilings(problem, cascade)
     dearest = max((problem.prices_per_hour.get(name, 0.0) for name in ceilings), default=0.0)
     dues = Dues(_tax(problem) * dearest, first_start=FIRST_START_PRICE, doubling=BATCH_PRICE, kept=KEEP_REWARD)
@@ -235,12 +240,14 @@ def _add_chain(
     cascade, stages = variables.problem, contender.stages
     demand = max(cascade.demand, _NOTHING)
     shed = program.variable(value=-SHED_PRICE * weight)
-    total, heavy_loads, direct_shares = {chosen: -1.0, shed: 1.0}, {}, {}
+    total, heavy_loads, direct_shares, gains = {chosen: -1.0, shed: 1.0}, {}, {}, {}
     numbers = range(len(stages.chain.rows)) if contender.rows is None else contender.rows
     for row, gain in ((stages.chain.rows[number], stages.gains[number]) for number in numbers):
-        share = program.variable(value=weight * gain)
-        total[share] = 1.0
+        share = program.variable(value=weight * gain if cascade.floor is None else 0.0)
+        total[share], gains[share] = 1.0, gain
         heavy_loads[share], direct_shares[share] = row.heavy_load, row.direct
+    if cascade.floor is not None:
+        up_to_floor(program, gains, floor=cascade.floor, weight=weight)
     heavy, direct = program.variable(), program.variable()
     program.equal(total, 0.0)
     program.equal({heavy: -1.0, **heavy_loads}, 0.0)
@@ -355,4 +362,4 @@ def _verdict(
         return Reason.LOAD_SHED
     if status is SolveStatus.LIMITED:
         return Reason.SOLVER_LIMIT
-    return Reason.QUALITY_SHED if quality_is_shed(cascade, sharing) else Reason.OPTIMAL
+    return quality_verdict(cascade, sharing)

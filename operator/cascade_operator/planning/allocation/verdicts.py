@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Final
 
 from cascade_api.reasons import Reason
 
 from .hull import HostSet
 from .mixtures import NOTHING
-from .problem import Allocation, AllocationProblem, CascadeProblem, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, Fleet, PoolKey, PoolSize
 from .shares import Sharing
+from .stages import Role
+
+FLOOR_TOLERANCE: Final = 1e-3
+"""Normalised quality by which a plan may miss a floor and still hold it: the prices of work and loads are less."""
 
 
 def allocation_of(
@@ -37,10 +43,40 @@ def allocation_of(
         binding=binding(cascade, problem, workers, sharing),
         gap=gap,
         hosts=hosts or {},
+        all_heavy=all_heavy(cascade, problem),
     )
 
 
-def quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
+def holds_floor(floor: float | None, value: float) -> bool:
+    """Whether a normalised quality is no worse than a floor; any is where there is none."""
+    return floor is None or value >= floor - FLOOR_TOLERANCE
+
+
+def quality_verdict(cascade: CascadeProblem, sharing: Sharing) -> Reason:
+    """What to say of the quality of a cascade whose whole demand is served."""
+    if cascade.floor is not None:
+        return Reason.OPTIMAL if holds_floor(cascade.floor, sharing.value) else Reason.QUALITY_BELOW_FLOOR
+    return Reason.QUALITY_SHED if _quality_is_shed(cascade, sharing) else Reason.OPTIMAL
+
+
+def all_heavy(cascade: CascadeProblem, problem: AllocationProblem) -> Fleet | None:
+    """The cheapest workers of one class that make every image by the best variant; None if none is in time."""
+    rows = [(row.value, stages) for stages in cascade.stages for row in stages.chain.rows if not row.light_load]
+    if not rows:
+        return None
+    _, best = max(rows, key=lambda pair: pair[0])
+    seconds: dict[str, float] = {}
+    for column in best.of(Role.HEAVY):
+        name = column.accelerator_class
+        seconds[name] = min(seconds.get(name, math.inf), 1 / column.rate)
+    fleets = []
+    for name, image_s in seconds.items():
+        workers = math.ceil(cascade.demand * image_s / cascade.light_utilisation - NOTHING)
+        fleets.append(Fleet(workers, workers * problem.prices_per_hour.get(name, 0.0)))
+    return min(fleets, key=lambda fleet: (fleet.cost_per_hour, fleet.workers), default=None)
+
+
+def _quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
     """Whether the load leaves room only for the rows of least heavy load, although better rows are measured."""
     rows = [row for stages in cascade.stages for row in stages.chain.rows]
     least = min((row.heavy_load for row in rows), default=0.0)
@@ -53,9 +89,12 @@ def binding(
 ) -> tuple[str, ...]:
     """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
-    if sharing.shed <= NOTHING and sharing.value >= best - 0.01:
+    enough = best - 0.01 if cascade.floor is None else cascade.floor - FLOOR_TOLERANCE
+    if sharing.shed <= NOTHING and sharing.value >= enough:
         return ()
     words = []
+    if cascade.floor is not None and not holds_floor(cascade.floor, best):
+        words.append("no row of the profile that is in time is as good as spec.objective.quality.noWorseThan")
     for name, bounds in cascade.workers.items():
         here = workers.get(name, 0)
         price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
