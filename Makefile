@@ -19,7 +19,7 @@ venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip insta
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
-.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify site audit bench bench-science bench-explore bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-sharing bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify site audit bench bench-science bench-explore bench-settings bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-hosting bench-sharing bench-validation bench-solver bench-simulator images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -163,6 +163,9 @@ bench-science: setup ## the cascade beside its parts on the testbed, without a s
 bench-explore: setup ## what exploring finds on the testbed, beside a full grid and at equal compute (an hour; ARGS='--heldout 0': less)
 	@cd tests && ../$(BIN)/python -m bench.bench_explore $(ARGS)
 
+bench-settings: setup ## int8 beside fp32 on the testbed: quality, paired, and time (some minutes): docs/benchmarks/settings.md
+	@cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m bench.bench_settings $(ARGS)
+
 bench-engines: .venv-train/.ready ## ONNX Runtime beside torch on one core: times, and how far images differ
 	@cd tests && PYTHONPATH=../model-repo ../.venv-train/bin/python -m bench.bench_engines $(ARGS)
 
@@ -193,6 +196,9 @@ bench-router: setup .venv-ray/.ready ## the router: cost, overload, unequal repl
 
 bench-validation: setup ## the simulator against the real local stack (some ten minutes, on a quiet machine)
 	@cd tests && ../$(BIN)/python -m bench.bench_validation $(ARGS)
+
+bench-hosting: setup ## the local stack with all weights in every worker against one in each (ten minutes, on a quiet machine)
+	@cd tests && ../$(BIN)/python -m bench.bench_hosting $(ARGS)
 
 bench-sharing: setup ## light work beside heavy images on one worker, by each means (a quarter of an hour, on a quiet machine)
 	@cd tests && ../$(BIN)/python -m bench.bench_sharing $(ARGS)

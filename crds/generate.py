@@ -126,10 +126,13 @@ KINDS = (
         spec=WorkerPoolSpec,
         status=WorkerPoolStatus,
         columns=(
+            ("Ready", "string", condition("Ready", "status")),
+            ("Reason", "string", condition("Ready", "reason")),
             ("Class", "string", ".spec.class"),
             ("Hosting", "string", ".spec.hosting"),
             ("Workers", "string", ".status.workers"),
             ("Max", "integer", ".spec.workers.max"),
+            ("Cascades", "integer", ".status.cascadeCount"),
             ("Cost/h", "string", ".status.costPerHour"),
             AGE,
         ),

@@ -33,6 +33,7 @@ def main() -> None:
         last = load(state, 12, 60)
         time.sleep(5)
         take(browser, f"{url}/", "console.png", width=1280, scheme="light")
+        take(browser, f"{url}/", "deciding.png", width=1280, scheme="light", height=740)
         take(browser, f"{url}/", "console-phone.png", width=390, scheme="dark", height=1600)
         take(browser, f"{url}/#playground", "playground.png", width=1280, scheme="light", draw=True)
         last.terminate()

@@ -22,6 +22,7 @@ settings.load_profile("same")
 
 pytest_plugins = [
     "support.redis",
+    "support.bucket",
     "support.triton",
     "support.agent",
     "support.tiny_model",

@@ -11,7 +11,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .base import NAME_PATTERN
-from .cascade import REVISION_PATTERN, SOURCE_PATTERN, DiffusionCascade, PoolMismatch
+from .cascade import (
+    ADAPTER_FILE_PATTERN,
+    ADAPTER_SCALE_PATTERN,
+    ADAPTER_SOURCE_PATTERN,
+    REVISION_PATTERN,
+    SOURCE_PATTERN,
+    DiffusionCascade,
+    PoolMismatch,
+)
 from .failures import CommandFailed
 from .names import API_VERSION
 from .nodes import compose, construct, explain
@@ -34,6 +42,9 @@ FORMS: Mapping[str, str] = {
     SIZE_PATTERN: "a size: write width and height in pixels, such as 1024x768",
     NAME_PATTERN: "a name: write lower-case letters, digits and dashes, such as sd35-large",
     SOURCE_PATTERN: "a source: write builtin://NAME, hf://OWNER/REPOSITORY or file:///PATH",
+    ADAPTER_SOURCE_PATTERN: "an adapter's source: write hf://OWNER/REPOSITORY or file:///PATH",
+    ADAPTER_FILE_PATTERN: "a safetensors file: write its path in the source, such as ink.safetensors",
+    ADAPTER_SCALE_PATTERN: 'a scale above 0 and below 10, in quotes: write one such as "0.8"',
     REVISION_PATTERN: "a revision: write a commit, or a digest of weights",
     OBJECT_NAME_PATTERN: "an object's name: write lower-case letters, digits, dashes and dots, such as hf-token",
     LABEL_VALUE_PATTERN: "a label's value: write letters, digits, dashes, dots and underscores, such as team-red",

@@ -8,7 +8,7 @@ from typing import Any, Final
 from .cascade import CascadeSpec, Variant
 from .profile import ProfileSpec
 
-_OF_A_VARIANT: Final = ("name", "model", "settings", "engine", "precision")
+_OF_A_VARIANT: Final = ("name", "model", "settings", "engine", "precision", "adapters", "adapterMemoryMiB")
 
 
 def hosts_document(cascades: Sequence[tuple[CascadeSpec, ProfileSpec]], weights: Sequence[str]) -> dict[str, Any]:

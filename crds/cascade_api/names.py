@@ -42,6 +42,7 @@ OUTPUT_BATCH_TIME = "batch_time"
 OUTPUT_PROMPT_TOKENS = "prompt_tokens"
 PARAMETER_IMAGE_FORMAT = "image_format"
 PARAMETER_IMAGE_QUALITY = "image_quality"
+PARAMETER_LORA = "lora"
 
 GRPC_DIRECT: Final = ("grpc.enable_http_proxy", 0)
 """Channel option of every call inside the product: use no proxy, whatever the environment says."""

@@ -114,18 +114,23 @@ class PlanSettings(PlanPart):
     steps: int = Field(ge=0)
     guidance: str | None = None
     guidance_interval: str | None = None
+    step_cache: str | None = None
 
     @property
     def parameters(self) -> dict[str, int | str]:
         """The settings as parameters of a request to the Triton model."""
-        return settings_parameters(self.steps, self.guidance, self.guidance_interval)
+        return settings_parameters(self.steps, self.guidance, self.guidance_interval, self.step_cache)
 
 
 class PlanVariant(PlanPart):
-    """A variant: the digest of its weights, its settings, and its times on each class where it is or will be served."""
+    """A variant: the digest of its weights, its settings, and its times on each class where it is or will be served.
+
+    ``adapters`` has the digest of each adapter by the name that requests use.
+    """
 
     weights: str
     settings: PlanSettings
+    adapters: dict[str, str] = Field(default_factory=dict)
     classes: dict[str, PlanTimes]
 
     @property

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from .base import NAME_PATTERN, Document, Metadata, field_error
-from .cascade import CascadeSpec
+from .cascade import CascadeSpec, Weights
 from .chains import Chained, VariantName, refuse_twice
 from .names import API_VERSION
 from .openapi import keyed_by, refuse_repetition, rules
@@ -313,10 +313,28 @@ def profile_for(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
     """The profile for a cascade: times at its size, and starts and memory of all variants whose weights have them.
 
     Neither depends on settings. So a variant without a row in `startup` or `memory` takes the row of a variant that
-    shares its weights.
+    shares its weights. Memory includes what the manifest lets adapters of the weights take (`adapterMemoryMiB`), since
+    a profile is measured without them.
     """
-    rows = {"startup": _for_all(profile.startup, cascade), "memory": _for_all(profile.memory, cascade)}
-    return profile.at(cascade.sizes[0]).model_copy(update=rows)
+    adapters = _adapters_mib(cascade)
+    at = profile.at(cascade.sizes[0])
+    memory = [
+        row.model_copy(update={"rest_mi_b": row.rest_mi_b + adapters.get(row.variant, 0)})
+        for row in _for_all(profile.memory, cascade)
+    ]
+    execution = [
+        row.model_copy(update={"memory_mi_b": row.memory_mi_b + adapters.get(row.variant, 0)}) for row in at.execution
+    ]
+    rows = {"startup": _for_all(profile.startup, cascade), "memory": memory, "execution": execution}
+    return at.model_copy(update=rows)
+
+
+def _adapters_mib(cascade: CascadeSpec) -> dict[str, int]:
+    """The memory that adapters may take, by variant: the most that any variant of its weights lets them take."""
+    most: dict[Weights, int] = {}
+    for variant in cascade.variants:
+        most[variant.weights] = max(most.get(variant.weights, 0), variant.adapters_mib)
+    return {variant.name: most[variant.weights] for variant in cascade.variants}
 
 
 _OfWeights = TypeVar("_OfWeights", Startup, MemoryUse)

@@ -90,6 +90,7 @@ class Refusal(Word):
     SHUTTING_DOWN = "ShuttingDown"
     NOT_ALLOWED = "NotAllowed"
     MODERATION_AWAY = "ModerationAway"
+    BUCKET_AWAY = "BucketAway"
 
 
 class Route(Word):

@@ -6,6 +6,7 @@ list values as JSON), which is how a chart passes its values.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -60,6 +61,34 @@ def _redis_url(url: str) -> str:
 
 
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+
+
+def _endpoint(text: str) -> str:
+    """Refuse what is not the address of a server, such as a URL with the bucket in it."""
+    if text and not re.fullmatch(
+        r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?/?", text
+    ):
+        raise PydanticCustomError(
+            "endpoint", "not the address of a server; write for example https://s3.example:9000, without the bucket"
+        )
+    return text
+
+
+def _bucket(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", text):
+        raise PydanticCustomError(
+            "bucket", "not the name of a bucket: 3 to 63 letters, digits, dots and dashes; write for example images"
+        )
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*", text) or len(text) > 200:
+        raise PydanticCustomError("prefix", "not the beginning of names in a bucket; write for example generated/")
+    return text
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 
 PROVISION_FACTOR: Final = 2.0
@@ -269,6 +298,26 @@ class RouterSettings(BaseSettings):
         default=1.0, ge=0, le=1, description="share of the prompts without a client's trace context that are traced"
     )
     log_prompts: bool = False
+    bucket: Annotated[str, AfterValidator(_bucket)] = Field(
+        default="",
+        description="bucket of an S3 server for images of jobs, and for those that clients want as a URL; empty: none",
+    )
+    bucket_endpoint: Endpoint = Field(
+        default="", description="the server, such as https://s3.example:9000; empty: that of AWS in the region"
+    )
+    bucket_public_endpoint: Endpoint = Field(
+        default="", description="the server as clients reach it, which links name; empty: the same"
+    )
+    bucket_region: str = Field(default="", description="empty: that of AWS_REGION, or us-east-1")
+    bucket_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        default="", description="what the names of images begin with, such as `generated/`"
+    )
+    bucket_link_s: int = Field(
+        default=3600, ge=1, le=604_800, description="how long a link works; no longer than the credentials do"
+    )
+    bucket_timeout_s: float = Field(
+        default=10.0, gt=0, description="longest wait until the bucket has an image, with all tries"
+    )
     moderation_url: str = Field(
         default="",
         description="asked about prompts and images, in the form of OpenAI's moderations API; empty: nobody is",

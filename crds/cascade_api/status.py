@@ -74,16 +74,37 @@ class ProfileStatus(Document):
     conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
 
 
+class PoolUser(Document):
+    """A cascade on a WorkerPool, and its part of the workers' time."""
+
+    name: str
+    percent: int
+
+
+class PoolWeights(Document):
+    """Weights on a WorkerPool, by the variants that they serve, and how many workers have them ready."""
+
+    variants: str = Field(max_length=256)
+    workers: int
+
+
 class WorkerPoolStatus(Document):
-    """Status of a WorkerPool."""
+    """Status of a WorkerPool; below 10 KB, written only when it changes."""
 
     observed_generation: int = 0
     conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=keyed_by("type"))
     workers: str = "0/0"
     """Workers that are ready, of those that there shall be."""
-    cascades: list[str] = Field(default_factory=list, max_length=128)
-    """The cascades that use it, by name."""
+    cascade_count: int = 0
+    """How many cascades name it."""
+    cascades: list[PoolUser] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("name"))
+    """The first of them, by name, with the time that they had when the rest of the status changed last."""
+    weights: list[PoolWeights] = Field(default_factory=list, max_length=64, json_schema_extra=keyed_by("variants"))
+    """What its workers host."""
     cost_per_hour: str = "0"
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        return next((c for c in self.conditions if c.type == kind), None)
 
 
 def merge_conditions(old: list[Condition], new: list[Condition], *, now: str) -> list[Condition]:

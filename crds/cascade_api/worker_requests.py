@@ -20,9 +20,11 @@ def weights_of_model(model: str) -> str:
     return model.removeprefix(_MODEL_PREFIX)
 
 
-def settings_parameters(steps: int, guidance: str | None, guidance_interval: str | None) -> dict[str, int | str]:
+def settings_parameters(
+    steps: int, guidance: str | None, guidance_interval: str | None, step_cache: str | None
+) -> dict[str, int | str]:
     """The settings of a variant as parameters of a request; `cascade_models.recipe` reads them."""
-    texts = {"guidance": guidance, "guidance_interval": guidance_interval}
+    texts = {"guidance": guidance, "guidance_interval": guidance_interval, "step_cache": step_cache}
     return {"steps": steps, **{name: text for name, text in texts.items() if text is not None}}
 
 

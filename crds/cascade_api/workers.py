@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
@@ -17,6 +17,9 @@ from .quantities import Integer, Money
 ClassName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 PoolName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 Count = Annotated[Integer, Field(ge=0, le=10_000)]
+
+
+CLASS_STAYS: Final = "is immutable: make another WorkerPool, and have the cascades name that one"
 
 
 class Hosting(str, Enum):
@@ -135,6 +138,8 @@ class WorkerCount(Document):
 class WorkerPoolSpec(Document):
     """What the workers of a shared pool are."""
 
+    model_config = ConfigDict(json_schema_extra=rules(("self.class == oldSelf.class", f"class {CLASS_STAYS}")))
+
     accelerator_class: ClassName = Field(alias="class")
     """Accelerator class of the workers."""
     workers: WorkerCount
@@ -144,6 +149,14 @@ class WorkerPoolSpec(Document):
     """The most that all workers may cost per hour, by the price of the class."""
     model_cache: ModelCache | None = None
     pod_template: PodTemplate = PodTemplate()
+
+
+def pool_identity_problems(before: WorkerPoolSpec, after: WorkerPoolSpec) -> list[tuple[str, str]]:
+    """The forbidden changes of an update, as (field, message); API servers that know CEL refuse it themselves.
+
+    The profiles of all cascades of a pool are those of its class.
+    """
+    return [] if before.accelerator_class == after.accelerator_class else [("spec.class", CLASS_STAYS)]
 
 
 class WorkerPool(Document):

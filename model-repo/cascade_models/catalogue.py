@@ -16,7 +16,18 @@ from typing import Any, Final
 import yaml
 
 from cascade_models.engines import ENGINES
-from cascade_models.recipe import COMMIT, HUB, Assembly, Recipe, RecipeError, SettingsSpace
+from cascade_models.recipe import (
+    COMMIT,
+    HUB,
+    PRECISIONS,
+    STEP_CACHES,
+    Assembly,
+    Recipe,
+    RecipeError,
+    Settings,
+    SettingsSpace,
+    is_step_cache,
+)
 
 FOLDER: Final = Path(__file__).parent / "variants"
 CASCADES: Final = "cascades.yaml"
@@ -24,8 +35,8 @@ DTYPES: Final = {"float16": 2, "bfloat16": 2, "float32": 4}
 """Bytes of a number by its format."""
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _KEYS: Final = {
-    "source", "revision", "licence", "gated", "parametersMillions", "image", "steps", "search", "weights", "engines",
-    "largestBatch", "assembly",
+    "source", "revision", "licence", "gated", "parametersMillions", "image", "steps", "search", "stepCaches", "weights",
+    "engines", "largestBatch", "assembly",
 }  # fmt: skip
 _ASSEMBLY: Final = {
     "pipeline": ("pipeline", str),
@@ -54,6 +65,7 @@ class CatalogueEntry:
         parameters_millions: those of the denoiser, and those of all other networks together.
         steps: the usual number of steps.
         search: the settings that `cascade explore` tries if it is told no others.
+        step_caches: the kinds of step caches that its denoiser can have with engine diffusers.
         weights: the named weights of the source, with the number of steps for which each is made; empty: the source has
             only one, for any number of steps.
         largest_batch: the largest batch on one accelerator; a profile in the manifest takes precedence.
@@ -69,6 +81,7 @@ class CatalogueEntry:
     width: int
     steps: int
     search: SettingsSpace
+    step_caches: tuple[str, ...]
     weights: Mapping[str, int]
     engines: tuple[str, ...]
     largest_batch: int
@@ -85,6 +98,13 @@ class CatalogueEntry:
             raise RecipeError("weights", f"{self.name} has {', '.join(self.weights)}: name one of them")
         if recipe.engine not in self.engines:
             raise RecipeError("engine", f"{recipe.engine!r} cannot run {self.name}: write {' or '.join(self.engines)}")
+
+    def check_settings(self, settings: Settings) -> None:
+        """Raise RecipeError if this model cannot draw so."""
+        kind = settings.step_cache.partition(":")[0]
+        if kind and kind not in self.step_caches:
+            fix = f"write {' or '.join(self.step_caches)}" if self.step_caches else "leave it out"
+            raise RecipeError("stepCache", f"diffusers has no {kind} for the denoiser of {self.name}: {fix}")
 
     def wire(self) -> dict[str, Any]:
         """The entry as data for JSON."""
@@ -144,6 +164,7 @@ def _entry(file: Path) -> CatalogueEntry:
         width=image.get("width", int),
         steps=reader.get("steps", int),
         search=_search(reader.section("search")),
+        step_caches=tuple(reader.get("stepCaches", list, default=[])),
         weights=reader.get("weights", dict, default={}),
         engines=tuple(reader.get("engines", list)),
         largest_batch=reader.get("largestBatch", int),
@@ -153,6 +174,12 @@ def _entry(file: Path) -> CatalogueEntry:
         "source": not entry.source.startswith(HUB) and f"should begin with {HUB}",
         "revision": not COMMIT.fullmatch(entry.revision) and "should be a commit of 40 hexadecimal digits",
         "engines": not set(entry.engines) <= set(ENGINES) and f"should be of {', '.join(ENGINES)}",
+        "stepCaches": not set(entry.step_caches) <= set(STEP_CACHES) and f"should be of {', '.join(STEP_CACHES)}",
+        "search.stepCaches": not {text.partition(":")[0] for text in entry.search.step_caches}
+        <= {"", *entry.step_caches}
+        and "should be of the kinds in stepCaches",
+        "search.precisions": not set(entry.search.precisions) <= set(PRECISIONS)
+        and f"should be of {', '.join(PRECISIONS)}",
         "weights": bool(entry.weights) and entry.steps not in entry.weights.values() and "should have some for steps",
         "assembly.dtype": entry.assembly.dtype not in DTYPES and f"should be one of {', '.join(DTYPES)}",
         "assembly.baseRevision": bool(entry.assembly.base)
@@ -166,13 +193,18 @@ def _entry(file: Path) -> CatalogueEntry:
 
 
 def _search(reader: _Reader) -> SettingsSpace:
-    reader.refuse_others({"steps", "guidance"})
+    reader.refuse_others({"steps", "guidance", "stepCaches", "precisions"})
     steps, guidance = reader.get("steps", list), reader.get("guidance", list, default=[])
+    caches, precisions = reader.get("stepCaches", list, default=[]), reader.get("precisions", list, default=[])
     if not steps or not all(type(number) is int and number > 0 for number in steps):
         raise CatalogueError(f"{reader.place}: steps: should list one or more numbers of steps (is {steps!r:.60})")
     if not all(isinstance(scale, (int, float)) and not isinstance(scale, bool) for scale in guidance):
         raise CatalogueError(f"{reader.place}: guidance: should list scales (is {guidance!r:.60})")
-    return SettingsSpace(tuple(steps), tuple(map(float, guidance)) or (None,))
+    if not all(isinstance(cache, str) and is_step_cache(cache) for cache in caches):
+        raise CatalogueError(
+            f"{reader.place}: stepCaches: should list some such as first-block:0.08 (is {caches!r:.60})"
+        )
+    return SettingsSpace(tuple(steps), tuple(map(float, guidance)) or (None,), ("",), ("", *caches), tuple(precisions))
 
 
 def _assembly(reader: _Reader) -> Assembly:

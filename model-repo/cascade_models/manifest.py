@@ -16,7 +16,15 @@ from typing import Any, Final
 import yaml
 
 from cascade_models import catalogue
-from cascade_models.recipe import Settings, is_interval
+from cascade_models.recipe import (
+    ADAPTER_MEMORY_MIB,
+    STEP_CACHES,
+    TAYLOR_SEER,
+    Adapter,
+    Settings,
+    is_interval,
+    is_step_cache,
+)
 
 DEFAULT_BATCH: Final = 8
 """Largest batch of a variant that neither a profile in the manifest nor the catalogue knows."""
@@ -26,6 +34,7 @@ LARGEST_BATCH: Final = 1024
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SIZE: Final = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
+_SCALE: Final = re.compile(r"[0-9](\.[0-9]{1,3})?")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._/@:-]+")
 
 
@@ -43,6 +52,7 @@ class ManifestVariant:
 
     ``field`` and ``discriminator_field`` are paths in the manifest, for messages. ``batch`` is the largest batch that
     the model must accept. ``weights``, ``precision`` and ``discriminator`` are empty if the manifest gives none.
+    ``adapters`` are those that requests may choose, which may take ``adapter_memory_mib`` in all.
     """
 
     field: str
@@ -59,6 +69,8 @@ class ManifestVariant:
     discriminator: str
     discriminator_field: str
     batch: int
+    adapters: tuple[Adapter, ...] = ()
+    adapter_memory_mib: int = 0
 
     @property
     def model(self) -> str:
@@ -168,6 +180,7 @@ def _variant(
             steps=_get(settings, f"{field}.settings", "steps", int),
             guidance=_guidance(settings, f"{field}.settings"),
             guidance_interval=_guidance_interval(settings, f"{field}.settings"),
+            step_cache=_step_cache(settings, f"{field}.settings"),
         ),
         height=height,
         width=width,
@@ -177,12 +190,41 @@ def _variant(
         else "",
         discriminator_field=f"{judge}.source",
         batch=batches.get(name, DEFAULT_BATCH if known is None else known.largest_batch),
+        adapters=tuple(_adapters(entry, field)),
+        adapter_memory_mib=_adapter_memory_mib(entry, field),
     )
     named = {f"{at}.{key}": getattr(variant, key) for key in ("source", "revision", "weights")}
     for place, value in {**named, variant.discriminator_field: variant.discriminator}.items():
         if value and not _TOKEN.fullmatch(value):
             raise ManifestError(place, f"{value!r} may have letters, digits and ._/@:- only")
     return variant
+
+
+def _adapters(entry: Mapping[str, Any], field: str) -> Iterator[Adapter]:
+    """The adapters of a variant; only the other components need their names."""
+    for index, given in enumerate(_get(entry, field, "adapters", list) if "adapters" in entry else ()):
+        at = f"{field}.adapters.{index}"
+        if not isinstance(given, dict):
+            raise ManifestError(at, "is not a mapping: it should be an adapter with name, source and revision")
+        texts = {key: _get(given, at, key, str) for key in ("source", "revision")}
+        texts["weightName"] = _get(given, at, "weightName", str) if "weightName" in given else ""
+        for key, text in texts.items():
+            if text and not _TOKEN.fullmatch(text):
+                raise ManifestError(f"{at}.{key}", f"{text!r} may have letters, digits and ._/@:- only")
+        scale = _get(given, at, "scale", str) if "scale" in given else "1"
+        if not _SCALE.fullmatch(scale) or not float(scale):
+            raise ManifestError(f"{at}.scale", f'{scale!r} is not above 0 and below 10: write a number such as "0.8"')
+        yield Adapter(texts["source"], texts["revision"], texts["weightName"], float(scale))
+
+
+def _adapter_memory_mib(entry: Mapping[str, Any], field: str) -> int:
+    """The memory that loaded adapters may take; 0 for a variant that has none, and so says nothing about it."""
+    if "adapters" not in entry:
+        return 0
+    given = _get(entry, field, "adapterMemoryMiB", int) if "adapterMemoryMiB" in entry else ADAPTER_MEMORY_MIB
+    if given < 1:
+        raise ManifestError(f"{field}.adapterMemoryMiB", f"is {given}: write a number of MiB, such as 1024")
+    return int(given)
 
 
 def _size(text: object, field: str) -> tuple[int, int]:
@@ -212,6 +254,22 @@ def _guidance_interval(settings: Mapping[str, Any], field: str) -> str:
     text = f"{_get(interval, at, 'fromPercent', int)}-{_get(interval, at, 'toPercent', int)}"
     if not is_interval(text):
         raise ManifestError(at, f"{text} is not a part of the steps in percent: write fromPercent below toPercent")
+    return text
+
+
+def _step_cache(settings: Mapping[str, Any], field: str) -> str:
+    """What is reused from step to step, see `Settings`; empty if nothing is."""
+    if "stepCache" not in settings:
+        return ""
+    at = f"{field}.stepCache"
+    cache = _get(settings, field, "stepCache", dict)
+    kind = _get(cache, at, "kind", str)
+    if kind not in STEP_CACHES:
+        raise ManifestError(f"{at}.kind", f"{kind!r} is not a step cache: write {' or '.join(STEP_CACHES)}")
+    amount = _get(cache, at, "interval", int) if kind == TAYLOR_SEER else _get(cache, at, "threshold", str)
+    text = f"{kind}:{amount}"
+    if not is_step_cache(text):
+        raise ManifestError(at, f'{text} is out of range: write a threshold such as "0.08", or an interval such as 3')
     return text
 
 

@@ -13,17 +13,20 @@ import sys
 from typing import Final
 
 from cascade_models import pipelines, weights
-from cascade_models.pipelines import diffusion_files
+from cascade_models.pipelines import adapter_files, diffusion_files
 from cascade_models.recipe import Recipe
 
 EXIT_CODE: Final = 2
 
 
 def fetch(recipes: list[Recipe], *, on_cpu: bool) -> None:
-    """Download the files of all pipelines into the cache."""
+    """Download the files of all pipelines, and of their adapters, into the cache."""
     for recipe in recipes:
         parts = diffusion_files.fetch(recipe, diffusion_files.dtype_of(recipe, "cpu" if on_cpu else "cuda"))
         sys.stdout.write(f"{recipe.source}: {parts.folder}\n")
+        for adapter in recipe.adapters.values():
+            place = adapter_files.fetch(adapter, limit_mib=recipe.adapter_memory_mib)
+            sys.stdout.write(f"{adapter.source}: {place}\n")
 
 
 def export(recipes: list[Recipe]) -> None:

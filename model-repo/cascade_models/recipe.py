@@ -6,6 +6,7 @@ request.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,13 +15,36 @@ from typing import Any, Final
 
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 
+_INTERVAL_OF_STEPS: Final = re.compile(r"[1-9][0-9]?")
+
 _INTERVAL: Final = re.compile(r"([0-9]{1,2})-([0-9]{1,3})")
+
+FIRST_BLOCK: Final = "first-block"
+TAYLOR_SEER: Final = "taylor-seer"
+STEP_CACHES: Final = (FIRST_BLOCK, TAYLOR_SEER)
+"""The kinds of step caches; `pipelines.step_caching` says what they do."""
+WARM_UP: Final = 3
+"""Steps that taylor-seer computes whole, before it predicts any."""
+
+INT8: Final = "int8"
+"""The precision of quantised weights: a denoiser's matrix products are computed in 8 bits."""
+DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Number format by its name in a manifest; with int8 it is the catalogue's, since only matrix products are in int8."""
+PRECISIONS: Final = (*DTYPES, INT8)
+"""What a manifest may write as precision."""
 
 BUILTIN: Final = "builtin://"
 HUB: Final = "hf://"
 FILE: Final = "file://"
 
-_NESTED: Final = ("settings", "assembly")
+_NESTED: Final = ("settings", "assembly", "adapters")
+
+_PARAMETER: Final = re.compile(
+    r'^parameters \{ key: ("\w+") value \{ string_value: ("(?:[^"\\]|\\.)*") \} \}$', re.MULTILINE
+)
+
+ADAPTER_MEMORY_MIB: Final = 1024
+"""What loaded adapters of one weights may take, if a manifest does not say; `cascade_api.cascade` has the same."""
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 """A commit, which is what a manifest must pin: branches and tags can move."""
@@ -40,6 +64,14 @@ def is_interval(text: str) -> bool:
     return found is not None and int(found[1]) < int(found[2]) <= 100
 
 
+def is_step_cache(text: str) -> bool:
+    """Whether a text is a step cache: its kind with its threshold or interval, as ``first-block:0.08``."""
+    kind, _, amount = text.partition(":")
+    if kind == FIRST_BLOCK:
+        return _DECIMAL.fullmatch(amount) is not None and float(amount) > 0
+    return kind == TAYLOR_SEER and _INTERVAL_OF_STEPS.fullmatch(amount) is not None and int(amount) > 1
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings in which requests to the same weights may differ.
@@ -48,11 +80,15 @@ class Settings:
         guidance: scale of classifier-free guidance; None: the model's own.
         guidance_interval: the part of the steps that are guided, such as ``15-60``: those before which at least 15 %
             and less than 60 % of the steps have been made. Empty: all.
+        step_cache: what is reused from step to step, such as ``first-block:0.08``; see `is_step_cache`. Empty: nothing.
+        lora: digest of the adapter with which images are drawn; empty: none.
     """
 
     steps: int
     guidance: float | None = None
     guidance_interval: str = ""
+    step_cache: str = ""
+    lora: str = ""
 
     def guides(self, step: int) -> bool:
         """Whether a step, from 0 on, is in the interval of guidance."""
@@ -66,6 +102,12 @@ class Settings:
         """How many steps are in the interval of guidance."""
         return sum(map(self.guides, range(self.steps)))
 
+    @property
+    def saves_steps(self) -> bool:
+        """Whether there is a step that its step cache may save."""
+        least = WARM_UP if self.step_cache.startswith(TAYLOR_SEER) else 1
+        return bool(self.step_cache) and self.steps > least
+
     def parameters(self) -> dict[str, int | str]:
         """The settings as parameters of a request."""
         found: dict[str, int | str] = {"steps": self.steps}
@@ -73,6 +115,10 @@ class Settings:
             found["guidance"] = f"{self.guidance:.3f}"
         if self.guidance_interval:
             found["guidance_interval"] = self.guidance_interval
+        if self.step_cache:
+            found["step_cache"] = self.step_cache
+        if self.lora:
+            found["lora"] = self.lora
         return found
 
     @classmethod
@@ -84,25 +130,55 @@ class Settings:
         interval = parameters.get("guidance_interval", "")
         if not isinstance(interval, str) or (interval and not is_interval(interval)):
             raise ValueError(f"guidance_interval: {interval!r:.60} is not a part of the steps; write one such as 15-60")
+        cache = parameters.get("step_cache", "")
+        if not isinstance(cache, str) or (cache and not is_step_cache(cache)):
+            raise ValueError(
+                f"step_cache: {cache!r:.60} is not a step cache; "
+                f"write one such as {FIRST_BLOCK}:0.08 or {TAYLOR_SEER}:3"
+            )
+        lora = parameters.get("lora", "")
+        if not isinstance(lora, str):
+            raise ValueError(f"lora: {lora!r:.60} is not an adapter; write the digest of one")
         if guidance is None:
-            return cls(steps, default.guidance, interval)
+            return cls(steps, default.guidance, interval, cache, lora)
         if not (isinstance(guidance, str) and _DECIMAL.fullmatch(guidance)):
             raise ValueError(f'guidance: {guidance!r:.60} is not a scale; write a number as text, such as "4.5"')
-        return cls(steps, float(guidance), interval)
+        return cls(steps, float(guidance), interval, cache, lora)
 
 
 @dataclass(frozen=True)
 class SettingsSpace:
-    """The settings of some weights that are worth trying: every number of steps with every scale and part of guidance.
+    """The settings of some weights that are worth trying: every number of steps with every scale and part of
+    guidance and every step cache.
 
     Attributes:
         guidance: scales of classifier-free guidance. 1 is none, which takes half of the time; None: the model's own.
         intervals: parts of the steps that are guided, see `Settings`; empty: all steps.
+        step_caches: see `Settings`; empty: none.
+        precisions: other number formats in which the same weights are worth trying, with all of these settings.
     """
 
     steps: tuple[int, ...]
     guidance: tuple[float | None, ...] = (None,)
     intervals: tuple[str, ...] = ("",)
+    step_caches: tuple[str, ...] = ("",)
+    precisions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter; ``file`` is empty if it is the only safetensors file of its source."""
+
+    source: str
+    revision: str
+    file: str
+    scale: float
+
+    @property
+    def digest(self) -> str:
+        """A short name of it; the other components compute the same in `cascade_api.cascade.Adapter`."""
+        parts = (self.source, self.revision, self.file or None, self.scale)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -142,6 +218,8 @@ class Recipe:
         discriminator: its source; empty if images are not judged.
         batch: the largest batch that the model must accept.
         settings: the settings of the variants that these weights serve, by the variant's name.
+        adapters: by digest, those that requests to any of these variants may name.
+        adapter_memory_mib: what loaded adapters may take.
     """
 
     source: str
@@ -155,6 +233,8 @@ class Recipe:
     batch: int
     settings: Mapping[str, Settings]
     assembly: Assembly = Assembly()
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    adapter_memory_mib: int = ADAPTER_MEMORY_MIB
 
     @property
     def default(self) -> Settings:
@@ -171,11 +251,17 @@ class Recipe:
     def of_parameters(cls, parameters: Mapping[str, str]) -> Recipe:
         """The inverse of `parameters`; raises KeyError if one is missing."""
         texts = {part.name: parameters[part.name] for part in fields(cls)}
-        numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch")}
-        settings, assembly = (json.loads(texts.pop(key)) for key in _NESTED)
+        numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch", "adapter_memory_mib")}
+        settings, assembly, adapters = (json.loads(texts.pop(key)) for key in _NESTED)
         return cls(
             **texts,  # type: ignore[arg-type]
             **numbers,  # type: ignore[arg-type]
             settings={variant: Settings(**values) for variant, values in settings.items()},
             assembly=Assembly(**assembly),
+            adapters={digest: Adapter(**values) for digest, values in adapters.items()},
         )
+
+    @classmethod
+    def in_config(cls, text: str) -> Recipe:
+        """The recipe in a `config.pbtxt` of `repository.config`; raises KeyError or ValueError if there is none."""
+        return cls.of_parameters({json.loads(key): json.loads(value) for key, value in _PARAMETER.findall(text)})

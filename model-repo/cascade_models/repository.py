@@ -17,16 +17,13 @@ from typing import Final
 
 from cascade_models import catalogue, pipelines
 from cascade_models.manifest import ManifestError, ManifestVariant
-from cascade_models.recipe import BUILTIN, Assembly, Recipe, RecipeError, SettingsSpace
+from cascade_models.recipe import BUILTIN, DTYPES, PRECISIONS, Assembly, Recipe, RecipeError, Settings, SettingsSpace
 
 QUEUE_DELAY_US: Final = 300
 """How long the first request of a batch waits for company: as long as a router takes to send a few requests."""
 
 RUNS: Final = 3
 """Runs that may have begun at a time in a process: images of some 30 steps, of 6 that overtook them, and of 1."""
-
-PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Number format by what a manifest calls it."""
 
 SHIM: Final = '''"""Loads the serving pipeline; what it serves stands in config.pbtxt."""
 
@@ -68,6 +65,8 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
             for v in variants
         },
         assembly=assembly,
+        adapters={adapter.digest: adapter for v in variants for adapter in v.adapters},
+        adapter_memory_mib=max(v.adapter_memory_mib for v in variants),
     )
     for variant in variants:
         if variant.discriminator != first.discriminator:
@@ -86,10 +85,18 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
             pipelines.check(recipe)
             if entry is not None:
                 entry.check(recipe)
-            pipelines.check_settings(recipe, variant.settings)
+            check_settings(recipe, variant.settings)
         except RecipeError as error:
             raise ManifestError(_place(variant, error.key), str(error)) from None
     return recipe
+
+
+def check_settings(recipe: Recipe, settings: Settings) -> None:
+    """Raises RecipeError, whose key is a setting, where the weights of a checked recipe cannot draw so."""
+    pipelines.check_settings(recipe, settings)
+    entry = catalogue.find(recipe.source)
+    if entry is not None:
+        entry.check_settings(settings)
 
 
 def settings_space(recipe: Recipe) -> SettingsSpace:
@@ -111,7 +118,7 @@ def _assembly(variant: ManifestVariant, entry: catalogue.CatalogueEntry | None) 
                 f"{variant.field}.precision",
                 f"{variant.precision!r} is not known: write one of {', '.join(PRECISIONS)}",
             )
-        assembly = replace(assembly, dtype=PRECISIONS[variant.precision])
+        assembly = replace(assembly, dtype=DTYPES.get(variant.precision, assembly.dtype))
     return assembly
 
 
@@ -122,9 +129,9 @@ def _place(variant: ManifestVariant, key: str) -> str:
             return variant.discriminator_field
         case "size":
             return variant.size_field
-        case "engine" | "precision":
+        case "engine" | "precision" | "adapters":
             return f"{variant.field}.{key}"
-        case "steps" | "guidance" | "guidanceInterval":
+        case "steps" | "guidance" | "guidanceInterval" | "stepCache":
             return f"{variant.field}.settings.{key}"
         case _:
             return f"{variant.field}.model.{key}"

@@ -42,6 +42,9 @@ class Files(Protocol):
     def names(self) -> Sequence[str]:
         """All files of the revision, as paths with slashes."""
 
+    def size(self, name: str) -> int:
+        """The bytes of one of these files, before it is fetched; 0 for a file that is not there."""
+
     def folder(self, names: Sequence[str]) -> Path:
         """The folder that contains these files, all of them complete; raises WeightsError."""
 
@@ -111,6 +114,11 @@ def revision_of(folder: Path) -> str:
 
 def check_safetensors(file: Path) -> int:
     """How many numbers a file has, from its header. Raises WeightsError if its length does not fit the header."""
+    return sum(numbers_in(file).values())
+
+
+def numbers_in(file: Path) -> dict[str, int]:
+    """How many numbers each tensor of a file has, as `check_safetensors`."""
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
@@ -118,11 +126,11 @@ def check_safetensors(file: Path) -> int:
             if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
                 raise ValueError("no header")
             header = json.loads(opened.read(length))
-        tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
-        ends = [tensor["data_offsets"][1] for tensor in tensors]
+        tensors = {key: tensor for key, tensor in header.items() if key != "__metadata__"}
+        ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
         if 8 + length + max(ends, default=0) != size:
             raise ValueError(f"{size} bytes, not the {8 + length + max(ends, default=0)} that its header says")
-        return sum(math.prod(tensor["shape"]) for tensor in tensors)
+        return {key: math.prod(tensor["shape"]) for key, tensor in tensors.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise WeightsError(f"{file} is corrupt ({error}): remove it and start again") from None
 
@@ -137,6 +145,10 @@ class _Folder:
     @property
     def names(self) -> Sequence[str]:
         return [str(file.relative_to(self.path).as_posix()) for file in sorted(self.path.rglob("*")) if file.is_file()]
+
+    def size(self, name: str) -> int:
+        file = self.path / name
+        return file.stat().st_size if file.is_file() else 0
 
     def folder(self, names: Sequence[str]) -> Path:
         if not self.path.is_dir():
@@ -194,6 +206,9 @@ class _Snapshot:
     @property
     def names(self) -> Sequence[str]:
         return sorted(self.sizes)
+
+    def size(self, name: str) -> int:
+        return self.sizes.get(name, 0)
 
     def folder(self, names: Sequence[str]) -> Path:
         from huggingface_hub import constants

@@ -19,6 +19,7 @@ from .clusters.kubernetes.api import (
     CASCADES,
     DEFINITIONS,
     PROFILES,
+    WORKER_POOLS,
     ApiAway,
     ApiRefused,
     KubernetesApi,
@@ -37,6 +38,8 @@ NEEDED: Final = (
     (GROUP, "diffusioncascades", "", ("get", "list", "watch", "patch")),
     (GROUP, "diffusioncascades", "status", ("patch",)),
     (GROUP, "cascadeprofiles", "", ("get", "list", "watch")),
+    (GROUP, "workerpools", "", ("get", "list", "watch")),
+    (GROUP, "workerpools", "status", ("patch",)),
     ("apps", "deployments", "", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "configmaps", "", ("get", "list", "create", "patch")),
     ("networking.k8s.io", "networkpolicies", "", ("get", "list", "watch", "create", "patch", "delete")),
@@ -54,7 +57,7 @@ async def examine(settings: OperatorSettings) -> AsyncIterator[Finding]:
     try:
         try:
             yield await _version(api)
-            for resource in (CASCADES, PROFILES):
+            for resource in (CASCADES, PROFILES, WORKER_POOLS):
                 yield await _definition(api, resource)
             for finding in await _rights(api, settings):
                 yield finding

@@ -17,6 +17,7 @@ RECONNECT_S: Final = 300
 NAMES: Final = (
     (GROUP, VERSION, "diffusioncascades"),
     (GROUP, VERSION, "cascadeprofiles"),
+    (GROUP, VERSION, "workerpools"),
     ("apps", "v1", "deployments"),
     ("networking.k8s.io", "v1", "networkpolicies"),
     ("", "v1", "pods"),

@@ -21,14 +21,14 @@ import structlog
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan, is_credible, next_generation
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 
 from .clusters import Cluster, ClusterFailed
 from .planning.memory import CascadeMemory, Memory
 from .planning.planner import Decision
 from .refusals import status_of_refused
-from .snapshot import CascadeView, Move, PoolRef, Publish, SetStatus, Snapshot, StartWorker, Worker
-from .sources import Refused, Source, Subject
+from .snapshot import CascadeView, Move, PoolRef, PoolView, Publish, SetStatus, Snapshot, StartWorker, Worker
+from .sources import PoolSubject, Refused, Source, Subject
 from .store import Observation, Store, pools_of
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,9 @@ class Reporter(Protocol):
 
     async def status(self, ref: CascadeRef, status: CascadeStatus) -> bool:
         """Write a status to the place where it is read; False if that failed and must be tried again."""
+
+    async def pool_status(self, ref: PoolRef, status: WorkerPoolStatus) -> bool:
+        """The same for a WorkerPool."""
 
     def plan(self, plan: Plan) -> None:
         """A plan was put in force."""
@@ -87,6 +90,8 @@ class Loop:
         self._recalled: set[CascadeRef] = set()
         self._plans: dict[CascadeRef, Plan] = {}
         self._statuses: dict[CascadeRef, CascadeStatus] = {}
+        self._pool_statuses: dict[tuple[PoolRef, str], WorkerPoolStatus] = {}
+        """The last statuses of WorkerPools, by name and uid: one that is made again has none yet."""
         self.turned_s = time.monotonic()
         """When the last turn ended, by the monotonic clock. If it is long ago, the loop hangs."""
         self._woken = asyncio.Event()
@@ -144,7 +149,7 @@ class Loop:
         subjects = [each for each in found if isinstance(each, Subject)]
         refused = [each for each in found if isinstance(each, Refused)]
         await self._forget_gone({each.cascade.ref for each in subjects} | {each.ref for each in refused})
-        await self._cluster.reconcile(subjects)
+        await self._cluster.reconcile(subjects, self._source.pools())
         snapshot = await self._collect(subjects)
         now, began = self._clock(), time.monotonic()
         deciding = asyncio.get_running_loop().run_in_executor(self._solver, self._decide, snapshot, self._memory, now)
@@ -152,7 +157,7 @@ class Loop:
         decision = await deciding
         self._reporter.decided(snapshot, decision, time.monotonic() - began)
         await self._act(decision, snapshot)
-        await asyncio.gather(*(self._tell_refused(each) for each in refused))
+        await asyncio.gather(*(self._tell_refused(each) for each in refused), self._report_pools(decision))
         await self._remember(decision.memory)
         for diagnosis in decision.diagnostics:
             log.debug("decided", cascade=str(diagnosis.cascade), reason=diagnosis.reason, **diagnosis.figures())
@@ -171,7 +176,8 @@ class Loop:
             woken = True
             self._woken.clear()
             found = await self._source.subjects()
-            await self._cluster.reconcile([each for each in found or () if isinstance(each, Subject)])
+            subjects = [each for each in found or () if isinstance(each, Subject)]
+            await self._cluster.reconcile(subjects, self._source.pools())
         if woken:
             self._woken.set()
 
@@ -204,7 +210,10 @@ class Loop:
             inventory,
             tuple(with_in_flight(worker, known) for worker in await self._cluster.workers()),
             store_available=available,
-            pools=tuple(self._source.pools()),
+            pools=tuple(
+                PoolView(each.pool, self._pool_statuses.get(key) or each.status, each.complaint)
+                for key, each in self._pools().items()
+            ),
         )
 
     async def _restore(self, cascade: DiffusionCascade, seen: Observation) -> None:
@@ -279,6 +288,19 @@ class Loop:
     async def _report(self, ref: CascadeRef, status: CascadeStatus) -> None:
         if await self._reporter.status(ref, status):
             self._statuses[ref] = status
+
+    async def _report_pools(self, decision: Decision) -> None:
+        there = self._pools()
+        self._pool_statuses = {key: kept for key, kept in self._pool_statuses.items() if key in there}
+        for ref, uid in there:
+            status = decision.pool_statuses.get(ref)
+            if status is not None and await self._reporter.pool_status(ref, status):
+                self._pool_statuses[ref, uid] = status
+
+    def _pools(self) -> dict[tuple[PoolRef, str], PoolSubject]:
+        """The WorkerPools that exist, by name and uid."""
+        found = self._source.pools()
+        return {(PoolRef(each.pool.metadata.namespace, each.pool.metadata.name), each.uid): each for each in found}
 
     async def _tell_refused(self, refused: Refused) -> None:
         before = self._statuses.get(refused.ref) or refused.status

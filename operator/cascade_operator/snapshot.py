@@ -13,7 +13,7 @@ from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
 from cascade_api.report import RouterReport
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 from cascade_api.workers import WorkerPool, Workers
 
 
@@ -114,6 +114,19 @@ class CascadeView:
 
 
 @dataclass(frozen=True)
+class PoolView:
+    """A WorkerPool, the last valid one where ``complaint`` says what is wrong now, and the status that it has."""
+
+    pool: WorkerPool
+    status: WorkerPoolStatus | None = None
+    complaint: tuple[Reason, str] | None = None
+
+    @property
+    def ref(self) -> PoolRef:
+        return PoolRef(self.pool.metadata.namespace, self.pool.metadata.name)
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Every cascade of one operator at one instant, with the workers of all pools.
 
@@ -124,7 +137,7 @@ class Snapshot:
     inventory: Mapping[str, int] | None
     workers: tuple[Worker, ...] = ()
     store_available: bool = True
-    pools: tuple[WorkerPool, ...] = ()
+    pools: tuple[PoolView, ...] = ()
 
     @property
     def free(self) -> Counter[str]:

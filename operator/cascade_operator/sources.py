@@ -11,7 +11,7 @@ from cascade_api.documents import CascadeFile
 from cascade_api.names import CascadeRef
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import Reason
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 from cascade_api.workers import WorkerPool
 
 Complaint = tuple[Reason, str]
@@ -43,14 +43,24 @@ class Refused:
     status: CascadeStatus | None = None
 
 
+@dataclass(frozen=True)
+class PoolSubject:
+    """A WorkerPool to plan, with the last spec that was valid; the other fields are those of a `Subject`."""
+
+    pool: WorkerPool
+    status: WorkerPoolStatus | None = None
+    complaint: Complaint | None = None
+    uid: str = ""
+
+
 class Source(Protocol):
     """The cascades that one operator is responsible for, and their WorkerPools."""
 
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         """All cascades that exist; None while they are not known."""
 
-    def pools(self) -> Sequence[WorkerPool]:
-        """The WorkerPools that exist."""
+    def pools(self) -> Sequence[PoolSubject]:
+        """The WorkerPools that existed when `subjects` were asked for last."""
 
     def owns(self, ref: CascadeRef) -> bool:
         """Whether a cascade would be among the subjects if it existed."""
@@ -61,12 +71,12 @@ class FileSource:
 
     def __init__(self, file: CascadeFile) -> None:
         self._subjects = [Subject(cascade, file.profile_of(cascade)) for cascade in file.cascades]
-        self._pools = tuple(file.pools)
+        self._pools = tuple(map(PoolSubject, file.pools))
 
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         return self._subjects
 
-    def pools(self) -> Sequence[WorkerPool]:
+    def pools(self) -> Sequence[PoolSubject]:
         return self._pools
 
     def owns(self, ref: CascadeRef) -> bool:

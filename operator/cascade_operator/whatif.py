@@ -30,6 +30,7 @@ from .snapshot import (
     Host,
     HostState,
     Load,
+    PoolView,
     Publish,
     SetStatus,
     Snapshot,
@@ -132,7 +133,7 @@ def decide_for(file: CascadeFile, *, demand: float, source: str) -> list[WhatIf]
             ),
             inventory=inventory,
             workers=tuple(world.workers.values()),
-            pools=tuple(file.pools),
+            pools=tuple(map(PoolView, file.pools)),
         )
         decision = planner.decide(snapshot, memory, now)
         memory, diagnostics = decision.memory, decision.diagnostics

@@ -29,7 +29,7 @@ from .cascade.choosing import why_no_variant
 from .fair_shares import CONGESTED
 from .image_bytes import ImageBytes, NoRoom, Room, needed
 from .queue import RedisAway
-from .requests import GUIDANCE, STEPS, GenerateRequest, RequestRefused, invalid, unique_of
+from .requests import GUIDANCE, LORA, STEPS, GenerateRequest, RequestRefused, invalid, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
 
@@ -188,11 +188,11 @@ class Admission:
 
 
 def check_wish(runtime: CascadeRuntime, request: GenerateRequest) -> None:
-    """Raise RequestRefused if no variant of the plan has the settings that a request names."""
+    """Raise RequestRefused if no variant of the plan has the settings and the adapter that a request names."""
     why = why_no_variant(runtime.plan, request.wish)
     if why is not None:
         setting, problem = why
-        raise invalid({"steps": STEPS, "guidance": GUIDANCE}[setting], problem)
+        raise invalid({"steps": STEPS, "guidance": GUIDANCE, "lora": LORA}[setting], problem)
 
 
 def _key_refused(reason: Refusal, why: str) -> RequestRefused:

@@ -7,6 +7,7 @@ cancellation; in each case a grant that it holds is given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from . import metrics, tracing
@@ -17,7 +18,7 @@ from .cascade.decisions import Make, Refuse
 from .cascade.machine import Effects, RequestMachine
 from .pools.clients import PromptRejected, ReplicaFailed, ReplicaTimedOut
 from .queue import EntryExpired, Grant, NoReadyReplica, QueueEntry, QueueFull
-from .requests import MadeImage, RequestRefused
+from .requests import LORA, MadeImage, RequestRefused
 
 ShowPreview: TypeAlias = Callable[[MadeImage], None]
 """Called with the light image of a request while the heavy one is being made."""
@@ -105,7 +106,7 @@ class Passage:
                     runtime.note([effect])
                 case effects.Preview(answer):
                     if self._preview is not None:
-                        self._preview(self._answered(answer))
+                        self._preview(self._answered(replace(answer, image=answer.image.unmarked(self._request.form))))
                 case effects.Enqueue(step, retry):
                     if retry:
                         metrics.of(metrics.RETRIES, runtime.name, step.stage).inc()
@@ -147,12 +148,15 @@ class Passage:
         variant = runtime.plan.variants.get(step.variant)
         if variant is None:
             return events.Failed(f"{step.variant} has left the plan")
+        if not request.wish.has_adapter(variant):
+            return events.Rejected(f"{LORA}: {request.wish.lora[:40]!r} is not an adapter of {step.variant} any more")
         try:
             with tracing.span("make", kind="CLIENT", stage=step.stage, variant=step.variant, replica=replica) as span:
                 image = await runtime.clients.make(
                     endpoint=self._grant.endpoint,
                     variant=variant,
                     prompt=request.prompt,
+                    lora=variant.adapters.get(request.wish.lora, ""),
                     form=request.form,
                     size=(runtime.plan.image.width, runtime.plan.image.height),
                     confidence=step.stage == "light",
@@ -189,6 +193,7 @@ class Passage:
             confidence=answer.confidence,
             latency_s=self._runtime.clock() - self.admitted.received,
             index=self._request.index,
+            lora=self._request.wish.lora,
             accelerator_s=self._accelerator_s,
         )
 

@@ -29,6 +29,7 @@ from cascade_api.settings import RouterSettings, from_environment
 
 from . import logs, tracing
 from .bad_data import bad_data
+from .bucket import Bucket
 from .cascade.state import Limits
 from .console.watching import Watcher
 from .jobs.runner import JobRunner
@@ -99,6 +100,7 @@ class Router:
                 clock=time.monotonic,
             ),
             moderator=self._moderator,
+            bucket=Bucket(settings, clock=time.monotonic),
             clock=time.monotonic,
         )
         self._certificates = Certificates.of(settings)

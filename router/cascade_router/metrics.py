@@ -64,6 +64,13 @@ MODERATIONS = Counter(
     ["what", "outcome"],
     registry=REGISTRY,
 )
+BUCKET = Counter(
+    "cascade_bucket",
+    "What became of images that were to be put into the bucket (`store`) and of links to them (`sign`): `done`, or"
+    " `failed`.",
+    ["what", "outcome"],
+    registry=REGISTRY,
+)
 CONFIDENCE = Histogram(
     "cascade_confidence", "Confidence of light images.", ["cascade", "variant"], buckets=_TENTHS, registry=REGISTRY
 )

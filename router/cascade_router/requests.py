@@ -36,6 +36,8 @@ MAX_SEED: Final = 2**63 - 1
 STEPS: Final = "num_inference_steps"
 GUIDANCE: Final = "guidance_scale"
 """The names under which clients of all protocols name settings."""
+LORA: Final = "lora"
+"""The name under which clients of all protocols name an adapter."""
 MAX_STEPS: Final = 10_000
 MAX_GUIDANCE: Final = 1000
 MAX_IMAGES: Final = 10
@@ -106,6 +108,16 @@ class GenerateRequest:
     """The client's own user for whom it asks, printable, for the log."""
     index: int = 0
     """Its place among the images of its call."""
+    stored: bool = False
+    """Whether its image is put into the bucket, and the client gets a link to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where an image is in the bucket: its name there, and a link to it that works for a while."""
+
+    name: str
+    link: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +135,12 @@ class MadeImage:
     """From receipt until the image was made."""
     index: int = 0
     """Its place among the images of its call."""
+    lora: str = ""
+    """The adapter with which it was drawn, by its name; empty: none."""
     accelerator_s: float = 0.0
     """The part of the workers' time that this request took, of light and heavy model together, as they report it."""
+    stored: Stored | None = None
+    """Set if the image is in the bucket, and no longer here."""
 
 
 def made_images(answers: Iterable[MadeImage | RequestRefused]) -> list[MadeImage]:
@@ -243,9 +259,9 @@ def check_guidance(scale: float, *, field: str = GUIDANCE) -> float:
     return scale
 
 
-def make_wish(*, tier: Tier, steps: int | None, guidance: float | None, tier_field: str) -> Wish:
+def make_wish(*, tier: Tier, steps: int | None, guidance: float | None, lora: str, tier_field: str) -> Wish:
     """A wish from its parts; a tier and settings together would be two answers to one question."""
-    wish = Wish(tier, steps, guidance)
+    wish = Wish(tier, steps, guidance, lora)
     if wish.names_settings and tier != "auto":
         raise invalid(
             tier_field, f"cannot be given together with {STEPS} or {GUIDANCE}, which name the variant already"

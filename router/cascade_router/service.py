@@ -16,6 +16,7 @@ from cascade_api.settings import RouterSettings
 from . import metrics, tracing
 from .accounts import Accounts
 from .admission import Admission, Admitted, InHand
+from .bucket import Bucket
 from .cascade.events import Arrived, Begun
 from .deliveries import Delivery, Outcome, Undelivered, Unmade
 from .engine import Passage, ShowPreview, hear
@@ -59,9 +60,11 @@ class ImageService:
         demand: DemandCounter,
         tenants: Tenants,
         moderator: Moderator,
+        bucket: Bucket,
         clock: Callable[[], float],
     ) -> None:
         self._moderator = moderator
+        self.bucket = bucket
         self.settings = settings
         self.plans = plans
         self.tenants = tenants
@@ -205,6 +208,7 @@ class ImageService:
         hear(passages, Arrived(self._in_hand.count))
         copies = COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC
         async with self._admission.only_one(call):
+            self.bucket.check(requests)
             await self._moderator.check_prompts(requests)
             held.enter_context(await self._admission.room(call, copies=copies + self._moderator.copies))
             hear(passages, Begun())
@@ -236,6 +240,7 @@ class ImageService:
             try:
                 answer = await passage.answer(None if self._moderator.images else preview)
                 await self._moderator.check_image(request, answer)
+                answer = await self.bucket.keep(request, answer, deadline=admitted.deadline)
             except RequestRefused as refused:
                 tracing.note(span, refusal=str(refused.reason))
                 raise

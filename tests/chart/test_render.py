@@ -17,6 +17,7 @@ import yaml
 
 from cascade_api.names import CascadeRef
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
+from cascade_operator.manifests.naming import Owner
 from cascade_operator.manifests.policies import worker_policy
 from support.crd import PLURALS
 from support.helm import (
@@ -220,6 +221,7 @@ def test_no_role_has_wildcards_secrets_or_more_rights_than_documented(name: str)
     }  # fmt: skip
     assert not {r for r, _ in granted if r in ("*", "roles", "serviceaccounts")}
     assert not {v for _, v in granted if v in ("*", "escalate", "bind", "impersonate", "deletecollection")}
+    assert {v for r, v in granted if r == "workerpools"} == {"get", "list", "watch"}, "it writes their status alone"
     assert {r for r, v in granted if v in ("create", "delete")} == {
         "deployments", "configmaps", "networkpolicies", "pods", "events", "secrets"
     }  # fmt: skip
@@ -304,7 +306,7 @@ def worker_policy_of(name: str) -> dict[str, Any]:
     """The NetworkPolicy that the operator of a case makes for a cascade in the namespace ``team``."""
     spec = worker_policy_setting(rendered(name))
     assert spec is not None
-    return worker_policy(CascadeRef("team", "shapes"), uid="u", spec=spec)
+    return worker_policy(Owner.cascade(CascadeRef("team", "shapes"), "u"), spec=spec)
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
@@ -351,6 +353,22 @@ def test_of_all_pods_only_routers_reach_a_worker() -> None:
         for port in (8000, 8001, 8002, 8003):
             assert not admitted(policy, port, namespace="team", labels=stranger)
     assert admitted(policy, 8002, namespace="monitoring", labels={})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"), [("https://s3.example:9000", 9000), ("http://minio.storage.svc/", 80), ("", 443)]
+)
+def test_routers_alone_may_reach_the_bucket(endpoint: str, port: int) -> None:
+    objects = rendered("default", "--set", f"router.bucket.name=images,router.bucket.endpoint={endpoint}")
+    policies = of_kind(objects, "NetworkPolicy")
+    open_to = {
+        name: {rule["ports"][0]["port"] for rule in policy["spec"]["egress"] if "to" not in rule}
+        for name, policy in policies.items()
+        if "Egress" in policy["spec"]["policyTypes"] and "egress" in policy["spec"]
+    }
+    assert [name.rpartition("-")[2] for name, ports in open_to.items() if port in ports and "operator" not in name] == [
+        "router"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
         ("networkPolicy.apiServer.cidrs[0]=everywhere", "cidrs"),
         ("operator.image.digest=latest", "digest"),
         ("test.address=nowhere", "address"),
+        ("router.bucket.name=images,router.bucket.endpoint=s3.example", "endpoint"),
+        ("router.bucket.linkSeconds=0", "linkSeconds"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(program: Path, value: str, named: str) -> None:

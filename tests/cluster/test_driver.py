@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 from cascade_api.settings import OperatorSettings
+from cascade_api.workers import WorkerPool
 from cascade_operator.clusters.kubernetes.api import KubernetesApi, connect
 from cascade_operator.clusters.kubernetes.driver import KubernetesCluster
 from cascade_operator.clusters.kubernetes.mirror import Mirror
@@ -31,7 +33,7 @@ from cascade_operator.snapshot import (
     Worker,
     WorkerState,
 )
-from cascade_operator.sources import Subject
+from cascade_operator.sources import PoolSubject, Subject
 from support.crd import PLURALS
 from support.factories import make_cascade, make_profile, weights_of
 from support.installation import defined
@@ -106,7 +108,12 @@ class World:
         )
         self.driver.keys.secret = OWN_SECRET
         self.ref = CascadeRef(namespace, "shapes")
+        self.pools: list[PoolSubject] = []
         self.subject = self._subject()
+
+    @property
+    def subjects(self) -> list[Subject]:
+        return [self.subject]
 
     def _count(self, method: str, kind: str, outcome: str) -> None:
         if method != "get":
@@ -116,21 +123,27 @@ class World:
         cascade = make_cascade(workers={"cpu": SLOTS}, **overrides)
         metadata = cascade.metadata.model_copy(update={"namespace": self.ref.namespace})
         placed = cascade.model_copy(update={"metadata": metadata})
-        path = f"/apis/diffusioncascade.io/v1alpha1/namespaces/{self.ref.namespace}/diffusioncascades"
-        there = self.cluster.api.find(f"{path}/shapes")
+        return Subject(placed, make_profile(), uid=self._uid("diffusioncascades", placed.wire()))
+
+    def _uid(self, plural: str, resource: Object) -> str:
+        """The uid of a resource, which is made if it is not there."""
+        path = f"/apis/diffusioncascade.io/v1alpha1/namespaces/{self.ref.namespace}/{plural}"
+        name = resource["metadata"]["name"]
+        there = self.cluster.api.find(f"{path}/{name}")
         if there is None:
-            self.cluster.apply(yaml.safe_dump(json.loads(json.dumps(placed.wire()))), namespace=self.ref.namespace)
-            there = self.cluster.api.get(f"{path}/shapes")
-        return Subject(placed, make_profile(), uid=there["metadata"]["uid"])
+            self.cluster.apply(yaml.safe_dump(json.loads(json.dumps(resource))), namespace=self.ref.namespace)
+            there = self.cluster.api.get(f"{path}/{name}")
+        uid: str = there["metadata"]["uid"]
+        return uid
 
     async def begin(self) -> None:
         await self.mirror.begin()
-        await self.driver.reconcile([self.subject])
+        await self.driver.reconcile(self.subjects, self.pools)
 
     async def change(self, **overrides: Any) -> None:
         """The spec says something else now."""
         self.subject = self._subject(**overrides)
-        await self.driver.reconcile([self.subject])
+        await self.driver.reconcile(self.subjects, self.pools)
 
     async def workers(self, **wanted: int) -> list[Worker]:
         """The workers, once so many are in these states (``ready=2``) and no others are there."""
@@ -142,7 +155,7 @@ class World:
         return await eventually(look, what=f"workers {wanted}") if wanted else []
 
     async def hosting(self, *variants: str) -> list[Worker]:
-        """The workers, once all of them are ready and host the weights of exactly these variants."""
+        """The workers, once all of them are ready and host exactly these weights, each a digest or of that variant."""
         wanted = set(weights_of(*variants))
 
         async def look() -> list[Worker]:
@@ -156,7 +169,7 @@ class World:
     async def _turn(self) -> list[Worker]:
         """What the operator's loop does before it decides."""
         await self.mirror.compare()
-        await self.driver.reconcile([self.subject])
+        await self.driver.reconcile(self.subjects, self.pools)
         return list(await self.driver.workers())
 
     async def act(self, *moves: Move) -> None:
@@ -184,9 +197,44 @@ class World:
         return self.cluster.api.items(f"/apis/apps/v1/namespaces/{self.ref.namespace}/deployments")
 
 
+class SharedWorld(World):
+    """A driver, and two cascades on one WorkerPool: ``shapes`` of the light variant, ``bert`` of the heavy one."""
+
+    def __init__(self, cluster: Cluster, namespace: str, policy: Object | None) -> None:
+        self.shared = WorkerPool.model_validate(
+            {"metadata": {"name": "slots", "namespace": namespace}, "spec": {"class": "cpu", "workers": {"max": SLOTS}}}
+        )
+        super().__init__(cluster, namespace, policy)
+        uid = self._uid("workerpools", self.shared.wire())
+        self.pools = [PoolSubject(self.shared, uid=uid)]
+        self.others = {"shapes": self.subject, "bert": self._on_pool("bert")}
+
+    @property
+    def subjects(self) -> list[Subject]:
+        return list(self.others.values())
+
+    @property
+    def pool(self) -> PoolRef:
+        return PoolRef(self.ref.namespace, "slots")
+
+    def _subject(self, **overrides: Any) -> Subject:
+        return self._on_pool("shapes")
+
+    def _on_pool(self, name: str) -> Subject:
+        variant = make_cascade().spec.variant("light" if name == "shapes" else "heavy")
+        cascade = make_cascade(name, workers=[{"pool": "slots", "max": 2}], variants=[variant.wire()])
+        metadata = cascade.metadata.model_copy(update={"namespace": self.ref.namespace})
+        written = cascade.model_copy(update={"metadata": metadata})
+        uid = self._uid("diffusioncascades", written.wire())
+        placed = written.model_copy(update={"spec": written.spec.on_pools({"slots": self.shared.spec})})
+        return Subject(placed, make_profile(), uid=uid)
+
+
 @asynccontextmanager
-async def driving(cluster: Cluster, namespace: str, policy: Object | None = POLICY) -> AsyncIterator[World]:
-    world = World(cluster, namespace, policy)
+async def driving(
+    cluster: Cluster, namespace: str, policy: Object | None = POLICY, *, shared: bool = False
+) -> AsyncIterator[World]:
+    world = (SharedWorld if shared else World)(cluster, namespace, policy)
     try:
         await world.begin()
         yield world
@@ -197,6 +245,13 @@ async def driving(cluster: Cluster, namespace: str, policy: Object | None = POLI
 @pytest.fixture
 async def world(definitions: None, node: None, control_plane: Cluster, namespace: str) -> AsyncIterator[World]:
     async with driving(control_plane, namespace) as world:
+        yield world
+
+
+@pytest.fixture
+async def shared(definitions: None, node: None, control_plane: Cluster, namespace: str) -> AsyncIterator[SharedWorld]:
+    async with driving(control_plane, namespace, shared=True) as world:
+        assert isinstance(world, SharedWorld)
         yield world
 
 
@@ -218,7 +273,7 @@ async def test_in_the_steady_state_nothing_is_written(world: World) -> None:
     world.requests.clear()
     for _ in range(5):
         await world.mirror.compare()
-        await world.driver.reconcile([world.subject])
+        await world.driver.reconcile(world.subjects, world.pools)
     assert not world.requests
 
 
@@ -311,10 +366,10 @@ async def test_a_secret_that_somebody_deleted_is_made_again_for_a_pod_that_does_
     def made() -> list[str]:
         return [each["metadata"]["name"] for each in world.cluster.api.items(path) if each["type"] == "Opaque"]
 
-    await world.driver.reconcile([world.subject])
+    await world.driver.reconcile(world.subjects, world.pools)
     assert made() == [], "it may just be slow"
     world.now = time.time() + 60
-    await world.driver.reconcile([world.subject])
+    await world.driver.reconcile(world.subjects, world.pools)
     assert made() == [secret["metadata"]["name"]]
 
 
@@ -338,7 +393,7 @@ async def test_another_s_edit_is_put_right_and_reported(world: World, control_pl
     name = deployment["metadata"]["name"]
     control_plane.kubectl("scale", "deployment", name, "--replicas=3", "--namespace", world.ref.namespace)
     await world.mirror.compare()
-    await world.driver.reconcile([world.subject])
+    await world.driver.reconcile(world.subjects, world.pools)
     assert [d["spec"]["replicas"] for d in world.deployments()] == [1]
     ((reason, text),) = world.notices
     assert reason is Reason.EDIT_REVERTED
@@ -363,14 +418,14 @@ async def test_an_edit_of_the_policy_is_put_right_and_so_is_its_removal(world: W
     anybody = '{"spec": {"ingress": [{}]}}'
     control_plane.kubectl("patch", "networkpolicy", name, "--type=merge", f"--patch={anybody}", *place)
     await world.mirror.compare()
-    await world.driver.reconcile([world.subject])
+    await world.driver.reconcile(world.subjects, world.pools)
     assert world.policies()[0]["spec"] == policy["spec"]
     ((reason, text),) = world.notices
     assert reason is Reason.EDIT_REVERTED
     assert f"NetworkPolicy {name}: spec.ingress" in text
     control_plane.kubectl("delete", "networkpolicy", name, *place)
     await world.mirror.compare()
-    await world.driver.reconcile([world.subject])
+    await world.driver.reconcile(world.subjects, world.pools)
     assert world.policies()[0]["spec"] == policy["spec"]
 
 
@@ -405,12 +460,12 @@ async def test_a_changed_template_reaches_every_pool_and_a_pool_that_is_gone_lea
     renamed = [pool.model_copy(update={"name": f"new-{pool.name}"}) for pool in spec.workers]
     cascade = world.subject.cascade.model_copy(update={"spec": spec.model_copy(update={"workers": renamed})})
     world.subject = Subject(cascade, world.subject.profile, uid=world.subject.uid)
-    await world.driver.reconcile([world.subject])
+    await world.driver.reconcile(world.subjects, world.pools)
     await world.act(StopWorker(worker.id))
 
     async def removed() -> bool:
         await world.mirror.compare()
-        await world.driver.reconcile([world.subject])
+        await world.driver.reconcile(world.subjects, world.pools)
         return not world.deployments()
 
     await eventually(removed, what="the pool to be removed")
@@ -438,7 +493,7 @@ async def test_the_deployment_of_a_variant_that_an_earlier_version_made_is_remov
 
     async def removed() -> bool:
         await world.mirror.compare()
-        await world.driver.reconcile([world.subject])
+        await world.driver.reconcile(world.subjects, world.pools)
         return [d["metadata"]["labels"]["diffusioncascade.io/pool"] for d in world.deployments()] == ["cpu"]
 
     await eventually(removed, what="the old Deployment to be removed")
@@ -476,3 +531,44 @@ async def test_a_template_that_the_cluster_refuses_is_told_and_not_offered_at_ev
     assert "operator" in text
     await world.change()
     assert (await world.workers(ready=1))[0].state is WorkerState.READY
+
+
+async def test_cascades_on_a_worker_pool_share_one_deployment_that_is_the_pool_s(shared: SharedWorld) -> None:
+    ours, other = weights_of("light", "heavy")
+    await shared.act(StartWorker(shared.pool, "cpu", (ours,)))
+    (worker,) = await shared.hosting(ours)
+    assert worker.pool == shared.pool
+    await shared.act(Load(worker.id, other))
+    await shared.hosting(ours, other)
+    await eventually(lambda: shared.counts(SLOTS), what="its worker to be counted once")
+    path = f"/api/v1/namespaces/{shared.ref.namespace}/secrets"
+    (secret,) = (each for each in shared.cluster.api.items(path) if each["type"] == "Opaque")
+    (deployment,), (policy,), (pod,) = shared.deployments(), shared.policies(), shared.pods()
+    for each in (deployment, policy, secret):
+        (owner,) = each["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"]) == ("WorkerPool", "slots", shared.pools[0].uid)
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert pod["metadata"]["annotations"]["diffusioncascade.io/variants"] == "shapes/light,bert/heavy"
+    shared.requests.clear()
+    for _ in range(3):
+        await shared.mirror.compare()
+        await shared.driver.reconcile(shared.subjects, shared.pools)
+    assert not shared.requests, "in the steady state nothing is written"
+
+
+async def test_a_cascade_that_leaves_a_worker_pool_takes_its_weights_and_nothing_else(shared: SharedWorld) -> None:
+    ours, other = weights_of("light", "heavy")
+    await shared.act(StartWorker(shared.pool, "cpu", (ours, other)))
+    await shared.hosting(ours, other)
+    before, pods = shared.deployments(), [pod["metadata"]["uid"] for pod in shared.pods()]
+    # A cascade whose profile is missing says nothing of what agents host, and neither does who is left.
+    shared.others["bert"] = replace(shared.others["bert"], profile=None)
+    await shared.hosting(ours, other)
+    shared.requests.clear()
+    del shared.others["bert"]
+    begun = time.monotonic()
+    await shared.hosting(ours)
+    assert time.monotonic() - begun < 10
+    assert [d["metadata"]["generation"] for d in shared.deployments()] == [d["metadata"]["generation"] for d in before]
+    assert [pod["metadata"]["uid"] for pod in shared.pods()] == pods
+    assert shared.requests == {"pods": 1}

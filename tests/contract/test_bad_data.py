@@ -30,7 +30,7 @@ from cascade_operator.snapshot import (
     Worker,
     WorkerState,
 )
-from cascade_operator.sources import FileSource, Subject
+from cascade_operator.sources import FileSource, PoolSubject, Subject
 from cascade_operator.store import Store
 from cascade_router.requests import unique_of
 from support.factories import make_cascade, make_profile
@@ -109,7 +109,7 @@ class Workers:
     async def workers(self) -> tuple[Worker, ...]:
         return tuple(self.all.values())
 
-    async def reconcile(self, subjects: Sequence[Subject]) -> None: ...
+    async def reconcile(self, subjects: Sequence[Subject], pools: Sequence[PoolSubject]) -> None: ...
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
         for move in moves:

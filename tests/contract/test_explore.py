@@ -20,6 +20,7 @@ pytestmark = pytest.mark.contract
 OPTIONS = (
     "--prompts", "160", "--seconds", "0.1", "--batches", "1", "--most", "3",
     "--steps", "shapes-light=1,2", "--steps", "shapes-heavy=4,6,24", "--guidance", "shapes-heavy=none,own",
+    "--precision", "shapes-heavy=own,int8",
 )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_a_killed_search_goes_on_and_what_it_writes_is_served(tmp_path: Path) ->
     assert now[: len(held)] == held
     drawn = [key for kind, key, _ in now if kind == "drawn"]
     assert len(drawn) == len(set(drawn)), "an image was drawn twice"
-    assert "8 settings of 2 weights are tried" in second.stdout
+    assert "14 settings of 3 weights are tried" in second.stdout
     assert "on prompts that chose nothing" in second.stdout
 
     found = load_cascades(output.read_text(), source="explored")

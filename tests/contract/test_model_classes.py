@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cascade_models import catalogue
+from cascade_models.shapes import assets
 from support.tiny_model import run_there
 
 UNGUIDED = {"Flux2KleinPipeline"}
 """Distilled so that guidance has no effect."""
+
+CACHING = {entry.assembly.pipeline for entry in catalogue.entries().values() if entry.step_caches}
+FAITHFUL = "first-block:0.001"
+"""A step cache that hardly reuses anything."""
 
 pytestmark = pytest.mark.contract
 
@@ -53,6 +60,43 @@ def test_previews_come_closer_to_the_image(served: dict[str, Any], name: str) ->
     assert previews
     assert previews == sorted(previews, reverse=True)
     assert previews[-1] < 40
+
+
+@pytest.mark.parametrize("name", sorted(classes()))
+def test_step_caches_work_for_the_classes_that_the_catalogue_says(served: dict[str, Any], name: str) -> None:
+    (kinds,) = {entry.step_caches for entry in catalogue.entries().values() if entry.assembly.pipeline == name}
+    for cache, result in served[name]["step caches"].items():
+        assert isinstance(result, str) == (cache.partition(":")[0] not in kinds), result
+        if isinstance(result, str):
+            assert result.startswith("stepCache: ")
+
+
+@pytest.mark.parametrize("name", sorted(CACHING))
+def test_a_step_cache_changes_its_own_runs_alone_and_a_little(served: dict[str, Any], name: str) -> None:
+    for cache, result in served[name]["step caches"].items():
+        if isinstance(result, str):
+            continue
+        assert result["mean"] < 8, cache
+        assert (result["largest"] > 0) == (cache != FAITHFUL), cache
+        assert max(result["again"], result["overtaken"], result["cached beside"], result["plain beside"]) <= 1, cache
+
+
+@pytest.mark.parametrize("name", sorted(classes()))
+def test_int8_changes_an_image_a_little(served: dict[str, Any], name: str) -> None:
+    found = served[name]["int8"]
+    assert set(found) == {"diffusers"} | ({"onnxruntime"} if name in classes(exported=True) else set())
+    assert all(0 < mean < 4 for mean in found.values()), found
+
+
+def test_the_int8_files_of_the_shapes_models_are_made_of_the_others(tmp_path: Path) -> None:
+    made = Path(shutil.copytree(assets.WEIGHTS, tmp_path / "weights"))
+    names = [assets.path(model, assets.QUANTISED).name for model in ("heavy", "light")]
+    for name in names:
+        (made / name).unlink()
+    run_there("quantised_shapes.py", made)
+    for name in names:
+        assert (made / name).read_bytes() == (assets.WEIGHTS / name).read_bytes(), name
+    assert assets.verify(made).digests == assets.metadata().digests
 
 
 @pytest.mark.parametrize("name", sorted(classes(exported=True)))

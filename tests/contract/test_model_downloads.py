@@ -53,7 +53,11 @@ def write_model(folder: Path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    with serving({"tests/tiny": write_model(tmp_path / "repository")}) as running:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name, content in {"ink.safetensors": safetensors(3_000_000), "ink.bin": b"pickled", "a.png": b"shown"}.items():
+        (adapter / name).write_bytes(content)
+    with serving({"tests/tiny": write_model(tmp_path / "repository"), "tests/ink": adapter}) as running:
         yield running
 
 
@@ -62,12 +66,14 @@ class Fetching:
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub, self.cache, self._file = hub, folder / "cache", folder / "cascade.yaml"
+        self.more: dict[str, object] = {}
+        """Further fields of the variant."""
 
     def __call__(self, model: dict[str, object] | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         document = cascade_document()
         (variant, _) = document["spec"]["variants"]
         variant["model"] |= {"source": "hf://tests/tiny", "revision": COMMIT, **(model or {})}
-        document["spec"]["variants"] = [variant]
+        document["spec"]["variants"] = [{**variant, **self.more}]
         document["spec"]["discriminator"] = {"source": "file:///judge"}
         self._file.write_text(yaml.safe_dump(document))
         return self.run("fetch", "--cpu", "-f", str(self._file), **environment)
@@ -109,6 +115,22 @@ def test_only_what_the_pipeline_needs_is_fetched_once_and_then_needs_no_network(
     again = fetch(HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
     assert hub.asked == 0
+
+
+def test_the_file_of_an_adapter_comes_along_unless_it_is_too_large(hub: Hub, fetch: Fetching) -> None:
+    adapter = {"name": "ink", "source": "hf://tests/ink", "revision": COMMIT}
+    fetch.more = {"adapters": [adapter], "adapterMemoryMiB": 2}
+    assert "ink.safetensors of hf://tests/ink has 3 MiB, and adapters may take 2: raise adapter" in fetch.refused()
+    assert "ink.safetensors" not in fetch.fetched()
+    fetch.more = {"adapters": [adapter]}
+    done = fetch()
+    assert done.returncode == 0, done.stderr
+    assert {"ink.safetensors"} == {name for name in fetch.fetched() if name.endswith((".bin", ".png")) or "ink" in name}
+    hub.asked = 0
+    assert fetch(HF_HUB_OFFLINE="1").returncode == 0
+    assert hub.asked == 0
+    fetch.more = {"adapters": [{**adapter, "weightName": "other.safetensors"}]}
+    assert "hf://tests/ink has no file other.safetensors" in fetch.refused()
 
 
 def test_an_interrupted_download_is_not_taken_for_whole_and_goes_on_where_it_stopped(hub: Hub, fetch: Fetching) -> None:

@@ -118,6 +118,11 @@ def test_an_image_that_does_not_fit_into_memory_is_refused_and_the_one_that_it_o
     assert error.status() == "StatusCode.UNAVAILABLE"
     assert "out of memory at batch size 1" in str(error)
     assert drawn(result, 1)
+    # There is room for one of them, so from then on none overtakes.
+    assert "at most 4 images a run, and 1 runs at a time" in painting_triton.log.read_text()
+    requests.begin(1)
+    requests.ask(2, steps=SHORT)
+    assert [requests.end()[0] for _ in range(2)] == [1, 2]
 
 
 @contextmanager

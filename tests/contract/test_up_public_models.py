@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import yaml
 from PIL import Image
 
 from cascade_api.documents import load_cascades
+from cascade_api.local import read_addresses
 from support.hub import COMMIT, serving
 from support.local_run import ANY_PORTS, CASCADE, PATIENT, LocalRun
 from support.resources import cascade_document
-from support.tiny_model import ENVIRONMENT, LOADING_S
+from support.tiny_model import ENVIRONMENT, LOADING_S, run_there
 from support.waiting import wait_for
 
 LIGHT, HEAVY = "tiny-light", "tiny-heavy"
@@ -27,7 +30,7 @@ pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
 
 def manifest_of(judge: Path) -> str:
-    """A cascade of two models of the hub; the profile that it names is yet to be measured."""
+    """A cascade of two models of the hub, each with an adapter; their profile is yet to be measured."""
     document = cascade_document()
     variants = [
         {
@@ -35,6 +38,7 @@ def manifest_of(judge: Path) -> str:
             "model": {"source": f"hf://tests/{name}", "revision": COMMIT},
             "settings": {"steps": steps},
             "engine": "diffusers",
+            "adapters": [{"name": "ink", "source": "hf://tests/ink", "revision": COMMIT}],
         }
         for name, steps in STEPS.items()
     ]
@@ -72,6 +76,32 @@ def assert_drawn(run: LocalRun, file: Path) -> None:
         assert np.asarray(picture).std() > 1
 
 
+def assert_adapted(run: LocalRun) -> None:
+    """With the adapter there is another image; an unknown adapter is refused."""
+    addresses = read_addresses(run.state.path)
+    assert addresses is not None
+    asked = {"prompt": "a lighthouse at dusk", "seed": 7, "deadline_ms": 600_000}
+
+    def draw(**more: object) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"http://{addresses.http}/v1/images/generations",
+            data=json.dumps({**asked, **more}).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=LOADING_S) as response:  # noqa: S310
+            (image,) = json.load(response)["data"]
+        return dict(image)
+
+    plain, adapted = draw(quality="low"), draw(lora="ink", quality="low")
+    assert (plain["lora"], adapted["lora"]) == (None, "ink")
+    assert adapted["b64_json"] != plain["b64_json"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        draw(lora="oil")
+    problem = json.load(refused.value)["error"]
+    assert (refused.value.code, problem["param"]) == (400, "lora")
+    assert problem["message"] == "lora: 'oil' is not an adapter of any variant; use ink"
+
+
 def assert_measured(file: Path) -> None:
     found = load_cascades(file.read_text(), source=str(file))
     profile = found.profile_of(found.cascades[0]).spec
@@ -89,13 +119,14 @@ def test_from_the_hub_to_pictures_and_again_without_a_network(
     file.write_text(manifest_of(tiny / "judge"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("CASCADE_TRITON_ENV", str(ENVIRONMENT))
-    repositories = {f"tests/{name}": tiny / "model" for name in STEPS}
+    run_there("adapters_served.py", tmp_path / "adapters", "--write", tiny / "model", "ink")
+    repositories = {f"tests/{name}": tiny / "model" for name in STEPS} | {"tests/ink": tmp_path / "adapters" / "ink"}
     with serving(repositories) as hub:
         for name, value in hub.environment.items():
             monkeypatch.setenv(name, value)
         fetched = cascade("model-repo", "fetch", "--cpu", "-f", file)
         assert all(f"hf://tests/{name}: {tmp_path / 'cache'}" in fetched.stdout for name in STEPS)
-        assert len([name for name, _ in hub.served if name.endswith(".safetensors")]) == 2 * 3
+        assert len([name for name, _ in hub.served if name.endswith(".safetensors")]) == 2 * 3 + 1
 
         hub.asked = 0
         cascade("model-repo", "fetch", "--cpu", "-f", file)
@@ -108,6 +139,7 @@ def test_from_the_hub_to_pictures_and_again_without_a_network(
         account = json.loads(load.stdout)
         assert account["sent"] == account["answered"] > 0, load.stdout
         wait_for(local_run.whole, what="all pools are there", every_s=0.1)
+        assert_adapted(local_run)
         (seen,) = local_run.status()["cascades"]
         assert seen["cascade"] == "default/tiny"
         assert local_run.down().returncode == 0
@@ -117,4 +149,6 @@ def test_from_the_hub_to_pictures_and_again_without_a_network(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     up(local_run)
     assert_drawn(local_run, tmp_path / "offline.png")
+    wait_for(local_run.whole, what="all pools are there", every_s=0.1)
+    assert_adapted(local_run)
     assert local_run.down().returncode == 0

@@ -12,6 +12,7 @@ CASCADE, PROFILE, POOL = "diffusioncascades", "cascadeprofiles", "workerpools"
 DOCUMENTS = {CASCADE: cascade_document, PROFILE: profile_document, POOL: pool_document}
 DEFINITIONS = {plural: Definition.load(plural) for plural in DOCUMENTS}
 RISING = list(range(21))
+ADAPTER = {"name": "ink", "source": "hf://owner/ink", "revision": "abc123"}
 POD = "spec.workers.0.podTemplate"
 
 
@@ -29,6 +30,8 @@ class Case:
     good: list[dict[str, Any]] = field(default_factory=list)
     update: bool = False
 
+
+TAYLOR_SEER = {"kind": "taylor-seer", "interval": 3}
 
 CASES = [
     Case(
@@ -64,6 +67,26 @@ CASES = [
         good=[{"spec.variants.0.settings.guidanceInterval": {"fromPercent": 0, "toPercent": 100}}],
     ),
     Case(
+        CASCADE, "spec.variants[].settings.stepCache", "first-block has a threshold alone",
+        bad=[{"spec.variants.1.settings.stepCache": {"kind": kind, **more}} for kind, more in (
+            ("first-block", {}), ("first-block", {"interval": 3}), ("first-block", {"threshold": "0.1", "interval": 3}),
+            ("taylor-seer", {}), ("taylor-seer", {"threshold": "0.1"}))],
+        good=[{"spec.variants.1.engine": "diffusers", "spec.variants.1.settings.stepCache": cache} for cache in (
+            {"kind": "first-block", "threshold": "0.08"}, {"kind": "taylor-seer", "interval": 3})],
+    ),
+    Case(
+        CASCADE, "spec.variants[].settings.stepCache", "threshold must be above zero",
+        bad=[{"spec.variants.1.settings.stepCache": {"kind": "first-block", "threshold": "0.00"}}],
+        good=[{"spec.variants.1.engine": "diffusers",
+               "spec.variants.1.settings.stepCache": {"kind": "first-block", "threshold": "0.001"}}],
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "settings.stepCache needs engine diffusers",
+        bad=[{"spec.variants.1.engine": engine, "spec.variants.1.settings.stepCache": TAYLOR_SEER}
+             for engine in ("onnxruntime", "tensorrt")],
+        good=[{"spec.variants.1.engine": "diffusers", "spec.variants.1.settings.stepCache": TAYLOR_SEER}],
+    ),
+    Case(
         CASCADE, "spec.workers[]", "needs name and class",
         bad=[{"spec.workers.0.name": ABSENT}, {"spec.workers.0.class": ABSENT}],
         good=[{"spec.workers.0": {"pool": "gpus", "max": 4}}],
@@ -89,6 +112,12 @@ CASES = [
         good=[{"spec.workers.min": 2, "spec.workers.max": 2}],
     ),
     Case(
+        POOL, "spec", "class is immutable",
+        bad=[{"spec.class": "another"}],
+        good=[{}, {"spec.hosting": "dedicated"}],
+        update=True,
+    ),
+    Case(
         CASCADE, "spec.variants[]", "a variant's model, settings, engine and precision are immutable",
         bad=[{f"spec.variants.0.{name}": value} for name, value in
              {"model.source": "hf://owner/other", "model.revision": "def456", "model.weights": "light",
@@ -100,6 +129,32 @@ CASES = [
         update=True,
     ),
     Case(
+        CASCADE, "spec.variants[]", "only public models with engine diffusers take adapters",
+        bad=[{"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.engine": "onnxruntime"},
+             {"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.model.source": "builtin://shapes"}],
+        good=[{"spec.variants.0.adapters": [ADAPTER, {**ADAPTER, "name": "oil"}]}],
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "weights in int8 take no adapters",
+        bad=[{"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.precision": "int8"}],
+        good=[{"spec.variants.0.adapters": [ADAPTER], "spec.variants.0.precision": "fp16"},
+              {"spec.variants.0.precision": "int8"}],
+    ),
+    Case(
+        CASCADE, "spec.variants[].adapters[]", "scale must be above zero",
+        bad=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0", "0.000")],
+        good=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0.001", "9.999", "1")],
+    ),
+    Case(
+        CASCADE, "spec.variants[].adapters[]", "what an adapter's name means is immutable",
+        bad=[{f"spec.variants.1.adapters.0.{name}": value} for name, value in
+             {"source": "hf://owner/other", "revision": "def456", "weightName": ABSENT, "scale": "0.9"}.items()],
+        good=[{"spec.variants.1.adapters": ABSENT}, {"spec.variants.1.adapterMemoryMiB": 2048},
+              {"spec.variants.1.adapters.0": ADAPTER | {"name": "oil"}},
+              {"spec.variants.0.adapters": [ADAPTER]}],
+        update=True,
+    ),
+    Case(
         CASCADE, "spec", "engine tensorrt does not run on class cpu",
         bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.pools": ["gpus", "slots"]},
              {"spec.variants.0.engine": "tensorrt", "spec.variants.0.pools": ABSENT}],
@@ -107,10 +162,18 @@ CASES = [
               {"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": "fp32"}],
     ),
     Case(
-        CASCADE, "spec", "class cpu computes in fp32 only",
-        bad=[{"spec.variants.0.pools": pools, "spec.variants.0.precision": precision}
-             for precision in ("bf16", "fp16") for pools in (["slots"], ABSENT)],
-        good=[{"spec.variants.0.pools": ["slots"], "spec.variants.0.precision": value} for value in ("fp32", ABSENT)],
+        CASCADE, "spec", "class cpu computes in fp32, and with engine onnxruntime in int8",
+        bad=[{"spec.variants.0.engine": engine, "spec.variants.0.pools": pools, "spec.variants.0.precision": precision}
+             for engine, precision in (("onnxruntime", "bf16"), ("onnxruntime", "fp16"), ("diffusers", "int8"))
+             for pools in (["slots"], ABSENT)],
+        good=[{"spec.variants.0.engine": "onnxruntime", "spec.variants.0.pools": ["slots"],
+               "spec.variants.0.precision": value} for value in ("fp32", "int8", ABSENT)],
+    ),
+    Case(
+        CASCADE, "spec.variants[]", "engine tensorrt does not compute in int8",
+        bad=[{"spec.variants.0.engine": "tensorrt", "spec.variants.0.precision": "int8"}],
+        good=[{"spec.variants.0.engine": "diffusers", "spec.variants.0.precision": "int8"},
+              {"spec.variants.0.engine": "tensorrt", "spec.variants.0.precision": "fp16"}],
     ),
     Case(
         CASCADE, "spec.hardness", "scorer learned needs source",

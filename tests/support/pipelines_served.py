@@ -17,9 +17,11 @@ import numpy.typing as npt
 import tiny_pipelines
 
 from cascade_models import catalogue, pipelines, weights
-from cascade_models.recipe import Recipe, Settings
+from cascade_models.pipelines import diffusion_run
+from cascade_models.recipe import Recipe, RecipeError, Settings
 
 STEPS = 4
+CACHED_STEPS = 12
 PROMPTS = [("a red circle", ""), ("two blue squares on a table", "")]
 SEEDS = [7, 8]
 SIDE = 32
@@ -80,8 +82,53 @@ def served(name: str, scratch: Path) -> dict[str, Any]:
         "previews": [float(np.abs(preview.astype(int) - watched).mean()) for preview in previews],
         "guided": apart(guided, alone[0]),
         "exported": exported(recipe, alone[0]) if "onnxruntime" in entry.engines else None,
+        "int8": {
+            engine: quantised(dataclasses.replace(recipe, engine=engine, precision="int8"), together)
+            for engine in ("diffusers", "onnxruntime")
+            if engine in entry.engines
+        },
+        "step caches": {
+            cache: cached(pipeline, recipe, cache) for cache in ("first-block:0.001", "first-block:9", "taylor-seer:4")
+        },
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def cached(pipeline: pipelines.Pipeline, recipe: Recipe, step_cache: str) -> dict[str, Any] | str:
+    """How far an image with a step cache is from the plain one, and what becomes of runs beside it; or the refusal."""
+    plain = dataclasses.replace(recipe.default, steps=CACHED_STEPS)
+    settings = dataclasses.replace(plain, step_cache=step_cache)
+    if recipe.assembly.pipeline == "SanaSprintPipeline":
+        settings = dataclasses.replace(settings, steps=2)
+    try:
+        diffusion_run.prove_step_caches(pipeline, dataclasses.replace(recipe, settings={"cached": settings}))
+    except RecipeError as error:
+        return f"{error.key}: {error}"
+    before = pipeline.generate(PROMPTS, SEEDS, plain, None)
+    image = pipeline.generate(PROMPTS, SEEDS, settings, None)
+    beside: dict[str, Images] = {}
+
+    def overtaken(step: int) -> list[bool] | None:
+        if step == CACHED_STEPS // 2 and not beside:
+            beside["plain"] = pipeline.generate(PROMPTS, SEEDS, plain, None)
+            beside["cached"] = pipeline.generate(PROMPTS[::-1], SEEDS[::-1], settings, None)[::-1]
+        return None
+
+    watched = pipeline.generate(PROMPTS, SEEDS, settings, overtaken)
+    return {
+        "mean": float(np.abs(image.astype(int) - before).mean()),
+        "largest": apart(image, before),
+        "again": apart(image, pipeline.generate(PROMPTS, SEEDS, settings, None)),
+        "overtaken": apart(image, watched),
+        "cached beside": apart(image, beside["cached"]),
+        "plain beside": apart(before, beside["plain"]),
+    }
+
+
+def quantised(recipe: Recipe, wanted: Images) -> float:
+    """How far images in int8 are from the whole ones, in the mean."""
+    pipeline = pipelines.load(recipe)
+    return float(np.abs(pipeline.generate(PROMPTS, SEEDS, recipe.default, None).astype(int) - wanted).mean())
 
 
 def exported(recipe: Recipe, wanted: Images) -> int:

@@ -11,7 +11,7 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.settings import AcceleratorClass, PlannerSettings
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 from cascade_api.workers import WorkerPool
 from cascade_operator.planning.memory import Memory
 from cascade_operator.planning.planner import Decision, Planner
@@ -23,6 +23,7 @@ from cascade_operator.snapshot import (
     HostState,
     Load,
     PoolRef,
+    PoolView,
     Publish,
     SetStatus,
     Snapshot,
@@ -72,6 +73,7 @@ class PoolWorld:
     memory: Memory = field(default_factory=Memory)
     moves: list[Action] = field(default_factory=list)
     now: float = NOW
+    pool_status: WorkerPoolStatus | None = None
 
     def __post_init__(self) -> None:
         memory_mib = self.holds * WEIGHTS_MIB
@@ -86,6 +88,7 @@ class PoolWorld:
             self._progress()
             decision = self._planner.decide(self._snapshot(), self.memory, self.now)
             self.memory = Memory.from_json(decision.memory.to_json())
+            self.pool_status = decision.pool_statuses.get(POOL, self.pool_status)
             for action in decision.actions:
                 self._obey(action)
             self.now = decision.next_at
@@ -118,7 +121,9 @@ class PoolWorld:
                 view = replace(view, profile=None)
             views.append(replace(view, status=self.statuses.get(cascade.ref)))
         workers = tuple(self.workers.values())
-        return Snapshot(tuple(views), {"cpu": self.accelerators}, workers, pools=(self.pool,))
+        return Snapshot(
+            tuple(views), {"cpu": self.accelerators}, workers, pools=(PoolView(self.pool, self.pool_status),)
+        )
 
     def _obey(self, action: Action) -> None:
         match action:

@@ -78,7 +78,22 @@ def cascade_document() -> dict[str, Any]:
                 {"name": "slots", "class": "cpu", "max": 2},
             ],
             "sizes": ["512x512"],
-            "variants": [_variant("light", steps=2), _variant("heavy", steps=50)],
+            "variants": [
+                _variant("light", steps=2),
+                {
+                    **_variant("heavy", steps=50),
+                    "adapters": [
+                        {
+                            "name": "ink",
+                            "source": "hf://owner/ink",
+                            "revision": "abc123",
+                            "weightName": "ink.safetensors",
+                            "scale": "0.8",
+                        }
+                    ],
+                    "adapterMemoryMiB": 512,
+                },
+            ],
             "hardness": {"scorer": "rules"},
             "discriminator": {"source": "builtin://clip-head"},
             "policy": {"name": "hybrid", "mode": "auto", "overload": "degrade", "headroomPercent": 5, "weight": 100},

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
 from cascade_router.admission import Admission
+from cascade_router.bucket import Bucket
 from cascade_router.deliveries import Unmade
 from cascade_router.image_bytes import COPIES_GRPC, ImageBytes, needed
 from cascade_router.metrics import REGISTRY
@@ -58,6 +59,7 @@ async def serving(
                 demand=DemandCounter(),
                 tenants=open_to_all(),
                 moderator=Moderator(RouterSettings()),
+                bucket=Bucket(RouterSettings(), clock=time.monotonic),
                 clock=time.monotonic,
             )
             yield service, runtime

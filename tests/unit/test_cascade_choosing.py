@@ -158,3 +158,63 @@ def test_a_refusal_of_settings_names_those_that_there_are() -> None:
         "guidance",
         "3 is not what any variant with 2 steps has; leave it out",
     )
+
+
+def with_adapters(**names: list[str]) -> Plan:
+    """A plan of two variants and a third in no row, with adapters by the last part of the variant's name."""
+    plan = make_plan(
+        {"shapes-light": ["h:1"], "shapes-heavy": ["h:2"], "shapes-slow": ["h:3"]},
+        execution_s={"shapes-light": 0.01, "shapes-heavy": 0.1, "shapes-slow": 0.2}, direct=0, escalation=0.5,
+    )  # fmt: skip
+    variants = {
+        name: variant.model_copy(update={"adapters": {a: f"{name}/{a}" for a in names.get(name.partition("-")[2], [])}})
+        for name, variant in plan.variants.items()
+    }
+    return plan.model_copy(update={"variants": variants})
+
+
+@pytest.mark.parametrize(
+    ("have", "chain"),
+    [
+        ({"light": ["ink"], "heavy": ["ink", "oil"]}, ("shapes-light", "shapes-heavy")),
+        ({"light": ["ink"], "heavy": ["oil"]}, ("shapes-light",)),
+        ({"light": ["oil"], "heavy": ["ink"]}, ("shapes-heavy",)),
+        ({"slow": ["ink"]}, ("shapes-slow",)),
+    ],
+)
+def test_an_image_with_an_adapter_is_made_by_variants_that_have_it_alone(
+    have: dict[str, list[str]], chain: tuple[str, ...]
+) -> None:
+    plan, chooser = with_adapters(**have), Chooser(scorer=make_scorer("rules"))
+    assert why_no_variant(plan, Wish(lora="ink")) is None
+    choice = chooser.choose(plan, EASY, coin=0.5, wish=Wish(lora="ink"))
+    assert (choice.row.chain, choice.direct) == (chain, len(chain) == 1)
+    assert chooser.choose(plan, EASY, coin=0.5).row == plan.rows[0], "others are served as ever"
+
+
+def test_tier_and_adapter_go_together_where_the_tiers_variant_has_the_adapter() -> None:
+    chooser = Chooser(scorer=make_scorer("rules"))
+    both, one = with_adapters(light=["ink"], heavy=["ink"]), with_adapters(heavy=["ink"])
+    low = chooser.choose(both, EASY, coin=0.5, wish=Wish("low", lora="ink"))
+    assert (low.row.chain, low.direct, low.may_escalate) == (("shapes-light", "shapes-heavy"), False, False)
+    assert chooser.choose(one, EASY, coin=0.5, wish=Wish("low", lora="ink")).row.chain == ("shapes-heavy",)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (Wish(lora="pen"), "'pen' is not an adapter of any variant; use ink, oil"),
+        (
+            Wish(steps=2, lora="oil"),
+            "'oil' is not an adapter of the variant with these settings; leave one of both out",
+        ),
+    ],
+)
+def test_a_refusal_of_an_adapter_names_those_that_there_are(wish: Wish, said: str) -> None:
+    plan = with_adapters(light=["ink"], heavy=["ink", "oil"])
+    assert why_no_variant(plan, wish) == ("lora", said)
+
+
+def test_where_there_are_no_adapters_the_refusal_says_so() -> None:
+    plan = make_plan({"shapes-light": ["h:1"], "shapes-heavy": ["h:2"]})
+    assert why_no_variant(plan, Wish(lora="ink")) == ("lora", "'ink' is not an adapter of any variant; leave it out")

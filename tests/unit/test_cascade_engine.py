@@ -9,12 +9,16 @@ from typing import Any
 import grpc
 import pytest
 
+from cascade_api.plan import Plan
 from cascade_api.reasons import Refusal, Route
+from cascade_router.cascade.choosing import Wish
+from cascade_router.cascade.events import Arrived, Begun
+from cascade_router.engine import Passage, hear
 from cascade_router.probing import probe_due
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.requests import MadeImage, RequestRefused
 from cascade_router.runtime import CascadeRuntime
-from support.engine import ask, cascade, endpoints, replicas
+from support.engine import admitted, ask, cascade, endpoints, replicas
 from support.router import EASY, make_plan
 from support.scripted_triton import Behaviour, answer, fail, hang, response
 from support.triton import HEAVY, model_of
@@ -99,6 +103,58 @@ async def test_a_prompt_that_the_model_rejects_is_the_clients_fault() -> None:
         assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "prompt")
         assert runtime.state.health.ejected == frozenset()
         assert in_flight(runtime) == 0
+
+
+def adapted(plan: Plan, **adapters: dict[str, str]) -> Plan:
+    """The plan with adapters by the last part of the variant's name."""
+    variants = {
+        name: variant.model_copy(update={"adapters": adapters.get(name.partition("-")[2], {})})
+        for name, variant in plan.variants.items()
+    }
+    return plan.model_copy(update={"variants": variants})
+
+
+async def test_each_model_is_asked_for_what_the_adapter_is_there_and_the_answer_names_it() -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def noting(request: Any, context: Any) -> Any:
+        asked.append((request.model_name, request.parameters["lora"].string_param))
+        return response(confidence=0.1)
+
+    async with replicas(noting) as (server,):
+        plan = make_plan({name: endpoints(server) for name in ("shapes-light", "shapes-heavy")}, direct=0, escalation=1)
+        async with cascade(adapted(plan, light={"ink": "1a"}, heavy={"ink": "2b", "oil": "3c"})) as runtime:
+            made = await ask(runtime, wish=Wish(lora="ink"))
+            assert (made.route, made.lora) == (Route.ESCALATED, "ink")
+            assert asked == [(model_of("shapes-light"), "1a"), (model_of("shapes-heavy"), "2b")]
+            made = await ask(runtime, wish=Wish(lora="oil"))
+            assert (made.route, made.lora, asked[2:]) == (Route.DIRECT, "oil", [(HEAVY, "3c")])
+            assert (await ask(runtime)).lora == ""
+
+
+async def test_an_adapter_that_left_a_variant_meanwhile_is_a_refusal_and_no_image_without_it() -> None:
+    async with replicas(answer()) as (server,):
+        plan = make_plan({"shapes-light": endpoints(server)}, chain=["shapes-light"], direct=1, escalation=0)
+        async with cascade(adapted(plan, light={"ink": "1a"})) as runtime:
+            passage = Passage(admitted(runtime, wish=Wish(lora="ink")), coin=0.5)
+            for event in (Arrived(in_hand=1), Begun()):
+                hear([passage], event)
+            await runtime.apply(plan.model_copy(update={"generation": plan.generation + 1}))
+            with pytest.raises(RequestRefused, match="'ink' is not an adapter of shapes-light") as refused:
+                await passage.answer()
+            assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "lora")
+            assert (server.asked, in_flight(runtime)) == ([], 0)
+
+
+async def test_an_adapter_that_does_not_fit_is_refused_by_its_parameter_and_the_worker_stays_trusted() -> None:
+    rejects = fail(grpc.StatusCode.INVALID_ARGUMENT, "lora: the adapter cannot be used: it does not fit")
+    async with replicas(rejects) as (server,):
+        plan = make_plan({"shapes-light": endpoints(server)}, chain=["shapes-light"], direct=1, escalation=0)
+        async with cascade(adapted(plan, light={"ink": "1a"})) as runtime:
+            with pytest.raises(RequestRefused, match="lora: the adapter cannot be used") as refused:
+                await ask(runtime, wish=Wish(lora="ink"))
+            assert (refused.value.reason, refused.value.field) == (Refusal.INVALID, "lora")
+            assert runtime.state.health.ejected == frozenset()
 
 
 async def test_what_hangs_on_one_replica_is_done_by_another_while_there_is_time() -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from cascade_api.plan import Plan
 from cascade_api.reasons import Refusal, Route
+from cascade_router.cascade.choosing import NO_WISH, Wish
 from cascade_router.cascade.decisions import Refuse
 from cascade_router.cascade.effects import Answer, Effect, Enqueue, Infer
 from cascade_router.cascade.events import Begun, Expired, Granted, Made, OutOfTime
@@ -66,7 +67,9 @@ def shared_plan(**overrides: Any) -> Plan:
     return Plan.model_validate(document | overrides)
 
 
-def begun(plan: Plan, *, loads: dict[str, PoolLoad] | None = None) -> tuple[RequestMachine, list[Effect]]:
+def begun(
+    plan: Plan, *, loads: dict[str, PoolLoad] | None = None, wish: Wish = NO_WISH
+) -> tuple[RequestMachine, list[Effect]]:
     """A request at time zero, and what it asks for first."""
     known = {"quick.cpu": IDLE, "large.cpu": IDLE} | (loads or {})
     state = CascadeState(
@@ -76,7 +79,7 @@ def begun(plan: Plan, *, loads: dict[str, PoolLoad] | None = None) -> tuple[Requ
         scorer=make_scorer("rules"),
         start=0.5,
     )
-    machine = RequestMachine(state, text="a", band=BAND, coin=0.5, received=0.0, deadline=OBJECTIVE_S)
+    machine = RequestMachine(state, text="a", band=BAND, coin=0.5, received=0.0, deadline=OBJECTIVE_S, wish=wish)
     return machine, list(machine.on(Begun(), 0.0))
 
 
@@ -152,6 +155,18 @@ def test_the_stand_in_is_asked_once() -> None:
 def test_nothing_stands_in_where_images_are_not_degraded_or_the_plan_names_none(overrides: dict[str, Any]) -> None:
     machine, _ = begun(shared_plan(**overrides))
     assert not any(isinstance(effect, Enqueue) for effect in machine.on(Expired(), 5.9))
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_the_stand_in_draws_only_where_it_has_the_adapter(has_it: bool) -> None:
+    plan = shared_plan()
+    variants = {
+        name: part.model_copy(update={"adapters": {"ink": "1a"} if has_it or name != "quick" else {}})
+        for name, part in plan.variants.items()
+    }
+    machine, _ = begun(plan.model_copy(update={"variants": variants}), wish=Wish(lora="ink"))
+    after = list(machine.on(Expired(), 5.0))
+    assert queue_of(after) == ("quick.cpu", "quick") if has_it else isinstance(after[-1], Refuse)
 
 
 def test_the_plan_says_how_long_a_request_waits_for_the_heavy_variant() -> None:

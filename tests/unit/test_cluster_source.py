@@ -9,7 +9,7 @@ from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, PlannerSettings
 from cascade_operator.cluster_source import ClusterSource, ResourceChecker
-from cascade_operator.clusters.kubernetes.api import CASCADES, CONFIG_MAPS, PROFILES
+from cascade_operator.clusters.kubernetes.api import CASCADES, CONFIG_MAPS, PROFILES, WORKER_POOLS
 from cascade_operator.clusters.kubernetes.mirror import MirroredDocument, Shelf, read_document
 from cascade_operator.manifests.documents import cascade_document
 from cascade_operator.planning.prepared import Preparations
@@ -26,6 +26,7 @@ class FakeMirror:
         self.complete = True
         self.cascades: Shelf[MirroredDocument] = Shelf(CASCADES, read_document, changed=lambda _: None)
         self.profiles: Shelf[MirroredDocument] = Shelf(PROFILES, read_document, changed=lambda _: None)
+        self.worker_pools: Shelf[MirroredDocument] = Shelf(WORKER_POOLS, read_document, changed=lambda _: None)
         self.config_maps: Shelf[MirroredDocument] = Shelf(CONFIG_MAPS, read_document, changed=lambda _: None)
 
     def covers(self, namespace: str) -> bool:
@@ -45,7 +46,11 @@ class World:
         """A resource as the API server has it from now on."""
         self.version += 1
         metadata = {**raw["metadata"], "uid": uid, "generation": self.version, "resourceVersion": str(self.version)}
-        shelf = self.mirror.cascades if raw["kind"] == "DiffusionCascade" else self.mirror.profiles
+        shelf = {
+            "DiffusionCascade": self.mirror.cascades,
+            "CascadeProfile": self.mirror.profiles,
+            "WorkerPool": self.mirror.worker_pools,
+        }[raw["kind"]]
         shelf.put({**copy.deepcopy(raw), "metadata": metadata | meta})
 
     async def subject(self) -> Subject:
@@ -70,6 +75,24 @@ def valid_world() -> World:
     world = World()
     world.put(profile_json(), uid="p")
     world.put(cascade_json())
+    return world
+
+
+def pool_json(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "diffusioncascade.io/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": "slots", "namespace": "default"},
+        "spec": {"class": "cpu", "workers": {"max": 4}, **spec},
+    }
+
+
+def on_a_pool(pool: dict[str, Any] | None = None) -> World:
+    """A cascade that names the WorkerPool ``slots``."""
+    world = World()
+    world.put(profile_json(), uid="p")
+    world.put(pool or pool_json(), uid="w")
+    world.put(cascade_json(workers=[{"pool": "slots", "max": 2}]))
     return world
 
 
@@ -192,3 +215,55 @@ async def test_a_cascade_that_is_being_deleted_is_gone_and_only_watched_namespac
 async def test_an_unchanged_resource_is_checked_once() -> None:
     world = valid_world()
     assert await world.subject() is await world.subject()
+
+
+async def test_a_cascade_on_a_worker_pool_has_what_the_pool_says_and_is_checked_again_when_that_changes() -> None:
+    world = on_a_pool()
+    before = await world.subject()
+    (workers,) = before.cascade.spec.workers
+    assert (before.complaint, workers.accelerator_class, workers.hosting.value) == (None, "cpu", "shared")
+    assert before.cascade.wire()["spec"]["workers"] == [{"pool": "slots", "max": 2}], "what was written stays"
+    world.put(pool_json(hosting="dedicated"), uid="w")
+    (workers,) = (await world.subject()).cascade.spec.workers
+    assert workers.hosting.value == "dedicated"
+    (pool,) = world.source.pools()
+    assert (pool.uid, pool.complaint) == ("w", None)
+
+
+async def test_a_wrong_worker_pool_leaves_the_last_valid_one_in_force_and_harms_no_cascade() -> None:
+    for spoilt, field in (
+        (pool_json(workers={"min": 5, "max": 2}), "spec.workers.min"),
+        (pool_json(**{"class": "other"}), "spec.class: is immutable"),
+    ):
+        world = on_a_pool()
+        before = await world.subject()
+        world.put(spoilt, uid="w")
+        after = await world.subject()
+        assert (after.cascade.spec, after.complaint) == (before.cascade.spec, None)
+        (pool,) = world.source.pools()
+        assert pool.pool.spec.workers.max == 4
+        assert pool.pool.metadata.generation == world.version, "the status is about what the user wrote"
+        assert pool.complaint is not None
+        assert field in pool.complaint[1]
+
+
+async def test_a_worker_pool_that_is_gone_is_missed_by_name_until_it_is_there_again() -> None:
+    world = on_a_pool()
+    assert (await world.subject()).complaint is None
+    world.mirror.worker_pools.drop(("default", "slots"), "w")
+    without = await world.subject()
+    assert without.complaint == (Reason.INVALID_SPEC, "spec.workers.0.pool: there is no WorkerPool 'slots': add it")
+    assert not without.cascade.spec.accelerators, "so nothing is planned"
+    assert world.source.pools() == []
+    world.put(pool_json(), uid="again")
+    again = await world.subject()
+    assert again.complaint is None
+    assert again.cascade.spec.accelerators == {"cpu": 2}
+    # Made again with another class, for which the cascade has no profile, it refuses the cascade and no more.
+    world.mirror.worker_pools.drop(("default", "slots"), "again")
+    world.put(pool_json(**{"class": "unmeasured"}), uid="third")
+    (pool,) = world.source.pools() if await world.source.subjects() else ()
+    assert pool.complaint is None
+    complaint = (await world.subject()).complaint
+    assert complaint is not None
+    assert complaint[0] is Reason.PROFILE_INVALID

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from cascade_api.cascade import DiffusionCascade, identity_problems
 from cascade_api.profile import CascadeProfile
-from cascade_api.workers import WorkerPool
+from cascade_api.workers import WorkerPool, pool_identity_problems
 from support.crd import Definition, defaulted
-from support.crd_cases import CASES
+from support.crd_cases import CASES, DOCUMENTS, POOL
 from support.resources import ABSENT, cascade_document, edited, pool_document, profile_document, shared_document
 
 Path = tuple[str | int, ...]
@@ -107,16 +107,20 @@ def test_defaults_are_the_models_own() -> None:
     assert DiffusionCascade.model_validate(filled).spec == DiffusionCascade.model_validate(document).spec
 
 
-UPDATES = [(edits, True) for case in CASES if case.update for edits in case.bad]
-UPDATES += [(edits, False) for case in CASES if case.update for edits in case.good]
+UPDATES = [(case.plural, edits, True) for case in CASES if case.update for edits in case.bad]
+UPDATES += [(case.plural, edits, False) for case in CASES if case.update for edits in case.good]
 
 
-@pytest.mark.parametrize(("edits", "changes_identity"), UPDATES)
+@pytest.mark.parametrize(("plural", "edits", "changes_identity"), UPDATES)
 def test_the_operator_refuses_the_updates_that_an_api_server_does(
-    edits: dict[str, Any], changes_identity: bool
+    plural: str, edits: dict[str, Any], changes_identity: bool
 ) -> None:
-    before, after = (
-        DiffusionCascade.model_validate(document).spec
-        for document in (cascade_document(), edited(cascade_document(), edits))
-    )
-    assert bool(identity_problems(before, after)) == changes_identity
+    before = DOCUMENTS[plural]()
+    documents = (before, edited(before, edits))
+    if plural == POOL:
+        pool, changed = (WorkerPool.model_validate(document).spec for document in documents)
+        problems = pool_identity_problems(pool, changed)
+    else:
+        cascade, other = (DiffusionCascade.model_validate(document).spec for document in documents)
+        problems = identity_problems(cascade, other)
+    assert bool(problems) == changes_identity

@@ -101,7 +101,7 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("[32x32]", "[32x32, 64x64]", "spec.sizes", "has 2, and may have at most 1: remove 1"),
         ("steps: 20", "steps: 20, guidance: 4.5", "settings.guidance", "valid string"),
         ("steps: 20", 'steps: 20, guidance: "4,5"', "settings.guidance", 'is not a number in quotes: write one such'),
-        ("{steps: 20}", "{steps: 20}\n      precision: bf16", "spec.variants.1.precision", "computes in fp32 only"),
+        ("{steps: 20}", "{steps: 20}\n      precision: bf16", "spec.variants.1.precision", "computes in fp32, and"),
         ("objectiveMetric: q2", "objectiveMetric: fid", "spec.objectiveMetric", "'fid' is not among"),
         ("pools: [slots]", "pools: [a, b, c, d, e, f, g, h, i]", "spec.variants.1.pools", "most 8: remove 1"),
         ("latency: 2s", "latency: 2s, 1: x", "cascade.yaml:18: spec.objective.1", "put the key in quotes"),

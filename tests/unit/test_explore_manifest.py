@@ -31,8 +31,11 @@ FOUND = (
     replace(LIGHT, name="shapes-light-1", settings=Settings(1)),
     replace(HEAVY, name="shapes-heavy-6-unguided", settings=Settings(6, 1.0)),
     replace(HEAVY, name="shapes-heavy-12-g1-5-15to60", settings=Settings(12, 1.5, "15-60")),
+    replace(HEAVY, name="shapes-heavy-int8-12", settings=Settings(12), precision="int8"),
     HEAVY,
 )
+CACHES = {"first-block:0.08": {"kind": "first-block", "threshold": "0.08"},
+          "taylor-seer:3": {"kind": "taylor-seer", "interval": 3}}  # fmt: skip
 
 
 def explored(kept: Sequence[ManifestVariant], **heavy: Any) -> tuple[str, DiffusionCascade]:
@@ -55,6 +58,14 @@ def test_what_was_found_is_served_as_it_was_drawn() -> None:
     ]
 
 
+def test_step_caches_are_written_as_a_manifest_has_them() -> None:
+    large = replace(HEAVY, engine="diffusers")
+    kept = [replace(large, name=f"large-{at}", settings=Settings(9, step_cache=text)) for at, text in enumerate(CACHES)]
+    written, cascade = explored(kept, engine="diffusers")
+    assert [variant.settings.wire()["stepCache"] for variant in cascade.spec.variants] == list(CACHES.values())
+    assert [one.settings.step_cache for one in read_variants(written)] == list(CACHES)
+
+
 def test_the_rest_of_the_manifest_stays() -> None:
     written, cascade = explored(FOUND)
     (before,) = (d for d in load_documents(shapes_manifest(), source="read") if isinstance(d, DiffusionCascade))
@@ -65,7 +76,7 @@ def test_the_rest_of_the_manifest_stays() -> None:
 
 def test_no_more_workers_are_asked_for_than_before() -> None:
     _, cascade = explored(FOUND, minHosts=2)
-    assert [variant.min_hosts for variant in cascade.spec.variants] == [0, 2, 0, 0]
+    assert [variant.min_hosts for variant in cascade.spec.variants] == [0, 2, 0, 0, 0]
 
 
 def test_kubectl_can_keep_its_copy_of_the_profile() -> None:
@@ -84,6 +95,8 @@ def test_kubectl_can_keep_its_copy_of_the_profile() -> None:
         (["--steps", "shapes-light=9"], "--steps: shapes-light-9: a light model takes 1 to 4 steps, not 9"),
         (["--guidance", "2"], "--guidance: shapes-light-1-g2: the light weights have theirs built in"),
         (["--guided", "15-60", "--guidance", "shapes-heavy=own"], "--guided: shapes-light-2-15to60: the light weights"),
+        (["--step-cache", "taylor-seer:3"], "--step-cache: shapes-light-4-ts3: builtin://shapes has none"),
+        (["--precision", "own,bf16"], "--precision: onnxruntime does not compute in bf16 on class cpu"),
         (["--objective", "fd-layout"], "--objective: 'fd-layout' is not a mean over images"),
         (["--batches", "2"], "--batches: batch 1 must be among them"),
     ],

@@ -11,7 +11,7 @@ from cascade_models import catalogue
 from cascade_models.recipe import Settings, SettingsSpace
 from cascade_profiler.explore.options import narrowed
 from cascade_profiler.explore.prices import prices, to_time
-from cascade_profiler.explore.space import NameTooLong, candidates, name_of
+from cascade_profiler.explore.space import NameTooLong, candidates, name_of, with_precisions
 from support.exploring import shapes_variants
 
 LIGHT, HEAVY = shapes_variants()
@@ -40,6 +40,8 @@ def test_names_say_what_differs() -> None:
     assert name_of(HEAVY, Settings(12, 4.5)) == "shapes-heavy-12-g4-5"
     large = dataclasses.replace(HEAVY, name="large-28", settings=Settings(28))
     assert name_of(large, Settings(12)) == "large-12"
+    assert name_of(large, Settings(12, 4.5, "", "first-block:0.08")) == "large-12-g4-5-fb0-08"
+    assert name_of(large, Settings(12, None, "", "taylor-seer:3")) == "large-12-ts3"
     with pytest.raises(NameTooLong, match="shorter name"):
         name_of(dataclasses.replace(HEAVY, name="x" * 35), Settings(12, 1.0))
 
@@ -62,28 +64,35 @@ def test_options_narrow_the_space_of_all_weights_or_of_one() -> None:
         steps=["1", "shapes-heavy=4, 8"],
         guidance=["shapes-heavy=none,own,2.5"],
         guided=["shapes-heavy=15-60"],
+        step_cache=["shapes-heavy=none,taylor-seer:3"],
+        precision=["shapes-heavy=own,int8"],
     )
     assert found == {
         LIGHT.model: SettingsSpace((1,), (None,)),
-        HEAVY.model: SettingsSpace((4, 8), (1.0, None, 2.5), ("", "15-60")),
+        HEAVY.model: SettingsSpace((4, 8), (1.0, None, 2.5), ("", "15-60"), ("", "taylor-seer:3"), ("int8",)),
     }
 
 
 @pytest.mark.parametrize(
-    ("steps", "guidance", "guided", "said"),
+    ("option", "text", "said"),
     [
-        (["four"], [], [], "--steps: 'four' is not a number of steps"),
-        (["0"], [], [], "--steps: '0' is not"),
-        (["medium=4"], [], [], "--steps: no variant 'medium': name one of shapes-light, shapes-heavy"),
-        ([], ["some"], [], "--guidance: 'some' is not a scale"),
-        ([], ["nan"], [], "--guidance: 'nan' is not a scale"),
-        ([], [], ["60-15"], "--guided: '60-15' is not a part of the steps"),
+        ("steps", "four", "--steps: 'four' is not a number of steps"),
+        ("steps", "0", "--steps: '0' is not"),
+        ("steps", "medium=4", "--steps: no variant 'medium': name one of shapes-light, shapes-heavy"),
+        ("guidance", "some", "--guidance: 'some' is not a scale"),
+        ("guidance", "nan", "--guidance: 'nan' is not a scale"),
+        ("guided", "60-15", "--guided: '60-15' is not a part of the steps"),
+        ("step_cache", "first-block", "--step-cache: 'first-block' is not a step cache"),
+        ("step_cache", "first-block:0", "--step-cache: 'first-block:0' is not"),
+        ("step_cache", "taylor-seer:1", "--step-cache: 'taylor-seer:1' is not"),
+        ("precision", "int4", "--precision: 'int4' is not a precision"),
     ],
 )
-def test_wrong_options_are_named(steps: list[str], guidance: list[str], guided: list[str], said: str) -> None:
+def test_wrong_options_are_named(option: str, text: str, said: str) -> None:
     spaces = {one.model: SettingsSpace((1,)) for one in BOTH}
+    none: dict[str, list[str]] = {name: [] for name in ("steps", "guidance", "guided", "step_cache", "precision")}
     with pytest.raises(CommandFailed, match=said):
-        narrowed(spaces, BOTH, steps=steps, guidance=guidance, guided=guided)
+        narrowed(spaces, BOTH, **{**none, option: [text]})
 
 
 def test_the_ends_of_each_line_are_timed_and_the_rest_lies_between() -> None:
@@ -122,6 +131,31 @@ def test_a_part_of_the_steps_may_be_guided_where_that_differs() -> None:
     found_s = prices(tried, timed)
     # A step takes 0.1 s, and a guided one 0.2 s.
     assert found_s["shapes-heavy-6-15to60"] == pytest.approx(0.7 + 3 * 0.1)
+
+
+def test_other_precisions_are_other_weights_in_the_same_settings() -> None:
+    spaces = {HEAVY.model: SettingsSpace((4,), precisions=("int8",)), LIGHT.model: SettingsSpace((2,))}
+    variants, all_spaces = with_precisions(BOTH, spaces)
+    found = {one.name: one for one in candidates(variants, all_spaces)}
+    assert list(found) == [
+        "shapes-heavy-4", "shapes-heavy", "shapes-light", "shapes-heavy-int8-4", "shapes-heavy-int8-24",
+    ]  # fmt: skip
+    assert len({one.model for one in found.values()}) == 3
+    assert [one.precision for one in found.values()] == ["", "", "", "int8", "int8"]
+
+
+def test_step_caches_are_tried_where_they_save_steps_and_have_prices_of_their_own() -> None:
+    space = SettingsSpace((1, 3, 9), (None,), step_caches=("", "first-block:0.08", "taylor-seer:3"))
+    tried = [one for one in candidates([HEAVY], {HEAVY.model: space}) if one is not HEAVY]
+    assert {one.name: one.settings.step_cache for one in tried if one.settings.step_cache} == {
+        "shapes-heavy-3-fb0-08": "first-block:0.08",
+        "shapes-heavy-9-fb0-08": "first-block:0.08",
+        "shapes-heavy-9-ts3": "taylor-seer:3",
+    }
+    timed = {"shapes-heavy-1": 0.1, "shapes-heavy-9": 0.9, "shapes-heavy-3-fb0-08": 0.2, "shapes-heavy-9-fb0-08": 0.5}
+    found = prices(tried, {**timed, "shapes-heavy-9-ts3": 0.4})
+    assert found["shapes-heavy-3"] == pytest.approx(0.3)
+    assert {name: found[name] for name in timed} == pytest.approx(timed)
 
 
 @pytest.mark.parametrize(

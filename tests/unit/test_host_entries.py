@@ -11,6 +11,7 @@ from cascade_api.profile import CascadeProfile
 from cascade_models import manifest
 from cascade_models.agent.wanted import WantedHosts
 from cascade_models.manifest import ManifestError
+from support.resources import cascade_document, profile_document
 from support.triton import HEAVY, LIGHT, shapes_manifest
 
 TEXT = shapes_manifest(**{"shapes-quick": {"steps": 8}, "shapes-guided": {"steps": 12, "guidance": "1.5"}})
@@ -38,6 +39,27 @@ def test_going_from_one_variant_to_another_of_the_same_weights_changes_no_proces
     assert wanted.proofs[HEAVY] == CASCADE.spec.variant(served).settings.parameters | (
         {"guidance": "1.500"} if served == "shapes-guided" else {}
     )
+
+
+def test_only_the_first_adapter_of_weights_gives_them_a_new_process() -> None:
+    """They are compiled before, where there is a GPU. Whoever serves them already learns of further ones."""
+    public = {"model": {"source": "hf://me/mine", "revision": "0" * 40}, "engine": "diffusers"}
+
+    def prints(*names: str, **more: int) -> dict[str, str]:
+        adapters = [{"name": name, "source": f"hf://owner/{name}", "revision": "1" * 40} for name in names]
+        variant = {"name": "light", "settings": {"steps": 4}, "size": "512x512", **public, **more}
+        return WantedHosts.read({"variants": [{**variant, **({"adapters": adapters} if names else {})}]}).prints
+
+    assert prints("ink") == prints("ink", "oil") == prints("oil", adapterMemoryMiB=64)
+    assert prints() != prints("ink")
+
+
+def test_a_worker_is_told_of_adapters_and_of_the_room_for_them() -> None:
+    spec = DiffusionCascade.model_validate(cascade_document()).spec
+    profile = CascadeProfile.model_validate(profile_document()).spec
+    (heavy,) = [entry for entry in host_entries(spec, profile, ["heavy"]) if entry["name"] == "heavy"]
+    wire = spec.variant("heavy").wire()
+    assert (heavy["adapters"], heavy["adapterMemoryMiB"]) == (wire["adapters"], 512)
 
 
 def test_a_worker_of_several_cascades_is_told_of_the_variants_of_all_which_have_its_weights() -> None:

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from cascade_api.reasons import Refusal
+from cascade_api.reasons import Refusal, Route
 from cascade_api.settings import RouterSettings
-from cascade_router.requests import Receipt, RequestRefused
+from cascade_router.cascade.choosing import Wish
+from cascade_router.pools.clients import TritonImage
+from cascade_router.requests import MadeImage, Receipt, RequestRefused
 from cascade_router.serving import kserve, kserve_bodies
 
 SETTINGS = RouterSettings()
+WHO_MADE = ("variant", "lora")
 
 
 def element(text: str) -> bytes:
@@ -71,6 +74,22 @@ def test_json_and_bytes_make_the_same_requests() -> None:
     assert (requests[0].wish.tier, requests[0].within_s, form.batch) == ("low", 0.9, (2, 1))
 
 
+def test_an_adapter_is_a_parameter_and_an_output_for_those_who_name_it() -> None:
+    asked = read(
+        {"parameters": {"lora": "ink"}, "inputs": [prompt(data=["a cat"])], "outputs": [{"name": n} for n in WHO_MADE]}
+    )
+    ((request,), form) = requests_of(asked)
+    assert request.wish == Wish(lora="ink")
+    image = TritonImage(height=1, width=1, pixels=bytes(3))
+    answer = MadeImage("r", "shapes", image, "heavy", Route.DIRECT, 0.5, None, 1.0, lora="ink")
+    made = kserve.write_response([answer], form, request_id="r", model="shapes")
+    assert dict(zip(WHO_MADE, made.raw_output_contents, strict=True)) == {
+        "variant": element("heavy"),
+        "lora": element("ink"),
+    }
+    assert "lora" not in kserve.DEFAULT_OUTPUTS
+
+
 @pytest.mark.parametrize(
     ("content", "rest", "said"),
     [
@@ -87,6 +106,9 @@ def test_json_and_bytes_make_the_same_requests() -> None:
         ({"inputs": [prompt(data=["a"]), {"name": "seed", "shape": [1], "datatype": "INT64", "data": [2**64]}]}, b"",
          "seed: holds what is not a whole number of 64 bits"),
         ({"inputs": [prompt(data=["a"])], "parameters": {"x": 2**64}}, b"", "parameters: parameter 'x' has a value"),
+        ({"inputs": [prompt(data=["a"])], "parameters": {"lora": 7}}, b"", "lora: must be text"),
+        ({"inputs": [prompt(data=["a"])], "parameters": {"loras": "ink"}}, b"",
+         "parameters: parameter 'loras' is called lora here, and names one adapter"),
         ({"inputs": [prompt(data=["a"])], "outputs": [{"name": "depth"}]}, b"", "outputs: unknown output 'depth'"),
     ],
 )  # fmt: skip

@@ -7,15 +7,15 @@ from decimal import Decimal
 
 import pytest
 
-from cascade_api.names import CascadeRef
 from cascade_api.quantities import quantity
 from cascade_api.settings import CPU, AcceleratorClass
 from cascade_operator.clusters.kubernetes.inventory import count_accelerators, told_accelerators, unprovisioned
 from cascade_operator.clusters.kubernetes.objects import Node, Pod
-from support.cluster_objects import ELASTIC, GPU, REF, make_node, make_pod, make_stranger
+from cascade_operator.snapshot import PoolRef
+from support.cluster_objects import ELASTIC, GPU, POOL, make_node, make_pod, make_stranger
 
 
-def count(nodes: Sequence[Node], pods: Sequence[Pod] = (), *, planned: Sequence[CascadeRef] = (REF,)) -> dict[str, int]:
+def count(nodes: Sequence[Node], pods: Sequence[Pod] = (), *, planned: Sequence[PoolRef] = (POOL,)) -> dict[str, int]:
     return count_accelerators(nodes, pods, classes=[GPU, CPU], planned=planned)
 
 
@@ -26,10 +26,10 @@ def replica(name: str, *, node: str = "n1") -> Pod:
 def test_where_nodes_may_not_be_read_the_classes_say_how_many_there_are() -> None:
     pods = [replica("p1"), replica("p2"), make_stranger("a", gpu="3")]
     ten = GPU.model_copy(update={"count": 10})
-    assert told_accelerators(pods, classes=[ten, CPU], planned=[REF]) == {"test-gpu": 10, "cpu": 0}
+    assert told_accelerators(pods, classes=[ten, CPU], planned=[POOL]) == {"test-gpu": 10, "cpu": 0}
     two = CPU.model_copy(update={"count": 2})
-    assert told_accelerators(pods, classes=[GPU, two], planned=[REF]) == {"test-gpu": 2, "cpu": 2}, "what runs, runs"
-    assert told_accelerators(pods, classes=[GPU, CPU], planned=[REF]) is None
+    assert told_accelerators(pods, classes=[GPU, two], planned=[POOL]) == {"test-gpu": 2, "cpu": 2}, "what runs, runs"
+    assert told_accelerators(pods, classes=[GPU, CPU], planned=[POOL]) is None
 
 
 def test_classes_are_told_apart_by_the_labels_of_their_nodes() -> None:
@@ -46,7 +46,7 @@ def test_cores_left_over_on_two_nodes_do_not_make_a_slot() -> None:
     assert count([make_node("n1", cpu="1"), make_node("n2", cpu="1")], strangers)["cpu"] == 0
 
 
-def test_replicas_of_planned_cascades_count_as_theirs() -> None:
+def test_workers_of_planned_pools_count_as_theirs() -> None:
     pods = [replica("p1"), replica("p2")]
     assert count([make_node("n1", gpu=4)], pods)["test-gpu"] == 4
 
@@ -70,7 +70,7 @@ def test_a_node_that_is_cordoned_or_silent_has_what_runs_on_it() -> None:
 
 
 def elastic(nodes: Sequence[Node], pods: Sequence[Pod] = (), *, closed: Sequence[str] = ()) -> int:
-    return count_accelerators(nodes, pods, classes=[ELASTIC], planned=[REF], closed=closed)["test-gpu"]
+    return count_accelerators(nodes, pods, classes=[ELASTIC], planned=[POOL], closed=closed)["test-gpu"]
 
 
 def test_an_elastic_class_has_what_its_nodes_and_those_that_may_come_have() -> None:
@@ -86,8 +86,8 @@ def test_while_no_node_comes_an_elastic_class_has_what_is_there() -> None:
 
 
 def test_an_elastic_class_needs_no_count_where_nodes_may_not_be_read() -> None:
-    assert told_accelerators([], classes=[ELASTIC, CPU], planned=[REF]) == {"test-gpu": 6, "cpu": 0}
-    assert told_accelerators([], classes=[ELASTIC], planned=[REF], closed=["test-gpu"]) == {"test-gpu": 0}
+    assert told_accelerators([], classes=[ELASTIC, CPU], planned=[POOL]) == {"test-gpu": 6, "cpu": 0}
+    assert told_accelerators([], classes=[ELASTIC], planned=[POOL], closed=["test-gpu"]) == {"test-gpu": 0}
 
 
 def test_a_class_is_without_nodes_when_a_worker_waited_for_twice_the_time_that_one_takes() -> None:
@@ -96,7 +96,7 @@ def test_a_class_is_without_nodes_when_a_worker_waited_for_twice_the_time_that_o
     assert since_s is not None
 
     def missed(after_s: float, known: AcceleratorClass = ELASTIC) -> set[str]:
-        return unprovisioned([waiting], classes={"test-gpu": known}, planned=[REF], now=since_s + after_s)
+        return unprovisioned([waiting], classes={"test-gpu": known}, planned=[POOL], now=since_s + after_s)
 
     assert missed(119) == set()
     assert missed(121) == {"test-gpu"}

@@ -17,7 +17,7 @@ from cascade_api.plan import Plan, is_credible
 from cascade_api.reasons import ConditionType, Reason
 from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 from cascade_api.workers import WorkerPool
 from cascade_operator.clusters import ClusterFailed
 from cascade_operator.local.reporter import LocalReporter
@@ -38,7 +38,7 @@ from cascade_operator.snapshot import (
     Worker,
     WorkerState,
 )
-from cascade_operator.sources import FileSource, Refused, Source, Subject
+from cascade_operator.sources import FileSource, PoolSubject, Refused, Source, Subject
 from cascade_operator.store import Observation
 from support.factories import make_cascade, make_demand, make_profile, make_worker, weights_of
 from support.waiting import PATIENCE_S, eventually
@@ -113,7 +113,7 @@ class FakeCluster:
     async def workers(self) -> tuple[Worker, ...]:
         return tuple(self.all.values())
 
-    async def reconcile(self, subjects: Sequence[Subject]) -> None:
+    async def reconcile(self, subjects: Sequence[Subject], pools: Sequence[PoolSubject]) -> None:
         self.reconciled += 1
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
@@ -404,7 +404,7 @@ class ChangingSource:
     async def subjects(self) -> Sequence[Subject | Refused] | None:
         return self.found
 
-    def pools(self) -> Sequence[WorkerPool]:
+    def pools(self) -> Sequence[PoolSubject]:
         return ()
 
     def owns(self, ref: CascadeRef) -> bool:
@@ -499,13 +499,38 @@ async def test_memory_that_redis_kept_is_taken_up_when_it_is_back() -> None:
     assert len(second.cluster.all) == 2
 
 
-async def test_cascades_on_a_worker_pool_of_the_file_are_planned_and_their_workers_started_in_it() -> None:
+def world_on_a_pool() -> World:
     pool = WorkerPool.model_validate({"metadata": {"name": "slots"}, "spec": {"class": "cpu", "workers": {"max": 2}}})
     cascade = make_cascade(workers=[{"pool": "slots", "max": 2}])
     cascade = cascade.model_copy(update={"spec": cascade.spec.on_pools({"slots": pool.spec})})
-    world = World(source=FileSource(CascadeFile(cascades=[cascade], profiles=[make_profile()], pools=[pool])))
+    return World(source=FileSource(CascadeFile(cascades=[cascade], profiles=[make_profile()], pools=[pool])))
+
+
+async def test_cascades_on_a_worker_pool_of_the_file_are_planned_and_their_workers_started_in_it() -> None:
+    world = world_on_a_pool()
     await world.ticks(6)
     assert world.cluster.all
     assert {worker.pool for worker in world.cluster.all.values()} == {PoolRef("default", "slots")}
     assert world.store.plan is not None
     assert world.store.plan.workers
+
+
+async def test_the_status_of_a_worker_pool_is_offered_until_it_is_taken_and_not_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = world_on_a_pool()
+    offered: list[str] = []
+    away = True
+
+    async def take(reporter: LocalReporter, ref: PoolRef, status: WorkerPoolStatus) -> bool:
+        offered.append(f"{ref.name} {status.workers}")
+        return not away
+
+    monkeypatch.setattr(LocalReporter, "pool_status", take)
+    await world.ticks(6)
+    assert offered[-2:] == ["slots 1/1"] * 2
+    away = False
+    await world.ticks(1)
+    count = len(offered)
+    await world.ticks(6)
+    assert len(offered) == count

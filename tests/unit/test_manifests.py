@@ -30,16 +30,18 @@ from cascade_operator.manifests.naming import (
     ANNOTATION_DRAINING,
     ANNOTATION_REPLICAS,
     ANNOTATION_STOPPING,
-    owner_reference,
+    Owner,
     pool_labels,
     pool_object_name,
 )
+from cascade_operator.manifests.policies import worker_policy
 from cascade_operator.manifests.pools import PoolShape, leave_time_s, measured_memory, pool_deployment, rounded_up
 from cascade_operator.snapshot import PoolRef
 from support.cluster_objects import ELASTIC, GPU, SETTINGS
 from support.factories import make_cascade, make_profile
 
 OWN = PoolRef("default", "cpu", "shapes")
+OTHERS = (PoolRef("d", "other"), PoolRef("d", "same", "other"), PoolRef("d", "other", "other"))
 
 
 def deployment(
@@ -56,7 +58,7 @@ def deployment(
         pool=OWN,
         workers=spec.workers[0],
         accelerator_class=accelerator_class,
-        owner=owner_reference(CascadeRef("default", "shapes"), "u"),
+        owner=Owner.cascade(CascadeRef("default", "shapes"), "u"),
         key_secret="shapes-cpu-agent",  # noqa: S106 - its name
         memory=measured_memory(spec, measured, spec.workers[0], accelerator_class),
         leave_s=leave_time_s(spec),
@@ -88,9 +90,19 @@ def test_the_pool_of_nobody_has_no_pods_of_a_cascade_s() -> None:
     assert shared != own
 
 
+def test_a_cascade_and_a_worker_pool_of_one_name_share_no_policy_and_select_none_of_the_other_s_pods() -> None:
+    owners = (Owner.cascade(CascadeRef("d", "same"), "u"), Owner.worker_pool(PoolRef("d", "same"), "w"))
+    names = {worker_policy(owner, spec={})["metadata"]["name"] for owner in owners}
+    assert len(names) == 2
+    for owner, pool in zip(owners, (PoolRef("d", "p", "same"), PoolRef("d", "same")), strict=True):
+        selected = worker_policy(owner, spec={})["spec"]["podSelector"]["matchLabels"].items()
+        labels = {ref: pool_labels(ref, accelerator_class="cpu") for ref in (pool, *OTHERS)}
+        assert [ref for ref, found in labels.items() if selected <= found.items()] == [pool]
+
+
 def secret(pool: PoolRef = OWN, *, uid: str = "u", own: str = "s" * 43) -> dict[str, Any]:
     key = agent_key(own, pool, uid=uid, accelerator_class="cpu")
-    return key_secret(pool, key, owner=owner_reference(CascadeRef("default", "shapes"), uid), accelerator_class="cpu")
+    return key_secret(pool, key, owner=Owner.cascade(CascadeRef("default", "shapes"), uid), accelerator_class="cpu")
 
 
 def test_every_pool_has_a_key_of_its_own_and_a_secret_that_is_named_by_it() -> None:

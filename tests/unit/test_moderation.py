@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from cascade_api.reasons import Refusal
 from cascade_api.settings import RouterSettings
+from cascade_router.bucket import Bucket
 from cascade_router.metrics import REGISTRY
 from cascade_router.moderation import Moderator
 from cascade_router.pools.clients import PIXELS, PNG_FILE, Prompt
@@ -81,6 +82,7 @@ async def serving(
                         demand=DemandCounter(),
                         tenants=open_to_all(),
                         moderator=moderator,
+                        bucket=Bucket(configured, clock=time.monotonic),
                         clock=time.monotonic,
                     ),
                     endpoint,

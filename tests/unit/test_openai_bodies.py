@@ -53,7 +53,7 @@ def test_the_document_has_the_bounds_that_are_settings(body: str) -> None:
         ({"output_format": "bmp"}, "output_format: 'bmp' is none of png, jpeg, webp"),
         (
             {"response_format": "url"},
-            "response_format: images are not stored under URLs; leave it out or use",
+            "response_format: this router has no bucket that images could go into",
         ),
         ({"svg": True}, "svg: is not supported: images consist of pixels; leave it out"),
         ({"stream": 1}, "stream: must be true or false"),
@@ -69,6 +69,10 @@ def test_the_document_has_the_bounds_that_are_settings(body: str) -> None:
         ({"num_inference_steps": 2.5}, "num_inference_steps: must be a whole number"),
         ({"guidance_scale": 10**400}, "guidance_scale: inf is not between 0 and 1000"),
         ({"guidance_scale": "strong"}, "guidance_scale: must be a number"),
+        ({"lora": 5}, "lora: must be the name of an adapter, or"),
+        ({"lora": {"name": "ink", "scale": 2}}, "lora: must be the name of an adapter, or"),
+        ({"lora": ["ink"]}, "lora: must be the name of an adapter, or"),
+        ({"loras": ["ink"]}, "loras: 'loras' is not a known field"),
         (
             {"quality": "high", "num_inference_steps": 4},
             "quality: cannot be given together with num_inference_steps or",
@@ -96,6 +100,12 @@ def test_every_quality_of_openai_is_a_tier(quality: str | None, tier: str) -> No
 
 def test_settings_of_other_servers_are_a_wish_too() -> None:
     assert wanted(num_inference_steps=24, guidance_scale=4).requests[0].wish == Wish(steps=24, guidance=4.0)
+
+
+@pytest.mark.parametrize("lora", ["ink", {"name": "ink"}])
+def test_an_adapter_is_named_as_text_or_as_an_object(lora: object) -> None:
+    assert wanted(lora=lora, quality="low").requests[0].wish == Wish("low", lora="ink")
+    assert wanted(lora=None).requests[0].wish == Wish()
 
 
 def test_what_is_ignored_is_named_and_a_user_is_noted_for_the_log() -> None:

@@ -176,6 +176,103 @@ def test_a_cascade_that_cannot_be_planned_now_keeps_a_host_of_what_its_plan_need
     assert all(world.plan_of(name).workers for name in ("bert", "carl"))
 
 
+def test_a_cascade_that_only_recommends_moves_nothing_and_takes_no_time_of_those_that_are_acted_upon() -> None:
+    anna, bert, _ = three()
+    advised = on_pool("bert", pool=pool_of(), policy__mode="advisory")
+    alone, beside = (
+        PoolWorld(cascades, rates={"anna": 60.0, "bert": 60.0}, accelerators=2)
+        for cascades in ([anna], [anna, advised])
+    )
+    for world in (alone, beside):
+        world.tick(8)
+    assert beside.hosted == alone.hosted
+    assert beside.plan_of("anna").rows == alone.plan_of("anna").rows
+    assert advised.ref not in beside.plans
+    wanted = {pool.variant: pool.desired for pool in beside.statuses[advised.ref].pools}
+    assert wanted.get("light", 0) > 0, "what it would have is in its status"
+    moves = len(beside.moves)
+    beside.tick(8)
+    assert len(beside.moves) == moves
+    beside.cascades[1] = bert
+    beside.tick(8)
+    assert heavy_share(beside.plan_of("anna")) < heavy_share(alone.plan_of("anna")), "now it has its part"
+
+
+@pytest.mark.parametrize("mode", ["advisory", "paused"])
+def test_a_cascade_that_is_no_longer_acted_upon_goes_on_by_its_plan_beside_others(mode: str) -> None:
+    world = PoolWorld(three())
+    world.tick(6)
+    plan = world.plan_of("bert")
+    needed = {plan.variants[name].weights for row in plan.rows for name in row.chain}
+    world.cascades[1] = on_pool("bert", pool=pool_of(), policy__mode=mode)
+    world.rates = {"bert": 0.0}
+    world.tick(12)
+    assert world.plan_of("bert") == plan
+    assert all(world.hosted[digest] for digest in needed)
+    world.cascades = world.cascades[1:2]
+    moves = len(world.moves)
+    world.tick(6)
+    assert len(world.moves) == moves, "nobody is left for whom anything is moved"
+
+
+def test_the_status_of_a_pool_says_what_its_workers_host_and_for_whom_and_is_written_when_that_changes() -> None:
+    world = PoolWorld(three()[:2], rates={"anna": 40.0, "bert": 40.0}, accelerators=2, slow=True)
+    world.tick()
+    assert world.pool_status is not None
+    assert (world.pool_status.workers, ready_of(world)) == ("0/2", ("False", Reason.REPLICAS_STARTING))
+    world.tick(6)
+    status = world.pool_status
+    assert (status.workers, status.cascade_count, ready_of(world)) == ("2/2", 2, ("True", Reason.AS_PLANNED))
+    assert sum(user.percent for user in status.cascades) in (99, 100, 101)
+    assert {(each.variants, each.workers) for each in status.weights} == {
+        (f"{name}/{variant}", 2) for name in ("anna", "bert") for variant in ("light", "heavy")
+    }
+    world.rates = {"anna": 41.0, "bert": 39.0}
+    assert not any(world.tick().pool_statuses for _ in range(6)), "a change of shares alone is not worth writing"
+    del world.cascades[1]
+    world.tick(4)
+    assert [user.name for user in world.pool_status.cascades] == ["anna"]
+    assert {each.variants for each in world.pool_status.weights} == {"anna/light", "anna/heavy"}
+    assert len(world.pool_status.wire().__repr__()) < 10_000
+
+
+def test_the_status_of_a_pool_names_the_field_that_is_wrong() -> None:
+    unknown = PoolWorld([], pool=pool_of(**{"class": "no-such"}))
+    unknown.tick()
+    assert unknown.pool_status is not None
+    accepted = unknown.pool_status.condition(ConditionType.ACCEPTED)
+    assert accepted is not None
+    assert (accepted.status, accepted.reason) == ("False", Reason.INVALID_SPEC)
+    assert accepted.message == "spec.class: the operator has no class 'no-such', but cpu"
+    assert ready_of(unknown) == ("True", Reason.PARKED), "nobody needs it"
+
+
+def ready_of(world: PoolWorld) -> tuple[str, Reason]:
+    ready = world.pool_status and world.pool_status.condition(ConditionType.READY)
+    assert ready
+    return ready.status, ready.reason
+
+
+@pytest.mark.parametrize("accelerators", [1, 2, 4])
+def test_a_cascade_that_moves_to_a_pool_leaves_its_own_workers_when_the_pool_hosts_its_weights(
+    accelerators: int,
+) -> None:
+    cascade = on_pool("anna", pool=pool_of())
+    world = PoolWorld([cascade], accelerators=accelerators, slow=True)
+    own = [{"name": "own", "class": "cpu", "max": 4, "hosting": "shared"}]
+    before = make_cascade("anna", workers=own).spec.workers
+    world.cascades = [cascade.model_copy(update={"spec": cascade.spec.model_copy(update={"workers": before})})]
+    world.tick(6)
+    assert {worker.pool.cascade for worker in world.workers.values()} == {"anna"}
+    world.cascades = [cascade]
+    for _ in range(20):
+        world.tick()
+        hosted = {d for w in world.workers.values() for d in w.hosting(HostState.READY) if w.state.value != "draining"}
+        assert accelerators == 1 or weights_of(cascade) <= hosted, "it is served all the time"
+    assert {worker.pool for worker in world.workers.values()} == {POOL}
+    assert weights_of(cascade) <= set(world.hosted)
+
+
 def test_the_cost_of_a_pool_is_attributed_to_its_cascades_by_their_part_of_it() -> None:
     world = PoolWorld(three(), rates={"anna": 40.0, "bert": 10.0, "carl": 1.0})
     world._planner = Planner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_api.cascade import Engine, GuidanceInterval, ImageSettings, Precision, Weights
-from cascade_models import pipelines, repository
+from cascade_api.cascade import (
+    ADAPTER_MEMORY_MIB,
+    Adapter,
+    Engine,
+    GuidanceInterval,
+    ImageSettings,
+    Precision,
+    StepCache,
+    Weights,
+)
+from cascade_models import pipelines, recipe, repository
 from cascade_models.manifest import DEFAULT_BATCH, ManifestError, read_variants
 from cascade_models.recipe import Recipe, Settings
 from cascade_models.shapes import assets
@@ -37,6 +47,11 @@ def documents(**changes: Any) -> str:
         else:
             target[last] = value
     return yaml.dump_all(parts, Dumper=yaml.CSafeDumper)
+
+
+PUBLIC = {"model.source": "hf://me/mine", "model.revision": "0" * 40, "model.weights": None, "engine": "diffusers"}
+PUBLIC |= {"spec.discriminator": None}
+ADAPTER = {"name": "ink", "source": "hf://owner/ink", "revision": "1" * 40}
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -70,10 +85,10 @@ def test_variants_of_the_same_weights_are_one_model_whose_config_names_them() ->
     quick = {"steps": 8, "guidance": "1.5"}
     models = repository.models_of(read_variants(shapes_manifest(**{"shapes-quick": quick})))
     assert list(models) == [LIGHT, HEAVY]
-    recipe = models[HEAVY]
-    assert recipe.settings == {"shapes-heavy": Settings(24), "shapes-quick": Settings(8, 1.5)}
-    assert recipe.default == Settings(8)
-    assert "shapes-quick" in repository.config(HEAVY, recipe)
+    made = models[HEAVY]
+    assert made.settings == {"shapes-heavy": Settings(24), "shapes-quick": Settings(8, 1.5)}
+    assert made.default == Settings(8)
+    assert "shapes-quick" in repository.config(HEAVY, made)
 
 
 @pytest.mark.parametrize(
@@ -116,21 +131,41 @@ def test_all_components_say_the_name_of_a_model_in_the_same_way(
     steps=st.integers(1, 1000),
     guidance=st.none() | st.decimals(0, 999, places=3).map(lambda number: f"{number:f}"),
     ends=st.none() | st.lists(st.integers(0, 100), min_size=2, max_size=2, unique=True),
+    cache=st.none()
+    | st.builds(StepCache, kind=st.just("taylor-seer"), interval=st.integers(2, 99))
+    | st.builds(StepCache, kind=st.just("first-block"), threshold=st.sampled_from(["0.08", "1", "12.005"])),
 )
 def test_what_a_request_says_of_settings_is_what_the_model_reads(
-    steps: int, guidance: str | None, ends: list[int] | None
+    steps: int, guidance: str | None, ends: list[int] | None, cache: StepCache | None
 ) -> None:
     default = Settings(7, 3.5)
     low, high = sorted(ends or (0, 100))
     interval = None if ends is None else GuidanceInterval(from_percent=low, to_percent=high)
-    wanted = Settings(steps, 3.5 if guidance is None else float(guidance), "" if ends is None else f"{low}-{high}")
-    said = ImageSettings(steps=steps, guidance=guidance, guidance_interval=interval)
+    guided_part, kept = "" if ends is None else f"{low}-{high}", "" if cache is None else cache.text
+    wanted = Settings(steps, 3.5 if guidance is None else float(guidance), guided_part, kept)
+    said = ImageSettings(steps=steps, guidance=guidance, guidance_interval=interval, step_cache=cache)
     assert Settings.read(said.parameters, default) == wanted
     assert Settings.read(wanted.parameters(), default) == wanted
     (variant, _) = read_variants(documents(**{"model.weights": "heavy", "settings": said.wire()}))
-    assert (variant.settings.steps, variant.settings.guidance_interval) == (steps, wanted.guidance_interval)
+    assert dataclasses.replace(variant.settings, guidance=wanted.guidance) == wanted
     guided = [step for step in range(steps) if wanted.guides(step)]
     assert guided == [step for step in range(steps) if low / 100 <= step / steps < high / 100 or ends is None]
+
+
+@pytest.mark.parametrize("more", [{}, {"scale": "0.80", "weightName": "a/ink.safetensors"}])
+def test_all_components_say_what_an_adapter_is_in_the_same_way(more: dict[str, str]) -> None:
+    light, _ = read_variants(documents(**PUBLIC, adapters=[{**ADAPTER, **more}]))
+    assert [adapter.digest for adapter in light.adapters] == [Adapter.model_validate({**ADAPTER, **more}).digest]
+    assert repository.recipe_of([light]).adapter_memory_mib == ADAPTER_MEMORY_MIB == recipe.ADAPTER_MEMORY_MIB
+
+
+def test_a_process_learns_of_adapters_from_its_config() -> None:
+    light, _ = read_variants(documents(**PUBLIC))
+    adapted, _ = read_variants(documents(**PUBLIC, adapters=[ADAPTER], adapterMemoryMiB=64))
+    for variants in ([light], [adapted, light], [adapted]):
+        made = repository.recipe_of(variants)
+        assert Recipe.in_config(repository.config("name", made)) == made
+    assert repository.recipe_of([light, adapted]).adapters == {a.digest: a for a in adapted.adapters}
 
 
 def test_variants_of_the_same_weights_have_one_discriminator() -> None:
@@ -218,14 +253,50 @@ def test_a_model_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) -> N
             "spec.variants.0.settings.guidanceInterval",
             "the light weights have their guidance built in",
         ),
-        ({"precision": "fp16"}, "spec.variants.0.precision", "computes in fp32 only"),
-        ({"precision": "fp5"}, "spec.variants.0.precision", "write one of fp32, fp16, bf16"),
+        ({"settings.stepCache": 3}, "spec.variants.0.settings.stepCache", "should be a mapping"),
+        ({"settings.stepCache": {"kind": "all"}}, "spec.variants.0.settings.stepCache.kind", "write first-block or"),
+        (
+            {"settings.stepCache": {"kind": "first-block"}},
+            "spec.variants.0.settings.stepCache.threshold",
+            "is required",
+        ),
+        (
+            {"settings.stepCache": {"kind": "taylor-seer", "interval": 1}},
+            "spec.variants.0.settings.stepCache",
+            "taylor-seer:1 is out of range",
+        ),
+        (
+            {"settings.stepCache": {"kind": "taylor-seer", "interval": 3}},
+            "spec.variants.0.settings.stepCache",
+            "builtin://shapes has none: leave it out",
+        ),
+        ({"precision": "fp16"}, "spec.variants.0.precision", "computes in fp32 or int8"),
+        ({"precision": "fp5"}, "spec.variants.0.precision", "write one of fp32, fp16, bf16, int8"),
         ({"spec.sizes": ["64x32"]}, "spec.sizes.0", "write 32x32"),
         ({"spec.sizes": ["big"]}, "spec.sizes.0", "is not a size: write one such as 1024x1024"),
         ({"spec.sizes": []}, "spec.sizes", "give one size"),
         ({"engine": "tensorrt"}, "spec.variants.0.engine", "write onnxruntime"),
         ({"engine": "onnx"}, "spec.variants.0.engine", "write one of diffusers, onnxruntime, tensorrt"),
         ({"engine": None}, "spec.variants.0.engine", "is required: add it"),
+        ({"adapters": [ADAPTER]}, "spec.variants.0.adapters", "builtin://shapes takes none: remove them"),
+        (
+            PUBLIC | {"engine": "onnxruntime", "adapters": [ADAPTER]},
+            "spec.variants.0.adapters",
+            "engine onnxruntime cannot apply them: use engine diffusers",
+        ),
+        (
+            PUBLIC | {"adapters": [ADAPTER | {"revision": "main"}]},
+            "spec.variants.0.adapters",
+            "hf://owner/ink: 'main' is not a commit",
+        ),
+        (
+            PUBLIC | {"adapters": [ADAPTER | {"source": "hf://ink"}]},
+            "spec.variants.0.adapters",
+            "hf://ink: 'hf://ink' is not a model: write hf://owner/name",
+        ),
+        (PUBLIC | {"adapters": ["ink"]}, "spec.variants.0.adapters.0", "should be an adapter"),
+        (PUBLIC | {"adapters": [ADAPTER | {"scale": "0.0"}]}, "spec.variants.0.adapters.0.scale", "above 0"),
+        (PUBLIC | {"adapters": [ADAPTER], "adapterMemoryMiB": 0}, "spec.variants.0.adapterMemoryMiB", "is 0"),
         ({"name": "Light!"}, "spec.variants.0.name", "is not a name"),
         ({"name": "shapes-heavy"}, "spec.variants.1.name", "is there twice"),
         ({"discriminator.source": "builtin://x"}, "spec.variants.0.discriminator.source", "no built-in model"),

@@ -219,6 +219,10 @@ def test_the_time_of_a_run_is_without_that_in_which_others_had_their_turn() -> N
             {"guidance_interval": "60-15"},
             "guidance_interval: '60-15' is not a part of the steps; write one such as 15-60",
         ),
+        (
+            {"step_cache": "first-block"},
+            "step_cache: 'first-block' is not a step cache; write one such as first-block:0.08 or taylor-seer:3",
+        ),
         ({"guidance_interval": "40-45", "steps": 4}, "guidanceInterval: guides none of 4 steps: write a longer one"),
         ({"guidance": "nan"}, "guidance: 'nan' is not a scale; write a number as text, such as \"4.5\""),
     ],

@@ -92,6 +92,33 @@ def test_one_run_at_a_time_lets_nobody_overtake() -> None:
     assert room.begin() == []
 
 
+def test_a_run_alone_that_ran_out_of_memory_halves_the_images_of_later_ones() -> None:
+    room = turns()
+    for images in (4, 2, 1, 1):
+        room.wait([wanted(4) for _ in range(images)])
+        assert len(room.begin()) == images
+        assert f"at most {max(1, images // 2)} images a run, and 3 runs" in room.shrink()
+        room.wait([wanted(1), wanted(1)])
+        room.end()
+        assert len(room.begin()) == min(2, max(1, images // 2))
+        room.end()
+        while room.begin():
+            room.end()
+
+
+def test_a_run_that_ran_out_of_memory_beside_an_overtaken_one_overtakes_no_more() -> None:
+    room = turns()
+    room.wait([wanted(24), wanted(4)])
+    room.begin()
+    room.begin()
+    assert "at most 4 images a run, and 1 runs" in room.shrink()
+    room.end()
+    room.wait([wanted(4)])
+    assert room.begin() == [], "there is no room beside the long one"
+    room.end()
+    assert room.begin()
+
+
 def test_a_run_is_overtaken_by_three_times_its_work_and_then_by_nobody() -> None:
     room = turns()
     room.wait([wanted(8)])

@@ -17,8 +17,11 @@ import stat
 import sysconfig
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
+
+from cascade_models import VERSION
 
 PYTHONS: Final = ("3.11", "3.12")
 """The versions of Python for which the wheel has stubs, as far as this package runs on them."""
@@ -193,7 +196,7 @@ def check_usable(path: Path, option: str) -> None:
 def server_environment(installation: Installation, inherited: dict[str, str]) -> dict[str, str]:
     """Environment variables of the server and, through it, of its stubs."""
     values = {name: value for name, value in inherited.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    values |= dict.fromkeys(_ONE_THREAD, "1")
+    values |= dict.fromkeys(_ONE_THREAD, "1") | {VERSION: version("diffusion-cascade")}
     if installation.libraries:
         values["LD_LIBRARY_PATH"] = ":".join(map(str, installation.libraries))
     values["PATH"] = f"{installation.environment / 'bin'}:{inherited.get('PATH', os.defpath)}"

@@ -58,7 +58,11 @@ class WantedHosts:
 
     @property
     def prints(self) -> dict[str, str]:
-        """By model, a digest of all that its process depends on; variants of the same weights may come and go."""
+        """By model, a digest of all that its process depends on; variants of the same weights may come and go.
+
+        So may adapters, which a process learns from its `config.pbtxt`. Only whether there are any counts: weights that
+        take some are not compiled.
+        """
         return {model: _print(recipe) for model, recipe in self.recipes.items()}
 
 
@@ -83,5 +87,7 @@ class Memory:
 
 
 def _print(recipe: Recipe) -> str:
-    parts = {key: value for key, value in recipe.parameters().items() if key != "settings"}
+    changing = ("settings", "adapters", "adapter_memory_mib")
+    parts = {key: value for key, value in recipe.parameters().items() if key not in changing}
+    parts["adapted"] = str(bool(recipe.adapters))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

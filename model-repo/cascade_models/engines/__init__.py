@@ -46,6 +46,10 @@ class Denoiser(Protocol):
         """All, except the engine, that an artefact of this denoiser depends on."""
 
     @property
+    def quantised(self) -> bool:
+        """Whether it shall compute in int8."""
+
+    @property
     def batch(self) -> int:
         """The largest number of images in a call."""
 

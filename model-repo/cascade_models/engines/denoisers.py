@@ -15,13 +15,17 @@ import torch
 
 from cascade_models import engines, layout
 from cascade_models.engines import building, calls, exporting
-from cascade_models.recipe import Recipe
+from cascade_models.recipe import INT8, Recipe
+
+
+def name_of(pipe: Any) -> str:
+    """The name of a pipeline's denoiser among its parts."""
+    return next(name for name in layout.DENOISERS if getattr(pipe, name, None) is not None)
 
 
 def of(pipe: Any) -> torch.nn.Module:
     """The denoiser of a pipeline."""
-    parts = (getattr(pipe, name, None) for name in layout.DENOISERS)
-    denoiser: torch.nn.Module = next(part for part in parts if part is not None)
+    denoiser: torch.nn.Module = getattr(pipe, name_of(pipe))
     return denoiser
 
 
@@ -33,6 +37,7 @@ class PipelineDenoiser:
     identity: Mapping[str, object]
     batch: int
     draw: exporting.Draw
+    quantised: bool = False
 
     def onnx(self) -> Path:
         folder = building.built(self.identity, lambda folder: exporting.export(self.module, self.draw, folder))
@@ -48,8 +53,10 @@ def install(pipe: Any, recipe: Recipe, draw: exporting.Draw) -> None:
 
     ``draw`` lets the pipeline begin a batch, so that its calls can be watched.
     """
-    module = of(pipe)
-    run_by(recipe.engine, PipelineDenoiser(module, identity(recipe, module), recipe.batch, draw), pipe.device)
+    module, quantised = of(pipe), recipe.precision == INT8
+    run_by(
+        recipe.engine, PipelineDenoiser(module, identity(recipe, module), recipe.batch, draw, quantised), pipe.device
+    )
 
 
 def run_by(name: str, denoiser: PipelineDenoiser, device: torch.device) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from cascade_models.engines import Denoiser, EngineError, Network, Run
+from cascade_models import quantising
+from cascade_models.engines import Denoiser, EngineError, Network, Run, building
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +54,23 @@ def load(file: Path, inputs: Sequence[str]) -> Network:
 
 
 def prepare(denoiser: Denoiser) -> Path:
-    """The denoiser's ONNX file."""
-    return denoiser.onnx()
+    """The denoiser's ONNX file, or what is made of it in int8."""
+    file = denoiser.onnx()
+    if not denoiser.quantised:
+        return file
+    import onnxruntime
+
+    try:
+        folder = building.built(
+            {**denoiser.identity, "int8": onnxruntime.__version__},
+            lambda folder: quantising.quantise(file, folder / file.name, external_data=True),
+        )
+    except ImportError as error:
+        raise EngineError(
+            f"ONNX files cannot be quantised here ({error}): "
+            "name an environment made from requirements/diffusers.lock in CASCADE_TRITON_ENV"
+        ) from None
+    return folder / file.name
 
 
 def bind(artefact: Path, device: torch.device) -> Run:

@@ -23,6 +23,10 @@ def check(recipe: Recipe) -> None:
     """Raises RecipeError unless weights with this recipe can be loaded here; loads nothing."""
     if recipe.engine not in ENGINES:
         raise RecipeError("engine", f"{recipe.engine!r} is not an engine: write one of {', '.join(ENGINES)}")
+    if recipe.adapters and recipe.source.startswith(BUILTIN):
+        raise RecipeError("adapters", f"{recipe.source} takes none: remove them")
+    if recipe.adapters and recipe.engine != "diffusers":
+        raise RecipeError("adapters", f"engine {recipe.engine} cannot apply them: use engine diffusers, or remove them")
     _family(recipe).check(recipe)
 
 

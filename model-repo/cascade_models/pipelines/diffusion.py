@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_models import weights
 from cascade_models.engines import EngineError
-from cascade_models.recipe import BUILTIN, FILE, HUB, Recipe, RecipeError, Settings, SettingsSpace
+from cascade_models.recipe import BUILTIN, FILE, HUB, INT8, Recipe, RecipeError, Settings, SettingsSpace
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.diffusion_run import DiffusionPipeline
@@ -29,8 +29,15 @@ def check(recipe: Recipe) -> None:
     weights.check(recipe.source, recipe.revision)
     if recipe.assembly.base:
         weights.check(recipe.assembly.base, recipe.assembly.base_revision)
+    for adapter in recipe.adapters.values():
+        try:
+            weights.check(adapter.source, adapter.revision)
+        except RecipeError as error:
+            raise RecipeError("adapters", f"{adapter.source}: {error}") from None
     if recipe.weights and WHICH not in recipe.assembly.denoiser:
         raise RecipeError("weights", f"{recipe.source} has no named weights: leave it out")
+    if recipe.precision == INT8 and recipe.engine == "tensorrt":
+        raise RecipeError("precision", "engine tensorrt does not compute in int8: use diffusers, or another precision")
     for side, pixels in (("width", recipe.width), ("height", recipe.height)):
         if pixels % GRAIN:
             raise RecipeError("size", f"the {side} must be a multiple of {GRAIN}, not {pixels}")
@@ -54,6 +61,10 @@ def check_settings(recipe: Recipe, settings: Settings) -> None:
         raise RecipeError("steps", f"must be at least 1, not {settings.steps}")
     if settings.guidance_interval:
         raise RecipeError("guidanceInterval", "pipelines of diffusers guide all steps: leave it out")
+    if settings.step_cache and recipe.engine != "diffusers":
+        raise RecipeError("stepCache", f"engine {recipe.engine} has none: leave it out, or use engine diffusers")
+    if settings.step_cache and not settings.saves_steps:
+        raise RecipeError("stepCache", f"saves none of {settings.steps} steps: leave it out, or take more steps")
     if recipe.assembly.steps not in (None, settings.steps):
         raise RecipeError("steps", f"weights {recipe.weights} are for {recipe.assembly.steps}, not {settings.steps}")
 

@@ -14,6 +14,7 @@ import functools
 import inspect
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +27,12 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
-from cascade_models.pipelines import decoding, diffusion_files
-from cascade_models.recipe import FILE, HUB, Recipe, RecipeError, Settings
+from cascade_models.engines.diffusers import quantise
+from cascade_models.pipelines import decoding, diffusion_files, step_caching
+from cascade_models.pipelines.adapter_files import AdapterFiles
+from cascade_models.pipelines.adapters import Adapters
+from cascade_models.pipelines.pipeline import AdapterError
+from cascade_models.recipe import FILE, HUB, INT8, WARM_UP, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.pipeline import Poll, Preview
@@ -73,6 +78,9 @@ class DiffusionPipeline:
         if longest is None and "max_sequence_length" in known:
             longest = known["max_sequence_length"].default
         self._readers = _readers(pipe, longest)
+        self._adapter_files = AdapterFiles()
+        self._adapters = Adapters(pipe, denoisers.of(pipe), self._adapter_files)
+        self.follow(recipe)
         judge = recipe.discriminator
         self._discriminator = discriminators.load(judge, _discriminator_folder(judge)) if judge else None
 
@@ -90,6 +98,17 @@ class DiffusionPipeline:
         given = len(tokenizer(prompt[0], truncation=False, verbose=False).input_ids)
         return given, min(given, most)
 
+    def follow(self, recipe: Recipe) -> None:
+        """Offer the adapters of a recipe, fetched where they are missing."""
+        if self._adapters.takes_any:
+            self._adapter_files.offer(recipe.adapters, limit_mib=recipe.adapter_memory_mib)
+
+    def check_adapter(self, lora: str) -> None:
+        """Raises AdapterError unless there is an adapter of this digest, and nothing is known to be wrong with it."""
+        if not self._adapters.takes_any:
+            raise AdapterError(f"lora: {type(self._pipe).__name__} takes no adapters; leave it out")
+        self._adapter_files.find(lora)
+
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -98,7 +117,7 @@ class DiffusionPipeline:
         poll: Poll | None,
         preview: Preview | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit."""
+        """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit, or AdapterError."""
         wanted = [True] * len(prompts)
 
         def between(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +125,8 @@ class DiffusionPipeline:
                 if preview is not None:
                     preview(step, lambda: self._shown(pipe, guesses.last))
                 _ask(poll, step + 1, wanted)
+                # Another run may have been made meanwhile.
+                self._adapters.apply(settings.lora)
             return tensors
 
         pipe = copy.copy(self._pipe)
@@ -118,7 +139,8 @@ class DiffusionPipeline:
             named["negative_prompt"] = [negative for _, negative in prompts]
         try:
             _ask(poll, 0, wanted)
-            with torch.inference_mode():
+            self._adapters.apply(settings.lora)
+            with torch.inference_mode(), self._keeping(pipe, settings):
                 made = pipe(
                     prompt=[prompt for prompt, _ in prompts],
                     generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -136,6 +158,16 @@ class DiffusionPipeline:
             raise OutOfMemory(f"out of memory at batch size {len(prompts)}") from error
         images[~np.array(wanted)] = 0
         return images
+
+    def _keeping(self, pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        """While this lasts, a run's pipeline has the step cache of its settings; its adapter has been applied."""
+        if not settings.step_cache:
+            return nullcontext()
+        own = step_caching.of_run(denoisers.of(pipe), settings.step_cache)
+        setattr(pipe, denoisers.name_of(pipe), own)
+        # For pipelines that do not say themselves in which pass they are; those that have two say it.
+        keeping: AbstractContextManager[None] = own.cache_context("run")
+        return keeping
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[Prompt]) -> npt.NDArray[np.float32]:
         """Confidence ``[B]`` by the discriminator; 1 where there is none."""
@@ -206,10 +238,19 @@ def load(recipe: Recipe) -> DiffusionPipeline:
     Raises RecipeError, WeightsError or EngineError.
     """
     began = time.monotonic()
-    pipe = _assemble(recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.precision == INT8 and recipe.engine == "onnxruntime" and device.type == "cuda":
+        raise RecipeError("precision", "engine onnxruntime computes in int8 on a CPU only: use engine diffusers")
+    pipe = _assemble(recipe, device)
     pipeline = DiffusionPipeline(pipe, recipe)
-    denoisers.install(pipe, recipe, pipeline.begin)
+    if recipe.adapters and not hasattr(pipe, "load_lora_weights"):
+        kind = type(pipe).__name__
+        weights.say(f"{recipe.source} is a {kind}, which takes no adapters: requests that name one are refused")
+    # What is compiled would be compiled again for each adapter, while requests wait.
+    if not recipe.adapters:
+        denoisers.install(pipe, recipe, pipeline.begin)
     _prove(pipeline, recipe)
+    prove_step_caches(pipeline, recipe)
     weights.say(
         f"{recipe.source} is ready after {time.monotonic() - began:.0f} s (engine {recipe.engine}, {pipe.device})"
     )
@@ -234,6 +275,24 @@ def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
                 f"{recipe.source} makes images of {width}x{height} where the manifest says "
                 f"{recipe.width}x{recipe.height}: write {width}x{height}",
             )
+
+
+def prove_step_caches(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
+    """Begin an image with each step cache of the manifest, far enough that steps are saved; raises RecipeError."""
+    shortest: dict[str, Settings] = {}
+    for settings in sorted(recipe.settings.values(), key=lambda each: each.steps):
+        shortest.setdefault(settings.step_cache, settings)
+    for step_cache in filter(None, shortest):
+        try:
+            pipeline.generate([(EXAMPLE, "")], [0], shortest[step_cache], lambda step: [step <= WARM_UP + 1])
+        except (OutOfMemory, RecipeError):
+            raise
+        except Exception as error:
+            raise RecipeError(
+                "stepCache",
+                f"diffusers {diffusers.__version__} cannot draw {recipe.source} with {step_cache}: leave it out "
+                f"({_first_line(error)})",
+            ) from None
 
 
 def _readers(pipe: Any, longest: int | None) -> list[tuple[Any, int]]:
@@ -276,15 +335,20 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
             changes = dict(assembly.scheduler)
             scheduler = getattr(diffusers, changes.pop("class"))
             pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
+        for name in (parts.denoiser, "vae"):
+            _check_filled(
+                getattr(pipe, name), [parts.folder / file for file in parts.weights if file.startswith(f"{name}/")]
+            )
+        if recipe.precision == INT8 and recipe.engine == "diffusers":
+            # Before it goes to the device, which then never has to hold the whole numbers.
+            quantise(denoisers.of(pipe))
         pipe.to(device)
+    except (EngineError, weights.WeightsError):
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory while {recipe.source} was loaded: take a smaller model") from error
         raise EngineError(f"{recipe.source} cannot be loaded: {_first_line(error)}") from error
-    for name in (parts.denoiser, "vae"):
-        _check_filled(
-            getattr(pipe, name), [parts.folder / file for file in parts.weights if file.startswith(f"{name}/")]
-        )
     return pipe
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cascade_models.recipe import Settings
+from cascade_models.recipe import Recipe, Settings
 
 Poll = Callable[[int], Sequence[bool] | None]
 """Asked before every denoising step, by its index, which images are still wanted; None: all of them.
@@ -19,6 +19,10 @@ Preview = Callable[[int, Callable[[], npt.NDArray[np.uint8]]], None]
 """Told after every denoising step but the last its index, and what shows the images as far as they are."""
 
 
+class AdapterError(ValueError):
+    """Images cannot be drawn with an adapter; the message is for the client, and names the parameter."""
+
+
 class Pipeline(Protocol):
     """Loaded weights with their discriminator; not thread-safe. In ``poll``, `generate` may be called again."""
 
@@ -27,6 +31,15 @@ class Pipeline(Protocol):
 
     def tokens(self, prompt: Any) -> tuple[int, int]:
         """How many tokens a prompt has, as `read` gave it, and how many of them are read; the rest is cut."""
+
+    def follow(self, recipe: Recipe) -> None:
+        """Offer the adapters of another recipe of the same weights, fetched where they are missing; thread-safe.
+
+        What is wrong with one is said when a request names it, and in the log.
+        """
+
+    def check_adapter(self, lora: str) -> None:
+        """Raises AdapterError unless there is an adapter of this digest, and nothing is known to be wrong with it."""
 
     def generate(
         self,
@@ -39,7 +52,7 @@ class Pipeline(Protocol):
         """Images ``[B, height, width, 3]``, each from its own seed alone (0 to 2**63-1).
 
         Those that ``poll`` gives up are black; where it gives up all, there are none to wait for and all are black.
-        Raises engines.OutOfMemory where the batch does not fit.
+        Raises engines.OutOfMemory where the batch does not fit, and AdapterError where the adapter does not fit.
         """
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[Any]) -> npt.NDArray[np.float32]:

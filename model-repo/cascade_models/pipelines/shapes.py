@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
-from cascade_models.recipe import Recipe, RecipeError, Settings, SettingsSpace
+from cascade_models.pipelines.pipeline import AdapterError
+from cascade_models.recipe import INT8, Recipe, RecipeError, Settings, SettingsSpace
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class ShapesPipeline:
     def __init__(self, recipe: Recipe) -> None:
         self._kind = WEIGHTS[recipe.weights]
         self._guidance = assets.metadata().variants[self._kind].guidance
-        self._denoise = engines.load(recipe.engine, assets.path(self._kind), DENOISER_INPUTS)
+        form: assets.Format = assets.QUANTISED if recipe.precision == INT8 else "onnx"
+        self._denoise = engines.load(recipe.engine, assets.path(self._kind, form), DENOISER_INPUTS)
         self._judge = (
             engines.load(recipe.engine, assets.path("discriminator"), DISCRIMINATOR_INPUTS)
             if recipe.discriminator
@@ -50,6 +52,13 @@ class ShapesPipeline:
         """The words of the scene that the networks are told; nothing is cut, since longer prompts are refused."""
         words = int(np.count_nonzero(prompt != tokens.BLANK))
         return words, words
+
+    def follow(self, recipe: Recipe) -> None:
+        """Nothing changes: built-in models have no adapters."""
+
+    def check_adapter(self, lora: str) -> None:
+        """Raises AdapterError."""
+        raise AdapterError("lora: built-in models take no adapters; leave it out")
 
     def generate(
         self,
@@ -93,7 +102,7 @@ def check(recipe: Recipe) -> None:
         size = f"{render.IMAGE_SIZE}x{render.IMAGE_SIZE}"
         raise RecipeError("size", f"shapes images are {render.IMAGE_SIZE} pixels wide and high: write {size}")
     if recipe.assembly.dtype != "float32":
-        raise RecipeError("precision", f"{recipe.source} computes in fp32 only: write fp32, or leave it out")
+        raise RecipeError("precision", f"{recipe.source} computes in fp32 or int8: write one of these")
     try:
         assets.metadata()
         here = assets.revision()
@@ -107,6 +116,8 @@ def check(recipe: Recipe) -> None:
 
 def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError where the weights cannot draw so."""
+    if settings.step_cache:
+        raise RecipeError("stepCache", f"{recipe.source} has none: leave it out, and take fewer steps to save time")
     if settings.guidance_interval and WEIGHTS[recipe.weights] == "light":
         raise RecipeError("guidanceInterval", "the light weights have their guidance built in: leave it out")
     if settings.guidance_interval and not settings.guided_steps:

@@ -104,7 +104,7 @@ class ReadRequest:
 
 def read(pipeline: Pipeline, recipe: Recipe, order: Order) -> ReadRequest:
     """What an order says; ``recipe`` is that of the pipeline. Raises ValueError naming the input or parameter."""
-    form, settings = Form.read(order.parameters), _settings(recipe, order)
+    form, settings = Form.read(order.parameters), _settings(pipeline, recipe, order)
     rows = _rows(pipeline, order)
     tokens = [pipeline.tokens(row.prompt) for row in rows] if order.count_tokens else ()
     return ReadRequest(order, settings, form, rows, tokens)
@@ -166,13 +166,15 @@ def make(
     return outcomes
 
 
-def _settings(recipe: Recipe, order: Order) -> Settings:
+def _settings(pipeline: Pipeline, recipe: Recipe, order: Order) -> Settings:
     """How a request wants to be drawn; raises ValueError naming the parameter."""
     settings = Settings.read(order.parameters, recipe.default)
     try:
         pipelines.check_settings(recipe, settings)
     except RecipeError as error:
         raise ValueError(f"{error.key}: {error}") from None
+    if settings.lora:
+        pipeline.check_adapter(settings.lora)
     return settings
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -19,9 +20,12 @@ import triton_python_backend_utils as pb_utils
 
 from cascade_models import pipelines
 from cascade_models.engines import OutOfMemory
+from cascade_models.pipelines.pipeline import AdapterError
 from cascade_models.recipe import Recipe
 from cascade_models.serving import batches, encoding
 from cascade_models.serving.exchange import RequestExchange
+from cascade_models.serving.following import Following
+from cascade_models.serving.marking import Marker
 from cascade_models.serving.pulse import Pulse
 from cascade_models.serving.runs import Runs
 from cascade_models.serving.turns import Turns
@@ -51,9 +55,11 @@ class TritonPythonModel:
         self._streams = bool(config.get("model_transaction_policy", {}).get("decoupled"))
         self._pulse = Pulse(partial(_end, config["name"]))
         try:
+            self._marker = Marker.of_environment(os.environ, model=self._recipe.source, revision=self._recipe.revision)
             self._pipeline = pipelines.load(self._recipe)
         except (ValueError, RuntimeError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        self._following = Following(Path(args["model_repository"]) / "config.pbtxt", self._pipeline.follow)
         self._encoders = encoding.Encoders(_not_sent)
         batch = self._recipe.batch
         turns = Turns[batches.ReadRequest](batch=batch, runs=int(parameters[RUNS]))
@@ -64,6 +70,7 @@ class TritonPythonModel:
         """Makes and sends what was asked for."""
         self._runs.close()
         self._encoders.close()
+        self._following.close()
         self._pulse.close()
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -106,7 +113,7 @@ class TritonPythonModel:
         self._encoders.do(lambda: exchange.show(number, _response(made, wanted)), _work(made, wanted))
 
     def _answer(self, exchange: RequestExchange, wanted: frozenset[str], outcome: batches.RequestOutcome | Any) -> None:
-        self._encoders.do(lambda: exchange.answer(_response(outcome, wanted)), _work(outcome, wanted))
+        self._encoders.do(lambda: exchange.answer(_response(outcome, wanted, self._marker)), _work(outcome, wanted))
 
     def _make(self, requests: Sequence[batches.ReadRequest]) -> None:
         """Draws and answers the requests of a run; where the whole run fails, each is answered by the error."""
@@ -115,8 +122,10 @@ class TritonPythonModel:
             outcomes = batches.make(self._pipeline, requests, self._runs.turn)
         except OutOfMemory as error:
             # Triton has no code for it. Clients know it by its words: a smaller batch would do.
-            pb_utils.Logger.log_error(str(error))
+            pb_utils.Logger.log_error(f"{error}; {self._runs.shrink()}")
             outcomes = [pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)] * len(requests)
+        except AdapterError as error:
+            outcomes = [batches.InvalidRequest(str(error))] * len(requests)
         except Exception as error:
             # Triton would answer with a traceback; the log keeps it, the client gets the message.
             pb_utils.Logger.log_error(f"run of {len(requests)} failed: {error!r}")
@@ -147,8 +156,8 @@ def _work(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> int:
     return outcome.images.nbytes if isinstance(outcome, batches.RequestImages) and IMAGE_ENCODED in wanted else 0
 
 
-def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> Any:
-    """What Triton is given for an outcome: of what was made, the outputs that are wanted."""
+def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str], marker: Marker | None = None) -> Any:
+    """What Triton is given for an outcome: of what was made, the outputs that are wanted; files are marked."""
     if isinstance(outcome, batches.InvalidRequest):
         return _failure(pb_utils.TritonError(outcome.message, pb_utils.TritonError.INVALID_ARG))
     if isinstance(outcome, batches.CancelledRequest):
@@ -161,6 +170,8 @@ def _response(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> 
     if IMAGE_ENCODED in wanted:
         try:
             files = [encoding.encode(image, outcome.form) for image in outcome.images]
+            if marker is not None:
+                files = [marker.mark(file, outcome.form.format) for file in files]
         except Exception as error:
             message = f"{IMAGE_ENCODED}: cannot be made: {error}"
             return _failure(pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))

@@ -45,6 +45,11 @@ class Runs(Generic[RequestT]):
             self._draw(run)
         return time.perf_counter() - began
 
+    def shrink(self) -> str:
+        """For a run that ran out of memory: less is in flight from now on. Says what may be."""
+        with self._changed:
+            return self._turns.shrink()
+
     def close(self) -> None:
         """Make what was asked for, and end the thread."""
         with self._changed:

@@ -47,11 +47,15 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 @dataclass
 class _Begun:
-    """A run that has begun: its steps, its work, and the work by which it was overtaken."""
+    """A run that has begun: its steps, its images, and the work by which it was overtaken."""
 
     steps: int
-    work: int
+    images: int
     overtaken: int = 0
+
+    @property
+    def work(self) -> int:
+        return self.steps * self.images
 
 
 class Turns(Generic[RequestT]):
@@ -98,11 +102,24 @@ class Turns(Generic[RequestT]):
                     continue
             rest.append(request)
         self._waiting = rest
-        work = images * first.settings.steps
+        begun = _Begun(first.settings.steps, images)
         for overtaken in self._begun:
-            overtaken.overtaken += work
-        self._begun.append(_Begun(first.settings.steps, work))
+            overtaken.overtaken += begun.work
+        self._begun.append(begun)
         return run
+
+    def shrink(self) -> str:
+        """Let less be in flight from now on, since the run that began last ran out of memory; says what may be.
+
+        If it overtook others, the memory of their unfinished images was missing, and one run fewer may begin at a time.
+        If it was alone, later runs have half of its images.
+        """
+        last = self._begun[-1]
+        if len(self._begun) > 1:
+            self._runs = min(self._runs, len(self._begun) - 1)
+        else:
+            self._batch = min(self._batch, max(1, last.images // 2))
+        return f"from now on at most {self._batch} images a run, and {self._runs} runs at a time"
 
     def end(self) -> None:
         """The run that began last has ended."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..snapshot import Move, PoolRef, Worker
-from ..sources import Subject
+from ..sources import PoolSubject, Subject
 
 
 class ClusterFailed(Exception):
@@ -23,8 +23,9 @@ class Cluster(Protocol):
     async def workers(self) -> tuple[Worker, ...]:
         """The workers of all pools, with the weights that their servers host or are loading."""
 
-    async def reconcile(self, subjects: Sequence[Subject]) -> None:
-        """Note which cascades exist, and make what runs match their specs; what fails is tried again next time."""
+    async def reconcile(self, subjects: Sequence[Subject], pools: Sequence[PoolSubject]) -> None:
+        """Note which cascades and WorkerPools exist, and make what runs match their specs; what fails is tried again
+        next time."""
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
         """Begin the moves of one pool in order, and return without waiting; `workers` later shows their results.

@@ -10,7 +10,7 @@ import structlog
 from cascade_api.names import CPU_CLASS
 
 from ..snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Unload, Worker
-from ..sources import Subject
+from ..sources import PoolSubject, Subject
 from .slots import Assignment, RunningAgent, Slot
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class LocalCluster:
         views = (slot.view() for slot in self._slots.values())
         return tuple(view for view in views if view is not None)
 
-    async def reconcile(self, subjects: Sequence[Subject]) -> None:
+    async def reconcile(self, subjects: Sequence[Subject], pools: Sequence[PoolSubject]) -> None:
         """Do nothing: the manifest of a local run never changes."""
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:

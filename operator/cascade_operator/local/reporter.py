@@ -7,10 +7,10 @@ from collections.abc import Callable
 from cascade_api.explanations import plan_line, worth_telling
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
-from cascade_api.status import CascadeStatus
+from cascade_api.status import CascadeStatus, WorkerPoolStatus
 
 from ..planning.planner import Decision
-from ..snapshot import Snapshot
+from ..snapshot import PoolRef, Snapshot
 
 
 class LocalReporter:
@@ -23,6 +23,10 @@ class LocalReporter:
 
     async def status(self, ref: CascadeRef, status: CascadeStatus) -> bool:
         self._keep_status(ref, status)
+        return True
+
+    async def pool_status(self, ref: PoolRef, status: WorkerPoolStatus) -> bool:
+        """Do nothing: what workers host is said of the slots."""
         return True
 
     def plan(self, plan: Plan) -> None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..snapshot import PoolRef
-from .naming import pool_labels, pool_object_name
+from .naming import Owner, pool_labels, pool_object_name
 
 KEY_FILE: Final = "key"
 """The entry of a pool's Secret, and so the name of the file in its pods."""
@@ -41,7 +40,7 @@ def agent_key(secret: str, pool: PoolRef, *, uid: str, accelerator_class: str) -
     return AgentKey(key, f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}")
 
 
-def key_secret(pool: PoolRef, key: AgentKey, *, owner: Mapping[str, Any], accelerator_class: str) -> dict[str, Any]:
+def key_secret(pool: PoolRef, key: AgentKey, *, owner: Owner, accelerator_class: str) -> dict[str, Any]:
     """The Secret of a pool's agents, which the cluster removes together with its owner."""
     return {
         "apiVersion": "v1",
@@ -50,7 +49,7 @@ def key_secret(pool: PoolRef, key: AgentKey, *, owner: Mapping[str, Any], accele
             "name": key.secret,
             "namespace": pool.namespace,
             "labels": pool_labels(pool, accelerator_class=accelerator_class),
-            "ownerReferences": [dict(owner)],
+            "ownerReferences": [owner.reference],
         },
         "type": "Opaque",
         "immutable": True,

@@ -19,14 +19,14 @@ from pydantic import ValidationError
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.profile import CascadeProfile
 
-from .naming import ANNOTATION_CONTENT, common_labels, digest_of, document_name, owner_reference
+from .naming import ANNOTATION_CONTENT, Owner, digest_of, document_name
 
 VALID_KEY: Final = "last-valid.json.gz"
 
 
 def cascade_document(cascade: DiffusionCascade, profile: CascadeProfile, *, uid: str) -> dict[str, Any]:
     """The ConfigMap of a cascade."""
-    ref = cascade.ref
+    ref, owner = cascade.ref, Owner.cascade(cascade.ref, uid)
     valid = json.dumps({"cascade": _bare(cascade), "profile": _bare(profile)}, sort_keys=True)
     content = {"binaryData": {VALID_KEY: base64.b64encode(gzip.compress(valid.encode(), mtime=0)).decode()}}
     return {
@@ -35,9 +35,9 @@ def cascade_document(cascade: DiffusionCascade, profile: CascadeProfile, *, uid:
         "metadata": {
             "name": document_name(ref),
             "namespace": ref.namespace,
-            "labels": common_labels(ref.name),
+            "labels": owner.labels,
             "annotations": {ANNOTATION_CONTENT: digest_of(content)},
-            "ownerReferences": [owner_reference(ref, uid)],
+            "ownerReferences": [owner.reference],
         },
         **content,
     }

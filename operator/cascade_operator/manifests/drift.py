@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cascade_api.quantities import quantity
+
+T = TypeVar("T")
 
 _QUANTITIES: Final = re.compile(r"\.resources\.(limits|requests)\.|\.sizeLimit$")
 """Matches the dotted paths of fields that contain a quantity."""
@@ -21,15 +23,16 @@ class Baselines:
     """The manifests that were made last, and the form in which the API server stored them."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[object, dict[str, Any]]] = {}
+        self._made: dict[str, tuple[object, Any]] = {}
         self._applied: dict[tuple[str, str], tuple[Mapping[str, Any], Any]] = {}
 
-    def made(self, name: str, key: object, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def made(self, name: str, key: object, build: Callable[[], T]) -> T:
         """The manifest of ``name``; it is built again only if ``key`` differs from the last one."""
         known = self._made.get(name)
         if known is None or known[0] != key:
             known = self._made[name] = (key, build())
-        return known[1]
+        made: T = known[1]
+        return made
 
     def keep(self, applied: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         """Remember the form in which the API server stored a manifest."""

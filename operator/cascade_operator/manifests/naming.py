@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from cascade_api.names import GROUP, LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, CascadeRef
+from cascade_api.names import API_VERSION, GROUP, LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, CascadeRef
 
 from ..snapshot import PoolRef
 
@@ -21,7 +22,8 @@ their starts. Sets are separated by commas, and the digests in a set by dots."""
 ANNOTATION_HOSTS: Final = f"{GROUP}/hosts"
 """On a pod: the digests of the weights that its agent is told to host, separated by commas."""
 ANNOTATION_VARIANTS: Final = f"{GROUP}/variants"
-"""On a pod: the same for people, by the names of the variants that it can serve."""
+"""On a pod: the same for people, by the names of the variants that it can serve. In a WorkerPool the name of the
+cascade stands before that of its variant, as in `icons/light`."""
 ANNOTATION_DRAINING: Final = f"{GROUP}/draining-since"
 """On a pod: the time since which it gets no new work (RFC 3339)."""
 ANNOTATION_CONTENT: Final = f"{GROUP}/content"
@@ -61,16 +63,51 @@ def common_labels(cascade: str) -> dict[str, str]:
     }
 
 
-def owner_reference(ref: CascadeRef, uid: str) -> dict[str, Any]:
-    """The owner reference by which the cluster removes an object together with its cascade."""
-    return {
-        "apiVersion": "diffusioncascade.io/v1alpha1",
-        "kind": "DiffusionCascade",
-        "name": ref.name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
+@dataclass(frozen=True)
+class Owner:
+    """The resource to which pools belong: a cascade, or the WorkerPool itself if cascades share it."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+    @classmethod
+    def cascade(cls, ref: CascadeRef, uid: str) -> Owner:
+        """A cascade, which owns its own pools."""
+        return cls("DiffusionCascade", ref.namespace, ref.name, uid)
+
+    @classmethod
+    def worker_pool(cls, pool: PoolRef, uid: str) -> Owner:
+        """A WorkerPool, which cascades share."""
+        return cls("WorkerPool", pool.namespace, pool.name, uid)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is a WorkerPool."""
+        return self.kind == "WorkerPool"
+
+    @property
+    def selected(self) -> dict[str, str]:
+        """The labels by which all of its pods are selected, and no others."""
+        return {LABEL_CASCADE: "", LABEL_POOL: self.name} if self.shared else {LABEL_CASCADE: self.name}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of objects that are made for all of its pools together."""
+        return {**common_labels(""), **self.selected}
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The owner reference by which the cluster removes an object together with it."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": self.kind,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

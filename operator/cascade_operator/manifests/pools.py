@@ -22,6 +22,7 @@ from .naming import (
     ANNOTATION_CONTENT,
     ANNOTATION_REPLICAS,
     ANNOTATION_STOPPING,
+    Owner,
     digest_of,
     pool_labels,
     pool_object_name,
@@ -40,6 +41,8 @@ SHARED_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - where Triton has it
 SETTLE_S: Final = 3
 """How long a pod that must go still takes work, until every router knows that it goes."""
 STEPS_S: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
+SHARED_LEAVE_S: Final = 600
+"""How long a server of a WorkerPool may finish what it has in hand when its pod must go."""
 AGENT_START_S: Final = 120
 """How long an agent may take until it answers; models are loaded later, however long that takes."""
 PROBE_TIMEOUT_S: Final = 5
@@ -93,7 +96,7 @@ class PoolShape:
         pool: the pool.
         workers: what its manifest says.
         accelerator_class: what each pod takes one of.
-        owner: the owner reference by which the cluster removes it with its cascade.
+        owner: the cascade or the WorkerPool that it is removed with.
         key_secret: the Secret with the key of its agents.
         memory: request and limit of memory, where the manifest has none.
         leave_s: seconds that an ending server has for its requests in hand; none may take longer.
@@ -102,7 +105,7 @@ class PoolShape:
     pool: PoolRef
     workers: Workers
     accelerator_class: AcceleratorClass
-    owner: Mapping[str, Any]
+    owner: Owner
     key_secret: str
     memory: Mapping[str, Mapping[str, str]]
     leave_s: int
@@ -154,7 +157,7 @@ def pool_deployment(
                 ANNOTATION_STOPPING: ",".join(sorted(stopping)),
                 ANNOTATION_COMING: ",".join(".".join(each) for each in coming),
             },
-            "ownerReferences": [dict(shape.owner)],
+            "ownerReferences": [shape.owner.reference],
         },
         "spec": {"replicas": replicas, **spec},
     }
@@ -196,6 +199,15 @@ def _template(shape: PoolShape, labels: dict[str, str], settings: OperatorSettin
 def leave_time_s(spec: CascadeSpec) -> int:
     """Seconds that an ending server has for a cascade's requests in hand; none may take longer."""
     return rounded_up(spec.objective.latency_s)
+
+
+def shared_leave_time_s(longest_s: int) -> int:
+    """The same for a WorkerPool, whose longest objective is ``longest_s``.
+
+    Cascades with other objectives come and go, and no pod for it, so it is `SHARED_LEAVE_S` unless one needs more. A
+    server that has nothing in hand ends at once.
+    """
+    return max(longest_s, SHARED_LEAVE_S)
 
 
 def _power_of_two(number: int) -> int:

@@ -63,18 +63,29 @@ class Divisions:
                 sharing[seen.pool].append(seen)
         self._sharing = dict(sharing)
         self._rates = {ref: expected.rate for ref, expected in forecasts.items()}
-        self._known: dict[tuple[PoolRef, frozenset[tuple[HostSet, int]]], dict[CascadeRef, Mapping[HostSet, float]]]
-        self._known = {}
+        self._known: dict[object, dict[CascadeRef, Mapping[HostSet, float]]] = {}
 
     def placement(self, seen: Observed, hosts: Mapping[HostSet, int], target: Target) -> Placement:
         """What a cascade has of these workers, with the pools of the variants that they serve."""
         whole = seen.placement(hosts, target)
         if seen.pool is None:
             return whole
-        key = seen.pool, frozenset(hosts.items())
+        among = self._among(seen, self._sharing[seen.pool])
+        key = seen.pool, frozenset(hosts.items()), tuple(each.ref for each in among)
         if key not in self._known:
-            self._known[key] = self._divide(self._sharing[seen.pool], {each: n for each, n in hosts.items() if n})
+            self._known[key] = self._divide(among, {each: n for each, n in hosts.items() if n})
         return replace(whole, hosts=self._known[key][seen.ref])
+
+    @staticmethod
+    def _among(seen: Observed, sharing: Sequence[Observed]) -> Sequence[Observed]:
+        """The cascades that the time is divided among, for what ``seen`` has of it.
+
+        One that only recommends and has no plan in force serves nobody. It gets time where its own is asked for, as a
+        recommendation, but takes none from those that are acted upon.
+        """
+        if not any(each.acts for each in sharing):
+            return sharing
+        return [each for each in sharing if each.acts or each.view.plan is not None or each is seen]
 
     def allocated(self, seen: Observed, hosts: Mapping[HostSet, int], sizes: Mapping[PoolKey, PoolSize]) -> Placement:
         """What a cascade has when workers are as an allocation says: ``hosts``, and the pools of these ``sizes``."""

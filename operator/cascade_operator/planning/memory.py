@@ -87,7 +87,7 @@ class Target:
     and ``binding`` what keeps it from being better. The circumstances are ``demand`` (requests per second), the
     fingerprints of spec and profile (``spec_print``, ``profile_print``), the accelerators by class (``inventory``), and
     the slowdowns (``corrections``: variant, class, factor). Where one of them changes, pools are decided again. On a
-    WorkerPool, ``hosts`` are all of its workers, the same for each of its cascades, and ``pool_print`` is the
+    WorkerPool, ``hosts`` are all of its workers, the same for all cascades in mode auto, and ``pool_print`` is the
     fingerprint of the pool and of the cascades that were planned for on it. ``floor`` says how the quality floor is
     held, if there is one.
     """

@@ -132,6 +132,33 @@ def decide_pool_moves(
     )
 
 
+def decide_former_moves(seen: Observed, free: Mapping[str, int], now: float) -> Moves:
+    """The steps by which a cascade that names a WorkerPool now leaves the workers that it had of its own before.
+
+    A worker goes when the pool hosts its weights. If the pool has no worker, and no accelerator is ``free`` for one at
+    the beginning of the tick, one worker makes room.
+    """
+    own = tuple(worker for worker in seen.workers if worker.pool != seen.pool)
+    pool = [worker for worker in seen.workers if worker.pool == seen.pool]
+    hosted = {(digest, w.accelerator_class) for w in own for digest in w.hosting(HostState.READY)}
+    there = {digest for worker in pool for digest in worker.hosting(HostState.READY)}
+    stuck = not pool and not free.get(seen.known.spec.workers[0].accelerator_class, 0)
+    return next_moves(
+        workers=own,
+        target={},
+        leaving=(),
+        free={},
+        left={key for key in hosted if stuck or key[0] in there} | _left(seen, now),
+        pools={},
+        order=(),
+        fits=seen.known.fits,
+        in_flight=seen.in_flight,
+        now=now,
+        grace_s=seen.objective_s,
+        at_once=1 if stuck else len(own),
+    )
+
+
 def _at_once(pool: SharedPool, settings: PlannerSettings) -> int:
     """The most workers of a WorkerPool that may be on the move; all, where loads take little of an objective.
 

@@ -9,20 +9,22 @@ The planner does not guess: if something that it needs is unknown, it keeps the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cascade_api.reasons import Reason
 from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
+from cascade_api.status import WorkerPoolStatus
 
 from ..snapshot import Action, Diagnostics, HostState, PoolRef, Publish, SetStatus, Snapshot, WorkerState
 from .allocation import Placement
 from .division import Divisions
 from .forecast import Forecast, forecast
 from .memory import CascadeMemory, Memory, Target
-from .moves import Moves, decide_moves, decide_pool_moves, started
+from .moves import Moves, decide_former_moves, decide_moves, decide_pool_moves, started
 from .observed import Observed, observe
+from .pool_statuses import pool_status
 from .prepared import Preparations, prices_per_hour
 from .publish import Publication, publication
 from .shared_pools import shared_pools
@@ -40,6 +42,8 @@ class Decision:
     diagnostics: tuple[Diagnostics, ...]
     memory: Memory
     next_at: float
+    pool_statuses: Mapping[PoolRef, WorkerPoolStatus] = field(default_factory=dict)
+    """Statuses of WorkerPools that say anything new."""
 
 
 class Planner:
@@ -53,6 +57,7 @@ class Planner:
     def __init__(self, settings: PlannerSettings, *, classes: Sequence[AcceleratorClass] = (CPU,)) -> None:
         self._settings = settings
         self._prices = prices_per_hour(classes)
+        self._classes = tuple(known.name for known in classes)
         self.preparations = Preparations(settings, classes)
         self._allocations = Allocations()
         self._reports = StatusReports()
@@ -96,6 +101,10 @@ class Planner:
                 if seen.pool is None:
                     moves = decide_moves(seen, expected, decided, free, now, settings)
                     free = free - started(moves)
+                elif any(worker.pool != seen.pool for worker in seen.workers):
+                    former = decide_former_moves(seen, snapshot.free, now)
+                    moves = replace(moves, actions=(*moves.actions, *former.actions))
+                    actions += former.actions
                 said = publication(seen, expected, decided, moves, division, now, settings)
             # The plan comes before the moves, so that routers leave a replica before it is drained.
             actions += [Publish(said.plan)] if said is not None and said.plan is not None else []
@@ -105,7 +114,12 @@ class Planner:
             remembered[str(seen.ref)] = remember(seen, expected, decided, moves, said, now)
         actions += [action for moves in in_pools.values() for action in moves.actions]
         tick_s = min((settings.tick_s(seen.objective_s) for seen in observed), default=settings.tick_max_s)
-        return Decision(tuple(actions), tuple(diagnostics), Memory(remembered), now + tick_s)
+        statuses = {
+            pool.ref: status
+            for pool, view in zip(pools, snapshot.pools, strict=True)
+            if (status := pool_status(pool, view, targets, division, classes=self._classes, now=now)) is not None
+        }
+        return Decision(tuple(actions), tuple(diagnostics), Memory(remembered), now + tick_s, statuses)
 
     def _keep_only(self, observed: Sequence[Observed]) -> None:
         refs = {seen.ref for seen in observed}

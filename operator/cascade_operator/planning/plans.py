@@ -139,8 +139,12 @@ def variants_of(
         v.name: PlanVariant(
             weights=v.weights.digest,
             settings=PlanSettings(
-                steps=v.settings.steps, guidance=v.settings.guidance, guidance_interval=v.settings.interval
+                steps=v.settings.steps,
+                guidance=v.settings.guidance,
+                guidance_interval=v.settings.interval,
+                step_cache=v.settings.cache,
             ),
+            adapters={adapter.name: adapter.digest for adapter in v.adapters or ()},
             classes={},
         )
         for v in prepared.spec.variants

@@ -66,7 +66,7 @@ FLOOR_START_PRICE: Final = 2e-4
 OUT_OF_REACH: Final = 2.0
 """A normalised quality that no row has."""
 
-NO_WORKER_POOLS: Final = "there are no WorkerPools here so far: give the cascade a pool of its own"
+NO_WORKER_POOLS: Final = "there is no such WorkerPool that the cascade fits: add it, or name another"
 """Why a cascade on a WorkerPool is refused where nobody says what that is."""
 
 NONE_SLOWER: Final[Mapping[PoolKey, float]] = {}

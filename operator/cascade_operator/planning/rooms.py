@@ -4,6 +4,7 @@
 
 The images in flight are those of the largest batch that was measured. Weights without a row in `spec.memory` of the
 profile count with what a worker used at that batch (`spec.execution`), and what was not measured at all counts nothing.
+All of them include the room for adapters that the manifest gives (`profile_for`).
 """
 
 from __future__ import annotations

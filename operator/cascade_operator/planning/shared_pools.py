@@ -5,13 +5,14 @@ from __future__ import annotations
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from cascade_api.names import CascadeRef
 from cascade_api.quantities import money
-from cascade_api.workers import Hosting, WorkerPool, WorkerPoolSpec
+from cascade_api.workers import Hosting, WorkerPoolSpec
 
-from ..snapshot import HostState, PoolRef, Snapshot, Worker
+from ..snapshot import HostState, PoolRef, PoolView, Snapshot, Worker
 from .allocation import HostSet, Weighed, WorkerBounds, needed_mib
 from .memory import Leaving
 from .observed import Observed, serving
@@ -24,7 +25,8 @@ ONE = 1
 class SharedPool:
     """A WorkerPool, all ``cascades`` that name it, its ``workers``, and the weights that these are ``leaving``.
 
-    ``price_per_hour`` is that of one accelerator of its class (None: not known).
+    ``price_per_hour`` is that of one accelerator of its class (None: not known). ``considered`` is one of its cascades
+    that only recommends: the pool is looked at as if that one were acted upon.
     """
 
     ref: PoolRef
@@ -33,11 +35,28 @@ class SharedPool:
     workers: tuple[Worker, ...]
     leaving: tuple[Leaving, ...]
     price_per_hour: float | None
+    considered: CascadeRef | None = None
 
     @cached_property
     def planned(self) -> tuple[Observed, ...]:
-        """The cascades for which something is decided now, sorted by name."""
-        return tuple(sorted((s for s in self.cascades if s.decides and not s.idle), key=lambda seen: str(seen.ref)))
+        """The cascades for which something is decided now, sorted by name.
+
+        Beside cascades that are acted upon, those that only recommend are not among them: they move nothing.
+        """
+        deciding = (s for s in self.cascades if s.decides and not s.idle)
+        chosen = (s for s in deciding if s.acts or not self.acts or s.ref == self.considered)
+        return tuple(sorted(chosen, key=lambda seen: str(seen.ref)))
+
+    @property
+    def asking(self) -> tuple[Observed, ...]:
+        """Those of ``planned`` that ask for a decision: all, or the one that is considered."""
+        return tuple(s for s in self.planned if self.considered in (None, s.ref))
+
+    @property
+    def advice(self) -> list[SharedPool]:
+        """The pool as it would be for each of its cascades that only recommends, if others are acted upon."""
+        advised = (s for s in self.cascades if self.acts and s.decides and not s.acts and not s.idle)
+        return [replace(self, considered=seen.ref) for seen in advised]
 
     @property
     def acts(self) -> bool:
@@ -126,22 +145,22 @@ def shared_pools(
     for seen in observed:
         if seen.pool is not None:
             naming[seen.pool].append(seen)
-    return [_shared_pool(pool, snapshot, naming, prices_per_hour) for pool in snapshot.pools]
+    return [_shared_pool(view, snapshot, naming, prices_per_hour) for view in snapshot.pools]
 
 
 def _shared_pool(
-    pool: WorkerPool,
+    view: PoolView,
     snapshot: Snapshot,
     naming: Mapping[PoolRef, Sequence[Observed]],
     prices_per_hour: Mapping[str, float],
 ) -> SharedPool:
-    ref = PoolRef(pool.metadata.namespace, pool.metadata.name)
+    ref, spec = view.ref, view.pool.spec
     cascades = tuple(naming.get(ref, ()))
     return SharedPool(
         ref,
-        pool.spec,
+        spec,
         cascades,
         workers=tuple(worker for worker in snapshot.workers if worker.pool == ref),
         leaving=cascades[0].leaving if cascades else (),
-        price_per_hour=prices_per_hour.get(pool.spec.accelerator_class),
+        price_per_hour=prices_per_hour.get(spec.accelerator_class),
     )

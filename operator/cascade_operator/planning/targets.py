@@ -131,7 +131,8 @@ def decide_targets(
     """
     decided = {seen.ref: _parked(seen, now) if seen.decides and seen.idle else _kept(seen) for seen in observed}
     for pool in pools:
-        decided |= _on_pool(pool, forecasts, snapshot, now, settings, division, prices_per_hour)
+        for view in (pool, *pool.advice):
+            decided |= _on_pool(view, forecasts, snapshot, now, settings, division, prices_per_hour)
     planned = [seen for seen in observed if seen.decides and not seen.idle and seen.pool is None]
     due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings, division) for seen in planned}
     ours = {worker.id for seen in planned for worker in seen.workers}
@@ -166,16 +167,16 @@ def _on_pool(
     division: Divisions,
     prices_per_hour: Mapping[str, float],
 ) -> dict[CascadeRef, TargetDecision]:
-    """The targets of the cascades of a WorkerPool if it is due to be decided; empty if not."""
-    due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings, division) for seen in pool.planned}
-    if any(seen.target.pool_print != pool.print for seen in pool.planned):
+    """The targets of the cascades of a WorkerPool that ask for them if it is due to be decided; empty if not."""
+    due = {seen.ref: _due(seen, forecasts[seen.ref], snapshot, now, settings, division) for seen in pool.asking}
+    if any(seen.target.pool_print != pool.print for seen in pool.asking):
         due = {ref: reason or Reason.CAPACITY_CHANGED for ref, reason in due.items()}
     if not any(due.values()):
         return {}
-    name, known = pool.spec.accelerator_class, pool.planned[0].target
+    name, known = pool.spec.accelerator_class, pool.asking[0].target
     elsewhere = sum(1 for w in snapshot.workers if w.pool != pool.ref and w.accelerator_class == name)
     there = max((snapshot.inventory or {}).get(name, 0) - elsewhere, 0)
-    problems = {seen.ref: _pool_problem(seen, forecasts[seen.ref], due[seen.ref], now) for seen in pool.planned}
+    problems = {seen.ref: _pool_problem(seen, forecasts[seen.ref], due.get(seen.ref), now) for seen in pool.planned}
     hosts = _pool_hosts(pool, problems, most=min(pool.most, there))
     bounds = {name: pool.bounds}
     question = AllocationProblem((), {name: there}, prices_per_hour, settings.seed)
@@ -184,21 +185,21 @@ def _on_pool(
         problem = replace(problems[seen.ref], workers=bounds)
         return on_hosts(question, problem, wanted, division.allocated(seen, wanted, seen.target_sizes))
 
-    answers = {seen.ref: answer(seen, hosts) for seen in pool.planned}
+    answers = {seen.ref: answer(seen, hosts) for seen in pool.asking}
     if known.pool_print == pool.print and set(due.values()) <= {Reason.DEMAND_FELL, None}:
         tight = (
-            _too_tight(seen, forecasts[seen.ref], answers[seen.ref], now, settings, division) for seen in pool.planned
+            _too_tight(seen, forecasts[seen.ref], answers[seen.ref], now, settings, division) for seen in pool.asking
         )
         if any(tight):
             # The hosts stay, and so does the demand that they were decided for.
-            answers = {seen.ref: answer(seen, known.workers) for seen in pool.planned}
+            answers = {seen.ref: answer(seen, known.workers) for seen in pool.asking}
             problems = {
                 seen.ref: replace(p, demand=max(p.demand, seen.target.demand))
-                for seen in pool.planned
+                for seen in pool.asking
                 for p in (problems[seen.ref],)
             }
     found = {}
-    for seen in pool.planned:
+    for seen in pool.asking:
         expected, problem = forecasts[seen.ref], problems[seen.ref]
         adopted = _adopted(seen, expected, problem, answers[seen.ref], due[seen.ref], snapshot, now)
         target = adopted.target and replace(adopted.target, pool_print=pool.print)

@@ -48,6 +48,14 @@ def explore(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Parts of the steps to guide, in percent, such as 15-60, besides all; repeatable."),
     ] = None,
+    step_cache: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Step caches to try, such as none,first-block:0.08,taylor-seer:3; repeatable."),
+    ] = None,
+    precision: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Precisions to try besides the manifest's (own), such as own,int8; repeatable."),
+    ] = None,
     most: Annotated[int, typer.Option(min=1, max=8, help="The most variants to keep.")] = 8,
     batches: Annotated[str, typer.Option(help="Batch sizes to time of the kept variants, 1 among them.")] = "1,2,4",
     seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds of timing the kept variants.")] = 90.0,
@@ -84,6 +92,8 @@ def explore(
             steps=tuple(steps or ()),
             guidance=tuple(guidance or ()),
             guided=tuple(guided or ()),
+            step_cache=tuple(step_cache or ()),
+            precision=tuple(precision or ()),
             most=most,
             batches=batches,
             seconds=seconds,

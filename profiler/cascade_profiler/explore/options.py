@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cascade_api.command import CommandFailed
 from cascade_models.manifest import ManifestVariant
-from cascade_models.recipe import SettingsSpace, is_interval
+from cascade_models.recipe import FIRST_BLOCK, INT8, PRECISIONS, TAYLOR_SEER, SettingsSpace, is_interval, is_step_cache
 
 NONE, OWN, ALL = "none", "own", "all"
 UNGUIDED = 1.0
@@ -20,8 +20,11 @@ def narrowed(
     steps: Sequence[str],
     guidance: Sequence[str],
     guided: Sequence[str],
+    step_cache: Sequence[str],
+    precision: Sequence[str],
 ) -> dict[str, SettingsSpace]:
-    """The spaces by Triton model, with the steps, scales and parts of guidance that the options name instead of theirs.
+    """The spaces by Triton model, with the steps, scales and parts of guidance, step caches and precisions that the
+    options name instead of theirs.
 
     An option is a list such as ``4,8,12``, for all weights, or ``heavy=4,8,12``, for those of the variant ``heavy``.
     Raises CommandFailed, which names the option.
@@ -39,6 +42,14 @@ def narrowed(
         models, items = _read("--guided", text, variants)
         intervals = tuple(dict.fromkeys(["", *(_interval(item) for item in items)]))
         found |= {model: replace(found[model], intervals=intervals) for model in models}
+    for text in step_cache:
+        models, items = _read("--step-cache", text, variants)
+        caches = tuple(dict.fromkeys(_step_cache(item) for item in items))
+        found |= {model: replace(found[model], step_caches=caches) for model in models}
+    for text in precision:
+        models, items = _read("--precision", text, variants)
+        others = tuple(dict.fromkeys(_precision(item) for item in items if item != OWN))
+        found |= {model: replace(found[model], precisions=others) for model in models}
     return found
 
 
@@ -62,6 +73,28 @@ def _interval(item: str) -> str:
         return ""
     if not is_interval(item):
         raise CommandFailed(f"--guided: {item!r} is not a part of the steps: write a list such as {ALL},15-60", code=2)
+    return item
+
+
+def _step_cache(item: str) -> str:
+    if item == NONE:
+        return ""
+    if not is_step_cache(item):
+        raise CommandFailed(
+            f"--step-cache: {item!r} is not a step cache: "
+            f"write a list such as {NONE},{FIRST_BLOCK}:0.08,{TAYLOR_SEER}:3",
+            code=2,
+        )
+    return item
+
+
+def _precision(item: str) -> str:
+    if item not in PRECISIONS:
+        raise CommandFailed(
+            f"--precision: {item!r} is not a precision: "
+            f"write a list such as {OWN},{INT8}, where {OWN} is the manifest's",
+            code=2,
+        )
     return item
 
 

@@ -3,7 +3,7 @@
 With the same weights, the time of an image is a fixed part plus a part for each step, which is longer for guided steps.
 So of settings that guide all steps, or none, those with the fewest steps and with the most are timed, and the others
 lie on a line between them. A setting that guides a part of its steps takes the time of as many steps without guidance,
-and what guidance adds for each of its guided steps.
+and what guidance adds for each of its guided steps. Each step cache has lines of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from .space import guided_steps
 
 GUIDED_PASSES: Final = 2
 """Passes through the network of a guided step."""
+
+_Key = tuple[str, str, bool]
+"""Weights, step cache, and whether all steps are guided, or none."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,14 @@ def prices(candidates: Sequence[ManifestVariant], timed_s: Mapping[str, float]) 
     return {one.name: _seconds(one, lines) for one in candidates}
 
 
-def _seconds(candidate: ManifestVariant, lines: Mapping[tuple[str, bool], _Line]) -> float:
+def _seconds(candidate: ManifestVariant, lines: Mapping[_Key, _Line]) -> float:
     steps, guided = candidate.settings.steps, guided_steps(candidate)
     if guided in (0, steps):
-        return lines[candidate.model, guided > 0].at(steps)
+        return lines[_key(candidate, guided=guided > 0)].at(steps)
+    with_all, with_none = (_key(candidate, guided=guided) for guided in (True, False))
     # A line that was not timed is drawn by the number of passes.
-    plain = lines.get((candidate.model, False)) or lines[candidate.model, True].steeper(1 / GUIDED_PASSES)
-    full = lines.get((candidate.model, True)) or plain.steeper(GUIDED_PASSES)
+    plain = lines.get(with_none) or lines[with_all].steeper(1 / GUIDED_PASSES)
+    full = lines.get(with_all) or plain.steeper(GUIDED_PASSES)
     return plain.at(steps) + max(0.0, full.step_s - plain.step_s) * guided
 
 
@@ -65,10 +69,14 @@ def _line(group: Sequence[ManifestVariant], timed_s: Mapping[str, float]) -> _Li
     return _Line(timed_s[first.name] - step_s * first.settings.steps, step_s)
 
 
-def _groups(candidates: Sequence[ManifestVariant]) -> dict[tuple[str, bool], list[ManifestVariant]]:
-    """Candidates whose times are on one line, by weights and whether all steps are guided, or none; by rising steps."""
-    groups: dict[tuple[str, bool], list[ManifestVariant]] = {}
+def _key(candidate: ManifestVariant, *, guided: bool) -> _Key:
+    return candidate.model, candidate.settings.step_cache, guided
+
+
+def _groups(candidates: Sequence[ManifestVariant]) -> dict[_Key, list[ManifestVariant]]:
+    """Candidates whose times are on one line, by rising steps."""
+    groups: dict[_Key, list[ManifestVariant]] = {}
     for candidate in candidates:
         if guided_steps(candidate) in (0, candidate.settings.steps):
-            groups.setdefault((candidate.model, guided_steps(candidate) > 0), []).append(candidate)
+            groups.setdefault(_key(candidate, guided=guided_steps(candidate) > 0), []).append(candidate)
     return {key: sorted(group, key=lambda one: (one.settings.steps, one.name)) for key, group in groups.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +12,10 @@ import typer
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import CommandFailed
-from cascade_models import pipelines, repository
+from cascade_api.names import CPU_CLASS
+from cascade_models import repository
 from cascade_models.manifest import ManifestVariant
-from cascade_models.recipe import RecipeError
+from cascade_models.recipe import INT8, RecipeError, SettingsSpace
 
 from ..measure import profiling
 from ..measure.metrics import make_judges
@@ -33,7 +34,7 @@ from .painting import Exploration, Painter
 from .result import Result
 from .rounds import GRAIN, BudgetTooSmall
 from .searching import Budget, Found, search
-from .space import NameTooLong, candidates
+from .space import NameTooLong, candidates, with_precisions
 
 MOST_CHAINS: Final = 10
 """The most chains in the profile: `kubectl apply` keeps a copy of it in an annotation, which may have 256 KiB."""
@@ -56,6 +57,8 @@ class ExploringOptions:
     steps: tuple[str, ...]
     guidance: tuple[str, ...]
     guided: tuple[str, ...]
+    step_cache: tuple[str, ...]
+    precision: tuple[str, ...]
     most: int
     batches: str
     seconds: float
@@ -175,19 +178,48 @@ def tried(text: str, cascade: DiffusionCascade, place: Place, options: Exploring
     """The candidates of a manifest; raises CommandFailed if one cannot be served."""
     variants = profiling.variants_of(text, cascade, place)
     recipes = repository.models_of(variants)
-    own = {model: repository.settings_space(recipe) for model, recipe in recipes.items()}
+    own = {model: _possible(repository.settings_space(one), one.engine, place) for model, one in recipes.items()}
     try:
-        spaces = narrowed(own, variants, steps=options.steps, guidance=options.guidance, guided=options.guided)
+        spaces = narrowed(
+            own,
+            variants,
+            steps=options.steps,
+            guidance=options.guidance,
+            guided=options.guided,
+            step_cache=options.step_cache,
+            precision=options.precision,
+        )
+        variants, spaces = with_precisions(variants, spaces)
         found = candidates(variants, spaces)
     except NameTooLong as error:
         raise CommandFailed(str(error), code=2) from None
+    for one in variants:
+        if one.model not in recipes and not _computes(one.precision, one.engine, place):
+            raise CommandFailed(
+                f"--precision: {one.engine} does not compute in {one.precision} on class {place.accelerator_class}: "
+                "leave it out",
+                code=2,
+            )
+    recipes = repository.models_of(variants)
     for one in found:
         try:
-            pipelines.check_settings(recipes[one.model], one.settings)
+            repository.check_settings(recipes[one.model], one.settings)
         except RecipeError as error:
-            option = "guided" if error.key == "guidanceInterval" else error.key
+            option = {"guidanceInterval": "guided", "stepCache": "step-cache"}.get(error.key, error.key)
             raise CommandFailed(f"--{option}: {one.name}: {error}", code=2) from None
     return found
+
+
+def _possible(space: SettingsSpace, engine: str, place: Place) -> SettingsSpace:
+    """A space with the precisions that an engine can compute in."""
+    return replace(space, precisions=tuple(name for name in space.precisions if _computes(name, engine, place)))
+
+
+def _computes(precision: str, engine: str, place: Place) -> bool:
+    on_cpu = place.accelerator_class == CPU_CLASS
+    if precision == INT8:
+        return engine == ("onnxruntime" if on_cpu else "diffusers")
+    return precision == "fp32" or not on_cpu
 
 
 def _workload(options: ExploringOptions) -> Workload:

@@ -26,6 +26,7 @@ from cascade_operator.snapshot import (
     HostState,
     Load,
     PoolRef,
+    PoolView,
     Publish,
     SetStatus,
     Snapshot,
@@ -100,7 +101,7 @@ class Control:
         self._events = events
         self._fleet = fleet
         self._cascades = {each.cascade.ref: each for each in cascades}
-        self._pools = tuple(pools)
+        self._pools = tuple(map(PoolView, pools))
         self._failed = failed
         self._rng = rng
         self._planner = planner

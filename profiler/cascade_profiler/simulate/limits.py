@@ -4,8 +4,8 @@ In each window the arrivals get the whole time of the accelerators, at batch 1 a
 
     accelerator-seconds per image = workers · window / arrivals
 
-The limit is the quality at this point of the hull over the rows of all chains of the profile. The least work for a quality
-floor is read off the same hull the other way round.
+The limit is the quality at this point of the hull over the rows of all chains of the profile. The least work for a
+quality floor is read off the same hull the other way round.
 """
 
 from __future__ import annotations

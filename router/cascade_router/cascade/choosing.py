@@ -12,7 +12,7 @@ so that the models get the work that the plan expects: if 20 % of the requests w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from cascade_api.plan import Plan, PlanRow, PlanVariant
@@ -39,22 +39,29 @@ class Wish:
     """What a client says about the model that makes its image; without any of it, the plan decides.
 
     With ``steps`` or ``guidance``, only a variant that has these settings makes the image. With a tier, the light or
-    the heavy variant of the row does, if the plan has a worker for it.
+    the heavy variant of the row does, if the plan has a worker for it. With ``lora``, the name of an adapter, only
+    variants that have it make the image.
     """
 
     tier: Tier = "auto"
     steps: int | None = None
     guidance: float | None = None
+    lora: str = ""
 
     @property
     def names_settings(self) -> bool:
         return self.steps is not None or self.guidance is not None
 
     def fits(self, variant: PlanVariant) -> bool:
-        """Whether a variant has the settings that are named."""
+        """Whether a variant has the settings and the adapter that are named."""
         settings = variant.settings
         own_guidance = None if settings.guidance is None else float(settings.guidance)
-        return self.steps in (None, settings.steps) and self.guidance in (None, own_guidance)
+        settles = self.steps in (None, settings.steps) and self.guidance in (None, own_guidance)
+        return settles and self.has_adapter(variant)
+
+    def has_adapter(self, variant: PlanVariant) -> bool:
+        """Whether a variant has the adapter that is named, if one is."""
+        return not self.lora or self.lora in variant.adapters
 
 
 NO_WISH: Final = Wish()
@@ -99,7 +106,7 @@ class Chooser:
         """Draw a row for the prompt, and decide whether it goes direct; ``coin`` is random in [0, 1)."""
         row = plan.rows[draw_row([row.share for row in plan.rows], self._rows.next())]
         hardness = self._scorer.score(prompt, draw=coin)
-        if wish.names_settings:
+        if wish.names_settings or not _all_have_adapter(plan, row, wish):
             alone = _alone(plan, row, wish)
             self._note_tier("low" if alone.heavy == row.light != row.heavy else "high")
             return Choice(alone, hardness, direct=True)
@@ -180,24 +187,37 @@ def left_for_the_plan(row: PlanRow, *, low: float, high: float) -> tuple[float, 
 
 
 def why_no_variant(plan: Plan, wish: Wish) -> tuple[str, str] | None:
-    """The setting of a wish that no variant of the plan has, and the values that it can have; None if one has it."""
-    if not wish.names_settings or any(map(wish.fits, plan.variants.values())):
+    """What of a wish no variant of the plan has, and the values that it can have; None if one has all of it."""
+    if not (wish.names_settings or wish.lora) or any(map(wish.fits, plan.variants.values())):
         return None
+    adapted = [variant for variant in plan.variants.values() if wish.has_adapter(variant)]
+    if not adapted:
+        known = sorted({name for variant in plan.variants.values() for name in variant.adapters})
+        offer = f"use {', '.join(known)}" if known else "leave it out"
+        return "lora", f"{wish.lora[:40]!r} is not an adapter of any variant; {offer}"
+    if wish.lora and any(map(replace(wish, lora="").fits, plan.variants.values())):
+        return "lora", f"{wish.lora[:40]!r} is not an adapter of the variant with these settings; leave one of both out"
     steps = sorted({variant.settings.steps for variant in plan.variants.values()})
     if wish.steps is not None and wish.steps not in steps:
         return "steps", f"{wish.steps} is not what any variant takes; they take {', '.join(map(str, steps))}"
     fitting = [v.settings for v in plan.variants.values() if wish.steps in (None, v.settings.steps)]
-    known = sorted({each.guidance for each in fitting if each.guidance is not None}, key=float)
+    scales = sorted({each.guidance for each in fitting if each.guidance is not None}, key=float)
     with_steps = "" if wish.steps is None else f" with {wish.steps} steps"
     return "guidance", (
         f"{wish.guidance:g} is not what any variant{with_steps} has; "
-        + (f"leave it out or use {', '.join(known)}" if known else "leave it out")
+        + (f"leave it out or use {', '.join(scales)}" if scales else "leave it out")
     )
 
 
+def _all_have_adapter(plan: Plan, row: PlanRow, wish: Wish) -> bool:
+    """Whether all variants of a row have the adapter of a wish, if it names one."""
+    return all(name in plan.variants and wish.has_adapter(plan.variants[name]) for name in row.chain if wish.lora)
+
+
 def _alone(plan: Plan, drawn: PlanRow, wish: Wish) -> PlanRow:
-    """A row of the one variant that makes the image of a wish for settings: of the drawn row or of another if possible,
-    then one that has a worker. If the plan has none with these settings any more, it has no name, and no replica.
+    """A row of the one variant that makes the image of a wish for settings or an adapter: of the drawn row or of
+    another if possible, then one that has a worker. If the plan has none that fits any more, it has no name and no
+    replica.
     """
     of_rows = [name for row in (drawn, *plan.rows) for name in reversed(row.chain)]
     others = sorted(plan.variants, key=lambda name: not plan.expects_worker(name))

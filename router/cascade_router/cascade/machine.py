@@ -239,8 +239,9 @@ class RequestMachine:
             case OutOfTime():
                 return self._out_of_time(tried, now)
             case Rejected(why):
-                why = why if why.startswith("prompt") else f"prompt: {why}"
-                return self._without_image(Refuse(Refusal.INVALID, why, field="prompt"), now)
+                field = next((name for name in ("prompt", "lora") if why.startswith(name)), "")
+                why, field = (why, field) if field else (f"prompt: {why}", "prompt")
+                return self._without_image(Refuse(Refusal.INVALID, why, field=field), now)
         return ()  # cancelled
 
     # -- admission ------------------------------------------------------------------------------------------------
@@ -422,7 +423,10 @@ class RequestMachine:
     @property
     def _stand_in_variant(self) -> str | None:
         """The plan's fast variant, if it may replace the variants of the row and has not been tried yet."""
-        name = self._cascade.plan.stand_in
+        plan = self._cascade.plan
+        name = plan.stand_in
+        if name not in plan.variants or not self._wish.has_adapter(plan.variants[name]):
+            return None
         may = name not in self.choice.row.chain and self._overload == "degrade" and not self._stood_in
         return name if may else None
 

@@ -25,6 +25,7 @@ TRY_AGAIN: Final = frozenset(
         Refusal.MODEL_FAILED,
         Refusal.SHUTTING_DOWN,
         Refusal.MODERATION_AWAY,
+        Refusal.BUCKET_AWAY,
     }
 )
 """Refusals that end an attempt but not the job."""
@@ -61,7 +62,7 @@ class JobRecord:
     outcome: Mapping[str, Any] = field(default_factory=dict)
     """How the image was made, or why there is none."""
     image: bytes = b""
-    """The image as it was encoded."""
+    """The image as it was encoded; empty if there is none, or it is in the bucket."""
     removed: bool = False
     """Whether the result was removed to make room for newer ones."""
 
@@ -99,6 +100,7 @@ def write_body(request: GenerateRequest) -> bytes:
         "band": request.band,
         "wish": asdict(request.wish),
         "end_user": request.end_user,
+        "stored": request.stored,
     }
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
@@ -122,6 +124,7 @@ def read_body(claim: Claim, *, model: str, receipt: Receipt) -> GenerateRequest:
             band=int(fields["band"]),
             wish=Wish(**fields["wish"]),
             end_user=str(fields["end_user"]),
+            stored=bool(fields["stored"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise JobUnreadable(str(error)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import grpc
@@ -25,12 +25,14 @@ from cascade_api.names import (
     OUTPUT_PROMPT_TOKENS,
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
+    PARAMETER_LORA,
 )
 from cascade_api.plan import PlanVariant
 from cascade_api.report import BatchTime
 from cascade_api.worker_requests import add_parameters
 
 from .. import tracing
+from ..marks import unmarked
 
 MESSAGE_LIMIT: Final = 256 * 1024 * 1024
 _OPTIONS: Final = (
@@ -114,6 +116,13 @@ class TritonImage:
         """The file."""
         return memoryview(self.element)[_LENGTH.size :]
 
+    def unmarked(self, form: ImageForm) -> TritonImage:
+        """The image without the mark that the worker may have put into its file."""
+        if not self.element:
+            return self
+        file = unmarked(self.encoded, form.encoded)
+        return replace(self, element=_LENGTH.pack(len(file)) + file)
+
 
 class PromptRejected(Exception):
     """The model cannot draw this prompt; the message is for the client."""
@@ -162,11 +171,13 @@ class TritonClients:
         confidence: bool,
         request_id: str,
         timeout_s: float,
+        lora: str = "",
         image: bool = True,
     ) -> TritonImage:
         """Let one server make one image. Cancelling the task cancels the inference.
 
         Args:
+            lora: digest of the adapter to draw with; empty: none.
             image: whether the image itself is wanted; otherwise only what the model says about it is.
             size: width and height, which the answer does not contain if the image is encoded.
 
@@ -181,6 +192,7 @@ class TritonClients:
             form=form if image else None,
             confidence=confidence,
             request_id=request_id,
+            lora=lora,
         )
         try:
             response = await self._stub(endpoint).ModelInfer(
@@ -202,14 +214,20 @@ class TritonClients:
 
 
 def infer_request(
-    *, variant: PlanVariant, prompt: Prompt, form: ImageForm | None, confidence: bool, request_id: str
+    *,
+    variant: PlanVariant,
+    prompt: Prompt,
+    form: ImageForm | None,
+    confidence: bool,
+    request_id: str,
+    lora: str = "",
 ) -> Any:
     """The ModelInferRequest for one image; the model only computes the outputs that are requested.
 
     Without a ``form`` these are only those about the image.
     """
     request = service_pb2.ModelInferRequest(model_name=variant.model, id=request_id)
-    add_parameters(request, variant.settings.parameters)
+    add_parameters(request, variant.settings.parameters | ({PARAMETER_LORA: lora} if lora else {}))
     _add_bytes(request, INPUT_PROMPT, prompt.text)
     if prompt.negative is not None:
         _add_bytes(request, INPUT_NEGATIVE_PROMPT, prompt.negative)

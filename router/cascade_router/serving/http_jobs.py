@@ -38,6 +38,8 @@ FULL: Final = {
     Submitted.FULL: "the limit of unfinished jobs is reached; try again later",
     Submitted.TENANT_FULL: "your limit of unfinished jobs is reached; try again later",
 }
+OBJECT: Final = "object"
+"""The field of a stored outcome that has the name of the image in the bucket."""
 _POLL_S: Final = 0.1
 _T = TypeVar("_T")
 
@@ -51,8 +53,9 @@ class Jobs:
 
 
 def write_answer(answer: MadeImage) -> Mapping[str, Any]:
-    """How the image of an answer was made, in the form in which jobs store it beside the image."""
-    return openai.how_made(answer).model_dump(mode="json")
+    """How the image of an answer was made, in the form in which jobs store it beside the image, or its name."""
+    name = {OBJECT: answer.stored.name} if answer.stored is not None else {}
+    return {**openai.how_made(answer).model_dump(mode="json"), **name}
 
 
 def explain_refusal(refused: RequestRefused) -> Mapping[str, Any]:
@@ -64,7 +67,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
     """The routes below ``/v1/jobs``."""
 
     async def submit(request: Request) -> Response:
-        wanted = await wanted_images(service, request)
+        wanted = await wanted_images(service, request, stored=True)
         if len(wanted.requests) > 1 or wanted.stream:
             raise invalid("n" if not wanted.stream else "stream", "a job makes one image, which is fetched later")
         image = wanted.requests[0]
@@ -94,7 +97,7 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         if submitted is Submitted.NO_MEMORY:
             raise RequestRefused(Refusal.STORE_FULL, "Redis has no memory left for another job; try again later")
         jobs.runner.wake()
-        return _job_response(await _find(ref, job, tenant), 202, answer_headers(request, wanted))
+        return await _answer(await _find(ref, job, tenant), 202, answer_headers(request, wanted))
 
     async def ask(request: Request) -> Response:
         ref, job, tenant = _named(request)
@@ -104,13 +107,13 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
         while not found.state.final and asyncio.get_running_loop().time() < until and not service.draining:
             await asyncio.sleep(_POLL_S)
             found = await _find(ref, job, tenant)
-        return _job_response(found, 200, {REQUEST_ID: request_id_of(request)})
+        return await _answer(found, 200, {REQUEST_ID: request_id_of(request)})
 
     async def cancel(request: Request) -> Response:
         ref, job, tenant = _named(request)
         await _find(ref, job, tenant)
         await _from_store(jobs.store.cancel(ref, job))
-        return _job_response(await _find(ref, job, tenant), 200, {REQUEST_ID: request_id_of(request)})
+        return await _answer(await _find(ref, job, tenant), 200, {REQUEST_ID: request_id_of(request)})
 
     async def one(request: Request) -> Response:
         return await (cancel if request.method == "DELETE" else ask)(request)
@@ -137,6 +140,11 @@ def make_job_routes(service: ImageService, jobs: Jobs) -> list[BaseRoute]:
                 field="job",
             )
         return found
+
+    async def _answer(found: JobRecord, status: int, headers: Mapping[str, str]) -> Response:
+        """The job; a link to its image is signed anew for each answer."""
+        name = found.outcome.get(OBJECT)
+        return _job_response(found, status, headers, None if name is None else await service.bucket.link(str(name)))
 
     return [
         Route("/v1/jobs", submit, methods=["POST"]),
@@ -172,7 +180,7 @@ def _wait(text: str) -> float:
     return seconds
 
 
-def _job_response(job: JobRecord, status: int, headers: Mapping[str, str]) -> Response:
+def _job_response(job: JobRecord, status: int, headers: Mapping[str, str], link: str | None) -> Response:
     described = JobStatus(
         id=job.id,
         status=job.state,
@@ -182,7 +190,9 @@ def _job_response(job: JobRecord, status: int, headers: Mapping[str, str]) -> Re
     )
     content = {**described.model_dump(mode="json"), "error": job.outcome.get("error")}
     result: list[Part] = [b"null"]
-    if job.outcome and "error" not in job.outcome:
+    if link is not None:
+        result = [openai.linked({name: value for name, value in job.outcome.items() if name != OBJECT}, link)]
+    elif job.outcome and "error" not in job.outcome:
         result = openai.with_image(job.outcome, memoryview(job.image))
     parts = [json.dumps(content).encode()[:-1] + b', "result": ', *result, b"}"]
     more = {"location": f"/v1/jobs/{job.id}", "content-length": str(length(parts))}

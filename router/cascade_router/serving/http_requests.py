@@ -60,8 +60,12 @@ def tenant_of(service: ImageService, request: Request) -> str:
         raise
 
 
-async def wanted_images(service: ImageService, request: Request) -> openai.WantedImages:
-    """A valid request for images of a cascade that exists. Raises RequestRefused, and counts the refusal."""
+async def wanted_images(service: ImageService, request: Request, *, stored: bool = False) -> openai.WantedImages:
+    """A valid request for images of a cascade that exists. Raises RequestRefused, and counts the refusal.
+
+    Args:
+        stored: whether images go into the bucket, if there is one and the client asks for nothing else.
+    """
     receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
     check_content_type(request, JSON)
     body = await read_body(request)
@@ -76,6 +80,7 @@ async def wanted_images(service: ImageService, request: Request) -> openai.Wante
             default_model=names[0] if len(names) == 1 else None,
             receipt=receipt,
             settings=service.settings,
+            stored=stored,
         )
         runtime = service.plans.find(wanted.requests[0].model)
         check_wish(runtime, wanted.requests[0])

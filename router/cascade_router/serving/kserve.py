@@ -48,6 +48,7 @@ OUTPUT_STAGE: Final = "stage"
 FILES: Final[Mapping[str, Format]] = {f"image_{form}": form for form in FORMATS}
 """Outputs that are a file of one format; `OUTPUT_IMAGE_ENCODED` is a file of the format that a parameter names."""
 OUTPUT_PROMPT_CUT: Final = "prompt_cut"
+OUTPUT_LORA: Final = "lora"
 OUTPUT_ERROR: Final = "error"
 PREVIEW: Final = "preview"
 FINAL: Final = "final"
@@ -60,6 +61,7 @@ OUTPUTS: Final = {
     OUTPUT_HARDNESS: "FP32",
     OUTPUT_STAGE: "BYTES",
     OUTPUT_PROMPT_CUT: "BOOL",
+    OUTPUT_LORA: "BYTES",
     OUTPUT_ERROR: "BYTES",
     **dict.fromkeys(FILES, "BYTES"),
 }
@@ -67,7 +69,7 @@ DESCRIBED_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in FILES)
 """The outputs in a model's metadata. PyTriton's client asks for all of them, and an answer has one file."""
 BINARY_ONLY: Final = (OUTPUT_IMAGE_ENCODED, *FILES)
 """Outputs that are bytes and no text."""
-_ONLY_NAMED: Final = (*BINARY_ONLY, OUTPUT_PROMPT_CUT, OUTPUT_ERROR)
+_ONLY_NAMED: Final = (*BINARY_ONLY, OUTPUT_PROMPT_CUT, OUTPUT_LORA, OUTPUT_ERROR)
 STREAM_OUTPUTS: Final = tuple(name for name in OUTPUTS if name not in _ONLY_NAMED)
 """The outputs of a stream whose client does not choose; answers to single calls leave out the stage."""
 DEFAULT_OUTPUTS: Final = tuple(name for name in STREAM_OUTPUTS if name != OUTPUT_STAGE)
@@ -190,6 +192,8 @@ def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
         return answer.image.element
     if name == OUTPUT_VARIANT:
         return _pack_bytes(answer.variant.encode())
+    if name == OUTPUT_LORA:
+        return _pack_bytes(answer.lora.encode())
     if name == OUTPUT_ROUTE:
         return _pack_bytes(str(answer.route).encode())
     if name == OUTPUT_STAGE:

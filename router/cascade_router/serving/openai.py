@@ -18,6 +18,7 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import PNG, Format, ImageForm, Prompt
 from ..requests import (
+    LORA,
     GenerateRequest,
     MadeImage,
     Receipt,
@@ -35,8 +36,10 @@ from ..requests import (
 )
 from .openai_bodies import (
     IGNORED,
+    NO_BUCKET,
     QUALITIES,
     REFUSED,
+    AdapterChoice,
     Error,
     ErrorType,
     EventName,
@@ -88,10 +91,12 @@ def read_body(
     default_model: str | None,
     receipt: Receipt,
     settings: RouterSettings,
+    stored: bool = False,
 ) -> WantedImages:
     """Parse a request body.
 
     Args:
+        stored: whether images whose `response_format` is left out go into the bucket, if there is one.
         request_id: the id of the first image's request, from which those of the other images are derived.
         idempotency_key: while a call with this key is served, another one is refused; may be empty.
         default_model: the model of a body without one; None if that would be ambiguous.
@@ -110,6 +115,13 @@ def read_body(
     count = 1 if asked.n is None else asked.n
     if asked.partial_images and not asked.stream:
         raise invalid("partial_images", "needs `stream` to be true")
+    if asked.response_format == "url":
+        if not settings.bucket:
+            raise invalid("response_format", NO_BUCKET)
+        if asked.stream:
+            raise invalid(
+                "response_format", "a stream holds the images themselves; leave out `stream`, or use b64_json"
+            )
     seed, form = asked.seed, _form(asked)
     guidance = None if asked.guidance_scale is None else check_guidance(asked.guidance_scale)
     common: dict[str, Any] = {
@@ -123,10 +135,13 @@ def read_body(
             tier=QUALITIES[asked.quality or "auto"],
             steps=asked.num_inference_steps,
             guidance=guidance,
+            lora=asked.lora.name if isinstance(asked.lora, AdapterChoice) else asked.lora or "",
             tier_field="quality",
         ),
         "end_user": printable(asked.safety_identifier or asked.user or ""),
         "form": form,
+        "stored": asked.response_format == "url"
+        or (asked.response_format is None and stored and bool(settings.bucket)),
         "idempotency_key": idempotency_key,
     }
     requests = tuple(
@@ -153,6 +168,7 @@ def how_made(answer: MadeImage) -> HowMade:
     return HowMade(
         route=answer.route,
         variant=answer.variant,
+        lora=answer.lora or None,
         confidence=answer.confidence,
         hardness=answer.hardness,
         latency_ms=round(answer.latency_s * 1000, 3),
@@ -181,6 +197,8 @@ def images_body(wanted: WantedImages, answers: Sequence[MadeImage | RequestRefus
         parts += [b", "] * (index > 0)
         if isinstance(answer, RequestRefused):
             parts.append(json.dumps(refusal_body(answer)[1]).encode())
+        elif answer.stored is not None:
+            parts.append(linked(_written(how_made(answer)), answer.stored.link))
         else:
             parts += with_image(_written(how_made(answer)), answer.image.encoded)
     return [*parts, b"]}"]
@@ -203,6 +221,11 @@ def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, create
 def with_image(content: Mapping[str, Any], encoded: memoryview) -> list[Part]:
     """A JSON object with the file of an image as ``b64_json``; base64 needs no escaping, so it is not copied."""
     return [b'{"b64_json": "', encoded, b'", ' + json.dumps(content).encode()[1:]]
+
+
+def linked(content: Mapping[str, Any], link: str) -> bytes:
+    """A JSON object with the link to an image as ``url``."""
+    return json.dumps({"url": link, **content}).encode()
 
 
 def _written(model: BaseModel) -> dict[str, Any]:
@@ -274,6 +297,8 @@ def _refusal(problem: ErrorDetails) -> RequestRefused:
     """The refusal for the first problem that pydantic found in a body."""
     kind, value = problem["type"], problem["input"]
     name = str(problem["loc"][0]) if problem["loc"] else "body"
+    if name == LORA:
+        return invalid(name, 'must be the name of an adapter, or {"name": …}; its source and scale are the cascade\'s')
     if kind == "extra_forbidden":
         return invalid(
             name[:80].strip() or "body", f"{name[:80]!r} is not a known field; the fields are {', '.join(FIELDS)}"

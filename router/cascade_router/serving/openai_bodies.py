@@ -36,8 +36,8 @@ QUALITIES: Final[dict[str, Tier]] = {
     "hd": "high",
 }
 """The tiers that OpenAI's qualities, of all of its models, mean here."""
+NO_BUCKET: Final = "this router has no bucket that images could go into (CASCADE_ROUTER_BUCKET); use b64_json"
 REFUSED: Final = {
-    ("response_format", "url"): "images are not stored under URLs; leave it out or use b64_json",
     ("background", "transparent"): "the models make opaque images only; leave it out or use opaque",
     ("output_format", "gif"): "animations are not supported; use png, jpeg or webp",
     ("output_format", "svg"): "vector graphics are not supported; use png, jpeg or webp",
@@ -72,17 +72,24 @@ class _RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class AdapterChoice(_RequestBody):
+    """An adapter, in the form in which vLLM-Omni's clients name one."""
+
+    name: Text
+
+
 class JobRequest(_RequestBody):
-    """A request for one image. `negative_prompt`, `seed`, `num_inference_steps`, `guidance_scale`, `deadline_ms` and
-    `priority` are the KServe inputs and parameters of the same names; the other fields are OpenAI's."""
+    """A request for one image. `negative_prompt`, `seed`, `num_inference_steps`, `guidance_scale`, `lora`,
+    `deadline_ms` and `priority` are the KServe inputs and parameters of the same names; other fields are OpenAI's."""
 
     model: Text | None = None
     """name of a cascade; may be left out if there is only one"""
     prompt: Annotated[Text, _fits(minLength=1, pattern=r"\S")]
     size: Annotated[Text, _fits(pattern=r"^(auto|[1-9][0-9]*x[1-9][0-9]*)$")] | None = None
     """auto, or the size of the cascade, such as 1024x1024"""
-    response_format: Literal["b64_json"] | None = None
-    """b64_json is the only format"""
+    response_format: Literal["b64_json", "url"] | None = None
+    """url, where the router has a bucket: a link to the image that expires; default: url for jobs if there is a bucket,
+    else b64_json"""
     output_format: Format | None = None
     """default: png"""
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
@@ -104,6 +111,8 @@ class JobRequest(_RequestBody):
     """a variant with this number of steps makes the image; refused if there is none"""
     guidance_scale: Annotated[float, _fits(minimum=0, maximum=MAX_GUIDANCE)] | None = None
     """a variant with this guidance makes the image; refused if there is none"""
+    lora: Text | AdapterChoice | None = None
+    """name of an adapter of the cascade's variants; only variants that have it make the image"""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """the same seed repeats an image if the same variant makes it; the cascade chooses that: compare `variant`"""
     deadline_ms: Annotated[float, _fits(minimum=SHORTEST_S * 1000)] | None = None
@@ -144,6 +153,8 @@ class HowMade(_ResponseBody):
 
     route: Route
     variant: str
+    lora: str | None
+    """the adapter with which it was drawn"""
     confidence: float | None
     hardness: float | None
     latency_ms: float
@@ -157,6 +168,13 @@ class Image(HowMade):
     """An image, and how it was made."""
 
     b64_json: str
+
+
+class LinkedImage(HowMade):
+    """An image in the bucket, and how it was made."""
+
+    url: str
+    """a link to it that expires"""
 
 
 class MissingImage(_ResponseBody):
@@ -200,7 +218,7 @@ class Images(SharedFields):
 
     created: int
     usage: Usage
-    data: list[Image | MissingImage]
+    data: list[Image | LinkedImage | MissingImage]
 
 
 class EventName(StrEnum):
@@ -257,5 +275,5 @@ class JobStatus(_ResponseBody):
 class Job(JobStatus):
     """A job, with its result or its error once it has ended."""
 
-    result: Image | None
+    result: Image | LinkedImage | None
     error: Problem | None

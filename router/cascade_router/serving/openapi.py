@@ -204,6 +204,8 @@ def _schemas(settings: RouterSettings) -> Schema:
         for name in ("prompt", "negative_prompt"):
             fields[name]["maxLength"] = settings.prompt_limit
         fields["deadline_ms"]["maximum"] = settings.deadline_limit_s * 1000
+        if not settings.bucket:
+            fields["response_format"] = {"enum": ["b64_json", None], "description": "b64_json is the only format"}
     return schemas
 
 

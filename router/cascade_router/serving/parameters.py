@@ -25,6 +25,7 @@ from ..cascade.choosing import NO_WISH, Wish
 from ..pools.clients import FORMATS, PNG
 from ..requests import (
     GUIDANCE,
+    LORA,
     STEPS,
     check_deadline,
     check_guidance,
@@ -52,7 +53,8 @@ REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("steps", "num_steps"), f"is called {STEPS} here"),
     **dict.fromkeys(("guidance", "cfg_scale"), f"is called {GUIDANCE} here"),
     "quality": "is called tier here",
-    **dict.fromkeys(("scheduler", "sampler", "strength", "lora", "loras"), _FIXED),
+    **dict.fromkeys(("loras", "adapter", "adapters"), f"is called {LORA} here, and names one adapter"),
+    **dict.fromkeys(("scheduler", "sampler", "strength"), _FIXED),
     **dict.fromkeys(("width", "height", "size"), _SIZE),
     **dict.fromkeys(("n", "num_images", "num_images_per_prompt"), _COUNT),
     **dict.fromkeys(("output_format", "output_compression", "response_format"), _OUTPUT),
@@ -95,6 +97,7 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
             tier=check_tier(_text(values, "tier")),
             steps=_whole(values, STEPS, check_steps),
             guidance=check_guidance(_number(values, GUIDANCE)) if GUIDANCE in values else None,
+            lora=_text(values, LORA),
             tier_field="tier",
         ),
         idempotency_key=check_key(_text(values, "idempotency_key"), field="idempotency_key"),

@@ -28,6 +28,7 @@ GRPC: Final[dict[Refusal, grpc.StatusCode]] = {
     Refusal.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
     Refusal.NOT_ALLOWED: grpc.StatusCode.INVALID_ARGUMENT,
     Refusal.MODERATION_AWAY: grpc.StatusCode.UNAVAILABLE,
+    Refusal.BUCKET_AWAY: grpc.StatusCode.UNAVAILABLE,
 }
 
 HTTP: Final[dict[Refusal, int]] = {
@@ -50,4 +51,5 @@ HTTP: Final[dict[Refusal, int]] = {
     Refusal.SHUTTING_DOWN: 503,
     Refusal.NOT_ALLOWED: 400,
     Refusal.MODERATION_AWAY: 503,
+    Refusal.BUCKET_AWAY: 503,
 }

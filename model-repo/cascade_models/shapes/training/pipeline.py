@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cascade_models.shapes import assets, grammar, sampling, tokens
-from cascade_models.shapes.training import discriminator, distil, export, heavy, progress
+from cascade_models.shapes.training import discriminator, distil, export, heavy, progress, quantise
 
 logger = logging.getLogger("cascade_models.shapes.training")
 
@@ -88,6 +88,8 @@ def write(
         "sha256": assets.digests(out),
     }
     (out / assets.METADATA).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    quantise.write(out)
+    quantise.record(out)
 
 
 def check(out: pathlib.Path, stages: list[progress.TrainingStage]) -> list[str]:

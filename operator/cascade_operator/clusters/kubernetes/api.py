@@ -55,6 +55,7 @@ class Resource:
 
 CASCADES: Final = Resource(f"apis/{GROUP}/{VERSION}", "diffusioncascades")
 PROFILES: Final = Resource(f"apis/{GROUP}/{VERSION}", "cascadeprofiles")
+WORKER_POOLS: Final = Resource(f"apis/{GROUP}/{VERSION}", "workerpools")
 DEPLOYMENTS: Final = Resource("apis/apps/v1", "deployments")
 CONFIG_MAPS: Final = Resource("api/v1", "configmaps")
 SECRETS: Final = Resource("api/v1", "secrets")

@@ -18,12 +18,9 @@ from typing import Any, Final
 
 import structlog
 
-from cascade_api.hosts import hosts_document
 from cascade_api.names import CascadeRef
-from cascade_api.profile import profile_for
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, OperatorSettings
-from cascade_api.workers import Workers
 
 from ...manifests.documents import cascade_document
 from ...manifests.drift import Baselines
@@ -36,14 +33,14 @@ from ...manifests.naming import (
     ANNOTATION_STOPPING,
     ANNOTATION_VARIANTS,
     FIRST_TO_GO,
-    owner_reference,
+    Owner,
     pool_object_name,
 )
 from ...manifests.policies import policy_name, worker_policy
-from ...manifests.pools import AGENT_PORT, PoolShape, leave_time_s, measured_memory, pool_deployment
+from ...manifests.pools import AGENT_PORT, PoolShape, pool_deployment
 from ...planning.plans import timestamp
 from ...snapshot import DrainWorker, Load, Move, PoolRef, StartWorker, StopWorker, Unload, Worker
-from ...sources import Subject
+from ...sources import PoolSubject, Subject
 from .. import ClusterFailed
 from .api import (
     CONFIG_MAPS,
@@ -61,6 +58,7 @@ from .links import Links, Told
 from .mirror import Mirror
 from .objects import Deployment, Pod
 from .pools import Change, ClusterPool, change_of, workers_of
+from .tended import TendedPool, tended
 
 log = structlog.get_logger(__name__)
 
@@ -114,19 +112,19 @@ class KubernetesCluster:
         self._clock = clock
         self._agent_url = agent_url
         self._links = Links(changed=changed, refused=self._agent_refuses)
-        self._subjects: dict[CascadeRef, Subject] = {}
+        self._tended: Mapping[PoolRef, TendedPool] = {}
         self._baselines = Baselines()
         self._reverted_s: dict[str, float] = {}
-        self._refused: dict[tuple[CascadeRef, str], tuple[str, float]] = {}
+        self._refused: dict[tuple[str, str], tuple[str, float]] = {}
         self._closed_s: dict[str, float] = {}
         self._going_s: dict[str, float] = {}
         self._in_line: dict[str, tuple[int, Object]] = {}
-        self._grouped: tuple[tuple[int, int], dict[CascadeRef, dict[str, ClusterPool]]] = (-1, -1), {}
+        self._grouped: tuple[tuple[int, int], dict[PoolRef, dict[str, ClusterPool]]] = (-1, -1), {}
 
     async def inventory(self) -> Mapping[str, int] | None:
         if not (self._mirror.complete and self._api.available):
             return None
-        pods, classes, planned = self._mirror.pods, self._classes.values(), self._subjects.keys()
+        pods, classes, planned = self._mirror.pods, self._classes.values(), self._tended.keys()
         closed = self._closed_classes()
         if not self._mirror.sees_nodes:
             return told_accelerators(pods, classes=classes, planned=planned, closed=closed)
@@ -139,24 +137,25 @@ class KubernetesCluster:
         reports = self._links.reports()
         return tuple(
             worker
-            for ref in self._subjects
+            for ref in self._tended
             for pool in self._pools(ref).values()
             for worker in workers_of(pool, reports, now=now, nodes=nodes, patience_s=self._patience_s(pool))
         )
 
-    async def reconcile(self, subjects: Sequence[Subject]) -> None:
-        self._subjects = {subject.cascade.ref: subject for subject in subjects}
+    async def reconcile(self, subjects: Sequence[Subject], pools: Sequence[PoolSubject]) -> None:
+        self._tended = tended(subjects, pools, self._all_pools())
         self._going_s = self._going_since()
-        by_cascade: dict[CascadeRef | None, list[Deployment]] = defaultdict(list)
+        deployments: dict[PoolRef, list[Deployment]] = defaultdict(list)
         for deployment in self._mirror.deployments:
-            by_cascade[deployment.pool.owner].append(deployment)
-        work = [
-            self._reconcile_one(subject, by_cascade[subject.cascade.ref])
-            for subject in subjects
-            if subject.cascade.spec.policy.mode == "auto" and subject.profile is not None
-        ]
+            deployments[deployment.pool].append(deployment)
+        by_owner: dict[Owner, list[TendedPool]] = defaultdict(list)
+        for pool in self._tended.values():
+            if pool.acts:
+                by_owner[pool.owner].append(pool)
+        work = [self._reconcile_owner(owner, own, deployments) for owner, own in by_owner.items()]
+        work += [self._keep_document(subject) for subject in subjects if subject.cascade.spec.policy.mode == "auto"]
         for result in await asyncio.gather(*work, return_exceptions=True):
-            # A failure for one cascade must not affect the others.
+            # A failure for one owner must not affect the others.
             if isinstance(result, ClusterFailed):
                 log.warning("what runs could not be brought in line", error=str(result))
             elif isinstance(result, BaseException):
@@ -164,10 +163,10 @@ class KubernetesCluster:
         self._link()
 
     async def act(self, pool: PoolRef, moves: Sequence[Move]) -> None:
-        ref = pool.owner
-        if ref is None or ref not in self._subjects:
+        kept = self._tended.get(pool)
+        if kept is None:
             return
-        pools = self._pools(ref)
+        pools = self._pools(pool)
         by_worker = {pod.key[1]: (pool, pod) for pool in pools.values() for pod in pool.pods}
         by_pool: dict[str, list[StartWorker | Load | Unload | StopWorker]] = defaultdict(list)
         for move in moves:
@@ -176,14 +175,14 @@ class KubernetesCluster:
             elif move.worker in by_worker:
                 own, pod = by_worker[move.worker]
                 if isinstance(move, DrainWorker):
-                    await self._drain(ref, pod)
-                elif isinstance(move, Load) and self._shape(ref, own) is None:
+                    await self._drain(pod)
+                elif isinstance(move, Load) and self._shape(kept, own) is None:
                     # No pod of a pool that the spec no longer has is used again.
                     by_pool[own.name].append(StopWorker(move.worker))
                 else:
                     by_pool[own.name].append(move)
         for name, wanted in by_pool.items():
-            await self._change(ref, pools[name], change_of(pools[name], wanted))
+            await self._change(kept, pools[name], change_of(pools[name], wanted))
         self._link()
 
     async def close(self) -> None:
@@ -194,7 +193,7 @@ class KubernetesCluster:
     def _closed_classes(self) -> set[str]:
         """The elastic classes for which no Node came lately."""
         now = self._clock()
-        for name in unprovisioned(self._mirror.pods, classes=self._classes, planned=self._subjects.keys(), now=now):
+        for name in unprovisioned(self._mirror.pods, classes=self._classes, planned=self._tended.keys(), now=now):
             if name not in self._closed_s:
                 log.warning("no Node comes for an elastic class", accelerator_class=name)
             self._closed_s[name] = now
@@ -214,7 +213,7 @@ class KubernetesCluster:
         nodes, now = self._mirror.nodes if self._mirror.sees_nodes else (), self._clock()
         return {node.key[1]: self._going_s.get(node.key[1], now) for node in nodes if node.going}
 
-    async def _leave_nodes(self, ref: CascadeRef) -> None:
+    async def _leave_nodes(self, ref: PoolRef) -> None:
         """Delete the workers on Nodes that are going: they end what they have in hand, and others come elsewhere."""
         for pod in [pod for pool in self._pools(ref).values() for pod in pool.live]:
             # A pod that came later tolerates the taint; it would come again and again.
@@ -225,8 +224,14 @@ class KubernetesCluster:
     def _agent_refuses(self, uid: str, problem: str) -> None:
         """Tell people of an agent that cannot host what it is told."""
         for pod in self._mirror.pods:
-            if pod.uid == uid and pod.ref is not None:
-                self._notice(pod.ref, Reason.REPLICAS_FAILING, f"worker {pod.key[1]}: {problem}")
+            kept = self._tended.get(pod.pool) if pod.pool is not None else None
+            if kept is not None and pod.uid == uid:
+                self._tell(kept.cascades, Reason.REPLICAS_FAILING, f"worker {pod.key[1]}: {problem}")
+
+    def _tell(self, cascades: Iterable[CascadeRef], reason: Reason, message: str) -> None:
+        """Tell the people of all cascades that something concerns."""
+        for ref in cascades:
+            self._notice(ref, reason, message)
 
     def _nodes_there(self) -> set[str]:
         """Nodes that are ready, so that their terminating pods will end; if Nodes cannot be read, those of all pods."""
@@ -234,12 +239,17 @@ class KubernetesCluster:
             return {pod.node for pod in self._mirror.pods}
         return {node.key[1] for node in self._mirror.nodes if node.ready}
 
-    def _pools(self, ref: CascadeRef) -> dict[str, ClusterPool]:
-        """The pools of a cascade by name; the caller may change the dictionary."""
+    def _pools(self, ref: PoolRef) -> dict[str, ClusterPool]:
+        """What there is of a pool, by the name of its Deployment: one for each class that it has or had. The caller may
+        change the dictionary."""
+        return dict(self._all_pools().get(ref, {}))
+
+    def _all_pools(self) -> Mapping[PoolRef, dict[str, ClusterPool]]:
+        """The same of all pools, also of those that nobody has in his care."""
         revision = (self._mirror.pods.revision, self._mirror.deployments.revision)
         if self._grouped[0] != revision:
             self._grouped = revision, _grouped(self._mirror.deployments, self._mirror.pods)
-        return dict(self._grouped[1].get(ref, {}))
+        return self._grouped[1]
 
     def _pool_for(self, start: StartWorker, pools: dict[str, ClusterPool]) -> str:
         """The name of the pool that a worker is started in; if it is new, it is added to ``pools``."""
@@ -250,47 +260,42 @@ class KubernetesCluster:
     def _link(self) -> None:
         """Tell the agents of all pods what to host, and listen to them."""
         told: dict[str, Told] = {}
-        for ref, subject in self._subjects.items():
+        for ref, kept in self._tended.items():
             for pool in self._pools(ref).values():
-                key = self.keys.of(pool.ref, uid=subject.uid, accelerator_class=pool.accelerator_class).key
+                key = self.keys.of(ref, owner=kept.owner, accelerator_class=pool.accelerator_class).key
                 for pod in pool.pods:
                     if pod.ip and not pod.finished:
-                        document = self._document(subject, pool, pod)
+                        document = self._document(kept, pool, pod)
                         told[pod.uid] = Told(pod.key[1], self._agent_url(pod), key, document)
         self._links.keep(told)
 
-    def _document(self, subject: Subject, pool: ClusterPool, pod: Pod) -> Mapping[str, Any] | None:
+    def _document(self, kept: TendedPool, pool: ClusterPool, pod: Pod) -> Mapping[str, Any] | None:
         """What the agent of a pod is told; None: nothing yet, so that it goes on as it is."""
         weights = pool.told(pod)
-        cascade, profile = subject.cascade, subject.profile
-        if profile is None or (pod.told is None and not weights):
+        if pod.told is None and not weights:
             return None
-        return self._baselines.made(
-            f"{cascade.ref}/hosts/{weights}",
-            (cascade, profile),
-            lambda: hosts_document([(cascade.spec, profile.spec)], weights),
-        )
+        return self._baselines.made(f"{kept.ref}/hosts/{weights}", kept.specs, lambda: kept.document(weights))
 
-    async def _drain(self, ref: CascadeRef, pod: Pod) -> None:
+    async def _drain(self, pod: Pod) -> None:
         if pod.terminating_s is not None or pod.draining_s is not None:
             return
-        log.info("draining", cascade=str(ref), worker=pod.key[1])
+        log.info("draining", worker="/".join(pod.key))
         await self._annotate(
             pod, {ANNOTATION_DRAINING: timestamp(self._clock()), ANNOTATION_DELETION_COST: FIRST_TO_GO}
         )
 
-    async def _change(self, ref: CascadeRef, pool: ClusterPool, change: Change) -> None:
+    async def _change(self, kept: TendedPool, pool: ClusterPool, change: Change) -> None:
         """Note what pods are to host. Where their number changes, mark those that are to go by their deletion cost, and
         then change the number: the cluster removes the cheapest pods first."""
         by_name = {pod.key[1]: pod for pod in pool.pods}
         for name, weights in change.told.items():
-            log.info("hosting", cascade=str(ref), worker=name, weights=list(weights))
-            await self._annotate(by_name[name], self._hosting(ref, weights))
+            log.info("hosting", namespace=kept.ref.namespace, pool=pool.name, worker=name, weights=list(weights))
+            await self._annotate(by_name[name], _hosting(kept, weights))
         if not change.resizes(pool):
             return
         log.info(
             "resizing",
-            cascade=str(ref),
+            namespace=kept.ref.namespace,
             pool=pool.name,
             before=pool.wanted,
             replicas=change.wanted,
@@ -305,10 +310,10 @@ class KubernetesCluster:
         if change.wanted == pool.wanted and change.stopping == pool.stopping:
             return
         manifest = self._manifest(
-            ref, replace(pool, wanted=change.wanted, stopping=change.stopping, coming=change.coming)
+            kept, replace(pool, wanted=change.wanted, stopping=change.stopping, coming=change.coming)
         )
         if manifest is not None:
-            await self._apply(ref, manifest)
+            await self._apply(kept, manifest)
             return
         # The spec no longer has this pool: only the number of its replicas is still changed.
         patch: Object = {
@@ -320,12 +325,7 @@ class KubernetesCluster:
             },
             "spec": {"replicas": change.wanted},
         }
-        self._mirror.deployments.put(await self._api.merge(DEPLOYMENTS, ref.namespace, pool.name, patch))
-
-    def _hosting(self, ref: CascadeRef, weights: Sequence[str]) -> dict[str, str]:
-        """The annotations that say what a pod is to host."""
-        variants = [v.name for v in self._subjects[ref].cascade.spec.variants if v.weights.digest in weights]
-        return {ANNOTATION_HOSTS: ",".join(weights), ANNOTATION_VARIANTS: ",".join(variants)}
+        self._mirror.deployments.put(await self._api.merge(DEPLOYMENTS, kept.ref.namespace, pool.name, patch))
 
     async def _annotate(self, pod: Pod, annotations: Mapping[str, str | None]) -> None:
         patch = {"metadata": {"annotations": dict(annotations)}}
@@ -335,36 +335,36 @@ class KubernetesCluster:
             if refused.status != NOT_FOUND:
                 raise
 
-    async def _reconcile_one(self, subject: Subject, deployments: Sequence[Deployment]) -> None:
-        await self._leave_nodes(subject.cascade.ref)
+    async def _reconcile_owner(
+        self, owner: Owner, pools: Sequence[TendedPool], deployments: Mapping[PoolRef, Sequence[Deployment]]
+    ) -> None:
+        """Bring all pools of a cascade, or a WorkerPool, in line."""
+        for kept in pools:
+            await self._leave_nodes(kept.ref)
         # The policy comes before the keys. No pod starts without its agent's, so no pod ever runs without the policy.
-        await self._keep_policy(subject)
-        await self._keep_document(subject)
-        for workers in subject.cascade.spec.workers:
-            await self._keep_key(subject, workers)
-        for deployment in deployments:
-            if not deployment.terminating:
-                await self._keep_deployment(subject, deployment)
+        await self._keep_policy(owner, list(dict.fromkeys(ref for kept in pools for ref in kept.cascades)))
+        for kept in pools:
+            await self._keep_key(kept)
+        for kept in pools:
+            for deployment in deployments.get(kept.ref, ()):
+                if not deployment.terminating:
+                    await self._keep_deployment(kept, deployment)
 
-    async def _keep_policy(self, subject: Subject) -> None:
-        ref = subject.cascade.ref
-        there = self._mirror.network_policies.get((ref.namespace, policy_name(ref)))
+    async def _keep_policy(self, owner: Owner, cascades: Sequence[CascadeRef]) -> None:
+        name = policy_name(owner)
+        there = self._mirror.network_policies.get((owner.namespace, name))
         spec = self._settings.worker_network_policy
         if spec is None:
             if there is not None:
                 await self._api.delete(NETWORK_POLICIES, *there.key, uid=there.uid)
             return
-        key = f"{ref}/{policy_name(ref)}"
-        manifest = self._baselines.made(key, subject.uid, lambda: worker_policy(ref, uid=subject.uid, spec=spec))
+        manifest = self._baselines.made(f"{owner.namespace}/{name}", owner, lambda: worker_policy(owner, spec=spec))
         if there is not None and _content_of(there.raw) == _content_of(manifest):
             edited = self._baselines.difference(there.raw, manifest)
             if edited is None or not self._may_revert(there.uid):
                 return
-            self._notice(
-                ref,
-                Reason.EDIT_REVERTED,
-                f"NetworkPolicy {policy_name(ref)}: {edited} was changed and is restored",
-            )
+            message = f"NetworkPolicy {name}: {edited} was changed and is restored"
+            self._tell(cascades, Reason.EDIT_REVERTED, message)
         applied = await self._api.apply(NETWORK_POLICIES, manifest)
         self._baselines.keep(applied, manifest)
         self._mirror.network_policies.put(applied)
@@ -384,28 +384,28 @@ class KubernetesCluster:
         if not same:
             self._mirror.config_maps.put(await self._api.apply(CONFIG_MAPS, manifest))
 
-    async def _keep_deployment(self, subject: Subject, deployment: Deployment) -> None:
-        ref = subject.cascade.ref
+    async def _keep_deployment(self, kept: TendedPool, deployment: Deployment) -> None:
+        where = {"namespace": deployment.key[0], "pool": deployment.key[1]}
         if deployment.outdated:
-            log.info("removing what an earlier version made", cascade=str(ref), deployment=deployment.key[1])
+            log.info("removing what an earlier version made", **where)
             await self._api.delete(DEPLOYMENTS, *deployment.key, uid=deployment.uid)
             return
-        await self._keep_told(subject, self._pools(ref)[deployment.key[1]])
-        pool = self._pools(ref)[deployment.key[1]]
+        await self._keep_told(kept, self._pools(kept.ref)[deployment.key[1]])
+        pool = self._pools(kept.ref)[deployment.key[1]]
         come = bool(pool.coming) and not pool.due
         if come:
             # A pod that replaces another one later is told what is missing then.
             pool = replace(pool, coming=())
-        manifest = self._manifest(ref, pool)
+        manifest = self._manifest(kept, pool)
         if manifest is None:
             if pool.wanted == 0 and not pool.pods:
-                log.info("removing", cascade=str(ref), pool=pool.name)
+                log.info("removing", **where)
                 await self._api.delete(DEPLOYMENTS, *deployment.key, uid=deployment.uid)
             return
         if self._in_line.get(deployment.uid) == (deployment.version, manifest):
             return
         if come:
-            log.info("all have come", cascade=str(ref), pool=pool.name)
+            log.info("all have come", **where)
         elif deployment.content == manifest["metadata"]["annotations"][ANNOTATION_CONTENT]:
             edited = self._baselines.difference(deployment.raw, manifest)
             if edited is None:
@@ -413,21 +413,23 @@ class KubernetesCluster:
                 return
             if not self._may_revert(deployment.uid):
                 return
-            self._notice(ref, Reason.EDIT_REVERTED, f"Deployment {pool.name}: {edited} was changed and is restored")
+            message = f"Deployment {pool.name}: {edited} was changed and is restored"
+            self._tell(kept.cascades, Reason.EDIT_REVERTED, message)
         else:
-            log.info("updating", cascade=str(ref), pool=pool.name)
-        await self._apply(ref, manifest)
+            log.info("updating", **where)
+        await self._apply(kept, manifest)
 
-    async def _keep_told(self, subject: Subject, pool: ClusterPool) -> None:
+    async def _keep_told(self, kept: TendedPool, pool: ClusterPool) -> None:
         """Note on new pods what is due to be hosted there, so that it stays so however many others come and go.
 
-        Weights that no variant has any more are taken off all notes, and so their agents unload them at once.
+        Weights that no variant of any of its cascades has any more are taken off all notes, and so their agents unload
+        them at once.
         """
-        known = {variant.weights.digest for variant in subject.cascade.spec.variants}
+        known = kept.known
         for pod, weights in [(pod, pool.told(pod)) for pod in pool.live]:
-            kept = tuple(digest for digest in weights if digest in known)
-            if kept != (pod.told or ()):
-                await self._annotate(pod, self._hosting(subject.cascade.ref, kept))
+            left = tuple(digest for digest in weights if digest in known)
+            if left != (pod.told or ()):
+                await self._annotate(pod, _hosting(kept, left))
 
     def _may_revert(self, uid: str) -> bool:
         now = self._clock()
@@ -436,36 +438,25 @@ class KubernetesCluster:
         self._reverted_s[uid] = now
         return True
 
-    def _shape(self, ref: CascadeRef, pool: ClusterPool) -> PoolShape | None:
+    def _shape(self, kept: TendedPool, pool: ClusterPool) -> PoolShape | None:
         """What the pods of a pool are made of; None if spec or settings no longer have the pool or its class."""
-        subject = self._subjects[ref]
-        spec = subject.cascade.spec
         accelerator_class = self._classes.get(pool.accelerator_class)
-        workers = next((w for w in spec.workers if w.name == pool.ref.name), None)
+        workers = kept.workers
         if accelerator_class is None or workers is None or workers.accelerator_class != accelerator_class.name:
             return None
         return PoolShape(
             pool=pool.ref,
             workers=workers,
             accelerator_class=accelerator_class,
-            owner=owner_reference(ref, subject.uid),
-            key_secret=self.keys.of(pool.ref, uid=subject.uid, accelerator_class=pool.accelerator_class).secret,
-            memory=self._memory(subject, workers, accelerator_class),
-            leave_s=leave_time_s(spec),
+            owner=kept.owner,
+            key_secret=self.keys.of(pool.ref, owner=kept.owner, accelerator_class=pool.accelerator_class).secret,
+            memory=kept.memory(workers, accelerator_class),
+            leave_s=kept.leave_s,
         )
 
-    def _memory(
-        self, subject: Subject, workers: Workers, accelerator_class: AcceleratorClass
-    ) -> Mapping[str, Mapping[str, str]]:
-        spec, profile = subject.cascade.spec, subject.profile
-        if profile is None:
-            return {}
-        return measured_memory(spec, profile_for(spec, profile.spec), workers, accelerator_class)
-
-    def _manifest(self, ref: CascadeRef, pool: ClusterPool) -> Object | None:
+    def _manifest(self, kept: TendedPool, pool: ClusterPool) -> Object | None:
         """The pool's Deployment; None if spec or settings no longer have the pool."""
-        subject = self._subjects[ref]
-        shape = self._shape(ref, pool)
+        shape = self._shape(kept, pool)
         if shape is None:
             return None
 
@@ -478,35 +469,41 @@ class KubernetesCluster:
                 coming=pool.coming,
             )
 
-        key = (subject.cascade, subject.profile, subject.uid, pool.wanted, pool.stopping, pool.coming)
-        return self._baselines.made(f"{ref}/{pool.name}", key, build)
+        key = (kept.workers, kept.specs, kept.owner, pool.wanted, pool.stopping, pool.coming)
+        return self._baselines.made(f"{kept.ref}/{pool.name}", key, build)
 
-    async def _keep_key(self, subject: Subject, workers: Workers) -> None:
-        ref = subject.cascade.ref
-        await self.keys.keep(
-            PoolRef(ref.namespace, workers.name, ref.name),
-            accelerator_class=workers.accelerator_class,
-            owner=owner_reference(ref, subject.uid),
-            pods=[pod for pool in self._pools(ref).values() if pool.ref.name == workers.name for pod in pool.live],
-        )
+    async def _keep_key(self, kept: TendedPool) -> None:
+        if kept.workers is not None:
+            await self.keys.keep(
+                kept.ref,
+                accelerator_class=kept.workers.accelerator_class,
+                owner=kept.owner,
+                pods=[pod for pool in self._pools(kept.ref).values() for pod in pool.live],
+            )
 
-    async def _apply(self, ref: CascadeRef, manifest: Object) -> None:
+    async def _apply(self, kept: TendedPool, manifest: Object) -> None:
         """Apply a Deployment; if it was refused, it is offered again only after `REFUSED_PAUSE_S`."""
         name, now = manifest["metadata"]["name"], self._clock()
         content = manifest["metadata"]["annotations"][ANNOTATION_CONTENT]
-        refused = self._refused.get((ref, name))
+        refused = self._refused.get((kept.ref.namespace, name))
         if refused is not None and refused[0] == content and now - refused[1] < REFUSED_PAUSE_S:
             raise ClusterFailed(f"Deployment {name} was refused a moment ago")
         try:
             applied = await self._api.apply(DEPLOYMENTS, manifest)
         except ApiRefused as error:
-            self._refused[ref, name] = content, now
+            self._refused[kept.ref.namespace, name] = content, now
             if error.status in (BAD_REQUEST, UNPROCESSABLE):
-                self._notice(ref, Reason.INVALID_SPEC, f"spec.workers: podTemplate: {error}")
+                field = f"WorkerPool {kept.ref.name}: spec" if kept.owner.shared else "spec.workers"
+                self._tell(kept.cascades, Reason.INVALID_SPEC, f"{field}: podTemplate: {error}")
             raise
-        self._refused.pop((ref, name), None)
+        self._refused.pop((kept.ref.namespace, name), None)
         self._baselines.keep(applied, manifest)
         self._mirror.deployments.put(applied)
+
+
+def _hosting(kept: TendedPool, weights: Sequence[str]) -> dict[str, str]:
+    """The annotations that say what a pod is to host."""
+    return {ANNOTATION_HOSTS: ",".join(weights), ANNOTATION_VARIANTS: ",".join(kept.variants(weights))}
 
 
 def _content_of(thing: Mapping[str, Any]) -> str | None:
@@ -515,8 +512,8 @@ def _content_of(thing: Mapping[str, Any]) -> str | None:
     return annotations.get(ANNOTATION_CONTENT)
 
 
-def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[CascadeRef, dict[str, ClusterPool]]:
-    """The pools that cascades have of their own, by cascade and by the name of their Deployment.
+def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[PoolRef, dict[str, ClusterPool]]:
+    """What there is of all pools, by pool and by the name of the Deployment.
 
     Pods whose Deployment is gone form a pool whose wanted number is 0.
     """
@@ -535,8 +532,7 @@ def _grouped(deployments: Iterable[Deployment], pods: Iterable[Pod]) -> dict[Cas
             )
     for (pool, on), orphans in by_pool.items():
         found.append(ClusterPool(pool_object_name(pool, accelerator_class=on), pool, on, pods=tuple(orphans)))
-    pools: dict[CascadeRef, dict[str, ClusterPool]] = defaultdict(dict)
+    pools: dict[PoolRef, dict[str, ClusterPool]] = defaultdict(dict)
     for cluster_pool in found:
-        if cluster_pool.ref.owner is not None:
-            pools[cluster_pool.ref.owner][cluster_pool.name] = cluster_pool
-    return pools
+        pools[cluster_pool.ref][cluster_pool.name] = cluster_pool
+    return dict(pools)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from ...manifests.agent_keys import AgentKey, agent_key, key_secret
+from ...manifests.naming import Owner
 from ...snapshot import PoolRef
 from .. import ClusterFailed
 from .api import CONFLICT, SECRETS, ApiRefused, KubernetesApi
@@ -58,17 +59,15 @@ class PoolKeys:
         self._clock = clock
         self._made_s: dict[tuple[str, str], float] = {}
 
-    def of(self, pool: PoolRef, *, uid: str, accelerator_class: str) -> AgentKey:
-        """The key of a pool whose owner has this ``uid``; raises ClusterFailed."""
+    def of(self, pool: PoolRef, *, owner: Owner, accelerator_class: str) -> AgentKey:
+        """The key of a pool; raises ClusterFailed."""
         if not self.secret:
             raise ClusterFailed("the operator's own secret is not known yet")
-        return agent_key(self.secret, pool, uid=uid, accelerator_class=accelerator_class)
+        return agent_key(self.secret, pool, uid=owner.uid, accelerator_class=accelerator_class)
 
-    async def keep(
-        self, pool: PoolRef, *, accelerator_class: str, owner: Mapping[str, Any], pods: Iterable[Pod]
-    ) -> None:
+    async def keep(self, pool: PoolRef, *, accelerator_class: str, owner: Owner, pods: Iterable[Pod]) -> None:
         """See to it that the Secret of a pool is there; its ``pods`` show whether it may have been deleted."""
-        key = self.of(pool, uid=owner["uid"], accelerator_class=accelerator_class)
+        key = self.of(pool, owner=owner, accelerator_class=accelerator_class)
         name, now = (pool.namespace, key.secret), self._clock()
         made_s, last_s = self._made_s.get(name), now - AGAIN_S
         stuck = any(pod.node and not pod.ip and pod.created_s < last_s for pod in pods)

@@ -24,6 +24,7 @@ from .api import (
     NODES,
     PODS,
     PROFILES,
+    WORKER_POOLS,
     KubernetesApi,
     Object,
     Resource,
@@ -35,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class MirroredDocument(Seen):
-    """A cascade, profile, ConfigMap or NetworkPolicy, as the API server has it."""
+    """A cascade, profile, WorkerPool, ConfigMap or NetworkPolicy, as the API server has it."""
 
     generation: int
     terminating: bool
@@ -46,7 +47,7 @@ T = TypeVar("T", bound=Seen)
 
 
 def read_document(raw: Mapping[str, Any]) -> MirroredDocument:
-    """A cascade, profile, ConfigMap or NetworkPolicy, from the API's JSON."""
+    """A cascade, profile, WorkerPool, ConfigMap or NetworkPolicy, from the API's JSON."""
     meta = raw["metadata"]
     return MirroredDocument(
         key=(meta.get("namespace") or "", meta["name"]),
@@ -158,8 +159,8 @@ class Shelf(Generic[T]):
 
 
 class Mirror:
-    """A copy of all cascades, profiles, Deployments of pools, ConfigMaps and NetworkPolicies of cascades, pods and
-    Nodes.
+    """A copy of all cascades, profiles, WorkerPools, the Deployments, ConfigMaps and NetworkPolicies that are made for
+    them, pods and Nodes.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class Mirror:
         self._keeps_policies = keeps_policies
         self.cascades: Shelf[MirroredDocument] = Shelf(CASCADES, read_document, changed=any_of_them)
         self.profiles: Shelf[MirroredDocument] = Shelf(PROFILES, read_document, changed=any_of_them)
+        self.worker_pools: Shelf[MirroredDocument] = Shelf(WORKER_POOLS, read_document, changed=any_of_them)
         self.deployments: Shelf[Deployment] = Shelf(
             DEPLOYMENTS, read_deployment, changed=any_of_them, selector=LABEL_POOL
         )
@@ -249,7 +251,8 @@ class Mirror:
 
     @property
     def _shelves(self) -> list[Shelf[Any]]:
-        shelves: list[Shelf[Any]] = [self.cascades, self.profiles, self.deployments, self.config_maps, self.pods]
+        shelves: list[Shelf[Any]] = [self.cascades, self.profiles, self.worker_pools]
+        shelves += [self.deployments, self.config_maps, self.pods]
         if self._sees_policies:
             shelves.append(self.network_policies)
         return [*shelves, self.nodes] if self.sees_nodes else shelves

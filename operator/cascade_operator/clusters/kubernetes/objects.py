@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT, CascadeRef
+from cascade_api.names import LABEL_CASCADE, LABEL_CLASS, LABEL_POOL, LABEL_VARIANT
 from cascade_api.quantities import quantity
 
 from ...manifests.naming import (
@@ -91,11 +91,6 @@ class Pod(Seen):
     def host(self) -> str:
         """Its IP as it stands in an address; empty if it has none yet."""
         return f"[{self.ip}]" if ":" in self.ip else self.ip
-
-    @property
-    def ref(self) -> CascadeRef | None:
-        """The cascade to whose own pool it belongs; None if there is none."""
-        return self.pool.owner if self.pool is not None else None
 
 
 @dataclass(frozen=True)
