@@ -29,8 +29,8 @@ def cascade_of(
 ) -> DiffusionCascade:
     """A cascade on these accelerators; raises BadInput if it is not valid.
 
-    ``hosting`` and ``no_worse_than`` override what the profile's file says. With ``hosting: shared``, all workers stand unless the file says
-    how few there may be.
+    ``hosting`` and ``no_worse_than`` override what the profile's file says. With ``hosting: shared``, all workers stand
+    unless the file says how few there may be.
     """
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]

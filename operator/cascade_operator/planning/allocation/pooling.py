@@ -129,7 +129,7 @@ def bought(points: Sequence[Point], work: float) -> list[tuple[float, Point]]:
 
 
 def worth_of(user: User, parts: Sequence[tuple[float, Point]]) -> float:
-    """What a cascade's points are worth, each with its share of the prompts; quality above its floor is worth no more."""
+    """What a cascade's points are worth, each with its share of the prompts; quality above its floor adds nothing."""
     shed = sum(share for share, point in parts if point.row is None)
     gained = sum(share * point.worth for share, point in parts if point.row is not None)
     most = user.weight * user.hull.floor * (1 - shed) if shed < 1 else 0.0
