@@ -11,21 +11,20 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .base import NAME_PATTERN
-from .cascade import (
-    ADAPTER_FILE_PATTERN,
-    ADAPTER_SCALE_PATTERN,
-    ADAPTER_SOURCE_PATTERN,
-    REVISION_PATTERN,
-    SOURCE_PATTERN,
-    DiffusionCascade,
-    PoolMismatch,
-)
+from .cascade import DiffusionCascade, PoolMismatch
 from .failures import CommandFailed
 from .names import API_VERSION
 from .nodes import compose, construct, explain
 from .pod_values import LABEL_VALUE_PATTERN, MOUNT_PATH_PATTERN, OBJECT_NAME_PATTERN, RELATIVE_PATH_PATTERN
 from .profile import CascadeProfile, contradictions, profile_problems
 from .quantities import DURATION_FORM, DURATION_PATTERN, MONEY_PATTERN, NUMBER_PATTERN, SIZE_PATTERN
+from .variants import (
+    ADAPTER_FILE_PATTERN,
+    ADAPTER_SCALE_PATTERN,
+    ADAPTER_SOURCE_PATTERN,
+    REVISION_PATTERN,
+    SOURCE_PATTERN,
+)
 from .workers import WorkerPool
 
 Resource = DiffusionCascade | CascadeProfile | WorkerPool

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .cascade import CascadeSpec, Variant
+from .cascade import CascadeSpec
 from .profile import ProfileSpec
+from .variants import Variant
 
 _OF_A_VARIANT: Final = ("name", "model", "settings", "engine", "precision", "adapters", "adapterMemoryMiB")
 

@@ -9,11 +9,12 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from .base import NAME_PATTERN, Document, Metadata, field_error
-from .cascade import CascadeSpec, Weights
+from .cascade import CascadeSpec
 from .chains import Chained, VariantName, refuse_twice
 from .names import API_VERSION
 from .openapi import keyed_by, refuse_repetition, rules
 from .quantities import Integer, Percent, Size
+from .variants import Weights
 
 MetricName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=32)]
 Micros = Annotated[Integer, Field(ge=1, le=3_600_000_000)]

@@ -76,7 +76,7 @@ class ManifestVariant:
     def model(self) -> str:
         """Name of the Triton model of its weights, which all variants of the same weights share.
 
-        The other components build the same name in `cascade_api.cascade.Weights`.
+        The other components build the same name in `cascade_api.variants.Weights`.
         """
         weights = (self.source, self.revision, self.weights or None, self.engine, self.precision or None)
         return f"weights-{hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:16]}"

@@ -44,7 +44,7 @@ _PARAMETER: Final = re.compile(
 )
 
 ADAPTER_MEMORY_MIB: Final = 1024
-"""What loaded adapters of one weights may take, if a manifest does not say; `cascade_api.cascade` has the same."""
+"""What loaded adapters of one weights may take, if a manifest does not say; `cascade_api.variants` has the same."""
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 """A commit, which is what a manifest must pin: branches and tags can move."""
@@ -176,7 +176,7 @@ class Adapter:
 
     @property
     def digest(self) -> str:
-        """A short name of it; the other components compute the same in `cascade_api.cascade.Adapter`."""
+        """A short name of it; the other components compute the same in `cascade_api.variants.Adapter`."""
         parts = (self.source, self.revision, self.file or None, self.scale)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

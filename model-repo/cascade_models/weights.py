@@ -358,7 +358,7 @@ def _explained(repository: str, revision: str) -> Iterator[None]:
             ) from None
         raise WeightsError(_unreachable(source, error.__cause__ or error)) from None
     except errors.EntryNotFoundError as error:
-        raise WeightsError(f"{source} lacks a file that it should have: {_first_line(error)}") from None
+        raise WeightsError(f"{source} lacks a file that it should have: {first_line(error)}") from None
     except (errors.HfHubHTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise WeightsError(f"cannot write {error.filename or cache()}: {error.strerror}: make room there") from None
@@ -379,16 +379,17 @@ def _offline() -> bool:
 def _unreachable(source: str, error: BaseException) -> str:
     answer = getattr(error, "response", None)
     if answer is not None and answer.status_code in (401, 403):
-        said = getattr(error, "server_message", None) or _first_line(error)
+        said = getattr(error, "server_message", None) or first_line(error)
         return f"the hub refuses {source} ({said}): give a token in HF_TOKEN that is valid and may read it"
     return (
-        f"the download of {source} broke off: {_first_line(error)}: start again, and it continues where it stopped; "
+        f"the download of {source} broke off: {first_line(error)}: start again, and it continues where it stopped; "
         "HF_ENDPOINT names another hub"
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that is not endless."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _record(repository: str, commit: str) -> Path:

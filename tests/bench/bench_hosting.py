@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import psutil
@@ -129,10 +128,6 @@ def table(found: dict[tuple[str, int], list[Measured]]) -> str:
         ]
         lines.append(f"| {rate} | {hosting} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from bench.explore_images import CHUNK, chunks, workload
 from cascade_models import engines
 from cascade_models.shapes import assets, checker, sampling, tokens
+from cascade_profiler.measure.workload import Workload
 
 SETTINGS: dict[str, tuple[sampling.Kind, int, float]] = {
     "light, 2 steps": ("light", 2, 1.0),
@@ -75,11 +76,11 @@ def network(kind: sampling.Kind, form: assets.Format) -> engines.Network:
     return engines.load("onnxruntime", assets.path(kind, form), ("x", "t", "tokens"))
 
 
-def scores(load: object, kind: sampling.Kind, steps: int, guidance: float, *, form: assets.Format) -> Floats:
+def scores(load: Workload, kind: sampling.Kind, steps: int, guidance: float, *, form: assets.Format) -> Floats:
     """The q2 of each prompt's image."""
     found: list[float] = []
-    for chunk in chunks(0, len(load.prompts)):  # type: ignore[attr-defined]
-        scenes, seeds = load.scenes[chunk], load.seeds[chunk]  # type: ignore[attr-defined]
+    for chunk in chunks(0, len(load.prompts)):
+        scenes, seeds = load.scenes[chunk], load.seeds[chunk]
         images = sampling.generate(
             network(kind, form), tokens.encode_all(scenes), seeds, kind=kind, steps=steps, guidance=guidance
         )

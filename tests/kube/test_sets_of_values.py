@@ -81,6 +81,7 @@ def test_every_part_at_once(kube_node: KubeNode, release: Release) -> None:
     media = kube_node.make_namespace("media")
     secret(kube_node, HOME, "redis-password", {"password": PASSWORD})
     secret(kube_node, HOME, "redis-tls", pair(trustme.CA(), f"{NAME}-redis.{HOME}.svc"))
+    secret(kube_node, HOME, "bucket-credentials", {"id": "images", "secret": PASSWORD})
     with kube_node.volume(size="16Gi", storage_class="fast"):
         unfit = {"operator.image": ABSENT, "test.prompt": ABSENT}
         release.install(**values("everything", unfit))

@@ -53,6 +53,9 @@ class Painter:
                 preview(step, lambda: images)
         return images
 
+    def follow(self, recipe):
+        pass
+
     def judge(self, images, prompts):
         return np.full(len(images), 0.5, np.float32)
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from cascade_api.cascade import Variant
+from cascade_api.variants import Variant
 from cascade_operator.agent_reports import AgentFailed, Hosted, Report
 from cascade_operator.local.driver import LocalCluster
 from cascade_operator.local.slots import Assignment

@@ -13,8 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_api.cascade import SOURCE_PATTERN, DiffusionCascade, Engine
+from cascade_api.cascade import DiffusionCascade
 from cascade_api.documents import load_documents
+from cascade_api.variants import SOURCE_PATTERN, Engine
 from cascade_models import catalogue, engines, manifest, repository
 from cascade_models.catalogue import CatalogueError
 from cascade_models.recipe import Recipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from cascade_api.cascade import Variant
 from cascade_api.profile import contradictions, profile_for
+from cascade_api.variants import Variant
 from support.factories import make_cascade, make_profile
 
 LIGHT = {"variant": "light", "class": "cpu", "restMiB": 100}

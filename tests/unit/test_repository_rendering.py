@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascade_api import command
-from cascade_api.cascade import (
+from cascade_api.variants import (
     ADAPTER_MEMORY_MIB,
     Adapter,
     Engine,

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -70,7 +70,7 @@ def export(denoiser: torch.nn.Module, draw: Draw, folder: Path) -> float:
             _state_shape(file, denoiser(**sample.arguments(sample.tensors))[0].shape)
     except Exception as error:
         raise EngineError(
-            f"{type(denoiser).__name__} cannot be written as ONNX ({_first_line(error)}): use engine diffusers"
+            f"{type(denoiser).__name__} cannot be written as ONNX ({weights.first_line(error)}): use engine diffusers"
         ) from error
     worst = max(_difference(denoiser, call, file) for call in proofs)
     tolerance = TOLERANCES[next(denoiser.parameters()).dtype]
@@ -101,7 +101,3 @@ def _difference(denoiser: torch.nn.Module, call: calls.DenoiserCall, file: Path)
     if actual.shape != expected.shape:
         raise EngineError(f"{file} gives {list(actual.shape)}, torch {list(expected.shape)}: use engine diffusers")
     return float((actual - expected).abs().max() / expected.abs().max())
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -95,7 +95,9 @@ class Adapters:
             self._unload(digest)
             if is_out_of_memory(error):
                 raise OutOfMemory(f"out of memory while {adapter.source} was loaded: lower adapterMemoryMiB") from error
-            raise self._refused(digest, f"{adapter.source} does not fit the networks: {_first_line(error)}") from error
+            raise self._refused(
+                digest, f"{adapter.source} does not fit the networks: {weights.first_line(error)}"
+            ) from error
         if there < numbers:
             self._unload(digest)
             fits = f"they have a place for {there} of its {numbers} numbers"
@@ -127,7 +129,3 @@ class Adapters:
         """Refuse this adapter from now on."""
         self._files.refuse(digest, problem)
         return AdapterError(f"lora: the adapter cannot be used: {problem}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

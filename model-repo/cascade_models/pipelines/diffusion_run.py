@@ -291,7 +291,7 @@ def prove_step_caches(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
             raise RecipeError(
                 "stepCache",
                 f"diffusers {diffusers.__version__} cannot draw {recipe.source} with {step_cache}: leave it out "
-                f"({_first_line(error)})",
+                f"({weights.first_line(error)})",
             ) from None
 
 
@@ -348,7 +348,7 @@ def _assemble(recipe: Recipe, device: torch.device) -> Any:
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory while {recipe.source} was loaded: take a smaller model") from error
-        raise EngineError(f"{recipe.source} cannot be loaded: {_first_line(error)}") from error
+        raise EngineError(f"{recipe.source} cannot be loaded: {weights.first_line(error)}") from error
     return pipe
 
 
@@ -398,7 +398,7 @@ def _denoiser(network: str, configuration: Path, file: Path, dtype: torch.dtype)
     try:
         denoiser.load_state_dict(load_file(file))
     except RuntimeError as error:
-        raise EngineError(f"{file} does not fit the base: {_first_line(error)}") from None
+        raise EngineError(f"{file} does not fit the base: {weights.first_line(error)}") from None
     return denoiser
 
 
@@ -427,7 +427,3 @@ def _bytes(images: torch.Tensor) -> npt.NDArray[np.uint8]:
     levels = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
     result: npt.NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return result
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
