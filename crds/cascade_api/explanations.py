@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .plan import Plan
+from .plan import Expected, Plan
 from .reasons import Reason
 from .status import QualityStatus
 
@@ -67,13 +67,14 @@ def _instead(name: str, share: float, before: Plan | None) -> str:
 def _expectation(plan: Plan) -> str:
     expected = plan.expected
     return (
-        f"Expected are a quality of {expected.quality:.3g}{_floor(plan)}, and 99% of the images within "
+        f"Expected are a quality of {expected.quality:.3g}{floor_words(expected)}, and 99% of the images within "
         f"{expected.latency_p99:.2g} s, of {plan.objective_s:.3g} s allowed."
     )
 
 
-def _floor(plan: Plan) -> str:
-    floor = plan.expected.floor
+def floor_words(expected: Expected) -> str:
+    """The quality floor of a plan, and whether it is held, to be put behind the quality; empty without a floor."""
+    floor = expected.floor
     if floor is None:
         return ""
     return f" (no worse than {floor.no_worse_than:g}: {'held' if floor.held else 'not held'})"
@@ -93,7 +94,7 @@ def floor_line(quality: QualityStatus) -> str:
 def plan_line(plan: Plan) -> str:
     """What a plan does and why, in one line."""
     expected = plan.expected
-    figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}{_floor(plan)}"
+    figures = f"expects p99 {expected.latency_p99:.2f} s, quality {expected.quality:.3g}{floor_words(expected)}"
     return f"plan: {plan.reason}: {expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
+from cascade_api.explanations import floor_words
 from cascade_api.local import Addresses, read_addresses
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
@@ -159,10 +160,11 @@ def _lines(cascade: CascadeOverview) -> list[str]:
         lines.append("  no plan yet")
     else:
         plan = seen.plan
+        floor = floor_words(plan.expected)
         lines.append(f"  plan {plan.generation} since {plan.issued_at}: {plan.reason}")
         lines.append(
             f"  demand {cascade.demand_per_s or 0:.1f}/s (planned for {plan.expected.demand:.1f}/s), "
-            f"expected p99 {plan.expected.latency_p99:.2f} s, expected quality {plan.expected.quality:.3f}"
+            f"expected p99 {plan.expected.latency_p99:.2f} s, expected quality {plan.expected.quality:.3f}{floor}"
         )
         for row in plan.rows:
             lines.append(

@@ -94,7 +94,10 @@ def binding(
         return ()
     words = []
     if cascade.floor is not None and not holds_floor(cascade.floor, best):
-        words.append("no row of the profile that is in time is as good as spec.objective.quality.noWorseThan")
+        reached = f"{cascade.frontier.metric(best):.4g}"
+        words.append(f"the best row of the profile that is in time has {reached}: ask for no more than that")
+        if sharing.value >= best - 0.01:
+            return tuple(words)
     for name, bounds in cascade.workers.items():
         here = workers.get(name, 0)
         price, there = problem.prices_per_hour.get(name), problem.accelerators.get(name, 0)
