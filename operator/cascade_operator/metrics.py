@@ -74,6 +74,12 @@ FLOOR_HELD = Gauge(
     ["cascade"],
     registry=REGISTRY,
 )
+REALISED_QUALITY = Gauge(
+    "cascade_operator_realised_quality",
+    "Mean quality of the latest images, by the shares that were realised, in metric units; absent without a floor",
+    ["cascade"],
+    registry=REGISTRY,
+)
 ALL_HEAVY = Gauge(
     "cascade_operator_all_heavy_workers",
     "Workers that it would take to make every image by the best variant; absent without a floor",
@@ -156,6 +162,7 @@ _BY_CASCADE = (
     QUALITY,
     FLOOR,
     FLOOR_HELD,
+    REALISED_QUALITY,
     ALL_HEAVY,
     ALL_HEAVY_COST,
     COST,
@@ -200,6 +207,11 @@ def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, no
     for name, memory in decision.memory.cascades.items():
         for slow in memory.slowdowns:
             SLOWDOWN.labels(name, slow.variant, slow.accelerator_class).set(slow.factor)
+    for diagnosis in decision.diagnostics:
+        if diagnosis.realised_quality is None:
+            _drop(REALISED_QUALITY, str(diagnosis.cascade))
+        else:
+            REALISED_QUALITY.labels(str(diagnosis.cascade)).set(diagnosis.realised_quality)
     REPLICAS.clear()
     for view in snapshot.cascades:
         weights = {variant.name: variant.weights.digest for variant in view.cascade.spec.variants}

@@ -1,4 +1,4 @@
-"""A quality floor (`spec.objective.quality`): what is planned to hold it at least cost, and what is said if it cannot be."""
+"""A quality floor (`spec.objective.quality`): what is planned to hold it, and what is said if it cannot be held."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from cascade_api.reasons import Reason
 
 from .allocation import HostSet, PoolKey, PoolSize
 from .arrivals import ArrivalRate
+from .floors import MOST_RAISED, FloorAccount
 
 AHEAD_S = 60.0
 """Seconds by which the clock of an earlier operator may have been ahead of ours."""
@@ -127,6 +128,7 @@ class CascadeMemory:
     ``surged_at_s`` is when demand last surged. ``parked`` means that everything was stopped since nobody asked, and
     that nothing serves again yet; ``asked_at_s`` is when somebody last asked. ``slowdowns`` correct the profile by what
     routers measured. ``leaving`` are the weights whose requests are to end before they are unloaded.
+    ``floor`` says how the images that were made compare with the quality floor.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -141,6 +143,7 @@ class CascadeMemory:
     asked_at_s: float = 0.0
     slowdowns: tuple[Slowdown, ...] = ()
     leaving: tuple[Leaving, ...] = ()
+    floor: FloorAccount = field(default_factory=FloorAccount)
 
     def is_credible(self, *, now: float) -> bool:
         """Whether an operator can have written this: no value is negative or absurdly large, no time in the future."""
@@ -153,6 +156,8 @@ class CascadeMemory:
             and all(0 <= time <= now + AHEAD_S for time in (*times, arrivals.at_s))
             and all(0 <= rate <= HIGHEST_RATE for rate in rates)
             and all(1 <= slowdown.factor <= HIGHEST_RATE for slowdown in self.slowdowns)
+            and abs(self.floor.owed) <= HIGHEST_RATE
+            and abs(self.floor.raised) <= MOST_RAISED
             and 0 <= target.cost_per_hour <= HIGHEST_RATE
             and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
             and all(0 <= each.workers <= MOST_REPLICAS for each in target.hosts)

@@ -26,6 +26,7 @@ from cascade_api.reasons import Reason
 from ..snapshot import CascadeView, HostState, PoolRef, Snapshot, Worker, WorkerState
 from .allocation import HostSet, Hull, Placement, PoolKey, PoolSize
 from .arrivals import clearing_rate
+from .floors import FloorAccount, settled
 from .memory import CascadeMemory, Leaving, Memory, Slowdown, Target
 from .prepared import NotPlannable, Preparations, Prepared
 from .slowdowns import slowdowns
@@ -156,6 +157,22 @@ class Observed:
         judged = {row.light for row in self.rows if row.direct < 1}
         remembered, reports = self.memory.slowdowns, self.view.reports
         return slowdowns(self.prepared, judged=judged, reports=reports, remembered=remembered, now=now)
+
+    def floor_account(self, rate: float) -> FloorAccount:
+        """How the images that were made compare with the quality floor; ``rate`` is the expected requests per second.
+
+        The next decision plans with it.
+        """
+        if self.prepared is None or self.prepared.floor is None:
+            return self.memory.floor if self.prepared is None else FloorAccount()
+        return settled(
+            self.memory.floor,
+            self.view.reports,
+            self.prepared.grids,
+            floor=self.prepared.floor,
+            rate=rate,
+            objective_s=self.objective_s,
+        )
 
     def waiting(self, key: PoolKey) -> int:
         """Requests that wait for the variant of a pool; 0 if that is not known."""
@@ -301,7 +318,8 @@ def _prepared(
         )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        return preparations.of(view.cascade, view.profile, factors), None
+        prepared = preparations.of(view.cascade, view.profile, factors)
+        return prepared.with_floor_raised(memory.floor.raised), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
 

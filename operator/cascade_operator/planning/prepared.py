@@ -12,6 +12,7 @@ floor says what is good enough, so accelerator time then has no price, and a sta
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import zlib
@@ -22,6 +23,7 @@ from functools import cached_property
 from typing import Final
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
+from cascade_api.chains import Variants
 from cascade_api.names import CascadeRef
 from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profile_problems
 from cascade_api.quantities import money
@@ -38,6 +40,7 @@ from .allocation import (
     PoolKey,
     PoolSize,
     ProfileTimings,
+    QualityGrid,
     ServiceLevel,
     Sharing,
     Stages,
@@ -90,7 +93,8 @@ class Prepared:
     ``problem`` lacks only what changes with time: the demand and the running replicas. ``rooms`` are the largest sets
     of weights that a worker may host, and ``memory_mib`` is the memory of an accelerator by class (0: not known).
     ``corrections`` lists the pools whose times were multiplied, as (variant, class, factor). ``provision_s`` says for
-    elastic classes how many seconds a new Node takes.
+    elastic classes how many seconds a new Node takes. ``floor`` is the wanted quality floor, normalised (None: there is
+    none), and ``grids`` have the quality at any shares, by chain, where there is a floor.
     """
 
     spec: CascadeSpec
@@ -104,6 +108,8 @@ class Prepared:
     profile_print: str
     corrections: tuple[tuple[str, str, float], ...]
     provision_s: Mapping[str, float] = field(default_factory=dict)
+    floor: float | None = None
+    grids: Mapping[Variants, QualityGrid] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[PoolKey]:
@@ -137,6 +143,15 @@ class Prepared:
     def node_s(self) -> float:
         """Seconds that a new Node takes at most."""
         return max((self.provision_s.get(accelerator_class, 0.0) for _, accelerator_class in self.keys), default=0.0)
+
+    def with_floor_raised(self, by: float) -> Prepared:
+        """The same with a floor that is asked for above the wanted one, or below it where ``by`` is negative."""
+        if self.floor is None or not by:
+            return self
+        asked = self.floor + by
+        hull = None if self.hull is None else replace(self.hull, floor=asked)
+        held_from = min(self.floor, asked)
+        return replace(self, problem=replace(self.problem, floor=asked, floor_held_from=held_from, hull=hull))
 
     def start_s(self, accelerator_class: str) -> float:
         """Seconds until a worker of a class that is started now serves, with its Node where that has to come."""
@@ -310,6 +325,7 @@ def prepare(
         )
         if kept is not None:
             kept[key] = sized
+    floor = _floor(spec, found, sized.frontier)
     problem = CascadeProblem(
         ref=cascade.ref,
         frontier=sized.frontier,
@@ -330,7 +346,8 @@ def prepare(
             thrift=chosen.thrift,
         ),
         weight=float(spec.policy.weight),
-        floor=_floor(spec, found, sized.frontier),
+        floor=floor,
+        floor_held_from=floor,
     )
     if shared or in_pools:
         problem = _on_shared_workers(problem, spec, level, rooms, offer=settings.shared_offer)
@@ -346,7 +363,18 @@ def prepare(
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
         provision_s=provision_s,
+        floor=floor,
+        grids={} if floor is None else _grids(found),
     )
+
+
+def _grids(profile: ProfileSpec) -> dict[Variants, QualityGrid]:
+    """The quality of each chain at any shares; chains that were not measured at a full grid are left out."""
+    found: dict[Variants, QualityGrid] = {}
+    for chain in measured(profile, variants={row.variant for row in profile.execution}).chains:
+        with contextlib.suppress(ValueError):
+            found[chain.chain] = QualityGrid(chain)
+    return found
 
 
 def _floor(spec: CascadeSpec, profile: ProfileSpec, frontier: Frontier) -> float | None:

@@ -99,7 +99,7 @@ def _floor(seen: Observed, sharing: Sharing) -> PlanFloor | None:
     wanted = seen.known.spec.objective.quality
     if wanted is None:
         return None
-    held = not sharing.shed and holds_floor(seen.known.problem.floor, sharing.value)
+    held = not sharing.shed and holds_floor(seen.known.problem, sharing.value)
     return PlanFloor(no_worse_than=float(wanted.no_worse_than), held=held)
 
 
@@ -160,8 +160,8 @@ def _rows(
     vacated = set(seen.known.variants_with.get(moves.vacate[0], ())) if moves.vacate is not None else set()
     leaves = bool(vacated & (plans.needed(last) - plans.needed(rows)))
     served = {name for name, _ in placement.pools}
-    floor = seen.known.problem.floor
-    if floor is not None and holds_floor(floor, sharing.value):
+    problem = seen.known.problem
+    if problem.floor is not None and holds_floor(problem, sharing.value):
         # Shares that hold a floor hardly depend on the load, and those in force may be for a load that was too high.
         return rows
     if leaves or not plans.servable(last, served) or plans.shares_moved(last, rows):

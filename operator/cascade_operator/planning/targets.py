@@ -379,7 +379,7 @@ def _floor(seen: Observed, answer: Allocation) -> FloorTarget | None:
     return FloorTarget(
         no_worse_than=float(wanted.no_worse_than),
         expected=round(seen.known.problem.frontier.metric(answer.value), 4),
-        held=not answer.shed and holds_floor(seen.known.problem.floor, answer.value),
+        held=not answer.shed and holds_floor(seen.known.problem, answer.value),
         all_heavy_workers=heavy.workers if heavy is not None else None,
         all_heavy_cost_per_hour=heavy.cost_per_hour if heavy is not None else None,
     )

@@ -52,6 +52,11 @@ class Wish:
     def names_settings(self) -> bool:
         return self.steps is not None or self.guidance is not None
 
+    @property
+    def leaves_it_to_the_plan(self) -> bool:
+        """Whether the plan alone decides which variant makes the image."""
+        return self == NO_WISH
+
     def fits(self, variant: PlanVariant) -> bool:
         """Whether a variant has the settings and the adapter that are named."""
         settings = variant.settings

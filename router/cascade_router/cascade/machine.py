@@ -197,6 +197,13 @@ class RequestMachine:
         An event that ends a try also ends its grant. The grant is given back before anything else, unless the effects
         exchange it for another one.
         """
+        todo = self._on(event, now)
+        for effect in todo if self._wish.leaves_it_to_the_plan else ():
+            if isinstance(effect, Answer):
+                self._cascade.made.note(self.choice.row, effect.route)
+        return todo
+
+    def _on(self, event: Event, now: float) -> Effects:
         tried, self._try = self._try, None
         if tried is None:
             return self._heard(event, now)

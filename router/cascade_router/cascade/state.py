@@ -20,6 +20,7 @@ from .decisions import Make, Outlook, best
 from .effects import Ejected, Trusted
 from .estimates import ExecutionEstimates, LatestBatches, Recent
 from .health import ReplicaHealth
+from .made import MadeRows
 from .retries import RetryBudget
 
 
@@ -100,6 +101,7 @@ class CascadeState:
         self.after_image = Recent()
         """Seconds from the arrival of an image from its replica until it was sent to the client."""
         self.retries = RetryBudget()
+        self.made = MadeRows()
         self.chooser = Chooser(scorer=scorer, start=start)
         self.waiting = 0
         """Requests that wait for a change of plan or health."""

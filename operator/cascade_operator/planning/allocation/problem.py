@@ -72,6 +72,8 @@ class CascadeProblem:
     ``hull`` is set if workers host several weights. ``sets`` are then the sets of weights that a worker may host: with
     one, which is all of them, only the number of workers is decided. ``running_hosts`` are the workers by what they
     host now. ``floor`` is the normalised quality to hold at the least cost; None: the best quality is wanted.
+    It may be corrected by what was realised (`floors`); ``floor_held_from`` is the quality from which the wanted floor
+    counts as held.
     """
 
     ref: CascadeRef
@@ -89,6 +91,7 @@ class CascadeProblem:
     weight: float = 1.0
     hull: Hull | None = None
     floor: float | None = None
+    floor_held_from: float | None = None
     sets: tuple[HostSet, ...] = ()
     running_hosts: Mapping[HostSet, int] = field(default_factory=dict)
 

@@ -47,15 +47,15 @@ def allocation_of(
     )
 
 
-def holds_floor(floor: float | None, value: float) -> bool:
-    """Whether a normalised quality is no worse than a floor; any is where there is none."""
-    return floor is None or value >= floor - FLOOR_TOLERANCE
+def holds_floor(cascade: CascadeProblem, value: float) -> bool:
+    """Whether a normalised quality holds the floor of a cascade; any does where there is none."""
+    return cascade.floor_held_from is None or value >= cascade.floor_held_from - FLOOR_TOLERANCE
 
 
 def quality_verdict(cascade: CascadeProblem, sharing: Sharing) -> Reason:
     """What to say of the quality of a cascade whose whole demand is served."""
     if cascade.floor is not None:
-        return Reason.OPTIMAL if holds_floor(cascade.floor, sharing.value) else Reason.QUALITY_BELOW_FLOOR
+        return Reason.OPTIMAL if holds_floor(cascade, sharing.value) else Reason.QUALITY_BELOW_FLOOR
     return Reason.QUALITY_SHED if _quality_is_shed(cascade, sharing) else Reason.OPTIMAL
 
 
@@ -89,11 +89,11 @@ def binding(
 ) -> tuple[str, ...]:
     """What limits the quality or the served load, in words that a user can act on; ``workers`` are by class."""
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
-    enough = best - 0.01 if cascade.floor is None else cascade.floor - FLOOR_TOLERANCE
+    enough = best - 0.01 if cascade.floor_held_from is None else cascade.floor_held_from - FLOOR_TOLERANCE
     if sharing.shed <= NOTHING and sharing.value >= enough:
         return ()
     words = []
-    if cascade.floor is not None and not holds_floor(cascade.floor, best):
+    if not holds_floor(cascade, best):
         reached = f"{cascade.frontier.metric(best):.4g}"
         words.append(f"the best row of the profile that is in time has {reached}: ask for no more than that")
         if sharing.value >= best - 0.01:

@@ -41,7 +41,7 @@ class Hybrid(PlanningPolicy):
         self, problem: CascadeProblem, sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, most: float
     ) -> float:
         """``most`` if the heavy stage is full, so that it limits the quality; otherwise, and at a floor, 1."""
-        if sharing.stages is None or (problem.floor is not None and holds_floor(problem.floor, sharing.value)):
+        if sharing.stages is None or (problem.floor is not None and holds_floor(problem, sharing.value)):
             return 1.0
         rate = sum(column.rate * count for column, count in running_columns(sharing.stages, Role.HEAVY, pools))
         carried = problem.heavy_utilisation * rate
