@@ -19,6 +19,8 @@ from .quantities import Size, pixels
 from .reasons import Reason
 from .worker_requests import model_of_weights, settings_parameters
 
+Tier = Literal["auto", "low", "high"]
+"""The quality that a client asks for: the cheapest variant's, the best row's, or what the plan decides."""
 Share = float
 """A share of requests, 0 to 1."""
 Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -237,6 +239,8 @@ class Plan(PlanPart):
     sizes: list[Size] = Field(min_length=1, max_length=1)
     variants: dict[str, PlanVariant]
     rows: list[PlanRow] = Field(min_length=1, max_length=8)
+    tiers: dict[Literal["low", "high"], PlanRow] = Field(default_factory=dict)
+    """The rows of requests with a tier: the cheapest variant that is hosted, and the best row. Their share is 1."""
     workers: list[PlanWorker]
     expected: Expected
 

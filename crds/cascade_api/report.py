@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .plan import PlanPart
+from .plan import PlanPart, Tier
 from .reasons import Refusal, Route
 
 DEMAND_WINDOW_S = 10
@@ -70,6 +70,7 @@ class RouterReport(PlanPart):
     waiting: Count = Field(default=0, description="requests that wait until a worker comes, and are in no queue")
     violations: Count = Field(default=0, description="answers later than their deadline, and refusals")
     recent_routes: dict[Route, Count] = Field(default_factory=dict, description="answers of the last 60 s")
+    recent_tiers: dict[Tier, Count] = Field(default_factory=dict, description="requests of the last 60 s by tier")
     recent_window_s: Latency = 60.0
     latency_p50_s: Latency | None = Field(default=None, description="over the last 60 s")
     latency_p99_s: Latency | None = Field(default=None, description="over the last 60 s")

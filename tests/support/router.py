@@ -82,6 +82,10 @@ def make_plan(
             for variant, times in classes.items()
         },
         "rows": [row],
+        "tiers": {
+            "low": {"share": 1, "chain": chain, "direct": direct if len(chain) == 1 else 0, "escalation": 0},
+            "high": {"share": 1, "chain": chain, "direct": 1, "escalation": 0},
+        },
         "workers": workers,
         "expected": {"demand": 1, "latencyP99": 1, "quality": 0.9},
     }

@@ -8,10 +8,11 @@ from cascade_api.plan import PlanRow
 from cascade_api.reasons import Route
 from cascade_api.report import RouterReport
 from cascade_api.settings import PlannerSettings
+from cascade_operator.planning.allocation import NO_TIERS
 from cascade_operator.planning.floors import BLOCK_IMAGES, MOST_RAISED, FloorAccount, settled
 from cascade_operator.planning.memory import CascadeMemory, Memory
 from cascade_operator.planning.prepared import Preparations
-from cascade_router.cascade.made import ROWS, MadeRows
+from cascade_router.cascade.counts import ROWS, MadeRows
 from support.factories import make_cascade, make_profile
 
 CHAIN = ("light", "heavy")
@@ -113,7 +114,7 @@ def test_rows_of_chains_that_were_not_measured_at_a_full_grid_are_not_judged() -
 
 def test_the_floor_counts_as_held_from_what_is_wanted_and_from_what_is_asked_for() -> None:
     for raised, held_from in ((0.05, FLOOR), (-0.05, FLOOR - 0.05)):
-        problem = PREPARED.with_floor_raised(raised).problem
+        problem = PREPARED.corrected(floor_raised=raised, tiers=NO_TIERS).problem
         assert (problem.floor, problem.floor_held_from) == (FLOOR + raised, held_from)
 
 

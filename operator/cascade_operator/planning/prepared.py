@@ -32,6 +32,7 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.workers import Hosting, Workers
 
 from .allocation import (
+    NO_TIERS,
     CascadeProblem,
     Frontier,
     HostSet,
@@ -44,6 +45,7 @@ from .allocation import (
     ServiceLevel,
     Sharing,
     Stages,
+    TierShares,
     Weighed,
     WorkerBounds,
     hull_of,
@@ -144,14 +146,19 @@ class Prepared:
         """Seconds that a new Node takes at most."""
         return max((self.provision_s.get(accelerator_class, 0.0) for _, accelerator_class in self.keys), default=0.0)
 
-    def with_floor_raised(self, by: float) -> Prepared:
-        """The same with a floor that is asked for above the wanted one, or below it where ``by`` is negative."""
-        if self.floor is None or not by:
-            return self
-        asked = self.floor + by
-        hull = None if self.hull is None else replace(self.hull, floor=asked)
-        held_from = min(self.floor, asked)
-        return replace(self, problem=replace(self.problem, floor=asked, floor_held_from=held_from, hull=hull))
+    def corrected(self, *, floor_raised: float, tiers: TierShares) -> Prepared:
+        """The same for what is seen now: the shares of the requests that ask for a tier, and how much is asked for
+        above the wanted floor (below it where that is negative).
+        """
+        problem, hull = self.problem, self.hull
+        if tiers != NO_TIERS:
+            hull = None if hull is None else hull.with_tiers(tiers)
+            problem = replace(problem, tiers=tiers, hull=hull)
+        if self.floor is not None and floor_raised:
+            asked = self.floor + floor_raised
+            hull = None if hull is None else replace(hull, floor=asked)
+            problem = replace(problem, floor=asked, floor_held_from=min(self.floor, asked), hull=hull)
+        return self if problem is self.problem else replace(self, problem=problem)
 
     def start_s(self, accelerator_class: str) -> float:
         """Seconds until a worker of a class that is started now serves, with its Node where that has to come."""

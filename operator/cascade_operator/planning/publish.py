@@ -70,7 +70,11 @@ def publication(
     last, reason = seen.view.plan, decided.reason
     variants = plans.variants_of(seen.known, last=last, workers=workers, target=decided.sizes, batches=batch_of)
     told = plans.workers_of(workers, variants, moves.leaving)
-    structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=told)
+    served = {name for worker in told for name, count in worker.credits.items() if count}
+    tiers = plans.tiers_of(seen.known, rows, served)
+    structure = plans.structure(
+        seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=told, tiers=tiers
+    )
     said = Publication(None, parked, latency_s, sharing.value, sharing.shed)
     if last is not None and not seen.store_was_away and plans.has_structure(last, structure, rows):
         if rows == last.rows:

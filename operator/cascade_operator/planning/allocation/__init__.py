@@ -8,7 +8,20 @@ rest of the planner uses only the names that this module exports.
 from .contention import groups
 from .expectations import latency_p99_s
 from .fluid import on_hosts, served_by
-from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
+from .frontier import (
+    NO_TIERS,
+    Chain,
+    Frontier,
+    Mixture,
+    Portion,
+    QualityGrid,
+    Row,
+    TierShares,
+    gpu_seconds,
+    measured,
+    pruned,
+    tier_rows,
+)
 from .hull import MUCH_SHORTER, HostSet, Hull, hull_of, upper_hull
 from .pooling import allocate_on_pool
 from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize, WorkerBounds
@@ -20,6 +33,7 @@ from .verdicts import holds_floor
 
 __all__ = [
     "MUCH_SHORTER",
+    "NO_TIERS",
     "Allocation",
     "AllocationProblem",
     "CascadeProblem",
@@ -39,6 +53,7 @@ __all__ = [
     "ServiceLevel",
     "Sharing",
     "Stages",
+    "TierShares",
     "User",
     "Weighed",
     "WorkerBounds",
@@ -61,6 +76,7 @@ __all__ = [
     "served_by",
     "shared_on",
     "stages_of",
+    "tier_rows",
     "upper_hull",
     "useful_rows",
 ]

@@ -14,12 +14,12 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Final, TypeVar
 
-from .frontier import Mixture, Portion, Row
+from .frontier import LEAST_REST, Mixture, Portion, Row, TierShares, tier_rows
 from .latency import BatchService, Path, WaitingTime, late_share, waiting
 from .mixtures import NOTHING
 from .stages import Role, Stages
@@ -94,6 +94,8 @@ class Hull:
     everywhere: bool = True
     """Whether every worker hosts all variants."""
     floor: float = math.inf
+    tiers: Mixture = ()
+    """The rows of requests with a tier, with their shares of all requests; what they take is in all seconds here."""
 
     @property
     def hosts(self) -> HostSet:
@@ -105,7 +107,39 @@ class Hull:
         """Accelerator seconds per prompt that each row takes of each of its variants."""
         return {row: self._work(row) for row in dict.fromkeys([*self.rows, *(c.row for c in self.corners)])}
 
+    @property
+    def rest(self) -> float:
+        """The share of the requests that leave it to the plan."""
+        return 1.0 - sum(portion.share for portion in self.tiers)
+
+    @cached_property
+    def tier_work(self) -> Mapping[str, float]:
+        """Accelerator seconds per prompt that requests with a tier take of each variant."""
+        work: defaultdict[str, float] = defaultdict(float)
+        for portion in self.tiers:
+            for variant, seconds in self._alone(portion.row).items():
+                work[variant] += portion.share * seconds
+        return work
+
+    def with_tiers(self, shares: TierShares) -> Hull:
+        """The same where such shares of the requests ask for a tier: a prompt then takes the mean of all requests."""
+        rows = tier_rows(self.rows, self.image_s)
+        asked = {"low": shares.low, "high": min(shares.high, 1.0 - shares.low - LEAST_REST)}
+        tiers = tuple(Portion(asked[name], row) for name, row in rows.items() if asked[name] > 0)
+        if not tiers:
+            return self
+        beside = replace(self, tiers=tiers)
+        taken, rest = sum(beside.tier_work.values()), beside.rest
+        corners = tuple(replace(corner, seconds=rest * corner.seconds + taken) for corner in self.corners)
+        return replace(beside, corners=corners, least_s=rest * self.least_s + taken)
+
     def _work(self, row: Row) -> dict[str, float]:
+        work = defaultdict(float, self.tier_work)
+        for variant, seconds in self._alone(row).items():
+            work[variant] += self.rest * seconds
+        return work
+
+    def _alone(self, row: Row) -> dict[str, float]:
         work: defaultdict[str, float] = defaultdict(float)
         if row.light_load:
             work[row.light] += row.light_load * self.services[row.light, Role.LIGHT].p50_s
@@ -199,6 +233,7 @@ def shared_paths(hull: Hull, mixture: Mixture, *, workers: float, demand: float)
     gets what light work leaves of the time: all seconds of heavy work are longer by 1/(1 - ρ_light).
     """
     workers = max(round(workers), 1)
+    mixture = (*(Portion(hull.rest * each.share, each.row) for each in mixture), *hull.tiers)
     light_busy = demand * hull.seconds(mixture, Role.LIGHT) / workers
     stretch = 1 / max(1 - light_busy, LEAST_LEFT)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
-from .frontier import Frontier, Mixture
+from .frontier import NO_TIERS, Frontier, Mixture, TierShares
 from .hull import HostSet, Hull
 from .stages import Stages
 
@@ -71,7 +71,8 @@ class CascadeProblem:
     change of model must gain. ``running`` and ``running_batch`` are the replicas and batch size of each pool now.
     ``hull`` is set if workers host several weights. ``sets`` are then the sets of weights that a worker may host: with
     one, which is all of them, only the number of workers is decided. ``running_hosts`` are the workers by what they
-    host now. ``floor`` is the normalised quality to hold at the least cost; None: the best quality is wanted.
+    host now. ``tiers`` are the shares of the requests that do not leave it to the plan; the hull has them, too.
+    ``floor`` is the normalised quality to hold at the least cost; None: the best quality is wanted.
     It may be corrected by what was realised (`floors`); ``floor_held_from`` is the quality from which the wanted floor
     counts as held.
     """
@@ -92,6 +93,7 @@ class CascadeProblem:
     hull: Hull | None = None
     floor: float | None = None
     floor_held_from: float | None = None
+    tiers: TierShares = NO_TIERS
     sets: tuple[HostSet, ...] = ()
     running_hosts: Mapping[HostSet, int] = field(default_factory=dict)
 

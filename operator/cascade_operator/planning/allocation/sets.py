@@ -222,9 +222,13 @@ def _add(program: LinearProgram, user: User, sets: Sequence[HostSet]) -> _Added:
     program.equal(dict.fromkeys([*shares.values(), shed], 1.0), 1.0)
     flows: dict[tuple[str, HostSet], int] = {}
     needs: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    hosted = {digest for each in sets for digest in each.weights}
     for row, share in shares.items():
         for variant, seconds in work_of(hull, row).items():
-            needs[variant][share] = user.demand * seconds
+            # Where no worker hosts the variant of a tier, such requests are made as the plan says.
+            beside = 0.0 if hull.weights[variant] in hosted else hull.tier_work.get(variant, 0.0)
+            if seconds - beside > NOTHING:
+                needs[variant][share] = user.demand * (seconds - beside)
     for variant in sorted(needs):
         own = {
             (variant, s): program.variable(value=-price, upper=1e6) for s in sets if hull.weights[variant] in s.weights

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .frontier import Mixture, Portion
+from .frontier import NO_TIERS, Mixture, Portion, TierShares, tier_rows
 from .hull import HostSet, Hull
 from .mixtures import NOTHING, Limits
 from .problem import CascadeProblem, Placement, PoolKey, PoolSize
@@ -149,10 +149,31 @@ def _limits(
     if light:
         # If the heavy stage would be too late for a direct prompt, the light stage makes its image.
         direct = heavy
-    return (
+    limits = (
         _beside(light, backlog.get(stages.chain.light, 0.0)) * per_prompt,
         _beside(heavy, backlog.get(stages.chain.heavy, 0.0)) * per_prompt,
         direct * per_prompt,
+    )
+    if problem.tiers == NO_TIERS:
+        return limits
+    light, heavy, direct = (
+        _beside(limit, load) / problem.tiers.rest
+        for limit, load in zip(limits, tier_loads(problem.tiers, stages), strict=True)
+    )
+    return light, heavy, direct
+
+
+def tier_loads(tiers: TierShares, stages: Stages) -> Limits:
+    """What requests with a tier load the stages of a chain with, per prompt, as `Limits`."""
+    role_of = {stages.chain.light: Role.LIGHT, stages.chain.heavy: Role.HEAVY}
+    rows = tier_rows(stages.chain.rows, lambda name: stages.image_s(role_of[name]))
+    if not rows:
+        return 0.0, 0.0, 0.0
+    asked = [(tiers.low, rows["low"]), (tiers.high, rows["high"])]
+    return (
+        sum(share * row.light_load for share, row in asked),
+        sum(share * row.heavy_load for share, row in asked),
+        sum(share * row.direct for share, row in asked),
     )
 
 

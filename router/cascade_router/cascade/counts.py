@@ -1,15 +1,19 @@
-"""Counts the images that were made of each planned row, for the planner: their quality is judged by these counts."""
+"""What a router counts for the planner: images by planned row, to judge their quality, and requests by tier."""
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from typing import Final
 
-from cascade_api.plan import PlanRow
+from cascade_api.plan import PlanRow, Tier
 from cascade_api.reasons import Route
 from cascade_api.report import MadeByRow
 
 ROWS: Final = 16
 """Rows that are remembered; the one that was not used for longest is forgotten first."""
+
+RECENT_S: Final = 60.0
+_RECENT_LIMIT: Final = 20_000
 
 _Row = tuple[tuple[str, ...], float, float]
 
@@ -44,3 +48,20 @@ class MadeRows:
             )
             for (chain, direct, escalation), (images, by_direct, escalated) in self._counts.items()
         ]
+
+
+class RecentTiers:
+    """The tiers of the requests of the last minute, up to a limit."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, Tier]] = deque(maxlen=_RECENT_LIMIT)
+
+    def note(self, tier: Tier, *, now: float) -> None:
+        """Count a request that begins now."""
+        self._recent.append((now, tier))
+
+    def recent(self, *, now: float) -> Counter[Tier]:
+        """Requests of the last minute by tier."""
+        while self._recent and self._recent[0][0] < now - RECENT_S:
+            self._recent.popleft()
+        return Counter(tier for _, tier in self._recent)
