@@ -199,6 +199,7 @@ class Made:
         self.variant = result.as_numpy("variant")[0].decode()
         self.confidence = float(result.as_numpy("confidence")[0])
         self.hardness = float(result.as_numpy("hardness")[0])
+        self.accelerator_s = float(result.as_numpy("accelerator_seconds")[0])
 
 
 def inputs_of(prompt: str | bytes, *, seed: int | None = None) -> list[triton.InferInput]:
