@@ -229,7 +229,8 @@ def structural(document: Schema) -> Schema:
 
     def convert(node: Schema) -> Schema:
         if INT_OR_STRING in node:  # the one form without a type that an API server takes
-            return node
+            said = {"description": " ".join(node["description"].split())} if "description" in node else {}
+            return {**said, **{key: value for key, value in node.items() if key not in ("title", "description")}}
         given = node
         if "anyOf" in node:  # optional: the other branch is null, which an API server treats as absent
             chosen = next(branch for branch in node["anyOf"] if branch.get("type") != "null")

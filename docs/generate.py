@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import build
+from cascade_api.openapi import INT_OR_STRING
 from cascade_api.profile import CascadeProfile
 from cascade_api.reasons import ConditionType, Reason, Refusal, Route, Word
 from cascade_api.settings import OperatorSettings, PlannerSettings, RouterSettings
@@ -123,7 +124,7 @@ def default_of(field: dict[str, Any]) -> str:
 def type_of(node: dict[str, Any], item: dict[str, Any] | None) -> str:
     if item is not None:
         return f"list of {item.get('type', 'object')}"
-    return str(node.get("type", "value"))
+    return "integer or string" if INT_OR_STRING in node else str(node.get("type", "value"))
 
 
 def rules(node: dict[str, Any], item: dict[str, Any] | None) -> str:

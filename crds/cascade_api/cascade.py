@@ -13,7 +13,7 @@ from typing_extensions import Self
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import LIST_TYPE, as_set, at_most, keyed_by, refuse_repetition, rules
-from .quantities import Duration, Integer, Percent, Size, duration_s, longer, pixels
+from .quantities import Duration, Integer, MetricValue, Percent, Size, duration_s, longer, pixels
 from .variants import SOURCE_PATTERN, Discriminator, Engine, Precision, Variant, Weights
 from .workers import WorkerPoolSpec, Workers
 
@@ -26,8 +26,18 @@ def _label(pool: str) -> str:
     return f"(has({pool}.pool) ? {pool}.pool : has({pool}.name) ? {pool}.name : '')"
 
 
+class QualityObjective(Document):
+    """How good the images must be."""
+
+    no_worse_than: MetricValue
+    """The mean quality to hold at the least cost, in the objective metric's unit; for FID, the most that may be.
+
+    It is text, such as `"24.50"`, or a whole number.
+    """
+
+
 class Objective(Document):
-    """The end-to-end deadline of a request and the share of requests that must meet it."""
+    """The end-to-end deadline of a request, the share of requests that must meet it, and a quality floor."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -43,6 +53,8 @@ class Objective(Document):
     """The end-to-end deadline of a request, at most 1h."""
     attainment_percent: Integer = Field(default=99, ge=1, le=100)
     """Percent of requests that must meet it."""
+    quality: QualityObjective | None = None
+    """A quality floor, which is held at the least cost; absent: the best quality that the accelerators allow."""
 
     @property
     def latency_s(self) -> float:
@@ -149,6 +161,10 @@ class CascadeSpec(Document):
                 "sizes is immutable: make another cascade for another size",
             ),
             (
+                f"!has(self.objective.quality) || self.policy.name == '{PolicyName.HYBRID.value}'",
+                "objective.quality needs policy hybrid, which alone plans for a floor: change policy.name or remove it",
+            ),
+            (
                 "self.workers.exists(w, w.max > 0)",
                 "workers admits nothing: give at least one pool a max above zero",
             ),
@@ -224,6 +240,11 @@ class CascadeSpec(Document):
             (w.accelerator_class for w in self.workers if w.accelerator_class),
             fix="put the pools of one class together",
         )
+        if self.objective.quality is not None and self.policy.name is not PolicyName.HYBRID:
+            raise field_error(
+                "objective.quality",
+                "needs policy hybrid, which alone plans for a floor: change policy.name or remove it",
+            )
         if not any(w.max for w in self.workers):
             raise field_error("workers", "admits nothing: give at least one pool a max above zero")
         known = {w.label for w in self.workers}

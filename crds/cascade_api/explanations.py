@@ -6,6 +6,7 @@ from typing import Final
 
 from .plan import Expected, Plan, PlanRow
 from .reasons import Reason
+from .status import QualityStatus
 
 LEAST_RATE = 0.05
 """Images per second below which a variant is not worth a line."""
@@ -98,7 +99,7 @@ def _instead(name: str, share: float, before: Plan | None) -> str:
 def _expectation(plan: Plan) -> str:
     expected = plan.expected
     said = (
-        f"Expected are a quality of {expected.quality:.3g}, and 99% of the images within "
+        f"Expected are a quality of {expected.quality:.3g}{floor_words(expected)}, and 99% of the images within "
         f"{expected.latency_p99:.2g} s, of {plan.objective_s:.3g} s allowed"
     )
     if expected.degraded < LEAST_DEGRADED:
@@ -125,6 +126,25 @@ def latency_words(expected: Expected) -> str:
     return f"p99 {expected.latency_p99:.2f} s{degraded}"
 
 
+def floor_words(expected: Expected) -> str:
+    """The quality floor of a plan, and whether it is held, to be put behind the quality; empty without a floor."""
+    floor = expected.floor
+    if floor is None:
+        return ""
+    return f" (no worse than {floor.no_worse_than:g}: {'held' if floor.held else 'not held'})"
+
+
+def floor_line(quality: QualityStatus) -> str:
+    """How a quality floor is held, and what all-heavy would take, in one line."""
+    held = "held" if quality.held else "not held"
+    line = f"no worse than {quality.no_worse_than}: {held}, {quality.expected} expected"
+    if quality.all_heavy_workers is None:
+        return line
+    return (
+        f"{line}; all-heavy would take {quality.all_heavy_workers} workers, {quality.all_heavy_cost_per_hour} per hour"
+    )
+
+
 def plan_line(plan: Plan) -> str:
     """Of which cascade a plan is, why it was made, and what it does, in one line."""
     return f"plan of {plan.cascade}: {plan.reason}: {plan_words(plan)}"
@@ -133,7 +153,7 @@ def plan_line(plan: Plan) -> str:
 def plan_words(plan: Plan) -> str:
     """What a plan does: its demand, the pools that serve it, the shares, and what is expected."""
     expected = plan.expected
-    figures = f"expects {latency_words(expected)}, quality {expected.quality:.3g}"
+    figures = f"expects {latency_words(expected)}, quality {expected.quality:.3g}{floor_words(expected)}"
     return f"{expected.demand:.1f} requests/s → {_pools(plan)}; {_shares(plan)}; {figures}"
 
 

@@ -19,6 +19,8 @@ from .quantities import Size, pixels
 from .reasons import Reason
 from .worker_requests import model_of_weights, settings_parameters
 
+Tier = Literal["auto", "low", "high"]
+"""The quality that a client asks for: the cheapest variant's, the best row's, or what the plan decides."""
 Share = float
 """A share of requests, 0 to 1."""
 Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -201,6 +203,13 @@ class ImageSize(NamedTuple):
     height: int
 
 
+class PlanFloor(PlanPart):
+    """The floor of the quality, in units of the objective metric, and whether the plan holds it."""
+
+    no_worse_than: float = Field(alias="noWorseThan")
+    held: bool
+
+
 class Expected(PlanPart):
     """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour.
 
@@ -211,6 +220,8 @@ class Expected(PlanPart):
     latency_p99: float = Field(alias="latencyP99")
     degraded: Share = Field(default=0.0, ge=0, le=1)
     quality: float
+    floor: PlanFloor | None = None
+    """The quality that is to be held; absent: the best is wanted."""
     cost_per_hour: str = Field(default="0", pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$")
 
 
@@ -237,6 +248,8 @@ class Plan(PlanPart):
     sizes: list[Size] = Field(min_length=1, max_length=1)
     variants: dict[str, PlanVariant]
     rows: list[PlanRow] = Field(min_length=1, max_length=8)
+    tiers: dict[Literal["low", "high"], PlanRow] = Field(default_factory=dict)
+    """The rows of requests with a tier: the cheapest variant that is hosted, and the best row. Their share is 1."""
     workers: list[PlanWorker]
     expected: Expected
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from .openapi import INT_OR_STRING
 
 DURATION_PATTERN = r"^[0-9]+(ms|s|m|h)$"
 DURATION_FORM = "a duration: write a whole number and ms, s, m or h, such as 60s"
 MONEY_PATTERN = r"^[0-9]+(\.[0-9]{1,4})?$"
 NUMBER_PATTERN = r"^[0-9]{1,3}(\.[0-9]{1,3})?$"
+METRIC_PATTERN = r"^-?[0-9]{1,6}(\.[0-9]{1,4})?$"
+METRIC_FORM = 'write the number in quotes, with at most 4 decimals, such as "24.50"'
 SIZE_PATTERN = r"^[1-9][0-9]{1,3}x[1-9][0-9]{1,3}$"
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=12)]
@@ -27,6 +32,28 @@ Size = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=9)]
 Integer = Annotated[int, Field(strict=True)]
 """A whole number; as in an API server, "4", 4.0 and true are refused."""
 Percent = Annotated[Integer, Field(ge=0, le=100)]
+
+
+def _metric_value(value: Any) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str) and re.fullmatch(METRIC_PATTERN[1:-1], text):
+        return text
+    raise PydanticCustomError("metric_value", f"is not a value of a metric: {METRIC_FORM}")
+
+
+MetricValue = Annotated[
+    str,
+    PlainValidator(_metric_value),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": METRIC_PATTERN,
+            "maxLength": 12,
+            INT_OR_STRING: True,
+        }
+    ),
+]
+"""A value of a quality metric: text, or a whole number. It is kept as text."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FACTORS: Final = {

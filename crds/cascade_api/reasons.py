@@ -71,6 +71,8 @@ class Reason(Word):
     # conditions: something is missing or wrong
     QUALITY_SHED = "QualityShed"
     """The load leaves room only for the cheapest images, although better ones are measured."""
+    QUALITY_BELOW_FLOOR = "QualityBelowFloor"
+    """`spec.objective.quality.noWorseThan` cannot be held; the message says what is reached, and what limits it."""
     DEGRADING = "Degrading"
     """More of the requests than `attainmentPercent` leaves are expected to be answered degraded, to be in time."""
     LOAD_SHED = "LoadShed"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .plan import PlanPart
+from .plan import PlanPart, Tier
 from .reasons import Refusal, Route
 
 DEMAND_WINDOW_S = 10
@@ -28,6 +28,36 @@ class BatchTime(PlanPart):
     seconds: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
+class MadeByRow(PlanPart):
+    """How many images a router made of a planned row since it started, and which of them the heavy variant made.
+
+    Rows that differ by less than a tenth in their shares are one. Requests that chose their variant are left out.
+    """
+
+    chain: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    direct: Annotated[float, Field(ge=0, le=1)]
+    escalation: Annotated[float, Field(ge=0, le=1)]
+    images: Count
+    direct_images: Count = 0
+    escalated_images: Count = 0
+
+    @property
+    def row(self) -> tuple[tuple[str, ...], float, float]:
+        return self.chain, self.direct, self.escalation
+
+    def since(self, before: MadeByRow | None) -> MadeByRow:
+        """What was made since an earlier count; all of it if there is none, or if it is of an earlier router."""
+        if before is None or before.images > self.images:
+            return self
+        return self.model_copy(
+            update={
+                "images": self.images - before.images,
+                "direct_images": max(self.direct_images - before.direct_images, 0),
+                "escalated_images": max(self.escalated_images - before.escalated_images, 0),
+            }
+        )
+
+
 class RouterReport(PlanPart):
     """One router's report about one cascade; it is written about every second, with a TTL of a few seconds."""
 
@@ -40,6 +70,7 @@ class RouterReport(PlanPart):
     waiting: Count = Field(default=0, description="requests that wait until a worker comes, and are in no queue")
     violations: Count = Field(default=0, description="answers later than their deadline, and refusals")
     recent_routes: dict[Route, Count] = Field(default_factory=dict, description="answers of the last 60 s")
+    recent_tiers: dict[Tier, Count] = Field(default_factory=dict, description="requests of the last 60 s by tier")
     recent_window_s: Latency = 60.0
     latency_p50_s: Latency | None = Field(default=None, description="over the last 60 s")
     latency_p99_s: Latency | None = Field(default=None, description="over the last 60 s")
@@ -49,6 +80,7 @@ class RouterReport(PlanPart):
         default_factory=dict,
         description="by pool: of the latest batches, the one with the median ratio of measured to planned time",
     )
+    made: Annotated[list[MadeByRow], Field(max_length=64)] = Field(default_factory=list, description="by planned row")
     store_away: bool = False
 
 

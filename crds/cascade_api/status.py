@@ -34,6 +34,19 @@ class PoolStatus(Document):
     batch: int
 
 
+class QualityStatus(Document):
+    """How the quality floor is held: by the last decision about workers, for the demand of that decision."""
+
+    no_worse_than: str
+    expected: str
+    """Quality of the plan, in units of the objective metric."""
+    held: bool
+    all_heavy_workers: int | None = None
+    """Workers that it would take to make every image by the best variant; absent: no variant is in time."""
+    all_heavy_cost_per_hour: str | None = None
+    """What these would cost."""
+
+
 class CascadeStatus(Document, Chained):
     """Status of a DiffusionCascade; below 10 KB, written only when it changes."""
 
@@ -49,6 +62,8 @@ class CascadeStatus(Document, Chained):
     plan_generation: int = 0
     plan_reason: Reason = Reason.INITIAL_PLAN
     cost_per_hour: str = "0"
+    quality: QualityStatus | None = None
+    """How `spec.objective.quality` is held; absent without a floor, and before the first decision."""
 
     def condition(self, kind: ConditionType) -> Condition | None:
         return next((c for c in self.conditions if c.type == kind), None)

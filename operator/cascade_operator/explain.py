@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cascade_api.explanations import latency_words, row_words
+from cascade_api.explanations import floor_line, latency_words, row_words
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType
@@ -52,6 +52,8 @@ def as_text(found: Explained) -> str:
         )
     for pool in status.pools:
         lines.append(f"  pool      {pool.name}: {pool.ready} of {pool.desired} ready, batch {pool.batch}")
+    if status.quality is not None:
+        lines.append(f"  floor     {floor_line(status.quality)}")
     allocation = status.condition(ConditionType.ALLOCATION_OPTIMAL)
     if allocation is not None and allocation.message:
         lines.append(f"  bound by  {allocation.message} ({allocation.reason})")

@@ -68,6 +68,36 @@ QUALITY = Gauge(
     ["cascade"],
     registry=REGISTRY,
 )
+FLOOR = Gauge(
+    "cascade_operator_quality_floor",
+    "Quality that is to be held (spec.objective.quality), in units of the objective metric; absent without a floor",
+    ["cascade"],
+    registry=REGISTRY,
+)
+FLOOR_HELD = Gauge(
+    "cascade_operator_quality_floor_held",
+    "1 if the plan in force holds the quality floor, 0 if not; absent without a floor",
+    ["cascade"],
+    registry=REGISTRY,
+)
+REALISED_QUALITY = Gauge(
+    "cascade_operator_realised_quality",
+    "Mean quality of the latest images, by the shares that were realised, in metric units; absent without a floor",
+    ["cascade"],
+    registry=REGISTRY,
+)
+ALL_HEAVY = Gauge(
+    "cascade_operator_all_heavy_workers",
+    "Workers that it would take to make every image by the best variant; absent without a floor",
+    ["cascade"],
+    registry=REGISTRY,
+)
+ALL_HEAVY_COST = Gauge(
+    "cascade_operator_all_heavy_cost_per_hour",
+    "What these would cost, to compare with cascade_operator_cost_per_hour; absent without a floor",
+    ["cascade"],
+    registry=REGISTRY,
+)
 COST = Gauge(
     "cascade_operator_cost_per_hour",
     "Cost of the plan in force, by the classes' prices",
@@ -137,6 +167,11 @@ _BY_CASCADE = (
     LATENCY,
     DEGRADED,
     QUALITY,
+    FLOOR,
+    FLOOR_HELD,
+    REALISED_QUALITY,
+    ALL_HEAVY,
+    ALL_HEAVY_COST,
     COST,
     SHARE,
     REPLICAS,
@@ -179,6 +214,11 @@ def record_decision(snapshot: Snapshot, decision: Decision, *, took_s: float, no
     for name, memory in decision.memory.cascades.items():
         for slow in memory.slowdowns:
             SLOWDOWN.labels(name, slow.variant, slow.accelerator_class).set(slow.factor)
+    for diagnosis in decision.diagnostics:
+        if diagnosis.realised_quality is None:
+            _drop(REALISED_QUALITY, str(diagnosis.cascade))
+        else:
+            REALISED_QUALITY.labels(str(diagnosis.cascade)).set(diagnosis.realised_quality)
     REPLICAS.clear()
     for view in snapshot.cascades:
         weights = {variant.name: variant.weights.digest for variant in view.cascade.spec.variants}
@@ -205,6 +245,11 @@ def show_plan(plan: Plan) -> None:
     DEGRADED.labels(name).set(plan.expected.degraded)
     QUALITY.labels(name).set(plan.expected.quality)
     COST.labels(name).set(float(plan.expected.cost_per_hour))
+    _drop(FLOOR, name)
+    _drop(FLOOR_HELD, name)
+    if plan.expected.floor is not None:
+        FLOOR.labels(name).set(plan.expected.floor.no_worse_than)
+        FLOOR_HELD.labels(name).set(plan.expected.floor.held)
     for route, share in plan.planned_shares.items():
         SHARE.labels(name, route).set(share)
 
@@ -216,6 +261,11 @@ def record_status(ref: CascadeRef, status: CascadeStatus) -> None:
     _drop(WANTED, name)
     for condition in status.conditions:
         CONDITION.labels(name, str(condition.type), condition.status, str(condition.reason)).set(1)
+    _drop(ALL_HEAVY, name)
+    _drop(ALL_HEAVY_COST, name)
+    if status.quality is not None and status.quality.all_heavy_workers is not None:
+        ALL_HEAVY.labels(name).set(status.quality.all_heavy_workers)
+        ALL_HEAVY_COST.labels(name).set(float(status.quality.all_heavy_cost_per_hour or 0))
     for pool in status.pools:
         WANTED.labels(name, pool.variant, pool.accelerator_class).set(pool.desired)
 

@@ -228,6 +228,8 @@ class Diagnostics:
     degraded: float | None = None
     value: float | None = None
     shed_now: float | None = None
+    realised_quality: float | None = None
+    """Mean quality of the latest images, in units of the objective metric; known only where there is a floor."""
 
     def figures(self) -> dict[str, float]:
         """The figures that are known (not None), by name."""

@@ -175,8 +175,8 @@ class Passage:
         if image.batch_time is not None:
             took_s = image.batch_time.seconds / image.batch_time.images
             self._accelerator_s += took_s
-            tenant = request.receipt.tenant
-            metrics.of(metrics.ACCELERATOR_SECONDS, runtime.name, tenant, step.variant).inc(took_s)
+            who = (request.receipt.tenant, request.wish.tier)
+            metrics.of(metrics.ACCELERATOR_SECONDS, runtime.name, *who, step.variant).inc(took_s)
         metrics.of(metrics.STAGE_SERVICE, runtime.name, step.stage, step.variant).observe(service_s)
         if step.stage == "light":
             metrics.of(metrics.CONFIDENCE, runtime.name, step.variant).observe(image.confidence or 0.0)

@@ -54,8 +54,8 @@ STAGE_SERVICE = Histogram(
 ACCELERATOR_SECONDS = Counter(
     "cascade_accelerator_seconds",
     "The workers' time that images took, light ones that were made again included, as the workers report it; the"
-    " tenant is empty for jobs, and if everybody may ask.",
-    ["cascade", "tenant", "variant"],
+    " tenant is empty for jobs, and if everybody may ask; the tier is `auto` if the plan decides.",
+    ["cascade", "tenant", "tier", "variant"],
     registry=REGISTRY,
 )
 MODERATIONS = Counter(

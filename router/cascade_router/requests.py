@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from cascade_api.plan import Tier
 from cascade_api.reasons import Refusal, Route
 
-from .cascade.choosing import NO_WISH, Tier, Wish
+from .cascade.choosing import NO_WISH, Wish
 from .pools.clients import PNG_FILE, ImageForm, Prompt, TritonImage
 from .tracing import Headers
 

@@ -4,7 +4,8 @@ Ratios are to the baselines of the same run: violations of HADIS per violation o
 cost, and the quality gained over it. Sections: `traces` (published ones), `flash` (twenty seeds), `failure`,
 `generated`, traces that no setting was chosen on, `shared`, whose workers host all variants, with short work first, and
 `even`, the same with the device shared evenly, and `memory`, whose workers have memory for two of the four models.
-Beside these three stands what dedicated workers reach in the same run.
+`floor` holds a quality floor; its named baseline is the fluid least work for that floor (`limits.least_work_s`).
+Beside these stands what dedicated workers reach in the same run.
 All of it takes some ten minutes of one core. `pool` is another question, with a module of its own (`bench_pool`).
 
     make bench-policy [ARGS="--section flash --seeds 3 --json FILE"]     (needs CASCADE_REFERENCE_DATA)
@@ -25,7 +26,7 @@ import numpy as np
 from bench import bench_pool
 from cascade_profiler.frontier.profiles import LoadedProfile, load_profile
 from cascade_profiler.simulate.campaign import CampaignRequest, simulate
-from cascade_profiler.simulate.limits import fluid_limit
+from cascade_profiler.simulate.limits import fluid_limit, least_work_s
 from cascade_profiler.simulate.runs import Failure
 from cascade_profiler.simulate.traces import is_drawn, load_trace
 from cascade_profiler.simulate.turns import Turns
@@ -58,6 +59,8 @@ class Case:
     """How workers that host all variants share their time; None: they host one each."""
     hosts: int = 0
     """Models that a worker's memory holds; 0: all."""
+    floor: str = ""
+    """The quality to hold (`noWorseThan`); empty: the best."""
 
 
 def _targets(
@@ -163,6 +166,20 @@ CASES = (
         for trace, workers in (("hadis_1to64", 16), ("hadis_1to20", 4))
         for load_s in (IN_PLACE_S, 2.0)
     ),
+    *(
+        Case(
+            "floor",
+            f"1to64, no worse than {floor}, {hosting}",
+            "hadis_1to64",
+            IN_PLACE_S,
+            5,
+            turns=turns,
+            floor=floor,
+            targets={"off_floor": 0.05, "violation_percent": 0.05, "work": 1.1},
+        )
+        for floor in ("24.5", "23.5")
+        for hosting, turns in (("shared", Turns.SHORT_FIRST), ("dedicated", None))
+    ),
 )
 
 
@@ -178,14 +195,15 @@ def measure(case: Case, profile: LoadedProfile, *, seeds: int) -> dict[str, floa
         case.switch_s,
         failures=case.failures,
         turns=case.turns,
+        no_worse_than=case.floor or None,
     )
     if case.hosts:
         request = replace(request, profile=_with_memory(profile), memory_mib=case.hosts * MODEL_MIB)
     (ours,) = simulate(request, told=_told)
-    beside = {}
+    beside = _beside_floor(case, profile, ours.figures) if case.floor else {}
     if case.turns is not None:
         (dedicated,) = simulate(replace(request, profile=profile, memory_mib=0, turns=None), told=_told)
-        beside = {f"dedicated_{name}": value for name, value in dedicated.figures.items()}
+        beside |= {f"dedicated_{name}": value for name, value in dedicated.figures.items()}
         beside["ours_beyond_dedicated"] = ours.figures["quality_time_mean"] - dedicated.figures["quality_time_mean"]
     baseline = replace(request, profile=profile, policies=("hadis",), switch_s=None if case.free else case.switch_s)
     (theirs,) = simulate(baseline, told=_told)
@@ -206,6 +224,15 @@ def measure(case: Case, profile: LoadedProfile, *, seeds: int) -> dict[str, floa
         "ours_gap": 100 * (ours.figures["quality_time_mean"] / time_limit - 1),
         "ours_violations_of_hadis": late / their_late if their_late else float(late > 0),
         "gain": theirs.figures["quality_time_mean"] - ours.figures["quality_time_mean"],
+    }
+
+
+def _beside_floor(case: Case, profile: LoadedProfile, figures: dict[str, float]) -> dict[str, float]:
+    """How far the realised quality is from the floor, and the work as a multiple of the fluid least work for it."""
+    least_s = least_work_s(profile.profile.spec, accelerator_class=CLASS, no_worse_than=float(case.floor))
+    return {
+        "ours_off_floor": abs(figures["quality_request_mean"] - float(case.floor)),
+        "ours_work": figures["gpu_seconds"] / (least_s * len(load_trace(case.trace, seed=0).times_s)),
     }
 
 
@@ -236,6 +263,8 @@ def line(case: Case, found: dict[str, float]) -> str:
     ratio = f"{theirs / late:.0f}x" if late > 0 else "none"
     misses = "; ".join(missed(case, found))
     verdict = f"MISSED {misses}" if misses else "reached" if case.targets else ""
+    if case.floor:
+        verdict += f"; {found['ours_gpu_seconds']:.0f} accelerator-seconds, {found['ours_work']:.3f} of the least"
     if case.turns is not None:
         verdict += f"; p50 {found['ours_p50_s']:.2f} s; dedicated {found['dedicated_quality_time_mean']:.3f} /"
         verdict += f" {found['dedicated_quality_request_mean']:.3f}, late {found['dedicated_violation_percent']:.3f} %"

@@ -60,6 +60,10 @@ def test_usage_has_the_tokens_that_were_read_and_the_workers_time(router: Router
     assert made["usage"]["accelerator_seconds"] == pytest.approx(total_s, abs=1e-5)
     light = images(router, quality="low")["usage"]["accelerator_seconds"]
     assert light == pytest.approx(SECONDS["shapes-light"], rel=0.01)
+    asked = router.ask("a cat", parameters={"tier": "low"})
+    assert asked.accelerator_s == pytest.approx(SECONDS["shapes-light"], rel=0.01)
+    counted = 'cascade_accelerator_seconds_total{cascade="default/shapes",tenant="",tier="low",variant="shapes-light"}'
+    assert counted in router.get("/metrics").text
 
 
 def test_a_prompt_that_the_model_cuts_is_told(router: RouterProcess) -> None:

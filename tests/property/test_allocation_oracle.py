@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cascade_api.reasons import Reason
 from cascade_operator.planning.allocation.problem import PoolKey, PoolSize
 from cascade_operator.planning.allocation.solver import ACCELERATOR_PRICE, BATCH_PRICE, FIRST_START_PRICE
 from cascade_operator.planning.allocation.stages import SHED_PRICE, Column, Role, Stages
+from cascade_operator.planning.allocation.verdicts import FLOOR_TOLERANCE
 from support.problems import STEPS, Instance
 
 UTILISATION = {Role.LIGHT: 0.95, Role.HEAVY: 0.95}
@@ -36,8 +40,8 @@ def instances(draw: st.DrawFn) -> Instance:
     )
 
 
-def exact_score(stages: Stages, columns: Mapping[Column, int], demand: float) -> float:
-    """The best quality less shed load for given replicas: every basis of the linear program, solved."""
+def exact(stages: Stages, columns: Mapping[Column, int], demand: float) -> tuple[float, float]:
+    """The best quality of what is served, and the share shed, for given replicas: every basis of the linear program."""
     rows = stages.chain.rows
     capacity = {}
     for role in Role:
@@ -65,7 +69,10 @@ def exact_score(stages: Stages, columns: Mapping[Column, int], demand: float) ->
     regular = np.abs(np.linalg.det(stacked)) > 1e-9
     solved = np.linalg.solve(stacked[regular], np.broadcast_to(right, (regular.sum(), 4))[..., None])[..., 0]
     feasible = (solved >= -1e-9).all(axis=1)
-    return float((solved[feasible] * gain[bases[regular][feasible]]).sum(axis=1).max())
+    scores = (solved[feasible] * gain[bases[regular][feasible]]).sum(axis=1)
+    at = int(scores.argmax())
+    shed = float(solved[feasible][at][bases[regular][feasible][at] == len(rows)].sum())
+    return float(scores[at]) + SHED_PRICE * shed, shed
 
 
 def everything(stages: Stages, accelerators: int) -> Iterator[dict[Column, int]]:
@@ -77,8 +84,11 @@ def everything(stages: Stages, accelerators: int) -> Iterator[dict[Column, int]]
                 yield dict(zip(columns, numbers, strict=True))
 
 
-def worth(instance: Instance, stages: Stages, columns: Mapping[Column, int], demand: float) -> float:
-    score = exact_score(stages, columns, demand)
+def worth(
+    instance: Instance, stages: Stages, columns: Mapping[Column, int], demand: float, floor: float = math.inf
+) -> float:
+    quality, shed = exact(stages, columns, demand)
+    score = min(quality, floor) - SHED_PRICE * shed
     score -= sum(BATCH_PRICE * float(np.log2(c.service.batch)) for c, n in columns.items() if n)
     score -= FIRST_START_PRICE * sum(columns.values())
     return score - (ACCELERATOR_PRICE * sum(columns.values()) if instance.prices else 0.0)
@@ -119,6 +129,32 @@ def test_nothing_better_exists(instance: Instance, demand: float) -> None:
     found = max(worth(instance, *each, demand) for each in chosen if len(each[1]) == len(answer.pools))
     assert found >= best - TOLERANCE
     assert len(answer.mixture) <= 4 if answer.shed else len(answer.mixture) <= 3
+
+
+@given(instance=instances(), demand=st.floats(0.2, 60), thousandths=st.integers(0, 1000))
+@example(instance=ALONE, demand=0.5, thousandths=500)
+@example(instance=ALONE, demand=3.0, thousandths=300)
+@settings(max_examples=40)
+def test_a_floor_is_held_with_the_fewest_accelerators(instance: Instance, demand: float, thousandths: int) -> None:
+    instance = replace(instance, floor=f"{thousandths / 1000:.3f}")
+    (problem,) = instance.problem(demand=demand).cascades
+    assert problem.floor is not None
+    tried = [
+        (stages, columns) for stages in problem.stages for columns in everything(stages, instance.accelerators["gpu"])
+    ]
+    best = max(worth(instance, *each, demand, problem.floor) for each in tried)
+    answer = instance.allocate(demand=demand)
+    chosen = [(stages, columns_of(stages, answer.pools)) for stages in problem.stages]
+    found = max(worth(instance, *each, demand, problem.floor) for each in chosen if len(each[1]) == len(answer.pools))
+    assert found >= best - TOLERANCE
+    exacts = [(*exact(*each, demand), sum(each[1].values())) for each in tried]
+    hold = [count for quality, shed, count in exacts if quality >= problem.floor + 1e-6 and shed < 1e-9]
+    if hold:
+        assert answer.verdict is Reason.OPTIMAL
+        assert answer.value >= problem.floor - FLOOR_TOLERANCE
+        assert not instance.prices or sum(pool.replicas for pool in answer.pools.values()) <= min(hold)
+    elif not answer.shed and answer.value < problem.floor - FLOOR_TOLERANCE:
+        assert answer.verdict is Reason.QUALITY_BELOW_FLOOR
 
 
 def columns_of(stages: Stages, pools: Mapping[PoolKey, PoolSize]) -> dict[Column, int]:

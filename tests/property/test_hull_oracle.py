@@ -5,6 +5,8 @@ And cascades that compete for such workers get them as the best of all ways to h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -35,10 +37,10 @@ def column(variant: str, role: Role, seconds: float) -> Column:
 
 
 @st.composite
-def stages(draw: st.DrawFn) -> tuple[Stages, ...]:
+def stages(draw: st.DrawFn, prices: Sequence[float] = (0.0, 0.1, 1.0)) -> tuple[Stages, ...]:
     """Chains of three variants with any rows, and any price of accelerator time."""
     seconds = {name: draw(SECONDS) for name in "abc"}
-    price = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    price = draw(st.sampled_from(prices))
     chains = draw(st.lists(st.sampled_from(CHAINS), min_size=1, max_size=3, unique=True))
     return tuple(
         Stages(
@@ -108,6 +110,27 @@ def test_the_walk_along_the_hull_is_the_best_mixture_of_all_rows(of: tuple[Stage
         for portion in mixture
     )
     assert taken <= max(seconds, cheapest_s) + 1e-6
+
+
+@given(of=stages(prices=[0.0]), seconds=st.floats(0.01, 10), floor=PERCENT)
+@settings(max_examples=300)
+def test_a_floor_takes_the_least_work_that_holds_it_and_else_the_best_is_bought(
+    of: tuple[Stages, ...], seconds: float, floor: float
+) -> None:
+    floored = replace(hull(of), floor=floor)
+    mixture, gain = floored.mixture(seconds)
+    program = LinearProgram(integer=False)
+    rows = [(row, taken_s(row, each)) for each in of for row in each.chain.rows]
+    shares = {program.variable(value=-used): (row, used) for row, used in rows}
+    program.equal(dict.fromkeys(shares, 1.0), 1.0)
+    program.at_least({share: row.value for share, (row, _) in shares.items()}, floor)
+    least = program.solve()
+    if least.status is SolveStatus.OPTIMAL and -least.objective < seconds - 1e-6:
+        assert gain >= floor - 1e-6
+        taken = sum(p.share * next(used for row, used in rows if row == p.row) for p in mixture)
+        assert taken == pytest.approx(max(-least.objective, floored.corners[0].seconds), abs=1e-5)
+    else:
+        assert gain == hull(of).mixture(seconds)[1]
 
 
 @given(cases=st.lists(st.tuples(stages(), st.floats(0.1, 8), st.sampled_from([1.0, 3.0])), min_size=1, max_size=3),

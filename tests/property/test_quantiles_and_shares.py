@@ -10,8 +10,6 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_api.plan import PlanRow
-from cascade_router.cascade.choosing import left_for_the_plan
 from cascade_router.prompts.quantiles import WINDOW, LiveCut
 from cascade_router.prompts.scorers import make_scorer
 from cascade_router.prompts.shares import DIRECT_STEP, ROW_STEP, EvenDraws, draw_row
@@ -122,27 +120,3 @@ def test_rows_are_drawn_in_proportion_even_in_small_samples(weights: list[int], 
 
 def test_a_draw_at_the_very_end_falls_on_the_last_row() -> None:
     assert draw_row([0.1, 0.2, 0.7 - 1e-9], 1 - 1e-12) == 2
-
-
-shares = st.floats(0, 1)
-
-
-@given(direct=shares, escalation=shares, low=st.floats(0, 0.5), high=st.floats(0, 0.5))
-def test_requests_with_and_without_a_tier_together_keep_the_planned_share_where_they_can(
-    direct: float, escalation: float, low: float, high: float
-) -> None:
-    row = PlanRow(share=1, chain=("light", "heavy"), direct=direct, escalation=escalation)
-    rest = 1 - low - high
-    first, then = left_for_the_plan(row, low=low, high=high)
-    assert 0 <= first <= 1
-    assert 0 <= then <= 1 + 1e-9
-    if rest <= 1e-6:
-        return
-    heavy = high + rest * (first + (1 - first) * then)
-    if high <= row.heavy_share <= 1 - low:
-        assert abs(heavy - row.heavy_share) < 1e-6
-    elif row.heavy_share < high:
-        assert abs(heavy - high) < 1e-6
-    else:
-        assert abs(heavy - (1 - low)) < 1e-6
-    assert left_for_the_plan(row, low=0, high=0) == (direct, escalation)

@@ -45,6 +45,12 @@ CASES = [
         good=[{"spec.objective.latency": text} for text in ("1h", "060m", "3600s", "0003600000ms")],
     ),
     Case(
+        CASCADE, "spec", "objective.quality needs policy hybrid",
+        bad=[{"spec.objective.quality": {"noWorseThan": "24.50"}, "spec.policy.name": name}
+             for name in ("all-heavy", "hadis")],
+        good=[{"spec.objective.quality": {"noWorseThan": value}} for value in ("24.50", "-1.5", "0.9750", 24)],
+    ),
+    Case(
         CASCADE, "spec.policy", "scaleToZeroAfter must be at most 720h",
         bad=[{"spec.policy.scaleToZeroAfter": text} for text in ("721h", "2592000001ms", "99999999999m")],
         good=[{"spec.policy.scaleToZeroAfter": text} for text in ("720h", "43200m", "2592000000ms", "0s")],

@@ -40,6 +40,8 @@ class Instance:
     memory_mib: Mapping[str, int] = field(default_factory=dict)
     """Memory by class; 0 is no bound."""
     weight: int = 100
+    floor: str = ""
+    """`spec.objective.quality.noWorseThan`; empty: there is none."""
     name: str = "case"
 
     def cascade(self) -> DiffusionCascade:
@@ -57,7 +59,10 @@ class Instance:
             {
                 "metadata": {"name": self.name},
                 "spec": {
-                    "objective": {"latency": self.objective},
+                    "objective": {
+                        "latency": self.objective,
+                        **({"quality": {"noWorseThan": self.floor}} if self.floor else {}),
+                    },
                     "profileRef": {"name": "case"},
                     "sizes": ["32x32"],
                     "variants": [

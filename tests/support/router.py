@@ -82,6 +82,10 @@ def make_plan(
             for variant, times in classes.items()
         },
         "rows": [row],
+        "tiers": {
+            "low": {"share": 1, "chain": chain, "direct": direct if len(chain) == 1 else 0, "escalation": 0},
+            "high": {"share": 1, "chain": chain, "direct": 1, "escalation": 0},
+        },
         "workers": workers,
         "expected": {"demand": 1, "latencyP99": 1, "quality": 0.9},
     }
@@ -195,6 +199,7 @@ class Made:
         self.variant = result.as_numpy("variant")[0].decode()
         self.confidence = float(result.as_numpy("confidence")[0])
         self.hardness = float(result.as_numpy("hardness")[0])
+        self.accelerator_s = float(result.as_numpy("accelerator_seconds")[0])
 
 
 def inputs_of(prompt: str | bytes, *, seed: int | None = None) -> list[triton.InferInput]:

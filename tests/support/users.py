@@ -34,7 +34,8 @@ def hulls(draw: st.DrawFn) -> Hull:
         )
         for chain in chains
     ]
-    return hull_of(stages, weights={name: name for name in NAMES}, accelerator_class=CLASS)
+    floor = draw(st.sampled_from([math.inf, math.inf, 0.2, 0.5, 0.8]))
+    return hull_of(stages, weights={name: name for name in NAMES}, accelerator_class=CLASS, floor=floor)
 
 
 @st.composite

@@ -107,19 +107,20 @@ def test_another_scorer_starts_afresh() -> None:
 LOW, HIGH = Wish("low"), Wish("high")
 
 
-def test_a_tier_is_the_clients_choice_and_leaves_the_rest_of_the_shares_to_the_plan() -> None:
+def test_a_tier_takes_its_own_row_of_the_plan_and_the_others_keep_the_planned_shares() -> None:
     plan, chooser, rng = plan_of((1, 0.2, 0.25)), Chooser(scorer=make_scorer("rules")), random.Random(5)
-    heavy = 0
+    heavy = others = 0
     for index in range(4000):
         wish = HIGH if index % 10 == 0 else LOW if index % 10 == 5 else Wish()
         choice = chooser.choose(plan, rng.choice(PROMPTS), coin=rng.random(), wish=wish)
-        if wish == HIGH:
-            assert choice.direct
-        if wish == LOW:
-            assert (choice.direct, choice.may_escalate) == (False, False)
-        escalated = choice.may_escalate and not choice.direct and chooser.escalates(choice.row, rng.random())
-        heavy += choice.direct or escalated
-    assert heavy / 4000 == pytest.approx(plan.rows[0].heavy_share, abs=0.02)
+        escalated = not choice.direct and chooser.escalates(choice.row, rng.random())
+        if wish.tier != "auto":
+            assert choice.row == plan.tiers[wish.tier]
+            assert (choice.direct, escalated) == (wish == HIGH, False)
+        else:
+            others += 1
+            heavy += choice.direct or escalated
+    assert heavy / others == pytest.approx(plan.rows[0].heavy_share, abs=0.02)
 
 
 def test_where_no_worker_serves_the_tier_the_plan_decides() -> None:
@@ -196,7 +197,7 @@ def test_tier_and_adapter_go_together_where_the_tiers_variant_has_the_adapter() 
     chooser = Chooser(scorer=make_scorer("rules"))
     both, one = with_adapters(light=["ink"], heavy=["ink"]), with_adapters(heavy=["ink"])
     low = chooser.choose(both, EASY, coin=0.5, wish=Wish("low", lora="ink"))
-    assert (low.row.chain, low.direct, low.may_escalate) == (("shapes-light", "shapes-heavy"), False, False)
+    assert (low.row, low.direct) == (both.tiers["low"], False)
     assert chooser.choose(one, EASY, coin=0.5, wish=Wish("low", lora="ink")).row.chain == ("shapes-heavy",)
 
 

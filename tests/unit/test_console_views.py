@@ -19,6 +19,11 @@ from support.plans import make_worker
 LOAD = PoolLoad(waiting=3, in_flight=2, expected_wait_s=0.5)
 
 
+FLOORED = {
+    "demand": 10, "latencyP99": 2.5, "quality": 0.93, "floor": {"noWorseThan": 0.9, "held": True}, "costPerHour": "8",
+}  # fmt: skip
+
+
 def plan(
     *, direct: float = 0.2, escalation: float = 0.25, demand: float = 10, workers: int = 2, **changes: Any
 ) -> Plan:
@@ -108,6 +113,7 @@ def see(plan: Plan, *reports: RouterReport, past: Past | None = None, since_ms: 
         ),
         (plan(reason="Parked", parked=True), plan(), "the cascade is parked, and wakes at the next request."),
         (plan(), None, "Expected are a quality of 0.93, and 99% of the images within 2.5 s, of 4 s allowed."),
+        (plan(expected=FLOORED), None, "a quality of 0.93 (no worse than 0.9: held), and 99%"),
     ],
 )  # fmt: skip
 def test_a_decision_is_told_in_a_sentence(now: Plan, before: Plan | None, sentence: str) -> None:

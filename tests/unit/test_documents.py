@@ -10,6 +10,7 @@ import yaml
 from cascade_api.cascade import CascadeSpec
 from cascade_api.documents import FORMS, DocumentError, load_cascades
 from cascade_api.pod_values import QUANTITY_PATTERN
+from cascade_api.quantities import METRIC_PATTERN
 from support.crd import PLURALS, Definition, walk
 from support.resources import cascade_document
 
@@ -282,7 +283,7 @@ def test_every_pattern_says_how_to_write_what_it_takes() -> None:
         for path, node in walk(Definition.load(plural).schema)
         if "pattern" in node and not path.startswith("status")
     }
-    assert patterns == {*FORMS, QUANTITY_PATTERN}
+    assert patterns == {*FORMS, QUANTITY_PATTERN, METRIC_PATTERN}
 
 
 @pytest.mark.parametrize("text", ["", "---\n", "- 1\n", "a: [", "\x00"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import ConditionType, Reason
-from cascade_api.status import CascadeStatus, Condition, PoolStatus
+from cascade_api.status import CascadeStatus, Condition, PoolStatus, QualityStatus
 from cascade_operator.explain import Explained, as_data, as_text
 from support.plans import make_plan
 
@@ -33,6 +33,9 @@ STATUS = CascadeStatus(
     plan_generation=7,
     plan_reason=Reason.DEMAND_ROSE,
     cost_per_hour="3.00",
+    quality=QualityStatus(
+        no_worse_than="24.5", expected="24.4", held=True, all_heavy_workers=9, all_heavy_cost_per_hour="9.00"
+    ),
 )
 
 
@@ -46,6 +49,7 @@ def test_everything_that_matters_is_said_and_what_is_well_is_not() -> None:
         "all 8 test-gpu accelerators are in use (QualityShed)",
         "RouterAvailable=False (RouterAway): no router has reported",
         "2026-01-01T00:00:00Z DemandRose: more replicas",
+        "floor     no worse than 24.5: held, 24.4 expected; all-heavy would take 9 workers, 9.00 per hour",
         "expects",
     ):
         assert part in text

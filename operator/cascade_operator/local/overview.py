@@ -13,7 +13,7 @@ import structlog
 
 from cascade_api.command import CommandFailed, read_text
 from cascade_api.documents import CascadeFile, load_cascades
-from cascade_api.explanations import latency_words, row_words
+from cascade_api.explanations import floor_words, latency_words, row_words
 from cascade_api.local import Addresses, read_addresses
 from cascade_api.names import CascadeRef
 from cascade_api.plan import Plan
@@ -178,7 +178,8 @@ def _lines(cascade: CascadeOverview) -> list[str]:
         lines.append(f"  plan {plan.generation} since {plan.issued_at}: {plan.reason}")
         lines.append(
             f"  demand {cascade.demand_per_s or 0:.1f}/s (planned for {plan.expected.demand:.1f}/s), "
-            f"expected {latency_words(plan.expected)}, expected quality {plan.expected.quality:.3f}"
+            f"expected {latency_words(plan.expected)}, "
+            f"expected quality {plan.expected.quality:.3f}{floor_words(plan.expected)}"
         )
         lines += [f"  {row_words(row)}" for row in plan.rows]
         lines.append(_share_line(plan.planned_shares, realised_shares(seen.reports)))

@@ -19,6 +19,7 @@ from cascade_api.reasons import Reason
 
 from .allocation import HostSet, PoolKey, PoolSize
 from .arrivals import ArrivalRate
+from .floors import MOST_RAISED, FloorAccount
 
 AHEAD_S = 60.0
 """Seconds by which the clock of an earlier operator may have been ahead of ours."""
@@ -69,6 +70,17 @@ class Slowdown:
 
 
 @dataclass(frozen=True)
+class FloorTarget:
+    """The floor of the quality, and the quality that is planned, in metric units; and what all-heavy would take."""
+
+    no_worse_than: float
+    expected: float
+    held: bool
+    all_heavy_workers: int | None = None
+    all_heavy_cost_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
 class Target:
     """The workers that a cascade should have, and the circumstances in which this was decided.
 
@@ -77,7 +89,8 @@ class Target:
     fingerprints of spec and profile (``spec_print``, ``profile_print``), the accelerators by class (``inventory``), and
     the slowdowns (``corrections``: variant, class, factor). Where one of them changes, pools are decided again. On a
     WorkerPool, ``hosts`` are all of its workers, the same for all cascades in mode auto, and ``pool_print`` is the
-    fingerprint of the pool and of the cascades that were planned for on it.
+    fingerprint of the pool and of the cascades that were planned for on it. ``floor`` says how the quality floor is
+    held, if there is one.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -93,6 +106,7 @@ class Target:
     pool_print: str = ""
     inventory: Mapping[str, int] = field(default_factory=dict)
     corrections: tuple[tuple[str, str, float], ...] = ()
+    floor: FloorTarget | None = None
 
     @property
     def sizes(self) -> dict[PoolKey, PoolSize]:
@@ -114,6 +128,7 @@ class CascadeMemory:
     ``surged_at_s`` is when demand last surged. ``parked`` means that everything was stopped since nobody asked, and
     that nothing serves again yet; ``asked_at_s`` is when somebody last asked. ``slowdowns`` correct the profile by what
     routers measured. ``leaving`` are the weights whose requests are to end before they are unloaded.
+    ``floor`` says how the images that were made compare with the quality floor.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -128,6 +143,7 @@ class CascadeMemory:
     asked_at_s: float = 0.0
     slowdowns: tuple[Slowdown, ...] = ()
     leaving: tuple[Leaving, ...] = ()
+    floor: FloorAccount = field(default_factory=FloorAccount)
 
     def is_credible(self, *, now: float) -> bool:
         """Whether an operator can have written this: no value is negative or absurdly large, no time in the future."""
@@ -140,6 +156,8 @@ class CascadeMemory:
             and all(0 <= time <= now + AHEAD_S for time in (*times, arrivals.at_s))
             and all(0 <= rate <= HIGHEST_RATE for rate in rates)
             and all(1 <= slowdown.factor <= HIGHEST_RATE for slowdown in self.slowdowns)
+            and abs(self.floor.owed) <= HIGHEST_RATE
+            and abs(self.floor.raised) <= MOST_RAISED
             and 0 <= target.cost_per_hour <= HIGHEST_RATE
             and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
             and all(0 <= each.workers <= MOST_REPLICAS for each in target.hosts)

@@ -19,19 +19,26 @@ from dataclasses import dataclass
 from typing import Final
 
 from cascade_api.names import CascadeRef, pool_name
-from cascade_api.plan import PlanRow
+from cascade_api.plan import PlanRow, Tier
 from cascade_api.quantities import duration_s
 from cascade_api.reasons import Reason
+from cascade_api.report import RouterReport
 
 from ..snapshot import CascadeView, HostState, PoolRef, Snapshot, Worker, WorkerState
-from .allocation import HostSet, Hull, Placement, PoolKey, PoolSize
+from .allocation import NO_TIERS, HostSet, Hull, Placement, PoolKey, PoolSize, TierShares
 from .arrivals import clearing_rate
+from .floors import FloorAccount, settled
 from .memory import CascadeMemory, Leaving, Memory, Slowdown, Target
 from .prepared import NotPlannable, Preparations, Prepared
 from .slowdowns import slowdowns
 
 KEPT_BUSY_OBJECTIVES: Final = 0.3
 """Work that may wait for each worker that hosts all variants, in objectives: it is how those are kept busy."""
+
+LEAST_REQUESTS: Final = 20
+"""Requests from which on the shares of their tiers say something."""
+TIER_STEP: Final = 0.01
+"""Smallest share of a tier that is planned for; smaller changes are chance."""
 
 Why = tuple[Reason, str]
 """A reason and the message that goes with it."""
@@ -156,6 +163,22 @@ class Observed:
         judged = {row.light for row in self.rows if row.direct < 1}
         remembered, reports = self.memory.slowdowns, self.view.reports
         return slowdowns(self.prepared, judged=judged, reports=reports, remembered=remembered, now=now)
+
+    def floor_account(self, rate: float) -> FloorAccount:
+        """How the images that were made compare with the quality floor; ``rate`` is the expected requests per second.
+
+        The next decision plans with it.
+        """
+        if self.prepared is None or self.prepared.floor is None:
+            return self.memory.floor if self.prepared is None else FloorAccount()
+        return settled(
+            self.memory.floor,
+            self.view.reports,
+            self.prepared.grids,
+            floor=self.prepared.floor,
+            rate=rate,
+            objective_s=self.objective_s,
+        )
 
     def waiting(self, key: PoolKey) -> int:
         """Requests that wait for the variant of a pool; 0 if that is not known."""
@@ -301,9 +324,21 @@ def _prepared(
         )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        return preparations.of(view.cascade, view.profile, factors), None
+        prepared = preparations.of(view.cascade, view.profile, factors)
+        return prepared.corrected(floor_raised=memory.floor.raised, tiers=tier_shares(view.reports)), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
+
+
+def tier_shares(reports: Sequence[RouterReport]) -> TierShares:
+    """The shares of the latest requests that ask for a tier, over all routers; of too few requests none."""
+    asked: Counter[Tier] = Counter()
+    for report in reports:
+        asked.update(report.recent_tiers)
+    total = asked.total()
+    if total < LEAST_REQUESTS or total == asked["auto"]:
+        return NO_TIERS
+    return TierShares(*(round(asked[tier] / total / TIER_STEP) * TIER_STEP for tier in ("low", "high")))
 
 
 def _start_s(workers: Sequence[Worker], snapshot: Snapshot, prepared: Prepared | None) -> float:

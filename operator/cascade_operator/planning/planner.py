@@ -150,6 +150,7 @@ class Planner:
             workers=int(aimed.workers),
             ready=seen.placement(seen.ready, target or Target()) if seen.prepared is not None else Placement(),
             cost_per_hour=f"{target.cost_per_hour if target is not None else 0.0:.2f}",
+            floor=target.floor if target is not None else None,
         )
         plan = said.plan if said is not None and said.plan is not None else seen.view.plan
         status = self._reports.new(seen.view, workers=seen.workers, plan=plan, findings=findings, now=now)
@@ -191,6 +192,7 @@ def remember(
     )
     if expected is not None:
         memory = replace(memory, arrivals=expected.arrivals, surged_at_s=expected.surged_at_s)
+        memory = replace(memory, floor=seen.floor_account(expected.rate))
     if said is not None and said.plan is not None:
         memory = replace(memory, generation=said.plan.generation, published_at_s=now, store_was_away=False)
     return memory
@@ -213,6 +215,9 @@ def diagnose(
     found = Diagnostics(seen.ref, str(reason), binding)
     if expected is not None:
         found = replace(found, demand=round(expected.rate, 3))
+    realised = seen.memory.floor.realised
+    if seen.prepared is not None and realised is not None:
+        found = replace(found, realised_quality=round(seen.prepared.problem.frontier.metric(realised), FIGURE_DIGITS))
     if decided.allocation is not None and decided.target is not None:
         found = replace(
             found,

@@ -32,7 +32,7 @@ from cascade_api.reasons import Reason
 from cascade_api.report import QUANTILES, RouterReport
 
 from ..snapshot import HostState, Worker, WorkerState
-from .allocation import Mixture, PoolKey, PoolSize, Row
+from .allocation import Mixture, PoolKey, PoolSize, Role, Row, tier_rows
 from .memory import Leaving
 from .prepared import Prepared
 
@@ -80,6 +80,27 @@ def _row(share: float, row: Row, prepared: Prepared, reports: Sequence[RouterRep
         escalation=escalation,
         seed_thresholds=seed_thresholds(prepared, reports, row.light, direct, escalation),
     )
+
+
+def tiers_of(prepared: Prepared, rows: Sequence[PlanRow], served: Collection[str]) -> dict[str, PlanRow]:
+    """The rows of requests with a tier (`tier_rows`), of the rows whose variants are ``served``.
+
+    Dedicated workers host the variants of the chains that are planned; these are the chains of ``rows``.
+    """
+    problem = prepared.problem
+    if problem.hull is not None:
+        found = list(problem.hull.rows)
+        seconds = {name: problem.hull.image_s(name) for name in problem.hull.weights}
+    else:
+        stages = [each for each in problem.stages if each.chain.chain in chains(rows)]
+        found = [row for each in stages for row in each.chain.rows]
+        seconds = {each.chain.light: each.image_s(Role.LIGHT) for each in stages}
+        seconds |= {each.chain.heavy: each.image_s(Role.HEAVY) for each in stages}
+    here = [row for row in found if set(row.chain) <= set(served)]
+    return {
+        tier: PlanRow(share=1.0, chain=row.chain, direct=row.direct, escalation=row.escalation)
+        for tier, row in tier_rows(here, seconds.__getitem__).items()
+    }
 
 
 def seed_thresholds(
@@ -212,6 +233,7 @@ def structure(
     parked: bool,
     variants: Mapping[str, PlanVariant],
     workers: Sequence[PlanWorker],
+    tiers: Mapping[str, PlanRow],
 ) -> dict[str, Any]:
     """The fields of a plan that do not follow the load: all except rows, expectations, reason and number."""
     spec = prepared.spec
@@ -225,6 +247,7 @@ def structure(
         "scorer": ScorerChoice(name=spec.hardness.scorer, source=spec.hardness.source),
         "sizes": spec.sizes,
         "variants": variants,
+        "tiers": tiers,
         "workers": workers,
     }
 

@@ -6,12 +6,15 @@ moves and on accelerator time. Prices are fractions of the metric's span, from t
 
     price of a start = thrift · max(switch price in metric units / TUNED_SPAN, noise)
 
-With a profile of one's own, noise is QUALITY_NOISE; the tables of the published systems are taken as exact.
+With a profile of one's own, noise is QUALITY_NOISE; the tables of the published systems are taken as exact. A quality
+floor says what is good enough, so accelerator time then has no price, and a start only a small one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +23,7 @@ from functools import cached_property
 from typing import Final
 
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
+from cascade_api.chains import Variants
 from cascade_api.names import CascadeRef
 from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profile_problems
 from cascade_api.quantities import money
@@ -28,6 +32,7 @@ from cascade_api.settings import AcceleratorClass, PlannerSettings
 from cascade_api.workers import Hosting, Workers
 
 from .allocation import (
+    NO_TIERS,
     CascadeProblem,
     Frontier,
     HostSet,
@@ -36,9 +41,11 @@ from .allocation import (
     PoolKey,
     PoolSize,
     ProfileTimings,
+    QualityGrid,
     ServiceLevel,
     Sharing,
     Stages,
+    TierShares,
     Weighed,
     WorkerBounds,
     hull_of,
@@ -58,6 +65,11 @@ QUALITY_NOISE = 0.02
 ACCELERATOR_TIME_PRICE = 0.06
 """Part of the metric's span that all-heavy must gain to be worth its accelerator time; less time must gain less, in
 proportion. A smaller gain cannot be distinguished from noise."""
+
+FLOOR_START_PRICE: Final = 2e-4
+"""Price of a start with a quality floor: more than that of an accelerator, and too little to miss the floor for."""
+OUT_OF_REACH: Final = 2.0
+"""A normalised quality that no row has."""
 
 NO_WORKER_POOLS: Final = "there is no such WorkerPool that the cascade fits: add it, or name another"
 """Why a cascade on a WorkerPool is refused where nobody says what that is."""
@@ -83,7 +95,8 @@ class Prepared:
     ``problem`` lacks only what changes with time: the demand and the running replicas. ``rooms`` are the largest sets
     of weights that a worker may host, and ``memory_mib`` is the memory of an accelerator by class (0: not known).
     ``corrections`` lists the pools whose times were multiplied, as (variant, class, factor). ``provision_s`` says for
-    elastic classes how many seconds a new Node takes.
+    elastic classes how many seconds a new Node takes. ``floor`` is the wanted quality floor, normalised (None: there is
+    none), and ``grids`` have the quality at any shares, by chain, where there is a floor.
     """
 
     spec: CascadeSpec
@@ -97,6 +110,8 @@ class Prepared:
     profile_print: str
     corrections: tuple[tuple[str, str, float], ...]
     provision_s: Mapping[str, float] = field(default_factory=dict)
+    floor: float | None = None
+    grids: Mapping[Variants, QualityGrid] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[PoolKey]:
@@ -130,6 +145,20 @@ class Prepared:
     def node_s(self) -> float:
         """Seconds that a new Node takes at most."""
         return max((self.provision_s.get(accelerator_class, 0.0) for _, accelerator_class in self.keys), default=0.0)
+
+    def corrected(self, *, floor_raised: float, tiers: TierShares) -> Prepared:
+        """The same for what is seen now: the shares of the requests that ask for a tier, and how much is asked for
+        above the wanted floor (below it where that is negative).
+        """
+        problem, hull = self.problem, self.hull
+        if tiers != NO_TIERS:
+            hull = None if hull is None else hull.with_tiers(tiers)
+            problem = replace(problem, tiers=tiers, hull=hull)
+        if self.floor is not None and floor_raised:
+            asked = self.floor + floor_raised
+            hull = None if hull is None else replace(hull, floor=asked)
+            problem = replace(problem, floor=asked, floor_held_from=min(self.floor, asked), hull=hull)
+        return self if problem is self.problem else replace(self, problem=problem)
 
     def start_s(self, accelerator_class: str) -> float:
         """Seconds until a worker of a class that is started now serves, with its Node where that has to come."""
@@ -283,7 +312,8 @@ def prepare(
     memory_mib = {c.name: c.memory_mi_b for c in classes}
     provision_s = {c.name: c.provision_s for c in classes if c.elastic is not None}
     digest = hashlib.sha256(measurements.model_dump_json().encode()).hexdigest()
-    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()))
+    floored = spec.objective.quality is not None
+    key = (digest, spec.policy.name, tuple(usable.items()), level, tuple(memory_mib.items()), floored)
     sized = (kept or {}).get(key)
     if sized is None:
         try:
@@ -298,11 +328,12 @@ def prepare(
             timings,
             priced(
                 [stages_of(c, timings=timings, classes=usable, level=level) for c in frontier.chains],
-                accelerator_time=0.0 if published else ACCELERATOR_TIME_PRICE * chosen.thrift,
+                accelerator_time=0.0 if published or floored else ACCELERATOR_TIME_PRICE * chosen.thrift,
             ),
         )
         if kept is not None:
             kept[key] = sized
+    floor = _floor(spec, found, sized.frontier)
     problem = CascadeProblem(
         ref=cascade.ref,
         frontier=sized.frontier,
@@ -324,6 +355,8 @@ def prepare(
             thrift=chosen.thrift,
         ),
         weight=float(spec.policy.weight),
+        floor=floor,
+        floor_held_from=floor,
     )
     if shared or in_pools:
         problem = _on_shared_workers(problem, spec, level, rooms, offer=settings.shared_offer)
@@ -339,7 +372,29 @@ def prepare(
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
         provision_s=provision_s,
+        floor=floor,
+        grids={} if floor is None else _grids(found),
     )
+
+
+def _grids(profile: ProfileSpec) -> dict[Variants, QualityGrid]:
+    """The quality of each chain at any shares; chains that were not measured at a full grid are left out."""
+    found: dict[Variants, QualityGrid] = {}
+    for chain in measured(profile, variants={row.variant for row in profile.execution}).chains:
+        with contextlib.suppress(ValueError):
+            found[chain.chain] = QualityGrid(chain)
+    return found
+
+
+def _floor(spec: CascadeSpec, profile: ProfileSpec, frontier: Frontier) -> float | None:
+    """The quality floor as normalised quality; None if there is none."""
+    if spec.objective.quality is None:
+        return None
+    metric = float(spec.objective.quality.no_worse_than)
+    if frontier.best == frontier.worst:
+        held = frontier.best <= metric if profile.direction == "min" else frontier.best >= metric
+        return 0.0 if held else OUT_OF_REACH
+    return frontier.value(metric)
 
 
 def hosts_all(spec: CascadeSpec) -> bool:
@@ -376,6 +431,7 @@ def _on_shared_workers(
         accelerator_class=pool.accelerator_class,
         objective_s=level.objective_s,
         late=None if level.degrade else level.late,
+        floor=math.inf if problem.floor is None else problem.floor,
     )
     if len(sets) > 1:
         sets = with_one_long_variant(sets, hull)
@@ -419,7 +475,8 @@ def _switch_prices(
             takes_s = timings.load_s(name, accelerator_class) + provision_s.get(accelerator_class, 0.0)
             dear = takes_s > spec.objective.latency_s / 2
             price = settings.dear_switch_price if dear else settings.switch_price
-            prices[name, accelerator_class] = thrift * max(price / TUNED_SPAN, noise)
+            full = thrift * max(price / TUNED_SPAN, noise)
+            prices[name, accelerator_class] = full if spec.objective.quality is None else min(full, FLOOR_START_PRICE)
     return prices
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cascade_api.plan import Expected, Plan, PlanRow, next_generation
+from cascade_api.plan import Expected, Plan, PlanFloor, PlanRow, next_generation
 from cascade_api.reasons import Reason
 from cascade_api.settings import PlannerSettings
 
 from ..snapshot import DrainWorker, WorkerState
 from . import plans
-from .allocation import HostSet, Placement, Sharing, answers
+from .allocation import HostSet, Placement, Sharing, answers, holds_floor
 from .division import Divisions
 from .forecast import Forecast
 from .memory import Target
@@ -76,7 +76,11 @@ def publication(
     last, reason = seen.view.plan, decided.reason
     variants = plans.variants_of(seen.known, last=last, workers=workers, target=decided.sizes, batches=batch_of)
     told = plans.workers_of(workers, variants, moves.leaving)
-    structure = plans.structure(seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=told)
+    served = {name for worker in told for name, count in worker.credits.items() if count}
+    tiers = plans.tiers_of(seen.known, rows, served)
+    structure = plans.structure(
+        seen.known, cascade=str(seen.ref), parked=parked, variants=variants, workers=told, tiers=tiers
+    )
     said = Publication(None, parked, answered.p99_s, sharing.value, sharing.shed, answered.degraded)
     if last is not None and not seen.store_was_away and plans.has_structure(last, structure, rows):
         if rows == last.rows:
@@ -94,10 +98,20 @@ def publication(
             latency_p99=round(answered.p99_s, 4),
             degraded=round(answered.degraded, 4),
             quality=round(seen.known.problem.frontier.metric(sharing.value), 4),
+            floor=_floor(seen, sharing),
             cost_per_hour=f"{decided.target.cost_per_hour if decided.target else 0.0:.2f}",
         ),
     )
     return replace(said, plan=plan)
+
+
+def _floor(seen: Observed, sharing: Sharing) -> PlanFloor | None:
+    """The quality floor, and whether these shares hold it."""
+    wanted = seen.known.spec.objective.quality
+    if wanted is None:
+        return None
+    held = not sharing.shed and holds_floor(seen.known.problem, sharing.value)
+    return PlanFloor(no_worse_than=float(wanted.no_worse_than), held=held)
 
 
 def _sharing(
@@ -149,6 +163,10 @@ def _rows(seen: Observed, moves: Moves, sharing: Sharing, placement: Placement, 
     vacated = set(seen.known.variants_with.get(moves.vacate[0], ())) if moves.vacate is not None else set()
     leaves = bool(vacated & (plans.needed(last) - plans.needed(rows)))
     served = {name for name, _ in placement.pools}
+    problem = seen.known.problem
+    if problem.floor is not None and holds_floor(problem, sharing.value):
+        # Shares that hold a floor hardly depend on the load, and those in force may be for a load that was too high.
+        return rows
     if leaves or not plans.servable(last, served) or plans.shares_moved(last, rows):
         return rows
     return last

@@ -16,10 +16,11 @@ from cascade_api.cascade import DiffusionCascade
 from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.reasons import ConditionType, Reason
-from cascade_api.status import CascadeStatus, Condition, PoolStatus, merge_conditions
+from cascade_api.status import CascadeStatus, Condition, PoolStatus, QualityStatus, merge_conditions
 
 from ..snapshot import CascadeView, Worker, WorkerState
 from .allocation import Placement, PoolKey, PoolSize
+from .memory import FloorTarget
 from .plans import needed, servable, timestamp
 
 Truth = Literal["True", "False", "Unknown"]
@@ -49,6 +50,7 @@ class Findings:
     workers: int = 0
     ready: Placement = field(default_factory=Placement)
     cost_per_hour: str = "0"
+    floor: FloorTarget | None = None
 
 
 def status_of(
@@ -102,6 +104,21 @@ def status_of(
         plan_generation=plan.generation if plan else 0,
         plan_reason=plan.reason if plan else Reason.INITIAL_PLAN,
         cost_per_hour=findings.cost_per_hour,
+        quality=_quality(cascade, findings.floor),
+    )
+
+
+def _quality(cascade: DiffusionCascade, floor: FloorTarget | None) -> QualityStatus | None:
+    wanted = cascade.spec.objective.quality
+    if wanted is None or floor is None:
+        return None
+    cost = floor.all_heavy_cost_per_hour
+    return QualityStatus(
+        no_worse_than=wanted.no_worse_than,
+        expected=f"{floor.expected:.4g}",
+        held=floor.held,
+        all_heavy_workers=floor.all_heavy_workers,
+        all_heavy_cost_per_hour=None if cost is None else f"{cost:.2f}",
     )
 
 
@@ -196,9 +213,12 @@ def _allocation_optimal(findings: Findings) -> _Found:
         return kind, "Unknown", *findings.refused
     if findings.held is not None:
         return kind, "Unknown", *findings.held
+    floor = findings.floor
     if findings.verdict is Reason.OPTIMAL:
-        return kind, "True", Reason.OPTIMAL, because or "best quality at this demand"
+        best = "best quality at this demand" if floor is None else "the quality floor is held at the least cost"
+        return kind, "True", Reason.OPTIMAL, because or best
     texts = {
+        Reason.QUALITY_BELOW_FLOOR: _missed(floor),
         Reason.QUALITY_SHED: "the load leaves room for the cheapest images only",
         Reason.DEGRADING: "more answers than spec.objective.attainmentPercent leaves are degraded, to be in time",
         Reason.LOAD_SHED: "the load is above what can be served in time; a part is refused",
@@ -207,6 +227,16 @@ def _allocation_optimal(findings: Findings) -> _Found:
     }
     text = texts.get(findings.verdict, str(findings.verdict))
     return kind, "False", findings.verdict, f"{text}: {because}" if because else text
+
+
+def _missed(floor: FloorTarget | None) -> str:
+    if floor is None:
+        return "the quality floor is not held"
+    by = abs(floor.expected - floor.no_worse_than)
+    return (
+        f"spec.objective.quality.noWorseThan of {floor.no_worse_than:g} is missed by {by:.2g}: "
+        f"the best that fits is {floor.expected:.4g}"
+    )
 
 
 def _progressing(findings: Findings) -> _Found:

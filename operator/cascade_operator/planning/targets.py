@@ -37,13 +37,14 @@ from .allocation import (
     PoolSize,
     allocate_on_pool,
     groups,
+    holds_floor,
     on_hosts,
     verdict_of,
 )
 from .arrivals import bounded_window_s
 from .division import Divisions, backlog_prompts, user_of
 from .forecast import Forecast
-from .memory import CascadeMemory, Target, target_hosts, target_pools
+from .memory import CascadeMemory, FloorTarget, Target, target_hosts, target_pools
 from .observed import Observed
 from .policies import PlanningPolicy, joint
 from .shared_pools import SharedPool
@@ -298,6 +299,7 @@ def _parked(seen: Observed, now: float) -> TargetDecision:
         cost_per_hour=0.0,
         decided_at_s=now,
         demand=0.0,
+        floor=None,
     )
     return TargetDecision(target, Reason.PARKED, parked=True, news=None if seen.memory.parked else Reason.PARKED)
 
@@ -348,9 +350,10 @@ def _emergency(seen: Observed, expected: Forecast, division: Divisions) -> Reaso
     target = division.allocated(seen, seen.target.workers, seen.target.sizes)
     if seen.known.share(target, demand=expected.pool_rate).shed > 0:
         return Reason.DEMAND_ROSE
-    several = len(seen.known.problem.sets) > 1 or seen.pool is not None
+    several = len(seen.known.problem.sets) > 1 or seen.pool is not None or seen.known.problem.floor is not None
     if several and expected.pool_rate > EMERGENCY_DEMAND_RATIO * seen.target.demand:
-        # Some quick variant carries any load there, but badly: other weights must come soon, and a load is cheap.
+        # Some quick variant carries any load there, but badly: other weights must come soon, and a load is cheap. And
+        # for a floor there are no more workers than it takes.
         return Reason.DEMAND_ROSE
     for key, size in seen.target_sizes.items() if seen.known.hull is None else ():
         part = _backlog_objectives(seen, key[0])
@@ -418,6 +421,20 @@ def _too_tight(
     return seen.known.share(smaller, demand=demand).shed > present + NEGLIGIBLE_SHED_SHARE
 
 
+def _floor(seen: Observed, answer: Allocation) -> FloorTarget | None:
+    """How an allocation holds the cascade's quality floor."""
+    wanted, heavy = seen.known.spec.objective.quality, answer.all_heavy
+    if wanted is None:
+        return None
+    return FloorTarget(
+        no_worse_than=float(wanted.no_worse_than),
+        expected=round(seen.known.problem.frontier.metric(answer.value), 4),
+        held=not answer.shed and holds_floor(seen.known.problem, answer.value),
+        all_heavy_workers=heavy.workers if heavy is not None else None,
+        all_heavy_cost_per_hour=heavy.cost_per_hour if heavy is not None else None,
+    )
+
+
 def _adopted(
     seen: Observed,
     expected: Forecast,
@@ -444,5 +461,6 @@ def _adopted(
         profile_print=seen.known.profile_print,
         inventory=dict(snapshot.inventory or {}),
         corrections=seen.known.corrections,
+        floor=_floor(seen, answer),
     )
     return TargetDecision(target, news or seen.memory.reason, seen.memory.parked, news, answer)

@@ -44,6 +44,8 @@ class CampaignRequest:
     failures: tuple[Failure, ...] = ()
     memory_mib: int = 0
     """Of every accelerator; 0: as much as is needed."""
+    no_worse_than: str | None = None
+    """The quality floor of the product's policy, in units of the metric; None: that of the profile's file."""
     turns: Turns | None = None
     """How workers that host all variants share their time; None: they host one each, as the published systems' do."""
 
@@ -110,6 +112,7 @@ def run_once(
         switch_s=_switch_s(request, policy),
         failures=request.failures,
         turns=None if policy in PUBLISHED else request.turns,
+        no_worse_than=request.no_worse_than,
     )
     if policy in PUBLISHED:
         return published_system(policy, scenario).run(progress)

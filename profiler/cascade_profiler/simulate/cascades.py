@@ -25,15 +25,18 @@ def cascade_of(
     policy: str,
     scorer: str | None,
     hosting: Hosting | None = None,
+    no_worse_than: str | None = None,
 ) -> DiffusionCascade:
     """A cascade on these accelerators; raises BadInput if it is not valid.
 
-    ``hosting`` overrides what the profile's file says. With ``hosting: shared``, all workers stand unless the file says
-    how few there may be.
+    ``hosting`` and ``no_worse_than`` override what the profile's file says. With ``hosting: shared``, all workers stand
+    unless the file says how few there may be.
     """
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
     spec["objective"] = {**spec.get("objective", {}), "latency": format_duration(objective_s)}
+    if no_worse_than is not None:
+        spec["objective"]["quality"] = {"noWorseThan": no_worse_than}
     _set_workers(spec, workers)
     spec["policy"] = {**spec.get("policy", {}), "name": policy}
     if hosting is not None:

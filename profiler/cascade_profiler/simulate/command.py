@@ -51,6 +51,9 @@ def simulate(
     turns: Annotated[
         str, typer.Option(help="How shared workers share their time: short-first (at a step) or even.")
     ] = Turns.SHORT_FIRST.value,
+    no_worse_than: Annotated[
+        str, typer.Option(help="Quality floor of the product, in units of the metric; default: the file's cascade's.")
+    ] = "",
     scorer: Annotated[str, typer.Option(help="Hardness scorer of the product: rules or coin-flip.")] = "",
     fail: Annotated[
         str, typer.Option(metavar="AT:FOR:COUNT", help="Lose COUNT accelerators at second AT for FOR seconds.")
@@ -76,6 +79,7 @@ def simulate(
             switch_seconds=switch_seconds,
             hosting=hosting,
             turns=turns,
+            no_worse_than=no_worse_than,
             scorer=scorer,
             fail=fail,
             json=json,

@@ -199,6 +199,7 @@ class ProductionSystem:
             policy=policy,
             scorer=scorer,
             hosting=None if scenario.turns is None else Hosting.SHARED,
+            no_worse_than=scenario.no_worse_than,
         )
         profile = with_switch_time(scenario.profile.profile, scenario.switch_s)
         self._simulation = Simulation(

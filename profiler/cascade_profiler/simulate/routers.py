@@ -216,5 +216,7 @@ class SimulatedRouter:
                 hardness=state.chooser.hardness_quantiles(QUANTILES) if state else [],
                 confidence=state.chooser.confidence_quantiles(QUANTILES) if state else {},
                 batch_times=state.batch_times(now=self._events.now) if state else {},
+                made=state.made.told() if state else [],
+                recent_tiers=dict(state.tiers.recent(now=self._events.now)) if state else {},
             )
         return self._report

@@ -28,6 +28,7 @@ class Scenario:
     ``workers`` has the accelerators by class. ``switch_s`` is the seconds of every switch and start; None means those
     of the profile. ``turns`` says how workers that host all variants share
     their time; with None a worker hosts one variant, as it always does in the published systems.
+    ``no_worse_than`` is the quality floor of the product's policy, None that of the profile's file.
     """
 
     profile: LoadedProfile
@@ -39,6 +40,7 @@ class Scenario:
     switch_s: float | None = None
     failures: tuple[Failure, ...] = ()
     turns: Turns | None = None
+    no_worse_than: str | None = None
 
     @property
     def total_workers(self) -> int:

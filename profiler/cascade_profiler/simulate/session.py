@@ -16,6 +16,7 @@ import typer
 
 from cascade_api.command import seconds
 from cascade_api.documents import CascadeFile
+from cascade_api.quantities import METRIC_PATTERN
 from cascade_api.workers import Hosting
 
 from ..frontier.inputs import BadInput
@@ -46,6 +47,7 @@ class SimulationOptions:
     switch_seconds: float | None
     hosting: str
     turns: str
+    no_worse_than: str
     scorer: str
     fail: str
     json: bool
@@ -79,6 +81,7 @@ def _run_several(options: SimulationOptions, file: CascadeFile) -> None:
         "--workers": options.workers,
         "--objective": options.objective,
         "--hosting": options.hosting,
+        "--no-worse-than": options.no_worse_than,
         "--scorer": options.scorer,
         "--report": options.report,
         "--switch-seconds": options.switch_seconds,
@@ -125,9 +128,17 @@ def _request(options: SimulationOptions) -> CampaignRequest:
         seeds=options.seeds,
         switch_s=options.switch_seconds,
         scorer=options.scorer or None,
+        no_worse_than=_floor(options),
         failures=_failures(options.fail),
         turns=_turns(options, loaded),
     )
+
+
+def _floor(options: SimulationOptions) -> str | None:
+    text = options.no_worse_than
+    if text and not re.fullmatch(METRIC_PATTERN[1:-1], text):
+        raise BadInput("--no-worse-than", f"{text!r} is not a value of the metric: write one such as 24.50")
+    return text or None
 
 
 def _turns(options: SimulationOptions, loaded: LoadedProfile) -> Turns | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cascade_api.console import CascadeView, ConsoleView, WorkerView
-from cascade_api.explanations import latency_words
+from cascade_api.explanations import floor_words, latency_words
 
 from ..report.terminal import bar, chart
 
@@ -60,7 +60,9 @@ def _figures(cascade: CascadeView) -> RenderableType:
         f"{latency_words(expected)}, of {cascade.objective_s:g} s",
     )
     confidence = ", ".join(f"{name} {value:.2f}" for name, value in cascade.confidence.items())
-    table.add_row("quality", f"confidence {confidence}" if confidence else "–", f"{expected.quality:.4g}")
+    table.add_row(
+        "quality", f"confidence {confidence}" if confidence else "–", f"{expected.quality:.4g}{floor_words(expected)}"
+    )
     table.add_row("accelerators' work", "", f"{work.planned:.2f} busy; {work.all_heavy:.2f} if all images were heavy")
     table.add_row("cost an hour", "", expected.cost_per_hour)
     refused = ", ".join(f"{count} {reason}" for reason, count in cascade.refusals.items()) or "none"

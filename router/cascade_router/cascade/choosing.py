@@ -5,17 +5,16 @@ The shares come from the plan. The thresholds are quantiles of what this router 
 prompts, and the confidence of the light images of each row. For example, if the plan says that 20 % of the prompts go
 direct, those above the 80 % quantile of the hardness do. The state has a fixed size and survives a change of plan.
 
-A client may choose the model itself, by a tier or by settings (`Wish`). Such requests count towards the planned shares,
-so that the models get the work that the plan expects: if 20 % of the requests want the heavy model and the plan sends
-30 % to it, the others get the rest. Only if more want one model than the plan sends there, it gets more work.
+A client may choose by a tier or by settings (`Wish`). A request with a tier takes the plan's row for that tier, and the
+planner knows how many do. One that names settings gets the variant that has them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
-from cascade_api.plan import Plan, PlanRow, PlanVariant
+from cascade_api.plan import Plan, PlanRow, PlanVariant, Tier
 
 from ..prompts.quantiles import SEEDS_ALONE, LiveCut
 from ..prompts.scorers import Scorer
@@ -27,20 +26,13 @@ _UNSURE: Final = (-1.0, 0.0)
 """The distribution of negated confidences before any was seen: uniform between these two."""
 
 
-_TIER_WEIGHT: Final = 0.01
-"""Weight of the latest request in the shares of the tiers; about the last hundred requests count."""
-
-Tier = Literal["auto", "low", "high"]
-"""The quality that a client asks for: the light model's, the heavy model's, or what the plan decides."""
-
-
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What a client says about the model that makes its image; without any of it, the plan decides.
 
-    With ``steps`` or ``guidance``, only a variant that has these settings makes the image. With a tier, the light or
-    the heavy variant of the row does, if the plan has a worker for it. With ``lora``, the name of an adapter, only
-    variants that have it make the image.
+    With ``steps`` or ``guidance``, only a variant that has these settings makes the image. With a tier, the plan's row
+    for it decides instead of those for everybody, if there is a worker for it. With ``lora``, the name of an adapter,
+    only variants that have it make the image.
     """
 
     tier: Tier = "auto"
@@ -51,6 +43,11 @@ class Wish:
     @property
     def names_settings(self) -> bool:
         return self.steps is not None or self.guidance is not None
+
+    @property
+    def leaves_it_to_the_plan(self) -> bool:
+        """Whether the plan alone decides which variant makes the image."""
+        return self == NO_WISH
 
     def fits(self, variant: PlanVariant) -> bool:
         """Whether a variant has the settings and the adapter that are named."""
@@ -69,15 +66,11 @@ NO_WISH: Final = Wish()
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The row that was drawn for a prompt, the prompt's hardness, and whether it goes direct.
-
-    ``may_escalate`` is false if the client wants the light image, however good it is.
-    """
+    """The row that was drawn for a prompt, the prompt's hardness, and whether it goes direct."""
 
     row: PlanRow
     hardness: float
     direct: bool
-    may_escalate: bool = True
 
 
 class Chooser:
@@ -93,8 +86,6 @@ class Chooser:
         self._direct = EvenDraws(step=DIRECT_STEP, start=start)
         self._escalation = EvenDraws(step=ESCALATION_STEP, start=start)
         self._confidence: dict[tuple[str, float], LiveCut] = {}
-        self._low = self._high = 0.0
-        """Shares of the latest requests whose clients chose the light or the heavy model."""
         self.use_scorer(scorer)
 
     def use_scorer(self, scorer: Scorer) -> None:
@@ -104,20 +95,14 @@ class Chooser:
 
     def choose(self, plan: Plan, prompt: str, *, coin: float, wish: Wish = NO_WISH) -> Choice:
         """Draw a row for the prompt, and decide whether it goes direct; ``coin`` is random in [0, 1)."""
-        row = plan.rows[draw_row([row.share for row in plan.rows], self._rows.next())]
+        row = _of_tier(plan, wish) or plan.rows[draw_row([row.share for row in plan.rows], self._rows.next())]
         hardness = self._scorer.score(prompt, draw=coin)
         if wish.names_settings or not _all_have_adapter(plan, row, wish):
             alone = _alone(plan, row, wish)
-            self._note_tier("low" if alone.heavy == row.light != row.heavy else "high")
             return Choice(alone, hardness, direct=True)
-        tier = wish.tier if row.alone or plan.expects_worker(row.light if wish.tier == "low" else row.heavy) else "auto"
-        self._note_tier(tier)
-        if tier != "auto":
-            return Choice(row, hardness, direct=row.alone or tier == "high", may_escalate=False)
-        share, _ = left_for_the_plan(row, low=self._low, high=self._high)
         direct = self._hardness.pick(
             hardness,
-            share=share,
+            share=row.direct,
             seed_threshold=row.seed_thresholds.hardness if row.seed_thresholds else None,
             draw=self._direct.next(),
         )
@@ -125,10 +110,9 @@ class Chooser:
 
     def escalates(self, row: PlanRow, confidence: float) -> bool:
         """Whether a light image of ``row`` is in the share of least confidence that the plan wants made again."""
-        _, share = left_for_the_plan(row, low=self._low, high=self._high)
         return self._cut(row).pick(
             -confidence,
-            share=share,
+            share=row.escalation,
             seed_threshold=-row.seed_thresholds.confidence if row.seed_thresholds else None,
             draw=self._escalation.next(),
         )
@@ -145,10 +129,6 @@ class Chooser:
             if cut.count >= SEEDS_ALONE
         }
 
-    def _note_tier(self, tier: Tier) -> None:
-        self._low += _TIER_WEIGHT * ((tier == "low") - self._low)
-        self._high += _TIER_WEIGHT * ((tier == "high") - self._high)
-
     def _cut(self, row: PlanRow) -> LiveCut:
         # The direct share decides which prompts are left to the light model, and so how confidences are distributed.
         key = (row.light, round(row.direct, 2))
@@ -161,29 +141,6 @@ class Chooser:
         if len(self._confidence) > CONFIDENCE_CUTS:
             del self._confidence[next(iter(self._confidence))]
         return cut
-
-
-def left_for_the_plan(row: PlanRow, *, low: float, high: float) -> tuple[float, float]:
-    """The shares (direct, escalation) for the requests of a row whose clients leave the choice to the plan.
-
-    They are such that all requests of the row together have its planned heavy share T and, if possible, its direct
-    share r. With a = 1 - low - high the share of the requests at hand:
-
-        heavy = (T - high) / a,   direct = min(heavy, (r - high) / a),   escalation = (heavy - direct) / (1 - direct)
-
-    each limited to [0, 1].
-
-    Args:
-        row: the planned shares.
-        low: share of all requests whose clients chose the light model.
-        high: share of all requests whose clients chose the heavy model.
-    """
-    rest = 1 - low - high
-    if rest == 1 or rest <= 1e-9:
-        return row.direct, row.escalation
-    heavy = min(1.0, max(0.0, (row.heavy_share - high) / rest))
-    direct = min(heavy, max(0.0, (row.direct - high) / rest))
-    return direct, (heavy - direct) / (1 - direct) if direct < 1 else 0.0
 
 
 def why_no_variant(plan: Plan, wish: Wish) -> tuple[str, str] | None:
@@ -207,6 +164,12 @@ def why_no_variant(plan: Plan, wish: Wish) -> tuple[str, str] | None:
         f"{wish.guidance:g} is not what any variant{with_steps} has; "
         + (f"leave it out or use {', '.join(scales)}" if scales else "leave it out")
     )
+
+
+def _of_tier(plan: Plan, wish: Wish) -> PlanRow | None:
+    """The row of the client's tier; None if the plan decides, or has no worker for that row."""
+    row = plan.tiers.get(wish.tier) if wish.tier != "auto" else None
+    return row if row is not None and plan.expects_worker(row.first) else None
 
 
 def _all_have_adapter(plan: Plan, row: PlanRow, wish: Wish) -> bool:

@@ -197,6 +197,13 @@ class RequestMachine:
         An event that ends a try also ends its grant. The grant is given back before anything else, unless the effects
         exchange it for another one.
         """
+        todo = self._on(event, now)
+        for effect in todo if self._wish.leaves_it_to_the_plan else ():
+            if isinstance(effect, Answer):
+                self._cascade.made.note(self.choice.row, effect.route)
+        return todo
+
+    def _on(self, event: Event, now: float) -> Effects:
         tried, self._try = self._try, None
         if tried is None:
             return self._heard(event, now)
@@ -260,6 +267,7 @@ class RequestMachine:
         after_s = min(AFTER_IMAGE * (self._send_by - self._received), cascade.after_image.quantile or 0.0)
         self._deadline = self._send_by - after_s
         self.choice = self._choose()
+        cascade.tiers.note(self._wish.tier, now=now)
         cascade.retries.earn()
         return self._admit(now)
 
@@ -273,7 +281,7 @@ class RequestMachine:
             now=now,
             overload=self._overload,
             queue_limit=self._waiting_limit,
-            escalates=self.choice.may_escalate and row.escalation > 0,
+            escalates=row.escalation > 0,
             patience=self._cascade.plan.patience,
         )
         if isinstance(step, Make):
@@ -329,7 +337,7 @@ class RequestMachine:
         cascade, row = self._cascade, self.choice.row
         if self._step.degraded:
             return [self._answer(light, Route.DEGRADED)]
-        escalate = self.choice.may_escalate and cascade.chooser.escalates(row, light.confidence)
+        escalate = cascade.chooser.escalates(row, light.confidence)
         escalate = escalate or self._surely_escalates()
         step = after_light(
             escalate=escalate,
@@ -483,7 +491,7 @@ class RequestMachine:
             return self._without_image(wait.refusal, now) if in_vain else self._try_again(now)
         if in_vain:
             return [wait.refusal]
-        if self.choice.row not in self._cascade.plan.rows:
+        if self.choice.row not in (*self._cascade.plan.rows, *self._cascade.plan.tiers.values()):
             # The new plan does not have the row that was drawn.
             self.choice = self._choose()
         return self._admit(now)
@@ -501,8 +509,8 @@ class RequestMachine:
 
         The plan escalates all of its row, and under ``overload: strict`` none stands in for a heavy image.
         """
-        choice, light = self.choice, self._step.stage == "light" and not self._step.degraded
-        return light and choice.may_escalate and choice.row.escalation >= 1 and self._overload == "strict"
+        light = self._step.stage == "light" and not self._step.degraded
+        return light and self.choice.row.escalation >= 1 and self._overload == "strict"
 
     def _choose(self) -> Choice:
         return self._cascade.chooser.choose(self._cascade.plan, self._text, coin=self._coin, wish=self._wish)

@@ -15,7 +15,8 @@ from cascade_api.report import BatchTime
 
 from ..prompts.scorers import Scorer
 from ..queue.work import BANDS, PoolLoad, limit_of
-from .choosing import Chooser, Tier, Wish
+from .choosing import Chooser, Wish
+from .counts import MadeRows, RecentTiers
 from .decisions import Make, Outlook, best
 from .effects import Ejected, Trusted
 from .estimates import ExecutionEstimates, LatestBatches, Recent
@@ -100,6 +101,8 @@ class CascadeState:
         self.after_image = Recent()
         """Seconds from the arrival of an image from its replica until it was sent to the client."""
         self.retries = RetryBudget()
+        self.made = MadeRows()
+        self.tiers = RecentTiers()
         self.chooser = Chooser(scorer=scorer, start=start)
         self.waiting = 0
         """Requests that wait for a change of plan or health."""
@@ -149,7 +152,9 @@ class CascadeState:
 
     def work_s(self, wish: Wish) -> float:
         """The accelerator-seconds that an image is expected to take, by the shares of the plan or the client's tier."""
-        parts = ((row.share * part, name) for row in self.plan.rows for name, part in _stages(row, wish.tier).items())
+        tier = self.plan.tiers.get(wish.tier) if wish.tier != "auto" else None
+        rows = self.plan.rows if tier is None else [tier]
+        parts = ((row.share * part, name) for row in rows for name, part in _stages(row).items())
         return sum(part * min((pool.image_s for pool in self._of.get(name, ())), default=0.0) for part, name in parts)
 
     def congestion(self) -> tuple[float, float]:
@@ -215,10 +220,8 @@ class CascadeState:
         return len(pool.ready - self.health.ejected) if math.isfinite(load.expected_wait_s) else 0
 
 
-def _stages(row: PlanRow, tier: Tier) -> dict[str, float]:
+def _stages(row: PlanRow) -> dict[str, float]:
     """How many images of each variant a request of a row takes on average."""
-    if tier == "low":
-        return {row.light: 1.0}
-    if tier == "high" or row.alone:
+    if row.alone:
         return {row.heavy: 1.0}
     return {row.light: 1 - row.direct, row.heavy: row.heavy_share}

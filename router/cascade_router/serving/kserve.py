@@ -44,6 +44,7 @@ INPUTS: Final = {INPUT_PROMPT: "BYTES", INPUT_NEGATIVE_PROMPT: "BYTES", INPUT_SE
 OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
+OUTPUT_ACCELERATOR_SECONDS: Final = "accelerator_seconds"
 OUTPUT_STAGE: Final = "stage"
 FILES: Final[Mapping[str, Format]] = {f"image_{form}": form for form in FORMATS}
 """Outputs that are a file of one format; `OUTPUT_IMAGE_ENCODED` is a file of the format that a parameter names."""
@@ -59,6 +60,7 @@ OUTPUTS: Final = {
     OUTPUT_ROUTE: "BYTES",
     OUTPUT_CONFIDENCE: "FP32",
     OUTPUT_HARDNESS: "FP32",
+    OUTPUT_ACCELERATOR_SECONDS: "FP32",
     OUTPUT_STAGE: "BYTES",
     OUTPUT_PROMPT_CUT: "BOOL",
     OUTPUT_LORA: "BYTES",
@@ -202,6 +204,8 @@ def _packed(name: str, answer: MadeImage, stage: str) -> bytes:
         return struct.pack("?", answer.image.prompt_tokens is not None and answer.image.prompt_tokens.cut)
     if name == OUTPUT_HARDNESS:
         return struct.pack("<f", answer.hardness)
+    if name == OUTPUT_ACCELERATOR_SECONDS:
+        return struct.pack("<f", answer.accelerator_s)
     return struct.pack("<f", math.nan if answer.confidence is None else answer.confidence)
 
 

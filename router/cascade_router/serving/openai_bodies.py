@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from cascade_api.plan import Tier
 from cascade_api.reasons import Refusal, Route
 
-from ..cascade.choosing import Tier
 from ..jobs.records import JobState
 from ..pools.clients import Format
 from ..requests import BANDS, MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SHORTEST_S

@@ -8,7 +8,20 @@ rest of the planner uses only the names that this module exports.
 from .contention import groups
 from .expectations import answers
 from .fluid import on_hosts, served_by
-from .frontier import Chain, Frontier, Mixture, Portion, QualityGrid, Row, gpu_seconds, measured, pruned
+from .frontier import (
+    NO_TIERS,
+    Chain,
+    Frontier,
+    Mixture,
+    Portion,
+    QualityGrid,
+    Row,
+    TierShares,
+    gpu_seconds,
+    measured,
+    pruned,
+    tier_rows,
+)
 from .hull import MUCH_SHORTER, HostSet, Hull, hull_of, upper_hull
 from .pooling import allocate_on_pool
 from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize, WorkerBounds
@@ -16,10 +29,11 @@ from .sets import User, Weighed, best_on_sets, maximal_sets, needed_mib, useful_
 from .shares import Sharing, best_sharing, running_columns, shared_on
 from .solver import allocate
 from .stages import ProfileTimings, Role, ServiceLevel, Stages, priced, stages_of
-from .verdicts import verdict_of
+from .verdicts import holds_floor, verdict_of
 
 __all__ = [
     "MUCH_SHORTER",
+    "NO_TIERS",
     "Allocation",
     "AllocationProblem",
     "CascadeProblem",
@@ -39,6 +53,7 @@ __all__ = [
     "ServiceLevel",
     "Sharing",
     "Stages",
+    "TierShares",
     "User",
     "Weighed",
     "WorkerBounds",
@@ -49,6 +64,7 @@ __all__ = [
     "best_sharing",
     "gpu_seconds",
     "groups",
+    "holds_floor",
     "hull_of",
     "maximal_sets",
     "measured",
@@ -60,6 +76,7 @@ __all__ = [
     "served_by",
     "shared_on",
     "stages_of",
+    "tier_rows",
     "upper_hull",
     "useful_rows",
     "verdict_of",

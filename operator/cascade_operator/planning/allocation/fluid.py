@@ -98,8 +98,12 @@ def _least(cascade: CascadeProblem, hull: Hull) -> int:
 
 
 def _enough(cascade: CascadeProblem, hull: Hull) -> int:
-    """Workers beyond which more gain nothing."""
-    best_quality = cascade.demand * hull.most_s / cascade.heavy_utilisation
+    """Workers beyond which more gain nothing.
+
+    For a floor no more is planned than fits: images that are degraded would be below it.
+    """
+    busy = cascade.heavy_utilisation if cascade.floor is None else cascade.light_utilisation
+    best_quality = cascade.demand * hull.most_s / busy
     nothing_shed = cascade.demand * hull.least_s / cascade.light_utilisation
     return math.ceil(max(best_quality, nothing_shed) - NOTHING) if hull.corners else 0
 

@@ -17,8 +17,9 @@ less is better.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from cascade_api.chains import Chained, Variants
 from cascade_api.profile import ProfileSpec
@@ -26,6 +27,7 @@ from cascade_api.profile import ProfileSpec
 from .programs import LinearProgram, SolveStatus
 
 _EQUAL = 1e-9
+LEAST_REST: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,37 @@ class Frontier:
     def value(self, metric: float) -> float:
         """The normalised quality of a value of the objective metric."""
         return (metric - self.worst) / (self.best - self.worst) if self.best != self.worst else 1.0
+
+
+@dataclass(frozen=True)
+class TierShares:
+    """The shares of all requests that ask for the cheapest variant (``low``) or the best row (``high``)."""
+
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def rest(self) -> float:
+        """The share that leaves it to the plan; never nothing, or no row could be chosen for it."""
+        return max(1.0 - self.low - self.high, LEAST_REST)
+
+
+NO_TIERS: Final = TierShares()
+
+
+def tier_rows(rows: Collection[Row], image_s: Callable[[str], float]) -> dict[Literal["low", "high"], Row]:
+    """The rows of requests with a tier, of those that are served: all images by the variant that is cheapest as the
+    first of a chain, and the best row; of equally good ones that of least work. ``image_s`` has the seconds of images.
+    """
+    if not rows:
+        return {}
+    cheapest = min(rows, key=lambda row: (image_s(row.light), row.alone, row.chain))
+    low = Row(cheapest.chain, 1.0 if cheapest.alone else 0.0, 0.0, 0.0)
+
+    def rank(row: Row) -> tuple[float, float]:
+        return row.value, -(row.light_load * image_s(row.light) + row.heavy_load * image_s(row.heavy))
+
+    return {"low": low, "high": max(rows, key=rank)}
 
 
 def gpu_seconds(mixture: Mixture, *, light_s: float, heavy_s: float) -> float:

@@ -14,11 +14,12 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, TypeVar
 
-from .frontier import Mixture, Portion, Row
+from .frontier import LEAST_REST, Mixture, Portion, Row, TierShares, tier_rows
 from .latency import BatchService, Path, Queue, late_share
 from .mixtures import NOTHING
 from .stages import Role, Stages
@@ -77,7 +78,7 @@ class Hull:
     ``weights`` has the digest of each variant's weights. ``services`` are single images by variant and role,
     ``batches`` the largest batch by variant, and ``least_s`` the seconds per prompt by the cheapest corner in its
     quickest batches. Of the requests the part ``late`` may take longer than ``objective_s``; None: what would is
-    degraded.
+    degraded. ``floor`` is the normalised quality beyond which more is worth nothing (infinite: there is none).
     """
 
     weights: Mapping[str, str]
@@ -92,6 +93,9 @@ class Hull:
     """All rows that can meet the objective, and what a prompt by each is worth."""
     everywhere: bool = True
     """Whether every worker hosts all variants."""
+    floor: float = math.inf
+    tiers: Mixture = ()
+    """The rows of requests with a tier, with their shares of all requests; what they take is in all seconds here."""
 
     @property
     def hosts(self) -> HostSet:
@@ -103,7 +107,39 @@ class Hull:
         """Accelerator seconds per prompt that each row takes of each of its variants."""
         return {row: self._work(row) for row in dict.fromkeys([*self.rows, *(c.row for c in self.corners)])}
 
+    @property
+    def rest(self) -> float:
+        """The share of the requests that leave it to the plan."""
+        return 1.0 - sum(portion.share for portion in self.tiers)
+
+    @cached_property
+    def tier_work(self) -> Mapping[str, float]:
+        """Accelerator seconds per prompt that requests with a tier take of each variant."""
+        work: defaultdict[str, float] = defaultdict(float)
+        for portion in self.tiers:
+            for variant, seconds in self._alone(portion.row).items():
+                work[variant] += portion.share * seconds
+        return work
+
+    def with_tiers(self, shares: TierShares) -> Hull:
+        """The same where such shares of the requests ask for a tier: a prompt then takes the mean of all requests."""
+        rows = tier_rows(self.rows, self.image_s)
+        asked = {"low": shares.low, "high": min(shares.high, 1.0 - shares.low - LEAST_REST)}
+        tiers = tuple(Portion(asked[name], row) for name, row in rows.items() if asked[name] > 0)
+        if not tiers:
+            return self
+        beside = replace(self, tiers=tiers)
+        taken, rest = sum(beside.tier_work.values()), beside.rest
+        corners = tuple(replace(corner, seconds=rest * corner.seconds + taken) for corner in self.corners)
+        return replace(beside, corners=corners, least_s=rest * self.least_s + taken)
+
     def _work(self, row: Row) -> dict[str, float]:
+        work = defaultdict(float, self.tier_work)
+        for variant, seconds in self._alone(row).items():
+            work[variant] += self.rest * seconds
+        return work
+
+    def _alone(self, row: Row) -> dict[str, float]:
         work: defaultdict[str, float] = defaultdict(float)
         if row.light_load:
             work[row.light] += row.light_load * self.services[row.light, Role.LIGHT].p50_s
@@ -111,9 +147,15 @@ class Hull:
             work[row.heavy] += row.heavy_load * self.services[row.heavy, Role.HEAVY].p50_s
         return work
 
-    @property
+    @cached_property
     def most_s(self) -> float:
-        """Seconds per prompt beyond which more buys nothing."""
+        """Seconds per prompt beyond which more buys nothing: with those of the best corner, or at the floor."""
+        if self.corners and self.corners[0].row.value >= self.floor:
+            return self.corners[0].seconds
+        for low, high in pairwise(self.corners):
+            if high.row.value >= self.floor:
+                part = (self.floor - low.row.value) / (high.row.value - low.row.value)
+                return low.seconds + part * (high.seconds - low.seconds)
         return self.corners[-1].seconds if self.corners else 0.0
 
     def image_s(self, variant: str) -> float:
@@ -142,8 +184,9 @@ class Hull:
     def mixture(self, seconds: float) -> tuple[Mixture, float]:
         """The best mixture at so many seconds per prompt, and its gain; of the cheapest corner where less is there.
 
-        There must be a corner.
+        No more is spent than `most_s`. There must be a corner.
         """
+        seconds = min(seconds, self.most_s)
         at = bisect_right(self.corners, seconds, key=lambda corner: corner.seconds)
         if at == 0 or at == len(self.corners):
             corner = self.corners[min(at, len(self.corners) - 1)]
@@ -190,6 +233,7 @@ def shared_paths(hull: Hull, mixture: Mixture, *, workers: float, demand: float)
     gets what light work leaves of the time: all seconds of heavy work are longer by 1/(1 - ρ_light).
     """
     workers = max(round(workers), 1)
+    mixture = (*(Portion(hull.rest * each.share, each.row) for each in mixture), *hull.tiers)
     light_busy = demand * hull.seconds(mixture, Role.LIGHT) / workers
     stretch = 1 / max(1 - light_busy, LEAST_LEFT)
 
@@ -220,6 +264,7 @@ def hull_of(
     accelerator_class: str,
     objective_s: float = math.inf,
     late: float | None = None,
+    floor: float = math.inf,
 ) -> Hull:
     """The hull of all rows that can meet the objective, with single images: batches are as they come."""
     services: dict[tuple[str, Role], BatchService] = {}
@@ -245,4 +290,4 @@ def hull_of(
     corners = tuple(upper_hull(points, cost=lambda c: c.seconds, worth=lambda c: c.gain))
     least_s = taken_s(corners[0].row, quickest) if corners else 0.0
     rows = {point.row: point.gain for point in points}
-    return Hull(weights, accelerator_class, corners, services, batches, least_s, objective_s, late, rows)
+    return Hull(weights, accelerator_class, corners, services, batches, least_s, objective_s, late, rows, floor=floor)

@@ -78,6 +78,16 @@ def points_of(user: User, weights: Collection[str]) -> list[Point]:
     return upper_hull(points, cost=lambda p: p.work, worth=lambda p: p.worth)
 
 
+def enough_of(user: User, points: Sequence[Point]) -> float:
+    """The work beyond which more buys a cascade nothing, in workers' worth: where its floor is held."""
+    floor = user.weight * user.hull.floor
+    for low, high in pairwise(points):
+        if high.worth >= floor:
+            part = 1.0 if low.row is None else max((floor - low.worth) / (high.worth - low.worth), 0.0)
+            return low.work + part * (high.work - low.work)
+    return math.inf
+
+
 @dataclass(frozen=True)
 class Curve:
     """What work buys a cascade (`points_of`), and the most that it may have."""
@@ -116,6 +126,14 @@ def bought(points: Sequence[Point], work: float) -> list[tuple[float, Point]]:
         return [(1.0, low)]
     part = min(max((work - low.work) / (high.work - low.work), 0.0), 1.0)
     return [(share, point) for share, point in ((1.0 - part, low), (part, high)) if share > 0]
+
+
+def worth_of(user: User, parts: Sequence[tuple[float, Point]]) -> float:
+    """What a cascade's points are worth, each with its share of the prompts; quality above its floor adds nothing."""
+    shed = sum(share for share, point in parts if point.row is None)
+    gained = sum(share * point.worth for share, point in parts if point.row is not None)
+    most = user.weight * user.hull.floor * (1 - shed) if shed < 1 else 0.0
+    return min(gained, most) - user.weight * SHED_PRICE * shed
 
 
 def loads_of(users: Sequence[User], ways: Sequence[Sequence[tuple[float, Point]]]) -> dict[str, float]:
@@ -491,13 +509,15 @@ class _Choice:
         curves = [self._curve_of(index, digests) for index, digests in enumerate(chosen)]
         spent = spend(curves, workers)
         found = [bought(curve.points, work) for curve, work in zip(curves, spent, strict=True)]
-        return found, sum(share * point.worth for parts in found for share, point in parts), sum(spent)
+        worth = sum(worth_of(user, parts) for user, parts in zip(self._users, found, strict=True))
+        return found, worth, sum(spent)
 
     def _curve_of(self, index: int, digests: frozenset[str]) -> Curve:
         key = index, digests
         if key not in self._curves:
             user = self._users[index]
-            self._curves[key] = Curve(points_of(user, digests), user.most)
+            points = points_of(user, digests)
+            self._curves[key] = Curve(points, min(user.most, enough_of(user, points)))
         return self._curves[key]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
 
-from .frontier import Frontier, Mixture
+from .frontier import NO_TIERS, Frontier, Mixture, TierShares
 from .hull import HostSet, Hull
 from .stages import ServiceLevel, Stages
 
@@ -71,7 +71,10 @@ class CascadeProblem:
     change of model must gain. ``running`` and ``running_batch`` are the replicas and batch size of each pool now.
     ``hull`` is set if workers host several weights. ``sets`` are then the sets of weights that a worker may host: with
     one, which is all of them, only the number of workers is decided. ``running_hosts`` are the workers by what they
-    host now. ``level`` is what requests are promised.
+    host now. ``tiers`` are the shares of the requests that do not leave it to the plan; the hull has them, too.
+    ``floor`` is the normalised quality to hold at the least cost; None: the best quality is wanted.
+    It may be corrected by what was realised (`floors`); ``floor_held_from`` is the quality from which the wanted floor
+    counts as held. ``level`` is what requests are promised.
     """
 
     ref: CascadeRef
@@ -89,6 +92,9 @@ class CascadeProblem:
     running_batch: Mapping[PoolKey, int] = field(default_factory=dict)
     weight: float = 1.0
     hull: Hull | None = None
+    floor: float | None = None
+    floor_held_from: float | None = None
+    tiers: TierShares = NO_TIERS
     sets: tuple[HostSet, ...] = ()
     running_hosts: Mapping[HostSet, int] = field(default_factory=dict)
 
@@ -104,14 +110,23 @@ class AllocationProblem:
 
 
 @dataclass(frozen=True)
+class Fleet:
+    """Workers of one class, and what they cost per hour."""
+
+    workers: int
+    cost_per_hour: float
+
+
+@dataclass(frozen=True)
 class Allocation:
     """What one cascade gets. ``shed`` is the share of its demand that cannot be served in time.
 
-    ``verdict`` is OPTIMAL, DEGRADING (more answers than ``attainmentPercent`` leaves are degraded), QUALITY_SHED (there
-    is room only for the rows of least load), LOAD_SHED (a part of the demand cannot be served), NO_CAPACITY (nothing
-    can) or SOLVER_LIMIT (usable, but a limit cut the search short). ``hosts`` has the workers by what they host, for
-    cascades with a hull. ``binding`` says in words what limits the quality. ``gap`` is the part of all cascades'
-    weighted worth that a better allocation could add at most, by the solver's bound.
+    ``verdict`` is OPTIMAL, DEGRADING (more answers than ``attainmentPercent`` leaves are degraded), QUALITY_BELOW_FLOOR
+    (the floor cannot be held), QUALITY_SHED (there is room only for the rows of least load), LOAD_SHED (a part of the
+    demand cannot be served), NO_CAPACITY (nothing can) or SOLVER_LIMIT (usable, but a limit cut the search short).
+    ``all_heavy`` is what it would take to make every image by the best variant; None if no variant can. ``hosts`` has
+    the workers by what they host, for cascades with a hull. ``binding`` says in words what limits the quality. ``gap``
+    is the part of all cascades' weighted worth that a better allocation could add at most, by the solver's bound.
     """
 
     ref: CascadeRef
@@ -125,3 +140,4 @@ class Allocation:
     binding: tuple[str, ...] = ()
     gap: float = 0.0
     hosts: Mapping[HostSet, int] = field(default_factory=dict)
+    all_heavy: Fleet | None = None

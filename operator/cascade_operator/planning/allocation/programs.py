@@ -141,3 +141,12 @@ class LinearProgram:
         self._model.constraint.add(
             lower_bound=lower, upper_bound=upper, var_index=terms.keys(), coefficient=terms.values()
         )
+
+
+def up_to_floor(program: LinearProgram, gains: Mapping[int, float], *, floor: float, weight: float) -> None:
+    """Let the shares of rows, each with its gain, be worth their mean quality up to a ``floor``, and nothing beyond.
+
+    It adds a variable c with c ≤ floor and c ≤ Σ gain·share, and maximises weight·c.
+    """
+    counted = program.variable(value=weight, upper=max(floor, 0.0))
+    program.at_most({counted: 1.0, **{share: -gain for share, gain in gains.items()}}, 0.0)

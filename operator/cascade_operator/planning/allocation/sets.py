@@ -8,7 +8,8 @@ accelerator seconds per second:
     for each S:   Σ_c Σ_v f(v, S) / ρ_c ≤ n_S
     together:     Σ_S n_S ≤ workers
 
-maximise Σ_c weight·(Σ s·gain - price·shed), less what loads cost. With the n_S given it is a linear program, which says
+maximise Σ_c weight·(Σ s·gain - price·shed), less what loads cost. Where a cascade has a floor, Σ s·gain counts up to
+it, and its work has a small price. With the n_S given it is a linear program, which says
 what workers that are ready serve best.
 """
 
@@ -24,11 +25,13 @@ from typing import Final
 from .frontier import Mixture, Portion, Row
 from .hull import HostSet, Hull, upper_hull
 from .mixtures import NOTHING
-from .programs import LinearProgram, Solution
+from .programs import LinearProgram, Solution, up_to_floor
 from .stages import SHED_PRICE
 
 LEAST_WORKERS_PRICE: Final = 1e-4
 """Normalised quality given up for one worker fewer."""
+LEAST_WORK_PRICE: Final = 1e-4
+"""Normalised quality given up by a cascade with a floor for all work that its dearest row would take."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ class _Added:
         if not served:
             return OnSets((), 1.0, 0.0)
         mixture = tuple(Portion(amount / served, row) for row, amount in found.items() if amount > NOTHING)
-        gain = sum(portion.share * self.user.rows[portion.row] for portion in mixture)
+        gain = min(sum(portion.share * self.user.rows[portion.row] for portion in mixture), self.user.hull.floor)
         time: defaultdict[HostSet, float] = defaultdict(float)
         for (_, hosts), flow in self.flows.items():
             time[hosts] += solution.values[flow] / self.user.utilisation
@@ -208,16 +211,28 @@ class _Added:
 def _add(program: LinearProgram, user: User, sets: Sequence[HostSet]) -> _Added:
     """Add a cascade to a program whose workers host ``sets``."""
     hull = user.hull
-    shares = {row: program.variable(value=user.weight * gain) for row, gain in user.rows.items()}
+    floored = hull.floor < math.inf
+    shares = {row: program.variable(value=0.0 if floored else user.weight * gain) for row, gain in user.rows.items()}
+    dearest_s = max((sum(work_of(hull, row).values()) for row in user.rows), default=0.0)
+    price = user.weight * LEAST_WORK_PRICE / (user.demand * dearest_s or 1.0) if floored else 0.0
+    if floored:
+        gains = {share: user.rows[row] for row, share in shares.items()}
+        up_to_floor(program, gains, floor=hull.floor, weight=user.weight)
     shed = program.variable(value=-user.weight * SHED_PRICE)
     program.equal(dict.fromkeys([*shares.values(), shed], 1.0), 1.0)
     flows: dict[tuple[str, HostSet], int] = {}
     needs: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    hosted = {digest for each in sets for digest in each.weights}
     for row, share in shares.items():
         for variant, seconds in work_of(hull, row).items():
-            needs[variant][share] = user.demand * seconds
+            # Where no worker hosts the variant of a tier, such requests are made as the plan says.
+            beside = 0.0 if hull.weights[variant] in hosted else hull.tier_work.get(variant, 0.0)
+            if seconds - beside > NOTHING:
+                needs[variant][share] = user.demand * (seconds - beside)
     for variant in sorted(needs):
-        own = {(variant, s): program.variable(upper=1e6) for s in sets if hull.weights[variant] in s.weights}
+        own = {
+            (variant, s): program.variable(value=-price, upper=1e6) for s in sets if hull.weights[variant] in s.weights
+        }
         flows |= own
         program.equal({**needs[variant], **dict.fromkeys(own.values(), -1.0)}, 0.0)
     if flows and user.most < math.inf:

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .frontier import Mixture, Portion
+from .frontier import NO_TIERS, Mixture, Portion, TierShares, tier_rows
 from .hull import HostSet, Hull
 from .mixtures import NOTHING, Limits
 from .problem import CascadeProblem, Placement, PoolKey, PoolSize
+from .programs import LinearProgram, SolveStatus
 from .sets import User, best_on_sets
 from .stages import SHED_PRICE, Column, Role, Stages
 
@@ -57,14 +58,44 @@ NOTHING_SERVED = Sharing((), 1.0, 0.0, -SHED_PRICE)
 def best_sharing(
     problem: CascadeProblem, pools: Mapping[PoolKey, PoolSize], *, backlog: Mapping[str, float] | None = None
 ) -> Sharing:
-    """The best mixture of any one chain on these pools; ``backlog`` is requests per second to clear, by variant."""
+    """The best mixture of any one chain on these pools; ``backlog`` is requests per second to clear, by variant.
+
+    If it is better than the floor of the cascade, it is the mixture of least work that holds the floor.
+    """
     best_score, best = -SHED_PRICE, None
     for stages in problem.stages:
         limits = _limits(problem, stages, pools, backlog or {})
         score = stages.mixer.score(limits)
         if score > best_score + NOTHING:
             best_score, best = score, (stages, limits)
-    return NOTHING_SERVED if best is None else _mixed(*best, score=best_score)
+    found = NOTHING_SERVED if best is None else _mixed(*best, score=best_score)
+    if problem.floor is None or found.shed or found.value <= problem.floor:
+        return found
+    ways = (
+        _least_work(stages, _limits(problem, stages, pools, backlog or {}), problem.floor) for stages in problem.stages
+    )
+    return min((way for way in ways if way is not None), key=lambda way: way[0], default=(0.0, found))[1]
+
+
+def _least_work(stages: Stages, limits: Limits, floor: float) -> tuple[float, Sharing] | None:
+    """The mixture of a chain that serves everything at a floor with least work, and its accelerator-seconds."""
+    program = LinearProgram(integer=False)
+    light_s, heavy_s = stages.image_s(Role.LIGHT), stages.image_s(Role.HEAVY)
+    rows = {
+        program.variable(value=-row.light_load * light_s - row.heavy_load * heavy_s): row for row in stages.chain.rows
+    }
+    light, heavy, direct = limits
+    program.equal(dict.fromkeys(rows, 1.0), 1.0)
+    program.at_most({share: row.light_load for share, row in rows.items()}, light)
+    program.at_most({share: row.heavy_load for share, row in rows.items()}, heavy)
+    program.at_most({share: row.direct for share, row in rows.items()}, direct)
+    program.at_least({share: row.value for share, row in rows.items()}, floor)
+    solution = program.solve()
+    if solution.status is not SolveStatus.OPTIMAL:
+        return None
+    portions = [Portion(solution.values[share], row) for share, row in rows.items()]
+    mixture = tuple(portion for portion in portions if portion.share > NOTHING)
+    return -solution.objective, Sharing(mixture, 0.0, sum(p.share * p.row.value for p in mixture), floor, stages)
 
 
 def shared_on(problem: CascadeProblem, placement: Placement, *, backlog: Mapping[str, float] | None = None) -> Sharing:
@@ -118,10 +149,31 @@ def _limits(
     if light:
         # If the heavy stage would be too late for a direct prompt, the light stage makes its image.
         direct = heavy
-    return (
+    limits = (
         _beside(light, backlog.get(stages.chain.light, 0.0)) * per_prompt,
         _beside(heavy, backlog.get(stages.chain.heavy, 0.0)) * per_prompt,
         direct * per_prompt,
+    )
+    if problem.tiers == NO_TIERS:
+        return limits
+    light, heavy, direct = (
+        _beside(limit, load) / problem.tiers.rest
+        for limit, load in zip(limits, tier_loads(problem.tiers, stages), strict=True)
+    )
+    return light, heavy, direct
+
+
+def tier_loads(tiers: TierShares, stages: Stages) -> Limits:
+    """What requests with a tier load the stages of a chain with, per prompt, as `Limits`."""
+    role_of = {stages.chain.light: Role.LIGHT, stages.chain.heavy: Role.HEAVY}
+    rows = tier_rows(stages.chain.rows, lambda name: stages.image_s(role_of[name]))
+    if not rows:
+        return 0.0, 0.0, 0.0
+    asked = [(tiers.low, rows["low"]), (tiers.high, rows["high"])]
+    return (
+        sum(share * row.light_load for share, row in asked),
+        sum(share * row.heavy_load for share, row in asked),
+        sum(share * row.direct for share, row in asked),
     )
 
 

@@ -13,6 +13,8 @@ and to the accelerators that exist, the ceilings of each cascade, and the minima
 put the aims in order: first, everything that can be served is served; second, quality, less the price of switches and
 of accelerator time; last, the fewest accelerators.
 
+A cascade with a floor gains by quality up to its floor only (`up_to_floor`), so that it takes no more accelerators.
+
 There is always an answer. If the load is too high for good quality, the rows of least load are all that fits; if even
 that is too much, a part of the load is shed. The verdict of the `Allocation` says so.
 """
@@ -29,9 +31,10 @@ from cascade_api.reasons import Reason
 
 from .contenders import Contender, contenders
 from .fluid import allocate_fluid
+from .frontier import NO_TIERS
 from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
-from .programs import LinearProgram, Solution, SolveStatus
-from .shares import Sharing, best_sharing
+from .programs import LinearProgram, Solution, SolveStatus, up_to_floor
+from .shares import Sharing, best_sharing, tier_loads
 from .splits import Dues
 from .stages import SHED_PRICE, Column, Role
 from .verdicts import allocation_of, verdict_of
@@ -163,6 +166,10 @@ def _ceilings(problem: AllocationProblem, cascade: CascadeProblem) -> dict[str, 
 
 def _contenders(cascade: CascadeProblem, problem: AllocationProblem) -> tuple[Contender, ...]:
     """The candidates that the program of a single cascade needs."""
+    if cascade.floor is not None or cascade.tiers != NO_TIERS:
+        # What bounds a chain is the best quality that it reaches. A cheaper chain may hold a floor as well, and
+        # requests with a tier load the stages besides.
+        return tuple(Contender(stages) for stages in cascade.stages)
     ceilings = _ceilings(problem, cascade)
     dearest = max((problem.prices_per_hour.get(name, 0.0) for name in ceilings), default=0.0)
     dues = Dues(_tax(problem) * dearest, first_start=FIRST_START_PRICE, doubling=BATCH_PRICE, kept=KEEP_REWARD)
@@ -235,16 +242,20 @@ def _add_chain(
     cascade, stages = variables.problem, contender.stages
     demand = max(cascade.demand, _NOTHING)
     shed = program.variable(value=-SHED_PRICE * weight)
-    total, heavy_loads, direct_shares = {chosen: -1.0, shed: 1.0}, {}, {}
+    total, heavy_loads, direct_shares, gains = {chosen: -1.0, shed: 1.0}, {}, {}, {}
     numbers = range(len(stages.chain.rows)) if contender.rows is None else contender.rows
     for row, gain in ((stages.chain.rows[number], stages.gains[number]) for number in numbers):
-        share = program.variable(value=weight * gain)
-        total[share] = 1.0
-        heavy_loads[share], direct_shares[share] = row.heavy_load, row.direct
+        share = program.variable(value=weight * gain if cascade.floor is None else 0.0)
+        total[share], gains[share] = 1.0, gain
+        heavy_loads[share] = cascade.tiers.rest * row.heavy_load
+        direct_shares[share] = cascade.tiers.rest * row.direct
+    _, tier_heavy, tier_direct = tier_loads(cascade.tiers, stages)
+    if cascade.floor is not None:
+        up_to_floor(program, gains, floor=cascade.floor, weight=weight)
     heavy, direct = program.variable(), program.variable()
     program.equal(total, 0.0)
-    program.equal({heavy: -1.0, **heavy_loads}, 0.0)
-    program.equal({direct: -1.0, **direct_shares}, 0.0)
+    program.equal({heavy: -1.0, **heavy_loads, chosen: tier_heavy, shed: -tier_heavy}, 0.0)
+    program.equal({direct: -1.0, **direct_shares, chosen: tier_direct, shed: -tier_direct}, 0.0)
 
     busy: dict[Role, dict[int, float]] = {role: {} for role in Role}
     waits: dict[Role, dict[int, float]] = {role: {} for role in Role}

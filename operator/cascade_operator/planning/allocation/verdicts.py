@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,8 +11,12 @@ from cascade_api.reasons import Reason
 from .expectations import answers
 from .hull import HostSet
 from .mixtures import NOTHING
-from .problem import Allocation, AllocationProblem, CascadeProblem, Placement, PoolKey, PoolSize
+from .problem import Allocation, AllocationProblem, CascadeProblem, Fleet, Placement, PoolKey, PoolSize
 from .shares import Sharing
+from .stages import Role
+
+FLOOR_TOLERANCE: Final = 1e-3
+"""Normalised quality by which a plan may miss a floor and still hold it: the prices of work and loads are less."""
 
 NOTABLE: Final = 0.01
 """Normalised quality that is worth words."""
@@ -43,6 +48,7 @@ def allocation_of(
         binding=binding(cascade, problem, workers, sharing, whole=sum((hosts or {}).values())),
         gap=gap,
         hosts=hosts or {},
+        all_heavy=all_heavy(cascade, problem),
     )
 
 
@@ -52,7 +58,9 @@ def verdict_of(cascade: CascadeProblem, sharing: Sharing, placement: Placement) 
         return Reason.NO_CAPACITY
     if sharing.shed > NOTHING:
         return Reason.LOAD_SHED
-    if _quality_is_shed(cascade, sharing):
+    if not holds_floor(cascade, sharing.value):
+        return Reason.QUALITY_BELOW_FLOOR
+    if cascade.floor is None and _quality_is_shed(cascade, sharing):
         return Reason.QUALITY_SHED
     level = cascade.level
     if level.degrade:
@@ -60,6 +68,28 @@ def verdict_of(cascade: CascadeProblem, sharing: Sharing, placement: Placement) 
         if found.degraded > 1 - level.attainment:
             return Reason.DEGRADING
     return Reason.OPTIMAL
+
+
+def holds_floor(cascade: CascadeProblem, value: float) -> bool:
+    """Whether a normalised quality holds the floor of a cascade; any does where there is none."""
+    return cascade.floor_held_from is None or value >= cascade.floor_held_from - FLOOR_TOLERANCE
+
+
+def all_heavy(cascade: CascadeProblem, problem: AllocationProblem) -> Fleet | None:
+    """The cheapest workers of one class that make every image by the best variant; None if none is in time."""
+    rows = [(row.value, stages) for stages in cascade.stages for row in stages.chain.rows if not row.light_load]
+    if not rows:
+        return None
+    _, best = max(rows, key=lambda pair: pair[0])
+    seconds: dict[str, float] = {}
+    for column in best.of(Role.HEAVY):
+        name = column.accelerator_class
+        seconds[name] = min(seconds.get(name, math.inf), 1 / column.rate)
+    fleets = []
+    for name, image_s in seconds.items():
+        workers = math.ceil(cascade.demand * image_s / cascade.light_utilisation - NOTHING)
+        fleets.append(Fleet(workers, workers * problem.prices_per_hour.get(name, 0.0)))
+    return min(fleets, key=lambda fleet: (fleet.cost_per_hour, fleet.workers), default=None)
 
 
 def _quality_is_shed(cascade: CascadeProblem, sharing: Sharing) -> bool:
@@ -83,12 +113,19 @@ def binding(
     Of shared workers, ``workers`` are the part of their time that the cascade has, and ``whole`` is how many they are.
     """
     best = max((row.value for s in cascade.stages for row in s.chain.rows), default=0.0)
-    late = _left_out(cascade, best)
+    floor = cascade.floor_held_from
+    late = _left_out(cascade, best) if floor is None or not holds_floor(cascade, sharing.value) else ()
     if not any(s.columns for s in cascade.stages):
         return ("no variant makes one image within spec.objective.latency", *late)
-    if sharing.shed <= NOTHING and sharing.value >= best - NOTABLE:
+    enough = best - NOTABLE if floor is None else floor - FLOOR_TOLERANCE
+    if sharing.shed <= NOTHING and sharing.value >= enough:
         return late
     full, words = [], []
+    if not holds_floor(cascade, best):
+        reached = f"{cascade.frontier.metric(best):.4g}"
+        words.append(f"the best row of the profile that is in time has {reached}: ask for no more than that")
+        if sharing.value >= best - NOTABLE:
+            return (*words, *late)
     for name, bounds in cascade.workers.items():
         part = workers.get(name, 0)
         here = max(part, whole)

@@ -11,7 +11,17 @@ from typing import Final
 
 from cascade_api.cascade import PolicyName
 
-from ..allocation import CascadeProblem, Frontier, PoolKey, PoolSize, Role, Sharing, pruned, running_columns
+from ..allocation import (
+    CascadeProblem,
+    Frontier,
+    PoolKey,
+    PoolSize,
+    Role,
+    Sharing,
+    holds_floor,
+    pruned,
+    running_columns,
+)
 from .base import PlanningPolicy
 
 FULL_STAGE_LOAD: Final = 0.97
@@ -30,8 +40,8 @@ class Hybrid(PlanningPolicy):
     def offer(
         self, problem: CascadeProblem, sharing: Sharing, pools: Mapping[PoolKey, PoolSize], *, most: float
     ) -> float:
-        """``most`` if the heavy stage is full, so that it limits the quality; otherwise 1."""
-        if sharing.stages is None:
+        """``most`` if the heavy stage is full, so that it limits the quality; otherwise, and at a floor, 1."""
+        if sharing.stages is None or (problem.floor is not None and holds_floor(problem, sharing.value)):
             return 1.0
         rate = sum(column.rate * count for column, count in running_columns(sharing.stages, Role.HEAVY, pools))
         carried = problem.heavy_utilisation * rate

@@ -63,11 +63,13 @@ function tiles(cascade) {
   const late = cascade.latencyP99S > cascade.objectiveS;
   const refused = Object.entries(cascade.refusals).map(([reason, count]) => `${count} ${reason}`).join(", ");
   const confidence = Object.values(cascade.confidence);
+  const {floor} = expected;
+  const wanted = floor ? `no worse than ${floor.noWorseThan}: ${floor.held ? "held" : "not held"}; ` : "";
   const told = [
     ["Requests a second", short(cascade.demand), `planned for ${short(expected.demand)}`],
     ["Latency of 99 %", seconds(cascade.latencyP99S), `objective ${seconds(cascade.objectiveS)}, half within ${seconds(cascade.latencyP50S)}; expected ${seconds(expected.latencyP99)}${expected.degraded >= 0.005 ? ", " + percent(expected.degraded) + " degraded" : ""}`, late],
     ["Late or refused", String(cascade.violations), `of ${cascade.answered} answered; ${cascade.degraded} degraded${refused ? "; refused: " + refused : ""}`, cascade.violations > 0],
-    ["Quality expected", short(expected.quality), confidence.length ? `light images' confidence ${short(confidence[0])}` : "no light images lately"],
+    ["Quality expected", short(expected.quality), wanted + (confidence.length ? `light images' confidence ${short(confidence[0])}` : "no light images lately"), floor && !floor.held],
     ["Accelerators at work", short(work.planned), `${short(work.allHeavy)} if all images were heavy`],
     ["Cost an hour", expected.costPerHour, work.planned > 0 && Number(expected.costPerHour) > 0 ? `all-heavy: ${short(Number(expected.costPerHour) * work.allHeavy / work.planned)} for the same work` : ""],
   ];
