@@ -24,6 +24,10 @@ Number = Annotated[str, Field(pattern=NUMBER_PATTERN, max_length=7)]
 """A number that may have a fraction, as text."""
 Size = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=9)]
 """Width and height of an image in pixels, such as ``1024x768``."""
+MOST_PIXELS: Final = 4096 * 4096
+"""Pixels of the largest image that a cascade offers: workers have whole batches in memory, and routers several."""
+MOST_SIZES: Final = 8
+"""Sizes that a cascade offers at most."""
 Integer = Annotated[int, Field(strict=True)]
 """A whole number; as in an API server, "4", 4.0 and true are refused."""
 Percent = Annotated[Integer, Field(ge=0, le=100)]

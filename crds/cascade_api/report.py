@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .plan import PlanPart
+from .quantities import Size
 from .reasons import Refusal, Route
 
 DEMAND_WINDOW_S = 10
@@ -48,6 +49,9 @@ class RouterReport(PlanPart):
     batch_times: dict[str, BatchTime] = Field(
         default_factory=dict,
         description="by pool: of the latest batches, the one with the median ratio of measured to planned time",
+    )
+    arrived: dict[Size, Latency] = Field(
+        default_factory=dict, description="requests by size; one of t seconds ago counts as exp(-t/300)"
     )
     store_away: bool = False
 

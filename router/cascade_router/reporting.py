@@ -76,6 +76,7 @@ def make_report(runtime: CascadeRuntime, *, router_id: str, at_s: float, store_a
         hardness=runtime.state.chooser.hardness_quantiles(QUANTILES),
         confidence=runtime.state.chooser.confidence_quantiles(QUANTILES),
         batch_times=runtime.state.batch_times(now=runtime.clock()),
+        arrived=runtime.state.arrived.counts(now=runtime.clock()),
         store_away=store_away,
     )
 

@@ -246,6 +246,11 @@ CASES = [
         update=True,
     ),
     Case(
+        CASCADE, "spec", "sizes has one of more than 16777216 pixels",
+        bad=[{"spec.sizes": ["512x512", "8000x5000"]}],
+        good=[{"spec.sizes": ["512x512", "4096x4096"]}],
+    ),
+    Case(
         CASCADE, "spec", "a variant's pools admit no workers",
         bad=[{"spec.workers.0.max": 0}],
         good=[{"spec.workers.0.max": 0, **{f"spec.variants.{i}.{name}": ABSENT for i in (0, 1)

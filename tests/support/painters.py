@@ -40,7 +40,7 @@ class Painter:
         return (len(prompt), len(prompt))
 
     def generate(self, prompts, seeds, settings, poll, preview=None):
-        size = (self._recipe.height, self._recipe.width, 3)
+        size = (*reversed(self._recipe.pixels(settings)), 3)
         images = np.stack([np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in seeds])
         for step in range(settings.steps):
             wanted = poll(step) if poll else None
@@ -70,7 +70,9 @@ def write_painter(
 ) -> None:
     """A model of a repository whose images have ``side`` x ``side`` pixels."""
     heavy = read_variants(shapes_manifest())[1]
-    recipe = replace(recipe_of([heavy]), height=side, width=side, batch=batch, settings={name: Settings(steps)})
+    recipe = replace(
+        recipe_of([heavy]), height=side, width=side, sizes=(), batch=batch, settings={name: Settings(steps)}
+    )
     folder = directory / name / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)

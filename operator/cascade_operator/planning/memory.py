@@ -113,7 +113,8 @@ class CascadeMemory:
     ``generation`` is the number of the last published plan, and ``published_at_s`` when it was published.
     ``surged_at_s`` is when demand last surged. ``parked`` means that everything was stopped since nobody asked, and
     that nothing serves again yet; ``asked_at_s`` is when somebody last asked. ``slowdowns`` correct the profile by what
-    routers measured. ``leaving`` are the weights whose requests are to end before they are unloaded.
+    routers measured, and ``mix`` is the share of requests by size. ``leaving`` are the weights whose requests are to
+    end before they are unloaded.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -128,6 +129,7 @@ class CascadeMemory:
     asked_at_s: float = 0.0
     slowdowns: tuple[Slowdown, ...] = ()
     leaving: tuple[Leaving, ...] = ()
+    mix: Mapping[str, float] = field(default_factory=dict)
 
     def is_credible(self, *, now: float) -> bool:
         """Whether an operator can have written this: no value is negative or absurdly large, no time in the future."""
@@ -140,6 +142,7 @@ class CascadeMemory:
             and all(0 <= time <= now + AHEAD_S for time in (*times, arrivals.at_s))
             and all(0 <= rate <= HIGHEST_RATE for rate in rates)
             and all(1 <= slowdown.factor <= HIGHEST_RATE for slowdown in self.slowdowns)
+            and all(0 <= share <= 1 for share in self.mix.values())
             and 0 <= target.cost_per_hour <= HIGHEST_RATE
             and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
             and all(0 <= each.workers <= MOST_REPLICAS for each in target.hosts)

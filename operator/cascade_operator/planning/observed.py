@@ -301,7 +301,7 @@ def _prepared(
         )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        return preparations.of(view.cascade, view.profile, factors), None
+        return preparations.of(view.cascade, view.profile, factors, memory.mix), None
     except NotPlannable as error:
         return None, (error.reason, str(error))
 

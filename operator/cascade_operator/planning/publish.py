@@ -85,6 +85,7 @@ def publication(
         rows=rows,
         expected=Expected(
             demand=round(expected.rate, 3),
+            work=round(plans.work_of(seen.known, rows, batch_of, demand=expected.rate), 4),
             latency_p99=round(latency_s, 4),
             quality=round(seen.known.problem.frontier.metric(sharing.value), 4),
             cost_per_hour=f"{decided.target.cost_per_hour if decided.target else 0.0:.2f}",

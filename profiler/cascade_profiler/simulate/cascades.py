@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,11 +25,12 @@ def cascade_of(
     policy: str,
     scorer: str | None,
     hosting: Hosting | None = None,
+    sizes: Sequence[str] = (),
 ) -> DiffusionCascade:
     """A cascade on these accelerators; raises BadInput if it is not valid.
 
     ``hosting`` overrides what the profile's file says. With ``hosting: shared``, all workers stand unless the file says
-    how few there may be.
+    how few there may be. ``sizes`` are those that requests name: only these are offered, with the default.
     """
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
@@ -41,6 +42,8 @@ def cascade_of(
             pool["hosting"] = hosting.value
             if hosting is Hosting.SHARED and loaded.cascade is None:
                 pool["min"] = pool["max"]
+    default = spec["sizes"][0]
+    spec["sizes"] = [default, *(size for size in sizes if size != default)]
     if scorer is not None:
         spec["hardness"] = {"scorer": scorer}
     try:

@@ -18,7 +18,7 @@ from cascade_api.command import seconds
 from cascade_api.documents import CascadeFile
 from cascade_api.workers import Hosting
 
-from ..frontier.inputs import BadInput
+from ..frontier.inputs import BadInput, size_parts
 from ..frontier.profiles import LoadedProfile, load_profile
 from . import courses
 from .campaign import CampaignRequest, PolicyResult, simulate
@@ -48,6 +48,7 @@ class SimulationOptions:
     turns: str
     scorer: str
     fail: str
+    sizes: str
     json: bool
     report: str
 
@@ -127,6 +128,7 @@ def _request(options: SimulationOptions) -> CampaignRequest:
         scorer=options.scorer or None,
         failures=_failures(options.fail),
         turns=_turns(options, loaded),
+        sizes=size_parts(options.sizes),
     )
 
 
