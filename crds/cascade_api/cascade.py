@@ -13,7 +13,18 @@ from typing_extensions import Self
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import LIST_TYPE, as_set, at_most, keyed_by, refuse_repetition, rules
-from .quantities import MOST_PIXELS, MOST_SIZES, Duration, Integer, Percent, Size, duration_s, longer, pixels
+from .quantities import (
+    LONGEST_SIDE,
+    MOST_SIZES,
+    OFFERED_PATTERN,
+    Duration,
+    Integer,
+    Percent,
+    Size,
+    duration_s,
+    longer,
+    pixels,
+)
 from .variants import SOURCE_PATTERN, Discriminator, Engine, Precision, Variant, Weights
 from .workers import WorkerPoolSpec, Workers
 
@@ -149,9 +160,8 @@ class CascadeSpec(Document):
                 "sizes is immutable: make another cascade for other sizes",
             ),
             (
-                "self.sizes.all(s, !s.matches('^[0-9]+x[0-9]+$')"
-                f" || int(s.split('x')[0]) * int(s.split('x')[1]) <= {MOST_PIXELS})",
-                f"sizes has one of more than {MOST_PIXELS} pixels: write a smaller one, such as 1024x1024",
+                f"self.sizes.all(s, s.matches('{OFFERED_PATTERN}'))",
+                f"sizes has one with a side above {LONGEST_SIDE} pixels: write a smaller one, such as 1024x1024",
             ),
             (
                 "self.workers.exists(w, w.max > 0)",
@@ -225,11 +235,10 @@ class CascadeSpec(Document):
     def _refuse_contradictions(self) -> None:
         refuse_repetition("sizes", self.sizes, fix="a size is listed once")
         for index, size in enumerate(self.sizes):
-            width, height = pixels(size)
-            if width * height > MOST_PIXELS:
+            if max(pixels(size)) > LONGEST_SIDE:
                 raise field_error(
                     f"sizes.{index}",
-                    f"{size} has {width * height} pixels: write a size of at most {MOST_PIXELS}, such as 1024x1024",
+                    f"{size} has a side above {LONGEST_SIDE} pixels: write a smaller size, such as 1024x1024",
                 )
         refuse_repetition("variants", (v.name for v in self.variants), fix="variant names must be unique")
         refuse_repetition("workers", (w.label for w in self.workers), fix="pool names must be unique")

@@ -3,6 +3,7 @@
 Requests name one of three sizes in equal parts, which take 0.25, 1 and 2.25 times as long as the default. The same
 stack is simulated twice with the same arrivals: as it is, and blind to size, where planner and router take every image
 for one of the default size and only workers know better. Plans fill the fleet, so each line says how busy it was.
+``planned`` is the work that plans expected for the requests that came, divided by the work that workers did.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Figures:
     p99_s: float
     heavy: float
     busy: float
+    planned: float
 
 
 def measure(request: CampaignRequest, seeds: int) -> Figures:
@@ -69,6 +71,7 @@ def measure(request: CampaignRequest, seeds: int) -> Figures:
                 *(float(np.quantile(seconds, level)) for level in (0.5, 0.99)),
                 float(np.isin(seen.way, (Way.DIRECT, Way.ESCALATED)).mean()),
                 run.gpu_seconds / (WORKERS * float(seen.arrival_s[-1])),
+                run.figures["planned_work_s"] / run.gpu_seconds,
             )
         )
     return Figures(*(float(value) for value in np.mean(found, axis=0)))
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     profile = sized(load_profile("hadis-726"))
     results: dict[str, dict[str, float]] = {}
-    print(f"{'case':<28}{'late %':>9}{'degraded %':>12}{'p50 s':>8}{'p99 s':>8}{'heavy':>8}{'busy':>7}")
+    print(f"{'case':<28}{'late %':>9}{'degraded %':>12}{'p50 s':>8}{'p99 s':>8}{'heavy':>8}{'busy':>7}{'planned':>9}")
     for rate in options.rate or RATES:
         for turns in (None, Turns.SHORT_FIRST):
             request = CampaignRequest(
@@ -104,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results[name] = asdict(found)
                 print(
                     f"{name:<28}{found.late_percent:9.3f}{found.degraded_percent:12.2f}{found.p50_s:8.3f}"
-                    f"{found.p99_s:8.3f}{found.heavy:8.3f}{found.busy:7.3f}",
+                    f"{found.p99_s:8.3f}{found.heavy:8.3f}{found.busy:7.3f}{found.planned:9.3f}",
                     flush=True,
                 )
             print(f"{'':<28}p99 {100 * (1 - pair[False].p99_s / pair[True].p99_s):.0f} % better than blind to size")

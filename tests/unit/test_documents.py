@@ -99,7 +99,7 @@ def test_a_good_file_gives_cascade_and_profile() -> None:
         ("size: 32x32, batch: 1", "size: 32x32, batch: 2", "spec.execution", "lacks a row for batch 1"),
         ("[32x32]", "[32x32, 64x64]", "spec.sizes.1", "cascade profile --sizes 64x64), or remove the size"),
         ("[32x32]", "[32x32, 32x32]", "spec.sizes", "'32x32' is there twice: a size is listed once"),
-        ("[32x32]", "[32x32, 8000x5000]", "spec.sizes.1", "8000x5000 has 40000000 pixels: write a size of at most"),
+        ("[32x32]", "[32x32, 8000x5000]", "spec.sizes.1", "8000x5000 has a side above 4096 pixels: write a smaller"),
         ("[32x32]", "[{}]".format(", ".join(f"32x{32 + n}" for n in range(9))), "spec.sizes", "at most 8: remove 1"),
         ("steps: 20", "steps: 20, guidance: 4.5", "settings.guidance", "valid string"),
         ("steps: 20", 'steps: 20, guidance: "4,5"', "settings.guidance", 'is not a number in quotes: write one such'),

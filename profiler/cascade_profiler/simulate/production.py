@@ -143,7 +143,10 @@ class Simulation:
                 switches=sum(worker.loads for worker in workers) - self._loads_before,
                 gpu_seconds=sum(worker.busy_s for worker in workers) - self._busy_before_s,
                 changes=tuple(router.changes),
-                figures={"decisions": float(self._control.decisions)},
+                figures={
+                    "decisions": float(self._control.decisions),
+                    "planned_work_s": router.planned_work_s,
+                },
             )
             for router in self._routers.values()
         ]

@@ -101,6 +101,8 @@ class SimulatedRouter:
         self._demand: dict[int, int] = {}
         self._report: RouterReport | None = None
         self.changes: list[PlanChange] = []
+        self.planned_work_s = 0.0
+        """Accelerator-seconds that plans expected for the requests that came, each by the plan in force."""
         self._at = 0
 
     @property
@@ -150,6 +152,8 @@ class SimulatedRouter:
                 arrival_s=now, end_s=now, way=Way.LOST, variant=None, row=_NO_ROW, planned=float("nan")
             )
             return
+        expected = self._passages.state.plan.expected
+        self.planned_work_s += expected.work / expected.demand if expected.demand else 0.0
         self._passages.receive(
             text=self._names[prompt],
             prompt=prompt,
