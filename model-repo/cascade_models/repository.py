@@ -125,11 +125,11 @@ def _assembly(variant: ManifestVariant, entry: catalogue.CatalogueEntry | None) 
 
 def _place(variant: ManifestVariant, key: str) -> str:
     """The manifest's field of a part of a recipe."""
+    if key.startswith("sizes"):
+        return variant.sizes_field + key.removeprefix("sizes")
     match key:
         case "discriminator":
             return variant.discriminator_field
-        case "sizes":
-            return variant.sizes_field
         case "engine" | "precision" | "adapters":
             return f"{variant.field}.{key}"
         case "steps" | "guidance" | "guidanceInterval" | "stepCache":

@@ -38,10 +38,10 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("weights", f"{recipe.source} has no named weights: leave it out")
     if recipe.precision == INT8 and recipe.engine == "tensorrt":
         raise RecipeError("precision", "engine tensorrt does not compute in int8: use diffusers, or another precision")
-    for size in recipe.offered:
+    for index, size in enumerate(recipe.offered):
         for side, pixels in zip(("width", "height"), pixels_of(size), strict=True):
             if pixels % GRAIN:
-                raise RecipeError("sizes", f"{size}: the {side} must be a multiple of {GRAIN}, not {pixels}")
+                raise RecipeError(f"sizes.{index}", f"{size}: the {side} must be a multiple of {GRAIN}, not {pixels}")
     if recipe.discriminator.startswith(BUILTIN):
         raise RecipeError(
             "discriminator",

@@ -101,10 +101,10 @@ def check(recipe: Recipe) -> None:
         known = " or ".join(engines.that_load())
         raise RecipeError("engine", f"{recipe.engine!r} cannot run {recipe.source}: write {known}")
     trained = TRAINED[recipe.weights]
-    for size in recipe.offered:
+    for index, size in enumerate(recipe.offered):
         if size not in trained:
             raise RecipeError(
-                "sizes",
+                f"sizes.{index}",
                 f"{size}: weights {recipe.weights} of {recipe.source} were trained for {', '.join(trained)} only: "
                 f"write {' or '.join(trained)}",
             )
