@@ -10,11 +10,13 @@ which waits are computed, is that of the largest size, whoever asks for it. For 
 size, of which as many are asked for at 0.25 and at 2.25 times that work, are planned as 1.17 s with a tail of 2.25 s.
 
 A size of which nothing is known yet counts as if one request for it had come. The mix that was planned with is kept
-until a share has changed by more than `TELLING_SHARE`, so that chance does not make new plans all the time.
+until a share has changed by more than `TELLING_SHARE`, and by more than chance explains: the standard error of a share
+p of n requests, √(p·(1 - p)/n). Every other mix has the cascade prepared anew, which takes a part of a second.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -37,7 +39,10 @@ def next_mix(sizes: Sequence[str], *, reports: Sequence[RouterReport], last: Mix
         counts.update(report.arrived)
     total = sum(counts[size] + 1 for size in sizes)
     found = {size: round((counts[size] + 1) / total, 4) for size in sizes}
-    steady = all(abs(share - last.get(size, 0.0)) <= TELLING_SHARE for size, share in found.items())
+    steady = all(
+        abs(share - last.get(size, 0.0)) <= max(TELLING_SHARE, math.sqrt(share * (1 - share) / total))
+        for size, share in found.items()
+    )
     return dict(last) if last.keys() == found.keys() and (steady or not reports) else found
 
 
