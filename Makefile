@@ -19,7 +19,7 @@ venv = test -x $(1)/bin/python || { $(PYTHON) -m venv $(1) && $(1)/bin/pip insta
 NOT_HERE := $(if $(KUBEBUILDER_ASSETS),,and not cluster)
 NEEDS_REFERENCE_DATA := : $${CASCADE_REFERENCE_DATA:?is not set; let it name the folder of the reference tables and traces}
 
-.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify site audit bench bench-science bench-explore bench-settings bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-hosting bench-sharing bench-validation bench-solver bench-simulator images lock models clean
+.PHONY: help setup up down dist release pictures test test-wheel test-chart test-long test-cluster test-kube lint verify site audit bench bench-science bench-explore bench-settings bench-engines bench-policy bench-gpu bench-hardness bench-shares bench-router bench-hosting bench-sharing bench-validation bench-solver bench-simulator bench-sizes images lock models clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -176,6 +176,10 @@ bench-gpu: .venv-diffusers/.ready ## engines on this machine's GPU (GPU_PYTHON: 
 bench-policy: setup ## policies on published traces (needs CASCADE_REFERENCE_DATA)
 	@$(NEEDS_REFERENCE_DATA)
 	@cd tests && ../$(BIN)/python -m bench.bench_policy $(ARGS)
+
+bench-sizes: setup ## mixed sizes, beside the same stack blind to size (needs CASCADE_REFERENCE_DATA)
+	@$(NEEDS_REFERENCE_DATA)
+	@cd tests && ../$(BIN)/python -m bench.bench_sizes $(ARGS)
 
 bench-solver: setup ## the allocation beside brute force and beside the solver's bound (needs CASCADE_REFERENCE_DATA)
 	@$(NEEDS_REFERENCE_DATA)

@@ -13,7 +13,19 @@ from typing_extensions import Self
 from .base import NAME_PATTERN, Document, Metadata, field_error
 from .names import API_VERSION, CPU_CLASS, CascadeRef
 from .openapi import LIST_TYPE, as_set, at_most, keyed_by, refuse_repetition, rules
-from .quantities import Duration, Integer, MetricValue, Percent, Size, duration_s, longer, pixels
+from .quantities import (
+    LONGEST_SIDE,
+    MOST_SIZES,
+    OFFERED_PATTERN,
+    Duration,
+    Integer,
+    MetricValue,
+    Percent,
+    Size,
+    duration_s,
+    longer,
+    pixels,
+)
 from .variants import SOURCE_PATTERN, Discriminator, Engine, Precision, Variant, Weights
 from .workers import WorkerPoolSpec, Workers
 
@@ -158,7 +170,11 @@ class CascadeSpec(Document):
         json_schema_extra=rules(
             (
                 "self.sizes == oldSelf.sizes",
-                "sizes is immutable: make another cascade for another size",
+                "sizes is immutable: make another cascade for other sizes",
+            ),
+            (
+                f"self.sizes.all(s, s.matches('{OFFERED_PATTERN}'))",
+                f"sizes has one with a side above {LONGEST_SIDE} pixels: write a smaller one, such as 1024x1024",
             ),
             (
                 f"!has(self.objective.quality) || self.policy.name == '{PolicyName.HYBRID.value}'",
@@ -219,8 +235,9 @@ class CascadeSpec(Document):
     profile_ref: Reference
     workers: list[Workers] = Field(min_length=1, max_length=8, json_schema_extra={LIST_TYPE: "atomic"})
     """Where the variants run: pools of the cascade's own, and WorkerPools that it shares."""
-    sizes: list[Size] = Field(min_length=1, max_length=1, json_schema_extra=as_set())
-    """The size of the images, width x height in pixels, such as `1024x1024`: one, for now."""
+    sizes: list[Size] = Field(min_length=1, max_length=MOST_SIZES, json_schema_extra=as_set())
+    """The sizes of images that clients may ask for, width x height in pixels, such as `1024x1024`; the first is that of
+    requests that name none."""
     variants: list[Variant] = Field(min_length=1, max_length=8, json_schema_extra=keyed_by("name"))
     hardness: Hardness = Hardness()
     discriminator: Discriminator | None = None
@@ -233,6 +250,13 @@ class CascadeSpec(Document):
         return self
 
     def _refuse_contradictions(self) -> None:
+        refuse_repetition("sizes", self.sizes, fix="a size is listed once")
+        for index, size in enumerate(self.sizes):
+            if max(pixels(size)) > LONGEST_SIDE:
+                raise field_error(
+                    f"sizes.{index}",
+                    f"{size} has a side above {LONGEST_SIDE} pixels: write a smaller size, such as 1024x1024",
+                )
         refuse_repetition("variants", (v.name for v in self.variants), fix="variant names must be unique")
         refuse_repetition("workers", (w.label for w in self.workers), fix="pool names must be unique")
         refuse_repetition(
@@ -356,12 +380,12 @@ class DiffusionCascade(Document):
 def identity_problems(before: CascadeSpec, after: CascadeSpec) -> list[tuple[str, str]]:
     """The forbidden changes of an update, as (field, message); empty if there are none.
 
-    An update must not change the size of the images, weights and settings of variants that stay, nor what the name of
+    An update must not change the sizes of the images, weights and settings of variants that stay, nor what the name of
     an adapter means. API servers that know CEL refuse such an update themselves.
     """
     problems = []
     if before.sizes != after.sizes:
-        problems.append(("spec.sizes", "is immutable: make another cascade for another size"))
+        problems.append(("spec.sizes", "is immutable: make another cascade for other sizes"))
     known = {variant.name: variant for variant in before.variants}
     for index, variant in enumerate(after.variants):
         was = known.get(variant.name, variant)

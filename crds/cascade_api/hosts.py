@@ -40,11 +40,11 @@ def host_entries(spec: CascadeSpec, profile: ProfileSpec, serves: Sequence[str])
 
 def _entry(spec: CascadeSpec, profile: ProfileSpec, variant: Variant) -> dict[str, Any]:
     wire = variant.wire()
-    entry = {key: wire[key] for key in _OF_A_VARIANT if key in wire} | {"size": spec.sizes[0]}
+    entry = {key: wire[key] for key in _OF_A_VARIANT if key in wire} | {"sizes": list(spec.sizes)}
     judge = spec.discriminator_of(variant.name)
     if judge is not None:
         entry["discriminator"] = {"source": judge}
-    rows = (row for row in profile.execution if row.variant == variant.name and row.size == spec.sizes[0])
+    rows = (row for row in profile.execution if row.variant == variant.name and row.size in spec.sizes)
     batches = [row.batch for row in rows]
     if batches:
         entry["batch"] = max(batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
@@ -15,7 +15,7 @@ from .batches import batch_seconds
 from .chains import Chained, refuse_twice
 from .names import CascadeRef, pool_name
 from .openapi import refuse_repetition
-from .quantities import Size, pixels
+from .quantities import MOST_SIZES, Size, pixels
 from .reasons import Reason
 from .worker_requests import model_of_weights, settings_parameters
 
@@ -150,7 +150,8 @@ class PlanVariant(PlanPart):
 class Pool:
     """The workers that serve one variant on one accelerator class from one queue. It is derived from a plan.
 
-    ``execution_s`` has the seconds of a batch by its size, for images of the plan's size.
+    ``execution_s`` has the seconds of a batch by its size, for images of the plan's default size, and ``works`` the
+    time of an image of each size in the plan relative to that.
     """
 
     variant: str
@@ -161,6 +162,11 @@ class Pool:
     """The variant after which the queue is named: this one, or the one whose queue it shares."""
     workers: tuple[PlanWorker, ...]
     crowd: PlanCrowd | None = None
+    works: Mapping[str, float] = field(default_factory=dict)
+
+    def work(self, size: str) -> float:
+        """The work of an image of a size (empty: the default), in images of the default size."""
+        return self.works.get(size, 1.0)
 
     @property
     def name(self) -> str:
@@ -211,12 +217,14 @@ class PlanFloor(PlanPart):
 
 
 class Expected(PlanPart):
-    """What the planner expects of the plan: demand (requests/s), latency (s), quality (metric units), cost per hour.
+    """What the planner expects of the plan: demand (requests/s), its work (accelerator-seconds a second), latency (s),
+    quality (metric units), cost per hour.
 
     ``degraded`` is the share of the answers that will be degraded, because better images would be late.
     """
 
     demand: float
+    work: float = 0.0
     latency_p99: float = Field(alias="latencyP99")
     degraded: Share = Field(default=0.0, ge=0, le=1)
     quality: float
@@ -245,7 +253,8 @@ class Plan(PlanPart):
     patience: Share = Field(default=PATIENCE, gt=0, le=1)
     """How long a request waits for the heavy variant if a light image can replace the heavy one: as a part of the time
     that is left until its last start in time."""
-    sizes: list[Size] = Field(min_length=1, max_length=1)
+    sizes: list[Size] = Field(min_length=1, max_length=MOST_SIZES)
+    """What clients may ask for, the default first."""
     variants: dict[str, PlanVariant]
     rows: list[PlanRow] = Field(min_length=1, max_length=8)
     tiers: dict[Literal["low", "high"], PlanRow] = Field(default_factory=dict)
@@ -260,8 +269,9 @@ class Plan(PlanPart):
             raise field_error("rows", f"shares add up to {total:.6f}, not 1")
         for name, variant in self.variants.items():
             for on, times in variant.classes.items():
-                if not times.execution_s.get(self.sizes[0]):
-                    raise field_error(f"variants.{name}.classes.{on}.executionS", f"lacks {self.sizes[0]}")
+                for size in self.sizes:
+                    if not times.execution_s.get(size):
+                        raise field_error(f"variants.{name}.classes.{on}.executionS", f"lacks {size}")
         refuse_repetition("workers", (worker.id for worker in self.workers), fix="a worker is listed once")
         for index, worker in enumerate(self.workers):
             for name in worker.credits:
@@ -284,8 +294,12 @@ class Plan(PlanPart):
 
     @property
     def image(self) -> ImageSize:
-        """The size of all images of the cascade."""
-        return ImageSize(*pixels(self.sizes[0]))
+        """The size of images whose request names none."""
+        return self.image_of("")
+
+    def image_of(self, size: str) -> ImageSize:
+        """Width and height of a size; empty: the default."""
+        return ImageSize(*pixels(size or self.sizes[0]))
 
     @property
     def pools(self) -> list[Pool]:
@@ -299,6 +313,7 @@ class Plan(PlanPart):
                 queued_with=times.queue or name,
                 workers=tuple(w for w in self.workers if w.accelerator_class == on and name in w.credits),
                 crowd=times.crowd,
+                works=_works(times, self.sizes[0]),
             )
             for name, variant in self.variants.items()
             for on, times in variant.classes.items()
@@ -372,6 +387,12 @@ class Plan(PlanPart):
     def from_json(cls, text: str | bytes) -> Plan:
         """The inverse of `to_json`; raises pydantic.ValidationError if the text is not a plan."""
         return cls.model_validate_json(text)
+
+
+def _works(times: PlanTimes, default: str) -> dict[str, float]:
+    """The time of an image of each size relative to the default's, in batches of the plan."""
+    seconds = {size: batch_seconds(measured, times.batch) for size, measured in times.execution_s.items() if measured}
+    return {size: took / seconds[default] for size, took in seconds.items()}
 
 
 def is_credible(generation: int, *, now_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,7 +14,7 @@ from .cascade import CascadeSpec
 from .chains import Chained, VariantName, refuse_twice
 from .names import API_VERSION
 from .openapi import keyed_by, refuse_repetition, rules
-from .quantities import Integer, Percent, Size
+from .quantities import Integer, Percent, Size, pixels
 from .variants import Weights
 
 MetricName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=32)]
@@ -311,20 +312,34 @@ class CascadeProfile(Document):
 
 
 def profile_for(cascade: CascadeSpec, profile: ProfileSpec) -> ProfileSpec:
-    """The profile for a cascade: times at its size, and starts and memory of all variants whose weights have them.
+    """The profile for a cascade: times at its default size, starts and memory of all variants whose weights have them.
 
     Neither depends on settings. So a variant without a row in `startup` or `memory` takes the row of a variant that
     shares its weights. Memory includes what the manifest lets adapters of the weights take (`adapterMemoryMiB`), since
-    a profile is measured without them.
+    a profile is measured without them, and is that of the largest size: images in flight take memory in proportion to
+    their pixels.
     """
     adapters = _adapters_mib(cascade)
     at = profile.at(cascade.sizes[0])
+    areas = [width * height for width, height in map(pixels, cascade.sizes)]
     memory = [
-        row.model_copy(update={"rest_mi_b": row.rest_mi_b + adapters.get(row.variant, 0)})
+        row.model_copy(
+            update={
+                "rest_mi_b": row.rest_mi_b + adapters.get(row.variant, 0),
+                "image_mi_b": math.ceil(row.image_mi_b * max(areas) / areas[0]),
+            }
+        )
         for row in _for_all(profile.memory, cascade)
     ]
+    most: dict[tuple[str, str, int], int] = {}
+    for row in (row for row in profile.execution if row.size in cascade.sizes):
+        key = (row.variant, row.accelerator_class, row.batch)
+        most[key] = max(row.memory_mi_b, most.get(key, 0))
     execution = [
-        row.model_copy(update={"memory_mi_b": row.memory_mi_b + adapters.get(row.variant, 0)}) for row in at.execution
+        row.model_copy(
+            update={"memory_mi_b": most[row.variant, row.accelerator_class, row.batch] + adapters.get(row.variant, 0)}
+        )
+        for row in at.execution
     ]
     rows = {"startup": _for_all(profile.startup, cascade), "memory": memory, "execution": execution}
     return at.model_copy(update=rows)
@@ -391,18 +406,20 @@ def contradictions(profile: ProfileSpec) -> list[tuple[str, str]]:
 def profile_problems(cascade: CascadeSpec, profile: ProfileSpec) -> list[tuple[str, str]]:
     """Why a profile cannot be used for a cascade, as (field of the cascade, message); empty if it can."""
     problems: list[tuple[str, str]] = []
-    size = cascade.sizes[0]
-    measured = {(row.variant, row.accelerator_class) for row in profile.execution if row.size == size}
+    measured = {(row.variant, row.accelerator_class, row.size) for row in profile.execution}
     for index, variant in enumerate(cascade.variants):
-        missing = [c for c in cascade.classes_of(variant) if (variant.name, c) not in measured]
-        if missing:
-            problems.append(
-                (
-                    f"spec.variants.{index}.name",
-                    f"{variant.name!r} at {size} on class {missing[0]!r} is not in the profile's spec.execution: "
-                    "profile it (cascade profile), remove the variant, or name its pools",
-                )
-            )
+        wanted = ((c, number, size) for number, size in enumerate(cascade.sizes) for c in cascade.classes_of(variant))
+        for on, number, size in wanted:
+            if (variant.name, on, size) in measured:
+                continue
+            what = f"{variant.name!r} at {size} on class {on!r} is not in the profile's spec.execution: "
+            if number:
+                fix = f"profile it (cascade profile --sizes {size}), or remove the size"
+                problems.append((f"spec.sizes.{number}", what + fix))
+            else:
+                fix = "profile it (cascade profile), remove the variant, or name its pools"
+                problems.append((f"spec.variants.{index}.name", what + fix))
+            break
     names = {v.name for v in cascade.variants}
     if not any(names.issuperset(row.chain) for row in profile.quality):
         problems.append(("spec.profileRef", f"the profile's spec.quality has no chain of {sorted(names)}: profile it"))

@@ -29,6 +29,13 @@ Number = Annotated[str, Field(pattern=NUMBER_PATTERN, max_length=7)]
 """A number that may have a fraction, as text."""
 Size = Annotated[str, Field(pattern=SIZE_PATTERN, max_length=9)]
 """Width and height of an image in pixels, such as ``1024x768``."""
+LONGEST_SIDE: Final = 4096
+"""Pixels of the longest side that a cascade offers: workers have whole batches in memory, and routers several."""
+_SIDE: Final = "([1-9][0-9]{1,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-6])"
+OFFERED_PATTERN: Final = f"^{_SIDE}x{_SIDE}$"
+"""Sizes whose sides are at most `LONGEST_SIDE`."""
+MOST_SIZES: Final = 8
+"""Sizes that a cascade offers at most."""
 Integer = Annotated[int, Field(strict=True)]
 """A whole number; as in an API server, "4", 4.0 and true are refused."""
 Percent = Annotated[Integer, Field(ge=0, le=100)]

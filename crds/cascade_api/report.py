@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .plan import PlanPart, Tier
+from .quantities import Size
 from .reasons import Refusal, Route
 
 DEMAND_WINDOW_S = 10
@@ -81,6 +82,9 @@ class RouterReport(PlanPart):
         description="by pool: of the latest batches, the one with the median ratio of measured to planned time",
     )
     made: Annotated[list[MadeByRow], Field(max_length=64)] = Field(default_factory=list, description="by planned row")
+    arrived: dict[Size, Latency] = Field(
+        default_factory=dict, description="requests by size; one of t seconds ago counts as exp(-t/300)"
+    )
     store_away: bool = False
 
 

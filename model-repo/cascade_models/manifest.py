@@ -24,6 +24,7 @@ from cascade_models.recipe import (
     Settings,
     is_interval,
     is_step_cache,
+    pixels_of,
 )
 
 DEFAULT_BATCH: Final = 8
@@ -33,7 +34,6 @@ LARGEST_BATCH: Final = 1024
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_SIZE: Final = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
 _SCALE: Final = re.compile(r"[0-9](\.[0-9]{1,3})?")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._/@:-]+")
 
@@ -52,7 +52,8 @@ class ManifestVariant:
 
     ``field`` and ``discriminator_field`` are paths in the manifest, for messages. ``batch`` is the largest batch that
     the model must accept. ``weights``, ``precision`` and ``discriminator`` are empty if the manifest gives none.
-    ``adapters`` are those that requests may choose, which may take ``adapter_memory_mib`` in all.
+    ``adapters`` are those that requests may choose, which may take ``adapter_memory_mib`` in all. ``sizes`` are those
+    of the images that requests may name, the default first.
     """
 
     field: str
@@ -63,14 +64,23 @@ class ManifestVariant:
     engine: str
     precision: str
     settings: Settings
-    height: int
-    width: int
-    size_field: str
+    sizes: tuple[str, ...]
+    sizes_field: str
     discriminator: str
     discriminator_field: str
     batch: int
     adapters: tuple[Adapter, ...] = ()
     adapter_memory_mib: int = 0
+
+    @property
+    def width(self) -> int:
+        """Of images whose request names no size, in pixels."""
+        return pixels_of(self.sizes[0])[0]
+
+    @property
+    def height(self) -> int:
+        """Of images whose request names no size, in pixels."""
+        return pixels_of(self.sizes[0])[1]
 
     @property
     def model(self) -> str:
@@ -99,12 +109,8 @@ def read_variants(text: str) -> list[ManifestVariant]:
         names: set[str] = set()
         spec = _get(cascade, "", "spec", dict)
         batches = _largest_batches(documents, cascade, spec)
-        sizes = _get(spec, "spec", "sizes", list)
-        if len(sizes) != 1:
-            raise ManifestError("spec.sizes", f"has {len(sizes)}: give one size, such as 1024x1024")
         for index, entry in enumerate(_get(spec, "spec", "variants", list)):
-            size = (sizes[0], "spec.sizes.0")
-            variant = _variant(entry, f"spec.variants.{index}", size=size, above=(spec, "spec"), batches=batches)
+            variant = _variant(entry, f"spec.variants.{index}", above=(spec, "spec"), batches=batches)
             if variant.name in names:
                 raise ManifestError(f"{variant.field}.name", f"{variant.name!r} is there twice: rename one")
             names.add(variant.name)
@@ -113,7 +119,7 @@ def read_variants(text: str) -> list[ManifestVariant]:
 
 
 def read_hosts(entries: object, field: str) -> list[ManifestVariant]:
-    """The variants that a worker is told to host: entries of ``spec.variants`` that also have ``size``, their
+    """The variants that a worker is told to host: entries of ``spec.variants`` that also have ``sizes``, their
     discriminator, and ``batch`` where it is known.
 
     ``field`` is where they stand. Raises ManifestError, as `read_variants`.
@@ -124,13 +130,12 @@ def read_hosts(entries: object, field: str) -> list[ManifestVariant]:
     for index, entry in enumerate(entries):
         at = f"{field}.{index}"
         if not isinstance(entry, dict):
-            raise ManifestError(at, "is not a mapping: it should be a variant with name, model, engine and size")
+            raise ManifestError(at, "is not a mapping: it should be a variant with name, model, engine and sizes")
         batch = _get(entry, at, "batch", int) if "batch" in entry else None
         if batch is not None and not 1 <= batch <= LARGEST_BATCH:
             raise ManifestError(f"{at}.batch", f"is {batch}: write a number from 1 to {LARGEST_BATCH}")
-        size = (_get(entry, at, "size", str), f"{at}.size")
         batches = {} if batch is None else {entry.get("name"): batch}
-        found.append(_variant(entry, at, size=size, above=(entry, at), batches=batches))
+        found.append(_variant(entry, at, above=(entry, at), batches=batches))
     return found
 
 
@@ -149,12 +154,10 @@ def _variant(
     entry: object,
     field: str,
     *,
-    size: tuple[object, str],
     above: tuple[Mapping[str, Any], str],
     batches: Mapping[Any, int],
 ) -> ManifestVariant:
-    """A variant of a list; ``size`` is that of its images and where that stands, ``above`` has its discriminator if it
-    has none of its own."""
+    """A variant of a list; ``above`` has the sizes of its images, and its discriminator if it has none of its own."""
     if not isinstance(entry, dict):
         raise ManifestError(field, "is not a mapping: it should be a variant with name, model and engine")
     name = _get(entry, field, "name", str)
@@ -167,7 +170,6 @@ def _variant(
     source = _get(model, at, "source", str)
     known = catalogue.find(source)
     settings = _get(entry, field, "settings", dict)
-    width, height = _size(*size)
     variant = ManifestVariant(
         field=field,
         name=name,
@@ -182,9 +184,8 @@ def _variant(
             guidance_interval=_guidance_interval(settings, f"{field}.settings"),
             step_cache=_step_cache(settings, f"{field}.settings"),
         ),
-        height=height,
-        width=width,
-        size_field=size[1],
+        sizes=_sizes(*above),
+        sizes_field=f"{above[1]}.sizes",
         discriminator=_get(_get(owner, there, "discriminator", dict), judge, "source", str)
         if "discriminator" in owner
         else "",
@@ -227,12 +228,21 @@ def _adapter_memory_mib(entry: Mapping[str, Any], field: str) -> int:
     return int(given)
 
 
-def _size(text: object, field: str) -> tuple[int, int]:
-    """Width and height of images."""
-    found = _SIZE.fullmatch(str(text))
-    if found is None:
-        raise ManifestError(field, f"{text!r:.60} is not a size: write one such as 1024x1024")
-    return int(found[1]), int(found[2])
+def _sizes(above: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """The sizes of images, the default first."""
+    sizes = _get(above, field, "sizes", list)
+    if not sizes:
+        raise ManifestError(f"{field}.sizes", "is empty: give a size, such as 1024x1024")
+    for index, size in enumerate(sizes):
+        try:
+            pixels_of(str(size))
+        except ValueError:
+            raise ManifestError(
+                f"{field}.sizes.{index}", f"{size!r:.60} is not a size: write one such as 1024x1024"
+            ) from None
+        if size in sizes[:index]:
+            raise ManifestError(f"{field}.sizes.{index}", f"{size} is there twice: a size is listed once")
+    return tuple(sizes)
 
 
 def _guidance(settings: Mapping[str, Any], field: str) -> float | None:
@@ -276,7 +286,7 @@ def _step_cache(settings: Mapping[str, Any], field: str) -> str:
 def _largest_batches(
     documents: list[dict[str, Any]], cascade: Mapping[str, Any], spec: Mapping[str, Any]
 ) -> dict[str, int]:
-    """The largest measured batch of each variant at the cascade's size, if the manifest has the cascade's profile."""
+    """The largest measured batch of each variant at any of the cascade's sizes, if the manifest has its profile."""
     wanted = _get(_get(spec, "spec", "profileRef", dict), "spec.profileRef", "name", str)
     batches: dict[str, int] = {}
     for document in documents:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 _DECIMAL: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 
 _INTERVAL_OF_STEPS: Final = re.compile(r"[1-9][0-9]?")
+
+_SIZE: Final = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 
 _INTERVAL: Final = re.compile(r"([0-9]{1,2})-([0-9]{1,3})")
 
@@ -37,7 +39,7 @@ BUILTIN: Final = "builtin://"
 HUB: Final = "hf://"
 FILE: Final = "file://"
 
-_NESTED: Final = ("settings", "assembly", "adapters")
+_NESTED: Final = ("settings", "assembly", "adapters", "sizes")
 
 _PARAMETER: Final = re.compile(
     r'^parameters \{ key: ("\w+") value \{ string_value: ("(?:[^"\\]|\\.)*") \} \}$', re.MULTILINE
@@ -56,6 +58,14 @@ class RecipeError(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+def pixels_of(size: str) -> tuple[int, int]:
+    """Width and height of a size such as ``1024x768``; raises ValueError for any other text."""
+    found = _SIZE.fullmatch(size)
+    if found is None:
+        raise ValueError(f"{size!r:.60} is not a size; write width and height in pixels, such as 1024x768")
+    return int(found[1]), int(found[2])
 
 
 def is_interval(text: str) -> bool:
@@ -82,6 +92,7 @@ class Settings:
             and less than 60 % of the steps have been made. Empty: all.
         step_cache: what is reused from step to step, such as ``first-block:0.08``; see `is_step_cache`. Empty: nothing.
         lora: digest of the adapter with which images are drawn; empty: none.
+        size: width and height of the images, such as ``1024x768``; empty: the recipe's own.
     """
 
     steps: int
@@ -89,6 +100,13 @@ class Settings:
     guidance_interval: str = ""
     step_cache: str = ""
     lora: str = ""
+    size: str = ""
+
+    @property
+    def image_work(self) -> int:
+        """What an image takes, to be compared with others of the same weights: its steps times its pixels."""
+        width, height = pixels_of(self.size) if self.size else (1, 1)
+        return self.steps * width * height
 
     def guides(self, step: int) -> bool:
         """Whether a step, from 0 on, is in the interval of guidance."""
@@ -119,6 +137,8 @@ class Settings:
             found["step_cache"] = self.step_cache
         if self.lora:
             found["lora"] = self.lora
+        if self.size:
+            found["size"] = self.size
         return found
 
     @classmethod
@@ -139,11 +159,14 @@ class Settings:
         lora = parameters.get("lora", "")
         if not isinstance(lora, str):
             raise ValueError(f"lora: {lora!r:.60} is not an adapter; write the digest of one")
+        size = parameters.get("size", default.size)
+        if not isinstance(size, str):
+            raise ValueError(f"size: {size!r:.60} is not a size; write width and height in pixels, such as 1024x768")
         if guidance is None:
-            return cls(steps, default.guidance, interval, cache, lora)
+            return cls(steps, default.guidance, interval, cache, lora, size)
         if not (isinstance(guidance, str) and _DECIMAL.fullmatch(guidance)):
             raise ValueError(f'guidance: {guidance!r:.60} is not a scale; write a number as text, such as "4.5"')
-        return cls(steps, float(guidance), interval, cache, lora)
+        return cls(steps, float(guidance), interval, cache, lora, size)
 
 
 @dataclass(frozen=True)
@@ -214,6 +237,8 @@ class Recipe:
 
     Attributes:
         weights: name of the weights in the source; empty if it has only one.
+        height: of images whose request names no size, as ``width``.
+        sizes: what requests may name, such as ``1024x768``; empty: only that size.
         precision: number format by its name in a manifest; empty if the catalogue decides.
         discriminator: its source; empty if images are not judged.
         batch: the largest batch that the model must accept.
@@ -235,11 +260,22 @@ class Recipe:
     assembly: Assembly = Assembly()
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     adapter_memory_mib: int = ADAPTER_MEMORY_MIB
+    sizes: Sequence[str] = ()
 
     @property
     def default(self) -> Settings:
         """The settings of requests that give none: the fewest steps of any variant, and the model's own guidance."""
-        return Settings(min(each.steps for each in self.settings.values()), self.assembly.guidance)
+        steps = min(each.steps for each in self.settings.values())
+        return Settings(steps, self.assembly.guidance, size=self.offered[0])
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The sizes that requests may name, the default first."""
+        return tuple(self.sizes) or (f"{self.width}x{self.height}",)
+
+    def pixels(self, settings: Settings) -> tuple[int, int]:
+        """Width and height of the images of a request."""
+        return pixels_of(settings.size) if settings.size else (self.width, self.height)
 
     def parameters(self) -> dict[str, str]:
         """The recipe as text by key, since the parameters of a Triton model can only be text."""
@@ -252,13 +288,14 @@ class Recipe:
         """The inverse of `parameters`; raises KeyError if one is missing."""
         texts = {part.name: parameters[part.name] for part in fields(cls)}
         numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch", "adapter_memory_mib")}
-        settings, assembly, adapters = (json.loads(texts.pop(key)) for key in _NESTED)
+        settings, assembly, adapters, sizes = (json.loads(texts.pop(key)) for key in _NESTED)
         return cls(
             **texts,  # type: ignore[arg-type]
             **numbers,  # type: ignore[arg-type]
             settings={variant: Settings(**values) for variant, values in settings.items()},
             assembly=Assembly(**assembly),
             adapters={digest: Adapter(**values) for digest, values in adapters.items()},
+            sizes=tuple(sizes),
         )
 
     @classmethod

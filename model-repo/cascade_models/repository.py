@@ -44,7 +44,7 @@ def models_of(variants: Sequence[ManifestVariant]) -> dict[str, Recipe]:
 def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
     """The recipe of the weights that all of these variants share, checked against those that are here.
 
-    Raises ManifestError where a variant cannot be served, or where its images have another size than those of another,
+    Raises ManifestError where a variant cannot be served, or where its images have other sizes than those of another,
     or are judged by another discriminator.
     """
     first = variants[0]
@@ -58,6 +58,7 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
         precision=first.precision,
         height=first.height,
         width=first.width,
+        sizes=first.sizes,
         discriminator=first.discriminator,
         batch=max(variant.batch for variant in variants),
         settings={
@@ -75,11 +76,11 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
                 f"{variant.name} has the weights of {first.name}, so they need the same discriminator: "
                 f"write {first.discriminator or 'none'}",
             )
-        if (variant.width, variant.height) != (first.width, first.height):
+        if variant.sizes != first.sizes:
             raise ManifestError(
-                variant.size_field,
-                f"{variant.name} has the weights of {first.name}, so they need the same size: "
-                f"write {first.width}x{first.height}",
+                variant.sizes_field,
+                f"{variant.name} has the weights of {first.name}, so they need the same sizes: "
+                f"write {', '.join(first.sizes)}",
             )
         try:
             pipelines.check(recipe)
@@ -124,11 +125,11 @@ def _assembly(variant: ManifestVariant, entry: catalogue.CatalogueEntry | None) 
 
 def _place(variant: ManifestVariant, key: str) -> str:
     """The manifest's field of a part of a recipe."""
+    if key.startswith("sizes"):
+        return variant.sizes_field + key.removeprefix("sizes")
     match key:
         case "discriminator":
             return variant.discriminator_field
-        case "size":
-            return variant.size_field
         case "engine" | "precision" | "adapters":
             return f"{variant.field}.{key}"
         case "steps" | "guidance" | "guidanceInterval" | "stepCache":
@@ -150,6 +151,7 @@ def config(name: str, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, p
     )
     # The built-in models leave an accelerator alone; all others take the one that the replica has, if it has one.
     kind = "KIND_CPU" if recipe.source.startswith(BUILTIN) else "KIND_AUTO"
+    height, width = (recipe.height, recipe.width) if len(recipe.offered) == 1 else (-1, -1)
     policy = "model_transaction_policy { decoupled: true }\n" if previews else ""
     return f"""name: {_quote(name)}
 backend: "python"
@@ -160,7 +162,7 @@ input [
   {{ name: "seed" data_type: TYPE_INT64 dims: [ 1 ] optional: true }}
 ]
 output [
-  {{ name: "image" data_type: TYPE_UINT8 dims: [ {recipe.height}, {recipe.width}, 3 ] }},
+  {{ name: "image" data_type: TYPE_UINT8 dims: [ {height}, {width}, 3 ] }},
   {{ name: "image_encoded" data_type: TYPE_STRING dims: [ 1 ] }},
   {{ name: "confidence" data_type: TYPE_FP32 dims: [ 1 ] }},
   {{ name: "batch_time" data_type: TYPE_FP32 dims: [ 2 ] }},

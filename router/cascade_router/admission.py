@@ -104,6 +104,7 @@ class Admission:
         first = requests[0]
         runtime = self._find(first.model)
         check_wish(runtime, first)
+        check_size(runtime, first)
         self._check_share(runtime, first.receipt.tenant)
         await self._tenants.take_images(first.receipt.tenant, len(requests))
         objective_s = runtime.plan.objective_s
@@ -128,7 +129,7 @@ class Admission:
     def work(self, call: Sequence[Admitted]) -> Iterator[None]:
         """Count the work of a call as its tenant's work in hand, inside the block."""
         runtime, first = call[0].runtime, call[0].request
-        tenant, work_s = first.receipt.tenant, len(call) * runtime.state.work_s(first.wish)
+        tenant, work_s = first.receipt.tenant, len(call) * runtime.state.work_s(first.wish, first.size)
         if not tenant:
             yield
             return
@@ -168,11 +169,11 @@ class Admission:
     async def room(self, call: Sequence[Admitted], *, copies: float) -> Room:
         """Reserve memory for the images of a call, each held at most ``copies`` times. Raises RequestRefused."""
         runtime, request, deadline = call[0].runtime, call[0].request, call[0].deadline
-        image = runtime.plan.image
+        image = runtime.plan.image_of(request.size)
         size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(call))
         try:
             return await self._image_bytes.take(
-                size, band=request.band, deadline=deadline, start_by=deadline - runtime.state.quickest_s()
+                size, band=request.band, deadline=deadline, start_by=deadline - runtime.state.quickest_s(request.size)
             )
         except NoRoom as no_room:
             limit = f"{self._image_bytes.limit} bytes of images (CASCADE_ROUTER_IMAGE_BYTES_LIMIT)"
@@ -193,6 +194,13 @@ def check_wish(runtime: CascadeRuntime, request: GenerateRequest) -> None:
     if why is not None:
         setting, problem = why
         raise invalid({"steps": STEPS, "guidance": GUIDANCE, "lora": LORA}[setting], problem)
+
+
+def check_size(runtime: CascadeRuntime, request: GenerateRequest) -> None:
+    """Raise RequestRefused if the cascade does not offer the size that a request names."""
+    offered = runtime.plan.sizes
+    if request.size and request.size not in offered:
+        raise invalid("size", f"{request.size[:20]!r} is not offered; leave it out or use {' or '.join(offered)}")
 
 
 def _key_refused(reason: Refusal, why: str) -> RequestRefused:

@@ -59,6 +59,7 @@ class Passage:
             deadline=admitted.deadline,
             ahead=admitted.request.index,
             wish=admitted.request.wish,
+            size=admitted.request.size,
         )
         self._accelerator_s = 0.0
 
@@ -125,7 +126,13 @@ class Passage:
         """Wait for a grant; if ``service_s`` is given, also exchange the grant that is held, which took so long."""
         queue, began = self._runtime.queue, self._runtime.clock()
         # The queue drops an entry at its deadline, which is the last moment for a start in time.
-        entry = QueueEntry(id=self._request.id, pool=step.pool, band=self._request.band, deadline=step.start_by)
+        entry = QueueEntry(
+            id=self._request.id,
+            pool=step.pool,
+            band=self._request.band,
+            deadline=step.start_by,
+            work=self.machine.work(step),
+        )
         try:
             with tracing.span("wait", stage=step.stage, pool=step.pool):
                 if service_s is None:
@@ -158,7 +165,7 @@ class Passage:
                     prompt=request.prompt,
                     lora=variant.adapters.get(request.wish.lora, ""),
                     form=request.form,
-                    size=(runtime.plan.image.width, runtime.plan.image.height),
+                    size=runtime.plan.image_of(request.size),
                     confidence=step.stage == "light",
                     image=not infer.only_judged or self._preview is not None,
                     request_id=request.id,

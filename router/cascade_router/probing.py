@@ -30,7 +30,7 @@ async def _probe(runtime: CascadeRuntime, pool: Pool, replica: PlanWorker) -> No
             variant=runtime.plan.variants[pool.variant],
             prompt=Prompt(PROBE_PROMPT, seed=0),
             form=PIXELS,
-            size=(runtime.plan.image.width, runtime.plan.image.height),
+            size=runtime.plan.image,
             confidence=False,
             request_id="probe",
             timeout_s=PROBE_FACTOR * pool.batch_execution_s(pool.batch) + PROBE_EXTRA_S,

@@ -76,8 +76,9 @@ def make_report(runtime: CascadeRuntime, *, router_id: str, at_s: float, store_a
         hardness=runtime.state.chooser.hardness_quantiles(QUANTILES),
         confidence=runtime.state.chooser.confidence_quantiles(QUANTILES),
         batch_times=runtime.state.batch_times(now=runtime.clock()),
-        made=runtime.state.made.told(),
+        made=runtime.state.made_rows.told(),
         recent_tiers=dict(runtime.state.tiers.recent(now=runtime.clock())),
+        arrived=runtime.state.arrived.counts(now=runtime.clock()),
         store_away=store_away,
     )
 

@@ -105,6 +105,8 @@ class GenerateRequest:
     band: int = BANDS["normal"]
     wish: Wish = NO_WISH
     """What the client says about the model that makes the image."""
+    size: str = ""
+    """Width and height of the image, such as ``1024x768``; empty: the cascade's default."""
     end_user: str = ""
     """The client's own user for whom it asks, printable, for the log."""
     index: int = 0

@@ -42,7 +42,12 @@ class _Proxy(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         answer = None
         for variant in (LIGHT, HEAVY) if random.random() < ESCALATION else (LIGHT,):
             asked = infer_request(
-                variant=variant, prompt=Prompt("a red circle"), form=PIXELS, confidence=True, request_id=""
+                variant=variant,
+                prompt=Prompt("a red circle"),
+                form=PIXELS,
+                confidence=True,
+                request_id="",
+                size=(32, 32),
             )
             answer = await self._triton.ModelInfer(asked, timeout=10)
         return answer

@@ -55,7 +55,9 @@ class _Proxy(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         return await self.ask(ImageForm(raw="image" in names, encoded=encoded))
 
     async def ask(self, form: ImageForm) -> Any:
-        request = infer_request(variant=LIGHT, prompt=Prompt("a red circle"), form=form, confidence=True, request_id="")
+        request = infer_request(
+            variant=LIGHT, prompt=Prompt("a red circle"), form=form, confidence=True, request_id="", size=(32, 32)
+        )
         return await self._triton.ModelInfer(request, timeout=_LONG_S)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -175,8 +175,8 @@ def test_weights_that_cannot_be_loaded_are_failed_by_message_and_the_others_serv
     ("change", "field"),
     [
         ({"engine": "steam"}, "variants.0.engine"),
-        ({"size": "big"}, "variants.0.size"),
-        ({"size": "64x64"}, "variants.0.size"),
+        ({"sizes": ["big"]}, "variants.0.sizes.0"),
+        ({"sizes": ["32x32", "64x64"]}, "variants.0.sizes.1"),
         ({"batch": 0}, "variants.0.batch"),
         ({"settings": {"steps": "many"}}, "variants.0.settings.steps"),
         (

@@ -66,6 +66,15 @@ def second_input(name: str, datatype: str, shape: list[int], **contents: Any) ->
     return change
 
 
+def sides(width: list[int], height: list[int] | None) -> Change:
+    def change(request: Any) -> None:
+        for name, values in (("width", width), ("height", height)):
+            if values is not None:
+                request.inputs.add(name=name, datatype="INT64", shape=[1], contents={"int64_contents": values})
+
+    return change
+
+
 def set_prompt(field: str, value: Any) -> Change:
     def change(request: Any) -> None:
         if field == "shape":
@@ -118,7 +127,10 @@ INVALID: dict[str, tuple[Change, str]] = {
         "guidance_scale: 99.5 is not what any variant has; leave it out",
     ),
     "absurd guidance": (parameter("guidance_scale", string_param="nan"), "guidance_scale: nan is not between 0 and"),
-    "a size": (parameter("width", int64_param=512), "parameters: parameter 'width' is fixed by the cascade and stands"),
+    "a size": (parameter("width", int64_param=512), "parameters: parameter 'width' is an input; send it as an INT64"),
+    "a size that is not offered": (sides([64], [64]), "size: '64x64' is not offered; leave it out or use 32x32"),
+    "one side only": (sides([64], None), "height: is missing; send both width and height, or neither"),
+    "a side below zero": (sides([-5], [32]), "size: '-5x32' is not offered"),
     "a seed as a parameter": (parameter("seed", int64_param=9), "parameter 'seed' is an input; send it as an INT64"),
     "a negative prompt as a parameter": (parameter("negative_prompt", string_param="x"), "is an input; send it as a"),
     "several images as a parameter": (parameter("num_images", int64_param=4), "send one prompt for each image"),

@@ -87,6 +87,16 @@ def test_parameters_choose_the_form_of_each_request_and_a_wrong_one_hurts_no_oth
     ]
 
 
+def test_a_batch_holds_one_size(painting_triton: TritonServer) -> None:
+    sizes = [{}, {"size": "64x32"}, {"size": "32x32"}, {"size": "64x32"}, {"size": "48x48"}]
+    boxes = [in_flight(painting_triton, "sized", **request("image", "batch_time", **size)) for size in sizes]
+    *answers, (_, refused) = [box.get(timeout=PATIENCE_S) for box in boxes]
+    found = [(result.as_numpy("image").shape[1:3], result.as_numpy("batch_time")[0, 1]) for result, _ in answers]
+    assert [shape for shape, _ in found] == [(32, 32), (32, 64), (32, 32), (32, 64)]
+    assert all(together <= 2 for _, together in found), "of its own size there are two each"
+    assert "size: 48x48 is not offered: write one of 32x32, 64x32" in str(refused.message())
+
+
 def test_the_next_batch_is_made_while_files_of_the_last_one_are(painting_triton: TritonServer) -> None:
     def overtaken() -> bool:
         """Whether a request that came later, and needs no file, was answered before one for four large files."""
@@ -180,7 +190,7 @@ def test_a_model_that_stood_still_at_work_ends_and_is_mended_by_loading_it_anew(
 def test_models_end_with_their_server_though_nobody_has_buried_it(painting_triton: TritonServer) -> None:
     assert painting_triton.process is not None
     stubs = painting_triton.stubs()
-    assert len(stubs) == 4
+    assert len(stubs) == 5
     painting_triton.process.kill()
     wait_for(lambda: not any(map(runs, stubs)), what="the models' processes to end")
     assert psutil.Process(painting_triton.process.pid).status() == psutil.STATUS_ZOMBIE

@@ -30,6 +30,7 @@ from cascade_router.queue.operations import (
     Withdraw,
     owner_of,
     ticket_of,
+    work_of,
 )
 from support.redis import RedisServer
 from support.waiting import PATIENCE_S
@@ -141,7 +142,8 @@ class Mirror(RuleBasedStateMachine):
     def _enqueue(self, router: str, pool: str, band: int, remaining_ms: int, limit: int) -> EnqueueTicket:
         self.count += 1
         # a client's id may hold anything, and ties are settled by the order of bytes
-        ticket = ticket_of(["é|x", "Z@", "a"][self.count % 3], self.count, router)
+        work = [1.0, 0.25, 2.25, 1e-9, 1e9][self.count % 5]
+        ticket = ticket_of(["é|x", "Z@", "a"][self.count % 3], self.count, router, work=work)
         self.tickets.append((pool, ticket))
         return EnqueueTicket(router, pool, ticket, band, remaining_ms, limit)
 
@@ -173,7 +175,7 @@ class Mirror(RuleBasedStateMachine):
         if data.draw(st.integers(0, 9)) == 0:
             replica = data.draw(replica_ids)  # a lease that was reaped meanwhile, or never was
         service, failed = data.draw(services), data.draw(st.booleans())
-        return ReleaseCredit(owner_of(ticket), pool, ticket, replica, service, data.draw(st.integers(1, 4)), failed)
+        return ReleaseCredit(owner_of(ticket), pool, ticket, replica, service, data.draw(st.integers(1, 4_000)), failed)
 
     @precondition(lambda self: self._held())
     @rule(data=st.data())
@@ -226,11 +228,13 @@ class Mirror(RuleBasedStateMachine):
             leases = dict(self.redis.zrange(REF.leases_key(pool.name), 0, -1, withscores=True))
             assert leases == {f"{lease.replica_id}|{ticket}": lease.expires for ticket, lease in pool.leases.items()}
             fields = self.redis.hgetall(REF.credits_key(pool.name))
+            assert int(fields.get("work", 0)) == pool.waiting_work == sum(work_of(place[2]) for place in pool.waiting)
             kept = {name[2:] for name in fields if name.startswith("c:")}
             assert kept == pool.replicas.keys()
             for name, replica in pool.replicas.items():
                 assert int(fields[f"c:{name}"]) == replica.capacity
                 assert int(fields[f"u:{name}"]) == replica.used
+                assert int(fields[f"l:{name}"]) == replica.load
                 assert float(fields[f"s:{name}"]) == replica.service_s
 
     @invariant()
@@ -239,6 +243,8 @@ class Mirror(RuleBasedStateMachine):
             for replica in pool.replicas.values():
                 held = [lease for lease in pool.leases.values() if lease.replica_id == replica.id]
                 assert replica.used == len(held)
+                tickets = [ticket for ticket, lease in pool.leases.items() if lease.replica_id == replica.id]
+                assert replica.load == sum(map(work_of, tickets))
 
     @invariant()
     def every_key_has_a_time_to_live(self) -> None:

@@ -25,7 +25,7 @@ Answer = dict[str, Any]
 def host_entries(*variants: str) -> list[Answer]:
     """What an agent is told of variants of the example."""
     spec = next(d for d in yaml.safe_load_all(shapes_manifest()) if d["kind"] == "DiffusionCascade")["spec"]
-    more = {"size": spec["sizes"][0], "discriminator": spec["discriminator"], "batch": 4}
+    more = {"sizes": spec["sizes"], "discriminator": spec["discriminator"], "batch": 4}
     found = {entry["name"]: {**entry, **more} for entry in spec["variants"]}
     return [found[name] for name in variants]
 

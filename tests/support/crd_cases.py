@@ -252,6 +252,11 @@ CASES = [
         update=True,
     ),
     Case(
+        CASCADE, "spec", "sizes has one with a side above 4096 pixels",
+        bad=[{"spec.sizes": ["512x512", size]} for size in ("8000x5000", "4097x64", "64x4100", "5000x10")],
+        good=[{"spec.sizes": ["512x512", size]} for size in ("4096x4096", "10x99", "999x3999", "4089x1000")],
+    ),
+    Case(
         CASCADE, "spec", "a variant's pools admit no workers",
         bad=[{"spec.workers.0.max": 0}],
         good=[{"spec.workers.0.max": 0, **{f"spec.variants.{i}.{name}": ABSENT for i in (0, 1)

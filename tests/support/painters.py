@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,7 @@ class Painter:
         return (len(prompt), len(prompt))
 
     def generate(self, prompts, seeds, settings, poll, preview=None):
-        size = (self._recipe.height, self._recipe.width, 3)
+        size = (*reversed(self._recipe.pixels(settings)), 3)
         images = np.stack([np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in seeds])
         for step in range(settings.steps):
             wanted = poll(step) if poll else None
@@ -66,11 +66,20 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_painter(
-    directory: Path, name: str, *, side: int, steps: int = 4, batch: int = 4, previews: bool = False
+    directory: Path,
+    name: str,
+    *,
+    side: int,
+    steps: int = 4,
+    batch: int = 4,
+    previews: bool = False,
+    sizes: Sequence[str] = (),
 ) -> None:
-    """A model of a repository whose images have ``side`` x ``side`` pixels."""
+    """A model of a repository whose images have ``side`` x ``side`` pixels, or one of several ``sizes``."""
     heavy = read_variants(shapes_manifest())[1]
-    recipe = replace(recipe_of([heavy]), height=side, width=side, batch=batch, settings={name: Settings(steps)})
+    recipe = replace(
+        recipe_of([heavy]), height=side, width=side, sizes=tuple(sizes), batch=batch, settings={name: Settings(steps)}
+    )
     folder = directory / name / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
@@ -79,13 +88,16 @@ def write_painter(
 
 @pytest.fixture
 def painting_triton(tmp_path: Path) -> Iterator[TritonServer]:
-    """A server of our own: `small` (32²), `slow` (32², two seconds), `large` (1024²), `stream` (512², previews)."""
+    """A server of our own: `small` (32²), `slow` (32², two seconds), `large` (1024²), `stream` (512², previews),
+    `sized` (32x32 and 64x32, half a second)."""
     models = tmp_path / "painters"
     write_painter(models, "small", side=32)
     write_painter(models, "slow", side=32, steps=400)
     write_painter(models, "large", side=1024)
     write_painter(models, "stream", side=512, steps=8, previews=True)
-    server = TritonServer(models, tmp_path, load=("small", "slow", "large", "stream"), replica_id="test-painters")
+    write_painter(models, "sized", side=32, steps=100, sizes=("32x32", "64x32"))
+    load = ("small", "slow", "large", "stream", "sized")
+    server = TritonServer(models, tmp_path, load=load, replica_id="test-painters")
     try:
         yield server.start()
     finally:

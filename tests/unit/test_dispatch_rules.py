@@ -8,6 +8,7 @@ import pytest
 
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
+    UNIT,
     DropCause,
     EnqueueTicket,
     Heartbeat,
@@ -22,6 +23,7 @@ from cascade_router.queue.operations import (
     Sync,
     Verdict,
     Withdraw,
+    ticket_of,
 )
 
 POOL, OTHER = "heavy.cpu", "light.cpu"
@@ -42,7 +44,7 @@ def enqueue(
     return EnqueueTicket(owner, pool, ticket, band, within_ms, limit)
 
 
-def release(ticket: str, *, on: str = "r1", service_s: float | None = None, sharing: int = 1) -> ReleaseCredit:
+def release(ticket: str, *, on: str = "r1", service_s: float | None = None, sharing: int = UNIT) -> ReleaseCredit:
     return ReleaseCredit(ticket.rpartition("@")[2], POOL, ticket, on, service_s, sharing)
 
 
@@ -124,6 +126,28 @@ def test_service_of_requests_that_share_a_replica_is_shared_out() -> None:
             dispatcher.run(release(ticket, service_s=2.0, sharing=sharing[ticket]), now=turn)
     # a batch of four takes 2 s: half a second each, somewhat more while the batch forms and dissolves
     assert 0.5 <= dispatcher.pools[POOL].replicas["r1"].service_s <= 0.7
+
+
+def test_work_is_counted_by_size() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.run(sync(spec("r1", 2, 1.0), spec("r2", 2, 1.5)), now=0)
+    large, small, next_one = (ticket_of("e", n, "a", work=work) for n, work in enumerate((2.25, 0.25, 1.0)))
+    assert granted(dispatcher.run(enqueue(large), now=0)) == [(large, "r1")]
+    assert granted(dispatcher.run(enqueue(small), now=0)) == [(small, "r2")], "r1 has 2.25 s of work"
+    assert granted(dispatcher.run(enqueue(next_one), now=0)) == [(next_one, "r2")]
+    # an image of 2.25 times the work that took 2.25 s alone tells of a second for one of the default size
+    dispatcher.run(release(large, service_s=2.25, sharing=2250), now=0)
+    assert dispatcher.pools[POOL].replicas["r1"].service_s == 1.0
+
+
+def test_the_expected_wait_counts_the_work_that_waits(one_credit: Dispatcher) -> None:
+    waits = []
+    for work in (2.25, 0.25):
+        outcome = one_credit.run(enqueue(ticket_of("e", 1, "a", work=work)), now=0)
+        waits.append(outcome.loads[POOL].expected_wait_s)
+        one_credit.run(Withdraw("a", POOL, ticket_of("e", 1, "a", work=work)), now=0)
+    # what waits, and a turn of the mean work of what waits and is in flight
+    assert waits == [pytest.approx(2.25 + (2.25 + 1) / 2), pytest.approx(0.25 + (0.25 + 1) / 2)]
 
 
 def test_a_full_queue_refuses_and_says_how_long_it_would_take(one_credit: Dispatcher) -> None:

@@ -47,7 +47,7 @@ def test_only_the_first_adapter_of_weights_gives_them_a_new_process() -> None:
 
     def prints(*names: str, **more: int) -> dict[str, str]:
         adapters = [{"name": name, "source": f"hf://owner/{name}", "revision": "1" * 40} for name in names]
-        variant = {"name": "light", "settings": {"steps": 4}, "size": "512x512", **public, **more}
+        variant = {"name": "light", "settings": {"steps": 4}, "sizes": ["512x512"], **public, **more}
         return WantedHosts.read({"variants": [{**variant, **({"adapters": adapters} if names else {})}]}).prints
 
     assert prints("ink") == prints("ink", "oil") == prints("oil", adapterMemoryMiB=64)
@@ -80,7 +80,7 @@ def test_a_worker_of_several_cascades_is_told_of_the_variants_of_all_which_have_
 
 
 def test_an_entry_that_lacks_something_is_refused_by_its_place() -> None:
-    for missing in ("model", "engine", "settings", "size"):
+    for missing in ("model", "engine", "settings", "sizes"):
         entries = host_entries(CASCADE.spec, PROFILE.spec, ["shapes-light", "shapes-heavy"])
         del entries[1][missing]
         with pytest.raises(ManifestError) as refused:

@@ -14,6 +14,8 @@ from support.waiting import PATIENCE_S, eventually
 
 IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
 
+DEFAULT_SIZE = itertools.repeat("")
+
 
 class Service:
     """Answers as the script says: one entry for each call, by order; then always."""
@@ -25,7 +27,7 @@ class Service:
         self.asked_s: list[float] = []
         self.at_once = 0
 
-    async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply:
+    async def ask(self, request_id: str, prompt: str, *, size: str = "", again: bool = False) -> Reply:
         self.calls.append((request_id, again))
         self.asked_s.append(asyncio.get_running_loop().time())
         step = self.script.pop(0) if self.script else "light"
@@ -53,7 +55,13 @@ async def run(
         return None
 
     await Generator(
-        Load(arrivals=iter([0.0] * count), prompts=itertools.repeat("a cat"), max_in_flight=cap, retry_lost=retry),
+        Load(
+            arrivals=iter([0.0] * count),
+            prompts=itertools.repeat("a cat"),
+            sizes=itertools.repeat(""),
+            max_in_flight=cap,
+            retry_lost=retry,
+        ),
         service=service,
         ledger=ledger,
         current_plan=no_plan,
@@ -124,7 +132,13 @@ async def test_a_stopped_run_waits_for_what_is_in_flight() -> None:
         return None
 
     generator = Generator(
-        Load(arrivals=iter([0.0, 0.0, 3600.0]), prompts=itertools.repeat("a cat"), max_in_flight=9, retry_lost=False),
+        Load(
+            arrivals=iter([0.0, 0.0, 3600.0]),
+            prompts=itertools.repeat("a cat"),
+            sizes=itertools.repeat(""),
+            max_in_flight=9,
+            retry_lost=False,
+        ),
         service=service,
         ledger=ledger,
         current_plan=no_plan,
@@ -138,7 +152,7 @@ async def test_a_stopped_run_waits_for_what_is_in_flight() -> None:
 
 async def test_an_answer_to_another_request_is_no_answer() -> None:
     class Confused(Service):
-        async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply:
+        async def ask(self, request_id: str, prompt: str, *, size: str = "", again: bool = False) -> Reply:
             return Reply("somebody-else", "light", IMAGE)
 
     ledger = await run(Confused(), 1)

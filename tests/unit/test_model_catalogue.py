@@ -124,7 +124,7 @@ def test_the_config_takes_the_accelerator_and_has_no_queue_policy() -> None:
         ({"weights": "light"}, {}, "model.weights", "has 2step, 4step, 8step: name one of them"),
         ({"weights": None}, {}, "model.weights", "has 2step, 4step, 8step: name one of them"),
         ({"source": "hf://me/mine"}, {}, "model.weights", "hf://me/mine has no named weights: leave it out"),
-        ({}, {"size": "1024x1020"}, "spec.sizes.0", "the height must be a multiple of 8, not 1020"),
+        ({}, {"size": "1024x1020"}, "spec.sizes.0", "1024x1020: the height must be a multiple of 8, not 1020"),
         ({"source": "hf://black-forest-labs/FLUX.1-dev", "weights": None}, {"engine": "onnxruntime"},
          "engine", "cannot run flux-dev: write diffusers"),
         ({}, {"discriminator": "builtin://shapes"}, "discriminator.source", "judges images of builtin:// models only"),

@@ -31,9 +31,12 @@ def element(file: bytes, *, length: int | None = None) -> bytes:
 
 def outputs_of(form: ImageForm | None, *, confidence: bool = False) -> tuple[set[str], dict[str, Any]]:
     """The outputs that are asked for, beside what workers report, and the parameters, beside the settings."""
-    request = infer_request(variant=VARIANT, prompt=Prompt("p"), form=form, confidence=confidence, request_id="r")
+    request = infer_request(
+        variant=VARIANT, prompt=Prompt("p"), form=form, confidence=confidence, request_id="r", size=(20, 10)
+    )
     assert request.model_name == "weights-abc"
     parameters = {name: p.string_param or p.int64_param for name, p in request.parameters.items()}
+    assert parameters.pop("size") == "20x10"
     assert (parameters.pop("steps"), parameters.pop("guidance")) == (8, "4.5")
     return {output.name for output in request.outputs} - {"batch_time", "prompt_tokens"}, parameters
 

@@ -87,7 +87,7 @@ def test_variants_of_the_same_weights_are_one_model_whose_config_names_them() ->
     assert list(models) == [LIGHT, HEAVY]
     made = models[HEAVY]
     assert made.settings == {"shapes-heavy": Settings(24), "shapes-quick": Settings(8, 1.5)}
-    assert made.default == Settings(8)
+    assert made.default == Settings(8, size="32x32")
     assert "shapes-quick" in repository.config(HEAVY, made)
 
 
@@ -274,7 +274,7 @@ def test_a_model_that_is_gone_is_removed_and_strangers_stay(tmp_path: Path) -> N
         ({"precision": "fp5"}, "spec.variants.0.precision", "write one of fp32, fp16, bf16, int8"),
         ({"spec.sizes": ["64x32"]}, "spec.sizes.0", "write 32x32"),
         ({"spec.sizes": ["big"]}, "spec.sizes.0", "is not a size: write one such as 1024x1024"),
-        ({"spec.sizes": []}, "spec.sizes", "give one size"),
+        ({"spec.sizes": []}, "spec.sizes", "is empty: give a size"),
         ({"engine": "tensorrt"}, "spec.variants.0.engine", "write onnxruntime"),
         ({"engine": "onnx"}, "spec.variants.0.engine", "write one of diffusers, onnxruntime, tensorrt"),
         ({"engine": None}, "spec.variants.0.engine", "is required: add it"),

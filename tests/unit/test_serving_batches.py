@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -172,9 +173,22 @@ def asking(**parameters: object) -> Order:
     return Order([b"x"], seeds=[1], parameters=parameters)
 
 
+def test_a_request_names_one_of_the_sizes_that_are_offered() -> None:
+    recipe = replace(RECIPE, sizes=("2x2", "4x2"))
+    assert Recipe.of_parameters(recipe.parameters()) == recipe
+    named = batches.read(Counting(), recipe, asking(size="4x2")).settings
+    default = batches.read(Counting(), recipe, asking()).settings
+    assert (recipe.pixels(named), recipe.pixels(default)) == ((4, 2), (2, 2))
+    assert named != default, "so a run holds one size"
+    assert named.image_work == 2 * default.image_work
+    for size, said in (("8x8", "size: 8x8 is not offered: write one of 2x2, 4x2"), (7, "size: 7 is not a size")):
+        with pytest.raises(ValueError, match=said):
+            batches.read(Counting(), recipe, asking(size=size))
+
+
 def test_guidance_that_is_written_in_another_way_is_the_same() -> None:
     one, other = (batches.read(Counting(), RECIPE, asking(guidance=text)) for text in ("2", "2.0"))
-    assert one.settings == other.settings == Settings(STEPS, 2.0)
+    assert one.settings == other.settings == Settings(STEPS, 2.0, size="2x2")
 
 
 def test_a_request_without_settings_gets_the_fewest_steps_of_a_variant() -> None:

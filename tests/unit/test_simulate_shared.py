@@ -26,7 +26,7 @@ class Bench:
             [self.worker],
             weights={variant: variant for variant in SECONDS},
             turns=turns,
-            batch_s=lambda variant, _, images, judged: SECONDS[variant] * images,
+            batch_s=lambda variant, _, images, judged, size: SECONDS[variant] * images,
             image_s=lambda variant, _: SECONDS[variant],
             largest=lambda variant, _: 4 if variant == "light" else 1,
             done=self._done,

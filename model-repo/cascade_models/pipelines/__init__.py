@@ -27,11 +27,15 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("adapters", f"{recipe.source} takes none: remove them")
     if recipe.adapters and recipe.engine != "diffusers":
         raise RecipeError("adapters", f"engine {recipe.engine} cannot apply them: use engine diffusers, or remove them")
+    if len(recipe.offered) > 1 and recipe.engine != "diffusers" and not recipe.source.startswith(BUILTIN):
+        raise RecipeError("sizes", f"engine {recipe.engine} is built for one size: use engine diffusers, or offer one")
     _family(recipe).check(recipe)
 
 
 def check_settings(recipe: Recipe, settings: Settings) -> None:
     """Raises RecipeError, whose key is a setting, where checked weights cannot draw so."""
+    if settings.size and settings.size not in recipe.offered:
+        raise RecipeError("size", f"{settings.size:.20} is not offered: write one of {', '.join(recipe.offered)}")
     _family(recipe).check_settings(recipe, settings)
 
 

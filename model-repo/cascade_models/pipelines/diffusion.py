@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_models import weights
 from cascade_models.engines import EngineError
-from cascade_models.recipe import BUILTIN, FILE, HUB, INT8, Recipe, RecipeError, Settings, SettingsSpace
+from cascade_models.recipe import BUILTIN, FILE, HUB, INT8, Recipe, RecipeError, Settings, SettingsSpace, pixels_of
 
 if TYPE_CHECKING:
     from cascade_models.pipelines.diffusion_run import DiffusionPipeline
@@ -38,9 +38,10 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("weights", f"{recipe.source} has no named weights: leave it out")
     if recipe.precision == INT8 and recipe.engine == "tensorrt":
         raise RecipeError("precision", "engine tensorrt does not compute in int8: use diffusers, or another precision")
-    for side, pixels in (("width", recipe.width), ("height", recipe.height)):
-        if pixels % GRAIN:
-            raise RecipeError("size", f"the {side} must be a multiple of {GRAIN}, not {pixels}")
+    for index, size in enumerate(recipe.offered):
+        for side, pixels in zip(("width", "height"), pixels_of(size), strict=True):
+            if pixels % GRAIN:
+                raise RecipeError(f"sizes.{index}", f"{size}: the {side} must be a multiple of {GRAIN}, not {pixels}")
     if recipe.discriminator.startswith(BUILTIN):
         raise RecipeError(
             "discriminator",

@@ -15,6 +15,7 @@ import inspect
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,8 +66,6 @@ class DiffusionPipeline:
         known = inspect.signature(type(pipe).__call__).parameters
         self._arguments: dict[str, Any] = {
             **recipe.assembly.arguments,
-            "height": recipe.height,
-            "width": recipe.width,
             "output_type": "pt",
         }
         self._guidance_name = next((name for name in GUIDANCE if name in known and known[name].default is not None), "")
@@ -119,11 +118,12 @@ class DiffusionPipeline:
     ) -> npt.NDArray[np.uint8]:
         """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit, or AdapterError."""
         wanted = [True] * len(prompts)
+        width, height = self._recipe.pixels(settings)
 
         def between(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if step + 1 < settings.steps:
                 if preview is not None:
-                    preview(step, lambda: self._shown(pipe, guesses.last))
+                    preview(step, lambda: self._shown(pipe, guesses.last, width, height))
                 _ask(poll, step + 1, wanted)
                 # Another run may have been made meanwhile.
                 self._adapters.apply(settings.lora)
@@ -131,7 +131,7 @@ class DiffusionPipeline:
 
         pipe = copy.copy(self._pipe)
         pipe.scheduler, guesses = self._fresh_scheduler()
-        named: dict[str, Any] = {"num_inference_steps": settings.steps}
+        named: dict[str, Any] = {"num_inference_steps": settings.steps, "width": width, "height": height}
         if settings.guidance is not None:
             named[self._guidance_name] = settings.guidance
         # Without classifier-free guidance there is nothing that a negative prompt could push away from.
@@ -150,7 +150,7 @@ class DiffusionPipeline:
                 )
                 images = _bytes(made[0] if isinstance(made, tuple) else made.images)
         except _Abandoned:
-            return np.zeros((len(prompts), self._recipe.height, self._recipe.width, 3), dtype=np.uint8)
+            return np.zeros((len(prompts), height, width, 3), dtype=np.uint8)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -191,13 +191,13 @@ class DiffusionPipeline:
         scheduler = kind.from_config(configuration)
         return scheduler, _Guesses(scheduler)
 
-    def _shown(self, pipe: Any, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
+    def _shown(self, pipe: Any, latents: torch.Tensor, width: int, height: int) -> npt.NDArray[np.uint8]:
         """The picture in a run's latents."""
         try:
             with torch.inference_mode():
                 if self._vae_dtype is torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
                     pipe.vae.to(torch.float32)
-                return _bytes(decoding.pictures(pipe, latents, self._recipe.height, self._recipe.width))
+                return _bytes(decoding.pictures(pipe, latents, height, width))
         finally:
             pipe.vae.to(self._vae_dtype)
 
@@ -251,6 +251,8 @@ def load(recipe: Recipe) -> DiffusionPipeline:
         denoisers.install(pipe, recipe, pipeline.begin)
     _prove(pipeline, recipe)
     prove_step_caches(pipeline, recipe)
+    if recipe.discriminator and len(recipe.offered) > 1:
+        weights.say(f"{recipe.discriminator} judges images of every size, resized to what it was trained for")
     weights.say(
         f"{recipe.source} is ready after {time.monotonic() - began:.0f} s (engine {recipe.engine}, {pipe.device})"
     )
@@ -258,23 +260,25 @@ def load(recipe: Recipe) -> DiffusionPipeline:
 
 
 def _prove(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
-    """Draw once: what is slow the first time is over then, and images have the size that the manifest says."""
-    for batch in (1, 2)[: recipe.batch]:
-        try:
-            images = pipeline.generate([(EXAMPLE, "")] * batch, list(range(batch)), recipe.default, None)
-        except OutOfMemory:
-            if batch > 1:
-                return
-            raise
-        except (ValueError, TypeError) as error:
-            raise RecipeError("source", f"{recipe.source} cannot be run as the manifest says: {error}") from None
-        height, width = images.shape[1:3]
-        if (height, width) != (recipe.height, recipe.width):
-            raise RecipeError(
-                "size",
-                f"{recipe.source} makes images of {width}x{height} where the manifest says "
-                f"{recipe.width}x{recipe.height}: write {width}x{height}",
-            )
+    """Draw once: what is slow the first time is over then, and images have the sizes that the manifest says."""
+    for size in recipe.offered:
+        for batch in (1, 2)[: recipe.batch] if size == recipe.offered[0] else (1,):
+            try:
+                settings = replace(recipe.default, size=size)
+                images = pipeline.generate([(EXAMPLE, "")] * batch, list(range(batch)), settings, None)
+            except OutOfMemory:
+                if batch > 1:
+                    break
+                raise
+            except (ValueError, TypeError) as error:
+                raise RecipeError("source", f"{recipe.source} cannot be run as the manifest says: {error}") from None
+            height, width = images.shape[1:3]
+            if f"{width}x{height}" != size:
+                raise RecipeError(
+                    "sizes",
+                    f"{recipe.source} makes images of {width}x{height} where the manifest says {size}: "
+                    f"write {width}x{height}",
+                )
 
 
 def prove_step_caches(pipeline: DiffusionPipeline, recipe: Recipe) -> None:

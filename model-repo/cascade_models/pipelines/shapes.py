@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cascade_models.pipelines.pipeline import Poll, Preview
 
 WEIGHTS: Final[dict[str, sampling.Kind]] = {"heavy": "heavy", "light": "light"}
+TRAINED: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(WEIGHTS, (f"{render.IMAGE_SIZE}x{render.IMAGE_SIZE}",))
+"""The sizes of images for which each weights were trained."""
 SPACES: Final[dict[str, SettingsSpace]] = {
     "heavy": SettingsSpace((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24), (1.0, 1.5, None, 3.0)),
     "light": SettingsSpace(tuple(sampling.LIGHT_TIMES)),
@@ -98,9 +100,14 @@ def check(recipe: Recipe) -> None:
     if recipe.engine not in engines.that_load():
         known = " or ".join(engines.that_load())
         raise RecipeError("engine", f"{recipe.engine!r} cannot run {recipe.source}: write {known}")
-    if (recipe.height, recipe.width) != (render.IMAGE_SIZE, render.IMAGE_SIZE):
-        size = f"{render.IMAGE_SIZE}x{render.IMAGE_SIZE}"
-        raise RecipeError("size", f"shapes images are {render.IMAGE_SIZE} pixels wide and high: write {size}")
+    trained = TRAINED[recipe.weights]
+    for index, size in enumerate(recipe.offered):
+        if size not in trained:
+            raise RecipeError(
+                f"sizes.{index}",
+                f"{size}: weights {recipe.weights} of {recipe.source} were trained for {', '.join(trained)} only: "
+                f"write {' or '.join(trained)}",
+            )
     if recipe.assembly.dtype != "float32":
         raise RecipeError("precision", f"{recipe.source} computes in fp32 or int8: write one of these")
     try:

@@ -4,8 +4,8 @@ A *run* is a few requests that are drawn together, since they want the same sett
 two steps of a run it asks here whether another run shall be made first, from beginning to end; then the overtaken run
 goes on. So the runs that have begun form a stack, and only the topmost is at work. Three rules decide:
 
-1. Much shorter work goes first: a run is overtaken by images that take at most a quarter of its steps. What is hardly
-   shorter waits, since it would come sooner by only as much as the other comes later.
+1. Much shorter work goes first: a run is overtaken by images that take at most a quarter of the work of one of its own.
+   What is hardly shorter waits, since it would come sooner by only as much as the other comes later.
 2. Nobody starves: a run that has been overtaken by three times its own work is overtaken no more, so it takes at most
    four times as long as alone, and one run more.
 3. Otherwise, first come, first served.
@@ -13,7 +13,7 @@ goes on. So the runs that have begun form a stack, and only the topmost is at wo
 For example, a run of 24 steps is at work when requests for 2 steps and for 12 steps come. Before its next step, the
 image of 2 steps is drawn; that of 12 steps is drawn after the run of 24 has ended.
 
-Work is steps times images: the weights and the size are the same for all.
+Work is steps times pixels times images: the weights are the same for all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from cascade_models.recipe import Settings
 
 SHORTER: Final = 4
-"""How many times as many steps a run must have as the images that overtake it."""
+"""How many times the work of an image that overtakes it an image of a run must take."""
 
 PATIENCE: Final = 3
 """By how many times its own work a run is overtaken at most."""
@@ -47,15 +47,15 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 @dataclass
 class _Begun:
-    """A run that has begun: its steps, its images, and the work by which it was overtaken."""
+    """A run that has begun: the work of one of its images, their number, and the work by which it was overtaken."""
 
-    steps: int
+    image_work: int
     images: int
     overtaken: int = 0
 
     @property
     def work(self) -> int:
-        return self.steps * self.images
+        return self.image_work * self.images
 
 
 class Turns(Generic[RequestT]):
@@ -85,8 +85,8 @@ class Turns(Generic[RequestT]):
         """The requests of the run that shall be made now, before the one at work goes on; empty where that goes on."""
         if len(self._begun) >= self._runs or any(run.overtaken >= PATIENCE * run.work for run in self._begun):
             return []
-        limit = self._begun[-1].steps / SHORTER if self._begun else math.inf
-        first = next((request for request in self._waiting if request.settings.steps <= limit), None)
+        limit = self._begun[-1].image_work / SHORTER if self._begun else math.inf
+        first = next((request for request in self._waiting if request.settings.image_work <= limit), None)
         if first is None:
             return []
         run, rest, images = [first], [], first.images
@@ -102,7 +102,7 @@ class Turns(Generic[RequestT]):
                     continue
             rest.append(request)
         self._waiting = rest
-        begun = _Begun(first.settings.steps, images)
+        begun = _Begun(first.settings.image_work, images)
         for overtaken in self._begun:
             overtaken.overtaken += begun.work
         self._begun.append(begun)

@@ -127,8 +127,8 @@ class CascadeMemory:
     ``generation`` is the number of the last published plan, and ``published_at_s`` when it was published.
     ``surged_at_s`` is when demand last surged. ``parked`` means that everything was stopped since nobody asked, and
     that nothing serves again yet; ``asked_at_s`` is when somebody last asked. ``slowdowns`` correct the profile by what
-    routers measured. ``leaving`` are the weights whose requests are to end before they are unloaded.
-    ``floor`` says how the images that were made compare with the quality floor.
+    routers measured, and ``mix`` is the share of requests by size. ``leaving`` are the weights whose requests are to
+    end before they are unloaded. ``floor`` says how the images that were made compare with the quality floor.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -144,6 +144,7 @@ class CascadeMemory:
     slowdowns: tuple[Slowdown, ...] = ()
     leaving: tuple[Leaving, ...] = ()
     floor: FloorAccount = field(default_factory=FloorAccount)
+    mix: Mapping[str, float] = field(default_factory=dict)
 
     def is_credible(self, *, now: float) -> bool:
         """Whether an operator can have written this: no value is negative or absurdly large, no time in the future."""
@@ -158,6 +159,7 @@ class CascadeMemory:
             and all(1 <= slowdown.factor <= HIGHEST_RATE for slowdown in self.slowdowns)
             and abs(self.floor.owed) <= HIGHEST_RATE
             and abs(self.floor.raised) <= MOST_RAISED
+            and all(0 <= share <= 1 for share in self.mix.values())
             and 0 <= target.cost_per_hour <= HIGHEST_RATE
             and all(0 <= pool.replicas <= MOST_REPLICAS and pool.batch >= 1 for pool in target.pools)
             and all(0 <= each.workers <= MOST_REPLICAS for each in target.hosts)

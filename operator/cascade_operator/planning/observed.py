@@ -324,7 +324,7 @@ def _prepared(
         )
     factors = {slowdown.pool: slowdown.factor for slowdown in memory.slowdowns}
     try:
-        prepared = preparations.of(view.cascade, view.profile, factors)
+        prepared = preparations.of(view.cascade, view.profile, factors, memory.mix)
         return prepared.corrected(floor_raised=memory.floor.raised, tiers=tier_shares(view.reports)), None
     except NotPlannable as error:
         return None, (error.reason, str(error))

@@ -28,6 +28,7 @@ from .pool_statuses import pool_status
 from .prepared import Preparations, prices_per_hour
 from .publish import Publication, publication
 from .shared_pools import shared_pools
+from .sizes import next_mix
 from .statuses import Findings, StatusReports
 from .targets import Allocations, TargetDecision, decide_targets
 
@@ -188,6 +189,7 @@ def remember(
         parked=said.parked if said is not None else decided.parked,
         asked_at_s=seen.asked_at_s,
         slowdowns=seen.slowdowns(now),
+        mix=next_mix(seen.view.cascade.spec.sizes, reports=seen.view.reports, last=seen.memory.mix),
         leaving=moves.leaving,
     )
     if expected is not None:

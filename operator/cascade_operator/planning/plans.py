@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from cascade_api.batches import batch_seconds
 from cascade_api.chains import Variants
 from cascade_api.plan import (
     PATIENCE,
@@ -146,13 +147,13 @@ def variants_of(
     classes: dict[str, dict[str, PlanTimes]] = {}
     for key in keys:
         variant, accelerator_class = key
-        execution_s = prepared.timings.execution_s(variant, accelerator_class)
+        execution_s = prepared.seconds(variant, accelerator_class)
         if execution_s:
             times = PlanTimes(
                 queue=prepared.hull.queue_of(variant) if prepared.hull is not None else None,
                 crowd=_crowd(prepared, variant, workers),
                 batch=batches.get(key, 1),
-                execution_s={prepared.spec.sizes[0]: execution_s},
+                execution_s=execution_s,
             )
             classes.setdefault(variant, {})[accelerator_class] = times
     told = {name: part for name, part in (last.variants if last else {}).items() if name in classes}
@@ -221,8 +222,7 @@ def workers_of(
 
 
 def _credits(times: PlanTimes) -> int:
-    (execution_s,) = times.execution_s.values()
-    shortest = execution_s.get(times.batch, execution_s[min(execution_s)])
+    shortest = min(batch_seconds(measured, times.batch) for measured in times.execution_s.values())
     return times.batch * (2 if shortest < SHORT_EXECUTION_S else 1)
 
 
@@ -282,6 +282,23 @@ def stand_in(prepared: Prepared, workers: Sequence[PlanWorker]) -> str | None:
         return None
     served = {name for worker in workers if worker.state == "ready" for name, count in worker.credits.items() if count}
     return min(served & prepared.hull.batches.keys(), key=prepared.hull.image_s, default=None)
+
+
+def work_of(prepared: Prepared, rows: Sequence[PlanRow], batches: Mapping[PoolKey, int], *, demand: float) -> float:
+    """Accelerator-seconds a second that rows take at a demand: Σ calls of a variant · its seconds per image of the mix.
+
+    Each variant counts on its quickest class, without the discriminator.
+    """
+    total = 0.0
+    for row in rows:
+        for name, calls in ((row.light, 1 - row.direct), (row.heavy, row.heavy_share)):
+            keys = [key for key in prepared.keys if key[0] == name and prepared.timings.execution_s(*key)]
+            seconds = [
+                batch_seconds(prepared.timings.execution_s(*key), batches.get(key, 1)) / batches.get(key, 1)
+                for key in keys
+            ]
+            total += row.share * calls * min(seconds, default=0.0)
+    return demand * total
 
 
 def has_structure(plan: Plan, structure: Mapping[str, Any], rows: Sequence[PlanRow]) -> bool:

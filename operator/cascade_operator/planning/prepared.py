@@ -25,7 +25,7 @@ from typing import Final
 from cascade_api.cascade import CascadeSpec, DiffusionCascade
 from cascade_api.chains import Variants
 from cascade_api.names import CascadeRef
-from cascade_api.profile import CascadeProfile, ProfileSpec, profile_for, profile_problems
+from cascade_api.profile import CascadeProfile, Execution, ProfileSpec, profile_for, profile_problems
 from cascade_api.quantities import money
 from cascade_api.reasons import Reason
 from cascade_api.settings import AcceleratorClass, PlannerSettings
@@ -57,6 +57,7 @@ from .allocation import (
 )
 from .policies import PlanningPolicy, policy
 from .rooms import TooLarge, rooms_of, weights_of, with_one_long_variant
+from .sizes import Mix, mixed, seconds_by_size
 
 TUNED_SPAN = 10.0
 """Span, in metric units, of the quality tables that `PlannerSettings.switch_price` was tuned on (FID 20 to 30)."""
@@ -76,6 +77,8 @@ NO_WORKER_POOLS: Final = "there is no such WorkerPool that the cascade fits: add
 
 NONE_SLOWER: Final[Mapping[PoolKey, float]] = {}
 """Slowdowns where every pool is as its profile says."""
+NO_MIX: Final[Mix] = {}
+"""The mix of sizes where nothing is known of it."""
 SPARE_SIZED = 16
 """With more entries than this beyond two for each cascade, the cache of sized chains is emptied."""
 
@@ -95,8 +98,10 @@ class Prepared:
     ``problem`` lacks only what changes with time: the demand and the running replicas. ``rooms`` are the largest sets
     of weights that a worker may host, and ``memory_mib`` is the memory of an accelerator by class (0: not known).
     ``corrections`` lists the pools whose times were multiplied, as (variant, class, factor). ``provision_s`` says for
-    elastic classes how many seconds a new Node takes. ``floor`` is the wanted quality floor, normalised (None: there is
-    none), and ``grids`` have the quality at any shares, by chain, where there is a floor.
+    elastic classes how many seconds a new Node takes. Times are those of the mix of sizes that clients ask for
+    (`sizes`), except ``default_timings``, which are those of the default size; ``sized_s`` has the median seconds of a
+    batch by pool, size and number of images. ``floor`` is the wanted quality floor, normalised (None: there is none),
+    and ``grids`` have the quality at any shares, by chain, where there is a floor.
     """
 
     spec: CascadeSpec
@@ -109,9 +114,17 @@ class Prepared:
     spec_print: str
     profile_print: str
     corrections: tuple[tuple[str, str, float], ...]
+    default_timings: ProfileTimings
+    sized_s: Mapping[PoolKey, Mapping[str, Mapping[int, float]]]
     provision_s: Mapping[str, float] = field(default_factory=dict)
     floor: float | None = None
     grids: Mapping[Variants, QualityGrid] = field(default_factory=dict)
+
+    def seconds(self, variant: str, accelerator_class: str) -> dict[str, dict[int, float]]:
+        """Median seconds of a batch by size and number of images, of the batches that may be used; empty if none."""
+        batches = self.timings.execution_s(variant, accelerator_class)
+        by_size = self.sized_s.get((variant, accelerator_class), {}) if batches else {}
+        return {size: {n: seconds[n] for n in batches} for size, seconds in by_size.items()}
 
     @property
     def keys(self) -> list[PoolKey]:
@@ -271,11 +284,13 @@ def prepare(
     settings: PlannerSettings,
     classes: Sequence[AcceleratorClass],
     slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
+    mix: Mix = NO_MIX,
     kept: dict[object, Sized] | None = None,
 ) -> Prepared:
     """Everything that planning needs from a spec and its profile; raises NotPlannable with a message naming the field.
 
-    ``slowdowns`` says how many times slower pools are than the profile says. ``kept`` is a cache that several
+    ``slowdowns`` says how many times slower pools are than the profile says, and ``mix`` which share of the requests is
+    for which size (empty: the same for all). ``kept`` is a cache that several
     cascades use; its keys hold everything that the values depend on.
     """
     spec = cascade.spec
@@ -295,7 +310,9 @@ def prepare(
     if in_pools and not all(each.accelerator_class for each in spec.workers):
         raise NotPlannable(Reason.INVALID_SPEC, f"{in_pools[0]}: {NO_WORKER_POOLS}")
     found = profile_for(spec, profile.spec)
-    measurements = _slowed(found, slowdowns)
+    every = _slowed(profile.spec.execution, slowdowns)
+    default = found.model_copy(update={"execution": _slowed(found.execution, slowdowns)})
+    measurements = found.model_copy(update={"execution": mixed(default.execution, every, spec.sizes, mix)})
     usable = {v.name: spec.classes_of(v) for v in spec.variants}
     busy = 1 - spec.policy.headroom_percent / 100
     rooms = _rooms(spec, measurements, classes)
@@ -371,6 +388,8 @@ def prepare(
         spec_print=_print(spec),
         profile_print=_print(found),
         corrections=tuple((*key, factor) for key, factor in sorted(slowdowns.items())),
+        default_timings=ProfileTimings(default, memory_mib=memory_mib),
+        sized_s=seconds_by_size(every, spec.sizes),
         provision_s=provision_s,
         floor=floor,
         grids={} if floor is None else _grids(found),
@@ -443,14 +462,14 @@ def _on_shared_workers(
     return replace(problem, hull=hull, sets=sets, heavy_utilisation=utilisation)
 
 
-def _slowed(profile: ProfileSpec, slowdowns: Mapping[PoolKey, float]) -> ProfileSpec:
-    """The profile with the times of each pool multiplied by its slowdown."""
+def _slowed(execution: Sequence[Execution], slowdowns: Mapping[PoolKey, float]) -> list[Execution]:
+    """The rows with the times of each pool multiplied by its slowdown."""
     rows = []
-    for row in profile.execution:
+    for row in execution:
         factor = slowdowns.get((row.variant, row.accelerator_class), 1.0)
         p50, p95 = (round(factor * micros) for micros in (row.p50_micros, row.p95_micros))
         rows.append(row.model_copy(update={"p50_micros": p50, "p95_micros": p95}) if factor != 1 else row)
-    return profile.model_copy(update={"execution": rows})
+    return rows
 
 
 def _bounds(pool: Workers) -> WorkerBounds:
@@ -503,9 +522,10 @@ class Preparations:
         cascade: DiffusionCascade,
         profile: CascadeProfile,
         slowdowns: Mapping[PoolKey, float] = NONE_SLOWER,
+        mix: Mix = NO_MIX,
     ) -> Prepared:
         """The prepared cascade; raises NotPlannable."""
-        key = (cascade.spec, profile, slowdowns)
+        key = (cascade.spec, profile, slowdowns, mix)
         kept = self._kept.get(cascade.ref)
         if kept is None or kept[0] != key:
             result: Prepared | NotPlannable
@@ -516,6 +536,7 @@ class Preparations:
                     settings=self._settings,
                     classes=self._classes,
                     slowdowns=slowdowns,
+                    mix=mix,
                     kept=self._shared,
                 )
             except NotPlannable as error:

@@ -95,6 +95,7 @@ def publication(
         rows=rows,
         expected=Expected(
             demand=round(expected.rate, 3),
+            work=round(plans.work_of(seen.known, rows, batch_of, demand=expected.rate), 4),
             latency_p99=round(answered.p99_s, 4),
             degraded=round(answered.degraded, 4),
             quality=round(seen.known.problem.frontier.metric(sharing.value), 4),

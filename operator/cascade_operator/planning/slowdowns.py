@@ -5,6 +5,8 @@ and the planner compares it with the time that it plans with:
 
     ratio = measured seconds of a batch / planned seconds of a batch of that size
 
+both as of the default size of images: routers divide what they measured by the work of the images' size.
+
 If the ratio is clearly above 1, the planner multiplies all times of this variant on this class by it. For example, a
 profile was measured on an idle machine, and its heavy images of 2 s take 3 s on the cluster: the slowdown is 1.5, and
 pools are planned for 3 s. When images take 2 s again, the slowdown ends.
@@ -71,7 +73,7 @@ def _factor(measured: float) -> float:
 
 def _ratio(prepared: Prepared, key: PoolKey, role: Role, reports: Sequence[RouterReport]) -> float | None:
     """Measured seconds of a batch divided by planned seconds, averaged over routers; None without a measurement."""
-    planned_s = {service.batch: service.p50_s for service in prepared.timings.services(*key, role)}
+    planned_s = {service.batch: service.p50_s for service in prepared.default_timings.services(*key, role)}
     if not planned_s:
         return None
     told = [report.batch_times.get(pool_name(variant=key[0], accelerator_class=key[1])) for report in reports]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cascade_api.command import CommandFailed
+from cascade_api.quantities import pixels
 
 
 class BadInput(CommandFailed):
@@ -81,3 +82,18 @@ def records(path: Path, *, columns: Sequence[str]) -> Iterator[Record]:
     for row, cells in enumerate(reader, start=2):
         if cells:
             yield Record(str(path), row, dict(zip(header, cells, strict=False)))
+
+
+def size_parts(text: str) -> dict[str, float]:
+    """The parts of requests by size in a list such as ``512x512=1,1024x1024=2``; raises BadInput."""
+    parts: dict[str, float] = {}
+    for each in filter(None, text.split(",")):
+        size, _, part = each.strip().partition("=")
+        try:
+            pixels(size)
+            parts[size] = float(part or 1) + parts.get(size, 0.0)
+        except ValueError:
+            raise BadInput("--sizes", f"{each.strip()!r} is not SIZE=PART: write for example 512x512=1") from None
+        if not (math.isfinite(parts[size]) and parts[size] > 0):
+            raise BadInput("--sizes", f"{each.strip()!r}: the part must be above zero")
+    return parts

@@ -40,12 +40,16 @@ class Charges:
 
 @dataclass(frozen=True)
 class LoadedProfile:
-    """A profile to plan with, the charges for served images, and the cascade in the same file, if any."""
+    """A profile to plan with, the charges for served images, and the cascade in the same file, if any.
+
+    ``profile`` has the times of the cascade's default size, and ``sized`` those of all sizes that were measured.
+    """
 
     name: str
     profile: CascadeProfile
     charges: Charges
     cascade: DiffusionCascade | None = None
+    sized: CascadeProfile | None = None
 
 
 def load_profile(name: str) -> LoadedProfile:
@@ -81,12 +85,12 @@ def _from_file(path: Path) -> LoadedProfile:
         raise BadInput(
             str(path), f"the profile has no times at {size}, the cascade's size: measure it with `cascade profile`"
         )
-    profile = profile.model_copy(update={"spec": spec})
+    sized, profile = profile, profile.model_copy(update={"spec": spec})
     try:
         charges = Charges(profile)
     except ValueError as error:
         raise BadInput(str(path), str(error)) from None
-    return LoadedProfile(profile.metadata.name, profile, charges, cascade)
+    return LoadedProfile(profile.metadata.name, profile, charges, cascade, sized)
 
 
 def check(profile: ProfileSpec, *, source: str) -> None:

@@ -1,9 +1,9 @@
-"""Arrival times of requests, which do not depend on the answers. Pure."""
+"""Arrival times and sizes of requests, which do not depend on the answers. Pure."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 def poisson(*, rate: float, duration_s: float, rng: random.Random) -> Iterator[float]:
@@ -14,3 +14,10 @@ def poisson(*, rate: float, duration_s: float, rng: random.Random) -> Iterator[f
         if at >= duration_s:
             return
         yield at
+
+
+def sizes(parts: Mapping[str, float], *, rng: random.Random) -> Iterator[str]:
+    """The size of each request, drawn in these parts; empty, the default, where there are none."""
+    names, weights = list(parts) or [""], list(parts.values()) or [1.0]
+    while True:
+        yield from rng.choices(names, weights)

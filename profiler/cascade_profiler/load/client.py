@@ -15,7 +15,8 @@ import numpy.typing as npt
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
 from cascade_api.command import CommandFailed
-from cascade_api.names import GRPC_DIRECT, INPUT_PROMPT, OUTPUT_IMAGE
+from cascade_api.names import GRPC_DIRECT, INPUT_HEIGHT, INPUT_PROMPT, INPUT_WIDTH, OUTPUT_IMAGE
+from cascade_api.quantities import pixels
 
 CHANNELS: Final = 4
 """Number of connections; one carries at most a hundred calls at a time."""
@@ -75,8 +76,10 @@ class Client:
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
-    async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply:
-        """Request one image. With ``again``, after a lost connection, it waits until the service can be reached.
+    async def ask(self, request_id: str, prompt: str, *, size: str = "", again: bool = False) -> Reply:
+        """Request one image of a size, or of the default if that is empty.
+
+        With ``again``, after a lost connection, it waits until the service can be reached.
 
         Raises RefusedByService, ConnectionLost or NoAnswer.
         """
@@ -84,7 +87,7 @@ class Client:
         began = asyncio.get_running_loop().time()
         try:
             response = await self._stub(request_id).ModelInfer(
-                self._request(request_id, prompt), timeout=timeout_s, wait_for_ready=again
+                self._request(request_id, prompt, size), timeout=timeout_s, wait_for_ready=again
             )
         except grpc.aio.AioRpcError as error:
             waited_s = asyncio.get_running_loop().time() - began
@@ -95,7 +98,7 @@ class Client:
         """The connection of a request, which is the same for both tries, so that the second waits until it is back."""
         return self._stubs[zlib.crc32(request_id.encode()) % CHANNELS]
 
-    def _request(self, request_id: str, prompt: str) -> Any:
+    def _request(self, request_id: str, prompt: str, size: str) -> Any:
         request = service_pb2.ModelInferRequest(model_name=self._model, id=request_id)
         request.inputs.add(name=INPUT_PROMPT, datatype="BYTES", shape=[1])
         request.outputs.add(name=OUTPUT_IMAGE)
@@ -103,6 +106,9 @@ class Client:
         request.parameters["deadline_ms"].int64_param = round(self._deadline_s * 1000)
         text = prompt.encode()
         request.raw_input_contents.append(struct.pack("<I", len(text)) + text)
+        for name, side in zip((INPUT_WIDTH, INPUT_HEIGHT), pixels(size) if size else (), strict=False):
+            request.inputs.add(name=name, datatype="INT64", shape=[1])
+            request.raw_input_contents.append(struct.pack("<q", side))
         return request
 
 

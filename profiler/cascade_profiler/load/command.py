@@ -29,6 +29,10 @@ def load(
     prompts: Annotated[
         str, typer.Option(help="shapes (or shapes:heldout, shapes:test), or a file with a prompt a line.")
     ] = "shapes",
+    sizes: Annotated[
+        str,
+        typer.Option(metavar="SIZE=PART,…", help="Sizes that requests name, in these parts: 512x512=1,1024x1024=2."),
+    ] = "",
     cascade: Annotated[str, typer.Option(help="Cascade to use; needed if several are served.")] = "",
     grpc: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The service; default: the local run's, else 127.0.0.1:8001.")
@@ -58,6 +62,7 @@ def load(
             deadline_s=seconds(deadline, option="--deadline"),
             seed=seed,
             prompts=prompts,
+            sizes=sizes,
             cascade=cascade,
             grpc=grpc,
             max_in_flight=max_in_flight,

@@ -25,15 +25,19 @@ RETRY_AFTER_S: Final = 1.0
 class PromptService(Protocol):
     """A service that answers prompts."""
 
-    async def ask(self, request_id: str, prompt: str, *, again: bool = False) -> Reply: ...
+    async def ask(self, request_id: str, prompt: str, *, size: str = "", again: bool = False) -> Reply: ...
 
 
 @dataclass(frozen=True)
 class Load:
-    """The load to generate: arrivals in seconds from the start, prompts, and the most requests in flight."""
+    """The load to generate: arrivals in seconds from the start, prompts, sizes, and the most requests in flight.
+
+    A size may be empty: the default.
+    """
 
     arrivals: Iterator[float]
     prompts: Iterator[str]
+    sizes: Iterator[str]
     max_in_flight: int
     retry_lost: bool
 
@@ -79,11 +83,11 @@ class Generator:
             for offset in self._load.arrivals:
                 if await self._stopped_before(began + offset):
                     break
-                prompt = next(self._load.prompts)
+                prompt, size = next(self._load.prompts), next(self._load.sizes)
                 if len(in_flight) >= self._load.max_in_flight:
                     self._ledger.unsent += 1
                     continue
-                task = asyncio.create_task(self._one(uuid.uuid4().hex, prompt, began + offset))
+                task = asyncio.create_task(self._one(uuid.uuid4().hex, prompt, size, began + offset))
                 in_flight.add(task)
                 task.add_done_callback(in_flight.discard)
             await asyncio.gather(*in_flight)
@@ -101,18 +105,18 @@ class Generator:
             return False
         return True
 
-    async def _one(self, request_id: str, prompt: str, intended: float) -> None:
+    async def _one(self, request_id: str, prompt: str, size: str, intended: float) -> None:
         self._ledger.send(request_id, behind_s=self._clock() - intended)
-        outcome = await self._ask(request_id, prompt, intended, again=False)
+        outcome = await self._ask(request_id, prompt, size, intended, again=False)
         if outcome.kind is OutcomeKind.LOST and self._load.retry_lost:
             self._ledger.retried += 1
             await asyncio.sleep(RETRY_AFTER_S)
-            outcome = await self._ask(request_id, prompt, intended, again=True)
+            outcome = await self._ask(request_id, prompt, size, intended, again=True)
         self._ledger.settle(request_id, outcome)
 
-    async def _ask(self, request_id: str, prompt: str, intended: float, *, again: bool) -> Outcome:
+    async def _ask(self, request_id: str, prompt: str, size: str, intended: float, *, again: bool) -> Outcome:
         try:
-            reply = await self._service.ask(request_id, prompt, again=again)
+            reply = await self._service.ask(request_id, prompt, size=size, again=again)
         except RefusedByService as refusal:
             return Outcome(OutcomeKind.REFUSED, self._clock() - intended, status=refusal.status, detail=refusal.detail)
         except ConnectionLost as loss:

@@ -19,6 +19,7 @@ from cascade_api.names import DEFAULT_NAMESPACE, CascadeRef
 from cascade_api.plan import Plan
 from cascade_operator.store import Store
 
+from ..frontier.inputs import size_parts
 from . import arrivals, summary
 from .client import Client, Reply, find_model
 from .course import Course
@@ -39,6 +40,7 @@ class LoadTestOptions:
     deadline_s: float
     seed: int
     prompts: str
+    sizes: str
     cascade: str
     grpc: str
     max_in_flight: int
@@ -63,6 +65,7 @@ def run(options: LoadTestOptions) -> Result:
 
 
 async def _run(options: LoadTestOptions) -> Result:
+    parts = size_parts(options.sizes)
     texts = prompts(options.prompts, seed=options.seed)
     addresses = read_addresses(options.state_dir or default_state_dir())
     here = addresses is not None and options.grpc in ("", addresses.grpc)
@@ -73,7 +76,7 @@ async def _run(options: LoadTestOptions) -> Result:
         raise CommandFailed(f"--grpc: {error}", code=2) from None
     check_text(options.cascade, option="--cascade")
     model = await find_model(grpc, wanted=options.cascade)
-    gallery = Gallery(rng=random.Random(options.seed)) if is_shapes(options.prompts) else None  # noqa: S311
+    gallery = Gallery(rng=random.Random(options.seed)) if is_shapes(options.prompts) and not parts else None  # noqa: S311
     ledger = Ledger(deadline_s=options.deadline_s)
     course = Course(every_s=PROGRESS_EVERY_S)
     client = Client(grpc, model=model, deadline_s=options.deadline_s)
@@ -96,6 +99,7 @@ async def _run(options: LoadTestOptions) -> Result:
             Load(
                 arrivals=arrivals.poisson(rate=options.rate, duration_s=options.duration_s, rng=rng),
                 prompts=texts,
+                sizes=arrivals.sizes(parts, rng=random.Random(options.seed)),  # noqa: S311 - not secrets
                 max_in_flight=options.max_in_flight,
                 retry_lost=options.retry_lost,
             ),

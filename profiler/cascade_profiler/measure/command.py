@@ -26,6 +26,9 @@ def profile(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and images.")] = 0,
     batches: Annotated[str, typer.Option(help="Batch sizes to time, 1 among them.")] = "1,2,4",
+    sizes: Annotated[
+        str, typer.Option(metavar="SIZE,…", help="Sizes of images to time, beside the default; else all in spec.sizes.")
+    ] = "",
     seconds: Annotated[
         float, typer.Option(min=0.1, max=86400, help="Seconds of timing for all variants and batch sizes together.")
     ] = 90.0,
@@ -63,6 +66,7 @@ def profile(
             prompts_from=prompts_from,
             seed=seed,
             batches=batches,
+            sizes=sizes,
             seconds=seconds,
             starts=starts,
             metrics=tuple(metric or ()),

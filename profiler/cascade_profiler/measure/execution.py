@@ -46,7 +46,10 @@ def render_measured(models: Mapping[str, Recipe], directory: Path) -> object:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What to time: variants and batch sizes, and the variant, if any, that is also timed with confidence."""
+    """What to time: variants and batch sizes, and the variant, if any, that is also timed with confidence.
+
+    A variant whose settings name a size is timed at that one, and else at its default size, where confidence is timed.
+    """
 
     variants: Sequence[ManifestVariant]
     batches: Sequence[int]
@@ -114,10 +117,10 @@ class ExecutionMeasurement:
         self._records = records
         self._progress = progress
         self._render = render
-        self._limits: dict[str, int] = {}
+        self._limits: dict[tuple[str, str], int] = {}
         self._cells = [self._recall(v, b, confidence=False) for v in task.variants for b in task.batches]
         self._cells += [
-            self._recall(v, b, confidence=True) for v in task.variants for b in task.batches if v.name == task.judged
+            self._recall(v, b, confidence=True) for v in task.variants for b in task.batches if self._judges(v)
         ]
 
     def measure(self) -> tuple[list[Execution], list[DiscriminatorExecution]]:
@@ -137,8 +140,8 @@ class ExecutionMeasurement:
         for cell, row in zip(plain, rows, strict=True):
             figures = ", ".join(f"{name} {micros / 1000:.2f} ms" for name, micros in _quantiles(row))
             batches = f"{len(cell.taken_s)} batches, {cell.memory_mib} MiB"
-            self._progress.done(STEP, f"{cell.variant.name}, batch {cell.batch}: {figures} ({batches})")
-        without = {cell.batch: samples.timing(cell.taken_s) for cell in plain if cell.variant.name == self._task.judged}
+            self._progress.done(STEP, f"{cell.variant.name}, {row.size}, batch {cell.batch}: {figures} ({batches})")
+        without = {cell.batch: samples.timing(cell.taken_s) for cell in plain if self._judges(cell.variant)}
         added = [self._added(cell, without[cell.batch]) for cell in judging]
         for extra in added:
             self._progress.done(STEP, f"confidence, batch {extra.batch}: {extra.p50_micros / 1000:.2f} ms")
@@ -198,14 +201,19 @@ class ExecutionMeasurement:
                 f"{variant.name} does not fit into the memory of class {self._place.accelerator_class}, even one "
                 f"image at a time ({why}): choose a smaller precision or size, or another class"
             )
-        self._limits[variant.name] = min(batch, self._limits.get(variant.name, batch))
+        key = (variant.name, variant.settings.size)
+        self._limits[key] = min(batch, self._limits.get(key, batch))
         found = "on record" if again else why
         self._progress.done(
             STEP, f"{variant.name}: batch {batch} is out of memory ({found}); smaller ones are measured"
         )
 
     def _fits(self, cell: Cell) -> bool:
-        return cell.batch < self._limits.get(cell.variant.name, cell.batch + 1)
+        return cell.batch < self._limits.get((cell.variant.name, cell.variant.settings.size), cell.batch + 1)
+
+    def _judges(self, variant: ManifestVariant) -> bool:
+        """Whether the confidence of a variant's images is timed, too."""
+        return variant.name == self._task.judged and not variant.settings.size
 
     def _fitting(self) -> list[Cell]:
         return [cell for cell in self._cells if self._fits(cell)]
@@ -230,7 +238,7 @@ class ExecutionMeasurement:
         return Execution(
             variant=cell.variant.name,
             accelerator_class=self._place.accelerator_class,
-            size=f"{cell.variant.width}x{cell.variant.height}",
+            size=cell.variant.settings.size or cell.variant.sizes[0],
             batch=cell.batch,
             p50_micros=timing.p50_micros,
             p95_micros=timing.p95_micros,
@@ -249,20 +257,20 @@ class ExecutionMeasurement:
 
 
 def no_shorter_than_smaller(rows: Sequence[Execution]) -> list[Execution]:
-    """The rows of several variants, where no batch takes less than a smaller one of its variant.
+    """The rows of several variants, where no batch takes less than a smaller one of its variant and size.
 
     Batches of small models take nearly the same whatever their size, so that chance may find the larger one quicker. It
     then gets the times of the smaller one, as no profile with such a contradiction could be used.
     """
-    longest: dict[str, Execution] = {}
-    found: dict[tuple[str, int], Execution] = {}
+    longest: dict[tuple[str, str], Execution] = {}
+    found: dict[tuple[str, str, int], Execution] = {}
     for row in sorted(rows, key=lambda row: row.batch):
-        least = longest.get(row.variant)
+        least = longest.get((row.variant, row.size))
         if least is not None:
             at_least = {name: max(value, dict(_quantiles(least))[name]) for name, value in _quantiles(row)}
             row = row.model_copy(update={f"{name}_micros": value for name, value in at_least.items()})
-        longest[row.variant] = found[row.variant, row.batch] = row
-    return [found[row.variant, row.batch] for row in rows]
+        longest[row.variant, row.size] = found[row.variant, row.size, row.batch] = row
+    return [found[row.variant, row.size, row.batch] for row in rows]
 
 
 def _recipe(cell: Cell, cells: Sequence[Cell]) -> Recipe:

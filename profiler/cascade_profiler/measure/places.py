@@ -14,8 +14,9 @@ from cascade_api.command import CommandFailed
 from cascade_api.names import CPU_CLASS
 from cascade_models.manifest import ManifestVariant
 
-_ELSEWHERE: Final = ("field", "discriminator_field", "batch")
-"""Fields of a variant that change neither images nor times: its place in the manifest, and the largest request."""
+_ELSEWHERE: Final = ("field", "discriminator_field", "sizes_field", "sizes", "batch")
+"""Fields of a variant that change neither images nor times: its place in the manifest, the largest request, and what
+other sizes are offered."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def find_place(accelerator_class: str) -> Place:
 
 def identity(variant: ManifestVariant) -> dict[str, Any]:
     """The fields of a variant that decide what its images are and how long they take."""
-    return {name: value for name, value in dataclasses.asdict(variant).items() if name not in _ELSEWHERE}
+    own = {name: value for name, value in dataclasses.asdict(variant).items() if name not in _ELSEWHERE}
+    return {**own, "width": variant.width, "height": variant.height}
 
 
 def _processor() -> str:

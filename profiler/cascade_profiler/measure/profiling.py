@@ -52,6 +52,8 @@ START_S = 4.0
 class MeasurementPlan:
     """What to measure: the place, prompts, judges, objective, batch sizes, seconds of timing, and number of starts.
 
+    Quality is measured at the variants' default size, and times also at the other ``sizes``.
+
     If ``chains`` are given, the profile has the objective metric of these, and all metrics of each variant alone.
     Otherwise it has all metrics of all pairs of variants.
     """
@@ -63,6 +65,7 @@ class MeasurementPlan:
     batches: tuple[int, ...]
     seconds: float
     starts: int
+    sizes: tuple[str, ...] = ()
     chains: Sequence[tuple[str, str]] | None = None
 
     @property
@@ -141,7 +144,7 @@ def _timings(
 ) -> tuple[list[Execution], list[DiscriminatorExecution], list[Startup]]:
     # The images of a single variant are not judged.
     judged = min(variants, key=lambda variant: variant.settings.steps).name if len(variants) > 1 else None
-    task = execution.Task(variants, plan.batches, judged=judged, seconds=plan.seconds)
+    task = execution.Task(_at_sizes(variants, plan.sizes), plan.batches, judged=judged, seconds=plan.seconds)
     timing = execution.ExecutionMeasurement(
         task,
         plan.workload,
@@ -160,6 +163,17 @@ def _timings(
         progress=progress,
     )
     return rows, discriminator, starts
+
+
+def _at_sizes(variants: Sequence[ManifestVariant], sizes: Sequence[str]) -> list[ManifestVariant]:
+    """The variants at their default size, and then at each of the other ``sizes``."""
+    others = [
+        dataclasses.replace(variant, settings=dataclasses.replace(variant.settings, size=size))
+        for size in sizes
+        for variant in variants
+        if size != variant.sizes[0]
+    ]
+    return [*variants, *others]
 
 
 def _quality(
@@ -215,7 +229,7 @@ def hardness_of(cascade: DiffusionCascade, workload: Workload) -> grid.Floats:
 
 def _by_cost(variants: Sequence[ManifestVariant], rows: Sequence[Execution]) -> list[str]:
     """The names of the variants, the cheapest first."""
-    cost = {row.variant: row.p50_micros for row in rows if row.batch == 1}
+    cost = {row.variant: row.p50_micros for row in rows if row.batch == 1 and row.size == variants[0].sizes[0]}
     return sorted((variant.name for variant in variants), key=lambda name: cost[name])
 
 

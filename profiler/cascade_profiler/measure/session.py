@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class ProfilingOptions:
     prompts_from: Path | None
     seed: int
     batches: str
+    sizes: str
     seconds: float
     starts: int
     metrics: tuple[str, ...]
@@ -48,7 +49,7 @@ def run(options: ProfilingOptions) -> None:
     text, cascade = read_manifest(options.file)
     check_files({"--output": options.output, "--report": options.report})
     check_output(options.output)
-    plan = _plan(options, cascade.spec.sizes[0])
+    plan = _plan(options, cascade.spec.sizes)
     with Records(records_file(options.output), fresh=options.fresh) as records:
         if held := records.count():
             typer.echo(f"{records.file} has {held} measurements; those that fit are used (with --fresh, none)")
@@ -65,7 +66,8 @@ def run(options: ProfilingOptions) -> None:
 def summary(profile: CascadeProfile) -> str:
     """A profile in a few lines."""
     spec = profile.spec
-    cost = {row.variant: row.p50_micros for row in spec.execution if row.batch == 1}
+    default = spec.execution[0].size
+    cost = {row.variant: row.p50_micros for row in spec.execution if row.batch == 1 and row.size == default}
     lines = []
     for row in (row for row in spec.quality if row.alone):
         lines += [f"{row.path} alone", *(f"  {metric.name}: {_value(metric.name, row)}" for metric in spec.metrics)]
@@ -116,8 +118,14 @@ def read_manifest(file: Path) -> tuple[str, DiffusionCascade]:
     return text, cascades[0]
 
 
-def _plan(options: ProfilingOptions, size: str) -> MeasurementPlan:
-    batches = batch_sizes(options.batches)
+def _plan(options: ProfilingOptions, offered: Sequence[str]) -> MeasurementPlan:
+    batches, size = batch_sizes(options.batches), offered[0]
+    sizes = tuple(part.strip() for part in options.sizes.split(",") if part.strip()) or tuple(offered)
+    for wanted in sizes:
+        if wanted not in offered:
+            raise CommandFailed(
+                f"--sizes: {wanted!r} is not in spec.sizes: add it there, or choose from {', '.join(offered)}", code=2
+            )
     if options.prompts_from is None:
         workload = sample_workload(options.prompts, options.seed)
     else:
@@ -136,6 +144,7 @@ def _plan(options: ProfilingOptions, size: str) -> MeasurementPlan:
         batches=batches,
         seconds=options.seconds,
         starts=options.starts,
+        sizes=sizes,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -48,6 +48,10 @@ class CampaignRequest:
     """The quality floor of the product's policy, in units of the metric; None: that of the profile's file."""
     turns: Turns | None = None
     """How workers that host all variants share their time; None: they host one each, as the published systems' do."""
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    """The parts of the requests by the size that they name; empty: none names one."""
+    blind: bool = False
+    """Whether only workers know the size of an image, see `Scenario`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ def check(request: CampaignRequest) -> None:
         if policy not in POLICIES:
             raise BadInput("--policy", f"{policy!r} is unknown; choose from {', '.join(POLICIES)}")
     spec = request.profile.profile.spec
+    if request.sizes:
+        check_sizes(request)
     classes = {row.accelerator_class for row in spec.execution}
     for name, count in request.workers.items():
         if name not in classes:
@@ -79,6 +85,19 @@ def check(request: CampaignRequest) -> None:
             f"{request.objective_s:g} s is less than any variant takes ({quickest:g} s): times are in the trace's own "
             "seconds; mind the unit",
         )
+
+
+def check_sizes(request: CampaignRequest) -> None:
+    """Raise BadInput unless the profile has times at every size that requests name, and the cascade offers it."""
+    known = (request.profile.sized or request.profile.profile).spec.execution
+    cascade, measured = request.profile.cascade, {row.size for row in known}
+    offered = sorted(measured if cascade is None else measured & set(cascade.spec.sizes))
+    for size in request.sizes:
+        if size not in offered:
+            raise BadInput("--sizes", f"{size} is not offered and measured: choose from {', '.join(offered)}")
+    published = [policy for policy in request.policies if policy in PUBLISHED]
+    if published:
+        raise BadInput("--sizes", f"{published[0]} makes images of one size: simulate it without, or policy hybrid")
 
 
 def simulate(request: CampaignRequest, *, told: Told) -> list[PolicyResult]:
@@ -113,6 +132,8 @@ def run_once(
         failures=request.failures,
         turns=None if policy in PUBLISHED else request.turns,
         no_worse_than=request.no_worse_than,
+        sizes=request.sizes,
+        blind=request.blind,
     )
     if policy in PUBLISHED:
         return published_system(policy, scenario).run(progress)

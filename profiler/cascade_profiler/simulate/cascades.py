@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -26,11 +26,13 @@ def cascade_of(
     scorer: str | None,
     hosting: Hosting | None = None,
     no_worse_than: str | None = None,
+    sizes: Sequence[str] = (),
 ) -> DiffusionCascade:
     """A cascade on these accelerators; raises BadInput if it is not valid.
 
     ``hosting`` and ``no_worse_than`` override what the profile's file says. With ``hosting: shared``, all workers stand
-    unless the file says how few there may be.
+    unless the file says how few there may be. ``sizes`` are those that requests name: only these are offered, with the
+    default.
     """
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
@@ -44,6 +46,8 @@ def cascade_of(
             pool["hosting"] = hosting.value
             if hosting is Hosting.SHARED and loaded.cascade is None:
                 pool["min"] = pool["max"]
+    default = spec["sizes"][0]
+    spec["sizes"] = [default, *(size for size in sizes if size != default)]
     if scorer is not None:
         spec["hardness"] = {"scorer": scorer}
     try:

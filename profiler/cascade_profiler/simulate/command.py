@@ -58,6 +58,10 @@ def simulate(
     fail: Annotated[
         str, typer.Option(metavar="AT:FOR:COUNT", help="Lose COUNT accelerators at second AT for FOR seconds.")
     ] = "",
+    sizes: Annotated[
+        str,
+        typer.Option(metavar="SIZE=PART,…", help="Sizes that requests name, in these parts: 512x512=1,1024x1024=2."),
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
     report: Annotated[str, typer.Option(metavar="FILE.html", help="Write a page with plots.")] = "",
 ) -> None:
@@ -82,6 +86,7 @@ def simulate(
             no_worse_than=no_worse_than,
             scorer=scorer,
             fail=fail,
+            sizes=sizes,
             json=json,
             report=report,
         )

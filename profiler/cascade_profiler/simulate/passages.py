@@ -34,12 +34,15 @@ End = effects.Answer | Refuse
 class SimulatedPassage(RequestPlace):
     """One request on its way through the cascade."""
 
-    __slots__ = ("arrival_s", "begun", "image", "job", "machine", "planned", "prompt", "waits")
+    __slots__ = ("arrival_s", "begun", "image", "job", "machine", "planned", "prompt", "size", "waits")
 
     job: WorkerJob
 
-    def __init__(self, machine: RequestMachine, *, arrival_s: float, prompt: int, image: int, planned: float) -> None:
+    def __init__(
+        self, machine: RequestMachine, *, arrival_s: float, prompt: int, image: int, planned: float, size: str
+    ) -> None:
         super().__init__()
+        self.size = size
         self.machine = machine
         self.arrival_s = arrival_s
         self.prompt = prompt
@@ -59,6 +62,7 @@ class Passages:
         confidence: gives the discriminator's score of a light image, by variant, prompt and image.
         kind: the name of a variant among those of all cascades that the fleet serves.
         ended: is called with each request that has ended.
+        blind: whether only workers know the size of an image.
     """
 
     def __init__(
@@ -73,7 +77,9 @@ class Passages:
         confidence: Mapping[str, Sequence[Sequence[float]]],
         ended: Callable[[SimulatedPassage, End], None],
         kind: Callable[[str], str] = str,
+        blind: bool = False,
     ) -> None:
+        self._blind = blind
         self._kind = kind
         self._variants = {kind(name): name for name in confidence}
         self._clock = clock
@@ -89,8 +95,11 @@ class Passages:
         self._busy = False
         self._acting: SimulatedPassage | None = None
 
-    def receive(self, *, text: str, prompt: int, images: Sequence[int], coins: Sequence[float]) -> None:
-        """Begin with a request that arrives now, for one image or several; ``coins`` has one number for each."""
+    def receive(self, *, text: str, prompt: int, images: Sequence[int], coins: Sequence[float], size: str = "") -> None:
+        """Begin with a request that arrives now, for one image or several; ``coins`` has one number for each.
+
+        ``size`` is that of the images; empty: the default.
+        """
         now = self._clock.now
         plan = self.state.plan
         passages = [
@@ -103,11 +112,13 @@ class Passages:
                     received=now,
                     deadline=now + plan.objective_s,
                     ahead=ahead,
+                    size="" if self._blind else size,
                 ),
                 arrival_s=now,
                 prompt=prompt,
                 image=image,
                 planned=plan.expected.quality,
+                size=size,
             )
             for ahead, (image, coin) in enumerate(zip(images, coins, strict=True))
         ]
@@ -186,9 +197,10 @@ class Passages:
     def _carry_out(self, passage: SimulatedPassage, effect: effects.Effect) -> None:
         match effect:
             case effects.Enqueue(step):
-                self.pools.enter(passage, step)
+                self.pools.enter(passage, step, work=passage.machine.work(step))
             case effects.Exchange(step, service_s):
-                self.pools.enter(passage, step, leaving=self.pools.release(passage, service_s=service_s))
+                release = self.pools.release(passage, service_s=service_s)
+                self.pools.enter(passage, step, work=passage.machine.work(step), leaving=release)
             case effects.Infer():
                 self._infer(passage, effect)
             case effects.Release(service_s, failed):
@@ -211,7 +223,7 @@ class Passages:
         if not self._fleet.serves(worker, kind):
             self._tell(passage, events.Failed(NOT_READY))
             return
-        passage.job = WorkerJob(passage, judged=infer.step.stage == "light", variant=kind)
+        passage.job = WorkerJob(passage, judged=infer.step.stage == "light", variant=kind, size=passage.size)
         self._clock.at(self._clock.now + infer.timeout_s, self._out_of_time, (worker, passage.job))
         self._fleet.submit(worker, passage.job)
 

@@ -14,6 +14,7 @@ from cascade_router.cascade.decisions import Make
 from cascade_router.queue import PoolLoad, limit_of
 from cascade_router.queue.dispatch import Dispatcher
 from cascade_router.queue.operations import (
+    UNIT,
     DropCause,
     EnqueueTicket,
     Operation,
@@ -50,7 +51,7 @@ class RequestPlace:
     def __init__(self) -> None:
         self.ticket = ""
         self.replica_id = ""
-        self.sharing = 1
+        self.sharing = UNIT
 
 
 P = TypeVar("P", bound=RequestPlace)
@@ -86,8 +87,11 @@ class Pools(Generic[P]):
         pool = self._dispatcher.pools.get(name)
         return NOTHING_SERVES if pool is None else pool.load
 
-    def enter(self, place: P, step: Make, *, leaving: ReleaseCredit | None = None) -> None:
-        """Enter the queue of a step's pool; ``leaving`` gives the previous grant back in the same operation."""
+    def enter(self, place: P, step: Make, *, work: float = 1.0, leaving: ReleaseCredit | None = None) -> None:
+        """Enter the queue of a step's pool with so much work, in images of the default size.
+
+        ``leaving`` gives the previous grant back in the same operation.
+        """
         remaining_s = step.start_by - self._clock.now
         if remaining_s <= 0:
             if leaving is not None:
@@ -95,7 +99,7 @@ class Pools(Generic[P]):
             self._tell(place, events.Expired())
             return
         self._tickets += 1
-        ticket = ticket_of("", f"{self._tickets:09d}", ROUTER)
+        ticket = ticket_of("", f"{self._tickets:09d}", ROUTER, work=work)
         enqueue = EnqueueTicket(ROUTER, step.pool, ticket, BAND, max(int(remaining_s * 1000), 1), self._limit)
         place.step, place.ticket = step, ticket
         self._waiting[ticket] = place

@@ -112,9 +112,9 @@ class Simulation:
             loaded=self._loaded,
         )
 
-    def _batch_s(self, kind: str, accelerator_class: str, size: int, judged: bool) -> float:
+    def _batch_s(self, kind: str, accelerator_class: str, images: int, judged: bool, size: str) -> float:
         traffic, variant = self._of_kind[kind]
-        return self._timings[traffic.cascade.ref].batch_s(variant.name, accelerator_class, size, judged)
+        return self._timings[traffic.cascade.ref].batch_s(variant.name, accelerator_class, images, judged, size)
 
     def _image_s(self, kind: str, accelerator_class: str) -> float:
         traffic, variant = self._of_kind[kind]
@@ -143,7 +143,10 @@ class Simulation:
                 switches=sum(worker.loads for worker in workers) - self._loads_before,
                 gpu_seconds=sum(worker.busy_s for worker in workers) - self._busy_before_s,
                 changes=tuple(router.changes),
-                figures={"decisions": float(self._control.decisions)},
+                figures={
+                    "decisions": float(self._control.decisions),
+                    "planned_work_s": router.planned_work_s,
+                },
             )
             for router in self._routers.values()
         ]
@@ -200,10 +203,14 @@ class ProductionSystem:
             scorer=scorer,
             hosting=None if scenario.turns is None else Hosting.SHARED,
             no_worse_than=scenario.no_worse_than,
+            sizes=() if scenario.blind else tuple(scenario.sizes),
         )
-        profile = with_switch_time(scenario.profile.profile, scenario.switch_s)
+        profile = with_switch_time(scenario.profile.sized or scenario.profile.profile, scenario.switch_s)
+        default = cascade.spec.sizes[0]
+        execution = sorted(profile.spec.execution, key=lambda row: row.size != default)
+        profile = profile.model_copy(update={"spec": profile.spec.model_copy(update={"execution": execution})})
         self._simulation = Simulation(
-            [Traffic(cascade, profile, scenario.trace, scenario.scores)],
+            [Traffic(cascade, profile, scenario.trace, scenario.scores, scenario.sizes, scenario.blind)],
             accelerators=scenario.workers,
             planner=planner,
             seed=scenario.seed,

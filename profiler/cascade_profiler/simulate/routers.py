@@ -7,8 +7,8 @@ are the product's own.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from cascade_api.cascade import DiffusionCascade
@@ -53,6 +53,10 @@ class Traffic:
     profile: CascadeProfile
     trace: Trace
     scores: Scores
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    """The parts of the requests by the size that they name; empty: none names one."""
+    blind: bool = False
+    """Whether the router takes every image for one of the default size."""
 
     def kind(self, variant: str) -> str:
         """The name of a variant among those of several cascades."""
@@ -81,6 +85,7 @@ class SimulatedRouter:
         self.traffic = traffic
         self._times_s: list[float] = traffic.trace.times_s.tolist()
         self._prompts: list[int] = (traffic.trace.prompts % traffic.scores.prompts).tolist()
+        self._sizes = _drawn(traffic.sizes, count=len(self._times_s))
         self._rng = rng
         self._limits = limits
         self._events = events
@@ -96,6 +101,8 @@ class SimulatedRouter:
         self._demand: dict[int, int] = {}
         self._report: RouterReport | None = None
         self.changes: list[PlanChange] = []
+        self.planned_work_s = 0.0
+        """Accelerator-seconds that plans expected for the requests that came, each by the plan in force."""
         self._at = 0
 
     @property
@@ -145,7 +152,15 @@ class SimulatedRouter:
                 arrival_s=now, end_s=now, way=Way.LOST, variant=None, row=_NO_ROW, planned=float("nan")
             )
             return
-        self._passages.receive(text=self._names[prompt], prompt=prompt, images=[image], coins=[self._rng.random()])
+        expected = self._passages.state.plan.expected
+        self.planned_work_s += expected.work / expected.demand if expected.demand else 0.0
+        self._passages.receive(
+            text=self._names[prompt],
+            prompt=prompt,
+            images=[image],
+            coins=[self._rng.random()],
+            size=self._sizes[at],
+        )
 
     def _count(self, second: int) -> None:
         """Count one arrival; seconds that the operator no longer looks at are forgotten."""
@@ -192,6 +207,7 @@ class SimulatedRouter:
                 confidence=self.traffic.scores.confidence,
                 ended=self._ended,
                 kind=self.traffic.kind,
+                blind=self.traffic.blind,
             )
         if last is None or last.rows != plan.rows or (last.variants, last.workers) != (plan.variants, plan.workers):
             replicas = {pool.variant: len(pool.ready) for pool in plan.pools if pool.ready}
@@ -216,7 +232,15 @@ class SimulatedRouter:
                 hardness=state.chooser.hardness_quantiles(QUANTILES) if state else [],
                 confidence=state.chooser.confidence_quantiles(QUANTILES) if state else {},
                 batch_times=state.batch_times(now=self._events.now) if state else {},
-                made=state.made.told() if state else [],
+                made=state.made_rows.told() if state else [],
                 recent_tiers=dict(state.tiers.recent(now=self._events.now)) if state else {},
+                arrived=state.arrived.counts(now=self._events.now) if state else {},
             )
         return self._report
+
+
+def _drawn(sizes: Mapping[str, float], *, count: int) -> list[str]:
+    """The size of each of ``count`` requests, the same in every run of the same parts; empty: the default."""
+    if not sizes:
+        return [""] * count
+    return random.Random(count).choices(list(sizes), list(sizes.values()), k=count)  # noqa: S311 (a simulation)

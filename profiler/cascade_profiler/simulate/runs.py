@@ -26,9 +26,11 @@ class Scenario:
     """One cascade, one trace, one seed.
 
     ``workers`` has the accelerators by class. ``switch_s`` is the seconds of every switch and start; None means those
-    of the profile. ``turns`` says how workers that host all variants share
-    their time; with None a worker hosts one variant, as it always does in the published systems.
-    ``no_worse_than`` is the quality floor of the product's policy, None that of the profile's file.
+    of the profile. ``turns`` says how workers that host all variants share their time; with None a worker hosts one
+    variant, as it always does in the published systems. ``no_worse_than`` is the quality floor of the product's policy,
+    None that of the profile's file. ``sizes`` has the parts of the requests by the size that they name; empty: none
+    names one. With ``blind`` only workers know the size: planner and router take every image for one of the default
+    size.
     """
 
     profile: LoadedProfile
@@ -41,6 +43,8 @@ class Scenario:
     failures: tuple[Failure, ...] = ()
     turns: Turns | None = None
     no_worse_than: str | None = None
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    blind: bool = False
 
     @property
     def total_workers(self) -> int:

@@ -19,7 +19,7 @@ from cascade_api.documents import CascadeFile
 from cascade_api.quantities import METRIC_PATTERN
 from cascade_api.workers import Hosting
 
-from ..frontier.inputs import BadInput
+from ..frontier.inputs import BadInput, size_parts
 from ..frontier.profiles import LoadedProfile, load_profile
 from . import courses
 from .campaign import CampaignRequest, PolicyResult, simulate
@@ -50,6 +50,7 @@ class SimulationOptions:
     no_worse_than: str
     scorer: str
     fail: str
+    sizes: str
     json: bool
     report: str
 
@@ -131,6 +132,7 @@ def _request(options: SimulationOptions) -> CampaignRequest:
         no_worse_than=_floor(options),
         failures=_failures(options.fail),
         turns=_turns(options, loaded),
+        sizes=size_parts(options.sizes),
     )
 
 

@@ -1,8 +1,8 @@
 """Workers of the product: they host weights, make images of every variant of these, and share their time between them.
 Where several cascades use them, a variant is known by the name of its cascade, too.
 
-At most one batch of each variant is under way on a worker; what comes meanwhile waits for the next one. How batches
-share the device is one of two rules:
+At most one batch of each variant is under way on a worker, with images of one size; what comes meanwhile waits. How
+batches share the device is one of two rules:
 
 * *short first*: a batch has the device until it is done, the first that came before the others; but one of a variant
   that is `MUCH_SHORTER` goes first, for which the other pauses at the end of its step. A step is a fiftieth of an image
@@ -85,7 +85,7 @@ class SharedFleet:
 
     Args:
         weights: the digest of each variant's weights.
-        batch_s: seconds of a batch by variant, class, size and whether it is judged.
+        batch_s: seconds of a batch by variant, class, number of images, whether it is judged, and their size.
         image_s: median seconds of one image, by variant and class.
         largest: most images of a batch, by variant and class.
         done: is called when a batch is finished, with its jobs and seconds.
@@ -99,7 +99,7 @@ class SharedFleet:
         *,
         weights: Mapping[str, str],
         turns: Turns,
-        batch_s: Callable[[str, str, int, bool], float],
+        batch_s: Callable[[str, str, int, bool, str], float],
         image_s: Callable[[str, str], float],
         largest: Callable[[str, str], int],
         done: Callable[[SharedWorker, list[WorkerJob], float], None],
@@ -222,12 +222,13 @@ class SharedFleet:
 
     def _form(self, worker: SharedWorker, variant: str) -> Batch:
         most = self._largest(variant, worker.accelerator_class)
-        jobs = [job for job in worker.waiting if job.variant == variant][:most]
+        wanted = [job for job in worker.waiting if job.variant == variant]
+        jobs = [job for job in wanted if job.size == wanted[0].size][:most]
         for job in jobs:
             worker.waiting.remove(job)
         worker.running.extend(jobs)
         judged = any(job.judged for job in jobs)
-        batch = Batch(variant, jobs, self._batch_s(variant, worker.accelerator_class, len(jobs), judged))
+        batch = Batch(variant, jobs, self._batch_s(variant, worker.accelerator_class, len(jobs), judged, jobs[0].size))
         worker.batches.append(batch)
         return batch
 

@@ -15,9 +15,10 @@ _P95: Final = 1.6449
 
 
 class SimulatedTimings:
-    """Seconds of execution by variant, class and batch size, interpolated between measured sizes.
+    """Seconds of execution by variant, class, size of the images and batch size, interpolated between measured batches.
 
     Args:
+        profile: the first row's size is the default, that of images whose size is not named.
         switch_s: seconds of every switch and start; None means those of the profile.
         rng: draws a log-normal factor for the spread between median and 95 % quantile; not used without spread.
     """
@@ -25,10 +26,11 @@ class SimulatedTimings:
     def __init__(self, profile: ProfileSpec, *, switch_s: float | None, rng: random.Random) -> None:
         self._rng = rng
         self._switch_s = switch_s
-        self._median: dict[tuple[str, str], dict[int, float]] = {}
-        self._spread: dict[tuple[str, str], float] = {}
+        self._default = profile.execution[0].size
+        self._median: dict[tuple[str, str, str], dict[int, float]] = {}
+        self._spread: dict[tuple[str, str, str], float] = {}
         for row in profile.execution:
-            key = (row.variant, row.accelerator_class)
+            key = (row.variant, row.accelerator_class, row.size)
             self._median.setdefault(key, {})[row.batch] = row.p50_micros / 1e6
             spread = math.log(row.p95_micros / row.p50_micros) / _P95
             self._spread[key] = max(self._spread.get(key, 0.0), spread)
@@ -39,19 +41,19 @@ class SimulatedTimings:
 
     def largest_batch(self, variant: str, accelerator_class: str) -> int:
         """The largest batch that was measured; Triton forms no larger ones."""
-        return max(self._median[variant, accelerator_class])
+        return max(self._median[variant, accelerator_class, self._default])
 
-    def median_s(self, variant: str, accelerator_class: str, batch: int, *, judged: bool) -> float:
+    def median_s(self, variant: str, accelerator_class: str, batch: int, *, judged: bool, size: str = "") -> float:
         """Median seconds of a batch; ``judged`` adds the discriminator."""
-        seconds = batch_seconds(self._median[variant, accelerator_class], batch)
+        seconds = batch_seconds(self._median[variant, accelerator_class, size or self._default], batch)
         if judged and accelerator_class in self._discriminator:
             seconds += batch_seconds(self._discriminator[accelerator_class], batch)
         return seconds
 
-    def batch_s(self, variant: str, accelerator_class: str, batch: int, judged: bool) -> float:
+    def batch_s(self, variant: str, accelerator_class: str, batch: int, judged: bool, size: str = "") -> float:
         """Seconds of one batch, drawn around the median."""
-        seconds = self.median_s(variant, accelerator_class, batch, judged=judged)
-        spread = self._spread[variant, accelerator_class]
+        seconds = self.median_s(variant, accelerator_class, batch, judged=judged, size=size)
+        spread = self._spread[variant, accelerator_class, size or self._default]
         return seconds * math.exp(spread * self._rng.gauss(0.0, 1.0)) if spread else seconds
 
     def load_s(self, variant: str, accelerator_class: str) -> float:

@@ -13,14 +13,18 @@ from .events import Events
 
 
 class WorkerJob:
-    """One request on a worker; ``judged``: the discriminator judges its image, too; ``variant`` makes it."""
+    """One request on a worker; ``judged``: the discriminator judges its image, too; ``variant`` makes it.
 
-    __slots__ = ("judged", "request", "variant")
+    ``size`` is that of its image; empty: the default.
+    """
 
-    def __init__(self, request: Any, *, judged: bool, variant: str = "") -> None:
+    __slots__ = ("judged", "request", "size", "variant")
+
+    def __init__(self, request: Any, *, judged: bool, variant: str = "", size: str = "") -> None:
         self.request = request
         self.judged = judged
         self.variant = variant
+        self.size = size
 
 
 class Worker:

@@ -1,16 +1,20 @@
-"""Estimates of durations from recent measurements: requests of a pool, batches of a pool, and the time after an image.
+"""Estimates from recent measurements: of requests and batches of a pool, the time after an image, and sizes asked for.
 
 An estimate is a quantile (by default 90 %) of the last `WINDOW` values, once at least `ENOUGH` were seen.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from cascade_api.report import BatchTime
 
+REMEMBERED_S: Final = 300.0
+"""For how long the sizes of requests say something about the next ones: over less, chance hides it."""
+NOBODY: Final = 1e-3
 WINDOW: Final = 64
 ENOUGH: Final = 16
 LEVEL: Final = 0.9
@@ -31,6 +35,25 @@ class Recent:
         self._seen.append(seconds)
         if len(self._seen) >= ENOUGH:
             self.quantile = sorted(self._seen)[int(self._level * (len(self._seen) - 1))]
+
+
+class ArrivedSizes:
+    """How many requests came by size, of which one of t seconds ago counts as exp(-t / `REMEMBERED_S`)."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, float] = {}
+        self._at = 0.0
+
+    def observe(self, size: str, *, now: float) -> None:
+        """Note a request for an image of a size."""
+        self._counts = self.counts(now=now)
+        self._at = now
+        self._counts[size] = self._counts.get(size, 0.0) + 1
+
+    def counts(self, *, now: float) -> dict[str, float]:
+        """The counts at ``now``; sizes for which hardly anybody has asked for long are left out."""
+        kept = math.exp(-max(now - self._at, 0.0) / REMEMBERED_S)
+        return {size: count * kept for size, count in self._counts.items() if count * kept > NOBODY}
 
 
 class LatestBatches:

@@ -147,6 +147,7 @@ class RequestMachine:
         ahead: how many images of the same call go before this one (see `calls`).
         wish: what the client says about the model. If it names settings, no other variant takes over, as under
             ``overload: strict``.
+        size: of the image, such as ``1024x768``; empty: the cascade's default.
     """
 
     choice: Choice
@@ -165,6 +166,7 @@ class RequestMachine:
         deadline: float,
         ahead: int = 0,
         wish: Wish = NO_WISH,
+        size: str = "",
     ) -> None:
         self._cascade = cascade
         self._text = text
@@ -174,6 +176,7 @@ class RequestMachine:
         self._send_by = deadline
         self._ahead = ahead
         self._wish = wish
+        self._size = size
         self._overload: Overload = "strict" if wish.names_settings else cascade.plan.overload
         self._waiting_limit = cascade.waiting_limit(band)
         self._admitted = False
@@ -191,6 +194,10 @@ class RequestMachine:
         self._light: _Light | None = None
         self._waiting: _Waiting | None = None
 
+    def work(self, step: Make) -> float:
+        """The time that its image takes in a step, relative to one of the default size."""
+        return self._cascade.work(self._cascade.pool_of(step), self._size)
+
     def on(self, event: Event, now: float) -> Effects:
         """The effects that follow from ``event`` at ``now``.
 
@@ -200,7 +207,7 @@ class RequestMachine:
         todo = self._on(event, now)
         for effect in todo if self._wish.leaves_it_to_the_plan else ():
             if isinstance(effect, Answer):
-                self._cascade.made.note(self.choice.row, effect.route)
+                self._cascade.made_rows.note(self.choice.row, effect.route)
         return todo
 
     def _on(self, event: Event, now: float) -> Effects:
@@ -246,7 +253,7 @@ class RequestMachine:
             case OutOfTime():
                 return self._out_of_time(tried, now)
             case Rejected(why):
-                field = next((name for name in ("prompt", "lora") if why.startswith(name)), "")
+                field = next((name for name in ("prompt", "lora", "size") if why.startswith(name)), "")
                 why, field = (why, field) if field else (f"prompt: {why}", "prompt")
                 return self._without_image(Refuse(Refusal.INVALID, why, field=field), now)
         return ()  # cancelled
@@ -269,14 +276,17 @@ class RequestMachine:
         self.choice = self._choose()
         cascade.tiers.note(self._wish.tier, now=now)
         cascade.retries.earn()
+        cascade.arrived.observe(self._size or cascade.plan.sizes[0], now=now)
         return self._admit(now)
 
     def _admit(self, now: float) -> Effects:
         row, direct = self.choice.row, self.choice.direct
         step = admit(
             direct=direct,
-            light=() if row.alone else self._cascade.outlooks(row.light, band=self._band, ahead=self._ahead),
-            heavy=self._cascade.outlooks(row.heavy, band=self._band, ahead=self._ahead),
+            light=()
+            if row.alone
+            else self._cascade.outlooks(row.light, band=self._band, ahead=self._ahead, size=self._size),
+            heavy=self._cascade.outlooks(row.heavy, band=self._band, ahead=self._ahead, size=self._size),
             deadline=self._deadline,
             now=now,
             overload=self._overload,
@@ -315,16 +325,14 @@ class RequestMachine:
             left_s -= max(least, min(most, ANSWER_MARGIN * (self._deadline - self._received)))
         else:
             left_s -= self._kept_for_stand_in_s(left_s)
-        hung_after_s = HUNG_FACTOR * cascade.execution_s(cascade.pool_of(step)) + HUNG_EXTRA_S
+        hung_after_s = HUNG_FACTOR * cascade.execution_s(cascade.pool_of(step), self._size) + HUNG_EXTRA_S
         self._try = _Try(replica_id, now, left_s, hung_after_s)
         return [Infer(step, replica_id, min(left_s, hung_after_s), only_judged=self._surely_escalates())]
 
     def _made(self, tried: _Try, made: Made, now: float) -> Effects:
         cascade, step = self._cascade, self._step
         service_s = now - tried.began
-        cascade.estimates.observe(cascade.pool_of(step), service_s)
-        if made.batch_time is not None:
-            cascade.batches.observe(cascade.pool_of(step), made.batch_time, now=now)
+        cascade.made(cascade.pool_of(step), self._size, service_s, made.batch_time, now=now)
         news = cascade.works(tried.replica_id)
         if step.stage == "light":
             return [*news, *self._judged(_Light(made.image, made.confidence or 0.0, step.variant), service_s, now)]
@@ -341,7 +349,7 @@ class RequestMachine:
         escalate = escalate or self._surely_escalates()
         step = after_light(
             escalate=escalate,
-            heavy=cascade.outlooks(row.heavy, band=self._band) if escalate else (),
+            heavy=cascade.outlooks(row.heavy, band=self._band, size=self._size) if escalate else (),
             deadline=self._deadline,
             now=now,
             overload=self._overload,
@@ -370,7 +378,7 @@ class RequestMachine:
         took_s, hangs = now - tried.began, tried.hangs(now)
         if hangs:
             # The time counts for the estimate: if all replicas are this slow, they soon no longer count as hanging.
-            cascade.estimates.observe(cascade.pool_of(step), took_s)
+            cascade.made(cascade.pool_of(step), self._size, took_s, None, now=now)
         if tried.may_be_another:
             return self._failed(tried, f"no answer within {tried.hung_after_s:.1f} s", now)
         news = cascade.failed(tried.replica_id, f"no answer within {took_s:.1f} s", now=now) if hangs else ()
@@ -384,7 +392,7 @@ class RequestMachine:
         again = on_failure(
             stage=step.stage,
             attempts=self._attempts,
-            outlooks=cascade.outlooks(step.variant, band=self._band),
+            outlooks=cascade.outlooks(step.variant, band=self._band, size=self._size),
             deadline=self._deadline,
             now=now,
             retry_budget=cascade.retries.left,
@@ -419,7 +427,7 @@ class RequestMachine:
             return None
         return instead(
             self._step.stage,
-            others=self._cascade.outlooks(other, band=self._band),
+            others=self._cascade.outlooks(other, band=self._band, size=self._size),
             deadline=self._deadline,
             now=now,
             overload=self._overload,
@@ -445,7 +453,7 @@ class RequestMachine:
             return None
         return instead(
             "heavy",
-            others=self._cascade.outlooks(name, band=self._band),
+            others=self._cascade.outlooks(name, band=self._band, size=self._size),
             deadline=self._deadline,
             now=now,
             overload=self._overload,
@@ -459,7 +467,9 @@ class RequestMachine:
     def _kept_for_stand_in_s(self, left_s: float) -> float:
         """Of the seconds left those in which the stand-in can make an image, should the replica at work not be done."""
         name = self._stand_in_variant
-        soonest = None if name is None else best(self._cascade.outlooks(name, band=self._band), now=0.0)
+        soonest = (
+            None if name is None else best(self._cascade.outlooks(name, band=self._band, size=self._size), now=0.0)
+        )
         if soonest is None:
             return 0.0
         kept_s = STAND_IN_TIMES * soonest.finish(0.0)
@@ -475,7 +485,7 @@ class RequestMachine:
         cascade = self._cascade
         if refusal.reason is not Refusal.NO_REPLICA:
             return ()
-        execution_s = min((outlook.execution_s for outlook in cascade.outlooks(variant)), default=0.0)
+        execution_s = min((outlook.execution_s for outlook in cascade.outlooks(variant, size=self._size)), default=0.0)
         too_late = self._deadline - execution_s
         if now >= too_late or cascade.waiting >= self._waiting_limit or not cascade.expects_replica(variant):
             return ()

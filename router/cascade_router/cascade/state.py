@@ -19,7 +19,7 @@ from .choosing import Chooser, Wish
 from .counts import MadeRows, RecentTiers
 from .decisions import Make, Outlook, best
 from .effects import Ejected, Trusted
-from .estimates import ExecutionEstimates, LatestBatches, Recent
+from .estimates import ArrivedSizes, ExecutionEstimates, LatestBatches, Recent
 from .health import ReplicaHealth
 from .retries import RetryBudget
 
@@ -46,6 +46,7 @@ class _Promised:
     image_s: float
     credits: int
     crowd: PlanCrowd | None
+    work: Callable[[str], float]
 
     @classmethod
     def by(cls, pool: Pool) -> _Promised:
@@ -58,17 +59,18 @@ class _Promised:
             image_s=pool.image_s,
             credits=sum(map(pool.credits, pool.ready)),
             crowd=pool.crowd,
+            work=pool.work,
         )
 
-    def after_s(self, ahead: int, load: PoolLoad) -> float:
-        """How much longer an image waits behind ``ahead`` others that are not in the queue yet.
+    def after_s(self, ahead: int, load: PoolLoad, size: str) -> float:
+        """How much longer an image waits behind ``ahead`` others of its size that are not in the queue yet.
 
         As many as there are free credits begin at once. The others take their turns at the pool's rate. The load's
         expected wait contains one turn, unless there are free credits.
         """
         free = max(0, self.credits - load.in_flight - load.waiting)
         turns = ahead if free == 0 else max(0, ahead + 1 - free)
-        return turns * self.image_s / max(1, len(self.ready))
+        return turns * self.image_s * self.work(size) / max(1, len(self.ready))
 
     def wait_s(self, wait_s: float) -> float:
         """The seconds that a request waits, if ``wait_s`` is what it waits for the workers that are ready now.
@@ -98,10 +100,11 @@ class CascadeState:
         self.health = ReplicaHealth()
         self.estimates = ExecutionEstimates()
         self.batches = LatestBatches()
+        self.arrived = ArrivedSizes()
         self.after_image = Recent()
         """Seconds from the arrival of an image from its replica until it was sent to the client."""
         self.retries = RetryBudget()
-        self.made = MadeRows()
+        self.made_rows = MadeRows()
         self.tiers = RecentTiers()
         self.chooser = Chooser(scorer=scorer, start=start)
         self.waiting = 0
@@ -126,11 +129,11 @@ class CascadeState:
         """Entries of a pool, or waiting requests, at which a request of this priority band does not wait."""
         return limit_of(self.limits.waiting, band=band)
 
-    def outlooks(self, variant: str, *, band: int = BANDS, ahead: int = 0) -> list[Outlook]:
-        """What a request of priority ``band`` can expect from each pool of a variant now, if ``ahead`` images that are
-        not in the queue yet go before it.
+    def outlooks(self, variant: str, *, band: int = BANDS, ahead: int = 0, size: str = "") -> list[Outlook]:
+        """What a request of priority ``band`` can expect from each pool of a variant now for an image of a size, if
+        ``ahead`` images that are not in the queue yet go before it.
         """
-        return [self._outlook(pool, band, ahead) for pool in self._of.get(variant, ())]
+        return [self._outlook(pool, band, ahead, size) for pool in self._of.get(variant, ())]
 
     def ready(self, variant: str) -> int:
         """Replicas of a variant that take new work."""
@@ -140,22 +143,37 @@ class CascadeState:
         """Name of the pool that makes the image of a step."""
         return self._names.get((step.variant, step.pool), step.pool)
 
-    def execution_s(self, pool: str) -> float:
-        """Seconds that 90 % of a pool's requests do not exceed; 0 for a pool that the plan does not have."""
+    def work(self, pool: str, size: str) -> float:
+        """The time that an image of a size takes in a pool, relative to one of the default size."""
         promised = self._promised.get(pool)
-        return 0.0 if promised is None else self.estimates.execution_s(pool, planned=promised.execution_s)
+        return 1.0 if promised is None else promised.work(size)
+
+    def execution_s(self, pool: str, size: str = "") -> float:
+        """Seconds that 90 % of a pool's images of a size do not exceed; 0 for a pool that the plan does not have."""
+        promised = self._promised.get(pool)
+        if promised is None:
+            return 0.0
+        return self.estimates.execution_s(pool, planned=promised.execution_s) * promised.work(size)
+
+    def made(self, pool: str, size: str, service_s: float, batch: BatchTime | None, *, now: float) -> None:
+        """Learn from an image of a size that took ``service_s`` in a pool; times are kept as of the default size."""
+        work = self.work(pool, size)
+        self.estimates.observe(pool, service_s / work)
+        if batch is not None:
+            self.batches.observe(pool, batch.model_copy(update={"seconds": batch.seconds / work}), now=now)
 
     def batch_times(self, *, now: float) -> dict[str, BatchTime]:
         """The median of each pool's latest batches, for the planner; pools without enough batches are left out."""
         found = {p.name: self.batches.median(p.name, planned_s=p.batch_execution_s, now=now) for p in self._pools}
         return {pool: batch for pool, batch in found.items() if batch is not None}
 
-    def work_s(self, wish: Wish) -> float:
-        """The accelerator-seconds that an image is expected to take, by the shares of the plan or the client's tier."""
+    def work_s(self, wish: Wish, size: str = "") -> float:
+        """The accelerator-seconds that an image of a size is expected to take, by the plan or the client's tier."""
         tier = self.plan.tiers.get(wish.tier) if wish.tier != "auto" else None
         rows = self.plan.rows if tier is None else [tier]
         parts = ((row.share * part, name) for row in rows for name, part in _stages(row).items())
-        return sum(part * min((pool.image_s for pool in self._of.get(name, ())), default=0.0) for part, name in parts)
+        seconds = {name: [pool.image_s * pool.work(size) for pool in pools] for name, pools in self._of.items()}
+        return sum(part * min(seconds.get(name, ()), default=0.0) for part, name in parts)
 
     def congestion(self) -> tuple[float, float]:
         """The longest expected wait for a variant of the plan's rows, and the longest execution time of these (s).
@@ -167,9 +185,9 @@ class CascadeState:
         waits_s = max((outlook.expected_wait_s for outlook in pools), default=0.0)
         return waits_s, max((outlook.execution_s for outlook in pools), default=0.0)
 
-    def quickest_s(self) -> float:
-        """Seconds that the quickest pool needs for an image."""
-        return min((self.execution_s(pool) for pool in self._promised), default=0.0)
+    def quickest_s(self, size: str = "") -> float:
+        """Seconds that the quickest pool needs for an image of a size."""
+        return min((self.execution_s(pool, size) for pool in self._promised), default=0.0)
 
     def expects_replica(self, variant: str) -> bool:
         """Whether the plan has a replica of a variant, ready or not, or is parked and will have one after a request."""
@@ -204,15 +222,15 @@ class CascadeState:
         due = self.health.due(now=now)
         return [(pool, replica) for pool in self._pools for replica in pool.ready if replica.id in due]
 
-    def _outlook(self, pool: _Promised, band: int, ahead: int) -> Outlook:
+    def _outlook(self, pool: _Promised, band: int, ahead: int, size: str) -> Outlook:
         load = self._load(pool.queue)
         return Outlook(
             pool=pool.queue,
             variant=pool.variant,
             ready=self._ready(pool, load),
             waiting=load.waiting,
-            expected_wait_s=pool.wait_s(load.wait_s(band) + pool.after_s(ahead, load)),
-            execution_s=self.estimates.execution_s(pool.name, planned=pool.execution_s),
+            expected_wait_s=pool.wait_s(load.wait_s(band) + pool.after_s(ahead, load, size)),
+            execution_s=self.execution_s(pool.name, size),
         )
 
     def _ready(self, pool: _Promised, load: PoolLoad) -> int:

@@ -99,6 +99,7 @@ def write_body(request: GenerateRequest) -> bytes:
         "form": form,
         "band": request.band,
         "wish": asdict(request.wish),
+        "size": request.size,
         "end_user": request.end_user,
         "stored": request.stored,
     }
@@ -123,6 +124,7 @@ def read_body(claim: Claim, *, model: str, receipt: Receipt) -> GenerateRequest:
             within_s=claim.left_s,
             band=int(fields["band"]),
             wish=Wish(**fields["wish"]),
+            size=str(fields["size"]),
             end_user=str(fields["end_user"]),
             stored=bool(fields["stored"]),
         )

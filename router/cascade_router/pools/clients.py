@@ -26,6 +26,7 @@ from cascade_api.names import (
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
     PARAMETER_LORA,
+    PARAMETER_SIZE,
 )
 from cascade_api.plan import PlanVariant
 from cascade_api.report import BatchTime
@@ -192,6 +193,7 @@ class TritonClients:
             form=form if image else None,
             confidence=confidence,
             request_id=request_id,
+            size=size,
             lora=lora,
         )
         try:
@@ -220,6 +222,7 @@ def infer_request(
     form: ImageForm | None,
     confidence: bool,
     request_id: str,
+    size: tuple[int, int],
     lora: str = "",
 ) -> Any:
     """The ModelInferRequest for one image; the model only computes the outputs that are requested.
@@ -227,7 +230,9 @@ def infer_request(
     Without a ``form`` these are only those about the image.
     """
     request = service_pb2.ModelInferRequest(model_name=variant.model, id=request_id)
-    add_parameters(request, variant.settings.parameters | ({PARAMETER_LORA: lora} if lora else {}))
+    width, height = size
+    named = {PARAMETER_SIZE: f"{width}x{height}"} | ({PARAMETER_LORA: lora} if lora else {})
+    add_parameters(request, variant.settings.parameters | named)
     _add_bytes(request, INPUT_PROMPT, prompt.text)
     if prompt.negative is not None:
         _add_bytes(request, INPUT_NEGATIVE_PROMPT, prompt.negative)

@@ -53,7 +53,7 @@ class Acquisitions:
         remaining_s = entry.deadline - self._clock()
         if remaining_s <= 0:
             raise EntryExpired(entry)
-        ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers):09d}", self._router_id)
+        ticket = ticket_of(entry.id, f"{self._life}{next(self._numbers):09d}", self._router_id, work=entry.work)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(remaining_s, self._expire, ticket)
         waiter = self.waiters[ticket] = Waiter(entry, ticket, loop.create_future(), timer)

@@ -22,6 +22,7 @@ from .. import lua
 from . import dispatch
 from .operations import (
     RANDOM,
+    UNIT,
     DropCause,
     EnqueueTicket,
     Heartbeat,
@@ -84,6 +85,7 @@ def shared_constants(timing: QueueTiming) -> str:
         DRAW_FACTOR=dispatch.DRAW_FACTOR,
         DRAW_MODULUS=dispatch.DRAW_MODULUS,
         RANDOM=RANDOM,
+        UNIT=UNIT,
         VERDICT=Verdict,
         CAUSE=DropCause,
     )

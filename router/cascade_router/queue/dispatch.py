@@ -6,18 +6,22 @@ while Redis is away. The rules:
 * Order: the entries of a pool wait in the order (band, deadline in milliseconds, ticket).
 * Credits: a replica with ``capacity`` credits serves at most that many requests at once.
 * Grants: whenever something may have changed, the most urgent entry gets a credit of the replica with the least
-  expected wait, ``(used + 1) · service_s``; of equal ones, the one with the smaller id. This repeats until no entry
-  waits or no credit is free. With ``spread="random"`` any replica with a free credit is chosen, by a hash of the
-  ticket.
-* Service time: ``service_s`` is a replica's seconds per request. Each release gives a sample ``service / n``, where n
-  is the number of requests that shared the replica (Little's law): the larger of the numbers at grant and at release.
-  The samples are smoothed exponentially. For example, an image that took 4 s while 2 were in flight counts as 2 s.
+  expected wait, ``(work in flight + work of the entry) · service_s``; of equal ones, the one with the smaller id. This
+  repeats until no entry waits or no credit is free. With ``spread="random"`` any replica with a free credit is chosen,
+  by a hash of the ticket.
+* Work: an entry says how long its image takes relative to one of the default size; its ticket holds that in
+  thousandths. Without sizes each is 1.
+* Service time: ``service_s`` is a replica's seconds per unit of work. Each release gives a sample ``service / n``,
+  where n is the work that shared the replica (Little's law): the larger of the amounts at grant and at release. The
+  samples are smoothed exponentially. For example, an image that took 4 s while 2 of the default size were in flight
+  counts as 2 s, and one of four times the work that took 4 s alone as 1 s.
 * Draining: a replica that a newer plan drains or leaves out gets no grants. Its credits in use are counted until they
   are released.
 * Leases: a grant is a lease. Its router's heartbeats renew it; when that router is gone, it expires.
 * Expected wait of a pool: 0 while more credits are free than entries wait; otherwise
-  ``(waiting + 1 - free) / Σ 1/service_s`` over the replicas that take grants; infinite if there are none. The load also
-  says how many of the waiting entries belong to the more urgent bands.
+  ``(waiting work + (1 - free) · turn) / Σ 1/service_s`` over the replicas that take grants, where a turn is the mean
+  work of what waits and is in flight; infinite if there are none. The load also says how many of the waiting entries
+  belong to the more urgent bands.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Final
 
 from .operations import (
     RANDOM,
+    UNIT,
     DropCause,
     EnqueueTicket,
     Heartbeat,
@@ -48,6 +53,7 @@ from .operations import (
     Withdraw,
     owner_of,
     pools_of,
+    work_of,
 )
 from .work import BANDS_TOLD, PoolLoad
 
@@ -74,8 +80,15 @@ class ReplicaCredits:
     endpoint: str = ""
     capacity: int = 0
     used: int = 0
+    load: int = 0
+    """Work in flight, in thousandths."""
     service_s: float = UNKNOWN_SERVICE_S
     held_until: int = 0
+
+    def give(self, ticket: Ticket, credits: int = 1) -> None:
+        """Count a ticket as in flight; -1: no longer."""
+        self.used += credits
+        self.load += credits * work_of(ticket)
 
 
 @dataclass
@@ -94,6 +107,7 @@ class PoolQueue:
     generation: int | None = None
     spread: Spread = "least-wait"
     waiting: list[QueuePlace] = field(default_factory=list)
+    waiting_work: int = 0
     places: dict[Ticket, QueuePlace] = field(default_factory=dict)
     replicas: dict[str, ReplicaCredits] = field(default_factory=dict)
     leases: dict[Ticket, Lease] = field(default_factory=dict)
@@ -107,9 +121,11 @@ class PoolQueue:
     def load(self) -> PoolLoad:
         waiting = len(self.waiting)
         free = in_flight = 0
+        work = self.waiting_work
         rate = 0.0
         for replica in self.replicas.values():
             in_flight += replica.used
+            work += replica.load
             if replica.capacity > 0:
                 rate += 1 / replica.service_s
                 if replica.used < replica.capacity:
@@ -119,7 +135,8 @@ class PoolQueue:
         elif waiting < free:
             wait_s = 0.0
         else:
-            wait_s = (waiting + 1 - free) / rate
+            turn = work / (waiting + in_flight) if waiting + in_flight > 0 else UNIT
+            wait_s = max(self.waiting_work + (1 - free) * turn, 0.0) / UNIT / rate
         ahead = tuple(bisect_left(self.waiting, (band + 1,)) for band in range(BANDS_TOLD))
         return PoolLoad(waiting=waiting, in_flight=in_flight, expected_wait_s=wait_s, ahead=ahead)
 
@@ -127,6 +144,7 @@ class PoolQueue:
         """Add a waiting entry; if its ticket already waits, it is moved to the new place."""
         self.take(place[2])
         insort(self.waiting, place)
+        self.waiting_work += work_of(place[2])
         self.places[place[2]] = place
 
     def take(self, ticket: Ticket) -> bool:
@@ -135,6 +153,7 @@ class PoolQueue:
         if place is None:
             return False
         del self.waiting[bisect_left(self.waiting, place)]
+        self.waiting_work -= work_of(ticket)
         return True
 
     def next_replica(self, ticket: Ticket, now: int) -> ReplicaCredits | None:
@@ -145,7 +164,8 @@ class PoolQueue:
         if self.spread == RANDOM:
             free.sort(key=lambda replica: replica.id)
             return free[draw_of(ticket) % len(free)]
-        return min(free, key=_expected_wait)
+        work = work_of(ticket)
+        return min(free, key=lambda replica: ((replica.load + work) * replica.service_s, replica.id))
 
     def free_credit(self, ticket: Ticket) -> ReplicaCredits | None:
         """End a lease, and return the replica that has its credit back; None if there was no such lease."""
@@ -153,12 +173,8 @@ class PoolQueue:
         if lease is None:
             return None
         replica = self.replicas[lease.replica_id]
-        replica.used -= 1
+        replica.give(ticket, -1)
         return replica
-
-
-def _expected_wait(replica: ReplicaCredits) -> tuple[float, str]:
-    return (replica.used + 1) * replica.service_s, replica.id
 
 
 def draw_of(ticket: Ticket) -> int:
@@ -265,7 +281,8 @@ class Dispatcher:
         if release.failed:
             replica.held_until = now + self.timing.hold_ms
         elif release.service_s is not None:
-            sample = max(release.service_s / max(release.sharing, replica.used, 1), SHORTEST_SERVICE_S)
+            work = max(release.sharing, replica.load, work_of(release.ticket))
+            sample = max(release.service_s * UNIT / work, SHORTEST_SERVICE_S)
             replica.service_s += SMOOTHING * (sample - replica.service_s)
         pool.free_credit(release.ticket)
 
@@ -305,7 +322,7 @@ class Dispatcher:
                 continue
             lease.expires = now + self.timing.lease_ms
             replica = pool.replicas[lease.replica_id]
-            grants.append(TicketGranted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
+            grants.append(TicketGranted(pool.name, ticket, replica.id, replica.endpoint, replica.load))
         routers = tuple(sorted(router for router in self.routers if self._alive(router, now)))
         return OperationResult(grants=tuple(grants), missing=tuple(missing), routers=routers)
 
@@ -318,7 +335,7 @@ class Dispatcher:
                 pool.free_credit(ticket)
                 lease = None
             if lease is None:
-                pool.replicas.setdefault(replica_id, ReplicaCredits(replica_id)).used += 1
+                pool.replicas.setdefault(replica_id, ReplicaCredits(replica_id)).give(ticket)
             pool.leases[ticket] = Lease(replica_id, now + self.timing.lease_ms)
         return OperationResult()
 
@@ -355,9 +372,9 @@ class Dispatcher:
                 drops += _drop(pool, [ticket], DropCause.DEAD_ROUTER)
             else:
                 pool.take(ticket)
-                replica.used += 1
+                replica.give(ticket)
                 pool.leases[ticket] = Lease(replica.id, now + self.timing.lease_ms)
-                grants.append(TicketGranted(pool.name, ticket, replica.id, replica.endpoint, replica.used))
+                grants.append(TicketGranted(pool.name, ticket, replica.id, replica.endpoint, replica.load))
         return OperationResult(grants=tuple(grants), drops=drops)
 
 

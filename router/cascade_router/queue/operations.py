@@ -7,6 +7,7 @@ Times are integer milliseconds of the dispatcher's own clock. A *ticket* names o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,14 +18,28 @@ from .work import PoolLoad
 Ticket = str
 TICKET_ID_LENGTH = 64
 """Characters of an entry's id that go into its tickets."""
+UNIT: Final = 1000
+"""The work of an image of the default size: work is counted in thousandths of it."""
+MOST_WORK: Final = 10**7 - 1
+"""The work of an entry at most; in a ticket it has seven digits."""
+_WORK: Final = re.compile(r"~([0-9]{1,7})@[^@]*\Z")
 Spread = Literal["least-wait", "random"]
 RANDOM: Final[Spread] = "random"
 
 
-def ticket_of(entry_id: str, number: int | str, router: str) -> Ticket:
-    """The ticket of a router's acquisition; ``number`` distinguishes it from the router's others."""
+def ticket_of(entry_id: str, number: int | str, router: str, *, work: float = 1.0) -> Ticket:
+    """The ticket of a router's acquisition; ``number`` distinguishes it from the router's others.
+
+    It also says how much ``work`` the image is, in images of the default size, so that whoever has it can count that.
+    """
     readable = entry_id[:TICKET_ID_LENGTH].encode(errors="replace").decode()
-    return f"{readable}~{number}@{router}"
+    return f"{readable}~{number}~{min(max(round(work * UNIT), 1), MOST_WORK)}@{router}"
+
+
+def work_of(ticket: Ticket) -> int:
+    """The work of a ticket's image, in thousandths of an image of the default size."""
+    found = _WORK.search(ticket)
+    return max(int(found[1]), 1) if found else UNIT
 
 
 def owner_of(ticket: Ticket) -> str:
@@ -55,7 +70,7 @@ class ReplicaSpec:
     endpoint: str
     capacity: int
     service_s: float
-    """Seconds per request by the plan, used until releases have measured it."""
+    """Seconds per image of the default size by the plan, used until releases have measured it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +112,7 @@ class ReleaseCredit:
     service_s: float | None
     """Seconds that the replica took for the request; None if they say nothing about its speed."""
     sharing: int
-    """Requests in flight on the replica when the grant was made, this one included."""
+    """Work in flight on the replica when the grant was made, this one's included, in thousandths (`UNIT`)."""
     failed: bool = False
     """Whether the replica failed; if so, it gets no grants for ``hold_ms``."""
 
@@ -192,7 +207,7 @@ class TicketGranted:
     replica_id: str
     endpoint: str
     sharing: int
-    """Requests in flight on the replica now, this one included."""
+    """Work in flight on the replica now, this one's included, in thousandths (`UNIT`)."""
 
 
 @dataclass(frozen=True)

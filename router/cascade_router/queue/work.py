@@ -25,6 +25,8 @@ class QueueEntry:
     """0 (most urgent) to ``BANDS - 1``."""
     deadline: float
     """Seconds on the router's monotonic clock."""
+    work: float = 1.0
+    """The time that its image takes, relative to an image of the default size."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.band < BANDS:
@@ -41,7 +43,7 @@ class Grant:
     ticket: str = field(default="", repr=False)
     """The queue's own name for this acquisition."""
     sharing: int = field(default=1, repr=False)
-    """Requests in flight on the replica when this one was granted, including it."""
+    """Work in flight on the replica when this one was granted, including its own; see `operations.UNIT`."""
 
 
 class PoolLoad(NamedTuple):

@@ -53,4 +53,7 @@ def model_statistics(runtime: CascadeRuntime, *, model: str) -> Any:
 
 
 def _dims(runtime: CascadeRuntime, output: str) -> list[int]:
-    return [runtime.plan.image.height, runtime.plan.image.width, 3] if output == OUTPUT_IMAGE else [1]
+    if output != OUTPUT_IMAGE:
+        return [1]
+    image = runtime.plan.image
+    return [image.height, image.width, 3] if len(runtime.plan.sizes) == 1 else [-1, -1, 3]

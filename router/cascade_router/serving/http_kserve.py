@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from cascade_api.reasons import Refusal
 
+from ..admission import check_size
 from ..requests import MadeImage, Receipt, RequestRefused
 from ..runtime import CascadeRuntime
 from ..service import ImageService
@@ -91,7 +92,9 @@ def make_kserve_routes(service: ImageService) -> list[BaseRoute]:
             if not asked.message.id:
                 asked.message.id = request_id_of(request)
             requests, form = kserve.read_requests(asked.message, settings=service.settings, receipt=receipt)
-            image = service.plans.find(_name(request)).plan.image
+            runtime = service.plans.find(_name(request))
+            check_size(runtime, requests[0])
+            image = runtime.plan.image_of(requests[0].size)
             kserve_bodies.check_outputs(asked, form.outputs, pixels=len(requests) * image.width * image.height)
         except RequestRefused as refused:
             service.accounts.invalid(refused)

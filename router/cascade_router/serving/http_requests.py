@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from cascade_api.reasons import Refusal
 
-from ..admission import check_wish
+from ..admission import check_size, check_wish
 from ..requests import Receipt, RequestRefused, check_key, printable_id
 from ..service import ImageService, RouterDefect
 from ..tracing import context_of
@@ -84,8 +84,7 @@ async def wanted_images(service: ImageService, request: Request, *, stored: bool
         )
         runtime = service.plans.find(wanted.requests[0].model)
         check_wish(runtime, wanted.requests[0])
-        image = runtime.plan.image
-        openai.check_size(wanted.size, width=image.width, height=image.height)
+        check_size(runtime, wanted.requests[0])
     except RequestRefused as refused:
         service.accounts.invalid(refused)
         raise

@@ -11,9 +11,11 @@ from typing import Any, Final
 from tritonclient.grpc import service_pb2
 
 from cascade_api.names import (
+    INPUT_HEIGHT,
     INPUT_NEGATIVE_PROMPT,
     INPUT_PROMPT,
     INPUT_SEED,
+    INPUT_WIDTH,
     OUTPUT_CONFIDENCE,
     OUTPUT_IMAGE,
     OUTPUT_IMAGE_ENCODED,
@@ -40,7 +42,13 @@ from .parameters import REFUSED_OF_INPUTS, REFUSED_OF_OUTPUTS, read_parameters, 
 VERSION: Final = "1"
 SERVER_NAME: Final = "diffusion-cascade"
 MODEL_CONTROL: Final = "models are loaded by the operator, not by clients; change the DiffusionCascade instead"
-INPUTS: Final = {INPUT_PROMPT: "BYTES", INPUT_NEGATIVE_PROMPT: "BYTES", INPUT_SEED: "INT64"}
+INPUTS: Final = {
+    INPUT_PROMPT: "BYTES",
+    INPUT_NEGATIVE_PROMPT: "BYTES",
+    INPUT_SEED: "INT64",
+    INPUT_WIDTH: "INT64",
+    INPUT_HEIGHT: "INT64",
+}
 OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
@@ -122,6 +130,7 @@ def read_requests(
         raw=OUTPUT_IMAGE in outputs, encoded=_file_format(outputs, options.image_format), quality=options.image_quality
     )
     nothing = [None] * batch[0]
+    size = _size(values)
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
@@ -134,6 +143,7 @@ def read_requests(
             idempotency_key=options.idempotency_key,
             band=options.band,
             wish=options.wish,
+            size=size,
         )
         for index, (prompt, negative, seed) in enumerate(
             zip(
@@ -238,6 +248,20 @@ def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, list[Any]], tup
     return values, batch
 
 
+def _size(values: Mapping[str, Sequence[int]]) -> str:
+    """The size that the inputs ``width`` and ``height`` name, the same for all images; empty if they are left out."""
+    sides = {}
+    for name, other in ((INPUT_WIDTH, INPUT_HEIGHT), (INPUT_HEIGHT, INPUT_WIDTH)):
+        if name not in values:
+            if other in values:
+                raise invalid(name, f"is missing; send both {INPUT_WIDTH} and {INPUT_HEIGHT}, or neither")
+            return ""
+        if len(set(values[name])) > 1:
+            raise invalid(name, "differs between prompts; images of one call have one size, so send one call for each")
+        sides[name] = values[name][0]
+    return f"{sides[INPUT_WIDTH]}x{sides[INPUT_HEIGHT]}"
+
+
 def _read_shape(name: str, shape: list[int]) -> tuple[int, ...]:
     if len(shape) not in (1, 2) or not 1 <= shape[0] <= MAX_IMAGES or shape[1:] not in ([], [1]):
         raise invalid(name, f"has shape {shape[:8]}; send [N] or [N, 1] with N from 1 to {MAX_IMAGES}")
@@ -247,6 +271,8 @@ def _read_shape(name: str, shape: list[int]) -> tuple[int, ...]:
 def _checked(name: str, value: Any, *, limit: int) -> Any:
     if name == INPUT_SEED:
         return check_seed(value)
+    if name in (INPUT_WIDTH, INPUT_HEIGHT):
+        return value
     if name == INPUT_PROMPT or value:
         return decode_prompt(value, limit=limit, field=name)
     return None  # an empty negative prompt counts as none

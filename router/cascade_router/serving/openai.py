@@ -74,7 +74,6 @@ class WantedImages:
     """What a valid body asks for, with one `GenerateRequest` per image; the cascade is not looked up yet."""
 
     requests: tuple[GenerateRequest, ...]
-    size: str | None
     form: ImageForm
     stream: bool = False
     previews: bool = False
@@ -138,6 +137,7 @@ def read_body(
             lora=asked.lora.name if isinstance(asked.lora, AdapterChoice) else asked.lora or "",
             tier_field="quality",
         ),
+        "size": "" if asked.size in (None, "auto") else asked.size,
         "end_user": printable(asked.safety_identifier or asked.user or ""),
         "form": form,
         "stored": asked.response_format == "url"
@@ -154,13 +154,7 @@ def read_body(
         for index in range(count)
     )
     ignored = tuple(name for name in IGNORED if getattr(asked, name) is not None)
-    return WantedImages(requests, asked.size, form, bool(asked.stream), bool(asked.partial_images), ignored)
-
-
-def check_size(size: str | None, *, width: int, height: int) -> None:
-    """Accept the cascade's own size, ``auto`` or None. Raises RequestRefused."""
-    if size not in (None, "auto", f"{width}x{height}"):
-        raise invalid("size", f"{size[:20] if size else size!r} is not served; leave it out or use {width}x{height}")
+    return WantedImages(requests, form, bool(asked.stream), bool(asked.partial_images), ignored)
 
 
 def how_made(answer: MadeImage) -> HowMade:

@@ -86,7 +86,7 @@ class JobRequest(_RequestBody):
     """name of a cascade; may be left out if there is only one"""
     prompt: Annotated[Text, _fits(minLength=1, pattern=r"\S")]
     size: Annotated[Text, _fits(pattern=r"^(auto|[1-9][0-9]*x[1-9][0-9]*)$")] | None = None
-    """auto, or the size of the cascade, such as 1024x1024"""
+    """auto (the default), or a size that the cascade offers, such as 1024x1024"""
     response_format: Literal["b64_json", "url"] | None = None
     """url, where the router has a bucket: a link to the image that expires; default: url for jobs if there is a bucket,
     else b64_json"""

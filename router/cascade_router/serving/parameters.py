@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cascade_api.names import (
+    INPUT_HEIGHT,
     INPUT_NEGATIVE_PROMPT,
     INPUT_PROMPT,
     INPUT_SEED,
+    INPUT_WIDTH,
     OUTPUT_IMAGE_ENCODED,
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
@@ -38,7 +40,7 @@ from ..requests import (
 )
 
 _FIXED: Final = "is fixed by the cascade's variants; leave it out, or use a cascade whose variants have the value"
-_SIZE: Final = "is fixed by the cascade and stands in its metadata; leave it out"
+_SIDE: Final = "is an input; send it as an INT64 tensor, with the other side"
 _COUNT: Final = "is not needed: the number of prompts decides; send one prompt for each image"
 _OUTPUT: Final = (
     f"is not part of this protocol; ask for the output {OUTPUT_IMAGE_ENCODED}, with {PARAMETER_IMAGE_FORMAT} and "
@@ -55,7 +57,8 @@ REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
     "quality": "is called tier here",
     **dict.fromkeys(("loras", "adapter", "adapters"), f"is called {LORA} here, and names one adapter"),
     **dict.fromkeys(("scheduler", "sampler", "strength"), _FIXED),
-    **dict.fromkeys(("width", "height", "size"), _SIZE),
+    **dict.fromkeys((INPUT_WIDTH, INPUT_HEIGHT), _SIDE),
+    "size": f"is not part of this protocol; send the inputs {INPUT_WIDTH} and {INPUT_HEIGHT}",
     **dict.fromkeys(("n", "num_images", "num_images_per_prompt"), _COUNT),
     **dict.fromkeys(("output_format", "output_compression", "response_format"), _OUTPUT),
 }  # fmt: skip

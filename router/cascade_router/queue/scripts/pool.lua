@@ -25,6 +25,13 @@ end
 
 local function owner_of(ticket) return ticket:match('@([^@]*)$') or ticket end
 
+-- The work of a ticket's image, in thousandths of an image of the default size.
+local function work_of(ticket)
+  local digits = ticket:match('~([0-9]+)@[^@]*$')
+  if not digits or #digits > 7 then return UNIT end
+  return math.max(tonumber(digits), 1)
+end
+
 -- Leases are members '<replica>|<ticket>', scored by when they expire.
 local function lease_of(replica, ticket) return replica .. '|' .. ticket end
 
@@ -33,15 +40,15 @@ local function parse_lease(member)
   return member:sub(1, bar - 1), member:sub(bar + 1)
 end
 
--- The fields of a pool's hash: 'generation', 'spread', and for each replica '<kind>:<id>'.
-local FIELDS = { ['c:'] = 'capacity', [IN_USE_FIELD] = 'used', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
+-- The fields of a pool's hash: 'generation', 'spread', 'work' (of what waits), and for each replica '<kind>:<id>'.
+local FIELDS = { ['c:'] = 'capacity', [IN_USE_FIELD] = 'used', ['l:'] = 'load', ['s:'] = 'service_s', ['h:'] = 'held_until', ['e:'] = 'endpoint' }
 -- The largest and smallest valid numbers.
-local MOST = { generation = NOW + GENERATION_AHEAD_MS, capacity = 1e6, used = 1e6, service_s = 1e6, held_until = NOW + 3600000 }
-local LEAST = { generation = 0, capacity = 0, used = -1e6, service_s = 1e-12, held_until = 0 }
+local MOST = { generation = NOW + GENERATION_AHEAD_MS, work = 1e13, capacity = 1e6, used = 1e6, load = 1e13, service_s = 1e6, held_until = NOW + 3600000 }
+local LEAST = { generation = 0, work = -1e13, capacity = 0, used = -1e6, load = -1e13, service_s = 1e-12, held_until = 0 }
 
 -- The kind and value of a field; nothing if it is not one of ours.
 local function field_of(name, value)
-  local kind = (name == 'generation' or name == 'spread') and name or FIELDS[name:sub(1, 2)]
+  local kind = (name == 'generation' or name == 'spread' or name == 'work') and name or FIELDS[name:sub(1, 2)]
   if kind == 'spread' or kind == 'endpoint' or kind == nil then return kind, value end
   local number = tonumber(value)
   if number and number >= LEAST[kind] and number <= MOST[kind] then return kind, number end
@@ -50,7 +57,7 @@ end
 local function replica_of(pool, id)
   local replica = pool.replicas[id]
   if not replica then
-    replica = { id = id, capacity = 0, used = 0, service_s = UNKNOWN_SERVICE_S, held_until = 0, endpoint = '' }
+    replica = { id = id, capacity = 0, used = 0, load = 0, service_s = UNKNOWN_SERVICE_S, held_until = 0, endpoint = '' }
     pool.replicas[id] = replica
   end
   return replica
@@ -58,12 +65,12 @@ end
 
 local function load_pool(index)
   local first = 2 + (index - 1) * 3
-  local pool = { name = ARGV[1 + index], queue = KEYS[first], credits = KEYS[first + 1], leases = KEYS[first + 2], replicas = {} }
+  local pool = { name = ARGV[1 + index], queue = KEYS[first], credits = KEYS[first + 1], leases = KEYS[first + 2], replicas = {}, work = 0 }
   local flat = redis.call('HGETALL', pool.credits)
   for i = 1, #flat, 2 do
     local name = flat[i]
     local kind, value = field_of(name, flat[i + 1])
-    if kind == 'generation' or kind == 'spread' then
+    if kind == 'generation' or kind == 'spread' or kind == 'work' then
       pool[kind] = value
     elseif kind then
       replica_of(pool, name:sub(3))[kind] = value
@@ -77,8 +84,8 @@ end
 
 -- Writes what operations change in a replica; `plan` writes what plans change.
 local function save(pool, replica)
-  redis.call('HSET', pool.credits, IN_USE_FIELD .. replica.id, decimal(replica.used), 's:' .. replica.id, decimal(replica.service_s),
-    'h:' .. replica.id, decimal(replica.held_until))
+  redis.call('HSET', pool.credits, IN_USE_FIELD .. replica.id, decimal(replica.used), 'l:' .. replica.id, decimal(replica.load),
+    's:' .. replica.id, decimal(replica.service_s), 'h:' .. replica.id, decimal(replica.held_until))
 end
 
 local function plan(pool, replica, endpoint, capacity)
@@ -89,8 +96,27 @@ end
 
 local function forget(pool, replica)
   pool.replicas[replica.id] = nil
-  redis.call('HDEL', pool.credits, 'c:' .. replica.id, IN_USE_FIELD .. replica.id, 's:' .. replica.id, 'h:' .. replica.id,
-    'e:' .. replica.id)
+  redis.call('HDEL', pool.credits, 'c:' .. replica.id, IN_USE_FIELD .. replica.id, 'l:' .. replica.id, 's:' .. replica.id,
+    'h:' .. replica.id, 'e:' .. replica.id)
+end
+
+-- Counts a ticket as in flight on a replica; -1: no longer.
+local function give(replica, ticket, credits)
+  replica.used = replica.used + credits
+  replica.load = replica.load + credits * work_of(ticket)
+end
+
+-- Sets the work of what waits; without a generation there is no hash, and none may be made that never expires.
+local function set_work(pool, work)
+  pool.work = work
+  if pool.generation then redis.call('HSET', pool.credits, 'work', decimal(work)) end
+end
+
+-- Takes a ticket out of the queue; false if it does not wait there.
+local function unqueue(pool, ticket)
+  if redis.call('ZREM', pool.queue, ticket) == 0 then return false end
+  set_work(pool, pool.work - work_of(ticket))
+  return true
 end
 
 -- Every heartbeat renews the expiry of a pool's keys; an operation that creates a key sets its expiry at once.
@@ -108,9 +134,10 @@ local function serving(pool)
 end
 
 local function load_of(pool)
-  local waiting, in_flight, free, rate = redis.call('ZCARD', pool.queue), 0, 0, 0
+  local waiting, in_flight, free, rate, work = redis.call('ZCARD', pool.queue), 0, 0, 0, pool.work
   for _, replica in pairs(pool.replicas) do
     in_flight = in_flight + replica.used
+    work = work + replica.load
     if replica.capacity > 0 then
       free = free + math.max(replica.capacity - replica.used, 0)
       rate = rate + 1 / replica.service_s
@@ -120,7 +147,8 @@ local function load_of(pool)
   if rate == 0 then
     wait_s = math.huge
   elseif waiting >= free then
-    wait_s = (waiting + 1 - free) / rate
+    local turn = waiting + in_flight > 0 and work / (waiting + in_flight) or UNIT
+    wait_s = math.max(pool.work + (1 - free) * turn, 0) / UNIT / rate
   end
   local ahead = {}
   for band = 1, BANDS_TOLD do
@@ -143,14 +171,14 @@ end
 
 local function grant(pool, ticket, replica)
   if owner_of(ticket) == CALLER then
-    grants[#grants + 1] = { pool.name, ticket, replica.id, replica.endpoint, replica.used }
+    grants[#grants + 1] = { pool.name, ticket, replica.id, replica.endpoint, replica.load }
   else
-    tell(ticket, { pool = pool.name, replica = replica.id, endpoint = replica.endpoint, sharing = replica.used })
+    tell(ticket, { pool = pool.name, replica = replica.id, endpoint = replica.endpoint, sharing = replica.load })
   end
 end
 
 local function drop(pool, ticket, cause)
-  redis.call('ZREM', pool.queue, ticket)
+  unqueue(pool, ticket)
   if owner_of(ticket) == CALLER then
     drops[#drops + 1] = { pool.name, ticket, cause }
   else
@@ -190,8 +218,9 @@ local function choose(pool, free, ticket)
     return free[draw_of(ticket) % #free + 1]
   end
   local best, best_wait
+  local work = work_of(ticket)
   for _, replica in ipairs(free) do
-    local wait = (replica.used + 1) * replica.service_s
+    local wait = (replica.load + work) * replica.service_s
     if not best or wait < best_wait or (wait == best_wait and before(replica.id, best.id)) then
       best, best_wait = replica, wait
     end
@@ -220,8 +249,8 @@ local function dispatch(pool)
       drop(pool, ticket, CAUSE_DEAD_ROUTER)
     else
       local replica = choose(pool, free, ticket)
-      redis.call('ZREM', pool.queue, ticket)
-      if lease(pool, replica.id, ticket) then replica.used = replica.used + 1 end
+      unqueue(pool, ticket)
+      if lease(pool, replica.id, ticket) then give(replica, ticket, 1) end
       save(pool, replica)
       grant(pool, ticket, replica)
     end
@@ -231,8 +260,9 @@ end
 -- Ends a lease without a sample of the service time.
 local function free_credit(pool, member)
   if redis.call('ZREM', pool.leases, member) == 0 then return end
-  local replica = replica_of(pool, (parse_lease(member)))
-  replica.used = replica.used - 1
+  local id, ticket = parse_lease(member)
+  local replica = replica_of(pool, id)
+  give(replica, ticket, -1)
   save(pool, replica)
 end
 
@@ -246,16 +276,21 @@ local function leases_of(pool)
   return leases
 end
 
--- Sets the credits in use to the number of leases, in case somebody changed them.
+-- Counts what is in flight and what waits anew, in case somebody changed it.
 local function count_credits(pool)
-  local used = {}
-  for _, id in pairs(leases_of(pool)) do used[id] = (used[id] or 0) + 1 end
+  local used, load, work = {}, {}, 0
+  for ticket, id in pairs(leases_of(pool)) do
+    used[id] = (used[id] or 0) + 1
+    load[id] = (load[id] or 0) + work_of(ticket)
+  end
   for id, replica in pairs(pool.replicas) do
-    if replica.used ~= (used[id] or 0) then
-      replica.used = used[id] or 0
+    if replica.used ~= (used[id] or 0) or replica.load ~= (load[id] or 0) then
+      replica.used, replica.load = used[id] or 0, load[id] or 0
       save(pool, replica)
     end
   end
+  for _, ticket in ipairs(redis.call('ZRANGE', pool.queue, 0, -1)) do work = work + work_of(ticket) end
+  if work ~= pool.work then set_work(pool, work) end
 end
 
 -- ARGS from `at`: ticket, replica id, service_s or '', sharing, failed (0 or 1).
@@ -267,10 +302,11 @@ local function give_back(pool, at)
   if failed then
     replica.held_until = NOW + HOLD_MS
   elseif service_s then
-    local sample = math.max(service_s / math.max(sharing, replica.used, 1), SHORTEST_SERVICE_S)
+    local work = math.max(sharing, replica.load, work_of(ticket))
+    local sample = math.max(service_s * UNIT / work, SHORTEST_SERVICE_S)
     replica.service_s = replica.service_s + SMOOTHING * (sample - replica.service_s)
   end
-  replica.used = replica.used - 1
+  give(replica, ticket, -1)
   save(pool, replica)
 end
 
@@ -280,7 +316,8 @@ local function admit(pool, at)
   if not serving(pool) then return VERDICT_NO_REPLICA end
   local waiting = redis.call('ZCARD', pool.queue)
   if waiting >= tonumber(ARGS[at + 3]) then return VERDICT_FULL end
-  redis.call('ZADD', pool.queue, decimal(tonumber(ARGS[at + 1]) * BAND_SPAN + NOW + tonumber(ARGS[at + 2])), ARGS[at])
+  local score = decimal(tonumber(ARGS[at + 1]) * BAND_SPAN + NOW + tonumber(ARGS[at + 2]))
+  if redis.call('ZADD', pool.queue, score, ARGS[at]) == 1 then set_work(pool, pool.work + work_of(ARGS[at])) end
   if waiting == 0 then redis.call('PEXPIRE', pool.queue, KEEP_MS) end
   return VERDICT_DONE
 end

@@ -1,7 +1,7 @@
 -- Withdraw. ARGS: ticket.
 local pool = load_pool(1)
 local ticket = ARGS[1]
-if redis.call('ZREM', pool.queue, ticket) == 0 then
+if not unqueue(pool, ticket) then
   local replica = leases_of(pool)[ticket]
   if replica then free_credit(pool, lease_of(replica, ticket)) end
 end
