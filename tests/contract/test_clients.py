@@ -39,6 +39,7 @@ _rows: list[tuple[str, str, str]] = []
 
 PNG, JPEG, WEBP = "89504e47", "ffd8ff", "52494646"
 SIDE = 32
+INPUTS = ["prompt", "negative_prompt", "seed", "width", "height"]
 
 
 def tries(client: str, protocol: str, calls: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -106,7 +107,7 @@ def test_two_processes_of_pytriton_that_count_from_0(router: RouterProcess, slee
         clients = [start_client("pytriton_client", router.grpc, "12") for _ in range(2)]
         under_way(router, 2)
     for found in map(found_by, clients):
-        assert (found["inputs"], found["batch"]) == (["prompt", "negative_prompt", "seed"], 10)
+        assert (found["inputs"], found["batch"]) == (INPUTS, 10)
         assert found["images"] == [[SIDE, SIDE, 3]] * 12
         assert found["files"] == [PNG] * 12
         assert (found["two"], found["routes"]) == ([2, SIDE, SIDE, 3], ["escalated"] * 2)
@@ -146,7 +147,7 @@ def test_tritons_over_http(router: RouterProcess) -> None:
     assert found["ready"] == [True, True, True]
     assert not found["unready"]
     assert (found["server"], found["index"], found["counted"]) == ("diffusion-cascade", ["shapes"], True)
-    assert found["inputs"] == ["prompt", "negative_prompt", "seed"]
+    assert found["inputs"] == INPUTS
     assert (found["shape"], found["batch"]) == ([-1, SIDE, SIDE, 3], 10)
     assert found["refused"]["nothing"][0] == "404"
     assert found["refused"]["shapes"] == ["400", "prompt: is empty; describe the image in a few words"]
