@@ -93,6 +93,10 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 PROVISION_FACTOR: Final = 2.0
 """A Node that has not come after this many times `provisionSeconds` is no longer expected."""
+LONGEST_PROVISION_S: Final = 7200
+"""The most that `provisionSeconds` may be."""
+REOPEN_FACTOR: Final = 10.0
+"""If no Node came for an elastic class, only what exists counts for this many times its `provisionSeconds`."""
 
 
 class Elastic(Document):
@@ -100,7 +104,7 @@ class Elastic(Document):
 
     max: int = Field(ge=1, le=10_000)
     """The most accelerators of the class that the cluster may have."""
-    provision_seconds: int = Field(ge=1, le=7200)
+    provision_seconds: int = Field(ge=1, le=LONGEST_PROVISION_S)
     """How long a Node usually takes, from the pod that waits for it until the pod is placed."""
 
 

@@ -11,11 +11,15 @@ import pytest
 
 from cascade_api.base import Metadata
 from cascade_api.profile import CascadeProfile, Execution, Metric, ProfileSource, ProfileSpec, QualityRow
-from cascade_api.settings import CPU, PlannerSettings
-from cascade_operator.planning.planner import Planner
+from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
+from cascade_api.status import CascadeStatus
+from cascade_operator.planning.memory import Memory
+from cascade_operator.planning.planner import Decision, Planner
+from cascade_operator.snapshot import SetStatus, Snapshot
 from cascade_profiler.frontier.profiles import Charges, LoadedProfile, load_profile
+from cascade_profiler.simulate.campaign import accelerator_class
 from cascade_profiler.simulate.production import ProductionSystem
-from cascade_profiler.simulate.runs import Failure, Run, Scenario
+from cascade_profiler.simulate.runs import Failure, NoNodes, Run, Scenario
 from cascade_profiler.simulate.scores import drawn_scores
 from cascade_profiler.simulate.traces import Trace, load_trace
 from cascade_profiler.simulate.turns import Turns
@@ -123,8 +127,29 @@ def zero_manifest() -> str:
     return patient_manifest(light_ms=240, heavy_ms=880, objective={"latency": "60s"}, policy=policy)
 
 
-def play_zero(folder: Path, times_s: Sequence[float]) -> Run:
-    """The product on `zero_manifest`, asked at these times."""
+class Reporting(Planner):
+    """A planner that keeps the statuses that it reports."""
+
+    def __init__(self, settings: PlannerSettings, *, classes: Sequence[AcceleratorClass]) -> None:
+        super().__init__(settings, classes=classes)
+        self.statuses: list[CascadeStatus] = []
+
+    def decide(self, snapshot: Snapshot, memory: Memory, now: float) -> Decision:
+        decision = super().decide(snapshot, memory, now)
+        self.statuses += [action.status for action in decision.actions if isinstance(action, SetStatus)]
+        return decision
+
+
+def play_zero(
+    folder: Path,
+    times_s: Sequence[float],
+    *,
+    provision_s: int | None = None,
+    no_nodes: tuple[NoNodes, ...] = (),
+    planner: Planner | None = None,
+) -> Run:
+    """The product on `zero_manifest`, asked at these times; with ``provision_s``, Nodes come when they are needed."""
+    elastic = accelerator_class(CPU.name, 2, provision_s)
     (folder / "zero.yaml").write_text(zero_manifest())
     scenario = Scenario(
         profile=load_profile(str(folder / "zero.yaml")),
@@ -133,6 +158,8 @@ def play_zero(folder: Path, times_s: Sequence[float]) -> Run:
         workers={CPU.name: 2},
         objective_s=60.0,
         seed=0,
+        elastic=() if provision_s is None else (elastic,),
+        no_nodes=no_nodes,
     )
-    planner = Planner(PlannerSettings(), classes=[CPU])
+    planner = planner or Planner(PlannerSettings(), classes=[elastic])
     return ProductionSystem(scenario, policy="hybrid", planner=planner).run(lambda part: None)

@@ -12,15 +12,17 @@ from typer.testing import CliRunner
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.command import build
-from cascade_api.settings import PlannerSettings
+from cascade_api.reasons import ConditionType, Reason
+from cascade_api.settings import CPU, PlannerSettings
 from cascade_operator.planning.planner import Planner
+from cascade_profiler.simulate.campaign import accelerator_class
 from cascade_profiler.simulate.cascades import cascade_of
 from cascade_profiler.simulate.outcomes import Way
 from cascade_profiler.simulate.production import ProductionSystem
 from cascade_profiler.simulate.quality import realised_quality
-from cascade_profiler.simulate.runs import Failure, Run, Scenario
+from cascade_profiler.simulate.runs import Failure, NoNodes, Run, Scenario
 from cascade_profiler.simulate.turns import Turns
-from support.simulation import make_profile, make_scenario, play_zero, zero_manifest
+from support.simulation import Reporting, make_profile, make_scenario, play_zero, zero_manifest
 
 
 def played(scenario: Scenario, *, policy: str = "hybrid") -> Run:
@@ -76,6 +78,47 @@ def test_a_cascade_that_nobody_asks_is_parked_and_its_next_requests_wait_for_it(
     assert 1 < first < 7, "the first waits for a decision and for a cold start of a second"
     assert max(others) < first
     assert run.changes[-1].replicas == {"shapes-light": 1, "shapes-heavy": 1}
+
+
+def test_a_node_that_does_not_exist_yet_takes_its_seconds_to_come(tmp_path: Path) -> None:
+    asked = [0, 1, 2, 90, 130]
+    there = play_zero(tmp_path, asked).outcomes
+    comes = play_zero(tmp_path, asked, provision_s=20).outcomes
+    assert not comes.lost.any()
+    assert not comes.lost[:3].any(), "the Nodes for the beginning came before it"
+    later_s = comes.latency_s - there.latency_s
+    # Both wait for a decision, at most a tick of five seconds apart.
+    assert 20 - 5 <= later_s[3] <= 20 + 5
+    assert later_s[:3].tolist() == pytest.approx([0, 0, 0], abs=0.1)
+
+
+def test_a_node_that_does_not_come_is_a_condition_and_comes_later(tmp_path: Path) -> None:
+    planner = Reporting(PlannerSettings(), classes=[accelerator_class(CPU.name, 2, 5)])
+    none = (NoNodes(80.0, 40.0),)
+    run = play_zero(tmp_path, [0, 1, 2, 90, 91, 200, 201], provision_s=5, no_nodes=none, planner=planner)
+    conditions = [status.condition(ConditionType.POOLS_AVAILABLE) for status in planner.statuses]
+    failing = [c.message for c in conditions if c is not None and c.reason is Reason.REPLICAS_FAILING]
+    assert failing
+    assert "no Node had room for it within 10 s" in failing[0]
+    # For fifty seconds none is asked for, so what came meanwhile is refused; afterwards all is as before.
+    assert run.outcomes.lost.tolist() == [False, False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--elastic", "0"], "--elastic: '0' is not a number of seconds from 1 to 7200"),
+        (["--elastic", "gpu=30"], "--elastic: there are no workers of class 'gpu', but of cpu"),
+        (["--elastic", "30", "--policy", "hadis"], "--elastic: the published system hadis has a fixed fleet"),
+        (["--no-nodes", "10:20"], "--no-nodes: needs --elastic"),
+        (["--elastic", "30", "--no-nodes", "10"], "--no-nodes: '10' is not AT:FOR"),
+    ],
+)
+def test_wrong_nodes_are_refused_by_the_option(options: list[str], told: str) -> None:
+    asked = ["simulate", "--profile", "examples/shapes.yaml", "--trace", "poisson:rate=1,seconds=5", *options]
+    result = CliRunner().invoke(build(), asked)
+    assert result.exit_code != 0
+    assert told in str(result.exception)
 
 
 def test_variants_alone_are_charged_with_their_own_quality() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from cascade_api.settings import CPU, AcceleratorClass, PlannerSettings
+from cascade_api.settings import CPU, AcceleratorClass, Elastic, PlannerSettings
 from cascade_operator.planning.planner import Planner
 
 from ..frontier.inputs import BadInput
@@ -16,7 +16,7 @@ from ..frontier.reference import HADIS_MODELS
 from .baselines.catalogue import PUBLISHED, published_system
 from .figures import figures_of, summary
 from .production import ProductionSystem
-from .runs import Failure, Progress, Run, Scenario
+from .runs import Failure, NoNodes, Progress, Run, Scenario
 from .scores import Scores, drawn_scores, reference_scores
 from .traces import PROMPTS, is_drawn, load_trace
 from .turns import Turns
@@ -52,6 +52,17 @@ class CampaignRequest:
     """The parts of the requests by the size that they name; empty: none names one."""
     blind: bool = False
     """Whether only workers know the size of an image, see `Scenario`."""
+    provision_s: Mapping[str, int] = field(default_factory=dict)
+    """Seconds that a Node takes to come, by class; the accelerators of other classes exist."""
+    no_nodes: tuple[NoNodes, ...] = ()
+
+    @property
+    def classes(self) -> list[AcceleratorClass]:
+        """The accelerator classes, as the operator's settings would have them."""
+        return [
+            accelerator_class(name, count, self.provision_s.get(name), memory_mib=self.memory_mib)
+            for name, count in self.workers.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,20 @@ class PolicyResult:
     first: Run
 
 
+def accelerator_class(name: str, count: int, provision_s: int | None, *, memory_mib: int = 0) -> AcceleratorClass:
+    """A class with ``count`` accelerators, on Nodes that take ``provision_s`` to come (None: they exist)."""
+    elastic = None if provision_s is None else Elastic(max=count, provision_seconds=provision_s)
+    known = CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu", memory_mi_b=memory_mib)
+    return known.model_copy(update={"elastic": elastic})
+
+
 def check(request: CampaignRequest) -> None:
     """Raise BadInput if the request cannot be simulated."""
     for policy in request.policies:
         if policy not in POLICIES:
             raise BadInput("--policy", f"{policy!r} is unknown; choose from {', '.join(POLICIES)}")
+        if request.provision_s and policy in PUBLISHED:
+            raise BadInput("--elastic", f"the published system {policy} has a fixed fleet: leave it out of --policy")
     spec = request.profile.profile.spec
     if request.sizes:
         check_sizes(request)
@@ -130,6 +150,8 @@ def run_once(
         seed=seed,
         switch_s=_switch_s(request, policy),
         failures=request.failures,
+        elastic=tuple(each for each in request.classes if each.elastic is not None),
+        no_nodes=request.no_nodes,
         turns=None if policy in PUBLISHED else request.turns,
         no_worse_than=request.no_worse_than,
         sizes=request.sizes,
@@ -143,12 +165,7 @@ def run_once(
 
 def planner_for(request: CampaignRequest) -> Planner:
     """A planner with the default settings for the classes of a request."""
-    memory = request.memory_mib
-    classes = [
-        CPU if name == CPU.name else AcceleratorClass(name=name, resource="gpu", memory_mi_b=memory)
-        for name in request.workers
-    ]
-    return Planner(PlannerSettings(), classes=classes)
+    return Planner(PlannerSettings(), classes=request.classes)
 
 
 def _switch_s(request: CampaignRequest, policy: str) -> float | None:

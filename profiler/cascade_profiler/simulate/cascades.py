@@ -27,12 +27,13 @@ def cascade_of(
     hosting: Hosting | None = None,
     no_worse_than: str | None = None,
     sizes: Sequence[str] = (),
+    standing: bool = True,
 ) -> DiffusionCascade:
     """A cascade on these accelerators; raises BadInput if it is not valid.
 
     ``hosting`` and ``no_worse_than`` override what the profile's file says. With ``hosting: shared``, all workers stand
-    unless the file says how few there may be. ``sizes`` are those that requests name: only these are offered, with the
-    default.
+    (where they are ``standing``) unless the file says how few there may be. ``sizes`` are those that requests name:
+    only these are offered, with the default.
     """
     document = loaded.cascade.wire() if loaded.cascade is not None else _made(loaded)
     spec = document["spec"]
@@ -44,7 +45,7 @@ def cascade_of(
     if hosting is not None:
         for pool in spec["workers"]:
             pool["hosting"] = hosting.value
-            if hosting is Hosting.SHARED and loaded.cascade is None:
+            if hosting is Hosting.SHARED and loaded.cascade is None and standing:
                 pool["min"] = pool["max"]
     default = spec["sizes"][0]
     spec["sizes"] = [default, *(size for size in sizes if size != default)]

@@ -62,6 +62,16 @@ def simulate(
         str,
         typer.Option(metavar="SIZE=PART,…", help="Sizes that requests name, in these parts: 512x512=1,1024x1024=2."),
     ] = "",
+    elastic: Annotated[
+        str,
+        typer.Option(
+            metavar="[CLASS=]SECONDS",
+            help="The accelerators are on Nodes that do not exist yet, of which each takes so many seconds to come.",
+        ),
+    ] = "",
+    no_nodes: Annotated[
+        str, typer.Option(metavar="AT:FOR", help="No Node comes from second AT on, for FOR seconds.")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
     report: Annotated[str, typer.Option(metavar="FILE.html", help="Write a page with plots.")] = "",
 ) -> None:
@@ -87,6 +97,8 @@ def simulate(
             scorer=scorer,
             fail=fail,
             sizes=sizes,
+            elastic=elastic,
+            no_nodes=no_nodes,
             json=json,
             report=report,
         )

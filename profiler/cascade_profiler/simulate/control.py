@@ -3,6 +3,7 @@ planner's actions on the simulated accelerators."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,10 @@ from cascade_api.names import CascadeRef, pool_name
 from cascade_api.plan import Plan
 from cascade_api.profile import CascadeProfile
 from cascade_api.report import RouterReport
+from cascade_api.settings import REOPEN_FACTOR, AcceleratorClass
 from cascade_api.status import CascadeStatus
 from cascade_api.workers import WorkerPool
+from cascade_operator.clusters.kubernetes.inventory import patience_s
 from cascade_operator.planning.memory import Memory
 from cascade_operator.planning.planner import Planner
 from cascade_operator.snapshot import (
@@ -38,7 +41,7 @@ from cascade_operator.snapshot import (
 )
 
 from .events import Events
-from .runs import Failure
+from .runs import Failure, NoNodes
 from .shared_workers import SharedFleet, SharedWorker
 from .timings import SimulatedTimings
 from .workers import WorkerJob
@@ -83,6 +86,8 @@ class Control:
     Args:
         cascades: what is planned.
         pools: the WorkerPools that they name.
+        elastic: classes whose Nodes do not exist: one comes for each worker that is started, and goes with it.
+        no_nodes: when none comes.
         failed: is called when a worker loses jobs that it had in hand.
         rng: draws the workers that fail.
     """
@@ -97,6 +102,8 @@ class Control:
         planner: Planner,
         failed: Callable[[list[WorkerJob]], None],
         rng: random.Random,
+        elastic: Sequence[AcceleratorClass] = (),
+        no_nodes: Sequence[NoNodes] = (),
     ) -> None:
         self._events = events
         self._fleet = fleet
@@ -110,6 +117,14 @@ class Control:
         """The state of each worker that was started, and when it began."""
         self._pool_of: dict[str, PoolRef] = {}
         """The pool that each worker was started in."""
+        self._elastic = {each.name: each for each in elastic}
+        self._no_nodes = tuple(no_nodes)
+        self._node_at_s: dict[str, float] = {}
+        """When the Node of each worker of an elastic class comes."""
+        self._problems: dict[str, str] = {}
+        """What is wrong with workers that failed."""
+        self._closed_until_s: dict[str, float] = {}
+        """Until when the operator counts on no Node of an elastic class, as none came."""
         self._variants = {v.weights.digest: (each, v.name) for each in cascades for v in each.cascade.spec.variants}
         """A variant of each weights, with its cascade."""
         self._unseen: set[str] = set()
@@ -161,7 +176,7 @@ class Control:
                 case DrainWorker(name):
                     self._states[name] = (WorkerState.DRAINING, now)
                 case StopWorker(name):
-                    self._states.pop(name, None)
+                    self._forget(name)
                     self._fleet.clear(self._fleet.workers[name])
                 case Load(name, weights):
                     self._load(self._fleet.workers[name], weights)
@@ -203,18 +218,53 @@ class Control:
         self._states[worker.id] = (WorkerState.STARTING, self._events.now)
         self._pool_of[worker.id] = start.pool
         loads_s = [self._load_s(weights, start.accelerator_class) for weights in start.weights]
-        seconds = self._start_s(start.weights, start.accelerator_class)
+        seconds = self._start_s(start.weights, start.accelerator_class) + self._node_s(worker)
         # The first weights take what the others leave of the whole.
         for weights, load_s in zip(start.weights, [seconds - sum(loads_s[1:]), *loads_s[1:]], strict=True):
             self._fleet.load(worker, weights, load_s)
+
+    def _node_s(self, worker: SharedWorker) -> float:
+        """Seconds until the Node of a worker that is started now comes; the operator waits for it only so long."""
+        known, now = self._elastic.get(worker.accelerator_class), self._events.now
+        if known is None:
+            return 0.0
+        comes_s = now + known.provision_s
+        for none in sorted(self._no_nodes, key=lambda each: each.at_s):
+            if none.at_s <= comes_s < none.at_s + none.for_s:
+                comes_s = none.at_s + none.for_s
+        self._node_at_s[worker.id] = comes_s
+        if comes_s - now > patience_s(known):
+            self._events.at(now + patience_s(known), self._give_up, (worker, now))
+        return comes_s - now
+
+    def _give_up(self, subject: tuple[SharedWorker, float]) -> None:
+        """A Node has not come in time: its worker counts as failed, and for a while no others are asked for."""
+        worker, since_s = subject
+        if self._states.get(worker.id) != (WorkerState.STARTING, since_s):
+            return
+        known = self._elastic[worker.accelerator_class]
+        self._states[worker.id] = (WorkerState.FAILED, self._events.now)
+        self._problems[worker.id] = f"no Node had room for it within {patience_s(known):.0f} s"
+        self._closed_until_s[known.name] = self._events.now + REOPEN_FACTOR * known.provision_s
+        self._wake()
+
+    def _forget(self, name: str) -> None:
+        self._states.pop(name, None)
+        self._problems.pop(name, None)
+        self._node_at_s.pop(name, None)
+
+    def _exists(self, worker: SharedWorker) -> bool:
+        """Whether the operator counts on the accelerator: it is there, or a Node may come."""
+        if worker.lost and worker.id not in self._unseen:
+            return False
+        closed = self._closed_until_s.get(worker.accelerator_class, -math.inf) > self._events.now
+        return not closed or self._node_at_s.get(worker.id, math.inf) <= self._events.now
 
     def _snapshot(self) -> Snapshot:
         workers = tuple(self._seen(worker) for worker in self._fleet.workers.values() if worker.id in self._states)
         oldest = int(EPOCH + self._events.now) - DEMAND_S
         views = tuple(_view(each, oldest) for each in self._cascades.values())
-        inventory = Counter(
-            w.accelerator_class for w in self._fleet.workers.values() if not w.lost or w.id in self._unseen
-        )
+        inventory = Counter(w.accelerator_class for w in self._fleet.workers.values() if self._exists(w))
         return Snapshot(views, dict(inventory), workers, pools=self._pools)
 
     def _seen(self, worker: SharedWorker) -> Worker:
@@ -237,6 +287,7 @@ class Control:
             since_s=EPOCH + since_s,
             hosts=self._hosted[worker.id] if worker.lost else _hosts(worker),
             in_flight=in_flight,
+            problem=self._problems.get(worker.id, ""),
         )
 
     # --- failures
@@ -253,13 +304,13 @@ class Control:
     def _detect(self, worker: SharedWorker) -> None:
         self._unseen.discard(worker.id)
         if worker.lost:
-            self._states.pop(worker.id, None)
+            self._forget(worker.id)
             self._wake()
 
     def _return(self, worker: SharedWorker) -> None:
         worker.lost = False
         self._unseen.discard(worker.id)
-        self._states.pop(worker.id, None)
+        self._forget(worker.id)
         self._wake()
 
 

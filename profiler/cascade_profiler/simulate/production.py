@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cascade_api.settings import RouterSettings
+from cascade_api.settings import AcceleratorClass, RouterSettings
 from cascade_api.workers import Hosting, WorkerPool
 from cascade_operator.planning.planner import Planner
 from cascade_router.cascade.state import Limits
@@ -20,7 +20,7 @@ from .cascades import cascade_of, with_switch_time
 from .control import Control, Controlled
 from .events import Events
 from .routers import SimulatedRouter, Traffic
-from .runs import Failure, Progress, Run, Scenario
+from .runs import Failure, NoNodes, Progress, Run, Scenario
 from .shared_workers import SharedFleet, SharedWorker
 from .timings import SimulatedTimings
 from .turns import Turns
@@ -43,6 +43,8 @@ class Simulation:
         turns: how workers share their time.
         warm_up_s: seconds before time zero in which workers start.
         limits: how many requests the router of each cascade accepts.
+        elastic: classes whose Nodes come when they are asked for. Time zero is so much later as the slowest takes.
+        no_nodes: when none comes.
     """
 
     def __init__(
@@ -57,7 +59,10 @@ class Simulation:
         failures: Sequence[Failure] = (),
         warm_up_s: float = WARM_UP_S,
         limits: Limits = LIMITS,
+        elastic: Sequence[AcceleratorClass] = (),
+        no_nodes: Sequence[NoNodes] = (),
     ) -> None:
+        warm_up_s += max((each.provision_s for each in elastic), default=0.0)
         rng = random.Random(seed)  # noqa: S311 (a simulation)
         self._traffics = tuple(traffics)
         self._failures = tuple(failures)
@@ -94,6 +99,8 @@ class Simulation:
             planner=planner,
             failed=self._failed,
             rng=rng,
+            elastic=elastic,
+            no_nodes=no_nodes,
         )
         self._loads_before = 0
         self._busy_before_s = 0.0
@@ -204,6 +211,7 @@ class ProductionSystem:
             hosting=None if scenario.turns is None else Hosting.SHARED,
             no_worse_than=scenario.no_worse_than,
             sizes=() if scenario.blind else tuple(scenario.sizes),
+            standing=not scenario.elastic,
         )
         profile = with_switch_time(scenario.profile.sized or scenario.profile.profile, scenario.switch_s)
         default = cascade.spec.sizes[0]
@@ -216,6 +224,8 @@ class ProductionSystem:
             seed=scenario.seed,
             turns=scenario.turns or Turns.SHORT_FIRST,
             failures=scenario.failures,
+            elastic=scenario.elastic,
+            no_nodes=scenario.no_nodes,
         )
 
     def run(self, progress: Progress) -> Run:

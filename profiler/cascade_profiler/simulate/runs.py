@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from cascade_api.settings import AcceleratorClass
+
 from ..frontier.profiles import LoadedProfile
 from .outcomes import Outcomes
 from .scores import Scores
@@ -22,6 +24,14 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class NoNodes:
+    """A time in which no Node comes; those that were asked for come after it."""
+
+    at_s: float
+    for_s: float
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One cascade, one trace, one seed.
 
@@ -30,7 +40,7 @@ class Scenario:
     variant, as it always does in the published systems. ``no_worse_than`` is the quality floor of the product's policy,
     None that of the profile's file. ``sizes`` has the parts of the requests by the size that they name; empty: none
     names one. With ``blind`` only workers know the size: planner and router take every image for one of the default
-    size.
+    size. ``elastic`` are classes whose Nodes come when they are asked for, but not while there are ``no_nodes``.
     """
 
     profile: LoadedProfile
@@ -45,6 +55,8 @@ class Scenario:
     no_worse_than: str | None = None
     sizes: Mapping[str, float] = field(default_factory=dict)
     blind: bool = False
+    elastic: tuple[AcceleratorClass, ...] = ()
+    no_nodes: tuple[NoNodes, ...] = ()
 
     @property
     def total_workers(self) -> int:

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import typer
 from cascade_api.command import seconds
 from cascade_api.documents import CascadeFile
 from cascade_api.quantities import METRIC_PATTERN
+from cascade_api.settings import LONGEST_PROVISION_S
 from cascade_api.workers import Hosting
 
 from ..frontier.inputs import BadInput, size_parts
@@ -25,7 +26,7 @@ from . import courses
 from .campaign import CampaignRequest, PolicyResult, simulate
 from .figures import FIGURES
 from .page import page
-from .runs import Failure
+from .runs import Failure, NoNodes
 from .several import SharedRequest, file_with_pools, simulate_several, traces_of
 from .traces import load_trace
 from .turns import Turns
@@ -51,6 +52,8 @@ class SimulationOptions:
     scorer: str
     fail: str
     sizes: str
+    elastic: str
+    no_nodes: str
     json: bool
     report: str
 
@@ -99,7 +102,9 @@ def _run_several(options: SimulationOptions, file: CascadeFile) -> None:
         seeds=options.seeds,
         turns=_turns_named(options.turns),
         failures=_failures(options.fail),
+        no_nodes=_no_nodes(options.no_nodes),
     )
+    request = replace(request, provision_s=_provision_s(options, request.accelerators))
     progress = SimulationProgress((", ".join(request.traces),), request.seeds)
     found = simulate_several(request, told=lambda seed, part: progress(progress.names[0], seed, part))
     if options.json:
@@ -120,11 +125,12 @@ def _request(options: SimulationOptions) -> CampaignRequest:
     policies = tuple(name.strip() for name in options.policy.split(",") if name.strip())
     if not policies:
         raise BadInput("--policy", "names none")
+    workers = _workers(options.workers, loaded)
     return CampaignRequest(
         profile=loaded,
         trace=options.traces[0],
         policies=policies,
-        workers=_workers(options.workers, loaded),
+        workers=workers,
         objective_s=_objective(options.objective, loaded),
         seeds=options.seeds,
         switch_s=options.switch_seconds,
@@ -133,6 +139,8 @@ def _request(options: SimulationOptions) -> CampaignRequest:
         failures=_failures(options.fail),
         turns=_turns(options, loaded),
         sizes=size_parts(options.sizes),
+        provision_s=_provision_s(options, workers),
+        no_nodes=_no_nodes(options.no_nodes),
     )
 
 
@@ -196,6 +204,39 @@ def _failures(text: str) -> tuple[Failure, ...]:
         if not (math.isfinite(failure.at_s) and failure.at_s >= 0 and failure.for_s > 0 and failure.workers > 0):
             raise BadInput("--fail", f"{part!r}: AT from zero on, FOR and COUNT above zero")
         found.append(failure)
+    return tuple(found)
+
+
+def _provision_s(options: SimulationOptions, workers: Mapping[str, int]) -> dict[str, int]:
+    """Seconds that a Node takes to come, by class."""
+    found: dict[str, int] = {}
+    for part in filter(None, options.elastic.split(",")):
+        name, equals, number = part.strip().partition("=")
+        if not equals:
+            if len(workers) > 1:
+                raise BadInput("--elastic", f"name a class for each number, as in {min(workers)}=180")
+            name, number = next(iter(workers)), part.strip()
+        if name not in workers:
+            raise BadInput("--elastic", f"there are no workers of class {name!r}, but of {', '.join(sorted(workers))}")
+        if not re.fullmatch("[0-9]{1,4}", number) or not 1 <= int(number) <= LONGEST_PROVISION_S:
+            raise BadInput("--elastic", f"{part.strip()!r} is not a number of seconds from 1 to {LONGEST_PROVISION_S}")
+        found[name] = int(number)
+    if options.no_nodes and not found:
+        raise BadInput("--no-nodes", "needs --elastic: without it, all accelerators exist")
+    return found
+
+
+def _no_nodes(text: str) -> tuple[NoNodes, ...]:
+    found = []
+    for part in filter(None, text.split(",")):
+        try:
+            at, length = part.split(":")
+            none = NoNodes(float(at), float(length))
+        except ValueError:
+            raise BadInput("--no-nodes", f"{part!r} is not AT:FOR, as in 100:600") from None
+        if not (math.isfinite(none.at_s) and none.for_s > 0 and math.isfinite(none.for_s)):
+            raise BadInput("--no-nodes", f"{part!r}: AT is a second, FOR above zero")
+        found.append(none)
     return tuple(found)
 
 

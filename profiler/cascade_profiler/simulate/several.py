@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from cascade_operator.planning.planner import Planner
 
 from ..frontier.inputs import BadInput, text_of
 from ..frontier.profiles import Charges, check, variants_of
+from .campaign import accelerator_class
 from .figures import figures_of, summary
 from .production import Simulation
 from .routers import Traffic
-from .runs import Failure
+from .runs import Failure, NoNodes
 from .scores import drawn_scores
 from .traces import PROMPTS, load_trace
 from .turns import Turns
@@ -40,6 +41,19 @@ class SharedRequest:
     seeds: int
     turns: Turns
     failures: tuple[Failure, ...] = ()
+    provision_s: Mapping[str, int] = field(default_factory=dict)
+    """Seconds that a Node takes to come, by class; the accelerators of other classes exist."""
+    no_nodes: tuple[NoNodes, ...] = ()
+
+    @property
+    def accelerators(self) -> dict[str, int]:
+        """The most accelerators of each class that the pools of the file may have together."""
+        found: Counter[str] = Counter()
+        for pool in self.file.pools:
+            found[pool.spec.accelerator_class] += pool.spec.workers.max
+        for cascade in self.file.cascades:
+            found.update({each.accelerator_class: each.max for each in cascade.spec.workers if each.pool is None})
+        return dict(found)
 
 
 def file_with_pools(name: str) -> CascadeFile | None:
@@ -74,13 +88,10 @@ def traces_of(file: CascadeFile, told: Sequence[str]) -> dict[str, str]:
 def simulate_several(request: SharedRequest, *, told: Told) -> dict[str, dict[str, float]]:
     """The figures of each cascade, by its name; loads and accelerator seconds are those of all together."""
     file = request.file
-    accelerators: Counter[str] = Counter()
-    for pool in file.pools:
-        accelerators[pool.spec.accelerator_class] += pool.spec.workers.max
-    for cascade in file.cascades:
-        accelerators.update({each.accelerator_class: each.max for each in cascade.spec.workers if each.pool is None})
+    accelerators = request.accelerators
+    classes = [accelerator_class(name, n, request.provision_s.get(name)) for name, n in accelerators.items()]
     charges = {cascade.ref: Charges(file.profile_of(cascade)) for cascade in file.cascades}
-    planner = Planner(from_environment(PlannerSettings))
+    planner = Planner(from_environment(PlannerSettings), classes=classes)
     runs: dict[str, list[dict[str, float]]] = {cascade.metadata.name: [] for cascade in file.cascades}
     for seed in range(request.seeds):
         simulation = Simulation(
@@ -91,6 +102,8 @@ def simulate_several(request: SharedRequest, *, told: Told) -> dict[str, dict[st
             pools=file.pools,
             turns=request.turns,
             failures=request.failures,
+            elastic=[each for each in classes if each.elastic is not None],
+            no_nodes=request.no_nodes,
         )
         found = simulation.run(partial(told, seed))
         for cascade, run in zip(file.cascades, found, strict=True):

@@ -20,7 +20,7 @@ import structlog
 
 from cascade_api.names import CascadeRef
 from cascade_api.reasons import Reason
-from cascade_api.settings import AcceleratorClass, OperatorSettings
+from cascade_api.settings import REOPEN_FACTOR, AcceleratorClass, OperatorSettings
 
 from ...manifests.documents import cascade_document
 from ...manifests.drift import Baselines
@@ -67,8 +67,6 @@ REVERT_EVERY_S: Final = 5.0
 that but does not compete with it."""
 
 
-REOPEN_FACTOR: Final = 10.0
-"""If no Node came for an elastic class, other classes are used for this many times its `provisionSeconds`."""
 REFUSED_PAUSE_S: Final = 30.0
 BAD_REQUEST, UNPROCESSABLE = 400, 422
 
