@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -82,6 +83,8 @@ class Settings:
             and less than 60 % of the steps have been made. Empty: all.
         step_cache: what is reused from step to step, such as ``first-block:0.08``; see `is_step_cache`. Empty: nothing.
         lora: digest of the adapter with which images are drawn; empty: none.
+        strength: the part of the way to noise from which a given image is drawn anew; None: no image is given.
+        masked: whether parts of the given image are kept.
     """
 
     steps: int
@@ -89,6 +92,13 @@ class Settings:
     guidance_interval: str = ""
     step_cache: str = ""
     lora: str = ""
+    strength: float | None = None
+    masked: bool = False
+
+    @property
+    def made_steps(self) -> int:
+        """How many of the steps are made: an edit begins on the way."""
+        return self.steps if self.strength is None else max(1, math.ceil(self.steps * self.strength - 1e-6))
 
     def guides(self, step: int) -> bool:
         """Whether a step, from 0 on, is in the interval of guidance."""
@@ -119,6 +129,8 @@ class Settings:
             found["step_cache"] = self.step_cache
         if self.lora:
             found["lora"] = self.lora
+        if self.strength is not None:
+            found["strength"] = f"{self.strength:.3f}"
         return found
 
     @classmethod
@@ -139,11 +151,20 @@ class Settings:
         lora = parameters.get("lora", "")
         if not isinstance(lora, str):
             raise ValueError(f"lora: {lora!r:.60} is not an adapter; write the digest of one")
+        strength = _strength(parameters.get("strength"))
         if guidance is None:
-            return cls(steps, default.guidance, interval, cache, lora)
+            return cls(steps, default.guidance, interval, cache, lora, strength)
         if not (isinstance(guidance, str) and _DECIMAL.fullmatch(guidance)):
             raise ValueError(f'guidance: {guidance!r:.60} is not a scale; write a number as text, such as "4.5"')
-        return cls(steps, float(guidance), interval, cache, lora)
+        return cls(steps, float(guidance), interval, cache, lora, strength)
+
+
+def _strength(text: object) -> float | None:
+    if text is None:
+        return None
+    if not (isinstance(text, str) and _DECIMAL.fullmatch(text) and 0 < float(text) <= 1):
+        raise ValueError(f'strength: {text!r:.60} is not above 0 and at most 1; write a number as text, such as "0.6"')
+    return float(text)
 
 
 @dataclass(frozen=True)
@@ -220,6 +241,7 @@ class Recipe:
         settings: the settings of the variants that these weights serve, by the variant's name.
         adapters: by digest, those that requests to any of these variants may name.
         adapter_memory_mib: what loaded adapters may take.
+        edits: whether requests may give an image.
     """
 
     source: str
@@ -235,6 +257,7 @@ class Recipe:
     assembly: Assembly = Assembly()
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     adapter_memory_mib: int = ADAPTER_MEMORY_MIB
+    edits: bool = False
 
     @property
     def default(self) -> Settings:
@@ -252,6 +275,7 @@ class Recipe:
         """The inverse of `parameters`; raises KeyError if one is missing."""
         texts = {part.name: parameters[part.name] for part in fields(cls)}
         numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch", "adapter_memory_mib")}
+        edits = texts.pop("edits") == "True"
         settings, assembly, adapters = (json.loads(texts.pop(key)) for key in _NESTED)
         return cls(
             **texts,  # type: ignore[arg-type]
@@ -259,6 +283,7 @@ class Recipe:
             settings={variant: Settings(**values) for variant, values in settings.items()},
             assembly=Assembly(**assembly),
             adapters={digest: Adapter(**values) for digest, values in adapters.items()},
+            edits=edits,
         )
 
     @classmethod

@@ -86,7 +86,7 @@ class Turns(Generic[RequestT]):
         if len(self._begun) >= self._runs or any(run.overtaken >= PATIENCE * run.work for run in self._begun):
             return []
         limit = self._begun[-1].steps / SHORTER if self._begun else math.inf
-        first = next((request for request in self._waiting if request.settings.steps <= limit), None)
+        first = next((request for request in self._waiting if request.settings.made_steps <= limit), None)
         if first is None:
             return []
         run, rest, images = [first], [], first.images
@@ -102,7 +102,7 @@ class Turns(Generic[RequestT]):
                     continue
             rest.append(request)
         self._waiting = rest
-        begun = _Begun(first.settings.steps, images)
+        begun = _Begun(first.settings.made_steps, images)
         for overtaken in self._begun:
             overtaken.overtaken += begun.work
         self._begun.append(begun)

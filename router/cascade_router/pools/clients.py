@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
 import grpc
@@ -15,6 +15,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cascade_api.names import (
     GRPC_DIRECT,
+    INPUT_IMAGE,
+    INPUT_MASK,
     INPUT_NEGATIVE_PROMPT,
     INPUT_PROMPT,
     INPUT_SEED,
@@ -26,6 +28,7 @@ from cascade_api.names import (
     PARAMETER_IMAGE_FORMAT,
     PARAMETER_IMAGE_QUALITY,
     PARAMETER_LORA,
+    PARAMETER_STRENGTH,
 )
 from cascade_api.plan import PlanVariant
 from cascade_api.report import BatchTime
@@ -52,12 +55,31 @@ _PROMPT_TOKENS: Final = struct.Struct("<2i")
 
 
 @dataclass(frozen=True, slots=True)
+class GivenPixels:
+    """An image that a model changes, as rows of RGB bytes in the size of its images.
+
+    ``mask`` has a byte for each pixel, not 0 where it is drawn anew; None: everywhere. ``strength`` is the part of the
+    way to noise from which it is drawn anew.
+    """
+
+    strength: float
+    image: bytes = field(repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.image) + len(self.mask or b"")
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """The inputs of a model for one image."""
 
     text: str
     negative: str | None = None
     seed: int | None = None
+    given: GivenPixels | None = None
 
 
 Format = Literal["png", "jpeg", "webp"]
@@ -179,7 +201,7 @@ class TritonClients:
         Args:
             lora: digest of the adapter to draw with; empty: none.
             image: whether the image itself is wanted; otherwise only what the model says about it is.
-            size: width and height, which the answer does not contain if the image is encoded.
+            size: width and height, which the answer does not contain if the image is encoded; a given image has them.
 
         Raises:
             PromptRejected: the model cannot draw the prompt.
@@ -190,6 +212,7 @@ class TritonClients:
             variant=variant,
             prompt=prompt,
             form=form if image else None,
+            size=size,
             confidence=confidence,
             request_id=request_id,
             lora=lora,
@@ -218,6 +241,7 @@ def infer_request(
     variant: PlanVariant,
     prompt: Prompt,
     form: ImageForm | None,
+    size: tuple[int, int],
     confidence: bool,
     request_id: str,
     lora: str = "",
@@ -234,6 +258,11 @@ def infer_request(
     if prompt.seed is not None:
         request.inputs.add(name=INPUT_SEED, datatype="INT64", shape=[1, 1])
         request.raw_input_contents.append(struct.pack("<q", prompt.seed))
+    if prompt.given is not None:
+        add_parameters(request, {PARAMETER_STRENGTH: f"{prompt.given.strength:.3f}"})
+        _add_pixels(request, INPUT_IMAGE, prompt.given.image, size, channels=3)
+        if prompt.given.mask is not None:
+            _add_pixels(request, INPUT_MASK, prompt.given.mask, size, channels=1)
     if form is not None and (form.raw or not form.encoded):
         request.outputs.add(name=OUTPUT_IMAGE)
     if form is not None and form.encoded:
@@ -311,6 +340,12 @@ def _add_bytes(request: Any, name: str, text: str) -> None:
     data = text.encode()
     request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
     request.raw_input_contents.append(_LENGTH.pack(len(data)) + data)
+
+
+def _add_pixels(request: Any, name: str, data: bytes, size: tuple[int, int], *, channels: int) -> None:
+    width, height = size
+    request.inputs.add(name=name, datatype="UINT8", shape=[1, height, width, channels])
+    request.raw_input_contents.append(data)
 
 
 def _meaning(error: grpc.aio.AioRpcError) -> Exception:
