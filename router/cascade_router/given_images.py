@@ -93,7 +93,7 @@ def decode(edit: Edit, width: int, height: int) -> GivenPixels:
         if not any(kept):
             raise invalid("mask", "is nowhere transparent, so nothing would be drawn anew")
     fitted = ImageOps.fit(_on_white(_loaded(image, field="image")), (width, height), Image.Resampling.LANCZOS)
-    return GivenPixels(edit.strength, fitted.tobytes(), kept)
+    return GivenPixels(edit.strength, width, height, fitted.tobytes(), kept)
 
 
 def _open(file: bytes, *, field: str) -> Image.Image:

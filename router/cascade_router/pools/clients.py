@@ -63,6 +63,8 @@ class GivenPixels:
     """
 
     strength: float
+    width: int
+    height: int
     image: bytes = field(repr=False)
     mask: bytes | None = field(default=None, repr=False)
 
@@ -201,7 +203,7 @@ class TritonClients:
         Args:
             lora: digest of the adapter to draw with; empty: none.
             image: whether the image itself is wanted; otherwise only what the model says about it is.
-            size: width and height, which the answer does not contain if the image is encoded; a given image has them.
+            size: width and height, which the answer does not contain if the image is encoded.
 
         Raises:
             PromptRejected: the model cannot draw the prompt.
@@ -212,7 +214,6 @@ class TritonClients:
             variant=variant,
             prompt=prompt,
             form=form if image else None,
-            size=size,
             confidence=confidence,
             request_id=request_id,
             lora=lora,
@@ -241,7 +242,6 @@ def infer_request(
     variant: PlanVariant,
     prompt: Prompt,
     form: ImageForm | None,
-    size: tuple[int, int],
     confidence: bool,
     request_id: str,
     lora: str = "",
@@ -258,11 +258,13 @@ def infer_request(
     if prompt.seed is not None:
         request.inputs.add(name=INPUT_SEED, datatype="INT64", shape=[1, 1])
         request.raw_input_contents.append(struct.pack("<q", prompt.seed))
-    if prompt.given is not None:
-        add_parameters(request, {PARAMETER_STRENGTH: f"{prompt.given.strength:.3f}"})
-        _add_pixels(request, INPUT_IMAGE, prompt.given.image, size, channels=3)
-        if prompt.given.mask is not None:
-            _add_pixels(request, INPUT_MASK, prompt.given.mask, size, channels=1)
+    given = prompt.given
+    if given is not None:
+        add_parameters(request, {PARAMETER_STRENGTH: f"{given.strength:.3f}"})
+        for name, data, channels in ((INPUT_IMAGE, given.image, 3), (INPUT_MASK, given.mask, 1)):
+            if data is not None:
+                request.inputs.add(name=name, datatype="UINT8", shape=[1, given.height, given.width, channels])
+                request.raw_input_contents.append(data)
     if form is not None and (form.raw or not form.encoded):
         request.outputs.add(name=OUTPUT_IMAGE)
     if form is not None and form.encoded:
@@ -340,12 +342,6 @@ def _add_bytes(request: Any, name: str, text: str) -> None:
     data = text.encode()
     request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
     request.raw_input_contents.append(_LENGTH.pack(len(data)) + data)
-
-
-def _add_pixels(request: Any, name: str, data: bytes, size: tuple[int, int], *, channels: int) -> None:
-    width, height = size
-    request.inputs.add(name=name, datatype="UINT8", shape=[1, height, width, channels])
-    request.raw_input_contents.append(data)
 
 
 def _meaning(error: grpc.aio.AioRpcError) -> Exception:
