@@ -9,7 +9,7 @@ from .cascade import CascadeSpec
 from .profile import ProfileSpec
 from .variants import Variant
 
-_OF_A_VARIANT: Final = ("name", "model", "settings", "engine", "precision", "adapters", "adapterMemoryMiB")
+_OF_A_VARIANT: Final = ("name", "model", "settings", "engine", "precision", "adapters", "adapterMemoryMiB", "edits")
 
 
 def hosts_document(cascades: Sequence[tuple[CascadeSpec, ProfileSpec]], weights: Sequence[str]) -> dict[str, Any]:

@@ -132,12 +132,14 @@ class PlanSettings(PlanPart):
 class PlanVariant(PlanPart):
     """A variant: the digest of its weights, its settings, and its times on each class where it is or will be served.
 
-    ``adapters`` has the digest of each adapter by the name that requests use.
+    ``adapters`` has the digest of each adapter by the name that requests use. ``edits`` says whether requests may give
+    an image.
     """
 
     weights: str
     settings: PlanSettings
     adapters: dict[str, str] = Field(default_factory=dict)
+    edits: bool = False
     classes: dict[str, PlanTimes]
 
     @property

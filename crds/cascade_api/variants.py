@@ -24,6 +24,9 @@ ADAPTER_FILE_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-
 ADAPTER_SCALE_PATTERN = r"^[0-9](\.[0-9]{1,3})?$"
 ADAPTER_MEMORY_MIB = 1024
 """What loaded adapters of one weights may take on a worker, if the manifest does not say."""
+EDIT_STEPS = 2
+"""Fewest steps of a variant that edits: the only step of one begins at noise, so that nothing is left of the image."""
+EDITS_NEED_STEPS = f"needs at least {EDIT_STEPS} steps, or nothing is left of the given image: leave it out"
 
 
 class Model(Document):
@@ -240,6 +243,10 @@ class Variant(Document):
                 "!has(self.adapters) || !has(self.precision) || self.precision != 'int8'",
                 "weights in int8 take no adapters: remove them, or choose another precision",
             ),
+            (
+                f"!has(self.edits) || !self.edits || self.settings.steps >= {EDIT_STEPS}",
+                f"edits: {EDITS_NEED_STEPS}",
+            ),
         )
     )
 
@@ -262,6 +269,9 @@ class Variant(Document):
     """LoRA adapters that requests may choose; they may be added and removed at any time. Only engine `diffusers`."""
     adapter_memory_mi_b: Integer | None = Field(default=None, ge=1, le=1_048_576)
     """What loaded adapters of its weights may take on a worker, in MiB; absent: 1024. The planner reserves it."""
+    edits: bool | None = None
+    """Whether requests may give an image that it changes; may be switched at any time. It needs a pipeline with
+    image-to-image and inpainting, and two steps or more; absent: false."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -281,6 +291,8 @@ class Variant(Document):
             raise field_error("adapters", f"{self.model.source} takes none: remove them")
         if self.adapters and self.precision is Precision.INT8:
             raise field_error("adapters", "weights in int8 take none: remove them, or choose another precision")
+        if self.edits and self.settings.steps < EDIT_STEPS:
+            raise field_error("edits", EDITS_NEED_STEPS)
         return self
 
     @property

@@ -53,7 +53,7 @@ class ManifestVariant:
     ``field`` and ``discriminator_field`` are paths in the manifest, for messages. ``batch`` is the largest batch that
     the model must accept. ``weights``, ``precision`` and ``discriminator`` are empty if the manifest gives none.
     ``adapters`` are those that requests may choose, which may take ``adapter_memory_mib`` in all. ``sizes`` are those
-    of the images that requests may name, the default first.
+    of the images that requests may name, the default first. ``edits`` says whether requests may give an image.
     """
 
     field: str
@@ -71,6 +71,7 @@ class ManifestVariant:
     batch: int
     adapters: tuple[Adapter, ...] = ()
     adapter_memory_mib: int = 0
+    edits: bool = False
 
     @property
     def width(self) -> int:
@@ -193,6 +194,7 @@ def _variant(
         batch=batches.get(name, DEFAULT_BATCH if known is None else known.largest_batch),
         adapters=tuple(_adapters(entry, field)),
         adapter_memory_mib=_adapter_memory_mib(entry, field),
+        edits="edits" in entry and _get(entry, field, "edits", bool),
     )
     named = {f"{at}.{key}": getattr(variant, key) for key in ("source", "revision", "weights")}
     for place, value in {**named, variant.discriminator_field: variant.discriminator}.items():
@@ -314,7 +316,7 @@ def _get(mapping: Mapping[str, Any], field: str, key: str, kind: type) -> Any:
     if key not in mapping:
         raise ManifestError(at, "is required: add it")
     value = mapping[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        wanted = {str: "text", int: "a whole number", list: "a list", dict: "a mapping"}[kind]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        wanted = {str: "text", int: "a whole number", bool: "true or false", list: "a list", dict: "a mapping"}[kind]
         raise ManifestError(at, f"should be {wanted} (is {value!r:.60})")
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -93,6 +94,8 @@ class Settings:
         step_cache: what is reused from step to step, such as ``first-block:0.08``; see `is_step_cache`. Empty: nothing.
         lora: digest of the adapter with which images are drawn; empty: none.
         size: width and height of the images, such as ``1024x768``; empty: the recipe's own.
+        strength: the part of the way to noise from which a given image is drawn anew; None: no image is given.
+        masked: whether parts of the given image are kept.
     """
 
     steps: int
@@ -101,12 +104,19 @@ class Settings:
     step_cache: str = ""
     lora: str = ""
     size: str = ""
+    strength: float | None = None
+    masked: bool = False
+
+    @property
+    def made_steps(self) -> int:
+        """How many of the steps are made: an edit begins on the way."""
+        return self.steps if self.strength is None else max(1, math.ceil(self.steps * self.strength - 1e-6))
 
     @property
     def image_work(self) -> int:
-        """What an image takes, to be compared with others of the same weights: its steps times its pixels."""
+        """What an image takes, to be compared with others of the same weights: the steps made times its pixels."""
         width, height = pixels_of(self.size) if self.size else (1, 1)
-        return self.steps * width * height
+        return self.made_steps * width * height
 
     def guides(self, step: int) -> bool:
         """Whether a step, from 0 on, is in the interval of guidance."""
@@ -139,6 +149,8 @@ class Settings:
             found["lora"] = self.lora
         if self.size:
             found["size"] = self.size
+        if self.strength is not None:
+            found["strength"] = f"{self.strength:.3f}"
         return found
 
     @classmethod
@@ -162,11 +174,20 @@ class Settings:
         size = parameters.get("size", default.size)
         if not isinstance(size, str):
             raise ValueError(f"size: {size!r:.60} is not a size; write width and height in pixels, such as 1024x768")
+        strength = _strength(parameters.get("strength"))
         if guidance is None:
-            return cls(steps, default.guidance, interval, cache, lora, size)
+            return cls(steps, default.guidance, interval, cache, lora, size, strength)
         if not (isinstance(guidance, str) and _DECIMAL.fullmatch(guidance)):
             raise ValueError(f'guidance: {guidance!r:.60} is not a scale; write a number as text, such as "4.5"')
-        return cls(steps, float(guidance), interval, cache, lora, size)
+        return cls(steps, float(guidance), interval, cache, lora, size, strength)
+
+
+def _strength(text: object) -> float | None:
+    if text is None:
+        return None
+    if not (isinstance(text, str) and _DECIMAL.fullmatch(text) and 0 < float(text) <= 1):
+        raise ValueError(f'strength: {text!r:.60} is not above 0 and at most 1; write a number as text, such as "0.6"')
+    return float(text)
 
 
 @dataclass(frozen=True)
@@ -245,6 +266,7 @@ class Recipe:
         settings: the settings of the variants that these weights serve, by the variant's name.
         adapters: by digest, those that requests to any of these variants may name.
         adapter_memory_mib: what loaded adapters may take.
+        edits: whether requests may give an image.
     """
 
     source: str
@@ -261,6 +283,7 @@ class Recipe:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     adapter_memory_mib: int = ADAPTER_MEMORY_MIB
     sizes: Sequence[str] = ()
+    edits: bool = False
 
     @property
     def default(self) -> Settings:
@@ -288,6 +311,7 @@ class Recipe:
         """The inverse of `parameters`; raises KeyError if one is missing."""
         texts = {part.name: parameters[part.name] for part in fields(cls)}
         numbers = {key: int(texts.pop(key)) for key in ("height", "width", "batch", "adapter_memory_mib")}
+        edits = texts.pop("edits") == "True"
         settings, assembly, adapters, sizes = (json.loads(texts.pop(key)) for key in _NESTED)
         return cls(
             **texts,  # type: ignore[arg-type]
@@ -296,6 +320,7 @@ class Recipe:
             assembly=Assembly(**assembly),
             adapters={digest: Adapter(**values) for digest, values in adapters.items()},
             sizes=tuple(sizes),
+            edits=edits,
         )
 
     @classmethod

@@ -25,6 +25,14 @@ QUEUE_DELAY_US: Final = 300
 RUNS: Final = 3
 """Runs that may have begun at a time in a process: images of some 30 steps, of 6 that overtook them, and of 1."""
 
+EDIT_STEPS: Final = 2
+"""Fewest steps of a variant that edits; `cascade_api.variants` has the same."""
+
+GIVEN: Final = """,
+  {{ name: "image" data_type: TYPE_UINT8 dims: [ {height}, {width}, 3 ] optional: true }},
+  {{ name: "mask" data_type: TYPE_UINT8 dims: [ {height}, {width}, 1 ] optional: true }}"""
+"""Inputs of weights that edit: the given image, in the size of all images, and where it is drawn anew (not 0)."""
+
 SHIM: Final = '''"""Loads the serving pipeline; what it serves stands in config.pbtxt."""
 
 from cascade_models.serving.model import TritonPythonModel
@@ -68,6 +76,7 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
         assembly=assembly,
         adapters={adapter.digest: adapter for v in variants for adapter in v.adapters},
         adapter_memory_mib=max(v.adapter_memory_mib for v in variants),
+        edits=any(v.edits for v in variants),
     )
     for variant in variants:
         if variant.discriminator != first.discriminator:
@@ -87,6 +96,10 @@ def recipe_of(variants: Sequence[ManifestVariant]) -> Recipe:
             if entry is not None:
                 entry.check(recipe)
             check_settings(recipe, variant.settings)
+            if variant.edits and variant.settings.steps < EDIT_STEPS:
+                raise RecipeError(
+                    "edits", f"needs at least {EDIT_STEPS} steps, or nothing is left of the given image: leave it out"
+                )
         except RecipeError as error:
             raise ManifestError(_place(variant, error.key), str(error)) from None
     return recipe
@@ -130,7 +143,7 @@ def _place(variant: ManifestVariant, key: str) -> str:
     match key:
         case "discriminator":
             return variant.discriminator_field
-        case "engine" | "precision" | "adapters":
+        case "engine" | "precision" | "adapters" | "edits":
             return f"{variant.field}.{key}"
         case "steps" | "guidance" | "guidanceInterval" | "stepCache":
             return f"{variant.field}.settings.{key}"
@@ -152,6 +165,7 @@ def config(name: str, recipe: Recipe, *, queue_delay_us: int = QUEUE_DELAY_US, p
     # The built-in models leave an accelerator alone; all others take the one that the replica has, if it has one.
     kind = "KIND_CPU" if recipe.source.startswith(BUILTIN) else "KIND_AUTO"
     height, width = (recipe.height, recipe.width) if len(recipe.offered) == 1 else (-1, -1)
+    given = GIVEN.format(height=height, width=width) if recipe.edits else ""
     policy = "model_transaction_policy { decoupled: true }\n" if previews else ""
     return f"""name: {_quote(name)}
 backend: "python"
@@ -159,7 +173,7 @@ max_batch_size: {recipe.batch}
 input [
   {{ name: "prompt" data_type: TYPE_STRING dims: [ 1 ] }},
   {{ name: "negative_prompt" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
-  {{ name: "seed" data_type: TYPE_INT64 dims: [ 1 ] optional: true }}
+  {{ name: "seed" data_type: TYPE_INT64 dims: [ 1 ] optional: true }}{given}
 ]
 output [
   {{ name: "image" data_type: TYPE_UINT8 dims: [ {height}, {width}, 3 ] }},

@@ -19,7 +19,7 @@ request's machine, `cascade.decisions.admit`, is whether the request can be serv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ from .cascade.choosing import why_no_variant
 from .fair_shares import CONGESTED
 from .image_bytes import ImageBytes, NoRoom, Room, needed
 from .queue import RedisAway
-from .requests import GUIDANCE, LORA, STEPS, GenerateRequest, RequestRefused, invalid, unique_of
+from .requests import GUIDANCE, STEPS, GenerateRequest, RequestRefused, invalid, unique_of
 from .runtime import CascadeRuntime
 from .tenants import Tenants
 
@@ -171,6 +171,8 @@ class Admission:
         runtime, request, deadline = call[0].runtime, call[0].request, call[0].deadline
         image = runtime.plan.image_of(request.size)
         size = needed(request.form, copies=copies, width=image.width, height=image.height, images=len(call))
+        # What is given is held once for the call, and once more for each image while it is sent to a worker.
+        size += sum(each.request.prompt.given.size for each in call if each.request.prompt.given) * 2
         try:
             return await self._image_bytes.take(
                 size, band=request.band, deadline=deadline, start_by=deadline - runtime.state.quickest_s(request.size)
@@ -188,12 +190,19 @@ class Admission:
             ) from None
 
 
-def check_wish(runtime: CascadeRuntime, request: GenerateRequest) -> None:
-    """Raise RequestRefused if no variant of the plan has the settings and the adapter that a request names."""
+def check_wish(
+    runtime: CascadeRuntime, request: GenerateRequest, *, among: Mapping[str, CascadeRuntime] | None = None
+) -> None:
+    """Raise RequestRefused if no variant of the plan has the settings and the abilities that a request needs.
+
+    Of the cascades ``among``, it names those that could edit the image.
+    """
     why = why_no_variant(runtime.plan, request.wish)
     if why is not None:
         setting, problem = why
-        raise invalid({"steps": STEPS, "guidance": GUIDANCE, "lora": LORA}[setting], problem)
+        able = [name for name, each in (among or {}).items() if why_no_variant(each.plan, request.wish) is None]
+        problem += f": {', '.join(sorted(able)[:8])}" if setting == "image" and able else ""
+        raise invalid({"steps": STEPS, "guidance": GUIDANCE}.get(setting, setting), problem)
 
 
 def check_size(runtime: CascadeRuntime, request: GenerateRequest) -> None:

@@ -155,6 +155,8 @@ class Passage:
         variant = runtime.plan.variants.get(step.variant)
         if variant is None:
             return events.Failed(f"{step.variant} has left the plan")
+        if request.wish.edits and not variant.edits:
+            return events.Rejected(f"image: {step.variant} does not edit images any more")
         if not request.wish.has_adapter(variant):
             return events.Rejected(f"{LORA}: {request.wish.lora[:40]!r} is not an adapter of {step.variant} any more")
         try:

@@ -7,7 +7,7 @@ import math
 import os
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cascade_api.plan import Tier
@@ -41,6 +41,10 @@ LORA: Final = "lora"
 """The name under which clients of all protocols name an adapter."""
 MAX_STEPS: Final = 10_000
 MAX_GUIDANCE: Final = 1000
+STRENGTH: Final = "strength"
+"""The name under which clients of all protocols say how much of a given image is drawn anew."""
+DEFAULT_STRENGTH: Final = 0.8
+LEAST_STRENGTH: Final = 0.01
 MAX_IMAGES: Final = 10
 """Images of one call."""
 
@@ -88,6 +92,15 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """Files that a client gives: an image that is to be changed, and a mask that is transparent where it is."""
+
+    image: bytes = field(repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+    strength: float = DEFAULT_STRENGTH
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One valid request for one image."""
 
@@ -111,6 +124,8 @@ class GenerateRequest:
     """The client's own user for whom it asks, printable, for the log."""
     index: int = 0
     """Its place among the images of its call."""
+    edit: Edit | None = None
+    """What the image is drawn from beside the prompt; `given_images` turns it into pixels of the prompt."""
     stored: bool = False
     """Whether its image is put into the bucket, and the client gets a link to it."""
 
@@ -262,9 +277,18 @@ def check_guidance(scale: float, *, field: str = GUIDANCE) -> float:
     return scale
 
 
-def make_wish(*, tier: Tier, steps: int | None, guidance: float | None, lora: str, tier_field: str) -> Wish:
+def check_strength(part: float, *, field: str = STRENGTH) -> float:
+    """How much of a given image is drawn anew."""
+    if not LEAST_STRENGTH <= part <= 1:
+        raise invalid(field, f"{part:g} is not between {LEAST_STRENGTH} and 1; 1 leaves nothing of the image")
+    return part
+
+
+def make_wish(
+    *, tier: Tier, steps: int | None, guidance: float | None, lora: str, tier_field: str, edits: bool = False
+) -> Wish:
     """A wish from its parts; a tier and settings together would be two answers to one question."""
-    wish = Wish(tier, steps, guidance, lora)
+    wish = Wish(tier, steps, guidance, lora, edits)
     if wish.names_settings and tier != "auto":
         raise invalid(
             tier_field, f"cannot be given together with {STEPS} or {GUIDANCE}, which name the variant already"

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -20,9 +21,11 @@ from .bucket import Bucket
 from .cascade.events import Arrived, Begun
 from .deliveries import Delivery, Outcome, Undelivered, Unmade
 from .engine import Passage, ShowPreview, hear
+from .given_images import GivenImages
 from .image_bytes import COPIES_GRPC, COPIES_HTTP, ImageBytes
 from .moderation import Moderator
 from .plans import Plans
+from .pools.clients import GivenPixels
 from .reporting import DemandCounter
 from .requests import GenerateRequest, RequestRefused
 from .tenants import Tenants
@@ -72,6 +75,7 @@ class ImageService:
         self.accounts = Accounts(demand=demand, log_prompts=settings.log_prompts, clock=clock)
         self.image_bytes = ImageBytes(settings.image_bytes_limit, clock=clock)
         metrics.IMAGE_BYTES.set_function(lambda: self.image_bytes.held)
+        self.given = GivenImages()
         self._in_hand = InHand()
         metrics.IN_HAND.set_function(lambda: self._in_hand.count)
         self._admission = Admission(find=plans.find, tenants=tenants, image_bytes=self.image_bytes, clock=clock)
@@ -204,6 +208,7 @@ class ImageService:
         call += await self._admission.admit(requests)
         for each in call:
             self.accounts.admitted(each, protocol=protocol)
+        call[:] = await self._with_pixels(call)
         passages = [Passage(each, coin=self._rng.random()) for each in call]
         hear(passages, Arrived(self._in_hand.count))
         copies = COPIES_HTTP if protocol in ONLY_HTTP else COPIES_GRPC
@@ -218,6 +223,18 @@ class ImageService:
             finally:
                 for passage in passages:
                     passage.leave()
+
+    async def _with_pixels(self, call: Sequence[Admitted]) -> list[Admitted]:
+        """The requests of a call with the pixels of what they give; each file is decoded once.
+
+        Raises RequestRefused.
+        """
+        pixels: dict[int, GivenPixels] = {}
+        image = call[0].runtime.plan.image_of(call[0].request.size)
+        for edit in (each.request.edit for each in call):
+            if edit is not None and id(edit) not in pixels:
+                pixels[id(edit)] = await self.given.read(edit, width=image.width, height=image.height)
+        return [_drawn_from(each, pixels.get(id(each.request.edit))) for each in call]
 
     async def _try(self, passage: Passage, protocol: str, preview: ShowPreview | None) -> Outcome:
         try:
@@ -269,6 +286,14 @@ class ImageService:
     def _refuse(self, call: Sequence[Admitted], refused: RequestRefused) -> None:
         for each in call:
             self.accounts.refused(each, refused)
+
+
+def _drawn_from(admitted: Admitted, pixels: GivenPixels | None) -> Admitted:
+    """A request with the pixels of its image instead of the file."""
+    if pixels is None:
+        return admitted
+    request = admitted.request
+    return replace(admitted, request=replace(request, edit=None, prompt=replace(request.prompt, given=pixels)))
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from support.foreign_clients import found_by, run_client, start_client
 from support.redis import RedisServer
@@ -208,6 +209,29 @@ def test_openai(router: RouterProcess) -> None:
     assert found["listed"] == ["shapes"]
     issued = int(datetime(2026, 11, 20, 10, tzinfo=timezone.utc).timestamp())
     assert found["model"] == ["shapes", issued, "default"]
+
+
+@tries(
+    "openai (`images.edit`)",
+    "OpenAI images",
+    "`images.edit` with one image as a path, bytes or a list, a mask, all fields and more in `extra_body`, also as a "
+    "stream with partial images",
+)
+def test_openai_edits(
+    redis_server: RedisServer, shared_triton: TritonServer, start_router: StartRouter, tmp_path: Path
+) -> None:
+    variants = ("shapes-light", "shapes-heavy")
+    replicas = {variant: [shared_triton.endpoint] for variant in variants}
+    router = start_router(redis_server, make_plan(replicas, direct=0, escalation=1, overload="strict", edits=variants))
+    image, mask = tmp_path / "a.png", tmp_path / "m.png"
+    Image.new("RGB", (SIDE, SIDE), "white").save(image)
+    Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0)).save(mask)
+    found = run_client("openai_edits_client", router.http_url, str(image), str(mask))
+    jpegs = found["made"].pop("bytes")
+    assert [file[:6] for file in jpegs] == [JPEG] * 2
+    assert found["made"] == {name: [PNG] for name in ("plain", "listed", "masked")}
+    assert found["events"] == [["image_edit.partial_image", PNG], ["image_edit.completed", PNG]]
+    assert found["refused"].startswith("image: ")
 
 
 @tries("curl", "OpenAI images", "`POST /v1/images/generations`, with a forwarded `x-request-id`")

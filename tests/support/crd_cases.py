@@ -141,6 +141,12 @@ CASES = [
               {"spec.variants.0.precision": "int8"}],
     ),
     Case(
+        CASCADE, "spec.variants[]", "edits: needs at least 2 steps",
+        bad=[{"spec.variants.0.edits": True, "spec.variants.0.settings.steps": 1}],
+        good=[{"spec.variants.0.edits": True, "spec.variants.0.settings.steps": 2},
+              {"spec.variants.0.edits": False, "spec.variants.0.settings.steps": 1}],
+    ),
+    Case(
         CASCADE, "spec.variants[].adapters[]", "scale must be above zero",
         bad=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0", "0.000")],
         good=[{"spec.variants.0.adapters": [{**ADAPTER, "scale": scale}]} for scale in ("0.001", "9.999", "1")],

@@ -39,7 +39,7 @@ class Painter:
     def tokens(self, prompt):
         return (len(prompt), len(prompt))
 
-    def generate(self, prompts, seeds, settings, poll, preview=None):
+    def generate(self, prompts, seeds, settings, poll, preview=None, given=()):
         size = (*reversed(self._recipe.pixels(settings)), 3)
         images = np.stack([np.random.default_rng(seed).integers(0, 256, size, np.uint8) for seed in seeds])
         for step in range(settings.steps):

@@ -47,6 +47,7 @@ def make_plan(
     batch: int = 4,
     execution_s: Mapping[str, float] = EXECUTION_S,
     size: str = "32x32",
+    edits: Sequence[str] = (),
     **overrides: Any,
 ) -> Plan:
     """A plan of one row over pools of class cpu; its objective is one that a busy machine keeps, too.
@@ -54,6 +55,7 @@ def make_plan(
     Args:
         replicas: endpoints by variant; replica ids are ``<variant>-<index>``.
         execution_s: seconds of a batch of one, by variant.
+        edits: the variants that edit images.
     """
     row = {"share": 1, "chain": chain, "direct": direct, "escalation": escalation}
     if seed_thresholds is not None:
@@ -78,7 +80,12 @@ def make_plan(
         "discriminator": "builtin://shapes",
         "sizes": [size],
         "variants": {
-            variant: {"weights": weights_of(variant), "settings": settings_of(variant), "classes": times}
+            variant: {
+                "weights": weights_of(variant),
+                "settings": settings_of(variant),
+                "classes": times,
+                "edits": variant in edits,
+            }
             for variant, times in classes.items()
         },
         "rows": [row],

@@ -219,3 +219,25 @@ def test_a_refusal_of_an_adapter_names_those_that_there_are(wish: Wish, said: st
 def test_where_there_are_no_adapters_the_refusal_says_so() -> None:
     plan = make_plan({"shapes-light": ["h:1"], "shapes-heavy": ["h:2"]})
     assert why_no_variant(plan, Wish(lora="ink")) == ("lora", "'ink' is not an adapter of any variant; leave it out")
+
+
+@pytest.mark.parametrize(
+    ("able", "chain", "direct"),
+    [
+        (("shapes-light", "shapes-heavy"), ("shapes-light", "shapes-heavy"), False),
+        (("shapes-heavy",), ("shapes-heavy",), True),
+    ],
+)
+def test_an_image_is_given_only_to_variants_that_edit(
+    able: tuple[str, ...], chain: tuple[str, ...], direct: bool
+) -> None:
+    plan, wish = plan_of((1, 0, 0.3), edits=able), Wish(tier="low", edits=True)
+    choice = Chooser(scorer=make_scorer("rules")).choose(plan, EASY, coin=0.5, wish=wish)
+    assert (tuple(choice.row.chain), choice.direct) == (chain, direct)
+    assert why_no_variant(plan, wish) is None
+
+
+def test_an_image_for_a_plan_without_variants_that_edit_is_refused_by_name() -> None:
+    assert (why_no_variant(plan_of((1, 0, 0.3)), Wish(edits=True)) or ("",))[0] == "image"
+    heavy = plan_of((1, 0, 0.3), edits=("shapes-heavy",))
+    assert (why_no_variant(heavy, Wish(steps=2, edits=True)) or ("",))[0] == "image"

@@ -53,6 +53,7 @@ def explored(kept: Sequence[ManifestVariant], **heavy: Any) -> tuple[str, Diffus
 def test_what_was_found_is_served_as_it_was_drawn() -> None:
     written, cascade = explored(FOUND)
     assert [variant.name for variant in cascade.spec.variants] == [one.name for one in FOUND]
+    assert [variant.edits for variant in cascade.spec.variants] == [None, True, True, True, True]
     assert [(one.name, one.model, one.settings) for one in read_variants(written)] == [
         (one.name, one.model, one.settings) for one in FOUND
     ]

@@ -50,7 +50,7 @@ PROOFS = {
     "triton": [("cascade-triton --help", 0, "--model-repository"), ("cascade status", 2, NEEDS)],
 }
 """What an image's programs answer: (command, exit status, a part of what they print)."""
-LIMITS_MIB = {"operator": 200, "router": 130, "runtime-cpu": 340}
+LIMITS_MIB = {"operator": 200, "router": 150, "runtime-cpu": 340}
 """What an image may add to its base, by lock."""
 IMPORTS = {
     "operator": ["cascade_operator"],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cascade_models.pipelines.pipeline import Poll, Preview
+from cascade_models.pipelines.pipeline import Given, Poll, Preview
 from cascade_models.recipe import Recipe, Settings
 from cascade_models.serving import batches
 from cascade_models.serving.batches import (
@@ -32,6 +33,7 @@ class Counting:
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.judged = 0
+        self.given: list[int | None] = []
 
     def read(self, prompt: str, negative_prompt: str) -> str:
         if not prompt:
@@ -48,7 +50,9 @@ class Counting:
         settings: Settings,
         poll: Poll | None,
         preview: Preview | None = None,
+        given: Sequence[Given] = (),
     ) -> npt.NDArray[np.uint8]:
+        self.given = [None if each.mask is None else int(each.mask.sum()) for each in given]
         alive = [True] * len(prompts)
         images = np.stack([np.full((2, 2, 3), seed, dtype=np.uint8) for seed in seeds])
         for step in range(settings.steps):
@@ -252,3 +256,36 @@ def test_tokens_are_counted_for_those_who_ask() -> None:
     orders = [Order([b"ab", b"abcde"], seeds=[1, 2], count_tokens=True), Order([b"ab"], seeds=[3])]
     told = [outcome.tokens for outcome in run(Counting(), orders) if isinstance(outcome, RequestImages)]
     assert told == [[(2, 2), (5, 3)], ()]
+
+
+def giving(**parts: Any) -> Order:
+    return Order([b"a cat"], seeds=[3], **parts)
+
+
+def test_an_order_with_an_image_is_drawn_from_it_and_apart_from_others() -> None:
+    editing, pipeline = replace(RECIPE, edits=True), Counting()
+    image, mask = np.zeros((2, 2, 3), np.uint8), np.array([[[1], [0]], [[0], [0]]], np.uint8)
+    strength = {"strength": "0.500"}
+    plain, whole, part = (
+        batches.read(pipeline, editing, each)
+        for each in (
+            giving(),
+            giving(images=[image], parameters=strength),
+            giving(images=[image], masks=[mask], parameters=strength),
+        )
+    )
+    assert len({each.settings for each in (plain, whole, part)}) == 3
+    batches.make(pipeline, [part, part])
+    assert pipeline.given == [1, 1]
+    batches.make(pipeline, [whole])
+    assert pipeline.given == [None]
+    for parts, why in (
+        ({"images": [image]}, "strength: belongs to an image"),
+        ({"parameters": strength}, "strength: belongs to an image"),
+        ({"masks": [mask]}, "mask: was sent without an image"),
+        ({"images": [image], "parameters": {"strength": "1.5"}}, "strength: '1.5' is not above 0"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            batches.read(pipeline, editing, giving(**parts))
+    with pytest.raises(ValueError, match="image: builtin://shapes is not set up to edit"):
+        batches.read(pipeline, RECIPE, giving(images=[image], parameters=strength))

@@ -119,3 +119,24 @@ def test_bad_arguments_are_named(changes: dict[str, object], named: str) -> None
     arguments: dict[str, object] = {"words": words_of(2), "seeds": [1, 2], "kind": "heavy", "steps": 2, **changes}
     with pytest.raises(ValueError, match=named):
         sampling.generate(denoise, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("heavy", 10), ("light", 2)])
+def test_an_edit_begins_at_its_strength_and_keeps_what_is_masked(kind: sampling.Kind, steps: int) -> None:
+    levels: list[float] = []
+
+    def noting(x: sampling.Floats, t: sampling.Floats, words: npt.NDArray[np.int64]) -> sampling.Floats:
+        levels.append(float(t[0]))
+        return denoise(x, t, words)
+
+    given = np.linspace(-1, 1, 2 * 3 * 32 * 32, dtype=np.float32).reshape(2, 3, 32, 32)
+    masks = np.zeros((2, 1, 32, 32), dtype=np.float32)
+    masks[..., 16:] = 1
+    images = sampling.generate(
+        noting, words_of(2), [1, 2], kind=kind, steps=steps, given=given, masks=masks, strength=0.75
+    )
+    assert levels[0] == pytest.approx(0.75)
+    assert levels == sorted(levels, reverse=True)
+    assert len(levels) <= Settings(steps, strength=0.75).made_steps == (8 if kind == "heavy" else 2)
+    assert np.array_equal(images[:, :, :16], sampling.to_image(given)[:, :, :16])
+    assert not np.array_equal(images[:, :, 16:], sampling.to_image(given)[:, :, 16:])

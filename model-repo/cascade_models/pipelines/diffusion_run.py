@@ -10,6 +10,7 @@ a batch that nobody waits for ends before its next step.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 import time
@@ -29,10 +30,10 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from cascade_models import discriminators, weights
 from cascade_models.engines import EngineError, OutOfMemory, denoisers, is_out_of_memory
 from cascade_models.engines.diffusers import quantise
-from cascade_models.pipelines import decoding, diffusion_files, step_caching
+from cascade_models.pipelines import decoding, diffusion_files, editing, step_caching
 from cascade_models.pipelines.adapter_files import AdapterFiles
 from cascade_models.pipelines.adapters import Adapters
-from cascade_models.pipelines.pipeline import AdapterError
+from cascade_models.pipelines.pipeline import AdapterError, Given, kept
 from cascade_models.recipe import FILE, HUB, INT8, WARM_UP, Recipe, RecipeError, Settings
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class DiffusionPipeline:
         if longest is None and "max_sequence_length" in known:
             longest = known["max_sequence_length"].default
         self._readers = _readers(pipe, longest)
+        self._editors = editing.editors(pipe) if recipe.edits else {}
         self._adapter_files = AdapterFiles()
         self._adapters = Adapters(pipe, denoisers.of(pipe), self._adapter_files)
         self.follow(recipe)
@@ -115,13 +117,14 @@ class DiffusionPipeline:
         settings: Settings,
         poll: Poll | None,
         preview: Preview | None = None,
+        given: Sequence[Given] = (),
     ) -> npt.NDArray[np.uint8]:
         """Images ``[B, height, width, 3]``; raises OutOfMemory where the batch does not fit, or AdapterError."""
         wanted = [True] * len(prompts)
         width, height = self._recipe.pixels(settings)
 
         def between(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if step + 1 < settings.steps:
+            if step + 1 < getattr(pipe, "num_timesteps", settings.steps):
                 if preview is not None:
                     preview(step, lambda: self._shown(pipe, guesses.last, width, height))
                 _ask(poll, step + 1, wanted)
@@ -129,14 +132,21 @@ class DiffusionPipeline:
                 self._adapters.apply(settings.lora)
             return tensors
 
-        pipe = copy.copy(self._pipe)
+        pipe = copy.copy(self._editors[settings.masked] if given else self._pipe)
         pipe.scheduler, guesses = self._fresh_scheduler()
-        named: dict[str, Any] = {"num_inference_steps": settings.steps, "width": width, "height": height}
+        named: dict[str, Any] = {"num_inference_steps": settings.steps}
         if settings.guidance is not None:
             named[self._guidance_name] = settings.guidance
         # Without classifier-free guidance there is nothing that a negative prompt could push away from.
         if self._knows_negatives and self._guidance(settings) > 1:
             named["negative_prompt"] = [negative for _, negative in prompts]
+        named |= editing.arguments(given, settings) if given else {}
+        known = inspect.signature(type(pipe).__call__).parameters
+        named |= {
+            name: value
+            for name, value in {"width": width, "height": height, **self._arguments}.items()
+            if name in known
+        }
         try:
             _ask(poll, 0, wanted)
             self._adapters.apply(settings.lora)
@@ -146,7 +156,6 @@ class DiffusionPipeline:
                     generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
                     callback_on_step_end=between,
                     **named,
-                    **self._arguments,
                 )
                 images = _bytes(made[0] if isinstance(made, tuple) else made.images)
         except _Abandoned:
@@ -156,6 +165,8 @@ class DiffusionPipeline:
                 raise
             self._recover()
             raise OutOfMemory(f"out of memory at batch size {len(prompts)}") from error
+        if given:
+            images = kept(images, given)
         images[~np.array(wanted)] = 0
         return images
 
@@ -253,6 +264,8 @@ def load(recipe: Recipe) -> DiffusionPipeline:
     prove_step_caches(pipeline, recipe)
     if recipe.discriminator and len(recipe.offered) > 1:
         weights.say(f"{recipe.discriminator} judges images of every size, resized to what it was trained for")
+    if recipe.edits:
+        prove_edits(pipeline, recipe)
     weights.say(
         f"{recipe.source} is ready after {time.monotonic() - began:.0f} s (engine {recipe.engine}, {pipe.device})"
     )
@@ -296,6 +309,21 @@ def prove_step_caches(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
                 "stepCache",
                 f"diffusers {diffusers.__version__} cannot draw {recipe.source} with {step_cache}: leave it out "
                 f"({weights.first_line(error)})",
+            ) from None
+
+
+def prove_edits(pipeline: DiffusionPipeline, recipe: Recipe) -> None:
+    """Edit an image, whole and a half of it; raises RecipeError."""
+    image = np.full((recipe.height, recipe.width, 3), 128, dtype=np.uint8)
+    half = np.zeros((recipe.height, recipe.width), dtype=np.bool_)
+    half[: recipe.height // 2] = True
+    for mask in (None, half):
+        settings = dataclasses.replace(recipe.default, strength=1 / recipe.default.steps, masked=mask is not None)
+        try:
+            pipeline.generate([(EXAMPLE, "")], [0], settings, None, given=[Given(image, mask)])
+        except (ValueError, TypeError) as error:
+            raise RecipeError(
+                "edits", f"{recipe.source} cannot edit images as the manifest says ({error}): leave it out"
             ) from None
 
 

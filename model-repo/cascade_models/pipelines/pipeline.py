@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,24 @@ It may draw other images with the same pipeline before it returns."""
 
 Preview = Callable[[int, Callable[[], npt.NDArray[np.uint8]]], None]
 """Told after every denoising step but the last its index, and what shows the images as far as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """An image ``[height, width, 3]`` from which another one is drawn, and where; without a mask, everywhere."""
+
+    image: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.bool_] | None = None
+
+
+def kept(images: npt.NDArray[np.uint8], given: Sequence[Given]) -> npt.NDArray[np.uint8]:
+    """The images with the pixels of the given ones wherever those are to be kept."""
+    return np.stack(
+        [
+            image if each.mask is None else np.where(each.mask[..., None], image, each.image)
+            for image, each in zip(images, given, strict=True)
+        ]
+    )
 
 
 class AdapterError(ValueError):
@@ -48,8 +67,12 @@ class Pipeline(Protocol):
         settings: Settings,
         poll: Poll | None,
         preview: Preview | None = None,
+        given: Sequence[Given] = (),
     ) -> npt.NDArray[np.uint8]:
         """Images ``[B, height, width, 3]``, each from its own seed alone (0 to 2**63-1).
+
+        With ``given``, one for each, they are drawn from those on, by the strength of the settings. Pixels outside of
+        a mask are those of the given image, exactly.
 
         Those that ``poll`` gives up are black; where it gives up all, there are none to wait for and all are black.
         Raises engines.OutOfMemory where the batch does not fit, and AdapterError where the adapter does not fit.

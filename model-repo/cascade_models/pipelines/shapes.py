@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_models import engines
-from cascade_models.pipelines.pipeline import AdapterError
+from cascade_models.pipelines.pipeline import AdapterError, Given, kept
 from cascade_models.recipe import INT8, Recipe, RecipeError, Settings, SettingsSpace
 from cascade_models.shapes import assets, grammar, render, sampling, tokens
 
@@ -69,10 +69,12 @@ class ShapesPipeline:
         settings: Settings,
         poll: Poll | None,
         preview: Preview | None = None,
+        given: Sequence[Given] = (),
     ) -> npt.NDArray[np.uint8]:
         """Images ``[B, 32, 32, 3]``."""
+        masks = [each.mask for each in given if each.mask is not None]
         try:
-            return sampling.generate(
+            images = sampling.generate(
                 self._denoise,
                 np.stack(prompts),
                 seeds,
@@ -82,9 +84,13 @@ class ShapesPipeline:
                 guides=settings.guides,
                 poll=poll,
                 preview=None if preview is None else lambda step, images: preview(step, lambda: images),
+                given=sampling.from_given(np.stack([each.image for each in given])) if given else None,
+                masks=np.stack(masks)[:, None].astype(np.float32) if masks else None,
+                strength=settings.strength or 1.0,
             )
         except sampling.BatchCancelled:
             return np.zeros((len(prompts), render.IMAGE_SIZE, render.IMAGE_SIZE, 3), dtype=np.uint8)
+        return kept(images, given) if given else images
 
     def judge(self, images: npt.NDArray[np.uint8], prompts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         """Confidence ``[B]`` that each image is right in everything; 1 where there is no discriminator."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cascade_models import pipelines
 from cascade_models.pipelines import Pipeline
+from cascade_models.pipelines.pipeline import Given
 from cascade_models.recipe import Recipe, RecipeError, Settings
 from cascade_models.serving.encoding import Form
 
@@ -29,12 +30,16 @@ class Order:
         parameters: the request's own: how it is drawn, and in which form it wants files.
         show: is given previews, where the request wants them.
         answer: is given what became of the request, once.
+        images: given ones, in the size of all images, from which others are drawn.
+        masks: where those are drawn anew (not 0); empty for everywhere.
         count_tokens: whether the tokens of the prompts are wanted.
     """
 
     prompts: Sequence[bytes]
     negative_prompts: Sequence[bytes] = ()
     seeds: Sequence[int] = ()
+    images: Sequence[npt.NDArray[np.uint8]] = ()
+    masks: Sequence[npt.NDArray[np.uint8]] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
     confidence: bool = False
     count_tokens: bool = False
@@ -81,10 +86,11 @@ Show = Callable[[RequestImages], None]
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image that is to be drawn: what the pipeline takes for it, and its seed."""
+    """One image that is to be drawn: what the pipeline takes for it, its seed, and the image that it is drawn from."""
 
     prompt: Any
     seed: int
+    given: Given | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +157,10 @@ def make(
         return time.perf_counter() - began - waited_s
 
     shown = any(requests[at].order.show is not None for at in live)
-    shown_steps = preview_steps(settings.steps) if shown else frozenset[int]()
+    shown_steps = preview_steps(settings.made_steps) if shown else frozenset[int]()
+    given = [row.given for _, row in rows if row.given is not None]
     prompts, seeds = [row.prompt for _, row in rows], [row.seed for _, row in rows]
-    images = pipeline.generate(prompts, seeds, settings, poll, preview if shown_steps else None)
+    images = pipeline.generate(prompts, seeds, settings, poll, preview if shown_steps else None, given)
     judged = [place for place, (at, _) in enumerate(rows) if at in live and requests[at].order.confidence]
     confidences = np.zeros(len(rows), dtype=np.float32)
     if judged:
@@ -173,6 +180,16 @@ def _settings(pipeline: Pipeline, recipe: Recipe, order: Order) -> Settings:
         pipelines.check_settings(recipe, settings)
     except RecipeError as error:
         raise ValueError(f"{error.key}: {error}") from None
+    if order.images and not recipe.edits:
+        raise ValueError(f"image: {recipe.source} is not set up to edit images here; send the prompt alone")
+    if order.masks and not order.images:
+        raise ValueError("mask: was sent without an image; send both")
+    if (settings.strength is None) == bool(order.images):
+        raise ValueError("strength: belongs to an image; send both, or none of them")
+    width, height = recipe.pixels(settings)
+    if any(each.shape[:2] != (height, width) for each in (*order.images, *order.masks)):
+        raise ValueError(f"image: it and its mask must be as large as what is drawn, {width}x{height}")
+    settings = replace(settings, masked=bool(order.masks))
     if settings.lora:
         pipeline.check_adapter(settings.lora)
     return settings
@@ -186,11 +203,14 @@ def _rows(pipeline: Pipeline, order: Order) -> list[ImageRow]:
     for seed in seeds:
         if seed < 0:
             raise ValueError(f"seed: {seed} is below zero; send 0 to 2**63-1, or none for a random one")
+    given: list[Given | None] = [Given(image) for image in order.images]
+    if order.masks:
+        given = [Given(image, mask[..., 0] > 0) for image, mask in zip(order.images, order.masks, strict=True)]
     prompts = (
         pipeline.read(_text(prompt, "prompt"), _text(negative, "negative_prompt"))
         for prompt, negative in zip(order.prompts, negatives, strict=True)
     )
-    return [ImageRow(*row) for row in zip(prompts, seeds, strict=True)]
+    return [ImageRow(*row) for row in zip(prompts, seeds, given or [None] * count, strict=True)]
 
 
 def _text(value: bytes, name: str) -> str:

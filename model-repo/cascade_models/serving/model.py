@@ -100,6 +100,8 @@ class TritonPythonModel:
             prompts=_values(request, "prompt"),
             negative_prompts=_values(request, "negative_prompt"),
             seeds=_values(request, "seed"),
+            images=_arrays(request, "image"),
+            masks=_arrays(request, "mask"),
             parameters=json.loads(request.parameters() or "{}"),
             confidence=CONFIDENCE in wanted,
             count_tokens=PROMPT_TOKENS in wanted,
@@ -149,6 +151,11 @@ def _not_sent(error: Exception) -> None:
 def _values(request: Any, name: str) -> list[Any]:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return [] if tensor is None else tensor.as_numpy().reshape(-1).tolist()
+
+
+def _arrays(request: Any, name: str) -> list[Any]:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return [] if tensor is None else list(tensor.as_numpy())
 
 
 def _work(outcome: batches.RequestOutcome | Any, wanted: frozenset[str]) -> int:

@@ -40,6 +40,9 @@ def generate(
     guides: Callable[[int], bool] = lambda step: True,
     poll: Poll | None = None,
     preview: Preview | None = None,
+    given: Floats | None = None,
+    masks: Floats | None = None,
+    strength: float = 1.0,
 ) -> npt.NDArray[np.uint8]:
     """Images ``[B, 32, 32, 3]`` for tokens ``[B, 7, 3]`` and one seed each.
 
@@ -55,6 +58,9 @@ def generate(
         poll: called with the step's index before each step; returns a truth value per image (False: it is cancelled,
             its work stops and its image is black), or None if all are wanted.
         preview: called after each step except the last, with the step's index and the current images.
+        given: images in -1..1 from which others are drawn: they are noised to the level ``strength``, and denoised
+            from there, at the levels of the other steps that are below it.
+        masks: ``[B, 1, 32, 32]``, 1 where the given images are drawn anew; elsewhere they guide the rest.
 
     Raises:
         ValueError: shapes, seeds or steps out of range.
@@ -65,8 +71,13 @@ def generate(
     if len(seeds) != len(words):
         raise ValueError(f"{len(words)} prompts need as many seeds, not {len(seeds)}")
     times = step_times(kind, steps)
+    skipped = 0 if given is None else max(0, sum(t > strength - 1e-6 for t in times) - 1)
+    times = times if given is None else (strength, *times[skipped + 1 :])
     noise = [np.random.Generator(np.random.PCG64(_check_seed(seed))) for seed in seeds]
     x = _normal(noise)
+    if given is not None:
+        first = np.float32(times[0])
+        x = (1 - first) * given + first * x
     images = np.zeros((len(seeds), render.IMAGE_SIZE, render.IMAGE_SIZE, 3), dtype=np.uint8)
     alive = np.arange(len(seeds))
     for index, t in enumerate(times):
@@ -77,7 +88,9 @@ def generate(
                 alive, x, noise = alive[keep], x[keep], [noise[position] for position in keep]
         if len(alive) == 0:
             raise BatchCancelled(f"every image was cancelled before step {index + 1} of {steps}")
-        guess = _guess(denoise, x, t, words[alive], guidance if kind == "heavy" and guides(index) else 1.0)
+        guess = _guess(denoise, x, t, words[alive], guidance if kind == "heavy" and guides(skipped + index) else 1.0)
+        if given is not None and masks is not None:
+            guess = np.where(masks[alive] > 0, guess, given[alive])
         if index + 1 == len(times):
             images[alive] = to_image(guess)
             break
@@ -107,6 +120,11 @@ def step_times(kind: Kind, steps: int) -> tuple[float, ...]:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     return tuple(1.0 - index / steps for index in range(steps))
+
+
+def from_given(images: npt.NDArray[np.uint8]) -> Floats:
+    """Clean images ``[B, 3, 32, 32]`` in -1..1 from bytes ``[B, 32, 32, 3]``: the inverse of `to_image`."""
+    return from_image(images) * np.float32(2) - np.float32(1)
 
 
 def to_image(x0: Floats) -> npt.NDArray[np.uint8]:

@@ -167,6 +167,7 @@ def variants_of(
                 step_cache=v.settings.cache,
             ),
             adapters={adapter.name: adapter.digest for adapter in v.adapters or ()},
+            edits=bool(v.edits),
             classes={},
         )
         for v in prepared.spec.variants

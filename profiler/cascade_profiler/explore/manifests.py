@@ -11,6 +11,7 @@ import yaml
 
 from cascade_api.cascade import DiffusionCascade
 from cascade_api.documents import load_documents
+from cascade_api.variants import EDIT_STEPS
 from cascade_models.manifest import ManifestVariant
 from cascade_models.recipe import FIRST_BLOCK
 
@@ -25,7 +26,7 @@ def with_variants(text: str, cascade: DiffusionCascade, kept: Sequence[ManifestV
 
     Each variant is like the first variant in ``text`` that has its weights, if need be in another precision, apart from
     name, settings and precision. ``minHosts`` stays with the first kept variant of those weights, so that no more
-    workers are asked for than before.
+    workers are asked for than before. Variants with too few steps to edit images do not.
     """
     (document,) = (d for d in yaml.safe_load_all(text) if isinstance(d, dict) and _is(d, cascade))
     given = {variant.name: index for index, variant in enumerate(cascade.spec.variants)}
@@ -45,6 +46,8 @@ def with_variants(text: str, cascade: DiffusionCascade, kept: Sequence[ManifestV
             entry["precision"] = variant.precision
         if weights in seen:
             entry.pop("minHosts", None)
+        if variant.settings.steps < EDIT_STEPS:
+            entry.pop("edits", None)
         seen.add(weights)
         entries.append(entry)
     document["spec"]["variants"] = entries

@@ -32,13 +32,14 @@ class Wish:
 
     With ``steps`` or ``guidance``, only a variant that has these settings makes the image. With a tier, the plan's row
     for it decides instead of those for everybody, if there is a worker for it. With ``lora``, the name of an adapter,
-    only variants that have it make the image.
+    only variants that have it make the image; with ``edits`` (an image is given), only those that edit.
     """
 
     tier: Tier = "auto"
     steps: int | None = None
     guidance: float | None = None
     lora: str = ""
+    edits: bool = False
 
     @property
     def names_settings(self) -> bool:
@@ -54,7 +55,16 @@ class Wish:
         settings = variant.settings
         own_guidance = None if settings.guidance is None else float(settings.guidance)
         settles = self.steps in (None, settings.steps) and self.guidance in (None, own_guidance)
-        return settles and self.has_adapter(variant)
+        return settles and self.is_met_by(variant)
+
+    @property
+    def needs_ability(self) -> bool:
+        """Whether it needs something that not every variant has, whatever its settings."""
+        return bool(self.lora) or self.edits
+
+    def is_met_by(self, variant: PlanVariant) -> bool:
+        """Whether a variant has the adapter that is named, and edits, as far as that is needed."""
+        return self.has_adapter(variant) and (variant.edits or not self.edits)
 
     def has_adapter(self, variant: PlanVariant) -> bool:
         """Whether a variant has the adapter that is named, if one is."""
@@ -97,7 +107,7 @@ class Chooser:
         """Draw a row for the prompt, and decide whether it goes direct; ``coin`` is random in [0, 1)."""
         row = _of_tier(plan, wish) or plan.rows[draw_row([row.share for row in plan.rows], self._rows.next())]
         hardness = self._scorer.score(prompt, draw=coin)
-        if wish.names_settings or not _all_have_adapter(plan, row, wish):
+        if wish.names_settings or not _all_meet(plan, row, wish):
             alone = _alone(plan, row, wish)
             return Choice(alone, hardness, direct=True)
         direct = self._hardness.pick(
@@ -145,8 +155,12 @@ class Chooser:
 
 def why_no_variant(plan: Plan, wish: Wish) -> tuple[str, str] | None:
     """What of a wish no variant of the plan has, and the values that it can have; None if one has all of it."""
-    if not (wish.names_settings or wish.lora) or any(map(wish.fits, plan.variants.values())):
+    if not (wish.names_settings or wish.needs_ability) or any(map(wish.fits, plan.variants.values())):
         return None
+    if wish.edits and not any(variant.edits for variant in plan.variants.values()):
+        return "image", f"no variant of {plan.ref.name} edits images; leave it out, or use a cascade with one that does"
+    if wish.edits and any(map(replace(wish, edits=False).fits, plan.variants.values())):
+        return "image", "the variant with these settings or this adapter does not edit images; leave those out"
     adapted = [variant for variant in plan.variants.values() if wish.has_adapter(variant)]
     if not adapted:
         known = sorted({name for variant in plan.variants.values() for name in variant.adapters})
@@ -172,13 +186,14 @@ def _of_tier(plan: Plan, wish: Wish) -> PlanRow | None:
     return row if row is not None and plan.expects_worker(row.first) else None
 
 
-def _all_have_adapter(plan: Plan, row: PlanRow, wish: Wish) -> bool:
-    """Whether all variants of a row have the adapter of a wish, if it names one."""
-    return all(name in plan.variants and wish.has_adapter(plan.variants[name]) for name in row.chain if wish.lora)
+def _all_meet(plan: Plan, row: PlanRow, wish: Wish) -> bool:
+    """Whether all variants of a row have the abilities that a wish needs."""
+    needed = row.chain if wish.needs_ability else ()
+    return all(name in plan.variants and wish.is_met_by(plan.variants[name]) for name in needed)
 
 
 def _alone(plan: Plan, drawn: PlanRow, wish: Wish) -> PlanRow:
-    """A row of the one variant that makes the image of a wish for settings or an adapter: of the drawn row or of
+    """A row of the one variant that makes the image of a wish for settings or an ability: of the drawn row or of
     another if possible, then one that has a worker. If the plan has none that fits any more, it has no name and no
     replica.
     """

@@ -253,7 +253,8 @@ class RequestMachine:
             case OutOfTime():
                 return self._out_of_time(tried, now)
             case Rejected(why):
-                field = next((name for name in ("prompt", "lora", "size") if why.startswith(name)), "")
+                named = ("prompt", "lora", "size", "image", "mask", "strength")
+                field = next((name for name in named if why.startswith(name)), "")
                 why, field = (why, field) if field else (f"prompt: {why}", "prompt")
                 return self._without_image(Refuse(Refusal.INVALID, why, field=field), now)
         return ()  # cancelled
@@ -441,7 +442,7 @@ class RequestMachine:
         """The plan's fast variant, if it may replace the variants of the row and has not been tried yet."""
         plan = self._cascade.plan
         name = plan.stand_in
-        if name not in plan.variants or not self._wish.has_adapter(plan.variants[name]):
+        if name not in plan.variants or not self._wish.is_met_by(plan.variants[name]):
             return None
         may = name not in self.choice.row.chain and self._overload == "degrade" and not self._stood_in
         return name if may else None

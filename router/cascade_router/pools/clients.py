@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
 import grpc
@@ -15,6 +15,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cascade_api.names import (
     GRPC_DIRECT,
+    INPUT_IMAGE,
+    INPUT_MASK,
     INPUT_NEGATIVE_PROMPT,
     INPUT_PROMPT,
     INPUT_SEED,
@@ -27,6 +29,7 @@ from cascade_api.names import (
     PARAMETER_IMAGE_QUALITY,
     PARAMETER_LORA,
     PARAMETER_SIZE,
+    PARAMETER_STRENGTH,
 )
 from cascade_api.plan import PlanVariant
 from cascade_api.report import BatchTime
@@ -53,12 +56,33 @@ _PROMPT_TOKENS: Final = struct.Struct("<2i")
 
 
 @dataclass(frozen=True, slots=True)
+class GivenPixels:
+    """An image that a model changes, as rows of RGB bytes in the size of its images.
+
+    ``mask`` has a byte for each pixel, not 0 where it is drawn anew; None: everywhere. ``strength`` is the part of the
+    way to noise from which it is drawn anew.
+    """
+
+    strength: float
+    width: int
+    height: int
+    image: bytes = field(repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.image) + len(self.mask or b"")
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """The inputs of a model for one image."""
 
     text: str
     negative: str | None = None
     seed: int | None = None
+    given: GivenPixels | None = None
 
 
 Format = Literal["png", "jpeg", "webp"]
@@ -239,6 +263,13 @@ def infer_request(
     if prompt.seed is not None:
         request.inputs.add(name=INPUT_SEED, datatype="INT64", shape=[1, 1])
         request.raw_input_contents.append(struct.pack("<q", prompt.seed))
+    given = prompt.given
+    if given is not None:
+        add_parameters(request, {PARAMETER_STRENGTH: f"{given.strength:.3f}"})
+        for name, data, channels in ((INPUT_IMAGE, given.image, 3), (INPUT_MASK, given.mask, 1)):
+            if data is not None:
+                request.inputs.add(name=name, datatype="UINT8", shape=[1, given.height, given.width, channels])
+                request.raw_input_contents.append(data)
     if form is not None and (form.raw or not form.encoded):
         request.outputs.add(name=OUTPUT_IMAGE)
     if form is not None and form.encoded:

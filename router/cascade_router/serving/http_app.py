@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -60,14 +61,21 @@ def make_app(service: ImageService, jobs: Jobs, console: Sequence[BaseRoute]) ->
     """The application of a router, with the routes of its console."""
 
     async def generations(request: Request) -> Response:
-        wanted = await wanted_images(service, request)
+        return await answered(request, await wanted_images(service, request))
+
+    async def answered(request: Request, wanted: openai.WantedImages) -> Response:
         headers = answer_headers(request, wanted)
         if wanted.stream:
             return await events_response(service, request, wanted, headers=headers)
         delivery = await until_disconnect(
             request, lambda: service.generate(wanted.requests, protocol="http", partial=True)
         )
-        return images_response(request, wanted, delivery, headers=headers)
+        # The files that were given are not needed any more, however long the client reads.
+        return images_response(request, replace(wanted, requests=()), delivery, headers=headers)
+
+    async def edits(request: Request) -> Response:
+        with service.given.upload() as upload:
+            return await answered(request, await wanted_images(service, request, upload=upload))
 
     async def models(request: Request) -> Response:
         tenant_of(service, request)
@@ -86,6 +94,7 @@ def make_app(service: ImageService, jobs: Jobs, console: Sequence[BaseRoute]) ->
 
     routes = [
         Route("/v1/images/generations", generations, methods=["POST"]),
+        Route("/v1/images/edits", edits, methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{model}", model),
         Route("/openapi.json", describe),

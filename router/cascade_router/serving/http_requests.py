@@ -4,7 +4,6 @@ OpenAI's form.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -16,22 +15,22 @@ from starlette.responses import JSONResponse, Response
 from cascade_api.reasons import Refusal
 
 from ..admission import check_size, check_wish
+from ..given_images import Upload
 from ..requests import Receipt, RequestRefused, check_key, printable_id
 from ..service import ImageService, RouterDefect
 from ..tracing import context_of
 from . import openai
+from .http_bodies import CLOSE, bounded, read_form
 from .statuses import HTTP
 
 log = structlog.get_logger(__name__)
 
 BODY_LIMIT: Final = 1024 * 1024
-BODY_S: Final = 30.0
-"""How long a client may take to send a body."""
 JSON: Final = "application/json"
+FORM: Final = "multipart/form-data"
 OCTETS: Final = "application/octet-stream"
 KSERVE: Final = "/v2"
 """Errors below this path have the form of KServe's protocol, all others that of OpenAI's."""
-_CLOSE: Final = {"connection": "close"}
 REQUEST_ID: Final = "x-request-id"
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 IGNORED: Final = "cascade-ignored"
@@ -60,21 +59,24 @@ def tenant_of(service: ImageService, request: Request) -> str:
         raise
 
 
-async def wanted_images(service: ImageService, request: Request, *, stored: bool = False) -> openai.WantedImages:
+async def wanted_images(
+    service: ImageService, request: Request, *, stored: bool = False, upload: Upload | None = None
+) -> openai.WantedImages:
     """A valid request for images of a cascade that exists. Raises RequestRefused, and counts the refusal.
 
     Args:
         stored: whether images go into the bucket, if there is one and the client asks for nothing else.
+        upload: counts the bytes of a request that brings an image; None: it is JSON.
     """
     receipt = Receipt(at=service.clock(), tenant=tenant_of(service, request), trace=context_of(request.headers.items()))
-    check_content_type(request, JSON)
-    body = await read_body(request)
+    check_content_type(request, JSON if upload is None else FORM)
+    body = await read_body(request) if upload is None else b""
     try:
         names = list(service.plans.by_name)
         if not names:
             service.plans.find("")  # raises the refusal that says why
         wanted = openai.read_body(
-            body,
+            body if upload is None else await read_form(request, upload),
             request_id=request_id_of(request),
             idempotency_key=check_key(request.headers.get(IDEMPOTENCY_KEY, ""), field=IDEMPOTENCY_KEY),
             default_model=names[0] if len(names) == 1 else None,
@@ -83,7 +85,7 @@ async def wanted_images(service: ImageService, request: Request, *, stored: bool
             stored=stored,
         )
         runtime = service.plans.find(wanted.requests[0].model)
-        check_wish(runtime, wanted.requests[0])
+        check_wish(runtime, wanted.requests[0], among=service.plans.by_name)
         check_size(runtime, wanted.requests[0])
     except RequestRefused as refused:
         service.accounts.invalid(refused)
@@ -98,24 +100,15 @@ def check_content_type(request: Request, *allowed: str) -> None:
     """
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() not in allowed:
-        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {allowed[0]}", _CLOSE)
+        raise HTTPException(415, f"content-type: is {kind[:80]!r}; send {allowed[0]}", CLOSE)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
-        raise HTTPException(415, f"content-encoding: is {encoding[:80]!r}; send the body as it is", _CLOSE)
+        raise HTTPException(415, f"content-encoding: is {encoding[:80]!r}; send the body as it is", CLOSE)
 
 
 async def read_body(request: Request) -> bytes:
     """The body of a request, if it is not too long and comes soon enough. Raises HTTPException."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > BODY_LIMIT:
-                    raise HTTPException(413, f"the body is longer than {BODY_LIMIT} bytes", _CLOSE)
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {BODY_S:g} s", _CLOSE) from None
-    return bytes(body)
+    return b"".join([chunk async for chunk in bounded(request, limit=BODY_LIMIT)])
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -12,6 +12,8 @@ from tritonclient.grpc import service_pb2
 
 from cascade_api.names import (
     INPUT_HEIGHT,
+    INPUT_IMAGE,
+    INPUT_MASK,
     INPUT_NEGATIVE_PROMPT,
     INPUT_PROMPT,
     INPUT_SEED,
@@ -25,7 +27,10 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import FORMATS, Format, ImageForm, Prompt
 from ..requests import (
+    DEFAULT_STRENGTH,
     MAX_IMAGES,
+    STRENGTH,
+    Edit,
     GenerateRequest,
     MadeImage,
     Receipt,
@@ -49,6 +54,9 @@ INPUTS: Final = {
     INPUT_WIDTH: "INT64",
     INPUT_HEIGHT: "INT64",
 }
+GIVEN: Final = {INPUT_IMAGE: "BYTES", INPUT_MASK: "BYTES"}
+"""Inputs of cascades that edit images: files, as clients have them, in any size."""
+ALL_INPUTS: Final = {**INPUTS, **GIVEN}
 OUTPUT_VARIANT: Final = "variant"
 OUTPUT_ROUTE: Final = "route"
 OUTPUT_HARDNESS: Final = "hardness"
@@ -131,6 +139,7 @@ def read_requests(
     )
     nothing = [None] * batch[0]
     size = _size(values)
+    edits = _edits(values, options.strength)
     requests = tuple(
         GenerateRequest(
             id=nth_id(request_id, index),
@@ -142,19 +151,32 @@ def read_requests(
             within_s=options.within_s,
             idempotency_key=options.idempotency_key,
             band=options.band,
-            wish=options.wish,
+            wish=replace(options.wish, edits=edit is not None),
             size=size,
+            edit=edit,
         )
-        for index, (prompt, negative, seed) in enumerate(
+        for index, (prompt, negative, seed, edit) in enumerate(
             zip(
                 values[INPUT_PROMPT],
                 values.get(INPUT_NEGATIVE_PROMPT, nothing),
                 values.get(INPUT_SEED, nothing),
+                edits or nothing,
                 strict=True,
             )
         )
     )
     return requests, ResponseForm(outputs, batch)
+
+
+def _edits(values: Mapping[str, list[Any]], strength: float | None) -> list[Edit]:
+    """What each image is drawn from; empty if nothing is given."""
+    for name, value in ((INPUT_MASK, values.get(INPUT_MASK)), (STRENGTH, strength)):
+        if value is not None and INPUT_IMAGE not in values:
+            raise invalid(name, f"belongs to the input {INPUT_IMAGE}, which is missing; send both, or leave it out")
+    images = values.get(INPUT_IMAGE, [])
+    masks = values.get(INPUT_MASK, [None] * len(images))
+    part = DEFAULT_STRENGTH if strength is None else strength
+    return [Edit(image, mask, part) for image, mask in zip(images, masks, strict=True)]
 
 
 def write_response(
@@ -228,12 +250,12 @@ def _read_inputs(message: Any, *, limit: int) -> tuple[dict[str, list[Any]], tup
     shapes: dict[str, tuple[int, ...]] = {}
     for index, tensor in enumerate(message.inputs):
         name = tensor.name
-        if name not in INPUTS:
-            raise invalid("inputs", f"unknown input {name[:80]!r}; the inputs are {', '.join(INPUTS)}")
+        if name not in ALL_INPUTS:
+            raise invalid("inputs", f"unknown input {name[:80]!r}; the inputs are {', '.join(ALL_INPUTS)}")
         if name in values:
             raise invalid(name, "was sent twice")
-        if tensor.datatype != INPUTS[name]:
-            raise invalid(name, f"has datatype {tensor.datatype[:20]!r}; it must be {INPUTS[name]}")
+        if tensor.datatype != ALL_INPUTS[name]:
+            raise invalid(name, f"has datatype {tensor.datatype[:20]!r}; it must be {ALL_INPUTS[name]}")
         shapes[name] = _read_shape(name, list(tensor.shape))
         refuse(name, tensor.parameters, REFUSED_OF_INPUTS)
         count = shapes[name][0]
@@ -271,7 +293,7 @@ def _read_shape(name: str, shape: list[int]) -> tuple[int, ...]:
 def _checked(name: str, value: Any, *, limit: int) -> Any:
     if name == INPUT_SEED:
         return check_seed(value)
-    if name in (INPUT_WIDTH, INPUT_HEIGHT):
+    if name in (INPUT_WIDTH, INPUT_HEIGHT, *GIVEN):
         return value
     if name == INPUT_PROMPT or value:
         return decode_prompt(value, limit=limit, field=name)
@@ -280,7 +302,7 @@ def _checked(name: str, value: Any, *, limit: int) -> Any:
 
 def _unpack(name: str, data: bytes, count: int) -> list[Any]:
     """The elements of raw contents (KServe v2: little-endian, with a length of 4 bytes before each of BYTES)."""
-    if INPUTS[name] == "INT64":
+    if ALL_INPUTS[name] == "INT64":
         if len(data) != 8 * count:
             raise invalid(name, f"has {len(data)} bytes; {count} INT64 have {8 * count}")
         return list(struct.unpack(f"<{count}q", data))
@@ -302,7 +324,7 @@ def _unpack(name: str, data: bytes, count: int) -> list[Any]:
 
 
 def _contents(name: str, contents: Any, count: int) -> list[Any]:
-    field = _CONTENTS[INPUTS[name]]
+    field = _CONTENTS[ALL_INPUTS[name]]
     values = getattr(contents, field)
     if len(values) != count:
         raise invalid(name, f"holds {len(values)} values in {field}; send exactly {count}")

@@ -18,7 +18,9 @@ from cascade_api.settings import RouterSettings
 
 from ..pools.clients import PNG, Format, ImageForm, Prompt
 from ..requests import (
+    DEFAULT_STRENGTH,
     LORA,
+    Edit,
     GenerateRequest,
     MadeImage,
     Receipt,
@@ -28,6 +30,7 @@ from ..requests import (
     check_priority,
     check_prompt,
     check_seed,
+    check_strength,
     invalid,
     made_images,
     make_wish,
@@ -40,6 +43,8 @@ from .openai_bodies import (
     QUALITIES,
     REFUSED,
     AdapterChoice,
+    EditsFields,
+    EditsRequest,
     Error,
     ErrorType,
     EventName,
@@ -54,19 +59,37 @@ from .openai_bodies import (
 from .parts import Part
 from .statuses import HTTP
 
-FIELDS: Final = tuple(name for name, field in ImagesRequest.model_fields.items() if field.annotation is not type(None))
-"""The fields that clients may use."""
+
+def _usable(body: type[BaseModel]) -> tuple[str, ...]:
+    """The fields that clients may use."""
+    return tuple(name for name, field in body.model_fields.items() if field.annotation is not type(None))
+
+
+FIELDS: Final = _usable(ImagesRequest)
+FORM_FIELDS: Final = _usable(EditsRequest)
 _PROBLEMS: Final = {
     "missing": "is missing; describe the image in a few words",  # only the prompt is required
     "string_type": "must be text",
     "string_unicode": "holds half of a surrogate pair; send valid Unicode",
     "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
     "float_type": "must be a number",
+    "float_parsing": "must be a number",
     "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
     "model_type": "is not a JSON object",
 }
 """Messages by pydantic's types of error."""
-_PROPERTIES: Final = ImagesRequest.model_json_schema()["properties"]
+_PROPERTIES: Final = EditsFields.model_json_schema()["properties"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parts of a multipart body."""
+
+    fields: Mapping[str, str]
+    image: bytes
+    mask: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,7 @@ class WantedImages:
     requests: tuple[GenerateRequest, ...]
     form: ImageForm
     stream: bool = False
+    edits: bool = False
     previews: bool = False
     """Whether the stream shows the light image of a request that escalates."""
     ignored: tuple[str, ...] = ()
@@ -83,7 +107,7 @@ class WantedImages:
 
 
 def read_body(
-    body: bytes,
+    body: bytes | Form,
     *,
     request_id: str,
     idempotency_key: str,
@@ -103,7 +127,7 @@ def read_body(
     Raises:
         RequestRefused: INVALID, which names the field.
     """
-    asked = _parse(body)
+    asked = _parse(body) if isinstance(body, bytes) else _parse_form(body)
     model = default_model if asked.model is None else asked.model
     if model is None:
         raise invalid("model", "is missing; give the name of a cascade")
@@ -121,6 +145,10 @@ def read_body(
             raise invalid(
                 "response_format", "a stream holds the images themselves; leave out `stream`, or use b64_json"
             )
+    edit = None
+    if isinstance(body, Form) and isinstance(asked, EditsFields):
+        strength = DEFAULT_STRENGTH if asked.strength is None else check_strength(asked.strength)
+        edit = Edit(body.image, body.mask, strength)
     seed, form = asked.seed, _form(asked)
     guidance = None if asked.guidance_scale is None else check_guidance(asked.guidance_scale)
     common: dict[str, Any] = {
@@ -136,8 +164,10 @@ def read_body(
             guidance=guidance,
             lora=asked.lora.name if isinstance(asked.lora, AdapterChoice) else asked.lora or "",
             tier_field="quality",
+            edits=edit is not None,
         ),
         "size": "" if asked.size in (None, "auto") else asked.size,
+        "edit": edit,
         "end_user": printable(asked.safety_identifier or asked.user or ""),
         "form": form,
         "stored": asked.response_format == "url"
@@ -153,8 +183,15 @@ def read_body(
         )
         for index in range(count)
     )
-    ignored = tuple(name for name in IGNORED if getattr(asked, name) is not None)
-    return WantedImages(requests, form, bool(asked.stream), bool(asked.partial_images), ignored)
+    ignored = tuple(name for name in IGNORED if getattr(asked, name, None) is not None)
+    return WantedImages(
+        requests,
+        form,
+        stream=bool(asked.stream),
+        edits=edit is not None,
+        previews=bool(asked.partial_images),
+        ignored=ignored,
+    )
 
 
 def how_made(answer: MadeImage) -> HowMade:
@@ -200,7 +237,10 @@ def images_body(wanted: WantedImages, answers: Sequence[MadeImage | RequestRefus
 
 def stream_event(wanted: WantedImages, answer: MadeImage, *, final: bool, created_at: int) -> list[Part]:
     """A server-sent event of an image stream: a partial image, or the completed one."""
-    kind = EventName.COMPLETED if final else EventName.PARTIAL
+    names = (
+        (EventName.EDIT_PARTIAL, EventName.EDIT_COMPLETED) if wanted.edits else (EventName.PARTIAL, EventName.COMPLETED)
+    )
+    kind = names[final]
     content = {
         "type": kind,
         "created_at": created_at,
@@ -284,21 +324,28 @@ def _parse(body: bytes) -> ImagesRequest:
     try:
         return ImagesRequest.model_validate(content)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0]) from None
+        raise _refusal(error.errors(include_url=False)[0], FIELDS) from None
 
 
-def _refusal(problem: ErrorDetails) -> RequestRefused:
-    """The refusal for the first problem that pydantic found in a body."""
+def _parse_form(form: Form) -> EditsFields:
+    try:
+        return EditsFields.model_validate_strings(dict(form.fields))
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0], FORM_FIELDS) from None
+
+
+def _refusal(problem: ErrorDetails, fields: Sequence[str]) -> RequestRefused:
+    """The refusal for the first problem that pydantic found in a body with these fields."""
     kind, value = problem["type"], problem["input"]
     name = str(problem["loc"][0]) if problem["loc"] else "body"
     if name == LORA:
         return invalid(name, 'must be the name of an adapter, or {"name": …}; its source and scale are the cascade\'s')
     if kind == "extra_forbidden":
         return invalid(
-            name[:80].strip() or "body", f"{name[:80]!r} is not a known field; the fields are {', '.join(FIELDS)}"
+            name[:80].strip() or "body", f"{name[:80]!r} is not a known field; the fields are {', '.join(fields)}"
         )
     if kind == "none_required":
-        return invalid(name, f"is {ImagesRequest.model_fields[name].description}; leave it out")
+        return invalid(name, f"is {EditsFields.model_fields[name].description}; leave it out")
     if kind == "literal_error" and isinstance(value, str):
         choices = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
         return invalid(name, REFUSED.get((name, value)) or f"{value[:40]!r} is none of {choices}")

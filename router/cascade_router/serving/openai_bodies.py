@@ -17,11 +17,11 @@ from cascade_api.reasons import Refusal, Route
 
 from ..jobs.records import JobState
 from ..pools.clients import Format
-from ..requests import BANDS, MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SHORTEST_S
+from ..requests import BANDS, LEAST_STRENGTH, MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SHORTEST_S
 
 MAX_PARTIAL: Final = 3
 """OpenAI's limit; in fact there is at most one partial image, the light one."""
-IGNORED: Final = ("style", "moderation")
+IGNORED: Final = ("style", "moderation", "input_fidelity")
 """Fields of OpenAI's that are accepted because its clients send them, and have no effect."""
 _IGNORED: Final = "ignored; the header `cascade-ignored` of the answer names it"
 _LOGGED: Final = "appears in the log, shortened, beside the request's id"
@@ -131,6 +131,23 @@ class ImagesRequest(JobRequest):
     """with `stream`: if above 0, the light image is sent while a heavy one is made"""
 
 
+class EditsFields(ImagesRequest):
+    """The fields of a request to change an image, beside its files."""
+
+    strength: Annotated[float, _fits(minimum=LEAST_STRENGTH, maximum=1)] | None = None
+    """how much is drawn anew: the image is noised so far and drawn from there; 1 leaves nothing of it, default: 0.8"""
+    input_fidelity: Literal["high", "low"] | None = Field(default=None, description=_IGNORED + "; use `strength`")
+
+
+class EditsRequest(EditsFields):
+    """A request to change an image, as multipart/form-data. Each image of `n` is drawn from the same one."""
+
+    image: Annotated[bytes, Field(json_schema_extra={"format": "binary"})]
+    """png, jpeg or webp (or `image[]` with one file); cut around its centre and scaled to the cascade's size"""
+    mask: Annotated[bytes, Field(json_schema_extra={"format": "binary"})] | None = None
+    """png or webp of the same size: where it is transparent, the image is drawn anew, and elsewhere it is kept"""
+
+
 class _ResponseBody(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, json_schema_serialization_defaults_required=True)
 
@@ -226,6 +243,8 @@ class EventName(StrEnum):
 
     COMPLETED = "image_generation.completed"
     PARTIAL = "image_generation.partial_image"
+    EDIT_COMPLETED = "image_edit.completed"
+    EDIT_PARTIAL = "image_edit.partial_image"
     FAILED = "error"
 
 

@@ -14,7 +14,7 @@ from ..requests import KEY_LENGTH
 from . import kserve_bodies
 from . import openai_bodies as bodies
 from .http_jobs import LONGEST_WAIT_S
-from .http_requests import IDEMPOTENCY_KEY, REQUEST_ID
+from .http_requests import FORM, IDEMPOTENCY_KEY, JSON, REQUEST_ID
 
 Schema = dict[str, Any]
 
@@ -28,13 +28,13 @@ ERRORS: Final = {
     409: "a request with the same idempotency key is being served, or the key was used for a different request",
     410: "the result of the job was removed to make room for newer ones",
     413: "the body is too long",
-    415: "the content type of the body is not JSON",
+    415: "the content type of the body is another",
     429: "a rate or a queue limit is reached; `retry-after` says when to try again",
     500: "a defect of the router, which its log explains under the request id",
     503: "no model can serve this now; `retry-after` says when to try again",
     504: "the image was not ready by the deadline",
 }
-IMAGE_BODIES: Final = (bodies.ImagesRequest, bodies.JobRequest)
+IMAGE_BODIES: Final = (bodies.ImagesRequest, bodies.JobRequest, bodies.EditsRequest)
 REQUEST_BODIES: Final = (*IMAGE_BODIES, kserve_bodies.InferRequest)
 RESPONSE_BODIES: Final = (
     bodies.Images,
@@ -78,6 +78,11 @@ def _paths() -> Schema:
     return {
         "/v1/images/generations": {
             "post": _operation("generate", "Make images", images, body="ImagesRequest", parameters=[_REQUEST_ID, _KEY])
+        },
+        "/v1/images/edits": {
+            "post": _operation(
+                "edit", "Change an image", images, body="EditsRequest", kind=FORM, parameters=[_REQUEST_ID, _KEY]
+            )
         },
         "/v1/models": {
             "get": _operation(
@@ -229,9 +234,10 @@ def _operation(
     responses: Mapping[int, Schema],
     *,
     body: str | None = None,
+    kind: str = JSON,
     parameters: list[Schema] | None = None,
 ) -> Schema:
-    content = {"application/json": {"schema": _ref(body)}} if body else {}
+    content = {kind: {"schema": _ref(body)}} if body else {}
     return {
         "operationId": name,
         "summary": summary,

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from cascade_api.names import (
     INPUT_HEIGHT,
+    INPUT_IMAGE,
+    INPUT_MASK,
     INPUT_NEGATIVE_PROMPT,
     INPUT_PROMPT,
     INPUT_SEED,
@@ -29,11 +31,13 @@ from ..requests import (
     GUIDANCE,
     LORA,
     STEPS,
+    STRENGTH,
     check_deadline,
     check_guidance,
     check_key,
     check_priority,
     check_steps,
+    check_strength,
     check_tier,
     invalid,
     make_wish,
@@ -52,11 +56,12 @@ REFUSED_OF_REQUESTS: Final[Mapping[str, str]] = {
     INPUT_PROMPT: "is an input; send it as a BYTES tensor",
     INPUT_NEGATIVE_PROMPT: "is an input; send it as a BYTES tensor",
     INPUT_SEED: "is an input; send it as an INT64 tensor",
+    **dict.fromkeys((INPUT_IMAGE, INPUT_MASK), "is an input; send the file as a BYTES tensor"),
     **dict.fromkeys(("steps", "num_steps"), f"is called {STEPS} here"),
     **dict.fromkeys(("guidance", "cfg_scale"), f"is called {GUIDANCE} here"),
     "quality": "is called tier here",
     **dict.fromkeys(("loras", "adapter", "adapters"), f"is called {LORA} here, and names one adapter"),
-    **dict.fromkeys(("scheduler", "sampler", "strength"), _FIXED),
+    **dict.fromkeys(("scheduler", "sampler"), _FIXED),
     **dict.fromkeys((INPUT_WIDTH, INPUT_HEIGHT), _SIDE),
     "size": f"is not part of this protocol; send the inputs {INPUT_WIDTH} and {INPUT_HEIGHT}",
     **dict.fromkeys(("n", "num_images", "num_images_per_prompt"), _COUNT),
@@ -82,6 +87,8 @@ class RequestOptions:
     """Seconds from receipt; None: the cascade's objective."""
     band: int = check_priority(0)
     wish: Wish = NO_WISH
+    strength: float | None = None
+    """How much of a given image is drawn anew; None: the client does not say."""
     idempotency_key: str = ""
     image_format: str = PNG
     """The format of the output ``image_encoded``."""
@@ -103,6 +110,7 @@ def read_parameters(parameters: Mapping[str, Any], *, settings: RouterSettings) 
             lora=_text(values, LORA),
             tier_field="tier",
         ),
+        strength=check_strength(_number(values, STRENGTH)) if STRENGTH in values else None,
         idempotency_key=check_key(_text(values, "idempotency_key"), field="idempotency_key"),
         image_format=_format(_text(values, PARAMETER_IMAGE_FORMAT) or PNG),
         image_quality=_quality(values.get(PARAMETER_IMAGE_QUALITY)),
