@@ -121,7 +121,7 @@ def test_kserve_takes_files(router: RouterProcess, scene: Image.Image) -> None:
     image = router.client.infer("shapes", inputs, parameters={"strength": "0.8"}).as_numpy("image")
     assert np.array_equal(image[:, :16], np.asarray(scene)[:, :16])
     listed = [each.name for each in router.client.get_model_metadata("shapes").inputs]
-    assert listed == ["prompt", "negative_prompt", "seed", "image", "mask"]
+    assert listed == ["prompt", "negative_prompt", "seed", "width", "height", "image", "mask"]
     with pytest.raises(InferenceServerException, match="mask: belongs to the input image"):
         router.client.infer("shapes", [*inputs[:-2], inputs[-1]])
     with pytest.raises(InferenceServerException, match="strength: 2 is not between"):
@@ -182,7 +182,7 @@ def test_files_that_cannot_be_used_are_named(router: RouterProcess, scene: Image
         "strength: 1.5 is not between": {"image": whole, "strength": 1.5},
         "strength: must be a number": {"image": whole, "strength": "much"},
         "n: must be a whole number": {"image": whole, "n": "two"},
-        "size: '64x64' is not served": {"image": whole, "size": "64x64"},
+        "size: '64x64' is not offered": {"image": whole, "size": "64x64"},
         "background: the models make opaque": {"image": whole, "background": "transparent"},
         "frames: 'frames' is not a known field; the fields are model": {"image": whole, "frames": 2},
     }
