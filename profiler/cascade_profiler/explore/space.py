@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from cascade_api.variants import EDIT_STEPS
 from cascade_models.manifest import ManifestVariant
 from cascade_models.recipe import FIRST_BLOCK, TAYLOR_SEER, Settings, SettingsSpace
 
@@ -95,4 +96,5 @@ def guided_steps(variant: ManifestVariant) -> int:
 
 
 def _derived(variant: ManifestVariant, settings: Settings) -> ManifestVariant:
-    return replace(variant, name=name_of(variant, settings), settings=settings)
+    edits = variant.edits and settings.steps >= EDIT_STEPS
+    return replace(variant, name=name_of(variant, settings), settings=settings, edits=edits)
