@@ -281,7 +281,7 @@ def test_over_http_the_error_has_openai_form(shared_router: RouterProcess, case:
 
 
 def test_other_paths_and_methods_have_error_bodies_too(shared_router: RouterProcess) -> None:
-    for path, status in (("/v1/images/generations", 405), ("/v1/images/edits", 404)):
+    for path, status in (("/v1/images/generations", 405), ("/v1/images/edits", 405), ("/v1/images/variations", 404)):
         reply = shared_router.get(path)
         assert reply.status_code == status
         assert path in reply.json()["error"]["message"]
