@@ -144,7 +144,7 @@ def binding(
             full.append(f"other cascades use the remaining {name} accelerators; {here} are left")
         if part < here - NOTHING:
             full.append("other cascades of the WorkerPool have the rest of its workers' time")
-    if full and cascade.level.headroom > NOTHING:
+    if full and cascade.level.headroom > NOTHING and max(whole, *workers.values(), 0) > NOTHING:
         full.append(f"spec.policy.headroomPercent keeps {cascade.level.headroom:.0%} of their time free")
     return (*full, *words, *late)
 
