@@ -11,7 +11,7 @@ import pytest
 
 from cascade_api.settings import RouterSettings
 from cascade_router.main import Router
-from cascade_router.serving import http_requests
+from cascade_router.serving import http_bodies
 from cascade_router.serving.http_protocol import HEAD_LIMIT, BoundedHttp
 from support.redis import RedisServer
 from support.waiting import PATIENCE_S, eventually
@@ -28,7 +28,7 @@ BODY = (
 async def router(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Router]:
     """A router in this process that is less patient than usual."""
     monkeypatch.setattr(BoundedHttp, "head_s", 0.5)
-    monkeypatch.setattr(http_requests, "BODY_S", 0.5)
+    monkeypatch.setattr(http_bodies, "BODY_S", 0.5)
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     settings = RouterSettings(grpc_address="127.0.0.1:0", http_address="127.0.0.1:0")
     async with Router(settings).running() as running:
