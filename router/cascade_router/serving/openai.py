@@ -166,7 +166,7 @@ def read_body(
             tier_field="quality",
             edits=edit is not None,
         ),
-        "size": "" if asked.size in (None, "auto") else asked.size,
+        "size": _named_size(asked.size),
         "edit": edit,
         "end_user": printable(asked.safety_identifier or asked.user or ""),
         "form": form,
@@ -192,6 +192,13 @@ def read_body(
         previews=bool(asked.partial_images),
         ignored=ignored,
     )
+
+
+def _named_size(size: str | None) -> str:
+    """The size that a body names, empty for the default; raises RequestRefused."""
+    if size == "":
+        raise invalid("size", "'' is not a size; leave it out, or write width and height such as 1024x1024")
+    return "" if size is None or size == "auto" else size
 
 
 def how_made(answer: MadeImage) -> HowMade:
