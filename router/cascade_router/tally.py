@@ -10,7 +10,7 @@ from cascade_api.quantiles import nearest_rank
 from cascade_api.reasons import Refusal, Route
 
 RECENT_S: Final = 60.0
-_RECENT_LIMIT: Final = 20_000
+RECENT_LIMIT: Final = 20_000
 
 BLAMELESS: Final = frozenset(
     {Refusal.INVALID, Refusal.UNKNOWN_MODEL, Refusal.CANCELLED, Refusal.DUPLICATE, Refusal.NOT_ALLOWED}
@@ -34,7 +34,7 @@ class Tally:
         self.refusals = Counter[Refusal]()
         self.violations = 0
         self.latency_total_s = 0.0
-        self._recent: deque[_Answered] = deque(maxlen=_RECENT_LIMIT)
+        self._recent: deque[_Answered] = deque(maxlen=RECENT_LIMIT)
 
     def answered(self, route: Route, *, latency_s: float, late: bool, now: float) -> None:
         self.routes[route] += 1

@@ -30,7 +30,7 @@ from .publish import Publication, publication
 from .shared_pools import shared_pools
 from .sizes import next_mix
 from .statuses import Findings, StatusReports
-from .targets import Allocations, TargetDecision, decide_targets
+from .targets import Allocations, TargetDecision, decide_targets, judged
 
 FIGURE_DIGITS: Final = 4
 
@@ -82,6 +82,7 @@ class Planner:
             prices_per_hour=self._prices,
             allocations=self._allocations,
         )
+        targets = judged(observed, forecasts, targets, division)
         free = snapshot.free
         actions: list[Action] = []
         diagnostics: list[Diagnostics] = []

@@ -115,32 +115,15 @@ class Allocations:
         self._known = {rivals: kept for rivals, kept in self._known.items() if refs.issuperset(rivals)}
 
 
-def decide_targets(
+def judged(
     observed: Sequence[Observed],
     forecasts: Mapping[CascadeRef, Forecast],
-    snapshot: Snapshot,
-    now: float,
-    settings: PlannerSettings,
-    *,
-    pools: Sequence[SharedPool],
+    targets: Mapping[CascadeRef, TargetDecision],
     division: Divisions,
-    prices_per_hour: Mapping[str, float],
-    allocations: Allocations,
 ) -> dict[CascadeRef, TargetDecision]:
-    """The target of every cascade, with a verdict for the load of now (`_judged`)."""
-    decided = _decided(
-        observed,
-        forecasts,
-        snapshot,
-        now,
-        settings,
-        pools=pools,
-        division=division,
-        prices_per_hour=prices_per_hour,
-        allocations=allocations,
-    )
+    """The targets, each with a verdict for the load of now."""
     return {
-        seen.ref: _judged(seen, forecasts[seen.ref], decided[seen.ref], division) if seen.decides else decided[seen.ref]
+        seen.ref: _judged(seen, forecasts[seen.ref], targets[seen.ref], division) if seen.decides else targets[seen.ref]
         for seen in observed
     }
 
@@ -162,7 +145,7 @@ def _judged(seen: Observed, expected: Forecast, decided: TargetDecision, divisio
     return replace(decided, target=replace(target, verdict=verdict))
 
 
-def _decided(
+def decide_targets(
     observed: Sequence[Observed],
     forecasts: Mapping[CascadeRef, Forecast],
     snapshot: Snapshot,

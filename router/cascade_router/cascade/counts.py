@@ -9,11 +9,10 @@ from cascade_api.plan import PlanRow, Tier
 from cascade_api.reasons import Route
 from cascade_api.report import MadeByRow
 
+from ..tally import RECENT_LIMIT, RECENT_S
+
 ROWS: Final = 16
 """Rows that are remembered; the one that was not used for longest is forgotten first."""
-
-RECENT_S: Final = 60.0
-_RECENT_LIMIT: Final = 20_000
 
 _Row = tuple[tuple[str, ...], float, float]
 
@@ -54,7 +53,7 @@ class RecentTiers:
     """The tiers of the requests of the last minute, up to a limit."""
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[float, Tier]] = deque(maxlen=_RECENT_LIMIT)
+        self._recent: deque[tuple[float, Tier]] = deque(maxlen=RECENT_LIMIT)
 
     def note(self, tier: Tier, *, now: float) -> None:
         """Count a request that begins now."""
