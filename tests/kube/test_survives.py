@@ -93,6 +93,13 @@ def whole(release: Release, served: str) -> None:
     release.node.expect(look, what="all pods to be there again")
 
 
+def nothing_moves(release: Release, served: str) -> None:
+    """Waits until no weights are being moved: a model that a worker is about to unload is not replaced."""
+    what = "jsonpath={.status.conditions[?(@.type=='Progressing')].status}"
+    where = ["get", "dcas", "shapes", "--namespace", served, "--output", what]
+    release.node.expect(lambda: release.node.kubectl(*where) == "False", what="nothing to be moved")
+
+
 def end(release: Release, pod: Object, *, grace_s: int | None = None) -> None:
     where = pod["metadata"]
     release.node.api.delete(f"/api/v1/namespaces/{where['namespace']}/pods/{where['name']}", grace_s=grace_s)
@@ -192,6 +199,7 @@ def test_a_process_of_a_replica_that_is_killed(
     release: Release, served: str, under_load: Callable[[], None], process: str
 ) -> None:
     """The one that runs a model, and the server itself. The agent beside them replaces both, in the same container."""
+    nothing_moves(release, served)
     pod = release.replicas(served)[0]
     found, before = processes(pod, process), restarts(release, pod)
     assert found
